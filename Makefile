@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := src tests benchmarks
+
+.PHONY: help install demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## regard and its development tools, into .venv
+
+$(STAMP): pyproject.toml src/regard/version.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## train, transfer and measure on the built-in data; ends in demo/report.html
+	$(BIN)/regard demo --overwrite
+
+test: $(STAMP) lint  ## every check: style, types, tests
+	$(BIN)/pytest
+
+lint: $(STAMP)  ## style and types
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+format: $(STAMP)  ## put style right
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(STAMP)  ## every benchmark; appends to benchmarks/RESULTS.md
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove what was built and the demo's runs
+	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache

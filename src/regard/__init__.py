@@ -1,0 +1,32 @@
+"""regard: attention in convolutional networks.
+
+Build it in (`attention`, `models`), transfer it (`transfer`, `training`), measure where a network looks and how wrong
+that is (`maps`, `bias`), on data of your own or built in (`data`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from regard.errors import InputError
+from regard.version import __version__
+
+if TYPE_CHECKING:
+    from regard import attention, bias, data, maps, models, report, training, transfer
+
+_PACKAGES = ("attention", "bias", "data", "maps", "models", "report", "training", "transfer")
+
+__all__ = ["InputError", "__version__", *_PACKAGES]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # On first use, so that `regard --help` does not wait for torch.
+    if name in _PACKAGES:
+        return importlib.import_module(f"regard.{name}")
+    raise AttributeError(f"module 'regard' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,113 @@
+"""Gates: what turns gate logits `u` into the factors that features are multiplied with.
+
+A gate is given as a specification (`Sigmoid()`, `SubAttention(order)` or one of their names) and built for a number of
+channels, because one specification serves modules of every width in a network.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from regard.errors import InputError
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """A specification that builds the gate module of one attention module.
+
+    The module built maps gate logits, (N, C, H, W) or anything that broadcasts to it with C = `channels`, to factors of
+    the same shape.
+    """
+
+    def build(
+        self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """The plain gate, `sigmoid(u)`, with values in (0, 1) and no parameters."""
+
+    def build(
+        self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> nn.Module:
+        return nn.Sigmoid()
+
+
+@dataclass(frozen=True)
+class SubAttention:
+    """The high-order sub-attention gate of LSAS (arXiv 2305.05200, section 3).
+
+    `sigmoid(u[0]) * sigmoid(u[1]) * … * sigmoid(u[order])` with `u[0] = u` and `u[i + 1] = w[i] * u[i] + b[i]`; `w` and
+    `b` are learned, one value a channel and order. Order 0 is the plain gate, the published LSAS is order 1.
+
+    Raises:
+        InputError: `order` is negative or no integer.
+    """
+
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 0:
+            raise InputError(f"the order of a sub-attention gate is an integer of at least 0, not {self.order!r}")
+
+    def build(
+        self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> nn.Module:
+        if self.order == 0:
+            return Sigmoid().build(channels)
+        return SubAttentionGate(channels, self.order, device=device, dtype=dtype)
+
+
+class SubAttentionGate(nn.Module):
+    """The module that `SubAttention` builds.
+
+    Shape: logits (N, C, H, W), (N, C, 1, 1) or (N, C, 1, W) … -> the same shape, values in (0, 1).
+    Parameters: `w`, `b`: (order, C, 1, 1), starting at 0.5 and -0.5.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        order: int = 1,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.order = order
+        self.w = nn.Parameter(torch.full((order, channels, 1, 1), 0.5, device=device, dtype=dtype))
+        self.b = nn.Parameter(torch.full((order, channels, 1, 1), -0.5, device=device, dtype=dtype))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        factors = torch.sigmoid(logits)
+        for w, b in zip(self.w, self.b, strict=True):  # (C, 1, 1) each
+            logits = w * logits + b
+            factors = factors * torch.sigmoid(logits)
+        return factors
+
+    def extra_repr(self) -> str:
+        return f"channels={self.w.shape[1]}, order={self.order}"
+
+
+def parse_gate(gate: Gate | str) -> Gate:
+    """The gate of a name: 'sigmoid', 'sub-attention' (order 1) or 'sub-attention-K'; a specification is given back.
+
+    Raises:
+        InputError: the name is unknown, or `gate` is neither a name nor a specification.
+    """
+    if isinstance(gate, str):
+        if gate == "sigmoid":
+            return Sigmoid()
+        named = re.fullmatch(r"sub-attention(?:-(\d+))?", gate)
+        if named:
+            return SubAttention(int(named[1] or 1))
+        raise InputError(f"unknown gate {gate!r}; known: sigmoid, sub-attention (order 1), sub-attention-K (order K)")
+    if isinstance(gate, type) or not isinstance(gate, Gate):
+        raise InputError(f"a gate is a name or a specification such as SubAttention(order=1), not {gate!r}")
+    return gate

@@ -1,0 +1,77 @@
+"""Shuffle attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard.attention.gated import GatedAttention
+from regard.attention.gates import Gate
+from regard.attention.registry import register
+from regard.errors import InputError
+
+
+@register("shuffle")
+class ShuffleAttention(GatedAttention):
+    """Shuffle attention (SA-Net, arXiv 2102.00240, equations 1 to 4).
+
+    The channels are cut into `groups`, each group into halves. The first half is gated by channel,
+    `u = cweight * mean_hw(x) + cbias`, the second by place, `u = sweight * norm(x) + sbias` with `norm` a group norm of
+    one channel a group. The groups share these parameters. Last, a channel shuffle lets the two halves of all groups
+    meet: output channel `2 i + j` is input channel `j C / 2 + i`.
+
+    Parameter names and shapes are those of the published code.
+
+    Args:
+        channels: C, a multiple of `2 * groups`.
+        groups: G; the published value is 64.
+        shuffle: False leaves the channels in place (the paper's ablation).
+        gate: turns the logits into factors; a gate with parameters has its own for all C channels.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: 3 C / G, and those of the gate.
+
+    Raises:
+        InputError: `channels` is no multiple of `2 * groups`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int = 64,
+        shuffle: bool = True,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if groups < 1 or channels % (2 * groups):
+            fitting = [g for g in range(1, channels // 2 + 1) if channels % (2 * g) == 0]
+            advice = f"groups that fit: {', '.join(map(str, fitting))}" if fitting else "channels must be even"
+            raise InputError(f"shuffle attention cuts its {groups} groups in halves; {channels} channels do not divide "
+                             f"by {2 * groups} ({advice})")
+        super().__init__(channels, gate=gate, device=device, dtype=dtype)
+        self.groups = groups
+        self.shuffle = shuffle
+        half = channels // (2 * groups)
+        # Zero weights and unit biases: every gate starts at sigmoid(1), as published.
+        self.cweight = nn.Parameter(torch.zeros(1, half, 1, 1, device=device, dtype=dtype))
+        self.cbias = nn.Parameter(torch.ones(1, half, 1, 1, device=device, dtype=dtype))
+        self.sweight = nn.Parameter(torch.zeros(1, half, 1, 1, device=device, dtype=dtype))
+        self.sbias = nn.Parameter(torch.ones(1, half, 1, 1, device=device, dtype=dtype))
+        self.gn = nn.GroupNorm(half, half, device=device, dtype=dtype)
+
+    def logits(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        by_channel, by_place = x.reshape(n * self.groups, c // self.groups, h, w).chunk(2, dim=1)  # (N G, C/2G, H, W)
+        channel_logits = self.cweight * by_channel.mean((2, 3), keepdim=True) + self.cbias  # (N G, C/2G, 1, 1)
+        place_logits = self.sweight * self.gn(by_place) + self.sbias  # (N G, C/2G, H, W)
+        return torch.cat((channel_logits.expand_as(place_logits), place_logits), dim=1).reshape(n, c, h, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated = super().forward(x)
+        return F.channel_shuffle(gated, 2) if self.shuffle else gated
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, groups={self.groups}, shuffle={self.shuffle}"

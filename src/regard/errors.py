@@ -1,0 +1,22 @@
+"""The one error a person is meant to read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Input that a person can correct.
+
+    The message is one line that says what was found, what was expected and what to do. The command line prints it
+    without a traceback and exits with status 2.
+    """
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
+    """The error for a name that is not among the known ones: lists them, nearest first if one is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return InputError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")

@@ -1,0 +1,93 @@
+"""Networks by name, with attention in them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import timm
+from torch import nn
+
+from regard import attention as attention_modules
+from regard.attention import Gate
+from regard.errors import InputError
+from regard.models.cifar_resnet import CifarResNet
+from regard.models.wide_resnet import WideResNet
+
+# The form of a name -> the network of its numbers.
+_FAMILIES: dict[str, Callable[..., nn.Module]] = {
+    r"cifar-resnet(\d+)": lambda depth, **options: CifarResNet(int(depth), **options),
+    r"wrn-(\d+)-(\d+(?:\.\d+)?)": lambda depth, width, **options: WideResNet(int(depth), float(width), **options),
+}
+
+
+def create(
+    name: str,
+    num_classes: int = 10,
+    *,
+    attention: str | None = None,
+    gate: Gate | str = "sigmoid",
+    attention_stages: Iterable[int] | None = None,
+    attention_options: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """The network `name`, with or without attention.
+
+    Args:
+        name: `cifar-resnet<depth>` (`block="basic"` for depths 6 n + 2), `wrn-<depth>-<width>`, or any name of timm.
+        num_classes: length of the logits.
+        attention: a module of `attention.names()`, put at the end of every residual branch; None for none.
+        gate: the gate of that module.
+        attention_stages: the stages that get it, counted from 1; None for all.
+        attention_options: the module's own options, for example `{"groups": 64}`.
+        pretrained: with timm's weights; they are downloaded unless timm has them cached.
+        options: the network's own.
+
+    Shape of the network: images (N, 3, H, W) -> logits (N, num_classes).
+
+    Raises:
+        InputError: an unknown name or option, or attention that has no place in the network.
+    """
+    if num_classes < 1:
+        raise InputError(f"a network needs at least 1 class, not {num_classes}")
+    build = _builder(name, pretrained)
+    try:
+        model = build(num_classes=num_classes, **options)
+    except TypeError as error:
+        # What Python says of a wrong keyword, without the name of the function.
+        raise InputError(f"{name}: {str(error).split('() ', 1)[-1]}") from error
+    if attention is not None:
+        attention_modules.attach(
+            model, attention, stages=attention_stages, gate=gate, **dict(attention_options or {})
+        )
+    elif attention_stages is not None or attention_options:
+        raise InputError("attention_stages or attention_options are given, and attention is not")
+    return model
+
+
+def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
+    for form, family in _FAMILIES.items():
+        numbers = re.fullmatch(form, name)
+        if numbers and pretrained:
+            raise InputError(f"there are no pretrained weights for {name}; models.load_official reads published ones")
+        if numbers:
+            return partial(family, *numbers.groups())
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*timm.list_models(), "cifar-resnet164", "wrn-16-1"], n=3)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise InputError(f"unknown network {name!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, timm's names")
+    return partial(_timm_pretrained if pretrained else timm.create_model, name)
+
+
+def _timm_pretrained(name: str, **options: Any) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except (OSError, RuntimeError) as error:  # no network, no such weights
+        raise InputError(
+            f"the pretrained weights of {name} could not be had ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "download them once where there is a network, or go without pretrained"
+        ) from error
