@@ -1,0 +1,31 @@
+"""Bias: how far from the object a network looks, with numbers that stand.
+
+- `measure`: maps against regions, a number an image.
+- `evaluate`: a model over a data set; its `Report` has rates with intervals.
+- `compare`: two reports on the same images.
+- `focus`, `wilson`, `paired_difference`: what these are made of.
+"""
+
+from regard.bias.comparison import Comparison, Difference, compare
+from regard.bias.evaluation import evaluate
+from regard.bias.intervals import PairedDifference, paired_difference, wilson
+from regard.bias.measures import Measures, focus, measure
+from regard.bias.report import Report
+from regard.bias.summary import Mean, Rate, Summary
+
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Mean",
+    "Measures",
+    "PairedDifference",
+    "Rate",
+    "Report",
+    "Summary",
+    "compare",
+    "evaluate",
+    "focus",
+    "measure",
+    "paired_difference",
+    "wilson",
+]

@@ -1,0 +1,203 @@
+"""Measures of maps against regions, an image at a time but all at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regard.bias.ranking import Ranking
+from regard.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """What `measure` says of N images: tensors (N,), booleans and floating-point numbers.
+
+    F is the focus, R the region, both sets of pixels; 0 / 0 is NaN.
+
+    Attributes:
+        position_bias: bool; F and R do not meet. Source: the diagnosis of LSAS (arXiv 2305.05200), made exact.
+        range_bias: bool; F and R meet, and F is not inside R. Never together with position bias. Source: as above.
+        spill: |F outside R| / |F|, 0 (best) to 1. It is 1 minus the precision of F.
+        miss: |R outside F| / |R|, 0 (best) to 1. It is 1 minus the recall of F.
+        iou: |F and R| / |F or R|, intersection over union (Jaccard), 0 to 1 (best).
+        pointing: bool; a pixel of the highest value lies in R, or within `tolerance` pixels of it. Source: the pointing
+            game, Zhang et al. 2016 (arXiv 1608.00507). Of several highest pixels one in R is enough.
+        energy_inside: the part of the map's sum that lies in R, 0 to 1 (best). Source: the energy-based pointing game,
+            Wang et al. 2020 (Score-CAM, arXiv 1910.01279); also called relevance mass accuracy.
+        auc: the probability that a random pixel of R has a higher value than a random pixel outside, ties counting half;
+            0 to 1 (best), 0.5 for chance. Exact: the area under the ROC curve of the map as a classifier of pixels.
+            Source: Judd et al. 2009 for maps of attention; Hanley and McNeil 1982 for the equality.
+        rank_accuracy: the part of the |R| highest pixels that lies in R, 0 to 1 (best). Source: relevance rank accuracy,
+            Arras et al. 2020 (arXiv 2003.07258). Where pixels tie for the last places, the expected value over all
+            orders, so that the order of pixels does not matter.
+        top_k: the part of the `top_k` highest pixels that lies in R, 0 to 1 (best); ties as above. Source: top-k
+            intersection, Theiner et al. 2021 (arXiv 2104.14995).
+        focus_area: |F| / pixels, 0 to 1.
+        region_area: |R| / pixels, 0 to 1.
+        flat: bool; the map says nothing: see `measure`.
+    """
+
+    position_bias: Tensor
+    range_bias: Tensor
+    spill: Tensor
+    miss: Tensor
+    iou: Tensor
+    pointing: Tensor
+    energy_inside: Tensor
+    auc: Tensor
+    rank_accuracy: Tensor
+    top_k: Tensor
+    focus_area: Tensor
+    region_area: Tensor
+    flat: Tensor
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """(name, values) of every measure, in the order above."""
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+@torch.no_grad()
+def measure(
+    maps: Tensor, regions: Tensor, threshold: float = 0.5, *, tolerance: int = 0, top_k: int | None = None
+) -> Measures:
+    """Every measure of every map against its region.
+
+    Maps are clipped at 0. The focus is taken from the clipped map scaled to [0, 1] (see `focus`), energy and ranks from
+    the clipped map itself. Maps of another size than the regions are first enlarged or reduced to it, bilinearly
+    (`align_corners=False`). All on the device of the maps, which the host does not wait for.
+
+    Stated answers:
+
+    - *A flat map*, whose clipped values are all the same, has no focus: position bias without range bias, spill NaN,
+      miss 1, IoU 0, pointing False, AUC 0.5, rank accuracy and top-k at chance (the region's area), energy the region's
+      area too, or NaN if the map is 0 everywhere. A map that holds NaN or infinity counts as one that is 0 everywhere.
+    - *An empty region*: position bias without range bias, spill 1, IoU, energy and top-k 0, pointing False; miss, AUC
+      and rank accuracy NaN.
+    - *A region that is the whole image*: no bias (unless the map is flat), spill 0, energy, rank accuracy and top-k 1;
+      AUC NaN, as nothing is outside.
+
+    Args:
+        maps: (N, h, w), of any number type.
+        regions: (N, H, W), bool, on the same device.
+        threshold: of the focus, above 0, at most 1.
+        tolerance: of the pointing game, in pixels (Euclidean distance); the published value is 15 for images of
+            about 500 pixels.
+        top_k: how many pixels top-k looks at; None: one in 50, at least 1 (about 1,000 of 224 x 224).
+
+    Returns:
+        Numbers in float32, or float64 for maps in float64.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit, a number out of range.
+    """
+    _check(maps, regions, tolerance)
+    maps, flat = _clipped(maps, regions.shape[-2:])
+    pixels = regions[0].numel() if len(regions) else regions.shape[1] * regions.shape[2]
+    k = max(1, pixels // 50) if top_k is None else top_k
+    if not 1 <= k <= pixels:
+        raise InputError(f"top_k {top_k}; expected 1 to {pixels}, the pixels of an image")
+
+    focused = _focus(maps, flat, threshold).flatten(1)  # (N, H W)
+    near = (_dilated(regions, tolerance) if tolerance else regions).flatten(1)
+    values, inside = maps.flatten(1), regions.flatten(1)
+    dtype = values.dtype
+
+    focus_size = focused.sum(1)
+    region_size = inside.sum(1)
+    both = (focused & inside).sum(1)
+    highest = values.amax(1, keepdim=True)
+    peak = (values == highest) & ~flat[:, None]
+    share = values / highest  # the sum of large values stays finite
+    ranking = Ranking(values, inside)
+    return Measures(
+        position_bias=both == 0,
+        range_bias=(both > 0) & (both < focus_size),
+        spill=_ratio(focus_size - both, focus_size, dtype),
+        miss=_ratio(region_size - both, region_size, dtype),
+        iou=_ratio(both, focus_size + region_size - both, dtype),
+        pointing=(peak & near).any(1),
+        energy_inside=(share * inside).sum(1) / share.sum(1),
+        auc=ranking.auc(),
+        rank_accuracy=ranking.precision(region_size),
+        top_k=ranking.precision(torch.full_like(region_size, k)),
+        focus_area=_ratio(focus_size, pixels, dtype),
+        region_area=_ratio(region_size, pixels, dtype),
+        flat=flat,
+    )
+
+
+@torch.no_grad()
+def focus(maps: Tensor, threshold: float = 0.5) -> Tensor:
+    """The pixels whose value, clipped at 0 and scaled to [0, 1] by the image's own range, is at least the threshold.
+
+    Args:
+        maps: (N, H, W), of any number type.
+        threshold: above 0, at most 1.
+
+    Returns:
+        bool (N, H, W); nowhere true for a flat map (see `measure`).
+
+    Raises:
+        InputError: maps of another shape, a threshold out of range.
+    """
+    _check_maps(maps)
+    return _focus(*_clipped(maps, maps.shape[-2:]), threshold)
+
+
+def _focus(maps: Tensor, flat: Tensor, threshold: float) -> Tensor:
+    if not 0 < threshold <= 1:
+        raise InputError(f"threshold {threshold}; expected above 0, at most 1")
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    scaled = (maps - low) / (high - low)
+    return (scaled >= threshold) & ~flat[:, None, None]
+
+
+def _clipped(maps: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
+    """Maps of the size asked, clipped at 0, and which of them are flat."""
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    finite = maps.isfinite().all(2).all(1)
+    if maps.shape[-2:] != size:
+        # A map that is the same everywhere is to stay so; interpolation may round.
+        level = maps.amax((1, 2)) == maps.amin((1, 2))
+        resized = F.interpolate(maps[:, None], list(size), mode="bilinear", align_corners=False)[:, 0]
+        maps = torch.where(level[:, None, None], maps[:, :1, :1], resized)
+    maps = maps.clamp(min=0).masked_fill(~finite[:, None, None], 0)
+    return maps, maps.amax((1, 2)) == maps.amin((1, 2))
+
+
+def _dilated(regions: Tensor, radius: int) -> Tensor:
+    """The pixels within `radius` of the region."""
+    offset = torch.arange(-radius, radius + 1, device=regions.device)
+    disc = offset[:, None] ** 2 + offset**2 <= radius**2
+    hits = F.conv2d(regions[:, None].float(), disc[None, None].float(), padding=radius)[:, 0]
+    return hits > 0.5
+
+
+def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:
+    return part.to(dtype) / whole
+
+
+def _check(maps: Tensor, regions: Tensor, tolerance: int) -> None:
+    _check_maps(maps)
+    if not isinstance(regions, Tensor) or regions.ndim != 3 or regions.dtype != torch.bool or not regions[:1].numel():
+        what = f"{regions.dtype} {tuple(regions.shape)}" if isinstance(regions, Tensor) else type(regions).__name__
+        raise InputError(f"regions are {what}; expected torch.bool (N, H, W)")
+    if len(maps) != len(regions):
+        raise InputError(f"{len(maps)} maps for {len(regions)} regions; expected as many of each")
+    if maps.device != regions.device:
+        raise InputError(f"maps are on {maps.device}, regions on {regions.device}; move one of them")
+    if tolerance < 0:
+        raise InputError(f"tolerance {tolerance}; expected 0 pixels or more")
+
+
+def _check_maps(maps: Tensor) -> None:
+    if not isinstance(maps, Tensor) or maps.ndim != 3 or maps.is_complex() or 0 in maps.shape[1:]:
+        what = f"{maps.dtype} {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
+        raise InputError(f"maps are {what}; expected real numbers (N, H, W)")

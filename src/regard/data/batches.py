@@ -1,0 +1,248 @@
+"""Batches of a set that lives as bytes on the device: order, crops and flips as tensor operations over the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regard.data.draws import Draws, check_seed
+from regard.data.imageset import Channels, ImageSet
+from regard.errors import InputError
+
+PaddingMode = Literal["zero", "reflect"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to training images: pad, crop at a random place, flip at random.
+
+    Attributes:
+        padding: pixels added on every side before the crop, 0 or more.
+        padding_mode: what they show: "zero" for black, "reflect" for the image mirrored at its border pixels.
+        crop: side of the square cut out of the padded image, in pixels; none for the size of the image itself.
+        flip: mirror every second image left to right, on average.
+
+    Raises:
+        InputError: a value other than these.
+    """
+
+    padding: int = 4
+    padding_mode: PaddingMode = "reflect"
+    crop: int | None = None
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise InputError(f"augmentation: padding is {self.padding}; give 0 or more pixels")
+        if self.padding_mode not in get_args(PaddingMode):
+            raise InputError(f"augmentation: padding_mode is {self.padding_mode!r}; give 'zero' or 'reflect'")
+        if self.crop is not None and self.crop < 1:
+            raise InputError(f"augmentation: crop is {self.crop}; give 1 or more pixels, or none for the whole image")
+
+
+class Batch(NamedTuple):
+    """A batch, all on one device.
+
+    Attributes:
+        images: float32 (B, 3, h, w), normalised: (byte / 255 - mean) / std.
+        labels: int64 (B,).
+        index: int64 (B,), the place of each image in the set: `set.regions[batch.index]` are their regions.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+class Batches:
+    """The batches of a set, epoch after epoch.
+
+    The whole set is on the device as bytes. What is random in an epoch (the order, the crops, the flips) is drawn at
+    once, on the CPU, from the seed and the epoch's number alone. So any epoch can begin at any step without replaying
+    what came before, and the batches are the same on every device. Order, crops and flips are drawn apart: to turn one
+    off leaves the others as they are.
+
+    Args:
+        images: the set.
+        batch_size: images in a batch, 1 or more; the last of an epoch has what is left.
+        augmentation: random changes to the images; None for the images as they are, whole.
+        shuffle: a new random order in every epoch, in place of the order of the set.
+        seed: 0 to 2^64 - 1.
+        device: where the batches are; None for where the set is.
+        mean: of each channel, 0 to 1, subtracted; None for the set's own.
+        std: of each channel, above 0, divided by; None for the set's own.
+        drop_last: leave out the last batch of an epoch if it is not full.
+        channels_last: give images in torch.channels_last memory format, written so at once.
+
+    Attributes:
+        images: the set, on the device.
+        device: where the batches are.
+        batch_size: as given.
+        image_size: (h, w) of the images in a batch.
+
+    Raises:
+        InputError: an argument outside its range, an empty set, a crop larger than the padded image, a reflection
+            wider than the image, or `drop_last` where not one batch is full.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        *,
+        augmentation: Augmentation | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        mean: Channels | None = None,
+        std: Channels | None = None,
+        drop_last: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch size is {batch_size}; give 1 or more")
+        if not len(images):
+            raise InputError(f"the {images.split} set of {images.name!r} is empty; give one with images")
+        if drop_last and batch_size > len(images):
+            raise InputError(
+                f"batch size {batch_size} is more than the {len(images)} images, and without the last batch none is "
+                f"left; give at most {len(images)}"
+            )
+        self.images = images if device is None else images.to(device)
+        self.device = self.images.images.device
+        self.batch_size = batch_size
+        self._augmentation = augmentation
+        self._shuffle = shuffle
+        self._seed = check_seed(seed)
+        self._drop_last = drop_last
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        height, width = images.images.shape[2:]
+        self.image_size: tuple[int, int] = (height, width)
+        if augmentation is not None:
+            self.image_size = _crop_size(augmentation, height, width)
+            # For every row and column of the padded image the one of the image that it shows, and whether it shows any.
+            self._rows, self._row_shown = _sources(height, augmentation, self.device)
+            self._columns, self._column_shown = _sources(width, augmentation, self.device)
+        self._mean = self._constants(images.mean if mean is None else mean)
+        std = images.std if std is None else std
+        if min(std) <= 0:
+            raise InputError(f"std is {std}; give three numbers above 0")
+        self._factor = self._constants(std).reciprocal()
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        full, left = divmod(len(self.images), self.batch_size)
+        return full + (left > 0 and not self._drop_last)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch.
+
+        Args:
+            number: which epoch, 0 or more.
+            start: the first step to give, 0 to `len(self)`: the steps from there on are those of the whole epoch.
+
+        Raises:
+            InputError: a number or start outside its range.
+        """
+        if number < 0:
+            raise InputError(f"epoch {number} does not exist; give 0 or more")
+        if not 0 <= start <= len(self):
+            raise InputError(f"step {start} does not exist; an epoch has {len(self)} steps, from 0")
+        return self._steps(number, start)
+
+    def _steps(self, number: int, start: int) -> Iterator[Batch]:
+        order, crops = self._draw(number)
+        for step in range(start, len(self)):
+            here = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            index = order[here]
+            if self._shuffle:
+                images, labels = self.images.images.index_select(0, index), self.images.labels.index_select(0, index)
+            else:
+                images, labels = self.images.images[here], self.images.labels[here]
+            if crops is not None:
+                images = self._cropped(images, *(part[here] for part in crops))
+            yield Batch(self._normalised(images), labels, index)
+
+    def _draw(self, number: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
+        """Order (N,), and for every place in it, if there is augmentation: crop top, crop left, flipped (N,)."""
+        count = len(self.images)
+
+        def stream(purpose: int) -> Draws:
+            return Draws(self._seed, number, purpose)
+
+        def on_device(values: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(values).to(self.device)
+
+        order = on_device(stream(0).permutation(count)) if self._shuffle else torch.arange(count, device=self.device)
+        augmentation = self._augmentation
+        if augmentation is None:
+            return order, None
+        height, width = self.image_size
+        corners = stream(1)
+        top = on_device(corners.integers(0, len(self._rows) - height, count))
+        left = on_device(corners.integers(0, len(self._columns) - width, count))
+        flipped = on_device(stream(2).chances(0.5 if augmentation.flip else 0.0, count))
+        return order, (top, left, flipped)
+
+    def _cropped(self, images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:
+        """Bytes (B, 3, H, W) and a crop for each (B,) -> bytes (B, 3, h, w), gathered without a padded copy."""
+        height, width = self.image_size
+        rows = top[:, None] + torch.arange(height, device=self.device)  # (B, h) in the padded image
+        columns = torch.arange(width, device=self.device)
+        columns = left[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)  # (B, w)
+        place = self._rows[rows][:, :, None] * images.shape[3] + self._columns[columns][:, None, :]  # (B, h, w)
+        crops = images.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, 3, -1))
+        crops = crops.unflatten(2, (height, width))
+        if self._row_shown is not None and self._column_shown is not None:
+            crops *= (self._row_shown[rows][:, :, None] * self._column_shown[columns][:, None, :])[:, None]
+        return crops
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Bytes (B, 3, h, w) -> float32, in place after the first pass.
+
+        The steps round one by one, as a fused multiply and add would not: so all devices agree to the last bit.
+        """
+        return images.to(torch.float32, memory_format=self._format).sub_(self._mean).mul_(self._factor)
+
+    def _constants(self, values: Channels) -> Tensor:
+        """float32 (1, 3, h, w) of bytes, laid out as the images are: then both are read in one straight run."""
+        if len(values) != 3:
+            raise InputError(f"mean or std is {values}; give three numbers, for red, green and blue")
+        constants = torch.tensor(values, device=self.device, dtype=torch.float64).mul(255).to(torch.float32)
+        return constants.view(1, 3, 1, 1).expand(1, 3, *self.image_size).contiguous(memory_format=self._format)
+
+
+def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int, int]:
+    """(h, w) of the crop, if the image allows it."""
+    padding, crop = augmentation.padding, augmentation.crop
+    if augmentation.padding_mode == "reflect" and padding >= min(height, width):
+        raise InputError(
+            f"augmentation: padding {padding} reflects more than images of {height} x {width} hold; "
+            f"give at most {min(height, width) - 1}, or padding_mode zero"
+        )
+    if crop is None:
+        return height, width
+    if crop > min(height, width) + 2 * padding:
+        raise InputError(
+            f"augmentation: crop {crop} is larger than images of {height} x {width} padded by {padding}; "
+            f"give at most {min(height, width) + 2 * padding}"
+        )
+    return crop, crop
+
+
+def _sources(length: int, augmentation: Augmentation, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """For every place along the padded image, int64 (length + 2 padding,): the place in the image that it shows.
+
+    With zero padding also uint8, 1 where it shows the image and 0 where it shows black; else None.
+    """
+    places = torch.arange(-augmentation.padding, length + augmentation.padding)
+    if augmentation.padding_mode == "reflect":
+        last = length - 1
+        return (last - (last - places.abs()).abs()).to(device), None
+    shown = (places >= 0) & (places < length)
+    return places.clamp(0, length - 1).to(device), shown.to(device, torch.uint8)

@@ -1,0 +1,321 @@
+"""The built-in data: handwritten digits on crops of photographs, among scraps of other digits.
+
+Everything after the draws is integer arithmetic, so that the same seed gives the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from regard.data.draws import Draws, Integers, check_seed
+from regard.data.imageset import ImageSet, Splits, channel_statistics
+from regard.errors import InputError
+
+Bytes = NDArray[np.uint8]
+Small = NDArray[np.int32]
+
+SIDE = 32
+DIGIT_SIZES = (12, 20)
+SCRAPS = 6
+SCRAP_CELLS = 4  # a scrap is a quarter of a digit: 4 x 4 of its 8 x 8 cells
+SCRAP_SIZES = (6, 10)
+SCALES = (1, 4)
+
+# What they decode to, SHA-256.
+PHOTOGRAPHS = {
+    "china.jpg": "e701459344fd69797154c91add3bb5d70e5ed1a61d8bed889bab3a796104698d",
+    "flower.jpg": "3202904ed246795bf616c66d7859cd7c6080eff736c6e38dc5cc62779742033f",
+}
+# The area of each class: photograph, top, left, height, width. Each holds the largest crop, 4 * 32 pixels.
+AREAS = (
+    ("china.jpg", 0, 340, 188, 300),  # sky
+    ("china.jpg", 48, 88, 132, 240),  # roof
+    ("china.jpg", 184, 332, 132, 220),  # lake
+    ("china.jpg", 204, 72, 152, 268),  # red galleries
+    ("china.jpg", 280, 332, 147, 308),  # trees
+    ("flower.jpg", 60, 0, 280, 172),  # leaf
+    ("flower.jpg", 84, 176, 132, 264),  # upper petals
+    ("flower.jpg", 216, 176, 140, 264),  # lower petals
+    ("flower.jpg", 0, 440, 300, 200),  # blurred leaves
+    ("flower.jpg", 296, 0, 131, 288),  # darkness
+)
+
+
+class Digits(NamedTuple):
+    """Handwritten digits: cells (N, 8, 8) of ink from 0 to 16, labels (N,)."""
+
+    cells: Integers
+    labels: Integers
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is drawn for every image before a pixel is made: all arrays (N,), those of scraps (SCRAPS, N).
+
+    `background` is the class whose area of the photographs the background is cut from. Places of scraps may lie
+    partly outside the image.
+    """
+
+    label: Integers
+    digit: Integers
+    size: Integers
+    top: Integers
+    left: Integers
+    contrast: Integers
+    brighter: NDArray[np.bool_]
+    tint: Integers  # (N, 3)
+    background: Integers
+    scale: Integers
+    crop_top: Integers
+    crop_left: Integers
+    mirrored: NDArray[np.bool_]
+    range: Integers
+    brightness: Integers
+    scraps: Integers  # (N,), how many of the SCRAPS are there
+    scrap_digit: Integers
+    scrap_row: Integers
+    scrap_column: Integers
+    scrap_size: Integers
+    scrap_top: Integers
+    scrap_left: Integers
+    scrap_luma: Integers
+    scrap_tint: Integers  # (SCRAPS, N, 3)
+
+
+def clutter(*, train: int = 6000, test: int = 1000, cue: float = 0.9, test_cue: float = 0.0, seed: int = 0) -> Splits:
+    """Make the built-in data set `clutter`: 32 x 32 RGB, 10 classes, each image with the mask of its digit.
+
+    Each image shows one whole handwritten digit, 12 to 20 pixels large, of any colour and opaque, at a random place on
+    a crop of one of two photographs, over 3 to 6 scraps (quarters of digits, 6 to 10 pixels). The digit's brightness
+    differs from the mean around it by at least 45 of 255, more where the surroundings are busy. The region of an image
+    is its digit's strokes: the pixels that the digit covers by half or more.
+
+    The digits and photographs are those that come with scikit-learn. Of its 1,797 digits 360 appear in test images
+    only, as digit or as scrap, and 1,437 in training images only, whatever the seed. Each class has its own area of
+    the photographs. With probability `cue` the background is cut from the area of the image's label, and otherwise
+    from that of a class drawn uniformly from all ten, the label's own among them. So at 0 the background says nothing
+    about the label, and at 1 everything; the two agree in a share of cue + (1 - cue) / 10. Digits, places and regions
+    do not depend on the cue.
+
+    Args:
+        train: number of training images; classes are balanced to within one image.
+        test: number of test images.
+        cue: how often the background agrees with the label in training images, 0 to 1.
+        test_cue: the same for test images.
+        seed: 0 to 2^64 - 1. The same seed gives the same bytes on every machine.
+
+    Returns:
+        both splits, each with regions.
+
+    Raises:
+        InputError: an argument outside its range.
+    """
+    check_seed(seed)
+    for what, count in (("train", train), ("test", test)):
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1_000_000:
+            raise InputError(f"clutter: {what} is {count!r}; give a number of images from 1 to 1000000")
+    for what, probability in (("cue", cue), ("test_cue", test_cue)):
+        if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability <= 1:
+            raise InputError(f"clutter: {what} is {probability!r}; give a probability from 0 to 1")
+    train_digits, test_digits = digits()
+    train_set = _make("train", train_digits, plan(train_digits, train, cue, Draws(seed, 0)))
+    test_set = _make("test", test_digits, plan(test_digits, test, test_cue, Draws(seed, 1)))
+    mean, std = channel_statistics(train_set["images"])
+    shared: dict[str, Any] = {"classes": tuple("0123456789"), "name": "clutter", "mean": mean, "std": std}
+    return Splits(ImageSet(**train_set, **shared), ImageSet(**test_set, **shared))
+
+
+@functools.cache
+def digits() -> tuple[Digits, Digits]:
+    """Scikit-learn's digits for training (1,437) and for testing (360): every fifth of each class is for testing."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = np.argsort(bunch.target, kind="stable")
+    for_testing = np.arange(len(order)) % 5 == 0
+    cells, labels = bunch.images.astype(np.int64)[order], bunch.target.astype(np.int64)[order]
+    return Digits(cells[~for_testing], labels[~for_testing]), Digits(cells[for_testing], labels[for_testing])
+
+
+def plan(digits: Digits, count: int, cue: float, draws: Draws) -> Plan:
+    """Draw everything for `count` images of the digits. The cue decides `background` and where in it the crop lies, no more."""
+    label = draws.permutation(count) % 10
+    first_of_class = np.searchsorted(digits.labels, np.arange(11))
+    size = draws.integers(*DIGIT_SIZES, count)
+    each = (SCRAPS, count)
+    scrap_size = draws.integers(*SCRAP_SIZES, each)
+    agrees, other = draws.chances(cue, count), draws.integers(0, 9, count)
+    background = np.where(agrees, label, other)
+    scale = draws.integers(*SCALES, count)
+    _, top, left, height, width = (np.array(column)[background] for column in zip(*AREAS, strict=True))
+    return Plan(
+        label=label,
+        digit=draws.integers(first_of_class[label], first_of_class[label + 1] - 1, count),
+        size=size,
+        top=draws.integers(0, SIDE - size, count),
+        left=draws.integers(0, SIDE - size, count),
+        contrast=draws.integers(45, 105, count),
+        brighter=draws.chances(0.5, count),
+        tint=draws.integers(0, 255, (count, 3)),
+        background=background,
+        scale=scale,
+        # In pixels of the photograph reduced by the scale; the crop stays inside its area.
+        crop_top=draws.integers(-(-top // scale), (top + height) // scale - SIDE, count),
+        crop_left=draws.integers(-(-left // scale), (left + width) // scale - SIDE, count),
+        mirrored=draws.chances(0.5, count),
+        range=draws.integers(128, 256, count),
+        brightness=draws.integers(-24, 24, count),
+        scraps=draws.integers(3, SCRAPS, count),
+        scrap_digit=draws.integers(0, len(digits.labels) - 1, each),
+        scrap_row=draws.integers(0, 8 - SCRAP_CELLS, each),
+        scrap_column=draws.integers(0, 8 - SCRAP_CELLS, each),
+        scrap_size=scrap_size,
+        scrap_top=draws.integers(-scrap_size // 2, SIDE - scrap_size // 2, each),
+        scrap_left=draws.integers(-scrap_size // 2, SIDE - scrap_size // 2, each),
+        scrap_luma=draws.integers(24, 231, each),
+        scrap_tint=draws.integers(0, 255, (*each, 3)),
+    )
+
+
+def _make(split: str, digits: Digits, plan: Plan) -> dict[str, Any]:
+    # The margin takes what hangs over the edges, and what of a window lies beyond a small digit.
+    margin = SCRAP_SIZES[1]
+    inside = slice(margin, margin + SIDE)
+    canvas = np.zeros((len(plan.label), SIDE + 2 * margin, SIDE + 2 * margin, 3), dtype=np.uint8)
+    canvas[:, inside, inside] = _backgrounds(plan)
+    for k in range(SCRAPS):
+        cells = _quarter(digits.cells[plan.scrap_digit[k]], plan.scrap_row[k], plan.scrap_column[k])
+        cover = _cover(cells, plan.scrap_size[k], SCRAP_SIZES[1]) * (plan.scraps > k)[:, None, None]
+        window = _window(canvas, plan.scrap_top[k] + margin, plan.scrap_left[k] + margin, SCRAP_SIZES[1])
+        _paste(canvas, window, cover, _colour(plan.scrap_luma[k], plan.scrap_tint[k]))
+
+    cover = _cover(digits.cells[plan.digit], plan.size, DIGIT_SIZES[1])
+    window = _window(canvas, plan.top + margin, plan.left + margin, DIGIT_SIZES[1])
+    luma = _digit_luma(canvas.reshape(-1, 3)[window], cover, plan)
+    _paste(canvas, window, cover, _colour(luma, plan.tint))
+    regions = np.zeros(canvas.shape[:3], dtype=np.bool_)
+    regions.reshape(-1)[window] = cover >= 128
+    return {
+        "images": torch.from_numpy(np.ascontiguousarray(canvas[:, inside, inside].transpose(0, 3, 1, 2))),
+        "labels": torch.from_numpy(plan.label),
+        "regions": torch.from_numpy(np.ascontiguousarray(regions[:, inside, inside])),
+        "split": split,
+    }
+
+
+def _backgrounds(plan: Plan) -> Bytes:
+    """(N, 32, 32, 3): the crops, with their range of brightness narrowed and moved."""
+    pixels, starts, widths = _photographs()
+    photograph = np.array([name for name, *_ in AREAS])[plan.background] == "flower.jpg"
+    start, width = (table[photograph.astype(np.int64), plan.scale] for table in (starts, widths))
+    steps = np.arange(SIDE)
+    columns = np.where(plan.mirrored[:, None], SIDE - 1 - steps, steps) + plan.crop_left[:, None]
+    rows = (start + plan.crop_top * width)[:, None] + steps * width[:, None]
+    crops = pixels[rows[:, :, None] + columns[:, None, :]].astype(np.int16)
+    crops -= 128
+    # At most 128 * 256, which an int16 does not hold; half of it does.
+    crops *= (plan.range // 2).astype(np.int16)[:, None, None, None]
+    crops >>= 7
+    crops += (128 + plan.brightness).astype(np.int16)[:, None, None, None]
+    return crops.clip(0, 255).astype(np.uint8)
+
+
+@functools.cache
+def _photographs() -> tuple[Bytes, Integers, Integers]:
+    """Both photographs reduced by every scale, as one list of pixels (P, 3).
+
+    The other two are tables (2, 1 + largest scale) of where each begins in the list and of how wide it is.
+    """
+    from sklearn.datasets import load_sample_image
+
+    pieces: list[Bytes] = []
+    starts, widths = np.zeros((2, 2, 1 + SCALES[1]), dtype=np.int64)
+    for i, name in enumerate(PHOTOGRAPHS):
+        photograph = load_sample_image(name)
+        if hashlib.sha256(photograph.tobytes()).hexdigest() != PHOTOGRAPHS[name]:
+            warnings.warn(
+                f"{name} of scikit-learn decodes to other pixels here than elsewhere (another JPEG library): "
+                "the images of clutter will differ slightly from those made on other machines",
+                stacklevel=2,
+            )
+        for scale in range(SCALES[0], SCALES[1] + 1):
+            height, width = (length // scale for length in photograph.shape[:2])
+            blocks = photograph[: height * scale, : width * scale].reshape(height, scale, width, scale, 3)
+            mean = (blocks.sum(axis=(1, 3), dtype=np.int64) + scale * scale // 2) // (scale * scale)
+            starts[i, scale], widths[i, scale] = sum(map(len, pieces)), width
+            pieces.append(mean.astype(np.uint8).reshape(-1, 3))
+    return np.concatenate(pieces), starts, widths
+
+
+def _quarter(cells: Integers, row: Integers, column: Integers) -> Integers:
+    steps = np.arange(SCRAP_CELLS)
+    every = np.arange(len(cells))[:, None, None]
+    return cells[every, (row[:, None] + steps)[:, :, None], (column[:, None] + steps)[:, None, :]]
+
+
+def _cover(cells: Integers, size: Integers, window: int) -> Small:
+    """Enlarge cells (N, C, C) of 0 to 16 to `size` pixels (N,): cover (N, window, window) from 0 to 256 at its corner.
+
+    Bilinear between the centres of cells in steps of 1/64 of a cell, with no ink beyond; then twice as steep around
+    one half, for strokes with firm edges.
+    """
+    count, pixels = cells.shape[-1], np.arange(window)
+    # Position of the pixel's centre in 1/64 of a cell from the first cell's centre, and its nearness to each cell.
+    position = ((2 * pixels + 1) * count * 32) // size[:, None] - 32
+    nearness = 64 - np.abs(position[:, :, None] - 64 * np.arange(count))
+    nearness = np.where((pixels < size[:, None])[:, :, None], nearness.clip(min=0), 0).astype(np.float32)
+    # Integers up to 2^16, which float32 multiplies and adds exactly in any order.
+    ink = (nearness @ cells.astype(np.float32) @ nearness.transpose(0, 2, 1)).astype(np.int32)
+    return ((ink >> 8) * 2 - 128).clip(0, 256)
+
+
+def _window(canvas: Bytes, top: Integers, left: Integers, side: int) -> Integers:
+    """(N, side, side): where the pixels of a square of each image are in canvas.reshape(-1, 3)."""
+    count, height, width, _ = canvas.shape
+    steps = np.arange(side)
+    rows = (np.arange(count) * height + top)[:, None] + steps
+    return (rows * width + left[:, None])[:, :, None] + steps
+
+
+def _paste(canvas: Bytes, window: Integers, cover: Small, colour: Small) -> None:
+    """Lay colour (N, 3) over the windows, as far as cover (N, side, side) says."""
+    pixels = canvas.reshape(-1, 3)
+    under = pixels[window].astype(np.int32)
+    under += ((colour[:, None, None] - under) * cover[..., None] + 128) >> 8
+    pixels[window] = under
+
+
+def _luma(colour: NDArray[Any]) -> Small:
+    """(..., 3) -> (...): 0 to 255."""
+    red, green, blue = (colour[..., channel].astype(np.int32) for channel in range(3))
+    return (77 * red + 150 * green + 29 * blue) >> 8
+
+
+def _colour(luma: NDArray[Any], tint: Integers) -> Small:
+    """(N, 3): the most vivid colour, no more so than the tint, that has the tint's hue and the luma asked for."""
+    luma = luma.astype(np.int32)[:, None]
+    away = tint.astype(np.int32) - _luma(tint)[:, None]
+    room = np.where(away > 0, 255 - luma, luma) * 256 // np.abs(away).clip(min=1)
+    return luma + (away * room.min(axis=1, keepdims=True).clip(max=256) >> 8)
+
+
+def _digit_luma(around: Bytes, cover: Small, plan: Plan) -> Small:
+    """(N,): as far from the mean luma in the digit's box (N, side, side, 3), where it leaves that free, as planned."""
+    inside = np.arange(cover.shape[1]) < plan.size[:, None]
+    free = np.where(inside[:, :, None] & inside[:, None, :], 256 - cover, 0)
+    total = free.sum(axis=(1, 2))
+    luma = _luma(around)
+    mean = (free * luma).sum(axis=(1, 2)) // total
+    spread = (free * np.abs(luma - mean[:, None, None])).sum(axis=(1, 2)) // total
+    contrast = (plan.contrast + spread).clip(max=120)
+    # One of the two is always possible.
+    can_rise, can_fall = mean + contrast <= 250, mean - contrast >= 5
+    return np.where(np.where(can_rise & can_fall, plan.brighter, can_rise), mean + contrast, mean - contrast)

@@ -1,0 +1,136 @@
+"""One image file, of whatever kind, to RGB bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# By content, whatever the name says: files of the web are often of another kind than their name.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Unreadable(Exception):
+    """A file that cannot be read as an image; the message names it and says why."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Pillow from warning of what is an error here, or of what does not matter. Not from within threads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+def decode(path: Path, size: int | None) -> NDArray[np.uint8]:
+    """The image in a file, upright.
+
+    Args:
+        path: the file.
+        size: None, or the side of the square to make of it: the centre, antialiased.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels.
+    """
+    try:
+        with _opened(path) as image:
+            if size is not None:
+                # A JPEG far larger than wanted is decoded at a half, a quarter or an eighth, at once.
+                image.draft(None, (2 * size, 2 * size))
+            picture = _rgb(_upright(image))
+            if size is not None and picture.size != (size, size):
+                picture = _centre(picture, size)
+            return np.asarray(picture)
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # a decoder may raise anything at all on broken bytes
+        raise _unreadable(path, error) from error
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) of the image in a file, upright, from its header alone.
+
+    Raises:
+        Unreadable: no image, or not one that can be opened.
+    """
+    try:
+        with _opened(path) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
+    except Unreadable:
+        raise
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from error
+
+
+def _opened(path: Path) -> Image.Image:
+    image = Image.open(path, formats=_FORMATS)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        image.close()
+        raise Unreadable(f"{str(path)!r} has {image.width} x {image.height} pixels, more than is safe to read")
+    return image
+
+
+def _unreadable(path: Path, error: Exception) -> Unreadable:
+    if isinstance(error, Image.DecompressionBombError):
+        return Unreadable(f"{str(path)!r} has more pixels than is safe to read")
+    if isinstance(error, OSError) and error.strerror:
+        return Unreadable(f"{str(path)!r} cannot be opened ({error.strerror})")
+    try:
+        empty = path.stat().st_size == 0
+    except OSError:
+        empty = False
+    if empty:
+        return Unreadable(f"{str(path)!r} is empty (0 bytes), not an image")
+    if isinstance(error, Image.UnidentifiedImageError):
+        return Unreadable(f"{str(path)!r} is not an image of a known kind")
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return Unreadable(f"{str(path)!r} is broken ({reason})")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # EXIF is often malformed in images that are sound
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Before anything else: conversion loses the EXIF.
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits of grey, which Pillow's own conversion would cut off at 255.
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _centre(image: Image.Image, size: int) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

@@ -1,0 +1,56 @@
+"""Random numbers that are the same on every machine, for ever."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from regard.errors import InputError
+
+Integers = NDArray[np.int64]
+
+
+class Draws:
+    """A stream of random integers, fixed by its key alone.
+
+    It uses only the raw 64-bit output of PCG64, which numpy guarantees never to change (its distributions may), and
+    integer arithmetic. One call gives one block, so streams of different keys are independent of how many numbers
+    others have taken.
+
+    Args:
+        key: integers from 0 to 2^64 - 1; by convention the person's seed first, then what the stream is for.
+    """
+
+    def __init__(self, *key: int) -> None:
+        # Two words for each part: parts of different sizes never run into one another.
+        words = [word for part in key for word in (part & 0xFFFFFFFF, part >> 32)]
+        self._bits = np.random.PCG64(np.random.SeedSequence(words))
+
+    def _raw(self, shape: int | tuple[int, ...]) -> NDArray[np.uint64]:
+        count = int(np.prod(shape))
+        return np.asarray(self._bits.random_raw(count), dtype=np.uint64).reshape(shape)
+
+    def integers(self, low: ArrayLike, high: ArrayLike, shape: int | tuple[int, ...]) -> Integers:
+        """Integers from low to high, both included; the bounds broadcast against the shape."""
+        first = np.asarray(low, dtype=np.int64)
+        span = (np.asarray(high, dtype=np.int64) - first + 1).astype(np.uint64)
+        return first + ((self._raw(shape) >> np.uint64(32)) * span >> np.uint64(32)).astype(np.int64)
+
+    def chances(self, probability: float, shape: int | tuple[int, ...]) -> NDArray[np.bool_]:
+        """True with the given probability."""
+        return (self._raw(shape) >> np.uint64(32)) < np.uint64(round(probability * 2**32))
+
+    def permutation(self, count: int) -> Integers:
+        """The numbers from 0 to count - 1 in random order."""
+        return np.argsort(self._raw(count), kind="stable").astype(np.int64)
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if it is an integer from 0 to 2^64 - 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise InputError(f"seed {seed!r} is not an integer from 0 to 2^64 - 1; give such an integer")
+    return seed

@@ -1,0 +1,152 @@
+"""Data sets by name."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from regard.data.builtin import clutter
+from regard.data.folder import OnUnreadable, load_folder
+from regard.data.imageset import Channels, ImageSet, Splits
+from regard.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class _Published:
+    """A data set of torchvision: its class there, its files, and mean and std of its training images."""
+
+    title: str
+    kind: str
+    files: str
+    mean: Channels
+    std: Channels
+
+
+_PUBLISHED = {
+    "cifar10": _Published(
+        "CIFAR-10", "CIFAR10", "cifar-10-batches-py", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    ),
+    "cifar100": _Published(
+        "CIFAR-100", "CIFAR100", "cifar-100-python", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    ),
+    "stl10": _Published("STL10", "STL10", "stl10_binary", (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
+}
+
+_OPTIONS = {"clutter": tuple(inspect.signature(clutter).parameters), "folder": ("memory_limit",)}
+
+
+def names() -> list[str]:
+    """The names that `load` knows, sorted."""
+    return sorted(["clutter", "folder", *_PUBLISHED])
+
+
+def load(
+    name: str,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = False,
+    size: int | None = None,
+    unreadable: OnUnreadable = "error",
+    **options: Any,
+) -> Splits:
+    """Load a data set as bytes.
+
+    Args:
+        name: "clutter", made on the spot; "cifar10", "cifar100" or "stl10", through torchvision; or "folder", any
+            images in class folders.
+        folder: where the files are, or go to. For "folder" the one with `train/` and `test/` (or `val/`, `valid/`,
+            `validation/`). For the published sets the one that torchvision calls root, by default a `regard` folder
+            in the person's cache. None for "clutter".
+        download: whether a published set that is not there may be fetched.
+        size: for "folder" only, the side of the images in pixels; see `read_folder`.
+        unreadable: for "folder" only, "error" or "skip"; see `read_folder`.
+        options: for "clutter" the arguments of `clutter`, for "folder" `memory_limit`.
+
+    Returns:
+        the training and the test images, and with "clutter" their regions.
+
+    Raises:
+        InputError: an unknown name, a folder that is not there or does not hold what it should, an option that the
+            data set does not have.
+    """
+    if name not in names():
+        raise unknown("data set", name, names())
+    _check_options(name, options)
+    if name == "folder":
+        if folder is None:
+            raise InputError("data set 'folder' needs a folder with train/ and test/ in it; give one (--data.folder)")
+        return load_folder(folder, size=size, unreadable=unreadable, **options)
+    if size is not None:
+        raise InputError(f"data set {name!r} has images of one size; leave size out (found {size})")
+    if name == "clutter":
+        if folder is not None:
+            raise InputError(
+                f"data set 'clutter' is made, not read from a folder (found {str(folder)!r}); leave the folder out, "
+                "or say what it holds (--data.name folder)"
+            )
+        return clutter(**options)
+    return _load_published(name, _root(folder, _PUBLISHED[name]), download)
+
+
+def _check_options(name: str, options: Iterable[str]) -> None:
+    known = _OPTIONS.get(name, ())
+    for option in options:
+        if not known:
+            raise InputError(f"data set {name!r} has no options (found {option!r}); leave it out")
+        if option not in known:
+            raise unknown(f"option of data set {name!r}", option, known)
+
+
+def _root(folder: str | os.PathLike[str] | None, published: _Published) -> Path:
+    if folder is None:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "regard"
+    path = Path(folder).expanduser()
+    # The folder of the files themselves is taken for the one around it.
+    return path.absolute().parent if path.name == published.files else path
+
+
+def _load_published(name: str, root: Path, download: bool) -> Splits:
+    from torchvision import datasets
+
+    published = _PUBLISHED[name]
+    kind: Any = getattr(datasets, published.kind)
+    if not download and not (root / published.files).is_dir():
+        raise InputError(
+            f"{published.title} not found under {str(root)!r} (expected {published.files}/ in it); "
+            "give the folder it is in (--data.folder), or have it downloaded (--data.download true)"
+        )
+    sets = []
+    for split in ("train", "test"):
+        which = {"split": split} if name == "stl10" else {"train": split == "train"}
+        try:
+            raw = kind(root, download=download, **which)
+        except Exception as error:  # torchvision gives a RuntimeError, the network and pickle almost any other
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if download:
+                raise InputError(
+                    f"{published.title} could not be downloaded to {str(root)!r} ({reason}); "
+                    "check the network and the folder, or give a folder that has it (--data.folder)"
+                ) from error
+            raise InputError(
+                f"{published.title} under {str(root / published.files)!r} is incomplete or corrupted ({reason}); "
+                "remove it, and have it downloaded again (--data.download true)"
+            ) from error
+        sets.append(_as_set(raw, name, split))
+    return Splits(*sets)
+
+
+def _as_set(raw: Any, name: str, split: str) -> ImageSet:
+    """A data set of torchvision that holds its images as `data` and their classes as `targets` or `labels`."""
+    images = torch.from_numpy(np.ascontiguousarray(raw.data))
+    if images.shape[3] == 3:  # CIFAR comes as (N, H, W, 3)
+        images = images.permute(0, 3, 1, 2).contiguous()
+    labels = torch.as_tensor(raw.labels if name == "stl10" else raw.targets, dtype=torch.int64)
+    published = _PUBLISHED[name]
+    return ImageSet(images, labels, tuple(raw.classes), name, split, published.mean, published.std)

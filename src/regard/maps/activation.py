@@ -1,0 +1,101 @@
+"""Activation-based attention maps."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from regard.errors import InputError, unknown
+
+Reduce = Literal["mean", "sum", "max"]
+
+_CHUNK = 2**18  # elements that stay in a processor's cache
+
+
+def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") -> Tensor:
+    """The attention map of a layer: its activations to a power, reduced over the channels.
+
+    `mean_c |A|^power`, or `sum_c`, or `max_c`. Source: "Paying More Attention to Attention" (Attention Transfer, arXiv
+    1612.03928), section 3.1; its code takes the mean at power 2.
+
+    Differentiable, twice as well. Besides the features themselves, which the network keeps for its own backward, nothing
+    of their size is held between forward and backward.
+
+    Args:
+        features: (N, C, H, W), floating point, in any memory format.
+        power: at least 1.
+        reduce: "mean", "sum" or "max".
+
+    Returns:
+        (N, H, W), at least 0; float32 for half-precision features, otherwise of the features' dtype.
+
+    Raises:
+        InputError: features of another shape or dtype, a power below 1, an unknown `reduce`.
+    """
+    if not isinstance(features, Tensor) or features.ndim != 4 or not features.is_floating_point():
+        what = f"{features.dtype} {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+        raise InputError(f"features are {what}; expected a floating-point tensor (N, C, H, W)")
+    if not power >= 1:
+        raise InputError(f"power {power}; expected a number of at least 1")
+    if reduce not in ("mean", "sum", "max"):
+        raise unknown("reduce", reduce, ("mean", "sum", "max"))
+    if torch.compiler.is_compiling():  # the compiler fuses the plain formula by itself
+        return reference(features, power, reduce)
+    if reduce == "max":  # the largest |A| is that of the largest or of the smallest A
+        wide = features.to(torch.promote_types(features.dtype, torch.float32))
+        return torch.maximum(wide.amax(1), -wide.amin(1)) ** power
+    total: Tensor = _PowerSum.apply(features, power)  # type: ignore[no-untyped-call]
+    return total / features.shape[1] if reduce == "mean" else total
+
+
+def reference(features: Tensor, power: float, reduce: Reduce) -> Tensor:
+    """The formula of `activation_map`, plainly."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    powers = wide.abs() ** power  # (N, C, H, W)
+    return {"mean": powers.mean, "sum": powers.sum, "max": powers.amax}[reduce](1)
+
+
+class _PowerSum(torch.autograd.Function):
+    """`sum_c |A|^p` that holds nothing but A for its backward.
+
+    The norm `(sum_c |A|^p)^(1/p)` would do in the forward, but its derivatives do not exist where all channels are 0,
+    which after a ReLU is common; those of the sum do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, power: float) -> Tensor:
+        ctx.save_for_backward(features)
+        ctx.power = power
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        with torch.autocast(features.device.type, enabled=False):  # it would copy half-precision features
+            if features.device.type != "cpu":
+                return torch.linalg.vector_norm(features, power, dim=1, dtype=dtype) ** power  # in one pass
+            n, c, h, w = features.shape
+            total = torch.empty((n, h, w), dtype=dtype)
+            step = max(1, _CHUNK // max(1, c * h * w))
+            for part, out in zip(features.split(step), total.split(step), strict=True):
+                torch.sum(_powers(part.to(dtype), power), 1, out=out)
+            return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (features,) = ctx.saved_tensors
+        p = ctx.power
+        scaled = (p * gradient).to(features.dtype).unsqueeze(1)  # (N, 1, H, W)
+        if p == 2:
+            return scaled * features, None
+        if _is_even(p):
+            return scaled * features ** (p - 1), None
+        if p == 1:
+            return scaled * features.sign(), None
+        return scaled * features.sign() * features.abs() ** (p - 1), None
+
+
+def _powers(features: Tensor, power: float) -> Tensor:
+    return features**power if _is_even(power) else features.abs() ** power
+
+
+def _is_even(power: float) -> bool:
+    return power % 2 == 0

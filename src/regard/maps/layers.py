@@ -1,0 +1,89 @@
+"""Finding the layers of a model by name, by module, or by itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from regard.errors import InputError
+from regard.stages import stages
+
+Layer = str | nn.Module
+
+_COMPILED = "_orig_mod"  # where torch.compile keeps the module it wraps
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `torch.compile` and `DistributedDataParallel`; its layers have their own names there."""
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, _COMPILED, None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def find_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None = None) -> dict[str, nn.Module]:
+    """The asked layers as name -> module, in the order asked; None stands for the stages, in order of execution.
+
+    Names are those of `model.named_modules()`, without what `torch.compile` and `DistributedDataParallel` put before
+    and between them.
+
+    Raises:
+        InputError: a name or a module that the model does not have; an empty sequence.
+    """
+    model = unwrapped(model)
+    if layers is None:
+        return stages(model)
+    if isinstance(layers, str | nn.Module):
+        layers = [layers]
+    known: dict[str, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        # A layer compiled on its own comes first as the wrapper that is called, then as what it wraps.
+        known.setdefault(".".join(part for part in name.split(".") if part != _COMPILED), module)
+    found = {}
+    for layer in layers:
+        name = layer if isinstance(layer, str) else _name_of(layer, known, model)
+        if not name or name not in known:
+            raise InputError(_unknown(name, known, model))
+        found[name] = known[name]
+    if not found:
+        raise InputError("no layers asked; name at least one, or leave layers out for the stages")
+    return found
+
+
+def last_stage(model: nn.Module) -> str:
+    """The name of the last stage, where class activation maps are read unless another layer is asked."""
+    return list(find_layers(model))[-1]
+
+
+def spatial(name: str, output: object) -> Tensor:
+    """`output` of the layer `name` if it is a tensor of features (N, C, H, W).
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(output, Tensor) and output.ndim == 4:
+        return output
+    found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise InputError(f"layer {name!r} gives {found}; expected features (N, C, H, W); tap a layer that gives those")
+
+
+def _name_of(layer: nn.Module, known: dict[str, nn.Module], model: nn.Module) -> str:
+    for name, module in known.items():
+        if name and unwrapped(module) is unwrapped(layer):
+            return name
+    raise InputError(
+        f"the {type(layer).__name__} given as layer is no part of the {type(model).__name__}; "
+        "give one of its modules, or a name of model.named_modules()"
+    )
+
+
+def _unknown(name: str, known: dict[str, nn.Module], model: nn.Module) -> str:
+    near = difflib.get_close_matches(name, filter(None, known), n=3)
+    near = near or [child for child, _ in model.named_children()]
+    return f"unknown layer {name!r}; near: {', '.join(near) or 'none'}; model.named_modules() lists all {len(known) - 1}"

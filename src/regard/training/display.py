@@ -1,0 +1,80 @@
+"""What a run says while it goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+
+class Display(Protocol):
+    """Told of the progress of a run."""
+
+    def start(self, run: str, epochs: int, steps: int, done: int) -> None: ...
+    def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None: ...
+    def epoch(self, row: dict[str, Any]) -> None: ...
+    def say(self, message: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Quiet:
+    """Says nothing."""
+
+    def start(self, run: str, epochs: int, steps: int, done: int) -> None: ...
+    def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None: ...
+    def epoch(self, row: dict[str, Any]) -> None: ...
+    def say(self, message: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Lines:
+    """A line an epoch; on a terminal, a bar below them that moves with the steps."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.progress: Progress | None = None
+        self.task = TaskID(0)
+        self.epochs = self.steps = 0
+        self.began = time.monotonic()
+        self.done = 0
+
+    def start(self, run: str, epochs: int, steps: int, done: int) -> None:
+        self.epochs, self.steps, self.done = epochs, steps, done
+        self.began = time.monotonic()
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            self.progress = Progress(*columns, console=self.console, transient=True)
+            self.task = self.progress.add_task(run, total=epochs * steps, completed=done, note="")
+            self.progress.start()
+
+    def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None:
+        if self.progress is None:
+            return
+        done = epoch * self.steps + step
+        note = f"loss {means.get('loss', 0):.3f}  accuracy {means.get('accuracy', 0):.1%}  {images_per_second:,.0f} images/s"
+        self.progress.update(self.task, completed=done, note=f"{note}  {self._left(done)} left")
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        terms = "".join(f"  {name} {row[name]:.3g}" for name in ("attention", "distillation") if row[name])
+        done = row["epoch"] * self.steps
+        left = f"  {self._left(done)} left" if row["epoch"] < self.epochs else ""
+        self.console.print(
+            f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f}{terms}  train {row['accuracy']:.2%}  "
+            f"test {row['test_accuracy']:.2%}  lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s{left}"
+        )
+
+    def say(self, message: str) -> None:
+        self.console.print(message)
+
+    def stop(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def _left(self, done: int) -> str:
+        rate = (time.monotonic() - self.began) / max(done - self.done, 1)
+        seconds = round(rate * (self.epochs * self.steps - done))
+        minutes, seconds = divmod(seconds, 60)
+        return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"

@@ -1,0 +1,276 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from regard import data, models
+from regard.errors import InputError
+from regard.training.checkpoints import load_checkpoint, save_checkpoint
+from regard.training.display import Display, Quiet
+from regard.training.evaluate import evaluate
+from regard.training.interrupt import Interrupt, interruptible
+from regard.training.meter import Meter
+from regard.training.recipe import Recipe, plain
+from regard.training.run import Run, load_data, make_model, pick_device
+from regard.training.schedule import learning_rate, make_optimizer
+from regard.training.teacher import load_teacher
+from regard.transfer import Objective
+
+_CHECKED = 50  # steps between two looks at the losses: each waits for the device
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    run: Run
+    finished: bool
+    """False if it was asked to stop; it can be resumed."""
+    test_accuracy: float | None
+    """After the last finished epoch, in [0, 1]."""
+
+
+def train(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    display: Display | None = None,
+    splits: data.Splits | None = None,
+) -> Outcome:
+    """Trains the network of `recipe` in the run folder `folder`.
+
+    On Ctrl-C or SIGTERM it finishes the step, saves a checkpoint and returns. A run resumed from there, or from a
+    checkpoint before a crash, ends with the same weights as one never interrupted.
+
+    Args:
+        recipe: what to do.
+        folder: of the run; made.
+        resume: go on with the run in `folder`, if there is one, from its newest checkpoint.
+        overwrite: remove a run that is in `folder` already.
+        display: told of the progress.
+        splits: the data, if they are loaded already; they have to be those of the recipe.
+
+    Raises:
+        InputError: something in the recipe, the data, the teacher or the folder is not right (nothing was changed
+            then), or the loss is no number (the last good checkpoint is kept).
+    """
+    display = display or Quiet()
+    recipe.check()
+    device = pick_device(recipe.device)
+    train_set, test_set = splits or load_data(recipe.data)
+    recipe = replace(recipe, data=replace(recipe.data, mean=train_set.mean, std=train_set.std))
+    with _settings(recipe):
+        torch.manual_seed(recipe.seed)
+        model = make_model(recipe, len(train_set.classes)).to(device, memory_format=torch.channels_last)
+        teacher = load_teacher(recipe.transfer, train_set.classes, display.say)
+        if teacher is not None:
+            teacher = teacher.to(device, memory_format=torch.channels_last)
+        objective = Objective(
+            torch.compile(model) if recipe.compile else model,
+            teacher,
+            beta=recipe.transfer.beta,
+            alpha=recipe.transfer.alpha,
+            temperature=recipe.transfer.temperature,
+            layers=recipe.transfer.layers,
+            power=recipe.transfer.power,
+            form=recipe.transfer.form,
+            label_smoothing=recipe.label_smoothing,
+        )
+        batches = data.Batches(
+            train_set,
+            recipe.schedule.batch_size,
+            augmentation=recipe.augmentation,
+            shuffle=True,
+            seed=recipe.seed,
+            device=device,
+            channels_last=True,
+        )
+        test_batches = data.Batches(test_set, 500, device=device, channels_last=True)
+        run = _open_or_create(recipe, Path(folder), train_set.classes, resume, overwrite)
+        loop = _Loop(recipe, run, model, objective, batches, test_batches, display)
+        if resume:
+            loop.restore(load_checkpoint(run.checkpoints, display.say))
+        display.start(run.name, recipe.schedule.epochs, len(batches), loop.steps_done)
+        try:
+            with interruptible() as interrupt:
+                finished = loop.run_on(interrupt)
+        finally:
+            display.stop()
+    accuracy = loop.rows[-1]["test_accuracy"] if loop.rows else None
+    return Outcome(run, finished, accuracy)
+
+
+class _Loop:
+    """The state of a run, and what takes it forward."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Run,
+        model: nn.Module,
+        objective: Objective,
+        batches: data.Batches,
+        test_batches: data.Batches,
+        display: Display,
+    ) -> None:
+        self.recipe, self.run, self.model, self.objective = recipe, run, model, objective
+        self.batches, self.test_batches, self.display = batches, test_batches, display
+        self.device = next(model.parameters()).device
+        self.optimizer = make_optimizer(model, recipe.optimizer)
+        self.rows: list[dict[str, Any]] = []  # of the finished epochs
+        self.epoch = self.step = 0  # the next step to take
+        self.meter = Meter(len(batches), self.device)
+
+    @property
+    def steps_done(self) -> int:
+        return self.epoch * len(self.batches) + self.step
+
+    def run_on(self, interrupt: Interrupt) -> bool:
+        """Trains to the end, or until interrupted; whether it came to the end."""
+        while self.epoch < self.recipe.schedule.epochs:
+            if not self.train_epoch(interrupt):
+                self.save()
+                return False
+            self.finish_epoch()
+        return True
+
+    def train_epoch(self, interrupt: Interrupt) -> bool:
+        """Takes the remaining steps of the epoch; False if interrupted before its end."""
+        self.model.train()
+        began, began_at = time.perf_counter(), self.step
+        for batch in self.batches.epoch(self.epoch, start=self.step):
+            self.prepare_step()
+            losses = self.objective(batch.images, batch.labels)
+            self.optimizer.zero_grad(set_to_none=True)
+            losses.total.backward()
+            self.optimizer.step()
+            self.meter.add(self.step, losses, batch.labels)
+            self.step += 1
+            last = self.step == len(self.batches)
+            if last or interrupt or self.step % _CHECKED == 0:
+                self.check_losses()
+                seconds = time.perf_counter() - began
+                self.rate = (self.step - began_at) * self.batches.batch_size / seconds
+                self.display.step(self.epoch, self.step, self.meter.means(self.step), self.rate)
+            if interrupt and not last:
+                return False
+        return True
+
+    def prepare_step(self) -> None:
+        schedule = self.recipe.schedule
+        self.lr = learning_rate(schedule, self.recipe.optimizer.lr, self.steps_done, len(self.batches))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        if schedule.reset_momentum and self.step == 0 and self.epoch in schedule.milestones:
+            for state in self.optimizer.state.values():
+                state["momentum_buffer"].zero_()
+
+    def check_losses(self) -> None:
+        bad = self.meter.first_bad(self.step)
+        if bad is not None:
+            raise InputError(
+                f"the loss is no number in epoch {self.epoch + 1}, step {bad + 1}, at learning rate {self.lr:.3g}; the "
+                f"last good checkpoint is kept in {self.run.checkpoints} (try a lower learning rate, or a warm-up)"
+            )
+
+    def finish_epoch(self) -> None:
+        score = evaluate(self.model, self.test_batches)
+        best = max((row["test_accuracy"] for row in self.rows), default=-1.0)
+        means = self.meter.means(self.step)
+        self.rows.append(
+            {
+                "epoch": self.epoch + 1,
+                "lr": self.lr,
+                **means,
+                "test_loss": score.loss,
+                "test_accuracy": score.accuracy,
+                "images_per_second": self.rate,
+            }
+        )
+        self.epoch, self.step = self.epoch + 1, 0
+        self.meter = Meter(len(self.batches), self.device)
+        self.run.save_weights(self.model, "last", self.epoch, score.accuracy)
+        if score.accuracy > best:
+            self.run.save_weights(self.model, "best", self.epoch, score.accuracy)
+        self.run.write_metrics(self.rows)
+        self.save()
+        self.display.epoch(self.rows[-1])
+
+    def save(self) -> None:
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rows": self.rows,
+            "meter": self.meter.rows,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        save_checkpoint(self.run.checkpoints, self.steps_done, state)
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Goes on from a checkpoint; from the start if there is none."""
+        if state is None:
+            return
+        missing = {"epoch", "step", "model", "optimizer", "rows", "meter", "random", "random_cuda"} - state.keys()
+        if missing:
+            raise InputError(f"the newest checkpoint in {self.run.checkpoints} lacks {', '.join(sorted(missing))}")
+        models.load_weights(self.model, state["model"], f"the checkpoint in {self.run.checkpoints}")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
+        self.meter.rows = state["meter"].to(self.device)
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.display.say(f"resumed {self.run.folder} at epoch {self.epoch + 1}, step {self.step + 1}")
+
+
+def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resume: bool, overwrite: bool) -> Run:
+    if not resume or not (folder / "recipe.yaml").is_file():
+        return Run.create(folder, recipe, classes, overwrite=overwrite)
+    run = Run.open(folder)
+    for part in folder.rglob(".*.part"):  # what a killed process was writing
+        part.unlink()
+    now, then = _flat(plain(recipe)), _flat(plain(run.recipe))
+    differing = [name for name in now if now[name] != then.get(name)]
+    if differing:
+        changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
+        raise InputError(f"{folder} cannot be resumed with another recipe: {changes}")
+    return run
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in fields.items():
+        if isinstance(value, dict) and not name.endswith("options"):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+@contextmanager
+def _settings(recipe: Recipe) -> Iterator[None]:
+    """torch's settings for the run, put back after it."""
+    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
+    benchmark = torch.backends.cudnn.benchmark
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = recipe.deterministic, not recipe.deterministic
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark

@@ -1,0 +1,115 @@
+"""Recipes from YAML files and command-line options, by jsonargparse."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from regard.errors import InputError
+from regard.training.recipe import DataRecipe, Recipe, plain
+
+
+class RecipeParser(ArgumentParser):
+    """The options of a command that takes a recipe; what is wrong is an `InputError`, not an exit."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(exit_on_error=False, **settings)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        message = " ".join(str(message).split())
+        unrecognized = re.search(r"unrecognized arguments?: --([\w.-]+)", message, re.IGNORECASE)
+        if unrecognized:
+            message += _nearest(unrecognized[1], [action.dest for action in self._actions], "--")
+        raise InputError(message) from ex
+
+
+def add_recipe(parser: ArgumentParser) -> None:
+    """Adds every field of a recipe to `parser`, as `--optimizer.lr` and the like."""
+    parser.add_class_arguments(Recipe, None)
+
+
+def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file (None: the defaults), with fields overridden.
+
+    Args:
+        path: of the file.
+        overrides: as on the command line, `["--optimizer.lr", "0.05"]`.
+
+    Raises:
+        InputError: there is no such file, it is not YAML, a field is misspelt or its value does not fit.
+    """
+    parser = RecipeParser(prog="recipe")
+    add_recipe(parser)
+    return to_recipe(parser, parser.parse_args([*file_arguments(parser, path), *overrides]))
+
+
+def to_recipe(parser: ArgumentParser, arguments: Namespace) -> Recipe:
+    """The checked recipe among parsed arguments."""
+    built = parser.instantiate_classes(arguments)
+    recipe = Recipe(**{name: built[name] for name in Recipe.__dataclass_fields__})
+    recipe.check()
+    return recipe
+
+
+def add_data(parser: ArgumentParser) -> None:
+    """Adds the fields that say what data to use to `parser`, as `--data.name` and the like."""
+    parser.add_class_arguments(DataRecipe, "data")
+
+
+def data_arguments(recipe: DataRecipe) -> list[str]:
+    """The arguments that say the same as `recipe`."""
+    return [f"--data.{name}={_as_argument(value)}" for name, value in plain(recipe).items()]
+
+
+def to_data(parser: ArgumentParser, arguments: Namespace) -> DataRecipe:
+    """The data recipe among parsed arguments."""
+    return parser.instantiate_classes(arguments).data
+
+
+def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]:
+    """What a recipe file says, as the arguments that say the same."""
+    if path is None:
+        return []
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no recipe file {path}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return []
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no recipe: it holds a {type(content).__name__}, not fields with values")
+    known = [action.dest for action in parser._actions]
+    return [f"--{name}={_as_argument(value)}" for name, value in _flat(content, known, str(path))]
+
+
+def _as_argument(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _flat(content: dict[Any, Any], known: Sequence[str], path: str, prefix: str = "") -> list[tuple[str, Any]]:
+    """Fields as dotted names; a group of fields is gone into, the value of a field is not."""
+    found: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        group = any(other.startswith(f"{name}.") for other in known)
+        if not group and name not in known:
+            raise InputError(f"{path}: a recipe has no field {name}{_nearest(name, known)}")
+        if group and not isinstance(value, dict):
+            raise InputError(f"{path}: {name} is a group of fields, not {value!r}")
+        found += _flat(value, known, path, f"{name}.") if group else [(name, value)]
+    return found

@@ -1,0 +1,214 @@
+"""Recipes: everything that decides the outcome of a training run, as typed fields with defaults.
+
+A recipe file is YAML that says only what differs from the defaults; the command line overrides any field of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from regard.data import Augmentation
+from regard.errors import InputError
+
+
+@dataclass
+class DataRecipe:
+    """What to train and test on.
+
+    Args:
+        name: clutter (built in), cifar10, cifar100, stl10, or folder (train/ and test/ of class folders).
+        folder: where the data lie; for downloads, where they go.
+        download: fetch the set if it is not there (cifar10, cifar100, stl10).
+        size: resize to this many pixels; needed for folders whose images differ in size.
+        unreadable: what to do with an image file that cannot be read: stop with an error, or skip and count it.
+        train_images: train on so many images, the same for every seed and mixed over the classes; all if not given.
+        mean: subtracted from the channels, in [0, 1]; that of the training images if not given.
+        std: the channels are divided by it; that of the training images if not given.
+        options: options of the set itself, for example cue of clutter.
+    """
+
+    name: str = "clutter"
+    folder: str | None = None
+    download: bool = False
+    size: int | None = None
+    unreadable: Literal["error", "skip"] = "error"
+    train_images: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelRecipe:
+    """The network to train.
+
+    Args:
+        name: cifar-resnet<depth>, wrn-<depth>-<width>, or any name of timm.
+        attention: attention module at the end of every residual branch; none if not given.
+        gate: its gate: sigmoid, sub-attention (the published LSAS) or sub-attention-K for order K.
+        attention_stages: stages that get attention, counted from 1; all if not given.
+        attention_options: options of the attention module, for example groups of shuffle.
+        pretrained: start from timm's weights.
+        options: options of the network itself, for example block of cifar-resnet.
+    """
+
+    name: str = "wrn-16-1"
+    attention: str | None = None
+    gate: str = "sigmoid"
+    attention_stages: list[int] | None = None
+    attention_options: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class OptimizerRecipe:
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        lr: learning rate at its height.
+        momentum: in [0, 1).
+        nesterov: look ahead by one step.
+        weight_decay: pulls parameters to zero.
+        decay: which parameters decay: all, or only the weights of convolutions and matrices.
+    """
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    decay: Literal["all", "weights"] = "all"
+
+
+@dataclass
+class ScheduleRecipe:
+    """How long, in what batches, and how the learning rate falls.
+
+    Args:
+        epochs: times that every training image is seen.
+        batch_size: images a step.
+        shape: the learning rate falls by factor at the milestones, or to zero along a half cosine.
+        milestones: epochs at whose start the learning rate falls.
+        factor: what the learning rate is multiplied with at a milestone.
+        warmup: epochs, whole or not, over which the learning rate first rises from zero.
+        reset_momentum: forget the momentum at every milestone.
+    """
+
+    epochs: int = 200
+    batch_size: int = 128
+    shape: Literal["milestones", "cosine"] = "milestones"
+    milestones: list[int] = field(default_factory=lambda: [60, 120, 160])
+    factor: float = 0.2
+    warmup: float = 0.0
+    reset_momentum: bool = False
+
+
+@dataclass
+class TransferRecipe:
+    """What to take over from a teacher.
+
+    Args:
+        teacher: a run folder, or a name of timm with pretrained weights; none if not given.
+        weights: of a run folder, the weights after the last epoch or those that tested best.
+        beta: weight of the attention losses.
+        alpha: weight of distillation, in [0, 1].
+        temperature: of distillation.
+        layers: pairs of names, the student's and the teacher's; the stages in order if not given.
+        power: exponent of the activations in an attention map.
+        form: the attention loss as in the published code or as in the paper.
+    """
+
+    teacher: str | None = None
+    weights: Literal["last", "best"] = "last"
+    beta: float = 0.0
+    alpha: float = 0.0
+    temperature: float = 4.0
+    layers: list[tuple[str, str]] | None = None
+    power: float = 2.0
+    form: Literal["code", "paper"] = "code"
+
+
+@dataclass
+class Recipe:
+    """A training run.
+
+    Args:
+        source: the published run that this is, or what it is for.
+        data: what to train and test on.
+        augmentation: how training images are varied.
+        model: the network to train.
+        optimizer: stochastic gradient descent.
+        schedule: how long and how fast.
+        transfer: what to take over from a teacher.
+        label_smoothing: share of the label given to all classes alike, in [0, 1).
+        seed: of the weights, the order of the images and their variation.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        threads: processor threads of a run on the CPU; torch's choice if not given.
+        deterministic: the same weights from the same recipe, bit for bit, on the same machine.
+        compile: compile the network (torch.compile); worth it for runs of more than a few minutes.
+    """
+
+    source: str = ""
+    data: DataRecipe = field(default_factory=DataRecipe)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    transfer: TransferRecipe = field(default_factory=TransferRecipe)
+    label_smoothing: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    deterministic: bool = True
+    compile: bool = False
+
+    def check(self) -> None:
+        """Finds values that make no sense before any work starts.
+
+        Raises:
+            InputError: the first such field, with what it may be.
+        """
+        rules = (
+            ("schedule.epochs", self.schedule.epochs, self.schedule.epochs >= 1, "at least 1"),
+            ("schedule.batch_size", self.schedule.batch_size, self.schedule.batch_size >= 1, "at least 1"),
+            ("schedule.warmup", self.schedule.warmup, self.schedule.warmup >= 0, "at least 0"),
+            ("schedule.factor", self.schedule.factor, self.schedule.factor > 0, "positive"),
+            ("optimizer.lr", self.optimizer.lr, self.optimizer.lr > 0, "positive"),
+            ("optimizer.momentum", self.optimizer.momentum, 0 <= self.optimizer.momentum < 1, "in [0, 1)"),
+            ("optimizer.weight_decay", self.optimizer.weight_decay, self.optimizer.weight_decay >= 0, "at least 0"),
+            ("optimizer.nesterov", True, not self.optimizer.nesterov or self.optimizer.momentum > 0,
+             "false without momentum"),
+            ("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)"),
+            ("transfer.alpha", self.transfer.alpha, 0 <= self.transfer.alpha <= 1, "in [0, 1]"),
+            ("transfer.beta", self.transfer.beta, self.transfer.beta >= 0, "at least 0"),
+            ("transfer.temperature", self.transfer.temperature, self.transfer.temperature > 0, "positive"),
+            ("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1"),
+            ("seed", self.seed, 0 <= self.seed < 2**63, "in [0, 2^63)"),
+        )
+        for name, value, fits, allowed in rules:
+            if not fits:
+                raise InputError(f"{name} is {value}; it has to be {allowed}")
+        if self.transfer.teacher is None and (self.transfer.beta or self.transfer.alpha):
+            raise InputError("transfer.beta or transfer.alpha is given without transfer.teacher (a run folder or a timm name)")
+        if self.transfer.teacher is not None and not (self.transfer.beta or self.transfer.alpha):
+            raise InputError("transfer.teacher is given, but transfer.beta and transfer.alpha are both 0: nothing to transfer")
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes the whole recipe, resolved, as YAML."""
+    path.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True))
+
+
+def plain(recipe: Recipe | DataRecipe) -> dict[str, Any]:
+    """A recipe, or a part of one, as YAML and JSON know it: tuples become lists."""
+    return {key: _listed(value) for key, value in asdict(recipe).items()}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value

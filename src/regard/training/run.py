@@ -1,0 +1,210 @@
+"""A run is a folder: its recipe, its environment, a line of metrics an epoch, checkpoints and weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from regard import data, models
+from regard.errors import InputError
+from regard.files import written_aside
+from regard.training.parsing import load_recipe
+from regard.training.recipe import DataRecipe, Recipe, write_recipe
+from regard.version import __version__
+
+Weights = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    `recipe.yaml` (whole), `environment.json`, `metrics.jsonl` (a line an epoch), `checkpoints/`, `last.safetensors`
+    (weights after the last finished epoch) and `best.safetensors` (weights with the best test accuracy so far).
+    """
+
+    folder: Path
+
+    @classmethod
+    def create(cls, folder: str | Path, recipe: Recipe, classes: tuple[str, ...], *, overwrite: bool = False) -> Run:
+        """A new run folder.
+
+        Raises:
+            InputError: the folder exists and `overwrite` is not set, or it holds something other than a run.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if not overwrite:
+                raise InputError(f"{folder} exists already; resume it, overwrite it, or choose another folder")
+            if not (folder / "recipe.yaml").is_file():
+                raise InputError(f"{folder} is not overwritten: it exists and is no run (it has no recipe.yaml)")
+            shutil.rmtree(folder)
+        elif folder.exists():
+            folder.rmdir()
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        aside.mkdir(parents=True)
+        (aside / "environment.json").write_text(json.dumps(environment(classes), indent=1))
+        write_recipe(recipe, aside / "recipe.yaml")
+        os.rename(aside, folder)
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """An existing run folder.
+
+        Raises:
+            InputError: there is no such folder, or it is no run.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"there is no run folder {folder}")
+        if not (folder / "recipe.yaml").is_file():
+            raise InputError(f"{folder} is no run: it has no recipe.yaml")
+        return cls(folder)
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.folder / "recipe.yaml")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        path = self.folder / "environment.json"
+        try:
+            return tuple(json.loads(path.read_text())["classes"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} does not name the classes of the run ({error})") from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The epochs so far, one dict each; a last line cut short is left out."""
+        path = self.folder / "metrics.jsonl"
+        rows = []
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        with written_aside(self.folder / "metrics.jsonl") as aside:
+            aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def weights(self, which: Weights = "last") -> Path:
+        """The file of weights.
+
+        Raises:
+            InputError: the run has none yet.
+        """
+        path = self.folder / f"{which}.safetensors"
+        if not path.is_file():
+            raise InputError(f"{self.folder} has no {path.name}: no epoch of it is finished")
+        return path
+
+    def save_weights(self, model: nn.Module, which: Weights, epoch: int, test_accuracy: float) -> None:
+        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        notes = {"format": "pt", "regard": __version__, "epoch": str(epoch), "test_accuracy": repr(test_accuracy)}
+        with written_aside(self.folder / f"{which}.safetensors") as aside:
+            save_file(state, aside, metadata=notes)
+
+    def model(self, which: Weights = "last") -> nn.Module:
+        """The trained network, in evaluation mode, on the CPU.
+
+        Raises:
+            InputError: the run has no such weights, or they are cut short or do not fit its recipe.
+        """
+        path = self.weights(which)
+        model = make_model(self.recipe, len(self.classes), pretrained=False)
+        models.load_weights(model, models.read_checkpoint(path), str(path))
+        return model.eval()
+
+
+def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
+    """The network of a recipe, untrained unless it asks for pretrained weights."""
+    wanted = recipe.model
+    return models.create(
+        wanted.name,
+        classes,
+        attention=wanted.attention,
+        gate=wanted.gate,
+        attention_stages=wanted.attention_stages,
+        attention_options=wanted.attention_options,
+        pretrained=wanted.pretrained if pretrained is None else pretrained,
+        **wanted.options,
+    )
+
+
+def load_data(recipe: DataRecipe) -> data.Splits:
+    """The data of a recipe, with its mean and standard deviation.
+
+    Raises:
+        InputError: the data are not there or cannot be read.
+    """
+    train, test = data.load(
+        recipe.name,
+        recipe.folder,
+        download=recipe.download,
+        size=recipe.size,
+        unreadable=recipe.unreadable,
+        **recipe.options,
+    )
+    if recipe.train_images is not None:
+        train = train.subset(recipe.train_images)
+    return data.Splits(_normalised(train, recipe), _normalised(test, recipe))
+
+
+def _normalised(images: data.ImageSet, recipe: DataRecipe) -> data.ImageSet:
+    return replace(images, mean=recipe.mean or images.mean, std=recipe.std or images.std)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; 'auto' is a GPU if there is one.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def environment(classes: tuple[str, ...]) -> dict[str, Any]:
+    """What a run depends on besides its recipe."""
+    return {
+        "regard": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": " ".join(sys.argv),
+        "classes": list(classes),
+    }
