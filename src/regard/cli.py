@@ -70,8 +70,10 @@ def demo(arguments: list[str]) -> int:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--overwrite", action="store_true", help="remove what an earlier demo left in the folder")
     options = parser.parse_args(arguments)
-    run_demo(options.folder, epochs=options.epochs, seed=options.seed, device=options.device, overwrite=options.overwrite)
-    return 0
+    page = run_demo(
+        options.folder, epochs=options.epochs, seed=options.seed, device=options.device, overwrite=options.overwrite
+    )
+    return INTERRUPTED if page is None else 0
 
 
 def train(arguments: list[str]) -> int:
@@ -90,7 +92,7 @@ def train(arguments: list[str]) -> int:
     training.add_recipe(parser)
     path = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     options = parser.parse_args([*training.file_arguments(parser, path), *arguments])
-    if path is None and options.resume and options.run is not None:
+    if path is None and options.resume and options.run is not None and Path(options.run).exists():
         stored = training.Run.open(options.run).folder / "recipe.yaml"
         options = parser.parse_args([*training.file_arguments(parser, stored), *arguments])
     recipe = training.to_recipe(parser, options)
@@ -137,9 +139,15 @@ def bias(arguments: list[str]) -> int:
         description="Where networks look (Grad-CAM), against the regions of the objects. The report of each run is "
         "written to RUN/bias.json; several runs are compared with the first, image by image.",
     )
-    parser.add_argument("--layer", type=str, default=None, help="the layer whose map is taken; the last stage if not given")
-    parser.add_argument("--target", choices=["predicted", "label"], default="predicted", help="the class that is explained")
-    parser.add_argument("--threshold", type=float, default=0.5, help="the focus is where the map, scaled to [0, 1], reaches it")
+    parser.add_argument(
+        "--layer", type=str, default=None, help="the layer whose map is taken; the last stage if not given"
+    )
+    parser.add_argument(
+        "--target", choices=["predicted", "label"], default="predicted", help="the class that is explained"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="the focus is where the map, scaled to [0, 1], reaches it"
+    )
     reports = []
     for run, options, images in _runs_on_data(parser, arguments):
         report = biases.evaluate(
@@ -163,14 +171,14 @@ def bias(arguments: list[str]) -> int:
     return 0
 
 
-def _runs_on_data(
-    parser: RecipeParser, arguments: list[str]
-) -> Iterator[tuple[Run, Namespace, ImageSet]]:
+def _runs_on_data(parser: RecipeParser, arguments: list[str]) -> Iterator[tuple[Run, Namespace, ImageSet]]:
     """The runs that the arguments begin with, each with the options and the test images it is to be tried on."""
     from regard import training
 
     training.add_data(parser)
-    parser.add_argument("--weights", choices=["last", "best"], default="last", help="after the last epoch, or of the best test")
+    parser.add_argument(
+        "--weights", choices=["last", "best"], default="last", help="after the last epoch, or of the best test"
+    )
     parser.add_argument("--batch_size", type=int, default=250, help="images at a time")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
     folders = list(takewhile(lambda argument: not argument.startswith("-"), arguments))

@@ -20,3 +20,8 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return InputError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line of at most 200 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

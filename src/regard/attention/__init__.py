@@ -1,7 +1,7 @@
 """Attention modules: one idea, `x * gate(logits(x))`, in any network.
 
-    layer = attention.create("se", 256, gate=attention.SubAttention(order=1))
-    attention.attach(model, "shuffle", stages=(3, 4))
+layer = attention.create("se", 256, gate=attention.SubAttention(order=1))
+attention.attach(model, "shuffle", stages=(3, 4))
 """
 
 from regard.attention.attach import AttentionSlot, attach, detach

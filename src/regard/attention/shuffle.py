@@ -49,8 +49,10 @@ class ShuffleAttention(GatedAttention):
         if groups < 1 or channels % (2 * groups):
             fitting = [g for g in range(1, channels // 2 + 1) if channels % (2 * g) == 0]
             advice = f"groups that fit: {', '.join(map(str, fitting))}" if fitting else "channels must be even"
-            raise InputError(f"shuffle attention cuts its {groups} groups in halves; {channels} channels do not divide "
-                             f"by {2 * groups} ({advice})")
+            raise InputError(
+                f"shuffle attention cuts its {groups} groups in halves; {channels} channels do not divide "
+                f"by {2 * groups} ({advice})"
+            )
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
         self.groups = groups
         self.shuffle = shuffle

@@ -79,9 +79,9 @@ def paired_difference(
 ) -> PairedDifference:
     """How the share of true values differs between two boolean vectors on the same images.
 
-    Source of the interval: Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions
-    based on paired data", method 10: Wilson's intervals of the two, joined with regard to their correlation. Of the
-    test: McNemar 1947, exact binomial form.
+    Source of the interval: Newcombe 1998, "Improved confidence intervals for the difference between binomial
+    proportions based on paired data", method 10: Wilson's intervals of the two, joined with regard to their
+    correlation. Of the test: McNemar 1947, exact binomial form.
 
     Args:
         first: (N,), bool.
@@ -101,7 +101,7 @@ def paired_difference(
     low1, high1 = wilson(both + first_only, n, confidence)
     low2, high2 = wilson(both + second_only, n, confidence)
 
-    product = both * neither - first_only * second_only
+    product: float = both * neither - first_only * second_only
     if product > 0:
         product = max(product - n / 2, 0)
     margins = (both + first_only) * (second_only + neither) * (both + second_only) * (first_only + neither)

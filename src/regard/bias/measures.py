@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from regard.bias.ranking import Ranking
 from regard.errors import InputError
+from regard.maps.resize import resized
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +29,12 @@ class Measures:
             game, Zhang et al. 2016 (arXiv 1608.00507). Of several highest pixels one in R is enough.
         energy_inside: the part of the map's sum that lies in R, 0 to 1 (best). Source: the energy-based pointing game,
             Wang et al. 2020 (Score-CAM, arXiv 1910.01279); also called relevance mass accuracy.
-        auc: the probability that a random pixel of R has a higher value than a random pixel outside, ties counting half;
-            0 to 1 (best), 0.5 for chance. Exact: the area under the ROC curve of the map as a classifier of pixels.
-            Source: Judd et al. 2009 for maps of attention; Hanley and McNeil 1982 for the equality.
-        rank_accuracy: the part of the |R| highest pixels that lies in R, 0 to 1 (best). Source: relevance rank accuracy,
-            Arras et al. 2020 (arXiv 2003.07258). Where pixels tie for the last places, the expected value over all
-            orders, so that the order of pixels does not matter.
+        auc: the probability that a random pixel of R has a higher value than a random pixel outside, ties counting
+            half; 0 to 1 (best), 0.5 for chance. Exact: the area under the ROC curve of the map as a classifier of
+            pixels. Source: Fawcett 2006, "An introduction to ROC analysis".
+        rank_accuracy: the part of the |R| highest pixels that lies in R, 0 to 1 (best). Where pixels tie for the last
+            places, the expected value over all orders, so that the order of pixels does not matter. Source: relevance
+            rank accuracy, Arras et al. 2020 (arXiv 2003.07258).
         top_k: the part of the `top_k` highest pixels that lies in R, 0 to 1 (best); ties as above. Source: top-k
             intersection, Theiner et al. 2021 (arXiv 2104.14995).
         focus_area: |F| / pixels, 0 to 1.
@@ -99,7 +100,7 @@ def measure(
     """
     _check(maps, regions, tolerance)
     maps, flat = _clipped(maps, regions.shape[-2:])
-    pixels = regions[0].numel() if len(regions) else regions.shape[1] * regions.shape[2]
+    pixels = regions.shape[1] * regions.shape[2]
     k = max(1, pixels // 50) if top_k is None else top_k
     if not 1 <= k <= pixels:
         raise InputError(f"top_k {top_k}; expected 1 to {pixels}, the pixels of an image")
@@ -163,12 +164,7 @@ def _clipped(maps: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
     """Maps of the size asked, clipped at 0, and which of them are flat."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     finite = maps.isfinite().all(2).all(1)
-    if maps.shape[-2:] != size:
-        # A map that is the same everywhere is to stay so; interpolation may round.
-        level = maps.amax((1, 2)) == maps.amin((1, 2))
-        resized = F.interpolate(maps[:, None], list(size), mode="bilinear", align_corners=False)[:, 0]
-        maps = torch.where(level[:, None, None], maps[:, :1, :1], resized)
-    maps = maps.clamp(min=0).masked_fill(~finite[:, None, None], 0)
+    maps = resized(maps, size).clamp(min=0).masked_fill(~finite[:, None, None], 0)
     return maps, maps.amax((1, 2)) == maps.amin((1, 2))
 
 
@@ -186,7 +182,7 @@ def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:
 
 def _check(maps: Tensor, regions: Tensor, tolerance: int) -> None:
     _check_maps(maps)
-    if not isinstance(regions, Tensor) or regions.ndim != 3 or regions.dtype != torch.bool or not regions[:1].numel():
+    if not isinstance(regions, Tensor) or regions.ndim != 3 or regions.dtype != torch.bool or 0 in regions.shape[1:]:
         what = f"{regions.dtype} {tuple(regions.shape)}" if isinstance(regions, Tensor) else type(regions).__name__
         raise InputError(f"regions are {what}; expected torch.bool (N, H, W)")
     if len(maps) != len(regions):

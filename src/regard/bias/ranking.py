@@ -48,6 +48,7 @@ class Ranking:
         """
         last = self.sorted.gather(1, (k - 1).clamp(min=0)[:, None])  # (N, 1), the value of the last place
         above, level = self.values > last, self.values == last
-        places = (k - above.sum(1)).to(self.values.dtype)  # left for those on a level with the last
-        of_level = (level & self.inside).sum(1) / level.sum(1)
-        return ((above & self.inside).sum(1) + places * of_level) / k
+        places = k - above.sum(1)  # left for those on a level with the last
+        dtype = self.values.dtype
+        of_level = (places * (level & self.inside).sum(1)).to(dtype) / level.sum(1)
+        return ((above & self.inside).sum(1) + of_level) / k

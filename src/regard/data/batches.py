@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
     images: Tensor
     labels: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # in place of tuple.index, which is no use here
 
 
 class Batches:

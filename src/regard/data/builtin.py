@@ -24,12 +24,12 @@ Small = NDArray[np.int32]
 
 SIDE = 32
 DIGIT_SIZES = (12, 20)
-SCRAPS = 6
+SCRAPS = 4
 SCRAP_CELLS = 4  # a scrap is a quarter of a digit: 4 x 4 of its 8 x 8 cells
 SCRAP_SIZES = (6, 10)
 SCALES = (1, 4)
 
-# What they decode to, SHA-256.
+# The photographs, and the SHA-256 of what they decode to.
 PHOTOGRAPHS = {
     "china.jpg": "e701459344fd69797154c91add3bb5d70e5ed1a61d8bed889bab3a796104698d",
     "flower.jpg": "3202904ed246795bf616c66d7859cd7c6080eff736c6e38dc5cc62779742033f",
@@ -77,7 +77,7 @@ class Plan:
     crop_top: Integers
     crop_left: Integers
     mirrored: NDArray[np.bool_]
-    range: Integers
+    gain: Integers
     brightness: Integers
     scraps: Integers  # (N,), how many of the SCRAPS are there
     scrap_digit: Integers
@@ -90,12 +90,12 @@ class Plan:
     scrap_tint: Integers  # (SCRAPS, N, 3)
 
 
-def clutter(*, train: int = 6000, test: int = 1000, cue: float = 0.9, test_cue: float = 0.0, seed: int = 0) -> Splits:
+def clutter(*, train: int = 6000, test: int = 1000, cue: float = 0.7, test_cue: float = 0.0, seed: int = 0) -> Splits:
     """Make the built-in data set `clutter`: 32 x 32 RGB, 10 classes, each image with the mask of its digit.
 
     Each image shows one whole handwritten digit, 12 to 20 pixels large, of any colour and opaque, at a random place on
-    a crop of one of two photographs, over 3 to 6 scraps (quarters of digits, 6 to 10 pixels). The digit's brightness
-    differs from the mean around it by at least 45 of 255, more where the surroundings are busy. The region of an image
+    a crop of one of two photographs, over 1 to 4 scraps (quarters of digits, 6 to 10 pixels). The digit's brightness
+    differs from the mean around it by 85 to 120 of 255, more where the surroundings are busy. The region of an image
     is its digit's strokes: the pixels that the digit covers by half or more.
 
     The digits and photographs are those that come with scikit-learn. Of its 1,797 digits 360 appear in test images
@@ -146,7 +146,7 @@ def digits() -> tuple[Digits, Digits]:
 
 
 def plan(digits: Digits, count: int, cue: float, draws: Draws) -> Plan:
-    """Draw everything for `count` images of the digits. The cue decides `background` and where in it the crop lies, no more."""
+    """Draw everything for `count` images of the digits. The cue decides the backgrounds, and nothing else."""
     label = draws.permutation(count) % 10
     first_of_class = np.searchsorted(digits.labels, np.arange(11))
     size = draws.integers(*DIGIT_SIZES, count)
@@ -162,7 +162,7 @@ def plan(digits: Digits, count: int, cue: float, draws: Draws) -> Plan:
         size=size,
         top=draws.integers(0, SIDE - size, count),
         left=draws.integers(0, SIDE - size, count),
-        contrast=draws.integers(45, 105, count),
+        contrast=draws.integers(85, 120, count),
         brighter=draws.chances(0.5, count),
         tint=draws.integers(0, 255, (count, 3)),
         background=background,
@@ -171,9 +171,9 @@ def plan(digits: Digits, count: int, cue: float, draws: Draws) -> Plan:
         crop_top=draws.integers(-(-top // scale), (top + height) // scale - SIDE, count),
         crop_left=draws.integers(-(-left // scale), (left + width) // scale - SIDE, count),
         mirrored=draws.chances(0.5, count),
-        range=draws.integers(128, 256, count),
+        gain=draws.integers(80, 200, count),
         brightness=draws.integers(-24, 24, count),
-        scraps=draws.integers(3, SCRAPS, count),
+        scraps=draws.integers(1, SCRAPS, count),
         scrap_digit=draws.integers(0, len(digits.labels) - 1, each),
         scrap_row=draws.integers(0, 8 - SCRAP_CELLS, each),
         scrap_column=draws.integers(0, 8 - SCRAP_CELLS, each),
@@ -214,15 +214,15 @@ def _make(split: str, digits: Digits, plan: Plan) -> dict[str, Any]:
 def _backgrounds(plan: Plan) -> Bytes:
     """(N, 32, 32, 3): the crops, with their range of brightness narrowed and moved."""
     pixels, starts, widths = _photographs()
-    photograph = np.array([name for name, *_ in AREAS])[plan.background] == "flower.jpg"
-    start, width = (table[photograph.astype(np.int64), plan.scale] for table in (starts, widths))
+    photograph = np.array([list(PHOTOGRAPHS).index(name) for name, *_ in AREAS])[plan.background]
+    start, width = (table[photograph, plan.scale] for table in (starts, widths))
     steps = np.arange(SIDE)
     columns = np.where(plan.mirrored[:, None], SIDE - 1 - steps, steps) + plan.crop_left[:, None]
     rows = (start + plan.crop_top * width)[:, None] + steps * width[:, None]
     crops = pixels[rows[:, :, None] + columns[:, None, :]].astype(np.int16)
     crops -= 128
     # At most 128 * 256, which an int16 does not hold; half of it does.
-    crops *= (plan.range // 2).astype(np.int16)[:, None, None, None]
+    crops *= (plan.gain // 2).astype(np.int16)[:, None, None, None]
     crops >>= 7
     crops += (128 + plan.brightness).astype(np.int16)[:, None, None, None]
     return crops.clip(0, 255).astype(np.uint8)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # By content, whatever the name says: files of the web are often of another kind than their name.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -101,7 +101,7 @@ def _unreadable(path: Path, error: Exception) -> Unreadable:
         empty = False
     if empty:
         return Unreadable(f"{str(path)!r} is empty (0 bytes), not an image")
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return Unreadable(f"{str(path)!r} is not an image of a known kind")
     reason = " ".join(str(error).split()) or type(error).__name__
     return Unreadable(f"{str(path)!r} is broken ({reason})")

@@ -22,8 +22,8 @@ class Draws:
     """
 
     def __init__(self, *key: int) -> None:
-        # Two words for each part: parts of different sizes never run into one another.
-        words = [word for part in key for word in (part & 0xFFFFFFFF, part >> 32)]
+        # Their number, then two words for each part: different keys never give the same words.
+        words = [len(key)] + [word for part in key for word in (part & 0xFFFFFFFF, part >> 32)]
         self._bits = np.random.PCG64(np.random.SeedSequence(words))
 
     def _raw(self, shape: int | tuple[int, ...]) -> NDArray[np.uint64]:

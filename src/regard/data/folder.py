@@ -185,7 +185,7 @@ def _fill(
 
 
 def _workers(files: list[Path]) -> int:
-    """Threads to read with. Small images take the interpreter's time more than the decoder's: there they only hinder."""
+    """Threads to read with: more than one only hinder where images are small, and take the interpreter's time most."""
     sample = files[:: 1 + len(files) // 32]
     mean = sum(os.path.getsize(file) for file in sample if os.path.exists(file)) / len(sample)
     return 1 if mean < 4096 else min(8, os.cpu_count() or 1)

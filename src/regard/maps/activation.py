@@ -20,8 +20,8 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
     `mean_c |A|^power`, or `sum_c`, or `max_c`. Source: "Paying More Attention to Attention" (Attention Transfer, arXiv
     1612.03928), section 3.1; its code takes the mean at power 2.
 
-    Differentiable, twice as well. Besides the features themselves, which the network keeps for its own backward, nothing
-    of their size is held between forward and backward.
+    Differentiable, twice as well. Besides the features themselves, which the network keeps for its own backward,
+    nothing of their size is held between forward and backward.
 
     Args:
         features: (N, C, H, W), floating point, in any memory format.
@@ -46,7 +46,7 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
     if reduce == "max":  # the largest |A| is that of the largest or of the smallest A
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         return torch.maximum(wide.amax(1), -wide.amin(1)) ** power
-    total: Tensor = _PowerSum.apply(features, power)  # type: ignore[no-untyped-call]
+    total: Tensor = _PowerSum.apply(features, power)
     return total / features.shape[1] if reduce == "mean" else total
 
 
@@ -54,7 +54,9 @@ def reference(features: Tensor, power: float, reduce: Reduce) -> Tensor:
     """The formula of `activation_map`, plainly."""
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
     powers = wide.abs() ** power  # (N, C, H, W)
-    return {"mean": powers.mean, "sum": powers.sum, "max": powers.amax}[reduce](1)
+    if reduce == "max":
+        return powers.amax(1)
+    return powers.mean(1) if reduce == "mean" else powers.sum(1)
 
 
 class _PowerSum(torch.autograd.Function):
@@ -68,19 +70,11 @@ class _PowerSum(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, power: float) -> Tensor:
         ctx.save_for_backward(features)
         ctx.power = power
-        dtype = torch.promote_types(features.dtype, torch.float32)
         with torch.autocast(features.device.type, enabled=False):  # it would copy half-precision features
-            if features.device.type != "cpu":
-                return torch.linalg.vector_norm(features, power, dim=1, dtype=dtype) ** power  # in one pass
-            n, c, h, w = features.shape
-            total = torch.empty((n, h, w), dtype=dtype)
-            step = max(1, _CHUNK // max(1, c * h * w))
-            for part, out in zip(features.split(step), total.split(step), strict=True):
-                torch.sum(_powers(part.to(dtype), power), 1, out=out)
-            return total
+            return (_in_parts if features.device.type == "cpu" else _in_one_pass)(features, power)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (features,) = ctx.saved_tensors
         p = ctx.power
         scaled = (p * gradient).to(features.dtype).unsqueeze(1)  # (N, 1, H, W)
@@ -93,8 +87,21 @@ class _PowerSum(torch.autograd.Function):
         return scaled * features.sign() * features.abs() ** (p - 1), None
 
 
-def _powers(features: Tensor, power: float) -> Tensor:
-    return features**power if _is_even(power) else features.abs() ** power
+def _in_one_pass(features: Tensor, power: float) -> Tensor:
+    """`sum_c |A|^p` by a kernel that reads the features once; on a CPU that kernel is slow."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return torch.linalg.vector_norm(features, power, dim=1, dtype=dtype) ** power
+
+
+def _in_parts(features: Tensor, power: float) -> Tensor:
+    """`sum_c |A|^p` of a few images at a time, so that their powers stay in the cache."""
+    n, c, h, w = features.shape
+    total = features.new_empty((n, h, w), dtype=torch.promote_types(features.dtype, torch.float32))
+    step = max(1, _CHUNK // max(1, c * h * w))
+    for part, out in zip(features.split(step), total.split(step), strict=True):
+        part = part.to(total.dtype)
+        torch.sum(part**power if _is_even(power) else part.abs() ** power, 1, out=out)
+    return total
 
 
 def _is_even(power: float) -> bool:

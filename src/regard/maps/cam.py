@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.errors import InputError
 from regard.maps.layers import Layer, find_layers, last_stage, spatial, unwrapped
 from regard.maps.modes import evaluation_mode
+from regard.maps.resize import resized
 
 
 class ClassActivationMap:
     """The common path of all class activation maps that need activations and gradients of one layer.
 
-    One forward, without a graph up to the tapped layer; one backward, from the class scores down to it. The model runs in
-    evaluation mode, not compiled, and is afterwards as it was: mode of every module, hooks, gradients, `requires_grad`.
-    The caller may be under `no_grad`, `inference_mode` or autocast; parameters may be frozen; operations after the
-    tapped layer may work in place.
+    One forward, without a graph up to the tapped layer; one backward, from the class scores down to it. The model runs
+    in evaluation mode, not compiled, and is afterwards as it was: mode of every module, hooks, gradients,
+    `requires_grad`. The caller may be under `no_grad`, `inference_mode` or autocast; parameters may be frozen;
+    operations after the tapped layer may work in place.
 
     A method is a subclass with its `combine`.
 
@@ -93,7 +93,7 @@ class ClassActivationMap:
             with torch.autocast(images.device.type, enabled=False):
                 maps = self.combine(activations.detach().to(dtype), gradients.to(dtype)).clamp(min=0)
                 if upsample:
-                    maps = F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+                    maps = resized(maps, images.shape[-2:])
         return maps
 
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.errors import InputError
 from regard.maps.cam import check_classes, check_images, check_logits
 from regard.maps.layers import Layer
 from regard.maps.modes import evaluation_mode
+from regard.maps.resize import resized
 from regard.maps.taps import Taps
 
 
@@ -77,6 +77,6 @@ def _group_means(features: Tensor, groups: int) -> Tensor:
 
 def _masks(means: Tensor, size: Sequence[int]) -> Tensor:
     """(n, h, w) -> (n, *size), each scaled to [0, 1]."""
-    masks = F.interpolate(means[:, None], list(size), mode="bilinear", align_corners=False)[:, 0]
+    masks = resized(means, size)
     low, high = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
     return (masks - low) / (high - low)

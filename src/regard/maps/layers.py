@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -27,6 +27,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the model, or a module in it, is compiled."""
+    return any(
+        isinstance(getattr(module, _COMPILED, None), nn.Module) or module._compiled_call_impl is not None
+        for module in model.modules()
+    )
+
+
 def find_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None = None) -> dict[str, nn.Module]:
     """The asked layers as name -> module, in the order asked; None stands for the stages, in order of execution.
 
@@ -41,16 +49,8 @@ def find_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None = None)
         return stages(model)
     if isinstance(layers, str | nn.Module):
         layers = [layers]
-    known: dict[str, nn.Module] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        # A layer compiled on its own comes first as the wrapper that is called, then as what it wraps.
-        known.setdefault(".".join(part for part in name.split(".") if part != _COMPILED), module)
-    found = {}
-    for layer in layers:
-        name = layer if isinstance(layer, str) else _name_of(layer, known, model)
-        if not name or name not in known:
-            raise InputError(_unknown(name, known, model))
-        found[name] = known[name]
+    names = [layer if isinstance(layer, str) else _name_of(layer, model) for layer in layers]
+    found = {name: _submodule(model, name) for name in names}
     if not found:
         raise InputError("no layers asked; name at least one, or leave layers out for the stages")
     return found
@@ -73,9 +73,22 @@ def spatial(name: str, output: object) -> Tensor:
     raise InputError(f"layer {name!r} gives {found}; expected features (N, C, H, W); tap a layer that gives those")
 
 
-def _name_of(layer: nn.Module, known: dict[str, nn.Module], model: nn.Module) -> str:
-    for name, module in known.items():
-        if name and unwrapped(module) is unwrapped(layer):
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    try:
+        if name:
+            return model.get_submodule(name)
+    except AttributeError:
+        pass
+    known = [known for known, _ in _named_modules(model)]
+    near = difflib.get_close_matches(name, known, n=3) or [child for child, _ in model.named_children()]
+    raise InputError(
+        f"unknown layer {name!r}; near: {', '.join(near) or 'none'}; model.named_modules() lists all {len(known)}"
+    )
+
+
+def _name_of(layer: nn.Module, model: nn.Module) -> str:
+    for name, module in _named_modules(model):
+        if unwrapped(module) is unwrapped(layer):
             return name
     raise InputError(
         f"the {type(layer).__name__} given as layer is no part of the {type(model).__name__}; "
@@ -83,7 +96,8 @@ def _name_of(layer: nn.Module, known: dict[str, nn.Module], model: nn.Module) ->
     )
 
 
-def _unknown(name: str, known: dict[str, nn.Module], model: nn.Module) -> str:
-    near = difflib.get_close_matches(name, filter(None, known), n=3)
-    near = near or [child for child, _ in model.named_children()]
-    return f"unknown layer {name!r}; near: {', '.join(near) or 'none'}; model.named_modules() lists all {len(known) - 1}"
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """All modules but the model itself, without the names that `torch.compile` puts in between."""
+    for name, module in model.named_modules():
+        if name and not name.endswith(_COMPILED):
+            yield ".".join(part for part in name.split(".") if part != _COMPILED), module

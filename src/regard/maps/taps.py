@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from regard.errors import InputError
-from regard.maps.layers import Layer, find_layers, spatial, unwrapped
+from regard.maps.layers import Layer, find_layers, is_compiled, spatial, unwrapped
 
 
 class Taps:
@@ -20,12 +20,13 @@ class Taps:
             logits = model(images)
             features = taps.features  # {"layer3": (N, C, H, W), "layer4": …}
 
-    Inside the block the layers carry forward hooks; at its end, by error or not, the model is as it was. The block can be
-    entered again, also inside itself. Nothing is copied: the features are the very tensors the model works with, part
-    of its graph if it has one, and are held until the next forward, `clear()`, or the end of the Taps' life.
+    Inside the block the layers carry forward hooks; at its end, by error or not, the model is as it was. The block can
+    be entered again, also inside itself. Nothing is copied: the features are the very tensors the model works with,
+    part of its graph if it has one, and are held until the next forward, `clear()`, or the end of the Taps' life.
 
-    It works in training, under `no_grad`, `inference_mode` and autocast, and with any memory format. A compiled model is
-    compiled anew with the taps in it, and its features are copies.
+    It works in training, under `no_grad`, `inference_mode` and autocast, and with any memory format. Compiled code
+    takes no notice of hooks that come and go: if the model or a part of it is compiled, nothing runs compiled inside
+    the block.
 
     Args:
         model: any module; it may be compiled or wrapped in `DistributedDataParallel`.
@@ -40,24 +41,26 @@ class Taps:
         self.model = model
         self.layers = tuple(find_layers(model, layers))
         self._outputs: dict[str, tuple[Tensor, int | None]] = {}
-        self._handles: list[RemovableHandle] = []
+        self._ran = False
+        self._undo = ExitStack()
         self._depth = 0
 
     def __enter__(self) -> Taps:
         if self._depth == 0:
             found = find_layers(self.model, self.layers)  # again: a module may have been replaced since
             self.clear()
-            self._handles.append(unwrapped(self.model).register_forward_pre_hook(self._forget))
-            self._handles += [module.register_forward_hook(self._reader(name)) for name, module in found.items()]
+            if is_compiled(self.model):
+                self._undo.enter_context(torch.compiler.set_stance("force_eager"))
+            self._undo.callback(unwrapped(self.model).register_forward_pre_hook(self._forget).remove)
+            for name, module in found.items():
+                self._undo.callback(module.register_forward_hook(self._reader(name)).remove)
         self._depth += 1
         return self
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if self._depth == 0:
-            for handle in self._handles:
-                handle.remove()
-            self._handles.clear()
+            self._undo.close()
 
     @property
     def features(self) -> dict[str, Tensor]:
@@ -67,11 +70,13 @@ class Taps:
 
         Raises:
             InputError: the model has not run, did not run one of the layers, or changed a layer's output in place
-                afterwards, so that it can no longer be read. (A change under `inference_mode` goes unseen: PyTorch keeps
-                no record there.)
+                afterwards, so that it can no longer be read. (A change under `inference_mode` goes unseen: PyTorch
+                keeps no record there.)
         """
-        if not self._outputs:
-            raise InputError("no features yet; run the model inside the 'with' block, then read them")
+        if not self._outputs and not self._ran:
+            raise InputError(
+                "no features yet; run the model inside the 'with' block (if it is compiled, give Taps the compiled one)"
+            )
         for name in self.layers:
             if name not in self._outputs:
                 raise InputError(f"layer {name!r} did not run in the last forward; tap a layer that runs")
@@ -86,15 +91,17 @@ class Taps:
     def clear(self) -> None:
         """Forgets the features, so that their memory can be used again."""
         self._outputs.clear()
+        self._ran = False
 
     def _forget(self, _module: nn.Module, _args: Any) -> None:
         self._outputs.clear()
+        self._ran = True
 
     def _reader(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def read(_module: nn.Module, _args: Any, output: Any) -> None:
             features = spatial(name, output)
             if torch.compiler.is_compiling():
-                # A compiled graph returns a tensor as it is at the end: later changes in place would be in it, unseen.
+                # Within a compiled function. Its graph gives a tensor as it is at the end, later changes in it unseen.
                 self._outputs[name] = (features.clone(), None)
             else:
                 self._outputs[name] = (features, None if features.is_inference() else features._version)

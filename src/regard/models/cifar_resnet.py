@@ -112,8 +112,10 @@ class CifarResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(16)
         channels = 16
         for name, planes, stride in zip(self.stage_names, (16, 32, 64), (1, 2, 2), strict=True):
-            stage = [kind(channels if i == 0 else planes * kind.expansion, planes, stride if i == 0 else 1)
-                     for i in range(blocks)]
+            stage = [
+                kind(channels if i == 0 else planes * kind.expansion, planes, stride if i == 0 else 1)
+                for i in range(blocks)
+            ]
             self.add_module(name, nn.Sequential(*stage))
             channels = planes * kind.expansion
         self.fc = nn.Linear(channels, num_classes)

@@ -13,7 +13,7 @@ from torch import nn
 
 from regard import attention as attention_modules
 from regard.attention import Gate
-from regard.errors import InputError
+from regard.errors import InputError, first_line
 from regard.models.cifar_resnet import CifarResNet
 from regard.models.wide_resnet import WideResNet
 
@@ -61,9 +61,7 @@ def create(
         # What Python says of a wrong keyword, without the name of the function.
         raise InputError(f"{name}: {str(error).split('() ', 1)[-1]}") from error
     if attention is not None:
-        attention_modules.attach(
-            model, attention, stages=attention_stages, gate=gate, **dict(attention_options or {})
-        )
+        attention_modules.attach(model, attention, stages=attention_stages, gate=gate, **dict(attention_options or {}))
     elif attention_stages is not None or attention_options:
         raise InputError("attention_stages or attention_options are given, and attention is not")
     return model
@@ -79,7 +77,9 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, [*timm.list_models(), "cifar-resnet164", "wrn-16-1"], n=3)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        raise InputError(f"unknown network {name!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, timm's names")
+        raise InputError(
+            f"unknown network {name!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, timm's names"
+        )
     return partial(_timm_pretrained if pretrained else timm.create_model, name)
 
 
@@ -88,6 +88,6 @@ def _timm_pretrained(name: str, **options: Any) -> nn.Module:
         return timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError) as error:  # no network, no such weights
         raise InputError(
-            f"the pretrained weights of {name} could not be had ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            f"the pretrained weights of {name} could not be had ({type(error).__name__}: {first_line(error)}); "
             "download them once where there is a network, or go without pretrained"
         ) from error

@@ -72,7 +72,9 @@ def _state(checkpoint: Any, source: str) -> dict[str, Tensor]:
         raise InputError(f"{source} holds no state dict")
     odd = [str(name) for name, value in checkpoint.items() if not isinstance(value, Tensor)]
     if odd:
-        raise InputError(f"{source} holds no state dict: {', '.join(odd[:3])} {'is' if len(odd) == 1 else 'are'} no tensor")
+        raise InputError(
+            f"{source} holds no state dict: {', '.join(odd[:3])} {'is' if len(odd) == 1 else 'are'} no tensor"
+        )
     students = {name.removeprefix("student."): v for name, v in checkpoint.items() if name.startswith("student.")}
     return students or dict(checkpoint)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from regard.errors import InputError
+from regard.errors import InputError, first_line
 
 
 def read_checkpoint(path: str | Path) -> Any:
@@ -36,11 +36,13 @@ def read_checkpoint(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), str(error)[:200])
-            raise InputError(f"{path} asks for more than tensors and plain containers, and is refused: {reason}") from error
-        raise InputError(f"{path} is cut short or no checkpoint ({str(error).splitlines()[0][:200]})") from error
+            reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), first_line(error))
+            raise InputError(
+                f"{path} asks for more than tensors and plain containers, and is refused: {reason}"
+            ) from error
+        raise InputError(f"{path} is cut short or no checkpoint ({first_line(error)})") from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise InputError(f"{path} is cut short or no checkpoint ({str(error).splitlines()[0][:200]})") from error
+        raise InputError(f"{path} is cut short or no checkpoint ({first_line(error)})") from error
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -28,7 +28,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         with written_aside(path) as aside:
             torch.save(state, aside)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"the checkpoint {path} could not be written ({error}); the one before is still there") from error
+        raise InputError(
+            f"the checkpoint {path} could not be written ({error}); the one before is still there"
+        ) from error
     for old in _checkpoints(folder)[:-_KEPT]:
         old.unlink()
     return path

@@ -44,7 +44,12 @@ class Lines:
         self.epochs, self.steps, self.done = epochs, steps, done
         self.began = time.monotonic()
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self.progress = Progress(*columns, console=self.console, transient=True)
             self.task = self.progress.add_task(run, total=epochs * steps, completed=done, note="")
             self.progress.start()

@@ -180,8 +180,12 @@ class Recipe:
             ("optimizer.lr", self.optimizer.lr, self.optimizer.lr > 0, "positive"),
             ("optimizer.momentum", self.optimizer.momentum, 0 <= self.optimizer.momentum < 1, "in [0, 1)"),
             ("optimizer.weight_decay", self.optimizer.weight_decay, self.optimizer.weight_decay >= 0, "at least 0"),
-            ("optimizer.nesterov", True, not self.optimizer.nesterov or self.optimizer.momentum > 0,
-             "false without momentum"),
+            (
+                "optimizer.nesterov",
+                True,
+                not self.optimizer.nesterov or self.optimizer.momentum > 0,
+                "false without momentum",
+            ),
             ("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("transfer.alpha", self.transfer.alpha, 0 <= self.transfer.alpha <= 1, "in [0, 1]"),
             ("transfer.beta", self.transfer.beta, self.transfer.beta >= 0, "at least 0"),
@@ -193,9 +197,13 @@ class Recipe:
             if not fits:
                 raise InputError(f"{name} is {value}; it has to be {allowed}")
         if self.transfer.teacher is None and (self.transfer.beta or self.transfer.alpha):
-            raise InputError("transfer.beta or transfer.alpha is given without transfer.teacher (a run folder or a timm name)")
+            raise InputError(
+                "transfer.beta or transfer.alpha is given without transfer.teacher (a run folder or a timm name)"
+            )
         if self.transfer.teacher is not None and not (self.transfer.beta or self.transfer.alpha):
-            raise InputError("transfer.teacher is given, but transfer.beta and transfer.alpha are both 0: nothing to transfer")
+            raise InputError(
+                "transfer.teacher is given, but transfer.beta and transfer.alpha are both 0: nothing to transfer"
+            )
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

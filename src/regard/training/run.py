@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from regard import data, models
-from regard.errors import InputError
+from regard.errors import InputError, first_line
 from regard.files import written_aside
 from regard.training.parsing import load_recipe
 from regard.training.recipe import DataRecipe, Recipe, write_recipe
@@ -123,9 +123,10 @@ class Run:
 
     def save_weights(self, model: nn.Module, which: Weights, epoch: int, test_accuracy: float) -> None:
         state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        notes = {"format": "pt", "regard": __version__, "epoch": str(epoch), "test_accuracy": repr(test_accuracy)}
+        notes = {"regard": __version__, "epoch": epoch, "test_accuracy": test_accuracy}
         with written_aside(self.folder / f"{which}.safetensors") as aside:
-            save_file(state, aside, metadata=notes)
+            # One entry: of several, safetensors does not keep the order, and the same weights give the same file.
+            save_file(state, aside, metadata={"notes": json.dumps(notes)})
 
     def model(self, which: Weights = "last") -> nn.Module:
         """The trained network, in evaluation mode, on the CPU.
@@ -189,7 +190,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device {name!r} is not to be had here: {first_line(error)}") from error
     return device
 
 

@@ -44,5 +44,7 @@ def load_teacher(recipe: TransferRecipe, classes: tuple[str, ...], say: Callable
             )
         say(f"note: teacher {recipe.teacher} has {count} classes, the data {len(classes)}; only its attention is used")
     elif known is not None and known != classes and recipe.alpha:
-        raise InputError(f"teacher {recipe.teacher} and the data have {count} classes, but not the same ones in the same order")
+        raise InputError(
+            f"teacher {recipe.teacher} and the data have {count} classes, but not the same ones in the same order"
+        )
     return teacher

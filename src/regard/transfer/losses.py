@@ -13,9 +13,7 @@ from regard.maps import activation_map
 Form = Literal["code", "paper"]
 
 
-def attention_loss(
-    student_features: Tensor, teacher_features: Tensor, power: float = 2, form: Form = "code"
-) -> Tensor:
+def attention_loss(student_features: Tensor, teacher_features: Tensor, power: float = 2, form: Form = "code") -> Tensor:
     """How far the student's attention map is from the teacher's (Attention Transfer, arXiv 1612.03928, equation 2).
 
     Both maps are `mean_c |A|^power`, flattened and divided by their norm: `q` (N, HW). Then

@@ -1,0 +1,117 @@
+"""The main job on the built-in data: train, transfer, measure, show."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from regard import bias, data, report, training
+from regard.data import ImageSet
+
+# What all runs share. Digits are not mirrored; so short a run does best with one smooth fall of the learning rate.
+COMMON = (
+    "--data.name=clutter",
+    "--augmentation.flip=false",
+    "--augmentation.padding=2",
+    "--schedule.shape=cosine",
+    "--schedule.warmup=0.5",
+    "--schedule.batch_size=128",
+    "--optimizer.nesterov=true",
+)
+STUDENT = "--model.name=wrn-10-1"
+TEACHER = "teacher"
+REFERENCE = "student alone"
+
+# Name -> what its recipe says beyond COMMON; {teacher} stands for the teacher's run folder.
+NETWORKS: dict[str, tuple[str, ...]] = {
+    TEACHER: ("--model.name=wrn-10-2",),
+    REFERENCE: (STUDENT,),
+    "attention transfer": (STUDENT, "--transfer.teacher={teacher}", "--transfer.beta=1000"),
+    "distillation": (STUDENT, "--transfer.teacher={teacher}", "--transfer.alpha=0.9"),
+    "transfer + distillation": (
+        STUDENT,
+        "--transfer.teacher={teacher}",
+        "--transfer.beta=1000",
+        "--transfer.alpha=0.9",
+    ),
+    "SE": (STUDENT, "--model.attention=se"),
+    "LSAS-SE": (STUDENT, "--model.attention=se", "--model.gate=sub-attention"),
+    "shuffle attention": (STUDENT, "--model.attention=shuffle", "--model.attention_options={groups: 4}"),
+}
+EPOCHS = 5
+
+
+def run_demo(
+    folder: str | Path = "demo",
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Path | None:
+    """Trains every network of `NETWORKS` on the built-in data, measures where each looks, and writes `report.html`.
+
+    Run again on the same folder, it goes on where it was stopped.
+
+    Args:
+        folder: where the run folders and the report go.
+        epochs: of every run.
+        seed: of every run.
+        device: 'auto', 'cpu', 'cuda', …
+        overwrite: remove the runs of an earlier demo in the folder.
+        console: where the progress and the table are printed.
+
+    Returns:
+        The path of the report; None if stopped by Ctrl-C or SIGTERM.
+
+    Raises:
+        InputError: the folder holds something other than a demo, or one with other settings.
+    """
+    console = console or Console(highlight=False, soft_wrap=True)
+    folder = Path(folder)
+    began = time.monotonic()
+    console.print(f"making the built-in data; {len(NETWORKS)} networks to train")
+    splits: data.Splits | None = None
+    runs = []
+    for name, options in NETWORKS.items():
+        recipe = training.load_recipe(
+            None,
+            [
+                *COMMON,
+                *(option.replace("{teacher}", str(_place(folder, TEACHER))) for option in options),
+                f"--schedule.epochs={EPOCHS if epochs is None else epochs}",
+                f"--seed={seed}",
+                f"--device={device}",
+                f"--source=the demo's network {name!r}",
+            ],
+        )
+        splits = splits or training.load_data(recipe.data)
+        console.print(f"\n[bold]{name}[/bold]")
+        place = _place(folder, name)
+        outcome = training.train(
+            recipe, place, resume=not overwrite, overwrite=overwrite, display=training.Lines(console), splits=splits
+        )
+        if not outcome.finished:
+            console.print(f"stopped and saved in {folder}; the same command without --overwrite goes on")
+            return None
+        if not (place / "bias.json").exists():
+            _measure(outcome.run, splits.test, device)
+        runs.append(outcome.run)
+    rows = report.summarize(runs, list(NETWORKS))
+    page = report.write_html(rows, folder / "report.html", title="Where small networks look", reference=REFERENCE)
+    console.print()
+    Console(width=max(console.width, 120)).print(report.terminal_table(rows))
+    console.print(f"{time.monotonic() - began:.0f} s; the report is {page.resolve()}")
+    return page
+
+
+def _place(folder: Path, name: str) -> Path:
+    return folder / name.lower().replace(" + ", "-").replace(" ", "-")
+
+
+def _measure(run: training.Run, images: ImageSet, device: str) -> None:
+    measured = bias.evaluate(run.model(), images, device=training.pick_device(device))
+    measured.save(run.folder / "bias.json")

@@ -1,0 +1,228 @@
+"""Test images with each network's map over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regard.bias import measure
+from regard.data import Batches, ImageSet
+from regard.data.draws import Draws
+from regard.errors import InputError
+from regard.maps import GradCAM
+from regard.report.overlay import picture
+from regard.report.summary import Summary
+from regard.training import load_data
+from regard.training.recipe import DataRecipe
+
+_PICTURES = 360  # at most, for the size of the page
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A network's map over an image."""
+
+    picture: str
+    alt: str
+    predicted: str
+    wrong: bool
+    verdict: str
+    """ "position bias", "range bias", "inside" or "no focus"; "" where the region is not known."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A test image, and the cells of all networks."""
+
+    picture: str
+    alt: str
+    label: str
+    place: int
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Strips of test images, each with the rule that picked them.
+
+    Attributes:
+        networks: the rows whose maps are shown, in the order of the cells.
+        fair: images picked whatever the networks make of them.
+        apart: images on which the networks differ most.
+        images: in the test set.
+        regions: whether they are known.
+        notes: which networks are not shown, and why.
+    """
+
+    networks: tuple[Summary, ...]
+    fair: tuple[Strip, ...]
+    apart: tuple[Strip, ...]
+    images: int
+    regions: bool
+    notes: tuple[str, ...]
+
+
+def make_sheet(
+    rows: Sequence[Summary], reference: int, test: ImageSet, *, images: int = 12, apart: int = 4
+) -> Sheet:
+    """Shows the networks that were tested on the images of the reference.
+
+    Args:
+        rows: of the report.
+        reference: its place among them.
+        test: its test images.
+        images: how many to pick fairly; fewer if the page would get too large.
+        apart: how many more to pick because the networks differ on them.
+    """
+    shown, notes = [], []
+    models = {}
+    for row in rows:
+        reason = _why_not(row, rows[reference], test)
+        if reason is None:
+            try:
+                models[row.name] = row.run.model("last")
+            except InputError as error:
+                reason = str(error)
+        if reason is None:
+            shown.append(row)
+        else:
+            notes.append(f"{row.name} is not on the sheet: {reason}.")
+    if not shown:
+        return Sheet((), (), (), len(test), test.regions is not None, tuple(notes))
+    count = max(1, min(images, len(test), _PICTURES // (len(shown) + 1) - apart))
+    fair = spread(len(test), count)
+    differing = most_apart(shown, rows[reference], test, apart)
+    places = sorted({*fair, *differing})
+    looks = {row.name: _look(models[row.name], row, test, places) for row in shown}
+    for row in shown:
+        if disagreeing := _disagreeing(row, test, places, looks[row.name]):
+            notes.append(
+                f"{row.name} predicts another class here than in its bias.json for {disagreeing} of {len(places)} "
+                "images: that was measured with other weights than those after the last epoch."
+            )
+    strips = {
+        place: _strip(test, place, [looks[row.name][i] for row in shown], [row.name for row in shown])
+        for i, place in enumerate(places)
+    }
+    return Sheet(
+        networks=tuple(shown),
+        fair=tuple(strips[place] for place in fair),
+        apart=tuple(strips[place] for place in differing),
+        images=len(test),
+        regions=test.regions is not None,
+        notes=tuple(notes),
+    )
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Places of images that nobody picked: one drawn (seed 0) from each of `count` equal parts of the set."""
+    edges = np.arange(count + 1) * total // count
+    return [int(place) for place in Draws(0).integers(edges[:-1], edges[1:] - 1, count)]
+
+
+def most_apart(rows: Sequence[Summary], reference: Summary, test: ImageSet, count: int) -> list[int]:
+    """Places of the images on which the spill of the others is furthest from the reference's, in the mean.
+
+    Empty unless the reference and another network were measured on these test images.
+    """
+    spills = {row.name: row.bias.rows["spill"] for row in rows if row.bias and _same_labels(row, test)}
+    base = spills.pop(reference.name, None)
+    if base is None or not spills:
+        return []
+    gaps: NDArray[np.float64] = np.stack([np.abs(spill.astype(np.float64) - base) for spill in spills.values()])
+    gap = np.nan_to_num(gaps).mean(axis=0)  # without a focus there is no spill, and no gap
+    order = np.argsort(-gap, kind="stable")[:count]
+    return [int(place) for place in order if gap[place] > 0]
+
+
+def _same_labels(row: Summary, test: ImageSet) -> bool:
+    return row.bias is not None and np.array_equal(row.bias.rows["label"], test.labels.cpu().numpy())
+
+
+def _why_not(row: Summary, reference: Summary, test: ImageSet) -> str | None:
+    """Why the network cannot be shown the test images of the reference; None: it can."""
+    if tuple(row.environment.get("classes", ())) != test.classes:
+        return "it was trained for other classes"
+    if _set(row.recipe.data) == _set(reference.recipe.data):
+        return None
+    try:
+        own = load_data(replace(row.recipe.data, download=False)).test
+    except InputError as error:
+        return f"its test images cannot be had ({error})"
+    same = torch.equal(own.images, test.images) and torch.equal(own.labels, test.labels)
+    return None if same else f"it was tested on other images than {reference.name}"
+
+
+def _set(recipe: DataRecipe) -> DataRecipe:
+    """What of the recipe decides on the test images."""
+    return replace(recipe, train_images=None, mean=None, std=None, download=False)
+
+
+@dataclass(frozen=True)
+class _Look:
+    heat: NDArray[np.float64]  # (H, W), 0 to 1
+    predicted: int
+    verdict: str
+    spill: float
+
+
+def _look(model: torch.nn.Module, row: Summary, test: ImageSet, places: Sequence[int]) -> list[_Look]:
+    """What the network makes of the images at these places, with the settings of its bias report."""
+    report = row.bias
+    layer = report.layer if report and report.method == "gradcam" and report.layer else None
+    by_label = report is not None and report.target == "label"
+    threshold = report.threshold if report else 0.5
+    chosen = test.subset(torch.tensor(places))
+    batches = Batches(chosen, len(chosen), mean=row.recipe.data.mean, std=row.recipe.data.std, device="cpu")
+    (batch,) = batches.epoch(0)
+    mapper = GradCAM(model, layer)
+    heat = mapper(batch.images, batch.labels if by_label else None)
+    predicted = mapper.logits.argmax(1).tolist() if mapper.logits is not None else []
+    verdicts, spills = [""] * len(places), [float("nan")] * len(places)
+    if chosen.regions is not None:
+        measures = measure(heat, chosen.regions.cpu(), threshold)
+        flags = zip(measures.flat, measures.position_bias, measures.range_bias, strict=True)
+        verdicts = [_verdict(*(bool(flag) for flag in each)) for each in flags]
+        spills = measures.spill.tolist()
+    heats = _scaled(heat).double().numpy()
+    return [_Look(*each) for each in zip(heats, predicted, verdicts, spills, strict=True)]
+
+
+def _verdict(flat: bool, position: bool, range_: bool) -> str:
+    return "no focus" if flat else "position bias" if position else "range bias" if range_ else "inside"
+
+
+def _scaled(heat: Tensor) -> Tensor:
+    """Maps (N, H, W), each over its own range from 0 to 1; a flat one is 0."""
+    heat = heat.nan_to_num(0, 0, 0)
+    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (heat - low) / (high - low), torch.zeros_like(heat))
+
+
+def _disagreeing(row: Summary, test: ImageSet, places: Sequence[int], looks: Sequence[_Look]) -> int:
+    """For how many images the report of the network has another prediction."""
+    if row.bias is None or not _same_labels(row, test):
+        return 0
+    predicted = row.bias.rows["predicted"][list(places)]
+    return int((predicted != np.array([look.predicted for look in looks])).sum())
+
+
+def _strip(test: ImageSet, place: int, looks: Sequence[_Look], names: Sequence[str]) -> Strip:
+    image = test.images[place].permute(1, 2, 0).cpu().numpy()
+    region = None if test.regions is None else test.regions[place].cpu().numpy()
+    label = test.classes[int(test.labels[place])]
+    cells = []
+    for look, name in zip(looks, names, strict=True):
+        predicted = test.classes[look.predicted]
+        verdict = f", {look.verdict}" if look.verdict else ""
+        spill = f", {look.spill:.0%} of the focus outside" if look.spill == look.spill else ""
+        alt = f"Test image {place}, map of {name}: class {predicted}{verdict}{spill}"
+        wrong = look.predicted != int(test.labels[place])
+        cells.append(Cell(picture(image, look.heat, region), alt, predicted, wrong, look.verdict))
+    outline = ", its region outlined" if region is not None else ""
+    return Strip(picture(image, None, region), f"Test image {place}, class {label}{outline}", label, place, tuple(cells))

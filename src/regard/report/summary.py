@@ -1,0 +1,203 @@
+"""Run folders as rows of a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regard.bias import Mean, Rate, Report, wilson
+from regard.errors import InputError
+from regard.models import complexity
+from regard.report.wording import describe
+from regard.training import Recipe, Run, make_model
+
+# Test images and their side in pixels, for the sets that are always the same.
+_TEST_IMAGES = {"clutter": 1_000, "cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000}
+_SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """A network: its run, what it costs, and how it did.
+
+    Attributes:
+        name: unique among the rows of a report.
+        run: its folder.
+        recipe: of the run.
+        what: the network in words: "wrn-16-1, attention transfer (beta 1000) from teacher".
+        teacher: the folder of its teacher as the recipe names it, or the name of a timm network; None: it has none.
+        parameters: learned ones; None where the run does not say how many classes it has.
+        multiply_adds: of one test image; None where, besides, the size of the images is not known.
+        epochs: finished ones.
+        test_accuracy: after the last finished epoch, in [0, 1]; None: no epoch is finished.
+        accuracy: the same with its 95% Wilson interval; None where the number of test images is not known.
+        bias: where the network looks, if `bias.json` is there; its `model` is the name above.
+        metrics: the finished epochs, one dict each.
+        environment: what the run depended on besides its recipe; empty where the file is missing.
+    """
+
+    name: str
+    run: Run
+    recipe: Recipe = field(repr=False)
+    what: str
+    teacher: str | None
+    parameters: int | None
+    multiply_adds: int | None
+    epochs: int
+    test_accuracy: float | None
+    accuracy: Rate | None
+    bias: Report | None = field(repr=False)
+    metrics: tuple[dict[str, Any], ...] = field(repr=False)
+    environment: dict[str, Any] = field(repr=False)
+
+    @property
+    def position_bias(self) -> Rate | None:
+        """Of the test images with a focus and a region; None without a bias report."""
+        return _counted(self.bias.position_bias) if self.bias else None
+
+    @property
+    def range_bias(self) -> Rate | None:
+        """Likewise."""
+        return _counted(self.bias.range_bias) if self.bias else None
+
+    @property
+    def spill(self) -> Mean | None:
+        """The mean share of the focus outside the region; None without a bias report."""
+        spill = self.bias.overall.means["spill"] if self.bias else None
+        return spill if spill and spill.count else None
+
+
+def summarize(runs: Sequence[Run | str | Path], names: Sequence[str] | None = None) -> list[Summary]:
+    """The rows of a report, in the order of the runs. Reads the run folders and nothing else.
+
+    Args:
+        runs: at least one; each has a `recipe.yaml`. `metrics.jsonl` (a torn last line is left out), `bias.json` and
+            `environment.json` are read where they are there.
+        names: of the rows; None: those of the folders, with the folder above where two are the same.
+
+    Raises:
+        InputError: no runs, a folder that is no run, a file in it that cannot be read, names that are not unique or
+            not as many as the runs.
+    """
+    opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
+    if not opened:
+        raise InputError("no runs given; a report needs at least one run folder")
+    titles = _unique(names, len(opened)) if names is not None else _folder_names(opened)
+    by_folder = {run.folder.resolve(): title for run, title in zip(opened, titles, strict=True)}
+    costs: dict[str, tuple[int | None, int | None]] = {}
+    return [_summary(run, title, by_folder, costs) for run, title in zip(opened, titles, strict=True)]
+
+
+def _summary(
+    run: Run, name: str, by_folder: dict[Path, str], costs: dict[str, tuple[int | None, int | None]]
+) -> Summary:
+    recipe = run.recipe
+    metrics = tuple(row for row in run.metrics() if isinstance(row, dict) and isinstance(row.get("epoch"), int))
+    environment = _environment(run)
+    report = Report.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
+    value = metrics[-1].get("test_accuracy") if metrics else None
+    teacher = recipe.transfer.teacher
+    key = repr((recipe.model, len(environment.get("classes", ())), _side(recipe)))
+    if key not in costs:
+        costs[key] = _cost(recipe, len(environment.get("classes", ())))
+    parameters, multiply_adds = costs[key]
+    return Summary(
+        name=name,
+        run=run,
+        recipe=recipe,
+        what=describe(recipe, by_folder.get(Path(teacher).resolve()) if teacher else None),
+        teacher=teacher,
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        epochs=metrics[-1]["epoch"] if metrics else 0,
+        test_accuracy=value,
+        accuracy=None if value is None else _accuracy(value, _test_images(recipe, metrics, report)),
+        bias=None if report is None else replace(report, model=name),
+        metrics=metrics,
+        environment=environment,
+    )
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    path = run.folder / "environment.json"
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); remove it, or put the run's own back") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _cost(recipe: Recipe, classes: int) -> tuple[int | None, int | None]:
+    if not classes:
+        return None, None
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
+        model = make_model(recipe, classes, pretrained=False)
+    side = _side(recipe)
+    if side is None:
+        return sum(parameter.numel() for parameter in model.parameters()), None
+    return tuple(complexity(model, side))
+
+
+def _side(recipe: Recipe) -> int | None:
+    """Of the test images, in pixels."""
+    return recipe.data.size or _SIDES.get(recipe.data.name)
+
+
+def _test_images(recipe: Recipe, metrics: Sequence[dict[str, Any]], report: Report | None) -> list[int]:
+    """How many there may be, most certain first."""
+    said = metrics[-1].get("test_images")
+    known = _TEST_IMAGES.get(recipe.data.name)
+    if recipe.data.name == "clutter":
+        known = recipe.data.options.get("test", known)
+    measured = len(report) if report and report.dataset == recipe.data.name else None
+    return [number for number in (said, known, measured) if isinstance(number, int)]
+
+
+def _accuracy(value: float, test_images: Sequence[int]) -> Rate | None:
+    """With its interval, if the value is a share of one of these numbers of images."""
+    for total in test_images:
+        correct = round(value * total)
+        if 0 <= correct <= total and abs(correct - value * total) < 1e-6 * total:
+            return Rate(correct, total, value, *wilson(correct, total))
+    return None
+
+
+def _counted(rate: Rate) -> Rate | None:
+    return rate if rate.total else None
+
+
+def _folder_names(runs: Sequence[Run]) -> list[str]:
+    """The names of the folders, each with as many of those above it as make it unique."""
+    paths = [run.folder.resolve() for run in runs]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise InputError(f"the run {runs[i].folder} is given twice; give it once")
+    depth = {path: 1 for path in paths}
+    while True:
+        names = [_printable("/".join(path.parts[-depth[path] :])) for path in paths]
+        twice = [path for path, name in zip(paths, names, strict=True) if names.count(name) > 1]
+        longer = [path for path in twice if depth[path] < len(path.parts)]
+        if not longer:
+            return names
+        for path in longer:
+            depth[path] += 1
+
+
+def _unique(names: Sequence[str], count: int) -> list[str]:
+    titles = [_printable(name) for name in names]
+    if len(titles) != count:
+        raise InputError(f"{len(titles)} names for {count} runs; give one for each")
+    for title in titles:
+        if not title or titles.count(title) > 1:
+            raise InputError(f"the name {title!r} is empty or given twice; give each run a name of its own")
+    return titles
+
+
+def _printable(name: str) -> str:
+    """The name on one line, with what is no text (file names can hold any bytes) marked."""
+    return " ".join(name.encode("utf-8", "replace").decode().split())

@@ -1,0 +1,32 @@
+"""The rows of a report for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from regard.bias import Rate
+from regard.report.summary import Summary
+from regard.report.wording import NONE, interval, large, percent
+
+
+def terminal_table(rows: Sequence[Summary]) -> Table:
+    """The rows as a table: costs, accuracy, bias rates in percent with their 95% intervals below, mean spill."""
+    caption = "Rates in %, below them their 95% Wilson intervals (test images, one training run each)."
+    table = Table(caption=caption, caption_justify="left")
+    table.add_column("network")
+    for heading in ("parameters", "multiply-adds", "test accuracy", "position bias", "range bias", "mean spill"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        spill = NONE if row.spill is None else f"{row.spill.value:.3f}"
+        rates = (_rate(row.accuracy, row.test_accuracy), _rate(row.position_bias), _rate(row.range_bias))
+        table.add_row(Text(row.name), large(row.parameters), large(row.multiply_adds), *rates, spill)
+    return table
+
+
+def _rate(rate: Rate | None, value: float | None = None) -> Text:
+    if rate is not None:
+        return Text.assemble(percent(rate.value), "\n", (interval(rate.low, rate.high), "dim"))
+    return Text(NONE if value is None else percent(value))

@@ -1,0 +1,110 @@
+"""Numbers and recipes in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from regard.training import Recipe, TransferRecipe
+
+_ATTENTION = {"se": "SE", "shuffle": "shuffle"}
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NONE = "–"
+
+
+def describe(recipe: Recipe, teacher: str | None = None) -> str:
+    """The network of a recipe in words: "wrn-16-1, attention transfer (beta 1000) from teacher".
+
+    Args:
+        recipe: of the run.
+        teacher: what to call its teacher; None: the name in the recipe.
+    """
+    model = recipe.model
+    words = model.name
+    if options := _options(model.options):
+        words += f" ({options})"
+    if model.attention:
+        words += f" with {_ATTENTION.get(model.attention, model.attention)} attention"
+        details = [_options(model.attention_options), _gate(model.gate), _stages(model.attention_stages)]
+        if said := ", ".join(detail for detail in details if detail):
+            words += f" ({said})"
+    if model.pretrained:
+        words += ", from pretrained weights"
+    return words + _transfer(recipe.transfer, teacher)
+
+
+def _transfer(transfer: TransferRecipe, teacher: str | None) -> str:
+    if transfer.teacher is None:
+        return ""
+    parts = []
+    if transfer.beta:
+        form = ", form of the paper" if transfer.form == "paper" else ""
+        parts.append(f"attention transfer (beta {transfer.beta:g}{form})")
+    if transfer.alpha:
+        parts.append(f"distillation (alpha {transfer.alpha:g}, temperature {transfer.temperature:g})")
+    return f", {' and '.join(parts)} from {teacher or Path(transfer.teacher).name}"
+
+
+def _gate(gate: str) -> str:
+    named = re.fullmatch(r"sub-attention(?:-(\d+))?", gate)
+    if not named:
+        return "" if gate == "sigmoid" else f"gate {gate}"
+    order = int(named[1] or 1)
+    return f"sub-attention gate of order {order}{', LSAS' if order == 1 else ''}"
+
+
+def _stages(stages: Sequence[int] | None) -> str:
+    if not stages:
+        return ""
+    return f"in stage{'s' if len(stages) > 1 else ''} {listed(str(stage) for stage in stages)}"
+
+
+def _options(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items())
+
+
+def listed(words: Iterable[str]) -> str:
+    """a; a and b; a, b and c."""
+    words = list(words)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def number(count: int, what: str = "") -> str:
+    """A small number as a word, and what it counts in the plural that fits."""
+    word = _NUMBERS[count] if count < len(_NUMBERS) else f"{count:,}"
+    return f"{word} {what}{'' if count == 1 else 's'}" if what else word
+
+
+def percent(value: float) -> str:
+    """0.743 -> 74.3"""
+    return NONE if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def interval(low: float, high: float) -> str:
+    """As percentages: 71.5 to 76.9."""
+    return f"{percent(low)} to {percent(high)}"
+
+
+def signed(value: float) -> str:
+    """As points of a percentage: +3.1, −0.4, 0.0; with a true minus."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def probability(p: float) -> str:
+    """p < 0.001, p 0.012"""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+def large(count: int | None) -> str:
+    """175,994; 26.8 M; 4.11 G."""
+    if count is None:
+        return NONE
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if count >= size:
+            value = count / size
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    return f"{count:,}"

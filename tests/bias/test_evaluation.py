@@ -1,0 +1,325 @@
+"""Evaluation over a data set, its report on disk and in print, and the comparison of two."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from regard.bias import Rate, Report, compare, evaluate, measure, wilson
+from regard.data import ImageSet
+from regard.errors import InputError
+from regard.maps import GradCAM
+
+CLASSES = ("ant", "bee", "cat")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+
+class Network(nn.Module):
+    def __init__(self, outputs=3):
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.fc = nn.Linear(8, outputs)
+
+    def forward(self, x):
+        return self.fc(self.layer2(self.layer1(x)).mean((2, 3)))
+
+
+def network(seed=0, outputs=3):
+    torch.manual_seed(seed)
+    return Network(outputs).eval()
+
+
+def image_set(n=37, regions=True, **changes):
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(n, 12, 12, dtype=torch.bool)
+    for i in range(n):
+        masks[i, i % 6 : i % 6 + 6, i % 5 : i % 5 + 7] = True
+    masks[3] = False
+    fields = {
+        "images": torch.randint(0, 256, (n, 3, 12, 12), dtype=torch.uint8, generator=generator),
+        "labels": torch.randint(0, 3, (n,), generator=generator),
+        "classes": CLASSES,
+        "name": "spots",
+        "split": "test",
+        "mean": MEAN,
+        "std": STD,
+        "regions": masks if regions else None,
+    }
+    return ImageSet(**{**fields, **changes})
+
+
+def normalised(images, mean=MEAN, std=STD):
+    return (images.images.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+def assert_close(ours, expected, name):
+    """Up to rounding, which may exchange the ranks of pixels of nearly the same value."""
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=2e-3 if name in ("auc", "rank_accuracy") else 1e-5)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return evaluate(network(), image_set(), batch_size=10)
+
+
+def test_rows_are_those_of_maps_and_measures(report):
+    images, cam = image_set(), GradCAM(network())
+    measures = measure(cam(normalised(images)), images.regions)
+    for name, values in measures.items():
+        assert_close(report.rows[name], values.numpy(), name)
+    assert np.array_equal(report.rows["label"], images.labels)
+    assert np.array_equal(report.rows["predicted"], cam.logits.argmax(1))
+    assert np.array_equal(report.rows["correct"], cam.logits.argmax(1) == images.labels)
+    assert (report.model, report.dataset, report.split) == ("Network", "spots", "test")
+    assert (report.method, report.layer, report.target, report.threshold) == ("gradcam", "layer2", "predicted", 0.5)
+    assert len(report) == 37 and report.classes == CLASSES
+
+
+def test_rates_leave_out_what_cannot_be_compared(report):
+    rows = report.rows
+    counted = ~rows["flat"] & (rows["region_area"] > 0)
+    assert report.overall.empty_regions == 1 and report.overall.flat_maps == rows["flat"].sum()
+    for rate, flags in [(report.position_bias, rows["position_bias"]), (report.range_bias, rows["range_bias"])]:
+        assert (rate.successes, rate.total) == (flags[counted].sum(), counted.sum())
+        assert rate.value == rate.successes / rate.total
+        assert (rate.low, rate.high) == wilson(rate.successes, rate.total)
+    assert report.accuracy.total == 37 and report.accuracy.successes == rows["correct"].sum()
+    spill = report.overall.means["spill"]
+    values = rows["spill"][counted].astype(float)
+    assert spill.count == counted.sum() and spill.value == pytest.approx(values.mean())
+    assert spill.standard_error == pytest.approx(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def test_parts_add_up(report):
+    assert sum(part.images for part in report.by_class.values()) == 37
+    assert list(report.by_class) == list(CLASSES)
+    assert report.right.images + report.wrong.images == 37
+    assert report.right.accuracy.value == 1 and report.wrong.accuracy.value == 0
+    for name in ("position_bias", "range_bias", "pointing"):
+        whole = getattr(report.overall, name)
+        for parts in ([report.right, report.wrong], report.by_class.values()):
+            assert sum(getattr(part, name).successes for part in parts) == whole.successes
+            assert sum(getattr(part, name).total for part in parts) == whole.total
+
+
+def test_batches_give_what_an_image_set_gives(report):
+    images = image_set()
+    parts = zip(normalised(images).split(8), images.labels.split(8), images.regions.split(8), strict=True)
+    other = evaluate(network(), ([*part] for part in parts))
+    assert other.classes == ("0", "1", "2") and other.dataset == "batches"
+    for name, values in report.rows.items():
+        assert_close(other.rows[name], values, name)
+
+
+def test_options():
+    model, images = network(), image_set()
+    done = []
+    report = evaluate(
+        model,
+        images,
+        layer=model.layer1,
+        target="label",
+        threshold=0.3,
+        batch_size=20,
+        mean=(0.1, 0.1, 0.1),
+        std=(0.5, 0.5, 0.5),
+        device="cpu",
+        progress=lambda *counts: done.append(counts),
+        name="mine",
+    )
+    maps = GradCAM(model, "layer1")(normalised(images, (0.1,) * 3, (0.5,) * 3), images.labels)
+    expected = measure(maps, images.regions, 0.3)
+    np.testing.assert_allclose(report.rows["focus_area"], expected.focus_area, atol=1e-5)
+    np.testing.assert_allclose(report.rows["auc"], expected.auc, atol=1e-4)
+    assert (report.model, report.layer, report.target, report.threshold) == ("mine", "layer1", "label", 0.3)
+    assert done == [(20, 37), (37, 37)]
+
+
+def test_methods_of_ones_own():
+    model, images = network().train(), image_set()
+    seen = []
+
+    def by_red(batch, classes):
+        seen.append(classes)
+        return batch[:, 0]
+
+    report = evaluate(model, images, method=by_red)
+    expected = measure(normalised(images)[:, 0], images.regions)
+    np.testing.assert_allclose(report.rows["auc"], expected.auc, atol=1e-5)
+    assert (report.method, report.layer) == ("by_red", "")
+    assert np.array_equal(seen[0], report.rows["predicted"]) and model.training
+    again = evaluate(model, images, method=GradCAM(model, "layer1"))
+    assert (again.method, again.layer) == ("gradcam", "layer1")
+
+
+def test_a_model_in_float64():
+    report = evaluate(network().double(), image_set())
+    assert report.rows["auc"].dtype == np.float32
+
+
+def test_flat_maps_are_counted():
+    model = network()
+    nn.init.zeros_(model.fc.weight)
+    report = evaluate(model, image_set())
+    assert report.overall.flat_maps == 37 and report.position_bias == Rate(
+        0, 0, pytest.approx(math.nan, nan_ok=True), 0, 1
+    )
+    assert report.overall.to_dict()["position_bias"]["value"] is None
+    assert "-" in str(report)
+    with pytest.raises(InputError, match="nothing to compare"):
+        compare(report, report)
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "options", "message"),
+    [
+        (network(), image_set(regions=False), {}, "'spots' has no regions"),
+        (network(outputs=5), image_set(), {}, "5 outputs, the data set 3 classes"),
+        (network(outputs=2), image_set(), {"target": "label"}, "2 outputs"),
+        (network(), image_set(), {"target": "best"}, "unknown target 'best'"),
+        (network(), image_set(), {"method": "gradcan"}, "did you mean 'gradcam'"),
+        (network(), image_set(), {"layer": "layer3"}, "near: layer"),
+        (network(), image_set(), {"method": GradCAM(network())}, "of another model"),
+        (network(), image_set(), {"method": lambda x, c: x[:, 0], "layer": "layer1"}, "leave it out"),
+        (network(), image_set(), {"device": "gpu"}, "unknown device 'gpu'"),
+        (network(), image_set(), {"threshold": 2}, "threshold 2"),
+        (network(), [], {}, "no images"),
+        (network(), [], {"mean": MEAN}, "leave them out"),
+        (network(), [torch.zeros(2, 3, 8, 8)], {}, "three tensors"),
+        (network(), [(torch.zeros(2, 3, 8, 8), torch.zeros(2), None)], {}, "three tensors"),
+        (network(), [(torch.zeros(2, 3, 8, 8), torch.zeros(2), torch.zeros(2, 8, 8))], {}, "torch.float32"),
+        (
+            network(),
+            [(torch.zeros(1, 3, 8, 8), torch.tensor([7]), torch.ones(1, 8, 8).bool())],
+            {},
+            "labels from 7 to 7",
+        ),
+    ],
+)
+def test_wrong_input(model, dataset, options, message):
+    with pytest.raises(InputError, match=message) as error:
+        evaluate(model, dataset, **options)
+    assert "\n" not in str(error.value)
+
+
+# The report on disk and in print.
+
+
+def test_saved_and_loaded(report, tmp_path):
+    path = report.save(tmp_path / "deep" / "bias.json")
+    loaded = Report.load(path)
+    for name, values in report.rows.items():
+        assert loaded.rows[name].dtype == values.dtype
+        np.testing.assert_array_equal(loaded.rows[name], values)
+    assert loaded.overall == report.overall or math.isnan(report.overall.means["auc"].value)
+    assert loaded.to_dict() == report.to_dict()
+    assert json.loads(path.read_text())["summary"]["overall"]["images"] == 37
+    assert [p.name for p in path.parent.iterdir()] == ["bias.json"]
+    report.save(path)
+
+
+def test_a_failed_save_loses_nothing(report, tmp_path, monkeypatch):
+    path = report.save(tmp_path / "bias.json")
+    before = path.read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(InputError, match="No space left"):
+        report.save(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_files_that_are_no_reports(report, tmp_path):
+    path = tmp_path / "bias.json"
+    with pytest.raises(InputError, match="cannot read"):
+        Report.load(path)
+    text = json.dumps(report.to_dict())
+    newer = json.dumps({**report.to_dict(), "version": 99})
+    short = json.dumps({**report.to_dict(), "rows": {**report.to_dict()["rows"], "label": [1]}})
+    for wrong in (text[:-9], "[]", "{}", '{"format": 1, "version": 1}', newer, short, "\x00"):
+        path.write_text(wrong)
+        with pytest.raises(InputError, match="bias.json") as error:
+            Report.load(path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="cannot write"):
+        report.save(tmp_path / "bias.json" / "below.json")
+
+
+def test_printed(report):
+    text = str(report)
+    lines = text.splitlines()
+    assert lines[0].startswith("Network on spots test: gradcam at layer2, predicted class, focus at 0.5")
+    assert [line.split("  ")[0] for line in lines[2:-1]] == [
+        "all",
+        "right",
+        "wrong",
+        "class ant",
+        "class bee",
+        "class cat",
+    ]
+    rate = report.position_bias
+    assert f"{100 * rate.value:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})" in lines[2]
+    assert "1 empty regions" in lines[-1]
+    table = report.table(classes=False)
+    assert table.row_count == 3 and report.table().row_count == 6
+
+
+def test_classes_of_the_same_name():
+    report = evaluate(network(), image_set(classes=("crane", "crane", "cat")))
+    assert list(report.by_class) == ["crane (0)", "crane (1)", "cat"]
+
+
+# The comparison.
+
+
+def with_rows(report, name="other", **rows):
+    settings = {
+        k: getattr(report, k) for k in ("dataset", "split", "method", "layer", "target", "threshold", "classes")
+    }
+    return Report(model=name, **settings, rows={**report.rows, **rows})
+
+
+def test_a_report_against_itself(report):
+    comparison = compare(report, report)
+    for difference in comparison:
+        assert difference.difference == 0 and difference.p == 1 and not difference.resolved
+        assert "not resolved" in difference.sentence and "the first Network" in difference.sentence
+    assert comparison.notes == () and comparison.accuracy.images == 37
+
+
+def test_the_sentence_follows_the_interval(report):
+    n = len(report)
+    all_, none = np.ones(n, bool), np.zeros(n, bool)
+    better = with_rows(report, "better", correct=all_, position_bias=none)
+    worse = with_rows(report, "worse", correct=none, position_bias=all_)
+    comparison = compare(better, worse)
+    assert comparison.accuracy.sentence.startswith("accuracy: better higher than worse by 100.0 points (95% interval +")
+    assert "McNemar p < 0.001, 37 images" in comparison.accuracy.sentence
+    assert comparison.position_bias.sentence.startswith("position bias: better lower than worse by 100.0 points")
+    assert comparison.range_bias.sentence.startswith(
+        "range bias: better and worse differ by 0.0 points, inside the interval"
+    )
+    assert str(comparison).count("\n") == 2
+    assert json.dumps(comparison.to_dict())
+
+
+def test_only_images_with_a_focus_in_both_are_compared(report):
+    flat = report.rows["flat"].copy()
+    flat[10:15] = True
+    comparison = compare(report, with_rows(report, flat=flat))
+    assert comparison.accuracy.images == 37
+    counted = ~flat & (report.rows["region_area"] > 0)
+    assert comparison.position_bias.images == comparison.range_bias.images == counted.sum()
+
+
+def test_reports_that_cannot_be_compared(report):
+    shorter = with_rows(report, **{name: values[:-1] for name, values in report.rows.items()})
+    with pytest.raises(InputError, match="37 and 36 images"):
+        compare(report, shorter)
+    with pytest.raises(InputError, match="differ in the label of"):
+        compare(report, with_rows(report, label=(report.rows["label"] + 1) % 3))
+    moved = with_rows(report)
+    object.__setattr__(moved, "threshold", 0.7)
+    assert compare(report, moved).notes == ("The threshold differs: 0.5, 0.7.",)

@@ -1,0 +1,306 @@
+"""Measures: known answers, slow plain references, and properties that hold for any map and region."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
+
+from regard.bias import focus, measure
+from regard.errors import InputError
+
+
+def grid(text):
+    """A map from digits or a region from '#' and '.', one line a row."""
+    rows = text.split()
+    if set("".join(rows)) <= set("#."):
+        return torch.tensor([[c == "#" for c in row] for row in rows])[None]
+    return torch.tensor([[float(c) for c in row] for row in rows], dtype=torch.float64)[None]
+
+
+def of(map_, region, **options):
+    """The measures of one image as plain numbers."""
+    measures = measure(map_, region, **options)
+    assert len(measures) == 1
+    return {name: value.item() for name, value in measures.items()}
+
+
+# Slow references, from the definitions.
+
+
+def slow_auc(values, inside):
+    pairs = [(v, w) for v, i in zip(values, inside, strict=True) for w, j in zip(values, inside, strict=True) if i > j]
+    return sum((v > w) + 0.5 * (v == w) for v, w in pairs) / len(pairs) if pairs else math.nan
+
+
+def slow_precision(values, inside, k):
+    """Averaged over ties by counting: every pixel at the last value has the same chance of a place."""
+    if k == 0:
+        return math.nan
+    last = sorted(values, reverse=True)[k - 1]
+    above = sum(v > last for v in values)
+    hits = sum(i for v, i in zip(values, inside, strict=True) if v > last)
+    level = [i for v, i in zip(values, inside, strict=True) if v == last]
+    return (hits + (k - above) * sum(level) / len(level)) / k
+
+
+# Known answers.
+
+
+def test_a_focus_inside_the_region():
+    m = of(grid("0000 0980 0700 0000"), grid(".... .##. .##. ...."))
+    assert not m["position_bias"] and not m["range_bias"] and m["pointing"] and not m["flat"]
+    assert m["spill"] == 0 and m["miss"] == 1 / 4 and m["iou"] == 3 / 4
+    assert m["energy_inside"] == 1 and m["auc"] == (3 + 0.5) / 4
+    assert m["rank_accuracy"] == (3 + 1 / 13) / 4  # the fourth place is shared by 13 zeros, one of them inside
+    assert m["focus_area"] == 3 / 16 and m["region_area"] == 4 / 16
+
+
+def test_a_focus_beside_the_region():
+    m = of(grid("9000 0000 0000 0001"), grid(".... .... ..## ..##"))
+    assert m["position_bias"] and not m["range_bias"] and not m["pointing"]
+    assert m["spill"] == 1 and m["miss"] == 1 and m["iou"] == 0
+    assert m["energy_inside"] == pytest.approx(0.1)
+    assert m["top_k"] == 0
+
+
+def test_a_focus_that_spills():
+    m = of(grid("9500 5500 0000 0000"), grid("##.. #... #... ...."))
+    assert not m["position_bias"] and m["range_bias"] and m["pointing"]
+    assert m["spill"] == 1 / 4 and m["miss"] == 1 / 4 and m["iou"] == 3 / 5
+    assert m["energy_inside"] == pytest.approx(19 / 24)
+
+
+def test_negative_values_count_as_zero():
+    region = grid("##.. ....")
+    assert of(grid("9300 0000"), region) == of(grid("9300 0000") - grid("0057 9999"), region)
+
+
+def test_focus_is_taken_from_the_scaled_map():
+    map_ = grid("4567 4444")  # scaled: 0, 1/3, 2/3, 1
+    assert focus(map_).tolist() == [[[False, False, True, True], [False] * 4]]
+    assert focus(map_, 0.3)[0, 0].tolist() == [False, True, True, True]
+    assert focus(map_, 1)[0, 0].tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("level", [0.0, -3.0, 0.7])
+def test_flat_map(level):
+    m = of(torch.full((1, 4, 4), level), grid("##.. ##.. .... ...."))
+    assert m["flat"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
+    assert math.isnan(m["spill"]) and m["miss"] == 1 and m["iou"] == 0 and m["focus_area"] == 0
+    assert m["auc"] == 0.5 and m["rank_accuracy"] == 0.25 and m["top_k"] == 0.25
+    assert m["energy_inside"] == pytest.approx(0.25) if level > 0 else math.isnan(m["energy_inside"])
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_a_map_that_is_not_finite_counts_as_zero(odd):
+    map_ = torch.rand(1, 4, 4)
+    map_[0, 3, 3] = odd
+    region = grid("##.. ##.. .... ....")
+    assert repr(of(map_, region)) == repr(of(torch.zeros(1, 4, 4), region))
+    assert repr(of(map_, grid("##" * 4 + " " + "#." * 4))) == repr(
+        of(torch.zeros(1, 4, 4), grid("##" * 4 + " " + "#." * 4))
+    )
+
+
+def test_empty_region():
+    m = of(grid("9100 0000"), grid(".... ...."))
+    assert m["position_bias"] and not m["range_bias"] and not m["pointing"]
+    assert m["spill"] == 1 and m["iou"] == 0 and m["energy_inside"] == 0 and m["top_k"] == 0 and m["region_area"] == 0
+    assert math.isnan(m["miss"]) and math.isnan(m["auc"]) and math.isnan(m["rank_accuracy"])
+
+
+def test_full_region():
+    m = of(grid("9100 0000"), grid("#### ####"))
+    assert not m["position_bias"] and not m["range_bias"] and m["pointing"]
+    assert m["spill"] == 0 and m["miss"] == 7 / 8 and m["iou"] == 1 / 8
+    assert m["energy_inside"] == 1 and m["rank_accuracy"] == 1 and m["top_k"] == 1 and m["region_area"] == 1
+    assert math.isnan(m["auc"])
+
+
+def test_pointing_with_tolerance_and_ties():
+    region = grid("...... ...... ...##. ...##. ......")
+    peak = grid("000000 090000 000000 000000 000000")  # 2 right, 1 down to the region: sqrt(5)
+    assert [of(peak, region, tolerance=t)["pointing"] for t in (0, 1, 2, 3)] == [False, False, False, True]
+    two = grid("900000 000000 000900 000000 000000")
+    assert of(two, region)["pointing"]
+
+
+def test_top_k():
+    map_, region = grid("9876 5000"), grid("#.#. #...")
+    assert [of(map_, region, top_k=k)["top_k"] for k in (1, 2, 3, 5)] == [1, 1 / 2, 2 / 3, 3 / 5]
+    large = torch.arange(100.0).reshape(1, 10, 10)
+    assert of(large, large > 97)["top_k"] == 1  # by default one in 50
+
+
+def test_maps_of_another_size_are_enlarged():
+    small = torch.rand(3, 7, 7, generator=torch.Generator().manual_seed(0))
+    regions = torch.zeros(3, 28, 21, dtype=torch.bool)
+    regions[:, 4:20, 3:12] = True
+    large = torch.nn.functional.interpolate(small[:, None], (28, 21), mode="bilinear", align_corners=False)[:, 0]
+    for (name, ours), (_, expected) in zip(
+        measure(small, regions).items(), measure(large, regions).items(), strict=True
+    ):
+        torch.testing.assert_close(ours, expected, msg=name)
+    assert measure(torch.full((3, 7, 7), 0.1), regions).flat.all()
+
+
+def test_a_batch_is_its_images():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randint(-3, 6, (9, 6, 5), generator=generator).double()
+    maps[4], maps[5, 0, 0] = 2, math.nan
+    regions = torch.rand(9, 6, 5, generator=generator) < 0.4
+    regions[6], regions[7] = False, True
+    whole = measure(maps, regions)
+    for i in range(9):
+        for name, value in measure(maps[i : i + 1], regions[i : i + 1]).items():
+            torch.testing.assert_close(getattr(whole, name)[i : i + 1], value, equal_nan=True, msg=name)
+
+
+def test_dtypes():
+    region = grid("##.. ....")
+    for dtype, expected in [
+        (torch.float64, torch.float64),
+        (torch.float16, torch.float32),
+        (torch.uint8, torch.float32),
+    ]:
+        measures = measure(grid("9300 0000").to(dtype), region)
+        for name, value in measures.items():
+            boolean = name in ("position_bias", "range_bias", "pointing", "flat")
+            assert value.dtype == (torch.bool if boolean else expected) and value.shape == (1,), name
+
+
+def test_large_values_do_not_overflow():
+    m = of(torch.full((1, 64, 64), 3e38).triu(), torch.ones(1, 64, 64, dtype=torch.bool).triu())
+    assert m["energy_inside"] == 1 and m["spill"] == 0
+
+
+def test_the_host_never_looks_at_the_values():
+    maps, regions = torch.zeros(2, 7, 7, device="meta"), torch.zeros(2, 14, 14, dtype=torch.bool, device="meta")
+    assert all(value.shape == (2,) for _, value in measure(maps, regions, tolerance=2).items())
+
+
+def test_no_images():
+    measures = measure(torch.zeros(0, 4, 4), torch.zeros(0, 8, 8, dtype=torch.bool))
+    assert all(value.shape == (0,) for _, value in measures.items())
+
+
+# References and properties.
+
+SIZES = st.tuples(st.integers(1, 6), st.integers(1, 6))
+
+
+@st.composite
+def cases(draw, top=4):
+    """A map of few levels, so with many ties, and a region of the same size."""
+    h, w = draw(SIZES)
+    values = draw(st.lists(st.integers(-1, top), min_size=h * w, max_size=h * w))
+    inside = draw(st.lists(st.booleans(), min_size=h * w, max_size=h * w))
+    return torch.tensor(values, dtype=torch.float64).reshape(1, h, w), torch.tensor(inside).reshape(1, h, w)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(), st.integers(1, 36))
+def test_ranks_agree_with_the_definitions(case, k):
+    map_, region = case
+    values, inside = map_.clamp(min=0).flatten().tolist(), region.flatten().tolist()
+    k = min(k, len(values))
+    m = of(map_, region, top_k=k)
+    assert m["auc"] == pytest.approx(slow_auc(values, inside), nan_ok=True)
+    assert m["rank_accuracy"] == pytest.approx(slow_precision(values, inside, sum(inside)), nan_ok=True)
+    assert m["top_k"] == pytest.approx(slow_precision(values, inside, k))
+
+
+def test_auc_is_the_mann_whitney_statistic():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randint(0, 50, (4, 30, 30), generator=generator).double()
+    regions = torch.rand(4, 30, 30, generator=generator) < 0.2
+    for map_, region, auc in zip(maps, regions, measure(maps, regions).auc, strict=True):
+        inside, outside = map_[region], map_[~region]
+        statistic = mannwhitneyu(inside.numpy(), outside.numpy()).statistic
+        assert auc.item() == pytest.approx(statistic / (len(inside) * len(outside)), rel=1e-12)
+
+
+def test_expected_precision_is_the_average_over_orders_of_ties():
+    # All ways to order the ties of a tiny image, taken by adding every order of small differences.
+    map_, region = grid("2110"), grid(".#.#")
+    averaged = []
+    for order in product([0, 1e-3, 2e-3, 3e-3], repeat=4):
+        if len(set(order)) == 4:
+            averaged.append(of(map_ + torch.tensor(order, dtype=torch.float64), region)["rank_accuracy"])
+    assert of(map_, region)["rank_accuracy"] == pytest.approx(sum(averaged) / len(averaged))
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(), st.sampled_from([0.25, 0.5, 1.0]))
+def test_what_holds_for_any_image(case, threshold):
+    map_, region = case
+    m = of(map_, region, threshold=threshold)
+    for name, value in m.items():
+        assert math.isnan(value) or -1e-12 <= value <= 1 + 1e-12, name
+    assert not (m["position_bias"] and m["range_bias"])
+    assert m["position_bias"] == (m["iou"] == 0 or math.isnan(m["iou"]))
+    if not m["flat"]:
+        assert m["range_bias"] == (0 < m["spill"] < 1)
+        assert (m["spill"] == 1) == m["position_bias"]
+        assert m["focus_area"] > 0
+        # Its highest pixels are part of the focus.
+        assert not (m["pointing"] and m["position_bias"])
+        if m["region_area"] > 0:
+            precision, recall = 1 - m["spill"], 1 - m["miss"]
+            assert precision * m["focus_area"] == pytest.approx(recall * m["region_area"])
+
+
+@settings(max_examples=80, deadline=None)
+@given(cases())
+def test_inside_and_outside_exchanged(case):
+    map_, region = case
+    m, other = of(map_, region), of(map_, ~region)
+    assert m["region_area"] + other["region_area"] == pytest.approx(1)
+    for name in ("auc", "energy_inside"):
+        if not math.isnan(m[name]):
+            assert m[name] + other[name] == pytest.approx(1)
+    if not m["flat"]:
+        assert m["spill"] + other["spill"] == pytest.approx(1)
+        assert m["range_bias"] == other["range_bias"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(cases(), st.sampled_from([0.125, 4.0, 1024.0]), st.randoms(use_true_random=False))
+def test_neither_scale_nor_order_of_pixels_matters(case, scale, random):
+    map_, region = case
+    m = of(map_, region)
+    order = list(range(map_.numel()))
+    random.shuffle(order)
+    moved = of(scale * map_.flatten()[order].reshape(map_.shape), region.flatten()[order].reshape(map_.shape))
+    assert moved == pytest.approx(m, nan_ok=True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases(top=9))
+def test_a_higher_threshold_narrows_the_focus(case):
+    map_, _ = case
+    low, high = focus(map_, 0.3), focus(map_, 0.8)
+    assume(low.any())
+    assert (high <= low).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((torch.rand(2, 4, 4), torch.ones(3, 4, 4, dtype=torch.bool)), {}, "2 maps for 3 regions"),
+        ((torch.rand(2, 1, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool)), {}, "maps are torch.float32"),
+        ((torch.rand(2, 4, 4), torch.ones(2, 4, 4)), {}, "regions are torch.float32"),
+        ((torch.rand(2, 4, 4), [[True]]), {}, "regions are list"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"threshold": 0}, "threshold 0"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"threshold": 1.5}, "threshold 1.5"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"top_k": 17}, "top_k 17; expected 1 to 16"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"tolerance": -1}, "tolerance -1"),
+    ],
+)
+def test_wrong_input(arguments, options, message):
+    with pytest.raises(InputError, match=message):
+        measure(*arguments, **options)

@@ -1,0 +1,241 @@
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regard.data import Augmentation, Batches, ImageSet
+from regard.errors import InputError
+
+ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+
+
+def noise(count=64, height=8, width=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+    return ImageSet(images, torch.arange(count) % 4, ("a", "b", "c", "d"), "noise", "train", MEAN, STD)
+
+
+def as_bytes(images):
+    """What a batch made with mean 0 and std 1 shows."""
+    return (images * 255).round().to(torch.uint8)
+
+
+def all_crops(image, padding, mode, height, width):
+    """Every crop of one image (3, H, W) by the plain way, and its mirror: {(top, left, flipped): (3, h, w)}."""
+    sides = [padding] * 4
+    padded = F.pad(image[None].float(), sides, mode="reflect" if mode == "reflect" else "constant")[0].to(torch.uint8)
+    crops = {}
+    for top in range(padded.shape[1] - height + 1):
+        for left in range(padded.shape[2] - width + 1):
+            crop = padded[:, top : top + height, left : left + width]
+            crops[top, left, False], crops[top, left, True] = crop, crop.flip(2)
+    return crops
+
+
+def equal(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_without_augmentation_and_shuffling_images_come_whole_and_in_order():
+    images = noise(10)
+    batches = list(Batches(images, 4).epoch(0))
+    assert [len(batch.images) for batch in batches] == [4, 4, 2]
+    assert torch.equal(torch.cat([batch.index for batch in batches]), torch.arange(10))
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), images.labels)
+    got = torch.cat([batch.images for batch in batches])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    assert got.dtype == torch.float32
+    assert torch.allclose(got, (images.images / 255 - mean) / std, atol=1e-5)
+
+
+def test_mean_and_std_can_be_given():
+    got = next(iter(Batches(noise(), 8, mean=ZERO, std=ONE).epoch(0))).images
+    assert torch.allclose(got, noise().images[:8] / 255, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    padding=st.integers(0, 4),
+    mode=st.sampled_from(["zero", "reflect"]),
+    crop=st.one_of(st.none(), st.integers(3, 6)),
+    flip=st.booleans(),
+    channels_last=st.booleans(),
+)
+def test_every_image_is_one_of_its_crops(size, padding, mode, crop, flip, channels_last):
+    images = noise(6, *size)
+    crop = None if crop is None else min(crop, min(size) + 2 * padding)
+    batches = Batches(
+        images,
+        4,
+        augmentation=Augmentation(padding, mode, crop, flip),
+        shuffle=True,
+        mean=ZERO,
+        std=ONE,
+        channels_last=channels_last,
+    )
+    height, width = batches.image_size
+    assert (height, width) == (size if crop is None else (crop, crop))
+    for batch in batches.epoch(0):
+        assert batch.images.shape[1:] == (3, height, width)
+        for shown, index in zip(as_bytes(batch.images), batch.index, strict=True):
+            crops = all_crops(images.images[index], padding, mode, height, width)
+            found = [place for place, crop in crops.items() if torch.equal(crop, shown)]
+            assert found and (flip or any(not flipped for _, _, flipped in found))
+
+
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_every_crop_is_as_frequent(mode):
+    images = noise(1)
+    many = ImageSet(images.images.repeat(3000, 1, 1, 1), images.labels.repeat(3000), images.classes, "", "", MEAN, STD)
+    batches = Batches(many, 3000, augmentation=Augmentation(1, mode), mean=ZERO, std=ONE)
+    shown = as_bytes(next(batches.epoch(0)).images)
+    crops = all_crops(images.images[0], 1, mode, 8, 8)
+    counts = [int((shown == crop).flatten(1).all(1).sum()) for crop in crops.values()]
+    assert len(counts) == 18 and sum(counts) == 3000
+    assert min(counts) > 110 and max(counts) < 230  # 167 expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 40), st.integers(1, 45), st.booleans(), st.integers(0, 5))
+def test_an_epoch_gives_every_image_once(count, batch_size, drop_last, number):
+    images = noise(count, 4, 4)
+    if drop_last and batch_size > count:
+        return
+    batches = Batches(images, batch_size, shuffle=True, drop_last=drop_last)
+    given_batches = list(batches.epoch(number))
+    assert len(given_batches) == len(batches) == (count // batch_size if drop_last else -(-count // batch_size))
+    index = torch.cat([batch.index for batch in given_batches]).tolist()
+    assert len(set(index)) == len(index) == (count // batch_size * batch_size if drop_last else count)
+    for batch in given_batches:
+        assert torch.equal(batch.labels, images.labels[batch.index])
+    if drop_last:
+        assert all(len(batch.images) == batch_size for batch in given_batches)
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 8, 9])
+def test_an_epoch_begun_at_a_step_is_the_rest_of_the_whole(start):
+    def batches():
+        return Batches(noise(), 7, augmentation=Augmentation(2), shuffle=True, seed=3, drop_last=True)
+
+    whole, rest = list(batches().epoch(5)), list(batches().epoch(5, start))
+    assert len(whole) == 9 and len(rest) == 9 - start
+    assert all(equal(*pair) for pair in zip(whole[start:], rest, strict=True))
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    def first(seed, epoch):
+        return next(Batches(noise(), 64, augmentation=Augmentation(2), shuffle=True, seed=seed).epoch(epoch))
+
+    kinds = [first(0, 0), first(0, 1), first(1, 0), first(1, 1)]
+    for i, one in enumerate(kinds):
+        for other in kinds[:i]:
+            assert not torch.equal(one.index, other.index) and not torch.equal(one.images, other.images)
+    assert equal(first(1, 1), kinds[3])
+
+
+def test_order_crops_and_flips_are_drawn_apart():
+    def first(shuffle, augmentation):
+        return next(Batches(noise(), 64, augmentation=augmentation, shuffle=shuffle).epoch(0))
+
+    both = first(True, Augmentation(2))
+    assert torch.equal(first(True, None).index, both.index)
+    still = first(True, Augmentation(2, flip=False)).images
+    same = (still == both.images).flatten(1).all(1)
+    mirrored = (still.flip(3) == both.images).flatten(1).all(1)
+    assert (same ^ mirrored).all() and 16 < same.sum() < 48
+
+
+def test_the_order_never_changes():
+    images = noise(10)
+    order = [batch.index.tolist() for batch in Batches(images, 5, shuffle=True, seed=1).epoch(2)]
+    assert order == [[7, 9, 8, 1, 4], [6, 0, 5, 3, 2]]
+
+
+def test_channels_last_is_the_same_in_another_layout():
+    def first(channels_last, augmentation):
+        return next(Batches(noise(), 8, augmentation=augmentation, channels_last=channels_last).epoch(0)).images
+
+    for augmentation in (None, Augmentation(2), Augmentation(2, "zero", crop=5)):
+        plain, last = first(False, augmentation), first(True, augmentation)
+        assert plain.is_contiguous() and last.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(plain, last)
+
+
+def test_the_set_is_left_as_it_was():
+    images = noise()
+    before = images.images.clone()
+    for batch in Batches(images, 16, augmentation=Augmentation(2, "zero"), shuffle=True).epoch(0):
+        batch.images.zero_()
+    for batch in Batches(images, 16).epoch(0):
+        batch.images.zero_()
+    assert torch.equal(images.images, before)
+
+
+def test_the_set_is_not_copied_where_it_is_already():
+    images = noise()
+    assert Batches(images, 8).images is images
+    assert Batches(images, 8, device="cpu").images.images.data_ptr() == images.images.data_ptr()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_batches_are_the_same_on_a_gpu(mode):
+    here, there = (
+        Batches(noise(), 10, augmentation=Augmentation(3, mode), shuffle=True, device=device).epoch(1)
+        for device in ("cpu", "cuda")
+    )
+    for one, other in zip(here, there, strict=True):
+        assert other.images.is_cuda and equal(one, [part.cpu() for part in other])
+
+
+def test_a_batch_is_made_in_time():
+    images = noise(1024, 32, 32)
+    batches = Batches(images, 128, augmentation=Augmentation(), shuffle=True)
+    times = []
+    for epoch in range(5):
+        started = time.perf_counter()
+        for _ in batches.epoch(epoch):
+            pass
+        times.append((time.perf_counter() - started) / len(batches))
+    assert min(times) < 0.01  # about 1 ms on an idle core
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"batch_size": 0}, "batch size"),
+        ({"batch_size": 65, "drop_last": True}, "at most 64"),
+        ({"seed": -1}, "seed"),
+        ({"std": (1.0, 0.0, 1.0)}, "above 0"),
+        ({"mean": (1.0, 1.0)}, "three numbers"),
+        ({"std": (1.0, 1.0)}, "three numbers"),
+        ({"augmentation": Augmentation(8)}, "at most 7"),
+        ({"augmentation": Augmentation(2, crop=13)}, "at most 12"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, expected):
+    with pytest.raises(InputError, match=expected) as caught:
+        Batches(noise(), **{"batch_size": 8, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [{"padding": -1}, {"padding_mode": "edge"}, {"crop": 0}])
+def test_a_wrong_augmentation_is_named(fields):
+    with pytest.raises(InputError, match=next(iter(fields))):
+        Augmentation(**fields)
+
+
+@pytest.mark.parametrize("asked", [(-1, 0), (0, -1), (0, 9)])
+def test_an_epoch_or_step_that_is_none_is_refused_at_once(asked):
+    with pytest.raises(InputError, match="does not exist"):
+        Batches(noise(), 8).epoch(*asked)
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(InputError, match="empty"):
+        Batches(noise().subset([]), 8)

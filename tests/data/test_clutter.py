@@ -1,0 +1,153 @@
+import hashlib
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from regard import data
+from regard.data import builtin
+from regard.data.draws import Draws
+from regard.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return data.clutter(train=2000, test=500)
+
+
+def luma(images):
+    return (images.float() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)
+
+
+def test_shapes_types_and_names(splits):
+    for split, count in (("train", 2000), ("test", 500)):
+        part = getattr(splits, split)
+        assert (part.name, part.split, len(part)) == ("clutter", split, count)
+        assert part.images.shape == (count, 3, 32, 32) and part.images.dtype == torch.uint8
+        assert part.regions.shape == (count, 32, 32) and part.regions.dtype == torch.bool
+        assert part.classes == tuple("0123456789")
+        assert part.labels.bincount().tolist() == [count // 10] * 10
+    assert splits.train.mean == splits.test.mean and splits.train.std == splits.test.std
+
+
+def test_default_sizes_are_made_in_time():
+    data.clutter(train=10, test=10)  # scikit-learn is imported
+    started = time.perf_counter()
+    splits = data.clutter()
+    assert time.perf_counter() - started < 6  # about 1 second on an idle core
+    assert (len(splits.train), len(splits.test)) == (6000, 1000)
+
+
+def test_the_same_seed_gives_the_same_bytes_on_every_machine():
+    digest = hashlib.sha256()
+    for part in data.clutter(train=200, test=50, seed=5):
+        for tensor in (part.images, part.labels, part.regions):
+            digest.update(tensor.numpy().tobytes())
+    assert digest.hexdigest() == "bd844c6557629d2f1d00c42e9b3275fc447a52c4323efb1c24ede2c92e9b342f"
+
+
+def test_another_seed_gives_other_images():
+    first, second = (data.clutter(train=20, test=20, seed=seed) for seed in (0, 1))
+    assert not torch.equal(first.train.images, second.train.images)
+    assert not torch.equal(first.train.images, first.test.images)
+
+
+def test_the_cue_changes_backgrounds_only():
+    first, second = (data.clutter(train=50, test=50, cue=cue) for cue in (0.0, 1.0))
+    assert torch.equal(first.train.labels, second.train.labels)
+    assert torch.equal(first.train.regions, second.train.regions)
+    assert torch.equal(first.test.images, second.test.images)
+    assert not torch.equal(first.train.images, second.train.images)
+
+
+def test_training_and_testing_share_no_digit():
+    train, test = builtin.digits()
+    assert (len(train.labels), len(test.labels)) == (1437, 360)
+    assert not {cells.tobytes() for cells in train.cells} & {cells.tobytes() for cells in test.cells}
+    for part in (train, test):
+        shares = np.bincount(part.labels) / len(part.labels)
+        assert len(shares) == 10 and shares.min() > 0.095 and shares.max() < 0.105
+
+
+def test_images_show_a_digit_of_their_label_and_scraps_of_any():
+    digits = builtin.digits()[1]
+    plan = builtin.plan(digits, 3000, 0.0, Draws(0))
+    assert (digits.labels[plan.digit] == plan.label).all()
+    assert len(np.unique(plan.digit)) == len(np.unique(plan.scrap_digit)) == 360
+    assert np.unique(plan.size).tolist() == list(range(12, 21))
+    assert (plan.top >= 0).all() and (plan.top + plan.size <= 32).all() and (plan.left + plan.size <= 32).all()
+
+
+@pytest.mark.parametrize("cue", [0.0, 0.4, 0.9, 1.0])
+def test_the_cue_sets_how_often_background_and_label_agree(cue):
+    plan = builtin.plan(builtin.digits()[0], 20000, cue, Draws(1))
+    agree = plan.background == plan.label
+    assert abs(agree.mean() - (cue + (1 - cue) / 10)) < 0.01
+    # Without the cue the background says nothing: every pair of label and background is as frequent.
+    if cue == 0:
+        pairs = np.bincount(plan.label * 10 + plan.background, minlength=100)
+        assert pairs.min() > 140 and pairs.max() < 260
+
+
+def test_backgrounds_can_be_told_apart_by_their_class():
+    cued = data.clutter(train=2000, test=500, cue=1.0, test_cue=1.0)
+    means = torch.stack([cued.train.images[cued.train.labels == label].float().mean(0) for label in range(10)])
+    distance = (cued.test.images.float()[:, None] - means).pow(2).sum((2, 3, 4))
+    assert (distance.argmin(1) == cued.test.labels).float().mean() > 0.35  # even without learning anything
+
+
+def test_crops_stay_within_the_area_of_their_class():
+    plan = builtin.plan(builtin.digits()[0], 5000, 0.0, Draws(2))
+    _, top, left, height, width = (np.array(column)[plan.background] for column in zip(*builtin.AREAS, strict=True))
+    assert (plan.crop_top * plan.scale >= top).all() and (plan.crop_left * plan.scale >= left).all()
+    assert ((plan.crop_top + 32) * plan.scale <= top + height).all()
+    assert ((plan.crop_left + 32) * plan.scale <= left + width).all()
+
+
+def test_the_region_is_the_digit():
+    """One plan without scraps, with the digits and without: they differ in the region, and hardly around it."""
+    digits = builtin.digits()[0]
+    plan = builtin.plan(digits, 200, 0.5, Draws(4))
+    plan.scraps[:] = 0
+    shown = builtin._make("train", digits, plan)
+    without = builtin._make("train", builtin.Digits(digits.cells * 0, digits.labels), plan)
+    changed = (shown["images"].int() - without["images"].int()).abs().amax(1)
+    regions = shown["regions"]
+    assert not without["regions"].any()
+    assert (changed[regions] > 8).float().mean() > 0.99
+    # Beyond the soft edge of a stroke nothing changes.
+    near = torch.nn.functional.max_pool2d(regions[:, None].float(), 5, 1, 2)[:, 0] > 0
+    assert (changed[~near] == 0).float().mean() > 0.995
+    # Strokes as tall as the digit, inside its box.
+    for i in range(200):
+        rows, columns = (np.flatnonzero(regions[i].any(axis).numpy()) for axis in (1, 0))
+        assert plan.top[i] <= rows[0] and rows[-1] < plan.top[i] + plan.size[i]
+        assert plan.left[i] <= columns[0] and columns[-1] < plan.left[i] + plan.size[i]
+        assert rows[-1] - rows[0] + 1 >= plan.size[i] - 5
+
+
+def test_every_digit_stands_out_from_what_is_around_it(splits):
+    for part in splits:
+        regions, brightness = part.regions, luma(part.images)
+        near = torch.nn.functional.max_pool2d(regions[:, None].float(), 7, 1, 3)[:, 0] > 0
+        ring = near & ~regions
+        inner = (brightness * regions).sum((1, 2)) / regions.sum((1, 2))
+        outer = (brightness * ring).sum((1, 2)) / ring.sum((1, 2))
+        contrast = (inner - outer).abs()
+        assert contrast.quantile(0.01) > 25 and contrast.mean() > 50
+        assert 0.3 < (inner > outer).float().mean() < 0.7
+
+
+def test_regions_are_of_every_image(splits):
+    share = splits.train.regions.float().mean((1, 2))
+    assert share.min() > 0.01 and share.max() < 0.3
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"train": 0}, {"test": -1}, {"train": 2.5}, {"cue": 1.5}, {"test_cue": -0.1}, {"cue": "x"}, {"seed": -1}]
+)
+def test_wrong_arguments_are_named(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))) as caught:
+        data.clutter(**wrong)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,93 @@
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard.data import ImageSet
+from regard.data.imageset import channel_statistics
+from regard.errors import InputError
+
+GREY = (0.5, 0.5, 0.5)
+
+
+def image_set(labels, regions=None, classes=("a", "b", "c")):
+    labels = torch.tensor(labels)
+    images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 4).contiguous()
+    return ImageSet(images, labels, classes, "mine", "train", GREY, GREY, regions)
+
+
+def test_length_and_sharing():
+    images = image_set([0, 1, 2], torch.zeros(3, 2, 4, dtype=torch.bool))
+    assert len(images) == 3
+    same = images.to("cpu")
+    assert same.images is images.images and same.labels is images.labels and same.regions is images.regions
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_all_tensors_move():
+    there = image_set([0, 1, 2], torch.zeros(3, 2, 4, dtype=torch.bool)).to("cuda")
+    assert there.images.is_cuda and there.labels.is_cuda and there.regions.is_cuda
+    assert there.subset(2).labels.is_cuda
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=60), st.data())
+def test_a_counted_subset_mixes_the_classes_evenly_and_grows(labels, data):
+    images = image_set(labels)
+    count = data.draw(st.integers(1, len(labels)))
+    part = images.subset(count)
+    chosen = part.images[:, 0, 0, 0].tolist()
+    assert len(set(chosen)) == count and [labels[i] for i in chosen] == part.labels.tolist()
+    assert chosen == images.subset(len(labels)).images[:count, 0, 0, 0].tolist()
+    counts = {label: chosen_labels.count(label) for chosen_labels in [part.labels.tolist()] for label in set(labels)}
+    for label, number in counts.items():
+        # As many as any other class, or one less, or all it has.
+        assert number >= max(counts.values()) - 1 or number == labels.count(label)
+
+
+def test_a_subset_by_index_keeps_order_and_regions():
+    regions = torch.arange(3 * 8).view(3, 2, 4) % 5 == 0
+    part = image_set([2, 0, 1], regions).subset([2, 0])
+    assert part.labels.tolist() == [1, 2]
+    assert part.images[:, 0, 0, 0].tolist() == [2, 0]
+    assert torch.equal(part.regions, regions[[2, 0]])
+    assert torch.equal(image_set([2, 0, 1]).subset(torch.tensor([2, 0])).images, part.images)
+    assert len(part.subset([])) == 0
+
+
+@pytest.mark.parametrize("which", [0, -1, 4, [3], [-1], torch.tensor([0.5]), torch.tensor([[0]]), [True, False, True]])
+def test_a_subset_that_is_none_is_refused(which):
+    with pytest.raises(InputError):
+        image_set([0, 1, 2]).subset(which)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("images", torch.zeros(3, 3, 2, 4)),
+        ("images", torch.zeros(3, 1, 2, 4, dtype=torch.uint8)),
+        ("labels", torch.zeros(3)),
+        ("labels", torch.zeros(2, dtype=torch.int64)),
+        ("labels", torch.tensor([0, 1, 3])),
+        ("labels", torch.tensor([0, -1, 2])),
+        ("regions", torch.zeros(3, 2, 4)),
+        ("regions", torch.zeros(3, 4, 2, dtype=torch.bool)),
+    ],
+)
+def test_tensors_that_do_not_agree_are_refused(field, value):
+    with pytest.raises(InputError) as caught:
+        dataclasses.replace(image_set([0, 1, 2]), **{field: value})
+    assert "\n" not in str(caught.value) and "expected" in str(caught.value)
+
+
+def test_statistics_are_those_of_float64():
+    images = torch.randint(0, 256, (50, 3, 7, 9), dtype=torch.uint8)
+    mean, std = channel_statistics(images)
+    scaled = images.double() / 255
+    assert torch.allclose(torch.tensor(mean).double(), scaled.mean((0, 2, 3)), atol=1e-6)
+    assert torch.allclose(torch.tensor(std).double(), scaled.std((0, 2, 3), correction=0), atol=1e-6)
+
+
+def test_a_channel_of_one_value_can_be_divided_by():
+    assert channel_statistics(torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)) == ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0))

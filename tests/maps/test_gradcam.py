@@ -1,0 +1,221 @@
+"""Grad-CAM against plain autograd, and a model that stays as it was."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from regard.errors import InputError
+from regard.maps import GradCAM
+
+
+def plain_gradcam(model, layer, image, class_):
+    """One image at a time, with the whole graph, as in the paper."""
+    kept = {}
+    handle = layer.register_forward_hook(lambda module, args, output: kept.setdefault("a", output.clone()))
+    replace = layer.register_forward_hook(lambda module, args, output: kept["a"].clone())
+    logits = model(image[None])
+    handle.remove()
+    replace.remove()
+    class_ = int(logits.argmax()) if class_ is None else class_
+    (gradient,) = torch.autograd.grad(logits[0, class_], kept["a"])
+    cam = F.relu(sum(g.mean() * a for g, a in zip(gradient[0], kept["a"][0], strict=True))).detach()
+    return F.interpolate(cam[None, None], image.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer2.0", "layer2.1", "layer3"])
+@pytest.mark.parametrize("classes", [None, 2, [4, 0, 1, 1]])
+def test_agrees_with_plain_autograd(model, x, layer, classes):
+    ours = GradCAM(model, layer)(x, classes)
+    chosen = classes if isinstance(classes, list) else [classes] * len(x)
+    for i, class_ in enumerate(chosen):
+        expected = plain_gradcam(model, model.get_submodule(layer), x[i], class_)
+        torch.testing.assert_close(ours[i], expected, rtol=1e-10, atol=1e-13)
+    assert ours.shape == (4, 16, 16) and ours.dtype == torch.float64 and not ours.requires_grad
+    assert ours.max() > 0
+
+
+def test_agrees_on_resnet18():
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=7).double().eval()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    ours = GradCAM(model)(x)
+    for i in range(2):
+        torch.testing.assert_close(ours[i], plain_gradcam(model, model.layer4, x[i], None), rtol=1e-9, atol=1e-13)
+
+
+def test_a_batch_is_its_parts(model, x):
+    cam = GradCAM(model)
+    whole = cam(x)
+    logits = cam.logits
+    for i in range(4):
+        torch.testing.assert_close(whole[i : i + 1], cam(x[i : i + 1]), rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(logits[i : i + 1], cam.logits, rtol=1e-10, atol=1e-14)
+
+
+def test_logits_and_classes_of_the_call(model, x):
+    cam = GradCAM(model, model.layer2)
+    assert cam.logits is None and cam.layer == "layer2"
+    cam(x)
+    torch.testing.assert_close(cam.logits, model(x).detach())
+    assert not cam.logits.requires_grad
+    assert torch.equal(cam.classes, model(x).argmax(1))
+    cam(x, 3)
+    assert cam.classes.tolist() == [3] * 4
+
+
+def test_size_of_the_features(model, x):
+    cam = GradCAM(model, "layer3")
+    coarse = cam(x, upsample=False)
+    assert coarse.shape == (4, 4, 4)
+    enlarged = F.interpolate(coarse[:, None], (16, 16), mode="bilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(cam(x), enlarged)
+
+
+def test_a_map_of_one_pixel_stays_the_same_everywhere(x):
+    model = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten(), nn.Linear(4, 3)).double()
+    maps = GradCAM(model, "0")(x)
+    assert (maps == maps[:, :1, :1]).all() and maps.max() > 0
+
+
+def test_the_model_is_left_as_it_was(model, x):
+    model.train()
+    model.layer2.eval()
+    model.fc.requires_grad_(False)
+    model.layer1[0].weight.grad = torch.ones_like(model.layer1[0].weight)
+    before, grads = copy.deepcopy(model), {name: p.grad for name, p in model.named_parameters()}
+    GradCAM(model)(x)
+    for (name, now), (_, then) in zip(model.named_modules(), before.named_modules(), strict=True):
+        assert now.training == then.training, name
+        assert not now._forward_hooks and not now._forward_pre_hooks
+    for (name, now), (_, then) in zip(model.named_parameters(), before.named_parameters(), strict=True):
+        assert torch.equal(now, then) and now.requires_grad == then.requires_grad
+        assert now.grad is grads[name]
+    for now, then in zip(model.buffers(), before.buffers(), strict=True):
+        assert torch.equal(now, then)
+
+
+def test_training_mode_gives_the_maps_of_evaluation_mode(model, x):
+    expected = GradCAM(model)(x)
+    assert torch.equal(GradCAM(model.train())(x), expected)
+    assert model.training
+
+
+def test_frozen_model(model, x):
+    expected = GradCAM(model)(x)
+    assert torch.equal(GradCAM(model.requires_grad_(False))(x), expected)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_whatever_gradients_the_caller_has(model, x, context):
+    expected = GradCAM(model)(x)
+    with context():
+        ours = GradCAM(model)(x + 0)
+        grad = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    assert torch.equal(ours, expected)
+    assert grad == (context is torch.enable_grad, context is torch.inference_mode)
+    assert torch.is_grad_enabled()
+
+
+def test_no_graph_below_the_layer(model, x):
+    seen = {}
+    for name in ("layer1", "layer2", "layer3"):
+        model.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: seen.__setitem__(name, output.requires_grad)
+        )
+    GradCAM(model, "layer2")(x.requires_grad_())
+    assert seen == {"layer1": False, "layer2": False, "layer3": True}
+
+
+def test_inference_model_is_refused(x):
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 2))
+    with pytest.raises(InputError, match="inference_mode"):
+        GradCAM(model, "0")(x.float())
+
+
+@pytest.mark.parametrize("model", [False], indirect=True)
+def test_autocast_and_channels_last(model, x):
+    expected = GradCAM(model, "layer3")(x, 1)
+    model = model.float().to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = GradCAM(model, "layer3")(x.float().to(memory_format=torch.channels_last), 1)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=0.2 * float(expected.max()))
+
+
+def test_compiled_model(model, x):
+    expected = GradCAM(model)(x)
+    assert torch.equal(GradCAM(torch.compile(model, backend="eager"))(x), expected)
+    model.layer3.compile(backend="eager")
+    assert torch.equal(GradCAM(model)(x), expected)
+
+
+def test_hooks_go_after_an_error(model, x):
+    with pytest.raises(RuntimeError):
+        GradCAM(model.train())(x[:, :2])
+    assert model.training and not model.layer3._forward_hooks
+    assert torch.is_grad_enabled()
+
+
+class Silent(nn.Module):
+    """A branch without effect, and a layer under no_grad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.side, self.inner = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        self.side(x)
+        with torch.no_grad():
+            x_inner = self.inner(x)
+        return self.main(x).mean((2, 3)) + x_inner.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [("side", "do not depend on layer 'side'|no gradient reaches layer 'side'"), ("inner", "no gradient reaches")],
+)
+def test_layers_without_a_part_in_the_scores(x, layer, message):
+    with pytest.raises(InputError, match=message):
+        GradCAM(Silent().double(), layer)(x)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (5, "class 5 of a model with 5 outputs; expected 0 to 4"),
+        (-1, "class -1"),
+        ([0, 1, 2, 9], "class 0 to 9"),
+        ([0, 1], r"int64 \(2,\)"),
+        (torch.zeros(4), "float32"),
+        (torch.ones(4, dtype=torch.bool), "bool"),
+        (True, "bool"),
+    ],
+)
+def test_wrong_classes(model, x, classes, message):
+    with pytest.raises(InputError, match=message) as error:
+        GradCAM(model)(x, classes)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_images(model, x):
+    for images, found in [(x[0], r"torch.float64 \(3, 16, 16\)"), (x.byte(), "uint8"), ([x], "list")]:
+        with pytest.raises(InputError, match=found):
+            GradCAM(model)(images)
+
+
+def test_wrong_layers_and_models(model, x):
+    with pytest.raises(InputError, match="near: layer3"):
+        GradCAM(model, "layer4")
+    with pytest.raises(InputError, match="taps one layer; 2 given"):
+        GradCAM(model, ["layer1", "layer2"])
+    with pytest.raises(InputError, match="'unused' did not run"):
+        GradCAM(model, "unused")(x)
+    with pytest.raises(InputError, match=r"layer 'fc' gives a tensor of shape \(4, 5\)"):
+        GradCAM(model, "fc")(x)
+    with pytest.raises(InputError, match="the model gives a tensor of shape"):
+        GradCAM(nn.Sequential(nn.Conv2d(3, 2, 1)).double(), "0")(x)

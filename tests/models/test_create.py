@@ -1,0 +1,67 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from regard import InputError, models
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters"),
+    [
+        # published counts: He et al. table 6 (0.27M, 0.85M), Attention Transfer table 1 (0.2M, 0.7M, 0.6M, 2.2M)
+        ("cifar-resnet20", {"block": "basic"}, 272_474),
+        ("cifar-resnet56", {"block": "basic"}, 855_770),
+        ("cifar-resnet164", {}, 1_704_154),
+        ("wrn-16-1", {}, 175_066),
+        ("wrn-16-2", {}, 691_674),
+        ("wrn-40-1", {}, 563_930),
+        ("wrn-40-2", {}, 2_243_546),
+    ],
+)
+def test_sizes(name, options, parameters) -> None:
+    model = models.create(name, 10, **options)
+    found = sum(p.numel() for p in model.parameters())
+    # Shortcuts of the basic ResNets are convolutions here and free in the paper: 0.003M.
+    assert abs(found - parameters) < 0.003 * parameters + 3000
+    assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_any_size_of_image_and_any_network_of_timm() -> None:
+    assert models.create("wrn-10-1.5", 7).eval()(torch.zeros(2, 3, 48, 40)).shape == (2, 7)
+    assert models.create("mobilenetv3_small_050", 7).eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_wrong_names() -> None:
+    for call, words in (
+        (lambda: models.create("cifar-resnet32"), "block='basic' has it"),
+        (lambda: models.create("cifar-resnet165"), "9 n + 2, not 165"),
+        (lambda: models.create("cifar-resnet20", block="big"), "known: bottleneck, basic"),
+        (lambda: models.create("cifar-resnet20", blok="basic"), "unexpected keyword argument 'blok'"),
+        (lambda: models.create("wrn-17-1"), "6 n + 4"),
+        (lambda: models.create("wrn-16-0.01"), "at least 1/16"),
+        (lambda: models.create("wrn-16-1", pretrained=True), "no pretrained weights"),
+        (lambda: models.create("resnt50"), "did you mean"),
+        (lambda: models.create("wrn-16-1", 0), "at least 1 class"),
+        (lambda: models.create("wrn-16-1", attention_stages=(1,)), "attention is not"),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert words in str(caught.value), str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_complexity_counts_by_hand() -> None:
+    model = models.create("wrn-10-1", 10).train()
+    cost = models.complexity(model, 32)
+    by_hand = (
+        27 * 16 * 32**2
+        + 2 * 144 * 16 * 32**2
+        + (144 * 32 + 288 * 32 + 16 * 32) * 16**2
+        + (288 * 64 + 576 * 64 + 32 * 64) * 8**2
+        + 640
+    )
+    assert cost == (sum(p.numel() for p in model.parameters()), by_hand)
+    assert all(module.training for module in model.modules())

@@ -1,0 +1,92 @@
+"""The structure of the house: imports run downhill, and nothing depends on what users do not have."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+
+import regard
+
+SOURCE = Path(regard.__file__).parent
+
+# Each part of the package, and the parts it may import. A part that is not listed fails the test.
+MAY_IMPORT = {
+    "version": set(),
+    "errors": set(),
+    "files": set(),
+    "stages": {"errors"},
+    "attention": {"errors", "stages"},
+    "data": {"errors", "files"},
+    "models": {"errors", "stages", "attention"},
+    "maps": {"errors", "stages", "models", "attention"},
+    "bias": {"errors", "files", "maps", "data"},
+    "transfer": {"errors", "stages", "maps"},
+    "training": {"version", "errors", "files", "attention", "data", "models", "maps", "transfer"},
+    "report": {"version", "errors", "files", "data", "models", "maps", "bias", "training"},
+    "demo": {"errors", "bias", "training", "report", "data"},
+    "cli": {"version", "errors", "demo", "training", "bias", "data", "models", "report"},
+}
+
+
+def parts() -> list[str]:
+    return sorted({p.stem for p in SOURCE.iterdir() if p.stem not in ("__init__", "__pycache__", "py")})
+
+
+def imported(path: Path) -> set[str]:
+    """The parts of regard that a file imports, at the top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            modules = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "regard"
+                else [node.module or ""]
+            )
+        else:
+            continue
+        found |= {module.split(".")[1] for module in modules if module.startswith("regard.")}
+    return found
+
+
+@pytest.mark.parametrize("part", parts())
+def test_imports_run_downhill(part: str) -> None:
+    assert part in MAY_IMPORT, f"say in MAY_IMPORT what {part} may import"
+    place = SOURCE / part
+    for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+        above = imported(path) - MAY_IMPORT[part] - {part}
+        assert not above, f"{path.relative_to(SOURCE)} imports {', '.join(sorted(above))}"
+
+
+def test_the_map_of_the_house_has_no_circle() -> None:
+    order: list[str] = []
+    left = dict(MAY_IMPORT)
+    while left:
+        free = [part for part, below in left.items() if below <= set(order)]
+        assert free, f"a circle among {', '.join(left)}"
+        order += free
+        for part in free:
+            del left[part]
+
+
+@pytest.mark.parametrize("package", [p for p in parts() if (SOURCE / p).is_dir()])
+def test_every_public_name_is_there_and_documented(package: str) -> None:
+    module = getattr(regard, package)
+    assert module.__doc__
+    assert module.__all__
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if isinstance(thing, type | FunctionType):
+            assert thing.__doc__, f"{package}.{name} has no docstring"
+
+
+def test_help_does_not_load_torch() -> None:
+    code = "import sys; from regard.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

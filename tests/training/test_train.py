@@ -1,0 +1,230 @@
+"""Runs: what they leave behind, how they go on after being stopped or killed, what stops them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from regard import InputError, data, training
+from regard.training import Run, load_recipe
+
+SMALL = (
+    "--model.name=wrn-10-1 --schedule.epochs=3 --schedule.batch_size=32 --schedule.milestones=[1] --device=cpu --threads=1"
+).split()
+
+
+def recipe(*options: str) -> training.Recipe:
+    return load_recipe(None, [*SMALL, *options])
+
+
+@pytest.fixture(scope="module")
+def splits() -> data.Splits:
+    """96 training and 40 test images of the built-in set."""
+    train, test = data.load("clutter", train=96, test=40)
+    return data.Splits(train, test)
+
+
+@pytest.fixture(scope="module")
+def teacher(splits, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    training.train(recipe("--model.name=wrn-10-2", "--schedule.epochs=1"), folder, splits=splits)
+    return folder
+
+
+def test_a_run_leaves_everything_behind(splits, tmp_path) -> None:
+    outcome = training.train(recipe(), tmp_path / "run", splits=splits)
+    run = Run.open(tmp_path / "run")
+    assert outcome.finished and outcome.run == run
+    assert sorted(p.name for p in run.folder.iterdir()) == [
+        "best.safetensors", "checkpoints", "environment.json", "last.safetensors", "metrics.jsonl", "recipe.yaml",
+    ]
+    rows = run.metrics()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.02, 0.02])
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert run.classes == tuple("0123456789")
+    assert run.recipe.data.mean == pytest.approx(splits.train.mean)
+    score = training.evaluate(run.model(), data.Batches(splits.test, 7))
+    assert score.accuracy == pytest.approx(rows[-1]["test_accuracy"])
+    assert score.loss == pytest.approx(rows[-1]["test_loss"], rel=1e-5)
+    assert len(list(run.checkpoints.iterdir())) == 2
+    best = max(row["test_accuracy"] for row in rows)
+    assert training.evaluate(run.model("best"), data.Batches(splits.test, 40)).accuracy == pytest.approx(best)
+
+
+def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(splits, tmp_path) -> None:
+    one, two, three = (
+        training.train(recipe("--schedule.epochs=1", f"--seed={seed}"), tmp_path / name, splits=splits).run
+        for name, seed in (("one", 3), ("two", 3), ("three", 4))
+    )
+    assert one.weights().read_bytes() == two.weights().read_bytes()
+    assert one.weights().read_bytes() != three.weights().read_bytes()
+
+
+COMMAND = [sys.executable, "-c", "import sys; from regard.cli import main; sys.exit(main())", "train", *SMALL,
+           "--data.options={train: 512, test: 40}"]
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert subprocess.run([*COMMAND, f"--run={whole}"], capture_output=True).returncode == 0
+    moments = random.Random(os.environ.get("REGARD_TEST_SEED", "moments"))
+    kills = 0
+    for epochs in (0, 1, 2):  # in each epoch, at some step of it
+        process = subprocess.Popen([*COMMAND, f"--run={killed}", "--resume"], stdout=subprocess.DEVNULL)
+        wait_for(lambda: (killed / "recipe.yaml").exists() and len(Run(killed).metrics()) >= epochs  # noqa: B023
+                 or process.poll() is not None)  # noqa: B023
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 2
+    done = subprocess.run([*COMMAND, f"--run={killed}", "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes()
+    assert untimed(whole) == untimed(killed)
+
+
+def untimed(folder: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in Run(folder).metrics()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_within_the_epoch_and_goes_on_from_there(number, splits, tmp_path) -> None:
+    plan = recipe("--schedule.epochs=2", "--schedule.batch_size=8")
+    whole = training.train(plan, tmp_path / "whole", splits=splits).run
+    stopper = StopAt(4, number)
+    outcome = training.train(plan, tmp_path / "stopped", splits=splits, display=stopper)
+    assert not outcome.finished and outcome.test_accuracy is None
+    (checkpoint,) = outcome.run.checkpoints.iterdir()
+    assert 0 < int(checkpoint.stem.removeprefix("step-")) < 12
+    again = training.train(plan, tmp_path / "stopped", splits=splits, resume=True)
+    assert again.finished
+    assert whole.weights().read_bytes() == again.run.weights().read_bytes()
+    assert untimed(whole.folder) == untimed(again.run.folder)
+
+
+class StopAt(training.Quiet):
+    """Sends a signal a moment after the start."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.number = number
+
+    def start(self, run: str, epochs: int, steps: int, done: int) -> None:
+        threading.Timer(0.05, os.kill, (os.getpid(), self.number)).start()
+
+
+def test_the_command_tells_how_to_go_on_and_how_it_ended(tmp_path) -> None:
+    process = subprocess.Popen([*COMMAND, f"--run={tmp_path / 'run'}"], stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: len(Run(tmp_path / "run").metrics()) >= 1 or process.poll() is not None)
+    process.terminate()
+    output, _ = process.communicate()
+    assert process.returncode == 75
+    assert "--resume` goes on" in output
+    assert "epoch 1/3" in output
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before(splits, tmp_path) -> None:
+    plan = recipe()
+    run = training.train(plan, tmp_path / "run", splits=splits).run
+    expected = run.weights().read_bytes()
+    newest = max(run.checkpoints.iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    said: list[str] = []
+    display = training.Quiet()
+    display.say = said.append
+    training.train(plan, run.folder, splits=splits, resume=True, display=display)
+    assert any("cut short" in line and "the checkpoint before" in line for line in said)
+    assert run.weights().read_bytes() == expected
+    for path in run.checkpoints.iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="none of the 2 checkpoints"):
+        training.train(plan, run.folder, splits=splits, resume=True)
+    assert run.weights().read_bytes() == expected
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(splits, tmp_path) -> None:
+    plan = recipe("--schedule.milestones=[1]", "--schedule.factor=1e30")
+    with pytest.raises(InputError, match=r"no number in epoch 2, step [23], at learning rate 1e\+29") as caught:
+        training.train(plan, tmp_path / "run", splits=splits)
+    assert "\n" not in str(caught.value)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["epoch"] == 1
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_transfer_trains_towards_the_teacher(splits, teacher, tmp_path) -> None:
+    plan = recipe(f"--transfer.teacher={teacher}", "--transfer.beta=1000", "--transfer.alpha=0.5")
+    before = (teacher / "last.safetensors").read_bytes()
+    rows = training.train(plan, tmp_path / "run", splits=splits).run.metrics()
+    assert rows[-1]["attention"] < rows[0]["attention"]
+    assert rows[-1]["distillation"] < rows[0]["distillation"]
+    assert (teacher / "last.safetensors").read_bytes() == before
+
+
+def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, tmp_path) -> None:
+    kept = tmp_path / "kept"
+    training.train(recipe("--schedule.epochs=1"), kept, splits=splits)
+    before = {p.name: p.read_bytes() for p in kept.iterdir() if p.is_file()}
+    fewer = data.Splits(*(replace(s, classes=s.classes[:5], labels=s.labels % 5) for s in splits))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for path in teacher.iterdir():
+        if path.is_file():
+            (cut / path.name).write_bytes(path.read_bytes())
+    (cut / "last.safetensors").write_bytes((cut / "last.safetensors").read_bytes()[:999])
+    for options, settings, words in (
+        ([], {}, "exists already"),
+        ([], {"folder": other, "overwrite": True}, "is no run"),
+        (["--transfer.teacher=none", "--transfer.beta=1"], {"overwrite": True}, "neither a run folder nor"),
+        ([f"--transfer.teacher={other}", "--transfer.beta=1"], {"overwrite": True}, "has no recipe.yaml"),
+        ([f"--transfer.teacher={cut}", "--transfer.beta=1"], {"overwrite": True}, "cut short"),
+        ([f"--transfer.teacher={teacher}", "--transfer.alpha=1"], {"overwrite": True, "splits": fewer}, "10 classes and the data 5"),
+        (["--model.name=wrn-11-1"], {"overwrite": True}, "6 n + 4"),
+        (["--model.attention=shuffle"], {"overwrite": True}, "groups that fit"),
+        (["--device=cuda:7"], {"overwrite": True}, "not to be had"),
+        (["--optimizer.lr=0.5"], {"resume": True}, "optimizer.lr was 0.1, is 0.5"),
+    ):
+        with pytest.raises(InputError) as caught:
+            training.train(recipe(*options), settings.pop("folder", kept), **{"splits": splits, **settings})
+        assert words in str(caught.value), str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert {p.name: p.read_bytes() for p in kept.iterdir() if p.is_file()} == before
+    assert (other / "thesis.txt").read_text() == "years of work"
+
+
+def test_attention_alone_can_come_from_a_teacher_of_other_classes(splits, teacher, tmp_path) -> None:
+    fewer = data.Splits(*(replace(s, classes=s.classes[:5], labels=s.labels % 5) for s in splits))
+    said: list[str] = []
+    display = training.Quiet()
+    display.say = said.append
+    plan = recipe(f"--transfer.teacher={teacher}", "--transfer.beta=1", "--schedule.epochs=1")
+    assert training.train(plan, tmp_path / "run", splits=fewer, display=display).finished
+    assert any("only its attention is used" in line for line in said)
+
+
+def test_torn_metrics_are_read_up_to_the_tear(tmp_path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1}) + '\n{"epoch": 2, "lo')
+    assert Run(tmp_path).metrics() == [{"epoch": 1}]
