@@ -16,14 +16,23 @@ from regard.version import __version__
 if TYPE_CHECKING:
     from regard import attention, bias, data, maps, models, report, training, transfer
 
-_PACKAGES = ("attention", "bias", "data", "maps", "models", "report", "training", "transfer")
-
-__all__ = ["InputError", "__version__", *_PACKAGES]
+__all__ = [
+    "InputError",
+    "__version__",
+    "attention",
+    "bias",
+    "data",
+    "maps",
+    "models",
+    "report",
+    "training",
+    "transfer",
+]
 
 
 def __getattr__(name: str) -> ModuleType:
     # On first use, so that `regard --help` does not wait for torch.
-    if name in _PACKAGES:
+    if name in __all__:
         return importlib.import_module(f"regard.{name}")
     raise AttributeError(f"module 'regard' has no attribute {name!r}")
 

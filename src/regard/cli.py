@@ -84,7 +84,7 @@ def train(arguments: list[str]) -> int:
     parser = training.RecipeParser(
         prog="regard train",
         usage="regard train [RECIPE.yaml] [OPTIONS]",
-        description="Train the network of a recipe. Every field of the recipe is an option here and overrides the file.",
+        description="Train the network of a recipe. Every field of it is an option here and overrides the file.",
     )
     parser.add_argument("--run", type=str, default=None, help="the run folder; runs/<recipe>-seed<seed> if not given")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that folder, if there is one")
@@ -146,13 +146,14 @@ def bias(arguments: list[str]) -> int:
         "--target", choices=["predicted", "label"], default="predicted", help="the class that is explained"
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="the focus is where the map, scaled to [0, 1], reaches it"
+        "--threshold", type=float, default=0.5, help="the focus is where the map, scaled to [0, 1], is this high"
     )
     reports = []
     for run, options, images in _runs_on_data(parser, arguments):
         report = biases.evaluate(
             run.model(options.weights),
             images,
+            name=str(run.folder),
             layer=options.layer,
             target=options.target,
             threshold=options.threshold,

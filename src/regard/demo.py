@@ -113,5 +113,5 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _measure(run: training.Run, images: ImageSet, device: str) -> None:
-    measured = bias.evaluate(run.model(), images, device=training.pick_device(device))
+    measured = bias.evaluate(run.model(), images, name=run.name, device=training.pick_device(device))
     measured.save(run.folder / "bias.json")

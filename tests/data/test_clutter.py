@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_bytes_on_every_machine():
     for part in data.clutter(train=200, test=50, seed=5):
         for tensor in (part.images, part.labels, part.regions):
             digest.update(tensor.numpy().tobytes())
-    assert digest.hexdigest() == "bd844c6557629d2f1d00c42e9b3275fc447a52c4323efb1c24ede2c92e9b342f"
+    assert digest.hexdigest() == "6baf4fc4ff92596e7d324c8c3680ae7810a22fd1ef3aa02054bc10612920cfd8"
 
 
 def test_another_seed_gives_other_images():
@@ -135,7 +135,7 @@ def test_every_digit_stands_out_from_what_is_around_it(splits):
         inner = (brightness * regions).sum((1, 2)) / regions.sum((1, 2))
         outer = (brightness * ring).sum((1, 2)) / ring.sum((1, 2))
         contrast = (inner - outer).abs()
-        assert contrast.quantile(0.01) > 25 and contrast.mean() > 50
+        assert contrast.min() > 45 and contrast.mean() > 80
         assert 0.3 < (inner > outer).float().mean() < 0.7
 
 

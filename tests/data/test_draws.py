@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.data.draws import Draws, check_seed
@@ -13,6 +13,7 @@ def test_the_stream_of_a_key_never_changes():
     assert draws.permutation(8).tolist() == [3, 0, 2, 5, 7, 1, 4, 6]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(-1000, 1000), st.integers(0, 1000))
 def test_integers_are_within_their_bounds_and_repeat(seed, low, width):
     first = Draws(seed).integers(low, low + width, (3, 50))
@@ -31,6 +32,7 @@ def test_bounds_broadcast():
     assert (drawn <= high).all() and (drawn[:, 0] == 0).all() and drawn[:, 2].max() > 900
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 2**32))
 def test_a_permutation_holds_every_number_once(count, seed):
     assert sorted(Draws(seed).permutation(count).tolist()) == list(range(count))

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.data import ImageSet
@@ -32,6 +32,7 @@ def test_all_tensors_move():
     assert there.subset(2).labels.is_cuda
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=60), st.data())
 def test_a_counted_subset_mixes_the_classes_evenly_and_grows(labels, data):
     images = image_set(labels)

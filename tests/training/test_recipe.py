@@ -29,7 +29,11 @@ def test_a_recipe_says_only_what_differs_and_options_override_it(tmp_path) -> No
 
 def test_written_and_read_it_is_the_same(tmp_path) -> None:
     recipe = load_recipe(
-        write(tmp_path, "source: 'a: b # c'\ntransfer: {teacher: x, beta: 1e3, layers: [[a, b], [c, d]]}\ndata: {mean: [0.1, 0.2, 0.3]}")
+        write(
+            tmp_path,
+            "source: 'a: b # c'\ndata: {mean: [0.1, 0.2, 0.3]}\n"
+            "transfer: {teacher: x, beta: 1e3, layers: [[a, b], [c, d]]}\n",
+        )
     )
     assert recipe.transfer.layers == [("a", "b"), ("c", "d")]
     write_recipe(recipe, tmp_path / "again.yaml")
@@ -77,7 +81,12 @@ def test_every_recipe_in_the_repository_makes_its_network(path) -> None:
 def test_published_schedules() -> None:
     at = load_recipe(RECIPES / "attention-transfer" / "wrn-16-1-from-16-2-at-kd.yaml")
     assert (at.schedule.epochs, at.schedule.batch_size, at.schedule.milestones) == (200, 128, [60, 120, 160])
-    assert (at.schedule.factor, at.optimizer.lr, at.optimizer.weight_decay, at.optimizer.decay) == (0.2, 0.1, 5e-4, "all")
+    assert (at.schedule.factor, at.optimizer.lr, at.optimizer.weight_decay, at.optimizer.decay) == (
+        0.2,
+        0.1,
+        5e-4,
+        "all",
+    )
     assert (at.augmentation.padding, at.augmentation.padding_mode) == (4, "reflect")
     assert (at.transfer.beta, at.transfer.alpha, at.transfer.temperature) == (1e3, 0.9, 4)
     lsas = load_recipe(RECIPES / "lsas" / "resnet164-lsas-se-stl10.yaml")

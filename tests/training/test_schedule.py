@@ -26,8 +26,9 @@ def test_cosine_falls_to_zero_behind_the_warm_up() -> None:
 
 
 def test_decay_of_weights_alone_spares_norms_biases_and_gates() -> None:
-    model = models.create("cifar-resnet11", attention="shuffle", attention_options={"groups": 4},
-                          gate=attention.SubAttention(1))
+    model = models.create(
+        "cifar-resnet11", attention="shuffle", attention_options={"groups": 4}, gate=attention.SubAttention(1)
+    )
     weights = OptimizerRecipe(decay="weights")
     decaying = make_optimizer(model, weights).param_groups[-1]["params"]
     expected = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]

@@ -19,9 +19,14 @@ import torch
 from regard import InputError, data, training
 from regard.training import Run, load_recipe
 
-SMALL = (
-    "--model.name=wrn-10-1 --schedule.epochs=3 --schedule.batch_size=32 --schedule.milestones=[1] --device=cpu --threads=1"
-).split()
+SMALL = [
+    "--model.name=wrn-10-1",
+    "--schedule.epochs=3",
+    "--schedule.batch_size=32",
+    "--schedule.milestones=[1]",
+    "--device=cpu",
+    "--threads=1",
+]
 
 
 def recipe(*options: str) -> training.Recipe:
@@ -47,7 +52,12 @@ def test_a_run_leaves_everything_behind(splits, tmp_path) -> None:
     run = Run.open(tmp_path / "run")
     assert outcome.finished and outcome.run == run
     assert sorted(p.name for p in run.folder.iterdir()) == [
-        "best.safetensors", "checkpoints", "environment.json", "last.safetensors", "metrics.jsonl", "recipe.yaml",
+        "best.safetensors",
+        "checkpoints",
+        "environment.json",
+        "last.safetensors",
+        "metrics.jsonl",
+        "recipe.yaml",
     ]
     rows = run.metrics()
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -72,13 +82,20 @@ def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(splits, 
     assert one.weights().read_bytes() != three.weights().read_bytes()
 
 
-COMMAND = [sys.executable, "-c", "import sys; from regard.cli import main; sys.exit(main())", "train", *SMALL,
-           "--data.options={train: 512, test: 40}"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; from regard.cli import main; sys.exit(main())",
+    "train",
+    *SMALL,
+    "--data.options={train: 512, test: 40}",
+]
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for_epochs(process: subprocess.Popen, folder: Path, epochs: int, seconds: float = 300) -> None:
+    """Waits until the run in `folder` has so many epochs behind it, or its process has ended."""
     end = time.monotonic() + seconds
-    while not condition():
+    while process.poll() is None and not ((folder / "recipe.yaml").exists() and len(Run(folder).metrics()) >= epochs):
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.01)
 
@@ -90,8 +107,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path) -> Non
     kills = 0
     for epochs in (0, 1, 2):  # in each epoch, at some step of it
         process = subprocess.Popen([*COMMAND, f"--run={killed}", "--resume"], stdout=subprocess.DEVNULL)
-        wait_for(lambda: (killed / "recipe.yaml").exists() and len(Run(killed).metrics()) >= epochs  # noqa: B023
-                 or process.poll() is not None)  # noqa: B023
+        wait_for_epochs(process, killed, epochs)
         time.sleep(moments.uniform(0, 0.5))
         process.kill()
         kills += process.wait() == -signal.SIGKILL
@@ -134,7 +150,7 @@ class StopAt(training.Quiet):
 
 def test_the_command_tells_how_to_go_on_and_how_it_ended(tmp_path) -> None:
     process = subprocess.Popen([*COMMAND, f"--run={tmp_path / 'run'}"], stdout=subprocess.PIPE, text=True)
-    wait_for(lambda: len(Run(tmp_path / "run").metrics()) >= 1 or process.poll() is not None)
+    wait_for_epochs(process, tmp_path / "run", 1)
     process.terminate()
     output, _ = process.communicate()
     assert process.returncode == 75
@@ -201,7 +217,11 @@ def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, t
         (["--transfer.teacher=none", "--transfer.beta=1"], {"overwrite": True}, "neither a run folder nor"),
         ([f"--transfer.teacher={other}", "--transfer.beta=1"], {"overwrite": True}, "has no recipe.yaml"),
         ([f"--transfer.teacher={cut}", "--transfer.beta=1"], {"overwrite": True}, "cut short"),
-        ([f"--transfer.teacher={teacher}", "--transfer.alpha=1"], {"overwrite": True, "splits": fewer}, "10 classes and the data 5"),
+        (
+            [f"--transfer.teacher={teacher}", "--transfer.alpha=1"],
+            {"overwrite": True, "splits": fewer},
+            "10 classes and the data 5",
+        ),
         (["--model.name=wrn-11-1"], {"overwrite": True}, "6 n + 4"),
         (["--model.attention=shuffle"], {"overwrite": True}, "groups that fit"),
         (["--device=cuda:7"], {"overwrite": True}, "not to be had"),

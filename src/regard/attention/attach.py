@@ -69,9 +69,9 @@ def _site(name: str, block: nn.Module) -> Site | None:
     if isinstance(block, AttentionSlot):
         return Site(name, block, "attention", block.attention_channels)
     if isinstance(block, timm_resnet.Bottleneck):
-        return Site(name, block, "se", block.bn3.num_features)
+        return Site(name, block, "se", block.conv3.out_channels)
     if isinstance(block, timm_resnet.BasicBlock):
-        return Site(name, block, "se", block.bn2.num_features)
+        return Site(name, block, "se", block.conv2.out_channels)
     return None
 
 

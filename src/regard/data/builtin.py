@@ -94,9 +94,9 @@ def clutter(*, train: int = 6000, test: int = 1000, cue: float = 0.7, test_cue: 
     """Make the built-in data set `clutter`: 32 x 32 RGB, 10 classes, each image with the mask of its digit.
 
     Each image shows one whole handwritten digit, 12 to 20 pixels large, of any colour and opaque, at a random place on
-    a crop of one of two photographs, over 1 to 4 scraps (quarters of digits, 6 to 10 pixels). The digit's brightness
-    differs from the mean around it by 85 to 120 of 255, more where the surroundings are busy. The region of an image
-    is its digit's strokes: the pixels that the digit covers by half or more.
+    a crop of one of two photographs, over 1 to 4 scraps (quarters of digits, 6 to 10 pixels). The digit is brighter or
+    darker than the mean around it by 85 to 120 of 255, the more the busier it is there. The region of an image is its
+    digit's strokes: the pixels that the digit covers by half or more.
 
     The digits and photographs are those that come with scikit-learn. Of its 1,797 digits 360 appear in test images
     only, as digit or as scrap, and 1,437 in training images only, whatever the seed. Each class has its own area of

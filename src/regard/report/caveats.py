@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def seeds(rows: Sequence[Summary]) -> str:
             span = f"test accuracy {percent(min(values))} to {percent(max(values))}%"
             spans.append(f"{listed(row.name for row in group)}: {number(len(values), 'seed')}, {span}")
     once = "; every other network was trained once" if sum(map(len, groups)) < len(rows) else ""
-    return f"{intervals}. How far those move the numbers, the same recipe shows with several ({'; '.join(spans)}){once}."
+    several = "; ".join(spans)
+    return f"{intervals}. How far those move the numbers, the same recipe shows with several ({several}){once}."
 
 
 def same_but_for_seed(rows: Sequence[Summary]) -> list[list[Summary]]:
@@ -60,17 +62,17 @@ def same_but_for_seed(rows: Sequence[Summary]) -> list[list[Summary]]:
 def _recipe_but_for_seed(recipe: Recipe, depth: int = 0) -> str:
     teacher = recipe.transfer.teacher
     if teacher is not None and Path(teacher).is_dir() and depth < 8:
-        try:
+        with suppress(InputError):  # then it is known by its name
             teacher = _recipe_but_for_seed(Run.open(teacher).recipe, depth + 1)
-        except InputError:
-            pass  # then it is known by its name
     transfer = replace(recipe.transfer, teacher=teacher)
     return repr(plain(replace(recipe, seed=0, source="", device="auto", threads=None, transfer=transfer)))
 
 
 def _unmeasured(rows: Sequence[Summary]) -> list[str]:
     names = [row.name for row in rows if row.bias is None]
-    return [f"Where {listed(names)} look{'s' if len(names) == 1 else ''} was not measured (no bias.json)."] if names else []
+    if not names:
+        return []
+    return [f"Where {listed(names)} look{'s' if len(names) == 1 else ''} was not measured (no bias.json)."]
 
 
 def _misfit(row: Summary, bias: Report) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from regard.bias import Difference, compare
 from regard.errors import InputError, unknown
 from regard.report.summary import Summary
+from regard.report.wording import gathered
 
 MEASURES = ("accuracy", "position bias", "range bias")
 
@@ -33,7 +34,7 @@ class Line:
 
     @property
     def direction(self) -> str:
-        """ "higher" or "lower" if resolved, otherwise "not resolved". """
+        """ "higher" or "lower" if resolved, otherwise "not resolved"."""
         if not self.resolved:
             return "not resolved"
         return "higher" if self.difference.low > 0 else "lower"
@@ -76,22 +77,23 @@ def differences(rows: Sequence[Summary], reference: int | str = 0) -> Difference
     """
     base = rows[index_of(rows, reference)]
     lines: list[Line] = []
+    left_out: list[tuple[str, str]] = []
     notes: list[str] = []
     for row in rows:
         if row is base:
             continue
-        missing = [one.name for one in (row, base) if one.bias is None]
         if row.bias is None or base.bias is None:
-            notes.append(f"{row.name} is not compared: no bias.json of {' and '.join(missing)}.")
+            left_out.append((row.name, f"no bias.json in {(base if base.bias is None else row).run.folder}"))
             continue
         try:
             comparison = compare(row.bias, base.bias)
         except InputError as error:
-            notes.append(f"{row.name} is not compared: {error}.")
+            left_out.append((row.name, str(error)))
             continue
         found = (comparison.accuracy, comparison.position_bias, comparison.range_bias)
         lines += [Line(row, measure, difference) for measure, difference in zip(MEASURES, found, strict=True)]
         notes += [f"{row.name} and {base.name}: {note}" for note in comparison.notes]
+    notes = gathered(left_out, f"not compared with {base.name}") + notes
     return Differences(base, tuple(lines), tuple(notes))
 
 

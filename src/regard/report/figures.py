@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -22,7 +23,7 @@ _DASHES: tuple[Any, ...] = ("solid", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1,
 _INK, _FAINT = "#0a0b0c", "#0d0e0f"
 _NETWORK = "#a1b2{:02x}"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # letters stay letters
     "font.size": 12,
     "text.color": _INK,
@@ -30,6 +31,7 @@ _STYLE = {
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.spines.left": False,
     "xtick.color": _INK,
     "ytick.color": _INK,
     "xtick.major.size": 0,
@@ -38,6 +40,7 @@ _STYLE = {
     "grid.color": _FAINT,
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
+    "text.parse_math": False,
     "text.usetex": False,
 }
 _POINTS = 72  # an inch
@@ -72,14 +75,14 @@ def forest(bars: Sequence[Bar], caption: str, salt: str) -> str:
         salt: unlike that of any other figure on the page.
     """
     height = 38 * len(bars) + 34
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": salt, "axes.spines.left": False, "axes.grid.axis": "x"}):
-        figure, axes = _canvas(360, height, left=6, right=6, top=4, bottom=24)
+    with _style(salt, grid="x"):
+        figure, axes = _canvas(360, height, left=2, right=2, top=4, bottom=24)
         low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
         room = max(0.06 * (high - low), 0.5)
         axes.set_xlim(low - room, high + room)
         axes.set_ylim(len(bars) - 0.32, -0.68)
         axes.set_yticks([])
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter("{x:g}%")
         for place, bar in enumerate(bars):
             colour = _NETWORK.format(colour_of(bar.style))
@@ -87,7 +90,7 @@ def forest(bars: Sequence[Bar], caption: str, salt: str) -> str:
             axes.plot(bar.value, place, "o", color=colour, markersize=8)
             line = axes.get_yaxis_transform()
             name = bar.name if len(bar.name) <= 38 else f"{bar.name[:37]}…"
-            axes.text(0, place - 0.28, name, transform=line, va="bottom", parse_math=False)
+            axes.text(0, place - 0.28, name, transform=line, va="bottom")
             axes.text(1, place - 0.28, f"{bar.value:.1f}", transform=line, va="bottom", ha="right")
         return _svg(figure, caption)
 
@@ -99,8 +102,8 @@ def curves(series: Sequence[Series], unit: str, caption: str, salt: str) -> str:
         series: at least one with a number in it.
         unit: behind the numbers of the vertical axis: "%" or "".
     """
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": salt, "axes.grid.axis": "y", "axes.spines.left": False}):
-        figure, axes = _canvas(460, 290, left=42, right=10, top=8, bottom=38)
+    with _style(salt, grid="y"):
+        figure, axes = _canvas(420, 280, left=38, right=8, top=8, bottom=38)
         for one in series:
             points = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(y)]
             if not points:
@@ -110,8 +113,8 @@ def curves(series: Sequence[Series], unit: str, caption: str, salt: str) -> str:
             axes.plot(x, y, color=colour, linewidth=2, linestyle=_dashes(one.style))
             axes.plot(x[-1], y[-1], "o", color=colour, markersize=6)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(f"{{x:g}}{unit}")
         return _svg(figure, caption)
 
@@ -131,7 +134,14 @@ def _dashes(style: int) -> Any:
     return _DASHES[max(0, style - 1) // (COLOURS - 1) % len(_DASHES)]
 
 
-def _canvas(width: float, height: float, *, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
+def _style(salt: str, grid: str) -> AbstractContextManager[None]:
+    """Matplotlib's settings for one figure."""
+    return matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt, "axes.grid.axis": grid})
+
+
+def _canvas(
+    width: float, height: float, *, left: float, right: float, top: float, bottom: float
+) -> tuple[Figure, Axes]:
     """A figure with one set of axes, in points; no state is shared with pyplot."""
     figure = Figure(figsize=(width / _POINTS, height / _POINTS))
     figure.patch.set_alpha(0)

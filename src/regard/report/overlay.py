@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,15 +13,19 @@ from PIL import Image
 
 _SMALL, _WANTED, _LARGEST = 64, 128, 160  # pixels a side
 _COLOURS = matplotlib.colormaps["inferno"]
-_LIGHT, _DARK = (255, 255, 255), (0, 0, 0)
+_LUMA = np.array([0.299, 0.587, 0.114])
+_WEIGHT = 0.6  # of the map's colour
+_LIGHT, _DARK, _FOCUS = (255, 255, 255), (0, 0, 0), (0, 229, 255)
 
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def picture(image: Bytes, heat: Numbers | None = None, region: Mask | None = None) -> str:
-    """An image, with a map and the outline of a region over it.
+def picture(
+    image: Bytes, heat: Numbers | None = None, region: Mask | None = None, threshold: float | None = None
+) -> str:
+    """An image, with a map, the edge of its focus and the edge of a region over it.
 
     Small images are enlarged without smoothing, so that their pixels stay visible; large ones are reduced.
 
@@ -28,6 +33,7 @@ def picture(image: Bytes, heat: Numbers | None = None, region: Mask | None = Non
         image: (H, W, 3).
         heat: (H, W), 0 to 1.
         region: (H, W).
+        threshold: of the focus; None: its edge is not drawn.
 
     Returns:
         A data URI: PNG if the image is small, JPEG if it is large.
@@ -36,44 +42,45 @@ def picture(image: Bytes, heat: Numbers | None = None, region: Mask | None = Non
     side = max(height, width)
     factor = max(1, round(_WANTED / side)) if side <= _SMALL else min(1.0, _LARGEST / side)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    if factor >= 1:
-        canvas = image if heat is None else blended(image, heat)
-        canvas = np.asarray(Image.fromarray(canvas).resize(size, Image.Resampling.NEAREST))
-    else:
-        canvas = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-        if heat is not None:
-            values = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-            canvas = blended(canvas, np.asarray(values, dtype=np.float64))
+    smooth = factor < 1
+    canvas = _resized(image, size, smooth)
+    if heat is not None:
+        heat = _resized(heat.astype(np.float32), size, smooth).astype(np.float64)
+        canvas = blended(canvas, heat)
+        if threshold is not None and heat.any():
+            focus = heat >= threshold
+            canvas[focus & _grown(~focus)] = _FOCUS
     if region is not None:
-        mask = np.asarray(Image.fromarray(region).resize(size, Image.Resampling.NEAREST))
-        canvas = outlined(canvas, mask, 2 if factor >= 3 else 1)
-    return _uri(canvas, "PNG" if factor > 1 or side <= _SMALL else "JPEG")
+        canvas = outlined(canvas, _resized(region, size, smooth=False))
+    return _uri(canvas, "PNG" if side <= _SMALL else "JPEG")
+
+
+def _resized(values: NDArray[Any], size: tuple[int, int], smooth: bool) -> NDArray[Any]:
+    """Pixels (H, W, …) at another size (width, height)."""
+    how = Image.Resampling.BOX if smooth else Image.Resampling.NEAREST
+    return np.array(Image.fromarray(values).resize(size, how))
 
 
 def blended(image: Bytes, heat: Numbers) -> Bytes:
-    """The map over the image: the higher a value, the brighter its colour and the less of the image shows through."""
-    heat = np.clip(np.nan_to_num(heat), 0, 1)
-    colour = 255 * np.asarray(_COLOURS(heat))[..., :3]
-    weight = (0.35 + 0.3 * heat)[..., None]
-    return np.round((1 - weight) * image + weight * colour).astype(np.uint8)
+    """The map over the image in grey, so that all colour is the map's: the higher a value, the brighter."""
+    colour = 255 * np.asarray(_COLOURS(np.clip(np.nan_to_num(heat), 0, 1)))[..., :3]
+    grey = (image @ _LUMA)[..., None]
+    return np.round((1 - _WEIGHT) * grey + _WEIGHT * colour).astype(np.uint8)
 
 
-def outlined(image: Bytes, mask: Mask, width: int = 1) -> Bytes:
+def outlined(image: Bytes, mask: Mask) -> Bytes:
     """The edge of the mask: a light line inside it and a dark one outside, so that one shows on any image."""
-    inside = mask & ~_grown(~mask, width)
-    outside = _grown(mask, width) & ~mask
     image = image.copy()
-    image[inside], image[outside] = _LIGHT, _DARK
+    image[mask & _grown(~mask)] = _LIGHT
+    image[_grown(mask) & ~mask] = _DARK
     return image
 
 
-def _grown(mask: Mask, steps: int) -> Mask:
-    """The pixels at most `steps` rows and columns from the mask."""
-    for _ in range(steps):
-        padded = np.pad(mask, 1)
-        rows = padded[:-2] | padded[1:-1] | padded[2:]
-        mask = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-    return mask
+def _grown(mask: Mask) -> Mask:
+    """The pixels in the mask or next to it."""
+    padded = np.pad(mask, 1)
+    rows = padded[:-2] | padded[1:-1] | padded[2:]
+    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
 
 def _uri(image: Bytes, form: str) -> str:

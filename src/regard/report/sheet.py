@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.bias import measure
 from regard.data import Batches, ImageSet
@@ -17,6 +17,7 @@ from regard.errors import InputError
 from regard.maps import GradCAM
 from regard.report.overlay import picture
 from regard.report.summary import Summary
+from regard.report.wording import gathered, listed
 from regard.training import load_data
 from regard.training.recipe import DataRecipe
 
@@ -67,9 +68,7 @@ class Sheet:
     notes: tuple[str, ...]
 
 
-def make_sheet(
-    rows: Sequence[Summary], reference: int, test: ImageSet, *, images: int = 12, apart: int = 4
-) -> Sheet:
+def make_sheet(rows: Sequence[Summary], reference: int, test: ImageSet, *, images: int = 12, apart: int = 4) -> Sheet:
     """Shows the networks that were tested on the images of the reference.
 
     Args:
@@ -79,8 +78,8 @@ def make_sheet(
         images: how many to pick fairly; fewer if the page would get too large.
         apart: how many more to pick because the networks differ on them.
     """
-    shown, notes = [], []
-    models = {}
+    models: dict[str, nn.Module] = {}
+    left_out = []
     for row in rows:
         reason = _why_not(row, rows[reference], test)
         if reason is None:
@@ -88,10 +87,10 @@ def make_sheet(
                 models[row.name] = row.run.model("last")
             except InputError as error:
                 reason = str(error)
-        if reason is None:
-            shown.append(row)
-        else:
-            notes.append(f"{row.name} is not on the sheet: {reason}.")
+        if reason is not None:
+            left_out.append((row.name, reason))
+    shown = [row for row in rows if row.name in models]
+    notes = gathered(left_out, "not on the sheet of test images")
     if not shown:
         return Sheet((), (), (), len(test), test.regions is not None, tuple(notes))
     count = max(1, min(images, len(test), _PICTURES // (len(shown) + 1) - apart))
@@ -99,12 +98,7 @@ def make_sheet(
     differing = most_apart(shown, rows[reference], test, apart)
     places = sorted({*fair, *differing})
     looks = {row.name: _look(models[row.name], row, test, places) for row in shown}
-    for row in shown:
-        if disagreeing := _disagreeing(row, test, places, looks[row.name]):
-            notes.append(
-                f"{row.name} predicts another class here than in its bias.json for {disagreeing} of {len(places)} "
-                "images: that was measured with other weights than those after the last epoch."
-            )
+    notes += _disagreements(shown, test, places, looks)
     strips = {
         place: _strip(test, place, [looks[row.name][i] for row in shown], [row.name for row in shown])
         for i, place in enumerate(places)
@@ -169,9 +163,10 @@ class _Look:
     predicted: int
     verdict: str
     spill: float
+    threshold: float
 
 
-def _look(model: torch.nn.Module, row: Summary, test: ImageSet, places: Sequence[int]) -> list[_Look]:
+def _look(model: nn.Module, row: Summary, test: ImageSet, places: Sequence[int]) -> list[_Look]:
     """What the network makes of the images at these places, with the settings of its bias report."""
     report = row.bias
     layer = report.layer if report and report.method == "gradcam" and report.layer else None
@@ -190,7 +185,7 @@ def _look(model: torch.nn.Module, row: Summary, test: ImageSet, places: Sequence
         verdicts = [_verdict(*(bool(flag) for flag in each)) for each in flags]
         spills = measures.spill.tolist()
     heats = _scaled(heat).double().numpy()
-    return [_Look(*each) for each in zip(heats, predicted, verdicts, spills, strict=True)]
+    return [_Look(*each, threshold) for each in zip(heats, predicted, verdicts, spills, strict=True)]
 
 
 def _verdict(flat: bool, position: bool, range_: bool) -> str:
@@ -204,12 +199,23 @@ def _scaled(heat: Tensor) -> Tensor:
     return torch.where(high > low, (heat - low) / (high - low), torch.zeros_like(heat))
 
 
-def _disagreeing(row: Summary, test: ImageSet, places: Sequence[int], looks: Sequence[_Look]) -> int:
-    """For how many images the report of the network has another prediction."""
-    if row.bias is None or not _same_labels(row, test):
-        return 0
-    predicted = row.bias.rows["predicted"][list(places)]
-    return int((predicted != np.array([look.predicted for look in looks])).sum())
+def _disagreements(
+    rows: Sequence[Summary], test: ImageSet, places: Sequence[int], looks: Mapping[str, Sequence[_Look]]
+) -> list[str]:
+    """What to say if the networks predict other classes than their reports say."""
+    counts = {}
+    for row in rows:
+        if row.bias is not None and _same_labels(row, test):
+            predicted = np.array([look.predicted for look in looks[row.name]])
+            counts[row.name] = int((row.bias.rows["predicted"][list(places)] != predicted).sum())
+    names = [name for name, count in counts.items() if count]
+    if not names:
+        return []
+    return [
+        f"{listed(names)}: other classes are predicted on the sheet than in bias.json, for up to "
+        f"{max(counts.values())} of {len(places)} images; it was measured with other weights than those after the last "
+        "epoch, or on other images."
+    ]
 
 
 def _strip(test: ImageSet, place: int, looks: Sequence[_Look], names: Sequence[str]) -> Strip:
@@ -223,6 +229,7 @@ def _strip(test: ImageSet, place: int, looks: Sequence[_Look], names: Sequence[s
         spill = f", {look.spill:.0%} of the focus outside" if look.spill == look.spill else ""
         alt = f"Test image {place}, map of {name}: class {predicted}{verdict}{spill}"
         wrong = look.predicted != int(test.labels[place])
-        cells.append(Cell(picture(image, look.heat, region), alt, predicted, wrong, look.verdict))
-    outline = ", its region outlined" if region is not None else ""
-    return Strip(picture(image, None, region), f"Test image {place}, class {label}{outline}", label, place, tuple(cells))
+        shown = picture(image, look.heat, region, look.threshold)
+        cells.append(Cell(shown, alt, predicted, wrong, look.verdict))
+    alt = f"Test image {place}, class {label}{', its region outlined' if region is not None else ''}"
+    return Strip(picture(image, None, region), alt, label, place, tuple(cells))

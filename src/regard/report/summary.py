@@ -100,7 +100,7 @@ def _summary(
     metrics = tuple(row for row in run.metrics() if isinstance(row, dict) and isinstance(row.get("epoch"), int))
     environment = _environment(run)
     report = Report.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
-    value = metrics[-1].get("test_accuracy") if metrics else None
+    value = _share(metrics[-1].get("test_accuracy")) if metrics else None
     teacher = recipe.transfer.teacher
     key = repr((recipe.model, len(environment.get("classes", ())), _side(recipe)))
     if key not in costs:
@@ -123,6 +123,11 @@ def _summary(
     )
 
 
+def _share(value: Any) -> float | None:
+    """The value, if it is a number from 0 to 1."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
+
+
 def _environment(run: Run) -> dict[str, Any]:
     path = run.folder / "environment.json"
     try:
@@ -140,7 +145,8 @@ def _cost(recipe: Recipe, classes: int) -> tuple[int | None, int | None]:
     side = _side(recipe)
     if side is None:
         return sum(parameter.numel() for parameter in model.parameters()), None
-    return tuple(complexity(model, side))
+    cost = complexity(model, side)
+    return cost.parameters, cost.multiply_adds
 
 
 def _side(recipe: Recipe) -> int | None:
@@ -199,5 +205,5 @@ def _unique(names: Sequence[str], count: int) -> list[str]:
 
 
 def _printable(name: str) -> str:
-    """The name on one line, with what is no text (file names can hold any bytes) marked."""
-    return " ".join(name.encode("utf-8", "replace").decode().split())
+    """The name on one line, with "?" for what is no text (the name of a folder can hold any bytes)."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(name.split()))

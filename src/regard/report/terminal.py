@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from regard.bias import Rate
 from regard.report.summary import Summary
-from regard.report.wording import NONE, interval, large, percent
+from regard.report.wording import NONE, large, percent
 
 
 def terminal_table(rows: Sequence[Summary]) -> Table:
     """The rows as a table: costs, accuracy, bias rates in percent with their 95% intervals below, mean spill."""
     caption = "Rates in %, below them their 95% Wilson intervals (test images, one training run each)."
-    table = Table(caption=caption, caption_justify="left")
-    table.add_column("network")
-    for heading in ("parameters", "multiply-adds", "test accuracy", "position bias", "range bias", "mean spill"):
-        table.add_column(heading, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("network", overflow="fold")
+    for heading in ("parameters", "multiply-\nadds", "test\naccuracy", "position\nbias", "range\nbias", "mean\nspill"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         spill = NONE if row.spill is None else f"{row.spill.value:.3f}"
         rates = (_rate(row.accuracy, row.test_accuracy), _rate(row.position_bias), _rate(row.range_bias))
@@ -28,5 +29,5 @@ def terminal_table(rows: Sequence[Summary]) -> Table:
 
 def _rate(rate: Rate | None, value: float | None = None) -> Text:
     if rate is not None:
-        return Text.assemble(percent(rate.value), "\n", (interval(rate.low, rate.high), "dim"))
+        return Text.assemble(percent(rate.value), "\n", (f"{percent(rate.low)}–{percent(rate.high)}", "dim"))
     return Text(NONE if value is None else percent(value))

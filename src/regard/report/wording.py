@@ -72,6 +72,14 @@ def listed(words: Iterable[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
 
 
+def gathered(reasons: Iterable[tuple[str, str]], verb: str) -> list[str]:
+    """Sentences "names are <verb>: reason.", one for each reason, of pairs (name, reason)."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        names.setdefault(reason, []).append(name)
+    return [f"{listed(own)} {'is' if len(own) == 1 else 'are'} {verb}: {why}." for why, own in names.items()]
+
+
 def number(count: int, what: str = "") -> str:
     """A small number as a word, and what it counts in the plural that fits."""
     word = _NUMBERS[count] if count < len(_NUMBERS) else f"{count:,}"

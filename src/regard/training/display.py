@@ -58,7 +58,9 @@ class Lines:
         if self.progress is None:
             return
         done = epoch * self.steps + step
-        note = f"loss {means.get('loss', 0):.3f}  accuracy {means.get('accuracy', 0):.1%}  {images_per_second:,.0f} images/s"
+        note = (
+            f"loss {means.get('loss', 0):.3f}  train {means.get('accuracy', 0):.1%}  {images_per_second:,.0f} images/s"
+        )
         self.progress.update(self.task, completed=done, note=f"{note}  {self._left(done)} left")
 
     def epoch(self, row: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -72,13 +72,11 @@ def train(
     recipe = replace(recipe, data=replace(recipe.data, mean=train_set.mean, std=train_set.std))
     with _settings(recipe):
         torch.manual_seed(recipe.seed)
-        model = make_model(recipe, len(train_set.classes)).to(device, memory_format=torch.channels_last)
+        model = _placed(make_model(recipe, len(train_set.classes)), device)
         teacher = load_teacher(recipe.transfer, train_set.classes, display.say)
-        if teacher is not None:
-            teacher = teacher.to(device, memory_format=torch.channels_last)
         objective = Objective(
-            torch.compile(model) if recipe.compile else model,
-            teacher,
+            cast(nn.Module, torch.compile(model)) if recipe.compile else model,
+            None if teacher is None else _placed(teacher, device),
             beta=recipe.transfer.beta,
             alpha=recipe.transfer.alpha,
             temperature=recipe.transfer.temperature,
@@ -235,6 +233,11 @@ class _Loop:
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.display.say(f"resumed {self.run.folder} at epoch {self.epoch + 1}, step {self.step + 1}")
+
+
+def _placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on its device, in the memory layout in which convolutions are fastest."""
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resume: bool, overwrite: bool) -> Run:

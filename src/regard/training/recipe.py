@@ -149,7 +149,8 @@ class Recipe:
         device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         threads: processor threads of a run on the CPU; torch's choice if not given.
         deterministic: the same weights from the same recipe, bit for bit, on the same machine.
-        compile: compile the network (torch.compile); worth it for runs of more than a few minutes.
+        compile: compile the network (torch.compile); has no effect where attention is transferred, whose taps need
+            the network as it is.
     """
 
     source: str = ""

@@ -21,7 +21,7 @@ def load_teacher(recipe: TransferRecipe, classes: tuple[str, ...], say: Callable
     `alpha` is 0, and an error raised if it is not.
 
     Raises:
-        InputError: there is no such run or network, its weights cannot be had, or its classes do not allow distillation.
+        InputError: there is no such run or network, its weights cannot be had, or its classes rule out distillation.
     """
     if recipe.teacher is None:
         return None
@@ -34,17 +34,20 @@ def load_teacher(recipe: TransferRecipe, classes: tuple[str, ...], say: Callable
         count = len(run.classes)
     else:
         known = None
-        count = timm.get_pretrained_cfg(recipe.teacher).num_classes
+        published = timm.get_pretrained_cfg(recipe.teacher)
+        if published is None:
+            raise InputError(f"timm has no pretrained weights for teacher {recipe.teacher}")
+        count = published.num_classes
         teacher = models.create(recipe.teacher, count, pretrained=True).eval()
     if count != len(classes):
         if recipe.alpha:
             raise InputError(
-                f"teacher {recipe.teacher} has {count} classes and the data {len(classes)}: distillation needs the same "
-                "(transfer.alpha 0 transfers attention alone)"
+                f"teacher {recipe.teacher} has {count} classes and the data {len(classes)}: distillation needs "
+                "the same (transfer.alpha 0 transfers attention alone)"
             )
         say(f"note: teacher {recipe.teacher} has {count} classes, the data {len(classes)}; only its attention is used")
     elif known is not None and known != classes and recipe.alpha:
         raise InputError(
-            f"teacher {recipe.teacher} and the data have {count} classes, but not the same ones in the same order"
+            f"teacher {recipe.teacher} and the data have {count} classes, not the same ones in the same order"
         )
     return teacher

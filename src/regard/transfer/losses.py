@@ -43,7 +43,8 @@ def attention_loss(student_features: Tensor, teacher_features: Tensor, power: fl
     student_map = activation_map(student_features, power)  # (N, H, W)
     teacher_map = activation_map(teacher_features, power)
     if student_map.shape != teacher_map.shape:
-        size = [min(sizes) for sizes in zip(student_map.shape[1:], teacher_map.shape[1:], strict=True)]
+        (h, w), (other_h, other_w) = student_map.shape[1:], teacher_map.shape[1:]
+        size = (min(h, other_h), min(w, other_w))
         student_map, teacher_map = F.adaptive_avg_pool2d(student_map, size), F.adaptive_avg_pool2d(teacher_map, size)
     difference = F.normalize(student_map.flatten(1)) - F.normalize(teacher_map.flatten(1))
     if form == "code":

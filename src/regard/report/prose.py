@@ -1,0 +1,93 @@
+"""What the page says in sentences."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+from regard.data import Splits, clutter
+from regard.report.differences import Differences
+from regard.report.sheet import Sheet
+from regard.report.summary import Summary
+from regard.report.wording import listed, number
+
+
+def intro(rows: Sequence[Summary], reference: Summary, splits: Splits | None) -> str:
+    """Two sentences: what was trained on what, and how."""
+    data = reference.recipe.data
+    names = listed(dict.fromkeys(row.recipe.data.name for row in rows))
+    details = []
+    if splits is not None:
+        train, test = splits
+        height, width = test.images.shape[2:]
+        details = [
+            f"{len(train):,} training and {len(test):,} test images",
+            f"{width}\u00a0×\u00a0{height} pixels",
+            f"{len(test.classes)} classes",
+        ]
+    if names == "clutter":
+        defaults = inspect.signature(clutter).parameters
+        cue, test_cue = (data.options.get(name, defaults[name].default) for name in ("cue", "test_cue"))
+        details.append(f"the background a cue to the label with {cue:g} in training and {test_cue:g} in testing")
+    details += [f"{name} {value}" for name, value in data.options.items() if name not in ("cue", "test_cue")]
+    verb = "was" if len(rows) == 1 else "were"
+    first = f"{number(len(rows), 'network').capitalize()} {verb} trained on {names}"
+    first += f" ({', '.join(details)})." if details else "."
+    epochs = sorted({row.epochs for row in rows})
+    seeds_used = sorted({row.recipe.seed for row in rows})
+    span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"{epochs[0]}"
+    devices = listed(dict.fromkeys(_device(row) for row in rows))
+    second = (
+        f"{'Each network' if len(rows) > 1 else 'It'} saw {span} epoch{'s' if epochs != [1] else ''}, with "
+        f"seed{'s' if len(seeds_used) > 1 else ''} {listed(map(str, seeds_used))}, on {devices}; all numbers "
+        "are those after the last epoch."
+    )
+    return f"{first} {second}"
+
+
+def by_chance(found: Differences) -> str:
+    """How many of the differences would be resolved if there were none."""
+    count = len(found.lines)
+    expected = round(count / 20)
+    if count < 2:
+        return ""
+    about = f"about {number(expected)} of these {count}" if expected else "one in twenty such intervals"
+    return f"Even if no network differed, {about} would leave zero out by chance."
+
+
+def measured(rows: Sequence[Summary]) -> str:
+    """How the bias reports were made, if there are any."""
+    reports = [row.bias for row in rows if row.bias is not None]
+    if not reports:
+        return ""
+    methods = {"gradcam": "Grad-CAM"}
+    how = listed(dict.fromkeys(methods.get(report.method, report.method) for report in reports))
+    targets = listed(dict.fromkeys("label's" if r.target == "label" else "predicted" for r in reports))
+    thresholds = listed(dict.fromkeys(f"{report.threshold:g}" for report in reports))
+    return (
+        f"Where a network looks is its {how} map of the {targets} class, scaled to [0, 1] an image; its focus is where "
+        f"the map is at least {thresholds}. Position bias: the focus does not meet the region, the pixels of the "
+        "object. Range bias: they meet, but the focus is not inside the region. No image has both, so where the focus "
+        "is hardly ever inside, one rises as the other falls. Spill: the share of the focus outside the region. "
+        "Accuracy counts all test images, the others those with a focus and a region."
+    )
+
+
+def sheet_rule(sheet: Sheet) -> str:
+    """Which images the sheet shows, and how to read it."""
+    region = " The white line is the edge of the region, the" if sheet.regions else " The"
+    parts = len(sheet.fair)
+    return (
+        f"{parts} of the {sheet.images:,} test images: the set is cut into {parts} equal parts, and of each part one "
+        "image is drawn (seed 0), whatever the networks make of it. Each map is laid over its image in grey, the "
+        f"brighter the higher.{region} cyan one that of the focus. Below is the predicted class, with ✗ where it is "
+        "wrong."
+    )
+
+
+def _device(row: Summary) -> str:
+    gpu = row.environment.get("gpu")
+    asked = row.recipe.device
+    if asked == "cpu" or (asked == "auto" and not gpu):
+        return "the CPU"
+    return str(gpu) if gpu and asked.startswith(("auto", "cuda")) else asked
