@@ -34,7 +34,7 @@ class Line:
 
     @property
     def direction(self) -> str:
-        """ "higher" or "lower" if resolved, otherwise "not resolved"."""
+        """What may be said: "higher", "lower" or "not resolved"."""
         if not self.resolved:
             return "not resolved"
         return "higher" if self.difference.low > 0 else "lower"

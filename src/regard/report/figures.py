@@ -76,22 +76,23 @@ def forest(bars: Sequence[Bar], caption: str, salt: str) -> str:
     """
     height = 38 * len(bars) + 34
     with _style(salt, grid="x"):
-        figure, axes = _canvas(360, height, left=2, right=2, top=4, bottom=24)
+        width, edge = 360, 16  # the edge is for the outermost numbers of the axis; names begin at the figure's own
+        figure, axes = _canvas(width, height, left=edge, right=edge, top=4, bottom=24)
         low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
         room = max(0.06 * (high - low), 0.5)
-        axes.set_xlim(low - room, high + room)
+        axes.set_xlim(max(low - room, -0.5), min(high + room, 100.5))
         axes.set_ylim(len(bars) - 0.32, -0.68)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter("{x:g}%")
+        line, beyond = axes.get_yaxis_transform(), (edge - 2) / (width - 2 * edge)
         for place, bar in enumerate(bars):
             colour = _NETWORK.format(colour_of(bar.style))
             axes.plot([bar.low, bar.high], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
             axes.plot(bar.value, place, "o", color=colour, markersize=8)
-            line = axes.get_yaxis_transform()
             name = bar.name if len(bar.name) <= 38 else f"{bar.name[:37]}…"
-            axes.text(0, place - 0.28, name, transform=line, va="bottom")
-            axes.text(1, place - 0.28, f"{bar.value:.1f}", transform=line, va="bottom", ha="right")
+            axes.text(-beyond, place - 0.28, name, transform=line, va="bottom")
+            axes.text(1 + beyond, place - 0.28, f"{bar.value:.1f}", transform=line, va="bottom", ha="right")
         return _svg(figure, caption)
 
 
@@ -161,6 +162,7 @@ def _svg(figure: Figure, caption: str) -> str:
     view = re.search(r'viewBox="[^"]*"', text)
     assert view is not None, "matplotlib gives every SVG a viewBox"
     text = f'<svg {view[0]} role="img" aria-label="{escape(caption)}">{text[text.index(">") + 1 :]}'
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure, and used by none
     text = text.replace(_INK, "currentColor").replace(_FAINT, "var(--line)")
     for i in range(COLOURS):
         text = text.replace(_NETWORK.format(i), f"var(--net-{i})")

@@ -35,7 +35,7 @@ def repeats(rows: Sequence[Summary]) -> list[Repeat]:
 def short(recipe: Recipe) -> str:
     """The recipe as YAML that says only what differs from the defaults."""
     differing = _differing(plain(recipe), plain(Recipe()))
-    return yaml.safe_dump(differing, sort_keys=False, allow_unicode=True) if differing else "{}\n"
+    return yaml.safe_dump(differing, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
 def environments(rows: Sequence[Summary]) -> list[tuple[str, list[tuple[str, str]]]]:

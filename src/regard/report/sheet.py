@@ -75,8 +75,9 @@ def make_sheet(rows: Sequence[Summary], reference: int, test: ImageSet, *, image
         rows: of the report.
         reference: its place among them.
         test: its test images.
-        images: how many to pick fairly; fewer if the page would get too large.
-        apart: how many more to pick because the networks differ on them.
+        images: how many to pick fairly, at least 1.
+        apart: how many more to pick because the networks differ on them. Many networks get fewer images of both
+            kinds, so that the page stays small.
     """
     models: dict[str, nn.Module] = {}
     left_out = []
@@ -93,7 +94,9 @@ def make_sheet(rows: Sequence[Summary], reference: int, test: ImageSet, *, image
     notes = gathered(left_out, "not on the sheet of test images")
     if not shown:
         return Sheet((), (), (), len(test), test.regions is not None, tuple(notes))
-    count = max(1, min(images, len(test), _PICTURES // (len(shown) + 1) - apart))
+    room = max(2, _PICTURES // (len(shown) + 1))
+    apart = min(apart, room // 4)
+    count = min(images, len(test), room - apart)
     fair = spread(len(test), count)
     differing = most_apart(shown, rows[reference], test, apart)
     places = sorted({*fair, *differing})

@@ -1,0 +1,90 @@
+"""Made-up runs: small networks with drawn weights, written as training and `regard bias` write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from regard import bias, data
+from regard.training import Recipe, Run, load_recipe, make_model
+
+IMAGES = 60
+CLUTTER = f'--data.options={{"train": 40, "test": {IMAGES}}}'
+BASE = ["--model.name=wrn-10-1", "--schedule.epochs=3", "--schedule.milestones=[2]", "--device=cpu", CLUTTER]
+
+
+@pytest.fixture(scope="session")
+def splits() -> data.Splits:
+    return data.load("clutter", train=40, test=IMAGES)
+
+
+@pytest.fixture(scope="session")
+def recipe(splits: data.Splits) -> Recipe:
+    made = load_recipe(None, BASE)
+    return replace(made, data=replace(made.data, mean=splits.train.mean, std=splits.train.std))
+
+
+def made_up_report(splits: data.Splits, seed: int, *, correct: float = 0.5, position: float = 0.3) -> bias.Report:
+    """Rows drawn at random: about so many images right, and with position bias."""
+    test, draw = splits.test, np.random.default_rng(seed)
+    assert test.regions is not None
+    right = draw.random(IMAGES) < correct
+    away = draw.random(IMAGES) < position
+    labels = test.labels.numpy()
+    rows = {name: draw.random(IMAGES) for name in ("miss", "iou", "energy_inside", "auc", "rank_accuracy", "top_k")}
+    rows |= {
+        "label": labels,
+        "predicted": np.where(right, labels, (labels + 1) % 10),
+        "correct": right,
+        "position_bias": away,
+        "range_bias": ~away & (draw.random(IMAGES) < 0.8),
+        "spill": draw.random(IMAGES),
+        "pointing": ~away,
+        "focus_area": np.full(IMAGES, 0.2),
+        "region_area": test.regions.float().mean((1, 2)).numpy(),
+        "flat": np.zeros(IMAGES, dtype=bool),
+    }
+    return bias.Report("WideResNet", "clutter", "test", "gradcam", "group2", "predicted", 0.5, test.classes, rows)
+
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, recipe: Recipe, splits: data.Splits) -> MakeRun:
+    """make_run(name, epochs=2, correct=0.5, position=0.3, measured=True, weights=True, **fields of the recipe)."""
+
+    def make(
+        name: str,
+        *,
+        epochs: int = 3,
+        correct: float = 0.5,
+        position: float = 0.3,
+        measured: bool = True,
+        weights: bool = True,
+        **fields: object,
+    ) -> Run:
+        own = replace(recipe, **fields)
+        run = Run.create(tmp_path / name, own, splits.test.classes)
+        seed = sum(name.encode())
+        report = made_up_report(splits, seed, correct=correct, position=position)
+        last = report.accuracy.successes / IMAGES
+        run.write_metrics(
+            [
+                {"epoch": i + 1, "task": 2.3 - 0.4 * i, "loss": 9.9, "test_accuracy": last if i == epochs - 1 else 0.1}
+                for i in range(epochs)
+            ]
+        )
+        if measured:
+            report.save(run.folder / "bias.json")
+        if weights:
+            torch.manual_seed(seed)
+            run.save_weights(make_model(own, 10), "last", epochs, last)
+        return run
+
+    return make

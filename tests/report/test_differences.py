@@ -1,0 +1,97 @@
+"""What is said of the difference of two networks."""
+
+import pytest
+
+from regard import bias, report
+from regard.errors import InputError
+from regard.report.caveats import caveats, same_but_for_seed, seeds
+from regard.training import TransferRecipe
+
+
+def test_words_follow_the_intervals(make_run):
+    runs = [make_run("base", correct=0.3, position=0.6)]
+    runs += [make_run(f"net{i}", correct=0.1 * i, position=0.15 * (6 - i)) for i in range(1, 7)]
+    rows = report.summarize(runs)
+    found = report.differences(rows, "base")
+    assert len(found.lines) == 3 * 6
+    assert {line.resolved for line in found.lines} == {True, False}  # the case is not trivial
+    for line in found.lines:
+        low, high = line.difference.low, line.difference.high
+        assert line.direction == ("higher" if low > 0 else "lower" if high < 0 else "not resolved")
+        assert (line.direction in line.difference.sentence) or not line.resolved
+        assert line in (found.resolved if low > 0 or high < 0 else found.unresolved)
+    assert len(found.resolved) + len(found.unresolved) == len(found.lines)
+
+
+def test_the_difference_is_the_network_minus_the_reference(make_run):
+    rows = report.summarize([make_run("low", correct=0.1), make_run("high", correct=0.95)])
+    found = report.differences(rows, 0)
+    accuracy = found.lines[0]
+    assert (accuracy.row.name, accuracy.measure, accuracy.direction) == ("high", "accuracy", "higher")
+    expected = bias.compare(rows[1].bias, rows[0].bias)
+    assert [line.difference for line in found.lines] == [
+        expected.accuracy,
+        expected.position_bias,
+        expected.range_bias,
+    ]
+    assert "high higher than low" in accuracy.difference.sentence
+    assert report.differences(rows, "high").lines[0].direction == "lower"
+    assert report.differences(rows, -1).reference is rows[1]
+
+
+def test_what_cannot_be_compared_is_named(make_run):
+    rows = report.summarize(
+        [make_run("a"), make_run("b", measured=False), make_run("c", measured=False), make_run("d")]
+    )
+    cut = {name: values[:50] for name, values in rows[3].bias.rows.items()}
+    object.__setattr__(rows[3].bias, "rows", cut)
+    found = report.differences(rows)
+    assert not found.lines
+    assert len(found.notes) == 3
+    assert found.notes[0].startswith("b is not compared with a: no bias.json in")
+    assert "50 and 60 images" in found.notes[2]
+    assert "no bias.json in" in report.differences(rows[:2], "b").notes[0]
+
+
+def test_the_reference_is_a_row(make_run):
+    rows = report.summarize([make_run("student")])
+    with pytest.raises(InputError, match="did you mean 'student'"):
+        report.differences(rows, "studnet")
+    with pytest.raises(InputError, match="0 to 0"):
+        report.differences(rows, 1)
+    assert report.differences(rows).lines == ()
+
+
+def test_one_seed_each_is_said_and_several_are_used(make_run):
+    teachers = [make_run(f"teacher{seed}", seed=seed, correct=0.9) for seed in (0, 1)]
+    students = [
+        make_run(f"s{seed}", seed=seed, transfer=TransferRecipe(teacher=str(teachers[seed].folder), beta=1e3))
+        for seed in (0, 1)
+    ]
+    one = report.summarize([teachers[0], students[0]])
+    assert "was trained once, with one seed" in seeds(one)
+    assert same_but_for_seed(one) == []
+    several = report.summarize([*teachers, *students])
+    assert [[row.name for row in group] for group in same_but_for_seed(several)] == [
+        ["teacher0", "teacher1"],
+        ["s0", "s1"],
+    ]
+    assert "trained once" not in seeds(several)
+    assert "s0 and s1: two seeds, test accuracy" in seeds(several)
+    assert "every other network was trained once" in seeds(several[:3])
+
+
+def test_what_does_not_fit_together_is_said(make_run):
+    good, short = make_run("good"), make_run("short", epochs=2)
+    fresh, bare = make_run("fresh", epochs=0), make_run("bare", measured=False)
+    other = make_run("other", correct=0.9)
+    make_run("wrong", correct=0.1).folder.joinpath("bias.json").rename(other.folder / "bias.json")
+    assert caveats(report.summarize([good])) == []
+    said = caveats(report.summarize([good, short, fresh, bare, other]))
+    assert said[:3] == [
+        "fresh has no finished epoch.",
+        "short has finished 2 of 3 epochs.",
+        "Where bare looks was not measured (no bias.json).",
+    ]
+    assert said[3].startswith("other: its bias.json counts")
+    assert len(said) == 4
