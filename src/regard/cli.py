@@ -160,8 +160,9 @@ def bias(arguments: list[str]) -> int:
             batch_size=options.batch_size,
             device=training.pick_device(options.device),
         )
-        report.save(run.folder / "bias.json")
-        print(f"\n{run.folder}: written to {run.folder / 'bias.json'}")
+        path = run.folder / ("bias.json" if options.weights == "last" else f"bias-{options.weights}.json")
+        report.save(path)
+        print(f"\n{run.folder}: written to {path}")
         Console().print(report.table())
         reports.append((run, report))
     for run, report in reports[1:]:

@@ -13,20 +13,21 @@ from regard.data import ImageSet
 # What all runs share. Digits are not mirrored; so short a run does best with one smooth fall of the learning rate.
 COMMON = (
     "--data.name=clutter",
+    "--data.options={cue: 0.5}",
     "--augmentation.flip=false",
     "--augmentation.padding=2",
     "--schedule.shape=cosine",
     "--schedule.warmup=0.5",
-    "--schedule.batch_size=128",
+    "--schedule.batch_size=64",
     "--optimizer.nesterov=true",
 )
-STUDENT = "--model.name=wrn-10-1"
+STUDENT = "--model.name=wrn-10-0.5"
 TEACHER = "teacher"
 REFERENCE = "student alone"
 
 # Name -> what its recipe says beyond COMMON; {teacher} stands for the teacher's run folder.
 NETWORKS: dict[str, tuple[str, ...]] = {
-    TEACHER: ("--model.name=wrn-10-2",),
+    TEACHER: ("--model.name=wrn-10-1",),
     REFERENCE: (STUDENT,),
     "attention transfer": (STUDENT, "--transfer.teacher={teacher}", "--transfer.beta=1000"),
     "distillation": (STUDENT, "--transfer.teacher={teacher}", "--transfer.alpha=0.9"),
@@ -38,9 +39,9 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     ),
     "SE": (STUDENT, "--model.attention=se"),
     "LSAS-SE": (STUDENT, "--model.attention=se", "--model.gate=sub-attention"),
-    "shuffle attention": (STUDENT, "--model.attention=shuffle", "--model.attention_options={groups: 4}"),
+    "shuffle attention": (STUDENT, "--model.attention=shuffle", "--model.attention_options={groups: 2}"),
 }
-EPOCHS = 5
+EPOCHS = 7
 
 
 def run_demo(

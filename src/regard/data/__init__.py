@@ -4,7 +4,7 @@ from regard.data.batches import Augmentation, Batch, Batches
 from regard.data.builtin import clutter
 from regard.data.folder import read_folder
 from regard.data.imageset import ImageSet, Splits
-from regard.data.sources import load, names
+from regard.data.sources import all_options, load, names
 
 __all__ = [
     "Augmentation",
@@ -12,6 +12,7 @@ __all__ = [
     "Batches",
     "ImageSet",
     "Splits",
+    "all_options",
     "clutter",
     "load",
     "names",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from regard.data.builtin import clutter
-from regard.data.folder import OnUnreadable, load_folder
+from regard.data.folder import MEMORY_LIMIT, OnUnreadable, load_folder
 from regard.data.imageset import Channels, ImageSet, Splits
 from regard.errors import InputError, unknown
 
@@ -39,12 +39,28 @@ _PUBLISHED = {
     "stl10": _Published("STL10", "STL10", "stl10_binary", (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
 }
 
-_OPTIONS = {"clutter": tuple(inspect.signature(clutter).parameters), "folder": ("memory_limit",)}
+# The options of a set, with their defaults.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "clutter": {name: option.default for name, option in inspect.signature(clutter).parameters.items()},
+    "folder": {"memory_limit": MEMORY_LIMIT},
+}
 
 
 def names() -> list[str]:
     """The names that `load` knows, sorted."""
     return sorted(["clutter", "folder", *_PUBLISHED])
+
+
+def all_options(name: str, **given: Any) -> dict[str, Any]:
+    """All options of a data set: its defaults, but for those given. What is kept of a run should not change with them.
+
+    Raises:
+        InputError: an unknown name, an option that the data set does not have.
+    """
+    if name not in names():
+        raise unknown("data set", name, names())
+    _check_options(name, given)
+    return {**_OPTIONS.get(name, {}), **given}
 
 
 def load(
@@ -76,9 +92,7 @@ def load(
         InputError: an unknown name, a folder that is not there or does not hold what it should, an option that the
             data set does not have.
     """
-    if name not in names():
-        raise unknown("data set", name, names())
-    _check_options(name, options)
+    options = all_options(name, **options)
     if name == "folder":
         if folder is None:
             raise InputError("data set 'folder' needs a folder with train/ and test/ in it; give one (--data.folder)")

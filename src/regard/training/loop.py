@@ -20,7 +20,7 @@ from regard.training.evaluate import evaluate
 from regard.training.interrupt import Interrupt, interruptible
 from regard.training.meter import Meter
 from regard.training.recipe import Recipe, plain
-from regard.training.run import Run, load_data, make_model, pick_device
+from regard.training.run import Run, load_data, make_model, pick_device, resolved
 from regard.training.schedule import learning_rate, make_optimizer
 from regard.training.teacher import load_teacher
 from regard.transfer import Objective
@@ -69,7 +69,7 @@ def train(
     recipe.check()
     device = pick_device(recipe.device)
     train_set, test_set = splits or load_data(recipe.data)
-    recipe = replace(recipe, data=replace(recipe.data, mean=train_set.mean, std=train_set.std))
+    recipe = replace(recipe, data=resolved(recipe.data, train_set))
     with _settings(recipe):
         torch.manual_seed(recipe.seed)
         model = _placed(make_model(recipe, len(train_set.classes)), device)
@@ -193,6 +193,7 @@ class _Loop:
                 **means,
                 "test_loss": score.loss,
                 "test_accuracy": score.accuracy,
+                "test_images": score.images,
                 "images_per_second": self.rate,
             }
         )

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,17 +46,23 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         InputError: there is no such file, it is not YAML, a field is misspelt or its value does not fit.
     """
-    parser = RecipeParser(prog="recipe")
-    add_recipe(parser)
+    parser = _recipe_parser()
     return to_recipe(parser, parser.parse_args([*file_arguments(parser, path), *overrides]))
 
 
 def to_recipe(parser: ArgumentParser, arguments: Namespace) -> Recipe:
     """The checked recipe among parsed arguments."""
-    built = parser.instantiate_classes(arguments)
+    built = parser.instantiate(arguments)
     recipe = Recipe(**{name: built[name] for name in Recipe.__dataclass_fields__})
     recipe.check()
     return recipe
+
+
+@cache
+def _recipe_parser() -> RecipeParser:
+    parser = RecipeParser(prog="recipe")
+    add_recipe(parser)
+    return parser
 
 
 def add_data(parser: ArgumentParser) -> None:
@@ -70,7 +77,7 @@ def data_arguments(recipe: DataRecipe) -> list[str]:
 
 def to_data(parser: ArgumentParser, arguments: Namespace) -> DataRecipe:
     """The data recipe among parsed arguments."""
-    return parser.instantiate_classes(arguments).data
+    return parser.instantiate(arguments).data
 
 
 def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]:

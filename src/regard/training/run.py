@@ -174,6 +174,12 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     return data.Splits(_normalised(train, recipe), _normalised(test, recipe))
 
 
+def resolved(recipe: DataRecipe, images: data.ImageSet) -> DataRecipe:
+    """The recipe with everything said that `images` took from defaults, which may change."""
+    options = data.all_options(recipe.name, **recipe.options)
+    return replace(recipe, mean=images.mean, std=images.std, options=options)
+
+
 def _normalised(images: data.ImageSet, recipe: DataRecipe) -> data.ImageSet:
     return replace(images, mean=recipe.mean or images.mean, std=recipe.std or images.std)
 
