@@ -13,12 +13,13 @@ from regard.data import ImageSet
 # What all runs share. Digits are not mirrored; so short a run does best with one smooth fall of the learning rate.
 COMMON = (
     "--data.name=clutter",
-    "--data.options={cue: 0.5}",
+    "--data.options={cue: 0.3}",
     "--augmentation.flip=false",
     "--augmentation.padding=2",
     "--schedule.shape=cosine",
     "--schedule.warmup=0.5",
     "--schedule.batch_size=64",
+    "--optimizer.lr=0.2",
     "--optimizer.nesterov=true",
 )
 STUDENT = "--model.name=wrn-10-0.5"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
-from regard.data import Splits, clutter
+from regard.data import Splits, all_options
 from regard.report.differences import Differences
 from regard.report.sheet import Sheet
 from regard.report.summary import Summary
@@ -26,10 +25,11 @@ def intro(rows: Sequence[Summary], reference: Summary, splits: Splits | None) ->
             f"{len(test.classes)} classes",
         ]
     if names == "clutter":
-        defaults = inspect.signature(clutter).parameters
-        cue, test_cue = (data.options.get(name, defaults[name].default) for name in ("cue", "test_cue"))
+        options = all_options("clutter", **data.options)
+        cue, test_cue = options["cue"], options["test_cue"]
         details.append(f"the background a cue to the label with {cue:g} in training and {test_cue:g} in testing")
-    details += [f"{name} {value}" for name, value in data.options.items() if name not in ("cue", "test_cue")]
+    usual = {"cue", "test_cue", *(all_options(data.name).items() & data.options.items())}
+    details += [f"{name} {value}" for name, value in data.options.items() if not {name, (name, value)} & usual]
     verb = "was" if len(rows) == 1 else "were"
     first = f"{number(len(rows), 'network').capitalize()} {verb} trained on {names}"
     first += f" ({', '.join(details)})." if details else "."

@@ -25,6 +25,8 @@ from regard.training.schedule import learning_rate, make_optimizer
 from regard.training.teacher import load_teacher
 from regard.transfer import Objective
 
+# What says where a run takes place, and may be another when it is resumed.
+_WHERE = ("source", "device", "threads", "data.folder", "data.download")
 _CHECKED = 50  # steps between two looks at the losses: each waits for the device
 
 
@@ -67,8 +69,14 @@ def train(
     """
     display = display or Quiet()
     recipe.check()
+    if not resume:
+        Run.check_free(folder, overwrite=overwrite)  # before the data are read
     device = pick_device(recipe.device)
     train_set, test_set = splits or load_data(recipe.data)
+    for images in (train_set, test_set):
+        if images.skipped:
+            names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
+            display.say(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
     recipe = replace(recipe, data=resolved(recipe.data, train_set))
     with _settings(recipe):
         torch.manual_seed(recipe.seed)
@@ -159,7 +167,9 @@ class _Loop:
             if last or interrupt or self.step % _CHECKED == 0:
                 self.check_losses()
                 seconds = time.perf_counter() - began
-                self.rate = (self.step - began_at) * self.batches.batch_size / seconds
+                batch_size = self.batches.batch_size
+                seen = min(self.step * batch_size, len(self.batches.images)) - began_at * batch_size
+                self.rate = seen / seconds
                 self.display.step(self.epoch, self.step, self.meter.means(self.step), self.rate)
             if interrupt and not last:
                 return False
@@ -248,7 +258,7 @@ def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resu
     for part in folder.rglob(".*.part"):  # what a killed process was writing
         part.unlink()
     now, then = _flat(plain(recipe)), _flat(plain(run.recipe))
-    differing = [name for name in now if now[name] != then.get(name)]
+    differing = [name for name in now if now[name] != then.get(name) and name not in _WHERE]
     if differing:
         changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
         raise InputError(f"{folder} cannot be resumed with another recipe: {changes}")

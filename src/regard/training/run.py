@@ -45,20 +45,32 @@ class Run:
             InputError: the folder exists and `overwrite` is not set, or it holds something other than a run.
         """
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            if not overwrite:
-                raise InputError(f"{folder} exists already; resume it, overwrite it, or choose another folder")
-            if not (folder / "recipe.yaml").is_file():
-                raise InputError(f"{folder} is not overwritten: it exists and is no run (it has no recipe.yaml)")
+        cls.check_free(folder, overwrite=overwrite)
+        if folder.exists():
             shutil.rmtree(folder)
-        elif folder.exists():
-            folder.rmdir()
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
         aside.mkdir(parents=True)
         (aside / "environment.json").write_text(json.dumps(environment(classes), indent=1))
         write_recipe(recipe, aside / "recipe.yaml")
         os.rename(aside, folder)
         return cls(folder)
+
+    @staticmethod
+    def check_free(folder: str | Path, *, overwrite: bool = False) -> None:
+        """Whether a new run may be made there.
+
+        Raises:
+            InputError: the folder is not empty and `overwrite` is not set, or it holds something other than a run.
+        """
+        folder = Path(folder)
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+        if not overwrite:
+            raise InputError(
+                f"{folder} exists already; go on with it (--resume), replace it (--overwrite) or choose another (--run)"
+            )
+        if not (folder / "recipe.yaml").is_file():
+            raise InputError(f"{folder} is not overwritten: it exists and is no run (it has no recipe.yaml)")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
