@@ -16,7 +16,7 @@ from regard.data import Batches, ImageSet
 from regard.errors import InputError, unknown
 from regard.maps.cam import ClassActivationMap, GradCAM, check_logits
 from regard.maps.layers import Layer, unwrapped
-from regard.maps.modes import evaluation_mode
+from regard.modes import evaluation_mode
 
 METHODS: dict[str, type[ClassActivationMap]] = {"gradcam": GradCAM}
 

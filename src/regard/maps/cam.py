@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from regard.errors import InputError
 from regard.maps.layers import Layer, find_layers, last_stage, spatial, unwrapped
-from regard.maps.modes import evaluation_mode
 from regard.maps.resize import resized
+from regard.modes import evaluation_mode
 
 
 class ClassActivationMap:

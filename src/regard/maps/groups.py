@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from regard.errors import InputError
 from regard.maps.cam import check_classes, check_images, check_logits
 from regard.maps.layers import Layer
-from regard.maps.modes import evaluation_mode
 from regard.maps.resize import resized
 from regard.maps.taps import Taps
+from regard.modes import evaluation_mode
 
 
 def group_activation(

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from regard.modes import evaluation_mode
+
 
 class Complexity(NamedTuple):
     """Learned parameters, and multiply-adds of one image."""
@@ -26,11 +28,6 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
     parameters = sum(p.numel() for p in model.parameters())
     like = next(model.parameters())
     image = torch.zeros(1, 3, height, width, device=like.device, dtype=like.dtype)
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(image)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with torch.no_grad(), evaluation_mode(model), FlopCounterMode(display=False) as counter:
+        model(image)
     return Complexity(parameters, counter.get_total_flops() // 2)

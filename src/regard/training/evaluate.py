@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regard.data import Batches
+from regard.modes import evaluation_mode
 
 
 class Score(NamedTuple):
@@ -22,15 +23,11 @@ class Score(NamedTuple):
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches) -> Score:
     """The score of `model` on every image of `batches`, in evaluation mode; the mode is put back after."""
-    training = model.training
-    model.eval()
-    try:
-        loss, correct, images = 0.0, 0, 0
+    loss, correct, images = 0.0, 0, 0
+    with evaluation_mode(model):
         for batch in batches.epoch(0):
             logits = model(batch.images)
             loss += F.cross_entropy(logits, batch.labels, reduction="sum").double().item()
             correct += int((logits.argmax(1) == batch.labels).sum())
             images += len(batch.labels)
-    finally:
-        model.train(training)
     return Score(loss / images, correct / images, images)
