@@ -260,7 +260,7 @@ def test_printed(report):
         "class cat",
     ]
     rate = report.position_bias
-    assert f"{100 * rate.value:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})" in lines[2]
+    assert f"{100 * rate.value:.1f} ({100 * rate.low:.1f}–{100 * rate.high:.1f})" in lines[2]
     assert "1 empty regions" in lines[-1]
     table = report.table(classes=False)
     assert table.row_count == 3 and report.table().row_count == 6

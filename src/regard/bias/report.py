@@ -198,13 +198,22 @@ class Report:
 
     def table(self, classes: bool = True) -> Table:
         """The summaries as a table for a terminal; `classes`: with a line a class."""
+        from rich import box
         from rich.table import Table
 
-        table = Table(title=self._title(), caption=self._caption(), title_justify="left", caption_justify="left")
+        table = Table(
+            title=self._title(),
+            caption=self._caption(),
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
         for i, heading in enumerate(_HEADINGS):
-            table.add_column(heading, justify="right" if i else "left")
+            # Two lines a heading and a rate, so that the table fits 80 columns.
+            table.add_column(heading.replace(" ", "\n"), justify="right" if i else "left", no_wrap=True)
         for cells in self._cells(classes):
-            table.add_row(*cells)
+            table.add_row(*(cell.replace(" (", "\n[dim]").replace(")", "[/dim]") for cell in cells))
         return table
 
     def __str__(self) -> str:
@@ -233,7 +242,7 @@ class Report:
         return lines
 
 
-_MEANS = {"spill": "spill", "miss": "miss", "iou": "IoU", "energy_inside": "energy inside", "auc": "AUC"}
+_MEANS = {"spill": "spill", "energy_inside": "energy", "auc": "AUC"}  # the other measures are in `to_dict`
 _HEADINGS = ("images", "number", "accuracy", "position bias", "range bias", "pointing", *_MEANS.values())
 
 
@@ -243,7 +252,7 @@ def _line(name: str, summary: Summary) -> tuple[str, ...]:
     return (
         name,
         f"{summary.images:,}",
-        *(f"{100 * r.value:.1f} ({100 * r.low:.1f} to {100 * r.high:.1f})" if r.total else "-" for r in rates),
+        *(f"{100 * r.value:.1f} ({100 * r.low:.1f}–{100 * r.high:.1f})" if r.total else "-" for r in rates),
         *(f"{m.value:.3f}" if m.count else "-" for m in means),
     )
 

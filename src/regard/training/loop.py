@@ -261,7 +261,7 @@ def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resu
     differing = [name for name in now if now[name] != then.get(name) and name not in _WHERE]
     if differing:
         changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
-        raise InputError(f"{folder} cannot be resumed with another recipe: {changes}")
+        raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")
     return run
 
 

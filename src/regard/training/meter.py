@@ -22,7 +22,7 @@ class Meter:
     """
 
     def __init__(self, steps: int, device: torch.device) -> None:
-        self.rows = torch.zeros(steps, len(_COLUMNS), dtype=torch.float64, device=device)
+        self.rows = torch.zeros(steps, len(_COLUMNS), device=device)
 
     @torch.no_grad()
     def add(self, step: int, losses: Losses, labels: Tensor) -> None:
@@ -45,7 +45,7 @@ class Meter:
 
     def means(self, steps: int) -> dict[str, float]:
         """Over the images of the first `steps` steps: the losses, and the accuracy in [0, 1]."""
-        rows = self.rows[:steps].cpu()
+        rows = self.rows[:steps].cpu().double()
         images = rows[:, 0].sum().item()
         if not images:
             return {}

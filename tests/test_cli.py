@@ -1,0 +1,110 @@
+"""The commands, as a person types them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from regard.cli import main
+
+TRAIN = [
+    "train",
+    "--model.name=wrn-10-0.5",
+    "--schedule.epochs=1",
+    "--data.options={train: 128, test: 60}",
+    "--device=cpu",
+    "--threads=1",
+]
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = main(list(arguments))
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_train_evaluate_bias(here, capsys) -> None:
+    status, out, _ = run(capsys, *TRAIN)
+    assert status == 0 and "epoch 1/1" in out and "runs/wrn-10-0.5-seed0: test accuracy" in out
+    assert run(capsys, *TRAIN, "--seed=1")[0] == 0
+    status, out, _ = run(capsys, "evaluate", "runs/wrn-10-0.5-seed0", "--data.options={train: 1, test: 200}")
+    assert status == 0 and "200 images" in out and "accuracy" in out
+    status, out, _ = run(capsys, "bias", "runs/wrn-10-0.5-seed0", "runs/wrn-10-0.5-seed1", "--threshold=0.6")
+    assert status == 0 and "position bias: runs/wrn-10-0.5-seed0" in out and "McNemar" in out
+    report = json.loads((here / "runs" / "wrn-10-0.5-seed1" / "bias.json").read_text())
+    assert "wrn-10-0.5-seed1" in json.dumps(report)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], "known: demo, train, evaluate, bias"),
+        (["train", "none.yaml"], "no recipe file none.yaml"),
+        (["train", "--optimizer.rl=1"], "did you mean --optimizer.lr?"),
+        (["train", "--data.name=imagenette"], "unknown data set 'imagenette'"),
+        (["train", "--data.name=folder", "--data.folder=none"], "no folder 'none'"),
+        (["train", "--data.name=folder", "--data.folder=pictures"], "'pictures/train/cat/note.jpg'"),
+        (["train", "--data.name=folder", "--data.folder=hollow"], "class folder 'hollow/train/dog'"),
+        (["train", "--model.name=wrn-16"], "unknown network 'wrn-16'"),
+        (["train", "--run=taken"], "taken exists already"),
+        (["train", "--run=taken", "--resume"], "taken"),
+        (["evaluate"], "name the run folder"),
+        (["evaluate", "taken"], "no recipe.yaml"),
+        (["bias", "none"], "no run folder none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, words) -> None:
+    for name in (
+        "pictures/train/cat/a.png",
+        "pictures/test/cat/a.png",
+        "hollow/train/cat/a.png",
+        "hollow/test/cat/a.png",
+    ):
+        path = here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(path)
+    (here / "pictures/train/cat/note.jpg").write_text("not a picture")
+    for split in ("train", "test"):
+        (here / "hollow" / split / "dog").mkdir()
+    (here / "taken").mkdir()
+    (here / "taken" / "thesis.txt").write_text("years of work")
+    before = sorted(here.rglob("*"))
+    status, out, err = run(capsys, *arguments)
+    assert status == 2
+    assert words in err, err
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_unreadable_images_can_be_skipped_and_are_counted(here, capsys) -> None:
+    for split in ("train", "test"):
+        for kind, colour in (("cat", "red"), ("dog", "blue")):
+            folder = here / "pictures" / split / kind
+            folder.mkdir(parents=True)
+            Image.new("RGB", (32, 32), colour).save(folder / "a.png")
+    (here / "pictures/train/cat/note.jpg").write_text("not a picture")
+    options = ["--data.name=folder", "--data.folder=pictures", "--data.unreadable=skip", "--model.name=wrn-10-0.5"]
+    status, out, _ = run(capsys, "train", *options, "--schedule.epochs=1", "--run=run", "--threads=1")
+    assert status == 0
+    assert "1 unreadable train images skipped: pictures/train/cat/note.jpg" in out
+
+
+def test_help_explains_every_field(capsys) -> None:
+    for command in ("demo", "train", "evaluate", "bias"):
+        with pytest.raises(SystemExit) as left:
+            main([command, "--help"])
+        assert left.value.code == 0
+        text = capsys.readouterr().out
+        assert f"regard {command}" in text
+    main([])
+    assert "commands:" in capsys.readouterr().out
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("regard ")
