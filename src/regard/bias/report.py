@@ -243,11 +243,11 @@ class Report:
 
 
 _MEANS = {"spill": "spill", "energy_inside": "energy", "auc": "AUC"}  # the other measures are in `to_dict`
-_HEADINGS = ("images", "number", "accuracy", "position bias", "range bias", "pointing", *_MEANS.values())
+_HEADINGS = ("images", "number", "accuracy", "position bias", "range bias", *_MEANS.values())
 
 
 def _line(name: str, summary: Summary) -> tuple[str, ...]:
-    rates = (summary.accuracy, summary.position_bias, summary.range_bias, summary.pointing)
+    rates = (summary.accuracy, summary.position_bias, summary.range_bias)
     means = (summary.means[measure] for measure in _MEANS)
     return (
         name,
