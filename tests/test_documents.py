@@ -1,0 +1,59 @@
+"""What the documents say works: their Python runs, their recipes load, their commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from regard import attention, data, models, training
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(path: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def names(tmp_path, monkeypatch, capsys) -> dict:
+    """What the examples take for granted: a batch, two networks, a checkpoint, and the built-in data, smaller."""
+    monkeypatch.chdir(tmp_path)
+    gate = attention.SubAttention(order=1)
+    published = models.create("cifar-resnet164", attention="se", gate=gate, attention_stages=(3,))
+    torch.save({"state_dict": published.state_dict()}, tmp_path / "model_best.pth.tar")
+    monkeypatch.setattr(data, "load", lambda name: data.clutter(train=20, test=20))
+    return {
+        "images": torch.randn(2, 3, 32, 32),
+        "labels": torch.tensor([1, 2]),
+        "regions": torch.rand(2, 32, 32) > 0.5,
+        "student": models.create("wrn-10-1"),
+        "teacher": models.create("wrn-10-2"),
+        "attention": attention,
+        "models": models,
+        "transfer": __import__("regard").transfer,
+    }
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/attention.md", "docs/transfer.md"])
+def test_python_examples_run(path, names) -> None:
+    found = blocks(path, "python")
+    assert found
+    for block in found:
+        if not block.startswith("x * gate"):  # the idea, not an example
+            exec(compile(block, path, "exec"), names)
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/transfer.md"])
+def test_recipes_load(path, tmp_path) -> None:
+    for block in blocks(path, "yaml"):
+        (tmp_path / "recipe.yaml").write_text(block)
+        assert training.load_recipe(tmp_path / "recipe.yaml").transfer.beta == 1000
+
+
+def test_recipe_files_named_in_the_readme_are_there() -> None:
+    named = re.findall(r"recipes/[\w./-]+\.yaml", (ROOT / "README.md").read_text())
+    assert named
+    assert all((ROOT / path).is_file() for path in named)
