@@ -27,7 +27,7 @@ from regard.transfer import Objective
 
 # What says where a run takes place, and may be another when it is resumed.
 _WHERE = ("source", "device", "threads", "data.folder", "data.download")
-_CHECKED = 50  # steps between two looks at the losses: each waits for the device
+_LOOK = 1.0  # seconds between two looks at the losses: each waits for the device
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ class _Loop:
     def train_epoch(self, interrupt: Interrupt) -> bool:
         """Takes the remaining steps of the epoch; False if interrupted before its end."""
         self.model.train()
-        began, began_at = time.perf_counter(), self.step
+        self.began, self.began_at = time.perf_counter(), self.step
+        looked = self.began
         for batch in self.batches.epoch(self.epoch, start=self.step):
             self.prepare_step()
             losses = self.objective(batch.images, batch.labels)
@@ -164,16 +165,27 @@ class _Loop:
             self.meter.add(self.step, losses, batch.labels)
             self.step += 1
             last = self.step == len(self.batches)
-            if last or interrupt or self.step % _CHECKED == 0:
-                self.check_losses()
-                seconds = time.perf_counter() - began
-                batch_size = self.batches.batch_size
-                seen = min(self.step * batch_size, len(self.batches.images)) - began_at * batch_size
-                self.rate = seen / seconds
-                self.display.step(self.epoch, self.step, self.meter.means(self.step), self.rate)
+            if last or interrupt or time.perf_counter() - looked > _LOOK:
+                self.look()
+                looked = time.perf_counter()
             if interrupt and not last:
                 return False
         return True
+
+    def look(self) -> None:
+        """Waits for the device, checks the losses and shows the progress."""
+        bad = self.meter.first_bad(self.step)
+        if bad is not None:
+            steps = len(self.batches)
+            lr = learning_rate(self.recipe.schedule, self.recipe.optimizer.lr, self.epoch * steps + bad, steps)
+            raise InputError(
+                f"the loss is no number in epoch {self.epoch + 1}, step {bad + 1}, at learning rate {lr:.3g}; the last "
+                f"good checkpoint is kept in {self.run.checkpoints} (try a lower learning rate, or a warm-up)"
+            )
+        batch_size = self.batches.batch_size
+        seen = min(self.step * batch_size, len(self.batches.images)) - self.began_at * batch_size
+        self.rate = seen / (time.perf_counter() - self.began)
+        self.display.step(self.epoch, self.step, self.meter.means(self.step), self.rate)
 
     def prepare_step(self) -> None:
         schedule = self.recipe.schedule
@@ -183,14 +195,6 @@ class _Loop:
         if schedule.reset_momentum and self.step == 0 and self.epoch in schedule.milestones:
             for state in self.optimizer.state.values():
                 state["momentum_buffer"].zero_()
-
-    def check_losses(self) -> None:
-        bad = self.meter.first_bad(self.step)
-        if bad is not None:
-            raise InputError(
-                f"the loss is no number in epoch {self.epoch + 1}, step {bad + 1}, at learning rate {self.lr:.3g}; the "
-                f"last good checkpoint is kept in {self.run.checkpoints} (try a lower learning rate, or a warm-up)"
-            )
 
     def finish_epoch(self) -> None:
         score = evaluate(self.model, self.test_batches)
