@@ -39,7 +39,8 @@ NETWORKS: dict[str, tuple[str, ...]] = {
         "--transfer.alpha=0.9",
     ),
     "SE": (STUDENT, "--model.attention=se"),
-    "LSAS-SE": (STUDENT, "--model.attention=se", "--model.gate=sub-attention"),
+    # As published: SE everywhere, LSAS in the last stage alone.
+    "LSAS-SE": (STUDENT, "--model.attention=se", "--model.gate=sub-attention", "--model.attention_stages=[3]"),
     "shuffle attention": (STUDENT, "--model.attention=shuffle", "--model.attention_options={groups: 2}"),
 }
 EPOCHS = 6
