@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -15,7 +16,7 @@ from regard.maps.resize import resized
 from regard.modes import evaluation_mode
 
 
-class ClassActivationMap:
+class ClassActivationMap(ABC):
     """The common path of all class activation maps that need activations and gradients of one layer.
 
     One forward, without a graph up to the tapped layer; one backward, from the class scores down to it. The model runs
@@ -47,12 +48,12 @@ class ClassActivationMap:
         self.logits: Tensor | None = None
         self.classes: Tensor | None = None
 
+    @abstractmethod
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """The map (N, H, W) from the layer's activations (N, C, H, W) and the gradients of the scores by them.
 
         What is negative in it is set to 0 by the caller.
         """
-        raise NotImplementedError
 
     def __call__(
         self, images: Tensor, classes: int | Sequence[int] | Tensor | None = None, *, upsample: bool = True
