@@ -26,7 +26,7 @@ from torchvision import transforms
 
 from regard import data, models, training
 from regard.training import loop as loops
-from regard.training.display import Quiet
+from regard.training.display import Display
 from regard.training.interrupt import Interrupt
 from regard.transfer import Objective
 
@@ -96,7 +96,7 @@ def main() -> None:
         batches = data.Batches(
             train, options.batch_size, augmentation=recipe.augmentation, shuffle=True, device=device, channels_last=True
         )
-        ours = loops._Loop(recipe, run, model, Objective(model, None), batches, batches, Quiet())
+        ours = loops._Loop(recipe, run, model, Objective(model, None), batches, batches, Display())
     clock = Clock()
     if device.type == "cpu":
         ours.objective = clock.around(ours.objective)

@@ -138,7 +138,7 @@ def test_asked_to_stop_it_saves_within_the_epoch_and_goes_on_from_there(number, 
     assert untimed(whole.folder) == untimed(again.run.folder)
 
 
-class StopAt(training.Quiet):
+class StopAt(training.Display):
     """Sends a signal a moment after the start."""
 
     def __init__(self, step: int, number: int) -> None:
@@ -165,7 +165,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(splits, tmp_path) -> No
     newest = max(run.checkpoints.iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
     said: list[str] = []
-    display = training.Quiet()
+    display = training.Display()
     display.say = said.append
     training.train(plan, run.folder, splits=splits, resume=True, display=display)
     assert any("cut short" in line and "the checkpoint before" in line for line in said)
@@ -238,7 +238,7 @@ def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, t
 def test_attention_alone_can_come_from_a_teacher_of_other_classes(splits, teacher, tmp_path) -> None:
     fewer = data.Splits(*(replace(s, classes=s.classes[:5], labels=s.labels % 5) for s in splits))
     said: list[str] = []
-    display = training.Quiet()
+    display = training.Display()
     display.say = said.append
     plan = recipe(f"--transfer.teacher={teacher}", "--transfer.beta=1", "--schedule.epochs=1")
     assert training.train(plan, tmp_path / "run", splits=fewer, display=display).finished

@@ -1,6 +1,6 @@
 """Training: recipes, the loop, run folders."""
 
-from regard.training.display import Display, Lines, Quiet
+from regard.training.display import Display, Lines
 from regard.training.evaluate import Score, evaluate
 from regard.training.loop import Outcome, train
 from regard.training.parsing import (
@@ -32,7 +32,6 @@ __all__ = [
     "ModelRecipe",
     "OptimizerRecipe",
     "Outcome",
-    "Quiet",
     "Recipe",
     "RecipeParser",
     "Run",

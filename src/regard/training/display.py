@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 
-class Display(Protocol):
-    """Told of the progress of a run."""
+class Display:
+    """Told of the progress of a run; says nothing of it. Subclasses do."""
 
     def start(self, run: str, epochs: int, steps: int, done: int) -> None: ...
     def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None: ...
@@ -19,17 +19,7 @@ class Display(Protocol):
     def stop(self) -> None: ...
 
 
-class Quiet:
-    """Says nothing."""
-
-    def start(self, run: str, epochs: int, steps: int, done: int) -> None: ...
-    def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None: ...
-    def epoch(self, row: dict[str, Any]) -> None: ...
-    def say(self, message: str) -> None: ...
-    def stop(self) -> None: ...
-
-
-class Lines:
+class Lines(Display):
     """A line an epoch; on a terminal, a bar below them that moves with the steps."""
 
     def __init__(self, console: Console | None = None) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from regard import data, models
 from regard.errors import InputError
 from regard.training.checkpoints import load_checkpoint, save_checkpoint
-from regard.training.display import Display, Quiet
+from regard.training.display import Display
 from regard.training.evaluate import evaluate
 from regard.training.interrupt import Interrupt, interruptible
 from regard.training.meter import Meter
@@ -67,7 +67,7 @@ def train(
         InputError: something in the recipe, the data, the teacher or the folder is not right (nothing was changed
             then), or the loss is no number (the last good checkpoint is kept).
     """
-    display = display or Quiet()
+    display = display or Display()
     recipe.check()
     if not resume:
         Run.check_free(folder, overwrite=overwrite)  # before the data are read
