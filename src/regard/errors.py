@@ -22,6 +22,11 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
 
 
+def one_line(error: BaseException) -> str:
+    """All that an error of another library says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in one line of at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

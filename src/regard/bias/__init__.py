@@ -9,7 +9,7 @@
 from regard.bias.comparison import Comparison, Difference, compare
 from regard.bias.evaluation import evaluate
 from regard.bias.intervals import PairedDifference, paired_difference, wilson
-from regard.bias.measures import Measures, focus, measure
+from regard.bias.measures import Measures, focus, measure, scaled
 from regard.bias.report import Report
 from regard.bias.summary import Mean, Rate, Summary
 
@@ -27,5 +27,6 @@ __all__ = [
     "focus",
     "measure",
     "paired_difference",
+    "scaled",
     "wilson",
 ]

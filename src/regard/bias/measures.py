@@ -155,9 +155,29 @@ def focus(maps: Tensor, threshold: float = 0.5) -> Tensor:
 def _focus(maps: Tensor, flat: Tensor, threshold: float) -> Tensor:
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold}; expected above 0, at most 1")
+    return _scaled(maps, flat) >= threshold  # above 0, so never in a flat map
+
+
+@torch.no_grad()
+def scaled(maps: Tensor) -> Tensor:
+    """Maps clipped at 0, each scaled to [0, 1] by the image's own range: what the focus is taken from.
+
+    Args:
+        maps: (N, H, W), of any number type.
+
+    Returns:
+        (N, H, W); 0 everywhere for a flat map (see `measure`).
+
+    Raises:
+        InputError: maps of another shape.
+    """
+    _check_maps(maps)
+    return _scaled(*_clipped(maps, maps.shape[-2:]))
+
+
+def _scaled(maps: Tensor, flat: Tensor) -> Tensor:
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    scaled = (maps - low) / (high - low)
-    return (scaled >= threshold) & ~flat[:, None, None]
+    return ((maps - low) / (high - low)).masked_fill(flat[:, None, None], 0)
 
 
 def _clipped(maps: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from regard.errors import one_line
+
 # By content, whatever the name says: files of the web are often of another kind than their name.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _ORIENTATION = 0x0112
@@ -103,8 +105,7 @@ def _unreadable(path: Path, error: Exception) -> Unreadable:
         return Unreadable(f"{str(path)!r} is empty (0 bytes), not an image")
     if isinstance(error, UnidentifiedImageError):
         return Unreadable(f"{str(path)!r} is not an image of a known kind")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return Unreadable(f"{str(path)!r} is broken ({reason})")
+    return Unreadable(f"{str(path)!r} is broken ({one_line(error)})")
 
 
 def _orientation(image: Image.Image) -> int:

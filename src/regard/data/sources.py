@@ -15,7 +15,7 @@ import torch
 from regard.data.builtin import clutter
 from regard.data.folder import MEMORY_LIMIT, OnUnreadable, load_folder
 from regard.data.imageset import Channels, ImageSet, Splits
-from regard.errors import InputError, unknown
+from regard.errors import InputError, one_line, unknown
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _load_published(name: str, root: Path, download: bool) -> Splits:
         try:
             raw = kind(root, download=download, **which)
         except Exception as error:  # torchvision gives a RuntimeError, the network and pickle almost any other
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             if download:
                 raise InputError(
                     f"{published.title} could not be downloaded to {str(root)!r} ({reason}); "

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from regard.bias import measure
+from regard.bias import measure, scaled
 from regard.data import Batches, ImageSet
 from regard.data.draws import Draws
 from regard.errors import InputError
@@ -187,19 +187,12 @@ def _look(model: nn.Module, row: Summary, test: ImageSet, places: Sequence[int])
         flags = zip(measures.flat, measures.position_bias, measures.range_bias, strict=True)
         verdicts = [_verdict(*(bool(flag) for flag in each)) for each in flags]
         spills = measures.spill.tolist()
-    heats = _scaled(heat).double().numpy()
+    heats = scaled(heat).double().numpy()
     return [_Look(*each, threshold) for each in zip(heats, predicted, verdicts, spills, strict=True)]
 
 
 def _verdict(flat: bool, position: bool, range_: bool) -> str:
     return "no focus" if flat else "position bias" if position else "range bias" if range_ else "inside"
-
-
-def _scaled(heat: Tensor) -> Tensor:
-    """Maps (N, H, W), each over its own range from 0 to 1; a flat one is 0."""
-    heat = heat.nan_to_num(0, 0, 0)
-    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
-    return torch.where(high > low, (heat - low) / (high - low), torch.zeros_like(heat))
 
 
 def _disagreements(

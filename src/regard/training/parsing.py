@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from regard.errors import InputError
+from regard.errors import InputError, one_line
 from regard.training.recipe import DataRecipe, Recipe, plain
 
 
@@ -90,7 +90,7 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is no YAML: {one_line(error)}") from error
     if content is None:
         return []
     if not isinstance(content, dict):

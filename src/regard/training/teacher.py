@@ -25,15 +25,15 @@ def load_teacher(recipe: TransferRecipe, classes: tuple[str, ...], say: Callable
     """
     if recipe.teacher is None:
         return None
-    if Path(recipe.teacher).exists() or not timm.is_model(recipe.teacher):
-        if not Path(recipe.teacher).exists():
-            raise InputError(f"teacher {recipe.teacher!r} is neither a run folder nor a network of timm")
+    known: tuple[str, ...] | None = None
+    if Path(recipe.teacher).exists():
         run = Run.open(recipe.teacher)
-        known: tuple[str, ...] | None = run.classes
+        known = run.classes
+        count = len(known)
         teacher = run.model(recipe.weights)
-        count = len(run.classes)
+    elif not timm.is_model(recipe.teacher):
+        raise InputError(f"teacher {recipe.teacher!r} is neither a run folder nor a network of timm")
     else:
-        known = None
         published = timm.get_pretrained_cfg(recipe.teacher)
         if published is None:
             raise InputError(f"timm has no pretrained weights for teacher {recipe.teacher}")
