@@ -5,14 +5,14 @@ attention.attach(model, "shuffle", stages=(3, 4))
 """
 
 from regard.attention.attach import AttentionSlot, attach, detach
-from regard.attention.gated import GatedAttention
+from regard.attention.gated import ChannelAttention, GatedAttention
 from regard.attention.gates import Gate, Sigmoid, SubAttention, parse_gate
+from regard.attention.modules import ShuffleAttention, SqueezeExcitation
 from regard.attention.registry import create, names, register
-from regard.attention.se import SqueezeExcitation
-from regard.attention.shuffle import ShuffleAttention
 
 __all__ = [
     "AttentionSlot",
+    "ChannelAttention",
     "Gate",
     "GatedAttention",
     "ShuffleAttention",

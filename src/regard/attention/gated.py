@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from regard.attention import ops
 from regard.attention.gates import Gate, parse_gate
 
 
@@ -14,6 +16,13 @@ class GatedAttention(nn.Module, ABC):
     """Base of the attention modules: `x * gate(logits(x))`.
 
     A module says in `logits` how it computes its gate logits, broadcastable to the features; the gate is any gate.
+    Features keep their dtype, whatever the dtype of the gate.
+
+    Args:
+        channels: C of the features.
+        gate: turns the logits into factors.
+        gate_channels: how many channels the logits have, if not C: 1 for a gate of one map, say. A gate with
+            parameters has its own for each.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     """
@@ -23,19 +32,42 @@ class GatedAttention(nn.Module, ABC):
         channels: int,
         *,
         gate: Gate | str = "sigmoid",
+        gate_channels: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.gate = parse_gate(gate).build(channels, device=device, dtype=dtype)
+        self.gate = parse_gate(gate).build(gate_channels or channels, device=device, dtype=dtype)
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
         """Gate logits of the features `x` (N, C, H, W), broadcastable to them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(self.logits(x))
+        return x * self.gate(self.logits(x)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"
+
+
+class ChannelAttention(GatedAttention):
+    """Base of the modules whose logits, one a channel, come from statistics of each channel's plane.
+
+    A module names the statistics it needs and says in `channel_logits` what becomes of them. What lies around that,
+    the statistics, the product with the gate, and the gradient of both, takes as few passes over the features as can be.
+    """
+
+    statistics: ClassVar[tuple[ops.Statistic, ...]] = ("mean",)
+
+    @abstractmethod
+    def channel_logits(self, *statistics: Any, **_: Any) -> Tensor:
+        """Gate logits (N, C) of the statistics, (N, C) each, in the order of `self.statistics`."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.channel_logits(*ops.plane_statistics(x, self.statistics))[:, :, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.channel_gated(
+            x, self.statistics, lambda *found: self.gate(self.channel_logits(*found)[:, :, None, None])
+        )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard.attention.gated import GatedAttention
+from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.registry import register
 
 
 @register("se")
-class SqueezeExcitation(GatedAttention):
+class SqueezeExcitation(ChannelAttention):
     """Squeeze-and-excitation (Hu et al., arXiv 1709.01507, equations 2 to 4).
 
     `u = W2 relu(W1 mean_hw(x) + b1) + b2`, one logit a channel. With `gate=SubAttention(order=1)` it is the module of
@@ -40,6 +40,5 @@ class SqueezeExcitation(GatedAttention):
         self.fc1 = nn.Linear(channels, hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
 
-    def logits(self, x: Tensor) -> Tensor:
-        pooled = x.mean((2, 3))  # (N, C)
-        return self.fc2(torch.relu(self.fc1(pooled)))[:, :, None, None]  # (N, C, 1, 1)
+    def channel_logits(self, mean: Tensor) -> Tensor:
+        return self.fc2(torch.relu(self.fc1(mean)))
