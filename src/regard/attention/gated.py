@@ -55,7 +55,7 @@ class ChannelAttention(GatedAttention):
     """Base of the modules whose logits, one a channel, come from statistics of each channel's plane.
 
     A module names the statistics it needs and says in `channel_logits` what becomes of them. What lies around that,
-    the statistics, the product with the gate, and the gradient of both, takes as few passes over the features as can be.
+    the statistics, the product with the gate, and the gradient of both, takes as few passes over memory as can be.
     """
 
     statistics: ClassVar[tuple[ops.Statistic, ...]] = ("mean",)
