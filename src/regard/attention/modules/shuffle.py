@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from regard.attention import ops
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate
 from regard.attention.registry import register
@@ -36,6 +36,8 @@ class ShuffleAttention(GatedAttention):
         InputError: `channels` is no multiple of `2 * groups`.
     """
 
+    by_place: Tensor
+
     def __init__(
         self,
         channels: int,
@@ -63,6 +65,8 @@ class ShuffleAttention(GatedAttention):
         self.sweight = nn.Parameter(torch.zeros(1, half, 1, 1, device=device, dtype=dtype))
         self.sbias = nn.Parameter(torch.ones(1, half, 1, 1, device=device, dtype=dtype))
         self.gn = nn.GroupNorm(half, half, device=device, dtype=dtype)
+        by_place = torch.arange(channels, device=device) % (2 * half) >= half
+        self.register_buffer("by_place", by_place, persistent=False)
 
     def logits(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
@@ -72,8 +76,14 @@ class ShuffleAttention(GatedAttention):
         return torch.cat((channel_logits.expand_as(place_logits), place_logits), dim=1).reshape(n, c, h, w)
 
     def forward(self, x: Tensor) -> Tensor:
-        gated = super().forward(x)
-        return F.channel_shuffle(gated, 2) if self.shuffle else gated
+        eps, shuffle = self.gn.eps, self.shuffle
+        return ops.plane_gated(x, *self._planes(), self.gate, eps=eps, shuffle=shuffle, logits=self.logits)
+
+    def _planes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale and shift of every channel (C,), and which channels are gated by place."""
+        scale = torch.cat((self.cweight.flatten(), self.sweight.flatten() * self.gn.weight)).repeat(self.groups)
+        shift = torch.cat((self.cbias.flatten(), self.sweight.flatten() * self.gn.bias + self.sbias.flatten()))
+        return scale, shift.repeat(self.groups), self.by_place
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, groups={self.groups}, shuffle={self.shuffle}"
