@@ -6,35 +6,215 @@ Attention is put into stages and maps are read behind them, so both ask here whi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import takewhile
 
 from torch import nn
 
 from regard.errors import InputError
 
-_STAGE_NAME = re.compile(r"(?:layer|group|stage|block)s?_?\d+")
+Named = tuple[str, nn.Module]
+
+_STAGE_NAME = re.compile(r"(?:layer|group|stage|block|denseblock)s?_?\d+|s\d+")
+_BLOCK_NAME = re.compile(r"(?:b|block|layer|unit)s?_?\d+")
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_CONVOLUTION = nn.modules.conv._ConvNd
+# What ends the features of a Sequential that holds a whole network.
+_HEAD = (nn.Flatten, nn.Linear, nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+_ADDED = "_regard_added"
 
 
 def stages(model: nn.Module) -> dict[str, nn.Module]:
-    """The stages of `model`, in order of execution, as name -> module.
+    """The stages of `model`, in order of execution, as name -> module; the module's output is the stage's.
 
-    A model that has an attribute `stage_names` names them itself. Otherwise they are its children called `layer1`,
-    `layer2`, … (ResNets of timm, torchvision and regard), `group0`, … or `stage1`, …, or the children of a child called
-    `stages`, `blocks` or `layers`.
+    A model that has an attribute `stage_names` names them itself. Otherwise they are, whichever is found first:
+
+    - its children called `layer1`, `layer2`, … (ResNets of timm, torchvision and regard), `group0`, `stage1`
+      (ShuffleNet), `s1` (timm's RegNet), …;
+    - the children of a child called `stages`, `blocks` or `layers`;
+    - such children as the first in a child `features` (`denseblock1` of DenseNet) or `trunk_output` (torchvision's
+      RegNet);
+    - the runs at one resolution in a Sequential `features` (VGG, torchvision's MobileNet, EfficientNet and ConvNeXt),
+      or in the model, if it is a Sequential itself. A run starts where a child has a stride; its name and module are
+      those of its last child.
+
+    In the last case, layers before, between and behind blocks, such as a stem or a last 1 x 1 convolution, are no
+    stage of their own and end none: torchvision's `mobilenet_v2` has 5 stages, the first at half the resolution of the
+    image, and the last is its last inverted residual. Only where there are no blocks, as in VGG, layers make stages;
+    those end in the last norm or activation before the next pooling.
 
     Raises:
         InputError: no stages were found; name the layers instead.
     """
+    return {name: model.get_submodule(name) for name in _parts(model)}
+
+
+def stage_blocks(model: nn.Module) -> dict[str, list[Named]]:
+    """The blocks of each stage of `model`, as stage -> [(name in `model`, block), …], in order of execution.
+
+    A block is a module of a class of its own with at least two weighted layers, one of them a convolution over several
+    pixels: a residual block, an inverted residual, a dense layer. A stage of plain layers has none.
+
+    Raises:
+        InputError: no stages were found.
+    """
+    return {
+        stage: [block for name, part in parts for block in _blocks(name, part)]
+        for stage, parts in _parts(model).items()
+    }
+
+
+def stage_layers(model: nn.Module) -> dict[str, list[Named]]:
+    """The layers of each stage of `model` that consists of layers, not blocks, as stage -> [(name, layer), …].
+
+    A module of a class of its own with one convolution, such as timm's `ConvNormAct`, is one layer.
+
+    Raises:
+        InputError: no stages were found.
+    """
+    return {
+        stage: [layer for name, part in parts for layer in _layers(name, part)]
+        for stage, parts in _parts(model).items()
+        if not any(True for name, part in parts for _ in _blocks(name, part))
+    }
+
+
+def mark_added(module: nn.Module) -> None:
+    """Marks `module` as put into a network afterwards: it counts neither as a layer nor in a block."""
+    setattr(module, _ADDED, True)
+
+
+def is_added(module: nn.Module) -> bool:
+    """Whether `module` carries the mark of `mark_added`; copies and unpickled modules keep it."""
+    return getattr(module, _ADDED, False)
+
+
+def children(name: str, module: nn.Module) -> list[Named]:
+    """The children of the module called `name`, with their full names, without those put in afterwards."""
+    start = f"{name}." if name else ""
+    return [(start + own, child) for own, child in module.named_children() if not is_added(child)]
+
+
+def descendants(module: nn.Module) -> Iterator[nn.Module]:
+    """`module` and what is in it, without what was put in afterwards."""
+    if not is_added(module):
+        yield module
+        for child in module.children():
+            yield from descendants(child)
+
+
+def weighted_layers(module: nn.Module) -> int:
+    """How many convolutions and linear layers are in `module`."""
+    return sum(isinstance(part, _CONVOLUTION | nn.Linear) for part in descendants(module))
+
+
+def is_container(module: nn.Module) -> bool:
+    """Whether `module` only runs its children one after another, or holds blocks that make up a stage."""
+    if isinstance(module, _CONTAINERS) or isinstance(getattr(module, "blocks", None), _CONTAINERS):
+        return True
+    inside = children("", module)
+    return bool(inside) and all(_BLOCK_NAME.fullmatch(name) and _is_block(child) for name, child in inside)
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether `module` is an activation, of torch or timm."""
+    return type(module).__module__.rpartition(".")[2].startswith("activation")
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether `module` is a normalisation layer; it may have an activation in it, as in timm."""
+    return "Norm" in type(module).__name__ and not weighted_layers(module)
+
+
+def _parts(model: nn.Module) -> dict[str, list[Named]]:
+    """Stage -> the modules it consists of; the last one's output is the stage's."""
     names = getattr(model, "stage_names", None)
     if names is not None:
-        return {name: model.get_submodule(name) for name in names}
-    found = {name: child for name, child in model.named_children() if _STAGE_NAME.fullmatch(name)}
+        return {name: [(name, model.get_submodule(name))] for name in names}
+    found = _called_stages("", model)
     for container in ("stages", "blocks", "layers"):
         child = getattr(model, container, None)
         if not found and isinstance(child, nn.Sequential | nn.ModuleList):
-            found = {f"{container}.{name}": stage for name, stage in child.named_children()}
-    if not found:
-        children = ", ".join(name for name, _ in model.named_children()) or "none"
+            found = children(container, child)
+    for trunk in ("features", "trunk_output"):
+        child = getattr(model, trunk, None)
+        if not found and isinstance(child, nn.Module):
+            found = _called_stages(trunk, child)
+    if found:
+        return {name: [(name, stage)] for name, stage in found}
+    runs: list[list[Named]] = []
+    if isinstance(getattr(model, "features", None), nn.Sequential):
+        runs = _runs("features", model.get_submodule("features"))
+    elif isinstance(model, nn.Sequential):
+        runs = _runs("", model)
+    if not runs:
+        inside = ", ".join(name for name, _ in model.named_children()) or "none"
         raise InputError(
-            f"{type(model).__name__} has no stages regard knows (its children: {children}); name the layers instead"
+            f"{type(model).__name__} has no stages regard knows (its children: {inside}); name the layers instead"
         )
-    return found
+    return {run[-1][0]: run for run in runs}
+
+
+def _called_stages(name: str, module: nn.Module) -> list[Named]:
+    return [child for child in children(name, module) if _STAGE_NAME.fullmatch(child[0].rpartition(".")[2])]
+
+
+def _runs(name: str, trunk: nn.Module) -> list[list[Named]]:
+    """The children of a Sequential, cut where the resolution changes."""
+    features = list(takewhile(lambda child: not isinstance(child[1], _HEAD), _flat(name, trunk)))
+    has_blocks = [any(True for _ in _blocks(*child)) for child in features]
+    runs: list[list[Named]] = [[]]
+    ends = [0]  # of each run: how much of it is up to its last block, or convolution
+    for (own, child), blocks in zip(features, has_blocks, strict=True):
+        if _has_stride(child):
+            runs.append([])
+            ends.append(0)
+        runs[-1].append((own, child))
+        if any(has_blocks):
+            counts = blocks
+        else:
+            follows = ends[-1] == len(runs[-1]) - 1 > 0 and (is_norm(child) or is_activation(child))
+            counts = follows or any(isinstance(part, nn.Conv2d) for part in descendants(child))
+        if counts:
+            ends[-1] = len(runs[-1])
+    return [run[:end] for run, end in zip(runs, ends, strict=True) if end]
+
+
+def _flat(name: str, trunk: nn.Module) -> Iterator[Named]:
+    """The children of a Sequential; in place of those with several resolutions, theirs."""
+    for own, child in children(name, trunk):
+        if isinstance(child, nn.Sequential) and sum(_has_stride(part) for part in child) > 1:
+            yield from _flat(own, child)
+        else:
+            yield own, child
+
+
+def _has_stride(module: nn.Module) -> bool:
+    for part in descendants(module):
+        stride = getattr(part, "stride", 1)
+        if any(isinstance(step, int) and step > 1 for step in (stride if isinstance(stride, tuple) else (stride,))):
+            return True
+    return False
+
+
+def _is_block(module: nn.Module) -> bool:
+    return weighted_layers(module) > 1 and any(
+        isinstance(part, nn.Conv2d) and max(part.kernel_size) > 1 for part in descendants(module)
+    )
+
+
+def _blocks(name: str, module: nn.Module) -> Iterator[Named]:
+    if _is_block(module) and not is_container(module):
+        yield name, module
+    else:
+        for child in children(name, module):
+            yield from _blocks(*child)
+
+
+def _layers(name: str, module: nn.Module) -> Iterator[Named]:
+    inside = children(name, module)
+    if inside and (is_container(module) or weighted_layers(module) > 1):
+        for child in inside:
+            yield from _layers(*child)
+    else:
+        yield name, module

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import io
+
 import pytest
 import timm
 import torch
-from torch import nn
+import torchvision
+from timm.layers import EcaModule
+from timm.models import resnet as timm_resnet
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.models.convnext import CNBlock
 
 from regard import InputError, attention, models
+from regard.models import cifar_resnet
 from regard.stages import stages
 
 NETWORKS = {
@@ -27,14 +36,17 @@ def test_attach_and_detach(name, module) -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         before, keys = model(images), list(model.state_dict())
-        options = NETWORKS[name] if module == "shuffle" else {}
+        options = NETWORKS[name] if module in ("shuffle", "sge") else {}
         assert attention.attach(model, module, stages=(2, 3), **options) is model
+        for attached in attention.attached(model).values():
+            for parameter in attached.parameters():  # some modules start as the identity
+                parameter.add_(0.1 * torch.randn_like(parameter))
         after = model(images)
     assert after.shape == before.shape
     assert not torch.allclose(after, before)
-    put_in = [m for m in model.modules() if isinstance(m, attention.GatedAttention)]
+    put_in = attention.attached(model)
     assert len(put_in) == sum(len(stage) for stage in list(stages(model).values())[1:3])
-    assert not any(m.training for m in put_in)
+    assert not any(m.training for m in put_in.values())
     attention.detach(model)
     with torch.no_grad():
         assert torch.equal(model(images), before)
@@ -64,9 +76,13 @@ def test_wrong_input_leaves_the_model_as_it_was() -> None:
         (lambda: attention.attach(model, "shuffle", stages=(1,), groups=64), "groups that fit"),
         (lambda: attention.attach(model, "shuffle", stages=(1, 2), groups=32, colour="red"), "'colour'"),
         (lambda: attention.attach(nn.Linear(2, 2), "se"), "has no stages"),
-        (lambda: attention.attach(timm.create_model("vgg11"), "se"), "has no stages"),
+        (lambda: attention.attach(model, "se", where="everywhere"), "known: branch, block, stage"),
+        (lambda: attention.attach(model, "se", where=["layer1.0.bn9"]), "did you mean 'layer1.0.bn"),
+        (lambda: attention.attach(model, "se", where=[]), "no layers named"),
+        (lambda: attention.attach(torch.compile(model), "se"), "wrapped in OptimizedModule"),
+        (lambda: attention.attach(model, "dia", stages=(1,), colour="red"), "'colour'"),
+        (lambda: attention.attach(model, nn.Conv2d(1, 1, 1), stages=(1,)), "by its name or its class"),
         (lambda: attention.attach(timm.create_model("seresnet18"), "se"), "holds SEModule already"),
-        (lambda: attention.attach(timm.create_model("convnext_atto"), "se"), "no residual blocks that take attention"),
     ):
         with pytest.raises(InputError) as caught:
             call()
@@ -78,3 +94,159 @@ def test_detach_keeps_what_timm_brings() -> None:
     model = timm.create_model("seresnet18")
     keys = list(model.state_dict())
     assert list(attention.detach(model).state_dict()) == keys
+
+
+def test_a_network_that_has_attention_of_its_own_keeps_it() -> None:
+    for name in ("regnety_002", "efficientnet_b0"):
+        model = timm.create_model(name)
+        keys = list(model.state_dict())
+        attention.attach(model, "se", stages=(1, 2))
+        assert list(attention.detach(model).state_dict()) == keys
+
+
+def test_modules_of_others_go_in_and_out() -> None:
+    for model in (timm.create_model("resnet18"), torchvision.models.resnet18()):
+        keys = list(model.state_dict())
+        attention.attach(model, EcaModule, stages=(3, 4))
+        put_in = attention.attached(model)
+        assert [type(module) for module in put_in.values()] == [EcaModule] * 4
+        with pytest.raises(InputError, match="holds EcaModule already; detach"):
+            attention.attach(model, "se")
+        assert list(attention.attached(model)) == list(put_in)
+        assert list(attention.detach(model).state_dict()) == keys
+        attention.attach(model, lambda channels: nn.Conv2d(channels, channels, 1), stages=(4,))
+        assert len(attention.attached(model)) == 2
+
+
+def test_a_stage_may_share() -> None:
+    model = attention.attach(torchvision.models.resnet18(), "dia")
+    put_in = attention.attached(model)
+    cells = [put_in[f"layer{stage}.{block}.bn2.attention"].cell for stage in (1, 2, 3, 4) for block in (0, 1)]
+    assert len({id(cell) for cell in cells}) == 4
+    assert all(cells[i] is cells[i + 1] for i in range(0, 8, 2))
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+class Shy(nn.Module):
+    """A block that has an `attention` of its own, and adds in a way that only its forward shows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv.attention = "a name that is taken"
+        self.drop = nn.Dropout()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + 0.5 * self.drop(self.conv(self.first(x))))
+
+
+class Opaque(Shy):
+    """A block whose forward looks at values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+def test_blocks_of_ones_own() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Shy(4), Shy(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    attention.attach(model, "se")
+    assert list(attention.attached(model)) == ["1.conv.attention2", "2.conv.attention2"]
+    assert [site.residual for site in attention.sites(model)] == [True, True]
+    model = model.eval()
+    x = torch.randn(2, 4, 6, 6)
+    block = model[1]
+    plain = nn.functional.conv2d(block.first(x), block.conv.weight, block.conv.bias, padding=1)
+    torch.testing.assert_close(block(x), torch.relu(x + 0.5 * block.conv.attention2(plain)))
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Opaque(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    with pytest.raises(InputError, match="cannot be told how many channels 1 of Sequential gives"):
+        attention.attach(model, "se")
+    attention.attach(model, "se", where=["1.conv"])
+    assert list(attention.attached(model)) == ["1.conv.attention2"]
+
+
+def small(kind: str) -> nn.Module:
+    """Networks with every way in which attention is called: by slots, and by hooks on outputs, (N, H, W, C), inputs."""
+    torch.manual_seed(0)
+    blocks: dict[str, list[nn.Module]] = {
+        "slots": [cifar_resnet.BasicBlock(4, 8, 2), timm_resnet.BasicBlock(8, 8)],
+        "outputs": [torchvision.models.resnet.BasicBlock(4, 4)],
+        "channels last": [CNBlock(4, 1.0, 0.5)],
+        "inputs": [],
+    }
+    if kind == "inputs":
+        return attention.attach(torchvision.models.DenseNet(4, (1, 1), 4, num_classes=5), "se", where="stage")
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(5))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), *blocks[kind], *head)
+    model(torch.zeros(2, 3, 8, 8))
+    return attention.attach(model, "se")
+
+
+KINDS = ["slots", "outputs", "channels last", "inputs"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_and_files(kind) -> None:
+    model, images = small(kind).eval(), torch.randn(2, 3, 32, 32)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        with torch.no_grad():
+            assert torch.equal(other(images), model(images))
+        assert list(attention.attached(other)) == list(attention.attached(model))
+        names = [name for name in model.state_dict() if not name.startswith(tuple(attention.attached(model)))]
+        assert list(attention.detach(other).state_dict()) == names
+    assert attention.attached(model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiles_and_exports_whole(kind) -> None:
+    model = small(kind).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(model, (torch.randn(4, 3, 32, 32),), dynamic_shapes=({0: batch},)).module()
+    for n in (3, 5):
+        images = torch.randn(n, 3, 32, 32)
+        expected = model(images)
+        torch.testing.assert_close(program(images), expected)
+        output = compiled(images)
+        torch.testing.assert_close(output, expected)
+        wanted = torch.autograd.grad(expected.sum(), list(model.parameters()))
+        found = torch.autograd.grad(output.sum(), list(model.parameters()))
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_compiles_to_code() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    with pytest.warns(attention.PlacementWarning):
+        model = attention.attach(layers, "se").eval()
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(images), model(images))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_and_channels_last(kind) -> None:
+    model, images = small(kind).eval(), torch.randn(2, 3, 32, 32)
+    expected = model(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = model(images)
+    mixed.float().sum().backward()
+    assert all(p.grad.isfinite().all() for m in attention.attached(model).values() for p in m.parameters())
+    torch.testing.assert_close(mixed.float(), expected, rtol=0.1, atol=0.1)
+    model = model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(images.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_parallel(kind, tmp_path) -> None:
+    model, images = small(kind), torch.randn(4, 3, 32, 32)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        DistributedDataParallel(model)(images).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert all(p.grad is not None for m in attention.attached(model).values() for p in m.parameters())

@@ -3,40 +3,81 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm import layers as timm_layers
+from torch import nn
 
 from regard import InputError, attention
-from regard.attention import SubAttention
+from regard.attention import HardSigmoid, SubAttention
 
-OPTIONS = {"shuffle": {"groups": 2}}
-GATES = ["sigmoid", *(SubAttention(order) for order in range(6))]
+# What makes each module fit 8 channels, with a gate and hidden layers wider than 1.
+OPTIONS = {
+    "bam": {"reduction": 4},
+    "cbam": {"reduction": 4, "kernel_size": 3},
+    "gc": {"reduction": 2, "fusion": "scale"},
+    "se": {"reduction": 2},
+    "sge": {"groups": 4},
+    "shuffle": {"groups": 2},
+    "spa": {"reduction": 4},
+    "triplet": {"kernel_size": 3},
+}
+VARIANTS = {
+    "bam as a product": ("bam", {"combine": "product"}),
+    "gc added": ("gc", {"fusion": "add"}),
+    "ge theta-minus of extent 2": ("ge", {"extent": 2}),
+    "ge theta of extent 4": ("ge", {"extent": 4, "variant": "theta"}),
+    "ge theta of the whole map": ("ge", {"variant": "theta", "size": (3, 2)}),
+    "ge theta-plus of extent 2": ("ge", {"extent": 2, "variant": "theta-plus", "reduction": 4}),
+}
+GATES = ["sigmoid", HardSigmoid(), *(SubAttention(order) for order in range(3))]
 
 
 def make(name: str, channels: int = 8, **settings):
     torch.manual_seed(0)
-    layer = attention.create(name, channels, dtype=torch.float64, **{**OPTIONS.get(name, {}), **settings})
+    options = {**OPTIONS.get(name, {}), "dtype": torch.float64, **settings}
+    layer = attention.create(name, channels, **options)
     with torch.no_grad():  # away from the start, where some gradients are 0
         for parameter in layer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return layer
 
 
-@pytest.mark.parametrize("gate", GATES, ids=str)
-@pytest.mark.parametrize("name", attention.names())
-def test_gradients(name, gate) -> None:
-    layer = make(name, gate=gate)
+def check_gradients(layer: nn.Module) -> None:
     features = torch.randn(2, 8, 3, 2, dtype=torch.float64, requires_grad=True)
     assert layer(features).shape == features.shape
-    parameters = list(layer.parameters())
 
     def run(x, *values):
         return torch.func.functional_call(layer, dict(zip(dict(layer.named_parameters()), values, strict=True)), (x,))
 
-    assert torch.autograd.gradcheck(run, (features, *parameters))
+    assert torch.autograd.gradcheck(run, (features, *layer.parameters()))
+
+
+@pytest.mark.parametrize("gate", GATES, ids=str)
+@pytest.mark.parametrize("name", attention.names())
+def test_gradients(name, gate) -> None:
+    check_gradients(make(name, gate=gate))
+
+
+@pytest.mark.parametrize("order", [3, 4, 5])
+def test_gradients_of_high_orders(order) -> None:
+    check_gradients(make("se", gate=SubAttention(order)))
+
+
+@pytest.mark.parametrize("name", [name for name in attention.names() if list(make(name).buffers())])
+def test_gradients_at_inference(name) -> None:
+    check_gradients(make(name, gate=SubAttention(1)).eval())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_of_variants(variant) -> None:
+    name, options = VARIANTS[variant]
+    check_gradients(make(name, **options))
 
 
 @pytest.mark.parametrize("name", attention.names())
@@ -68,31 +109,132 @@ def test_shuffle_without_shuffle_leaves_channels_in_place() -> None:
     assert torch.equal(still(features)[:, order], moved(features))
 
 
-def test_parameter_counts_are_the_published_ones() -> None:
-    def count(name: str, **options) -> int:
-        return sum(p.numel() for p in attention.create(name, 256, **options).parameters())
-
-    assert count("shuffle", groups=64) == 3 * 256 // 64
-    assert count("se") == 2 * 256 * 16 + 16 + 256
-    assert count("se", gate=SubAttention(1)) == count("se") + 2 * 256
+@pytest.mark.parametrize("name", attention.names())
+def test_a_gate_adds_its_parameters_and_no_others(name) -> None:
+    plain, gated = make(name, gate="sigmoid"), make(name, gate=SubAttention(2))
+    added = [key for key in gated.state_dict() if key not in plain.state_dict()]
+    assert plain.state_dict().keys() <= gated.state_dict().keys()
+    # By channel, by group, by map: as many pairs w and b as there are channels of logits, an order.
+    channels = {"cbam": 8 + 1, "coord": 8 + 8, "sge": 4, "triplet": 3}.get(name, 8)
+    assert sum(gated.state_dict()[key].numel() for key in added) == 2 * 2 * channels
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_half_precision_channels_last_and_copies(name) -> None:
+def test_half_precision_and_copies(name) -> None:
     layer = make(name).float()
-    features = torch.randn(2, 8, 5, 3).to(memory_format=torch.channels_last)
-    torch.testing.assert_close(layer(features), layer(features.contiguous()))
+    features = torch.randn(2, 8, 5, 3)
     assert copy.deepcopy(layer)(features).equal(layer(features))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer(features).isfinite().all()
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_compiles_and_exports_whole(name) -> None:
-    layer = make(name, gate=SubAttention(1)).float()
-    features = torch.randn(2, 8, 4, 4)
-    program = torch.export.export(layer, (features,))
-    torch.testing.assert_close(program.module()(features), layer(features))
+def test_features_keep_their_dtype_whatever_that_of_the_gate(name) -> None:
+    layer = make(name, gate=SubAttention(1)).bfloat16()
+    for module in layer.modules():
+        if isinstance(module, type(SubAttention(1).build(1))):
+            module.float()
+    features = torch.randn(2, 8, 4, 4, dtype=torch.bfloat16, requires_grad=True)
+    output = layer(features)
+    output.sum().backward()
+    assert output.dtype == features.grad.dtype == torch.bfloat16
+    exact = copy.deepcopy(layer).float()(features.detach().float())
+    torch.testing.assert_close(output.float(), exact, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_memory_layout_does_not_matter(name) -> None:
+    layer = make(name).eval()
+    wide = torch.randn(2, 8, 10, 4, dtype=torch.float64)
+    for features in (wide.to(memory_format=torch.channels_last), wide[:, :, ::2], wide.transpose(2, 3), wide.flip(0)):
+        results = []
+        for x in (features, features.contiguous()):
+            x = x.detach().requires_grad_()
+            output = layer(x)
+            output.backward(wide.new_ones(()).expand_as(output))
+            results += [output, x.grad]
+        torch.testing.assert_close(results[0], results[2])
+        torch.testing.assert_close(results[1], results[3])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("name", attention.names())
+def test_empty_batches_and_maps_of_one_pixel(name, training) -> None:
+    layer = make(name, gate=SubAttention(1)).train(training)
+    for shape in ((0, 8, 4, 4), (2, 8, 1, 1), (3, 8, 1, 5)):
+        features = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        output = layer(features)
+        output.sum().backward()
+        assert output.shape == features.grad.shape == shape
+        for value in (output, features.grad, *(p.grad for p in layer.parameters()), *layer.buffers()):
+            assert value is not None
+            assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_constant_maps_have_gradients(name) -> None:
+    features = torch.zeros(2, 8, 3, 3, dtype=torch.float64, requires_grad=True)  # what ReLU leaves of dead channels
+    layer = make(name)
+    layer(features).sum().backward()
+    assert all(value.grad.isfinite().all() for value in (features, *layer.parameters()))
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_input_is_left_as_it_was(name) -> None:
+    features = torch.randn(2, 8, 3, 3, dtype=torch.float64)
+    before = features.clone()
+    make(name)(features)
+    assert torch.equal(features, before)
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_state_goes_from_one_module_to_another(name) -> None:
+    torch.manual_seed(1)
+    layer, other = (
+        make(name, gate=SubAttention(1)).eval(),
+        attention.create(name, 8, gate=SubAttention(1), dtype=torch.float64, **OPTIONS.get(name, {})),
+    )
+    other.load_state_dict(layer.state_dict())
+    features = torch.randn(2, 8, 3, 3, dtype=torch.float64)
+    assert torch.equal(other.eval()(features), layer(features))
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_compiles_and_exports_whole_with_any_batch(name) -> None:
+    layer = make(name, gate=SubAttention(1)).float().eval()
+    batches = [torch.randn(n, 8, 4, 4) for n in (2, 3, 5)]
+    program = torch.export.export(layer, (batches[0],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="eager")
+    for batch in batches:
+        torch.testing.assert_close(program(batch), layer(batch))
+        torch.testing.assert_close(compiled(batch), layer(batch))
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_timm_takes_our_classes(name) -> None:
+    made = type(make(name))
+    options = {"groups": 32} if name == "shuffle" else {}
+    model = timm.create_model("resnet18", num_classes=3, block_args={"attn_layer": partial(made, **options)})
+    put_in = [module for module in model.modules() if isinstance(module, made)]
+    assert [module.channels for module in put_in] == 2 * [64] + 2 * [128] + 2 * [256] + 2 * [512]
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    direct = timm_layers.create_attn(made, 64, **options, device="cpu", dtype=torch.float64)
+    assert {p.dtype for p in direct.parameters()} <= {torch.float64}
+
+
+def test_modules_from_elsewhere() -> None:
+    features = torch.randn(2, 64, 4, 4, dtype=torch.float64)
+    for made, options in (
+        (timm_layers.EcaModule, {}),
+        (timm_layers.EffectiveSEModule, {}),
+        (partial(timm_layers.SEModule, rd_ratio=0.25), {"rd_divisor": 1}),
+        (attention.SqueezeExcitation, {"gate": SubAttention(2), "reduction": 4}),
+        (lambda channels: nn.BatchNorm2d(channels), {}),
+    ):
+        layer = attention.create(made, 64, dtype=torch.float64, **options)
+        assert layer(features).shape == features.shape
+        assert {p.dtype for p in layer.parameters()} == {torch.float64}
 
 
 def test_wrong_input_is_said_in_a_line() -> None:
@@ -101,7 +243,27 @@ def test_wrong_input_is_said_in_a_line() -> None:
         (lambda: attention.create("se", 0), "at least 1 channel"),
         (lambda: attention.create("se", 64, redaction=4), "did you mean 'reduction'"),
         (lambda: attention.create("shuffle", 64, groups=64), "groups that fit: 1, 2, 4, 8, 16, 32"),
-        (lambda: attention.create("se", 64, gate="softmax"), "known: sigmoid"),
+        (lambda: attention.create("se", 64, gate="softmax"), "known: sigmoid, hard-sigmoid"),
+        (lambda: attention.create("se", 64, reduction=0), "at least 1, not 0"),
+        (lambda: attention.create("sge", 96), "groups that fit: 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 96"),
+        (lambda: attention.create("eca", 64, kernel_size=4), "odd"),
+        (lambda: attention.create("cbam", 64, kernel_size=6), "odd"),
+        (lambda: attention.create("triplet", 64, kernel_size=0), "odd"),
+        (lambda: attention.create("simam", 64, e_lambda=0), "above 0"),
+        (lambda: attention.create("bam", 64, combine="summ"), "did you mean 'sum'"),
+        (lambda: attention.create("gc", 64, fusion="mul"), "known: add, scale"),
+        (lambda: attention.create("gc", 64, gate=SubAttention(1)), "fusion='scale' has one"),
+        (lambda: attention.create("ge", 64, variant="theta+"), "theta-plus"),
+        (lambda: attention.create("ge", 64, extent=3), "power of 2"),
+        (lambda: attention.create("ge", 64, variant="theta"), "give size=(H, W)"),
+        (lambda: attention.create("ge", 64, size=7), "no use for size=7"),
+        (lambda: attention.create("ge", 8, variant="theta", size=7)(torch.ones(2, 8, 7, 6)), "got 7 x 6"),
+        (lambda: attention.DIA.for_stage([64, 128]), "not 64, 128"),
+        (lambda: attention.DIA.for_stage([]), "not none"),
+        (lambda: attention.create(timm_layers.EcaModule, 64, gate=SubAttention(1)), "EcaModule takes no gate"),
+        (lambda: attention.create(timm_layers.EcaModule, 64, kernel=3), "did you mean 'kernel_size'"),
+        (lambda: attention.create(nn.Identity(), 64), "by its name or its class, not Identity"),
+        (lambda: attention.create(lambda channels: None, 64), "no module but NoneType"),
         (lambda: attention.create("se", 64, gate=SubAttention), "SubAttention(order=1)"),
         (lambda: SubAttention(-1), "at least 0"),
         (lambda: attention.register("se")(torch.nn.Identity), "registered already"),
@@ -113,6 +275,13 @@ def test_wrong_input_is_said_in_a_line() -> None:
 
 
 def test_gates_by_name() -> None:
+    assert attention.parse_gate("hard-sigmoid") == HardSigmoid()
     assert attention.parse_gate("sub-attention") == SubAttention(1)
     assert attention.parse_gate("sub-attention-4") == SubAttention(4)
     assert attention.parse_gate(SubAttention(2)) == SubAttention(2)
+
+
+def test_the_hard_sigmoid_gate_is_its_formula() -> None:
+    gate = HardSigmoid().build(3)
+    logits = torch.tensor([-4.0, -3.0, -1.5, 0.0, 1.5, 3.0, 4.0])
+    torch.testing.assert_close(gate(logits), torch.tensor([0, 0, 0.25, 0.5, 0.75, 1, 1]))

@@ -4,25 +4,62 @@ layer = attention.create("se", 256, gate=attention.SubAttention(order=1))
 attention.attach(model, "shuffle", stages=(3, 4))
 """
 
-from regard.attention.attach import AttentionSlot, attach, detach
+from regard.attention.attach import PlacementWarning, attach, attached, detach
+from regard.attention.fold import fold
 from regard.attention.gated import ChannelAttention, GatedAttention
-from regard.attention.gates import Gate, Sigmoid, SubAttention, parse_gate
-from regard.attention.modules import ShuffleAttention, SqueezeExcitation
+from regard.attention.gates import Gate, HardSigmoid, Sigmoid, SubAttention, parse_gate
+from regard.attention.modules import (
+    DIA,
+    BottleneckAttention,
+    ConvolutionalBlockAttention,
+    CoordinateAttention,
+    EffectiveSqueezeExcitation,
+    EfficientChannelAttention,
+    GatherExcite,
+    GlobalContext,
+    ShuffleAttention,
+    SimAM,
+    SpatialGroupEnhance,
+    SpatialPyramidAttention,
+    SqueezeExcitation,
+    StyleRecalibration,
+    TripletAttention,
+)
 from regard.attention.registry import create, names, register
+from regard.attention.sites import AttentionSlot, Site, sites
 
 __all__ = [
+    "DIA",
     "AttentionSlot",
+    "BottleneckAttention",
     "ChannelAttention",
+    "ConvolutionalBlockAttention",
+    "CoordinateAttention",
+    "EffectiveSqueezeExcitation",
+    "EfficientChannelAttention",
     "Gate",
     "GatedAttention",
+    "GatherExcite",
+    "GlobalContext",
+    "HardSigmoid",
+    "PlacementWarning",
     "ShuffleAttention",
     "Sigmoid",
+    "SimAM",
+    "Site",
+    "SpatialGroupEnhance",
+    "SpatialPyramidAttention",
     "SqueezeExcitation",
+    "StyleRecalibration",
     "SubAttention",
+    "TripletAttention",
     "attach",
+    "attached",
     "create",
     "detach",
+    "fold",
     "names",
     "parse_gate",
     "register",
+    "sites",
 ]

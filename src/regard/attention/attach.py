@@ -2,129 +2,178 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Any, TypeVar
 
-from timm.models import resnet as timm_resnet
-from torch import nn
+from torch import Tensor, nn
 
 from regard.attention.gates import Gate
-from regard.attention.registry import create, is_registered
+from regard.attention.modules.shuffle import OrderedShuffleAttention
+from regard.attention.registry import create, get
+from regard.attention.sites import AttentionSlot, Site, Where, sites
 from regard.errors import InputError
-from regard.stages import stages as find_stages
+from regard.stages import is_added, mark_added
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class AttentionSlot:
-    """Mixin of residual blocks that have a place for attention at the end of their residual branch.
-
-    Such a block passes its branch through `attention` unless that is None, and says in `attention_channels` how many
-    channels arrive there.
-    """
-
-    attention: nn.Module | None
-    attention_channels: int
-
-
-class Site(NamedTuple):
-    """A place where attention goes: an attribute of a residual block that holds a module or None."""
-
-    name: str
-    block: nn.Module
-    attribute: str
-    channels: int
-
-    @property
-    def occupant(self) -> nn.Module | None:
-        return getattr(self.block, self.attribute)
-
-
-def sites(model: nn.Module, stages: Iterable[int] | None = None) -> Iterator[Site]:
-    """The places for attention in the `stages` (counted from 1; None: all) of `model`, in order.
-
-    Raises:
-        InputError: `model` has no such stage, or no residual blocks with a place for attention in it.
-    """
-    named = list(find_stages(model).items())
-    chosen = range(1, len(named) + 1) if stages is None else sorted(set(stages))
-    for number in chosen:
-        if not 1 <= number <= len(named):
-            raise InputError(f"{type(model).__name__} has stages 1 to {len(named)}, not {number}")
-        stage_name, stage = named[number - 1]
-        found = False
-        for name, block in stage.named_modules():
-            site = _site(f"{stage_name}.{name}" if name else stage_name, block)
-            if site is not None:
-                found = True
-                yield site
-        if not found:
-            raise InputError(
-                f"{stage_name} of {type(model).__name__} has no residual blocks that take attention; attention goes "
-                "into regard's networks and timm's ResNets"
-            )
-
-
-def _site(name: str, block: nn.Module) -> Site | None:
-    if isinstance(block, AttentionSlot):
-        return Site(name, block, "attention", block.attention_channels)
-    if isinstance(block, timm_resnet.Bottleneck):
-        return Site(name, block, "se", block.conv3.out_channels)
-    if isinstance(block, timm_resnet.BasicBlock):
-        return Site(name, block, "se", block.conv2.out_channels)
-    return None
+class PlacementWarning(UserWarning):
+    """Attention went to another place than the end of a residual branch, because there is none."""
 
 
 def attach(
     model: Model,
-    name: str,
+    name: str | Callable[..., nn.Module],
     stages: Iterable[int] | None = None,
     *,
+    where: Where = "branch",
     gate: Gate | str = "sigmoid",
     **options: Any,
 ) -> Model:
-    """Puts attention module `name` at the end of every residual branch of `model`, in place.
+    """Puts attention module `name` into `model`, in place: at the end of every residual branch, unless told otherwise.
 
-    In blocks that add after their last norm it comes right after that norm; in pre-activation blocks, whose branch ends
-    in a convolution, after that convolution. Either way it comes before the addition. Modules take the device and
-    dtype of their block.
+    Where blocks have a place for attention (regard's own, and those of timm's ResNets), it goes there. Anywhere else it
+    becomes a child of the layer it follows, called `attention`, and a hook of that layer runs it. The names of all
+    other parameters stay, so that weights of the plain network load with `strict=False`.
+
+    Modules take the device, dtype and mode of their block.
 
     Args:
-        model: one of regard's CIFAR networks or a ResNet of timm.
-        name: one of `attention.names()`.
+        model: a convolutional network of regard, timm, torchvision, or your own. Attach before it is compiled or
+            wrapped, and before an optimizer is made.
+        name: one of `attention.names()`, or a class or function that makes a module of a number of channels.
         stages: numbers counted from 1; None means every stage.
+        where: 'branch', 'block', 'stage', or a sequence of layer names; `attention.sites` describes them.
         gate: as in `attention.create`.
         options: the module's own.
 
     Returns:
         `model`.
 
+    Warns:
+        PlacementWarning: there is no residual branch in these stages; it says where attention went.
+
     Raises:
         InputError: the model has no place for attention there, or carries some already; it is left as it was.
     """
-    places = list(sites(model, stages))
+    places = sites(model, stages, where)
     for site in places:
-        if site.occupant is not None:
-            advice = "detach(model) takes it out" if is_registered(site.occupant) else "choose a network without"
-            raise InputError(f"{site.name}.{site.attribute} holds {type(site.occupant).__name__} already; {advice}")
-    modules = []
-    for site in places:
-        like = next(site.block.parameters())
-        modules.append(create(name, site.channels, gate=gate, device=like.device, dtype=like.dtype, **options))
+        if site.module is not None:
+            advice = (
+                "detach(model) takes it out" if _was_attached(site.host, site.module) else "choose a network without"
+            )
+            raise InputError(f"{site.name} holds {type(site.module).__name__} already; {advice}")
+    modules = _modules(model, places, name, gate, options)
+    if where == "branch" and places and not any(site.residual for site in places):
+        warnings.warn(_went_elsewhere(model, stages, places), PlacementWarning, stacklevel=2)
     for site, module in zip(places, modules, strict=True):
-        setattr(site.block, site.attribute, module.train(site.block.training))
+        mark_added(module)
+        setattr(site.host, site.attribute, module.train(site.block.training))
+        if site.way == "output":
+            site.host.register_forward_hook(_OnOutput(site.attribute, site.channels_last), prepend=True)
+        elif site.way == "input":
+            site.host.register_forward_pre_hook(_OnInput(site.attribute), prepend=True)
     return model
 
 
 def detach(model: Model) -> Model:
     """Takes the modules that `attach` put in out of `model` again, in place, and returns it.
 
-    What a network of timm brings of its own, such as the squeeze-and-excitation of `seresnet50`, stays.
+    What a network brings of its own, such as the squeeze-and-excitation of timm's `seresnet50`, stays.
 
     Raises:
-        InputError: `model` has no residual blocks that take attention.
+        InputError: `model` comes from `attention.fold`.
     """
-    for site in sites(model):
-        if is_registered(site.occupant):
-            setattr(site.block, site.attribute, None)
+    if any(isinstance(module, OrderedShuffleAttention) for module in model.modules()):
+        raise InputError("attention of this model is folded into its weights; detach from the model it was folded from")
+    for host in list(model.modules()):
+        for attribute, module in list(host.named_children()):
+            if not _was_attached(host, module):
+                continue
+            hooked = False
+            for hooks in (host._forward_hooks, host._forward_pre_hooks):
+                for key, hook in list(hooks.items()):
+                    if isinstance(hook, _OnOutput | _OnInput) and hook.attribute == attribute:
+                        del hooks[key]
+                        hooked = True
+            if hooked:
+                delattr(host, attribute)
+            else:
+                setattr(host, attribute, None)  # the slot stays
     return model
+
+
+def attached(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that `attach` put into `model`, as name in the model -> module, in the order of its modules."""
+    return {
+        f"{name}.{attribute}" if name else attribute: module
+        for name, host in model.named_modules()
+        for attribute, module in host.named_children()
+        if _was_attached(host, module)
+    }
+
+
+@dataclass(frozen=True)
+class _OnOutput:
+    """The forward hook of a layer with attention behind it; it copies and pickles with the layer."""
+
+    attribute: str
+    channels_last: bool
+
+    def __call__(self, host: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        attention = getattr(host, self.attribute)
+        if self.channels_last:
+            return attention(output.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return attention(output)
+
+
+@dataclass(frozen=True)
+class _OnInput:
+    """The forward pre-hook of a layer with attention before it."""
+
+    attribute: str
+
+    def __call__(self, host: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (getattr(host, self.attribute)(args[0]), *args[1:])
+
+
+def _was_attached(host: nn.Module, module: nn.Module) -> bool:
+    return is_added(module) or (isinstance(host, AttentionSlot) and module is host.attention)
+
+
+def _modules(
+    model: nn.Module,
+    places: list[Site],
+    name: str | Callable[..., nn.Module],
+    gate: Gate | str,
+    options: dict[str, Any],
+) -> list[nn.Module]:
+    """The module of each place. A class with a method `for_stage` makes all those of a stage at once."""
+    for_stage = getattr(get(name) if isinstance(name, str) else name, "for_stage", None)
+    modules: list[nn.Module] = []
+    for _, group in groupby(places, key=lambda site: site.stage):
+        together = list(group)
+        likes = [
+            next(like for like in chain(site.block.parameters(), model.parameters()) if like.is_floating_point())
+            for site in together
+        ]
+        if for_stage is not None:
+            channels = [site.channels for site in together]
+            create(name, channels[0], gate=gate, device="meta", **options)  # says what is wrong with the options
+            modules += for_stage(channels, gate=gate, device=likes[0].device, dtype=likes[0].dtype, **options)
+            continue
+        modules += [
+            create(name, site.channels, gate=gate, device=like.device, dtype=like.dtype, **options)
+            for site, like in zip(together, likes, strict=True)
+        ]
+    return modules
+
+
+def _went_elsewhere(model: nn.Module, stages: Iterable[int] | None, places: list[Site]) -> str:
+    names = [site.name.rpartition(".")[0] for site in places]
+    listed = ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
+    found = f"{type(model).__name__} has no residual branches{'' if stages is None else ' in these stages'}"
+    return f"{found}; attention went behind {len(names)} layer{'s' if len(names) > 1 else ''}: {listed}"

@@ -67,7 +67,9 @@ class ChannelAttention(GatedAttention):
     def logits(self, x: Tensor) -> Tensor:
         return self.channel_logits(*ops.plane_statistics(x, self.statistics))[:, :, None, None]
 
+    def factors_of(self, *statistics: Tensor) -> Tensor:
+        """The factors (N, C, 1, 1) of the statistics."""
+        return self.gate(self.channel_logits(*statistics)[:, :, None, None])
+
     def forward(self, x: Tensor) -> Tensor:
-        return ops.channel_gated(
-            x, self.statistics, lambda *found: self.gate(self.channel_logits(*found)[:, :, None, None])
-        )
+        return ops.channel_gated(x, self.statistics, self.factors_of)

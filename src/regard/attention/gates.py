@@ -1,7 +1,7 @@
 """Gates: what turns gate logits `u` into the factors that features are multiplied with.
 
-A gate is given as a specification (`Sigmoid()`, `SubAttention(order)` or one of their names) and built for a number of
-channels, because one specification serves modules of every width in a network.
+A gate is given as a specification (`Sigmoid()`, `SubAttention(order)`, … or one of their names) and built for a number
+of channels, because one specification serves modules of every width in a network.
 """
 
 from __future__ import annotations
@@ -37,6 +37,16 @@ class Sigmoid:
         self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> nn.Module:
         return nn.Sigmoid()
+
+
+@dataclass(frozen=True)
+class HardSigmoid:
+    """The piecewise linear gate, `min(max(u + 3, 0), 6) / 6`, with values in [0, 1] and no parameters."""
+
+    def build(
+        self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> nn.Module:
+        return nn.Hardsigmoid()
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,9 @@ class SubAttentionGate(nn.Module):
 
 
 def parse_gate(gate: Gate | str) -> Gate:
-    """The gate of a name: 'sigmoid', 'sub-attention' (order 1) or 'sub-attention-K'; a specification is given back.
+    """The gate of a name: 'sigmoid', 'hard-sigmoid', 'sub-attention' (order 1) or 'sub-attention-K'.
+
+    A specification is given back as it is.
 
     Raises:
         InputError: the name is unknown, or `gate` is neither a name nor a specification.
@@ -104,10 +116,14 @@ def parse_gate(gate: Gate | str) -> Gate:
     if isinstance(gate, str):
         if gate == "sigmoid":
             return Sigmoid()
+        if gate == "hard-sigmoid":
+            return HardSigmoid()
         named = re.fullmatch(r"sub-attention(?:-(\d+))?", gate)
         if named:
             return SubAttention(int(named[1] or 1))
-        raise InputError(f"unknown gate {gate!r}; known: sigmoid, sub-attention (order 1), sub-attention-K (order K)")
+        raise InputError(
+            f"unknown gate {gate!r}; known: sigmoid, hard-sigmoid, sub-attention (order 1), sub-attention-K (order K)"
+        )
     if isinstance(gate, type) or not isinstance(gate, Gate):
         raise InputError(f"a gate is a name or a specification such as SubAttention(order=1), not {gate!r}")
     return gate

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from regard.attention.gates import Gate
+from regard.attention.gates import Gate, Sigmoid, parse_gate
 from regard.errors import InputError, unknown
 
 _MODULES: dict[str, type[nn.Module]] = {}
 _Module = TypeVar("_Module", bound=type[nn.Module])
+_UNNAMED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
 
 
 def register(name: str) -> Callable[[_Module], _Module]:
@@ -36,13 +37,24 @@ def names() -> list[str]:
     return sorted(_MODULES)
 
 
+def get(name: str) -> type[nn.Module]:
+    """The class of the attention module `name`.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if name not in _MODULES:
+        raise unknown("attention module", name, _MODULES)
+    return _MODULES[name]
+
+
 def is_registered(module: nn.Module | None) -> bool:
     """Whether `module` is an attention module of this registry."""
     return isinstance(module, tuple(_MODULES.values()))
 
 
 def create(
-    name: str,
+    name: str | Callable[..., nn.Module],
     channels: int,
     *,
     gate: Gate | str = "sigmoid",
@@ -53,20 +65,38 @@ def create(
     """The attention module `name` for features of `channels` channels.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or a class or function that makes an attention module of a number of channels, such as
+            those of `timm.layers`. It is given `gate`, `device` and `dtype` if it takes them.
         channels: C of the features (N, C, H, W).
-        gate: 'sigmoid', 'sub-attention-K', or a specification such as `SubAttention(order=1)`.
+        gate: 'sigmoid', 'hard-sigmoid', 'sub-attention-K', or a specification such as `SubAttention(order=1)`.
         options: the module's own, for example `groups` of 'shuffle' and `reduction` of 'se'.
 
     Raises:
-        InputError: an unknown name, an option the module does not have, or channels that do not suit it.
+        InputError: an unknown name, an option the module does not have, a gate for a module that takes none, or
+            channels that do not suit it.
     """
-    if name not in _MODULES:
-        raise unknown("attention module", name, _MODULES)
+    if isinstance(name, str):
+        make: Callable[..., nn.Module] = get(name)
+        called = repr(name)
+    elif callable(name) and not isinstance(name, nn.Module):
+        make = name
+        called = getattr(name, "__name__", repr(name))
+    else:
+        raise InputError(f"an attention module is given by its name or its class, not {type(name).__name__}")
     if channels < 1:
         raise InputError(f"an attention module needs at least 1 channel, not {channels}")
-    own = [key for key in inspect.signature(_MODULES[name]).parameters if key != "channels"]
+    taken = inspect.signature(make).parameters
+    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
+    own = [key for key, parameter in taken.items() if key != "channels" and parameter.kind not in _UNNAMED]
     for option in options:
-        if option not in own:
-            raise unknown(f"option of attention module {name!r}", option, own)
-    return _MODULES[name](channels, gate=gate, device=device, dtype=dtype, **options)
+        if option not in own and not open_ended:
+            raise unknown(f"option of attention module {called}", option, own)
+    if "gate" in taken:
+        options["gate"] = gate
+    elif parse_gate(gate) != Sigmoid():
+        raise InputError(f"attention module {called} takes no gate, so none can be {gate!r}; leave the gate out")
+    placed = {key: value for key, value in (("device", device), ("dtype", dtype)) if key in taken}
+    module = make(channels, **options, **placed)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{called} gave no module but {type(module).__name__}; an attention module was expected")
+    return module if len(placed) == 2 else module.to(device=device, dtype=dtype)

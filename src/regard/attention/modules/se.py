@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
+from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
 
 
@@ -24,6 +25,9 @@ class SqueezeExcitation(ChannelAttention):
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     Parameters: 2 C H + H + C for H hidden units, and those of the gate.
+
+    Raises:
+        InputError: `reduction` is below 1.
     """
 
     def __init__(
@@ -36,7 +40,7 @@ class SqueezeExcitation(ChannelAttention):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
-        hidden = max(channels // reduction, 1)
+        hidden = hidden_units(channels, reduction)
         self.fc1 = nn.Linear(channels, hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from regard.attention import ops
 from regard.attention.gated import GatedAttention
-from regard.attention.gates import Gate
+from regard.attention.gates import Gate, SubAttentionGate
 from regard.attention.registry import register
 from regard.errors import InputError
 
@@ -85,5 +87,51 @@ class ShuffleAttention(GatedAttention):
         shift = torch.cat((self.cbias.flatten(), self.sweight.flatten() * self.gn.bias + self.sbias.flatten()))
         return scale, shift.repeat(self.groups), self.by_place
 
+    @property
+    def order(self) -> Tensor:
+        """The channel of the features (C,) that each channel of the output comes from."""
+        channels = torch.arange(self.channels, device=self.by_place.device)
+        return channels.reshape(2, -1).T.flatten() if self.shuffle else channels
+
+    @property
+    def can_be_ordered(self) -> bool:
+        """Whether there is a shuffle, and the gate's parameters, if it has any, are known."""
+        known = isinstance(self.gate, SubAttentionGate) or not list(self.gate.parameters())
+        return self.shuffle and known
+
+    def ordered(self) -> OrderedShuffleAttention:
+        """The module that takes its features in the order of this one's output, and leaves it."""
+        return OrderedShuffleAttention(self)
+
     def extra_repr(self) -> str:
         return f"channels={self.channels}, groups={self.groups}, shuffle={self.shuffle}"
+
+
+class OrderedShuffleAttention(GatedAttention):
+    """Shuffle attention for inference, on features whose channels are in the shuffled order already.
+
+    `module.ordered()(x[:, module.order])` is `module(x)`. It has no parameters to train.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    """
+
+    scale: Tensor
+    shift: Tensor
+    by_place: Tensor
+
+    @torch.no_grad()
+    def __init__(self, module: ShuffleAttention) -> None:
+        super().__init__(module.channels)
+        self.gate = copy.deepcopy(module.gate).requires_grad_(False)
+        for parameter in self.gate.parameters():  # (order, C, 1, 1)
+            parameter.copy_(parameter[:, module.order])
+        self.eps = module.gn.eps
+        for name, value in zip(("scale", "shift", "by_place"), module._planes(), strict=True):
+            self.register_buffer(name, value[module.order])
+        self.train(module.training)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return ops.plane_logits(x, self.scale, self.shift, self.by_place, self.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.plane_gated(x, self.scale, self.shift, self.by_place, self.gate, eps=self.eps)

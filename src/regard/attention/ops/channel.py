@@ -28,10 +28,11 @@ def plane_statistics(x: Tensor, statistics: Sequence[Statistic]) -> tuple[Tensor
     denominator (0 for planes of one place).
     """
     planes = x.flatten(2)  # (N, C, HW)
+    divisor = planes.shape[2] - 1 if planes.shape[2] > 1 else 1
     of: dict[Statistic, Callable[[], Tensor]] = {
         "mean": lambda: planes.mean(2),
         "max": lambda: planes.max(2).values,
-        "var": lambda: (planes - planes.mean(2, keepdim=True)).square().sum(2) / max(planes.shape[2] - 1, 1),
+        "var": lambda: (planes - planes.mean(2, keepdim=True)).square().sum(2) / divisor,
     }
     return tuple(of[name]() for name in statistics)
 

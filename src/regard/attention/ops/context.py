@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
 from regard.attention.ops.autograd import again, laid_out, like, small
 from regard.attention.ops.channel import Link, Scale
@@ -26,9 +27,9 @@ def context(x: Tensor, key: Tensor, key_bias: Tensor) -> Tensor:
         key: (C,).
         key_bias: (1,).
     """
-    places = x.flatten(2)  # (N, C, P)
-    attention = torch.softmax((key.to(x.dtype) @ places) + key_bias.to(x.dtype), 1)  # (N, P)
-    return (places @ attention[:, :, None]).squeeze(2)
+    logits = F.conv2d(x, key[None, :, None, None].to(x.dtype), key_bias.to(x.dtype))  # (N, 1, H, W)
+    attention = logits.flatten(1).softmax(1)  # (N, P)
+    return torch.einsum("ncp,np->nc", x.flatten(2), attention.to(x.dtype))
 
 
 def context_scaled(x: Tensor, key: Tensor, key_bias: Tensor, factors: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from torch.autograd import Function
 
 from regard.attention.ops.autograd import again, laid_out, like, small
 from regard.attention.ops.choice import kernels_for
+from regard.attention.ops.deviation import deviation
 from regard.attention.ops.plane import gate_parameters, product_of_sigmoids
 
 EPS = 1e-5
@@ -26,10 +27,8 @@ def group_logits(x: Tensor, weight: Tensor, bias: Tensor, eps: float = EPS) -> T
     grouped = x.reshape(n, groups, c // groups, h, w)
     maps = (grouped * grouped.mean((3, 4), keepdim=True)).sum(2)  # (N, G, H, W)
     centred = maps - maps.mean((2, 3), keepdim=True)
-    # A map of one value has no slope where its standard deviation would have an infinite one.
-    variance = centred.square().sum((2, 3), keepdim=True) / max(h * w - 1, 1)
-    spread = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
-    return weight[:, None, None] * (centred / (spread + eps)) + bias[:, None, None]
+    variance = centred.square().sum((2, 3), keepdim=True) / (h * w - 1 if h * w > 1 else 1)
+    return weight[:, None, None] * (centred / (deviation(variance) + eps)) + bias[:, None, None]
 
 
 def group_gated(x: Tensor, weight: Tensor, bias: Tensor, gate: nn.Module, *, eps: float = EPS) -> Tensor:

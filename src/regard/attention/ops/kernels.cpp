@@ -100,8 +100,13 @@ struct Shape {
 
 constexpr int64_t CHUNK = 512;  // elements that a loop of several steps keeps in the first cache
 
-// How many channels are taken at a time: one plane, or a cache line of channels.
-template <class T> inline int64_t block(const Shape& s) { return s.last ? int64_t(64 / sizeof(T)) : 1; }
+// How many channels are taken at a time: one plane, or two cache lines of channels.
+template <class T> inline int64_t block(const Shape& s) { return s.last ? int64_t(128 / sizeof(T)) : 1; }
+
+// How far apart planes lie where a kernel sees them: a copy keeps them off one another's places in the cache.
+inline int64_t pitch(const Shape& s) { return s.last ? (s.p() + 31) / 16 * 16 : s.p(); }
+
+constexpr int64_t TILE = 16;  // places that are turned at a time
 
 template <class S> struct Scratch {
     std::vector<S> room;
@@ -111,21 +116,29 @@ template <class S> struct Scratch {
     }
 };
 
-// Planes first, first + step, … (count of them) of image n, one after another in S. Contiguous planes of S are not copied.
+// Planes first, first + step, … (count of them) of image n, a pitch apart, in S. Contiguous planes of S are not copied.
 template <class T, class S>
 inline const S* planes(const T* x, const Shape& s, int64_t n, int64_t first, int64_t count, int64_t step, Scratch<S>& room) {
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     if (!s.last) {
-        const T* from = x + (n * s.c + first) * p;  // count is 1
+        const T* from = x + (n * s.c + first) * p;
         if constexpr (std::is_same_v<T, S>) return from;
-        S* to = room.of(p);
-        for (int64_t i = 0; i < p; ++i) to[i] = widen(from[i]);
+        S* to = room.of(count * p);
+        for (int64_t i = 0; i < count * p; ++i) to[i] = widen(from[i]);
         return to;
     }
-    S* to = room.of(count * p);
+    S* to = room.of(count * apart);
     const T* from = x + n * p * s.c + first;
-    for (int64_t i = 0; i < p; ++i, from += s.c)
-        for (int64_t j = 0; j < count; ++j) to[j * p + i] = widen(from[j * step]);
+    for (int64_t start = 0; start < p; start += TILE, from += TILE * s.c) {
+        const int64_t some = std::min(TILE, p - start);
+        if (some == TILE) {
+            for (int64_t j = 0; j < count; ++j)
+                for (int64_t i = 0; i < TILE; ++i) to[j * apart + start + i] = widen(from[i * s.c + j * step]);
+        } else {
+            for (int64_t j = 0; j < count; ++j)
+                for (int64_t i = 0; i < some; ++i) to[j * apart + start + i] = widen(from[i * s.c + j * step]);
+        }
+    }
     return to;
 }
 
@@ -134,22 +147,25 @@ template <class T, class S>
 inline S* draft(T* y, const Shape& s, int64_t n, int64_t first, int64_t count, Scratch<S>& room) {
     if constexpr (std::is_same_v<T, S>)
         if (!s.last) return y + (n * s.c + first) * s.p();
-    return room.of(count * s.p());
+    return room.of(count * pitch(s));
 }
 
 template <class T, class S>
 inline void put(const S* from, T* y, const Shape& s, int64_t n, int64_t first, int64_t count, int64_t step) {
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     if (!s.last) {
         if constexpr (!std::is_same_v<T, S>) {
             T* to = y + (n * s.c + first) * p;
-            for (int64_t i = 0; i < p; ++i) to[i] = narrow<T>(from[i]);
+            for (int64_t i = 0; i < count * p; ++i) to[i] = narrow<T>(from[i]);
         }
         return;
     }
     T* to = y + n * p * s.c + first;
-    for (int64_t i = 0; i < p; ++i, to += s.c)
-        for (int64_t j = 0; j < count; ++j) to[j * step] = narrow<T>(from[j * p + i]);
+    for (int64_t start = 0; start < p; start += TILE, to += TILE * s.c) {
+        const int64_t some = std::min(TILE, p - start);
+        for (int64_t i = 0; i < some; ++i)
+            for (int64_t j = 0; j < count; ++j) to[i * s.c + j * step] = narrow<T>(from[j * apart + start + i]);
+    }
 }
 
 // Calls work(n, first, count) for every run of at most `size` channels, none across a multiple of `within`.
@@ -286,13 +302,13 @@ void plane_gate_forward(const Shape& s, const T* x, T* y, const typename Sum<T>:
                         const typename Sum<T>::type* b, int64_t order, double eps, int64_t shuffle,
                         typename Sum<T>::type* means, typename Sum<T>::type* rstds) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), shuffle ? s.c / 2 : s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, out;
         const int64_t to = shuffle ? shuffled(s, first) : first, step = shuffle ? 2 : 1;
         const S* xs = planes(x, s, n, first, count, 1, in);
         S* ys = draft(y, s, n, to, count, out);
-        for (int64_t j = 0; j < count; ++j, xs += p, ys += p) {
+        for (int64_t j = 0; j < count; ++j, xs += apart, ys += apart) {
             const int64_t c = first + j;
             const Gate<S> gate{w + c, b + c, order, s.c};
             const S mean = total(xs, p) / S(p);
@@ -318,7 +334,7 @@ void plane_gate_forward(const Shape& s, const T* x, T* y, const typename Sum<T>:
                 for (int64_t i = 0; i < some; ++i) ys[start + i] = xs[start + i] * f[i];
             }
         }
-        put(ys - count * p, y, s, n, to, count, step);
+        put(ys - count * apart, y, s, n, to, count, step);
     });
 }
 
@@ -330,7 +346,7 @@ void plane_gate_backward(const Shape& s, const T* g, const T* x, const typename 
                          typename Sum<T>::type* dscale, typename Sum<T>::type* dshift, typename Sum<T>::type* dw,
                          typename Sum<T>::type* db) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), shuffle ? s.c / 2 : s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, out, chunks;
         const int64_t from = shuffle ? shuffled(s, first) : first, step = shuffle ? 2 : 1;
@@ -338,7 +354,7 @@ void plane_gate_backward(const Shape& s, const T* g, const T* x, const typename 
         const S* gs = planes(g, s, n, from, count, step, up);
         S* ds = draft(dx, s, n, first, count, out);
         S* u = chunks.of((order + 2) * CHUNK);
-        for (int64_t j = 0; j < count; ++j, xs += p, gs += p, ds += p) {
+        for (int64_t j = 0; j < count; ++j, xs += apart, gs += apart, ds += apart) {
             const int64_t c = first + j, at = n * s.c + c;
             const Gate<S> gate{w + c, b + c, order, s.c};
             S* dws = dw + n * order * s.c + c;  // (N, K, C)
@@ -389,7 +405,7 @@ void plane_gate_backward(const Shape& s, const T* g, const T* x, const typename 
             const S slope = -a * along / S(p) * rstd, rest = -a * sum / S(p) - slope * mean;
             for (int64_t i = 0; i < p; ++i) ds[i] += slope * xs[i] + rest;
         }
-        put(ds - count * p, dx, s, n, first, count, 1);
+        put(ds - count * apart, dx, s, n, first, count, 1);
     });
 }
 
@@ -399,11 +415,11 @@ template <class T>
 void plane_statistics(const Shape& s, const T* x, typename Sum<T>::type* means, typename Sum<T>::type* variances,
                       typename Sum<T>::type* tops, int64_t* where) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
         const S* xs = planes(x, s, n, first, count, 1, in);
-        for (int64_t j = 0; j < count; ++j, xs += p) {
+        for (int64_t j = 0; j < count; ++j, xs += apart) {
             const int64_t at = n * s.c + first + j;
             const S mean = total(xs, p) / S(p);
             means[at] = mean;
@@ -439,12 +455,12 @@ template <class T> void plane_scale(const Shape& s, const T* x, const typename S
 template <class T>
 void plane_dot(const Shape& s, const T* g, const T* x, typename Sum<T>::type* dots) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up;
         const S* xs = planes(x, s, n, first, count, 1, in);
         const S* gs = planes(g, s, n, first, count, 1, up);
-        for (int64_t j = 0; j < count; ++j) dots[n * s.c + first + j] = product(gs + j * p, xs + j * p, p);
+        for (int64_t j = 0; j < count; ++j) dots[n * s.c + first + j] = product(gs + j * apart, xs + j * apart, p);
     });
 }
 
@@ -454,7 +470,7 @@ void plane_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
                    const T* x, const typename Sum<T>::type* slope, const typename Sum<T>::type* peak,
                    const int64_t* where, T* dx) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, out;
         const S* xs = slope ? planes(x, s, n, first, count, 1, in) : nullptr;
@@ -463,11 +479,11 @@ void plane_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
         for (int64_t j = 0; j < count; ++j) {
             const int64_t at = n * s.c + first + j;
             const S factor = f[at], more = rest[at];
-            const S* gp = gs + j * p;
-            S* dp = ds + j * p;
+            const S* gp = gs + j * apart;
+            S* dp = ds + j * apart;
             if (slope) {
                 const S steep = slope[at];
-                const S* xp = xs + j * p;
+                const S* xp = xs + j * apart;
                 for (int64_t i = 0; i < p; ++i) dp[i] = gp[i] * factor + more + steep * xp[i];
             } else {
                 for (int64_t i = 0; i < p; ++i) dp[i] = gp[i] * factor + more;
@@ -483,11 +499,11 @@ void plane_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
 template <class T>
 void cross_statistics(const Shape& s, const T* x, typename Sum<T>::type* rows, typename Sum<T>::type* columns) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
         const S* xs = planes(x, s, n, first, count, 1, in);
-        for (int64_t j = 0; j < count; ++j, xs += p) {
+        for (int64_t j = 0; j < count; ++j, xs += apart) {
             const int64_t at = n * s.c + first + j;
             S* row = rows + at * s.h;
             S* column = columns + at * s.w;
@@ -506,7 +522,7 @@ template <class T>
 void cross_scale(const Shape& s, const T* x, const typename Sum<T>::type* rows, const typename Sum<T>::type* columns,
                  T* y) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, out;
         const S* xs = planes(x, s, n, first, count, 1, in);
@@ -515,8 +531,8 @@ void cross_scale(const Shape& s, const T* x, const typename Sum<T>::type* rows, 
             const int64_t at = n * s.c + first + j;
             const S *row = rows + at * s.h, *column = columns + at * s.w;
             for (int64_t i = 0; i < s.h; ++i) {
-                const S* line = xs + j * p + i * s.w;
-                S* to = ys + j * p + i * s.w;
+                const S* line = xs + j * apart + i * s.w;
+                S* to = ys + j * apart + i * s.w;
                 for (int64_t k = 0; k < s.w; ++k) to[k] = line[k] * row[i] * column[k];
             }
         }
@@ -528,7 +544,7 @@ template <class T>
 void cross_dot(const Shape& s, const T* g, const T* x, const typename Sum<T>::type* rows,
                const typename Sum<T>::type* columns, typename Sum<T>::type* drows, typename Sum<T>::type* dcolumns) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up;
         const S* xs = planes(x, s, n, first, count, 1, in);
@@ -539,7 +555,7 @@ void cross_dot(const Shape& s, const T* g, const T* x, const typename Sum<T>::ty
             S* dcolumn = dcolumns + at * s.w;
             for (int64_t k = 0; k < s.w; ++k) dcolumn[k] = 0;
             for (int64_t i = 0; i < s.h; ++i) {
-                const S *line = xs + j * p + i * s.w, *over = gs + j * p + i * s.w;
+                const S *line = xs + j * apart + i * s.w, *over = gs + j * apart + i * s.w;
                 const S r = row[i];
                 S sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -558,7 +574,7 @@ template <class T>
 void cross_combine(const Shape& s, const T* g, const typename Sum<T>::type* rows, const typename Sum<T>::type* columns,
                    const typename Sum<T>::type* row_rest, const typename Sum<T>::type* column_rest, T* dx) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
         const S* gs = planes(g, s, n, first, count, 1, up);
@@ -567,8 +583,8 @@ void cross_combine(const Shape& s, const T* g, const typename Sum<T>::type* rows
             const int64_t at = n * s.c + first + j;
             const S *column = columns + at * s.w, *more = column_rest + at * s.w;
             for (int64_t i = 0; i < s.h; ++i) {
-                const S* over = gs + j * p + i * s.w;
-                S* to = ds + j * p + i * s.w;
+                const S* over = gs + j * apart + i * s.w;
+                S* to = ds + j * apart + i * s.w;
                 const S r = rows[at * s.h + i], rest = row_rest[at * s.h + i];
                 for (int64_t k = 0; k < s.w; ++k) to[k] = over[k] * r * column[k] + rest + more[k];
             }
@@ -580,30 +596,10 @@ void cross_combine(const Shape& s, const T* g, const typename Sum<T>::type* rows
 // ------------------------------------------------------------------------- group gates (spatial group-wise enhance)
 
 // The map of a group: every place's product with the group's mean vector, normalised over the places.
-template <class S> inline void similarity(const S* xs, const S* means, int64_t channels, int64_t p, S* t) {
+template <class S> inline void similarity(const S* xs, const S* means, int64_t channels, int64_t p, int64_t apart, S* t) {
     for (int64_t i = 0; i < p; ++i) t[i] = means[0] * xs[i];
     for (int64_t c = 1; c < channels; ++c)
-        for (int64_t i = 0; i < p; ++i) t[i] += means[c] * xs[c * p + i];
-}
-
-// All channels of a group at once: contiguous planes as they lie.
-template <class T, class S>
-inline const S* slab(const T* x, const Shape& s, int64_t n, int64_t first, int64_t count, Scratch<S>& room) {
-    if (s.last) return planes(x, s, n, first, count, 1, room);
-    const T* from = x + (n * s.c + first) * s.p();
-    if constexpr (std::is_same_v<T, S>) return from;
-    S* to = room.of(count * s.p());
-    for (int64_t i = 0; i < count * s.p(); ++i) to[i] = widen(from[i]);
-    return to;
-}
-
-template <class T, class S>
-inline void put_slab(const S* from, T* y, const Shape& s, int64_t n, int64_t first, int64_t count) {
-    if (s.last) return put(from, y, s, n, first, count, 1);
-    if constexpr (!std::is_same_v<T, S>) {
-        T* to = y + (n * s.c + first) * s.p();
-        for (int64_t i = 0; i < count * s.p(); ++i) to[i] = narrow<T>(from[i]);
-    }
+        for (int64_t i = 0; i < p; ++i) t[i] += means[c] * xs[c * apart + i];
 }
 
 template <class T>
@@ -612,16 +608,16 @@ void group_gate_forward(const Shape& s, const T* x, T* y, int64_t groups, const 
                         const typename Sum<T>::type* b, int64_t order, double eps, typename Sum<T>::type* means,
                         typename Sum<T>::type* centres, typename Sum<T>::type* spreads) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p(), channels = s.c / groups;
+    const int64_t p = s.p(), apart = pitch(s), channels = s.c / groups;
     each_block(s, channels, channels, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, out, map;
         const int64_t group = first / channels, at = n * groups + group;
-        const S* xs = slab(x, s, n, first, count, in);
+        const S* xs = planes(x, s, n, first, count, 1, in);
         S* ys = draft(y, s, n, first, count, out);
         S* mean = means + n * s.c + first;
         S* t = map.of(p);
-        for (int64_t c = 0; c < channels; ++c) mean[c] = total(xs + c * p, p) / S(p);
-        similarity(xs, mean, channels, p, t);
+        for (int64_t c = 0; c < channels; ++c) mean[c] = total(xs + c * apart, p) / S(p);
+        similarity(xs, mean, channels, p, apart, t);
         const S centre = total(t, p) / S(p);
         const S spread = p > 1 ? std::sqrt(squares(t, centre, p) / S(p - 1)) : S(0);
         centres[at] = centre;
@@ -634,9 +630,9 @@ void group_gate_forward(const Shape& s, const T* x, T* y, int64_t groups, const 
             for (int64_t i = 0; i < some; ++i) u[i] = a * (t[start + i] - centre) + d;
             gate.values(u, f, some);
             for (int64_t c = 0; c < channels; ++c)
-                for (int64_t i = 0; i < some; ++i) ys[c * p + start + i] = xs[c * p + start + i] * f[i];
+                for (int64_t i = 0; i < some; ++i) ys[c * apart + start + i] = xs[c * apart + start + i] * f[i];
         }
-        put_slab(ys, y, s, n, first, count);
+        put(ys, y, s, n, first, count, 1);
     });
 }
 
@@ -648,16 +644,16 @@ void group_gate_backward(const Shape& s, const T* g, const T* x, int64_t groups,
                          typename Sum<T>::type* dweight, typename Sum<T>::type* dbias, typename Sum<T>::type* dw,
                          typename Sum<T>::type* db) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p(), channels = s.c / groups;
+    const int64_t p = s.p(), apart = pitch(s), channels = s.c / groups;
     each_block(s, channels, channels, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, out, map, factors, slopes, chunks;
         const int64_t group = first / channels, at = n * groups + group;
-        const S* xs = slab(x, s, n, first, count, in);
-        const S* gs = slab(g, s, n, first, count, up);
+        const S* xs = planes(x, s, n, first, count, 1, in);
+        const S* gs = planes(g, s, n, first, count, 1, up);
         S* ds = draft(dx, s, n, first, count, out);
         const S* mean = means + n * s.c + first;
         S *t = map.of(p), *f = factors.of(p), *d = slopes.of(p), *u = chunks.of((order + 2) * CHUNK);
-        similarity(xs, mean, channels, p, t);
+        similarity(xs, mean, channels, p, apart, t);
         const S centre = centres[at], spread = spreads[at], inverse = S(1) / (spread + S(eps));
         const Gate<S> gate{w + group, b + group, order, groups};
         S* dws = dw + n * order * groups + group;  // (N, K, G)
@@ -666,7 +662,7 @@ void group_gate_backward(const Shape& s, const T* g, const T* x, int64_t groups,
         for (int64_t i = 0; i < p; ++i) t[i] = (t[i] - centre) * inverse;
         for (int64_t i = 0; i < p; ++i) d[i] = gs[i] * xs[i];
         for (int64_t c = 1; c < channels; ++c)
-            for (int64_t i = 0; i < p; ++i) d[i] += gs[c * p + i] * xs[c * p + i];
+            for (int64_t i = 0; i < p; ++i) d[i] += gs[c * apart + i] * xs[c * apart + i];
         S sum = 0, along = 0;
         for (int64_t start = 0; start < p; start += CHUNK) {
             const int64_t some = std::min(CHUNK, p - start);
@@ -685,12 +681,12 @@ void group_gate_backward(const Shape& s, const T* g, const T* x, int64_t groups,
         const S bend = p > 1 && spread > S(0) ? weight[group] * along / (spread * S(p - 1)) : S(0);
         for (int64_t i = 0; i < p; ++i) d[i] = lead * (d[i] - sum / S(p)) - bend * t[i];
         for (int64_t c = 0; c < channels; ++c) {
-            const S *xp = xs + c * p, *gp = gs + c * p;
+            const S *xp = xs + c * apart, *gp = gs + c * apart;
             const S m = mean[c], rest = product(d, xp, p) / S(p);
-            S* to = ds + c * p;
+            S* to = ds + c * apart;
             for (int64_t i = 0; i < p; ++i) to[i] = gp[i] * f[i] + d[i] * m + rest;
         }
-        put_slab(ds, dx, s, n, first, count);
+        put(ds, dx, s, n, first, count, 1);
     });
 }
 
@@ -809,15 +805,15 @@ void place_plane_dot(const Shape& s, const T* g, const T* x, const typename Sum<
                      const typename Sum<T>::type* rest, const typename Sum<T>::type* peak, const int64_t* where,
                      typename Sum<T>::type* dots) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, room;
         const S* xs = planes(x, s, n, first, count, 1, in);
         const S* gs = planes(g, s, n, first, count, 1, up);
         S* d = room.of(p);
         for (int64_t j = 0; j < count; ++j) {
-            reach(gs + j * p, m + n * p, rest + n * p, peak + n * p, where + n * p, first + j, p, d);
-            dots[n * s.c + first + j] = product(d, xs + j * p, p);
+            reach(gs + j * apart, m + n * p, rest + n * p, peak + n * p, where + n * p, first + j, p, d);
+            dots[n * s.c + first + j] = product(d, xs + j * apart, p);
         }
     });
 }
@@ -829,7 +825,7 @@ void place_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
                    const typename Sum<T>::type* plane_rest, const typename Sum<T>::type* plane_peak,
                    const int64_t* plane_where, T* dx) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
         const S* gs = planes(g, s, n, first, count, 1, up);
@@ -837,8 +833,8 @@ void place_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
         for (int64_t j = 0; j < count; ++j) {
             const int64_t at = n * s.c + first + j;
             const S factor = f[at], more = plane_rest[at];
-            S* dp = ds + j * p;
-            reach(gs + j * p, m + n * p, rest + n * p, peak + n * p, where + n * p, first + j, p, dp);
+            S* dp = ds + j * apart;
+            reach(gs + j * apart, m + n * p, rest + n * p, peak + n * p, where + n * p, first + j, p, dp);
             for (int64_t i = 0; i < p; ++i) dp[i] = dp[i] * factor + more;
             dp[plane_where[at]] += plane_peak[at];
         }
@@ -878,11 +874,11 @@ void over_channels(const Shape& s, const T* x, const typename Sum<T>::type* k, t
 template <class T>
 void over_places(const Shape& s, const T* x, const typename Sum<T>::type* a, typename Sum<T>::type* sums) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
         const S* xs = planes(x, s, n, first, count, 1, in);
-        for (int64_t j = 0; j < count; ++j) sums[n * s.c + first + j] = product(xs + j * p, a + n * p, p);
+        for (int64_t j = 0; j < count; ++j) sums[n * s.c + first + j] = product(xs + j * apart, a + n * p, p);
     });
 }
 
@@ -892,7 +888,7 @@ void context_combine(const Shape& s, const T* g, const typename Sum<T>::type* f,
                      const typename Sum<T>::type* a, const typename Sum<T>::type* k, const typename Sum<T>::type* v,
                      T* dx) {
     using S = typename Sum<T>::type;
-    const int64_t p = s.p();
+    const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
         const S* gs = planes(g, s, n, first, count, 1, up);
@@ -901,7 +897,7 @@ void context_combine(const Shape& s, const T* g, const typename Sum<T>::type* f,
         for (int64_t j = 0; j < count; ++j) {
             const int64_t at = n * s.c + first + j;
             const S factor = f[at], un = u[at], kn = k[at];
-            for (int64_t i = 0; i < p; ++i) ds[j * p + i] = gs[j * p + i] * factor + un * as[i] + kn * vs[i];
+            for (int64_t i = 0; i < p; ++i) ds[j * apart + i] = gs[j * apart + i] * factor + un * as[i] + kn * vs[i];
         }
         put(ds, dx, s, n, first, count, 1);
     });

@@ -1,0 +1,204 @@
+"""Attention modules against the textbook, its compiled form, timm's modules and a copy of the features.
+
+    python benchmarks/attention_modules.py                      # (16, 256, 56, 56) on a processor, (256, …) on a GPU
+    python benchmarks/attention_modules.py --modules shuffle,se --memory channels_last
+    python benchmarks/attention_modules.py --network none       # without the training step of a whole ResNet50
+
+All variants of a module are timed in turn, forward alone and forward with backward (gradients of features and
+parameters). A copy is `x.clone()`, which, as every module does, takes fresh memory for its output; how long a copy to
+memory in use takes is printed beside it. Kept: what is saved for the backward pass, in sizes of the features.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import textbook
+import timm.layers
+import torch
+from common import arguments, in_turn, publish, seconds, table
+from torch import Tensor, nn
+
+from regard import attention, models
+
+
+class Case:
+    """A module of ours, and its peers."""
+
+    def __init__(self, ours: str, plain: type[nn.Module], floor: float, timms: str | None = None, **options) -> None:
+        self.ours, self.plain, self.floor, self.timms, self.options = ours, plain, floor, timms, options
+
+
+# Floors of forward and backward in copies (a read and a write of the features), as the operations' docstrings count.
+CASES = {
+    "shuffle": Case("shuffle", textbook.Shuffle, 2.5),
+    "se": Case("se", textbook.SE, 3.5, "se"),
+    "LSAS-se": Case("se", textbook.SubAttentionSE, 3.5, gate="sub-attention"),
+    "eca": Case("eca", textbook.ECA, 3.5, "eca"),
+    "srm": Case("srm", textbook.SRM, 4.0),
+    "cbam": Case("cbam", textbook.CBAM, 5.0, "cbam"),
+    "sge": Case("sge", textbook.SGE, 2.5),
+    "coord": Case("coord", textbook.Coordinate, 3.5, "coord"),
+    "gc": Case("gc", textbook.GlobalContext, 4.5, "gc"),
+}
+TIMM_OPTIONS = {
+    "SEModule": {"rd_divisor": 1},
+    "GlobalContext": {"fuse_add": True, "fuse_scale": False, "rd_ratio": 1 / 16},
+}
+
+
+def forward(module: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        module(x)
+
+
+def forward_backward(module: nn.Module, x: Tensor, g: Tensor) -> None:
+    torch.autograd.grad(module(x), [x, *(p for p in module.parameters() if p.requires_grad)], g)
+
+
+def kept(module: nn.Module, x: Tensor) -> float:
+    """What is saved for backward, in sizes of `x`; parameters are not counted, the features are."""
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    found: dict[int, int] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = module(x)  # keeps what is found alive, so that no address is used twice
+    del y
+    return sum(found.values()) / (x.numel() * x.element_size())
+
+
+def build(case: Case, device: torch.device, dtype: torch.dtype, compiled: bool) -> dict[str, nn.Module]:
+    channels = 256
+    variants = {
+        "regard": attention.create(case.ours, channels, **case.options),
+        "textbook": case.plain(channels),
+    }
+    if compiled:
+        variants["compiled"] = torch.compile(case.plain(channels))
+    if case.timms is not None:
+        variants["timm"] = timm.layers.get_attn(case.timms)(channels, **TIMM_OPTIONS.get(case.timms, {}))
+    return {name: module.to(device, dtype).train() for name, module in variants.items()}
+
+
+def modules_table(names: list[str], x: Tensor, repeats: int, compiled: bool) -> tuple[str, str]:
+    device = x.device
+    g = torch.randn_like(x)
+    needy = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    ready = torch.empty_like(x)
+
+    def timed(work: Callable[[], object]) -> Callable[[], float]:
+        return lambda: seconds(work, device) * 1e3
+
+    rows, copies, copies_ready = [], [], []
+    for name in names:
+        case = CASES[name]
+        variants = build(case, device, x.dtype, compiled)
+        works = {
+            "copy": timed(x.clone),
+            "ready": timed(lambda: ready.copy_(x)),
+            **{f"{v} f": timed(partial(forward, module, x)) for v, module in variants.items()},
+            **{f"{v} fb": timed(partial(forward_backward, module, needy, g)) for v, module in variants.items()},
+        }
+        in_turn(list(works.values()), 2)  # warm-up and compilation
+        figures = dict(zip(works, in_turn(list(works.values()), repeats), strict=True))
+        median = {work: statistics.median(found) for work, found in figures.items()}
+        copies.append(median["copy"])
+        copies_ready.append(median["ready"])
+        row = [name]
+        for kind in ("f", "fb"):
+            ours = median[f"regard {kind}"]
+            row += [f"{ours:.2f}", f"{ours / median['copy']:.2f}"]
+            if kind == "fb":
+                row.append(f"{case.floor:.1f}")
+            for peer in ("textbook", "compiled", "timm"):
+                row.append(f"{median[f'{peer} {kind}'] / ours:.2f}" if f"{peer} {kind}" in median else "")
+        keeps = {v: kept(module, needy) for v, module in variants.items() if v in ("regard", "textbook")}
+        row += [f"{keeps['regard']:.2f}", f"{keeps['textbook']:.2f}"]
+        rows.append(row)
+        print(*row, file=sys.stderr, flush=True)
+    header = ["module", "forward ms", "copies", "textbook", "compiled", "timm"]
+    header += ["forward + backward ms", "copies", "floor", "textbook", "compiled", "timm", "kept", "textbook keeps"]
+    note = (
+        f"A copy takes {statistics.median(copies):.2f} ms (to memory in use {statistics.median(copies_ready):.2f}). "
+        "Columns of peers: how many times as long as regard's they take."
+    )
+    return table(header, rows), note
+
+
+def network_table(name: str, batch: int, size: int, device: torch.device, repeats: int, dtype: torch.dtype) -> str:
+    """Training steps of a network with shuffle attention, and with none."""
+    images = torch.randn(batch, 3, size, size, device=device)
+    labels = torch.randint(1000, (batch,), device=device)
+    works = []
+    for module in (None, "shuffle"):
+        model = models.create(name, 1000, attention=module).to(device).train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+        def step(model: nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
+            optimizer.zero_grad()
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+
+        works.append(lambda step=step: seconds(step, device) * 1e3)
+    in_turn(works, 2)
+    without, with_shuffle = in_turn(works, repeats)
+    ratios = [b / a for a, b in zip(without, with_shuffle, strict=True)]
+    form = "{:.0f} ({:.0f} to {:.0f})".format
+    return table(
+        ["training step of", "ms without", "ms with shuffle", "ratio, step by step"],
+        [
+            [
+                f"{name}, batch {batch}, {size} pixels",
+                form(statistics.median(without), min(without), max(without)),
+                form(statistics.median(with_shuffle), min(with_shuffle), max(with_shuffle)),
+                f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+            ]
+        ],
+    )
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--modules", default=",".join(CASES))
+    parser.add_argument("--batch", type=int, default=None, help="16 on a processor, 256 on a GPU")
+    parser.add_argument("--places", type=int, default=56, help="height and width")
+    parser.add_argument("--dtype", default=None, help="float32 on a processor, bfloat16 on a GPU")
+    parser.add_argument("--memory", choices=["contiguous", "channels_last"], default="contiguous")
+    parser.add_argument("--compiled", choices=["yes", "no"], default="yes", help="the textbook under torch.compile")
+    parser.add_argument("--network", default="resnet50", help="none leaves it out")
+    parser.add_argument("--network_batch", type=int, default=32)
+    parser.add_argument("--network_size", type=int, default=224)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    gpu = device.type == "cuda"
+    dtype = getattr(torch, options.dtype or ("bfloat16" if gpu else "float32"))
+    batch = options.batch or (256 if gpu else 16)
+    torch.manual_seed(0)
+    parts = []
+    if options.modules:
+        x = torch.randn(batch, 256, options.places, options.places, device=device, dtype=dtype)
+        x = x.to(memory_format=getattr(torch, f"{options.memory}{'_format' if options.memory == 'contiguous' else ''}"))
+        found, note = modules_table(options.modules.split(","), x, options.repeats, options.compiled == "yes")
+        about = f"Features {tuple(x.shape)}, {str(dtype).removeprefix('torch.')}, {options.memory}; "
+        parts += [f"{about}medians of {options.repeats}. Kernels: {attention.ops.backend(device)}. {note}", found]
+    if options.network != "none":
+        network = network_table(
+            options.network, options.network_batch, options.network_size, device, options.repeats, dtype
+        )
+        parts.append(network)
+    publish("Attention modules", "\n\n".join(parts), device, save=not options.dry)
+
+
+if __name__ == "__main__":
+    main()

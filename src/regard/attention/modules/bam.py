@@ -1,0 +1,95 @@
+"""Bottleneck attention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention.gated import GatedAttention
+from regard.attention.gates import Gate
+from regard.attention.modules.sizes import hidden_units
+from regard.attention.registry import register
+from regard.errors import unknown
+
+
+@register("bam")
+class BottleneckAttention(GatedAttention):
+    """Bottleneck attention (BAM, arXiv 1807.06514, equations 1 to 4).
+
+    `x * (1 + gate(u))` with `u = u_c + u_s`, one logit a place and channel: `u_c = W2 relu(norm(W1 mean_hw(x)))` has
+    one value a channel, and `u_s = conv1x1(d(d(r(x))))` one a place, where r is a 1 x 1 convolution to the hidden width
+    and d a dilated 3 x 3 one, each followed by batch norm and ReLU. All layers have biases.
+
+    Paper and authors' code differ. The batch norms stand between the layers, as in the code, where the paper has them
+    after the last. The sum is the paper's; the code has `u = u_c * u_s`, which is `combine="product"`.
+
+    The convolutions start normal with variance 2 / fan-out and all biases at 0, as in the authors' networks. In
+    training, the batch norms need two images or more.
+
+    Args:
+        channels: C.
+        reduction: the hidden layers have `max(C // reduction, 1)` channels.
+        dilation: of the 3 x 3 convolutions.
+        combine: 'sum' or 'product'.
+        gate: turns the logits into factors.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: 3 C H + 18 H^2 + 13 H + C + 1 for H hidden channels, and those of the gate.
+
+    Raises:
+        InputError: `reduction` is below 1, or `combine` unknown.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        dilation: int = 4,
+        combine: Literal["sum", "product"] = "sum",
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if combine not in ("sum", "product"):
+            raise unknown("way to combine the logits of bottleneck attention", combine, ("sum", "product"))
+        super().__init__(channels, gate=gate, device=device, dtype=dtype)
+        self.combine = combine
+        hidden = hidden_units(channels, reduction)
+
+        def dilated() -> nn.Conv2d:
+            return nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation, device=device, dtype=dtype)
+
+        def norm() -> nn.BatchNorm2d:
+            return nn.BatchNorm2d(hidden, device=device, dtype=dtype)
+
+        self.channel = nn.Sequential(
+            nn.Linear(channels, hidden, device=device, dtype=dtype),
+            nn.BatchNorm1d(hidden, device=device, dtype=dtype),
+            nn.ReLU(),
+            nn.Linear(hidden, channels, device=device, dtype=dtype),
+        )
+        self.spatial = nn.Sequential(
+            *(nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype), norm(), nn.ReLU()),
+            *(dilated(), norm(), nn.ReLU()),
+            *(dilated(), norm(), nn.ReLU()),
+            nn.Conv2d(hidden, 1, 1, device=device, dtype=dtype),
+        )
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 4 and name.startswith("spatial"):
+                nn.init.kaiming_normal_(parameter, mode="fan_out")
+
+    def logits(self, x: Tensor) -> Tensor:
+        by_channel = self.channel(x.mean((2, 3)))[:, :, None, None]  # (N, C, 1, 1)
+        by_place = self.spatial(x)  # (N, 1, H, W)
+        return by_channel + by_place if self.combine == "sum" else by_channel * by_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + self.gate(self.logits(x))).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, combine={self.combine!r}"

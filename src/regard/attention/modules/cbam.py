@@ -1,0 +1,97 @@
+"""Convolutional block attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention import ops
+from regard.attention.gated import ChannelAttention
+from regard.attention.gates import Gate
+from regard.attention.modules.sizes import hidden_units
+from regard.attention.modules.spatial import SpatialAttention
+from regard.attention.registry import register
+
+
+class MeanMaxAttention(ChannelAttention):
+    """The channel gate of CBAM (arXiv 1807.06521, equation 2).
+
+    `u = mlp(mean_hw(x)) + mlp(max_hw(x))` with `mlp(s) = W2 relu(W1 s + b1) + b2`. The biases start at 0.
+
+    Args:
+        channels: C.
+        reduction: the hidden layer has `max(C // reduction, 1)` units.
+        gate: turns the logits into factors.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: 2 C H + H + C for H hidden units, and those of the gate.
+    """
+
+    statistics = ("mean", "max")
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, gate=gate, device=device, dtype=dtype)
+        hidden = hidden_units(channels, reduction)
+        self.fc1 = nn.Linear(channels, hidden, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
+        nn.init.zeros_(self.fc1.bias)
+        nn.init.zeros_(self.fc2.bias)
+
+    def channel_logits(self, mean: Tensor, maximum: Tensor) -> Tensor:
+        return self.fc2(torch.relu(self.fc1(mean))) + self.fc2(torch.relu(self.fc1(maximum)))
+
+
+@register("cbam")
+class ConvolutionalBlockAttention(nn.Module):
+    """Convolutional block attention (CBAM, arXiv 1807.06521, equations 1 to 3).
+
+    Two steps, each with its gate: by channel, `u = mlp(mean_hw(x)) + mlp(max_hw(x))`, and then, on what that gives, by
+    place, `u = norm(conv7x7([max_c(x), mean_c(x)]))`, one map for all channels.
+
+    The batch norm's weight starts at 0, as in the authors' networks: the gate by place starts at sigmoid(0).
+
+    Args:
+        channels: C.
+        reduction: the hidden layer has `max(C // reduction, 1)` units.
+        kernel_size: side of the convolution's kernel, odd.
+        gate: turns the logits of both steps into factors; one with parameters has its own for the C channels, and for
+            the one map.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: 2 C H + H + C + 2 k^2 + 2 for H hidden units and kernel size k, and those of the gates.
+
+    Raises:
+        InputError: `reduction` is below 1, or `kernel_size` even or below 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        kernel_size: int = 7,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.channel = MeanMaxAttention(channels, reduction=reduction, gate=gate, device=device, dtype=dtype)
+        self.spatial = SpatialAttention(
+            channels, kernel_size=kernel_size, norm_start=0.0, gate=gate, device=device, dtype=dtype
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`self.spatial(self.channel(x))`, without what lies between in memory."""
+        return ops.channel_place_gated(x, self.channel.factors_of, self.spatial.factors_of)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}"

@@ -1,0 +1,80 @@
+"""Coordinate attention."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard.attention import ops
+from regard.attention.gates import Gate, parse_gate
+from regard.attention.modules.sizes import hidden_units
+from regard.attention.registry import register
+
+
+@register("coord")
+class CoordinateAttention(nn.Module):
+    """Coordinate attention (arXiv 2103.02907, equations 4 to 9).
+
+    `x * gate_h(u_h) * gate_w(u_w)` with one logit a channel and row, `u_h`, and one a channel and column, `u_w`. The
+    means of the rows and of the columns, laid end to end, go through `f = h_swish(norm(F1 [mean_w(x), mean_h(x)]))`;
+    `u_h` is `F_h f` of the part that came from rows, `u_w` is `F_w f` of the other. F1, F_h and F_w are 1 x 1
+    convolutions with biases, `h_swish(v) = v min(max(v + 3, 0), 6) / 6`.
+
+    The convolutions start normal with variance 2 / (channels out), their biases at 0, as in the authors' network.
+
+    Args:
+        channels: C.
+        reduction: the hidden layer has `max(C // reduction, 8)` channels.
+        gate: turns both logits into factors; one with parameters has its own C for rows and for columns.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: 3 C M + 3 M + 2 C for M hidden channels, and those of the gates.
+
+    Raises:
+        InputError: `reduction` is below 1.
+    """
+
+    norms: ClassVar = {"bn1": "conv1"}  # batch norm -> the layer right before it
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 32,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        hidden = hidden_units(channels, reduction, least=8)
+        self.conv1 = nn.Conv1d(channels, hidden, 1, device=device, dtype=dtype)
+        self.bn1 = nn.BatchNorm1d(hidden, device=device, dtype=dtype)
+        self.conv_h = nn.Conv1d(hidden, channels, 1, device=device, dtype=dtype)
+        self.conv_w = nn.Conv1d(hidden, channels, 1, device=device, dtype=dtype)
+        for conv in (self.conv1, self.conv_h, self.conv_w):
+            nn.init.normal_(conv.weight, std=math.sqrt(2 / conv.out_channels))
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+        self.gate_h = parse_gate(gate).build(channels, device=device, dtype=dtype)
+        self.gate_w = parse_gate(gate).build(channels, device=device, dtype=dtype)
+
+    def strip_logits(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Gate logits (N, C, H, 1) and (N, C, 1, W) of the means of rows (N, C, H) and columns (N, C, W)."""
+        mixed = F.hardswish(self.bn1(self.conv1(torch.cat((rows, columns), dim=2))))  # (N, M, H + W)
+        mixed_rows, mixed_columns = mixed.split((rows.shape[2], columns.shape[2]), dim=2)
+        return self.conv_h(mixed_rows).unsqueeze(3), self.conv_w(mixed_columns).unsqueeze(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.cross_gated(x, self._factors)
+
+    def _factors(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        row_logits, column_logits = self.strip_logits(rows, columns)
+        return self.gate_h(row_logits), self.gate_w(column_logits)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}"

@@ -1,0 +1,158 @@
+"""Dense and implicit attention: one recurrent cell shared along a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention import ops
+from regard.attention.gates import Gate, parse_gate
+from regard.attention.modules.sizes import hidden_units
+from regard.attention.registry import create, register
+from regard.errors import InputError
+
+
+class DIACell(nn.Module):
+    """The recurrent cell of DIANet (arXiv 1905.10671, section 3.2).
+
+    With `z = input(y) + hidden(h)`, cut into four parts of C values, of the means `y` and the state `(h, c)`:
+    `c' = sigmoid(z_f) c + sigmoid(z_i) tanh(z_c)` and `h' = sigmoid(z_o) gate(c')`. Where an LSTM has one layer,
+    `input` and `hidden` are two, with biases and a ReLU between; where an LSTM has `tanh(c')` there is a gate.
+
+    Shape: y, h, c: (N, C) -> h', c': (N, C). h' holds the factors.
+    Parameters: 10 C K + 2 K + 8 C for K hidden units, and those of the gate.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 4,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        narrow = hidden_units(channels, reduction)
+
+        def layers() -> nn.Sequential:
+            return nn.Sequential(
+                nn.Linear(channels, narrow, device=device, dtype=dtype),
+                nn.ReLU(),
+                nn.Linear(narrow, 4 * channels, device=device, dtype=dtype),
+            )
+
+        self.input = layers()
+        self.hidden = layers()
+        self.gate = parse_gate(gate).build(channels, device=device, dtype=dtype)
+
+    def forward(self, mean: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        enter, keep, candidate, out = (self.input(mean) + self.hidden(h)).chunk(4, dim=1)
+        c = torch.sigmoid(keep) * c + torch.sigmoid(enter) * torch.tanh(candidate)
+        return torch.sigmoid(out) * self.gate(c[:, :, None, None])[:, :, 0, 0], c
+
+
+class _Passed:
+    """What the blocks of a stage hand on within one forward pass; copies and files start without it."""
+
+    state: tuple[int, Tensor, Tensor] | None = None  # the number of the block it is for, h, c
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+@register("dia")
+class DIA(nn.Module):
+    """Dense and implicit attention (DIANet, arXiv 1905.10671): `x * h'`, with h' and c' handed on to the next block.
+
+    The blocks of a stage share one cell, `DIACell`; `for_stage` makes them. The state starts at zero in the first block
+    of every forward pass, and nothing is kept after the last. A block made alone is a stage of one block.
+
+    The blocks of a stage run in order, in one thread; a block that did not follow the one before it says so. With
+    activation checkpointing, a stage is checkpointed as a whole.
+
+    Args:
+        channels: C.
+        reduction: the cell's narrow layers have `max(C // reduction, 1)` units.
+        gate: turns the cell's state into factors, in place of the published sigmoid; the blocks of a stage share it.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: those of the cell, 10 C K + 2 K + 8 C for K narrow units, and those of the gate; once a stage.
+
+    Raises:
+        InputError: `reduction` is below 1; in a forward pass: the block before did not run just before.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 4,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.cell = DIACell(channels, reduction=reduction, gate=gate, device=device, dtype=dtype)
+        self._place_in_stage(_Passed(), 0, 1)
+
+    def _place_in_stage(self, passed: _Passed, number: int, blocks: int) -> None:
+        self._passed = passed
+        self.number = number
+        self.blocks = blocks
+
+    @classmethod
+    def for_stage(cls, channels: Sequence[int], **options: Any) -> list[nn.Module]:
+        """The modules of a stage, one a block, in order, with one cell for all.
+
+        Args:
+            channels: C of each block, all the same.
+            options: as for the class.
+
+        Raises:
+            InputError: the blocks differ in their channels, or are none.
+        """
+        if len(set(channels)) != 1:
+            raise InputError(
+                f"dense and implicit attention shares one cell along a stage, whose blocks need one number of "
+                f"channels, not {', '.join(map(str, channels)) or 'none'}; choose stages where it does not change"
+            )
+        first = create(cls, channels[0], **options)  # which checks the options
+        assert isinstance(first, cls)
+        modules: list[nn.Module] = [first]
+        for number in range(1, len(channels)):
+            module = cls.__new__(cls)
+            nn.Module.__init__(module)
+            module.channels = first.channels
+            module.cell = first.cell
+            module._place_in_stage(first._passed, number, len(channels))
+            modules.append(module)
+        first.blocks = len(channels)
+        return modules
+
+    def forward(self, x: Tensor) -> Tensor:
+        (mean,) = ops.plane_statistics(x, ("mean",))
+        h, c = self._received(mean)
+        h, c = self.cell(mean, h, c)
+        if self.number + 1 < self.blocks:
+            self._passed.state = (self.number + 1, h, c)
+        return x * h[:, :, None, None].to(x.dtype)
+
+    def _received(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """The state before this block."""
+        state, self._passed.state = self._passed.state, None
+        if self.number == 0:
+            return torch.zeros_like(mean), torch.zeros_like(mean)
+        if state is None or state[0] != self.number:
+            raise InputError(
+                f"block {self.number + 1} of {self.blocks} of a stage with dense and implicit attention ran without "
+                f"block {self.number} just before it; run, or checkpoint, the stage as a whole"
+            )
+        return state[1], state[2]
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, block {self.number + 1} of {self.blocks}"

@@ -1,0 +1,86 @@
+"""Global context."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention import ops
+from regard.attention.gated import GatedAttention
+from regard.attention.gates import Gate, Sigmoid, parse_gate
+from regard.attention.modules.sizes import hidden_units
+from regard.attention.registry import register
+from regard.errors import InputError, unknown
+
+
+@register("gc")
+class GlobalContext(GatedAttention):
+    """Global context (GCNet, arXiv 1904.11492, equation 5).
+
+    `u = W2 relu(layer_norm(W1 c + b1)) + b2` of the context `c = sum_hw(softmax_hw(w . x + b) * x)`, one value a
+    channel. The published block adds it, `x + u` (`fusion="add"`), and has no gate then; `fusion="scale"` gates with
+    it, `x * gate(u)`, as the paper's ablation does.
+
+    `W2` and `b2` start at 0, so that the published block starts as the identity; `w` starts normal with variance 2 / C,
+    `b` at 0.
+
+    Args:
+        channels: C.
+        reduction: the hidden layer has `max(C // reduction, 1)` units.
+        fusion: 'add' or 'scale'.
+        gate: turns the logits into factors, with `fusion="scale"`.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: 2 C H + 3 H + 2 C + 1 for H hidden units, and those of the gate.
+
+    Raises:
+        InputError: `reduction` is below 1, `fusion` is unknown, or a gate is asked for where there is none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        fusion: Literal["add", "scale"] = "add",
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if fusion not in ("add", "scale"):
+            raise unknown("fusion of global context", fusion, ("add", "scale"))
+        if fusion == "add" and parse_gate(gate) != Sigmoid():
+            raise InputError(f"global context with fusion='add' has no gate to be {gate!r}; fusion='scale' has one")
+        super().__init__(channels, gate=gate, device=device, dtype=dtype)
+        self.fusion = fusion
+        hidden = hidden_units(channels, reduction)
+        self.attend = nn.Linear(channels, 1, device=device, dtype=dtype)
+        self.fc1 = nn.Linear(channels, hidden, device=device, dtype=dtype)
+        self.norm = nn.LayerNorm(hidden, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
+        nn.init.kaiming_normal_(self.attend.weight)
+        for start_at_zero in (self.attend.bias, self.fc2.weight, self.fc2.bias):
+            nn.init.zeros_(start_at_zero)
+
+    def context_logits(self, context: Tensor) -> Tensor:
+        """What becomes of the context: (N, C) -> (N, C)."""
+        return self.fc2(torch.relu(self.norm(self.fc1(context))))
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self._logits_of(ops.context(x, *self._attend()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.fusion == "add":
+            return ops.context_added(x, *self._attend(), self._logits_of)
+        return ops.context_scaled(x, *self._attend(), lambda context: self.gate(self._logits_of(context)))
+
+    def _attend(self) -> tuple[Tensor, Tensor]:
+        return self.attend.weight.flatten(), self.attend.bias
+
+    def _logits_of(self, context: Tensor) -> Tensor:
+        return self.context_logits(context)[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, fusion={self.fusion!r}"

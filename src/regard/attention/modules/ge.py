@@ -1,0 +1,148 @@
+"""Gather-excite."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard.attention.gated import ChannelAttention, GatedAttention
+from regard.attention.gates import Gate
+from regard.attention.modules.sizes import hidden_units
+from regard.attention.registry import register
+from regard.errors import InputError, unknown
+
+Variant = Literal["theta-minus", "theta", "theta-plus"]
+_VARIANTS = ("theta-minus", "theta", "theta-plus")
+
+
+@register("ge")
+class GatherExcite(ChannelAttention):
+    """Gather-excite (GENet, arXiv 1810.12348, sections 3 and 4).
+
+    `u = nearest(excite(gather(x)))`: a value a channel and region of `extent` pixels, spread over the region again by
+    nearest-neighbour interpolation.
+
+    - theta-minus gathers with a mean, of windows of `2 extent - 1` pixels every `extent` pixels, and has no parameters;
+      at the border it is the mean of the pixels that are there.
+    - theta gathers with depth-wise convolutions, of 3 x 3 with stride 2, one for every factor 2 of the extent, each
+      followed by batch norm, with ReLU in between. For the global extent it is one convolution of the map's whole size.
+    - theta-plus gathers as theta and excites with `W2 relu(W1 relu(g) + b1) + b2` over the channels.
+
+    The depth-wise convolutions start normal with variance 2 / fan-in, `W1` and `W2` with standard deviation 0.01 and
+    the biases at 0, as in the authors' models. In training, the batch norm after a global gather needs two images or
+    more.
+
+    Args:
+        channels: C.
+        extent: 0 for the whole map, or 2, 4, 8, …
+        variant: 'theta-minus', 'theta' or 'theta-plus'.
+        size: (H, W), or one number for both, of the maps; only for the convolution with global extent, which has a
+            weight for every pixel. Larger maps give it several regions.
+        reduction: the hidden layer of theta-plus has `max(C // reduction, 1)` units.
+        gate: turns the logits into factors.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: theta-minus none, theta 11 C log2(extent), or C (H W + 2) for the global extent, theta-plus
+        2 C K + K + C more for K hidden units; and those of the gate.
+
+    Raises:
+        InputError: an extent that is no power of 2, an unknown variant, a size missing or without use, or maps smaller
+            than the size.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        extent: int = 0,
+        variant: Variant = "theta-minus",
+        size: int | tuple[int, int] | None = None,
+        reduction: int = 16,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if variant not in _VARIANTS:
+            raise unknown("variant of gather-excite", variant, _VARIANTS)
+        if extent != 0 and (extent < 2 or extent & (extent - 1)):
+            raise InputError(
+                f"the extent of gather-excite is 0 (the whole map) or a power of 2 from 2 on, not {extent}"
+            )
+        sized = variant != "theta-minus" and extent == 0
+        if sized and size is None:
+            raise InputError(
+                f"gather-excite {variant} with extent 0 has a weight for every pixel of the map; give size=(H, W), or "
+                "an extent of 2, 4 or 8"
+            )
+        if size is not None and not sized:
+            raise InputError(f"gather-excite {variant} with extent {extent} has no use for size={size!r}; leave it out")
+        super().__init__(channels, gate=gate, device=device, dtype=dtype)
+        self.extent = extent
+        self.variant = variant
+        self.size = (size, size) if isinstance(size, int) else size
+        self.gather = nn.Sequential()
+        self.excite = nn.Sequential()
+
+        def gather(kernel_size: int | tuple[int, int], stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+            conv = nn.Conv2d(
+                channels,
+                channels,
+                kernel_size,
+                stride,
+                padding=1 if stride > 1 else 0,
+                groups=channels,
+                bias=False,
+                device=device,
+                dtype=dtype,
+            )
+            nn.init.kaiming_normal_(conv.weight)
+            return conv, nn.BatchNorm2d(channels, device=device, dtype=dtype)
+
+        if self.size is not None:
+            self.gather.extend(gather(self.size))
+        elif variant != "theta-minus":
+            for step in range(extent.bit_length() - 1):
+                self.gather.extend([nn.ReLU()] if step else [])
+                self.gather.extend(gather(3, stride=2))
+        if variant == "theta-plus":
+            hidden = hidden_units(channels, reduction)
+            first = nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
+            second = nn.Conv2d(hidden, channels, 1, device=device, dtype=dtype)
+            for conv in (first, second):
+                nn.init.normal_(conv.weight, std=0.01)
+                assert conv.bias is not None
+                nn.init.zeros_(conv.bias)
+            self.excite.extend((nn.ReLU(), first, nn.ReLU(), second))
+
+    @property
+    def _by_channel(self) -> bool:
+        return self.variant == "theta-minus" and self.extent == 0
+
+    def channel_logits(self, mean: Tensor) -> Tensor:
+        return mean
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """A value a channel and region, (N, C, h, w), of the features (N, C, H, W)."""
+        if self.variant == "theta-minus":
+            window, stride = 2 * self.extent - 1, self.extent
+            return F.avg_pool2d(x, window, stride, padding=window // 2, count_include_pad=False)
+        if self.size is not None and (x.shape[2] < self.size[0] or x.shape[3] < self.size[1]):
+            raise InputError(
+                f"gather-excite was built for maps of {self.size[0]} x {self.size[1]}, and got {x.shape[2]} x "
+                f"{x.shape[3]}; build it with that size"
+            )
+        return self.gather(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        if self._by_channel:
+            return super().logits(x)
+        return F.interpolate(self.excite(self.gathered(x)), size=x.shape[2:], mode="nearest")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self._by_channel else GatedAttention.forward(self, x)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, extent={self.extent}, variant={self.variant!r}"

@@ -1,0 +1,65 @@
+"""Spatial group-wise enhance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention import ops
+from regard.attention.gated import GatedAttention
+from regard.attention.gates import Gate
+from regard.attention.registry import register
+from regard.errors import InputError
+
+
+@register("sge")
+class SpatialGroupEnhance(GatedAttention):
+    """Spatial group-wise enhance (SGE, arXiv 1905.09646, equations 1 to 5).
+
+    In each of G groups of channels, `c = sum_group(mean_hw(x) * x)` says how alike a place is to the group's mean
+    vector, and `u = w * (c - mean_hw(c)) / (std_hw(c) + 1e-5) + b`, one map of logits a group. The standard deviation
+    has H W - 1 in the denominator; that of one pixel is 0.
+
+    `w` starts at 0 and `b` at 1: every gate starts at sigmoid(1). A gate with parameters has its own for each group.
+
+    Args:
+        channels: C, a multiple of `groups`.
+        groups: G; the published value is 64.
+        gate: turns the logits into factors.
+
+    Shape: (N, C, H, W) -> (N, C, H, W); the logits are (N, G, H, W).
+    Parameters: 2 G, and those of the gate.
+
+    Raises:
+        InputError: `channels` is no multiple of `groups`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        groups: int = 64,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if groups < 1 or channels % groups:
+            fitting = ", ".join(str(g) for g in range(1, channels + 1) if channels % g == 0)
+            raise InputError(
+                f"spatial group-wise enhance cuts {channels} channels into groups of one size; "
+                f"{groups} do not fit (groups that fit: {fitting})"
+            )
+        super().__init__(channels, gate=gate, gate_channels=groups, device=device, dtype=dtype)
+        self.groups = groups
+        self.weight = nn.Parameter(torch.zeros(1, groups, 1, 1, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.ones(1, groups, 1, 1, device=device, dtype=dtype))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Gate logits, one map a group: (N, G, H, W)."""
+        return ops.group_logits(x, self.weight.flatten(), self.bias.flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.group_gated(x, self.weight.flatten(), self.bias.flatten(), self.gate)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, groups={self.groups}"

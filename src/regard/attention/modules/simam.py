@@ -1,0 +1,55 @@
+"""SimAM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from regard.attention.gated import GatedAttention
+from regard.attention.gates import Gate
+from regard.attention.registry import register
+from regard.errors import InputError
+
+
+@register("simam")
+class SimAM(GatedAttention):
+    """SimAM (Yang et al., ICML 2021, equations 5 and 6).
+
+    `u = (x - mean_hw(x))^2 / (4 (var_hw(x) + e_lambda)) + 1/2`, the inverse of a neuron's least energy: one logit a
+    place and channel, without parameters. The variance has H W - 1 in the denominator, as in the authors' code (the
+    paper has H W); that of one pixel is 0.
+
+    Args:
+        channels: C.
+        e_lambda: the regularisation of the energy, above 0; the published default is 1e-4 (1e-1 on ImageNet).
+        gate: turns the logits into factors.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: none but those of the gate.
+
+    Raises:
+        InputError: `e_lambda` is not above 0.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        e_lambda: float = 1e-4,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if not e_lambda > 0:
+            raise InputError(f"e_lambda of SimAM is above 0, not {e_lambda}")
+        super().__init__(channels, gate=gate, device=device, dtype=dtype)
+        self.e_lambda = e_lambda
+
+    def logits(self, x: Tensor) -> Tensor:
+        squares = (x - x.mean((2, 3), keepdim=True)).square()
+        pixels = x.shape[2] * x.shape[3]
+        variance = squares.sum((2, 3), keepdim=True) / (pixels - 1 if pixels > 1 else 1)
+        return squares / (4 * (variance + self.e_lambda)) + 0.5
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, e_lambda={self.e_lambda}"

@@ -1,0 +1,57 @@
+"""Spatial pyramid attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard.attention.gated import GatedAttention
+from regard.attention.gates import Gate
+from regard.attention.modules.sizes import hidden_units
+from regard.attention.registry import register
+
+# The sides of the pooled maps, and how many cells they have together.
+_SIDES = (1, 2, 4)
+_CELLS = sum(side * side for side in _SIDES)
+
+
+@register("spa")
+class SpatialPyramidAttention(GatedAttention):
+    """Spatial pyramid attention (SPANet, Guo et al., ICME 2020, section 3).
+
+    `u = W2 relu(W1 [pool1(x), pool2(x), pool4(x)])`, one logit a channel: the features are averaged over grids of
+    1 x 1, 2 x 2 and 4 x 4 cells, whose 21 C values meet in two layers without biases.
+
+    Args:
+        channels: C.
+        reduction: the hidden layer has `max(C // reduction, 1)` units.
+        gate: turns the logits into factors.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: 22 C H for H hidden units, and those of the gate.
+
+    Raises:
+        InputError: `reduction` is below 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, gate=gate, device=device, dtype=dtype)
+        hidden = hidden_units(channels, reduction)
+        self.fc1 = nn.Linear(_CELLS * channels, hidden, bias=False, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(hidden, channels, bias=False, device=device, dtype=dtype)
+
+    def pyramid(self, x: Tensor) -> Tensor:
+        """The pooled features (N, 21 C): grid after grid, in each channel after channel."""
+        return torch.cat([F.adaptive_avg_pool2d(x, side).flatten(1) for side in _SIDES], dim=1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.fc2(torch.relu(self.fc1(self.pyramid(x))))[:, :, None, None]

@@ -1,0 +1,71 @@
+"""Spatial attention: the step that CBAM and triplet attention share."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention import ops
+from regard.attention.gated import GatedAttention
+from regard.attention.gates import Gate
+from regard.attention.modules.sizes import same_padding
+
+
+class SpatialAttention(GatedAttention):
+    """The spatial gate of CBAM (arXiv 1807.06521, equation 3), one map for all channels.
+
+    `u = norm(conv_k([max_c(x), mean_c(x)]))`, a convolution of two maps to one, without a bias, and a batch norm with
+    momentum 0.01. The second dimension of `x`, over which it pools, may have any length.
+
+    The convolution starts normal with variance 2 / k^2, as in the authors' networks.
+
+    Args:
+        channels: C of the features.
+        kernel_size: k, odd.
+        norm_start: where the weight of the batch norm starts; with 0 every gate starts at sigmoid(0).
+        gate: turns the logits into factors; a gate with parameters has one channel of them.
+
+    Shape: (N, C, H, W) -> (N, C, H, W); the logits are (N, 1, H, W).
+    Parameters: 2 k^2 + 2, and those of the gate.
+
+    Raises:
+        InputError: `kernel_size` is even or below 1.
+    """
+
+    norms: ClassVar = {"bn": "conv"}  # batch norm -> the layer right before it
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int = 7,
+        norm_start: float = 1.0,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, gate=gate, gate_channels=1, device=device, dtype=dtype)
+        self.conv = nn.Conv2d(
+            2, 1, kernel_size, padding=same_padding(kernel_size), bias=False, device=device, dtype=dtype
+        )
+        self.bn = nn.BatchNorm2d(1, momentum=0.01, device=device, dtype=dtype)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
+        nn.init.constant_(self.bn.weight, norm_start)
+
+    def map_logits(self, pooled: Tensor) -> Tensor:
+        """Gate logits (N, 1, H, W) of the largest and the mean value over the channels, (N, 2, H, W)."""
+        return self.bn(self.conv(pooled))
+
+    def logits(self, x: Tensor) -> Tensor:
+        mean, largest = ops.place_statistics(x)
+        return self.map_logits(torch.cat((largest, mean), dim=1))
+
+    def factors_of(self, mean: Tensor, largest: Tensor) -> Tensor:
+        """The factors (N, 1, H, W) of mean and largest value over the channels, (N, 1, H, W) each."""
+        return self.gate(self.map_logits(torch.cat((largest, mean), dim=1)))
+
+    def factors(self, x: Tensor) -> Tensor:
+        """What the features are multiplied with, (N, 1, H, W), in their dtype."""
+        return self.gate(self.logits(x)).to(x.dtype)

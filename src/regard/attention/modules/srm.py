@@ -1,0 +1,48 @@
+"""Style-based recalibration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention.gated import ChannelAttention
+from regard.attention.gates import Gate
+from regard.attention.ops import deviation
+from regard.attention.registry import register
+
+
+@register("srm")
+class StyleRecalibration(ChannelAttention):
+    """Style-based recalibration (SRM, arXiv 1903.10829, equations 1 to 5).
+
+    `u = norm(w1 * mean_hw(x) + w2 * std_hw(x))` with two weights a channel (`cfc`, channel-wise fully connected) and a
+    batch norm. The standard deviation has H W - 1 in the denominator, as in the authors' code (the paper has H W); that
+    of one pixel is 0.
+
+    The weights start at 0, so that every gate starts at sigmoid(0). In training, the batch norm needs two images or
+    more.
+
+    Args:
+        channels: C.
+        gate: turns the logits into factors.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: 4 C, and those of the gate.
+    """
+
+    statistics = ("mean", "var")
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(channels, gate=gate, device=device, dtype=dtype)
+        self.cfc = nn.Parameter(torch.zeros(channels, 2, device=device, dtype=dtype))
+        self.bn = nn.BatchNorm1d(channels, device=device, dtype=dtype)
+
+    def channel_logits(self, mean: Tensor, var: Tensor) -> Tensor:
+        return self.bn(self.cfc[:, 0] * mean + self.cfc[:, 1] * deviation(var))

@@ -1,0 +1,60 @@
+"""Triplet attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention.gates import Gate
+from regard.attention.modules.spatial import SpatialAttention
+from regard.attention.registry import register
+
+
+@register("triplet")
+class TripletAttention(nn.Module):
+    """Triplet attention (arXiv 2010.03045, equations 1 to 4).
+
+    `x * (g_hw + g_cw + g_hc) / 3`. Each gate is a spatial attention, `u = norm(conv7x7([max(x), mean(x)]))`, on
+    features turned so that another dimension is pooled: `hw` pools over channels, `cw` over rows, `hc` over columns;
+    each gives a map of the two dimensions in its name.
+
+    The batch norm's weight of `hw` starts at 0, those of the others at 1, as in the authors' networks.
+
+    Args:
+        channels: C.
+        kernel_size: side of the kernels, odd.
+        gate: turns the logits of all three into factors; one with parameters has its own for each map.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+    Parameters: 3 (2 k^2 + 2) for kernel size k, and those of the gates.
+
+    Raises:
+        InputError: `kernel_size` is even or below 1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int = 7,
+        gate: Gate | str = "sigmoid",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+
+        def step(norm_start: float) -> SpatialAttention:
+            return SpatialAttention(
+                channels, kernel_size=kernel_size, norm_start=norm_start, gate=gate, device=device, dtype=dtype
+            )
+
+        self.cw, self.hc, self.hw = step(1.0), step(1.0), step(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        by_row = self.cw.factors(x.transpose(1, 2)).transpose(1, 2)  # (N, C, 1, W), from (N, H, C, W)
+        by_column = self.hc.factors(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)  # (N, C, H, 1), from (N, W, H, C)
+        return x * ((self.hw.factors(x) + by_row + by_column) / 3)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}"

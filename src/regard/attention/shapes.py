@@ -1,0 +1,44 @@
+"""What shapes the layers of a network give, found without computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# timm's networks say what images they take; others are tried with these sizes, in pixels.
+_SIZES = (224, 64)
+
+
+def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, torch.Size]:
+    """The shapes of the layers' outputs on a batch of two images, as layer -> shape.
+
+    `model` runs on the meta device, with copies of its parameters and buffers there, so nothing is computed and nothing
+    changes. Layers that do not run, give no tensor, or come after an operation that fails there, are left out.
+    """
+    layers = list(layers)
+    entry = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    if not layers or entry is None:
+        return {}
+    state = {name: value.to("meta") for name, value in chain(model.named_parameters(), model.named_buffers())}
+    own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (0, 0))[-1]
+    shapes: dict[nn.Module, torch.Size] = {}
+
+    def note(layer: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes[layer] = output.shape
+
+    with ExitStack() as hooks, torch.no_grad():
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(note).remove)
+        for size in filter(None, (own, *_SIZES)):
+            images = torch.empty(2, entry.in_channels, size, size, dtype=entry.weight.dtype, device="meta")
+            with suppress(Exception):  # whatever a network raises at images of a size it does not take
+                torch.func.functional_call(model, state, (images,))
+            if len(shapes) == len(set(layers)):
+                break
+    return shapes

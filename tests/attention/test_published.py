@@ -1,0 +1,549 @@
+"""Every attention module against what was published: another library's, or the formula written out in loops."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import re
+import weakref
+from pathlib import Path
+
+import pytest
+import timm.layers
+import torch
+from timm.layers.cbam import CbamModule
+from timm.layers.coord_attn import CoordAttn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard import InputError, attention
+from regard.attention import SubAttention
+
+C = 16
+
+
+def make(name: str, channels: int = C, **options) -> nn.Module:
+    torch.manual_seed(0)
+    layer = attention.create(name, channels, dtype=torch.float64, **options)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        for name, buffer in layer.named_buffers():
+            if name.endswith(("mean", "var")):  # the running statistics of batch norms
+                buffer.add_(torch.rand_like(buffer))
+    return layer
+
+
+def outcome(layer, features: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+    """The output, and the gradient of the input under a fixed gradient of the output."""
+    if isinstance(layer, nn.Module):
+        layer.train(training)
+    x = features.clone().requires_grad_()
+    output = layer(x)
+    (gradient,) = torch.autograd.grad(output, x, torch.linspace(-1, 1, x.numel(), dtype=x.dtype).reshape(x.shape))
+    return output.detach(), gradient
+
+
+def assert_same(ours, theirs, training: bool = True, shape: tuple[int, ...] = (2, C, 5, 4)) -> None:
+    torch.manual_seed(1)
+    features = torch.randn(shape, dtype=torch.float64)
+    for mine, other in zip(outcome(ours, features, training), outcome(theirs, features, training), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
+
+
+# timm's modules: where they differ in a default, the test sets it to the published value.
+
+
+def carry_over(theirs: nn.Module, ours: nn.Module, renamed: dict[str, str]) -> None:
+    """Copies the state of ours to theirs, `renamed` from their prefixes to ours."""
+    state = {}
+    for key, value in theirs.state_dict().items():
+        prefix = max((prefix for prefix in renamed if key.startswith(prefix)), key=len)
+        state[key] = ours.state_dict()[renamed[prefix] + key.removeprefix(prefix)].reshape(value.shape)
+    theirs.load_state_dict(state)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+class TestAgainstTimm:
+    def test_squeeze_and_excitation(self, training) -> None:
+        ours, theirs = make("se", reduction=4), timm.layers.SEModule(C, rd_channels=4).double()
+        carry_over(theirs, ours, {"": ""})
+        assert_same(ours, theirs, training)
+
+    def test_effective_squeeze_and_excitation(self, training) -> None:
+        ours, theirs = make("ese", gate="hard-sigmoid"), timm.layers.EffectiveSEModule(C).double()
+        carry_over(theirs, ours, {"": ""})
+        assert_same(ours, theirs, training)
+
+    @pytest.mark.parametrize("channels", [16, 64, 256])  # timm's kernel is never below 3, which the formula gives too
+    def test_efficient_channel_attention(self, training, channels) -> None:
+        ours, theirs = make("eca", channels), timm.layers.EcaModule(channels).double()
+        carry_over(theirs, ours, {"": ""})
+        assert_same(ours, theirs, training, (2, channels, 2, 3))
+
+    def test_convolutional_block_attention(self, training) -> None:
+        ours = make("cbam", reduction=4)
+        theirs = CbamModule(C, rd_channels=4, mlp_bias=True).double()
+        carry_over(theirs, ours, {"channel.": "channel.", "spatial.conv.": "spatial."})
+        with torch.no_grad():  # timm lays the mean before the largest value, the authors the other way round
+            theirs.spatial.conv.conv.weight.copy_(ours.spatial.conv.weight.flip(1))
+        assert_same(ours, theirs, training)
+
+    @pytest.mark.parametrize("fusion", ["add", "scale"])
+    def test_global_context(self, training, fusion) -> None:
+        ours = make("gc", reduction=4, fusion=fusion)
+        add = fusion == "add"
+        theirs = timm.layers.GlobalContext(C, rd_channels=4, fuse_add=add, fuse_scale=not add).double()
+        carry_over(theirs, ours, {"conv_attn.": "attend.", f"mlp_{fusion}.": ""})
+        getattr(theirs, f"mlp_{fusion}").norm.eps = 1e-5  # that of the authors' nn.LayerNorm; timm's is 1e-6
+        assert_same(ours, theirs, training)
+
+    @pytest.mark.parametrize("extent", [0, 2, 4])
+    def test_gather_excite_without_parameters(self, training, extent) -> None:
+        theirs = timm.layers.GatherExcite(C, extent=extent, use_mlp=False).double()
+        assert_same(make("ge", extent=extent), theirs, training, (2, C, 8, 4))
+
+    def test_coordinate_attention(self, training) -> None:
+        ours, theirs = make("coord"), CoordAttn(C, rd_channels=8, bias=True).double()
+        carry_over(theirs, ours, {"": ""})
+        assert_same(ours, theirs, training)
+
+
+# The others, written out element by element.
+
+
+def convolved(maps: Tensor, weight: Tensor, bias: Tensor | None = None, dilation: int = 1, stride: int = 1) -> Tensor:
+    """The convolution of (N, C, H, W), padded so that the size stays before the stride."""
+    n, _, h, w = maps.shape
+    out, fan, side, _ = weight.shape
+    reach = side // 2 * dilation
+    rows = []
+    for i in range(n):
+        for o in range(out):
+            for y in range(0, h, stride):
+                for x in range(0, w, stride):
+                    value = maps.new_zeros(()) if bias is None else bias[o]
+                    for dy in range(side):
+                        for dx in range(side):
+                            v, u = y - reach + dy * dilation, x - reach + dx * dilation
+                            if 0 <= v < h and 0 <= u < w:
+                                value = value + sum(weight[o, c, dy, dx] * maps[i, c, v, u] for c in range(fan))
+                    rows.append(value)
+    return torch.stack(rows).reshape(n, out, -(-h // stride), -(-w // stride))
+
+
+def normalised(values: Tensor, norm: nn.Module) -> Tensor:
+    """The batch norm of (N, C, …), by channel."""
+    channels = []
+    for c in range(values.shape[1]):
+        own = values[:, c]
+        mean, variance = norm.running_mean[c], norm.running_var[c]
+        if norm.training:
+            mean = own.sum() / own.numel()
+            variance = ((own - mean) ** 2).sum() / own.numel()
+        channels.append((own - mean) / torch.sqrt(variance + 1e-5) * norm.weight[c] + norm.bias[c])
+    return torch.stack(channels, 1)
+
+
+def sigmoid(value: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-value))
+
+
+def relu(values: Tensor) -> Tensor:
+    return values * (values > 0)
+
+
+def layer_of(values: Tensor, layer: nn.Linear) -> Tensor:
+    """A fully connected layer of a vector."""
+    rows = [sum(w * v for w, v in zip(row, values, strict=True)) for row in layer.weight]
+    return torch.stack(rows) + (0 if layer.bias is None else layer.bias)
+
+
+def planes(features: Tensor) -> list[tuple[int, int, Tensor]]:
+    n, c, _, _ = features.shape
+    return [(i, j, features[i, j]) for i in range(n) for j in range(c)]
+
+
+def by_plane(features: Tensor, logits) -> Tensor:
+    """Features whose planes are multiplied with the sigmoid of their logits."""
+    return torch.stack([plane * sigmoid(logits(i, j, plane)) for i, j, plane in planes(features)]).reshape(
+        features.shape
+    )
+
+
+def mean_of(plane: Tensor) -> Tensor:
+    return sum(plane.flatten()) / plane.numel()
+
+
+def variance_of(plane: Tensor) -> Tensor:
+    return sum((plane.flatten() - mean_of(plane)) ** 2) / (plane.numel() - 1)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_style_based_recalibration(training) -> None:
+    ours = make("srm")
+
+    def theirs(x: Tensor) -> Tensor:
+        styles = torch.stack(
+            [ours.cfc[j, 0] * mean_of(plane) + ours.cfc[j, 1] * variance_of(plane).sqrt() for _, j, plane in planes(x)]
+        )
+        logits = normalised(styles.reshape(x.shape[:2]), ours.bn)
+        return by_plane(x, lambda i, j, plane: logits[i, j])
+
+    assert_same(ours, theirs, training)
+
+
+def test_simam() -> None:
+    def theirs(x: Tensor) -> Tensor:
+        return by_plane(x, lambda i, j, plane: (plane - mean_of(plane)) ** 2 / (4 * (variance_of(plane) + 1e-4)) + 0.5)
+
+    assert_same(make("simam"), theirs)
+
+
+def test_spatial_group_wise_enhance() -> None:
+    ours = make("sge", groups=4)
+
+    def theirs(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        images = []
+        for i in range(n):
+            for g in range(4):
+                group = [x[i, j] for j in range(g * c // 4, (g + 1) * c // 4)]
+                likeness = sum(mean_of(plane) * plane for plane in group)
+                centred = (likeness - mean_of(likeness)) / (variance_of(likeness).sqrt() + 1e-5)
+                gate = sigmoid(ours.weight[0, g, 0, 0] * centred + ours.bias[0, g, 0, 0])
+                images += [plane * gate for plane in group]
+        return torch.stack(images).reshape(n, c, h, w)
+
+    assert_same(ours, theirs)
+
+
+def test_spatial_pyramid_attention() -> None:
+    ours = make("spa", reduction=4)
+
+    def theirs(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        factors = []
+        for i in range(n):
+            pooled = []
+            for side in (1, 2, 4):
+                for j in range(c):
+                    for a in range(side):
+                        for b in range(side):
+                            top, bottom = a * h // side, math.ceil((a + 1) * h / side)
+                            left, right = b * w // side, math.ceil((b + 1) * w / side)
+                            pooled.append(mean_of(x[i, j, top:bottom, left:right]))
+            hidden = relu(layer_of(torch.stack(pooled), ours.fc1))
+            factors.append(sigmoid(layer_of(hidden, ours.fc2)))
+        return torch.stack([plane * factors[i][j] for i, j, plane in planes(x)]).reshape(x.shape)
+
+    assert_same(ours, theirs, shape=(1, C, 5, 6))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_triplet_attention(training) -> None:
+    ours = make("triplet", 3)
+
+    def step(x: Tensor, part: nn.Module) -> Tensor:
+        pooled = torch.stack((x.max(1).values, x.sum(1) / x.shape[1]), 1)
+        return x * sigmoid(normalised(convolved(pooled, part.conv.weight), part.bn))
+
+    def theirs(x: Tensor) -> Tensor:
+        turned_rows = step(x.permute(0, 2, 1, 3), ours.cw).permute(0, 2, 1, 3)
+        turned_columns = step(x.permute(0, 3, 2, 1), ours.hc).permute(0, 3, 2, 1)
+        return (step(x, ours.hw) + turned_rows + turned_columns) / 3
+
+    assert_same(ours, theirs, training, (2, 3, 4, 3))
+
+
+@pytest.mark.parametrize("combine", ["sum", "product"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_bottleneck_attention(training, combine) -> None:
+    ours = make("bam", 4, reduction=2, dilation=2, combine=combine)
+
+    def theirs(x: Tensor) -> Tensor:
+        first, norm, _, last = ours.channel
+        means = torch.stack([mean_of(plane) for _, _, plane in planes(x)]).reshape(x.shape[:2])
+        hidden = relu(normalised(torch.stack([layer_of(row, first) for row in means]), norm))
+        by_channel = torch.stack([layer_of(row, last) for row in hidden])
+        reduce, norm0, _, dilated1, norm1, _, dilated2, norm2, _, final = ours.spatial
+        maps = relu(normalised(convolved(x, reduce.weight, reduce.bias), norm0))
+        maps = relu(normalised(convolved(maps, dilated1.weight, dilated1.bias, 2), norm1))
+        maps = relu(normalised(convolved(maps, dilated2.weight, dilated2.bias, 2), norm2))
+        by_place = convolved(maps, final.weight, final.bias)[:, 0]
+        both = {
+            "sum": lambda i, j: by_channel[i, j] + by_place[i],
+            "product": lambda i, j: by_channel[i, j] * by_place[i],
+        }
+        images = [plane + plane * sigmoid(both[combine](i, j)) for i, j, plane in planes(x)]
+        return torch.stack(images).reshape(x.shape)
+
+    assert_same(ours, theirs, training, (2, 4, 4, 5))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("variant", ["theta", "theta-plus"])
+def test_gather_excite_with_parameters(variant, training) -> None:
+    ours = make("ge", 4, extent=4, variant=variant, reduction=2)
+
+    def theirs(x: Tensor) -> Tensor:
+        conv1, norm1, _, conv2, norm2 = ours.gather
+        maps = x
+        for conv, norm, last in ((conv1, norm1, False), (conv2, norm2, True)):
+            maps = torch.cat([convolved(maps[:, j : j + 1], conv.weight[j : j + 1], stride=2) for j in range(4)], 1)
+            maps = normalised(maps, norm)
+            maps = maps if last else relu(maps)
+        if variant == "theta-plus":
+            _, down, _, up = ours.excite
+            maps = convolved(relu(convolved(relu(maps), down.weight, down.bias)), up.weight, up.bias)
+        n, c, h, w = x.shape
+        nearest = [[maps[:, :, y * maps.shape[2] // h, u * maps.shape[3] // w] for u in range(w)] for y in range(h)]
+        logits = torch.stack([torch.stack(row, 2) for row in nearest], 2)
+        return x * sigmoid(logits)
+
+    assert_same(ours, theirs, training, (2, 4, 7, 8))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_gather_excite_of_the_whole_map(training) -> None:
+    ours = make("ge", 4, variant="theta", size=(3, 2))
+
+    def theirs(x: Tensor) -> Tensor:
+        conv, norm = ours.gather
+        sums = torch.stack([(plane * conv.weight[j, 0]).sum() for _, j, plane in planes(x)])
+        logits = normalised(sums.reshape(x.shape[:2]), norm)
+        return by_plane(x, lambda i, j, plane: logits[i, j])
+
+    assert_same(ours, theirs, training, (2, 4, 3, 2))
+
+
+def recurrent(cell: nn.Module, mean: Tensor, h: Tensor, c: Tensor, gate=sigmoid) -> tuple[Tensor, Tensor]:
+    """The published cell, for one image: means, h, c of (C,)."""
+    z = sum(
+        layer_of(relu(layer_of(values, layers[0])), layers[2])
+        for values, layers in ((mean, cell.input), (h, cell.hidden))
+    )
+    size = len(mean)
+    enter, keep, candidate, out = (z[k * size : (k + 1) * size] for k in range(4))
+    c = sigmoid(keep) * c + sigmoid(enter) * torch.tanh(candidate)
+    return sigmoid(out) * gate(c), c
+
+
+class TestDIA:
+    """The recurrent module, which lives in a stage."""
+
+    def stage(self, blocks: int = 3, **options) -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(*attention.DIA.for_stage([4] * blocks, dtype=torch.float64, **options))
+
+    def test_is_the_published_cell_along_a_stage(self) -> None:
+        ours = self.stage(reduction=2)
+
+        def theirs(x: Tensor) -> Tensor:
+            images = []
+            for image in x:
+                h = c = image.new_zeros(4)
+                for _ in range(3):
+                    h, c = recurrent(ours[0].cell, torch.stack([mean_of(plane) for plane in image]), h, c)
+                    image = torch.stack([plane * factor for plane, factor in zip(image, h, strict=True)])
+                images.append(image)
+            return torch.stack(images)
+
+        assert_same(ours, theirs, shape=(2, 4, 3, 2))
+
+    def test_another_gate_takes_the_place_of_the_sigmoid_of_the_state(self) -> None:
+        ours = make("dia", 4, gate=SubAttention(1))
+
+        def theirs(x: Tensor) -> Tensor:
+            zero = x.new_zeros(4)
+            w, b = ours.cell.gate.w.flatten(), ours.cell.gate.b.flatten()
+            images = []
+            for image in x:
+                means = torch.stack([mean_of(plane) for plane in image])
+                h, _ = recurrent(ours.cell, means, zero, zero, lambda u: sigmoid(u) * sigmoid(w * u + b))
+                images.append(image * h[:, None, None])
+            return torch.stack(images)
+
+        assert_same(ours, theirs, shape=(2, 4, 3, 2))
+
+    def test_blocks_share_one_cell(self) -> None:
+        stage = self.stage()
+        one = attention.create("dia", 4)
+        count = sum(p.numel() for p in one.parameters())
+        assert sum(p.numel() for p in stage.parameters()) == count
+        for block in stage:
+            assert [id(p) for p in block.parameters()] == [id(p) for p in stage[0].parameters()]
+
+    def test_copies_and_files_share_among_themselves(self, tmp_path) -> None:
+        stage, features = self.stage(), torch.randn(2, 4, 3, 3, dtype=torch.float64)
+        expected = stage(features)
+        stage[0](features)  # leaves a state behind, which no copy may take along
+        torch.save(stage, tmp_path / "stage.pt")
+        for other in (copy.deepcopy(stage), torch.load(tmp_path / "stage.pt", weights_only=False)):
+            assert torch.equal(other(features), expected)
+            with torch.no_grad():
+                for p in other[2].parameters():
+                    p.add_(1)
+            assert not torch.equal(other(features), expected)
+            assert torch.equal(other[0].cell.input[0].weight, other[1].cell.input[0].weight)
+        assert torch.equal(stage(features), expected)
+
+    def test_every_pass_starts_anew_and_leaves_nothing(self) -> None:
+        stage = self.stage()
+        for n in (2, 5, 1):
+            features = torch.randn(n, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+            first = stage(features)
+            assert torch.equal(stage(features), first)
+        stage[0](features)  # a pass that was given up
+        assert torch.equal(stage(features), first)
+        still_there = weakref.ref(features)  # as long as any part of the graph is
+        del features, first
+        gc.collect()
+        assert still_there() is None
+
+    def test_the_state_carries_gradients(self) -> None:
+        stage = self.stage(2)
+        first, second = (torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        stage[0](first)
+        stage[1](second).sum().backward()
+        assert first.grad.abs().sum() > 0
+
+    def test_blocks_out_of_order_are_told(self) -> None:
+        stage, features = self.stage(), torch.randn(2, 4, 3, 3, dtype=torch.float64)
+        with pytest.raises(InputError, match="block 2 of 3 .* without block 1"):
+            stage[1](features)
+        stage[0](features)
+        with pytest.raises(InputError, match="block 3 of 3 .* without block 2"):
+            stage[2](features)
+        stage(features)
+        with pytest.raises(InputError, match="did you mean 'reduction'"):
+            self.stage(redaction=2)
+
+    def test_a_stage_compiles_whole_and_exports(self) -> None:
+        stage = self.stage().eval()
+        batches = [torch.randn(n, 4, 3, 3, dtype=torch.float64) for n in (2, 3)]
+        program = torch.export.export(stage, (batches[0],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+        compiled = torch.compile(stage, fullgraph=True, dynamic=True, backend="aot_eager")
+        for batch in batches:
+            torch.testing.assert_close(program(batch), stage(batch))
+            torch.testing.assert_close(compiled(batch), stage(batch))
+
+
+# Parameters, counted by hand from the papers and the authors' codes, for 64 and 256 channels.
+COUNTS = {
+    "bam": (1173, 17361),
+    "cbam": (580 + 100, 8464 + 100),
+    "coord": (1688, 6680),
+    "dia": (10784, 166016),
+    "eca": (3, 5),
+    "ese": (4160, 65792),
+    "gc": (653, 8753),
+    "ge": (0, 0),
+    "se": (580, 8464),
+    "sge": (128, 128),
+    "shuffle": (6, 12),
+    "simam": (0, 0),
+    "spa": (5632, 90112),
+    "srm": (256, 1024),
+    "triplet": (300, 300),
+}
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_parameter_counts(name) -> None:
+    for channels, expected in zip((64, 256), COUNTS[name], strict=True):
+        options = {"groups": 32} if (name, channels) == ("shuffle", 64) else {}
+        layer = attention.create(name, channels, **options)
+        assert sum(p.numel() for p in layer.parameters()) == expected
+
+
+def test_the_documents_table_has_every_module_and_its_count() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "attention.md").read_text()
+    rows = re.findall(r"^\| `([\w-]+)` \| .* \| (\d+)[^|]*\|$", table, re.MULTILINE)
+    assert {name: int(count) for name, count in rows} == {name: counts[1] for name, counts in COUNTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"extent": 4, "variant": "theta"}, 1408),
+        ({"variant": "theta", "size": 7}, 3264),
+        ({"variant": "theta-plus", "size": 7}, 3264 + 580),
+        ({"extent": 8}, 0),
+    ],
+)
+def test_parameter_counts_of_gather_excite(options, expected) -> None:
+    assert sum(p.numel() for p in attention.create("ge", 64, **options).parameters()) == expected
+
+
+# Millions of parameters of ResNet-50 with each, in table 1 of SA-Net; without, it has 25.557. (The table's row of
+# shuffle attention, 25.557, is 25.557740 cut off; the others are rounded.)
+@pytest.mark.parametrize(("name", "total"), [("se", 28.088), ("cbam", 28.090), ("sge", 25.559), ("eca", 25.557)])
+def test_published_totals_of_resnet50(name, total) -> None:
+    added = 0
+    for blocks, channels in ((3, 256), (4, 512), (6, 1024), (3, 2048)):
+        with torch.device("meta"):
+            added += blocks * sum(p.numel() for p in attention.create(name, channels).parameters())
+    assert round((25_557_032 + added) / 1e6, 3) == total
+
+
+# The start: what a module does before its first step.
+
+
+def test_kernel_sizes_of_efficient_channel_attention() -> None:
+    sizes = {c: attention.create("eca", c).conv.kernel_size[0] for c in (1, 8, 64, 128, 256, 512, 1024, 2048)}
+    assert sizes == {1: 1, 8: 3, 64: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 2048: 7}
+
+
+def test_published_starts() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 64, 6, 5)
+    assert torch.equal(attention.create("gc", 64)(x), x)
+    torch.testing.assert_close(attention.create("gc", 64, fusion="scale")(x), 0.5 * x)
+    torch.testing.assert_close(attention.create("srm", 64)(x), 0.5 * x)
+    torch.testing.assert_close(attention.create("sge", 64)(x), torch.sigmoid(torch.ones(())) * x)
+    cbam = attention.create("cbam", 64)
+    torch.testing.assert_close(cbam(x), 0.5 * cbam.channel(x))
+    triplet = attention.create("triplet", 64)
+    assert [part.bn.weight.item() for part in (triplet.cw, triplet.hc, triplet.hw)] == [1, 1, 0]
+    for name in ("bam", "cbam", "coord"):
+        layer = attention.create(name, 64)
+        assert all(not p.any() for key, p in layer.named_parameters() if key.endswith("bias"))
+    for name in ("cbam", "triplet"):
+        for norm in attention.create(name, 64).modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                assert (norm.eps, norm.momentum) == (1e-5, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "key", "std"),
+    [
+        ("bam", {}, "spatial.3.weight", math.sqrt(2 / (9 * 64))),
+        ("coord", {"reduction": 4}, "conv1.weight", math.sqrt(2 / 256)),
+        ("coord", {"reduction": 4}, "conv_h.weight", math.sqrt(2 / 1024)),
+        ("ese", {}, "fc.weight", math.sqrt(2 / 1024)),
+        ("gc", {}, "attend.weight", math.sqrt(2 / 1024)),
+        ("ge", {"variant": "theta-plus", "extent": 2}, "gather.0.weight", math.sqrt(2 / 9)),
+        ("ge", {"variant": "theta-plus", "extent": 2}, "excite.1.weight", 0.01),
+        ("triplet", {"kernel_size": 31}, "cw.conv.weight", math.sqrt(2 / 31**2)),
+    ],
+)
+def test_spread_of_the_published_starts(name, options, key, std) -> None:
+    torch.manual_seed(0)
+    weight = attention.create(name, 1024, **options).get_parameter(key)
+    assert (weight.std() / std).item() == pytest.approx(1, abs=3.5 / math.sqrt(2 * weight.numel()))
+
+
+# Maps of one pixel have a deviation of 0.
+
+
+def test_maps_of_one_pixel() -> None:
+    x = torch.randn(2, 8, 1, 1, dtype=torch.float64)
+    srm = make("srm", 8)
+    mean = x[:, :, 0, 0]
+    logits = F.batch_norm(srm.cfc[:, 0] * mean, None, None, srm.bn.weight, srm.bn.bias, training=True)
+    torch.testing.assert_close(srm(x), x * torch.sigmoid(logits)[:, :, None, None])
+    sge = make("sge", 8, groups=4)
+    torch.testing.assert_close(sge(x), x * torch.sigmoid(sge.bias).repeat_interleave(2, 1))
+    torch.testing.assert_close(make("simam", 8)(x), x * torch.sigmoid(torch.tensor(0.5, dtype=x.dtype)))
