@@ -23,14 +23,15 @@ MAY_IMPORT = {
     "stages": {"errors"},
     "attention": {"errors", "files", "stages"},
     "data": {"errors", "files"},
-    "models": {"errors", "modes", "stages", "attention"},
+    "models": {"errors", "files", "modes", "stages", "attention"},
     "maps": {"errors", "modes", "stages", "models", "attention"},
+    "deployment": {"version", "errors", "modes", "attention"},
     "bias": {"errors", "files", "modes", "maps", "data"},
     "transfer": {"errors", "stages", "maps"},
     "training": {"version", "errors", "files", "modes", "attention", "data", "models", "maps", "transfer"},
     "report": {"version", "errors", "files", "data", "models", "maps", "bias", "training"},
     "demo": {"errors", "bias", "training", "report", "data"},
-    "commands": {"errors", "files", "attention", "data", "models", "bias", "training", "report", "demo"},
+    "commands": {"errors", "files", "attention", "data", "models", "deployment", "bias", "training", "report", "demo"},
     "cli": {"version", "errors", "commands"},
 }
 

@@ -1,7 +1,7 @@
 """regard: attention in convolutional networks.
 
 Build it in (`attention`, `models`), transfer it (`transfer`, `training`), measure where a network looks and how wrong
-that is (`maps`, `bias`), on data of your own or built in (`data`).
+that is (`maps`, `bias`), on data of your own or built in (`data`), and take it elsewhere (`deployment`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from regard.errors import InputError
 from regard.version import __version__
 
 if TYPE_CHECKING:
-    from regard import attention, bias, data, maps, models, report, training, transfer
+    from regard import attention, bias, data, deployment, maps, models, report, training, transfer
 
 __all__ = [
     "InputError",
@@ -22,6 +22,7 @@ __all__ = [
     "attention",
     "bias",
     "data",
+    "deployment",
     "maps",
     "models",
     "report",

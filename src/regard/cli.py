@@ -16,6 +16,9 @@ COMMANDS = {
     "train": "train the network of a recipe, with or without attention and a teacher",
     "evaluate": "loss and accuracy of a run on its test images or on others",
     "bias": "where networks look, against the regions of the objects: rates with intervals",
+    "complexity": "what networks cost with and without attention: parameters, operations, time, memory",
+    "import": "a checkpoint from elsewhere as a file that the other commands take",
+    "export": "a network as an ONNX file, checked with onnxruntime",
 }
 
 _USAGE = """usage: regard COMMAND [OPTIONS]

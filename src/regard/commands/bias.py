@@ -1,19 +1,24 @@
-"""`regard bias`: where the networks of runs look, against the regions of the objects."""
+"""`regard bias`: where trained networks look, against the regions of the objects."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.console import Console
 
 from regard import bias, training
-from regard.commands.runs import runs_on_data
+from regard.commands.runs import trained_on_data
+from regard.errors import InputError
+from regard.training import Trained
 
 
 def main(arguments: list[str]) -> int:
     parser = training.RecipeParser(
         prog="regard bias",
-        usage="regard bias RUN… [OPTIONS]",
-        description="Where networks look (Grad-CAM), against the regions of the objects. The report of each run is "
-        "written to RUN/bias.json; several runs are compared with the first, image by image.",
+        usage="regard bias SOURCE… [OPTIONS]",
+        description="Where networks look (Grad-CAM), against the regions of the objects. The sources are run "
+        "folders and imported .safetensors files. The report of a run is written to RUN/bias.json, that of a file "
+        "beside it; several networks are compared with the first, image by image.",
     )
     parser.add_argument(
         "--layer", type=str, default=None, help="the layer whose map is taken; the last stage if not given"
@@ -24,26 +29,29 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="the focus is where the map, scaled to [0, 1], is this high"
     )
-    reports = []
-    for run, options, images in runs_on_data(parser, arguments):
+    parser.add_argument("--out", type=str, default=None, help="where the report of one network is written instead")
+    reports: list[tuple[Trained, bias.Report]] = []
+    for network, options, images in trained_on_data(parser, arguments):
+        if reports and options.out is not None:
+            raise InputError("--out is for the report of one network; leave it out for several")
         report = bias.evaluate(
-            run.model(options.weights),
+            network.model(options.weights),
             images,
-            name=str(run.folder),
+            name=network.source,
             layer=options.layer,
             target=options.target,
             threshold=options.threshold,
             batch_size=options.batch_size,
             device=training.pick_device(options.device),
         )
-        path = run.folder / ("bias.json" if options.weights == "last" else f"bias-{options.weights}.json")
+        path = network.bias_report(options.weights) if options.out is None else Path(options.out)
         report.save(path)
-        print(f"\n{run.folder}: written to {path}")
+        print(f"\n{network.source}: written to {path}")
         Console().print(report.table())
-        reports.append((run, report))
-    for run, report in reports[1:]:
-        first_run, first = reports[0]
-        print(f"\n{run.folder} against {first_run.folder}")
+        reports.append((network, report))
+    for network, report in reports[1:]:
+        first_network, first = reports[0]
+        print(f"\n{network.source} against {first_network.source}")
         for comparison in bias.compare(first, report):
             print(f"  {comparison.sentence}")
     return 0

@@ -1,19 +1,35 @@
 """Networks by name, with attention in them; what they cost; weights from elsewhere."""
 
 from regard.models.cifar_resnet import CifarResNet
-from regard.models.complexity import Complexity, complexity
+from regard.models.cost.comparison import Cost, count_costs, measure_costs
+from regard.models.cost.complexity import Complexity, complexity
+from regard.models.cost.latency import Latency, Times, latency
+from regard.models.cost.memory import PeakMemory, peak_memory
 from regard.models.create import create
-from regard.models.official import load_official
-from regard.models.weights import load_weights, read_checkpoint
+from regard.models.official import count_classes, load_official
+from regard.models.preact_resnet import PreActResNet
+from regard.models.weights import load_weights, read_checkpoint, read_notes, write_weights
 from regard.models.wide_resnet import WideResNet
 
 __all__ = [
     "CifarResNet",
     "Complexity",
+    "Cost",
+    "Latency",
+    "PeakMemory",
+    "PreActResNet",
+    "Times",
     "WideResNet",
     "complexity",
+    "count_classes",
+    "count_costs",
     "create",
+    "latency",
     "load_official",
     "load_weights",
+    "measure_costs",
+    "peak_memory",
     "read_checkpoint",
+    "read_notes",
+    "write_weights",
 ]

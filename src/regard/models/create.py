@@ -15,12 +15,14 @@ from regard import attention as attention_modules
 from regard.attention import Gate
 from regard.errors import InputError, first_line
 from regard.models.cifar_resnet import CifarResNet
+from regard.models.preact_resnet import PreActResNet
 from regard.models.wide_resnet import WideResNet
 
 # The form of a name -> the network of its numbers.
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     r"cifar-resnet(\d+)": lambda depth, **options: CifarResNet(int(depth), **options),
     r"wrn-(\d+)-(\d+(?:\.\d+)?)": lambda depth, width, **options: WideResNet(int(depth), float(width), **options),
+    r"preact-resnet(\d+)": lambda depth, **options: PreActResNet(int(depth), **options),
 }
 
 
@@ -38,7 +40,8 @@ def create(
     """The network `name`, with or without attention.
 
     Args:
-        name: `cifar-resnet<depth>` (`block="basic"` for depths 6 n + 2), `wrn-<depth>-<width>`, or any name of timm.
+        name: `cifar-resnet<depth>` (`block="basic"` for depths 6 n + 2), `wrn-<depth>-<width>`, `preact-resnet18`,
+            `preact-resnet34`, or any name of timm.
         num_classes: length of the logits.
         attention: a module of `attention.names()`, put at the end of every residual branch; None for none.
         gate: the gate of that module.
@@ -78,7 +81,8 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
         near = difflib.get_close_matches(name, [*timm.list_models(), "cifar-resnet164", "wrn-16-1"], n=3)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise InputError(
-            f"unknown network {name!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, timm's names"
+            f"unknown network {name!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, preact-resnet18, "
+            "preact-resnet34, timm's names"
         )
     return partial(_timm_pretrained if pretrained else timm.create_model, name)
 

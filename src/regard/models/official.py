@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from regard.attention import AttentionSlot
 from regard.errors import InputError
+from regard.models.functional import as_entries, is_functional
 from regard.models.weights import load_weights, read_checkpoint
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -19,13 +20,14 @@ Model = TypeVar("Model", bound=nn.Module)
 _BLOCK = r"(layer\d+\.\d+)"
 # Published name -> regard's name, where {slot} is the attribute of a block that holds its attention. In order.
 _RENAMED: tuple[tuple[str, str], ...] = (
-    (r"module\.(.*)", r"\1"),  # DataParallel
+    (r"((?:.*\.)?)(?:module|_orig_mod)\.(.*)", r"\1\2"),  # DataParallel around all or a part; torch.compile
     (rf"{_BLOCK}\.(?:se|sa)\.(.*)", r"\1.{slot}.\2"),  # LSAS on ImageNet, SA-Net
     (rf"{_BLOCK}\.(fc[12]\..*|[wb]\d*)", r"\1.{slot}.\2"),  # LSAS on CIFAR: straight in the block
     (rf"{_BLOCK}\.{{slot}}\.fc\.0\.(.*)", r"\1.{slot}.fc1.\2"),
     (rf"{_BLOCK}\.{{slot}}\.fc\.2\.(.*)", r"\1.{slot}.fc2.\2"),
     (r"((?:.*\.)?conv(?:\d|dim))", r"\1.weight"),  # Attention Transfer's functional networks
 )
+_CLASSIFIER = re.compile(r"(?:module\.|_orig_mod\.)*(?:fc|classifier|head|head\.fc|linear|last_linear)\.weight")
 _GATE_ENTRY = re.compile(r"(layer\d+\.\d+\.\w+)\.([wb])(\d*)")
 
 
@@ -38,6 +40,15 @@ def load_official(model: Model, checkpoint: str | Path | Mapping[str, Any]) -> M
     | LSAS, ImageNet | `create("resnet50", 1000, attention="se", gate=SubAttention(order=1), attention_stages=(3, 4))` |
     | SA-Net | `create("resnet50", 1000, attention="shuffle")` |
     | Attention Transfer, CIFAR | `create("wrn-16-1")`; of a student saved with its teacher, the student |
+    | Attention Transfer, `resnet-34-export.pth` | `create("resnet34", 1000)` |
+    | Attention Transfer, `resnet-18-at-export.pth` | `create("preact-resnet18", 1000)` |
+    | Attention Transfer, what `imagenet.py` saves | `create("resnet18", 1000)`; the student |
+
+    The two exports keep no statistics of batch norms: these are folded into convolutions with a bias, or into a factor
+    and a bias a channel. The norms of `model` then get statistics with which they compute just that. Such weights are
+    for evaluation, as a teacher or for maps; in training mode the norms would use the statistics of the batch instead.
+
+    A state dict that has the names of `model` itself is loaded as it is.
 
     Args:
         model: of the same network.
@@ -55,9 +66,30 @@ def load_official(model: Model, checkpoint: str | Path | Mapping[str, Any]) -> M
         source = str(checkpoint)
         checkpoint = read_checkpoint(checkpoint)
     state = _state(checkpoint, source)
-    slot = "attention" if any(isinstance(module, AttentionSlot) for module in model.modules()) else "se"
-    load_weights(model, _gathered(_renamed(state, slot)), source)
+    own = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
+    if not own <= state.keys():
+        if is_functional(state):
+            state = as_entries(state, model, source)
+        else:
+            slot = "attention" if any(isinstance(module, AttentionSlot) for module in model.modules()) else "se"
+            state = _gathered(_renamed(state, slot))
+    load_weights(model, state, source)
     return model
+
+
+def count_classes(checkpoint: Mapping[str, Any]) -> int | None:
+    """The number of classes of the network in a checkpoint, by its last matrix; None if that cannot be told.
+
+    Args:
+        checkpoint: what `read_checkpoint` gives.
+
+    Raises:
+        InputError: it holds no state dict.
+    """
+    for name, value in _state(checkpoint, "the checkpoint").items():
+        if _CLASSIFIER.fullmatch(name) and value.ndim in (2, 4):
+            return len(value)
+    return None
 
 
 def _state(checkpoint: Any, source: str) -> dict[str, Tensor]:

@@ -1,24 +1,26 @@
-"""Weights on disk: read without running anything that a file may carry."""
+"""Weights on disk."""
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from regard.errors import InputError, first_line
+from regard.errors import InputError
+from regard.files import written_aside
+from regard.models.pickled import read_pickled
 
 
 def read_checkpoint(path: str | Path) -> Any:
     """What a checkpoint file holds: tensors and plain containers, on the CPU.
 
-    `.safetensors` files give a dict of tensors; anything else is read by `torch.load` with `weights_only=True`.
+    `.safetensors` files give a dict of tensors; anything else is taken for a file of `torch.save`, of which no more
+    than tensors, numbers, text and plain containers are read.
 
     Raises:
         InputError: there is no such file, it is cut short or no checkpoint, or it asks for more than tensors and plain
@@ -27,22 +29,46 @@ def read_checkpoint(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no checkpoint file {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
+    if path.suffix != ".safetensors":
+        return read_pickled(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            reason = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), first_line(error))
-            raise InputError(
-                f"{path} asks for more than tensors and plain containers, and is refused: {reason}"
-            ) from error
-        raise InputError(f"{path} is cut short or no checkpoint ({first_line(error)})") from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise InputError(f"{path} is cut short or no checkpoint ({first_line(error)})") from error
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
+
+
+def write_weights(model: nn.Module, path: Path, notes: Mapping[str, Any]) -> None:
+    """Writes the state of `model` to a safetensors file, whole or not at all, with `notes` in its metadata."""
+    state: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in model.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        # A module that several blocks share is there under several names, and safetensors wants each of its own.
+        shared = value.numel() > 0 and value.data_ptr() in places
+        state[name] = value.clone() if shared else value
+        places.add(value.data_ptr())
+    with written_aside(path) as aside:
+        # One entry: of several, safetensors does not keep the order, and the same weights give the same file.
+        safetensors.torch.save_file(state, aside, metadata={"notes": json.dumps(notes)})
+
+
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """The notes that `write_weights` left in a safetensors file; empty if there are none.
+
+    Raises:
+        InputError: there is no such file, or it is no safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            notes = json.loads((file.metadata() or {}).get("notes", "{}"))
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
+    except ValueError:
+        return {}
+    return notes if isinstance(notes, dict) else {}
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

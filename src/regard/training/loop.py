@@ -81,7 +81,7 @@ def train(
     with _settings(recipe):
         torch.manual_seed(recipe.seed)
         model = _placed(make_model(recipe, len(train_set.classes)), device)
-        teacher = load_teacher(recipe.transfer, train_set.classes, display.say)
+        teacher = load_teacher(recipe.transfer, train_set, display.say)
         objective = Objective(
             cast(nn.Module, torch.compile(model)) if recipe.compile else model,
             None if teacher is None else _placed(teacher, device),

@@ -112,7 +112,8 @@ class TransferRecipe:
     """What to take over from a teacher.
 
     Args:
-        teacher: a run folder, or a name of timm with pretrained weights; none if not given.
+        teacher: a run folder, an imported .safetensors file, or a name of timm with pretrained weights; none if not
+            given.
         weights: of a run folder, the weights after the last epoch or those that tested best.
         beta: weight of the attention losses.
         alpha: weight of distillation, in [0, 1].
@@ -199,7 +200,8 @@ class Recipe:
                 raise InputError(f"{name} is {value}; it has to be {allowed}")
         if self.transfer.teacher is None and (self.transfer.beta or self.transfer.alpha):
             raise InputError(
-                "transfer.beta or transfer.alpha is given without transfer.teacher (a run folder or a timm name)"
+                "transfer.beta or transfer.alpha is given without transfer.teacher (a run folder, an imported file or "
+                "a timm name)"
             )
         if self.transfer.teacher is not None and not (self.transfer.beta or self.transfer.alpha):
             raise InputError(

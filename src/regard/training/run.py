@@ -14,17 +14,34 @@ from typing import Any, Literal
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
 from torch import nn
 
 from regard import data, models
 from regard.errors import InputError, first_line
 from regard.files import written_aside
 from regard.training.parsing import load_recipe
-from regard.training.recipe import DataRecipe, Recipe, write_recipe
+from regard.training.recipe import DataRecipe, ModelRecipe, Recipe, write_recipe
 from regard.version import __version__
 
 Weights = Literal["last", "best"]
+
+# The side of the images of the sets whose images have one size of their own.
+_SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images come to a network.
+
+    Attributes:
+        mean: subtracted from the channels, in [0, 1]; None: that of the data.
+        std: the channels are divided by it; None: that of the data.
+        size: side of the images in pixels; None: not known.
+    """
+
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,28 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} does not name the classes of the run ({error})") from error
 
+    @property
+    def source(self) -> str:
+        """What a person calls it by."""
+        return str(self.folder)
+
+    @property
+    def network(self) -> ModelRecipe:
+        return self.recipe.model
+
+    @property
+    def class_count(self) -> int:
+        return len(self.classes)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        data_recipe = self.recipe.data
+        return Preprocessing(data_recipe.mean, data_recipe.std, data_recipe.size or _SIDES.get(data_recipe.name))
+
+    def bias_report(self, which: Weights = "last") -> Path:
+        """Where the report on where it looks goes."""
+        return self.folder / ("bias.json" if which == "last" else f"bias-{which}.json")
+
     def metrics(self) -> list[dict[str, Any]]:
         """The epochs so far, one dict each; a last line cut short is left out."""
         path = self.folder / "metrics.jsonl"
@@ -134,11 +173,8 @@ class Run:
         return path
 
     def save_weights(self, model: nn.Module, which: Weights, epoch: int, test_accuracy: float) -> None:
-        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         notes = {"regard": __version__, "epoch": epoch, "test_accuracy": test_accuracy}
-        with written_aside(self.folder / f"{which}.safetensors") as aside:
-            # One entry: of several, safetensors does not keep the order, and the same weights give the same file.
-            save_file(state, aside, metadata={"notes": json.dumps(notes)})
+        models.write_weights(model, self.folder / f"{which}.safetensors", notes)
 
     def model(self, which: Weights = "last") -> nn.Module:
         """The trained network, in evaluation mode, on the CPU.
@@ -154,16 +190,20 @@ class Run:
 
 def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
     """The network of a recipe, untrained unless it asks for pretrained weights."""
-    wanted = recipe.model
+    return build_network(recipe.model, classes, pretrained=pretrained)
+
+
+def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
+    """The network that a part of a recipe describes, untrained unless it asks for pretrained weights."""
     return models.create(
-        wanted.name,
+        network.name,
         classes,
-        attention=wanted.attention,
-        gate=wanted.gate,
-        attention_stages=wanted.attention_stages,
-        attention_options=wanted.attention_options,
-        pretrained=wanted.pretrained if pretrained is None else pretrained,
-        **wanted.options,
+        attention=network.attention,
+        gate=network.gate,
+        attention_stages=network.attention_stages,
+        attention_options=network.attention_options,
+        pretrained=network.pretrained if pretrained is None else pretrained,
+        **network.options,
     )
 
 

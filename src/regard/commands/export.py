@@ -1,0 +1,82 @@
+"""`regard export`: a network as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from regard import deployment, models, training
+from regard.commands.networks import add_attention, to_network
+from regard.errors import InputError
+
+_SIDE = 32  # of CIFAR's images, for which regard's own networks are made
+
+
+def main(arguments: list[str]) -> int:
+    parser = training.RecipeParser(
+        prog="regard export",
+        usage="regard export SOURCE --out FILE.onnx [OPTIONS]",
+        description="Writes a network as an ONNX file and checks it with onnxruntime. The source is a run folder, an "
+        "imported .safetensors file, or the name of a network.",
+    )
+    parser.add_argument("--out", type=str, required=True, help="the file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument(
+        "--weights",
+        type=Literal["last", "best"],
+        default="last",
+        help="of a run, after the last epoch or the best test",
+    )
+    parser.add_argument("--image_size", type=int | None, default=None, help="side of the images in pixels")
+    parser.add_argument("--batch", type=int | None, default=None, help="images at a time; any number if not given")
+    parser.add_argument("--opset", type=int | None, default=None, help="version of ONNX's operators")
+    parser.add_argument("--check", type=bool, default=True, help="compare onnxruntime's output with torch's")
+    parser.add_argument("--classes", type=int | None, default=None, help="of a network by name")
+    parser.add_argument("--pretrained", action="store_true", help="of a network by name: with timm's weights")
+    add_attention(parser)
+    source = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if source is None and not {"-h", "--help"} & set(arguments):
+        raise InputError("name the run folder, file or network right after the command")
+    options = parser.parse_args(arguments[1:] if source else arguments)
+    assert source is not None  # --help ends before
+    if Path(source).exists():
+        given = [name for name in ("classes", "attention", "attention_stages") if getattr(options, name) is not None]
+        if given or options.pretrained:
+            raise InputError(f"{source} says itself what network it is; leave --{(given or ['pretrained'])[0]} out")
+        trained = training.open_trained(source)
+        model, about, classes = trained.model(options.weights), trained.preprocessing, trained.classes
+    else:
+        network = to_network(source, options, pretrained=options.pretrained)
+        model = _by_name(network, options.classes)
+        about, classes = training.described_preprocessing(model), None
+    size = options.image_size or about.size
+    if size is None and isinstance(model, models.CifarResNet | models.WideResNet):
+        size = _SIDE
+    if size is None:
+        raise InputError(f"the size of images is not known from {source}; give it (--image_size)")
+    known = {"mean": about.mean, "std": about.std, "classes": classes}
+    metadata: dict[str, Any] = {"source": source, **{key: value for key, value in known.items() if value is not None}}
+    written = deployment.export_onnx(
+        model,
+        options.out,
+        size,
+        batch=options.batch,
+        opset=options.opset,
+        check=options.check,
+        metadata=metadata,
+        overwrite=options.overwrite,
+    )
+    batch = "any number" if options.batch is None else options.batch
+    print(f"{written.path}: opset {written.opset}, images (N, 3, {size}, {size}) with N {batch}")
+    if written.difference is not None:
+        print(f"onnxruntime agrees with torch: largest difference {written.difference:.1e} of the largest value")
+    return 0
+
+
+def _by_name(network: training.ModelRecipe, classes: int | None) -> nn.Module:
+    if classes is None:
+        about = training.described_classes(network.name)
+        classes = 10 if about is None else about
+    return training.build_network(network, classes).eval()

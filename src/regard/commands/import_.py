@@ -1,0 +1,68 @@
+"""`regard import`: a checkpoint from elsewhere as a file that every other command takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from regard import training
+from regard.commands.networks import add_attention, to_network
+from regard.errors import InputError
+
+Channels = tuple[float, float, float]
+
+
+def main(arguments: list[str]) -> int:
+    parser = training.RecipeParser(
+        prog="regard import",
+        usage="regard import CHECKPOINT --model NAME --out FILE.safetensors [OPTIONS]",
+        description="Reads a checkpoint of one of the published codes, or a state dict of the same network, and writes "
+        "it as a file that every other command takes. Nothing but tensors and plain containers is read.",
+    )
+    parser.add_argument("--model", type=str, required=True, help="the network, by a name of regard or timm")
+    add_attention(parser)
+    parser.add_argument("--classes", type=int | None, default=None, help="how many; counted if not given")
+    parser.add_argument("--class_names", type=str | None, default=None, help="a file with the name of a class a line")
+    parser.add_argument("--mean", type=Channels | None, default=None, help="subtracted from the channels, in [0, 1]")
+    parser.add_argument("--std", type=Channels | None, default=None, help="the channels are divided by it")
+    parser.add_argument("--size", type=int | None, default=None, help="side of the images in pixels")
+    parser.add_argument("--out", type=str, required=True, help="the file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    checkpoint = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if checkpoint is None and not {"-h", "--help"} & set(arguments):
+        raise InputError("name the checkpoint right after the command")
+    options = parser.parse_args(arguments[1:] if checkpoint else arguments)
+    assert checkpoint is not None  # --help ends before
+    if (options.mean is None) != (options.std is None):
+        raise InputError("--mean and --std go together")
+    imported = training.import_weights(
+        checkpoint,
+        to_network(options.model, options),
+        options.out,
+        classes=options.classes,
+        class_names=_names(options.class_names),
+        preprocessing=training.Preprocessing(options.mean, options.std, options.size),
+        overwrite=options.overwrite,
+    )
+    network, about = imported.network, imported.preprocessing
+    parameters = sum(p.numel() for p in imported.model().parameters())
+    attention = f" with {network.attention} ({network.gate})" if network.attention else ""
+    normalised = (
+        "the mean and std of the data it meets" if about.mean is None else f"mean {about.mean}, std {about.std}"
+    )
+    size = "" if about.size is None else f", {about.size} pixels"
+    print(f"read {checkpoint}: {network.name}{attention}, {imported.class_count} classes, {parameters:,} parameters")
+    print(f"images: {normalised}{size}")
+    print(f"written to {imported.path}, sha256 {training.sha256(imported.path)}")
+    return 0
+
+
+def _names(path: str | None) -> tuple[str, ...] | None:
+    if path is None:
+        return None
+    try:
+        names = tuple(line.strip() for line in Path(path).read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a list of class names ({error})") from error
+    if not names:
+        raise InputError(f"{path} names no classes; expected one a line")
+    return names

@@ -1,0 +1,179 @@
+"""A network as an ONNX file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention import ops
+from regard.errors import InputError, first_line
+from regard.modes import evaluation_mode
+from regard.version import __version__
+
+INPUT, OUTPUT = "images", "logits"
+TOLERANCE = 1e-4
+_ONE_FILE = 2**31 - 2**20  # bytes of weights; the format (protobuf) holds 2 GB at the most
+_CHECKED_BATCHES = (1, 3)
+
+
+class Exported(NamedTuple):
+    """What was written.
+
+    Attributes:
+        path: of the file.
+        opset: the version of the operators that it uses.
+        difference: the largest deviation of onnxruntime's output from torch's, relative to torch's largest value; None
+            if it was not checked.
+    """
+
+    path: Path
+    opset: int
+    difference: float | None
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    image_size: int | tuple[int, int],
+    *,
+    channels: int = 3,
+    batch: int | None = None,
+    opset: int | None = None,
+    check: bool = True,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Writes `model`, in evaluation mode, as an ONNX file with the input `images` and the output `logits`.
+
+    It is one file; weights of more than 2 GB go to a second one beside it, `<name>.data`, which ONNX needs then.
+
+    Args:
+        model: maps (N, channels, H, W) to one tensor. It is left as it was.
+        path: of the file.
+        image_size: H and W of the input, or the side of square images, in pixels.
+        channels: of the input; 3 for images, C for an attention module alone.
+        batch: N of the input; None lets it take any N.
+        opset: the version of ONNX's operators; None leaves it to torch.
+        check: run the file with onnxruntime on random images, at two batch sizes unless `batch` is given, and compare.
+        metadata: goes into the file's metadata_props beside the version of regard: text as it is, anything else as
+            JSON.
+        overwrite: replace a file that is there.
+
+    Raises:
+        InputError: a package that is needed is not installed, `path` is taken, torch cannot export the model, or
+            onnxruntime's output deviates by more than 1e-4 of torch's largest value. No file is left then.
+    """
+    path = Path(path)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width, channels) < 1 or (batch is not None and batch < 1):
+        raise InputError(f"an input of {(batch or 'N', channels, height, width)} is not possible; numbers are positive")
+    _check_installed(("onnx", "onnxscript", *(("onnxruntime",) if check else ())))
+    if path.exists() and (not overwrite or not path.is_file()):
+        raise InputError(f"{path} exists already; replace it (--overwrite) or choose another (--out)")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent}")
+    shape = (channels, height, width)
+    like = next(model.parameters(), torch.empty(0))
+    with evaluation_mode(model), torch.no_grad():
+        example = torch.randn(batch or 2, *shape, device=like.device, dtype=like.dtype)
+        program = _program(model, example, batch is None, opset)
+        for key, value in {"regard": __version__, **(metadata or {})}.items():
+            program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+        weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+        with _moved_once_whole(path) as aside:
+            program.save(aside, external_data=weights > _ONE_FILE)
+            difference = None
+            if check:
+                batches = _CHECKED_BATCHES if batch is None else (batch,)
+                difference = max(_difference(model, aside, torch.randn(n, *shape).to(like)) for n in batches)
+                if not difference <= TOLERANCE:
+                    raise InputError(
+                        f"onnxruntime's output deviates from torch's by {difference:.1e} of its largest value, over "
+                        f"{TOLERANCE:.0e}; {path} is not written (another --opset may help)"
+                    )
+    return Exported(path, int(program.model.opset_imports[""]), difference)
+
+
+def _check_installed(packages: tuple[str, ...]) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise InputError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'regard[export]'")
+
+
+def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | None) -> torch.onnx.ONNXProgram:
+    shapes = ({0: torch.export.Dim("batch")},) if any_batch else None
+    try:
+        with ops.reference(), _quiet():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=shapes,
+                opset_version=opset,
+                verbose=False,
+            )
+    except Exception as error:  # torch.export and its translation each have errors of their own
+        reason = error.__cause__ or error
+        raise InputError(
+            f"torch cannot export {type(model).__name__} to ONNX: {type(reason).__name__}: {first_line(reason)}"
+        ) from error
+    assert program is not None  # as dynamo=True
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what the exporter says to those who develop it."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _moved_once_whole(path: Path) -> Iterator[Path]:
+    """Gives a place of the same name to write to, and moves what was written there to `path` at the end.
+
+    A folder of its own, because a second file, of weights, is found by its name.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield Path(folder) / path.name
+        written = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)  # the weights first
+        for file in written:
+            os.replace(file, path.with_name(file.name))
+
+
+def _difference(model: nn.Module, path: Path, images: Tensor) -> float:
+    onnxruntime = import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {INPUT: images.cpu().numpy()})
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
+    expected = model(images).cpu()
+    if found.shape != tuple(expected.shape):
+        return float("inf")
+    return float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

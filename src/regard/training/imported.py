@@ -1,0 +1,232 @@
+"""Weights from elsewhere, in a safetensors file that says what network they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from regard import models
+from regard.errors import InputError
+from regard.training.recipe import ModelRecipe
+from regard.training.run import Preprocessing, Run, Weights, build_network
+from regard.version import __version__
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A file of weights that `import_weights` made.
+
+    Its metadata hold the network, the number of its classes and, where they are known, their names, and how images
+    have to come to it.
+    """
+
+    path: Path
+    network: ModelRecipe
+    class_count: int
+    classes: tuple[str, ...] | None
+    """The names of the classes in the order of the logits; None if they are not known."""
+    preprocessing: Preprocessing
+
+    @classmethod
+    def open(cls, path: str | Path) -> Imported:
+        """An existing file.
+
+        Raises:
+            InputError: there is no such file, or it was not made by `import_weights`.
+        """
+        path = Path(path)
+        notes = models.read_notes(path)
+        try:
+            network = ModelRecipe(**notes["network"])
+            names, count = notes["class_names"], int(notes["classes"])
+            classes = None if names is None else tuple(map(str, names))
+            given = notes["preprocessing"]
+            mean, std = (_channels(given[name]) for name in ("mean", "std"))
+            return cls(path, network, count, classes, Preprocessing(mean, std, given["size"]))
+        except (KeyError, TypeError, ValueError) as error:
+            if (path.parent / "recipe.yaml").is_file():
+                raise InputError(f"{path} is part of a run; name its folder, {path.parent}") from error
+            raise InputError(
+                f"{path} does not say what network its weights belong to; `regard import {path} --model NAME --out …` "
+                "makes a file that does"
+            ) from error
+
+    @property
+    def source(self) -> str:
+        """What a person calls it by."""
+        return str(self.path)
+
+    def bias_report(self, which: Weights = "last") -> Path:
+        """Where the report on where it looks goes."""
+        return self.path.with_suffix(".bias.json")
+
+    def weights(self, which: Weights = "last") -> Path:
+        """The file of weights.
+
+        Raises:
+            InputError: the best ones are asked for: there is one set of weights only.
+        """
+        if which != "last":
+            raise InputError(f"{self.path} holds one set of weights; leave --weights {which} out")
+        return self.path
+
+    def model(self, which: Weights = "last") -> nn.Module:
+        """The network, in evaluation mode, on the CPU.
+
+        Raises:
+            InputError: the weights are cut short or do not fit the network that the file names.
+        """
+        state = models.read_checkpoint(self.weights(which))
+        model = build_network(self.network, self.class_count, pretrained=False)
+        models.load_weights(model, state, str(self.path))
+        return model.eval()
+
+
+Trained = Run | Imported
+"""A trained network from anywhere: both have `source`, `network`, `class_count`, `classes`, `preprocessing`,
+`model(which)`, `weights(which)` and `bias_report(which)`."""
+
+
+def open_trained(source: str | Path) -> Trained:
+    """A run folder or an imported file.
+
+    Raises:
+        InputError: it is neither.
+    """
+    path = Path(source)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise InputError(f"{path} is no run folder and no imported .safetensors file; `regard import` makes one")
+        return Imported.open(path)
+    return Run.open(path)
+
+
+def import_weights(
+    checkpoint: str | Path,
+    network: ModelRecipe,
+    out: str | Path,
+    *,
+    classes: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+    preprocessing: Preprocessing | None = None,
+    overwrite: bool = False,
+) -> Imported:
+    """Reads a checkpoint into a network and writes it as a file that says what it is.
+
+    Args:
+        checkpoint: of one of the published codes, or a state dict of the same network; see `models.load_official`.
+        network: the network it belongs to.
+        out: the file to write, `.safetensors`.
+        classes: how many; None: as many as there are names or, without names, as the last matrix has rows.
+        class_names: in the order of the logits.
+        preprocessing: how images have to come to the network; what is None in it is taken from timm's description of
+            the network, if it has one.
+        overwrite: replace a file that is there.
+
+    Raises:
+        InputError: the checkpoint cannot be read safely or does not fit the network, its values or its logits of a
+            black image are no numbers, or `out` is there already. Nothing is written then.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    if out.suffix != ".safetensors":
+        raise InputError(f"the file to write is {out}; its name has to end in .safetensors")
+    if not out.parent.is_dir():
+        raise InputError(f"there is no folder {out.parent}")
+    if out.exists() and (not overwrite or not out.is_file()):
+        raise InputError(f"{out} exists already; replace it (--overwrite) or choose another (--out)")
+    content = models.read_checkpoint(checkpoint)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{checkpoint} holds no state dict")
+    count = _count(checkpoint, content, classes, class_names)
+    network = replace(network, pretrained=False)
+    try:
+        model = models.load_official(build_network(network, count), content).eval()
+    except InputError as error:
+        raise InputError(str(error).replace("the checkpoint", str(checkpoint), 1)) from error
+    asked = preprocessing or Preprocessing()
+    known = described_preprocessing(model)
+    preprocessing = Preprocessing(asked.mean or known.mean, asked.std or known.std, asked.size or known.size)
+    check_numbers(model, preprocessing.size or 32, str(checkpoint))
+    notes = {
+        "regard": __version__,
+        "network": asdict(network),
+        "classes": count,
+        "class_names": class_names,
+        "preprocessing": asdict(preprocessing),
+        "imported_from": {"name": checkpoint.name, "sha256": sha256(checkpoint)},
+    }
+    models.write_weights(model, out, notes)
+    return Imported.open(out)
+
+
+def described_preprocessing(model: nn.Module) -> Preprocessing:
+    """What is known of how images come to a network of this kind: of timm's, what timm says; of ImageNet, its usual."""
+    if isinstance(model, models.PreActResNet):
+        return Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
+    about = getattr(model, "pretrained_cfg", None)
+    if not about:
+        return Preprocessing()
+    size = about.get("input_size")
+    return Preprocessing(_channels(about.get("mean")), _channels(about.get("std")), size[-1] if size else None)
+
+
+def described_classes(name: str) -> int | None:
+    """How many classes the network of timm called `name` has, if timm says so."""
+    about = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return about.num_classes if about else None
+
+
+@torch.no_grad()
+def check_numbers(model: nn.Module, size: int, source: str) -> None:
+    """Whether all values of `model` and its logits of a black image are numbers.
+
+    Raises:
+        InputError: some are infinite or no number.
+    """
+    bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        names = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
+        raise InputError(
+            f"{source} holds values that are infinite or no number, in {len(bad)} of its tensors ({names})"
+        )
+    if not torch.isfinite(model(torch.zeros(1, 3, size, size))).all():
+        raise InputError(f"{source} gives logits that are infinite or no number for a black image of {size} pixels")
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _count(
+    checkpoint: Path, content: Mapping[str, Any], classes: int | None, class_names: tuple[str, ...] | None
+) -> int:
+    if class_names is not None and classes not in (None, len(class_names)):
+        raise InputError(f"{len(class_names)} classes are named, and --classes says {classes}")
+    count = len(class_names) if class_names is not None else classes
+    found = models.count_classes(content)
+    if count is None:
+        if found is None:
+            raise InputError(f"the number of classes cannot be told from {checkpoint}; give it (--classes)")
+        return found
+    if found not in (None, count):
+        raise InputError(f"{checkpoint} has {found} classes, not {count}")
+    return count
+
+
+def _channels(values: Any) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
+    red, green, blue = map(float, values)
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError("no numbers")
+    return red, green, blue

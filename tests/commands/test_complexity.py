@@ -1,0 +1,103 @@
+"""`regard complexity`, as a person types it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from regard import models
+from regard.cli import main
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = main(["complexity", *arguments])
+    return status, *capsys.readouterr()
+
+
+def test_a_table_of_counts_with_footnotes(capsys) -> None:
+    status, out, err = run(capsys, "resnet50", "wrn-10-1", "--attention=se,shuffle", "--latency=false")
+    assert (status, err) == (0, "")
+    lines = {tuple(line.split()[:2]): line for line in out.splitlines() if line.strip()}
+    assert lines["resnet50", "none"].split() == ["resnet50", "none", "224", "25.557", "4.089", "4.122"]
+    assert lines["resnet50", "se"].split()[3:] == ["28.088", "+9.90%", "4.092", "+0.06%", "4.130", "+0.19%"]
+    assert lines["resnet50", "shuffle"].split()[2:5] == ["[1]", "224", "25.558"]
+    assert lines["wrn-10-1", "shuffle"].split()[2:] == ["[2]", "32", "–", "–", "–"]
+    words = " ".join(out.split())
+    assert "[1] resnet50 with shuffle: SA-Net, arXiv 2102.00240 prints 25.557 M parameters" in words
+    assert "[2] wrn-10-1 with shuffle: shuffle attention cuts its 64 groups" in words
+    assert "inference" not in out
+
+
+def test_measured_as_csv_and_as_a_table(capsys) -> None:
+    options = ["--attention=se", "--image_size=16", "--classes=5", "--batch=2", "--repeats=2", "--device=cpu"]
+    status, out, err = run(capsys, "wrn-10-0.5", *options, "--format=csv")
+    assert (status, err) == (0, "")
+    plain, with_se = csv.DictReader(io.StringIO(out))
+    assert (plain["attention"], with_se["attention"], with_se["image_size"]) == ("none", "se", "16")
+    cost = models.complexity(models.create("wrn-10-0.5", 5, attention="se"), 16)
+    assert int(with_se["parameters"]) == cost.parameters and int(with_se["multiply_adds"]) == cost.multiply_adds
+    assert plain["parameters_overhead"] == ""
+    ratio = float(with_se["training_step_s"]) / float(plain["training_step_s"])
+    assert float(with_se["training_step_s_overhead"]) == pytest.approx(100 * (ratio - 1))
+    assert float(plain["inference_s_low"]) <= float(plain["inference_s"]) <= float(plain["inference_s_high"])
+    assert int(plain["training_step_bytes"]) > int(plain["inference_bytes"]) > 0
+    status, out, _ = run(capsys, "wrn-10-0.5", *options)
+    assert status == 0 and "inference" in out and "±" in out and "2 images in float32 on cpu" in out
+
+
+def test_json_has_the_breakdown(capsys, tmp_path) -> None:
+    path = tmp_path / "costs.json"
+    options = ["--attention=all", "--stages=3", "--gate=sub-attention-1", "--latency=false", "--format=json"]
+    status, out, _ = run(capsys, "cifar-resnet11", *options, f"--out={path}")
+    assert (status, out) == (0, "")
+    report = json.loads(path.read_text())
+    assert (report["gate"], report["stages"]) == ("sub-attention-1", [3])
+    rows = {row["attention"]: row for row in report["rows"]}
+    plain, with_se = rows["none"]["operations"], rows["se"]["operations"]
+    assert with_se["spatial pooling"] - plain["spatial pooling"] == 256 * 8 * 8
+    assert with_se["matrix product"] - plain["matrix product"] == 2 * 256 * 16
+    assert with_se["other activation"] == 2 * 256  # both factors of the gate
+    assert with_se["convolution"] == plain["convolution"] == rows["se"]["multiply_adds"] - with_se["matrix product"]
+    assert {"se", "cbam", "eca", "sge", "shuffle", "simam"} < set(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name the network"),
+        (["resnt50"], "did you mean"),
+        (["wrn-10-1", "resnt50"], "unknown network 'resnt50'"),
+        (["wrn-10-1", "--attention=se,see"], "unknown attention module 'see'"),
+        (["wrn-10-1", "--gate=tanh"], "unknown gate 'tanh'"),
+        (["wrn-10-1", "--attention=se", "--stages=four"], "--stages are numbers"),
+        (["wrn-10-1", "--attention=se", "--stages=4"], "stages 1 to 3, not 4"),
+        (["wrn-10-1", "--attention=shuffle"], "no module goes into any of the networks"),
+        (["vgg11", "--image_size=8"], "does not take an image of 8 x 8"),
+        (["wrn-10-1", "--image_size=0"], "at least 1 pixel"),
+        (["wrn-10-1", "--classes=0"], "at least 1 class"),
+        (["wrn-10-1", "--batch=0"], "at least 1, not 0"),
+        (["wrn-10-1", "--device=gpu"], "device 'gpu'"),
+        (["wrn-10-1", "--dtype=float8"], "float8"),
+        (["wrn-10-1", "--format=xml"], "xml"),
+        (["wrn-10-1", "--atention=se"], "did you mean --attention?"),
+        (["wrn-10-1", "--out=none/costs.csv"], "no folder 'none'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_line(capsys, tmp_path, monkeypatch, arguments, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert words in err, err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_help(capsys) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["complexity", "--help"])
+    assert left.value.code == 0
+    assert "--attention" in capsys.readouterr().out

@@ -1,0 +1,134 @@
+"""ONNX files: onnxruntime computes what torch computes, for every attention module, alone and in a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from regard import InputError, attention, deployment, models
+from regard.deployment import onnx_file
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+# What a module needs for few channels, or to have a gate.
+OPTIONS: dict[str, dict] = {"shuffle": {"groups": 4}, "sge": {"groups": 4}, "gc": {"fusion": "scale"}}
+GATES = ("sigmoid", attention.SubAttention(1))
+
+
+def stirred(model: nn.Module) -> nn.Module:
+    """With values at which every parameter counts: many modules start where theirs do nothing."""
+    draw = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(torch.randn(module.num_features, generator=draw) / 4)
+            module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=draw))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += torch.randn(parameter.shape, generator=draw) / 4
+    return model
+
+
+def agrees(path: Path, model: nn.Module, *batches: torch.Tensor) -> None:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["images"]
+    assert [o.name for o in session.get_outputs()] == ["logits"]
+    for images in batches:
+        (found,) = session.run(None, {"images": images.numpy()})
+        with torch.no_grad():
+            expected = model.eval()(images).numpy()
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("gate", GATES, ids=["sigmoid", "sub-attention"])
+def test_modules_without_a_network(gate, tmp_path) -> None:
+    layers = [attention.create(name, 32, gate=gate, **OPTIONS.get(name, {})) for name in attention.names()]
+    chain = stirred(nn.Sequential(*layers))
+    deployment.export_onnx(chain, tmp_path / "layers.onnx", (6, 8), channels=32, check=False)
+    agrees(tmp_path / "layers.onnx", chain, torch.randn(1, 32, 6, 8), torch.randn(5, 32, 6, 8))
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_every_module_in_a_network(name, tmp_path) -> None:
+    model = models.create("wrn-10-0.5")
+    for stage, gate in zip((2, 3), GATES, strict=True):
+        attention.attach(model, name, stages=[stage], gate=gate, **OPTIONS.get(name, {}))
+    written = deployment.export_onnx(stirred(model), tmp_path / "net.onnx", 16)
+    assert written.difference is not None and written.difference <= 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.fixture(scope="module")
+def small() -> nn.Module:
+    return stirred(models.create("wrn-10-0.5", 3))
+
+
+def test_what_is_in_the_file(small, tmp_path) -> None:
+    small.train()
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    written = deployment.export_onnx(
+        small,
+        str(tmp_path / "net.onnx"),
+        16,
+        batch=2,
+        opset=18,
+        metadata={"classes": ["cat", "dog", "é"], "source": "x"},
+    )
+    assert all(module.training for module in small.modules())
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+    proto = onnx.load(tmp_path / "net.onnx")
+    about = {entry.key: entry.value for entry in proto.metadata_props}
+    assert json.loads(about["classes"]) == ["cat", "dog", "é"] and about["source"] == "x" and about["regard"]
+    shape = proto.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in shape] == [2, 3, 16, 16]
+    assert written.opset == 18 == next(entry.version for entry in proto.opset_import if entry.domain == "")
+    agrees(tmp_path / "net.onnx", small, torch.randn(2, 3, 16, 16))
+
+
+def test_weights_too_large_for_one_file(small, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(onnx_file, "_ONE_FILE", 1000)
+    deployment.export_onnx(small, tmp_path / "net.onnx", 16)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
+    agrees(tmp_path / "net.onnx", small, torch.randn(4, 3, 16, 16))
+
+
+class Forgetful(nn.Module):
+    """Computes something else when it is exported."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)) * (1.01 if torch.compiler.is_exporting() else 1)
+
+
+class Branching(nn.Module):
+    """Goes by the values of its input, which no graph can."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images if images.sum().item() > 0 else -images
+
+
+def test_what_goes_wrong_leaves_no_file(small, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_text("here before")
+    cases = (
+        (small, {}, "exists already"),
+        (Forgetful(), {"overwrite": True}, r"deviates from torch's by 1\.0e-02"),
+        (Branching(), {"overwrite": True}, "cannot export Branching"),
+        (small, {"overwrite": True, "batch": 0}, "positive"),
+    )
+    for model, options, words in cases:
+        with pytest.raises(InputError, match=words) as caught:
+            deployment.export_onnx(model, path, 16, **options)
+        assert "\n" not in str(caught.value)
+        assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("net.onnx", "here before")]
+    with pytest.raises(InputError, match="no folder"):
+        deployment.export_onnx(small, tmp_path / "none" / "net.onnx", 16)
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs onnx, onnxscript, onnxruntime; .* 'regard\[export\]'"):
+        deployment.export_onnx(small, tmp_path / "other.onnx", 16)

@@ -1,0 +1,264 @@
+"""What networks cost: counted by hand, as published, and measured."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from regard import InputError, attention, models
+
+# SA-Net, arXiv 2102.00240: parameters in millions and GFLOPs, as printed.
+SA_NET = {
+    ("resnet50", None): ("25.557", "4.122"),
+    ("resnet50", "se"): ("28.088", "4.130"),
+    ("resnet50", "cbam"): ("28.090", "4.139"),
+    ("resnet50", "sge"): ("25.559", "4.127"),
+    ("resnet50", "eca"): ("25.557", "4.127"),
+    ("resnet50", "shuffle"): ("25.557", "4.125"),
+    ("resnet101", None): ("44.549", "7.849"),
+    ("resnet101", "se"): ("49.327", "7.863"),
+    ("resnet101", "cbam"): ("49.330", "7.879"),
+    ("resnet101", "sge"): ("44.553", "7.858"),
+    ("resnet101", "eca"): ("44.549", "7.858"),
+    ("resnet101", "shuffle"): ("44.551", "7.854"),
+}
+
+
+class Network(nn.Module):
+    """A network of one function and the modules it uses."""
+
+    def __init__(self, forward, **parts: nn.Module) -> None:
+        super().__init__()
+        self.run = forward
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def test_every_kind_by_hand() -> None:
+    def forward(net, x):  # (1, 3, 8, 6)
+        x = F.relu(net.norm(net.conv(x)))  # (1, 4, 4, 3)
+        x = F.group_norm(x, 2) * torch.sigmoid(x.mean(1, keepdim=True))
+        line = net.line(x.mean((2, 3))[:, None])[:, 0]  # (1, 4)
+        x = F.max_pool2d(x, 2)  # (1, 4, 2, 1)
+        return net.fc(line + x.amax((2, 3)))  # (1, 5)
+
+    net = Network(
+        forward,
+        conv=nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        norm=nn.BatchNorm2d(4),
+        line=nn.Conv1d(1, 1, 3, padding=1, bias=False),
+        fc=nn.Linear(4, 5),
+    )
+    cost = models.complexity(net, (8, 6))
+    features = 4 * 4 * 3
+    assert cost.parameters == (3 * 4 * 9 + 4) + 8 + 3 + 25
+    assert cost.operations == {
+        "convolution": 3 * 9 * features,
+        "1-d convolution": 3 * 4,
+        "convolution bias": features,
+        "matrix product": 4 * 5,
+        "batch norm": 2 * features,
+        "other norm": features,
+        "rectifier": features,
+        "other activation": 4 * 3,
+        "spatial pooling": features + features + 8,  # mean, max pooling, largest value
+        "other reduction": features,
+        "elementwise": features + 4 + 5,  # product with the gate, sum of both branches, bias of fc
+    }
+    assert cost.calls["spatial pooling"] == 3 and cost.calls["convolution"] == 1
+    assert cost.multiply_adds == 27 * features + 12 + 20
+    assert cost.published_flops == 27 * features + features + 20 + 2 * features + features + 2 * features + 8
+
+
+def test_a_mean_that_centres_is_no_pooling() -> None:
+    cost = models.complexity(Network(lambda _, x: x - x.mean((2, 3), keepdim=True)), 4)
+    assert cost.operations.get("spatial pooling", 0) == 0
+    assert cost.operations["other norm"] == cost.operations["elementwise"] == 48
+    rows = models.complexity(Network(lambda _, x: x.mean(3) * 2), 4)
+    assert rows.operations == {"spatial pooling": 48, "elementwise": 12}
+
+
+def test_what_is_not_counted_is_named() -> None:
+    cost = models.complexity(Network(lambda _, x: torch.cat((x, x), 1).reshape(2, -1).cumsum(1)), 4)
+    assert cost.uncounted == {"cat": 1, "cumsum": 1}
+    assert cost.multiply_adds == cost.published_flops == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("mobilenetv3_small_050", 64), ("vit_tiny_patch16_224", 224), ("convnext_atto", 64)]
+)
+def test_multiply_adds_are_those_of_torch(name, size) -> None:
+    model = models.create(name).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as theirs:
+        model(torch.zeros(1, 3, size, size))
+    assert models.complexity(model, size).multiply_adds == theirs.get_total_flops() // 2
+
+
+def test_transposed_and_grouped_convolutions() -> None:
+    up = nn.ConvTranspose2d(3, 6, 4, stride=2, groups=3, bias=False)
+    assert models.complexity(up, 5).multiply_adds == 3 * 25 * 2 * 16
+    assert models.complexity(nn.Conv2d(3, 6, 3, groups=3, bias=False), 5).multiply_adds == 6 * 9 * 9
+
+
+def test_counting_without_values_and_with_values_agree_and_leave_the_network_alone() -> None:
+    def looks(net, x):
+        if float(x.sum()) > 1e9:  # not to be known without values
+            raise AssertionError
+        return net.inner(x)
+
+    model = models.create("cifar-resnet11", attention="se").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cost = models.complexity(model, 16)
+    forced = models.complexity(Network(looks, inner=model), 16)
+    assert (forced.parameters, forced.multiply_adds) == (cost.parameters, cost.multiply_adds)
+    assert forced.published_flops == cost.published_flops
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_size_that_does_not_fit() -> None:
+    with torch.device("meta"):
+        model = models.create("vgg11")
+    with pytest.raises(InputError, match="VGG does not take an image of 8 x 8"):
+        models.complexity(model, 8)
+
+
+@pytest.mark.parametrize("network", ["resnet50", "resnet101"])
+def test_sa_nets_table(network) -> None:
+    modules = [name for of, name in SA_NET if of == network and name]
+    rows = models.count_costs([network], modules)
+    assert len(rows) == 6
+    for row in rows:
+        cost = row.complexity
+        parameters, gflops = SA_NET[network, row.attention]
+        assert (row.published.parameters, row.published.gflops) == (parameters, gflops)
+        assert f"{cost.published_flops / 1e9:.3f}" == gflops, row.attention
+        if (network, row.attention) == ("resnet50", "shuffle"):
+            assert cost.parameters == 25_557_740  # 25.558; the footnote says what the paper counts
+            assert "prints 25.557 M parameters: by its abstract" in row.note and "708" in row.note
+        else:
+            assert f"{cost.parameters / 1e6:.3f}" == parameters, row.attention
+            assert row.note == ""
+
+
+def test_published_numbers_belong_to_what_was_published() -> None:
+    def row(module, *, gate="sigmoid", stages=None, image_size=224, classes=1000):
+        return models.Cost("resnet50", module, attention.parse_gate(gate), stages, image_size, classes).published
+
+    assert row("se").gflops == "4.130" and row(None, stages=(4,)).gflops == "4.122"
+    assert row("se", image_size=64) is row("se", classes=10) is row("simam") is None
+    assert row("se", gate="sub-attention-1") is row("se", stages=(4,)) is None
+
+
+def test_costs_side_by_side() -> None:
+    rows = models.count_costs(["wrn-10-1", "resnet18"], ["se", "shuffle"], classes=7)
+    assert [(row.network, row.attention) for row in rows] == [
+        ("wrn-10-1", None),
+        ("wrn-10-1", "se"),
+        ("wrn-10-1", "shuffle"),
+        ("resnet18", None),
+        ("resnet18", "se"),
+        ("resnet18", "shuffle"),
+    ]
+    assert [row.image_size for row in rows] == [32] * 3 + [224] * 3
+    small, with_se, with_shuffle = rows[:3]
+    assert with_se.base is small and with_se.problem == ""
+    assert with_se.complexity.parameters - small.complexity.parameters == sum(
+        sum(p.numel() for p in attention.create("se", channels).parameters()) for channels in (16, 32, 64)
+    )
+    assert with_shuffle.complexity is None and "64 groups" in with_shuffle.problem
+    assert rows[5].problem and rows[3].complexity.parameters == 11_180_103
+
+
+def test_measuring_enters_time_and_memory() -> None:
+    rows = models.count_costs(["wrn-10-0.5"], ["se", "shuffle"], image_size=8)
+    models.measure_costs(rows, batch=2, repeats=2)
+    plain, with_se, with_shuffle = rows
+    assert with_shuffle.latency is None and with_shuffle.peak_memory is None
+    for row in (plain, with_se):
+        assert len(row.latency.inference.seconds) == len(row.latency.training_step.seconds) == 2
+        assert row.latency.inference.median > 0
+        assert 0 < row.peak_memory.inference < row.peak_memory.training_step
+
+
+def test_networks_take_turns_and_are_left_as_they_were() -> None:
+    turns = []
+
+    def named(name, seconds):
+        def forward(net, x):
+            turns.append((name, net.training, torch.is_grad_enabled()))
+            time.sleep(seconds)
+            return net.norm(x).mean((2, 3)) * net.fc.weight[0, 0]
+
+        return Network(forward, norm=nn.BatchNorm2d(3), fc=nn.Linear(1, 1))
+
+    networks = {"quick": named("quick", 0.0), "slow": named("slow", 0.02)}
+    networks["slow"].norm.eval()
+    before = {name: {k: v.clone() for k, v in net.state_dict().items()} for name, net in networks.items()}
+    found = models.latency(networks, torch.randn(4, 3, 6, 6), repeats=3, warmup=1)
+    one_round = ["quick", "slow"]
+    assert turns == [(n, False, False) for n in one_round * 4] + [(n, True, True) for n in one_round * 4]
+    assert len(found["slow"].inference.seconds) == 3
+    assert found["slow"].inference.median >= 0.02 and found["slow"].training_step.median >= 0.02
+    assert found["quick"].inference.median < found["slow"].inference.median
+    for name, net in networks.items():
+        assert all(torch.equal(before[name][k], v) for k, v in net.state_dict().items())
+        assert all(p.grad is None for p in net.parameters())
+    assert networks["quick"].norm.training and not networks["slow"].norm.training and networks["slow"].training
+
+
+def test_times_say_where_the_middle_half_lies() -> None:
+    times = models.Times((5.0, 1.0, 2.0, 4.0, 3.0))
+    assert times.median == 3.0 and times.quartiles == (2.0, 4.0)
+    assert models.Times((2.0,)).quartiles == (2.0, 2.0)
+
+
+def test_peak_memory_by_hand() -> None:
+    def forward(net, x):
+        return (x * net.scale.weight[0, 0]).exp().flatten(1)
+
+    images = torch.randn(4, 3, 64, 64)
+    size = images.numel() * 4
+    found = models.peak_memory(Network(forward, scale=nn.Linear(1, 1)), images)
+    # the product and its exponential
+    assert 2 * size <= found.inference < 2 * size + 1024
+    # saved: the exponential and its log-softmax; besides, the gradients of the latter and of the former
+    assert 4 * size <= found.training_step < 4 * size + 1024
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: models.count_costs(["resnt50"]), "did you mean"),
+        (lambda: models.count_costs(["wrn-10-1"], ["see"]), "unknown attention module 'see'"),
+        (lambda: models.count_costs(["wrn-10-1"], ["se"], gate="tanh"), "unknown gate 'tanh'"),
+        (lambda: models.count_costs(["wrn-10-1"], image_size=0), "at least 1 pixel, not 0"),
+        (lambda: models.count_costs(["wrn-10-1"], classes=0), "at least 1 class"),
+        (lambda: models.count_costs(["vgg11"], image_size=8), "vgg11: VGG does not take an image of 8 x 8"),
+        (lambda: models.count_costs(["wrn-10-1"], ["se"], stages=(5,)), "stages 1 to 3, not 5"),
+        (lambda: models.count_costs(["wrn-10-1"], ["shuffle"]), "no module goes into any of the networks"),
+        (lambda: models.measure_costs([], batch=0), "at least 1 image, not 0"),
+        (lambda: models.latency({}, torch.zeros(1, 3, 8, 8), repeats=0), "at least 1 repeat"),
+        (
+            lambda: models.peak_memory(nn.Identity(), torch.zeros(1, 3, 8, 8, device="meta")),
+            "cpu and cuda, not on meta",
+        ),
+        (
+            lambda: models.latency({"a": models.create("wrn-10-1")}, torch.zeros(2, 4, 8, 8)),
+            "inference of WideResNet on 2 images of 8 x 8 in float32 is not to be had",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line(call, words) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert words in str(caught.value), str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,226 @@
+"""Weights from elsewhere on the command line: imported once, taken by every other command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from regard import InputError, attention, data, models, training
+from regard.cli import main
+from regard.training.teacher import load_teacher
+
+SE = ["--attention=se", "--gate=sub-attention", "--attention_stages=[3]"]
+CLUTTER = ["--data.name=clutter", "--data.options={train: 20, test: 40}", "--device=cpu"]
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = main(list(arguments))
+    return status, *capsys.readouterr()
+
+
+def lsas() -> torch.nn.Module:
+    return models.create("cifar-resnet11", attention="se", gate=attention.SubAttention(1), attention_stages=(3,))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(here) -> dict[str, torch.Tensor]:
+    """`best.pth.tar` as LSAS saves it; gives the state of the network in it."""
+    torch.manual_seed(0)
+    state = lsas().state_dict()
+    published = {f"module.{k.replace('.attention', '').replace('.gate', '')}": v for k, v in state.items()}
+    torch.save({"epoch": 164, "state_dict": published, "best_acc": 94.2}, here / "best.pth.tar")
+    return state
+
+
+def test_import_then_everything_else(here, checkpoint, capsys) -> None:
+    status, out, _ = run(capsys, "import", "best.pth.tar", "--model=cifar-resnet11", *SE, "--out=lsas.safetensors")
+    assert status == 0
+    parameters = sum(p.numel() for p in lsas().parameters())
+    assert f"cifar-resnet11 with se (sub-attention), 10 classes, {parameters:,} parameters" in out
+    assert sha256((here / "lsas.safetensors").read_bytes()).hexdigest() in out
+    assert all(torch.equal(v, checkpoint[k]) for k, v in load_file(here / "lsas.safetensors").items())
+    with safe_open(here / "lsas.safetensors", "pt") as file:
+        assert list(file.metadata()) == ["notes"]
+    imported = training.Imported.open("lsas.safetensors")
+    assert (imported.network.gate, imported.network.attention_stages) == ("sub-attention", [3])
+    assert (imported.class_count, imported.classes, imported.preprocessing) == (10, None, training.Preprocessing())
+    assert all(torch.equal(v, checkpoint[k]) for k, v in imported.model().state_dict().items())
+
+    status, out, _ = run(capsys, "evaluate", "lsas.safetensors", *CLUTTER)
+    score = training.evaluate(imported.model(), data.Batches(data.clutter(train=20, test=40).test, 40))
+    assert status == 0 and "10 classes have no names" in out and f"accuracy {score.accuracy:.2%}" in out
+
+    assert run(capsys, "bias", "lsas.safetensors", *CLUTTER)[0] == 0
+    assert "lsas.safetensors" in json.dumps(json.loads((here / "lsas.bias.json").read_text()))
+    assert run(capsys, "bias", "lsas.safetensors", *CLUTTER, "--out=there.json")[0] == 0
+    assert (here / "there.json").read_bytes() == (here / "lsas.bias.json").read_bytes()
+
+
+def test_an_import_of_an_import_is_the_same_file(here, checkpoint, capsys) -> None:
+    first = ["import", "best.pth.tar", "--model=cifar-resnet11", *SE]
+    assert run(capsys, *first, "--out=a.safetensors")[0] == 0
+    assert run(capsys, *first, "--out=b.safetensors")[0] == 0
+    assert (here / "a.safetensors").read_bytes() == (here / "b.safetensors").read_bytes()
+    again = ["import", "a.safetensors", "--model=cifar-resnet11", *SE, "--out=c.safetensors"]
+    assert run(capsys, *again)[0] == 0
+    assert all(torch.equal(v, checkpoint[k]) for k, v in load_file(here / "c.safetensors").items())
+    assert run(capsys, *again)[0] == 2
+    assert run(capsys, *again, "--overwrite")[0] == 0
+
+
+def test_its_own_normalisation_and_class_names(here, capsys) -> None:
+    torch.manual_seed(0)
+    torch.save(models.create("wrn-10-0.5", 10).state_dict(), "net.pt")
+    (here / "names.txt").write_text("\n".join("0123456789") + "\n")
+    told = ["--class_names=names.txt", "--mean=[0.1,0.2,0.3]", "--std=[0.5,0.5,0.25]", "--size=32"]
+    assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", *told, "--out=net.safetensors")[0] == 0
+    imported = training.Imported.open("net.safetensors")
+    assert imported.classes == tuple("0123456789")
+    status, out, _ = run(capsys, "evaluate", "net.safetensors", *CLUTTER)
+    assert status == 0 and "its own mean and standard deviation" in out and "no names" not in out
+    test = data.clutter(train=20, test=40).test
+    images = test.images / 255
+    for i, (mean, std) in enumerate(zip((0.1, 0.2, 0.3), (0.5, 0.5, 0.25), strict=True)):
+        images[:, i] = (images[:, i] - mean) / std
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(imported.model()(images), test.labels)
+    assert f"loss {loss:.4f}" in out
+    assert f"loss {loss:.4f}" not in run(capsys, "evaluate", "net.safetensors", *CLUTTER, "--data.std=[1,1,1]")[1]
+
+
+def test_normalisation_of_timm_is_kept(here) -> None:
+    torch.save(models.create("resnet18", 4).state_dict(), "r.pth")
+    imported = training.import_weights("r.pth", training.ModelRecipe("resnet18"), "r.safetensors")
+    assert imported.preprocessing.mean == (0.485, 0.456, 0.406) and imported.preprocessing.size == 224
+    assert imported.class_count == 4
+
+
+@pytest.fixture(scope="module")
+def splits() -> data.Splits:
+    return data.clutter(train=64, test=20)
+
+
+def test_an_imported_teacher(here, splits, capsys) -> None:
+    """It teaches the same as the run its weights are from, whatever normalisation its student's images have."""
+    small = [
+        "--schedule.epochs=1",
+        "--device=cpu",
+        "--threads=1",
+        "--model.name=wrn-10-0.5",
+        "--schedule.batch_size=32",
+    ]
+    recipe = training.load_recipe(None, small)
+    training.train(recipe, "teacher", splits=splits)
+    stored = training.Run.open("teacher").recipe.data
+    told = training.Preprocessing(stored.mean, stored.std, 32)
+    names = splits.train.classes
+    training.import_weights(
+        "teacher/last.safetensors", recipe.model, "t.safetensors", class_names=names, preprocessing=told
+    )
+    transfer = ["--transfer.beta=10", "--transfer.alpha=0.5"]
+    for name, teacher in (("a", "teacher"), ("b", "t.safetensors")):
+        training.train(
+            training.load_recipe(None, [*small, *transfer, f"--transfer.teacher={teacher}"]), name, splits=splits
+        )
+    assert (here / "a/last.safetensors").read_bytes() == (here / "b/last.safetensors").read_bytes()
+    teach = training.TransferRecipe("t.safetensors", alpha=0.5)
+    said: list[str] = []
+    other = replace(splits.train, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
+    teacher = load_teacher(teach, other, said.append)
+    assert teacher is not None and "with its own mean" in said[0]
+
+    def normalised(mean, std):
+        return (splits.test.images / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    with torch.no_grad():
+        found = teacher(normalised(other.mean, other.std))
+        expected = training.open_trained("teacher").model()(normalised(stored.mean, stored.std))
+    assert torch.allclose(found, expected, atol=1e-5)
+    with pytest.raises(InputError, match="one set of weights"):
+        load_teacher(replace(teach, weights="best"), other, said.append)
+
+
+def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) -> None:
+    state = lsas().state_dict()
+    torch.save({**state, "fc.bias": torch.full((10,), math.nan)}, "nan.pt")
+    torch.save({**state, "bn1.weight": torch.full((16,), 1e38), "bn1.bias": torch.full((16,), 3e38)}, "huge.pt")
+    torch.save({"state_dict": state, "args": argparse.Namespace(lr=1)}, "asks.pt")
+    save_file(state, "bare.safetensors")
+    (here / "empty.txt").write_text("\n")
+    (here / "two.txt").write_text("cat\ndog\n")
+    model = ["--model=cifar-resnet11", *SE]
+    wide = ["--model=wrn-16-1"]
+    before = sorted(here.rglob("*"))
+    for arguments, words in (
+        (["import"], "name the checkpoint"),
+        (["import", "best.pth.tar"], "required: model"),
+        (["import", *model, "--out=x.safetensors"], "name the checkpoint"),
+        (["import", "none.pt", *model, "--out=x.safetensors"], "no checkpoint file none.pt"),
+        (["import", "best.pth.tar", *model, "--out=x.pt"], "has to end in .safetensors"),
+        (["import", "best.pth.tar", *model, "--out=no/x.safetensors"], "no folder no"),
+        (["import", "best.pth.tar", *model, "--out=bare.safetensors"], "exists already"),
+        (["import", "best.pth.tar", *wide, "--out=x.safetensors"], "best.pth.tar does not fit WideResNet"),
+        (["import", "best.pth.tar", *model, "--classes=7", "--out=x.safetensors"], "has 10 classes, not 7"),
+        (["import", "best.pth.tar", *model, "--class_names=two.txt", "--out=x.safetensors"], "10 classes, not 2"),
+        (["import", "best.pth.tar", *model, "--class_names=empty.txt", "--out=x.safetensors"], "names no classes"),
+        (["import", "best.pth.tar", *model, "--mean=[0,0,0]", "--out=x.safetensors"], "go together"),
+        (["import", "nan.pt", *model, "--out=x.safetensors"], "no number, in 1 of its tensors (fc.bias)"),
+        (["import", "huge.pt", *model, "--out=x.safetensors"], "gives logits that are infinite"),
+        (["import", "asks.pt", *model, "--out=x.safetensors"], "refused: argparse.Namespace"),
+        (["evaluate", "bare.safetensors", *CLUTTER], "does not say what network"),
+        (["evaluate", "best.pth.tar", *CLUTTER], "`regard import` makes one"),
+        (["export", "bare.safetensors", "--out=x.onnx"], "does not say what network"),
+        (["export", "--out=x.onnx"], "name the run folder, file or network"),
+        (["export", "wrn-10", "--out=x.onnx"], "unknown network 'wrn-10'"),
+    ):
+        status, _, err = run(capsys, *arguments)
+        assert status == 2, arguments
+        assert words in err and err.count("\n") == 1 and "Traceback" not in err, err
+        assert sorted(here.rglob("*")) == before
+
+
+def test_an_imported_file_on_other_data(here, capsys) -> None:
+    torch.save(models.create("wrn-10-0.5", 3).state_dict(), "net.pt")
+    assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", "--out=net.safetensors")[0] == 0
+    assert "trained for 3 classes, and clutter has 10" in run(capsys, "evaluate", "net.safetensors", *CLUTTER)[2]
+    assert "does not know its data" in run(capsys, "evaluate", "net.safetensors")[2]
+    assert "one set of weights" in run(capsys, "bias", "net.safetensors", *CLUTTER, "--weights=best")[2]
+
+
+def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    small = ["--schedule.epochs=1", "--device=cpu", "--threads=1", "--model.name=wrn-10-0.5"]
+    training.train(training.load_recipe(None, small), "run", splits=splits)
+    status, out, _ = run(capsys, "export", "run", "--out=run.onnx", "--weights=best")
+    assert status == 0 and "images (N, 3, 32, 32) with N any number" in out and "largest difference" in out
+    about = {entry.key: entry.value for entry in onnx.load("run.onnx").metadata_props}
+    assert json.loads(about["classes"]) == list("0123456789")
+    assert json.loads(about["mean"]) == pytest.approx(splits.train.mean)
+    network = training.Run.open("run").network
+    training.import_weights("run/last.safetensors", network, "net.safetensors")
+    assert run(capsys, "export", "net.safetensors", "--out=net.onnx", "--check=false", "--batch=4")[0] == 0
+    status, out, _ = run(capsys, "export", "wrn-10-0.5", "--attention=se", "--image_size=16", "--out=name.onnx")
+    assert status == 0 and "(N, 3, 16, 16)" in out
+    for arguments, words in (
+        (["export", "run", "--out=run.onnx"], "exists already"),
+        (["export", "run", "--attention=se", "--out=x.onnx"], "leave --attention out"),
+        (["export", "run/last.safetensors", "--out=x.onnx"], "part of a run; name its folder, run"),
+    ):
+        status, _, err = run(capsys, *arguments)
+        assert status == 2 and words in err and err.count("\n") == 1
+    assert not (here / "x.onnx").exists()
