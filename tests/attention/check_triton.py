@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from regard import attention
 from regard.attention import ops
 from regard.attention.ops import choice, gpu
 from regard.attention.ops.gpu import launch, tiles
@@ -25,7 +26,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 LAYOUTS = {"contiguous": torch.contiguous_format, "last": torch.channels_last}
 
 SHAPES = [(1, 2, 1, 1), (2, 6, 5, 7), (3, 16, 7, 9), (1, 64, 14, 14), (1, 4, 65, 67)]
-CUT = {"TILE": 64, "WHOLE": 0}
+CUT = {"TILE": 64, "WHOLE": 0, "NARROW": 0}
 FEATURES = [
     pytest.param({}, shape, torch.float32, layout, id=f"{shape}-{layout}") for shape in SHAPES for layout in LAYOUTS
 ]
@@ -301,18 +302,30 @@ def test_equal_input_gives_equal_bits_in_any_batch(layout) -> None:
         assert torch.equal(found[1:2], alone)
 
 
-def test_an_operation_takes_the_kernels(monkeypatch) -> None:
+@pytest.mark.parametrize("gated", ["sigmoid", "sub-attention-2"])
+@pytest.mark.parametrize("name", ["se", "srm", "cbam", "shuffle", "sge", "coord", "gc"])
+def test_modules_run_on_the_kernels(monkeypatch, name, gated) -> None:
     monkeypatch.setattr(choice, "_kernels", lambda device: KERNELS)
+    options = {"shuffle": {"groups": 2}, "sge": {"groups": 2}, "gc": {"fusion": "scale", "reduction": 2}}.get(name, {})
+    layer = attention.create(name, 8, gate=gated, **options).to(DEVICE)
+    with torch.no_grad():  # away from the start, where some gradients are 0
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
     x = features((2, 8, 5, 6), torch.float32, "contiguous").requires_grad_()
 
-    def run() -> tuple[Tensor, Tensor]:
-        y = ops.channel_gated(x, ["mean", "max"], lambda a, b: torch.sigmoid(a * b)[:, :, None, None])
-        return y, torch.autograd.grad(y.square().sum(), x)[0]
+    def run() -> list[Tensor]:
+        y = layer(x)
+        return [y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
 
     with ops.reference():
         expected = run()
-    for found, wanted in zip(run(), expected, strict=True):
-        check(found.detach(), wanted.detach().double())
+    launched = []
+    launch_one = launch._run
+    monkeypatch.setattr(launch, "_run", lambda kernel, *a, **k: (launched.append(kernel), launch_one(kernel, *a, **k)))
+    found = run()
+    assert launched or name == "coord"  # whose kernels are launched otherwise
+    for value, wanted in zip(found, expected, strict=True):
+        check(value.detach(), wanted.detach().double())
 
 
 def test_kernels_load() -> None:

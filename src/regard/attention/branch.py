@@ -167,7 +167,7 @@ class _Walk:
 
 
 def _operands(node: fx.Node) -> list[fx.Node]:
-    """The nodes that `node` is computed from; of a concatenation, what is put together."""
+    """The nodes that `node` is computed from, those in a list one by one, with repetitions."""
     found: list[fx.Node] = []
     fx.node.map_arg((node.args, node.kwargs), found.append)
     return found

@@ -713,16 +713,13 @@ void place_statistics(const Shape& s, const T* x, const typename Sum<T>::type* f
         int64_t* at = where + n * p + start;
         const S* fs = f + n * s.c;
         if (s.last) {
+            static thread_local Scratch<S> room;
+            S* row = room.of(s.c);
             for (int64_t i = 0; i < some; ++i) {
                 const T* line = x + (n * p + start + i) * s.c;
-                S sum = 0, best = widen(line[0]) * fs[0];
-                int64_t arg = 0;
-                for (int64_t c = 0; c < s.c; ++c) {
-                    const S v = widen(line[c]) * fs[c];
-                    sum += v;
-                    if (v > best || (v != v && best == best)) best = v, arg = c;
-                }
-                mean[i] = sum / S(s.c), top[i] = best, at[i] = arg;
+                for (int64_t c = 0; c < s.c; ++c) row[c] = widen(line[c]) * fs[c];
+                mean[i] = total(row, s.c) / S(s.c);
+                top[i] = largest(row, s.c, at + i);
             }
             return;
         }

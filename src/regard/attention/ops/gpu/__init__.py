@@ -28,7 +28,7 @@ them into pairs before it writes.
     plane gate              1 + 1.5    reads x, writes y; reads g and x, writes dx
     channel gates           1.5 + 2    statistics, scale; dot (g, x), combine (g; half a copy more if it reads x)
     cross gate              1.5 + 2    the same
-    group gate              1 + 1.5    while a group fits the registers of a program, else 2 + 3
+    group gate              1 + 1.5    while a group fits the registers of a program, else 2 + 2.5
     place gates (CBAM)      2 + 3      the statistics of planes and of places, scale; two dots, combine
     context gate            2 + 3      the logits, the pooling, the sum; its gradients
 """

@@ -1,7 +1,7 @@
 """Where the tiles of features lie in memory. C and P are the channels and places of an image, TC and TP of a tile.
 
 LAST says that the features are channels last; V is a power of two that divides C then, and P if not, so that rows of
-the tile are known to be aligned.
+the tile are known to be aligned. Offsets within an image have 32 bits, which saves registers, unless it is WIDE.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import triton.language as tl
 
 
 @triton.jit
-def aligned(C: tl.tensor, P: tl.tensor, V: tl.constexpr, LAST: tl.constexpr) -> tuple:
-    """C and P, one of them now a multiple of V in the eyes of the compiler."""
+def aligned(C: tl.tensor, P: tl.tensor, V: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr) -> tuple:
+    """C and P, one of them now a multiple of V in the eyes of the compiler; in 64 bits if WIDE."""
+    if WIDE:
+        C, P = C.to(tl.int64), P.to(tl.int64)
     if LAST:
         return C // V * V, P
     else:
@@ -33,12 +35,12 @@ def spot(C: tl.tensor, P: tl.tensor, TC: tl.constexpr, TP: tl.constexpr, LAST: t
 
 
 @triton.jit
-def offsets(n: tl.tensor, c: tl.tensor, p: tl.tensor, C: tl.tensor, P: tl.tensor, LAST: tl.constexpr) -> tl.tensor:
-    """(channels, places)"""
+def offsets(c: tl.tensor, p: tl.tensor, C: tl.tensor, P: tl.tensor, LAST: tl.constexpr) -> tl.tensor:
+    """(channels, places), from the start of the image."""
     if LAST:
-        return (n * P + p)[None, :] * C + c[:, None]
+        return p[None, :] * C + c[:, None]
     else:
-        return (n * C + c)[:, None] * P + p[None, :]
+        return c[:, None] * P + p[None, :]
 
 
 @triton.jit

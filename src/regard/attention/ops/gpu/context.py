@@ -17,16 +17,18 @@ def over_places(
     P: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, places = spot(C, TP, TC, TP, LAST)
+    x = x + n * C * P
     total = tl.zeros([TC, TP], tl.float32)
     for start in range(0, P, TP):
         p = start + places
         weight = taken(a, n * P + p, p < P)[None, :]
-        total += taken(x, offsets(n, c, p, C, P, LAST), inside(c < C, p, P)) * weight
+        total += taken(x, offsets(c, p, C, P, LAST), inside(c < C, p, P)) * weight
     tl.store(sums + n * C + c, tl.sum(total, 1), mask=c < C)
 
 
@@ -43,12 +45,14 @@ def context_combine(
     P: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, p = spot(C, P, TC, TP, LAST)
-    at, mask = offsets(n, c, p, C, P, LAST), inside(c < C, p, P)
+    g, dx = g + n * C * P, dx + n * C * P
+    at, mask = offsets(c, p, C, P, LAST), inside(c < C, p, P)
     plane, place, channel, spread = n * C + c, n * P + p, c < C, p < P
     d = taken(g, at, mask) * taken(f, plane, channel)[:, None]
     d += taken(u, plane, channel)[:, None] * taken(a, place, spread)[None, :]

@@ -13,14 +13,14 @@ from regard.attention.ops.gpu.address import aligned, spot
 
 @triton.jit
 def _offsets(
-    n: tl.tensor, c: tl.tensor, h: tl.tensor, w: tl.tensor, C: tl.tensor, H: tl.tensor, W: tl.tensor, LAST: tl.constexpr
+    c: tl.tensor, h: tl.tensor, w: tl.tensor, C: tl.tensor, H: tl.tensor, W: tl.tensor, LAST: tl.constexpr
 ) -> tl.tensor:
     """(channels, rows, columns)"""
     c, h, w = c[:, None, None], h[None, :, None], w[None, None, :]
     if LAST:
-        return ((n * H + h) * W + w) * C + c
+        return (h * W + w) * C + c
     else:
-        return ((n * C + c) * H + h) * W + w
+        return (c * H + h) * W + w
 
 
 @triton.jit
@@ -53,17 +53,19 @@ def cross_statistics(
     W: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
 ) -> None:
-    C, W = aligned(C, W, V, LAST)
+    C, W = aligned(C, W, V, LAST, WIDE)
     n, c, _ = spot(C, 1, TC, 1, LAST)
+    x = x + n * C * H * W
     w = tl.arange(0, TW)
     total = tl.zeros([TC, TH, TW], tl.float32)
     for start in range(0, H, TH):
         h = start + tl.arange(0, TH)
-        at, mask = _offsets(n, c, h, w, C, H, W, LAST), _inside(c, h, w, C, H, W)
+        at, mask = _offsets(c, h, w, C, H, W, LAST), _inside(c, h, w, C, H, W)
         v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
         total += v
         _keep(rows, tl.sum(v, 2) / W, n, c, h, C, H)
@@ -83,18 +85,20 @@ def cross_dot(
     W: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
 ) -> None:
-    C, W = aligned(C, W, V, LAST)
+    C, W = aligned(C, W, V, LAST, WIDE)
     n, c, _ = spot(C, 1, TC, 1, LAST)
+    g, x = g + n * C * H * W, x + n * C * H * W
     w = tl.arange(0, TW)
     column = _lines(columns, n, c, w, C, W)[:, None, :]
     total = tl.zeros([TC, TH, TW], tl.float32)
     for start in range(0, H, TH):
         h = start + tl.arange(0, TH)
-        at, mask = _offsets(n, c, h, w, C, H, W, LAST), _inside(c, h, w, C, H, W)
+        at, mask = _offsets(c, h, w, C, H, W, LAST), _inside(c, h, w, C, H, W)
         v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) * tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
         total += v * _lines(rows, n, c, h, C, H)[:, :, None]
         _keep(drows, tl.sum(v * column, 2), n, c, h, C, H)
@@ -115,15 +119,17 @@ def cross_combine(
     REST: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TH: tl.constexpr,
     TW: tl.constexpr,
 ) -> None:
     """g * rows * columns, and the rests more if REST."""
-    C, W = aligned(C, W, V, LAST)
+    C, W = aligned(C, W, V, LAST, WIDE)
     n, c, h = spot(C, H, TC, TH, LAST)
+    g, dx = g + n * C * H * W, dx + n * C * H * W
     w = tl.arange(0, TW)
-    at, mask = _offsets(n, c, h, w, C, H, W, LAST), _inside(c, h, w, C, H, W)
+    at, mask = _offsets(c, h, w, C, H, W, LAST), _inside(c, h, w, C, H, W)
     d = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
     d = d * _lines(rows, n, c, h, C, H)[:, :, None] * _lines(columns, n, c, w, C, W)[:, None, :]
     if REST:

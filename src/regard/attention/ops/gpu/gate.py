@@ -85,7 +85,7 @@ def keep(
     ORDER: tl.constexpr,
     K: tl.constexpr,
 ) -> None:
-    """Stores the gradients of w and b of image n, (N, ORDER, step)."""  # fmt: skip
+    """Stores the gradients of w and b of image n, (N, ORDER, step)."""
     if ORDER:
         k = tl.arange(0, K)[None, :]
         at = (n * ORDER + k) * step + row[:, None]

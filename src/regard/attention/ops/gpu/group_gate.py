@@ -14,6 +14,12 @@ from regard.attention.ops.gpu.gate import factors, keep, slopes
 
 
 @triton.jit
+def _size(C: tl.tensor, G: tl.tensor, V: tl.constexpr, LAST: tl.constexpr) -> tl.tensor:
+    """M. Channels last, V divides it."""
+    return C // G // V * V if LAST else C // G
+
+
+@triton.jit
 def _group(G: tl.tensor) -> tuple:
     """The image and the group of this program."""
     return (tl.program_id(0) // G).to(tl.int64), tl.program_id(0) % G
@@ -53,14 +59,17 @@ def group_gate_forward(
     ORDER: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, group = _group(G)
+    x, y = x + n * C * P, y + n * C * P
     row, p = group + tl.arange(0, 1), tl.arange(0, TP)
-    c, end = group * (C // G) + tl.arange(0, TC), (group + 1) * (C // G)
-    at, mask = offsets(n, c, p, C, P, LAST), inside(c < end, p, P)
+    M = _size(C, G, V, LAST)
+    c, end = group * M + tl.arange(0, TC), (group + 1) * M
+    at, mask = offsets(c, p, C, P, LAST), inside(c < end, p, P)
     v = taken(x, at, mask)
     mean = tl.sum(v, 1) / P
     s = tl.sum(mean[:, None] * v, 0)[None, :]
@@ -100,14 +109,17 @@ def group_gate_backward(
     K: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, group = _group(G)
+    g, x, dx = g + n * C * P, x + n * C * P, dx + n * C * P
     row, p = group + tl.arange(0, 1), tl.arange(0, TP)
-    c, end = group * (C // G) + tl.arange(0, TC), (group + 1) * (C // G)
-    at, mask = offsets(n, c, p, C, P, LAST), inside(c < end, p, P)
+    M = _size(C, G, V, LAST)
+    c, end = group * M + tl.arange(0, TC), (group + 1) * M
+    at, mask = offsets(c, p, C, P, LAST), inside(c < end, p, P)
     v, over = taken(x, at, mask), taken(g, at, mask)
     mean = taken(means, n * C + c, c < end)[:, None]
     centre, spread = tl.load(centres + n * G + row), tl.load(spreads + n * G + row)
@@ -146,18 +158,23 @@ def group_maps(
     GRADIENT: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
     """The maps, (N, G, P): the sums of mean * x over the group; and those of g * x, if GRADIENT."""
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, group, p = _part_of_group(G, P, TP)
-    end = (group + 1) * (C // G)
+    x = x + n * C * P
+    if GRADIENT:
+        g = g + n * C * P
+    M = _size(C, G, V, LAST)
+    end = (group + 1) * M
     total = tl.zeros([TC, TP], tl.float32)
     dot = tl.zeros([TC, TP], tl.float32)
-    for start in range(group * (C // G), end, TC):
+    for start in range(group * M, end, TC):
         c = start + tl.arange(0, TC)
-        at, mask = offsets(n, c, p, C, P, LAST), inside(c < end, p, P)
+        at, mask = offsets(c, p, C, P, LAST), inside(c < end, p, P)
         v = taken(x, at, mask)
         total += taken(means, n * C + c, c < end)[:, None] * v
         if GRADIENT:
@@ -282,17 +299,19 @@ def map_dot(
     G: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
     """The mean of x * map over each plane."""
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, places = spot(C, TP, TC, TP, LAST)
+    x = x + n * C * P
     total = tl.zeros([TC, TP], tl.float32)
     for start in range(0, P, TP):
         p = start + places
         mask = inside(c < C, p, P)
-        total += taken(x, offsets(n, c, p, C, P, LAST), mask) * _map_values(maps, n, c, p, C, P, G, mask)
+        total += taken(x, offsets(c, p, C, P, LAST), mask) * _map_values(maps, n, c, p, C, P, G, mask)
     tl.store(dots + n * C + c, tl.sum(total, 1) / P, mask=c < C)
 
 
@@ -310,13 +329,15 @@ def map_combine(
     REST: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
     """g * f, and dmaps * mean + rest more if REST; f and dmaps: (N, G, P)."""
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, p = spot(C, P, TC, TP, LAST)
-    at, mask = offsets(n, c, p, C, P, LAST), inside(c < C, p, P)
+    g, dx = g + n * C * P, dx + n * C * P
+    at, mask = offsets(c, p, C, P, LAST), inside(c < C, p, P)
     d = taken(g, at, mask) * _map_values(f, n, c, p, C, P, G, mask)
     if REST:
         d += taken(means, n * C + c, c < C)[:, None] * _map_values(dmaps, n, c, p, C, P, G, mask)

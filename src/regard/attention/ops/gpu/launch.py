@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention.ops.gpu import context, cross, group_gate, place, plane, plane_gate
+from regard.attention.ops.gpu import context, cross, group_gate, place, plane, plane_gate, tiles
 from regard.attention.ops.gpu.tiles import (
     TILE,
     Tile,
@@ -284,8 +284,9 @@ def _run(kernel: Any, x: Tensor, sides: Tile, programs: int, *tensors: Tensor | 
             *tensors,
             C=c,
             P=p,
-            V=common(c if last else p),
+            V=common(c // more.get("G", 1) if last else p),
             LAST=last,
+            WIDE=x[0].numel() > tiles.NARROW,
             TC=sides.channels,
             TP=sides.places,
             num_warps=sides.warps,
@@ -322,6 +323,7 @@ def _boxes(kernel: Any, x: Tensor, *tensors: Tensor | None, **more: Any) -> None
             W=w,
             V=common(c if last else w),
             LAST=last,
+            WIDE=x[0].numel() > tiles.NARROW,
             TC=sides.channels,
             TH=rows,
             TW=sides.places,

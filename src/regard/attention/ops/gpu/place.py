@@ -20,18 +20,20 @@ def place_statistics(
     P: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, channels, p = spot(TC, P, TC, TP, LAST)
+    x = x + n * C * P
     total = tl.zeros([TC, TP], tl.float32)
     top = tl.full([TC, TP], float("-inf"), tl.float32)
     best = tl.full([TC, TP], NOWHERE, tl.int32)
     for start in range(0, C, TC):
         c = start + channels
         mask = inside(c < C, p, P)
-        v = taken(x, offsets(n, c, p, C, P, LAST), mask) * taken(f, n * C + c, c < C)[:, None]
+        v = taken(x, offsets(c, p, C, P, LAST), mask) * taken(f, n * C + c, c < C)[:, None]
         total += v
         top, best = larger(v, c[:, None], top, best, mask)
     value, channel = largest(top, best, 0)
@@ -51,16 +53,20 @@ def place_dot(
     GRADIENT: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
     """The sum of g * x * f over the channels; of x * f, if not GRADIENT."""
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, channels, p = spot(TC, P, TC, TP, LAST)
+    x = x + n * C * P
+    if GRADIENT:
+        g = g + n * C * P
     total = tl.zeros([TC, TP], tl.float32)
     for start in range(0, C, TC):
         c = start + channels
-        at, mask = offsets(n, c, p, C, P, LAST), inside(c < C, p, P)
+        at, mask = offsets(c, p, C, P, LAST), inside(c < C, p, P)
         v = taken(x, at, mask) * taken(f, n * C + c, c < C)[:, None]
         if GRADIENT:
             v *= taken(g, at, mask)
@@ -78,12 +84,14 @@ def place_scale(
     P: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, p = spot(C, P, TC, TP, LAST)
-    at, mask = offsets(n, c, p, C, P, LAST), inside(c < C, p, P)
+    x, y = x + n * C * P, y + n * C * P
+    at, mask = offsets(c, p, C, P, LAST), inside(c < C, p, P)
     factor = taken(f, n * C + c, c < C)[:, None] * taken(m, n * P + p, p < P)[None, :]
     tl.store(y + at, taken(x, at, mask) * factor, mask=mask)
 
@@ -122,15 +130,17 @@ def place_plane_dot(
     P: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, places = spot(C, TP, TC, TP, LAST)
+    g, x = g + n * C * P, x + n * C * P
     total = tl.zeros([TC, TP], tl.float32)
     for start in range(0, P, TP):
         p = start + places
-        at, mask = offsets(n, c, p, C, P, LAST), inside(c < C, p, P)
+        at, mask = offsets(c, p, C, P, LAST), inside(c < C, p, P)
         total += taken(x, at, mask) * _reach(g, m, rest, peak, where, n, c, p, at, mask, P)
     tl.store(dots + n * C + c, tl.sum(total, 1), mask=c < C)
 
@@ -151,12 +161,14 @@ def place_combine(
     P: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, p = spot(C, P, TC, TP, LAST)
-    at, mask = offsets(n, c, p, C, P, LAST), inside(c < C, p, P)
+    g, dx = g + n * C * P, dx + n * C * P
+    at, mask = offsets(c, p, C, P, LAST), inside(c < C, p, P)
     plane, ok = n * C + c, c < C
     d = taken(f, plane, ok)[:, None] * _reach(g, m, rest, peak, where, n, c, p, at, mask, P)
     place = tl.load(plane_where + plane, mask=ok, other=-1)[:, None]

@@ -13,7 +13,6 @@ NOWHERE = tl.constexpr(2**31 - 1)
 @triton.jit
 def moments(
     x: tl.tensor,
-    n: tl.tensor,
     c: tl.tensor,
     ok: tl.tensor,
     C: tl.tensor,
@@ -22,16 +21,16 @@ def moments(
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> tuple:
-    """Mean and sum of squared deviations of planes of any size, in one reading."""
+    """Mean and sum of squared deviations of planes of any size, in one reading. x begins with the image."""
     places = tl.arange(0, TP)
-    first = taken(x, offsets(n, c, places, C, P, LAST), inside(ok, places, P))
+    first = taken(x, offsets(c, places, C, P, LAST), inside(ok, places, P))
     pivot = tl.sum(first, 1) / tl.minimum(P, TP)
     total = tl.zeros([TC, TP], tl.float32)
     squares = tl.zeros([TC, TP], tl.float32)
     for start in range(0, P, TP):
         p = start + places
         mask = inside(ok, p, P)
-        d = tl.where(mask, taken(x, offsets(n, c, p, C, P, LAST), mask) - pivot[:, None], 0.0)
+        d = tl.where(mask, taken(x, offsets(c, p, C, P, LAST), mask) - pivot[:, None], 0.0)
         total += d
         squares += d * d
     shift = tl.sum(total, 1) / P
@@ -53,21 +52,23 @@ def plane_statistics(
     WHOLE: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, places = spot(C, TP, TC, TP, LAST)
+    x = x + n * C * P
     at = n * C + c
     if VARIANCE:
         if WHOLE:
             mask = inside(c < C, places, P)
-            v = taken(x, offsets(n, c, places, C, P, LAST), mask)
+            v = taken(x, offsets(c, places, C, P, LAST), mask)
             mean = tl.sum(v, 1) / P
             d = tl.where(mask, v - mean[:, None], 0.0)
             deviation = tl.sum(d * d, 1)
         else:
-            mean, deviation = moments(x, n, c, c < C, C, P, LAST, TC, TP)
+            mean, deviation = moments(x, c, c < C, C, P, LAST, TC, TP)
         tl.store(variances + at, deviation / tl.maximum(P - 1, 1), mask=c < C)
     total = tl.zeros([TC, TP], tl.float32)
     top = tl.full([TC, TP], float("-inf"), tl.float32)
@@ -76,7 +77,7 @@ def plane_statistics(
         for start in range(0, P, TP):
             p = start + places
             mask = inside(c < C, p, P)
-            v = taken(x, offsets(n, c, p, C, P, LAST), mask)
+            v = taken(x, offsets(c, p, C, P, LAST), mask)
             total += v
             if LARGEST:
                 top, best = larger(v, p[None, :], top, best, mask)
@@ -115,15 +116,17 @@ def plane_dot(
     P: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, places = spot(C, TP, TC, TP, LAST)
+    g, x = g + n * C * P, x + n * C * P
     total = tl.zeros([TC, TP], tl.float32)
     for start in range(0, P, TP):
         p = start + places
-        at, mask = offsets(n, c, p, C, P, LAST), inside(c < C, p, P)
+        at, mask = offsets(c, p, C, P, LAST), inside(c < C, p, P)
         total += taken(g, at, mask) * taken(x, at, mask)
     tl.store(dots + n * C + c, tl.sum(total, 1), mask=c < C)
 
@@ -137,12 +140,14 @@ def plane_scale(
     P: tl.tensor,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, p = spot(C, P, TC, TP, LAST)
-    at, mask = offsets(n, c, p, C, P, LAST), inside(c < C, p, P)
+    x, y = x + n * C * P, y + n * C * P
+    at, mask = offsets(c, p, C, P, LAST), inside(c < C, p, P)
     factor = taken(f, n * C + c, c < C)[:, None]
     tl.store(y + at, taken(x, at, mask) * factor, mask=mask)
 
@@ -163,12 +168,16 @@ def plane_combine(
     PEAK: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, p = spot(C, P, TC, TP, LAST)
-    at, mask = offsets(n, c, p, C, P, LAST), inside(c < C, p, P)
+    g, dx = g + n * C * P, dx + n * C * P
+    if SLOPE:
+        x = x + n * C * P
+    at, mask = offsets(c, p, C, P, LAST), inside(c < C, p, P)
     plane, ok = n * C + c, c < C
     d = taken(g, at, mask) * taken(f, plane, ok)[:, None] + taken(rest, plane, ok)[:, None]
     if SLOPE:

@@ -79,52 +79,60 @@ def plane_gate_forward(
     WHOLE: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, ok, to, ok_to = _channels(C, V, SHUFFLE, LAST, TC)
+    x, y = x + n * C * P, y + n * C * P
     s, e = taken(scale, c, ok)[:, None], taken(shift, c, ok)[:, None]
     within = tl.load(local + c, mask=ok, other=0) != 0
     p = tl.arange(0, TP)
     if WHOLE:
-        v = taken(x, offsets(n, c, p, C, P, LAST), inside(ok, p, P))
+        v = taken(x, offsets(c, p, C, P, LAST), inside(ok, p, P))
         mean = tl.sum(v, 1) / P
         d = tl.where(inside(ok, p, P), v - mean[:, None], 0.0)
         deviation = tl.sum(d * d, 1)
     else:
-        mean, deviation = moments(x, n, c, ok, C, P, LAST, TC, TP)
+        mean, deviation = moments(x, c, ok, C, P, LAST, TC, TP)
     rstd = tl.where(within, 1.0 / tl.sqrt(deviation / P + eps), 0.0)
     tl.store(means + n * C + c, mean, mask=ok)
     tl.store(rstds + n * C + c, rstd, mask=ok)
     if WHOLE:
         f = factors(s * _normal(v, mean, rstd, within) + e, w, b, c, ok, C, ORDER)
         product = _paired((v * f).to(y.dtype.element_ty), SHUFFLE, LAST)
-        tl.store(y + offsets(n, to, p, C, P, LAST), product, mask=inside(ok_to, p, P))
+        tl.store(y + offsets(to, p, C, P, LAST), product, mask=inside(ok_to, p, P))
     else:
         for start in range(0, P, TP):
             at = start + p
-            v = taken(x, offsets(n, c, at, C, P, LAST), inside(ok, at, P))
+            v = taken(x, offsets(c, at, C, P, LAST), inside(ok, at, P))
             f = factors(s * _normal(v, mean, rstd, within) + e, w, b, c, ok, C, ORDER)
             product = _paired((v * f).to(y.dtype.element_ty), SHUFFLE, LAST)
-            tl.store(y + offsets(n, to, at, C, P, LAST), product, mask=inside(ok_to, at, P))
+            tl.store(y + offsets(to, at, C, P, LAST), product, mask=inside(ok_to, at, P))
 
 
 @triton.jit
-def _gradient(
-    g: tl.tensor,
-    f: tl.tensor,
-    du: tl.tensor,
-    t: tl.tensor,
+def _direct(g: tl.tensor, f: tl.tensor, du: tl.tensor, slope: tl.tensor, local: tl.tensor) -> tl.tensor:
+    """dx, but for what goes through statistics."""
+    return g * f + tl.where(local, slope, 0.0)[:, None] * du
+
+
+@triton.jit
+def _through_statistics(
+    v: tl.tensor,
+    mean: tl.tensor,
+    rstd: tl.tensor,
     slope: tl.tensor,
+    local: tl.tensor,
     total: tl.tensor,
     along: tl.tensor,
-    local: tl.tensor,
     P: tl.tensor,
 ) -> tl.tensor:
-    """dx from the gradient of the logits, and its sums over the plane: plain, and along t."""
-    through_statistics = (total[:, None] + tl.where(local[:, None], t * along[:, None], 0.0)) / P
-    return g * f + slope[:, None] * tl.where(local[:, None], du - through_statistics, through_statistics)
+    """What goes through them, from the sums of du over the plane: plain, and along the normalised values."""
+    rest = tl.where(local, -slope, slope) * total / P
+    bend = tl.where(local, -slope * along * rstd / P, 0.0)
+    return rest[:, None] + bend[:, None] * (v - mean[:, None])
 
 
 @triton.jit(do_not_specialize=["C", "P"])
@@ -151,11 +159,13 @@ def plane_gate_backward(
     WHOLE: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
+    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ) -> None:
-    C, P = aligned(C, P, V, LAST)
+    C, P = aligned(C, P, V, LAST, WIDE)
     n, c, ok, to, ok_to = _channels(C, V, SHUFFLE, LAST, TC)
+    g, x, dx = g + n * C * P, x + n * C * P, dx + n * C * P
     plane = n * C + c
     s, e = taken(scale, c, ok), taken(shift, c, ok)[:, None]
     within = tl.load(local + c, mask=ok, other=0) != 0
@@ -163,14 +173,15 @@ def plane_gate_backward(
     slope = tl.where(within, s * rstd, s)
     places = tl.arange(0, TP)
     if WHOLE:
-        at, mask = offsets(n, c, places, C, P, LAST), inside(ok, places, P)
+        at, mask = offsets(c, places, C, P, LAST), inside(ok, places, P)
         v = taken(x, at, mask)
-        over = tl.load(g + offsets(n, to, places, C, P, LAST), mask=inside(ok_to, places, P), other=0.0)
+        over = tl.load(g + offsets(to, places, C, P, LAST), mask=inside(ok_to, places, P), other=0.0)
         over = _parted(over, SHUFFLE, LAST).to(tl.float32)
         t = _normal(v, mean, rstd, within)
         f, du, dw, db = slopes(s[:, None] * t + e, over * v, w, b, c, ok, C, ORDER, K)
+        d = _direct(over, f, du, slope, within)
         total, along = tl.sum(du, 1), tl.sum(du * t, 1)
-        tl.store(dx + at, _gradient(over, f, du, t, slope, total, along, within, P), mask=mask)
+        tl.store(dx + at, d + _through_statistics(v, mean, rstd, slope, within, total, along, P), mask=mask)
     else:
         totals = tl.zeros([TC, TP], tl.float32)
         alongs = tl.zeros([TC, TP], tl.float32)
@@ -178,8 +189,8 @@ def plane_gate_backward(
         db = tl.zeros([TC, K], tl.float32)
         for start in range(0, P, TP):
             p = start + places
-            v = taken(x, offsets(n, c, p, C, P, LAST), inside(ok, p, P))
-            over = tl.load(g + offsets(n, to, p, C, P, LAST), mask=inside(ok_to, p, P), other=0.0)
+            v = taken(x, offsets(c, p, C, P, LAST), inside(ok, p, P))
+            over = tl.load(g + offsets(to, p, C, P, LAST), mask=inside(ok_to, p, P), other=0.0)
             t = _normal(v, mean, rstd, within)
             d = _parted(over, SHUFFLE, LAST).to(tl.float32) * v
             f, du, more_w, more_b = slopes(s[:, None] * t + e, d, w, b, c, ok, C, ORDER, K)
@@ -190,13 +201,14 @@ def plane_gate_backward(
         total, along = tl.sum(totals, 1), tl.sum(alongs, 1)
         for start in range(0, P, TP):
             p = start + places
-            at, mask = offsets(n, c, p, C, P, LAST), inside(ok, p, P)
+            at, mask = offsets(c, p, C, P, LAST), inside(ok, p, P)
             v = taken(x, at, mask)
-            over = tl.load(g + offsets(n, to, p, C, P, LAST), mask=inside(ok_to, p, P), other=0.0)
+            over = tl.load(g + offsets(to, p, C, P, LAST), mask=inside(ok_to, p, P), other=0.0)
             over = _parted(over, SHUFFLE, LAST).to(tl.float32)
             t = _normal(v, mean, rstd, within)
             f, du, more_w, more_b = slopes(s[:, None] * t + e, over * v, w, b, c, ok, C, ORDER, K)
-            tl.store(dx + at, _gradient(over, f, du, t, slope, total, along, within, P), mask=mask)
+            d = _direct(over, f, du, slope, within)
+            tl.store(dx + at, d + _through_statistics(v, mean, rstd, slope, within, total, along, P), mask=mask)
     tl.store(dscale + plane, along, mask=ok)
     tl.store(dshift + plane, total, mask=ok)
     keep(dw, db, dw_sums, db_sums, n, c, ok, C, ORDER, K)

@@ -9,6 +9,7 @@ from math import gcd
 TILE = 4096  # elements of a tile: 16 a thread of 8 warps
 WHOLE = 16384  # elements that one program keeps in registers
 LINE = 128  # bytes
+NARROW = 2**31 - 1  # elements of an image that offsets of 32 bits can reach
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,12 @@ class Tile:
 
     channels: int
     places: int
+    each: int = 16  # elements a thread
 
     @property
     def warps(self) -> int:
-        """Of 32 threads with 16 elements each."""
-        return min(32, max(1, self.channels * self.places // 512))
+        """Of 32 threads."""
+        return min(32, max(1, self.channels * self.places // (32 * self.each)))
 
     def programs(self, n: int, c: int, p: int = 1) -> int:
         """How many tiles cover n images of c channels and p places; p = 1 if a program takes all places in turn."""
@@ -63,10 +65,14 @@ def whole_tile(c: int, p: int, size: int, last: bool) -> tuple[Tile, bool]:
     """For the plane gate; and whether the tile has all places of its channels.
 
     If not, channels last are taken by half a line, so that what runs at a time stays in the cache for a second read.
+    Planes of an odd size are loaded element by element, for which addresses take more registers than values: their
+    tiles are small, so that registers suffice for several.
     """
     least = min(power(c), LINE // 2 // size) if last else 1
     if least * power(p) <= WHOLE:
-        return Tile(max(least, min(power(c), TILE // power(p))), power(p)), True
+        narrow = not last and common(p) < 8
+        elements = TILE if last or common(p) > 1 else TILE // 4
+        return Tile(max(least, min(power(c), elements // power(p))), power(p), 8 if narrow else 16), True
     return tile(c, p, size, last, 2 * TILE, LINE // 2), False
 
 
@@ -76,8 +82,8 @@ def column_tile(c: int, p: int, size: int, last: bool) -> Tile:
     elements = 2 * TILE
     if last:
         channels = min(power(c), 2 * LINE)
-        return Tile(channels, min(power(p), elements // channels, 32))
-    places = min(power(p), 128 if p >= 1024 else 64)
+        return Tile(channels, min(power(p), elements // channels))
+    places = min(power(p), max(128 if p >= 1024 else 64, elements // power(c)))
     return Tile(min(power(c), elements // places), places)
 
 
