@@ -180,25 +180,29 @@ inline void each_block(const Shape& s, int64_t size, int64_t within, const Work&
     }
 }
 
+// A sum of terms in several running sums, which do not wait for one another.
+template <class S, class Term> inline S summed(int64_t p, const Term& term) {
+    constexpr int64_t lanes = 256 / sizeof(S);
+    S sums[lanes] = {};
+    int64_t i = 0;
+    for (; i + lanes <= p; i += lanes)
+        for (int64_t k = 0; k < lanes; ++k) sums[k] += term(i + k);
+    for (int64_t k = 0; i < p; ++i, ++k) sums[k] += term(i);
+    for (int64_t half = lanes / 2; half; half /= 2)
+        for (int64_t k = 0; k < half; ++k) sums[k] += sums[k + half];
+    return sums[0];
+}
+
 template <class S> inline S total(const S* x, int64_t p) {
-    S sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < p; ++i) sum += x[i];
-    return sum;
+    return summed<S>(p, [&](int64_t i) { return x[i]; });
 }
 
 template <class S> inline S squares(const S* x, S mean, int64_t p) {
-    S sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < p; ++i) sum += (x[i] - mean) * (x[i] - mean);
-    return sum;
+    return summed<S>(p, [&](int64_t i) { return (x[i] - mean) * (x[i] - mean); });
 }
 
 template <class S> inline S product(const S* a, const S* b, int64_t p) {
-    S sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < p; ++i) sum += a[i] * b[i];
-    return sum;
+    return summed<S>(p, [&](int64_t i) { return a[i] * b[i]; });
 }
 
 // The largest value (NaN if there is one) and where it comes first.
