@@ -3,6 +3,8 @@
     python benchmarks/attention_modules.py                      # (16, 256, 56, 56) on a processor, (256, …) on a GPU
     python benchmarks/attention_modules.py --modules shuffle,se --memory channels_last
     python benchmarks/attention_modules.py --network none       # without the training step of a whole ResNet50
+    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_ARENA_MAX=1 python benchmarks/attention_modules.py
+                                                                # glibc keeps memory: no page faults
 
 All variants of a module are timed in turn, forward alone and forward with backward (gradients of features and
 parameters). A copy is `x.clone()`, which, as every module does, takes fresh memory for its output; how long a copy to
@@ -19,7 +21,7 @@ from functools import partial
 import textbook
 import timm.layers
 import torch
-from common import arguments, in_turn, publish, seconds, table
+from common import arguments, in_turn, publish, seconds, spread, table
 from torch import Tensor, nn
 
 from regard import attention, models
@@ -135,37 +137,32 @@ def modules_table(names: list[str], x: Tensor, repeats: int, compiled: bool) -> 
 
 
 def network_table(name: str, batch: int, size: int, device: torch.device, repeats: int, dtype: torch.dtype) -> str:
-    """Training steps of a network with shuffle attention, and with none."""
+    """Training steps of a network without attention, with shuffle attention, and with the textbook's."""
     images = torch.randn(batch, 3, size, size, device=device)
     labels = torch.randint(1000, (batch,), device=device)
-    works = []
-    for module in (None, "shuffle"):
-        model = models.create(name, 1000, attention=module).to(device).train()
+
+    def stepper(module: str | type[nn.Module] | None) -> Callable[[], float]:
+        model = models.create(name, 1000)
+        model = (attention.attach(model, module) if module is not None else model).to(device).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 
-        def step(model: nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> None:
+        def step() -> None:
             optimizer.zero_grad()
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = nn.functional.cross_entropy(model(images), labels)
             loss.backward()
             optimizer.step()
 
-        works.append(lambda step=step: seconds(step, device) * 1e3)
-    in_turn(works, 2)
-    without, with_shuffle = in_turn(works, repeats)
-    ratios = [b / a for a, b in zip(without, with_shuffle, strict=True)]
-    form = "{:.0f} ({:.0f} to {:.0f})".format
-    return table(
-        ["training step of", "ms without", "ms with shuffle", "ratio, step by step"],
-        [
-            [
-                f"{name}, batch {batch}, {size} pixels",
-                form(statistics.median(without), min(without), max(without)),
-                form(statistics.median(with_shuffle), min(with_shuffle), max(with_shuffle)),
-                f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
-            ]
-        ],
-    )
+        return lambda: seconds(step, device) * 1e3
+
+    works = {"none": stepper(None), "shuffle": stepper("shuffle"), "textbook shuffle": stepper(textbook.Shuffle)}
+    in_turn(list(works.values()), 2)
+    figures = dict(zip(works, in_turn(list(works.values()), repeats), strict=True))
+    rows = []
+    for variant, found in figures.items():
+        ratios = [ours / without for ours, without in zip(found, figures["none"], strict=True)]
+        rows.append([f"{name}, batch {batch}, {size} pixels", variant, spread(found, ".0f"), spread(ratios, ".3f")])
+    return table(["training step of", "attention", "ms", "of none, round by round"], rows)
 
 
 def main() -> None:

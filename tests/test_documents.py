@@ -37,7 +37,9 @@ def names(tmp_path, monkeypatch, capsys) -> dict:
     }
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/attention.md", "docs/complexity.md", "docs/transfer.md", "docs/weights.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "docs/attention.md", "docs/complexity.md", "docs/transfer.md", "docs/weights.md"]
+)
 def test_python_examples_run(path, names) -> None:
     found = blocks(path, "python")
     assert found

@@ -31,6 +31,17 @@ def test_a_table_of_counts_with_footnotes(capsys) -> None:
     assert "inference" not in out
 
 
+def test_options_of_a_module(capsys) -> None:
+    options = "--attention_options={shuffle: {groups: 4}}"
+    status, out, _ = run(capsys, "wrn-10-1", "--attention=shuffle", "--latency=false", "--format=json", options)
+    row = json.loads(out)["rows"][1]
+    expected = models.create("wrn-10-1", attention="shuffle", attention_options={"groups": 4})
+    assert status == 0 and row["parameters"] == sum(p.numel() for p in expected.parameters())
+    assert row["attention_options"] == {"groups": 4}
+    status, _, err = run(capsys, "wrn-10-1", "--attention=se", "--latency=false", options)
+    assert status == 2 and "options of 'shuffle', which is not among the modules: se" in err
+
+
 def test_measured_as_csv_and_as_a_table(capsys) -> None:
     options = ["--attention=se", "--image_size=16", "--classes=5", "--batch=2", "--repeats=2", "--device=cpu"]
     status, out, err = run(capsys, "wrn-10-0.5", *options, "--format=csv")

@@ -38,6 +38,12 @@ def main(arguments: list[str]) -> int:
         "--attention", type=str, default="", help="modules, with commas between them, or all (se, cbam, shuffle, …)"
     )
     parser.add_argument("--gate", type=str, default="sigmoid", help="of all modules: sigmoid, sub-attention-1, …")
+    parser.add_argument(
+        "--attention_options",
+        type=dict[str, dict[str, Any]],
+        default={},
+        help="options of modules by name, such as '{shuffle: {groups: 16}}'",
+    )
     parser.add_argument("--stages", type=str, default="", help="that have attention, from 1, with commas; all if empty")
     parser.add_argument(
         "--image_size", type=int, default=None, help="side in pixels; 224, or 32 for networks for small images"
@@ -68,6 +74,7 @@ def main(arguments: list[str]) -> int:
         stages=_numbers(options.stages) or None,
         image_size=options.image_size,
         classes=options.classes,
+        options=options.attention_options,
     )
     if options.latency:
         models.measure_costs(
@@ -107,6 +114,7 @@ def _conditions(options: Namespace, device: torch.device) -> dict[str, Any]:
             "dtype": options.dtype,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
+            "kernels": attention.ops.backend(device),
             "torch": torch.__version__,
         }
     return conditions
@@ -128,6 +136,7 @@ def _record(row: Cost) -> dict[str, Any]:
         record["inference_s_quartiles"] = list(row.latency.inference.quartiles)
         record["training_step_s_quartiles"] = list(row.latency.training_step.quartiles)
     printed = row.published
+    record["attention_options"] = dict(row.options)
     record["published_parameters_m"] = printed and float(printed.parameters)
     record["published_gflops"] = printed and float(printed.gflops)
     return record | {"note": row.note, "placement": row.placement, "problem": row.problem}
@@ -242,7 +251,8 @@ def _caption(conditions: dict[str, Any], measured: bool) -> list[str]:
     if measured:
         lines.append(
             f"Time and peak memory of {conditions['batch']} images in {conditions['dtype']} on {conditions['device']}, "
-            f"threads: {conditions['threads']}, torch {conditions['torch']}: median of {conditions['repeats']} "
-            "± half the distance of the quartiles; memory above parameters and images."
+            f"threads: {conditions['threads']}, torch {conditions['torch']}, attention kernels: "
+            f"{conditions['kernels']}: median of {conditions['repeats']} ± half the distance of the quartiles; memory "
+            "above parameters and images."
         )
     return lines

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,6 +33,7 @@ class Cost:
         stages: the stages that have it; None for all.
         image_size: side of the images.
         classes: length of the logits.
+        options: of the module.
         base: the same network without attention; None for that network itself.
         placement: what `attention.attach` says of where the module went, where that is not behind residual branches.
         problem: why the module cannot be in this network; then nothing is counted or measured.
@@ -46,6 +48,7 @@ class Cost:
     stages: tuple[int, ...] | None
     image_size: int
     classes: int
+    options: Mapping[str, Any] = field(default_factory=dict)
     base: Cost | None = None
     placement: str = ""
     problem: str = ""
@@ -56,7 +59,8 @@ class Cost:
     @property
     def published(self) -> Published | None:
         """What SA-Net's table says of it, if it has this row."""
-        if self.attention is not None and (self.stages is not None or not isinstance(self.gate, Sigmoid)):
+        unlike = self.stages is not None or not isinstance(self.gate, Sigmoid) or self.options
+        if self.attention is not None and unlike:
             return None
         return published(self.network, self.attention, self.image_size, self.classes)
 
@@ -72,7 +76,7 @@ class Cost:
         if self.attention is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", attention_modules.PlacementWarning)  # `placement` has it
-                attention_modules.attach(model, self.attention, stages=self.stages, gate=self.gate)
+                attention_modules.attach(model, self.attention, stages=self.stages, gate=self.gate, **self.options)
         return model
 
 
@@ -84,6 +88,7 @@ def count_costs(
     stages: Iterable[int] | None = None,
     image_size: int | None = None,
     classes: int | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Cost]:
     """The counted cost of each network without attention and with each of the modules, in this order.
 
@@ -94,6 +99,7 @@ def count_costs(
         stages: that get attention, counted from 1; None for all.
         image_size: side of the images; None for 32 with regard's networks for small images, 224 with all others.
         classes: length of the logits; None for 10 and 1000 in the same way.
+        options: of modules, by their names, for example `{"shuffle": {"groups": 16}}`.
 
     A network that does not take a module, or does not run with it, gets a row with its `problem`.
 
@@ -106,6 +112,10 @@ def count_costs(
     for name in modules:
         if name not in attention_modules.names():
             raise unknown("attention module", name, attention_modules.names())
+    options = options or {}
+    for name in options:
+        if name not in modules:
+            raise InputError(f"there are options of {name!r}, which is not among the modules: {', '.join(modules)}")
     if image_size is not None and image_size < 1:
         raise InputError(f"images have a side of at least 1 pixel, not {image_size}")
     rows: list[Cost] = []
@@ -118,20 +128,20 @@ def count_costs(
         except InputError as error:
             raise InputError(f"{network}: {error}") from error
         rows.append(base)
-        rows += [_with_attention(base, name) for name in dict.fromkeys(modules)]
+        rows += [_with_attention(base, name, options.get(name, {})) for name in dict.fromkeys(modules)]
     problems = [row.problem for row in rows if row.attention is not None]
     if problems and all(problems):
         raise InputError(f"no module goes into any of the networks: {problems[0]}")
     return rows
 
 
-def _with_attention(base: Cost, name: str) -> Cost:
-    row = Cost(base.network, name, base.gate, base.stages, base.image_size, base.classes, base)
+def _with_attention(base: Cost, name: str, options: Mapping[str, Any]) -> Cost:
+    row = Cost(base.network, name, base.gate, base.stages, base.image_size, base.classes, options, base)
     model = _without_values(row.network, row.classes)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", attention_modules.PlacementWarning)
-            attention_modules.attach(model, name, stages=row.stages, gate=row.gate)
+            attention_modules.attach(model, name, stages=row.stages, gate=row.gate, **options)
         row.placement = "; ".join(one_line(warning.message) for warning in said if isinstance(warning.message, Warning))
         row.complexity = complexity(model, row.image_size)
     except InputError as error:
