@@ -224,3 +224,17 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
         status, _, err = run(capsys, *arguments)
         assert status == 2 and words in err and err.count("\n") == 1
     assert not (here / "x.onnx").exists()
+
+
+def test_what_an_imported_file_costs(here, capsys) -> None:
+    model = models.create(
+        "cifar-resnet20", 7, block="basic", attention="se", gate="sub-attention", attention_stages=(3,)
+    )
+    torch.save(model.state_dict(), "weights.pth")
+    about = ["--model=cifar-resnet20", "--options={block: basic}", "--attention=se", "--gate=sub-attention"]
+    arguments = ["import", "weights.pth", *about, "--attention_stages=[3]", "--out=net.safetensors"]
+    assert run(capsys, *arguments)[0] == 0
+    status, out, _ = run(capsys, "complexity", "net.safetensors", "--latency=false", "--format=json")
+    plain, own = json.loads(out)["rows"]
+    assert status == 0 and own["parameters"] == sum(p.numel() for p in model.parameters())
+    assert (plain["attention"], own["attention"], own["classes"]) == ("none", "se", 7)

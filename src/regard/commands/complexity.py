@@ -30,9 +30,10 @@ _OVERHEADS = ("parameters", "multiply_adds", "published_flops", "inference_s", "
 def main(arguments: list[str]) -> int:
     parser = training.RecipeParser(
         prog="regard complexity",
-        usage="regard complexity MODEL… [OPTIONS]",
+        usage="regard complexity MODEL… [OPTIONS]   (a MODEL is a name, a run folder or an imported file)",
         description="What networks cost without attention and with each of the modules named: parameters, operations "
-        "of one image, time and peak memory of a batch. Attention is in every stage, unless --stages says otherwise.",
+        "of one image, time and peak memory of a batch. Attention is in every stage, unless --stages says otherwise. "
+        "A run folder or imported file is compared with its own network without attention.",
     )
     parser.add_argument(
         "--attention", type=str, default="", help="modules, with commas between them, or all (se, cbam, shuffle, …)"
@@ -67,8 +68,9 @@ def main(arguments: list[str]) -> int:
     if options.batch < 1 or options.repeats < 1:
         raise InputError(f"--batch and --repeats are at least 1, not {options.batch} and {options.repeats}")
     device = training.pick_device(options.device)
-    rows = models.count_costs(
-        networks,
+    rows = [row for path in filter(_is_path, networks) for row in _trained(path, options)]
+    rows += models.count_costs(
+        [name for name in networks if not _is_path(name)],
         attention.names() if options.attention == "all" else [a for a in _listed(options.attention) if a != "none"],
         gate=options.gate,
         stages=_numbers(options.stages) or None,
@@ -91,6 +93,30 @@ def main(arguments: list[str]) -> int:
     else:
         print(text, end="")
     return 0
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).exists() or name.endswith(".safetensors")
+
+
+def _trained(path: str, options: Namespace) -> list[Cost]:
+    """The network of a run folder or imported file, without its attention and with it."""
+    trained = training.open_trained(path)
+    network = trained.network
+    rows = models.count_costs(
+        [network.name],
+        [network.attention] if network.attention else [],
+        gate=network.gate,
+        stages=network.attention_stages,
+        image_size=options.image_size or trained.preprocessing.size,
+        classes=trained.class_count,
+        options={network.attention: network.attention_options} if network.attention else None,
+        network_options=network.options,
+    )
+    stages = ", ".join(map(str, network.attention_stages)) if network.attention_stages else "all"
+    for row in rows[1:]:
+        row.placement = "; ".join(filter(None, (f"as in {path}, gate {network.gate}, stages {stages}", row.placement)))
+    return rows
 
 
 def _listed(text: str) -> list[str]:

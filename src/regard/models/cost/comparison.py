@@ -34,6 +34,7 @@ class Cost:
         image_size: side of the images.
         classes: length of the logits.
         options: of the module.
+        network_options: of the network itself.
         base: the same network without attention; None for that network itself.
         placement: what `attention.attach` says of where the module went, where that is not behind residual branches.
         problem: why the module cannot be in this network; then nothing is counted or measured.
@@ -49,6 +50,7 @@ class Cost:
     image_size: int
     classes: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    network_options: Mapping[str, Any] = field(default_factory=dict)
     base: Cost | None = None
     placement: str = ""
     problem: str = ""
@@ -60,7 +62,7 @@ class Cost:
     def published(self) -> Published | None:
         """What SA-Net's table says of it, if it has this row."""
         unlike = self.stages is not None or not isinstance(self.gate, Sigmoid) or self.options
-        if self.attention is not None and unlike:
+        if self.network_options or (self.attention is not None and unlike):
             return None
         return published(self.network, self.attention, self.image_size, self.classes)
 
@@ -72,7 +74,7 @@ class Cost:
 
     def build(self) -> nn.Module:
         """The network, its weights drawn anew."""
-        model = create(self.network, self.classes)
+        model = create(self.network, self.classes, **self.network_options)
         if self.attention is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", attention_modules.PlacementWarning)  # `placement` has it
@@ -89,6 +91,7 @@ def count_costs(
     image_size: int | None = None,
     classes: int | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    network_options: Mapping[str, Any] | None = None,
 ) -> list[Cost]:
     """The counted cost of each network without attention and with each of the modules, in this order.
 
@@ -100,6 +103,7 @@ def count_costs(
         image_size: side of the images; None for 32 with regard's networks for small images, 224 with all others.
         classes: length of the logits; None for 10 and 1000 in the same way.
         options: of modules, by their names, for example `{"shuffle": {"groups": 16}}`.
+        network_options: of the networks themselves, for example `{"block": "basic"}`.
 
     A network that does not take a module, or does not run with it, gets a row with its `problem`.
 
@@ -112,7 +116,7 @@ def count_costs(
     for name in modules:
         if name not in attention_modules.names():
             raise unknown("attention module", name, attention_modules.names())
-    options = options or {}
+    options, own = options or {}, network_options or {}
     for name in options:
         if name not in modules:
             raise InputError(f"there are options of {name!r}, which is not among the modules: {', '.join(modules)}")
@@ -120,11 +124,12 @@ def count_costs(
         raise InputError(f"images have a side of at least 1 pixel, not {image_size}")
     rows: list[Cost] = []
     for network in dict.fromkeys(networks):
-        small = isinstance(_without_values(network, classes or 10), CifarResNet | WideResNet)
+        small = isinstance(_without_values(network, classes or 10, own), CifarResNet | WideResNet)
         size = image_size or (32 if small else 224)
         base = Cost(network, None, gate, chosen, size, (10 if small else 1000) if classes is None else classes)
+        base.network_options = own
         try:
-            base.complexity = complexity(_without_values(network, base.classes), size)
+            base.complexity = complexity(_without_values(network, base.classes, own), size)
         except InputError as error:
             raise InputError(f"{network}: {error}") from error
         rows.append(base)
@@ -136,8 +141,9 @@ def count_costs(
 
 
 def _with_attention(base: Cost, name: str, options: Mapping[str, Any]) -> Cost:
-    row = Cost(base.network, name, base.gate, base.stages, base.image_size, base.classes, options, base)
-    model = _without_values(row.network, row.classes)
+    row = Cost(base.network, name, base.gate, base.stages, base.image_size, base.classes, options)
+    row.base, row.network_options = base, base.network_options
+    model = _without_values(row.network, row.classes, row.network_options)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", attention_modules.PlacementWarning)
@@ -149,15 +155,15 @@ def _with_attention(base: Cost, name: str, options: Mapping[str, Any]) -> Cost:
     return row
 
 
-def _without_values(network: str, classes: int) -> nn.Module:
+def _without_values(network: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
     """The network with tensors that have shapes and no values, where it can be made so."""
     try:
         with torch.device("meta"):
-            return create(network, classes)
+            return create(network, classes, **options)
     except InputError:
         raise
     except (RuntimeError, NotImplementedError):  # some look at values while they are built
-        return create(network, classes)
+        return create(network, classes, **options)
 
 
 def measure_costs(
