@@ -285,3 +285,15 @@ def test_the_hard_sigmoid_gate_is_its_formula() -> None:
     gate = HardSigmoid().build(3)
     logits = torch.tensor([-4.0, -3.0, -1.5, 0.0, 1.5, 3.0, 4.0])
     torch.testing.assert_close(gate(logits), torch.tensor([0, 0, 0.25, 0.5, 0.75, 1, 1]))
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_made_without_values_and_filled_from_a_state_dict(name) -> None:
+    layer = make(name).eval()
+    with torch.device("meta"):
+        empty = attention.create(name, 8, dtype=torch.float64, **OPTIONS.get(name, {}))
+    filled = empty.to_empty(device="cpu").eval()
+    filled.load_state_dict(layer.state_dict())
+    features = torch.randn(2, 8, 5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(filled(features), layer(features))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -292,3 +293,26 @@ def test_a_penalty_on_the_gradient(name) -> None:
     fast = gradients()
     with ops.reference():
         agree(fast, gradients(), 1e-10)
+
+
+@pytest.mark.parametrize("name", ["se", "srm", "cbam", "coord", "gc", "shuffle", "sge"])
+def test_checkpointing_and_hooks_see_the_same_gradients(name) -> None:
+    torch.manual_seed(0)
+    layer = attention.create(name, 8, dtype=torch.float64, **({"groups": 2} if name in ("shuffle", "sge") else {}))
+    x = seeded(3, 8, 6, 5).requires_grad_()
+    seen: list[Tensor] = []
+    hook = layer.register_full_backward_hook(lambda module, of_input, of_output: seen.extend((*of_input, *of_output)))
+    y = layer(x)
+    g = seeded(*y.shape, seed=9)
+    plain = torch.autograd.grad(y, [x, *layer.parameters()], g)
+    hook.remove()
+    agree(seen, [plain[0], g], 1e-12)
+    layer.eval() if name in ("srm", "cbam", "coord") else layer  # batch norms count the images of a second pass too
+    for reentrant in (False, True):
+        expected = torch.autograd.grad(layer(x), [x, *layer.parameters()], g)
+        y = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=reentrant)
+        if reentrant:
+            y.backward(g)
+            agree([x.grad, *(p.grad for p in layer.parameters())], list(expected), 1e-12)
+        else:
+            agree(list(torch.autograd.grad(y, [x, *layer.parameters()], g)), list(expected), 1e-12)

@@ -38,8 +38,6 @@ class ShuffleAttention(GatedAttention):
         InputError: `channels` is no multiple of `2 * groups`.
     """
 
-    by_place: Tensor
-
     def __init__(
         self,
         channels: int,
@@ -67,8 +65,6 @@ class ShuffleAttention(GatedAttention):
         self.sweight = nn.Parameter(torch.zeros(1, half, 1, 1, device=device, dtype=dtype))
         self.sbias = nn.Parameter(torch.ones(1, half, 1, 1, device=device, dtype=dtype))
         self.gn = nn.GroupNorm(half, half, device=device, dtype=dtype)
-        by_place = torch.arange(channels, device=device) % (2 * half) >= half
-        self.register_buffer("by_place", by_place, persistent=False)
 
     def logits(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
@@ -85,12 +81,14 @@ class ShuffleAttention(GatedAttention):
         """Scale and shift of every channel (C,), and which channels are gated by place."""
         scale = torch.cat((self.cweight.flatten(), self.sweight.flatten() * self.gn.weight)).repeat(self.groups)
         shift = torch.cat((self.cbias.flatten(), self.sweight.flatten() * self.gn.bias + self.sbias.flatten()))
-        return scale, shift.repeat(self.groups), self.by_place
+        # Not a buffer: what is made on the meta device, and filled from a state dict, has no values for it.
+        by_place = torch.arange(self.channels, device=scale.device) % (self.channels // self.groups)
+        return scale, shift.repeat(self.groups), by_place >= self.channels // (2 * self.groups)
 
     @property
     def order(self) -> Tensor:
         """The channel of the features (C,) that each channel of the output comes from."""
-        channels = torch.arange(self.channels, device=self.by_place.device)
+        channels = torch.arange(self.channels, device=self.cweight.device)
         return channels.reshape(2, -1).T.flatten() if self.shuffle else channels
 
     @property
