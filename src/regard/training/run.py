@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import nn
 
-from regard import data, models
+from regard import attention, data, models
 from regard.errors import InputError, first_line
 from regard.files import written_aside
 from regard.training.parsing import load_recipe
@@ -263,6 +263,7 @@ def environment(classes: tuple[str, ...]) -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "attention_kernels": attention.ops.backend("cuda" if torch.cuda.is_available() else "cpu"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": " ".join(sys.argv),
         "classes": list(classes),

@@ -180,6 +180,33 @@ inline void each_block(const Shape& s, int64_t size, int64_t within, const Work&
     }
 }
 
+// Channels last: sums (N, C) over the places, of what add(n, i, sums of C) adds for place i of image n. Rows of channels
+// are added up run by run, and the runs at the end.
+template <class S, class Add> inline void over_rows(const Shape& s, S* sums, const Add& add) {
+    constexpr int64_t run = 256;
+    const int64_t p = s.p(), runs = (p + run - 1) / run;
+    const int64_t threads = s.n * s.c * p < 32768 ? 1 : s.threads;
+    std::vector<S> parts(s.n * runs * s.c, S(0));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t task = 0; task < s.n * runs; ++task) {
+        const int64_t n = task / runs, start = task % runs * run, end = std::min(start + run, p);
+        for (int64_t i = start; i < end; ++i) add(n, i, parts.data() + task * s.c);
+    }
+    for (int64_t n = 0; n < s.n; ++n) {
+        S* to = sums + n * s.c;
+        std::fill(to, to + s.c, S(0));
+        for (int64_t r = 0; r < runs; ++r)
+            for (int64_t c = 0; c < s.c; ++c) to[c] += parts[(n * runs + r) * s.c + c];
+    }
+}
+
+// Channels last: calls work(n, i) for every place i of every image n.
+template <class Work> inline void each_row(const Shape& s, const Work& work) {
+    const int64_t p = s.p(), threads = s.n * s.c * p < 32768 ? 1 : s.threads;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t at = 0; at < s.n * p; ++at) work(at / p, at % p);
+}
+
 // A sum of terms in several running sums, which do not wait for one another.
 template <class S, class Term> inline S summed(int64_t p, const Term& term) {
     constexpr int64_t lanes = 256 / sizeof(S);
@@ -420,6 +447,21 @@ void plane_statistics(const Shape& s, const T* x, typename Sum<T>::type* means, 
                       typename Sum<T>::type* tops, int64_t* where) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s);
+    if (s.last && !tops) {
+        over_rows(s, means, [&](int64_t n, int64_t i, S* sums) {
+            const T* row = x + (n * p + i) * s.c;
+            for (int64_t c = 0; c < s.c; ++c) sums[c] += widen(row[c]);
+        });
+        for (int64_t at = 0; at < s.n * s.c; ++at) means[at] /= S(p);
+        if (!variances) return;
+        over_rows(s, variances, [&](int64_t n, int64_t i, S* sums) {
+            const T* row = x + (n * p + i) * s.c;
+            const S* mean = means + n * s.c;
+            for (int64_t c = 0; c < s.c; ++c) sums[c] += (widen(row[c]) - mean[c]) * (widen(row[c]) - mean[c]);
+        });
+        for (int64_t at = 0; at < s.n * s.c; ++at) variances[at] /= S(p > 1 ? p - 1 : 1);
+        return;
+    }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
         const S* xs = planes(x, s, n, first, count, 1, in);
@@ -436,15 +478,13 @@ void plane_statistics(const Shape& s, const T* x, typename Sum<T>::type* means, 
 template <class T> void plane_scale(const Shape& s, const T* x, const typename Sum<T>::type* f, T* y) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p();
-    if (s.last) {  // no need to turn it
-#pragma omp parallel for num_threads(s.threads) collapse(2) schedule(static)
-        for (int64_t n = 0; n < s.n; ++n)
-            for (int64_t i = 0; i < p; ++i) {
-                const T* from = x + (n * p + i) * s.c;
-                T* to = y + (n * p + i) * s.c;
-                const S* fs = f + n * s.c;
-                for (int64_t c = 0; c < s.c; ++c) to[c] = narrow<T>(widen(from[c]) * fs[c]);
-            }
+    if (s.last) {
+        each_row(s, [&](int64_t n, int64_t i) {
+            const T* from = x + (n * p + i) * s.c;
+            T* to = y + (n * p + i) * s.c;
+            const S* fs = f + n * s.c;
+            for (int64_t c = 0; c < s.c; ++c) to[c] = narrow<T>(widen(from[c]) * fs[c]);
+        });
         return;
     }
     each_block(s, 1, s.c, [&](int64_t n, int64_t c, int64_t) {
@@ -460,6 +500,13 @@ template <class T>
 void plane_dot(const Shape& s, const T* g, const T* x, typename Sum<T>::type* dots) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s);
+    if (s.last) {
+        over_rows(s, dots, [&](int64_t n, int64_t i, S* sums) {
+            const T *gr = g + (n * p + i) * s.c, *xr = x + (n * p + i) * s.c;
+            for (int64_t c = 0; c < s.c; ++c) sums[c] += widen(gr[c]) * widen(xr[c]);
+        });
+        return;
+    }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up;
         const S* xs = planes(x, s, n, first, count, 1, in);
@@ -475,6 +522,18 @@ void plane_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
                    const int64_t* where, T* dx) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s);
+    if (s.last && !peak) {
+        each_row(s, [&](int64_t n, int64_t i) {
+            const int64_t row = (n * p + i) * s.c, at = n * s.c;
+            if (slope) {
+                for (int64_t c = 0; c < s.c; ++c)
+                    dx[row + c] = narrow<T>(widen(g[row + c]) * f[at + c] + rest[at + c] + slope[at + c] * widen(x[row + c]));
+            } else {
+                for (int64_t c = 0; c < s.c; ++c) dx[row + c] = narrow<T>(widen(g[row + c]) * f[at + c] + rest[at + c]);
+            }
+        });
+        return;
+    }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, out;
         const S* xs = slope ? planes(x, s, n, first, count, 1, in) : nullptr;
@@ -876,6 +935,14 @@ template <class T>
 void over_places(const Shape& s, const T* x, const typename Sum<T>::type* a, typename Sum<T>::type* sums) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s);
+    if (s.last) {
+        over_rows(s, sums, [&](int64_t n, int64_t i, S* to) {
+            const T* row = x + (n * p + i) * s.c;
+            const S weight = a[n * p + i];
+            for (int64_t c = 0; c < s.c; ++c) to[c] += widen(row[c]) * weight;
+        });
+        return;
+    }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
         const S* xs = planes(x, s, n, first, count, 1, in);
@@ -890,6 +957,15 @@ void context_combine(const Shape& s, const T* g, const typename Sum<T>::type* f,
                      T* dx) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s);
+    if (s.last) {
+        each_row(s, [&](int64_t n, int64_t i) {
+            const int64_t row = (n * p + i) * s.c, at = n * s.c;
+            const S ai = a[n * p + i], vi = v[n * p + i];
+            for (int64_t c = 0; c < s.c; ++c)
+                dx[row + c] = narrow<T>(widen(g[row + c]) * f[at + c] + u[at + c] * ai + k[at + c] * vi);
+        });
+        return;
+    }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
         const S* gs = planes(g, s, n, first, count, 1, up);
