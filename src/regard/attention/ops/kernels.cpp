@@ -3,7 +3,8 @@
 // Features x are (N, C, P) with P = H * W, of element type T: float, double or bfloat16; or, channels last, (N, P, C).
 // Everything small (statistics, factors, parameters) and every sum is of type S: double for double, else float.
 // A kernel works on one plane (n, c) after another, which fits a core's own cache, so that however often it goes over a
-// plane, memory sees one read and one write. Channels-last features are taken a cache line of channels at a time.
+// plane, memory sees one read and one write. Channels-last features go row by row, the channels of a place at a time, or a
+// few channels at a time where that does not do.
 
 #include <algorithm>
 #include <cmath>
@@ -116,9 +117,9 @@ template <class S> struct Scratch {
     }
 };
 
-// Planes first, first + step, … (count of them) of image n, a pitch apart, in S. Contiguous planes of S are not copied.
+// Planes first, first + 1, … (count of them) of image n, a pitch apart, in S. Contiguous planes of S are not copied.
 template <class T, class S>
-inline const S* planes(const T* x, const Shape& s, int64_t n, int64_t first, int64_t count, int64_t step, Scratch<S>& room) {
+inline const S* planes(const T* x, const Shape& s, int64_t n, int64_t first, int64_t count, Scratch<S>& room) {
     const int64_t p = s.p(), apart = pitch(s);
     if (!s.last) {
         const T* from = x + (n * s.c + first) * p;
@@ -133,10 +134,10 @@ inline const S* planes(const T* x, const Shape& s, int64_t n, int64_t first, int
         const int64_t some = std::min(TILE, p - start);
         if (some == TILE) {
             for (int64_t j = 0; j < count; ++j)
-                for (int64_t i = 0; i < TILE; ++i) to[j * apart + start + i] = widen(from[i * s.c + j * step]);
+                for (int64_t i = 0; i < TILE; ++i) to[j * apart + start + i] = widen(from[i * s.c + j]);
         } else {
             for (int64_t j = 0; j < count; ++j)
-                for (int64_t i = 0; i < some; ++i) to[j * apart + start + i] = widen(from[i * s.c + j * step]);
+                for (int64_t i = 0; i < some; ++i) to[j * apart + start + i] = widen(from[i * s.c + j]);
         }
     }
     return to;
@@ -151,7 +152,7 @@ inline S* draft(T* y, const Shape& s, int64_t n, int64_t first, int64_t count, S
 }
 
 template <class T, class S>
-inline void put(const S* from, T* y, const Shape& s, int64_t n, int64_t first, int64_t count, int64_t step) {
+inline void put(const S* from, T* y, const Shape& s, int64_t n, int64_t first, int64_t count) {
     const int64_t p = s.p(), apart = pitch(s);
     if (!s.last) {
         if constexpr (!std::is_same_v<T, S>) {
@@ -164,7 +165,7 @@ inline void put(const S* from, T* y, const Shape& s, int64_t n, int64_t first, i
     for (int64_t start = 0; start < p; start += TILE, to += TILE * s.c) {
         const int64_t some = std::min(TILE, p - start);
         for (int64_t i = 0; i < some; ++i)
-            for (int64_t j = 0; j < count; ++j) to[i * s.c + j * step] = narrow<T>(from[j * apart + start + i]);
+            for (int64_t j = 0; j < count; ++j) to[i * s.c + j] = narrow<T>(from[j * apart + start + i]);
     }
 }
 
@@ -180,23 +181,23 @@ inline void each_block(const Shape& s, int64_t size, int64_t within, const Work&
     }
 }
 
-// Channels last: sums (N, C) over the places, of what add(n, i, sums of C) adds for place i of image n. Rows of channels
-// are added up run by run, and the runs at the end.
-template <class S, class Add> inline void over_rows(const Shape& s, S* sums, const Add& add) {
+// Channels last: sums (N, each * C) over the places, of what add(n, i, sums of each * C) adds for place i of image n.
+// Rows of channels are added up run by run, and the runs at the end.
+template <class S, class Add> inline void over_rows(const Shape& s, S* sums, const Add& add, int64_t each = 1) {
     constexpr int64_t run = 256;
-    const int64_t p = s.p(), runs = (p + run - 1) / run;
+    const int64_t p = s.p(), runs = (p + run - 1) / run, wide = each * s.c;
     const int64_t threads = s.n * s.c * p < 32768 ? 1 : s.threads;
-    std::vector<S> parts(s.n * runs * s.c, S(0));
+    std::vector<S> parts(s.n * runs * wide, S(0));
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t task = 0; task < s.n * runs; ++task) {
         const int64_t n = task / runs, start = task % runs * run, end = std::min(start + run, p);
-        for (int64_t i = start; i < end; ++i) add(n, i, parts.data() + task * s.c);
+        for (int64_t i = start; i < end; ++i) add(n, i, parts.data() + task * wide);
     }
     for (int64_t n = 0; n < s.n; ++n) {
-        S* to = sums + n * s.c;
-        std::fill(to, to + s.c, S(0));
+        S* to = sums + n * wide;
+        std::fill(to, to + wide, S(0));
         for (int64_t r = 0; r < runs; ++r)
-            for (int64_t c = 0; c < s.c; ++c) to[c] += parts[(n * runs + r) * s.c + c];
+            for (int64_t k = 0; k < wide; ++k) to[k] += parts[(n * runs + r) * wide + k];
     }
 }
 
@@ -327,17 +328,181 @@ template <class S> struct Gate {
 // Where the channel shuffle takes channel c: in two halves, half by half -> pair by pair.
 inline int64_t shuffled(const Shape& s, int64_t c) { return c % (s.c / 2) * 2 + c / (s.c / 2); }
 
+// Channels last, the same row by row: what it takes of a place's channels.
+template <class S> struct RowGate {
+    const S *a, *d;  // logits of the image: a * x + d
+    const S *w, *b;  // (K, C)
+    int64_t order, channels;
+
+    // Factors of a row x.
+    void values(const S* x, S* u, S* f) const {
+        for (int64_t c = 0; c < channels; ++c) {
+            u[c] = a[c] * x[c] + d[c];
+            f[c] = sigmoid(u[c]);
+        }
+        for (int64_t k = 0; k < order; ++k)
+            for (int64_t c = 0; c < channels; ++c) {
+                u[c] = w[k * channels + c] * u[c] + b[k * channels + c];
+                f[c] *= sigmoid(u[c]);
+            }
+    }
+
+    // Factors of a row x, and what reaches the logits, dL/du, for g = dL/dy. u has room for order + 2 rows. Adds to
+    // sums[2 + k] and sums[2 + order + k], the rows of dw and db, unless sums is null.
+    void slopes(const S* x, const S* g, S* u, S* f, S* du, S* sums) const {
+        const int64_t n = channels;
+        S* t = u + (order + 1) * n;
+        for (int64_t c = 0; c < n; ++c) {
+            u[c] = a[c] * x[c] + d[c];
+            f[c] = sigmoid(u[c]);
+        }
+        for (int64_t k = 0; k < order; ++k)
+            for (int64_t c = 0; c < n; ++c) {
+                u[(k + 1) * n + c] = w[k * n + c] * u[k * n + c] + b[k * n + c];
+                f[c] *= sigmoid(u[(k + 1) * n + c]);
+            }
+        for (int64_t c = 0; c < n; ++c) {
+            du[c] = g[c] * x[c] * f[c];
+            t[c] = S(1) - sigmoid(u[order * n + c]);
+        }
+        for (int64_t k = order - 1; k >= 0; --k) {
+            if (sums)
+                for (int64_t c = 0; c < n; ++c) {
+                    sums[(2 + k) * n + c] += du[c] * t[c] * u[k * n + c];
+                    sums[(2 + order + k) * n + c] += du[c] * t[c];
+                }
+            for (int64_t c = 0; c < n; ++c) t[c] = w[k * n + c] * t[c] + S(1) - sigmoid(u[k * n + c]);
+        }
+        for (int64_t c = 0; c < n; ++c) du[c] *= t[c];
+    }
+};
+
+// The logits' a and d of every plane.
+template <class S>
+inline std::vector<S> row_logits(const Shape& s, const S* scale, const S* shift, const uint8_t* local, const S* means,
+                                 const S* rstds) {
+    std::vector<S> found(2 * s.n * s.c);
+    for (int64_t at = 0; at < s.n * s.c; ++at) {
+        const int64_t c = at % s.c;
+        const S a = local[c] ? scale[c] * rstds[at] : S(0);
+        found[at] = a;
+        found[s.n * s.c + at] = shift[c] + (local[c] ? -a : scale[c]) * means[at];
+    }
+    return found;
+}
+
+// A row of channels in S, out of the order of the shuffle, or into it.
+template <class T, class S> inline void take_row(const T* from, S* to, int64_t channels, bool shuffled) {
+    const int64_t half = channels / 2;
+    if (!shuffled) {
+        for (int64_t c = 0; c < channels; ++c) to[c] = widen(from[c]);
+    } else {
+        for (int64_t i = 0; i < half; ++i) to[i] = widen(from[2 * i]), to[half + i] = widen(from[2 * i + 1]);
+    }
+}
+
+template <class T, class S> inline void put_row(const S* from, T* to, int64_t channels, bool shuffled) {
+    const int64_t half = channels / 2;
+    if (!shuffled) {
+        for (int64_t c = 0; c < channels; ++c) to[c] = narrow<T>(from[c]);
+    } else {
+        for (int64_t i = 0; i < half; ++i) to[2 * i] = narrow<T>(from[i]), to[2 * i + 1] = narrow<T>(from[half + i]);
+    }
+}
+
+template <class T, class S>
+void row_gate_forward(const Shape& s, const T* x, T* y, const S* scale, const S* shift, const uint8_t* local, const S* w,
+                      const S* b, int64_t order, double eps, bool shuffle, S* means, S* rstds) {
+    const int64_t p = s.p(), planes = s.n * s.c;
+    over_rows(s, means, [&](int64_t n, int64_t i, S* sums) {
+        const T* row = x + (n * p + i) * s.c;
+        for (int64_t c = 0; c < s.c; ++c) sums[c] += widen(row[c]);
+    });
+    for (int64_t at = 0; at < planes; ++at) means[at] /= S(p);
+    over_rows(s, rstds, [&](int64_t n, int64_t i, S* sums) {
+        const T* row = x + (n * p + i) * s.c;
+        const S* mean = means + n * s.c;
+        for (int64_t c = 0; c < s.c; ++c) sums[c] += (widen(row[c]) - mean[c]) * (widen(row[c]) - mean[c]);
+    });
+    for (int64_t at = 0; at < planes; ++at)
+        rstds[at] = local[at % s.c] ? S(1) / std::sqrt(rstds[at] / S(p) + S(eps)) : S(0);
+    const std::vector<S> logits = row_logits(s, scale, shift, local, means, rstds);
+    each_row(s, [&](int64_t n, int64_t i) {
+        static thread_local Scratch<S> room;
+        S *xs = room.of(3 * s.c), *u = xs + s.c, *f = u + s.c;
+        const RowGate<S> gate{logits.data() + n * s.c, logits.data() + planes + n * s.c, w, b, order, s.c};
+        take_row(x + (n * p + i) * s.c, xs, s.c, false);
+        gate.values(xs, u, f);
+        for (int64_t c = 0; c < s.c; ++c) f[c] *= xs[c];
+        put_row(f, y + (n * p + i) * s.c, s.c, shuffle);
+    });
+}
+
+template <class T, class S>
+void row_gate_backward(const Shape& s, const T* g, const T* x, const S* means, const S* rstds, const S* scale,
+                       const S* shift, const uint8_t* local, const S* w, const S* b, int64_t order, bool shuffle, T* dx,
+                       S* dscale, S* dshift, S* dw, S* db) {
+    const int64_t p = s.p(), planes = s.n * s.c, each = 2 + 2 * order;
+    const std::vector<S> logits = row_logits(s, scale, shift, local, means, rstds);
+    // Of a place: x, g, the factors and what reaches the logits.
+    const auto row = [&](int64_t n, int64_t i, S* sums, const auto& use) {
+        static thread_local Scratch<S> room;
+        S *xs = room.of((order + 6) * s.c), *gs = xs + s.c, *f = gs + s.c, *du = f + s.c, *u = du + s.c;
+        const RowGate<S> gate{logits.data() + n * s.c, logits.data() + planes + n * s.c, w, b, order, s.c};
+        take_row(x + (n * p + i) * s.c, xs, s.c, false);
+        take_row(g + (n * p + i) * s.c, gs, s.c, shuffle);
+        gate.slopes(xs, gs, u, f, du, sums);
+        use(xs, gs, f, du);
+    };
+    std::vector<S> sums(each * planes);
+    over_rows(
+        s, sums.data(),
+        [&](int64_t n, int64_t i, S* to) {
+            row(n, i, to, [&](const S* xs, const S*, const S*, const S* du) {
+                const S *mean = means + n * s.c, *rstd = rstds + n * s.c;
+                for (int64_t c = 0; c < s.c; ++c) {
+                    to[c] += du[c];
+                    to[s.c + c] += du[c] * (xs[c] - mean[c]) * rstd[c];
+                }
+            });
+        },
+        each);
+    std::vector<S> slopes(planes), rests(planes);
+    for (int64_t n = 0; n < s.n; ++n) {
+        const S* of = sums.data() + n * each * s.c;
+        std::copy(of + 2 * s.c, of + (2 + order) * s.c, dw + n * order * s.c);
+        std::copy(of + (2 + order) * s.c, of + each * s.c, db + n * order * s.c);
+        for (int64_t c = 0; c < s.c; ++c) {
+            const int64_t at = n * s.c + c;
+            const S a = logits[at], sum = of[c], along = of[s.c + c];
+            dshift[at] = sum;
+            dscale[at] = local[c] ? along : sum * means[at];
+            slopes[at] = -a * along / S(p) * rstds[at];
+            rests[at] = local[c] ? -a * sum / S(p) - slopes[at] * means[at] : sum * scale[c] / S(p);
+        }
+    }
+    each_row(s, [&](int64_t n, int64_t i) {
+        row(n, i, nullptr, [&](const S* xs, const S* gs, S* f, const S* du) {
+            const int64_t at = n * s.c;
+            for (int64_t c = 0; c < s.c; ++c)
+                f[c] = gs[c] * f[c] + logits[at + c] * du[c] + slopes[at + c] * xs[c] + rests[at + c];
+            put_row(f, dx + (n * p + i) * s.c, s.c, false);
+        });
+    });
+}
+
 template <class T>
 void plane_gate_forward(const Shape& s, const T* x, T* y, const typename Sum<T>::type* scale,
                         const typename Sum<T>::type* shift, const uint8_t* local, const typename Sum<T>::type* w,
                         const typename Sum<T>::type* b, int64_t order, double eps, int64_t shuffle,
                         typename Sum<T>::type* means, typename Sum<T>::type* rstds) {
     using S = typename Sum<T>::type;
+    if (s.last) return row_gate_forward(s, x, y, scale, shift, local, w, b, order, eps, shuffle != 0, means, rstds);
     const int64_t p = s.p(), apart = pitch(s);
-    each_block(s, block<T>(s), shuffle ? s.c / 2 : s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, 1, s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, out;
-        const int64_t to = shuffle ? shuffled(s, first) : first, step = shuffle ? 2 : 1;
-        const S* xs = planes(x, s, n, first, count, 1, in);
+        const int64_t to = shuffle ? shuffled(s, first) : first;
+        const S* xs = planes(x, s, n, first, count, in);
         S* ys = draft(y, s, n, to, count, out);
         for (int64_t j = 0; j < count; ++j, xs += apart, ys += apart) {
             const int64_t c = first + j;
@@ -365,7 +530,7 @@ void plane_gate_forward(const Shape& s, const T* x, T* y, const typename Sum<T>:
                 for (int64_t i = 0; i < some; ++i) ys[start + i] = xs[start + i] * f[i];
             }
         }
-        put(ys - count * apart, y, s, n, to, count, step);
+        put(ys - count * apart, y, s, n, to, count);
     });
 }
 
@@ -377,12 +542,16 @@ void plane_gate_backward(const Shape& s, const T* g, const T* x, const typename 
                          typename Sum<T>::type* dscale, typename Sum<T>::type* dshift, typename Sum<T>::type* dw,
                          typename Sum<T>::type* db) {
     using S = typename Sum<T>::type;
+    if (s.last) {
+        return row_gate_backward(s, g, x, means, rstds, scale, shift, local, w, b, order, shuffle != 0, dx, dscale,
+                                 dshift, dw, db);
+    }
     const int64_t p = s.p(), apart = pitch(s);
-    each_block(s, block<T>(s), shuffle ? s.c / 2 : s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, 1, s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, out, chunks;
-        const int64_t from = shuffle ? shuffled(s, first) : first, step = shuffle ? 2 : 1;
-        const S* xs = planes(x, s, n, first, count, 1, in);
-        const S* gs = planes(g, s, n, from, count, step, up);
+        const int64_t from = shuffle ? shuffled(s, first) : first;
+        const S* xs = planes(x, s, n, first, count, in);
+        const S* gs = planes(g, s, n, from, count, up);
         S* ds = draft(dx, s, n, first, count, out);
         S* u = chunks.of((order + 2) * CHUNK);
         for (int64_t j = 0; j < count; ++j, xs += apart, gs += apart, ds += apart) {
@@ -436,7 +605,7 @@ void plane_gate_backward(const Shape& s, const T* g, const T* x, const typename 
             const S slope = -a * along / S(p) * rstd, rest = -a * sum / S(p) - slope * mean;
             for (int64_t i = 0; i < p; ++i) ds[i] += slope * xs[i] + rest;
         }
-        put(ds - count * apart, dx, s, n, first, count, 1);
+        put(ds - count * apart, dx, s, n, first, count);
     });
 }
 
@@ -464,7 +633,7 @@ void plane_statistics(const Shape& s, const T* x, typename Sum<T>::type* means, 
     }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
-        const S* xs = planes(x, s, n, first, count, 1, in);
+        const S* xs = planes(x, s, n, first, count, in);
         for (int64_t j = 0; j < count; ++j, xs += apart) {
             const int64_t at = n * s.c + first + j;
             const S mean = total(xs, p) / S(p);
@@ -509,8 +678,8 @@ void plane_dot(const Shape& s, const T* g, const T* x, typename Sum<T>::type* do
     }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up;
-        const S* xs = planes(x, s, n, first, count, 1, in);
-        const S* gs = planes(g, s, n, first, count, 1, up);
+        const S* xs = planes(x, s, n, first, count, in);
+        const S* gs = planes(g, s, n, first, count, up);
         for (int64_t j = 0; j < count; ++j) dots[n * s.c + first + j] = product(gs + j * apart, xs + j * apart, p);
     });
 }
@@ -536,8 +705,8 @@ void plane_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
     }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, out;
-        const S* xs = slope ? planes(x, s, n, first, count, 1, in) : nullptr;
-        const S* gs = planes(g, s, n, first, count, 1, up);
+        const S* xs = slope ? planes(x, s, n, first, count, in) : nullptr;
+        const S* gs = planes(g, s, n, first, count, up);
         S* ds = draft(dx, s, n, first, count, out);
         for (int64_t j = 0; j < count; ++j) {
             const int64_t at = n * s.c + first + j;
@@ -553,7 +722,7 @@ void plane_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
             }
             if (peak) dp[where[at]] += peak[at];
         }
-        put(ds, dx, s, n, first, count, 1);
+        put(ds, dx, s, n, first, count);
     });
 }
 
@@ -565,7 +734,7 @@ void cross_statistics(const Shape& s, const T* x, typename Sum<T>::type* rows, t
     const int64_t apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
-        const S* xs = planes(x, s, n, first, count, 1, in);
+        const S* xs = planes(x, s, n, first, count, in);
         for (int64_t j = 0; j < count; ++j, xs += apart) {
             const int64_t at = n * s.c + first + j;
             S* row = rows + at * s.h;
@@ -588,7 +757,7 @@ void cross_scale(const Shape& s, const T* x, const typename Sum<T>::type* rows, 
     const int64_t apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, out;
-        const S* xs = planes(x, s, n, first, count, 1, in);
+        const S* xs = planes(x, s, n, first, count, in);
         S* ys = draft(y, s, n, first, count, out);
         for (int64_t j = 0; j < count; ++j) {
             const int64_t at = n * s.c + first + j;
@@ -599,7 +768,7 @@ void cross_scale(const Shape& s, const T* x, const typename Sum<T>::type* rows, 
                 for (int64_t k = 0; k < s.w; ++k) to[k] = line[k] * row[i] * column[k];
             }
         }
-        put(ys, y, s, n, first, count, 1);
+        put(ys, y, s, n, first, count);
     });
 }
 
@@ -610,8 +779,8 @@ void cross_dot(const Shape& s, const T* g, const T* x, const typename Sum<T>::ty
     const int64_t apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up;
-        const S* xs = planes(x, s, n, first, count, 1, in);
-        const S* gs = planes(g, s, n, first, count, 1, up);
+        const S* xs = planes(x, s, n, first, count, in);
+        const S* gs = planes(g, s, n, first, count, up);
         for (int64_t j = 0; j < count; ++j) {
             const int64_t at = n * s.c + first + j;
             const S *row = rows + at * s.h, *column = columns + at * s.w;
@@ -640,7 +809,7 @@ void cross_combine(const Shape& s, const T* g, const typename Sum<T>::type* rows
     const int64_t apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
-        const S* gs = planes(g, s, n, first, count, 1, up);
+        const S* gs = planes(g, s, n, first, count, up);
         S* ds = draft(dx, s, n, first, count, out);
         for (int64_t j = 0; j < count; ++j) {
             const int64_t at = n * s.c + first + j;
@@ -652,7 +821,7 @@ void cross_combine(const Shape& s, const T* g, const typename Sum<T>::type* rows
                 for (int64_t k = 0; k < s.w; ++k) to[k] = over[k] * r * column[k] + rest + more[k];
             }
         }
-        put(ds, dx, s, n, first, count, 1);
+        put(ds, dx, s, n, first, count);
     });
 }
 
@@ -675,7 +844,7 @@ void group_gate_forward(const Shape& s, const T* x, T* y, int64_t groups, const 
     each_block(s, channels, channels, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, out, map;
         const int64_t group = first / channels, at = n * groups + group;
-        const S* xs = planes(x, s, n, first, count, 1, in);
+        const S* xs = planes(x, s, n, first, count, in);
         S* ys = draft(y, s, n, first, count, out);
         S* mean = means + n * s.c + first;
         S* t = map.of(p);
@@ -695,7 +864,7 @@ void group_gate_forward(const Shape& s, const T* x, T* y, int64_t groups, const 
             for (int64_t c = 0; c < channels; ++c)
                 for (int64_t i = 0; i < some; ++i) ys[c * apart + start + i] = xs[c * apart + start + i] * f[i];
         }
-        put(ys, y, s, n, first, count, 1);
+        put(ys, y, s, n, first, count);
     });
 }
 
@@ -711,8 +880,8 @@ void group_gate_backward(const Shape& s, const T* g, const T* x, int64_t groups,
     each_block(s, channels, channels, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, out, map, factors, slopes, chunks;
         const int64_t group = first / channels, at = n * groups + group;
-        const S* xs = planes(x, s, n, first, count, 1, in);
-        const S* gs = planes(g, s, n, first, count, 1, up);
+        const S* xs = planes(x, s, n, first, count, in);
+        const S* gs = planes(g, s, n, first, count, up);
         S* ds = draft(dx, s, n, first, count, out);
         const S* mean = means + n * s.c + first;
         S *t = map.of(p), *f = factors.of(p), *d = slopes.of(p), *u = chunks.of((order + 2) * CHUNK);
@@ -749,7 +918,7 @@ void group_gate_backward(const Shape& s, const T* g, const T* x, int64_t groups,
             S* to = ds + c * apart;
             for (int64_t i = 0; i < p; ++i) to[i] = gp[i] * f[i] + d[i] * m + rest;
         }
-        put(ds, dx, s, n, first, count, 1);
+        put(ds, dx, s, n, first, count);
     });
 }
 
@@ -868,8 +1037,8 @@ void place_plane_dot(const Shape& s, const T* g, const T* x, const typename Sum<
     const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, room;
-        const S* xs = planes(x, s, n, first, count, 1, in);
-        const S* gs = planes(g, s, n, first, count, 1, up);
+        const S* xs = planes(x, s, n, first, count, in);
+        const S* gs = planes(g, s, n, first, count, up);
         S* d = room.of(p);
         for (int64_t j = 0; j < count; ++j) {
             reach(gs + j * apart, m + n * p, rest + n * p, peak + n * p, where + n * p, first + j, p, d);
@@ -888,7 +1057,7 @@ void place_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
     const int64_t p = s.p(), apart = pitch(s);
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
-        const S* gs = planes(g, s, n, first, count, 1, up);
+        const S* gs = planes(g, s, n, first, count, up);
         S* ds = draft(dx, s, n, first, count, out);
         for (int64_t j = 0; j < count; ++j) {
             const int64_t at = n * s.c + first + j;
@@ -898,7 +1067,7 @@ void place_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
             for (int64_t i = 0; i < p; ++i) dp[i] = dp[i] * factor + more;
             dp[plane_where[at]] += plane_peak[at];
         }
-        put(ds, dx, s, n, first, count, 1);
+        put(ds, dx, s, n, first, count);
     });
 }
 
@@ -945,7 +1114,7 @@ void over_places(const Shape& s, const T* x, const typename Sum<T>::type* a, typ
     }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
-        const S* xs = planes(x, s, n, first, count, 1, in);
+        const S* xs = planes(x, s, n, first, count, in);
         for (int64_t j = 0; j < count; ++j) sums[n * s.c + first + j] = product(xs + j * apart, a + n * p, p);
     });
 }
@@ -968,7 +1137,7 @@ void context_combine(const Shape& s, const T* g, const typename Sum<T>::type* f,
     }
     each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
-        const S* gs = planes(g, s, n, first, count, 1, up);
+        const S* gs = planes(g, s, n, first, count, up);
         S* ds = draft(dx, s, n, first, count, out);
         const S *as = a + n * p, *vs = v + n * p;
         for (int64_t j = 0; j < count; ++j) {
@@ -976,7 +1145,7 @@ void context_combine(const Shape& s, const T* g, const typename Sum<T>::type* f,
             const S factor = f[at], un = u[at], kn = k[at];
             for (int64_t i = 0; i < p; ++i) ds[j * apart + i] = gs[j * apart + i] * factor + un * as[i] + kn * vs[i];
         }
-        put(ds, dx, s, n, first, count, 1);
+        put(ds, dx, s, n, first, count);
     });
 }
 
