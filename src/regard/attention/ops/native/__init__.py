@@ -1,4 +1,4 @@
-"""The kernels for processors: `kernels.cpp`, built by the C++ compiler of this machine when they are first needed."""
+"""The kernels for processors, in C++, built by the compiler of this machine when they are first needed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ PAGE = 4096
 MADV_HUGEPAGE = 14
 
 _log = logging.getLogger("regard")
+_building = Lock()
 
 
 def _find_madvise() -> Callable[[int, int, int], int] | None:
@@ -70,17 +72,23 @@ def _built() -> Path:
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if compiler is None:
         raise RuntimeError("there is no C++ compiler")
-    identity = [SOURCE.read_bytes(), compiler.encode(), " ".join(FLAGS).encode(), _processor().encode()]
+    identity = [
+        *(path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]*"))),
+        compiler.encode(),
+        " ".join(FLAGS).encode(),
+        _processor().encode(),
+    ]
     version = subprocess.run([compiler, "--version"], capture_output=True, timeout=60, check=True).stdout
     name = hashlib.sha256(b"\0".join([*identity, version])).hexdigest()[:20]
     path = _cache() / f"kernels-{name}{sysconfig.get_config_var('SHLIB_SUFFIX') or '.so'}"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as aside:  # several processes may build at once; each puts a whole file in its place
-            command = [compiler, *FLAGS, "-o", str(aside), str(SOURCE)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-            if done.returncode:
-                raise RuntimeError(f"{compiler} failed: {done.stderr.strip()[:300]}")
+    with _building:
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with written_aside(path) as aside:  # several processes may build at once; each puts a whole file there
+                command = [compiler, *FLAGS, "-o", str(aside), str(SOURCE)]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+                if done.returncode:
+                    raise RuntimeError(f"{compiler} failed: {done.stderr.strip()[:300]}")
     return path
 
 

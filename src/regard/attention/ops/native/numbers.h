@@ -1,0 +1,87 @@
+// Element types, and the functions of a gate on them.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+template <class T> struct Sum { using type = T; };
+template <> struct Sum<bfloat16> { using type = float; };
+
+inline float widen(float v) { return v; }
+inline double widen(double v) { return v; }
+inline float widen(bfloat16 v) {
+    const uint32_t bits = uint32_t(v.bits) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+}
+
+template <class T> inline T narrow(typename Sum<T>::type v) { return v; }
+template <> inline bfloat16 narrow<bfloat16>(float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, 4);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+    return bfloat16{uint16_t(v != v ? 0x7fc0u : rounded)};
+}
+
+// exp by 2^n * exp(r) with |r| <= ln 2 / 2, in a form that compilers vectorise; NaN stays NaN.
+inline float exponential(float v) {
+    v = v < -87.0f ? -87.0f : v;
+    v = v > 88.0f ? 88.0f : v;
+    const float shifted = v * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: the integer is in the low bits
+    const float n = shifted - 12582912.0f;
+    const float r = (v - n * 0.693145751953125f) - n * 1.42860682030941723e-6f;
+    float p = 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    uint32_t bits;
+    std::memcpy(&bits, &shifted, 4);
+    bits = (bits << 23) + 0x3f800000u;
+    float power;
+    std::memcpy(&power, &bits, 4);
+    return p * power;
+}
+
+inline double exponential(double v) {
+    v = v < -708.0 ? -708.0 : v;
+    v = v > 709.0 ? 709.0 : v;
+    const double shifted = v * 1.4426950408889634074 + 6755399441055744.0;  // 1.5 * 2^52
+    const double n = shifted - 6755399441055744.0;
+    const double r = (v - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10;
+    double p = 1.0 / 6227020800.0;
+    p = p * r + 1.0 / 479001600.0;
+    p = p * r + 1.0 / 39916800.0;
+    p = p * r + 1.0 / 3628800.0;
+    p = p * r + 1.0 / 362880.0;
+    p = p * r + 1.0 / 40320.0;
+    p = p * r + 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    uint64_t bits;
+    std::memcpy(&bits, &shifted, 8);
+    bits = (bits << 52) + 0x3ff0000000000000ull;
+    double power;
+    std::memcpy(&power, &bits, 8);
+    return p * power;
+}
+
+template <class S> inline S sigmoid(S u) { return S(1) / (S(1) + exponential(-u)); }
+
+}  // namespace
