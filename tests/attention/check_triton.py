@@ -306,6 +306,7 @@ def test_equal_input_gives_equal_bits_in_any_batch(layout) -> None:
 @pytest.mark.parametrize("name", ["se", "srm", "cbam", "shuffle", "sge", "coord", "gc"])
 def test_modules_run_on_the_kernels(monkeypatch, name, gated) -> None:
     monkeypatch.setattr(choice, "_kernels", lambda device: KERNELS)
+    monkeypatch.setattr(choice, "SMALL", 0)
     options = {"shuffle": {"groups": 2}, "sge": {"groups": 2}, "gc": {"fusion": "scale", "reduction": 2}}.get(name, {})
     layer = attention.create(name, 8, gate=gated, **options).to(DEVICE)
     with torch.no_grad():  # away from the start, where some gradients are 0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from regard import attention
 from regard.attention import ops
-from regard.attention.ops import native
+from regard.attention.ops import choice, native
 
 GATES = ["sigmoid", "sub-attention-1", "sub-attention-3"]
 
@@ -119,9 +119,10 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 0.05}
 
 
 @pytest.fixture(autouse=True)
-def _native_kernels() -> None:
+def _native_kernels(monkeypatch) -> None:
     if ops.backend("cpu") != "native":
         pytest.skip("there are no native kernels: no C++ compiler")
+    monkeypatch.setattr(choice, "SMALL", 0)
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])

@@ -45,7 +45,7 @@ def channel_gated(x: Tensor, statistics: Sequence[Statistic], factors: Callable[
         statistics: what `factors` is given, (N, C) each.
         factors: gives (N, C, 1, 1).
     """
-    kernels = kernels_for(x)
+    kernels = kernels_for(x, calls=2)
     if kernels is None:
         return x * factors(*plane_statistics(x, statistics)).to(x.dtype)
     link = Link()

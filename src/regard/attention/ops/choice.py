@@ -13,6 +13,9 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from regard.attention.ops.kernels import Kernels
 
+# Below so many elements on a processor, an operation of several functions costs more to call than its kernels save.
+SMALL = 1 << 16
+
 _formulas_asked_for = 0
 
 
@@ -27,13 +30,14 @@ def reference() -> Iterator[None]:
         _formulas_asked_for -= 1
 
 
-def kernels_for(x: Tensor) -> Kernels | None:
+def kernels_for(x: Tensor, *, calls: int = 1) -> Kernels | None:
     """The kernels for features `x`, or None where the plain formula is to run.
 
     It runs where someone needs to see through the operation: inside `reference()`, while torch compiles, exports or
     traces, under function transforms and dispatch modes (such as those that count operations), for forward-mode
     differentiation and tensor subclasses. Under `torch.compile` the compiler makes its own kernels of it. It also runs
-    for dtypes and devices that have no kernels.
+    for dtypes and devices that have no kernels, and for operations of several calls on features so small that the calls
+    would take most of the time.
     """
     if (
         _formulas_asked_for
@@ -45,6 +49,7 @@ def kernels_for(x: Tensor) -> Kernels | None:
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.dim() != 4
         or not x.numel()
+        or (calls > 1 and x.device.type == "cpu" and x.numel() < SMALL)
     ):
         return None
     kernels = _kernels(x.device.type)

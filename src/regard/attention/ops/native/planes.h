@@ -127,9 +127,8 @@ template <class Work> inline void each_row(const Shape& s, const Work& work) {
     for (int64_t at = 0; at < s.n * p; ++at) work(at / p, at % p);
 }
 
-// A sum of terms in several running sums, which do not wait for one another.
-template <class S, class Term> inline S summed(int64_t p, const Term& term) {
-    constexpr int64_t lanes = 256 / sizeof(S);
+// A sum of terms in `lanes` running sums, which do not wait for one another.
+template <int64_t lanes, class S, class Term> inline S summed_in(int64_t p, const Term& term) {
     S sums[lanes] = {};
     int64_t i = 0;
     for (; i + lanes <= p; i += lanes)
@@ -138,6 +137,10 @@ template <class S, class Term> inline S summed(int64_t p, const Term& term) {
     for (int64_t half = lanes / 2; half; half /= 2)
         for (int64_t k = 0; k < half; ++k) sums[k] += sums[k + half];
     return sums[0];
+}
+
+template <class S, class Term> inline S summed(int64_t p, const Term& term) {
+    return p < 1024 ? summed_in<64 / sizeof(S), S>(p, term) : summed_in<256 / sizeof(S), S>(p, term);
 }
 
 template <class S> inline S total(const S* x, int64_t p) {
