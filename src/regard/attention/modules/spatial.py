@@ -54,17 +54,16 @@ class SpatialAttention(GatedAttention):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         nn.init.constant_(self.bn.weight, norm_start)
 
-    def map_logits(self, pooled: Tensor) -> Tensor:
-        """Gate logits (N, 1, H, W) of the largest and the mean value over the channels, (N, 2, H, W)."""
-        return self.bn(self.conv(pooled))
+    def map_logits(self, mean: Tensor, largest: Tensor) -> Tensor:
+        """Gate logits (N, 1, H, W) of mean and largest value over the channels, (N, 1, H, W) each."""
+        return self.bn(self.conv(torch.cat((largest, mean), dim=1)))
 
     def logits(self, x: Tensor) -> Tensor:
-        mean, largest = ops.place_statistics(x)
-        return self.map_logits(torch.cat((largest, mean), dim=1))
+        return self.map_logits(*ops.place_statistics(x))
 
     def factors_of(self, mean: Tensor, largest: Tensor) -> Tensor:
-        """The factors (N, 1, H, W) of mean and largest value over the channels, (N, 1, H, W) each."""
-        return self.gate(self.map_logits(torch.cat((largest, mean), dim=1)))
+        """The factors (N, 1, H, W) of the same."""
+        return self.gate(self.map_logits(mean, largest))
 
     def factors(self, x: Tensor) -> Tensor:
         """What the features are multiplied with, (N, 1, H, W), in their dtype."""

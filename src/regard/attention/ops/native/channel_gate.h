@@ -12,21 +12,13 @@ void plane_statistics(const Shape& s, const T* x, typename Sum<T>::type* means, 
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s);
     if (s.last && !tops) {
-        over_rows(s, means, [&](int64_t n, int64_t i, S* sums) {
-            const T* row = x + (n * p + i) * s.c;
-            for (int64_t c = 0; c < s.c; ++c) sums[c] += widen(row[c]);
-        });
-        for (int64_t at = 0; at < s.n * s.c; ++at) means[at] /= S(p);
+        row_means(s, x, means);
         if (!variances) return;
-        over_rows(s, variances, [&](int64_t n, int64_t i, S* sums) {
-            const T* row = x + (n * p + i) * s.c;
-            const S* mean = means + n * s.c;
-            for (int64_t c = 0; c < s.c; ++c) sums[c] += (widen(row[c]) - mean[c]) * (widen(row[c]) - mean[c]);
-        });
+        row_squares(s, x, means, variances);
         for (int64_t at = 0; at < s.n * s.c; ++at) variances[at] /= S(p > 1 ? p - 1 : 1);
         return;
     }
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
         const S* xs = planes(x, s, n, first, count, in);
         for (int64_t j = 0; j < count; ++j, xs += apart) {
@@ -51,7 +43,7 @@ template <class T> void plane_scale(const Shape& s, const T* x, const typename S
         });
         return;
     }
-    each_block(s, 1, s.c, [&](int64_t n, int64_t c, int64_t) {
+    each_block(s, 1, [&](int64_t n, int64_t c, int64_t) {
         const int64_t at = n * s.c + c;
         const S factor = f[at];
         const T* from = x + at * p;
@@ -71,7 +63,7 @@ void plane_dot(const Shape& s, const T* g, const T* x, typename Sum<T>::type* do
         });
         return;
     }
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up;
         const S* xs = planes(x, s, n, first, count, in);
         const S* gs = planes(g, s, n, first, count, up);
@@ -98,7 +90,7 @@ void plane_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
         });
         return;
     }
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, out;
         const S* xs = slope ? planes(x, s, n, first, count, in) : nullptr;
         const S* gs = planes(g, s, n, first, count, up);

@@ -45,7 +45,7 @@ void over_places(const Shape& s, const T* x, const typename Sum<T>::type* a, typ
         });
         return;
     }
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
         const S* xs = planes(x, s, n, first, count, in);
         for (int64_t j = 0; j < count; ++j) sums[n * s.c + first + j] = product(xs + j * apart, a + n * p, p);
@@ -68,7 +68,7 @@ void context_combine(const Shape& s, const T* g, const typename Sum<T>::type* f,
         });
         return;
     }
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
         const S* gs = planes(g, s, n, first, count, up);
         S* ds = draft(dx, s, n, first, count, out);

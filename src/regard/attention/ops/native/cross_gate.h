@@ -10,7 +10,7 @@ template <class T>
 void cross_statistics(const Shape& s, const T* x, typename Sum<T>::type* rows, typename Sum<T>::type* columns) {
     using S = typename Sum<T>::type;
     const int64_t apart = pitch(s);
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in;
         const S* xs = planes(x, s, n, first, count, in);
         for (int64_t j = 0; j < count; ++j, xs += apart) {
@@ -33,7 +33,7 @@ void cross_scale(const Shape& s, const T* x, const typename Sum<T>::type* rows, 
                  T* y) {
     using S = typename Sum<T>::type;
     const int64_t apart = pitch(s);
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, out;
         const S* xs = planes(x, s, n, first, count, in);
         S* ys = draft(y, s, n, first, count, out);
@@ -55,7 +55,7 @@ void cross_dot(const Shape& s, const T* g, const T* x, const typename Sum<T>::ty
                const typename Sum<T>::type* columns, typename Sum<T>::type* drows, typename Sum<T>::type* dcolumns) {
     using S = typename Sum<T>::type;
     const int64_t apart = pitch(s);
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up;
         const S* xs = planes(x, s, n, first, count, in);
         const S* gs = planes(g, s, n, first, count, up);
@@ -85,7 +85,7 @@ void cross_combine(const Shape& s, const T* g, const typename Sum<T>::type* rows
                    const typename Sum<T>::type* row_rest, const typename Sum<T>::type* column_rest, T* dx) {
     using S = typename Sum<T>::type;
     const int64_t apart = pitch(s);
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
         const S* gs = planes(g, s, n, first, count, up);
         S* ds = draft(dx, s, n, first, count, out);

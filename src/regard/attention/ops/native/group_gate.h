@@ -21,7 +21,7 @@ void group_gate_forward(const Shape& s, const T* x, T* y, int64_t groups, const 
                         typename Sum<T>::type* centres, typename Sum<T>::type* spreads) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s), channels = s.c / groups;
-    each_block(s, channels, channels, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, channels, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, out, map;
         const int64_t group = first / channels, at = n * groups + group;
         const S* xs = planes(x, s, n, first, count, in);
@@ -57,7 +57,7 @@ void group_gate_backward(const Shape& s, const T* g, const T* x, int64_t groups,
                          typename Sum<T>::type* db) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s), channels = s.c / groups;
-    each_block(s, channels, channels, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, channels, [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, out, map, factors, slopes, chunks;
         const int64_t group = first / channels, at = n * groups + group;
         const S* xs = planes(x, s, n, first, count, in);

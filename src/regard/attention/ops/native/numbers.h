@@ -32,8 +32,9 @@ template <> inline bfloat16 narrow<bfloat16>(float v) {
     return bfloat16{uint16_t(v != v ? 0x7fc0u : rounded)};
 }
 
+// Inlined always: loops over planes are only vectorised if no call is left in them.
 // exp by 2^n * exp(r) with |r| <= ln 2 / 2, in a form that compilers vectorise; NaN stays NaN.
-inline float exponential(float v) {
+__attribute__((always_inline)) inline float exponential(float v) {
     v = v < -87.0f ? -87.0f : v;
     v = v > 88.0f ? 88.0f : v;
     const float shifted = v * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: the integer is in the low bits
@@ -54,7 +55,7 @@ inline float exponential(float v) {
     return p * power;
 }
 
-inline double exponential(double v) {
+__attribute__((always_inline)) inline double exponential(double v) {
     v = v < -708.0 ? -708.0 : v;
     v = v > 709.0 ? 709.0 : v;
     const double shifted = v * 1.4426950408889634074 + 6755399441055744.0;  // 1.5 * 2^52
@@ -82,6 +83,6 @@ inline double exponential(double v) {
     return p * power;
 }
 
-template <class S> inline S sigmoid(S u) { return S(1) / (S(1) + exponential(-u)); }
+template <class S> __attribute__((always_inline)) inline S sigmoid(S u) { return S(1) / (S(1) + exponential(-u)); }
 
 }  // namespace

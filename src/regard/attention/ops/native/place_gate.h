@@ -58,7 +58,7 @@ void place_scale(const Shape& s, const T* x, const typename Sum<T>::type* f, con
         });
         return;
     }
-    each_block(s, 1, s.c, [&](int64_t n, int64_t c, int64_t) {
+    each_block(s, 1, [&](int64_t n, int64_t c, int64_t) {
         const int64_t at = n * s.c + c;
         const S factor = f[at];
         const S* ms = m + n * p;
@@ -106,7 +106,7 @@ void place_plane_dot(const Shape& s, const T* g, const T* x, const typename Sum<
                      typename Sum<T>::type* dots) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s);
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> in, up, room;
         const S* xs = planes(x, s, n, first, count, in);
         const S* gs = planes(g, s, n, first, count, up);
@@ -126,7 +126,7 @@ void place_combine(const Shape& s, const T* g, const typename Sum<T>::type* f, c
                    const int64_t* plane_where, T* dx) {
     using S = typename Sum<T>::type;
     const int64_t p = s.p(), apart = pitch(s);
-    each_block(s, block<T>(s), s.c, [&](int64_t n, int64_t first, int64_t count) {
+    each_block(s, block<T>(s), [&](int64_t n, int64_t first, int64_t count) {
         static thread_local Scratch<S> up, out;
         const S* gs = planes(g, s, n, first, count, up);
         S* ds = draft(dx, s, n, first, count, out);

@@ -96,16 +96,8 @@ template <class T, class S>
 void row_gate_forward(const Shape& s, const T* x, T* y, const S* scale, const S* shift, const uint8_t* local, const S* w,
                       const S* b, int64_t order, double eps, bool shuffle, S* means, S* rstds) {
     const int64_t p = s.p(), planes = s.n * s.c;
-    over_rows(s, means, [&](int64_t n, int64_t i, S* sums) {
-        const T* row = x + (n * p + i) * s.c;
-        for (int64_t c = 0; c < s.c; ++c) sums[c] += widen(row[c]);
-    });
-    for (int64_t at = 0; at < planes; ++at) means[at] /= S(p);
-    over_rows(s, rstds, [&](int64_t n, int64_t i, S* sums) {
-        const T* row = x + (n * p + i) * s.c;
-        const S* mean = means + n * s.c;
-        for (int64_t c = 0; c < s.c; ++c) sums[c] += (widen(row[c]) - mean[c]) * (widen(row[c]) - mean[c]);
-    });
+    row_means(s, x, means);
+    row_squares(s, x, means, rstds);
     for (int64_t at = 0; at < planes; ++at)
         rstds[at] = local[at % s.c] ? S(1) / std::sqrt(rstds[at] / S(p) + S(eps)) : S(0);
     const std::vector<S> logits = row_logits(s, scale, shift, local, means, rstds);
@@ -180,39 +172,36 @@ void plane_gate_forward(const Shape& s, const T* x, T* y, const typename Sum<T>:
                         typename Sum<T>::type* means, typename Sum<T>::type* rstds) {
     using S = typename Sum<T>::type;
     if (s.last) return row_gate_forward(s, x, y, scale, shift, local, w, b, order, eps, shuffle != 0, means, rstds);
-    const int64_t p = s.p(), apart = pitch(s);
-    each_block(s, 1, s.c, [&](int64_t n, int64_t first, int64_t count) {
+    const int64_t p = s.p();
+    each_block(s, 1, [&](int64_t n, int64_t c, int64_t) {
         static thread_local Scratch<S> in, out;
-        const int64_t to = shuffle ? shuffled(s, first) : first;
-        const S* xs = planes(x, s, n, first, count, in);
-        S* ys = draft(y, s, n, to, count, out);
-        for (int64_t j = 0; j < count; ++j, xs += apart, ys += apart) {
-            const int64_t c = first + j;
-            const Gate<S> gate{w + c, b + c, order, s.c};
-            const S mean = total(xs, p) / S(p);
-            means[n * s.c + c] = mean;
-            rstds[n * s.c + c] = 0;
-            if (!local[c]) {
-                const S f = gate.value(scale[c] * mean + shift[c]);
-                for (int64_t i = 0; i < p; ++i) ys[i] = xs[i] * f;
-                continue;
-            }
-            const S rstd = S(1) / std::sqrt(squares(xs, mean, p) / S(p) + S(eps));
-            rstds[n * s.c + c] = rstd;
-            const S a = scale[c] * rstd, d = shift[c] - a * mean;
-            if (order == 0) {
-                for (int64_t i = 0; i < p; ++i) ys[i] = xs[i] * sigmoid(a * xs[i] + d);
-                continue;
-            }
-            S u[CHUNK], f[CHUNK];
-            for (int64_t start = 0; start < p; start += CHUNK) {
-                const int64_t some = std::min(CHUNK, p - start);
-                for (int64_t i = 0; i < some; ++i) u[i] = a * xs[start + i] + d;
-                gate.values(u, f, some);
-                for (int64_t i = 0; i < some; ++i) ys[start + i] = xs[start + i] * f[i];
-            }
+        const int64_t at = n * s.c + c, to = shuffle ? shuffled(s, c) : c;
+        const S* xs = planes(x, s, n, c, 1, in);
+        S* ys = draft(y, s, n, to, 1, out);
+        const Gate<S> gate{w + c, b + c, order, s.c};
+        const S mean = total(xs, p) / S(p);
+        means[at] = mean;
+        rstds[at] = 0;
+        if (!local[c]) {
+            const S f = gate.value(scale[c] * mean + shift[c]);
+            for (int64_t i = 0; i < p; ++i) ys[i] = xs[i] * f;
+            return put(ys, y, s, n, to, 1);
         }
-        put(ys - count * apart, y, s, n, to, count);
+        const S rstd = S(1) / std::sqrt(squares(xs, mean, p) / S(p) + S(eps));
+        rstds[at] = rstd;
+        const S a = scale[c] * rstd, d = shift[c] - a * mean;
+        if (order == 0) {
+            for (int64_t i = 0; i < p; ++i) ys[i] = xs[i] * sigmoid(a * xs[i] + d);
+            return put(ys, y, s, n, to, 1);
+        }
+        S u[CHUNK], f[CHUNK];
+        for (int64_t start = 0; start < p; start += CHUNK) {
+            const int64_t some = std::min(CHUNK, p - start);
+            for (int64_t i = 0; i < some; ++i) u[i] = a * xs[start + i] + d;
+            gate.values(u, f, some);
+            for (int64_t i = 0; i < some; ++i) ys[start + i] = xs[start + i] * f[i];
+        }
+        put(ys, y, s, n, to, 1);
     });
 }
 
@@ -228,66 +217,63 @@ void plane_gate_backward(const Shape& s, const T* g, const T* x, const typename 
         return row_gate_backward(s, g, x, means, rstds, scale, shift, local, w, b, order, shuffle != 0, dx, dscale,
                                  dshift, dw, db);
     }
-    const int64_t p = s.p(), apart = pitch(s);
-    each_block(s, 1, s.c, [&](int64_t n, int64_t first, int64_t count) {
+    const int64_t p = s.p();
+    each_block(s, 1, [&](int64_t n, int64_t c, int64_t) {
         static thread_local Scratch<S> in, up, out, chunks;
-        const int64_t from = shuffle ? shuffled(s, first) : first;
-        const S* xs = planes(x, s, n, first, count, in);
-        const S* gs = planes(g, s, n, from, count, up);
-        S* ds = draft(dx, s, n, first, count, out);
+        const int64_t at = n * s.c + c, from = shuffle ? shuffled(s, c) : c;
+        const S* xs = planes(x, s, n, c, 1, in);
+        const S* gs = planes(g, s, n, from, 1, up);
+        S* ds = draft(dx, s, n, c, 1, out);
         S* u = chunks.of((order + 2) * CHUNK);
-        for (int64_t j = 0; j < count; ++j, xs += apart, gs += apart, ds += apart) {
-            const int64_t c = first + j, at = n * s.c + c;
-            const Gate<S> gate{w + c, b + c, order, s.c};
-            S* dws = dw + n * order * s.c + c;  // (N, K, C)
-            S* dbs = db + n * order * s.c + c;
-            for (int64_t k = 0; k < order; ++k) dws[k * s.c] = dbs[k * s.c] = 0;
-            const S mean = means[at], rstd = rstds[at];
-            if (!local[c]) {
-                S f, d = product(gs, xs, p);
-                u[0] = scale[c] * mean + shift[c];
-                gate.slopes(u, &f, &d, dws, dbs, 1);
-                dscale[at] = d * mean;
-                dshift[at] = d;
-                const S rest = d * scale[c] / S(p);
-                for (int64_t i = 0; i < p; ++i) ds[i] = gs[i] * f + rest;
-                continue;
-            }
-            const S a = scale[c] * rstd, e = shift[c] - a * mean;
-            S sum = 0, along = 0;  // of dL/du, and of dL/du * normalised x
-            if (order == 0) {
-#pragma omp simd reduction(+ : sum, along)
-                for (int64_t i = 0; i < p; ++i) {
-                    const S f = sigmoid(a * xs[i] + e);
-                    const S d = gs[i] * xs[i] * f * (S(1) - f);
-                    sum += d;
-                    along += d * (xs[i] - mean) * rstd;
-                    ds[i] = gs[i] * f + a * d;
-                }
-            } else {
-                S f[CHUNK], d[CHUNK];
-                for (int64_t start = 0; start < p; start += CHUNK) {
-                    const int64_t some = std::min(CHUNK, p - start);
-                    const S *xc = xs + start, *gc = gs + start;
-                    for (int64_t i = 0; i < some; ++i) {
-                        u[i] = a * xc[i] + e;
-                        d[i] = gc[i] * xc[i];
-                    }
-                    gate.slopes(u, f, d, dws, dbs, some);
-#pragma omp simd reduction(+ : sum, along)
-                    for (int64_t i = 0; i < some; ++i) {
-                        sum += d[i];
-                        along += d[i] * (xc[i] - mean) * rstd;
-                        ds[start + i] = gc[i] * f[i] + a * d[i];
-                    }
-                }
-            }
-            dscale[at] = along;
-            dshift[at] = sum;
-            const S slope = -a * along / S(p) * rstd, rest = -a * sum / S(p) - slope * mean;
-            for (int64_t i = 0; i < p; ++i) ds[i] += slope * xs[i] + rest;
+        const Gate<S> gate{w + c, b + c, order, s.c};
+        S* dws = dw + n * order * s.c + c;  // (N, K, C)
+        S* dbs = db + n * order * s.c + c;
+        for (int64_t k = 0; k < order; ++k) dws[k * s.c] = dbs[k * s.c] = 0;
+        const S mean = means[at], rstd = rstds[at];
+        if (!local[c]) {
+            S f, d = product(gs, xs, p);
+            u[0] = scale[c] * mean + shift[c];
+            gate.slopes(u, &f, &d, dws, dbs, 1);
+            dscale[at] = d * mean;
+            dshift[at] = d;
+            const S rest = d * scale[c] / S(p);
+            for (int64_t i = 0; i < p; ++i) ds[i] = gs[i] * f + rest;
+            return put(ds, dx, s, n, c, 1);
         }
-        put(ds - count * apart, dx, s, n, first, count);
+        const S a = scale[c] * rstd, e = shift[c] - a * mean;
+        S sum = 0, along = 0;  // of dL/du, and of dL/du * normalised x
+        if (order == 0) {
+#pragma omp simd reduction(+ : sum, along)
+            for (int64_t i = 0; i < p; ++i) {
+                const S f = sigmoid(a * xs[i] + e);
+                const S d = gs[i] * xs[i] * f * (S(1) - f);
+                sum += d;
+                along += d * (xs[i] - mean) * rstd;
+                ds[i] = gs[i] * f + a * d;
+            }
+        } else {
+            S f[CHUNK], d[CHUNK];
+            for (int64_t start = 0; start < p; start += CHUNK) {
+                const int64_t some = std::min(CHUNK, p - start);
+                const S *xc = xs + start, *gc = gs + start;
+                for (int64_t i = 0; i < some; ++i) {
+                    u[i] = a * xc[i] + e;
+                    d[i] = gc[i] * xc[i];
+                }
+                gate.slopes(u, f, d, dws, dbs, some);
+#pragma omp simd reduction(+ : sum, along)
+                for (int64_t i = 0; i < some; ++i) {
+                    sum += d[i];
+                    along += d[i] * (xc[i] - mean) * rstd;
+                    ds[start + i] = gc[i] * f[i] + a * d[i];
+                }
+            }
+        }
+        dscale[at] = along;
+        dshift[at] = sum;
+        const S slope = -a * along / S(p) * rstd, rest = -a * sum / S(p) - slope * mean;
+        for (int64_t i = 0; i < p; ++i) ds[i] += slope * xs[i] + rest;
+        put(ds, dx, s, n, c, 1);
     });
 }
 

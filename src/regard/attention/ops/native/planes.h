@@ -88,15 +88,14 @@ inline void put(const S* from, T* y, const Shape& s, int64_t n, int64_t first, i
     }
 }
 
-// Calls work(n, first, count) for every run of at most `size` channels, none across a multiple of `within`.
-template <class Work>
-inline void each_block(const Shape& s, int64_t size, int64_t within, const Work& work) {
-    const int64_t parts = s.c / within, blocks = (within + size - 1) / size, tasks = s.n * parts * blocks;
+// Calls work(n, first, count) for every run of at most `size` channels.
+template <class Work> inline void each_block(const Shape& s, int64_t size, const Work& work) {
+    const int64_t blocks = (s.c + size - 1) / size, tasks = s.n * blocks;
     const int64_t threads = s.n * s.c * s.p() < 32768 ? 1 : s.threads;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t n = task / (parts * blocks), part = task / blocks % parts, start = task % blocks * size;
-        work(n, part * within + start, std::min(size, within - start));
+        const int64_t n = task / blocks, first = task % blocks * size;
+        work(n, first, std::min(size, s.c - first));
     }
 }
 
@@ -118,6 +117,23 @@ template <class S, class Add> inline void over_rows(const Shape& s, S* sums, con
         for (int64_t r = 0; r < runs; ++r)
             for (int64_t k = 0; k < wide; ++k) to[k] += parts[(n * runs + r) * wide + k];
     }
+}
+
+// Channels last: the means of the planes, and their sums of squared deviations from these.
+template <class T, class S> inline void row_means(const Shape& s, const T* x, S* means) {
+    over_rows(s, means, [&](int64_t n, int64_t i, S* sums) {
+        const T* row = x + (n * s.p() + i) * s.c;
+        for (int64_t c = 0; c < s.c; ++c) sums[c] += widen(row[c]);
+    });
+    for (int64_t at = 0; at < s.n * s.c; ++at) means[at] /= S(s.p());
+}
+
+template <class T, class S> inline void row_squares(const Shape& s, const T* x, const S* means, S* squares) {
+    over_rows(s, squares, [&](int64_t n, int64_t i, S* sums) {
+        const T* row = x + (n * s.p() + i) * s.c;
+        const S* mean = means + n * s.c;
+        for (int64_t c = 0; c < s.c; ++c) sums[c] += (widen(row[c]) - mean[c]) * (widen(row[c]) - mean[c]);
+    });
 }
 
 // Channels last: calls work(n, i) for every place i of every image n.
