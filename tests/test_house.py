@@ -26,13 +26,16 @@ MAY_IMPORT = {
     "models": {"errors", "files", "modes", "stages", "attention"},
     "maps": {"errors", "modes", "stages", "models", "attention"},
     "deployment": {"version", "errors", "modes", "attention"},
-    "bias": {"errors", "files", "modes", "maps", "data"},
+    "bias": {"version", "errors", "files", "modes", "maps", "models", "data"},
     "transfer": {"errors", "stages", "maps"},
     "training": {"version", "errors", "files", "modes", "attention", "data", "models", "maps", "transfer"},
     "report": {"version", "errors", "files", "data", "models", "maps", "bias", "training"},
     "demo": {"errors", "bias", "training", "report", "data"},
-    "commands": {"errors", "files", "attention", "data", "models", "deployment", "bias", "training", "report", "demo"},
+    "commands": {
+        *("errors", "files", "attention", "data", "models", "maps", "deployment", "bias", "training", "report", "demo")
+    },
     "cli": {"version", "errors", "commands"},
+    "__main__": {"cli"},
 }
 
 

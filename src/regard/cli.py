@@ -14,8 +14,11 @@ from regard.version import __version__
 COMMANDS = {
     "demo": "train, transfer and measure on the built-in data; ends in one report.html",
     "train": "train the network of a recipe, with or without attention and a teacher",
-    "evaluate": "loss and accuracy of a run on its test images or on others",
-    "bias": "where networks look, against the regions of the objects: rates with intervals",
+    "evaluate": "loss and accuracy of networks on their test images or on others",
+    "bias": "where networks look, against the regions of the objects, over a whole data set",
+    "explain": "where a network looks on some images: its top classes, and a map for each",
+    "gates": "how far the gates of attention modules tell classes apart, by depth",
+    "groups": "how much each group of a layer's channels alone speaks for a class",
     "complexity": "what networks cost with and without attention: parameters, operations, time, memory",
     "import": "a checkpoint from elsewhere as a file that the other commands take",
     "export": "a network as an ONNX file, checked with onnxruntime",

@@ -110,7 +110,7 @@ def test_batches_give_what_an_image_set_gives(report):
     images = image_set()
     parts = zip(normalised(images).split(8), images.labels.split(8), images.regions.split(8), strict=True)
     other = evaluate(network(), ([*part] for part in parts))
-    assert other.classes == ("0", "1", "2") and other.dataset == "batches"
+    assert other.classes == other.outputs == ("0", "1", "2") and other.dataset == "batches" and other.scored
     for name, values in report.rows.items():
         assert_close(other.rows[name], values, name)
 
@@ -156,6 +156,51 @@ def test_methods_of_ones_own():
     assert (again.method, again.layer) == ("gradcam", "layer1")
 
 
+def test_labels_that_are_other_outputs():
+    """Output 4 - i stands for class i of three; class 1 has none."""
+    images = image_set()
+    report = evaluate(network(outputs=5), images, label_outputs=[4, -1, 2], outputs=list("abcde"))
+    assert report.scored and report.classes == CLASSES and report.outputs == tuple("abcde")
+    expected = {0: 4, 1: -1, 2: 2}
+    right = [int(p) == expected[int(c)] for p, c in zip(report.rows["predicted"], images.labels, strict=True)]
+    assert report.rows["correct"].tolist() == right
+    by_label = evaluate(network(outputs=5), images.subset([0, 1]), label_outputs=[4, 3, 2], target="label")
+    assert by_label.rows["explained"].tolist() == [4 - int(label) for label in images.labels[:2]]
+
+
+def test_labels_that_are_no_outputs():
+    report = evaluate(network(outputs=5), image_set(), label_outputs=[-1, -1, -1])
+    assert not report.scored and not report.rows["correct"].any() and report.outputs[4] == "class 4"
+    assert report.accuracy.total == 0 and report.right.images == report.wrong.images == 0
+    assert "there is no accuracy" in str(report) and "right" not in str(report)
+
+
+def test_kept_in_a_folder(report, tmp_path):
+    images, done = image_set(), []
+    kept = evaluate(network(), images, batch_size=10, folder=tmp_path / "shards", shard=20)
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
+        "000000.parquet",
+        "000001.parquet",
+        "plan.json",
+    ]
+    again = evaluate(
+        network(),
+        images,
+        batch_size=10,
+        folder=tmp_path / "shards",
+        shard=20,
+        progress=lambda *counts: done.append(counts),
+    )
+    assert done == [(20, 37), (37, 37)] and again.provenance["weights"] == kept.provenance["weights"]
+    for name, values in report.rows.items():
+        np.testing.assert_array_equal(kept.rows[name], values)
+        np.testing.assert_array_equal(again.rows[name], values)
+    for changes, what in (({"seed": 1}, "weights"), ({"n": 36}, "data")):
+        model = network(changes.get("seed", 0))
+        with pytest.raises(InputError, match=f"another evaluation: {what} differs"):
+            evaluate(model, image_set(changes.get("n", 37)), batch_size=10, folder=tmp_path / "shards", shard=20)
+
+
 def test_a_model_in_float64():
     report = evaluate(network().double(), image_set())
     assert report.rows["auc"].dtype == np.float32
@@ -180,6 +225,11 @@ def test_flat_maps_are_counted():
         (network(), image_set(regions=False), {}, "'spots' has no regions"),
         (network(outputs=5), image_set(), {}, "5 outputs, the data set 3 classes"),
         (network(outputs=2), image_set(), {"target": "label"}, "2 outputs"),
+        (network(), image_set(), {"label_outputs": [0, 1]}, "2 outputs for the 3 classes"),
+        (network(), image_set(), {"label_outputs": [0, 1, 7]}, "output 7 of a model with 3"),
+        (network(), image_set(), {"label_outputs": [0, -1, 2], "target": "label"}, "no label that is an output"),
+        (network(), image_set(), {"outputs": ["a"]}, "1 names for 3 outputs"),
+        (network(), [], {"folder": "x"}, "cannot be kept in shards"),
         (network(), image_set(), {"target": "best"}, "unknown target 'best'"),
         (network(), image_set(), {"method": "gradcan"}, "did you mean 'gradcam'"),
         (network(), image_set(), {"layer": "layer3"}, "near: layer"),
@@ -218,7 +268,7 @@ def test_saved_and_loaded(report, tmp_path):
     assert loaded.overall == report.overall or math.isnan(report.overall.means["auc"].value)
     assert loaded.to_dict() == report.to_dict()
     assert json.loads(path.read_text())["summary"]["overall"]["images"] == 37
-    assert [p.name for p in path.parent.iterdir()] == ["bias.json"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["bias.json", "bias.parquet"]
     report.save(path)
 
 
@@ -228,7 +278,7 @@ def test_a_failed_save_loses_nothing(report, tmp_path, monkeypatch):
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(InputError, match="No space left"):
         report.save(path)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
 def test_files_that_are_no_reports(report, tmp_path):
@@ -237,14 +287,21 @@ def test_files_that_are_no_reports(report, tmp_path):
         Report.load(path)
     text = json.dumps(report.to_dict())
     newer = json.dumps({**report.to_dict(), "version": 99})
-    short = json.dumps({**report.to_dict(), "rows": {**report.to_dict()["rows"], "label": [1]}})
-    for wrong in (text[:-9], "[]", "{}", '{"format": 1, "version": 1}', newer, short, "\x00"):
+    fewer = json.dumps({**report.to_dict(), "images": 36})
+    report.save(path)
+    for wrong in (text[:-9], "[]", "{}", '{"format": 1, "version": 1}', newer, fewer, "\x00"):
         path.write_text(wrong)
         with pytest.raises(InputError, match="bias.json") as error:
             Report.load(path)
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match="cannot write"):
         report.save(tmp_path / "bias.json" / "below.json")
+    with pytest.raises(InputError, match="ends in .json"):
+        report.save(tmp_path / "bias.parquet")
+    path.write_text(text)
+    (tmp_path / "bias.parquet").unlink()
+    with pytest.raises(InputError, match="bias.parquet, which holds the rows"):
+        Report.load(path)
 
 
 def test_printed(report):
@@ -255,6 +312,7 @@ def test_printed(report):
         "all",
         "right",
         "wrong",
+        "large objects",
         "class ant",
         "class bee",
         "class cat",
@@ -263,7 +321,7 @@ def test_printed(report):
     assert f"{100 * rate.value:.1f} ({100 * rate.low:.1f}–{100 * rate.high:.1f})" in lines[2]
     assert "1 empty regions" in lines[-1]
     table = report.table(classes=False)
-    assert table.row_count == 3 and report.table().row_count == 6
+    assert table.row_count == 4 and report.table().row_count == 7
 
 
 def test_classes_of_the_same_name():

@@ -3,13 +3,14 @@
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from regard.bias import focus, measure
+from regard.bias import focus, measure, scaled
 from regard.errors import InputError
 
 
@@ -47,6 +48,53 @@ def slow_precision(values, inside, k):
     return (hits + (k - above) * sum(level) / len(level)) / k
 
 
+def slow(map_, region, threshold, thresholds, k):
+    """Every measure of one image (h, w), by loops over pixels, in the dtype of the map."""
+    number = map_.dtype.type
+    fine = all(math.isfinite(v) for v in map_.flatten())
+    values = [max(v, number(0)) if fine else number(0) for v in map_.flatten()]
+    inside = [bool(i) for i in region.flatten()]
+    low, high = min(values), max(values)
+
+    def sizes(level):
+        """|F|, |R|, |F and R|."""
+        size = both = 0
+        for v, i in zip(values, inside, strict=True):
+            if low < high and (v - low) / (high - low) >= number(level):
+                size += 1
+                both += i
+        return size, sum(inside), both
+
+    def share(part, whole):
+        return part / whole if whole else math.nan
+
+    def iou(level):
+        f, r, both = sizes(level)
+        return share(both, f + r - both)
+
+    f, r, both = sizes(threshold)
+    flat = low == high
+    energies = [float(v) / float(high) if high else 0.0 for v in values]
+    ious = [iou(level) for level in thresholds]
+    return {
+        "position_bias": both == 0,
+        "range_bias": 0 < both < f,
+        "spill": share(f - both, f),
+        "miss": share(r - both, r),
+        "iou": iou(threshold),
+        "mean_iou": sum(ious) / len(ious),
+        "best_iou": max(ious),
+        "pointing": not flat and any(i and v == high for v, i in zip(values, inside, strict=True)),
+        "energy_inside": share(math.fsum(e for e, i in zip(energies, inside, strict=True) if i), math.fsum(energies)),
+        "auc": slow_auc(values, inside),
+        "rank_accuracy": slow_precision(values, inside, r),
+        "top_k": slow_precision(values, inside, k),
+        "focus_area": f / len(values),
+        "region_area": r / len(values),
+        "flat": flat,
+    }
+
+
 # Known answers.
 
 
@@ -74,6 +122,17 @@ def test_a_focus_that_spills():
     assert m["energy_inside"] == pytest.approx(19 / 24)
 
 
+def test_iou_over_thresholds():
+    m = of(grid("8642 0000"), grid("##.. ...."), thresholds=(0.2, 0.5, 0.7, 1))  # scaled: 1, 3/4, 1/2, 1/4, 0 …
+    assert m["mean_iou"] == (2 / 4 + 2 / 3 + 2 / 2 + 1 / 2) / 4 and m["best_iou"] == 1
+    assert of(grid("8642 0000"), grid("##.. ...."))["iou"] == 2 / 3
+    # By default 0.05, 0.1, …, 0.95: five of them up to 1/4, five more up to 1/2, five up to 3/4, four above.
+    default = of(grid("8642 0000"), grid("##.. ...."))
+    assert default["mean_iou"] == pytest.approx((5 * 2 / 4 + 5 * 2 / 3 + 5 * 2 / 2 + 4 * 1 / 2) / 19)
+    alone = of(grid("8642 0000"), grid("##.. ...."), thresholds=[0.5])
+    assert alone["mean_iou"] == alone["best_iou"] == alone["iou"]
+
+
 def test_negative_values_count_as_zero():
     region = grid("##.. ....")
     assert of(grid("9300 0000"), region) == of(grid("9300 0000") - grid("0057 9999"), region)
@@ -90,15 +149,18 @@ def test_focus_is_taken_from_the_scaled_map():
 def test_flat_map(level):
     m = of(torch.full((1, 4, 4), level), grid("##.. ##.. .... ...."))
     assert m["flat"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
-    assert math.isnan(m["spill"]) and m["miss"] == 1 and m["iou"] == 0 and m["focus_area"] == 0
+    assert math.isnan(m["spill"]) and m["miss"] == 1 and m["focus_area"] == 0
+    assert m["iou"] == m["mean_iou"] == m["best_iou"] == 0
     assert m["auc"] == 0.5 and m["rank_accuracy"] == 0.25 and m["top_k"] == 0.25
     assert m["energy_inside"] == pytest.approx(0.25) if level > 0 else math.isnan(m["energy_inside"])
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
-def test_a_map_that_is_not_finite_counts_as_zero(odd):
+@pytest.mark.parametrize("place", [0, 7, 15])
+def test_a_map_that_is_not_finite_counts_as_zero(odd, place):
     map_ = torch.rand(1, 4, 4)
-    map_[0, 3, 3] = odd
+    map_[0].view(-1)[place] = odd
+    assert not focus(map_).any() and (scaled(map_) == 0).all()
     region = grid("##.. ##.. .... ....")
     assert repr(of(map_, region)) == repr(of(torch.zeros(1, 4, 4), region))
     assert repr(of(map_, grid("##" * 4 + " " + "#." * 4))) == repr(
@@ -109,8 +171,27 @@ def test_a_map_that_is_not_finite_counts_as_zero(odd):
 def test_empty_region():
     m = of(grid("9100 0000"), grid(".... ...."))
     assert m["position_bias"] and not m["range_bias"] and not m["pointing"]
-    assert m["spill"] == 1 and m["iou"] == 0 and m["energy_inside"] == 0 and m["top_k"] == 0 and m["region_area"] == 0
+    assert m["spill"] == 1 and m["energy_inside"] == 0 and m["top_k"] == 0 and m["region_area"] == 0
+    assert m["iou"] == m["mean_iou"] == m["best_iou"] == 0
     assert math.isnan(m["miss"]) and math.isnan(m["auc"]) and math.isnan(m["rank_accuracy"])
+
+
+@pytest.mark.parametrize("level", [0.0, 0.7])
+def test_flat_map_and_empty_region(level):
+    m = of(torch.full((1, 2, 4), level), grid(".... ...."))
+    assert m["flat"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
+    for name in ("spill", "miss", "iou", "mean_iou", "best_iou", "auc", "rank_accuracy"):
+        assert math.isnan(m[name]), name
+    assert m["top_k"] == m["focus_area"] == m["region_area"] == 0
+
+
+@pytest.mark.parametrize("level", [0.0, 0.7])
+def test_flat_map_and_full_region(level):
+    m = of(torch.full((1, 2, 4), level), grid("#### ####"))
+    assert m["flat"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
+    assert math.isnan(m["spill"]) and m["miss"] == 1 and m["iou"] == m["mean_iou"] == m["best_iou"] == 0
+    assert math.isnan(m["auc"]) and m["rank_accuracy"] == m["top_k"] == 1
+    assert m["energy_inside"] == 1 if level else math.isnan(m["energy_inside"])
 
 
 def test_full_region():
@@ -234,6 +315,78 @@ def test_expected_precision_is_the_average_over_orders_of_ties():
     assert of(map_, region)["rank_accuracy"] == pytest.approx(sum(averaged) / len(averaged))
 
 
+def awkward(kind, dtype, shape, random):
+    """Maps (h, w) with whatever may trip a ranking: ties, zeros of both signs, tiny, huge and nearly equal values."""
+    info = np.finfo(dtype)
+    uniform = random.random(shape)
+    patch = np.zeros(shape, bool)
+    patch[: shape[0] // 2, : shape[1] // 2] = True
+    made = {
+        "uniform": uniform,
+        "signed": uniform - 0.5,
+        "levels": random.integers(0, 5, shape) / 4,
+        "zeros of both signs": np.where(uniform < 0.4, -0.0, np.where(uniform < 0.8, 0.0, uniform)),
+        "constant patch": np.where(patch, 0.75, uniform),
+        "all but one": np.where(np.arange(uniform.size).reshape(shape) == 3, 1.0, 0.25),
+        "tiny": random.integers(0, 9, shape) * float(info.smallest_subnormal),
+        "huge": uniform * float(info.max),
+        "nearly equal": 1 + random.integers(0, 3, shape) * float(info.eps),
+        "of many sizes": 10.0 ** random.integers(-30, 30, shape),
+        "falling": -np.arange(uniform.size).reshape(shape) + 10.0,
+        "not finite": np.where(patch, np.inf, uniform),
+    }[kind]
+    return made.astype(dtype)
+
+
+KINDS = ["uniform", "signed", "levels", "zeros of both signs", "constant patch", "all but one", "tiny", "huge"]
+KINDS += ["nearly equal", "of many sizes", "falling", "not finite"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_loops_over_pixels_say_the_same(kind, dtype):
+    random = np.random.default_rng(KINDS.index(kind))
+    shape, threshold, thresholds, k = (6, 9), 0.3, (0.1, 0.35, 0.6, 1.0), 7
+    regions = np.stack([random.random(shape) < part for part in (0.3, 0.7, 0, 1)])
+    maps = np.stack([awkward(kind, dtype, shape, random) for _ in regions])
+    found = measure(torch.from_numpy(maps), torch.from_numpy(regions), threshold, thresholds=thresholds, top_k=k)
+    for i, (map_, region) in enumerate(zip(maps, regions, strict=True)):
+        for name, expected in slow(map_, region, threshold, thresholds, k).items():
+            ours = getattr(found, name)[i].item()
+            close = float(np.finfo(dtype).eps) * (4 if name in ("energy_inside", "mean_iou") else 1)
+            assert ours == pytest.approx(expected, rel=close, abs=0, nan_ok=True), name
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases(top=9), st.sampled_from([0.05, 0.3, 0.5, 1.0]))
+def test_loops_over_pixels_say_the_same_of_any_case(case, threshold):
+    map_, region = case
+    thresholds = (0.05, 0.5, 0.95)
+    expected = slow(map_[0].numpy(), region[0].numpy(), threshold, thresholds, 1)
+    assert of(map_, region, threshold=threshold, thresholds=thresholds) == pytest.approx(expected, nan_ok=True)
+
+
+def test_one_thread_or_several():
+    random = np.random.default_rng(0)
+    maps, regions = torch.from_numpy(random.random((5, 20, 20))), torch.from_numpy(random.random((5, 20, 20)) < 0.3)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = measure(maps, regions)
+        torch.set_num_threads(3)
+        several = measure(maps, regions)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one.items(), several.items(), strict=True))
+
+
+def test_nothing_given_is_changed():
+    maps, regions = torch.rand(2, 8, 8) - 0.5, torch.rand(2, 8, 8) < 0.5
+    copies = maps.clone(), regions.clone()
+    measure(maps, regions)
+    assert torch.equal(maps, copies[0]) and torch.equal(regions, copies[1])
+
+
 @settings(max_examples=150, deadline=None)
 @given(cases(), st.sampled_from([0.25, 0.5, 1.0]))
 def test_what_holds_for_any_image(case, threshold):
@@ -243,6 +396,7 @@ def test_what_holds_for_any_image(case, threshold):
         assert math.isnan(value) or -1e-12 <= value <= 1 + 1e-12, name
     assert not (m["position_bias"] and m["range_bias"])
     assert m["position_bias"] == (m["iou"] == 0 or math.isnan(m["iou"]))
+    assert math.isnan(m["mean_iou"]) or m["mean_iou"] <= m["best_iou"] + 1e-12
     if not m["flat"]:
         assert m["range_bias"] == (0 < m["spill"] < 1)
         assert (m["spill"] == 1) == m["position_bias"]
@@ -297,6 +451,8 @@ def test_a_higher_threshold_narrows_the_focus(case):
         ((torch.rand(2, 4, 4), [[True]]), {}, "regions are list"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"threshold": 0}, "threshold 0"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"threshold": 1.5}, "threshold 1.5"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"thresholds": ()}, "give at least one"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"thresholds": (0.5, 0)}, "threshold 0;"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"top_k": 17}, "top_k 17; expected 1 to 16"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"tolerance": -1}, "tolerance -1"),
     ],

@@ -9,6 +9,7 @@
 from regard.bias.comparison import Comparison, Difference, compare
 from regard.bias.evaluation import evaluate
 from regard.bias.intervals import PairedDifference, paired_difference, wilson
+from regard.bias.looking import Looker
 from regard.bias.measures import Measures, focus, measure, scaled
 from regard.bias.report import Report
 from regard.bias.summary import Mean, Rate, Summary
@@ -16,6 +17,7 @@ from regard.bias.summary import Mean, Rate, Summary
 __all__ = [
     "Comparison",
     "Difference",
+    "Looker",
     "Mean",
     "Measures",
     "PairedDifference",

@@ -2,117 +2,247 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regard.bias.measures import Measures, measure
+from regard import models
+from regard.bias.looking import Looker, Mapper, Measured, Target
 from regard.bias.report import Report
-from regard.data import Batches, ImageSet
+from regard.bias.rows import Rows
+from regard.bias.shards import Shard, in_shards
+from regard.bias.sources import Source, of_batches, of_files, of_images
+from regard.data import Channels, Fit, ImageSet, RegionSet
 from regard.errors import InputError, unknown
-from regard.maps.cam import ClassActivationMap, GradCAM, check_logits
 from regard.maps.layers import Layer, unwrapped
-from regard.modes import evaluation_mode
+from regard.version import __version__
 
-METHODS: dict[str, type[ClassActivationMap]] = {"gradcam": GradCAM}
-
-Mapper = ClassActivationMap | Callable[[Tensor, Tensor], Tensor]
-Batch = tuple[Tensor, Tensor, Tensor]  # images (B, 3, H, W), labels (B,), regions (B, H, W)
-Channels = tuple[float, float, float]
+_BATCHES_A_SHARD = 8
 
 
 def evaluate(
     model: nn.Module,
-    dataset: ImageSet | Iterable[Sequence[Tensor]],
+    dataset: ImageSet | RegionSet | Iterable[Sequence[Tensor]],
     *,
     method: str | Mapper = "gradcam",
-    layer: Layer | None = None,
-    target: Literal["predicted", "label"] = "predicted",
+    layer: Layer | Sequence[Layer] | None = None,
+    target: Target = "predicted",
     threshold: float = 0.5,
-    batch_size: int = 250,
+    batch_size: int | None = None,
     mean: Channels | None = None,
     std: Channels | None = None,
+    fit: Fit | None = None,
+    workers: int = 0,
+    unreadable: str = "error",
+    outputs: Sequence[str] | None = None,
+    label_outputs: Sequence[int] | None = None,
     device: torch.device | str | None = None,
+    folder: str | Path | None = None,
+    shard: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     name: str | None = None,
 ) -> Report:
     """Measures every map of a data set against its region, and whether the class was right.
 
     One forward and a backward down to the tapped layer a batch; everything stays on the device but one row an image.
-    The model is afterwards as it was.
+    Images are read as they are needed: what is held does not grow with the set, but for its list of files and 80 bytes
+    a row. The model is afterwards as it was.
+
+    With a `folder`, rows are kept there a shard at a time: an evaluation that was stopped goes on where it was, and
+    under `torch.distributed` (`torchrun`) each process takes its share of the shards. Batches are the same for any
+    number of processes, so the numbers are.
 
     Args:
         model: maps images to class scores (N, classes).
-        dataset: an `ImageSet` with regions, or batches (images, labels, regions): floating point (B, 3, H, W), already
-            normalised; whole numbers (B,); bool (B, H, W).
-        method: "gradcam", or your own: called with images (B, 3, H, W) and classes (B,), it gives maps (B, h, w).
-        layer: for a method by name; None: the last stage.
-        target: whose maps: of the "predicted" class, or of the "label".
+        dataset: an `ImageSet` or `RegionSet` with regions, or batches (images, labels, regions): floating point
+            (B, 3, H, W), already normalised; whole numbers (B,), outputs of the model or -1; bool (B, H, W).
+        method: a name of `maps.names()`, a `MapMethod` of the model, or your own: called with images (B, 3, H, W) and
+            classes (B,), it gives maps (B, h, w).
+        layer: for a method by name; None: the last spatial features.
+        target: whose maps: of the "predicted" class, or of the "label", which every image then has to have.
         threshold: of the focus, above 0, at most 1.
-        batch_size: of an `ImageSet`.
-        mean: of an `ImageSet`, by channel, with bytes 0 to 255 scaled to 0 to 1; None: its own.
+        batch_size: of a set; None: 250 for an `ImageSet`, 32 for a `RegionSet`.
+        mean: of a set, by channel, with bytes 0 to 255 scaled to 0 to 1; None: that of the `ImageSet`.
         std: likewise.
+        fit: how the images of a `RegionSet`, and their regions with them, are resized and cropped; None: not at all.
+        workers: processes that read the images of a `RegionSet`; 0: none besides this one.
+        unreadable: on a file of a `RegionSet` that cannot be read, "error", or "skip" it and name it in the report.
+        outputs: names of the model's outputs; None: the classes of the set, if they are as many.
+        label_outputs: for each class of the set the output that stands for it, -1 where none does; None: the classes
+            are the outputs, in order. A `RegionSet` with another number of classes than the model has outputs is then
+            not scored.
         device: where to work; the model is moved there and, at the end, back. None: where the model is.
-        progress: called after every batch with the images done and the images in all (None where unknown).
+        folder: where the shards are kept; it is the caller's to remove.
+        shard: images of a shard; None: 8 batches.
+        progress: called after every batch with the images done and the images in all (None where unknown); of several
+            processes each counts its own.
         name: of the model in the report; None: that of its class.
 
     Raises:
         InputError: a data set without regions or images, labels outside the model's classes, another number of classes
-            than the model has outputs, an unknown method, target or device; and what `GradCAM` and `measure` raise.
+            than the model has outputs, an unknown method, target or device, a folder of another evaluation; and what
+            the method and `measure` raise.
     """
     if target not in ("predicted", "label"):
         raise unknown("target", target, ("predicted", "label"))
-    mapper, method_name, layer_name = _mapper(model, method, layer)
-    classes: tuple[str, ...] | None = None
-    total: int | None = None
-    if isinstance(dataset, ImageSet):
-        classes, total = tuple(dataset.classes), len(dataset)
+    looker = Looker(model, method, layer, target, threshold)
+    source = _source(dataset, batch_size, mean, std, fit, workers, unreadable)
+    matching = _Matching(source, target, label_outputs)
+    total, done = source.count, 0
 
-    parts: list[dict[str, np.ndarray]] = []
-    done = outputs = 0
+    def progressed(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(done, total)
+
     with _working_place(model, device) as (place, dtype):
-        for images, labels, regions in _batches(dataset, batch_size, place, mean, std):
-            images = images.to(place, dtype)
-            maps, logits = _look(model, mapper, images, labels if target == "label" else None)
-            outputs = _check_outputs(logits, labels, classes)
-            measures = measure(maps, regions.to(maps.device), threshold)
-            parts.append(_rows(logits, labels, measures))
-            done += len(images)
-            if progress is not None:
-                progress(done, total)
-    if not parts:
-        raise InputError("the data set has no images; give one with at least one")
+
+        def work(places: range | None) -> Shard:
+            parts: list[Measured] = []
+            keys: list[str] = []
+            skipped: list[str] = []
+            for batch in source.read(places, place):
+                if len(batch.images):
+                    labels = batch.labels.to(place)
+                    regions = batch.regions.to(place)
+                    part = looker.measured(batch.images.to(place, dtype), labels, matching.targets(labels), regions)
+                    matching.check(part.outputs, batch.labels)
+                    parts.append(part)
+                    keys += [source.keys[i] if source.keys else str(i) for i in batch.places]
+                skipped += batch.skipped
+                progressed(len(batch.images) + len(batch.skipped))
+            columns = Measured.columns(parts)  # waits for the device
+            return Shard(Rows(tuple(keys), columns), tuple(skipped), parts[0].outputs if parts else 0)
+
+        settings: dict[str, Any] = {}
+        if folder is not None:
+            settings = {
+                "regard": __version__,
+                "weights": models.fingerprint(model),
+                "method": looker.method,
+                "layer": looker.layer,
+                "target": target,
+                "threshold": threshold,
+                "label_outputs": label_outputs and list(label_outputs),
+                "batch_size": source.batch_size,
+                "shard": shard,
+                **source.settings,
+            }
+        if total is None:
+            if folder is not None:
+                raise InputError("batches as they come cannot be kept in shards; give a set, or leave folder out")
+            found = work(None)
+        else:
+            found = in_shards(
+                total,
+                shard or _BATCHES_A_SHARD * source.batch_size,
+                work,
+                folder=None if folder is None else Path(folder),
+                plan=settings,
+                found=lambda places: progressed(len(places)),
+            )
+    if not len(found.rows):
+        unread = f"; {len(found.skipped)} could not be read (the first: {found.skipped[0]})" if found.skipped else ""
+        raise InputError(f"the data set has no images{unread}; give one with at least one")
+    rows = dict(found.rows.columns)
+    scored = matching.scored(found.outputs)
+    if not scored:
+        rows["correct"] = np.zeros_like(rows["correct"])
+    by_number = tuple(map(str, range(found.outputs)))
+    classes = by_number if source.classes is None else source.classes
+    if outputs is None:
+        outputs = classes if len(classes) == found.outputs else tuple(f"class {i}" for i in by_number)
+    if len(outputs) != found.outputs:
+        raise InputError(f"{len(outputs)} names for {found.outputs} outputs of the model; give one for each")
     return Report(
         model=name or type(unwrapped(model)).__name__,
-        dataset=str(getattr(dataset, "name", "batches")),
-        split=str(getattr(dataset, "split", "")),
-        method=method_name,
-        layer=layer_name,
+        dataset=source.name,
+        split=source.split,
+        method=looker.method,
+        layer=looker.layer,
         target=target,
         threshold=threshold,
-        classes=classes or tuple(str(i) for i in range(outputs)),
-        rows={column: np.concatenate([part[column] for part in parts]) for column in parts[0]},
+        classes=classes,
+        rows=rows,
+        outputs=tuple(outputs),
+        scored=scored,
+        keys=found.rows.keys,
+        skipped=found.skipped,
+        provenance={**settings, "torch": torch.__version__, "device": str(place), "command": " ".join(sys.argv)},
     )
 
 
-def _mapper(model: nn.Module, method: str | Mapper, layer: Layer | None) -> tuple[Mapper, str, str]:
-    """What makes the maps, its name, and that of its layer."""
-    if isinstance(method, str):
-        if method not in METHODS:
-            raise unknown("method", method, METHODS)
-        by_name = METHODS[method](model, layer)
-        return by_name, method, by_name.layer
-    if layer is not None:
-        raise InputError("a layer is for a method by name; a method of your own knows its layer: leave it out")
-    if isinstance(method, ClassActivationMap):
-        if unwrapped(method.model) is not unwrapped(model):
-            raise InputError(f"the {type(method).__name__} is of another model; make one of the model to evaluate")
-        return method, type(method).__name__.lower(), method.layer
-    return method, getattr(method, "__name__", type(method).__name__), ""
+class _Matching:
+    """Which outputs of the model stand for the labels of a set."""
+
+    def __init__(self, source: Source, target: Target, label_outputs: Sequence[int] | None) -> None:
+        self._source = source
+        self._given = label_outputs
+        classes, labels = source.classes, source.labels
+        if label_outputs is not None and len(label_outputs) != len(classes or ()):
+            raise InputError(
+                f"label_outputs names {len(label_outputs)} outputs for the {len(classes or ())} classes of "
+                f"{source.name}; give one for each"
+            )
+        self._needed = target == "label"
+        if self._needed and labels is not None:
+            stand = np.asarray([*label_outputs, -1])[labels] if label_outputs is not None else labels
+            if (stand < 0).any():
+                raise InputError(
+                    f"{int((stand < 0).sum())} of {len(labels)} images of {source.name} have no label that is an "
+                    "output of the model; explain the predicted class instead (target)"
+                )
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """(B,), the outputs for these labels; -1: none."""
+        if self._given is None:
+            return labels.long()
+        return torch.tensor([*self._given, -1], device=labels.device)[labels.long()]
+
+    def check(self, outputs: int, labels: Tensor) -> None:
+        """Raises InputError if labels and outputs cannot belong together."""
+        classes = self._source.classes
+        if classes is None:  # batches as they come
+            low, high = int(labels.min()), int(labels.max())
+            if low < -1 or high >= outputs:
+                raise InputError(
+                    f"labels from {low} to {high} for a model with {outputs} outputs; expected 0 to {outputs - 1}, or "
+                    "-1 for none"
+                )
+        elif self._given is not None:
+            if max(self._given, default=-1) >= outputs:
+                raise InputError(f"label_outputs names output {max(self._given)} of a model with {outputs}")
+        elif len(classes) != outputs and (self._source.as_many or self._needed):
+            raise InputError(f"the model has {outputs} outputs, the data set {len(classes)} classes; expected as many")
+
+    def scored(self, outputs: int) -> bool:
+        """Whether labels are outputs, so that the model can be right or wrong."""
+        if self._given is not None:
+            return any(output >= 0 for output in self._given)
+        return self._source.classes is None or len(self._source.classes) == outputs
+
+
+def _source(
+    dataset: ImageSet | RegionSet | Iterable[Sequence[Tensor]],
+    batch_size: int | None,
+    mean: Channels | None,
+    std: Channels | None,
+    fit: Fit | None,
+    workers: int,
+    unreadable: str,
+) -> Source:
+    if isinstance(dataset, ImageSet):
+        return of_images(dataset, batch_size, mean, std)
+    if isinstance(dataset, RegionSet):
+        return of_files(dataset, batch_size, mean, std, fit, workers, unreadable)
+    return of_batches(dataset, mean, std)
 
 
 @contextmanager
@@ -136,64 +266,3 @@ def _working_place(model: nn.Module, device: torch.device | str | None) -> Itera
         yield place, dtype
     finally:
         model.to(home)
-
-
-def _batches(
-    dataset: ImageSet | Iterable[Sequence[Tensor]],
-    batch_size: int,
-    device: torch.device,
-    mean: Channels | None,
-    std: Channels | None,
-) -> Iterator[Batch]:
-    if isinstance(dataset, ImageSet):
-        regions = dataset.regions
-        if regions is None:
-            raise InputError(f"the {dataset.split} set of {dataset.name!r} has no regions; give one that has")
-        for part in Batches(dataset, batch_size, device=device, mean=mean, std=std).epoch(0):
-            yield part.images, part.labels, regions[part.index.to(regions.device)]
-        return
-    if mean is not None or std is not None:
-        raise InputError("mean and std are for an ImageSet; batches come normalised: leave them out")
-    for batch in dataset:
-        yield _checked(batch)
-
-
-def _checked(batch: Sequence[Tensor]) -> Batch:
-    if not isinstance(batch, Sequence) or len(batch) != 3 or not all(isinstance(part, Tensor) for part in batch):
-        raise InputError("a batch is not three tensors (images, labels, regions); give those, or an ImageSet")
-    images, labels, regions = batch
-    if not 0 < len(images) == len(labels) == len(regions) or labels.ndim != 1 or labels.is_floating_point():
-        raise InputError(
-            f"a batch has images {tuple(images.shape)}, labels {labels.dtype} {tuple(labels.shape)}, regions "
-            f"{tuple(regions.shape)}; expected (B, 3, H, W), whole numbers (B,), (B, H, W), B at least 1"
-        )
-    return images, labels, regions
-
-
-def _look(model: nn.Module, mapper: Mapper, images: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The maps of the classes, None standing for the predicted ones, and the class scores."""
-    if isinstance(mapper, ClassActivationMap):  # gives the scores on its way
-        maps = mapper(images, classes)
-        assert mapper.logits is not None
-        return maps, mapper.logits
-    with torch.no_grad(), evaluation_mode(model):
-        logits = check_logits(model(images), images)
-    return mapper(images, logits.argmax(1) if classes is None else classes), logits
-
-
-def _check_outputs(logits: Tensor, labels: Tensor, classes: tuple[str, ...] | None) -> int:
-    """How many classes the model knows, if the labels are among them."""
-    outputs = logits.shape[1]
-    if classes is not None and outputs != len(classes):
-        raise InputError(f"the model has {outputs} outputs, the data set {len(classes)} classes; expected as many")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= outputs:
-        raise InputError(f"labels from {low} to {high} for a model with {outputs} outputs; expected 0 to {outputs - 1}")
-    return outputs
-
-
-def _rows(logits: Tensor, labels: Tensor, measures: Measures) -> dict[str, np.ndarray]:
-    """Name -> array (B,): what the report keeps of a batch."""
-    predicted, label = logits.argmax(1).cpu(), labels.cpu()
-    columns = {"label": label, "predicted": predicted, "correct": predicted == label, **dict(measures.items())}
-    return {name: values.cpu().numpy() for name, values in columns.items()}

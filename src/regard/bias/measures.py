@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 from regard.bias.ranking import Ranking
 from regard.errors import InputError
 from regard.maps.resize import resized
+
+THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # 0.05, 0.1, …, 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,16 +28,24 @@ class Measures:
         spill: |F outside R| / |F|, 0 (best) to 1. It is 1 minus the precision of F.
         miss: |R outside F| / |R|, 0 (best) to 1. It is 1 minus the recall of F.
         iou: |F and R| / |F or R|, intersection over union (Jaccard), 0 to 1 (best).
+        mean_iou: the mean of IoU over the `thresholds` of `measure`, 0 to 1; as no threshold is chosen, none is chosen
+            badly. Maps whose values fall off evenly cannot reach 1. Source: the aim is that of Choe et al. 2020
+            (arXiv 2001.07437), to judge maps whatever the threshold; they average precision over it.
+        best_iou: the highest IoU over the same thresholds, 0 to 1 (best): how well the map fits if the threshold is
+            chosen for each image, with the region known. Source: as above, where the best threshold is chosen once
+            for the whole set (MaxBoxAcc), which gives no more than this.
         pointing: bool; a pixel of the highest value lies in R, or within `tolerance` pixels of it. Source: the pointing
-            game, Zhang et al. 2016 (arXiv 1608.00507). Of several highest pixels one in R is enough.
+            game, Zhang et al. 2016 (arXiv 1608.00507). Of several highest pixels one in R is enough. Quantus' is
+            the same without tolerance, but True for an empty region and for a flat map.
         energy_inside: the part of the map's sum that lies in R, 0 to 1 (best). Source: the energy-based pointing game,
-            Wang et al. 2020 (Score-CAM, arXiv 1910.01279); also called relevance mass accuracy.
+            Wang et al. 2020 (Score-CAM, arXiv 1910.01279). Also called relevance mass accuracy and attribution
+            localisation; in Quantus the first subtracts negative values, the second adds their size.
         auc: the probability that a random pixel of R has a higher value than a random pixel outside, ties counting
             half; 0 to 1 (best), 0.5 for chance. Exact: the area under the ROC curve of the map as a classifier of
             pixels. Source: Fawcett 2006, "An introduction to ROC analysis".
         rank_accuracy: the part of the |R| highest pixels that lies in R, 0 to 1 (best). Where pixels tie for the last
             places, the expected value over all orders, so that the order of pixels does not matter. Source: relevance
-            rank accuracy, Arras et al. 2020 (arXiv 2003.07258).
+            rank accuracy, Arras et al. 2020 (arXiv 2003.07258). Quantus takes one order, whichever its sort gives.
         top_k: the part of the `top_k` highest pixels that lies in R, 0 to 1 (best); ties as above. Source: top-k
             intersection, Theiner et al. 2021 (arXiv 2104.14995).
         focus_area: |F| / pixels, 0 to 1.
@@ -47,6 +58,8 @@ class Measures:
     spill: Tensor
     miss: Tensor
     iou: Tensor
+    mean_iou: Tensor
+    best_iou: Tensor
     pointing: Tensor
     energy_inside: Tensor
     auc: Tensor
@@ -66,21 +79,30 @@ class Measures:
 
 @torch.no_grad()
 def measure(
-    maps: Tensor, regions: Tensor, threshold: float = 0.5, *, tolerance: int = 0, top_k: int | None = None
+    maps: Tensor,
+    regions: Tensor,
+    threshold: float = 0.5,
+    *,
+    thresholds: Sequence[float] = THRESHOLDS,
+    tolerance: int = 0,
+    top_k: int | None = None,
 ) -> Measures:
     """Every measure of every map against its region.
 
     Maps are clipped at 0. The focus is taken from the clipped map scaled to [0, 1] (see `focus`), energy and ranks from
     the clipped map itself. Maps of another size than the regions are first enlarged or reduced to it, bilinearly
-    (`align_corners=False`). All on the device of the maps, which the host does not wait for.
+    (`align_corners=False`). All on the device of the maps, which the host does not wait for. One sort of each image's
+    pixels serves all thresholds and ranks (see `Ranking`).
 
     Stated answers:
 
     - *A flat map*, whose clipped values are all the same, has no focus: position bias without range bias, spill NaN,
-      miss 1, IoU 0, pointing False, AUC 0.5, rank accuracy and top-k at chance (the region's area), energy the region's
-      area too, or NaN if the map is 0 everywhere. A map that holds NaN or infinity counts as one that is 0 everywhere.
-    - *An empty region*: position bias without range bias, spill 1, IoU, energy and top-k 0, pointing False; miss, AUC
-      and rank accuracy NaN.
+      miss 1, IoU 0 at every threshold, pointing False, AUC 0.5, rank accuracy and top-k at chance (the region's area),
+      energy the region's area too, or NaN if the map is 0 everywhere. A map that holds NaN or infinity counts as one
+      that is 0 everywhere.
+    - *An empty region*: position bias without range bias, spill 1, IoU at every threshold, energy and top-k 0, pointing
+      False; miss, AUC and rank accuracy NaN.
+    - *Both*: position bias without range bias, spill, miss and IoU NaN, the others as for an empty region.
     - *A region that is the whole image*: no bias (unless the map is flat), spill 0, energy, rank accuracy and top-k 1;
       AUC NaN, as nothing is outside.
 
@@ -88,6 +110,7 @@ def measure(
         maps: (N, h, w), of any number type.
         regions: (N, H, W), bool, on the same device.
         threshold: of the focus, above 0, at most 1.
+        thresholds: those of mean and best IoU, at least one, each above 0, at most 1.
         tolerance: of the pointing game, in pixels (Euclidean distance); the published value is 15 for images of
             about 500 pixels.
         top_k: how many pixels top-k looks at; None: one in 50, at least 1 (about 1,000 of 224 x 224).
@@ -99,35 +122,44 @@ def measure(
         InputError: shapes, dtypes or devices that do not fit, a number out of range.
     """
     _check(maps, regions, tolerance)
-    maps, flat = _clipped(maps, regions.shape[-2:])
+    levels = _levels(threshold, thresholds, maps)
     pixels = regions.shape[1] * regions.shape[2]
     k = max(1, pixels // 50) if top_k is None else top_k
     if not 1 <= k <= pixels:
         raise InputError(f"top_k {top_k}; expected 1 to {pixels}, the pixels of an image")
 
-    focused = _focus(maps, flat, threshold).flatten(1)  # (N, H W)
-    near = (_dilated(regions, tolerance) if tolerance else regions).flatten(1)
-    values, inside = maps.flatten(1), regions.flatten(1)
+    maps, low, high = _clipped(maps, regions.shape[-2:])
+    flat = low == high
+    values, inside = maps.flatten(1), regions.flatten(1)  # (N, H W)
     dtype = values.dtype
-
-    focus_size = focused.sum(1)
-    region_size = inside.sum(1)
-    both = (focused & inside).sum(1)
-    highest = values.amax(1, keepdim=True)
-    peak = (values == highest) & ~flat[:, None]
-    share = values / highest  # the sum of large values stays finite
     ranking = Ranking(values, inside)
+    region_size = ranking.region
+
+    # Scaling keeps the order, so the focus at a threshold is all from some place on. (N, 1 + thresholds)
+    places = torch.searchsorted(_scaled(ranking.values, low, high), levels.expand(len(maps), -1).contiguous())
+    focus_sizes = pixels - places
+    shared = ranking.inside_highest(focus_sizes)
+    ious = _ratio(shared, focus_sizes + region_size[:, None] - shared, dtype)
+    focus_size, both = focus_sizes[:, 0], shared[:, 0]
+
+    share = values / high[:, None]  # the sum of large values stays finite
+    near = ranking.peak_inside()
+    if tolerance:
+        near = ((values == high[:, None]) & _dilated(regions, tolerance).flatten(1)).any(1)
+    precisions = ranking.precision(torch.stack((region_size, torch.full_like(region_size, k)), 1))
     return Measures(
         position_bias=both == 0,
         range_bias=(both > 0) & (both < focus_size),
         spill=_ratio(focus_size - both, focus_size, dtype),
         miss=_ratio(region_size - both, region_size, dtype),
-        iou=_ratio(both, focus_size + region_size - both, dtype),
-        pointing=(peak & near).any(1),
+        iou=ious[:, 0],
+        mean_iou=ious[:, 1:].mean(1),
+        best_iou=ious[:, 1:].amax(1),
+        pointing=near & ~flat,
         energy_inside=(share * inside).sum(1) / share.sum(1),
         auc=ranking.auc(),
-        rank_accuracy=ranking.precision(region_size),
-        top_k=ranking.precision(torch.full_like(region_size, k)),
+        rank_accuracy=precisions[:, 0],
+        top_k=precisions[:, 1],
         focus_area=_ratio(focus_size, pixels, dtype),
         region_area=_ratio(region_size, pixels, dtype),
         flat=flat,
@@ -148,14 +180,8 @@ def focus(maps: Tensor, threshold: float = 0.5) -> Tensor:
     Raises:
         InputError: maps of another shape, a threshold out of range.
     """
-    _check_maps(maps)
-    return _focus(*_clipped(maps, maps.shape[-2:]), threshold)
-
-
-def _focus(maps: Tensor, flat: Tensor, threshold: float) -> Tensor:
-    if not 0 < threshold <= 1:
-        raise InputError(f"threshold {threshold}; expected above 0, at most 1")
-    return _scaled(maps, flat) >= threshold  # above 0, so never in a flat map
+    _check_threshold(threshold)
+    return scaled(maps) >= threshold  # above 0, so never in a flat map
 
 
 @torch.no_grad()
@@ -172,20 +198,22 @@ def scaled(maps: Tensor) -> Tensor:
         InputError: maps of another shape.
     """
     _check_maps(maps)
-    return _scaled(*_clipped(maps, maps.shape[-2:]))
+    maps, low, high = _clipped(maps, maps.shape[-2:])
+    return _scaled(maps.flatten(1), low, high).unflatten(1, maps.shape[1:])
 
 
-def _scaled(maps: Tensor, flat: Tensor) -> Tensor:
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return ((maps - low) / (high - low)).masked_fill(flat[:, None, None], 0)
+def _scaled(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Values (N, P) scaled to [0, 1] by their range, (N,) each; 0 where there is none."""
+    spread = high - low
+    return (values - low[:, None]) / spread.where(spread > 0, 1)[:, None]
 
 
-def _clipped(maps: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
-    """Maps of the size asked, clipped at 0, and which of them are flat."""
+def _clipped(maps: Tensor, size: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps of the size asked, clipped at 0, 0 everywhere if not finite; and their lowest and highest values, (N,)."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    finite = maps.isfinite().all(2).all(1)
-    maps = resized(maps, size).clamp(min=0).masked_fill(~finite[:, None, None], 0)
-    return maps, maps.amax((1, 2)) == maps.amin((1, 2))
+    finite = (maps.amin((1, 2)) > -torch.inf) & (maps.amax((1, 2)) < torch.inf)  # neither holds for NaN
+    maps = resized(maps, size).clamp(min=0).where(finite[:, None, None], 0)
+    return maps, maps.amin((1, 2)), maps.amax((1, 2))
 
 
 def _dilated(regions: Tensor, radius: int) -> Tensor:
@@ -198,6 +226,21 @@ def _dilated(regions: Tensor, radius: int) -> Tensor:
 
 def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:
     return part.to(dtype) / whole
+
+
+def _levels(threshold: float, thresholds: Sequence[float], maps: Tensor) -> Tensor:
+    """The threshold of the focus and those of mean and best IoU, in the dtype in which the maps are measured."""
+    if not len(thresholds):
+        raise InputError("no thresholds for mean and best IoU; give at least one, such as 0.5")
+    for level in (threshold, *thresholds):
+        _check_threshold(level)
+    levels = torch.tensor((threshold, *thresholds), dtype=torch.promote_types(maps.dtype, torch.float32))
+    return levels.to(maps.device, non_blocking=True)
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 < threshold <= 1:
+        raise InputError(f"threshold {threshold}; expected above 0, at most 1")
 
 
 def _check(maps: Tensor, regions: Tensor, tolerance: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regard.bias.summary import Rate, Summary, summarise
+from regard.bias.rows import Rows, checked_columns, read_rows, write_rows
+from regard.bias.summary import Rate, Summary, by_size, summarise
 from regard.errors import InputError
 from regard.files import written_aside
 
@@ -19,25 +21,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _FORMAT = "regard bias report"
-_VERSION = 1
-_DTYPES: dict[str, type[np.generic]] = {
-    "label": np.int64,
-    "predicted": np.int64,
-    "correct": np.bool_,
-    "position_bias": np.bool_,
-    "range_bias": np.bool_,
-    "spill": np.float32,
-    "miss": np.float32,
-    "iou": np.float32,
-    "pointing": np.bool_,
-    "energy_inside": np.float32,
-    "auc": np.float32,
-    "rank_accuracy": np.float32,
-    "top_k": np.float32,
-    "focus_area": np.float32,
-    "region_area": np.float32,
-    "flat": np.bool_,
-}
+_VERSION = 2
+_SETTINGS = ("model", "dataset", "split", "method", "layer", "target", "threshold", "scored")
+_NAMES = ("classes", "outputs", "skipped")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +35,19 @@ class Report:
         dataset: the name of the set.
         split: of the set; "" where it has none.
         method: of the maps.
-        layer: the tapped layer; "" where the method has its own way.
+        layer: the tapped layers, joined by "+"; "" where the method has its own way.
         target: whose maps: of the "predicted" class or of the "label".
         threshold: of the focus.
-        classes: names of the classes.
-        rows: name -> NumPy array (N,), entry i belongs to image i of the set: `label` and `predicted` (int64),
-            `correct` (bool), and the measures under the names of `Measures` (bool or float32).
+        classes: names of the classes of the set; `label` is an index into them.
+        rows: name -> NumPy array (N,), entry i belongs to image i of the set: `label` (-1: none), `predicted` and
+            `explained` (outputs of the model), `probability` (softmax of the explained class), `correct`, and the
+            measures under the names of `Measures` (bool or float32).
+        outputs: names of the model's outputs.
+        scored: whether the labels are outputs of the model, so that it can be right or wrong; if not, `correct` is
+            False throughout and means nothing.
+        keys: (N,), what each image is called; its number where it has no name.
+        skipped: the images that could not be read and have no row, each with the reason.
+        provenance: what else the numbers depend on: fingerprints, preprocessing, versions; JSON-ready.
     """
 
     model: str
@@ -66,14 +59,19 @@ class Report:
     threshold: float
     classes: tuple[str, ...]
     rows: Mapping[str, np.ndarray] = field(repr=False)
+    outputs: tuple[str, ...] = field(default=(), repr=False)
+    scored: bool = True
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    skipped: tuple[str, ...] = field(default=(), repr=False)
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        missing = [name for name in _DTYPES if name not in self.rows]
-        lengths = {len(values) for values in self.rows.values()}
-        if missing or len(lengths) != 1:
-            raise InputError(f"rows lack {missing or 'entries'}; expected columns of one length for {list(_DTYPES)}")
-        rows = {name: np.asarray(self.rows[name]).astype(dtype) for name, dtype in _DTYPES.items()}
-        object.__setattr__(self, "rows", rows)
+        count = len(self.rows.get("label", ()))
+        object.__setattr__(self, "rows", checked_columns(self.rows, count))
+        object.__setattr__(self, "keys", tuple(self.keys) or tuple(map(str, range(count))))
+        object.__setattr__(self, "outputs", tuple(self.outputs) or tuple(self.classes))
+        if len(self.keys) != count:
+            raise InputError(f"{len(self.keys)} keys for {count} rows; expected one for each")
 
     def __len__(self) -> int:
         return len(self.rows["label"])
@@ -81,23 +79,34 @@ class Report:
     @cached_property
     def overall(self) -> Summary:
         """Of all images."""
-        return summarise(self.rows)
+        return self._summary(None)
 
     @cached_property
     def right(self) -> Summary:
-        """Of the images predicted right."""
-        return summarise(self.rows, self.rows["correct"])
+        """Of the images predicted right; of none if the report is not scored."""
+        return self._summary(self.rows["correct"])
 
     @cached_property
     def wrong(self) -> Summary:
-        """Of the images predicted wrong."""
-        return summarise(self.rows, ~self.rows["correct"])
+        """Of the images predicted wrong: with a label, and another class the highest. Of none if not scored."""
+        return self._summary(~self.rows["correct"] & (self.rows["label"] >= 0) & self.scored)
 
     @cached_property
     def by_class(self) -> dict[str, Summary]:
-        """Class -> its images, by label; classes that share a name get their number behind it."""
-        names = [f"{name} ({i})" if self.classes.count(name) > 1 else name for i, name in enumerate(self.classes)]
-        return {name: summarise(self.rows, self.rows["label"] == i) for i, name in enumerate(names)}
+        """Class of the set -> its images, by label; classes that share a name get their number behind it."""
+        counts = Counter(self.classes)
+        names = [f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(self.classes)]
+        order = np.argsort(self.rows["label"], kind="stable")  # once, not a pass over all images for each class
+        ends = np.searchsorted(self.rows["label"][order], np.arange(len(names) + 1))
+        return {name: self._summary(order[ends[i] : ends[i + 1]]) for i, name in enumerate(names)}
+
+    @cached_property
+    def by_size(self) -> dict[str, Summary]:
+        """Size of the region -> the images with one of that size: see `summary.SIZES`."""
+        return {name: self._summary(which) for name, which in by_size(self.rows).items()}
+
+    def _summary(self, which: np.ndarray | None) -> Summary:
+        return summarise(self.rows, which, scored=self.scored)
 
     @property
     def accuracy(self) -> Rate:
@@ -115,63 +124,44 @@ class Report:
         return self.overall.range_bias
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, JSON-ready: settings, summaries, and the rows as columns. What is no number is None."""
+        """Everything but the rows, JSON-ready: settings and summaries. What is no number is None."""
         return {
             "format": _FORMAT,
             "version": _VERSION,
-            **{name: getattr(self, name) for name in ("model", "dataset", "split", "method", "layer", "target")},
-            "threshold": self.threshold,
-            "classes": list(self.classes),
+            **{name: getattr(self, name) for name in _SETTINGS},
+            **{name: list(getattr(self, name)) for name in _NAMES},
+            "images": len(self),
+            "provenance": dict(self.provenance),
             "summary": {
-                "overall": self.overall.to_dict(),
-                "right": self.right.to_dict(),
-                "wrong": self.wrong.to_dict(),
-                "by_class": {name: summary.to_dict() for name, summary in self.by_class.items()},
+                **{part: getattr(self, part).to_dict() for part in ("overall", "right", "wrong")},
+                **{
+                    parts: {name: summary.to_dict() for name, summary in getattr(self, parts).items()}
+                    for parts in ("by_size", "by_class")
+                },
             },
-            "rows": {name: _column(values) for name, values in self.rows.items()},
         }
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Report:
-        """The report that `to_dict` gave; summaries are worked out anew from the rows.
-
-        Raises:
-            InputError: it is none.
-        """
-        try:
-            if values["format"] != _FORMAT or values["version"] != _VERSION:
-                found = f"{values['format']} {values['version']}"
-                raise InputError(f"found {found}; expected {_FORMAT} {_VERSION}; evaluate again with this regard")
-            names = ("model", "dataset", "split", "method", "layer", "target", "threshold")
-            rows = {
-                name: np.array([np.nan if value is None else value for value in values["rows"][name]], dtype=dtype)
-                for name, dtype in _DTYPES.items()
-            }
-            settings = {name: values[name] for name in names}
-            return cls(**settings, classes=tuple(values["classes"]), rows=rows)
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"not a bias report ({type(error).__name__}: {error}); give one that save() wrote"
-            ) from None
-
     def save(self, path: str | Path) -> Path:
-        """Writes the report as JSON, aside first and then renamed, so that what was there is never half lost.
+        """Writes settings and summaries as JSON, and the rows, one an image, as a Parquet file beside it.
+
+        Each is written aside and then renamed, the JSON file last, so that what was there is never half lost.
 
         Args:
-            path: of the file; its folder is made if need be.
+            path: of the JSON file; the other has its name with `.parquet`. The folder is made if need be.
 
         Returns:
             The path.
 
         Raises:
-            InputError: the place cannot be written.
+            InputError: the place cannot be written, or is the Parquet file's.
         """
         path = Path(path)
-        text = json.dumps(self.to_dict(), allow_nan=False, separators=(",", ":"))
+        beside = _rows_file(path)
+        values = {**self.to_dict(), "rows": beside.name}
+        text = json.dumps(values, allow_nan=False, separators=(",", ":"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            write_rows(beside, Rows(self.keys, self.rows))
             with written_aside(path) as aside:
                 aside.write_text(text, encoding="utf-8")
         except OSError as error:
@@ -180,21 +170,35 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Reads a report that `save` wrote.
+        """Reads a report that `save` wrote, with the rows beside it; summaries are worked out anew from the rows.
 
         Raises:
-            InputError: no such file, or not a report.
+            InputError: no such files, or not a report.
         """
+        path = Path(path)
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}; give the file of a bias report") from None
         except ValueError as error:
             raise InputError(f"{path} is no bias report ({error}); give one that save() wrote") from None
         try:
-            return cls.from_dict(values)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            found = f"{values['format']} {values['version']}"
+            if found != f"{_FORMAT} {_VERSION}":
+                raise InputError(f"{path} is a {found}; expected {_FORMAT} {_VERSION}; measure again with this regard")
+            settings = {name: values[name] for name in (*_SETTINGS, "provenance")}
+            names = {name: tuple(values[name]) for name in _NAMES}
+            images = int(values["images"])
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path} is no bias report ({type(error).__name__}: {error}); give one that save() wrote"
+            ) from None
+        rows, _ = read_rows(_rows_file(path))
+        if len(rows) != images:
+            raise InputError(f"{path} is of {images} images, {_rows_file(path)} of {len(rows)}; measure again")
+        return cls(**settings, **names, rows=rows.columns, keys=rows.keys)
 
     def table(self, classes: bool = True) -> Table:
         """The summaries as a table for a terminal; `classes`: with a line a class."""
@@ -229,14 +233,18 @@ class Report:
 
     def _caption(self) -> str:
         whole = self.overall
-        return (
+        said = (
             f"Rates in % with 95% Wilson intervals. Left out of all but accuracy: {whole.flat_maps} flat maps, "
             f"{whole.empty_regions} empty regions."
         )
+        if not self.scored:
+            said += " The labels of the set are no outputs of the network: there is no accuracy."
+        return f"{said} {len(self.skipped)} images could not be read." if self.skipped else said
 
     def _cells(self, classes: bool) -> list[tuple[str, ...]]:
-        parts = {"all": self.overall, "right": self.right, "wrong": self.wrong}
+        parts = {"all": self.overall, **({"right": self.right, "wrong": self.wrong} if self.scored else {})}
         lines = [_line(name, summary) for name, summary in parts.items()]
+        lines += [_line(f"{name} objects", summary) for name, summary in self.by_size.items() if summary.images]
         if classes:
             lines += [_line(f"class {name}", summary) for name, summary in self.by_class.items()]
         return lines
@@ -253,12 +261,12 @@ def _line(name: str, summary: Summary) -> tuple[str, ...]:
         name,
         f"{summary.images:,}",
         *(f"{100 * r.value:.1f} ({100 * r.low:.1f}–{100 * r.high:.1f})" if r.total else "-" for r in rates),
-        *(f"{m.value:.3f}" if m.count else "-" for m in means),
+        *(f"{m.value:.2f}" if m.count else "-" for m in means),
     )
 
 
-def _column(values: np.ndarray) -> list[Any]:
-    """Whole numbers as such, booleans as 0 and 1, others in the fewest digits that give the same float32 again."""
-    if values.dtype.kind != "f":
-        return [int(value) for value in values]
-    return [None if np.isnan(value) else float(str(value)) for value in values]
+def _rows_file(path: Path) -> Path:
+    beside = path.with_suffix(".parquet")
+    if beside == path:
+        raise InputError(f"{path} is where the rows would go; give the report a name that ends in .json")
+    return beside

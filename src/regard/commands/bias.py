@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from regard import bias, training
-from regard.commands.runs import trained_on_data
+from regard import bias, report, training
+from regard.commands.processes import several_processes
+from regard.commands.sights import sights
+from regard.commands.subjects import Subject, add_subject_options, subjects
+from regard.data import ImageSet
 from regard.errors import InputError
-from regard.training import Trained
+from regard.files import written_aside
 
 
 def main(arguments: list[str]) -> int:
     parser = training.RecipeParser(
         prog="regard bias",
-        usage="regard bias SOURCE… [OPTIONS]",
-        description="Where networks look (Grad-CAM), against the regions of the objects. The sources are run "
-        "folders and imported .safetensors files. The report of a run is written to RUN/bias.json, that of a file "
-        "beside it; several networks are compared with the first, image by image.",
+        usage="regard bias MODEL… [--data SET] [OPTIONS]",
+        description="Where networks look, against the regions of the objects: every rate with its interval, and each "
+        "network against the first, image by image. A MODEL is a run folder, an imported .safetensors file, a name of "
+        "timm (with its pretrained weights), or NAME=CHECKPOINT. A SET is KIND:FOLDER, with KIND coco, imagenet, cub, "
+        "pets, voc, stl10 or masks, or a set with regions that is held whole (clutter); runs know their own. The "
+        "folder of the report (--out) has report.html, report.json, and for each network a .json and a .parquet with "
+        "a row an image. Stopped, the same command goes on; under torchrun several processes share the work.",
     )
+    parser.add_argument("--method", type=str, default="gradcam", help="of the maps")
     parser.add_argument(
-        "--layer", type=str, default=None, help="the layer whose map is taken; the last stage if not given"
+        "--layer", type=str, default=None, help="the layer whose map is taken, or several with commas between them"
     )
     parser.add_argument(
         "--target", choices=["predicted", "label"], default="predicted", help="the class that is explained"
@@ -29,29 +44,142 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="the focus is where the map, scaled to [0, 1], is this high"
     )
-    parser.add_argument("--out", type=str, default=None, help="where the report of one network is written instead")
-    reports: list[tuple[Trained, bias.Report]] = []
-    for network, options, images in trained_on_data(parser, arguments):
-        if reports and options.out is not None:
-            raise InputError("--out is for the report of one network; leave it out for several")
-        report = bias.evaluate(
-            network.model(options.weights),
-            images,
-            name=network.source,
-            layer=options.layer,
+    parser.add_argument("--out", type=str, default=None, help="the folder of the report; bias-SET if not given")
+    parser.add_argument("--overwrite", action="store_true", help="measure again what is in that folder")
+    parser.add_argument("--shard", type=int | None, default=None, help="images kept at a time; 8 batches if not given")
+    parser.add_argument("--pictures", type=int, default=12, help="images shown on the page")
+    add_subject_options(parser)
+    with several_processes() as rank:
+        say: Callable[[str], None] = print if rank == 0 else lambda _: None
+        found = subjects(parser, arguments, regions=True, say=say)
+        _run(found, Console(quiet=rank > 0), rank, shlex.join(["regard", "bias", *arguments]))
+    return 0
+
+
+def _run(found: Sequence[Subject], console: Console, rank: int, command: str) -> None:
+    options = found[0].options
+    images = found[0].images
+    if any(subject.images is not images for subject in found):
+        raise InputError("the networks were trained on different data; name the images for all (--data)")
+    folder = Path(options.out or "-".join(filter(None, ("bias", images.name, images.split))))
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; the report goes to a folder, choose another (--out)")
+    names = _file_names(found)
+    if options.overwrite and rank == 0:
+        shutil.rmtree(folder / "shards", ignore_errors=True)
+    for subject in found:
+        _check(subject)
+    reports = [_measured(subject, folder / "shards" / name, console) for subject, name in zip(found, names, strict=True)]
+    if rank > 0:
+        return
+    for subject, one, name in zip(found, reports, names, strict=True):
+        one.save(folder / f"{name}.json")
+        own = subject.network.bias_report(subject.options.weights)
+        if own is not None and isinstance(subject.images, ImageSet):
+            one.save(own)
+    comparisons = [bias.compare(one, reports[0]) for one in reports[1:]]
+    with written_aside(folder / "report.json") as aside:
+        whole = {
+            "command": command,
+            "networks": [{**one.to_dict(), "rows": f"{name}.parquet"} for one, name in zip(reports, names, strict=True)],
+            "comparisons": [comparison.to_dict() for comparison in comparisons],
+        }
+        aside.write_text(json.dumps(whole, allow_nan=False, indent=1), encoding="utf-8")
+    page = report.write_bias_html(
+        reports,
+        comparisons,
+        folder / "report.html",
+        title=f"Where {'networks look' if len(reports) > 1 else f'{reports[0].model} looks'}: {images.name}",
+        sights=sights(found, reports, options.pictures),
+        command=command,
+    )
+    _show(console, reports, comparisons)
+    console.print(f"the report is {page.resolve()}", soft_wrap=True, markup=False)
+
+
+def _check(subject: Subject) -> None:
+    """What would fail after hours: the method, its layer, the threshold, that the network runs."""
+    options = subject.options
+    bias.Looker(subject.model, options.method, subject.layers, options.target, options.threshold)
+    if options.shard is not None and options.shard < 1:
+        raise InputError(f"--shard {options.shard}; expected at least 1")
+    if options.pictures < 0:
+        raise InputError(f"--pictures {options.pictures}; expected 0 or more")
+    subject.release()
+
+
+def _measured(subject: Subject, folder: Path, console: Console) -> bias.Report:
+    options = subject.options
+    with _progress(console, subject.name) as progress:
+        one = bias.evaluate(
+            subject.model,
+            subject.images,
+            method=options.method,
+            layer=subject.layers,
             target=options.target,
             threshold=options.threshold,
             batch_size=options.batch_size,
-            device=training.pick_device(options.device),
+            mean=subject.mean,
+            std=subject.std,
+            fit=subject.fit,
+            workers=options.workers,
+            unreadable=options.unreadable,
+            outputs=subject.outputs,
+            label_outputs=subject.label_outputs,
+            device=subject.device,
+            folder=folder,
+            shard=options.shard,
+            progress=progress,
+            name=subject.name,
         )
-        path = network.bias_report(options.weights) if options.out is None else Path(options.out)
-        report.save(path)
-        print(f"\n{network.source}: written to {path}")
-        Console().print(report.table())
-        reports.append((network, report))
-    for network, report in reports[1:]:
-        first_network, first = reports[0]
-        print(f"\n{network.source} against {first_network.source}")
-        for comparison in bias.compare(first, report):
-            print(f"  {comparison.sentence}")
-    return 0
+    subject.release()
+    return one
+
+
+@contextmanager
+def _progress(console: Console, name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A line with images done and images a second, whether or not the output is a terminal."""
+    began = time.monotonic()
+    last = 0
+
+    def rate(done: int) -> str:
+        return f"{done / max(time.monotonic() - began, 1e-9):,.0f} images/s"
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task(name, total=None, rate="")
+
+        def update(done: int, total: int | None) -> None:
+            nonlocal last
+            last = done
+            progress.update(task, completed=done, total=total, rate=rate(done))
+
+        yield update
+    if not console.is_terminal:
+        console.print(f"{name}: {last:,} images, {rate(last)}", markup=False, soft_wrap=True)
+
+
+def _show(console: Console, reports: Sequence[bias.Report], comparisons: Sequence[bias.Comparison]) -> None:
+    console.print()
+    if len(reports) == 1:
+        console.print(reports[0].table(classes=len(reports[0].classes) <= 30))
+    else:
+        console.print(report.bias_table(reports))
+    for one, comparison in zip(reports[1:], comparisons, strict=True):
+        console.print(f"\n{one.model} against {reports[0].model}", markup=False, soft_wrap=True)
+        for line in str(comparison).splitlines():
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _file_names(found: Sequence[Subject]) -> list[str]:
+    """The subjects as names of files, each once: the last part of a path, or the name of a network."""
+    names: list[str] = []
+    for subject in found:
+        source = Path(subject.name)
+        said = source.name if source.exists() else subject.name
+        plain = re.sub(r"[^\w.+-]+", "-", said.removesuffix(".safetensors")).strip("-.") or "network"
+        name, number = plain, 2
+        while name in (*names, "report", "shards"):
+            name, number = f"{plain}-{number}", number + 1
+        names.append(name)
+    return names

@@ -25,6 +25,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--mean", type=Channels | None, default=None, help="subtracted from the channels, in [0, 1]")
     parser.add_argument("--std", type=Channels | None, default=None, help="the channels are divided by it")
     parser.add_argument("--size", type=int | None, default=None, help="side of the images in pixels")
+    parser.add_argument(
+        "--crop_pct", type=float | None, default=None, help="share of the resized image's shorter side left by the crop"
+    )
+    parser.add_argument("--interpolation", type=str | None, default=None, help="of the resizing, as timm calls it")
     parser.add_argument("--out", type=str, required=True, help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     checkpoint = arguments[0] if arguments and not arguments[0].startswith("-") else None
@@ -34,13 +38,17 @@ def main(arguments: list[str]) -> int:
     assert checkpoint is not None  # --help ends before
     if (options.mean is None) != (options.std is None):
         raise InputError("--mean and --std go together")
+    if options.crop_pct is not None and not 0 < options.crop_pct <= 1:
+        raise InputError(f"--crop_pct {options.crop_pct}; expected above 0, at most 1")
     imported = training.import_weights(
         checkpoint,
         to_network(options.model, options),
         options.out,
         classes=options.classes,
         class_names=_names(options.class_names),
-        preprocessing=training.Preprocessing(options.mean, options.std, options.size),
+        preprocessing=training.Preprocessing(
+            options.mean, options.std, options.size, options.crop_pct, None, options.interpolation
+        ),
         overwrite=options.overwrite,
     )
     network, about = imported.network, imported.preprocessing

@@ -2,19 +2,37 @@
 
 from regard.data.batches import Augmentation, Batch, Batches
 from regard.data.builtin import clutter
+from regard.data.decode import Unreadable
+from regard.data.fit import Fit
 from regard.data.folder import read_folder
-from regard.data.imageset import ImageSet, Splits
+from regard.data.imageset import Channels, ImageSet, Splits
+from regard.data.normalisation import Normalisation
+from regard.data.pictures import Pictures, open_pictures
+from regard.data.regions import open_regions
+from regard.data.regionset import RegionSet
 from regard.data.sources import all_options, load, names
+from regard.data.stream import RegionBatch, looked, stream
 
 __all__ = [
     "Augmentation",
     "Batch",
     "Batches",
+    "Channels",
+    "Fit",
     "ImageSet",
+    "Normalisation",
+    "Pictures",
+    "RegionBatch",
+    "RegionSet",
     "Splits",
+    "Unreadable",
     "all_options",
     "clutter",
     "load",
+    "looked",
     "names",
+    "open_pictures",
+    "open_regions",
     "read_folder",
+    "stream",
 ]

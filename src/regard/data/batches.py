@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regard.data.draws import Draws, check_seed
 from regard.data.imageset import Channels, ImageSet
+from regard.data.normalisation import Normalisation
 from regard.errors import InputError
 
 PaddingMode = Literal["zero", "reflect"]
@@ -120,7 +121,6 @@ class Batches:
         self._shuffle = shuffle
         self._seed = check_seed(seed)
         self._drop_last = drop_last
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
         height, width = images.images.shape[2:]
         self.image_size: tuple[int, int] = (height, width)
         if augmentation is not None:
@@ -128,11 +128,12 @@ class Batches:
             # For every row and column of the padded image the one of the image that it shows, and whether it shows any.
             self._rows, self._row_shown = _sources(height, augmentation, self.device)
             self._columns, self._column_shown = _sources(width, augmentation, self.device)
-        self._mean = self._constants(images.mean if mean is None else mean)
-        std = images.std if std is None else std
-        if min(std) <= 0:
-            raise InputError(f"std is {std}; give three numbers above 0")
-        self._factor = self._constants(std).reciprocal()
+        self._normalised = Normalisation(
+            images.mean if mean is None else mean,
+            images.std if std is None else std,
+            device=self.device,
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -201,20 +202,6 @@ class Batches:
         if self._row_shown is not None and self._column_shown is not None:
             crops *= (self._row_shown[rows][:, :, None] * self._column_shown[columns][:, None, :])[:, None]
         return crops
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        """Bytes (B, 3, h, w) -> float32, in place after the first pass.
-
-        The steps round one by one, as a fused multiply and add would not: so all devices agree to the last bit.
-        """
-        return images.to(torch.float32, memory_format=self._format).sub_(self._mean).mul_(self._factor)
-
-    def _constants(self, values: Channels) -> Tensor:
-        """float32 (1, 3, h, w) of bytes, laid out as the images are: then both are read in one straight run."""
-        if len(values) != 3:
-            raise InputError(f"mean or std is {values}; give three numbers, for red, green and blue")
-        constants = torch.tensor(values, device=self.device, dtype=torch.float64).mul(255).to(torch.float32)
-        return constants.view(1, 3, 1, 1).expand(1, 3, *self.image_size).contiguous(memory_format=self._format)
 
 
 def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import warnings
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from regard.data.draws import Draws, Integers, check_seed
 from regard.data.imageset import ImageSet, Splits, channel_statistics
-from regard.errors import InputError
+from regard.data.outline import outline
+from regard.errors import InputError, unknown
 
 Bytes = NDArray[np.uint8]
 Small = NDArray[np.int32]
+Region = Literal["strokes", "outline"]
 
 SIDE = 32
 DIGIT_SIZES = (12, 20)
@@ -90,13 +92,21 @@ class Plan:
     scrap_tint: Integers  # (SCRAPS, N, 3)
 
 
-def clutter(*, train: int = 6000, test: int = 1000, cue: float = 0.7, test_cue: float = 0.0, seed: int = 0) -> Splits:
+def clutter(
+    *,
+    train: int = 6000,
+    test: int = 1000,
+    cue: float = 0.7,
+    test_cue: float = 0.0,
+    seed: int = 0,
+    region: Region = "strokes",
+) -> Splits:
     """Make the built-in data set `clutter`: 32 x 32 RGB, 10 classes, each image with the mask of its digit.
 
     Each image shows one whole handwritten digit, 12 to 20 pixels large, of any colour and opaque, at a random place on
     a crop of one of two photographs, over 1 to 4 scraps (quarters of digits, 6 to 10 pixels). The digit is brighter or
     darker than the mean around it by 85 to 120 of 255, the more the busier it is there. The region of an image is its
-    digit's strokes: the pixels that the digit covers by half or more.
+    digit's strokes: the pixels that the digit covers by half or more; or their outline, the area they enclose.
 
     The digits and photographs are those that come with scikit-learn. Of its 1,797 digits 360 appear in test images
     only, as digit or as scrap, and 1,437 in training images only, whatever the seed. Each class has its own area of
@@ -111,6 +121,8 @@ def clutter(*, train: int = 6000, test: int = 1000, cue: float = 0.7, test_cue: 
         cue: how often the background agrees with the label in training images, 0 to 1.
         test_cue: the same for test images.
         seed: 0 to 2^64 - 1. The same seed gives the same bytes on every machine.
+        region: "strokes", about two pixels wide; or "outline", their convex hull (see `outline`), as broad as the
+            cells of a small network's maps.
 
     Returns:
         both splits, each with regions.
@@ -125,10 +137,15 @@ def clutter(*, train: int = 6000, test: int = 1000, cue: float = 0.7, test_cue: 
     for what, probability in (("cue", cue), ("test_cue", test_cue)):
         if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability <= 1:
             raise InputError(f"clutter: {what} is {probability!r}; give a probability from 0 to 1")
+    if region not in get_args(Region):
+        raise unknown("region of clutter", region, get_args(Region))
     train_digits, test_digits = digits()
     train_set = _make("train", train_digits, plan(train_digits, train, cue, Draws(seed, 0)))
     test_set = _make("test", test_digits, plan(test_digits, test, test_cue, Draws(seed, 1)))
     mean, std = channel_statistics(train_set["images"])
+    if region == "outline":
+        for split in (train_set, test_set):
+            split["regions"] = torch.from_numpy(outline(split["regions"].numpy()))
     shared: dict[str, Any] = {"classes": tuple("0123456789"), "name": "clutter", "mean": mean, "std": std}
     return Splits(ImageSet(**train_set, **shared), ImageSet(**test_set, **shared))
 

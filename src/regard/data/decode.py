@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,19 @@ def quiet() -> Iterator[None]:
         yield
 
 
+class Frame(NamedTuple):
+    """How a file stores its image: width and height in pixels before it is turned, and EXIF's orientation, 1 to 8."""
+
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(width, height) once it is turned."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
 def decode(path: Path, size: int | None) -> NDArray[np.uint8]:
     """The image in a file, upright.
 
@@ -52,19 +66,22 @@ def decode(path: Path, size: int | None) -> NDArray[np.uint8]:
     Raises:
         Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels.
     """
-    try:
-        with _opened(path) as image:
-            if size is not None:
-                # A JPEG far larger than wanted is decoded at a half, a quarter or an eighth, at once.
-                image.draft(None, (2 * size, 2 * size))
-            picture = _rgb(_upright(image))
-            if size is not None and picture.size != (size, size):
-                picture = _centre(picture, size)
-            return np.asarray(picture)
-    except (Unreadable, MemoryError):
-        raise
-    except Exception as error:  # a decoder may raise anything at all on broken bytes
-        raise _unreadable(path, error) from error
+    return np.asarray(picture(path, size))
+
+
+def picture(path: Path, size: int | None = None) -> Image.Image:
+    """As `decode`, but a Pillow image, RGB."""
+    with opened(path) as image:
+        if size is not None:
+            # A JPEG far larger than wanted is decoded at a half, a quarter or an eighth, at once.
+            image.draft(None, (2 * size, 2 * size))
+        # Before the EXIF is looked for: a PNG is decoded by that, and what is broken in it would be passed over.
+        image.load()
+        shown = _rgb(_upright(image))
+        if size is not None and shown.size != (size, size):
+            shown = _centre(shown, size)
+        shown.load()  # while the file is open
+        return shown
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -73,13 +90,38 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         Unreadable: no image, or not one that can be opened.
     """
+    return frame_of(path).upright
+
+
+def frame_of(path: Path) -> Frame:
+    """How the file stores its image, from its header alone.
+
+    Raises:
+        Unreadable: no image, or not one that can be opened.
+    """
+    with opened(path) as image:
+        return Frame(*image.size, _orientation(image))
+
+
+def turned(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
+    """A mask (H, W) of the pixels as a file stores them, upright: turned as the image with that EXIF orientation is."""
+    turn = _UPRIGHT.get(orientation)
+    return mask if turn is None else np.asarray(Image.fromarray(mask.view(np.uint8)).transpose(turn)).view(np.bool_)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The image in a file, not decoded yet; whatever goes wrong within is that the file is unreadable.
+
+    Raises:
+        Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels.
+    """
     try:
         with _opened(path) as image:
-            width, height = image.size
-            return (height, width) if _orientation(image) >= 5 else (width, height)
-    except Unreadable:
+            yield image
+    except (Unreadable, MemoryError):
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # a decoder may raise anything at all on broken bytes
         raise _unreadable(path, error) from error
 
 
@@ -104,7 +146,7 @@ def _unreadable(path: Path, error: Exception) -> Unreadable:
     if empty:
         return Unreadable(f"{str(path)!r} is empty (0 bytes), not an image")
     if isinstance(error, UnidentifiedImageError):
-        return Unreadable(f"{str(path)!r} is not an image of a known kind")
+        return Unreadable(f"{str(path)!r} is not an image of a known kind ({', '.join(_FORMATS)})")
     return Unreadable(f"{str(path)!r} is broken ({one_line(error)})")
 
 

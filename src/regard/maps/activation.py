@@ -37,10 +37,7 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
     if not isinstance(features, Tensor) or features.ndim != 4 or not features.is_floating_point():
         what = f"{features.dtype} {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
         raise InputError(f"features are {what}; expected a floating-point tensor (N, C, H, W)")
-    if not power >= 1:
-        raise InputError(f"power {power}; expected a number of at least 1")
-    if reduce not in ("mean", "sum", "max"):
-        raise unknown("reduce", reduce, ("mean", "sum", "max"))
+    check_power(power, reduce)
     if torch.compiler.is_compiling():  # the compiler fuses the plain formula by itself
         return reference(features, power, reduce)
     if reduce == "max":  # the largest |A| is that of the largest or of the smallest A
@@ -48,6 +45,14 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
         return torch.maximum(wide.amax(1), -wide.amin(1)) ** power
     total: Tensor = _PowerSum.apply(features, power)
     return total / features.shape[1] if reduce == "mean" else total
+
+
+def check_power(power: float, reduce: Reduce) -> None:
+    """Raises InputError unless these are a power and a reduction of `activation_map`."""
+    if not power >= 1:
+        raise InputError(f"power {power}; expected a number of at least 1")
+    if reduce not in ("mean", "sum", "max"):
+        raise unknown("reduce", reduce, ("mean", "sum", "max"))
 
 
 def reference(features: Tensor, power: float, reduce: Reduce) -> Tensor:

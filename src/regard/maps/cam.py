@@ -2,121 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from itertools import chain
-from typing import Any
+from abc import abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from regard.errors import InputError
-from regard.maps.layers import Layer, find_layers, last_stage, spatial, unwrapped
-from regard.maps.resize import resized
-from regard.modes import evaluation_mode
+from regard.maps.gradient import GradientMethod
 
 
-class ClassActivationMap(ABC):
-    """The common path of all class activation maps that need activations and gradients of one layer.
+class ClassActivationMap(GradientMethod):
+    """The base of methods that combine what a layer gives with the gradients of the class scores by it.
 
-    One forward, without a graph up to the tapped layer; one backward, from the class scores down to it. The model runs
-    in evaluation mode, not compiled, and is afterwards as it was: mode of every module, hooks, gradients,
-    `requires_grad`. The caller may be under `no_grad`, `inference_mode` or autocast; parameters may be frozen;
-    operations after the tapped layer may work in place.
-
-    A method is a subclass with its `combine`.
-
-    Args:
-        model: maps images to class scores (N, classes).
-        layer: a name as in `model.named_modules()`, or the module itself; None: the last stage.
-
-    Attributes:
-        layer: the name of the tapped layer.
-        logits: (N, classes), the scores of the last call; None before it.
-        classes: (N,), the classes whose maps the last call gave; None before it.
-
-    Raises:
-        InputError: a layer the model does not have, or several.
+    A method is a subclass with its `combine`; everything else, options too, is as `MapMethod` says.
     """
-
-    def __init__(self, model: nn.Module, layer: Layer | None = None) -> None:
-        names = list(find_layers(model, last_stage(model) if layer is None else layer))
-        if len(names) != 1:
-            raise InputError(f"{type(self).__name__} taps one layer; {len(names)} given: {', '.join(names)}")
-        self.model = model
-        self.layer = names[0]
-        self.logits: Tensor | None = None
-        self.classes: Tensor | None = None
 
     @abstractmethod
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """The map (N, H, W) from the layer's activations (N, C, H, W) and the gradients of the scores by them.
 
-        What is negative in it is set to 0 by the caller.
+        Both are float32 or float64. What is negative in the map is set to 0 by the caller.
         """
 
-    def __call__(
-        self, images: Tensor, classes: int | Sequence[int] | Tensor | None = None, *, upsample: bool = True
-    ) -> Tensor:
-        """The maps of one class an image.
-
-        Args:
-            images: (N, 3, H, W), floating point, normalised as the model wants them, on its device.
-            classes: one class for all images, or one for each, (N,); None: the predicted ones.
-            upsample: to the size of the images, bilinearly (`align_corners=False`); False: as large as the features.
-
-        Returns:
-            (N, H, W), at least 0, not normalised, without a graph, on the device of the images; float32, or float64 if
-            the features are.
-
-        Raises:
-            InputError: images or classes of another shape, dtype, range or device; a layer that gives no features
-                (N, C, H, W), does not run, or has no part in the class scores.
-        """
-        check_images(self.model, images)
-        if any(tensor.is_inference() for tensor in chain(self.model.parameters(), self.model.buffers())):
-            raise InputError("the model was made under inference_mode, so it has no gradients; make it outside")
-        # inference_mode(False) would turn gradients on, hence the order.
-        with torch.inference_mode(False), torch.no_grad(), evaluation_mode(self.model):
-            if images.is_inference():
-                images = images.clone()
-            activations, logits = self._forward(images)
-            chosen = check_classes(classes, logits)
-            with torch.enable_grad():
-                scores = logits.gather(1, chosen[:, None]).sum()
-            if not scores.requires_grad:
-                raise InputError(f"no gradient reaches layer {self.layer!r}; does the model run under no_grad inside?")
-            (gradients,) = torch.autograd.grad(scores, activations, allow_unused=True)
-            if gradients is None:
-                raise InputError(f"the class scores do not depend on layer {self.layer!r}; tap another layer")
-            self.logits, self.classes = logits.detach(), chosen
-            dtype = torch.promote_types(activations.dtype, torch.float32)
-            with torch.autocast(images.device.type, enabled=False):
-                maps = self.combine(activations.detach().to(dtype), gradients.to(dtype)).clamp(min=0)
-                if upsample:
-                    maps = resized(maps, images.shape[-2:])
-        return maps
-
-    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's activations, as the leaf of the graph that ends in the logits; and the logits."""
-        tapped: list[Tensor] = []
-
-        def start_graph(_module: nn.Module, _args: Any, output: Any) -> Tensor:
-            activations = spatial(self.layer, output).detach().requires_grad_()
-            tapped[:] = [activations]
-            torch.set_grad_enabled(True)  # from here on; the caller's no_grad block ends it
-            return activations.clone()  # what follows may work in place
-
-        (module,) = find_layers(self.model, self.layer).values()
-        handle = module.register_forward_hook(start_graph)
-        try:
-            with torch.compiler.set_stance("force_eager"):
-                logits = unwrapped(self.model)(images)
-        finally:
-            handle.remove()
-        if not tapped:
-            raise InputError(f"layer {self.layer!r} did not run; tap a layer that runs")
-        return tapped[0], check_logits(logits, images)
+    def _map(self, features: Tensor, gradients: Tensor) -> Tensor:
+        return self.combine(features, gradients).clamp(min=0)
 
 
 class GradCAM(ClassActivationMap):
@@ -129,42 +37,69 @@ class GradCAM(ClassActivationMap):
     """
 
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
-        weights = gradients.mean((2, 3))  # (N, C)
-        return torch.einsum("nc,nchw->nhw", weights, activations)
+        return _weighted(activations, gradients.mean((2, 3)))
 
 
-def check_images(model: nn.Module, images: Tensor) -> None:
-    """Raises InputError unless the images are floating point (N, C, H, W) on the model's device."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"images are {what}; expected a floating-point tensor (N, C, H, W), normalised for the model")
-    devices = {parameter.device for parameter in model.parameters()}
-    if len(devices) == 1 and images.device not in devices:
-        raise InputError(f"images are on {images.device}, the model on {devices.pop()}; move one of them")
+class GradCAMPlusPlus(ClassActivationMap):
+    """Grad-CAM++: as Grad-CAM, but with positive gradients only, each weighed by how alone it stands.
 
+    With activations A and gradients G of a channel, and S the sum of A over all places, the channel's weight is the sum
+    of `alpha relu(G)` over the places, where `alpha = G^2 / (2 G^2 + S G^3)`. This holds for a score that is the
+    exponential of the output; the exponential itself, one factor for the whole map, is left out.
 
-def check_logits(logits: object, images: Tensor) -> Tensor:
-    """`logits` if they are class scores (N, classes) of the images, otherwise raises InputError."""
-    if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(images):
-        return logits
-    what = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-    raise InputError(f"the model gives {what}; expected class scores ({len(images)}, classes)")
+    Source: Chattopadhyay et al., "Grad-CAM++" (WACV 2018, arXiv 1710.11063), equations 7 and 19.
 
-
-def check_classes(classes: int | Sequence[int] | Tensor | None, logits: Tensor) -> Tensor:
-    """One class an image as int64 (N,), on the device of the logits; None: the predicted ones.
-
-    Raises:
-        InputError: another shape or dtype, or a class outside those of the logits.
+    Here `alpha relu(G)` is `relu(G) / (2 + S G)`, which small gradients do not change. The grad-cam package adds 1e-6
+    to the denominator before that reduction, which for gradients below 1e-3 outweighs it: its maps of networks
+    with a wide last layer lean towards channels with large gradients. The torchcam package multiplies A and G^3 before
+    summing over places, which differs where gradients do between places.
     """
-    n, count = logits.shape
-    if classes is None:
-        return logits.detach().argmax(1)
-    given = torch.as_tensor(classes)
-    if given.is_floating_point() or given.dtype == torch.bool or given.shape not in ((), (n,)):
-        found = f"{str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
-        raise InputError(f"classes are {found}; expected one whole number, or {n}, one for each image")
-    if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < count:
-        found = f"{int(given.min())} to {int(given.max())}" if given.ndim else f"{int(given)}"
-        raise InputError(f"class {found} of a model with {count} outputs; expected 0 to {count - 1}")
-    return given.to(logits.device, torch.int64).expand(n)
+
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        positive = gradients.clamp(min=0)
+        denominators = 2 + activations.sum((2, 3), keepdim=True) * positive
+        # Activations below 0 can bring the denominator to 0; the weight has no value there.
+        return _weighted(activations, (positive / denominators).nan_to_num(0, 0, 0).sum((2, 3)))
+
+
+class HiResCAM(ClassActivationMap):
+    """HiResCAM: activations times gradients, place by place, summed over the channels; negative parts set to 0.
+
+    For a network that ends in one linear layer on the features, the map before negative parts are set to 0 adds up to
+    the class score less its bias, so it shows no place that the network did not use.
+
+    `relu(sum_c(A G))`. Source: Draelos and Carin, "Use HiResCAM instead of Grad-CAM" (2020, arXiv 2011.08891).
+    """
+
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        return (activations * gradients).sum(1)
+
+
+class LayerCAM(ClassActivationMap):
+    """Layer-CAM: activations times positive gradients, place by place, summed over the channels.
+
+    `relu(sum_c(relu(G) A))`: made for early layers too, whose places differ in their gradients. Source: Jiang et al.,
+    "LayerCAM" (IEEE Transactions on Image Processing 30, 2021).
+    """
+
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        return (gradients.clamp(min=0) * activations).sum(1)
+
+
+class XGradCAM(ClassActivationMap):
+    """XGrad-CAM: as Grad-CAM, with the mean of a channel's gradients weighed by its activations.
+
+    The weight of a channel is `sum(G A) / sum(A)` over the places; a channel whose activations add up to 0 has none.
+
+    Source: Fu et al., "Axiom-based Grad-CAM" (BMVC 2020, arXiv 2008.02312).
+    """
+
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        sums = activations.sum((2, 3))
+        weights = (gradients * activations).sum((2, 3)) / sums
+        return _weighted(activations, weights.masked_fill(sums == 0, 0))
+
+
+def _weighted(activations: Tensor, weights: Tensor) -> Tensor:
+    """The channels (N, C, H, W) added up with weights (N, C)."""
+    return torch.einsum("nc,nchw->nhw", weights, activations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from regard.errors import InputError
@@ -54,23 +54,6 @@ def find_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None = None)
     if not found:
         raise InputError("no layers asked; name at least one, or leave layers out for the stages")
     return found
-
-
-def last_stage(model: nn.Module) -> str:
-    """The name of the last stage, where class activation maps are read unless another layer is asked."""
-    return list(find_layers(model))[-1]
-
-
-def spatial(name: str, output: object) -> Tensor:
-    """`output` of the layer `name` if it is a tensor of features (N, C, H, W).
-
-    Raises:
-        InputError: it is not.
-    """
-    if isinstance(output, Tensor) and output.ndim == 4:
-        return output
-    found = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise InputError(f"layer {name!r} gives {found}; expected features (N, C, H, W); tap a layer that gives those")
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError
-from regard.maps.layers import Layer, find_layers, is_compiled, spatial, unwrapped
+from regard.maps.features import Reshape, arrangement
+from regard.maps.layers import Layer, find_layers, is_compiled, unwrapped
 
 
 class Taps:
@@ -21,8 +22,12 @@ class Taps:
             features = taps.features  # {"layer3": (N, C, H, W), "layer4": …}
 
     Inside the block the layers carry forward hooks; at its end, by error or not, the model is as it was. The block can
-    be entered again, also inside itself. Nothing is copied: the features are the very tensors the model works with,
-    part of its graph if it has one, and are held until the next forward, `clear()`, or the end of the Taps' life.
+    be entered again, also inside itself. Nothing is copied: the features are the very tensors the model works with, or
+    views of them, part of its graph if it has one, and are held until the next forward, `clear()`, or the end of the
+    Taps' life.
+
+    Tokens (N, T, C) of vision transformers become a grid, without those in front that stand for no place, and
+    (N, H, W, C) is turned; which it is, is read off the images, the first argument of the model.
 
     It works in training, under `no_grad`, `inference_mode` and autocast, and with any memory format. Compiled code
     takes no notice of hooks that come and go: if the model or a part of it is compiled, nothing runs compiled inside
@@ -31,14 +36,18 @@ class Taps:
     Args:
         model: any module; it may be compiled or wrapped in `DistributedDataParallel`.
         layers: names as in `model.named_modules()`, or the modules themselves; one or several. None: the stages.
+        reshape: makes features (N, C, H, W) of what a layer gives, where that is none of the above.
 
     Raises:
-        InputError: a layer the model does not have; when the model runs, a layer whose output is not a tensor
-            (N, C, H, W).
+        InputError: a layer the model does not have; when the model runs, a layer that gives no features.
     """
 
-    def __init__(self, model: nn.Module, layers: Layer | Sequence[Layer] | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Layer | Sequence[Layer] | None = None, *, reshape: Reshape | None = None
+    ) -> None:
         self.model = model
+        self.reshape = reshape
+        self._images: Tensor | None = None
         self.layers = tuple(find_layers(model, layers))
         self._outputs: dict[str, tuple[Tensor, int | None]] = {}
         self._ran = False
@@ -92,14 +101,17 @@ class Taps:
         """Forgets the features, so that their memory can be used again."""
         self._outputs.clear()
         self._ran = False
+        self._images = None
 
-    def _forget(self, _module: nn.Module, _args: Any) -> None:
-        self._outputs.clear()
+    def _forget(self, _module: nn.Module, args: Any) -> None:
+        self.clear()
         self._ran = True
+        images = args[0] if args else None
+        self._images = images if isinstance(images, Tensor) and images.ndim == 4 else None
 
     def _reader(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def read(_module: nn.Module, _args: Any, output: Any) -> None:
-            features = spatial(name, output)
+            features = arrangement(unwrapped(self.model), name, output, self._images, self.reshape)(output)
             if torch.compiler.is_compiling():
                 # Within a compiled function. Its graph gives a tensor as it is at the end, later changes in it unseen.
                 self._outputs[name] = (features.clone(), None)

@@ -8,7 +8,7 @@ from regard.models.cost.memory import PeakMemory, peak_memory
 from regard.models.create import create
 from regard.models.official import count_classes, load_official
 from regard.models.preact_resnet import PreActResNet
-from regard.models.weights import load_weights, read_checkpoint, read_notes, write_weights
+from regard.models.weights import fingerprint, load_weights, read_checkpoint, read_notes, write_weights
 from regard.models.wide_resnet import WideResNet
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "count_classes",
     "count_costs",
     "create",
+    "fingerprint",
     "latency",
     "load_official",
     "load_weights",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -96,3 +98,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     if faults:
         raise InputError(f"{source} does not fit {type(model).__name__}: {'; '.join(faults)}")
     model.load_state_dict(dict(state), strict=False)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """What tells the values of a model from those of others: a hash of names, dtypes, shapes and values, hexadecimal.
+
+    On whatever device and in whatever memory format they are.
+    """
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()

@@ -4,11 +4,57 @@
 - `terminal_table`: the rows for a terminal.
 - `differences`: each network against one of them, on the same test images, and what may be said of it.
 - `write_html`: all of it on one self-contained page, with curves and with maps over test images.
+- `write_gates_html`, `gates_table`, `gates_record`: the study of gates, `GateStudy` a network.
+- `write_groups_html`, `groups_table`, `groups_record`: the study of groups of channels, `GroupStudy` a network.
+- `write_bias_html`, `bias_table`: bias reports of networks on the same images, as such a page and for a terminal.
+- `choose_sights`, `make_sight`: which images that page shows, and with what.
+- `explain`: what a network makes of images and where it looks in them, as a folder of pictures, numbers and a page.
+- `explanations`: the same, an image at a time and without files.
 """
 
+from regard.report.bias_page import write_bias_html
 from regard.report.differences import Differences, Line, differences
+from regard.report.explained import Explained, explain
+from regard.report.explanation import Explanation, Look, Refusal, Scored, explanations, find_classes
+from regard.report.gate_study import GateStudy, gates_record, gates_table, write_gates_html
+from regard.report.group_study import GroupStudy, groups_record, groups_table, write_groups_html
 from regard.report.page import write_html
+from regard.report.sights import Sight, View, choose_sights, make_sight
+from regard.report.studies import MOST_SHOWN, SHOWN, some_classes
 from regard.report.summary import Summary, summarize
-from regard.report.terminal import terminal_table
+from regard.report.terminal import bias_table, terminal_table
 
-__all__ = ["Differences", "Line", "Summary", "differences", "summarize", "terminal_table", "write_html"]
+__all__ = [
+    "Differences",
+    "Explained",
+    "Explanation",
+    "GateStudy",
+    "GroupStudy",
+    "Line",
+    "Look",
+    "MOST_SHOWN",
+    "Refusal",
+    "SHOWN",
+    "Scored",
+    "Sight",
+    "Summary",
+    "View",
+    "bias_table",
+    "choose_sights",
+    "differences",
+    "explain",
+    "explanations",
+    "find_classes",
+    "gates_record",
+    "gates_table",
+    "groups_record",
+    "groups_table",
+    "make_sight",
+    "some_classes",
+    "summarize",
+    "terminal_table",
+    "write_bias_html",
+    "write_gates_html",
+    "write_groups_html",
+    "write_html",
+]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from regard.bias import Difference, compare
 from regard.errors import InputError, unknown
+from regard.report.contrast import Contrast
 from regard.report.summary import Summary
 from regard.report.wording import gathered
 
@@ -14,7 +15,7 @@ MEASURES = ("accuracy", "position bias", "range bias")
 
 
 @dataclass(frozen=True)
-class Line:
+class Line(Contrast):
     """One network against the reference in one measure.
 
     Attributes:
@@ -23,21 +24,8 @@ class Line:
         difference: the network minus the reference, with its 95% interval; `.sentence` says it in full.
     """
 
-    row: Summary
-    measure: str
     difference: Difference
-
-    @property
-    def resolved(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.difference.resolved
-
-    @property
-    def direction(self) -> str:
-        """What may be said: "higher", "lower" or "not resolved"."""
-        if not self.resolved:
-            return "not resolved"
-        return "higher" if self.difference.low > 0 else "lower"
+    row: Summary
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,11 @@ def differences(rows: Sequence[Summary], reference: int | str = 0) -> Difference
             left_out.append((row.name, str(error)))
             continue
         found = (comparison.accuracy, comparison.position_bias, comparison.range_bias)
-        lines += [Line(row, measure, difference) for measure, difference in zip(MEASURES, found, strict=True)]
+        lines += [
+            Line(measure, difference, row)
+            for measure, difference in zip(MEASURES, found, strict=True)
+            if difference is not None  # accuracy, where not both are scored
+        ]
         notes += [f"{row.name} and {base.name}: {note}" for note in comparison.notes]
     notes = gathered(left_out, f"not compared with {base.name}") + notes
     return Differences(base, tuple(lines), tuple(notes))

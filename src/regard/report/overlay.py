@@ -1,4 +1,4 @@
-"""Test images with maps and regions over them, as data URIs."""
+"""Images with maps and regions over them, as pixels and as data URIs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _SMALL, _WANTED, _LARGEST = 64, 128, 160  # pixels a side
 _COLOURS = matplotlib.colormaps["inferno"]
 _LUMA = np.array([0.299, 0.587, 0.114])
 _WEIGHT = 0.6  # of the map's colour
-_LIGHT, _DARK, _FOCUS = (255, 255, 255), (0, 0, 0), (0, 229, 255)
+_LIGHT, _DARK = (255, 255, 255), (0, 0, 0)
+FOCUS = (0, 229, 255)  # of its edge
 
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.float64]
@@ -23,8 +24,30 @@ Mask = NDArray[np.bool_]
 
 
 def picture(
-    image: Bytes, heat: Numbers | None = None, region: Mask | None = None, threshold: float | None = None
+    image: Bytes,
+    heat: Numbers | None = None,
+    region: Mask | None = None,
+    threshold: float | None = None,
+    *,
+    largest: int = _LARGEST,
 ) -> str:
+    """An image, with a map, the edge of its focus and the edge of a region over it; see `drawn`.
+
+    Returns:
+        A data URI: PNG if the image is small, JPEG if it is large.
+    """
+    canvas = drawn(image, heat, region, threshold, largest=largest)
+    return _uri(canvas, "PNG" if max(image.shape[:2]) <= _SMALL else "JPEG")
+
+
+def drawn(
+    image: Bytes,
+    heat: Numbers | None = None,
+    region: Mask | None = None,
+    threshold: float | None = None,
+    *,
+    largest: int | None = None,
+) -> Bytes:
     """An image, with a map, the edge of its focus and the edge of a region over it.
 
     Small images are enlarged without smoothing, so that their pixels stay visible; large ones are reduced.
@@ -34,13 +57,14 @@ def picture(
         heat: (H, W), 0 to 1.
         region: (H, W).
         threshold: of the focus; None: its edge is not drawn.
+        largest: the longer side in pixels to which a large image is reduced; None: it stays as large as it is.
 
     Returns:
-        A data URI: PNG if the image is small, JPEG if it is large.
+        (h, w, 3).
     """
     height, width = image.shape[:2]
     side = max(height, width)
-    factor = max(1, round(_WANTED / side)) if side <= _SMALL else min(1.0, _LARGEST / side)
+    factor = max(1, round(_WANTED / side)) if side <= _SMALL else min(1.0, (largest or side) / side)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     smooth = factor < 1
     canvas = _resized(image, size, smooth)
@@ -49,10 +73,15 @@ def picture(
         canvas = blended(canvas, heat)
         if threshold is not None and heat.any():
             focus = heat >= threshold
-            canvas[focus & _grown(~focus)] = _FOCUS
+            canvas[focus & _grown(~focus)] = FOCUS
     if region is not None:
         canvas = outlined(canvas, _resized(region, size, smooth=False))
-    return _uri(canvas, "PNG" if side <= _SMALL else "JPEG")
+    return canvas
+
+
+def ramp(steps: int = 9) -> list[str]:
+    """The colours of a map from 0 to 1, as CSS writes them."""
+    return [matplotlib.colors.to_hex(_COLOURS(i / (steps - 1))) for i in range(steps)]
 
 
 def _resized(values: NDArray[Any], size: tuple[int, int], smooth: bool) -> NDArray[Any]:

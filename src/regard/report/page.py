@@ -1,26 +1,22 @@
-"""The page: one HTML file that needs nothing else."""
+"""The page of runs: what they came to, what may be said of it, and where they look."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 from regard.data import Splits
 from regard.errors import InputError
-from regard.files import written_aside
-from regard.report import charts, figures, prose, wording
+from regard.report import charts, prose
 from regard.report.caveats import caveats, seeds
+from regard.report.contrast import Group, reach, split
 from regard.report.differences import differences, index_of
 from regard.report.repeat import environments, repeats
 from regard.report.sheet import make_sheet
 from regard.report.summary import Summary
+from regard.report.template import Network, write_page
 from regard.training import load_data
-from regard.version import __version__
 
 
 def write_html(
@@ -61,44 +57,33 @@ def write_html(
     sheet = make_sheet(rows, base, splits.test, images=images) if splits else None
     others = iter(range(1, len(rows)))
     styles = {row.name: 0 if i == base else next(others) for i, row in enumerate(rows)}
-    text = _template().render(
+    groups = [Group(row.name, styles[row.name], tuple(line for line in found.lines if line.row is row)) for row in rows]
+    resolved, unresolved = split(groups)
+    return write_page(
+        "page.html",
+        path,
         title=title,
-        version=__version__,
         intro=prose.intro(rows, rows[base], splits),
         notes=notes,
         rows=rows,
         reference=rows[base],
         styles=styles,
         found=found,
-        by_chance=prose.by_chance(found),
-        reach=max((abs(end) for line in found.lines for end in (line.difference.low, line.difference.high)), default=1),
+        resolved=resolved,
+        unresolved=unresolved,
+        reach=reach(groups),
+        by_chance=prose.by_chance(len(found.lines)),
         seeds=seeds(rows),
         caveats=[*caveats(rows), *found.notes, *said, *(sheet.notes if sheet else ())],
         measured=prose.measured(rows),
         forests=charts.forests(rows, styles),
         curves=charts.curves(rows, styles),
         sheet=sheet if sheet and sheet.networks else None,
+        shown=[Network(row.name, styles[row.name]) for row in sheet.networks] if sheet else [],
         rule=prose.sheet_rule(sheet) if sheet else "",
         repeats=repeats(rows),
         environments=environments(rows),
     )
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as aside:
-            aside.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
-    return path
-
-
-def _template() -> Any:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"colour_of": figures.colour_of, "dashes_of": figures.dashes_of}
-    names = ("percent", "interval", "signed", "large", "probability")
-    environment.filters |= {name: getattr(wording, name) for name in names}
-    source = resources.files("regard.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(source)
 
 
 def _data(row: Summary) -> tuple[Splits | None, list[str]]:

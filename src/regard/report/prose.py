@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from regard.data import Splits, all_options
-from regard.report.differences import Differences
 from regard.report.sheet import Sheet
 from regard.report.summary import Summary
 from regard.report.wording import listed, number
@@ -45,9 +44,8 @@ def intro(rows: Sequence[Summary], reference: Summary, splits: Splits | None) ->
     return f"{first} {second}"
 
 
-def by_chance(found: Differences) -> str:
-    """How many of the differences would be resolved if there were none."""
-    count = len(found.lines)
+def by_chance(count: int) -> str:
+    """How many of so many differences would be resolved if there were none."""
     expected = round(count / 20)
     if count < 2:
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,30 @@ def short(recipe: Recipe) -> str:
 
 
 def environments(rows: Sequence[Summary]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What the runs depended on besides their recipes: name -> (value, whose); whose is "" if it is everybody's."""
+    """What the runs depended on besides their recipes; see `by_value`."""
+    return by_value(
+        (row.name, {name: value for name, value in row.environment.items() if name != "classes"}) for row in rows
+    )
+
+
+def by_value(facts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What is said of several things, told once where it is the same of all.
+
+    Args:
+        facts: (whose, name -> value).
+
+    Returns:
+        (name, [(value, whose)]); whose is "" if it is everybody's.
+    """
     found: dict[str, dict[str, list[str]]] = {}
-    for row in rows:
-        for name, value in row.environment.items():
-            if name != "classes":
-                text = value if isinstance(value, str) else json.dumps(value)
-                found.setdefault(name, {}).setdefault(text, []).append(row.name)
+    owners = []
+    for owner, values in facts:
+        owners.append(owner)
+        for name, value in values.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            found.setdefault(name, {}).setdefault(text, []).append(owner)
     return [
-        (name, [(text, "" if len(whose) == len(rows) else ", ".join(whose)) for text, whose in values.items()])
+        (name, [(text, "" if len(whose) == len(owners) else ", ".join(whose)) for text, whose in values.items()])
         for name, values in found.items()
     ]
 

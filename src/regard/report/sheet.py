@@ -34,6 +34,10 @@ class Cell:
     wrong: bool
     verdict: str
     """ "position bias", "range bias", "inside" or "no focus"; "" where the region is not known."""
+    probability: str = ""
+    """Of the class whose map it is, in words."""
+    detail: str = ""
+    """What else is said below it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Strip:
     label: str
     place: int
     cells: tuple[Cell, ...]
+    caption: str
+    """What the image is called."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +191,14 @@ def _look(model: nn.Module, row: Summary, test: ImageSet, places: Sequence[int])
     if chosen.regions is not None:
         measures = measure(heat, chosen.regions.cpu(), threshold)
         flags = zip(measures.flat, measures.position_bias, measures.range_bias, strict=True)
-        verdicts = [_verdict(*(bool(flag) for flag in each)) for each in flags]
+        verdicts = [verdict(*(bool(flag) for flag in each)) for each in flags]
         spills = measures.spill.tolist()
     heats = scaled(heat).double().numpy()
     return [_Look(*each, threshold) for each in zip(heats, predicted, verdicts, spills, strict=True)]
 
 
-def _verdict(flat: bool, position: bool, range_: bool) -> str:
+def verdict(flat: bool, position: bool, range_: bool) -> str:
+    """What is said of a map, in two words."""
     return "no focus" if flat else "position bias" if position else "range bias" if range_ else "inside"
 
 
@@ -228,4 +235,4 @@ def _strip(test: ImageSet, place: int, looks: Sequence[_Look], names: Sequence[s
         shown = picture(image, look.heat, region, look.threshold)
         cells.append(Cell(shown, alt, predicted, wrong, look.verdict))
     alt = f"Test image {place}, class {label}{', its region outlined' if region is not None else ''}"
-    return Strip(picture(image, None, region), alt, label, place, tuple(cells))
+    return Strip(picture(image, None, region), alt, label, place, tuple(cells), f"image {place}")

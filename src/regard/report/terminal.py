@@ -1,4 +1,4 @@
-"""The rows of a report for a terminal."""
+"""Reports for a terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from regard.bias import Rate
+from regard.bias import Mean, Rate, Report
 from regard.report.summary import Summary
-from regard.report.wording import NONE, large, percent
+from regard.report.wording import NONE, large, percent, printable
 
 
 def terminal_table(rows: Sequence[Summary]) -> Table:
@@ -25,6 +25,35 @@ def terminal_table(rows: Sequence[Summary]) -> Table:
         rates = (_rate(row.accuracy, row.test_accuracy), _rate(row.position_bias), _rate(row.range_bias))
         table.add_row(Text(row.name), large(row.parameters), large(row.multiply_adds), *rates, spill)
     return table
+
+
+def bias_table(reports: Sequence[Report]) -> Table:
+    """Bias reports of several models as a table, one row a model: rates and means, their 95% intervals below."""
+    scored = any(report.overall.accuracy.total for report in reports)
+    caption = "Rates in %; below each number its 95% interval. Compared: the images with a region and a map not flat."
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table.add_column("model", overflow="fold")
+    accuracy = ("accuracy",) if scored else ()
+    for heading in ("compared", *accuracy, "position\nbias", "range\nbias", "energy\ninside", "spill"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for report in reports:
+        whole = report.overall
+        rates = (whole.accuracy, whole.position_bias, whole.range_bias)[0 if scored else 1 :]
+        table.add_row(
+            Text(printable(report.model)),
+            f"{whole.position_bias.total:,}",
+            *(_rate(rate if rate.total else None) for rate in rates),
+            *(_mean(whole.means[name]) for name in ("energy_inside", "spill")),
+        )
+    return table
+
+
+def _mean(mean: Mean) -> Text:
+    if not mean.count:
+        return Text(NONE)
+    if mean.count == 1:
+        return Text(f"{mean.value:.3f}")
+    return Text.assemble(f"{mean.value:.3f}", "\n", (f"{mean.low:.3f}–{mean.high:.3f}", "dim"))
 
 
 def _rate(rate: Rate | None, value: float | None = None) -> Text:

@@ -96,10 +96,15 @@ def interval(low: float, high: float) -> str:
     return f"{percent(low)} to {percent(high)}"
 
 
-def signed(value: float) -> str:
+def signed(value: float, decimals: int = 1) -> str:
     """As points of a percentage: +3.1, −0.4, 0.0; with a true minus."""
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    return signed_number(100 * value, decimals)
+
+
+def signed_number(value: float, decimals: int = 3) -> str:
+    """+0.031, −0.004, 0.000; with a true minus."""
+    text = f"{value:+.{decimals}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def probability(p: float) -> str:
@@ -116,3 +121,8 @@ def large(count: int | None) -> str:
             value = count / size
             return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
     return f"{count:,}"
+
+
+def printable(text: str) -> str:
+    """Text that is one line wherever it is shown: as it is, or quoted and escaped if some of it cannot be printed."""
+    return text if text.isprintable() else repr(text)

@@ -1,17 +1,16 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
-from regard.training.display import Display, Lines
-from regard.training.evaluate import Score, evaluate
-from regard.training.imported import (
-    Imported,
-    Trained,
+from regard.training.described import (
     described_classes,
     described_preprocessing,
-    import_weights,
-    open_trained,
-    sha256,
+    imagenet_classes,
+    imagenet_synsets,
 )
+from regard.training.display import Display, Lines
+from regard.training.evaluate import Score, evaluate
+from regard.training.imported import Imported, import_weights, sha256
 from regard.training.loop import Outcome, train
+from regard.training.named import Named
 from regard.training.parsing import (
     RecipeParser,
     add_data,
@@ -31,8 +30,9 @@ from regard.training.recipe import (
     TransferRecipe,
     plain,
 )
-from regard.training.run import Preprocessing, Run, build_network, load_data, make_model, pick_device
+from regard.training.run import Preprocessing, Run, build_network, fit_of, load_data, make_model, pick_device
 from regard.training.schedule import learning_rate, make_optimizer
+from regard.training.trained import Trained, open_trained
 
 __all__ = [
     "DataRecipe",
@@ -40,6 +40,7 @@ __all__ = [
     "Imported",
     "Lines",
     "ModelRecipe",
+    "Named",
     "OptimizerRecipe",
     "Outcome",
     "Preprocessing",
@@ -58,6 +59,9 @@ __all__ = [
     "described_preprocessing",
     "evaluate",
     "file_arguments",
+    "fit_of",
+    "imagenet_classes",
+    "imagenet_synsets",
     "import_weights",
     "learning_rate",
     "load_data",

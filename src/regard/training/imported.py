@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
 from regard import models
 from regard.errors import InputError
+from regard.training.described import described_preprocessing, three_numbers
 from regard.training.recipe import ModelRecipe
-from regard.training.run import Preprocessing, Run, Weights, build_network
+from regard.training.run import Preprocessing, Weights, build_network
 from regard.version import __version__
 
 
@@ -49,8 +48,9 @@ class Imported:
             names, count = notes["class_names"], int(notes["classes"])
             classes = None if names is None else tuple(map(str, names))
             given = notes["preprocessing"]
-            mean, std = (_channels(given[name]) for name in ("mean", "std"))
-            return cls(path, network, count, classes, Preprocessing(mean, std, given["size"]))
+            mean, std = (three_numbers(given[name]) for name in ("mean", "std"))
+            known = Preprocessing(**{**given, "mean": mean, "std": std})
+            return cls(path, network, count, classes, known)
         except (KeyError, TypeError, ValueError) as error:
             if (path.parent / "recipe.yaml").is_file():
                 raise InputError(f"{path} is part of a run; name its folder, {path.parent}") from error
@@ -88,25 +88,6 @@ class Imported:
         model = build_network(self.network, self.class_count, pretrained=False)
         models.load_weights(model, state, str(self.path))
         return model.eval()
-
-
-Trained = Run | Imported
-"""A trained network from anywhere: both have `source`, `network`, `class_count`, `classes`, `preprocessing`,
-`model(which)`, `weights(which)` and `bias_report(which)`."""
-
-
-def open_trained(source: str | Path) -> Trained:
-    """A run folder or an imported file.
-
-    Raises:
-        InputError: it is neither.
-    """
-    path = Path(source)
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path} is no run folder and no imported .safetensors file; `regard import` makes one")
-        return Imported.open(path)
-    return Run.open(path)
 
 
 def import_weights(
@@ -151,9 +132,7 @@ def import_weights(
         model = models.load_official(build_network(network, count), content).eval()
     except InputError as error:
         raise InputError(str(error).replace("the checkpoint", str(checkpoint), 1)) from error
-    asked = preprocessing or Preprocessing()
-    known = described_preprocessing(model)
-    preprocessing = Preprocessing(asked.mean or known.mean, asked.std or known.std, asked.size or known.size)
+    preprocessing = (preprocessing or Preprocessing()).over(described_preprocessing(model))
     check_numbers(model, preprocessing.size or 32, str(checkpoint))
     notes = {
         "regard": __version__,
@@ -165,23 +144,6 @@ def import_weights(
     }
     models.write_weights(model, out, notes)
     return Imported.open(out)
-
-
-def described_preprocessing(model: nn.Module) -> Preprocessing:
-    """What is known of how images come to a network of this kind: of timm's, what timm says; of ImageNet, its usual."""
-    if isinstance(model, models.PreActResNet):
-        return Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
-    about = getattr(model, "pretrained_cfg", None)
-    if not about:
-        return Preprocessing()
-    size = about.get("input_size")
-    return Preprocessing(_channels(about.get("mean")), _channels(about.get("std")), size[-1] if size else None)
-
-
-def described_classes(name: str) -> int | None:
-    """How many classes the network of timm called `name` has, if timm says so."""
-    about = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    return about.num_classes if about else None
 
 
 @torch.no_grad()
@@ -221,12 +183,3 @@ def _count(
     if found not in (None, count):
         raise InputError(f"{checkpoint} has {found} classes, not {count}")
     return count
-
-
-def _channels(values: Any) -> tuple[float, float, float] | None:
-    if values is None:
-        return None
-    red, green, blue = map(float, values)
-    if not all(map(math.isfinite, (red, green, blue))):
-        raise ValueError("no numbers")
-    return red, green, blue

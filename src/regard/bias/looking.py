@@ -1,0 +1,126 @@
+"""What one batch of images comes to: maps, measures, and whether the class was right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regard.bias.measures import measure
+from regard.bias.rows import COLUMNS
+from regard.errors import InputError
+from regard.maps import MapMethod, create
+from regard.maps.checks import check_logits
+from regard.maps.layers import Layer, unwrapped
+from regard.modes import evaluation_mode
+
+Mapper = MapMethod | Callable[[Tensor, Tensor], Tensor]
+Target = Literal["predicted", "label"]
+
+_WHOLE = [name for name, dtype in COLUMNS.items() if dtype is not np.float32]
+_REAL = [name for name, dtype in COLUMNS.items() if dtype is np.float32]
+
+
+class Looker:
+    """A model, what makes its maps, and how these are judged.
+
+    Args:
+        model: maps images to class scores (N, classes).
+        method: the name of a method of `regard.maps`, a `MapMethod` of the model, or a callable that gives maps
+            (B, h, w) for images (B, 3, H, W) and classes (B,).
+        layer: for a method by name; None: the last spatial features.
+        target: whose maps: of the "predicted" class, or of the "label", where an image has one.
+        threshold: of the focus, above 0, at most 1.
+
+    Attributes:
+        method: the name of the method.
+        layer: the names of its layers, joined by "+"; "" where the method has its own way.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str | Mapper = "gradcam",
+        layer: Layer | Sequence[Layer] | None = None,
+        target: Target = "predicted",
+        threshold: float = 0.5,
+    ) -> None:
+        self.model = model
+        self.target = target
+        self.threshold = threshold
+        if isinstance(method, str):
+            self.mapper: Mapper = create(method, model, layer)
+            self.method, self.layer = method, self.mapper.layer
+            return
+        if layer is not None:
+            raise InputError("a layer is for a method by name; a method of your own knows its layer: leave it out")
+        self.mapper = method
+        if isinstance(method, MapMethod):
+            if unwrapped(method.model) is not unwrapped(model):
+                raise InputError(f"the {type(method).__name__} is of another model; make one of the model to evaluate")
+            self.method, self.layer = type(method).__name__.lower(), method.layer
+        else:
+            self.method, self.layer = getattr(method, "__name__", type(method).__name__), ""
+
+    def maps(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (B, h, w), class scores (B, classes), and the classes explained (B,).
+
+        Args:
+            images: (B, 3, H, W), as the model wants them.
+            classes: outputs of the model, (B,); None: the predicted ones.
+        """
+        if isinstance(self.mapper, MapMethod):  # gives the scores on its way
+            maps = self.mapper(images, classes)
+            assert self.mapper.logits is not None and self.mapper.classes is not None
+            return maps, self.mapper.logits, self.mapper.classes
+        with torch.no_grad(), evaluation_mode(self.model):
+            logits = check_logits(self.model(images), images)
+        chosen = logits.argmax(1) if classes is None else classes
+        return self.mapper(images, chosen), logits, chosen
+
+    def measured(self, images: Tensor, labels: Tensor, targets: Tensor, regions: Tensor) -> Measured:
+        """The rows of a batch, still on the device.
+
+        Args:
+            images: (B, 3, H, W), as the model wants them.
+            labels: int64 (B,), classes of the set; -1: none.
+            targets: int64 (B,), the outputs of the model that stand for them; -1: none.
+            regions: bool (B, H, W).
+        """
+        maps, logits, explained = self.maps(images, targets if self.target == "label" else None)
+        predicted = logits.argmax(1)
+        columns = {
+            "label": labels,
+            "predicted": predicted,
+            "explained": explained,
+            "probability": logits.float().softmax(1).gather(1, explained[:, None])[:, 0],
+            "correct": predicted == targets.to(predicted.device),
+            **dict(measure(maps, regions.to(maps.device), self.threshold).items()),
+        }
+        whole, real = (
+            torch.stack([columns[name].to(logits.device, dtype) for name in names])
+            for names, dtype in ((_WHOLE, torch.int64), (_REAL, torch.float32))
+        )
+        return Measured(whole, real, logits.shape[1])
+
+
+class Measured:
+    """Rows of some images, in two tensors, so that they come from the device in two transfers."""
+
+    def __init__(self, whole: Tensor, real: Tensor, outputs: int) -> None:
+        self.whole = whole  # int64 (columns, B)
+        self.real = real  # float32 (columns, B)
+        self.outputs = outputs
+
+    @staticmethod
+    def columns(parts: Sequence[Measured]) -> dict[str, np.ndarray]:
+        """Name -> (N,), of all parts one after another."""
+        if not parts:
+            return {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
+        whole = torch.cat([part.whole for part in parts], 1).cpu().numpy()
+        real = torch.cat([part.real for part in parts], 1).cpu().numpy()
+        arrays = {**dict(zip(_WHOLE, whole, strict=True)), **dict(zip(_REAL, real, strict=True))}
+        return {name: arrays[name].astype(dtype) for name, dtype in COLUMNS.items()}

@@ -1,0 +1,65 @@
+"""`regard gates`: how far the gates of attention modules tell classes apart, by depth."""
+
+from __future__ import annotations
+
+import shlex
+
+from rich.console import Console
+
+from regard import maps, report, training
+from regard.commands.studies import add_study_options, choose, folder_for, images_of, listed, progress, write_json
+from regard.commands.subjects import subjects
+
+
+def main(arguments: list[str]) -> int:
+    parser = training.RecipeParser(
+        prog="regard gates",
+        usage="regard gates MODEL… [--data SET] [OPTIONS]",
+        description="What attention modules multiply each channel with, in the mean over the images of a class, and "
+        "how far that tells classes apart, depth by depth: the study of SENet and SA-Net. Several networks, such as "
+        "one with and one without channel shuffle, stand side by side. A MODEL is a run folder, an imported "
+        ".safetensors file, a name of timm, or NAME=CHECKPOINT. The folder of the study (--out) has gates.html and "
+        "gates.json.",
+    )
+    parser.add_argument(
+        "--layers", type=str, default="", help="modules, or what they are in (layer4), with commas; all if empty"
+    )
+    parser.add_argument(
+        "--of", choices=["gate", "output"], default="gate", help="the gate, or the mean of what the module gives"
+    )
+    add_study_options(parser, per_class=None)
+    found = subjects(parser, arguments)
+    options = found[0].options
+    chosen = choose(found)
+    folder = folder_for("gates", options, found[0])
+    layers = listed(options.layers) or None
+    for subject in found:
+        maps.attention_layers(subject.model, layers, of=options.of)  # before the work
+        subject.release()
+    console = Console()
+    studies = []
+    for subject in found:
+        with progress(console, subject.name, len(chosen.places)) as told:
+            gates = maps.gate_activations(
+                subject.model, subject.batches(chosen.places), layers=layers, of=options.of, progress=told
+            )
+        subject.release()
+        studies.append(report.GateStudy(subject.name, gates))
+    classes, shown = found[0].classes, chosen.shown
+    command = shlex.join(["regard", "gates", *arguments])
+    write_json(
+        folder / "gates.json",
+        {"command": command, "data": images_of(found[0]), **report.gates_record(studies, classes, shown)},
+    )
+    page = report.write_gates_html(
+        studies,
+        folder / "gates.html",
+        title=f"What gates make of classes: {images_of(found[0])}",
+        classes=classes,
+        shown=shown,
+        data=images_of(found[0]),
+        command=command,
+    )
+    console.print(report.gates_table(studies))
+    console.print(f"the study is {page.resolve()}", soft_wrap=True, markup=False, highlight=False)
+    return 0

@@ -1,0 +1,138 @@
+"""What the commands that study networks by class share: their options, the images of the classes, what they write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from regard import report
+from regard.commands.subjects import Subject, add_subject_options
+from regard.data import ImageSet, RegionSet
+from regard.errors import InputError
+from regard.files import written_aside
+from regard.report.explanation import find_classes
+from regard.training import RecipeParser
+
+
+def add_study_options(parser: RecipeParser, *, per_class: int | None) -> None:
+    """Adds what images a study is of, and where it goes."""
+    parser.add_argument("--classes", type=str, default="", help="of the images: names or numbers, with commas; or all")
+    parser.add_argument(
+        "--per_class",
+        type=int | None,
+        default=per_class,
+        help="take so many images of each class, evenly spread; or all",
+    )
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="the folder that is written; STUDY-SET if not given"
+    )
+    add_subject_options(parser)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The images of a study.
+
+    Attributes:
+        places: of the images in their set.
+        labels: of the classes that are counted.
+        shown: of those that the page shows.
+    """
+
+    places: list[int]
+    labels: list[int]
+    shown: list[int]
+
+
+def choose(found: Sequence[Subject], *, most: int | None = None) -> Chosen:
+    """The images that all networks are tried on.
+
+    Args:
+        found: the networks.
+        most: classes that are counted if nobody asked for any; None: all.
+
+    Raises:
+        InputError: the networks have different images, which have no labels, or none of a class asked for.
+    """
+    options, images = found[0].options, found[0].images
+    if not all(_same(images, subject.images) for subject in found):
+        raise InputError("the networks were trained on different data; name the images for all (--data)")
+    if options.per_class is not None and options.per_class < 1:
+        raise InputError(f"--per_class {options.per_class}; expected at least 1")
+    labels = np.asarray(images.labels)
+    known = [int(label) for label in np.unique(labels) if label >= 0]
+    if not known:
+        raise InputError(f"the images of {images.name} have no classes; name a set that has (--data)")
+    counted = report.some_classes(known, most or len(known))
+    if asked := listed(options.classes):
+        counted = list(find_classes(asked, images.classes, images.name))
+    for label in counted:
+        if label not in known:
+            raise InputError(f"{images.name} has no image of class {images.classes[label]!r}")
+    places: list[int] = []
+    for label in counted:
+        own = np.flatnonzero(labels == label)
+        count = len(own) if options.per_class is None else min(options.per_class, len(own))
+        places += own[(2 * np.arange(count) + 1) * len(own) // (2 * count)].tolist()
+    few = asked and len(counted) <= report.MOST_SHOWN
+    return Chosen(sorted(places), counted, counted if few else report.some_classes(counted))
+
+
+def _same(first: ImageSet | RegionSet, second: ImageSet | RegionSet) -> bool:
+    """Whether two sets are the same images of the same classes."""
+    if first is second:
+        return True
+    if not isinstance(first, ImageSet) or not isinstance(second, ImageSet) or first.classes != second.classes:
+        return False
+    return torch.equal(first.labels, second.labels) and torch.equal(first.images, second.images)
+
+
+def listed(text: str) -> list[str]:
+    """The words between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def images_of(subject: Subject) -> str:
+    """What the images of a network are called."""
+    return " ".join(filter(None, (subject.images.name, subject.images.split)))
+
+
+def folder_for(study: str, options: Namespace, subject: Subject) -> Path:
+    """Where the study goes.
+
+    Raises:
+        InputError: there is a file in its place.
+    """
+    folder = Path(options.out or "-".join(filter(None, (study, subject.images.name, subject.images.split))))
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; the study goes to a folder, choose another (--out)")
+    return folder
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a study as JSON, aside first and then renamed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside:
+            aside.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
+
+
+@contextmanager
+def progress(console: Console, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar in a terminal, told what is done."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,213 @@
+"""Image files that a person names, one by one or by their folder, with a region where one is given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from regard.data.decode import Unreadable, frame_of, picture, turned
+from regard.data.listing import show
+from regard.data.regions.drawn import EXTENSIONS, mask_of
+from regard.data.regions.fileset import sizes
+from regard.data.regionset import Mask, RegionSet
+from regard.errors import InputError
+
+Box = tuple[int, int, int, int]
+
+
+class Pictures(RegionSet):
+    """Image files without labels, in the order named, those of a folder in order of their paths.
+
+    Attributes, besides those of every `RegionSet`:
+        paths: of the files; `keys` are the same as text.
+        places: for each image where it is below the folder that was named; its name for a file that was named itself.
+        masks: for each image the file of its region, None where it has none.
+        box: the region of the image, (x0, y0, x1, y1) in its upright pixels, without column x1 and row y1; or None.
+        passed_over: how many files in the folders are no images, by their names.
+        unmatched: how many masks belong to no image.
+    """
+
+    name = "pictures"
+    split = ""
+    classes = ()
+
+    def __init__(
+        self,
+        found: Sequence[tuple[Path, Path]],
+        *,
+        masks: Sequence[Path | None] | None = None,
+        box: Box | None = None,
+        passed_over: int = 0,
+        unmatched: int = 0,
+    ) -> None:
+        self.paths = tuple(path for path, _ in found)
+        self.places = tuple(place for _, place in found)
+        self.masks = tuple(masks) if masks is not None else (None,) * len(found)
+        self.box = box
+        self.passed_over = passed_over
+        self.unmatched = unmatched
+        self.keys = tuple(map(str, self.paths))
+        self.labels = np.full(len(found), -1, dtype=np.int64)
+        self.has_regions = box is not None or any(self.masks)
+
+    @property
+    def fingerprint(self) -> str:  # type: ignore[override]  # worked out when asked for
+        masks = [None if mask is None else str(mask) for mask in self.masks]
+        digest = hashlib.sha256(json.dumps([self.keys, masks, self.box]).encode())
+        digest.update(sizes(iter(self.paths)))
+        digest.update(sizes(mask for mask in self.masks if mask))
+        return digest.hexdigest()
+
+    def image(self, index: int) -> Image.Image:
+        path = self.paths[index]
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise Unreadable(f"{show(path)} is no file")
+        return picture(path)
+
+    def region(self, index: int) -> Mask:
+        path, file = self.paths[index], self.masks[index]
+        frame = frame_of(path)
+        width, height = frame.upright
+        if file is not None:
+            mask = mask_of(file)
+            if mask.shape == (height, width):
+                return mask
+            if mask.shape == (frame.height, frame.width):
+                return turned(mask, frame.orientation)
+            raise Unreadable(
+                f"{show(path)} has {width} x {height} pixels, its mask {show(file)} {mask.shape[1]} x {mask.shape[0]}; "
+                "expected as many"
+            )
+        region = np.zeros((height, width), dtype=bool)
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            if x1 > width or y1 > height:
+                raise Unreadable(
+                    f"{show(path)} has {width} x {height} pixels; the box {x0},{y0},{x1},{y1} does not lie in it"
+                )
+            region[y0:y1, x0:x1] = True
+        return region
+
+
+def open_pictures(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    box: Sequence[int] | None = None,
+    mask: str | os.PathLike[str] | None = None,
+    without: str | os.PathLike[str] | None = None,
+) -> Pictures:
+    """The images in files and folders.
+
+    A folder gives all images in it and in the folders in it: JPEG, PNG, WebP, GIF and BMP files by their names (.jpg,
+    .jpeg, .png, .webp, .gif, .bmp, in any case), without hidden ones. A file is taken for an image whatever its name.
+    What is named twice is there once.
+
+    Args:
+        paths: of files and folders, at least one.
+        box: the region of the one image, (x0, y0, x1, y1) in its upright pixels; column x1 and row y1 are outside.
+        mask: the region of the one image, a picture of its size (upright, or as the file stores it): what is neither
+            black nor transparent belongs to it. Or a folder of such pictures, each with the place and name that its
+            image has below its own folder, whatever the ending.
+        without: a folder that is passed over, such as the one that is written to.
+
+    Raises:
+        InputError: something is not there, a folder has no images, or a region does not say which image it is of.
+    """
+    out = None if without is None else os.path.abspath(without)
+    named = [Path(path).expanduser() for path in paths]
+    if not named:
+        raise InputError("no images named; name files, or folders of them")
+    found: dict[str, tuple[Path, Path]] = {}
+    passed_over = 0
+    for path in named:
+        if path.is_dir():
+            files, others = _images_below(path, out)
+            passed_over += others
+            below = path if len(named) == 1 else path.parent
+            pairs = [(file, file.relative_to(below)) for file in files]
+        elif path.exists():
+            pairs = [(path, Path(path.name))]
+        else:
+            broken = " (it is a link to what is not there)" if path.is_symlink() else ""
+            raise InputError(f"there is no image and no folder {show(path)}{broken}")
+        for file, place in pairs:
+            found.setdefault(os.path.abspath(file), (file, place))
+    images = list(found.values())
+    checked = None if box is None else _checked_box(box)
+    if box is not None and mask is not None:
+        raise InputError("a box and a mask are given; the region is one of them")
+    if (checked is not None or (mask is not None and not Path(mask).is_dir())) and len(images) > 1:
+        what = "box" if checked is not None else "mask"
+        raise InputError(f"one {what} for {len(images)} images; name one image, or give a folder with a mask for each")
+    if mask is None:
+        return Pictures(images, box=checked, passed_over=passed_over)
+    masks, unmatched = _masks(Path(mask).expanduser(), images)
+    return Pictures(images, masks=masks, passed_over=passed_over, unmatched=unmatched)
+
+
+def _checked_box(box: Sequence[int]) -> Box:
+    x0, y0, x1, y1 = box if len(box) == 4 else (0, 0, 0, 0)
+    if not (0 <= x0 < x1 and 0 <= y0 < y1):
+        raise InputError(
+            f"box {','.join(map(str, box))}; expected x0,y0,x1,y1 in pixels of the image, left and top before right "
+            "and bottom"
+        )
+    return x0, y0, x1, y1
+
+
+def _images_below(folder: Path, without: str | None) -> tuple[list[Path], int]:
+    """The images in a folder and below, sorted, and how many other files there are."""
+    files, others = [], 0
+    for file in _files_below(folder, without):
+        if file.name.lower().endswith(EXTENSIONS):
+            files.append(file)
+        else:
+            others += 1
+    if not files:
+        beside = f" (but {others} other files)" if others else ""
+        raise InputError(f"no images in folder {show(folder)}{beside}; expected {', '.join(EXTENSIONS)} files")
+    return files, others
+
+
+def _files_below(folder: Path, without: str | None = None) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise InputError(f"cannot list folder {str(error.filename)!r} ({error.strerror}); make it readable") from error
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.abspath(os.path.join(place, name)) != without
+        ]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return iter(sorted(found))
+
+
+def _masks(mask: Path, images: Sequence[tuple[Path, Path]]) -> tuple[list[Path | None], int]:
+    """The mask of each image, and how many masks are left over."""
+    if mask.is_file():
+        return [mask], 0
+    if not mask.is_dir():
+        raise InputError(f"there is no mask and no folder of masks {show(mask)}")
+    by_place: dict[Path, Path] = {}
+    for file in _files_below(mask):
+        if file.name.lower().endswith(EXTENSIONS):
+            place = file.relative_to(mask).with_suffix("")
+            if place in by_place:
+                raise InputError(f"two masks for one image: {show(by_place[place])} and {show(file)}; remove one")
+            by_place[place] = file
+    wanted = [place.with_suffix("") for _, place in images]
+    unmatched = len(by_place.keys() - set(wanted))
+    if unmatched == len(by_place):
+        raise InputError(
+            f"no mask in {show(mask)} has the name of an image; expected one such as {str(wanted[0])!r} with the "
+            "ending of an image"
+        )
+    return [by_place.get(place) for place in wanted], unmatched

@@ -1,0 +1,336 @@
+"""COCO: objects as polygons and run-length codes, in one JSON file a split (Lin et al. 2014, arXiv 1405.0312)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regard.data.decode import Frame, Unreadable
+from regard.data.listing import show
+from regard.data.regions.fileset import FileSet
+from regard.data.regions.kind import Choices, Kind, chosen
+from regard.data.regions.shapes import polygon_mask, run_mask, runs_of
+from regard.data.regions.tree import Tree, check_all_there, check_inside
+from regard.data.regionset import Mask
+from regard.errors import InputError, first_line, unknown
+
+_PREFIX = "instances_"
+_PREFERRED = ("val", "test", "train")
+
+Points = NDArray[np.float32]
+Runs = NDArray[np.uint32]
+
+_NO_POINTS: Points = np.zeros((0, 2), dtype=np.float32)
+_NO_RUNS: Runs = np.zeros(0, dtype=np.uint32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Object:
+    """One annotation: polygons (n, 2) each, or a run-length code; its category, -1 for none, and its area in pixels."""
+
+    rings: list[Points]
+    runs: Runs | None
+    category: int
+    area: float
+
+
+class _Packed:
+    """Arrays of different lengths, some for each image, end to end: a few large arrays, which processes can share."""
+
+    def __init__(self, by_image: Sequence[Sequence[NDArray[Any]]], empty: NDArray[Any]) -> None:
+        arrays = [array for several in by_image for array in several]
+        self._values = np.concatenate([empty, *arrays])
+        self._ends = np.cumsum([0, *map(len, arrays)])
+        self._first = np.cumsum([0, *map(len, by_image)])
+
+    def of(self, image: int) -> list[NDArray[Any]]:
+        ends = self._ends[self._first[image] : self._first[image + 1] + 1]
+        return [self._values[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+
+    def bytes(self) -> Iterator[bytes]:
+        yield self._values.tobytes()
+        yield self._ends.tobytes()
+        yield self._first.tobytes()
+
+
+class CocoSet(FileSet):
+    """The images of one file of annotations; each region is the union of its objects, or of those of its label."""
+
+    def __init__(
+        self,
+        split: str,
+        folder: Path,
+        keys: Sequence[str],
+        classes: Sequence[str],
+        labels: Sequence[int],
+        sizes: NDArray[np.int32],
+        objects: Sequence[Sequence[_Object]],
+        source: Path,
+    ) -> None:
+        super().__init__("coco", split, folder, keys, labels, classes)
+        self._sizes = sizes  # (N, 2), width and height, 0 where they are not given
+        self._rings = _Packed([[ring for one in several for ring in one.rings] for several in objects], _NO_POINTS)
+        self._runs = _Packed([[one.runs for one in several if one.runs is not None] for several in objects], _NO_RUNS)
+        self._file = source
+
+    def _marked(self, index: int, frame: Frame) -> Mask:
+        width, height = map(int, self._sizes[index])
+        if not width:
+            width, height = frame.width, frame.height
+        self._check_size(index, frame, (width, height))
+        mask = polygon_mask(self._rings.of(index), width, height)
+        for runs in self._runs.of(index):
+            if runs.sum(dtype=np.int64) != width * height:  # of an image whose size was not given
+                raise Unreadable(f"{self._source(index)} has a run-length code of another size than {width} x {height}")
+            mask |= run_mask(runs, width, height)
+        return mask
+
+    def _source(self, index: int) -> str:
+        return f"what {show(self._file)} says of it"
+
+    def _marks(self) -> Iterator[bytes]:
+        yield self._sizes.tobytes()
+        yield from self._rings.bytes()
+        yield from self._runs.bytes()
+
+
+def _recognised(where: Path) -> bool:
+    return where.suffix.lower() == ".json" or any((where / "annotations").glob(f"{_PREFIX}*.json"))
+
+
+def _open(where: Path, choices: Choices) -> CocoSet:
+    region = chosen("region", choices.region, ("all", "label"), "all")
+    if where.is_file():
+        if choices.split is not None:
+            raise InputError(f"{show(where)} is one split (found split {choices.split!r}); leave the split out")
+        name = where.stem.removeprefix(_PREFIX)
+        split = next((word for word in _PREFERRED if name.startswith(word)), "")
+        around = where.parent
+        places = [
+            around / "images",
+            around,
+            around.parent / name,
+            around.parent / "images" / name,
+            around.parent / "images",
+        ]
+    else:
+        where, name = _split_file(where, choices.split)
+        split = next((word for word in _PREFERRED if name.startswith(word)), name)
+        root = where.parents[1]
+        places = [root / name, root / "images" / name, root / "images", root]
+    content = _read(where)
+    keys, sizes, by_id = _images(content, where)
+    tree = _images_tree([choices.images] if choices.images else places, keys)
+    check_all_there(tree, keys, f"images that {where.name} names", "put them there, or say where they are (images)")
+    categories, classes = _categories(content, where)
+    objects = _objects(content, where, by_id, sizes, categories)
+    del content
+    labels = [_label(several) for several in objects]
+    if region == "label":
+        if not classes:
+            raise InputError(f"{show(where)} has no categories, so that no image has a label; leave region='label' out")
+        objects = [
+            [one for one in several if one.category == label] for several, label in zip(objects, labels, strict=True)
+        ]
+    return CocoSet(split, tree.root, keys, classes, labels, sizes, objects, where)
+
+
+def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
+    """The file of annotations of a split, and the name that it has there: "val2017" for "val"."""
+    files = {path.stem.removeprefix(_PREFIX): path for path in sorted((root / "annotations").glob(f"{_PREFIX}*.json"))}
+    if not files:
+        raise InputError(f"no annotations/{_PREFIX}….json in {show(root)}; {KIND.layout}")
+    names = list(files)
+    if split is not None:
+        found = [split] if split in files else [name for name in names if name.rstrip("0123456789") == split]
+        if not found:
+            raise unknown(f"split of {show(root)}", split, names)
+    else:
+        by_word = [[name for name in names if name.startswith(word)] for word in _PREFERRED]
+        found = next((several for several in by_word if several), names)
+    if len(found) > 1:
+        raise InputError(f"{show(root)} has the splits {', '.join(found)}; say which (split)")
+    return files[found[0]], found[0]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list) or not content["images"]:
+        raise InputError(f"{show(path)} has no list of images; expected COCO's format: images, annotations, categories")
+    for name in ("annotations", "categories"):
+        if not isinstance(content.setdefault(name, []), list):
+            raise InputError(f"{name} in {show(path)} are no list; expected COCO's format")
+    return content
+
+
+def _images(content: dict[str, Any], path: Path) -> tuple[list[str], NDArray[np.int32], dict[int | str, int]]:
+    """The file names, the sizes (N, 2), and the place of each image by its id."""
+    keys: list[str] = []
+    sizes = np.zeros((len(content["images"]), 2), dtype=np.int32)
+    by_id: dict[int | str, int] = {}
+    for place, image in enumerate(content["images"]):
+        if not isinstance(image, dict) or not _is_id(image.get("id")):
+            raise InputError(f"image {place} in {show(path)} has no id; expected a number")
+        if image["id"] in by_id:
+            raise InputError(f"two images in {show(path)} have the id {image['id']!r}; each needs its own")
+        by_id[image["id"]] = place
+        keys.append(check_inside(image.get("file_name"), path))
+        width, height = image.get("width"), image.get("height")
+        if width is not None or height is not None:
+            if not all(isinstance(n, int) and 0 < n < 2**31 for n in (width, height)):
+                raise InputError(f"image {keys[-1]!r} in {show(path)} has width {width!r} and height {height!r}")
+            sizes[place] = np.array([width, height])
+    if len(set(keys)) < len(keys):
+        twice = Counter(keys).most_common(1)[0][0]
+        raise InputError(f"{show(path)} names the image {twice!r} twice; name each once")
+    return keys, sizes, by_id
+
+
+def _images_tree(places: Sequence[Path], keys: Sequence[str]) -> Tree:
+    """The one of the folders where most of the images are."""
+    trees = [Tree(place) for place in places]
+    return min(trees, key=lambda tree: len(tree.missing(keys)))
+
+
+def _categories(content: dict[str, Any], path: Path) -> tuple[dict[int | str, int], list[str]]:
+    """The place of each category among the classes by its id, and the classes: in order of id."""
+    names: dict[Any, str] = {}
+    for category in content["categories"]:
+        if (
+            not isinstance(category, dict)
+            or not _is_id(category.get("id"))
+            or not isinstance(category.get("name"), str)
+        ):
+            raise InputError(f"a category in {show(path)} is {str(category)[:80]!r}; expected an id and a name")
+        if category["id"] in names:
+            raise InputError(f"two categories in {show(path)} have the id {category['id']!r}; each needs its own")
+        names[category["id"]] = category["name"]
+    order = sorted(names, key=lambda key: (isinstance(key, str), key))
+    return {key: place for place, key in enumerate(order)}, [names[key] for key in order]
+
+
+def _objects(
+    content: dict[str, Any],
+    path: Path,
+    by_id: dict[int | str, int],
+    sizes: NDArray[np.int32],
+    categories: dict[int | str, int],
+) -> list[list[_Object]]:
+    """The objects of each image."""
+    objects: list[list[_Object]] = [[] for _ in by_id]
+    strangers = []
+    for place, annotation in enumerate(content["annotations"]):
+        if not isinstance(annotation, dict) or not _is_id(annotation.get("image_id")):
+            raise InputError(f"annotation {place} in {show(path)} has no image_id; expected the id of an image")
+        image = by_id.get(annotation["image_id"])
+        if image is None:
+            strangers.append(annotation["image_id"])
+            continue
+        try:
+            objects[image].append(_object(annotation, sizes[image], categories))
+        except ValueError as error:
+            name = annotation.get("id", place)
+            raise InputError(f"annotation {name!r} in {show(path)} cannot be used: {first_line(error)}") from error
+    if strangers:
+        raise InputError(
+            f"{len(strangers)} annotations in {show(path)} are of images that it does not name "
+            f"(image_id {', '.join(map(repr, strangers[:3]))}{', …' if len(strangers) > 3 else ''}); "
+            "name the images, or take the annotations out"
+        )
+    return objects
+
+
+def _object(annotation: dict[str, Any], size: NDArray[np.int32], categories: dict[int | str, int]) -> _Object:
+    """Raises ValueError for what is no annotation."""
+    category = -1
+    if categories:
+        found = annotation.get("category_id")
+        if not _is_id(found) or found not in categories:
+            raise ValueError(f"its category_id {found!r} is that of no category")
+        category = categories[found]
+    rings: list[Points] = []
+    runs: Runs | None = None
+    shape = annotation.get("segmentation")
+    if isinstance(shape, dict):
+        runs = _runs(shape, size)
+        area = float(runs[1::2].sum())
+    elif isinstance(shape, list) and shape:
+        rings = [_ring(ring) for ring in shape]
+        area = sum(map(_area, rings))
+    elif shape or annotation.get("bbox") is None:
+        raise ValueError("it has neither a segmentation nor a bbox")
+    else:
+        left, top, width, height = _numbers(annotation["bbox"], "bbox", 4)
+        if width > 0 and height > 0:
+            corners = (left, top), (left + width, top), (left + width, top + height), (left, top + height)
+            rings = [np.array(corners, dtype=np.float32)]
+        area = sum(map(_area, rings))
+    given = annotation.get("area")
+    if isinstance(given, int | float) and math.isfinite(given) and given > 0:
+        area = float(given)
+    return _Object(rings, runs, category, area)
+
+
+def _runs(shape: dict[str, Any], size: NDArray[np.int32]) -> Runs:
+    stated = shape.get("size")
+    if not isinstance(stated, list) or len(stated) != 2 or not all(isinstance(n, int) and n > 0 for n in stated):
+        raise ValueError(f"the size of its run-length code is {stated!r}, not height and width")
+    height, width = stated
+    if size[0] and (width, height) != tuple(size):
+        raise ValueError(f"its run-length code is for {width} x {height} pixels, the image has {size[0]} x {size[1]}")
+    return runs_of(shape.get("counts"), width, height).astype(np.uint32)
+
+
+def _ring(ring: object) -> Points:
+    numbers = _numbers(ring, "polygon", None)
+    if len(numbers) % 2:
+        raise ValueError(f"a polygon has {len(numbers)} numbers, not an x and a y for each corner")
+    return np.array(numbers, dtype=np.float32).reshape(-1, 2)
+
+
+def _numbers(values: object, what: str, count: int | None) -> list[float]:
+    if not isinstance(values, list) or (count is not None and len(values) != count):
+        raise ValueError(f"its {what} is {str(values)[:60]}, not a list of {count or ''} numbers")
+    if not all(isinstance(n, int | float) and abs(n) < 1e9 for n in values):
+        raise ValueError(f"its {what} has a coordinate that is no number")
+    return values
+
+
+def _area(ring: Points) -> float:
+    x, y = ring.astype(np.float64).T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def _label(objects: Sequence[_Object]) -> int:
+    """The category of the largest area in all, the first of several; -1 if there is none."""
+    areas: dict[int, float] = {}
+    for one in objects:
+        if one.category >= 0:
+            areas[one.category] = areas.get(one.category, 0.0) + one.area
+    return max(sorted(areas), key=areas.__getitem__, default=-1)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+KIND = Kind(
+    "coco",
+    "expected a folder with annotations/instances_val2017.json and val2017/, or a .json file in COCO's format",
+    _recognised,
+    _open,
+    frozenset({"split", "images", "region"}),
+)

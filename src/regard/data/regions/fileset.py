@@ -1,0 +1,99 @@
+"""What all sets of image files share: how images are read, regions turned with them, and sets told apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from regard.data.decode import Frame, Unreadable, frame_of, picture, turned
+from regard.data.listing import show
+from regard.data.regionset import Mask, RegionSet
+
+
+class FileSet(RegionSet):
+    """A set whose images are files below one folder, under the names that its keys are."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        folder: Path,
+        keys: Sequence[str],
+        labels: Sequence[int] | NDArray[np.int64],
+        classes: Sequence[str],
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.folder = folder
+        self.keys = tuple(keys)
+        self.labels = np.asarray(labels, dtype=np.int64).reshape(len(self.keys))
+        self.classes = tuple(classes)
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.folder / self.keys[index]
+
+    def image(self, index: int) -> Image.Image:
+        return picture(self.path(index))
+
+    def region(self, index: int) -> Mask:
+        path = self.path(index)
+        frame = frame_of(path)
+        mask = self._marked(index, frame)
+        size = mask.shape[1], mask.shape[0]
+        self._check_size(index, frame, size)
+        # Annotations are of the pixels as the file stores them, unless their size says that they are of the upright
+        # image: most of what reads images, and so most tools that people mark objects with, ignores the EXIF.
+        return turned(mask, frame.orientation) if size == (frame.width, frame.height) else mask
+
+    def _check_size(self, index: int, frame: Frame, size: tuple[int, int]) -> None:
+        """Raises Unreadable if annotations of this size, width and height, are not of the image."""
+        if size not in ((frame.width, frame.height), frame.upright):
+            raise Unreadable(
+                f"{show(self.path(index))} has {frame.width} x {frame.height} pixels, but {self._source(index)} is for "
+                f"{size[0]} x {size[1]}"
+            )
+
+    @abstractmethod
+    def _marked(self, index: int, frame: Frame) -> Mask:
+        """The region, bool (H, W), in pixels as the file stores them or as they are upright."""
+
+    @abstractmethod
+    def _source(self, index: int) -> str:
+        """What says where the region is, for a message: "the mask 'a/b.png'"."""
+
+    @abstractmethod
+    def _marks(self) -> Iterator[bytes]:
+        """All that the regions are made of."""
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]  # made when asked for: it looks at every file
+        """Of name, split, classes, keys, labels, sizes of the image files, and what the regions are made of: their
+        shapes, or names and sizes of the files they are in. Where the files are does not matter, nor when they changed.
+        """
+        digest = hashlib.sha256(json.dumps([self.name, self.split, self.classes, self.keys]).encode())
+        digest.update(self.labels.tobytes())
+        digest.update(sizes(self.path(i) for i in range(len(self))))
+        for part in self._marks():
+            digest.update(part)
+        return digest.hexdigest()
+
+
+def sizes(paths: Iterator[Path]) -> bytes:
+    """The sizes of files in bytes, -1 for one that is not there."""
+
+    def size(path: Path) -> int:
+        try:
+            return path.stat().st_size
+        except OSError:
+            return -1
+
+    return np.array([size(path) for path in paths], dtype=np.int64).tobytes()

@@ -1,0 +1,99 @@
+"""Boxes in the XML of PASCAL VOC, which ImageNet uses too; from files that nobody has vouched for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from regard.data.decode import Unreadable
+from regard.data.listing import show
+
+_LARGEST = 2**20  # bytes; a file of boxes has a few thousand
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What a file says: width and height of its image, None if it does not, and the name and box of each object.
+
+    A box is (left, top, right, bottom).
+    """
+
+    size: tuple[int, int] | None
+    objects: tuple[tuple[str, tuple[float, float, float, float]], ...]
+
+
+def read_boxes(path: Path) -> Boxes:
+    """The boxes in a file.
+
+    Raises:
+        Unreadable: it is not there, no XML, not of this format, longer than 1 MiB, or declares a document type: with
+            one, a few lines can grow to gigabytes, and no file of boxes needs any.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise Unreadable(f"{show(path)} cannot be opened ({error.strerror})") from error
+    if len(content) > _LARGEST:
+        raise Unreadable(f"{show(path)} is longer than {_LARGEST} bytes, which no file of boxes is")
+    root = _parsed(content, path)
+    try:
+        objects = tuple((_text(one, "name"), _box(one)) for one in root.findall("object"))
+        size = root.find("size")
+        return Boxes(None if size is None else _size(size), objects)
+    except ValueError as error:
+        raise Unreadable(f"{show(path)} is no file of boxes ({error})") from error
+
+
+def _parsed(content: bytes, path: Path) -> Element:
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+
+    def refuse(*_: object) -> None:
+        raise Unreadable(f"{show(path)} declares a document type, which a file of boxes does not need")
+
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(content, True)
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the latter two of an unknown encoding
+        raise Unreadable(f"{show(path)} is no XML ({error})") from error
+    return builder.close()
+
+
+def _size(size: Element) -> tuple[int, int] | None:
+    """None where it is stated as zero, as some files have it."""
+    width, height = (_number(size, name) for name in ("width", "height"))
+    return (int(width), int(height)) if width > 0 and height > 0 else None
+
+
+def _box(one: Element) -> tuple[float, float, float, float]:
+    box = one.find("bndbox")
+    if box is None:
+        raise ValueError("an object has no bndbox")
+    left, top, right, bottom = (_number(box, name) for name in _CORNERS)
+    return left, top, right, bottom
+
+
+def _number(of: Element, name: str) -> float:
+    text = _text(of, name)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not abs(number) < 1e9:
+        raise ValueError(f"{name} is {text[:40]!r}, not a number")
+    return number
+
+
+def _text(of: Element, name: str) -> str:
+    text = of.findtext(name)
+    if text is None or not text.strip():
+        raise ValueError(f"{of.tag} has no {name}")
+    return text.strip()

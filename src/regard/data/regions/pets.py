@@ -1,0 +1,94 @@
+"""Oxford-IIIT Pets: cats and dogs of 37 breeds, with trimaps (Parkhi et al. 2012, CVPR)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from regard.data.decode import Frame, Unreadable
+from regard.data.listing import show
+from regard.data.regions.drawn import numbers_of
+from regard.data.regions.fileset import FileSet, sizes
+from regard.data.regions.kind import Choices, Kind, chosen, pick_split, read_rows
+from regard.data.regions.tree import Tree, check_all_there
+from regard.data.regionset import Mask
+from regard.errors import InputError
+
+_ANIMAL, _BACKGROUND, _BORDER = 1, 2, 3
+_SPLITS = ("test", "trainval")
+
+
+class PetsSet(FileSet):
+    """The images of one list, each with its animal as region."""
+
+    def __init__(
+        self, split: str, root: Path, names: Sequence[str], labels: Sequence[int], classes: Sequence[str], border: bool
+    ) -> None:
+        super().__init__("pets", split, root / "images", [f"{name}.jpg" for name in names], labels, classes)
+        self._trimaps = [root / "annotations" / "trimaps" / f"{name}.png" for name in names]
+        self._border = border
+
+    def _marked(self, index: int, frame: Frame) -> Mask:
+        numbers = numbers_of(self._trimaps[index])
+        beyond = (numbers < _ANIMAL) | (numbers > _BORDER)
+        if beyond.any():
+            raise Unreadable(f"{self._source(index)} has the number {numbers[beyond][0]}; expected 1, 2 or 3")
+        mask: Mask = numbers != _BACKGROUND if self._border else numbers == _ANIMAL
+        return np.asarray(mask)
+
+    def _source(self, index: int) -> str:
+        return show(self._trimaps[index])
+
+    def _marks(self) -> Iterator[bytes]:
+        yield repr(self._border).encode()
+        yield sizes(iter(self._trimaps))
+
+
+def _recognised(where: Path) -> bool:
+    return (where / "annotations" / "trimaps").is_dir()
+
+
+def _open(where: Path, choices: Choices) -> PetsSet:
+    border = chosen("boundary", choices.boundary, ("inside", "outside"), "inside") == "inside"
+    lists = where / "annotations"
+    there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
+    if not there:
+        raise InputError(f"neither test.txt nor trainval.txt in {show(lists)}; {KIND.layout}")
+    split = pick_split("trainval" if choices.split == "train" else choices.split, there, lists, _SPLITS)
+    breeds: dict[int, str] = {}  # of both lists, so that a label means the same in both
+    members: dict[str, int] = {}
+    for name in there:
+        file = lists / f"{name}.txt"
+        for row in read_rows(file, 2, "the name of an image and the number of its class"):
+            if not row[1].isascii() or not row[1].isdigit() or "_" not in row[0]:
+                raise InputError(
+                    f"{show(file)} has the line {' '.join(row)[:80]!r}; expected one such as 'Abyssinian_1 1 1 1'"
+                )
+            breed, number = row[0].rpartition("_")[0], int(row[1])
+            if breeds.setdefault(number, breed) != breed:
+                raise InputError(
+                    f"class {number} in {show(file)} is {breed!r} as well as {breeds[number]!r}; get it again"
+                )
+            if name == split:
+                members[row[0]] = number
+    place = {number: i for i, number in enumerate(sorted(breeds))}
+    tree = Tree(where)
+    what, hint = f"that {split}.txt names", "unpack the set there again"
+    check_all_there(tree, [f"images/{name}.jpg" for name in members], f"images {what}", hint)
+    check_all_there(
+        tree, [f"annotations/trimaps/{name}.png" for name in members], f"trimaps of the images {what}", hint
+    )
+    labels = [place[number] for number in members.values()]
+    classes = [breeds[number] for number in sorted(breeds)]
+    return PetsSet("train" if split == "trainval" else split, where, list(members), labels, classes, border)
+
+
+KIND = Kind(
+    "pets",
+    "expected a folder with images/, annotations/trimaps/, annotations/trainval.txt and annotations/test.txt",
+    _recognised,
+    _open,
+    frozenset({"split", "boundary"}),
+)

@@ -1,0 +1,151 @@
+"""Masks from polygons, run-length codes, boxes and grids.
+
+Coordinates are in pixels, x to the right and y down from the upper left corner of the image: the pixel in row r and
+column c covers [c, c + 1) x [r, r + 1). It belongs to a shape if its centre (c + 0.5, r + 0.5) does. Centres on an
+upper or left edge are inside, on a lower or right edge outside. What lies beyond the image is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regard.data.regionset import Mask
+
+Ring = NDArray[np.floating[Any]]
+Runs = NDArray[np.int64]
+
+
+def polygon_mask(rings: Iterable[Ring], width: int, height: int) -> Mask:
+    """The union of what polygons enclose, as in COCO: one within another adds to it, and cuts no hole.
+
+    Args:
+        rings: each (n, 2), x and y of the corners one after another; the last is joined to the first. Where a ring
+            crosses itself, what it goes around an even number of times is outside. One of fewer than three corners
+            encloses nothing.
+        width: of the image, pixels.
+        height: of the image, pixels.
+
+    Returns:
+        bool (height, width).
+    """
+    mask = np.zeros((height, width), dtype=np.bool_)
+    for ring in rings:
+        _add(mask, np.asarray(ring, dtype=np.float64).reshape(-1, 2))
+    return mask
+
+
+def box_mask(boxes: Iterable[Iterable[float]], width: int, height: int) -> Mask:
+    """The union of boxes (left, top, right, bottom), not necessarily whole numbers; one turned inside out is empty."""
+    mask = np.zeros((height, width), dtype=np.bool_)
+    for box in boxes:
+        x1, y1, x2, y2 = box
+        left, right = _first(np.array([x1, x2], dtype=np.float64), width)
+        top, bottom = _first(np.array([y1, y2], dtype=np.float64), height)
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+def grid_mask(cells: NDArray[np.integer[Any]], side: int, width: int, height: int) -> Mask:
+    """The marked cells of a grid of side x side over the whole image.
+
+    Args:
+        cells: (n, 2), column and row of each, from 0; those outside the grid mark nothing.
+        side: cells along each side.
+        width: of the image, pixels.
+        height: of the image, pixels.
+    """
+    marked = np.zeros((side, side), dtype=np.bool_)
+    x, y = np.asarray(cells).reshape(-1, 2).T
+    within = (x >= 0) & (x < side) & (y >= 0) & (y < side)
+    marked[y[within], x[within]] = True
+    rows, columns = ((2 * np.arange(length) + 1) * side // (2 * length) for length in (height, width))
+    return marked[np.ix_(rows, columns)]
+
+
+def run_mask(runs: Runs, width: int, height: int) -> Mask:
+    """What a run-length code covers: lengths of runs outside and inside in turns, down the columns, from the left."""
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def runs_of(counts: object, width: int, height: int) -> Runs:
+    """The runs of a run-length code of COCO.
+
+    Args:
+        counts: a list of numbers, or COCO's string, which packs them, each but the first three as the difference to the
+            one before the last.
+        width: of the image, pixels.
+        height: of the image, pixels.
+
+    Raises:
+        ValueError: not a code, or not one of an image of this size.
+    """
+    if isinstance(counts, str | bytes):
+        runs = _unpacked(counts.encode() if isinstance(counts, str) else counts)
+    elif isinstance(counts, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in counts):
+        if any(not 0 <= n <= width * height for n in counts):
+            raise ValueError("its runs do not fit the image")
+        runs = np.array(counts, dtype=np.int64)
+    else:
+        raise ValueError("its counts are neither a list of numbers nor a string")
+    if (runs < 0).any() or (runs > width * height).any() or runs.sum() != width * height:
+        raise ValueError(f"its runs do not add up to {width} x {height} pixels")
+    return runs
+
+
+def _unpacked(code: bytes) -> Runs:
+    """The numbers of a packed string: five bits a character, the lowest first, a sixth if there are more to come."""
+    characters = np.frombuffer(code, dtype=np.uint8).astype(np.int64) - 48
+    if not len(characters):
+        return np.zeros(0, dtype=np.int64)
+    if ((characters < 0) | (characters > 63)).any() or characters[-1] & 32:
+        raise ValueError("its string is not a run-length code")
+    ends = np.flatnonzero((characters & 32) == 0)
+    starts = np.append(0, ends[:-1] + 1)
+    lengths = ends - starts + 1
+    if lengths.max() > 8:  # 40 bits, more than any image
+        raise ValueError("its string is not a run-length code")
+    place = np.arange(len(characters)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((characters & 31) << (5 * place), starts)
+    # The fifth bit of the last character is the sign.
+    numbers -= ((characters[ends] >> 4) & 1) << (5 * lengths)
+    # The first three stand for themselves; from there on, the even and the odd add up apart.
+    for start in (1, 2):
+        numbers[start::2] = np.cumsum(numbers[start::2])
+    return numbers
+
+
+def _add(mask: Mask, ring: Ring) -> None:
+    """Add to the mask what one ring encloses."""
+    if len(ring) < 3:
+        return
+    height, width = mask.shape
+    x1, y1 = ring.T
+    x2, y2 = np.roll(ring, -1, axis=0).T
+    down = y1 < y2
+    upper, lower = np.where(down, y1, y2), np.where(down, y2, y1)
+    # Each edge crosses the lines through the centres of these rows.
+    first, last = _first(upper, height), _first(lower, height)
+    count = last - first
+    edge = np.repeat(np.arange(len(ring)), count)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    # Always from the upper end, so that two rings with a common edge meet without a gap.
+    top_x, bottom_x = np.where(down, x1, x2), np.where(down, x2, x1)
+    share = (row + 0.5 - upper[edge]) / (lower - upper)[edge]
+    crossing = top_x[edge] + share * (bottom_x - top_x)[edge]
+    if not len(row):
+        return
+    # From each crossing on to the right, inside and outside change places.
+    top, bottom = row.min(), row.max() + 1
+    changes = np.bincount((row - top) * (width + 1) + _first(crossing, width), minlength=(bottom - top) * (width + 1))
+    inside = np.cumsum(changes.reshape(bottom - top, width + 1)[:, :-1] & 1, axis=1) & 1
+    mask[top:bottom] |= inside.astype(np.bool_)
+
+
+def _first(edges: NDArray[np.float64], length: int) -> NDArray[np.int64]:
+    """The first pixel whose centre is at the edge or after it, 0 to length."""
+    return np.clip(np.ceil(edges - 0.5), 0, length).astype(np.int64)

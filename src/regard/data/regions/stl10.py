@@ -1,0 +1,182 @@
+"""STL10, objects marked on a grid of 16 x 16 cells (STL10-Segmentation, github.com/semihyagli/STL10_Segmentation)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from regard.data.decode import Frame, Unreadable
+from regard.data.listing import show
+from regard.data.regions.fileset import FileSet, sizes
+from regard.data.regions.kind import Choices, Kind, pick_split
+from regard.data.regions.shapes import grid_mask
+from regard.data.regions.tree import Tree
+from regard.data.regionset import Mask
+from regard.errors import InputError, first_line
+
+CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
+
+_CELLS = 16
+_SIDE = 96
+_BYTES = 3 * _SIDE * _SIDE
+_MARKS = re.compile(r"stl10_(\w+)_([a-z]+)\.json")
+_BINARY = "stl10_binary"
+_PICTURE = re.compile(r"([a-z]+)_(\d+)\.png")
+
+Grid = NDArray[np.bool_]  # (16, 16), row and column
+
+
+class Stl10Set(FileSet):
+    """The images whose objects are marked; each region is the union of its cells.
+
+    Images are PNG files, or those of one of STL10's binary files; either way an image is called "airplane_4599.png"
+    after its class and its place in the split.
+    """
+
+    def __init__(
+        self, split: str, folder: Path, members: Sequence[tuple[str, int]], grids: Sequence[Grid], binary: str | None
+    ) -> None:
+        keys = [f"{name}_{place}.png" for name, place in members]
+        super().__init__("stl10", split, folder, keys, [CLASSES.index(name) for name, _ in members], CLASSES)
+        self._places = np.array([place for _, place in members], dtype=np.int64)
+        self._grids = np.stack(grids)
+        self._binary = binary
+
+    def image(self, index: int) -> Image.Image:
+        if self._binary is None:
+            return super().image(index)
+        file = self.folder / self._binary
+        try:
+            with open(file, "rb") as pixels:
+                pixels.seek(int(self._places[index]) * _BYTES)
+                content = pixels.read(_BYTES)
+        except OSError as error:
+            raise Unreadable(f"{show(file)} cannot be opened ({error.strerror})") from error
+        if len(content) != _BYTES:
+            raise Unreadable(f"{show(file)} is cut short")
+        # Each channel by columns.
+        image = np.frombuffer(content, dtype=np.uint8).reshape(3, _SIDE, _SIDE).transpose(2, 1, 0)
+        return Image.fromarray(np.ascontiguousarray(image))
+
+    def region(self, index: int) -> Mask:
+        if self._binary is None:
+            return super().region(index)
+        return self._marked(index, Frame(_SIDE, _SIDE, 1))
+
+    def _marked(self, index: int, frame: Frame) -> Mask:
+        cells = np.argwhere(self._grids[index])[:, ::-1]
+        return grid_mask(cells, _CELLS, frame.width, frame.height)
+
+    def _source(self, index: int) -> str:
+        return "its grid"
+
+    def _marks(self) -> Iterator[bytes]:
+        yield self._grids.tobytes()
+        if self._binary is not None:
+            yield sizes(iter([self.folder / self._binary]))
+
+
+def _open(where: Path, choices: Choices) -> Stl10Set:
+    files = {name: found for name in Tree(where).files() if (found := _MARKS.fullmatch(name))}
+    if not files:
+        raise InputError(f"no stl10_<split>_<class>.json in {show(where)}; {KIND.layout}")
+    there = sorted({found[1] for found in files.values()})
+    split = pick_split(choices.split, there, where, ("test", "train"))
+    grids: dict[tuple[str, int], Grid] = {}
+    for name, found in files.items():
+        if found[1] == split:
+            if found[2] not in CLASSES:
+                raise InputError(f"{show(where / name)} is of no class of STL10; those are {', '.join(CLASSES)}")
+            grids |= {(found[2], place): grid for place, grid in _read(where / name).items()}
+    around = [choices.images] if choices.images else [where, where.parent]
+    for folder in [place for given in around for place in (given, given / _BINARY)]:
+        if (folder / f"{split}_X.bin").is_file():
+            members = _of_binary(folder, split, grids)
+            return Stl10Set(split, folder, members, [grids[one] for one in members], f"{split}_X.bin")
+    for folder in [choices.images] if choices.images else [where, where / "images"]:
+        pictures = [found for name in Tree(folder).files() if (found := _PICTURE.fullmatch(name))]
+        if pictures:
+            members = sorted((found[1], int(found[2])) for found in pictures)
+            unmarked = [f"{name}_{place}.png" for name, place in members if (name, place) not in grids]
+            if unmarked:
+                raise InputError(
+                    f"{len(unmarked)} of the {len(members)} images in {show(folder)} are not marked for split {split!r}"
+                    f" ({unmarked[0]!r} is the first); expected <class>_<place in the split>.png"
+                )
+            return Stl10Set(split, folder, members, [grids[one] for one in members], None)
+    raise InputError(
+        f"neither {split}_X.bin nor images such as airplane_4599.png in {', '.join(map(show, around))}; {KIND.layout}, "
+        "or say where the images are (images)"
+    )
+
+
+def _of_binary(folder: Path, split: str, grids: dict[tuple[str, int], Grid]) -> list[tuple[str, int]]:
+    """The marked images that have the class they are marked as, in order."""
+    try:
+        labels = np.frombuffer((folder / f"{split}_y.bin").read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise InputError(
+            f"{show(folder / f'{split}_y.bin')} cannot be read ({error.strerror}); it should be there"
+        ) from error
+    size = (folder / f"{split}_X.bin").stat().st_size
+    if size != len(labels) * _BYTES:
+        raise InputError(
+            f"{show(folder / f'{split}_X.bin')} has {size} bytes; expected {_BYTES} for each of {len(labels)} images"
+        )
+    members = [
+        (name, place) for name, place in grids if place < len(labels) and labels[place] == CLASSES.index(name) + 1
+    ]
+    if 2 * len(members) < len(grids) or not members:
+        raise InputError(
+            f"only {len(members)} of the {len(grids)} marked images have the class in "
+            f"{show(folder / f'{split}_y.bin')} that they are marked as; expected the marks of these images"
+        )
+    return sorted(members, key=lambda member: member[1])
+
+
+def _read(path: Path) -> dict[int, Grid]:
+    """The grid of each image, by its place in the split."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{show(path)} cannot be read ({error.strerror}); make it readable") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{show(path)} is no table of images; expected place -> object -> list of [x, y]")
+    grids = {}
+    for place, objects in content.items():
+        if not (place.isascii() and place.isdigit() and isinstance(objects, dict)):
+            raise InputError(
+                f"{show(path)} has an image {place[:40]!r}; expected its place in the split and its objects"
+            )
+        grid = np.zeros((_CELLS, _CELLS), dtype=np.bool_)
+        for cells in objects.values():
+            if not isinstance(cells, list) or not all(map(_is_cell, cells)):
+                raise InputError(f"image {place} in {show(path)} has a mark that is no cell; expected a list of [x, y]")
+            for x, y in cells:
+                if 0 <= x < _CELLS and 0 <= y < _CELLS:  # some marks lie beyond the image
+                    grid[y, x] = True
+        grids[int(place)] = grid
+    return grids
+
+
+def _is_cell(cell: Any) -> bool:
+    return isinstance(cell, list) and len(cell) == 2 and all(isinstance(n, int) for n in cell)
+
+
+KIND = Kind(
+    "stl10",
+    "expected a folder with stl10_test_airplane.json, … and, in it or beside it, stl10_binary/ with test_X.bin and "
+    "test_y.bin",
+    lambda where: any(_MARKS.fullmatch(name) for name in Tree(where).files()),
+    _open,
+    frozenset({"split", "images"}),
+)

@@ -1,0 +1,89 @@
+"""Checks of what the methods that make maps are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from regard.errors import InputError
+
+Classes = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
+
+
+def check_images(model: nn.Module, images: Tensor) -> None:
+    """Raises InputError unless the images are floating point (N, C, H, W) on the model's device."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images are {what}; expected a floating-point tensor (N, C, H, W), normalised for the model")
+    devices = {parameter.device for module in model.modules() for parameter in _held(module._parameters)}
+    if len(devices) == 1 and images.device not in devices:
+        raise InputError(f"images are on {images.device}, the model on {devices.pop()}; move one of them")
+
+
+def check_differentiable(model: nn.Module) -> None:
+    """Raises InputError if the model's tensors can be part of no graph."""
+    for module in model.modules():
+        if any(tensor.is_inference() for tensor in (*_held(module._parameters), *_held(module._buffers))):
+            raise InputError("the model was made under inference_mode, so it has no gradients; make it outside")
+
+
+def check_logits(logits: object, images: Tensor) -> Tensor:
+    """`logits` if they are class scores (N, classes) of the images, otherwise raises InputError."""
+    if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(images):
+        return logits
+    what = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+    raise InputError(f"the model gives {what}; expected class scores ({len(images)}, classes)")
+
+
+def check_classes(classes: Classes | None, logits: Tensor, *, several: bool = False) -> Tensor:
+    """One class an image as int64 (N,), on the device of the logits; None: the predicted ones.
+
+    With `several`, (N, K) is fine too, and stays so.
+
+    Raises:
+        InputError: another shape or dtype, or a class outside those of the logits.
+    """
+    n, count = logits.shape
+    if classes is None:
+        return logits.detach().argmax(1)
+    try:
+        given = torch.as_tensor(classes)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"classes are a {type(classes).__name__} that makes no tensor; {_expected(n, several)}"
+        ) from None
+    as_many = given.shape in ((), (n,)) or (several and given.ndim == 2 and len(given) == n and given.shape[1] > 0)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or not as_many:
+        found = f"{str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
+        raise InputError(f"classes are {found}; {_expected(n, several)}")
+    if given.numel():
+        low, high = torch.stack(given.aminmax()).tolist()  # one wait for a GPU, not one for each end
+        if not 0 <= low <= high < count:
+            found = f"{low} to {high}" if given.ndim else f"{low}"
+            raise InputError(f"class {found} of a model with {count} outputs; expected 0 to {count - 1}")
+    given = given.to(logits.device, torch.int64, non_blocking=True)
+    return given if given.ndim == 2 else given.expand(n)
+
+
+def check_top(top: int, logits: Tensor) -> Tensor:
+    """The `top` classes with the highest scores, highest first, as int64 (N, top).
+
+    Raises:
+        InputError: not a whole number of at least 1, or more than there are classes.
+    """
+    count = logits.shape[1]
+    if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= count:
+        raise InputError(f"top {top!r} of a model with {count} outputs; expected a whole number from 1 to {count}")
+    return logits.detach().topk(top, 1).indices
+
+
+def _held(tensors: Mapping[str, Tensor | None]) -> list[Tensor]:
+    """A module's own tensors; asking every module is several times as fast as asking the model for all."""
+    return [tensor for tensor in tensors.values() if tensor is not None]
+
+
+def _expected(n: int, several: bool) -> str:
+    more = f", or ({n}, K), K for each" if several else ""
+    return f"expected one whole number, or {n}, one for each image{more}"

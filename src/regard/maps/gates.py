@@ -1,0 +1,287 @@
+"""What the gates of a network do, by class and depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from regard import attention
+from regard.attention.registry import is_registered
+from regard.errors import InputError, unknown
+from regard.maps.checks import check_images
+from regard.maps.factors import dia_factors, gate_factors, has_gate
+from regard.maps.labelled import LabelledImages
+from regard.maps.layers import Layer, find_layers, is_compiled, unwrapped
+from regard.maps.moments import Moments, MomentsByClass
+from regard.modes import evaluation_mode
+from regard.stages import is_added
+
+Quantity = Literal["gate", "output"]
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class LayerGates:
+    """The gates of one attention module.
+
+    Channels are those of the module's output, which is what the layers after it see: shuffle attention and the folded
+    one made of it then agree.
+
+    Attributes:
+        name: of the module in the model.
+        kind: the name of its class.
+        order: int64 (C,), the channel of the input that each channel of the output comes from; 0 to C - 1 in order
+            where the module does not shuffle.
+        by_class: mean and variance of every channel, by class.
+    """
+
+    name: str
+    kind: str
+    order: Tensor
+    by_class: Moments
+
+    @property
+    def channels(self) -> int:
+        return len(self.order)
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether the module puts its channels in another order."""
+        return not torch.equal(self.order, torch.arange(self.channels))
+
+    @property
+    def before_shuffle(self) -> Moments:
+        """`by_class` in the order of the input's channels, in which the channels of a group are neighbours."""
+        return self.by_class.columns(self.order.argsort())
+
+    @property
+    def class_share(self) -> float:
+        """How far the gates tell classes apart: eta squared of a channel, in the mean over those that vary.
+
+        Eta squared is the variance between the classes as a share of all variance over images, 0 to 1. NaN with one
+        class, or if no channel varies. Without any difference between classes it is `GateActivations.chance_share`.
+        """
+        return float(self.by_class.eta_squared.nanmean())
+
+    @property
+    def constant_channels(self) -> int:
+        """Channels whose gate is the same for all images, as far as float32 can tell."""
+        return int(self.by_class.constant.sum())
+
+    def quantiles(self, levels: Sequence[float] = LEVELS) -> Tensor:
+        """Quantiles (one a level) of the channels' means over all images."""
+        return torch.quantile(self.by_class.overall, torch.tensor(levels, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class GateActivations:
+    """The gates of a model's attention modules over labelled images.
+
+    Attributes:
+        of: "gate" or "output", what was averaged over places.
+        classes: the labels that were counted, ascending.
+        images: of each class.
+        layers: the modules by name, in the order in which they run.
+    """
+
+    of: Quantity
+    classes: tuple[int, ...]
+    images: tuple[int, ...]
+    layers: dict[str, LayerGates]
+
+    @property
+    def chance_share(self) -> float:
+        """The `class_share` to be expected where classes do not differ: (K - 1) / (N - 1) of K classes, N images."""
+        total = sum(self.images)
+        return (len(self.classes) - 1) / (total - 1) if total > 1 else float("nan")
+
+
+def gate_activations(
+    model: nn.Module,
+    batches: Iterable[Sequence[Any]],
+    *,
+    layers: Layer | Sequence[Layer] | None = None,
+    classes: Iterable[int] | None = None,
+    of: Quantity = "gate",
+    progress: Callable[[int], None] | None = None,
+) -> GateActivations:
+    """The mean gate of every channel by class, at every depth.
+
+    For every attention module: what it multiplies each channel with (`gate_factors`), averaged over places where the
+    gate differs by place, and of that the mean and variance over the images of each class. SENet (arXiv 1709.01507, on
+    the role of excitation) and SA-Net (arXiv 2102.00240, on how effective its module is) look at some classes so.
+
+    The model runs in evaluation mode, without gradients, and is afterwards as it was. Sums are kept in float64, a row
+    a class, whatever the number of images.
+
+    Args:
+        model: any network with modules of `regard.attention` in it, or of your own (see `gate_factors`). Anything else
+            that multiplies features, such as the squeeze-and-excitation that timm's networks bring, is not counted.
+        batches: (images, labels, …): floating point (B, 3, H, W), normalised as the model wants them, on its device;
+            whole numbers (B,). Images with a negative label are left out.
+        layers: which modules: names of theirs or of what they are in, such as "layer4"; or the modules. None: all.
+        classes: labels to count; the images of others do not go through the model. None: all.
+        of: "gate"; or "output", for the mean of the features that the module gives, by channel.
+        progress: called after every batch with the images that came so far.
+
+    Raises:
+        InputError: the model has no attention module, or none with a gate; a layer it does not have or does not run;
+            images or labels that do not fit, or none of a class asked for.
+    """
+    if of not in get_args(Quantity):
+        raise unknown("quantity", of, get_args(Quantity))
+    found = attention_layers(model, layers, of=of)
+    chosen = LabelledImages(batches, classes, progress)
+    sums: dict[str, MomentsByClass] = {}  # in the order of the first run
+    with torch.no_grad(), evaluation_mode(model), _Reading(model, found, of) as reading:
+        for images, labels in chosen:
+            check_images(model, images)
+            for name, values in reading.of_forward(images).items():
+                sums.setdefault(name, MomentsByClass()).add(labels, values)
+    idle = [name for name in found if name not in sums]
+    if idle and (layers is not None or not sums):
+        raise InputError(f"attention module {idle[0]!r} did not run; name one that runs")
+    present = tuple(sorted(chosen.counts))
+    return GateActivations(
+        of,
+        present,
+        tuple(chosen.counts[label] for label in present),
+        {name: _layer(name, found[name], moments.result()) for name, moments in sums.items()},
+    )
+
+
+def attention_layers(
+    model: nn.Module, layers: Layer | Sequence[Layer] | None = None, *, of: Quantity = "gate"
+) -> dict[str, nn.Module]:
+    """The attention modules of a model by name, in the order of its modules.
+
+    Args:
+        model: any network.
+        layers: names of the modules or of what they are in; or the modules. None: all.
+        of: "gate" leaves out modules that have none.
+
+    Raises:
+        InputError: there is none, or none in one of the layers.
+    """
+    network = unwrapped(model)
+    everything: dict[str, nn.Module] = {}
+    for name, module in network.named_modules():
+        inside = any(name.startswith(f"{outer}.") or not outer for outer in everything)
+        if not inside and (is_registered(module) or isinstance(module, attention.GatedAttention) or is_added(module)):
+            everything[name] = module
+    if not everything:
+        raise InputError(
+            f"{type(network).__name__} has no attention module of regard; attention.attach(model, 'se') puts one in, "
+            "and models.create(name, attention='se') makes a network with one"
+        )
+    known = {_plain(name): module for name, module in everything.items() if of == "output" or has_gate(module)}
+    if not known:
+        kinds = ", ".join(sorted({type(module).__name__ for module in everything.values()}))
+        raise InputError(
+            f"the attention modules of {type(network).__name__} ({kinds}) have no gate, or do not say what they "
+            "multiply features with; of='output' averages what they give"
+        )
+    if layers is None:
+        return known
+    chosen: dict[str, nn.Module] = {}
+    for asked in find_layers(model, layers):
+        own = {name: module for name, module in known.items() if name == asked or name.startswith(f"{asked}.")}
+        if not own:
+            raise InputError(
+                f"layer {asked!r} has no attention module with a gate in it; those of the model: {', '.join(known)}"
+            )
+        chosen |= own
+    return {name: module for name, module in known.items() if name in chosen}
+
+
+class _Reading:
+    """Reads a number a channel and image from each of some attention modules while their model runs."""
+
+    def __init__(self, model: nn.Module, modules: dict[str, nn.Module], of: Quantity) -> None:
+        self.model = model
+        self.modules = modules
+        self.of = of
+        self._values: dict[str, Tensor] = {}
+        self._cells: dict[nn.Module, Any] = {}
+        self._checked: set[str] = set()
+        self._undo = ExitStack()
+
+    def __enter__(self) -> _Reading:
+        if is_compiled(self.model):
+            self._undo.enter_context(torch.compiler.set_stance("force_eager"))
+        for name, module in self.modules.items():
+            self._undo.callback(module.register_forward_hook(self._reader(name), with_kwargs=True).remove)
+            if isinstance(module, attention.DIA):
+                self._undo.callback(module.cell.register_forward_hook(self._keep).remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def of_forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Name -> (N, C), in the order of the output's channels, of the modules that run, in the order they do."""
+        self._values.clear()
+        self.model(images)
+        return {name: values.to("cpu", torch.float64) for name, values in self._values.items()}
+
+    def _keep(self, cell: nn.Module, _args: Any, output: Any) -> None:
+        self._cells[cell] = output
+
+    def _reader(self, name: str) -> Callable[[nn.Module, Any, dict[str, Any], Any], None]:
+        def read(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+            x: Tensor = args[0] if args else next(iter(kwargs.values()))
+            if self.of == "output":
+                self._values[name] = _over_places(output)
+                return
+            if isinstance(module, attention.DIA):
+                factors = dia_factors(self._cells.pop(module.cell))
+            else:
+                factors = gate_factors(module, x)
+            if factors.ndim != x.ndim:
+                factors = factors.expand_as(x)
+            if name not in self._checked:
+                _check_product(module, x, factors, output)
+                self._checked.add(name)
+            values = _over_places(factors).expand(x.shape[:2])
+            self._values[name] = values[:, _order(module, x.shape[1]).to(values.device)]
+
+        return read
+
+
+def _over_places(values: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N, C), summed in float64 where the device has it."""
+    return values.mean((2, 3), dtype=torch.float32 if values.device.type == "mps" else torch.float64)
+
+
+def _order(module: nn.Module, channels: int) -> Tensor:
+    """The channel of the input that each channel of the output comes from."""
+    return module.order if isinstance(module, attention.ShuffleAttention) else torch.arange(channels)
+
+
+def _check_product(module: nn.Module, x: Tensor, factors: Tensor, output: Tensor) -> None:
+    """That a module of someone else's class multiplies with what it says."""
+    if type(module).__module__.startswith("regard."):
+        return
+    product = (x * factors).float()
+    if output.shape != x.shape or not torch.allclose(
+        product, output.float(), rtol=0.02, atol=1e-3 * float(product.abs().max())
+    ):
+        raise InputError(
+            f"{type(module).__name__} does not multiply its features with the factors it says; give it a method "
+            "factors(x) with which its output is x * factors(x)"
+        )
+
+
+def _layer(name: str, module: nn.Module, moments: Moments) -> LayerGates:
+    return LayerGates(name, type(module).__name__, _order(module, moments.mean.shape[1]).cpu(), moments)
+
+
+def _plain(name: str) -> str:
+    """The name without what `torch.compile` puts in between."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")

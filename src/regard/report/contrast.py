@@ -1,0 +1,111 @@
+"""A network against the reference in one measure, as the pages show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from regard.report import wording
+
+
+class Paired(Protocol):
+    """A difference counted on the same images; see `bias.compare`."""
+
+    @property
+    def difference(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def p(self) -> float: ...
+    @property
+    def resolved(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference, and how it is written.
+
+    Attributes:
+        measure: "accuracy", "position bias", …
+        difference: the network minus the reference, with its 95% interval.
+        points: whether it is of rates, and is written as points of a percentage; else as a plain number.
+    """
+
+    measure: str
+    difference: Paired
+    points: bool = field(default=True, kw_only=True)
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.difference.resolved
+
+    @property
+    def direction(self) -> str:
+        """What may be said: "higher", "lower" or "not resolved"."""
+        if not self.resolved:
+            return "not resolved"
+        return "higher" if self.difference.low > 0 else "lower"
+
+    @property
+    def value(self) -> str:
+        """The difference with its sign: +3.1, −0.004."""
+        return self._written(self.difference.difference)
+
+    @property
+    def size(self) -> str:
+        """The difference without its sign."""
+        return self.value.lstrip("+−")
+
+    @property
+    def low(self) -> str:
+        """The lower end of the interval."""
+        return self._written(self.difference.low)
+
+    @property
+    def high(self) -> str:
+        """The upper end of the interval."""
+        return self._written(self.difference.high)
+
+    def _written(self, value: float) -> str:
+        fine = self.difference.high - self.difference.low < 0.002  # many images: another digit says something
+        return wording.signed(value, 1 + fine) if self.points else wording.signed_number(value, 3 + fine)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The contrasts of one network.
+
+    Attributes:
+        name: of the network.
+        style: of its mark, see `figures`.
+        lines: its contrasts.
+    """
+
+    name: str
+    style: int
+    lines: tuple[Contrast, ...]
+
+    @property
+    def count(self) -> int:
+        """Of its contrasts."""
+        return len(self.lines)
+
+
+def split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """The resolved contrasts and the others, each by network; networks without any are left out."""
+    parts: tuple[list[Group], list[Group]] = ([], [])
+    for group in groups:
+        for part, resolved in zip(parts, (True, False), strict=True):
+            if lines := tuple(line for line in group.lines if bool(line.resolved) is resolved):
+                part.append(Group(group.name, group.style, lines))
+    return parts
+
+
+def reach(groups: Sequence[Group]) -> float:
+    """The largest distance from zero of any interval: the scale on which all are drawn."""
+    ends = [abs(end) for group in groups for line in group.lines for end in (line.difference.low, line.difference.high)]
+    return max(ends, default=0) or 1

@@ -1,0 +1,223 @@
+"""What a network makes of images: its likeliest classes, where it looks for each, and how that fits the region."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regard.bias import measure, scaled
+from regard.data import Channels, Fit, Normalisation, RegionBatch, RegionSet, stream
+from regard.data.stream import OnUnreadable
+from regard.errors import InputError
+from regard.maps import MapMethod
+from regard.report.sheet import verdict
+
+_MAPS = 256  # at a time
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An output of the network and its probability (softmax), 0 to 1."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where the network looks for one class.
+
+    Attributes:
+        scored: the class.
+        heat: the map, (H, W), 0 to 1.
+        flat: whether the map says nothing (see `bias.measure`).
+        measures: every measure of `bias.Measures` by name; None without a region.
+    """
+
+    scored: Scored
+    heat: NDArray[np.float64]
+    flat: bool
+    measures: Mapping[str, float | bool] | None
+
+    @property
+    def verdict(self) -> str:
+        """ "inside", "range bias", "position bias" or "no focus"; "" without a region and with a focus."""
+        if self.measures is None:
+            return verdict(True, False, False) if self.flat else ""
+        return verdict(self.flat, bool(self.measures["position_bias"]), bool(self.measures["range_bias"]))
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """An image, as the network sees it, with what it makes of it.
+
+    Attributes:
+        place: in its set.
+        key: what it is called there.
+        pixels: uint8 (H, W, 3).
+        region: bool (H, W), or None.
+        predicted: the likeliest classes, the likeliest first.
+        looks: one for each class that is explained.
+        note: why there is no region although the set has some; or "".
+    """
+
+    place: int
+    key: str
+    pixels: NDArray[np.uint8]
+    region: NDArray[np.bool_] | None
+    predicted: tuple[Scored, ...]
+    looks: tuple[Look, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An image that could not be read, and why; the reason names it."""
+
+    place: int
+    key: str
+    reason: str
+
+
+def explanations(
+    method: MapMethod,
+    images: RegionSet,
+    fit: Fit,
+    *,
+    mean: Channels,
+    std: Channels,
+    names: Sequence[str],
+    top: int = 3,
+    classes: Sequence[int] = (),
+    threshold: float = 0.5,
+    batch_size: int = 16,
+    workers: int = 0,
+    unreadable: OnUnreadable = "error",
+) -> Iterator[Explanation | Refusal]:
+    """Explains images one after the other, in their order; a batch at a time is in memory.
+
+    Args:
+        method: of the maps, with its model.
+        images: to explain.
+        fit: how they are resized and cropped; without a size they are taken one by one, as large as they are.
+        mean: subtracted from the channels, which are in [0, 1].
+        std: the channels are divided by it.
+        names: of the network's outputs.
+        top: how many of the likeliest classes to name.
+        classes: to explain in every image; none: the likeliest ones.
+        threshold: of the focus; see `bias.measure`.
+        batch_size: images at a time.
+        workers: processes that read files; 0: this one.
+        unreadable: on an image that cannot be read, "error", or "skip" it and give a `Refusal`.
+
+    Raises:
+        InputError: an image that cannot be read; a class or a number out of range.
+    """
+    if top < 1 or batch_size < 1:
+        raise InputError(f"top {top}, batch_size {batch_size}; expected 1 or more of each")
+    parameter = next(method.model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    normalised = Normalisation(mean, std, device=device)
+    at_once = max(1, min(batch_size, _MAPS // (len(classes) or min(top, len(names)))))
+    step = at_once if fit.size else 1  # of unlike sizes
+    places = range(len(images))
+    for batch in stream(images, fit, places, step, workers=workers, unreadable=unreadable):
+        found: dict[int, Explanation | Refusal] = {
+            place: Refusal(place, images.keys[place], reason) for place, reason in batch.skipped
+        }
+        if len(batch.images):
+            shown = normalised(batch.images.to(device))
+            if classes:
+                maps = method(shown, torch.tensor(classes, device=device).expand(len(shown), -1))
+            else:
+                maps = method(shown, top=min(top, len(names)))
+            assert method.logits is not None and method.classes is not None
+            given = _explained(batch, maps, method.logits, method.classes, images, names, top, threshold)
+            found |= {explanation.place: explanation for explanation in given}
+        yield from (found[place] for place in sorted(found))
+
+
+def find_classes(asked: Sequence[str], names: Sequence[str], whose: str = "the network") -> tuple[int, ...]:
+    """The places of classes given by name or by number; a name goes before a number, whatever its case.
+
+    Args:
+        asked: the classes.
+        names: of all classes, in order.
+        whose: what has them, for the error.
+
+    Raises:
+        InputError: there is no such class, or there are several of that name.
+    """
+    return tuple(dict.fromkeys(_class_index(one, names, whose) for one in asked))
+
+
+def _class_index(asked: str, names: Sequence[str], whose: str) -> int:
+    for alike in (lambda name: name == asked, lambda name: name.casefold() == asked.casefold()):
+        places = [i for i, name in enumerate(names) if alike(name)]
+        if len(places) > 1:
+            raise InputError(f"classes {', '.join(map(str, places))} are all called {asked!r}; give one of the numbers")
+        if places:
+            return places[0]
+    if asked.isdecimal() and int(asked) < len(names):
+        return int(asked)
+    near = difflib.get_close_matches(asked, names, n=3)
+    hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+    raise InputError(
+        f"{whose} has no class {asked!r}{hint}; give the name of one of its {len(names)} classes, or a number from "
+        f"0 to {len(names) - 1}"
+    )
+
+
+def _explained(
+    batch: RegionBatch,
+    maps: Tensor,
+    logits: Tensor,
+    classes: Tensor,
+    images: RegionSet,
+    names: Sequence[str],
+    top: int,
+    threshold: float,
+) -> Iterator[Explanation]:
+    """The images of a batch, with maps (B, K, H, W) of classes (B, K)."""
+    count, each = classes.shape
+    probabilities = logits.double().softmax(1).cpu()
+    likeliest = probabilities.topk(min(top, len(names)), dim=1).indices.tolist()
+    measures: dict[str, list[list[float | bool]]] = {}
+    if images.has_regions:
+        # Every map beside the region of its image, as if they were so many images.
+        regions = batch.regions.to(maps.device).repeat_interleave(each, 0)
+        found = measure(maps.flatten(0, 1), regions, threshold)
+        measures = {name: values.cpu().view(count, each).tolist() for name, values in found.items()}
+    heats = scaled(maps.flatten(0, 1)).double().view(maps.shape).cpu().numpy()
+    pixels = batch.images.permute(0, 2, 3, 1).cpu().numpy()
+
+    def scored(i: int, index: int) -> Scored:
+        return Scored(index, names[index], float(probabilities[i, index]))
+
+    for i, place in enumerate(batch.index.tolist()):
+        region = batch.regions[i].cpu().numpy() if images.has_regions and bool(batch.regions[i].any()) else None
+        looks = [
+            Look(
+                scored(i, index),
+                heats[i, k],
+                not heats[i, k].any(),
+                None if region is None else {name: values[i][k] for name, values in measures.items()},
+            )
+            for k, index in enumerate(classes[i].tolist())
+        ]
+        predicted = tuple(scored(i, index) for index in likeliest[i])
+        note = _note(images, place) if images.has_regions and region is None else ""
+        yield Explanation(place, images.keys[place], pixels[i], region, predicted, tuple(looks), note)
+
+
+def _note(images: RegionSet, place: int) -> str:
+    if images.region(place).any():
+        return "its region is cropped away or too small: no pixel of it is left in what the network sees"
+    return "no region is given for it"

@@ -1,0 +1,56 @@
+"""Pages from templates: each one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+from regard.errors import InputError
+from regard.files import written_aside
+from regard.report import figures, wording
+from regard.version import __version__
+
+
+class Network(NamedTuple):
+    """A network on a page: its name, and the style of its mark and lines (see `figures`)."""
+
+    name: str
+    style: int
+
+
+def write_page(template: str, path: str | Path, **values: Any) -> Path:
+    """Fills a template and writes the page, aside first and then renamed.
+
+    Args:
+        template: the name of its file in this package.
+        path: of the page; its folder is made if need be.
+        **values: what the template asks for; text in them is escaped.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    environment = Environment(
+        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals |= {"colour_of": figures.colour_of, "dashes_of": figures.dashes_of}
+    names = ("percent", "interval", "signed", "large", "probability", "printable")
+    environment.filters |= {name: getattr(wording, name) for name in names}
+    text = environment.get_template(template).render(version=__version__, **values)
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside:
+            aside.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
+    return path
+
+
+def _source(name: str) -> str:
+    return resources.files("regard.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,132 @@
+"""Networks by name, with timm's pretrained weights or those of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from regard import models
+from regard.errors import InputError, one_line
+from regard.training.described import described_classes, described_preprocessing
+from regard.training.recipe import ModelRecipe
+from regard.training.run import Preprocessing, Weights, build_network
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network of timm with its pretrained weights ("resnet50"), or any network with a checkpoint ("resnet50=FILE").
+
+    Attributes:
+        name: of the network, as `models.create` knows it.
+        checkpoint: see `models.load_official`; None: timm's pretrained weights.
+    """
+
+    name: str
+    checkpoint: Path | None = None
+
+    @classmethod
+    def open(cls, source: str) -> Named:
+        """The network of "NAME" or "NAME=CHECKPOINT".
+
+        Raises:
+            InputError: timm has no pretrained weights of that name; there is no such file.
+        """
+        name, given, path = source.partition("=")
+        if given:
+            if not Path(path).is_file():
+                raise InputError(f"there is no checkpoint {path!r} for the network {name}")
+            return cls(name, Path(path))
+        if not timm.is_model_pretrained(name):
+            raise InputError(
+                f"timm has no pretrained weights for {name}; name one that has, or give a checkpoint ({name}=FILE)"
+            )
+        return cls(name)
+
+    @property
+    def source(self) -> str:
+        """What a person calls it by."""
+        return self.name if self.checkpoint is None else f"{self.name}={self.checkpoint}"
+
+    @property
+    def network(self) -> ModelRecipe:
+        return ModelRecipe(self.name, pretrained=self.checkpoint is None)
+
+    @cached_property
+    def class_count(self) -> int:
+        """Of the weights.
+
+        Raises:
+            InputError: the checkpoint does not say, and timm does not either.
+        """
+        found = None if self.checkpoint is None else models.count_classes(self._content)
+        found = found or described_classes(self.name)
+        if found is None:
+            raise InputError(
+                f"the number of classes cannot be told from {self.checkpoint}; `regard import` takes it (--classes)"
+            )
+        return found
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes: not known."""
+        return None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """As timm describes it."""
+        return described_preprocessing(self._model)
+
+    def bias_report(self, which: Weights = "last") -> None:
+        """Where the report on where it looks goes: it has no place of its own."""
+        return None
+
+    def weights(self, which: Weights = "last") -> Path | None:
+        """The file of weights; None for timm's.
+
+        Raises:
+            InputError: the best ones are asked for: there is one set of weights only.
+        """
+        if which != "last":
+            raise InputError(f"{self.source} has one set of weights; leave --weights {which} out")
+        return self.checkpoint
+
+    def model(self, which: Weights = "last") -> nn.Module:
+        """The network, in evaluation mode, on the CPU.
+
+        Raises:
+            InputError: the pretrained weights cannot be had; the checkpoint cannot be read or does not fit.
+        """
+        self.weights(which)
+        return self._model
+
+    @cached_property
+    def _content(self) -> Mapping[str, Any]:
+        assert self.checkpoint is not None
+        content = models.read_checkpoint(self.checkpoint)
+        if not isinstance(content, Mapping):
+            raise InputError(f"{self.checkpoint} holds no state dict")
+        return content
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        if self.checkpoint is None:
+            try:
+                return build_network(self.network, self.class_count).eval()
+            except InputError:
+                raise
+            except Exception as error:  # the network, the cache and the hub's own libraries give almost any
+                raise InputError(
+                    f"the pretrained weights of {self.name} cannot be had ({one_line(error)[:200]}); check the "
+                    f"network, or give a checkpoint ({self.name}=FILE)"
+                ) from error
+        model = build_network(self.network, self.class_count)
+        try:
+            return models.load_official(model, self._content).eval()
+        except InputError as error:
+            raise InputError(str(error).replace("the checkpoint", str(self.checkpoint), 1)) from error

@@ -1,0 +1,126 @@
+"""An evaluation in shards: resumed, shared, refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regard.bias.rows import COLUMNS, Rows, read_rows, write_rows
+from regard.bias.shards import Shard, in_shards
+from regard.errors import InputError
+
+
+def rows_of(places: range) -> Rows:
+    columns = {name: np.array([i % 7 for i in places]).astype(dtype) for name, dtype in COLUMNS.items()}
+    columns["spill"][[i % 5 == 0 for i in places]] = np.nan
+    return Rows(tuple(f"{i}.jpg" for i in places), columns)
+
+
+class Work:
+    """Counts what it is asked for; stops after some shards if told to."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.done: list[range] = []
+        self.stop_after = stop_after
+
+    def __call__(self, places: range) -> Shard:
+        if len(self.done) == self.stop_after:
+            raise KeyboardInterrupt
+        self.done.append(places)
+        return Shard(rows_of(places), (f"{places.start}: broken",), 10)
+
+
+def run(work: Work, folder: Path | None, *, plan: dict | None = None, found: list | None = None, count: int = 23):
+    return in_shards(
+        count, 5, work, folder=folder, plan={"a": (1, 2)} if plan is None else plan, found=(found or []).append
+    )
+
+
+def same(a: Rows, b: Rows) -> None:
+    assert a.keys == b.keys
+    for name in COLUMNS:
+        assert a.columns[name].dtype == COLUMNS[name]
+        np.testing.assert_array_equal(a.columns[name], b.columns[name])
+
+
+def test_rows_on_disk_are_the_rows(tmp_path: Path) -> None:
+    rows = rows_of(range(9))
+    write_rows(tmp_path / "x.parquet", rows, {"note": "a"})
+    found, notes = read_rows(tmp_path / "x.parquet")
+    same(found, rows)
+    assert notes["note"] == "a" and np.isnan(found.columns["spill"][0])
+
+
+def test_rows_on_disk_read_without_regard(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write_rows(tmp_path / "x.parquet", rows_of(range(6)))
+    table = parquet.read_table(tmp_path / "x.parquet")
+    assert table.column_names == ["image", *COLUMNS]
+    assert table.column("spill").null_count == 2  # what is no number
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more"])
+def test_rows_cut_short(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.parquet").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        read_rows(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="there is no"):
+        read_rows(tmp_path / "y.parquet")
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 6, 23])
+def test_all_images_once_with_and_without_a_folder(tmp_path: Path, count: int) -> None:
+    for folder in (None, tmp_path):
+        shard = run(Work(), folder, count=count)
+        same(shard.rows, rows_of(range(count)))
+        assert shard.outputs == 10 and len(shard.skipped) == -(-count // 5)
+
+
+def test_stopped_and_resumed(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Work(stop_after=2), tmp_path)
+    found: list[range] = []
+    again = Work()
+    shard = in_shards(23, 5, again, folder=tmp_path, plan={"a": [1, 2]}, found=found.append)
+    assert [places.start for places in found] == [0, 5] and [places.start for places in again.done] == [10, 15, 20]
+    same(shard.rows, rows_of(range(23)))
+    assert shard.skipped == tuple(f"{i}: broken" for i in range(0, 23, 5))
+
+
+def test_a_broken_shard_is_worked_out_again(tmp_path: Path) -> None:
+    run(Work(), tmp_path)
+    (tmp_path / "000001.parquet").write_bytes((tmp_path / "000001.parquet").read_bytes()[:100])
+    (tmp_path / "000003.parquet").unlink()
+    again = Work()
+    same(run(again, tmp_path).rows, rows_of(range(23)))
+    assert [places.start for places in again.done] == [5, 15]
+
+
+def test_another_plan_is_refused(tmp_path: Path) -> None:
+    run(Work(), tmp_path, plan={"method": "gradcam", "layer": "layer4"})
+    work = Work()
+    with pytest.raises(InputError, match="another evaluation: method differs; "):
+        run(work, tmp_path, plan={"method": "layercam", "layer": "layer4"})
+    with pytest.raises(InputError, match="method, threshold differ"):
+        run(work, tmp_path, plan={"layer": "layer4", "threshold": 1, "method": "x"})
+    assert not work.done
+
+
+def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two processes does every second shard, and takes those of the other."""
+    import regard.bias.shards as module
+
+    monkeypatch.setattr(module, "_process", lambda: (1, 2))
+    monkeypatch.setattr(module.torch.distributed, "barrier", lambda: None)
+    second = Work()
+    with pytest.raises(InputError, match="shards in .* are gone"):
+        run(second, tmp_path)
+    assert [places.start for places in second.done] == [5, 15]
+    monkeypatch.setattr(module, "_process", lambda: (0, 2))
+    first = Work()
+    same(run(first, tmp_path).rows, rows_of(range(23)))
+    assert [places.start for places in first.done] == [0, 10, 20]
+    with pytest.raises(InputError, match="share an evaluation through a folder"):
+        run(Work(), None)

@@ -1,0 +1,172 @@
+"""`regard bias` over files: two networks on pictures with regions, as a person would type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regard import models, training
+from regard.bias import Report
+from regard.cli import main
+
+COUNT = 21
+NETWORKS = ("first.safetensors", "second.safetensors")
+
+
+def network(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = models.create("wrn-10-0.5", num_classes=4)
+    torch.save(model.state_dict(), path.with_suffix(".pth"))
+    training.import_weights(
+        path.with_suffix(".pth"),
+        training.ModelRecipe("wrn-10-0.5"),
+        path,
+        class_names=("ant", "bee", "cat", "<b>dog</b>"),
+        preprocessing=training.Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 32, 0.9),
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two networks, and pictures with masks beside them."""
+    folder = tmp_path_factory.mktemp("bias")
+    for seed, name in enumerate(NETWORKS):
+        network(folder / name, seed)
+    draws = np.random.default_rng(0)
+    for i in range(COUNT):
+        kind = ("ant", "bee", "cat")[i % 3]
+        for part in ("images", "masks"):
+            (folder / "set" / part / kind).mkdir(parents=True, exist_ok=True)
+        pixels = draws.integers(0, 256, (36, 48, 3), dtype=np.uint8)
+        mask = np.zeros((36, 48), np.uint8)
+        top, left = draws.integers(4, 20, 2)
+        mask[top : top + 10, left : left + 8 + i] = 255
+        if i == 5:
+            mask[:] = 0
+        Image.fromarray(pixels).save(folder / "set/images" / kind / f"{i:03d}.png")
+        Image.fromarray(mask).save(folder / "set/masks" / kind / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def here(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in (*NETWORKS, "set"):
+        (tmp_path / name).symlink_to(place / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+OPTIONS = ("--data=masks:set", "--batch_size=4", "--shard=8", "--workers=0")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(list(arguments))
+    return status, *capsys.readouterr()
+
+
+def same_rows(a: Report, b: Report) -> None:
+    assert a.keys == b.keys
+    for name in a.rows:
+        np.testing.assert_array_equal(a.rows[name], b.rows[name])
+
+
+def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=6")
+    assert status == 0, err
+    folder = here / "bias-masks"
+    assert "second.safetensors against first.safetensors" in out and "McNemar" in out and "report.html" in out
+    first, second = (Report.load(folder / f"{name}.json") for name in ("first", "second"))
+    assert len(first) == COUNT and first.keys[0] == "ant/000.png" and first.overall.empty_regions == 1
+    assert first.scored and first.classes == ("ant", "bee", "cat") and first.outputs[3] == "<b>dog</b>"
+    assert first.rows["label"].tolist() == [0] * 7 + [1] * 7 + [2] * 7
+    assert np.array_equal(first.rows["correct"], first.rows["label"] == first.rows["predicted"])
+    assert not np.array_equal(first.rows["energy_inside"], second.rows["energy_inside"])
+    whole = json.loads((folder / "report.json").read_text())
+    assert [one["model"] for one in whole["networks"]] == list(NETWORKS) and len(whole["comparisons"]) == 1
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page and "<b>dog" not in page and page.count("data:image/") >= 6
+
+    # again: nothing is measured anew, and the same comes out
+    before = {path: path.stat().st_mtime_ns for path in (folder / "shards").rglob("*.parquet")}
+    assert len(before) == 2 * 3
+    assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=0")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    same_rows(Report.load(folder / "first.json"), first)
+
+    # resumed from what is there
+    next(iter(before)).unlink()
+    assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=0")[0] == 0
+    same_rows(Report.load(folder / "first.json"), first)
+    same_rows(Report.load(folder / "second.json"), second)
+
+    status, _, err = run(capsys, "bias", *NETWORKS, *OPTIONS, "--method=layercam")
+    assert status == 2 and "method differs" in err and err.count("\n") == 1
+    assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--method=layercam", "--overwrite", "--pictures=0")[0] == 0
+    assert Report.load(folder / "first.json").method == "layercam"
+
+
+def test_two_processes_give_what_one_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bias", NETWORKS[0], *OPTIONS, "--pictures=0"]
+    assert run(capsys, *arguments, "--out=one")[0] == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launch, "-m", "regard", *arguments, "--out=two"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the report is") == 1
+    same_rows(Report.load(here / "one/first.json"), Report.load(here / "two/first.json"))
+
+
+def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    broken = here / "broken"
+    for part in ("images", "masks"):
+        (broken / part).mkdir(parents=True)
+        for i in range(6):
+            (broken / part / f"{i}.png").write_bytes((place / f"set/{part}/bee" / f"{1 + 3 * i:03d}.png").read_bytes())
+    (broken / "images/2.png").write_bytes(b"no picture")
+    arguments = ["bias", NETWORKS[0], "--data=masks:broken", "--batch_size=2", "--workers=0"]
+    status, _, err = run(capsys, *arguments)
+    assert status == 2 and "2.png" in err and err.count("\n") == 1
+    status, out, err = run(capsys, *arguments, "--unreadable=skip", "--out=skipped", "--pictures=4")
+    assert status == 0, err
+    report = Report.load(here / "skipped/first.json")
+    assert len(report) == 5 and len(report.skipped) == 1 and "2.png" in report.skipped[0]
+    assert "1 images could not be read" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bias"], "name the network"),
+        (["bias", *NETWORKS], "does not know its data"),
+        (["bias", NETWORKS[0], NETWORKS[0], *OPTIONS], "named twice"),
+        (["bias", "resnet51", *OPTIONS], "no run folder resnet51"),
+        (["bias", "wrn-16-1=none.pth", *OPTIONS], "no checkpoint 'none.pth'"),
+        (["bias", NETWORKS[0], "--data"], "followed by the set"),
+        (["bias", NETWORKS[0], "--data=masks:nowhere"], "nowhere"),
+        (["bias", NETWORKS[0], "--data=mask:set"], "mask"),
+        (["bias", NETWORKS[0], *OPTIONS, "--method=gradcan"], "did you mean 'gradcam'"),
+        (["bias", NETWORKS[0], *OPTIONS, "--layer=group7"], "unknown layer 'group7'"),
+        (["bias", NETWORKS[0], *OPTIONS, "--threshold=2"], "threshold 2"),
+        (["bias", NETWORKS[0], *OPTIONS, "--shard=0"], "--shard 0"),
+        (["bias", NETWORKS[0], *OPTIONS, "--batch_size=0"], "--batch_size 0"),
+        (["bias", NETWORKS[0], *OPTIONS, "--workers=-1"], "--workers -1"),
+        (["bias", NETWORKS[0], *OPTIONS, "--limit=0"], "limit"),
+        (["bias", NETWORKS[0], *OPTIONS, "--out=first.safetensors"], "is a file"),
+        (["bias", NETWORKS[0], "--data=clutter", "--split=val"], "--split is for a set of image files"),
+        (["bias", NETWORKS[0], "--data=clutter"], "was trained for 4 classes"),
+        (["bias", NETWORKS[0], "--data=folder:set/images"], "no regions"),
+    ],
+)
+def test_wrong_input(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    status, _, err = run(capsys, *arguments)
+    assert status == 2 and said in err and err.count("\n") == 1
+    assert not list(here.glob("bias-*"))

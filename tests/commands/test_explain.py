@@ -1,0 +1,267 @@
+"""`regard explain`, as a person types it, on sound images and on every kind of broken one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regard import models, training
+from regard.cli import main
+
+NAMES = ("cat", "[bold red]dog[/]", "<b>bee</b>", "cow")
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = main(["explain", *arguments])
+    return status, *capsys.readouterr()
+
+
+def photo(seed: int, width: int = 60, height: int = 40) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("network")
+    torch.manual_seed(0)
+    torch.save(models.create("wrn-10-0.5", len(NAMES)).state_dict(), folder / "net.pt")
+    about = training.Preprocessing((0.5, 0.4, 0.3), (0.2, 0.2, 0.2), 32)
+    recipe = training.ModelRecipe("wrn-10-0.5")
+    training.import_weights(
+        folder / "net.pt", recipe, folder / "net.safetensors", class_names=NAMES, preprocessing=about
+    )
+    return folder / "net.safetensors"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, network) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(network, "net.safetensors")
+    for seed in range(3):
+        photo(seed).save(f"{'abc'[seed]}.png")
+    return tmp_path
+
+
+MODEL = ("--model=net.safetensors", "--device=cpu")
+
+
+def test_one_image_with_a_box(here, capsys) -> None:
+    status, out, err = run(capsys, "a.png", *MODEL, "--box=20,8,44,30", "--top=2", "--out=shown")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    content = json.loads((here / "shown" / "explain.json").read_text())
+    (record,) = content["images"]
+    assert lines[0] == "a.png" and len(lines) == 4
+    for line, one in zip(lines[1:3], record["maps"], strict=True):
+        assert line.split()[0] == f"{100 * one['probability']:.1f}%" and one["class"] in line
+        assert f"spill {one['measures']['spill']:.2f}  miss {one['measures']['miss']:.2f}" in line
+        assert one["verdict"] in line and "AUC" in line and "peak " in line
+    assert lines[-1] == "one image explained; written to shown: three pictures, explain.json, explain.html"
+    assert content["fit"]["size"] == [32, 32] and content["mean"] == [0.5, 0.4, 0.3]
+
+
+def test_a_run_folder_and_several_layers(here, capsys, tmp_path) -> None:
+    from regard import data
+
+    options = ["--schedule.epochs=1", "--device=cpu", "--threads=1", "--model.name=wrn-10-0.5"]
+    training.train(training.load_recipe(None, options), "run", splits=data.clutter(train=32, test=10))
+    status, out, err = run(capsys, "a.png", "--model=run", "--device=cpu", "--top=1", "--layer=group1, group2")
+    assert (status, err) == (0, "") and "one image explained; written to explained: two pictures" in out
+    content = json.loads((here / "explained" / "explain.json").read_text())
+    assert content["layer"] == "group1+group2" and content["network"] == "run"
+
+
+def test_classes_that_are_asked_for(here, capsys) -> None:
+    status, out, _ = run(capsys, "--model=net.safetensors", "b.png", "a.png", "--class", "cow", "1", "--top=1")
+    assert status == 0 and out.splitlines()[0] == "b.png" and out.count("likeliest: ") == 2
+    for record in json.loads((here / "explained" / "explain.json").read_text())["images"]:
+        assert [one["index"] for one in record["maps"]] == [3, 1] and len(record["predicted"]) == 1
+    status, _, err = run(capsys, "a.png", *MODEL, "--class=crow", "--out=b")
+    assert status == 2 and "no class 'crow' (did you mean 'cow'?)" in err and not (here / "b").exists()
+
+
+def test_markup_and_odd_names_are_shown_as_they_are(here, capsys) -> None:
+    odd = here / "in"
+    odd.mkdir()
+    names = ("[bold]x[red].png", "<script>.png", "new\nline.png", "-dash.png", "é [link=x].png")
+    for seed, name in enumerate((*names, os.fsdecode(b"\xff\xfe.png"))):
+        photo(seed).save(odd / name)
+    status, out, err = run(capsys, "in", *MODEL, "--top=4")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) == 5 * 6 + 1
+    for shown in ("in/[bold]x[red].png", "in/<script>.png", "'in/new\\nline.png'", "in/é [link=x].png"):
+        assert shown in lines
+    assert "'in/\\udcff\\udcfe.png'" in lines and lines[1].count("%") == 1 and "[bold red]dog[/]" in out
+    page = (here / "explained" / "explain.html").read_text()
+    assert "&lt;script&gt;.png" in page and "<script" not in page and "&lt;b&gt;bee&lt;/b&gt;" in page
+    paths = [record["path"] for record in json.loads((here / "explained" / "explain.json").read_text())["images"]]
+    assert "in/new\nline.png" in paths and os.fsdecode(b"in/\xff\xfe.png") in paths
+
+
+def broken(folder: Path) -> dict[str, str]:
+    """Files that are no images, each with a word of why."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "cut.jpg")
+    content = (folder / "cut.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
+    Image.fromarray(noise).save(folder / "torn.png")
+    content = (folder / "torn.png").read_bytes()
+    (folder / "torn.png").write_bytes(content[:60] + bytes(20) + content[80:])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("dear diary")
+    (folder / "link.png").symlink_to("nowhere.png")
+    Image.fromarray(np.ones((9, 9), dtype=np.float32)).save(folder / "float.png", "TIFF")
+    Image.new("1", (9999, 9999)).save(folder / "huge.png")
+    os.mkfifo(folder / "pipe.png")
+    return {
+        "cut.jpg": "is broken",
+        "torn.png": "is broken",
+        "empty.png": "is empty",
+        "text.jpg": "is not an image of a known kind",
+        "link.png": "cannot be opened (No such file or directory)",
+        "float.png": "is not an image of a known kind",
+        "huge.png": "9999 x 9999 pixels, more than is safe to read",
+        "pipe.png": "is no file",
+    }
+
+
+def test_broken_files_in_a_folder_are_skipped_and_named_and_alone_they_are_an_error(here, capsys) -> None:
+    folder = here / "in"
+    (folder / "x.png").mkdir(parents=True)
+    photo(0).save(folder / "sound.png")
+    photo(1).save(folder / "x.png" / "sound.webp")
+    (folder / "notes.txt").touch()
+    words = broken(folder)
+    # Long and narrow: resized whole it would take gigabytes.
+    Image.new("RGB", (1, 5000000)).save(folder / "long.png")
+    words["long.png"] = "too long and narrow"
+    status, out, err = run(capsys, "in", *MODEL, "--batch_size=3")
+    assert status == 0
+    lines = err.splitlines()
+    assert len(lines) == len(words)
+    for name, why in words.items():
+        (line,) = (line for line in lines if f"in/{name}" in line)
+        assert line.startswith("skipped: ") and why in line
+    assert f"two images explained, {len(words)} skipped; written to explained: eight pictures" in out
+    assert "one file passed over, by their names no images" in out
+    content = json.loads((here / "explained" / "explain.json").read_text())
+    assert {Path(one["path"]).name for one in content["skipped"]} == set(words)
+    assert "images were skipped" in (here / "explained" / "explain.html").read_text()
+    for name, why in words.items():
+        if name != "link.png":  # then nothing is there
+            status, _, err = run(capsys, f"in/{name}", *MODEL, "--out=alone")
+            assert status == 2 and why in err and len(err.splitlines()) == 1, err
+    assert run(capsys, "in", *MODEL, "--unreadable=error", "--out=alone")[0] == 2
+    assert run(capsys, "in/text.jpg", *MODEL, "--unreadable=skip", "--out=alone")[0] == 2
+    assert not (here / "alone").exists()
+
+
+def test_every_kind_of_image_is_explained(here, capsys) -> None:
+    folder = here / "in"
+    folder.mkdir()
+    image = photo(0)
+    image.save(folder / "rgb.jpg")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.convert("L").save(folder / "grey.png")
+    image.convert("1").save(folder / "bits.png")
+    image.convert("LA").save(folder / "la.png")
+    image.convert("RGBA").save(folder / "rgba.png")
+    image.quantize(8).save(folder / "palette.png")
+    image.quantize(8).save(folder / "clear.png", transparency=3)
+    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(folder / "deep.png")
+    image.save(folder / "moving.gif", save_all=True, append_images=[photo(1)])
+    image.save(folder / "moving.webp", save_all=True, append_images=[photo(1)])
+    Image.new("RGB", (1, 1)).save(folder / "one.png")
+    Image.new("RGB", (3, 500)).save(folder / "thin.png")
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(folder / f"turned{orientation}.jpg", exif=exif)
+    status, out, err = run(capsys, "in", *MODEL, "--top=1")
+    assert (status, err) == (0, "") and "21 images explained; written to explained: 42 pictures" in out
+    for path in (here / "explained").glob("*.png"):
+        assert Image.open(path).size == (128, 128)
+
+
+def test_masks_by_name(here, capsys) -> None:
+    for name in ("a", "b"):
+        Path("in").mkdir(exist_ok=True)
+        photo(0).save(f"in/{name}.png")
+    Path("masks").mkdir()
+    Image.fromarray(np.full((40, 60), 255, dtype=np.uint8)).save("masks/a.png")
+    Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save("masks/z.png")
+    status, out, err = run(capsys, "in", *MODEL, "--mask=masks", "--top=1")
+    assert (status, err) == (0, "")
+    assert out.count("spill 0.00") == 1 and "  not measured: no region is given for it" in out
+    assert "one mask without an image" in out
+    page = (here / "explained" / "explain.html").read_text()
+    assert page.count("edge of the region") == 1 and "Not measured: no region is given for it." in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name an image"),
+        (["a.png"], "name the network (--model)"),
+        ([*MODEL], "name an image"),
+        (["none.png", *MODEL], "there is no image and no folder 'none.png'"),
+        (["empty", *MODEL], "no images in folder 'empty'"),
+        (["a.png", "--model=none"], "none"),
+        (["a.png", "--model=net.pt"], "net.pt"),
+        (["a.png", *MODEL, "--box=1,2,3"], "expected x0,y0,x1,y1"),
+        (["a.png", *MODEL, "--box=1,2,3,x"], "expected x0,y0,x1,y1"),
+        (["a.png", *MODEL, "--box=0,0,61,40"], "has 60 x 40 pixels; the box 0,0,61,40"),
+        (["a.png", "b.png", *MODEL, "--box=0,0,6,4"], "one box for 2 images"),
+        (["a.png", *MODEL, "--mask=small.png"], "its mask 'small.png' 2 x 2"),
+        (["a.png", *MODEL, "--mask=none"], "no mask and no folder of masks"),
+        (["a.png", *MODEL, "--mask=text.png"], "'text.png' is not an image"),
+        (["a.png", *MODEL, "--method=gradcan"], "gradcan"),
+        (["a.png", *MODEL, "--layer=group9"], "group9"),
+        (["a.png", *MODEL, "--threshold=2"], "threshold 2"),
+        (["a.png", *MODEL, "--top=0"], "top 0"),
+        (["a.png", *MODEL, "--out=taken"], "taken exists already"),
+        (["a.png", *MODEL, "--out=taken", "--overwrite"], "taken/thesis.txt in it was not written by regard"),
+        (["a.png", *MODEL, "--out=net.safetensors"], "is no folder"),
+        (["a.png", *MODEL, "--out=net.safetensors/x"], "net.safetensors/x"),
+        (["a.png", *MODEL, "--classs=cow"], "did you mean --class"),
+        (["a.png", *MODEL, "--weights=best"], "one set of weights"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_line_and_changes_nothing(here, capsys, arguments, words) -> None:
+    Path("empty").mkdir()
+    Path("taken").mkdir()
+    Path("taken/thesis.txt").write_text("years of work")
+    Path("text.png").write_text("no mask")
+    Path("net.pt").write_text("no network")
+    Image.new("L", (2, 2), 255).save("small.png")
+    before = sorted(here.rglob("*"))
+    status, _, err = run(capsys, *arguments)
+    assert status == 2 and len(err.splitlines()) == 1 and err.startswith("regard: ") and words in err, err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_network_that_does_not_say_how_images_are_normalised(here, capsys) -> None:
+    torch.save(models.create("wrn-10-0.5", 4).state_dict(), "bare.pt")
+    training.import_weights("bare.pt", training.ModelRecipe("wrn-10-0.5"), "bare.safetensors")
+    status, _, err = run(capsys, "a.png", "--model=bare.safetensors")
+    assert status == 2 and "does not say how its images are normalised; import it again with --mean and --std" in err
+
+
+def test_what_an_earlier_call_wrote_is_no_input(here, capsys) -> None:
+    Path("in").mkdir()
+    photo(0).save("in/a.png")
+    arguments = ("in", *MODEL, "--top=1", "--out=in/explained")
+    assert run(capsys, *arguments)[0] == 0
+    assert run(capsys, *arguments)[0] == 2
+    status, out, _ = run(capsys, *arguments, "--overwrite")
+    assert status == 0 and "one image explained; written to in/explained: two pictures" in out

@@ -1,0 +1,271 @@
+import numpy as np
+import pytest
+
+from regard import data
+from regard.data.regions.shapes import polygon_mask
+
+SQUARE = [1, 1, 5, 1, 5, 5, 1, 5]  # 16 pixels
+WIDE = [6, 2, 11, 2, 11, 6, 6, 6]  # 20 pixels
+CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
+
+
+def annotation(image, category, segmentation, **more):
+    return {"id": 1, "image_id": image, "category_id": category, "segmentation": segmentation, **more}
+
+
+def content(**changed):
+    images = [{"id": 10 + i, "file_name": f"{i:012}.jpg", "width": 12, "height": 8} for i in range(4)]
+    return {
+        "images": images,
+        "annotations": [
+            annotation(10, 3, [SQUARE]),
+            annotation(10, 7, [WIDE, [0, 6, 2, 6, 2, 8, 0, 8]]),
+            annotation(11, 7, {"size": [8, 12], "counts": [8, 4, 84]}, iscrowd=1),
+            annotation(13, 3, [SQUARE]),
+        ],
+        "categories": CATEGORIES,
+        **changed,
+    }
+
+
+@pytest.fixture
+def coco(tmp_path, write_image, write_json):
+    """annotations/instances_val2017.json and val2017/ with four images of 12 x 8."""
+    for i in range(4):
+        write_image(tmp_path / "val2017" / f"{i:012}.jpg", seed=i)
+    write_json(tmp_path / "annotations" / "instances_val2017.json", content())
+    return tmp_path
+
+
+@pytest.fixture
+def own(tmp_path, write_image, write_json):
+    """Writes a file of one's own for four images in images/; gives the path."""
+    for i in range(4):
+        write_image(tmp_path / "images" / f"{i:012}.jpg", seed=i)
+
+    def write(text=None, **changed):
+        return write_json(tmp_path / "own.json", content(**changed) if text is None else text)
+
+    return write
+
+
+def mask_of(*rings):
+    return polygon_mask([np.array(ring, dtype=float).reshape(-1, 2) for ring in rings], 12, 8)
+
+
+def test_images_labels_and_regions(coco):
+    found = data.open_regions(coco)
+    assert (found.name, found.split, found.classes) == ("coco", "val", ("cat", "dog"))
+    assert found.keys == tuple(f"{i:012}.jpg" for i in range(4))
+    # The largest area counts: 20 + 4 of the dog, 16 of the cat. An image without objects has neither.
+    assert found.labels.tolist() == [1, 1, -1, 0] and found.labels.dtype == np.int64
+    assert np.array_equal(found.region(0), mask_of(SQUARE, WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
+    assert np.argwhere(found.region(1)).tolist() == [[0, 1], [1, 1], [2, 1], [3, 1]]
+    assert found.region(2).shape == (8, 12) and not found.region(2).any()
+    assert found.image(0).size == (12, 8) and found.image(0).mode == "RGB"
+
+
+def test_the_region_of_the_label_alone(coco):
+    found = data.open_regions(coco, region="label")
+    assert np.array_equal(found.region(0), mask_of(WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
+    assert np.array_equal(found.region(3), mask_of(SQUARE)) and found.labels.tolist() == [1, 1, -1, 0]
+    assert found.fingerprint != data.open_regions(coco).fingerprint
+    assert data.open_regions(coco, region="all").fingerprint == data.open_regions(coco).fingerprint
+
+
+def test_the_area_that_is_given_counts(own):
+    annotations = content()["annotations"]
+    annotations[0]["area"] = 25.0
+    assert data.open_regions(own(annotations=annotations)).labels[0] == 0
+    annotations[0]["area"] = 0  # not given, as it seems
+    assert data.open_regions(own(annotations=annotations)).labels[0] == 1
+
+
+def test_of_equal_areas_the_first_class_counts(own):
+    annotations = [annotation(10, 7, [SQUARE]), annotation(10, 3, [SQUARE])]
+    assert data.open_regions(own(annotations=annotations)).labels[0] == 0
+
+
+def test_objects_without_a_segmentation_are_their_boxes(own):
+    boxes = [
+        {"image_id": 10, "category_id": 3, "bbox": [2, 1, 4, 3]},
+        {"image_id": 11, "category_id": 3, "bbox": [-5, 2.4, 100, 2], "segmentation": []},
+        {"image_id": 12, "category_id": 3, "bbox": [2, 2, 0, 5], "segmentation": []},
+    ]
+    found = data.open_regions(own(annotations=boxes))
+    assert np.array_equal(found.region(0), mask_of([2, 1, 6, 1, 6, 4, 2, 4]))
+    assert found.region(1)[2:4].all() and found.region(1).sum() == 24
+    assert not found.region(2).any() and found.labels.tolist() == [0, 0, 0, -1]
+
+
+def test_a_file_of_ones_own(own, tmp_path):
+    path = own()
+    found = data.open_regions(path)
+    assert (found.name, found.split, len(found)) == ("coco", "", 4)
+    assert data.open_regions(f"coco:{path}").fingerprint == found.fingerprint
+    elsewhere = (tmp_path / "images").rename(tmp_path / "pictures")
+    assert data.open_regions(path, images=elsewhere).fingerprint == found.fingerprint
+
+
+def test_images_may_be_named_with_their_folder_and_sizes_left_out(own):
+    images = [{"id": 10 + i, "file_name": f"images/{i:012}.jpg"} for i in range(4)]
+    found = data.open_regions(own(images=images))
+    assert found.keys[0] == "images/000000000000.jpg"
+    assert found.region(0).shape == (8, 12) and found.region(1).sum() == 4
+
+
+def test_without_categories_there_are_no_labels(own, refused):
+    annotations = [{"image_id": 10, "segmentation": [SQUARE]}]
+    path = own(annotations=annotations, categories=[])
+    found = data.open_regions(path)
+    assert found.classes == () and found.labels.tolist() == [-1] * 4 and found.region(0).sum() == 16
+    assert "no categories" in refused(path, region="label")
+
+
+def test_splits(coco, write_json, write_image, refused):
+    write_json(coco / "annotations" / "instances_train2017.json", content())
+    assert data.open_regions(coco).split == "val"  # train2017/ need not be there
+    assert "4 of the 4 images that instances_train2017.json names" in refused(coco, split="train")
+    (coco / "val2017").rename(coco / "train2017")
+    for split in ("train", "train2017"):
+        assert data.open_regions(coco, split=split).split == "train"
+    assert "unknown split" in refused(coco, split="test") and "val2017" in refused(coco, split="test")
+    write_json(coco / "annotations" / "instances_val2014.json", content())
+    assert "val2014, val2017; say which" in refused(coco)
+    (coco / "train2017").rename(coco / "val2014")
+    assert data.open_regions(coco, split="val2014").split == "val"
+
+
+def test_images_may_be_in_images(coco):
+    (coco / "images").mkdir()
+    (coco / "val2017").rename(coco / "images" / "val2017")
+    assert len(data.open_regions(coco)) == 4
+
+
+def test_missing_images_are_counted_and_named(coco, refused):
+    for i in (0, 2):
+        (coco / "val2017" / f"{i:012}.jpg").unlink()
+    message = refused(coco)
+    assert "2 of the 4 images that instances_val2017.json names are missing" in message
+    assert "('000000000000.jpg', '000000000002.jpg')" in message and "val2017" in message
+
+
+def test_another_size_than_that_of_the_file(own):
+    images = content()["images"]
+    images[0] |= {"width": 13}
+    images[1] |= {"width": 24, "height": 16}
+    found = data.open_regions(own(images=images, annotations=[annotation(10, 3, [SQUARE])]))
+    with pytest.raises(data.Unreadable, match=r"000000000000.jpg' has 12 x 8 pixels, but what .*own.json' says .* 13 x 8"):
+        found.region(0)
+    with pytest.raises(data.Unreadable, match="24 x 16"):
+        found.region(1)
+    assert found.region(2).shape == (8, 12)
+
+
+def test_a_size_that_no_memory_holds(own):
+    images = content()["images"]
+    images[0] |= {"width": 2_000_000_000, "height": 2_000_000_000}
+    with pytest.raises(data.Unreadable):
+        data.open_regions(own(images=images, annotations=[])).region(0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_images(own, tmp_path, write_image, orientation):
+    """Annotations of the stored pixels: white where the region is."""
+    mask = mask_of(SQUARE)
+    shown = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8) * 255
+    write_image(tmp_path / "images" / "000000000003.jpg", pixels=shown, orientation=orientation, quality=95, subsampling=0)
+    found = data.open_regions(own())
+    assert np.array_equal(found.region(3), np.asarray(found.image(3))[:, :, 0] > 128)
+
+
+def test_annotations_of_the_upright_image(own, tmp_path, write_image):
+    write_image(tmp_path / "images" / "000000000003.jpg", (8, 12), orientation=6)
+    assert np.array_equal(data.open_regions(own()).region(3), mask_of(SQUARE))
+
+
+def test_the_fingerprint_is_of_the_annotations(own):
+    first = data.open_regions(own()).fingerprint
+    assert data.open_regions(own(info={"year": 1999})).fingerprint == first
+    annotations = content()["annotations"]
+    annotations[3]["segmentation"] = [[1, 1, 5, 1, 5, 5, 1, 5.25]]
+    assert data.open_regions(own(annotations=annotations)).fingerprint != first
+    assert data.open_regions(own(categories=[*CATEGORIES, {"id": 9, "name": "cow"}])).fingerprint != first
+
+
+# What is wrong, and the one line about it.
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"images": [', "is no JSON"),
+        ("", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[]", "no list of images"),
+        ('{"images": {}}', "no list of images"),
+        ('{"images": []}', "no list of images"),
+    ],
+)
+def test_a_file_that_is_malformed(own, refused, text, said):
+    assert said in refused(own(text))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"annotations": 3}, "annotations in"),
+        ({"images": [3]}, "image 0 in"),
+        ({"images": [{"file_name": "a.jpg"}]}, "no id"),
+        ({"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]}, "two images"),
+        ({"images": [{"id": i, "file_name": "000000000000.jpg"} for i in (1, 2)]}, "twice"),
+        ({"images": [{"id": 1}]}, "names an image None"),
+        ({"images": [{"id": 1, "file_name": "../a.jpg"}]}, "within the folder of images"),
+        ({"images": [{"id": 1, "file_name": "/etc/passwd"}]}, "within the folder of images"),
+        ({"images": [{"id": 1, "file_name": "000000000000.jpg", "width": 0, "height": 3}]}, "width 0 and height 3"),
+        ({"images": [{"id": 1, "file_name": "000000000000.jpg", "width": 5}]}, "width 5 and height None"),
+        ({"categories": [{"id": 3}]}, "an id and a name"),
+        ({"categories": [*CATEGORIES, {"id": 3, "name": "cow"}]}, "two categories"),
+        ({"annotations": [5]}, "no image_id"),
+        ({"annotations": [annotation(99, 3, [SQUARE])] * 5}, "5 annotations"),
+        ({"annotations": [annotation(10, 4, [SQUARE])]}, "category_id 4"),
+        ({"annotations": [annotation(10, None, [SQUARE])]}, "category_id None"),
+        ({"annotations": [annotation(10, 3, None)]}, "neither a segmentation nor a bbox"),
+        ({"annotations": [annotation(10, 3, "xyz")]}, "neither a segmentation nor a bbox"),
+        ({"annotations": [annotation(10, 3, [SQUARE[:-1]])]}, "7 numbers"),
+        ({"annotations": [annotation(10, 3, SQUARE)]}, "its polygon is 1, not a list"),
+        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, "6"]])]}, "no number"),
+        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, float("nan")]])]}, "no number"),
+        ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, float("inf")]])]}, "no number"),
+        ({"annotations": [annotation(10, 3, None, bbox=[1, 2, 3])]}, "bbox"),
+        ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": [1, 2]})]}, "do not add up"),
+        ({"annotations": [annotation(10, 3, {"size": [12, 8], "counts": [96]})]}, "for 8 x 12 pixels"),
+        ({"annotations": [annotation(10, 3, {"counts": [96]})]}, "size of its run-length code is None"),
+        ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": "~~~~"})]}, "run-length code"),
+    ],
+)
+def test_content_that_is_malformed(own, refused, changed, said):
+    message = refused(own(**changed))
+    assert said in message and "own.json" in message
+
+
+def test_degenerate_polygons_mark_nothing(own):
+    found = data.open_regions(own(annotations=[annotation(10, 3, [[], [1, 2], [1, 2, 5, 6], [3, 3] * 4])]))
+    assert not found.region(0).any() and found.labels[0] == 0
+
+
+def test_a_code_for_an_image_of_unknown_size(own):
+    images = [{"id": 10 + i, "file_name": f"{i:012}.jpg"} for i in range(4)]
+    found = data.open_regions(
+        own(images=images, annotations=[annotation(10, 3, {"size": [5, 5], "counts": [25]})])
+    )
+    with pytest.raises(data.Unreadable, match="another size than 12 x 8"):
+        found.region(0)
+
+
+def test_an_unknown_region(own, refused):
+    assert "unknown region 'labels' (did you mean 'label'?)" in refused(own(), region="labels")
+
+
+def test_a_split_of_a_single_file(own, refused):
+    assert "is one split" in refused(own(), split="val")

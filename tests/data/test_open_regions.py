@@ -1,0 +1,257 @@
+"""Kinds, places and choices; what all kinds share: order, limit, fingerprint, EXIF."""
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regard import data
+from regard.data.regions.drawn import mask_of, numbers_of
+from regard.errors import InputError
+
+
+@pytest.fixture
+def masks(tmp_path, write_image, write_mask):
+    """Ten images of 12 x 8 and their masks, in two class folders."""
+    root = tmp_path / "own"
+    for i in range(10):
+        name = f"{'ab'[i % 2]}/{i}"
+        write_image(root / "images" / f"{name}.jpg", seed=i)
+        mask = np.zeros((8, 12), dtype=bool)
+        mask[i % 8, i] = True
+        write_mask(root / "masks" / f"{name}.png", mask)
+    return root
+
+
+def test_the_kind_may_be_named_or_found(masks):
+    named, found = data.open_regions(f"masks:{masks}"), data.open_regions(str(masks))
+    assert named.name == found.name == "masks" and named.keys == found.keys and len(named) == 10
+    assert named.fingerprint == found.fingerprint
+    assert isinstance(named, data.RegionSet) and data.open_regions(masks).keys == named.keys
+
+
+def test_limit_takes_images_at_evenly_spread_places(masks):
+    whole = data.open_regions(masks)
+    assert whole.keys == tuple(sorted(whole.keys))
+    for limit, places in ((1, [5]), (2, [2, 7]), (4, [1, 3, 6, 8]), (9, [0, 1, 2, 3, 5, 6, 7, 8, 9])):
+        part = data.open_regions(masks, limit=limit)
+        assert part.keys == tuple(whole.keys[i] for i in places) and len(part) == limit
+        assert part.labels.tolist() == whole.labels[places].tolist() and part.classes == whole.classes
+        for i, place in enumerate(places):
+            assert np.array_equal(part.region(i), whole.region(place))
+            assert part.image(i).tobytes() == whole.image(place).tobytes()
+        assert part.fingerprint != whole.fingerprint
+    assert data.open_regions(masks, limit=10).keys == data.open_regions(masks, limit=99).keys == whole.keys
+
+
+def test_a_part_keeps_the_order_asked_for(masks):
+    whole = data.open_regions(masks)
+    part = whole.part([7, 2, 2])
+    assert part.keys == tuple(whole.keys[i] for i in (7, 2, 2)) and np.array_equal(part.region(0), whole.region(7))
+    assert part.part([1]).keys == (whole.keys[2],)
+    with pytest.raises(InputError, match="places run from 3 to 10; expected 0 to 9"):
+        whole.part([3, 10])
+
+
+def test_sets_go_to_other_processes(masks):
+    whole = data.open_regions(masks, limit=3)
+    again = pickle.loads(pickle.dumps(whole))
+    assert again.keys == whole.keys and np.array_equal(again.region(1), whole.region(1))
+
+
+def test_the_fingerprint_is_of_what_is_in_the_set_not_of_where_it_is(masks, write_image, write_mask):
+    before = data.open_regions(masks).fingerprint
+    moved = masks.rename(masks.with_name("moved"))
+    assert data.open_regions(moved).fingerprint == before
+    write_mask(moved / "masks" / "a" / "0.png", np.ones((8, 12), dtype=bool))
+    changed = data.open_regions(moved).fingerprint
+    assert changed != before
+    write_image(moved / "images" / "a" / "0.jpg", (12, 8), seed=99, quality=99)
+    assert data.open_regions(moved).fingerprint not in (before, changed)
+    (moved / "images" / "a" / "0.jpg").rename(moved / "images" / "a" / "00.jpg")
+    (moved / "masks" / "a" / "0.png").rename(moved / "masks" / "a" / "00.png")
+    assert data.open_regions(moved).fingerprint not in (before, changed)
+
+
+@pytest.mark.parametrize("kind", ["", "masks:"])
+def test_a_place_that_is_not_there(tmp_path, refused, kind):
+    message = refused(f"{kind}{tmp_path / 'nowhere'}")
+    assert "nowhere" in message and message.startswith("no f")
+
+
+def test_an_unknown_kind(tmp_path, refused):
+    assert "unknown kind of data 'coc' (did you mean 'coco'?)" in refused(f"coc:{tmp_path}")
+    assert "no path after 'coco:'" in refused("coco:")
+
+
+def test_a_colon_may_belong_to_the_path(masks):
+    odd = masks.rename(masks.with_name("a:b"))
+    assert len(data.open_regions(odd)) == len(data.open_regions(f"masks:{odd}")) == 10
+
+
+def test_a_folder_of_nothing_known(tmp_path, refused):
+    (tmp_path / "x.txt").write_text("")
+    message = refused(tmp_path)
+    for sign in ("instances_", "image_class_labels.txt", "trimaps", "ImageSets", "stl10_", "Annotations", "masks/"):
+        assert sign in message
+
+
+def test_choices_that_mean_nothing_are_named(masks, refused):
+    assert "no choice of region (found 'label')" in refused(masks, region="label")
+    assert "no choice of boundary" in refused(masks, boundary="inside")
+    assert "limit is 0" in refused(masks, limit=0)
+    assert "no folder" in refused(masks, images=masks / "pictures")
+
+
+# Class folders without regions
+
+
+def test_class_folders(tmp_path, write_image, refused):
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("ant", "bee"):
+            for i in range(count):
+                write_image(tmp_path / split / name / f"{i}.png", seed=i)
+    found = data.open_regions(tmp_path)
+    assert (found.name, found.split, found.classes, found.has_regions) == ("folder", "test", ("ant", "bee"), False)
+    assert found.keys == ("ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png") and found.labels.tolist() == [0, 0, 1, 1]
+    assert found.region(0).shape == (8, 12) and not found.region(0).any()
+    assert len(data.open_regions(tmp_path, split="train")) == 6
+    inner = data.open_regions(f"folder:{tmp_path / 'train'}")
+    assert (len(inner), inner.split) == (6, "")
+    assert "no split 'val' in" in refused(tmp_path, split="val")
+    assert found.fingerprint != inner.fingerprint
+
+
+# Masks
+
+
+def test_masks_give_labels_by_class_folder(masks, write_image, write_mask):
+    found = data.open_regions(masks)
+    assert found.classes == ("a", "b") and found.labels.tolist() == [0] * 5 + [1] * 5 and found.has_regions
+    assert found.keys[:2] == ("a/0.jpg", "a/2.jpg")
+    region = found.region(1)
+    assert region.dtype == bool and region.shape == (8, 12) and np.argwhere(region).tolist() == [[2, 2]]
+    write_image(masks / "images" / "loose.webp")
+    write_mask(masks / "masks" / "loose.png", np.zeros((8, 12), dtype=bool))
+    found = data.open_regions(masks)
+    assert found.keys[-1] == "loose.webp" and found.labels[-1] == -1 and not found.region(10).any()
+
+
+def test_masks_and_images_may_be_apart(masks, tmp_path):
+    elsewhere = (masks / "images").rename(tmp_path / "pictures")
+    for where in (masks, masks / "masks"):
+        assert len(data.open_regions(f"masks:{where}", images=elsewhere)) == 10
+
+
+def test_masks_by_split(masks, tmp_path, refused):
+    (tmp_path / "set").mkdir()
+    masks.rename(tmp_path / "set" / "val")
+    found = data.open_regions(tmp_path / "set")
+    assert (found.name, found.split, len(found)) == ("masks", "val", 10)
+    assert "no split 'test'" in refused(tmp_path / "set", split="test")
+
+
+def test_missing_masks_are_counted_and_named(masks, refused):
+    for name in ("a/0", "a/2", "b/3", "b/5"):
+        (masks / "masks" / f"{name}.png").unlink()
+    message = refused(masks)
+    assert "4 of the 10 images" in message and "('a/0.jpg', 'a/2.jpg', 'b/3.jpg', …)" in message
+
+
+def test_masks_beyond_the_images_do_not_matter(masks):
+    (masks / "images" / "a" / "0.jpg").unlink()
+    assert len(data.open_regions(masks)) == 9
+
+
+def test_two_of_one_name(masks, write_image, write_mask, refused):
+    write_image(masks / "images" / "a" / "0.png")
+    assert "two images of one name" in refused(masks)
+    (masks / "images" / "a" / "0.png").unlink()
+    write_mask(masks / "masks" / "a" / "0.bmp", np.zeros((8, 12), dtype=bool))
+    assert "two masks of one name" in refused(masks)
+
+
+def test_no_images(tmp_path, write_mask, refused):
+    write_mask(tmp_path / "masks" / "0.png", np.zeros((8, 12), dtype=bool))
+    assert "no folder" in refused(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert "no images in" in refused(tmp_path)
+
+
+def test_a_mask_of_another_size_names_both(masks, write_mask):
+    write_mask(masks / "masks" / "a" / "0.png", np.zeros((8, 13), dtype=bool))
+    with pytest.raises(data.Unreadable) as caught:
+        data.open_regions(masks).region(0)
+    message = str(caught.value)
+    assert "images/a/0.jpg' has 12 x 8 pixels" in message and "masks/a/0.png' is for 13 x 8" in message
+
+
+def test_an_unreadable_mask(masks):
+    (masks / "masks" / "a" / "0.png").write_text("not a mask at all")
+    with pytest.raises(data.Unreadable, match=r"masks/a/0.png' is not an image"):
+        data.open_regions(masks).region(0)
+
+
+def test_masks_of_every_kind(tmp_path):
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[3:9, 5:14] = True
+    grey = mask.astype(np.uint8)
+    palette = Image.fromarray(1 - grey).convert("P")
+    palette.putpalette([9, 9, 9, 0, 0, 0])  # the number 1 is shown black
+    kinds = {
+        "white.png": Image.fromarray(grey * 255),
+        "one.png": Image.fromarray(grey),
+        "bit.png": Image.fromarray(mask),
+        "sixteen.png": Image.fromarray(grey.astype(np.uint16)),
+        "blue.png": Image.fromarray(np.stack([0 * grey, 0 * grey, grey], axis=2)),
+        "palette.png": palette,
+        "alpha.png": Image.fromarray(np.stack([255 + 0 * grey] * 3 + [grey * 200], axis=2)),
+        "grey-alpha.png": Image.merge("LA", [Image.new("L", (16, 16), 255), Image.fromarray(grey * 255)]),
+        "white.bmp": Image.fromarray(grey * 255),
+        "white.gif": Image.fromarray(grey * 255),
+        "white.jpg": Image.fromarray(grey * 255),
+        "colour.jpg": Image.fromarray(np.stack([grey * 255, grey * 0, grey * 0], axis=2)),
+        "white.webp": Image.fromarray(np.stack([grey * 255] * 3, axis=2)),
+    }
+    for name, image in kinds.items():
+        options = {"quality": 95, "subsampling": 0} if name.endswith("jpg") else {}
+        image.save(tmp_path / name, **options)
+        found = mask_of(tmp_path / name)
+        assert found.dtype == bool and np.array_equal(found, mask), name
+
+
+def test_pictures_of_numbers(tmp_path):
+    values = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    palette = Image.fromarray(values).convert("P")
+    palette.putpalette([7] * 768)
+    palette.save(tmp_path / "palette.png")
+    for name in ("grey.png", "palette.png"):
+        assert np.array_equal(numbers_of(tmp_path / name), values), name
+    Image.new("RGB", (3, 2)).save(tmp_path / "colour.png")
+    with pytest.raises(data.Unreadable, match="in RGB; expected one with a palette"):
+        numbers_of(tmp_path / "colour.png")
+
+
+# EXIF
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(12, 8), (9, 9)])
+def test_region_and_image_are_turned_together(tmp_path, write_image, write_mask, orientation, size):
+    """A mask of the pixels as they are stored lines up with the upright image."""
+    mask = np.random.default_rng(orientation).random(size[::-1]) > 0.5
+    shown = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8) * 255
+    write_image(tmp_path / "images" / "x.png", pixels=shown, orientation=orientation)
+    write_mask(tmp_path / "masks" / "x.png", mask)
+    found = data.open_regions(tmp_path)
+    assert np.array_equal(found.region(0), np.asarray(found.image(0))[:, :, 0] == 255)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_mask_of_the_size_of_the_upright_image_is_of_that(tmp_path, write_image, write_mask, orientation):
+    write_image(tmp_path / "images" / "x.png", (12, 8), orientation=orientation)
+    mask = np.random.default_rng(0).random((12, 8)) > 0.5
+    write_mask(tmp_path / "masks" / "x.png", mask)
+    assert np.array_equal(data.open_regions(tmp_path).region(0), mask)

@@ -1,0 +1,327 @@
+"""What modules multiply with, and its moments by class, against plain sums over all images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from regard import attention, models
+from regard.errors import InputError
+from regard.maps.factors import gate_factors
+from regard.maps.gates import attention_layers, gate_activations
+from regard.maps.moments import MomentsByClass
+
+OPTIONS = {
+    "bam": {"reduction": 4},
+    "cbam": {"reduction": 4, "kernel_size": 3},
+    "gc": {"reduction": 2, "fusion": "scale"},
+    "se": {"reduction": 2},
+    "sge": {"groups": 4},
+    "shuffle": {"groups": 2},
+    "spa": {"reduction": 4},
+    "triplet": {"kernel_size": 3},
+}
+VARIANTS = [
+    ("bam", {"combine": "product"}),
+    ("ge", {"extent": 2}),
+    ("ge", {"extent": 4, "variant": "theta"}),
+    ("shuffle", {"shuffle": False}),
+]
+MODULES = [(name, {}) for name in attention.names()] + VARIANTS
+GATES = ["sigmoid", "hard-sigmoid", attention.SubAttention(order=2)]
+
+
+def moved(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Away from the start, where many gates are constant; in float64 and evaluation mode."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.double().parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
+    return model.eval()
+
+
+def network(name: str, gate="sigmoid", **options) -> nn.Module:
+    options = {**OPTIONS.get(name, {}), **options}
+    torch.manual_seed(0)
+    return moved(models.create("wrn-10-0.5", 5, attention=name, gate=gate, attention_options=options))
+
+
+@pytest.fixture
+def batches():
+    """23 images of classes 1, 3 and 4 in batches of uneven size; one without a label."""
+    draw = torch.Generator().manual_seed(2)
+    images = torch.randn(23, 3, 16, 16, generator=draw, dtype=torch.float64)
+    labels = torch.tensor([1, 3, 4, 4, 3])[torch.randint(5, (23,), generator=draw)]
+    labels[7] = -1
+    return [(images[a:b], labels[a:b], "more") for a, b in ((0, 1), (1, 10), (10, 23))]
+
+
+def seen(model: nn.Module, batches, of="gate"):
+    """Name -> (inputs, outputs) of all images, by hooks of its own; labels."""
+    found: dict[str, list] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda module, args, output, name=name: found.setdefault(name, []).append((args[0], output))
+        )
+        for name, module in attention.attached(model).items()
+    ]
+    with torch.no_grad():
+        for images, *_ in batches:
+            model(images)
+    for handle in handles:
+        handle.remove()
+    joined = {name: tuple(torch.cat(parts) for parts in zip(*pairs, strict=True)) for name, pairs in found.items()}
+    return joined, torch.cat([labels for _, labels, *_ in batches]).numpy()
+
+
+@pytest.mark.parametrize("gate", GATES, ids=str)
+@pytest.mark.parametrize(("name", "options"), MODULES, ids=str)
+def test_the_factors_are_what_the_module_multiplies_with(name, options, gate):
+    torch.manual_seed(0)
+    module = moved(attention.create(name, 8, gate=gate, **{**OPTIONS.get(name, {}), **options}))
+    x = torch.randn(3, 8, 6, 5, dtype=torch.float64)
+    with torch.no_grad():
+        factors = gate_factors(module, x)
+        product = (x * factors)[:, getattr(module, "order", torch.arange(8))]
+        torch.testing.assert_close(product, module(x), rtol=1e-10, atol=1e-12)
+    assert factors.std() > 1e-4
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_moments_by_class_of_every_module_in_a_network(name, batches):
+    model = network(name, gate="sub-attention")
+    found = gate_activations(model, batches)
+    inputs, labels = seen(model, batches)
+    assert list(found.layers) == list(inputs) and len(inputs) == 3
+    assert found.classes == (1, 3, 4)
+    assert found.images == tuple((labels == k).sum() for k in (1, 3, 4))
+    for layer, (x, output) in inputs.items():
+        y = output[:, torch.argsort(found.layers[layer].order)]
+        factors = torch.where(x.abs() > 1e-9, y / x, torch.nan)  # read off the product itself
+        gates = factors.nanmean((2, 3)).numpy()[:, found.layers[layer].order]
+        own = found.layers[layer].by_class
+        for k, label in enumerate(found.classes):
+            mine = gates[labels == label]
+            np.testing.assert_allclose(own.mean[k], mine.mean(0), rtol=1e-6)
+            np.testing.assert_allclose(own.squares[k], ((mine - mine.mean(0)) ** 2).sum(0), rtol=1e-5, atol=1e-12)
+            np.testing.assert_array_equal(own.row(label), own.mean[k])
+        counted = gates[labels >= 0]
+        np.testing.assert_allclose(own.overall, counted.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(own.between + own.within, counted.var(0), rtol=1e-5, atol=1e-12)
+        assert found.layers[layer].kind == type(model.get_submodule(layer)).__name__
+
+
+def test_one_number_a_layer(batches):
+    model = network("se")
+    found = gate_activations(model, batches)
+    inputs, labels = seen(model, batches)
+    (name, layer), *_ = found.layers.items()
+    gates = gate_factors(model.get_submodule(name), inputs[name][0]).detach().flatten(1).numpy()[labels >= 0]
+    labels = labels[labels >= 0]
+    between = sum((labels == k).sum() * (gates[labels == k].mean(0) - gates.mean(0)) ** 2 for k in (1, 3, 4))
+    eta = between / ((gates - gates.mean(0)) ** 2).sum(0)
+    assert layer.class_share == pytest.approx(eta.mean(), rel=1e-9)
+    assert 0 < layer.class_share < 1
+    assert found.chance_share == pytest.approx(2 / 21)
+    levels = layer.quantiles((0, 0.5, 1))
+    np.testing.assert_allclose(levels, np.quantile(gates.mean(0), (0, 0.5, 1)), rtol=1e-9)
+
+
+def test_gates_that_know_the_class_have_a_share_of_one():
+    model = moved(nn.Sequential(attention.create("ese", 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    labels = torch.arange(12) % 3
+    images = torch.ones(12, 4, 2, 2, dtype=torch.float64) * labels[:, None, None, None]
+    found = gate_activations(model, [(images, labels)])
+    assert found.layers["0"].class_share == pytest.approx(1, abs=1e-9)
+    assert found.layers["0"].constant_channels == 0
+
+
+def test_constant_gates_and_single_classes_have_no_share(batches):
+    start = models.create("wrn-10-0.5", 5, attention="shuffle", attention_options={"groups": 2}).double()
+    for layer in gate_activations(start, batches).layers.values():
+        assert np.isnan(layer.class_share) and layer.constant_channels == layer.channels
+        torch.testing.assert_close(layer.quantiles(), torch.full((5,), torch.tensor(1.0).sigmoid()).double())
+    found = gate_activations(network("se"), batches, classes=[3])
+    assert found.classes == (3,)
+    assert all(np.isnan(layer.class_share) for layer in found.layers.values())
+
+
+def test_the_shuffle_and_the_folded_network_agree_channel_by_channel(batches):
+    model = network("shuffle")
+    folded = attention.fold(model)
+    first, second = gate_activations(model, batches).layers, gate_activations(folded, batches).layers
+    assert first.keys() == second.keys()
+    for name in first:
+        assert second[name].kind == "OrderedShuffleAttention"
+        assert first[name].shuffled and not second[name].shuffled
+        torch.testing.assert_close(first[name].by_class.mean, second[name].by_class.mean)
+        back = first[name].before_shuffle
+        torch.testing.assert_close(back.mean[:, first[name].order], first[name].by_class.mean, rtol=0, atol=0)
+    without = gate_activations(network("shuffle", shuffle=False), batches).layers
+    early = "group0.block0.attention"  # before it the two networks are one
+    torch.testing.assert_close(without[early].by_class.mean, first[early].before_shuffle.mean)
+
+
+def test_the_output_by_channel(batches):
+    for name in ("shuffle", "gc"):
+        model = network(name, **({"fusion": "add"} if name == "gc" else {}))
+        found = gate_activations(model, batches, of="output")
+        inputs, labels = seen(model, batches)
+        for layer, (_, output) in inputs.items():
+            expected = output.mean((2, 3)).numpy()[labels == 3].mean(0)
+            np.testing.assert_allclose(found.layers[layer].by_class.row(3), expected, rtol=1e-9)
+
+
+def test_layers_by_name_by_what_they_are_in_and_as_modules(batches):
+    model = network("se")
+    every = list(gate_activations(model, batches).layers)
+    assert every == [f"group{i}.block0.attention" for i in range(3)]
+    assert list(gate_activations(model, batches, layers="group1").layers) == every[1:2]
+    assert list(gate_activations(model, batches, layers=[every[2], model.group0]).layers) == [every[0], every[2]]
+    # CBAM and triplet attention are one module each, whatever is in them
+    assert list(attention_layers(network("cbam"))) == every
+
+
+def test_the_order_is_that_of_the_forward(batches):
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.late, self.early, self.idle = (attention.create("eca", 3) for _ in range(3))
+
+        def forward(self, x):
+            return self.late(x=self.early(x)).mean((2, 3))
+
+    found = gate_activations(moved(Backwards()), batches)
+    assert list(found.layers) == ["early", "late"]
+    with pytest.raises(InputError, match="'idle' did not run"):
+        gate_activations(moved(Backwards()), batches, layers=["idle", "late"])
+
+
+def test_the_model_is_left_as_it_was(batches):
+    model = network("dia").train()
+    model.group1.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    gate_activations(model, batches)
+    with pytest.raises(InputError):
+        gate_activations(model, [*batches, (batches[0][0],)])
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_compiled_model(batches):
+    model = network("se")
+    compiled = torch.compile(model, backend="eager")
+    expected = gate_activations(model, batches).layers
+    found = gate_activations(compiled, batches).layers
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(found[name].by_class.mean, expected[name].by_class.mean)
+
+
+def test_modules_of_your_own(batches):
+    class Own(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.weight = nn.Parameter(torch.linspace(0.1, 0.9, channels))
+
+        def factors(self, x):
+            return self.weight[:, None, None] * x.mean((2, 3), keepdim=True).sigmoid()
+
+        def forward(self, x):
+            return x * self.factors(x)
+
+    class Silent(Own):
+        factors = None
+
+        def forward(self, x):
+            return x * self.weight[:, None, None]
+
+    class Lies(attention.GatedAttention):
+        def logits(self, x):
+            return x.mean((2, 3), keepdim=True)
+
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = attention.attach(models.create("wrn-10-0.5", 5), Own)
+    assert len(gate_activations(moved(model), batches).layers) == 3
+    silent = attention.attach(models.create("wrn-10-0.5", 5), Silent)
+    with pytest.raises(InputError, match=r"\(Silent\) have no gate, or do not say"):
+        gate_activations(moved(silent), batches)
+    assert len(gate_activations(moved(silent), batches, of="output").layers) == 3
+    lies = attention.attach(models.create("wrn-10-0.5", 5), Lies)
+    with pytest.raises(InputError, match="Lies does not multiply"):
+        gate_activations(moved(lies), batches)
+
+
+def test_progress_counts_images(batches):
+    said = []
+    gate_activations(network("se"), batches, progress=said.append)
+    assert said == [1, 10, 23]
+
+
+def test_memory_does_not_grow_and_numbers_do_not_drift():
+    """100,000 values near 1 that differ in the 7th digit, one batch after another."""
+    draw = np.random.default_rng(0)
+    values = 1 + 1e-7 * draw.standard_normal((100_000, 2))
+    labels = draw.integers(0, 40, 100_000)
+    moments = MomentsByClass()
+    for start in range(0, 100_000, 1000):
+        part = slice(start, start + 1000)
+        moments.add(labels[part].tolist(), torch.from_numpy(values[part]))
+    found = moments.result()
+    assert found.mean.shape == (40, 2)
+    for k in (0, 17, 39):
+        own = values[labels == k]
+        np.testing.assert_allclose(found.mean[k], own.mean(0), rtol=1e-14)
+        np.testing.assert_allclose(found.standard_error[k], own.std(0, ddof=1) / np.sqrt(len(own)), rtol=1e-6)
+
+
+def test_values_that_are_missing_are_not_counted():
+    nan = float("nan")
+    moments = MomentsByClass()
+    moments.add([5, 2], torch.tensor([[1.0, nan], [4.0, nan]]))
+    moments.add([5], torch.tensor([[3.0, 7.0]]))
+    found = moments.result()
+    assert found.classes == (2, 5)
+    assert found.count.tolist() == [[1, 0], [2, 1]]
+    np.testing.assert_allclose(found.mean, [[4, nan], [2, 7]])
+    np.testing.assert_allclose(found.standard_error, [[nan, nan], [1, nan]])
+    np.testing.assert_allclose(found.overall, [8 / 3, 7])
+    with pytest.raises(InputError, match="class 3 is not among those counted: 2, 5"):
+        found.row(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda model, batches: (models.create("wrn-10-0.5", 5).double(), batches, {}), "has no attention module"),
+        (lambda model, batches: (network("gc", fusion="add"), batches, {}), r"\(GlobalContext\) have no gate"),
+        (lambda model, batches: (model, batches, {"layers": "group9"}), "unknown layer 'group9'"),
+        (lambda model, batches: (model, batches, {"layers": "conv0"}), "layer 'conv0' has no attention module"),
+        (lambda model, batches: (model, batches, {"classes": [1, 2]}), "no image of class 2 among 23"),
+        (lambda model, batches: (model, batches, {"of": "gates"}), "did you mean 'gate'"),
+        (lambda model, batches: (model, [], {}), "0 images"),
+        (lambda model, batches: (model, [(batches[0][0], torch.tensor([0.5]))], {}), "labels are float32"),
+        (lambda model, batches: (model, [(batches[0][0].byte(), torch.tensor([1]))], {}), "images are torch.uint8"),
+    ],
+)
+def test_wrong_input(batches, change, words):
+    model, given, options = change(network("se"), batches)
+    with pytest.raises(InputError, match=words):
+        gate_activations(model, given, **options)
+
+
+def test_factors_that_there_are_not():
+    x = torch.randn(2, 8, 4, 4)
+    with pytest.raises(InputError, match="fusion='add' adds"):
+        gate_factors(attention.create("gc", 8), x)
+    with pytest.raises(InputError, match="block 2 of a stage"):
+        gate_factors(attention.DIA.for_stage([8, 8])[1], x)
+    with pytest.raises(InputError, match="Conv2d does not say"):
+        gate_factors(nn.Conv2d(8, 8, 1), x)

@@ -1,0 +1,289 @@
+"""A folder that explains images: its numbers, its pictures, its page, and what it does not write over."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regard import bias, data, maps, models, report
+from regard.errors import InputError
+from regard.report import explain_page, overlay
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+FIT = data.Fit((32, 32), crop_pct=0.8, interpolation="bicubic")
+NAMES = ("cat", "dog", "<script>alert(1)</script>", "a [bold]bee[/bold]", "cow")
+
+
+def photo(seed: int, width: int = 60, height: int = 40) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return models.create("wrn-10-0.5", len(NAMES)).eval()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Five images, in three of which a box is marked."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "in" / "deep").mkdir(parents=True)
+    (folder / "masks" / "deep").mkdir(parents=True)
+    for seed, name in enumerate(("a", "b", "deep/a", "deep/c", "d")):
+        photo(seed).save(folder / "in" / f"{name}.png")
+    marked = np.zeros((40, 60), dtype=np.uint8)
+    marked[8:30, 20:44] = 255
+    corner = np.zeros((40, 60), dtype=np.uint8)
+    corner[:, :4] = 255
+    for name, mask in (("a", marked), ("deep/a", marked), ("b", corner), ("d", 0 * marked)):
+        Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def explain(model, tmp_path):
+    def call(images: data.RegionSet, out: Path | None = None, **options):
+        settings = {"fit": FIT, "mean": MEAN, "std": STD, "names": NAMES, "source": "net", **options}
+        return report.explain(model, images, out or tmp_path / "out", **settings)
+
+    return call
+
+
+def records(folder: Path) -> dict:
+    return json.loads((folder / "explain.json").read_text())
+
+
+def seen(path: Path) -> torch.Tensor:
+    pixels = torch.from_numpy(FIT.image(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255
+    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def test_its_numbers_are_those_of_the_network_the_maps_and_the_measures(model, images, explain) -> None:
+    told = []
+    found = explain(
+        data.open_pictures([images / "in"], mask=images / "masks"), top=2, threshold=0.6, batch_size=2, told=told.append
+    )
+    assert (found.images, found.pictures, found.skipped) == (5, 15, ())
+    content = records(found.folder)
+    assert (content["network"], content["method"], content["threshold"]) == ("net", "gradcam", 0.6)
+    assert content["layer"] == maps.create("gradcam", model).layer
+    assert [Path(one["path"]).relative_to(images / "in").as_posix() for one in content["images"]] == [
+        "a.png",
+        "b.png",
+        "d.png",
+        "deep/a.png",
+        "deep/c.png",
+    ]
+    assert [one.key for one in told] == [one["path"] for one in content["images"]]
+    region = torch.from_numpy(FIT.region(np.asarray(Image.open(images / "masks" / "a.png")) > 0))[None]
+    for record in content["images"]:
+        inputs = seen(Path(record["path"]))
+        with torch.no_grad():
+            probabilities = model(inputs).double().softmax(1)[0]
+        order = probabilities.argsort(descending=True)[:2].tolist()
+        assert [one["index"] for one in record["predicted"]] == order
+        assert [one["index"] for one in record["maps"]] == order
+        for one in record["maps"]:
+            index = one["index"]
+            assert one["class"] == NAMES[index]
+            assert one["probability"] == pytest.approx(float(probabilities[index]), abs=1e-5)
+            heat = maps.create("gradcam", model)(inputs, index)
+            if Path(record["path"]).name == "a.png":
+                expected = bias.measure(heat, region, 0.6)
+                for name, value in expected.items():
+                    assert one["measures"][name] == pytest.approx(value.item(), abs=2e-3), name
+                flags = (bool(value) for value in (expected.flat, expected.position_bias, expected.range_bias))
+                assert one["verdict"] == report.sheet.verdict(*flags)
+            else:
+                assert one["measures"] is None
+    notes = {Path(one["path"]).relative_to(images / "in").as_posix(): one["note"] for one in content["images"]}
+    assert notes["a.png"] == notes["deep/a.png"] == ""
+    assert "cropped away" in notes["b.png"]
+    assert notes["d.png"] == notes["deep/c.png"] == "no region is given for it"
+
+
+def test_its_pictures_show_image_map_focus_and_region(model, images, explain) -> None:
+    found = explain(data.open_pictures([images / "in" / "a.png"], box=(20, 8, 44, 30)), top=1)
+    (record,) = records(found.folder)["images"]
+    plain, shown = (
+        np.asarray(Image.open(found.folder / name)) for name in (record["picture"], record["maps"][0]["picture"])
+    )
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[8:30, 20:44] = True
+    pixels, region = FIT.image(Image.open(images / "in" / "a.png")), FIT.region(mask)
+    heat = bias.scaled(maps.create("gradcam", model)(seen(images / "in" / "a.png")))[0].numpy()
+    assert np.array_equal(plain, overlay.drawn(pixels, None, region))
+    assert plain.shape == (128, 128, 3) and shown.shape == plain.shape
+    assert (shown == overlay.FOCUS).all(axis=2).any() and (shown == 255).all(axis=2).any()
+    assert np.abs(shown.astype(int) - overlay.drawn(pixels, heat, region, 0.5)).mean() < 0.5
+
+
+def test_every_file_is_accounted_for_and_no_two_images_share_one(tmp_path, explain) -> None:
+    names = (
+        "a.png",
+        "a.bmp",
+        "A.png",
+        "a/image.png",
+        "a.1-cat.png",
+        "é 1.png",
+        "<b>.png",
+        "x\ny.png",
+        "z" * 180 + ".png",
+    )
+    for seed, name in enumerate(names):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        photo(seed).save(tmp_path / "in" / name)
+    found = explain(data.open_pictures([tmp_path / "in"]), top=2)
+    content = records(found.folder)
+    listed = [name for one in content["images"] for name in (one["picture"], *(m["picture"] for m in one["maps"]))]
+    on_disk = [path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file()]
+    assert len(listed) == found.pictures == 3 * len(names)
+    assert len({name.casefold() for name in listed}) == len(listed)
+    assert sorted(on_disk) == sorted([*listed, "explain.json", "explain.html"])
+    assert all(re.fullmatch(r"[\w/.-]+\.png", name) for name in listed)
+    assert {Path(one["path"]).relative_to(tmp_path / "in").as_posix() for one in content["images"]} == set(names)
+    assert explain(data.open_pictures([tmp_path / "in"]), top=2, overwrite=True).pictures == found.pictures
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_given_classes_are_explained_in_place_of_the_likeliest(images, explain) -> None:
+    found = explain(data.open_pictures([images / "in" / "a.png"]), classes=(4, 0), top=3)
+    content = records(found.folder)
+    (record,) = content["images"]
+    assert [one["class"] for one in record["maps"]] == ["cow", "cat"] and len(record["predicted"]) == 3
+    assert content["classes"] == [{"index": 4, "class": "cow"}, {"index": 0, "class": "cat"}]
+    text = (found.folder / "explain.html").read_text()
+    assert "the classes cow and cat" in text and "Likeliest: " in text
+
+
+def test_classes_by_name_and_number() -> None:
+    names = ("cat", "Dog", "3", "bee", "twin", "twin")
+    assert report.find_classes(["bee", "dog", "3", "1", "bee"], names) == (3, 1, 2)
+    with pytest.raises(InputError, match="classes 4, 5 are all called 'twin'"):
+        report.find_classes(["twin"], names)
+    for asked in ("6", "-1", "1.5", "bea"):
+        with pytest.raises(InputError, match=f"no class '{asked}'.*from 0 to 5"):
+            report.find_classes([asked], names)
+    with pytest.raises(InputError, match="did you mean 'bee'"):
+        report.find_classes(["bea"], names)
+
+
+def test_the_page_is_harmless_and_needs_nothing_else(tmp_path, explain) -> None:
+    (tmp_path / "in").mkdir()
+    evil = "<img src=x onerror=alert(1)>\n{{ 7 * 7 }}.png"
+    photo(0).save(tmp_path / "in" / evil)
+    (tmp_path / "in" / "<i>broken.png").write_text("no image")
+    found = explain(data.open_pictures([tmp_path / "in"]), top=5, unreadable="skip", source="<b>net</b>")
+    text = (found.folder / "explain.html").read_text()
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+    body = text.split("</style>")[1]
+    assert not re.search(r"<(script|b>net|i>broken|img src=x|link|iframe)", body)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in body and "{{ 7 * 7 }}" in body and "\\n" in body
+    assert re.findall(r'(?:src|href)="(?!data:image/)', body) == []
+    assert body.count("<img ") == 6 and body.count('alt="') == 6
+    assert "1 image was skipped" in body and "not an image of a known kind" in body
+    assert "url(" not in text and "@import" not in text
+
+
+def test_a_page_of_many_images_shows_the_first_and_says_so(images, explain, monkeypatch) -> None:
+    monkeypatch.setattr(explain_page, "_IMAGES", 2)
+    found = explain(data.open_pictures([images / "in"]), top=1)
+    text = (found.folder / "explain.html").read_text()
+    assert text.count("<img ") == 4 and "shows the first two of 5 images" in text
+    assert len(list(found.folder.rglob("*.png"))) == 10 and len(records(found.folder)["images"]) == 5
+
+
+def test_what_was_there_is_not_lost(images, explain, tmp_path, monkeypatch) -> None:
+    pictures = data.open_pictures([images / "in" / "a.png"])
+    out = tmp_path / "out"
+    out.mkdir()
+    explain(pictures)  # an empty folder is no loss
+    first = (out / "explain.json").read_bytes()
+    with pytest.raises(InputError, match="exists already; replace it"):
+        explain(pictures)
+    explain(data.open_pictures([images / "in" / "b.png"]), overwrite=True)
+    assert (out / "explain.json").read_bytes() != first and not (out / "a.png").exists()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="thesis.txt in it was not written by regard"):
+        explain(pictures, overwrite=True)
+    for place in (tmp_path / "other", tmp_path / "file"):
+        if place.name == "other":
+            place.mkdir()
+            (place / "a.png").write_text("mine")
+        else:
+            place.write_text("mine")
+        with pytest.raises(InputError, match="not overwritten|is no folder"):
+            explain(pictures, place, overwrite=True)
+    (out / "thesis.txt").unlink()
+    before = sorted(path.name for path in out.iterdir())
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(explain_page, "write_page", fail)
+    with pytest.raises(InputError, match="No space left on device"):
+        explain(pictures, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other", "out"]
+
+
+def test_unreadable_images_are_an_error_or_skipped_and_named(images, explain, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    photo(0).save(tmp_path / "in" / "b.png")
+    for name in ("a.png", "c.jpg"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    pictures = data.open_pictures([tmp_path / "in"])
+    with pytest.raises(InputError, match="a.png' is empty"):
+        explain(pictures)
+    assert not (tmp_path / "out").exists()
+    told = []
+    found = explain(pictures, unreadable="skip", told=told.append)
+    assert [Path(one.key).name for one in found.skipped] == ["a.png", "c.jpg"] and found.images == 1
+    assert [Path(one.key).name for one in told] == ["a.png", "b.png", "c.jpg"]
+    assert [Path(one["path"]).name for one in records(found.folder)["skipped"]] == ["a.png", "c.jpg"]
+    with pytest.raises(InputError, match="not one of the 1 images can be read .*c.jpg' is empty"):
+        explain(data.open_pictures([tmp_path / "in" / "c.jpg"]), tmp_path / "none", unreadable="skip")
+    assert not (tmp_path / "none").exists()
+
+
+def test_images_of_unlike_sizes_where_the_network_has_none(images, explain, tmp_path) -> None:
+    (tmp_path / "in").mkdir()
+    photo(0, 40, 32).save(tmp_path / "in" / "a.png")
+    photo(1, 32, 48).save(tmp_path / "in" / "b.png")
+    found = explain(data.open_pictures([tmp_path / "in"]), fit=data.Fit())
+    assert [(one["height"], one["width"]) for one in records(found.folder)["images"]] == [(32, 40), (48, 32)]
+
+
+def test_settings_that_do_not_fit_are_named_before_anything_is_written(images, explain, tmp_path) -> None:
+    pictures = data.open_pictures([images / "in" / "a.png"])
+    for options, words in (
+        ({"top": 0}, "top 0"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"threshold": 0.0}, "threshold 0"),
+        ({"method": "gradcan"}, "gradcan"),
+        ({"layer": "nowhere"}, "nowhere"),
+        ({"std": (0.0, 1.0, 1.0)}, "std"),
+    ):
+        with pytest.raises(InputError, match=words):
+            explain(pictures, **options)
+    assert list(tmp_path.iterdir()) == []
+    assert len(records(explain(pictures, top=99).folder)["images"][0]["maps"]) == len(NAMES)
+
+
+def test_a_network_that_gives_no_numbers_is_shown_as_such(model, images, tmp_path) -> None:
+    broken = models.create("wrn-10-0.5", len(NAMES)).eval()
+    with torch.no_grad():
+        for parameter in broken.parameters():
+            parameter.fill_(float("nan"))
+    pictures = data.open_pictures([images / "in" / "a.png"])
+    found = report.explain(broken, pictures, tmp_path / "out", fit=FIT, mean=MEAN, std=STD, names=NAMES)
+    (record,) = records(found.folder)["images"]
+    assert record["maps"][0]["probability"] is None and record["maps"][0]["verdict"] == "no focus"
