@@ -37,7 +37,7 @@ def test_train_evaluate_bias(here, capsys) -> None:
     status, out, _ = run(capsys, "evaluate", "runs/wrn-10-0.5-seed0", "--data.options={train: 1, test: 200}")
     assert status == 0 and "200 images" in out and "accuracy" in out
     status, out, _ = run(capsys, "bias", "runs/wrn-10-0.5-seed0", "runs/wrn-10-0.5-seed1", "--threshold=0.6")
-    assert status == 0 and "position bias: runs/wrn-10-0.5-seed0" in out and "McNemar" in out
+    assert status == 0 and "position bias: runs/wrn-10-0.5-seed1" in out and "McNemar" in out
     report = json.loads((here / "runs" / "wrn-10-0.5-seed1" / "bias.json").read_text())
     assert "wrn-10-0.5-seed1" in json.dumps(report)
 
@@ -55,7 +55,7 @@ def test_train_evaluate_bias(here, capsys) -> None:
         (["train", "--model.name=wrn-16"], "unknown network 'wrn-16'"),
         (["train", "--run=taken"], "taken exists already"),
         (["train", "--run=taken", "--resume"], "taken"),
-        (["evaluate"], "name the run folder"),
+        (["evaluate"], "name the network"),
         (["evaluate", "taken"], "no recipe.yaml"),
         (["bias", "none"], "no run folder none"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from regard import attention, data, models, training
 
@@ -19,8 +20,9 @@ def blocks(path: str, language: str) -> list[str]:
 
 @pytest.fixture
 def names(tmp_path, monkeypatch, capsys) -> dict:
-    """What the examples take for granted: a batch, two networks, a checkpoint, and the built-in data, smaller."""
+    """What the examples take for granted: a batch, two networks, a checkpoint, a photo, the built-in data, smaller."""
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (48, 32), "green").save(tmp_path / "photo.png")
     gate = attention.SubAttention(order=1)
     published = models.create("cifar-resnet164", attention="se", gate=gate, attention_stages=(3,))
     torch.save({"state_dict": published.state_dict()}, tmp_path / "model_best.pth.tar")

@@ -108,7 +108,7 @@ def test_without_accuracy():
     for scored in [(False, True), (True, False), (False, False)]:
         comparison = compare(report(scored=scored[0]), report("second", rows(1), scored=scored[1]))
         assert comparison.accuracy is None and len(list(comparison)) == 10
-        assert "accuracy:" not in str(comparison) and "10 differences" in comparison.notes[-1]
+        assert str(comparison).startswith("position bias:") and "10 differences" in comparison.notes[-1]
         assert json.loads(json.dumps(comparison.to_dict()))["accuracy"] is None
 
 

@@ -222,7 +222,7 @@ def test_flat_maps_are_counted():
 @pytest.mark.parametrize(
     ("model", "dataset", "options", "message"),
     [
-        (network(), image_set(regions=False), {}, "'spots' has no regions"),
+        (network(), image_set(regions=False), {}, "'spots' have no regions"),
         (network(outputs=5), image_set(), {}, "5 outputs, the data set 3 classes"),
         (network(outputs=2), image_set(), {"target": "label"}, "2 outputs"),
         (network(), image_set(), {"label_outputs": [0, 1]}, "2 outputs for the 3 classes"),
@@ -327,57 +327,3 @@ def test_printed(report):
 def test_classes_of_the_same_name():
     report = evaluate(network(), image_set(classes=("crane", "crane", "cat")))
     assert list(report.by_class) == ["crane (0)", "crane (1)", "cat"]
-
-
-# The comparison.
-
-
-def with_rows(report, name="other", **rows):
-    settings = {
-        k: getattr(report, k) for k in ("dataset", "split", "method", "layer", "target", "threshold", "classes")
-    }
-    return Report(model=name, **settings, rows={**report.rows, **rows})
-
-
-def test_a_report_against_itself(report):
-    comparison = compare(report, report)
-    for difference in comparison:
-        assert difference.difference == 0 and difference.p == 1 and not difference.resolved
-        assert "not resolved" in difference.sentence and "the first Network" in difference.sentence
-    assert comparison.notes == () and comparison.accuracy.images == 37
-
-
-def test_the_sentence_follows_the_interval(report):
-    n = len(report)
-    all_, none = np.ones(n, bool), np.zeros(n, bool)
-    better = with_rows(report, "better", correct=all_, position_bias=none)
-    worse = with_rows(report, "worse", correct=none, position_bias=all_)
-    comparison = compare(better, worse)
-    assert comparison.accuracy.sentence.startswith("accuracy: better higher than worse by 100.0 points (95% interval +")
-    assert "McNemar p < 0.001, 37 images" in comparison.accuracy.sentence
-    assert comparison.position_bias.sentence.startswith("position bias: better lower than worse by 100.0 points")
-    assert comparison.range_bias.sentence.startswith(
-        "range bias: better and worse differ by 0.0 points, inside the interval"
-    )
-    assert str(comparison).count("\n") == 2
-    assert json.dumps(comparison.to_dict())
-
-
-def test_only_images_with_a_focus_in_both_are_compared(report):
-    flat = report.rows["flat"].copy()
-    flat[10:15] = True
-    comparison = compare(report, with_rows(report, flat=flat))
-    assert comparison.accuracy.images == 37
-    counted = ~flat & (report.rows["region_area"] > 0)
-    assert comparison.position_bias.images == comparison.range_bias.images == counted.sum()
-
-
-def test_reports_that_cannot_be_compared(report):
-    shorter = with_rows(report, **{name: values[:-1] for name, values in report.rows.items()})
-    with pytest.raises(InputError, match="37 and 36 images"):
-        compare(report, shorter)
-    with pytest.raises(InputError, match="differ in the label of"):
-        compare(report, with_rows(report, label=(report.rows["label"] + 1) % 3))
-    moved = with_rows(report)
-    object.__setattr__(moved, "threshold", 0.7)
-    assert compare(report, moved).notes == ("The threshold differs: 0.5, 0.7.",)

@@ -90,7 +90,7 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert np.array_equal(first.rows["correct"], first.rows["label"] == first.rows["predicted"])
     assert not np.array_equal(first.rows["energy_inside"], second.rows["energy_inside"])
     whole = json.loads((folder / "report.json").read_text())
-    assert [one["model"] for one in whole["networks"]] == list(NETWORKS) and len(whole["comparisons"]) == 1
+    assert [one["model"] for one in whole["networks"].values()] == list(NETWORKS) and len(whole["comparisons"]) == 1
     page = (folder / "report.html").read_text()
     assert "<script" not in page and "<b>dog" not in page and page.count("data:image/") >= 6
 

@@ -151,3 +151,18 @@ def test_wrong_arguments_are_named(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))) as caught:
         data.clutter(**wrong)
     assert "\n" not in str(caught.value)
+
+
+def test_outlines_are_the_hulls_of_strokes():
+    strokes, outlines = (
+        data.clutter(train=60, test=60, region=region).test.regions.numpy() for region in ("strokes", "outline")
+    )
+    assert (outlines | strokes == outlines).all() and outlines.sum() > 1.2 * strokes.sum()
+    hull = pytest.importorskip("scipy.spatial").ConvexHull
+    y, x = np.mgrid[:32, :32].reshape(2, -1)
+    for stroke, outline in zip(strokes[:20], outlines[:20], strict=True):
+        edges = hull(np.argwhere(stroke)).equations  # a y + b x + c <= 0 inside
+        exact = (edges[:, 0] * y[:, None] + edges[:, 1] * x[:, None] + edges[:, 2] <= 1e-9).all(1).reshape(32, 32)
+        assert (outline == exact).all()
+    with pytest.raises(InputError, match="unknown region of clutter 'hull'"):
+        data.clutter(region="hull")

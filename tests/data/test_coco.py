@@ -155,7 +155,9 @@ def test_another_size_than_that_of_the_file(own):
     images[0] |= {"width": 13}
     images[1] |= {"width": 24, "height": 16}
     found = data.open_regions(own(images=images, annotations=[annotation(10, 3, [SQUARE])]))
-    with pytest.raises(data.Unreadable, match=r"000000000000.jpg' has 12 x 8 pixels, but what .*own.json' says .* 13 x 8"):
+    with pytest.raises(
+        data.Unreadable, match=r"000000000000.jpg' has 12 x 8 pixels, but what .*own.json' says .* 13 x 8"
+    ):
         found.region(0)
     with pytest.raises(data.Unreadable, match="24 x 16"):
         found.region(1)
@@ -174,7 +176,9 @@ def test_turned_images(own, tmp_path, write_image, orientation):
     """Annotations of the stored pixels: white where the region is."""
     mask = mask_of(SQUARE)
     shown = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8) * 255
-    write_image(tmp_path / "images" / "000000000003.jpg", pixels=shown, orientation=orientation, quality=95, subsampling=0)
+    write_image(
+        tmp_path / "images" / "000000000003.jpg", pixels=shown, orientation=orientation, quality=95, subsampling=0
+    )
     found = data.open_regions(own())
     assert np.array_equal(found.region(3), np.asarray(found.image(3))[:, :, 0] > 128)
 
@@ -256,9 +260,7 @@ def test_degenerate_polygons_mark_nothing(own):
 
 def test_a_code_for_an_image_of_unknown_size(own):
     images = [{"id": 10 + i, "file_name": f"{i:012}.jpg"} for i in range(4)]
-    found = data.open_regions(
-        own(images=images, annotations=[annotation(10, 3, {"size": [5, 5], "counts": [25]})])
-    )
+    found = data.open_regions(own(images=images, annotations=[annotation(10, 3, {"size": [5, 5], "counts": [25]})]))
     with pytest.raises(data.Unreadable, match="another size than 12 x 8"):
         found.region(0)
 

@@ -171,7 +171,9 @@ BOMB = '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">' + "".join(
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_document_types_are_refused(tmp_path, head, encoding):
     path = tmp_path / "a.xml"
-    text = head + xml((TENCH, 1, 1, 2, 2)).replace("<folder>val", "<folder>&j;" if head.startswith(BOMB) else "<folder>")
+    text = head + xml((TENCH, 1, 1, 2, 2)).replace(
+        "<folder>val", "<folder>&j;" if head.startswith(BOMB) else "<folder>"
+    )
     path.write_bytes(text.encode(encoding))
     with pytest.raises(data.Unreadable, match="declares a document type"):
         read_boxes(path)

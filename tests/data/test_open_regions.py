@@ -164,6 +164,16 @@ def test_masks_beyond_the_images_do_not_matter(masks):
     assert len(data.open_regions(masks)) == 9
 
 
+def test_hidden_files_and_links_in_a_circle_do_not_matter(masks):
+    (masks / "images" / "a" / "around").symlink_to(masks / "images")
+    (masks / "images" / "linked").symlink_to(masks / "images" / "b")
+    (masks / "masks" / "linked").symlink_to(masks / "masks" / "b")
+    (masks / "images" / ".a.jpg").write_text("")
+    (masks / "images" / "a" / "notes.txt").write_text("")
+    found = data.open_regions(masks)
+    assert len(found) == 15 and found.classes == ("a", "b", "linked")
+
+
 def test_two_of_one_name(masks, write_image, write_mask, refused):
     write_image(masks / "images" / "a" / "0.png")
     assert "two images of one name" in refused(masks)

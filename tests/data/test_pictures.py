@@ -219,11 +219,13 @@ def test_a_mask_is_of_the_upright_image_or_of_the_pixels_as_they_are_stored(tmp_
 def test_a_region_that_does_not_fit(tmp_path) -> None:
     image, other = save(tmp_path / "a.png"), save(tmp_path / "in" / "b.png")
     small = save(tmp_path / "small.png", np.ones((2, 2), dtype=np.uint8))
-    with pytest.raises(Unreadable, match=r"a.png' has 6 x 4 pixels, its mask '.*small.png' 2 x 2"):
-        data.open_pictures([image], mask=small).region(0)
-    with pytest.raises(Unreadable, match="has 6 x 4 pixels; the box 0,0,7,4"):
-        data.open_pictures([image], box=(0, 0, 7, 4)).region(0)
+    save(tmp_path / "small" / "a.png", np.ones((2, 2), dtype=np.uint8))
+    several = data.open_pictures([image, other], mask=tmp_path / "small")
+    with pytest.raises(Unreadable, match=r"a.png' has 6 x 4 pixels, its mask '.*small/a.png' 2 x 2"):
+        several.region(0)
     for options, words in (
+        ({"mask": small}, r"a.png' has 6 x 4 pixels, its mask '.*small.png' 2 x 2"),
+        ({"box": (0, 0, 7, 4)}, "has 6 x 4 pixels; the box 0,0,7,4"),
         ({"box": (1, 1, 1, 3)}, "left and top before"),
         ({"box": (-1, 0, 3, 3)}, "left and top before"),
         ({"box": (1, 2, 3)}, "expected x0,y0,x1,y1"),

@@ -124,7 +124,9 @@ def pets(tmp_path, write_image, write_mask):
         write_image(tmp_path / "images" / f"{name}.jpg", seed=i)
         write_mask(tmp_path / "annotations" / "trimaps" / f"{name}.png", trimap)
     (tmp_path / "annotations" / "test.txt").write_text("Abyssinian_1 1 1 1\ngreat_pyrenees_7 16 2 4\n")
-    (tmp_path / "annotations" / "trainval.txt").write_text("#Image CLASS-ID SPECIES BREED ID\nAbyssinian_2 1 1 1\nbeagle_3 5 2 1\n")
+    (tmp_path / "annotations" / "trainval.txt").write_text(
+        "#Image CLASS-ID SPECIES BREED ID\nAbyssinian_2 1 1 1\nbeagle_3 5 2 1\n"
+    )
     return tmp_path
 
 
@@ -277,7 +279,9 @@ def test_stl10_from_its_binary_files(marks, binary):
 def test_stl10_is_read_as_torchvision_reads_it(marks, binary):
     from torchvision.datasets import STL10
 
-    theirs, _ = STL10._STL10__loadfile(type("", (), {"root": str(marks), "base_folder": "stl10_binary"})(), "test_X.bin")
+    theirs, _ = STL10._STL10__loadfile(
+        type("", (), {"root": str(marks), "base_folder": "stl10_binary"})(), "test_X.bin"
+    )
     found = data.open_regions(marks)
     for i in range(3):
         assert np.array_equal(np.asarray(found.image(i)), theirs[i].transpose(1, 2, 0))

@@ -303,7 +303,10 @@ def test_values_that_are_missing_are_not_counted():
         (lambda model, batches: (models.create("wrn-10-0.5", 5).double(), batches, {}), "has no attention module"),
         (lambda model, batches: (network("gc", fusion="add"), batches, {}), r"\(GlobalContext\) have no gate"),
         (lambda model, batches: (model, batches, {"layers": "group9"}), "unknown layer 'group9'"),
-        (lambda model, batches: (model, batches, {"layers": "conv0"}), "layer 'conv0' has no attention module"),
+        (
+            lambda model, batches: (model, batches, {"layers": "conv0"}),
+            "layer 'conv0' is and holds no attention module",
+        ),
         (lambda model, batches: (model, batches, {"classes": [1, 2]}), "no image of class 2 among 23"),
         (lambda model, batches: (model, batches, {"of": "gates"}), "did you mean 'gate'"),
         (lambda model, batches: (model, [], {}), "0 images"),

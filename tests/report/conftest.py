@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,60 @@ from regard.training import Recipe, Run, load_recipe, make_model
 IMAGES = 60
 CLUTTER = f'--data.options={{"train": 40, "test": {IMAGES}}}'
 BASE = ["--model.name=wrn-10-1", "--schedule.epochs=3", "--schedule.milestones=[2]", "--device=cpu", CLUTTER]
+
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Elements and text of a page; complains of tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.source = text
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def check_alone(self) -> None:
+        """That the page needs nothing but itself, and does nothing."""
+        for tag, attributes in self.tags:
+            assert tag not in ("script", "link", "iframe", "object", "base", "form")
+            assert not any(name.startswith("on") for name in attributes)
+            for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+                assert (attributes.get(name) or "#").startswith(("#", "data:image/"))
+        assert "@import" not in self.source and not re.search(r"url\((?!#)", self.source)
+        assert "default-src 'none'" in self.source
+        assert all(attributes.get("alt") for tag, attributes in self.tags if tag == "img")
+        ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+        assert len(ids) == len(set(ids))
+
+
+@pytest.fixture(scope="session")
+def parse() -> type[Page]:
+    """parse(text of a page) -> its elements and its text."""
+    return Page
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +92,13 @@ def made_up_report(splits: data.Splits, seed: int, *, correct: float = 0.5, posi
     right = draw.random(IMAGES) < correct
     away = draw.random(IMAGES) < position
     labels = test.labels.numpy()
-    rows = {name: draw.random(IMAGES) for name in ("miss", "iou", "energy_inside", "auc", "rank_accuracy", "top_k")}
+    measures = ("miss", "iou", "mean_iou", "best_iou", "energy_inside", "auc", "rank_accuracy", "top_k", "probability")
+    rows = {name: draw.random(IMAGES) for name in measures}
+    predicted = np.where(right, labels, (labels + 1) % 10)
     rows |= {
         "label": labels,
-        "predicted": np.where(right, labels, (labels + 1) % 10),
+        "predicted": predicted,
+        "explained": predicted,
         "correct": right,
         "position_bias": away,
         "range_bias": ~away & (draw.random(IMAGES) < 0.8),

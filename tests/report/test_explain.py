@@ -193,6 +193,12 @@ def test_the_page_is_harmless_and_needs_nothing_else(tmp_path, explain) -> None:
     assert "url(" not in text and "@import" not in text
 
 
+@pytest.mark.parametrize(("method", "words"), [("gradcam", "speaks for a class"), ("activation", "have the same map")])
+def test_the_page_says_what_a_map_is(images, explain, method, words) -> None:
+    text = (explain(data.open_pictures([images / "in" / "a.png"]), method=method).folder / "explain.html").read_text()
+    assert words in text and "One image, and where net looks in it for its three likeliest classes" in text
+
+
 def test_a_page_of_many_images_shows_the_first_and_says_so(images, explain, monkeypatch) -> None:
     monkeypatch.setattr(explain_page, "_IMAGES", 2)
     found = explain(data.open_pictures([images / "in"]), top=1)

@@ -17,8 +17,8 @@ from regard.bias.looking import Looker, Mapper, Measured, Target
 from regard.bias.report import Report
 from regard.bias.rows import Rows
 from regard.bias.shards import Shard, in_shards
-from regard.bias.sources import Source, of_batches, of_files, of_images
-from regard.data import Channels, Fit, ImageSet, RegionSet
+from regard.data import Channels, Fit, ImageSet, Labelled, Reading, RegionSet, reading
+from regard.data.stream import OnUnreadable
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, unwrapped
 from regard.version import __version__
@@ -39,7 +39,7 @@ def evaluate(
     std: Channels | None = None,
     fit: Fit | None = None,
     workers: int = 0,
-    unreadable: str = "error",
+    unreadable: OnUnreadable = "error",
     outputs: Sequence[str] | None = None,
     label_outputs: Sequence[int] | None = None,
     device: torch.device | str | None = None,
@@ -92,8 +92,14 @@ def evaluate(
     if target not in ("predicted", "label"):
         raise unknown("target", target, ("predicted", "label"))
     looker = Looker(model, method, layer, target, threshold)
-    source = _source(dataset, batch_size, mean, std, fit, workers, unreadable)
-    matching = _Matching(source, target, label_outputs)
+    if isinstance(dataset, ImageSet | RegionSet):
+        source = reading(dataset, batch_size, mean=mean, std=std, fit=fit, workers=workers, unreadable=unreadable)
+    else:
+        source = _as_they_come(dataset, mean, std)
+    if not source.has_regions:
+        raise InputError(f"the {source.split} images of {source.name!r} have no regions; give a set that has")
+    as_many = isinstance(dataset, ImageSet)  # it has to have a class for each output
+    matching = _Matching(source, target, label_outputs, as_many)
     total, done = source.count, 0
 
     def progressed(images: int) -> None:
@@ -111,6 +117,7 @@ def evaluate(
             for batch in source.read(places, place):
                 if len(batch.images):
                     labels = batch.labels.to(place)
+                    assert batch.regions is not None  # as found above
                     regions = batch.regions.to(place)
                     part = looker.measured(batch.images.to(place, dtype), labels, matching.targets(labels), regions)
                     matching.check(part.outputs, batch.labels)
@@ -182,8 +189,9 @@ def evaluate(
 class _Matching:
     """Which outputs of the model stand for the labels of a set."""
 
-    def __init__(self, source: Source, target: Target, label_outputs: Sequence[int] | None) -> None:
+    def __init__(self, source: Reading, target: Target, label_outputs: Sequence[int] | None, as_many: bool) -> None:
         self._source = source
+        self._as_many = as_many
         self._given = label_outputs
         classes, labels = source.classes, source.labels
         if label_outputs is not None and len(label_outputs) != len(classes or ()):
@@ -219,7 +227,7 @@ class _Matching:
         elif self._given is not None:
             if max(self._given, default=-1) >= outputs:
                 raise InputError(f"label_outputs names output {max(self._given)} of a model with {outputs}")
-        elif len(classes) != outputs and (self._source.as_many or self._needed):
+        elif len(classes) != outputs and (self._as_many or self._needed):
             raise InputError(f"the model has {outputs} outputs, the data set {len(classes)} classes; expected as many")
 
     def scored(self, outputs: int) -> bool:
@@ -229,20 +237,31 @@ class _Matching:
         return self._source.classes is None or len(self._source.classes) == outputs
 
 
-def _source(
-    dataset: ImageSet | RegionSet | Iterable[Sequence[Tensor]],
-    batch_size: int | None,
-    mean: Channels | None,
-    std: Channels | None,
-    fit: Fit | None,
-    workers: int,
-    unreadable: str,
-) -> Source:
-    if isinstance(dataset, ImageSet):
-        return of_images(dataset, batch_size, mean, std)
-    if isinstance(dataset, RegionSet):
-        return of_files(dataset, batch_size, mean, std, fit, workers, unreadable)
-    return of_batches(dataset, mean, std)
+def _as_they_come(batches: Iterable[Sequence[Tensor]], mean: Channels | None, std: Channels | None) -> Reading:
+    """Batches (images, labels, regions) from anywhere."""
+    if mean is not None or std is not None:
+        raise InputError("mean and std are for a set; batches come normalised: leave them out")
+
+    def read(places: Sequence[int] | None, device: torch.device) -> Iterator[Labelled]:
+        start = 0
+        for batch in batches:
+            images, labels, regions = _checked(batch)
+            yield Labelled(images, labels, regions, range(start, start + len(images)))
+            start += len(images)
+
+    return Reading(read, str(getattr(batches, "name", "batches")), str(getattr(batches, "split", "")))
+
+
+def _checked(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    if not isinstance(batch, Sequence) or len(batch) != 3 or not all(isinstance(part, Tensor) for part in batch):
+        raise InputError("a batch is not three tensors (images, labels, regions); give those, or a set")
+    images, labels, regions = batch
+    if not 0 < len(images) == len(labels) == len(regions) or labels.ndim != 1 or labels.is_floating_point():
+        raise InputError(
+            f"a batch has images {tuple(images.shape)}, labels {labels.dtype} {tuple(labels.shape)}, regions "
+            f"{tuple(regions.shape)}; expected (B, 3, H, W), whole numbers (B,), (B, H, W), B at least 1"
+        )
+    return images, labels, regions
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regard.bias.measures import measure
+from regard.bias.measures import check_threshold, measure
 from regard.bias.rows import COLUMNS
 from regard.errors import InputError
 from regard.maps import MapMethod, create
@@ -50,7 +50,7 @@ class Looker:
     ) -> None:
         self.model = model
         self.target = target
-        self.threshold = threshold
+        self.threshold = check_threshold(threshold)
         if isinstance(method, str):
             self.mapper: Mapper = create(method, model, layer)
             self.method, self.layer = method, self.mapper.layer

@@ -180,7 +180,7 @@ def focus(maps: Tensor, threshold: float = 0.5) -> Tensor:
     Raises:
         InputError: maps of another shape, a threshold out of range.
     """
-    _check_threshold(threshold)
+    check_threshold(threshold)
     return scaled(maps) >= threshold  # above 0, so never in a flat map
 
 
@@ -224,6 +224,17 @@ def _dilated(regions: Tensor, radius: int) -> Tensor:
     return hits > 0.5
 
 
+def check_threshold(threshold: float) -> float:
+    """The threshold of a focus, if it can be one.
+
+    Raises:
+        InputError: it is not above 0 and at most 1.
+    """
+    if not 0 < threshold <= 1:
+        raise InputError(f"threshold {threshold}; expected above 0, at most 1")
+    return threshold
+
+
 def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:
     return part.to(dtype) / whole
 
@@ -233,14 +244,9 @@ def _levels(threshold: float, thresholds: Sequence[float], maps: Tensor) -> Tens
     if not len(thresholds):
         raise InputError("no thresholds for mean and best IoU; give at least one, such as 0.5")
     for level in (threshold, *thresholds):
-        _check_threshold(level)
+        check_threshold(level)
     levels = torch.tensor((threshold, *thresholds), dtype=torch.promote_types(maps.dtype, torch.float32))
     return levels.to(maps.device, non_blocking=True)
-
-
-def _check_threshold(threshold: float) -> None:
-    if not 0 < threshold <= 1:
-        raise InputError(f"threshold {threshold}; expected above 0, at most 1")
 
 
 def _check(maps: Tensor, regions: Tensor, tolerance: int) -> None:

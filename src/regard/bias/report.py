@@ -186,8 +186,8 @@ class Report:
             found = f"{values['format']} {values['version']}"
             if found != f"{_FORMAT} {_VERSION}":
                 raise InputError(f"{path} is a {found}; expected {_FORMAT} {_VERSION}; measure again with this regard")
-            settings = {name: values[name] for name in (*_SETTINGS, "provenance")}
-            names = {name: tuple(values[name]) for name in _NAMES}
+            settings: dict[str, Any] = {name: values[name] for name in (*_SETTINGS, "provenance")}
+            settings |= {name: tuple(values[name]) for name in _NAMES}
             images = int(values["images"])
         except InputError:
             raise
@@ -198,7 +198,7 @@ class Report:
         rows, _ = read_rows(_rows_file(path))
         if len(rows) != images:
             raise InputError(f"{path} is of {images} images, {_rows_file(path)} of {len(rows)}; measure again")
-        return cls(**settings, **names, rows=rows.columns, keys=rows.keys)
+        return cls(**settings, rows=rows.columns, keys=rows.keys)
 
     def table(self, classes: bool = True) -> Table:
         """The summaries as a table for a terminal; `classes`: with a line a class."""

@@ -94,14 +94,15 @@ def write_rows(path: Path, rows: Rows, notes: Mapping[str, str] | None = None) -
     from pyarrow import parquet
 
     # What is no number in a row is null for whoever reads the file.
-    arrays = {_KEY: pa.array(rows.keys, pa.string())}
+    # A name of a file may hold bytes that are no text.
+    arrays = {_KEY: pa.array([key.encode(errors="backslashreplace") for key in rows.keys], pa.string())}
     for name, values in rows.columns.items():
         arrays[name] = pa.array(values, from_pandas=values.dtype.kind == "f")
     table = pa.table(arrays)
     if notes:
         table = table.replace_schema_metadata({key.encode(): value.encode() for key, value in notes.items()})
-    with written_aside(path) as aside:
-        parquet.write_table(table, aside, compression="zstd")
+    with written_aside(path) as aside, aside.open("wb") as file:  # pyarrow takes no path that is no text
+        parquet.write_table(table, file, compression="zstd")
 
 
 def read_rows(path: Path) -> tuple[Rows, dict[str, str]]:
@@ -114,7 +115,8 @@ def read_rows(path: Path) -> tuple[Rows, dict[str, str]]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path, columns=None)
+        with path.open("rb") as file:
+            table = parquet.read_table(file)
     except FileNotFoundError:
         raise InputError(f"there is no {path}, which holds the rows of the report beside it") from None
     except (pa.ArrowException, OSError) as error:

@@ -124,7 +124,8 @@ def _begin(folder: Path, plan: Mapping[str, Any], rank: int) -> None:
         if differing:
             raise InputError(
                 f"{folder} holds shards of another evaluation: {', '.join(differing)} "
-                f"{'differs' if len(differing) == 1 else 'differ'}; replace them (--overwrite) or choose another folder (--out)"
+                f"{'differs' if len(differing) == 1 else 'differ'}; replace them (--overwrite) or choose another "
+                "folder (--out)"
             )
     elif rank == 0:
         with written_aside(path) as aside:

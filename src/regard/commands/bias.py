@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard import bias, report, training
-from regard.commands.processes import several_processes
+from regard.commands.processes import several_processes, wait_for_all
 from regard.commands.sights import sights
 from regard.commands.subjects import Subject, add_subject_options, subjects
 from regard.data import ImageSet
@@ -67,12 +67,14 @@ def _run(found: Sequence[Subject], console: Console, rank: int, command: str) ->
     names = _file_names(found)
     if options.overwrite and rank == 0:
         shutil.rmtree(folder / "shards", ignore_errors=True)
+    wait_for_all()  # before anyone writes there
     for subject in found:
         _check(subject)
-    reports = [_measured(subject, folder / "shards" / name, console) for subject, name in zip(found, names, strict=True)]
+    by_name = list(zip(names, found, strict=True))
+    reports = [_measured(subject, folder / "shards" / name, console) for name, subject in by_name]
     if rank > 0:
         return
-    for subject, one, name in zip(found, reports, names, strict=True):
+    for (name, subject), one in zip(by_name, reports, strict=True):
         one.save(folder / f"{name}.json")
         own = subject.network.bias_report(subject.options.weights)
         if own is not None and isinstance(subject.images, ImageSet):
@@ -81,7 +83,7 @@ def _run(found: Sequence[Subject], console: Console, rank: int, command: str) ->
     with written_aside(folder / "report.json") as aside:
         whole = {
             "command": command,
-            "networks": [{**one.to_dict(), "rows": f"{name}.parquet"} for one, name in zip(reports, names, strict=True)],
+            "networks": {name: one.to_dict() for name, one in zip(names, reports, strict=True)},
             "comparisons": [comparison.to_dict() for comparison in comparisons],
         }
         aside.write_text(json.dumps(whole, allow_nan=False, indent=1), encoding="utf-8")

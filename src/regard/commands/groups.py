@@ -21,6 +21,7 @@ from regard.commands.studies import (
 from regard.commands.subjects import Subject, subjects
 from regard.errors import InputError
 from regard.maps.groups import Target
+from regard.report.wording import number
 
 
 def main(arguments: list[str]) -> int:
@@ -93,7 +94,8 @@ def _layers(found: Sequence[Subject], text: str) -> list[str]:
     if not names:
         raise InputError("name the layer whose channels are cut into groups (--layer)")
     if len(names) not in (1, len(found)):
-        raise InputError(f"--layer names {len(names)} layers for {len(found)} networks; give one, or one each")
+        networks = number(len(found), "network")
+        raise InputError(f"--layer names {len(names)} layers for {networks}; give one, or one each")
     return names * len(found) if len(names) == 1 else names
 
 

@@ -28,3 +28,9 @@ def several_processes() -> Iterator[int]:
         yield torch.distributed.get_rank()
     finally:
         torch.distributed.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Waits until every process of the command is here; of one, not at all."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

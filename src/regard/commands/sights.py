@@ -48,14 +48,4 @@ def _seen(
         maps, _, _ = looker.maps(batch.images, explained[len(heats) : len(heats) + len(batch.images)])
         heats += list(bias.scaled(maps).double().cpu().numpy())
     subject.release()
-    pictures = []
-    for place, heat in zip(places, heats, strict=True):
-        if isinstance(subject.images, ImageSet):
-            assert subject.images.regions is not None
-            picture = subject.images.images[place].permute(1, 2, 0).cpu().numpy()
-            region = subject.images.regions[place].cpu().numpy()
-        else:
-            assert subject.fit is not None
-            picture, region = data.looked(subject.images, subject.fit, place)
-        pictures.append((picture, region, heat))
-    return pictures
+    return [(*data.looked(subject.images, subject.fit, place), heat) for place, heat in zip(places, heats, strict=True)]

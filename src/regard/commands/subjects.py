@@ -6,34 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import NamedTuple
 
 import torch
 from jsonargparse import Namespace
-from torch import Tensor, nn
+from torch import nn
 
 from regard import data, training
-from regard.data import Batches, Channels, Fit, ImageSet, Normalisation, RegionSet
+from regard.data import Channels, Fit, ImageSet, Labelled, RegionSet
 from regard.errors import InputError
 from regard.training import RecipeParser, Run, Trained
 
 _NAMED = ("split", "images", "region", "boundary", "limit")  # options of sets of image files
-
-
-class LabelledBatch(NamedTuple):
-    """Images as the network wants them, on its device.
-
-    Attributes:
-        images: float32 (B, 3, h, w), normalised.
-        labels: int64 (B,), classes of the set; -1 where an image has none.
-        regions: bool (B, h, w); None where the set has none.
-        index: int64 (B,), the place of each image in the set.
-    """
-
-    images: Tensor
-    labels: Tensor
-    regions: Tensor | None
-    index: Tensor  # type: ignore[assignment]  # in place of tuple.index, which is no use here
 
 
 @dataclass(eq=False)
@@ -91,30 +74,19 @@ class Subject:
         """Forgets the model; it is made again when asked for."""
         self.__dict__.pop("model", None)
 
-    def batches(self, indices: Sequence[int] | None = None) -> Iterator[LabelledBatch]:
-        """The images at these places, None: all, in batches."""
-        places = range(len(self.images)) if indices is None else indices
-        size = self.options.batch_size
-        if isinstance(self.images, ImageSet):
-            chosen = self.images if indices is None else self.images.subset(torch.as_tensor(indices))
-            batches = Batches(chosen, size, device=self.device, mean=self.mean, std=self.std)
-            for part in batches.epoch(0):
-                regions = batches.images.regions
-                index = torch.as_tensor(places, device=self.device)[part.index]
-                yield LabelledBatch(part.images, part.labels, None if regions is None else regions[part.index], index)
-            return
-        assert self.fit is not None
-        normalised = Normalisation(self.mean, self.std, device=self.device)
-        for part in data.stream(
-            self.images, self.fit, places, size, workers=self.options.workers, unreadable=self.options.unreadable
-        ):
-            if len(part.images):
-                yield LabelledBatch(
-                    normalised(part.images.to(self.device, non_blocking=True)),
-                    part.labels.to(self.device, non_blocking=True),
-                    part.regions.to(self.device, non_blocking=True) if self.images.has_regions else None,
-                    part.index.to(self.device, non_blocking=True),
-                )
+    def batches(self, places: Sequence[int] | None = None) -> Iterator[Labelled]:
+        """The images at these places, None: all, in batches, on the device of the network."""
+        options = self.options
+        source = data.reading(
+            self.images,
+            options.batch_size,
+            mean=self.mean,
+            std=self.std,
+            fit=self.fit,
+            workers=options.workers,
+            unreadable=options.unreadable,
+        )
+        return (batch for batch in source.read(places, self.device) if len(batch.images))
 
 
 def add_subject_options(parser: RecipeParser) -> None:

@@ -8,6 +8,7 @@ from regard.data.folder import read_folder
 from regard.data.imageset import Channels, ImageSet, Splits
 from regard.data.normalisation import Normalisation
 from regard.data.pictures import Pictures, open_pictures
+from regard.data.reading import Labelled, Reading, reading
 from regard.data.regions import open_regions
 from regard.data.regionset import RegionSet
 from regard.data.sources import all_options, load, names
@@ -20,8 +21,10 @@ __all__ = [
     "Channels",
     "Fit",
     "ImageSet",
+    "Labelled",
     "Normalisation",
     "Pictures",
+    "Reading",
     "RegionBatch",
     "RegionSet",
     "Splits",
@@ -34,5 +37,6 @@ __all__ = [
     "open_pictures",
     "open_regions",
     "read_folder",
+    "reading",
     "stream",
 ]

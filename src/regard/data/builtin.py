@@ -145,7 +145,7 @@ def clutter(
     mean, std = channel_statistics(train_set["images"])
     if region == "outline":
         for split in (train_set, test_set):
-            split["regions"] = torch.from_numpy(outline(split["regions"].numpy()))
+            split["regions"] = torch.from_numpy(outline(split["regions"].numpy(), DIGIT_SIZES[1]))
     shared: dict[str, Any] = {"classes": tuple("0123456789"), "name": "clutter", "mean": mean, "std": std}
     return Splits(ImageSet(**train_set, **shared), ImageSet(**test_set, **shared))
 

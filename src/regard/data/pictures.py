@@ -65,13 +65,10 @@ class Pictures(RegionSet):
         return digest.hexdigest()
 
     def image(self, index: int) -> Image.Image:
-        path = self.paths[index]
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise Unreadable(f"{show(path)} is no file")
-        return picture(path)
+        return picture(self._file(index))
 
     def region(self, index: int) -> Mask:
-        path, file = self.paths[index], self.masks[index]
+        path, file = self._file(index), self.masks[index]
         frame = frame_of(path)
         width, height = frame.upright
         if file is not None:
@@ -93,6 +90,12 @@ class Pictures(RegionSet):
                 )
             region[y0:y1, x0:x1] = True
         return region
+
+    def _file(self, index: int) -> Path:
+        path = self.paths[index]
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise Unreadable(f"{show(path)} is no file")
+        return path
 
 
 def open_pictures(
@@ -117,7 +120,8 @@ def open_pictures(
         without: a folder that is passed over, such as the one that is written to.
 
     Raises:
-        InputError: something is not there, a folder has no images, or a region does not say which image it is of.
+        InputError: something is not there, a folder has no images, a region does not say which image it is of, or that
+            of the one image does not fit it.
     """
     out = None if without is None else os.path.abspath(without)
     named = [Path(path).expanduser() for path in paths]
@@ -146,9 +150,16 @@ def open_pictures(
         what = "box" if checked is not None else "mask"
         raise InputError(f"one {what} for {len(images)} images; name one image, or give a folder with a mask for each")
     if mask is None:
-        return Pictures(images, box=checked, passed_over=passed_over)
-    masks, unmatched = _masks(Path(mask).expanduser(), images)
-    return Pictures(images, masks=masks, passed_over=passed_over, unmatched=unmatched)
+        pictures = Pictures(images, box=checked, passed_over=passed_over)
+    else:
+        masks, unmatched = _masks(Path(mask).expanduser(), images)
+        pictures = Pictures(images, masks=masks, passed_over=passed_over, unmatched=unmatched)
+    if len(pictures) == 1 and pictures.has_regions:
+        try:
+            pictures.region(0)
+        except Unreadable as error:
+            raise InputError(f"{error}; give another image or region") from error
+    return pictures
 
 
 def _checked_box(box: Sequence[int]) -> Box:

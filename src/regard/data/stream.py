@@ -61,12 +61,13 @@ def looked(images: RegionSet | ImageSet, fit: Fit | None, index: int) -> tuple[N
         picture = images.images[index].permute(1, 2, 0).cpu().numpy()
         region = None if images.regions is None else images.regions[index].cpu().numpy()
         return picture, np.zeros(picture.shape[:2], dtype=np.bool_) if region is None else region
-    image = images.image(index)
     try:
-        shown = fit.image(image)
-        if not images.has_regions:
-            return shown, np.zeros(shown.shape[:2], dtype=np.bool_)
-        region = images.region(index)
+        with quiet():
+            image = images.image(index)
+            shown = fit.image(image)
+            if not images.has_regions:
+                return shown, np.zeros(shown.shape[:2], dtype=np.bool_)
+            region = images.region(index)
         if region.shape != image.size[::-1]:
             raise Unreadable(
                 f"{images.keys[index]!r} has {image.width} x {image.height} pixels, its region "
@@ -135,15 +136,12 @@ class _Reader:
         skipped: list[tuple[int, str]] = []
         for place in self.places[number * self.batch_size : (number + 1) * self.batch_size].tolist():
             try:
-                with quiet():
-                    picture, region = looked(self.images, self.fit, place)
+                picture, region = looked(self.images, self.fit, place)
             except Unreadable as error:
                 if not self.skip:
                     return f"{error}; remove or replace it, or have such images skipped (--unreadable skip)"
                 skipped.append((place, str(error)))
                 continue
-            except InputError as error:
-                return str(error)
             if shown and picture.shape != shown[0].shape:
                 first, other = (f"{p.shape[1]} x {p.shape[0]}" for p in (shown[0], picture))
                 names = repr(self.images.keys[index[0]]), repr(self.images.keys[place])

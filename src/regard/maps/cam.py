@@ -49,10 +49,9 @@ class GradCAMPlusPlus(ClassActivationMap):
 
     Source: Chattopadhyay et al., "Grad-CAM++" (WACV 2018, arXiv 1710.11063), equations 7 and 19.
 
-    Here `alpha relu(G)` is `relu(G) / (2 + S G)`, which small gradients do not change. The grad-cam package adds 1e-6
-    to the denominator before that reduction, which for gradients below 1e-3 outweighs it: its maps of networks
-    with a wide last layer lean towards channels with large gradients. The torchcam package multiplies A and G^3 before
-    summing over places, which differs where gradients do between places.
+    Here `alpha relu(G)` is reduced to `relu(G) / (2 + S G)`, exact for small gradients too. The grad-cam package adds
+    1e-6 to the denominator before that, which outweighs G^2 where gradients are below 1e-3. The torchcam package (0.5)
+    loses the division, so that a channel's weight there is the sum of `G^2 relu(G)`.
     """
 
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
@@ -89,7 +88,8 @@ class LayerCAM(ClassActivationMap):
 class XGradCAM(ClassActivationMap):
     """XGrad-CAM: as Grad-CAM, with the mean of a channel's gradients weighed by its activations.
 
-    The weight of a channel is `sum(G A) / sum(A)` over the places; a channel whose activations add up to 0 has none.
+    The weight of a channel is `sum(G A) / sum(A)` over the places, and 0 if its activations add up to 0. (The grad-cam
+    and torchcam packages add 1e-7 and 1e-8 to the sum, which shows where it nearly vanishes.)
 
     Source: Fu et al., "Axiom-based Grad-CAM" (BMVC 2020, arXiv 2008.02312).
     """

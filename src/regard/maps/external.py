@@ -30,6 +30,7 @@ _CALLED = ("self", "input_tensor", "targets", "target_idx")
 
 _ALL_LAYERS = ("FullGrad",)  # takes every layer with a bias, whatever it is given
 _FULL_SIZE = ("FullGrad", "SESS")  # puts its maps together at the size of the images
+_ONE_LAYER = ("ShapleyCAM",)  # frees the graph after the first
 _PLAIN_FEATURES = ("ShapleyCAM",)  # multiplies weights of reshaped features with features that are not
 _FINER_RANKS = (1, 2, 3)  # FinerCAM's own: the three classes of nearest score
 _ONE_BY_ONE = ("ScoreCAM",)  # holds a masked image for every channel, for all images it is given at once
@@ -46,7 +47,7 @@ class ExternalMap(MapMethod):
 
     Not among them are what gives no map of a class: `GuidedBackpropReLUModel` gives a gradient in colour, of one image,
     and leaves a model behind whose ReLUs are another module; `DeepFeatureFactorization` gives concepts that are shared
-    by the images. `ShapleyCAM` cannot read layers that give tokens or (N, H, W, C).
+    by the images. `ShapleyCAM` cannot read several layers, nor one that gives tokens or (N, H, W, C).
 
     Args:
         name: of a class of the package, in capitals or not.
@@ -81,10 +82,13 @@ class ExternalMap(MapMethod):
 
     def _find(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
         if self.name not in _ALL_LAYERS:
-            return super()._find(layer)
+            layers = super()._find(layer)
+            if self.name in _ONE_LAYER and len(layers) > 1:
+                raise InputError(f"{self.name} of the grad-cam package reads one layer; {len(layers)} given")
+            return layers
         if layer is not None:
             raise InputError(f"{self.name} reads the biases of all layers; leave the layer out")
-        if not any(type(m) in (nn.Conv2d, nn.BatchNorm2d) and m.bias is not None for m in self.model.modules()):
+        if not _with_biases(unwrapped(self.model)):
             raise InputError(
                 f"{self.name} of the grad-cam package reads the biases of nn.Conv2d and nn.BatchNorm2d, and "
                 f"{type(unwrapped(self.model)).__name__} has none; take another method"
@@ -117,11 +121,28 @@ class ExternalMap(MapMethod):
 
         with torch.autocast(images.device.type, enabled=False):
             if self.name in _ALL_LAYERS:
-                return run(self.model, images), {}
+                return self._run_with_biases(images), {}
             with hooked(self.model, self.layers, look):
                 logits = run(self.model, images)
         check_ran(self.layers, sizes)
         return logits, sizes
+
+    def _run_with_biases(self, images: Tensor) -> Tensor:
+        """The logits, if every layer with a bias runs once, as the package takes for granted."""
+        runs = dict.fromkeys(_with_biases(unwrapped(self.model)), 0)
+
+        def look(name: str, _output: Any) -> None:
+            runs[name] += 1
+
+        with hooked(self.model, list(runs), look):
+            logits = run(self.model, images)
+        for name, count in runs.items():
+            if count != 1:
+                raise InputError(
+                    f"{self.name} of the grad-cam package needs every layer with a bias to run once; layer {name!r} "
+                    f"ran {count} times: take another method"
+                )
+        return logits
 
     def _of_classes(
         self, images: Tensor, logits: Tensor, chosen: Tensor, layers: Sequence[str], size: tuple[int, int] | None
@@ -294,6 +315,15 @@ def _options_of(method: type) -> list[str]:
         key
         for key, parameter in inspect.signature(method).parameters.items()
         if key not in _CONSTRUCTED and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+
+
+def _with_biases(model: nn.Module) -> list[str]:
+    """The layers whose biases FullGrad reads; it goes by the very class."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if name and type(module) in (nn.Conv2d, nn.BatchNorm2d) and module.bias is not None
     ]
 
 

@@ -118,7 +118,7 @@ def gate_activations(
     the role of excitation) and SA-Net (arXiv 2102.00240, on how effective its module is) look at some classes so.
 
     The model runs in evaluation mode, without gradients, and is afterwards as it was. Sums are kept in float64, a row
-    a class, whatever the number of images.
+    a class, whatever the number of images. Of a module that runs several times in a forward, the last counts.
 
     Args:
         model: any network with modules of `regard.attention` in it, or of your own (see `gate_factors`). Anything else
@@ -194,7 +194,8 @@ def attention_layers(
         own = {name: module for name, module in known.items() if name == asked or name.startswith(f"{asked}.")}
         if not own:
             raise InputError(
-                f"layer {asked!r} has no attention module with a gate in it; those of the model: {', '.join(known)}"
+                f"layer {asked!r} is and holds no attention module {'with a gate' if of == 'gate' else ''}".rstrip()
+                + f"; those of the model: {', '.join(known)}"
             )
         chosen |= own
     return {name: module for name, module in known.items() if name in chosen}
@@ -228,7 +229,7 @@ class _Reading:
         """Name -> (N, C), in the order of the output's channels, of the modules that run, in the order they do."""
         self._values.clear()
         self.model(images)
-        return {name: values.to("cpu", torch.float64) for name, values in self._values.items()}
+        return {name: values.cpu().double() for name, values in self._values.items()}
 
     def _keep(self, cell: nn.Module, _args: Any, output: Any) -> None:
         self._cells[cell] = output

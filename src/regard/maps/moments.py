@@ -99,7 +99,7 @@ class MomentsByClass:
 
     def add(self, labels: Sequence[int], values: Tensor) -> None:
         """Counts values (N, C), NaN standing for none, of images with these labels."""
-        values = values.detach().to("cpu").double()
+        values = values.detach().cpu().double()
         seen = sorted(set(labels))
         self._make_room(seen, values.shape[1])
         place = {label: i for i, label in enumerate(seen)}

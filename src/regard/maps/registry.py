@@ -57,8 +57,8 @@ def create(name: str, model: nn.Module, layer: Layer | Sequence[Layer] | None = 
                 raise unknown(f"option of method {name!r}", option, taken)
         return method(model, layer, **options)
     if asked.startswith(external.PREFIX):
-        return external.ExternalMap(asked.removeprefix(external.PREFIX), model, layer, **options)
+        return external.ExternalMap(name[len(external.PREFIX) :], model, layer, **options)
     if any(asked == theirs.lower() for theirs in external.names()):
-        return external.ExternalMap(asked, model, layer, **options)
+        return external.ExternalMap(name, model, layer, **options)
     error = unknown("method", name, names())
     raise error if external.is_installed() else InputError(f"{error}; {external.INSTALL} for more")

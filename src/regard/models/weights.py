@@ -108,5 +108,5 @@ def fingerprint(model: nn.Module) -> str:
     found = hashlib.sha256()
     for name, value in model.state_dict().items():
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regard.bias import Comparison, Report
+from regard.bias import Comparison, Difference, Report
+from regard.bias.comparison import ComparedMean
 from regard.bias.summary import comparable
 from regard.errors import InputError
-from regard.report import bias_charts, bias_prose, breakdown, prose
+from regard.report import bias_charts, bias_prose, breakdown
 from regard.report.contrast import Contrast, Group, reach, split
 from regard.report.measure_words import MAIN_MEANS, MEASURES, RATES, measure_of
 from regard.report.repeat import by_value
 from regard.report.sights import Sight, check_same_images, strips
 from regard.report.template import Network, write_page
-from regard.report.wording import printable
+from regard.report.wording import printable, shortened
 from regard.training.run import environment
 
 _LONG = 160  # letters of a setting that are shown
@@ -55,7 +56,7 @@ def write_bias_html(
     """
     check_same_images(reports)
     _check_comparisons(reports, comparisons)
-    networks = [Network(printable(report.model), i) for i, report in enumerate(reports)]
+    networks = [Network(name, i) for i, name in enumerate(shortened([report.model for report in reports]))]
     pairs = list(zip(networks, reports, strict=True))
     against = [
         (network, comparison)
@@ -95,8 +96,6 @@ def write_bias_html(
         resolved=resolved,
         unresolved=unresolved,
         reach=reach(groups + others),
-        by_chance=prose.by_chance(sum(group.count for group in groups)),
-        compared=[network.name for network, _ in against],
         comparison_notes=[f"{network.name}: {note}" for network, comparison in against for note in comparison.notes],
         parts=[(network, breakdown.parts(report)) for network, report in pairs],
         sizes=breakdown.sizes(),
@@ -133,28 +132,23 @@ def _check_comparisons(reports: Sequence[Report], comparisons: Sequence[Comparis
 
 def _contrasts(comparison: Comparison) -> tuple[Contrast, ...]:
     """The measures of the main table."""
-    rates = [(name, getattr(comparison, name)) for name in RATES]
-    return (
-        *(Contrast(measure_of(name).name, difference) for name, difference in rates if difference is not None),
-        *(
-            Contrast(measure_of(name).name, comparison.means[name], points=False)
-            for name in MAIN_MEANS
-            if name in comparison.means
-        ),
-    )
+    rates = {name: getattr(comparison, name) for name in RATES}
+    means = {name: comparison.means[name] for name in MAIN_MEANS if name in comparison.means}
+    return tuple(_contrast(name, one) for name, one in {**rates, **means}.items() if one is not None)
 
 
 def _other_contrasts(comparison: Comparison) -> tuple[Contrast, ...]:
-    return tuple(
-        Contrast(measure_of(name).name, difference, points=False)
-        for name, difference in comparison.means.items()
-        if name not in (*MAIN_MEANS, "region_area")
-    )
+    return tuple(_contrast(name, one) for name, one in comparison.means.items() if name not in MAIN_MEANS)
+
+
+def _contrast(name: str, difference: Difference | ComparedMean) -> Contrast:
+    return Contrast(measure_of(name).name, difference, points=name in RATES, p_holm=difference.p_holm)
 
 
 def _settings(report: Report) -> dict[str, str]:
     """What the numbers of a report depend on, name -> value."""
     own = {
+        "network": report.model,
         "data": f"{report.dataset} {report.split}".strip(),
         "images": f"{len(report):,}",
         "method": report.method,

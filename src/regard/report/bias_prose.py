@@ -24,9 +24,7 @@ _NAMED = 5  # images named of those left out
 def intro(reports: Sequence[Report], networks: Sequence[Network]) -> str:
     """Which networks on which images, and what their maps are held against."""
     first = reports[0]
-    each = (
-        f"For each of {len(first):,} images of {_data(first)}" if len(first) > 1 else f"For an image of {_data(first)}"
-    )
+    each = f"For {'each of ' if len(first) > 1 else ''}{_images(len(first))} of {_data(first)}"
     ways = listed(dict.fromkeys(method_name(report.method) for report in reports))
     who = networks[0].name if len(reports) == 1 else "each of " + number(len(reports), "network")
     targets = dict.fromkeys(report.target for report in reports)
@@ -49,10 +47,11 @@ def finding(report: Report, alone: bool) -> str:
     whole = report.overall
     position, range_ = whole.position_bias, whole.range_bias
     if not position.total:
-        said = "none of its maps can be held against a region: each is flat or the region is empty."
+        begin = "has no map" if alone else "no map"
+        said = f"{begin} that can be held against a region: each is flat, or the region is empty."
     elif alone:
         said = (
-            f"looks away from the object in {_rate(position)} of {position.total:,} images: focus and region do not "
+            f"looks away from the object in {_rate(position)} of {_images(position.total)}: focus and region do not "
             f"meet, a position bias. In {_rate(range_)} it looks at the object and past its edge, a range bias. In the "
             f"other {percent(inside(report))}% the focus lies inside the object."
         )
@@ -152,6 +151,10 @@ def method_name(method: str) -> str:
 
 def _data(report: Report) -> str:
     return printable(f"{report.dataset} {report.split}".strip())
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def _rate(rate: Rate) -> str:

@@ -32,16 +32,23 @@ class Contrast:
         measure: "accuracy", "position bias", …
         difference: the network minus the reference, with its 95% interval.
         points: whether it is of rates, and is written as points of a percentage; else as a plain number.
+        p_holm: p after Holm's correction for all differences of its comparison; None: not corrected.
     """
 
     measure: str
     difference: Paired
     points: bool = field(default=True, kw_only=True)
+    p_holm: float | None = field(default=None, kw_only=True)
 
     @property
     def resolved(self) -> bool:
         """Whether the interval leaves 0 out."""
         return self.difference.resolved
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is resolved alone, but not among all differences of its comparison."""
+        return self.resolved and self.p_holm is not None and self.p_holm >= 0.05
 
     @property
     def direction(self) -> str:

@@ -84,7 +84,9 @@ def differences(rows: Sequence[Summary], reference: int | str = 0) -> Difference
             for measure, difference in zip(MEASURES, found, strict=True)
             if difference is not None  # accuracy, where not both are scored
         ]
-        notes += [f"{row.name} and {base.name}: {note}" for note in comparison.notes]
+        # What chance would do is said of all measures of the comparison; here are three of them, of all networks.
+        said = [note for note in comparison.notes if "chance" not in note]
+        notes += [f"{row.name} and {base.name}: {note}" for note in said]
     notes = gathered(left_out, f"not compared with {base.name}") + notes
     return Differences(base, tuple(lines), tuple(notes))
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from regard.report.explanation import Explanation, Look, Refusal
 from regard.report.overlay import FOCUS, picture, ramp
 from regard.report.template import write_page
@@ -60,10 +62,13 @@ class Page:
         self._rows: list[_Row] = []
         self._images = 0
         self._regions = False
+        self._alike = True  # whether all classes of every image have one map
 
     def add(self, explanation: Explanation) -> None:
         """Adds an image, or only counts it if the page is full."""
         self._images += 1
+        first, *others = [look.heat for look in explanation.looks]
+        self._alike &= bool(others) and bool(first.any()) and all(np.array_equal(first, other) for other in others)
         if len(self._rows) < self._room:
             self._rows.append(_row(explanation, self._settings["threshold"]))
             self._regions |= explanation.region is not None
@@ -77,6 +82,7 @@ class Page:
         """
         network = printable(self._settings["network"]) or "the network"
         layer = f" at layer {self._settings['layer']}" if self._settings["layer"] else ""
+        where = f"where {network} looks in {'it' if self._images == 1 else 'each'} for {self._which()}"
         notes = []
         if len(self._rows) < self._images:
             notes.append(
@@ -87,11 +93,11 @@ class Page:
             "explain.html",
             path,
             title=f"Where {network} looks",
-            intro=f"{number(self._images, 'image').capitalize()}, and where {network} looks in each for "
-            f"{self._which()}: {self._settings['method']}{layer}.",
+            intro=f"{number(self._images, 'image').capitalize()}, and {where}: {self._settings['method']}{layer}.",
             notes=notes,
             rows=self._rows,
             regions=self._regions,
+            alike=self._alike,
             explicit=bool(self._asked),
             threshold=self._settings["threshold"],
             ramp=", ".join(ramp()),

@@ -167,7 +167,8 @@ def _class_index(asked: str, names: Sequence[str], whose: str) -> int:
             return places[0]
     if asked.isdecimal() and int(asked) < len(names):
         return int(asked)
-    near = difflib.get_close_matches(asked, names, n=3)
+    near = [name for name in names if asked.casefold() in name.casefold()][:3] if asked else []
+    near = near or difflib.get_close_matches(asked, names, n=3)
     hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
     raise InputError(
         f"{whose} has no class {asked!r}{hint}; give the name of one of its {len(names)} classes, or a number from "

@@ -127,7 +127,7 @@ def forest(bars: Sequence[Bar], caption: str, salt: str, unit: str = "%") -> str
         for place, bar in enumerate(bars):
             colour = _NETWORK.format(colour_of(bar.style))
             axes.plot([bar.low, bar.high], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
-            axes.plot(bar.value, place, "o", color=colour, markersize=8)
+            axes.plot(bar.value, place, "o", color=colour, markersize=8, clip_on=False)
             axes.text(-beyond, place - 0.28, _short(bar.name), transform=line, va="bottom")
             axes.text(1 + beyond, place - 0.28, f"{bar.value:.{decimals}f}", transform=line, va="bottom", ha="right")
         return _svg(figure, caption)

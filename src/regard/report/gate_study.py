@@ -22,10 +22,11 @@ from regard.report import figures
 from regard.report.charts import Chart
 from regard.report.studies import class_name, counted, plain, shown_classes
 from regard.report.template import Network, write_page
-from regard.report.wording import NONE, listed
+from regard.report.wording import NONE, listed, number, printable
 
 _RUNS = 64  # of neighbouring channels in a figure, as many as SA-Net has groups
 _STEPS = 60
+_LISTED = 4  # layers in a sentence
 _QUANTITIES = {"gate": "gate", "output": "mean output"}
 
 
@@ -121,7 +122,7 @@ def gates_table(studies: Sequence[GateStudy]) -> Table:
     table.add_column("depth", justify="right")
     table.add_column("layer", overflow="fold")
     for study in studies:
-        table.add_column(Text(study.network), justify="right", overflow="fold", min_width=16)
+        table.add_column(Text(printable(study.network)), justify="right", overflow="fold", min_width=16)
     for i, layer in enumerate(_layers(studies), 1):
         table.add_row(str(i), Text(layer), *(_cell(study.found.layers.get(layer)) for study in studies))
     return table
@@ -202,13 +203,12 @@ def _constant(studies: Sequence[GateStudy]) -> list[str]:
     """Which gates do nothing of their own for an image."""
     said = []
     for study in studies:
-        layers = [
-            f"{gates.constant_channels} of {gates.channels} in {name}"
-            for name, gates in study.found.layers.items()
-            if gates.constant_channels
-        ]
-        if layers:
-            said.append(f"{study.network}: channels whose number is the same for all images: {listed(layers)}.")
+        layers = [gates for gates in study.found.layers.values() if gates.constant_channels]
+        parts = [f"{gates.constant_channels} of {gates.channels} in {gates.name}" for gates in layers[:_LISTED]]
+        if len(layers) > _LISTED:
+            parts.append(f"some in {number(len(layers) - _LISTED, 'more layer')}")
+        if parts:
+            said.append(f"{study.network}: channels whose number is the same for all images: {listed(parts)}.")
     return said
 
 

@@ -20,7 +20,7 @@ from regard.report import figures
 from regard.report.charts import Chart
 from regard.report.studies import class_name, counted, plain, shown_classes
 from regard.report.template import Network, write_page
-from regard.report.wording import NONE, percent
+from regard.report.wording import NONE, percent, printable
 
 _NORMAL = 1.96  # standard errors to either side in a 95% interval
 
@@ -159,8 +159,8 @@ def groups_table(studies: Sequence[GroupStudy], classes: Sequence[str] = ()) -> 
             own = class_scores(study.found, label)
             best, worst = (own.order[0], own.order[-1]) if own.order else (None, None)
             table.add_row(
-                Text(class_name(label, classes)),
-                Text(study.network),
+                Text(printable(class_name(label, classes))),
+                Text(printable(study.network)),
                 f"{own.images:,}",
                 percent(own.whole.value),
                 percent(own.mean),

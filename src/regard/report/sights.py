@@ -13,7 +13,7 @@ from regard.bias.summary import comparable
 from regard.errors import InputError
 from regard.report.overlay import Bytes, Mask, Numbers, picture
 from regard.report.sheet import Cell, Strip, spread, verdict
-from regard.report.wording import percent, printable
+from regard.report.wording import percent, printable, shortened
 
 TYPICAL = "Drawn by chance (seed 0), whatever the networks make of them: typical"
 ALL = "All images"
@@ -183,14 +183,15 @@ def _worst(reports: Sequence[Report]) -> list[tuple[str, NDArray[np.int64]]]:
     """Reason -> places of images, the worst first; reasons that no image has are left out."""
     first = reports[0].rows
     energies = [_energy(report) for report in reports]
-    whose = f" by {printable(reports[0].model)}" if len(reports) > 1 else ""
+    name = shortened([report.model for report in reports])[0] if len(reports) > 1 else ""
     if reports[0].scored:
+        whose = f" by {name}" if name else ""
         worst = "with the least energy inside the region: the worst, not typical"
         right = first["correct"]
         parts = {"right": right, "wrong": ~right & (first["label"] >= 0)}
         kinds = [(f"Predicted {how}{whose}, {worst}", np.where(of, energies[0], np.nan)) for how, of in parts.items()]
     else:
-        whose = f" for {printable(reports[0].model)}" if len(reports) > 1 else ""
+        whose = f" for {name}" if name else ""
         kinds = [(f"The least energy inside the region{whose}: the worst, not typical", energies[0])]
     if len(reports) > 1:
         gap = np.ptp(np.stack(energies), axis=0)  # NaN where one of them is

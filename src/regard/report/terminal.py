@@ -10,7 +10,7 @@ from rich.text import Text
 
 from regard.bias import Mean, Rate, Report
 from regard.report.summary import Summary
-from regard.report.wording import NONE, large, percent, printable
+from regard.report.wording import NONE, large, percent, shortened
 
 
 def terminal_table(rows: Sequence[Summary]) -> Table:
@@ -36,11 +36,11 @@ def bias_table(reports: Sequence[Report]) -> Table:
     accuracy = ("accuracy",) if scored else ()
     for heading in ("compared", *accuracy, "position\nbias", "range\nbias", "energy\ninside", "spill"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for report in reports:
+    for name, report in zip(shortened([report.model for report in reports]), reports, strict=True):
         whole = report.overall
         rates = (whole.accuracy, whole.position_bias, whole.range_bias)[0 if scored else 1 :]
         table.add_row(
-            Text(printable(report.model)),
+            Text(name),
             f"{whole.position_bias.total:,}",
             *(_rate(rate if rate.total else None) for rate in rates),
             *(_mean(whole.means[name]) for name in ("energy_inside", "spill")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -70,6 +71,15 @@ def listed(words: Iterable[str]) -> str:
     """a; a and b; a, b and c."""
     words = list(words)
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Paths without the folder that all of them lie in, printable; names that are no paths stay as they are."""
+    folder = os.path.commonprefix(names)
+    folder = folder[: folder.rfind("/") + 1]
+    if "=" in folder or any(len(name) == len(folder) for name in names):
+        folder = ""
+    return [printable(name[len(folder) :]) for name in names]
 
 
 def gathered(reasons: Iterable[tuple[str, str]], verb: str) -> list[str]:

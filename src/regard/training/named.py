@@ -64,7 +64,7 @@ class Named:
         Raises:
             InputError: the checkpoint does not say, and timm does not either.
         """
-        found = None if self.checkpoint is None else models.count_classes(self._content)
+        found = None if self.checkpoint is None else models.count_classes(_content(self.checkpoint))
         found = found or described_classes(self.name)
         if found is None:
             raise InputError(
@@ -77,10 +77,10 @@ class Named:
         """Names of the classes: not known."""
         return None
 
-    @property
+    @cached_property
     def preprocessing(self) -> Preprocessing:
         """As timm describes it."""
-        return described_preprocessing(self._model)
+        return described_preprocessing(build_network(self.network, self.class_count, pretrained=False))
 
     def bias_report(self, which: Weights = "last") -> None:
         """Where the report on where it looks goes: it has no place of its own."""
@@ -103,30 +103,29 @@ class Named:
             InputError: the pretrained weights cannot be had; the checkpoint cannot be read or does not fit.
         """
         self.weights(which)
-        return self._model
+        return self._published() if self.checkpoint is None else self._loaded(self.checkpoint)
 
-    @cached_property
-    def _content(self) -> Mapping[str, Any]:
-        assert self.checkpoint is not None
-        content = models.read_checkpoint(self.checkpoint)
-        if not isinstance(content, Mapping):
-            raise InputError(f"{self.checkpoint} holds no state dict")
-        return content
+    def _published(self) -> nn.Module:
+        try:
+            return build_network(self.network, self.class_count).eval()
+        except InputError:
+            raise
+        except Exception as error:  # the network, the cache and the hub's own libraries give almost any
+            raise InputError(
+                f"the pretrained weights of {self.name} cannot be had ({one_line(error)[:200]}); check the network, or "
+                f"give a checkpoint ({self.name}=FILE)"
+            ) from error
 
-    @cached_property
-    def _model(self) -> nn.Module:
-        if self.checkpoint is None:
-            try:
-                return build_network(self.network, self.class_count).eval()
-            except InputError:
-                raise
-            except Exception as error:  # the network, the cache and the hub's own libraries give almost any
-                raise InputError(
-                    f"the pretrained weights of {self.name} cannot be had ({one_line(error)[:200]}); check the "
-                    f"network, or give a checkpoint ({self.name}=FILE)"
-                ) from error
+    def _loaded(self, checkpoint: Path) -> nn.Module:
         model = build_network(self.network, self.class_count)
         try:
-            return models.load_official(model, self._content).eval()
+            return models.load_official(model, _content(checkpoint)).eval()
         except InputError as error:
-            raise InputError(str(error).replace("the checkpoint", str(self.checkpoint), 1)) from error
+            raise InputError(str(error).replace("the checkpoint", str(checkpoint), 1)) from error
+
+
+def _content(checkpoint: Path) -> Mapping[str, Any]:
+    content = models.read_checkpoint(checkpoint)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{checkpoint} holds no state dict")
+    return content

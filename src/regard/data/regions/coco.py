@@ -266,22 +266,16 @@ def _object(annotation: dict[str, Any], size: NDArray[np.int32], categories: dic
     shape = annotation.get("segmentation")
     if isinstance(shape, dict):
         runs = _runs(shape, size)
-        area = float(runs[1::2].sum())
     elif isinstance(shape, list) and shape:
         rings = [_ring(ring) for ring in shape]
-        area = sum(map(_area, rings))
     elif shape or annotation.get("bbox") is None:
         raise ValueError("it has neither a segmentation nor a bbox")
     else:
-        left, top, width, height = _numbers(annotation["bbox"], "bbox", 4)
-        if width > 0 and height > 0:
-            corners = (left, top), (left + width, top), (left + width, top + height), (left, top + height)
-            rings = [np.array(corners, dtype=np.float32)]
-        area = sum(map(_area, rings))
-    given = annotation.get("area")
-    if isinstance(given, int | float) and math.isfinite(given) and given > 0:
-        area = float(given)
-    return _Object(rings, runs, category, area)
+        rings = _box(annotation["bbox"])
+    area = annotation.get("area")
+    if not (isinstance(area, int | float) and 0 < area < math.inf):
+        area = sum(map(_area, rings)) if runs is None else runs[1::2].sum()
+    return _Object(rings, runs, category, float(area))
 
 
 def _runs(shape: dict[str, Any], size: NDArray[np.int32]) -> Runs:
@@ -295,18 +289,34 @@ def _runs(shape: dict[str, Any], size: NDArray[np.int32]) -> Runs:
 
 
 def _ring(ring: object) -> Points:
-    numbers = _numbers(ring, "polygon", None)
+    numbers = _numbers(ring, "polygon")
     if len(numbers) % 2:
         raise ValueError(f"a polygon has {len(numbers)} numbers, not an x and a y for each corner")
-    return np.array(numbers, dtype=np.float32).reshape(-1, 2)
+    return numbers.reshape(-1, 2).astype(np.float32)
 
 
-def _numbers(values: object, what: str, count: int | None) -> list[float]:
-    if not isinstance(values, list) or (count is not None and len(values) != count):
-        raise ValueError(f"its {what} is {str(values)[:60]}, not a list of {count or ''} numbers")
-    if not all(isinstance(n, int | float) and abs(n) < 1e9 for n in values):
+def _box(box: object) -> list[Points]:
+    """The corners of a box of x, y, width and height; none if it is empty."""
+    numbers = _numbers(box, "bbox")
+    if len(numbers) != 4:
+        raise ValueError(f"its bbox has {len(numbers)} numbers, not x, y, width and height")
+    left, top, width, height = map(float, numbers)
+    if not (width > 0 and height > 0):
+        return []
+    corners = (left, top), (left + width, top), (left + width, top + height), (left, top + height)
+    return [np.array(corners, dtype=np.float32)]
+
+
+def _numbers(values: object, what: str) -> NDArray[Any]:
+    if not isinstance(values, list):
+        raise ValueError(f"its {what} is {str(values)[:60]}, not a list of numbers")
+    try:
+        numbers = np.array(values)
+    except ValueError:  # lists of different lengths
+        numbers = np.array("")
+    if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers) < 1e9).all():
         raise ValueError(f"its {what} has a coordinate that is no number")
-    return values
+    return numbers
 
 
 def _area(ring: Points) -> float:

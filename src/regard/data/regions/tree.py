@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from regard.data.listing import show
@@ -20,7 +20,7 @@ class Tree:
         self._listed: dict[str, dict[str, bool]] = {}
 
     def files(self, folder: str = "") -> list[str]:
-        """Names of the files in a folder, sorted; hidden ones are passed over. None if it is not there."""
+        """Names of the files in a folder, sorted; hidden ones are passed over. None where no such folder is."""
         return sorted(name for name, is_folder in self._list(folder).items() if not is_folder and name[0] != ".")
 
     def folders(self, folder: str = "") -> list[str]:
@@ -29,10 +29,17 @@ class Tree:
 
     def below(self, extensions: tuple[str, ...], folder: str = "") -> list[str]:
         """Paths of all files with these extensions in a folder and those in it, sorted; hidden ones are passed over."""
-        found = [_join(folder, name) for name in self.files(folder) if name.lower().endswith(extensions)]
+        return sorted(self._below(extensions, folder, ()))
+
+    def _below(self, extensions: tuple[str, ...], folder: str, around: tuple[str, ...]) -> Iterator[str]:
+        here = os.path.realpath(self.root / folder)
+        if here in around:  # by way of a link
+            return
+        for name in self.files(folder):
+            if name.lower().endswith(extensions):
+                yield _join(folder, name)
         for name in self.folders(folder):
-            found += self.below(extensions, _join(folder, name))
-        return sorted(found)
+            yield from self._below(extensions, _join(folder, name), (*around, here))
 
     def has(self, path: str) -> bool:
         """Whether the file is there."""

@@ -1,0 +1,167 @@
+"""Sets of all kinds brought to one form: batches as a network wants them, with labels and regions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.data.batches import Batches
+from regard.data.fit import Fit
+from regard.data.imageset import Channels, ImageSet
+from regard.data.normalisation import Normalisation
+from regard.data.regionset import RegionSet
+from regard.data.stream import OnUnreadable, stream
+from regard.errors import InputError
+
+
+class Labelled(NamedTuple):
+    """Images with what is known of them.
+
+    Attributes:
+        images: floating point (B, 3, h, w), normalised.
+        labels: whole numbers (B,), classes of the set; -1: none.
+        regions: bool (B, h, w); None where the set has none.
+        places: of the images in the set, (B,).
+        skipped: the files in between that could not be read, each with the reason.
+    """
+
+    images: Tensor
+    labels: Tensor
+    regions: Tensor | None
+    places: Sequence[int]
+    skipped: tuple[str, ...] = ()
+
+
+class _Read(Protocol):
+    def __call__(self, places: Sequence[int] | None, device: torch.device) -> Iterator[Labelled]: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A set to be read in batches, the same whoever reads it.
+
+    Attributes:
+        read: gives the images at these places, None: all, on a device.
+        name: of the set.
+        split: of the set; "" where it has none.
+        classes: of the set; None: the outputs of whatever network.
+        count: of the images; None: not known.
+        batch_size: images at a time; 0: as they come.
+        keys: what the images are called; empty: by their numbers.
+        labels: (N,), where they are known before.
+        has_regions: whether the set has regions.
+        settings: what the batches depend on, JSON-ready.
+    """
+
+    read: _Read
+    name: str
+    split: str = ""
+    classes: tuple[str, ...] | None = None
+    count: int | None = None
+    batch_size: int = 0
+    keys: tuple[str, ...] = ()
+    labels: np.ndarray | None = None
+    has_regions: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def reading(
+    images: ImageSet | RegionSet,
+    batch_size: int | None = None,
+    *,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    fit: Fit | None = None,
+    workers: int = 0,
+    unreadable: OnUnreadable = "error",
+) -> Reading:
+    """How a set is read.
+
+    Args:
+        images: the set.
+        batch_size: images at a time; None: 250 of an `ImageSet`, 32 of a `RegionSet`.
+        mean: of each channel, 0 to 1; None: that of the `ImageSet`.
+        std: likewise.
+        fit: how image files, and their regions with them, are resized and cropped; None: not at all.
+        workers: processes that read image files; 0: none besides this one.
+        unreadable: on a file that cannot be read, "error" or "skip".
+
+    Raises:
+        InputError: a `RegionSet` without mean or std.
+    """
+    if isinstance(images, ImageSet):
+        mean, std = images.mean if mean is None else mean, images.std if std is None else std
+        return _of_images(images, 250 if batch_size is None else batch_size, mean, std)
+    if mean is None or std is None:
+        raise InputError(f"images of {images.name!r} are bytes; say how the network wants them (mean, std)")
+    return _of_files(images, 32 if batch_size is None else batch_size, mean, std, fit or Fit(), workers, unreadable)
+
+
+def _of_images(images: ImageSet, size: int, mean: Channels, std: Channels) -> Reading:
+    def read(places: Sequence[int] | None, device: torch.device) -> Iterator[Labelled]:
+        part = images if places is None else images.subset(list(places))
+        chosen = range(len(images)) if places is None else places
+        batches = Batches(part, size, device=device, mean=mean, std=std)
+        regions = batches.images.regions
+        start = 0
+        for batch in batches.epoch(0):
+            here = slice(start, start + len(batch.images))
+            start = here.stop
+            yield Labelled(batch.images, batch.labels, None if regions is None else regions[here], chosen[here])
+
+    return Reading(
+        read,
+        images.name,
+        images.split,
+        images.classes,
+        len(images),
+        size,
+        labels=images.labels.cpu().numpy(),
+        has_regions=images.regions is not None,
+        settings={"data": _fingerprint(images), "mean": mean, "std": std},
+    )
+
+
+def _of_files(
+    images: RegionSet, size: int, mean: Channels, std: Channels, fit: Fit, workers: int, unreadable: OnUnreadable
+) -> Reading:
+    def read(places: Sequence[int] | None, device: torch.device) -> Iterator[Labelled]:
+        normalised = Normalisation(mean, std, device=device)
+        chosen = range(len(images)) if places is None else places
+        for batch in stream(images, fit, chosen, size, workers=workers, unreadable=unreadable):
+            pixels = batch.images.to(device, non_blocking=True)
+            yield Labelled(
+                normalised(pixels) if len(pixels) else pixels.float(),
+                batch.labels.to(device, non_blocking=True),
+                batch.regions.to(device, non_blocking=True) if images.has_regions else None,
+                batch.index.tolist(),
+                tuple(f"{images.keys[place]}: {reason}" for place, reason in batch.skipped),
+            )
+
+    return Reading(
+        read,
+        images.name,
+        images.split,
+        images.classes,
+        len(images),
+        size,
+        images.keys,
+        images.labels,
+        images.has_regions,
+        settings={"data": images.fingerprint, "mean": mean, "std": std, "fit": str(fit), "unreadable": unreadable},
+    )
+
+
+def _fingerprint(images: ImageSet) -> str:
+    found = hashlib.sha256()
+    for part in (images.images, images.labels, images.regions):
+        if part is not None:
+            found.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            found.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

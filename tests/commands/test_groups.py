@@ -1,0 +1,106 @@
+"""`regard groups`, as a person types it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from regard import data, maps, training
+from regard.cli import main
+from regard.data import ImageSet
+
+CLUTTER = '--data.options={"train": 40, "test": 60}'
+
+
+@pytest.fixture(scope="module")
+def test_images() -> ImageSet:
+    return data.load("clutter", train=40, test=60).test
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, test_images):
+    """Two small networks with drawn weights."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed, name in enumerate(("first", "second")):
+        made = training.load_recipe(None, ["--model.name=wrn-10-0.5", "--device=cpu", CLUTTER])
+        made = replace(made, data=replace(made.data, mean=test_images.mean, std=test_images.std))
+        run = training.Run.create(folder / name, made, test_images.classes)
+        torch.manual_seed(seed)
+        run.save_weights(training.make_model(made, 10), "last", 1, 0.1)
+    return folder
+
+
+@pytest.fixture
+def call(capsys, monkeypatch, runs, tmp_path):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        status = main(["groups", *(str(runs / a) if (runs / a).is_dir() else a for a in arguments)])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_two_networks(call, runs, tmp_path, test_images) -> None:
+    asked = ["--layer=group1,group2", "--groups=4", "--classes=3,7", "--per_class=2", "--out=study", "--device=cpu"]
+    status, out, err = call("first", "second", *asked)
+    assert (status, err) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["groups.html", "groups.json"]
+    record = json.loads((tmp_path / "study" / "groups.json").read_text())
+    page = (tmp_path / "study" / "groups.html").read_text()
+    assert (record["target"], record["data"]) == ("label", "clutter test")
+    for name, layer, one in zip(("first", "second"), ("group1", "group2"), record["networks"], strict=True):
+        model = training.open_trained(str(runs / name)).model("last")
+        assert (one["network"], one["layer"], one["groups"]) == (str(runs / name), layer, 4)
+        for label in (3, 7):
+            places = (test_images.labels == label).nonzero()[:, 0]
+            places = places[[len(places) // 4, 3 * len(places) // 4]]
+            own = next(iter(data.Batches(test_images.subset(places), 2).epoch(0))).images
+            expected = maps.group_activation(model, layer, own, label, 4).mean(0)
+            assert one["classes"][str(label)]["scores"] == pytest.approx(expected.tolist(), rel=1e-3)
+            assert one["classes"][str(label)]["images"] == 2
+            best = int(expected.argmax())
+            said = f"{best + 1}: {100 * float(expected[best]):.1f}"
+            assert said in out and said in page
+
+
+def test_the_predicted_class_and_five_classes_unless_asked(call, tmp_path) -> None:
+    status, _, err = call("first", "--layer=group2", "--groups=2", "--target=predicted", "--per_class=1")
+    assert (status, err) == (0, "")
+    record = json.loads((tmp_path / "groups-clutter-test" / "groups.json").read_text())
+    assert record["target"] == "predicted"
+    assert list(record["networks"][0]["classes"]) == ["1", "3", "5", "7", "9"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "name the network"),
+        (["first"], "name the layer"),
+        (["first", "--layer=group9"], "unknown layer 'group9'"),
+        (["first", "--layer=fc", "--groups=2"], "expected features"),
+        (["first", "--layer=group1,group2", "--groups=2"], "2 layers for one network"),
+        (["first", "second", "--layer=group2", "--groups=5"], "5 groups do not divide 32 channels"),
+        (["first", "--layer=group2", "--groups=0"], "0 groups do not divide"),
+        (["first", "--layer=group2", "--groups=two"], "two"),
+        (["first", "--layer=group2", "--groups=2", "--classes=ten"], "clutter has no class 'ten'"),
+        (["first", "--layer=group2", "--groups=2", "--out=file"], "file is a file"),
+        (["first", "--layer=group2", "--groups=2", "--target=labels"], "labels"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_line(call, tmp_path, arguments, words) -> None:
+    (tmp_path / "file").write_text("before")
+    status, out, err = call(*arguments)
+    assert (status, out) == (2, "")
+    assert words in err and err.count("\n") == 1, err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "before"
+
+
+def test_help(capsys) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["groups", "--help"])
+    assert left.value.code == 0
+    assert "--groups" in capsys.readouterr().out

@@ -1,0 +1,105 @@
+"""Every method against plain autograd and by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from regard.maps import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+
+METHODS = [GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM]
+
+
+def formula(method, a, g):
+    """The map (h, w) from one image's activations and gradients (C, h, w), channel by channel, place by place."""
+    h, w = a.shape[1:]
+    places = [(i, j) for i in range(h) for j in range(w)]
+    weights = torch.zeros_like(a)
+    for c in range(len(a)):
+        total = sum(float(a[c, i, j]) for i, j in places)
+        if method is GradCAM:
+            weights[c] = sum(float(g[c, i, j]) for i, j in places) / len(places)
+        elif method is GradCAMPlusPlus:
+            for i, j in places:
+                gradient = float(g[c, i, j])
+                if gradient > 0:
+                    weights[c] += gradient**2 / (2 * gradient**2 + total * gradient**3) * gradient
+        elif method is XGradCAM:
+            weights[c] = sum(float(g[c, i, j] * a[c, i, j]) for i, j in places) / total if total else 0
+        else:
+            weights[c] = g[c].clamp(min=0) if method is LayerCAM else g[c]
+    return (weights * a).sum(0).clamp(min=0)
+
+
+def plain(model, layer, image, class_):
+    """Activations and gradients of one image, from the whole graph."""
+    kept = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda _module, _args, output: _keep(kept, output))
+    logits = model(image[None])
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[0, class_], kept[0])
+    return kept[0][0].detach(), gradient[0]
+
+
+def _keep(kept, output):
+    kept.append(output.clone())
+    return kept[0].clone()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", ["layer2.0", "layer2.1", "layer3"])
+def test_agrees_with_the_formula(model, x, method, layer):
+    classes = [4, 0, 1, 1]
+    ours = method(model, layer)(x, classes, upsample=False)
+    for map_, image, class_ in zip(ours, x, classes, strict=True):
+        expected = formula(method, *plain(model, layer, image, class_))
+        torch.testing.assert_close(map_, expected, rtol=1e-9, atol=1e-13)
+    assert ours.max() > 0
+
+
+class Linear(nn.Module):
+    """Two channels of two places, straight from the image, and a linear layer on all four."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.layer = nn.Identity()
+        self.fc = nn.Linear(4, 1, bias=False).double()
+        self.fc.weight = nn.Parameter(torch.tensor([weights], dtype=torch.float64))
+
+    def forward(self, x):
+        return self.fc(self.layer(x[:, :2]).flatten(1))
+
+
+# Channel 1: activations 1, 3 and gradients 2, 0. Channel 2: activations 2, 0 and gradients -1, 1.
+BY_HAND = {
+    GradCAM: [1 * 1 + 0 * 2, 1 * 3 + 0 * 0],
+    # alpha g of channel 1: 2 / (2 + 4 * 2) = 0.2 at the first place; of channel 2: 1 / (2 + 2 * 1) at the second.
+    GradCAMPlusPlus: [0.2 * 1 + 0.25 * 2, 0.2 * 3 + 0.25 * 0],
+    HiResCAM: [0, 0],  # 2 - 2, 0 + 0
+    LayerCAM: [2 * 1, 0 * 3 + 1 * 0],
+    XGradCAM: [0, 2 / 4 * 3],  # weights 2 * 1 / 4 and -1 * 2 / 2; 0.5 - 2 is set to 0
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_known_values(method):
+    model = Linear([2, 0, -1, 1])
+    image = torch.tensor([[[[1.0, 3]], [[2, 0]], [[0, 0]]]], dtype=torch.float64)
+    maps = method(model, "layer")(image, upsample=False)
+    torch.testing.assert_close(maps, torch.tensor([[BY_HAND[method]]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_channels_that_say_nothing_give_no_nan(method):
+    """Activations that add up to 0, and one that makes the denominator of Grad-CAM++ 0."""
+    image = torch.tensor([[[[1.0, -1]], [[-1, 0]], [[0, 0]]]], dtype=torch.float64)
+    maps = method(Linear([1, 1, 2, 2]), "layer")(image, upsample=False)
+    assert maps.isfinite().all()
+
+
+def test_gradients_of_any_size_give_grad_cam_plus_plus_the_same_weights(model, x):
+    """Up to what the term with the activations does, which vanishes with the gradients."""
+    cam = GradCAMPlusPlus(model, "layer3")
+    a = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    g = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    small, smaller = cam.combine(a, g * 1e-9), cam.combine(a, g * 1e-12)
+    torch.testing.assert_close(small, smaller * 1e3, rtol=1e-6, atol=0)

@@ -1,0 +1,68 @@
+"""Methods by name."""
+
+import pytest
+
+from regard import maps
+from regard.errors import InputError
+from regard.maps import external
+
+OWN = {
+    "activation": maps.ActivationMap,
+    "gradcam": maps.GradCAM,
+    "gradcam++": maps.GradCAMPlusPlus,
+    "gradient": maps.GradientMap,
+    "hirescam": maps.HiResCAM,
+    "layercam": maps.LayerCAM,
+    "xgradcam": maps.XGradCAM,
+}
+
+
+def test_own_names(model):
+    assert [name for name in maps.names() if ":" not in name] == sorted(OWN)
+    for name, method in OWN.items():
+        for spelt in (name, name.upper(), method.__name__):
+            assert type(maps.create(spelt, model)) is method
+
+
+def test_layer_and_options_reach_the_method(model):
+    method = maps.create("gradient", model, "layer2", power=2, symmetric=True)
+    assert (method.layer, method.power, method.symmetric) == ("layer2", 2, True)
+    assert maps.create("gradcam", model, ["layer1", model.layer2], fuse="max").layers == ("layer1", "layer2")
+
+
+def test_unknown_names_and_options(model):
+    with pytest.raises(InputError, match="unknown method 'gradcm' .did you mean 'gradcam'"):
+        maps.create("gradcm", model)
+    with pytest.raises(InputError, match="unknown option of method 'gradcam' 'power'; known: fuse, reshape"):
+        maps.create("gradcam", model, power=2)
+
+
+def test_without_the_package(model, monkeypatch):
+    monkeypatch.setattr(external.importlib.util, "find_spec", lambda name: None)
+    assert maps.names() == sorted(OWN)
+    with pytest.raises(InputError, match=r"pip install 'regard\[cams\]'"):
+        maps.create("grad-cam:ScoreCAM", model)
+    with pytest.raises(InputError, match=r"unknown method 'scorecam'.*pip install 'regard\[cams\]' for more"):
+        maps.create("scorecam", model)
+
+
+def test_a_package_that_does_not_work(model, monkeypatch):
+    def broken(name):
+        raise ImportError("libGL.so.1: cannot open shared object file\nat all")
+
+    monkeypatch.setattr(external.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(external.importlib, "import_module", broken)
+    assert maps.names() == sorted(OWN)
+    with pytest.raises(InputError, match="cannot be imported: libGL.so.1: cannot open shared object file;"):
+        maps.create("grad-cam:ScoreCAM", model)
+
+
+def test_the_package_is_imported_when_needed_only(model, monkeypatch):
+    def imported(name):
+        raise AssertionError("imported")
+
+    monkeypatch.setattr(external.importlib, "import_module", imported)
+    for name in OWN:
+        maps.create(name, model)
+    with pytest.raises(AssertionError, match="imported"):
+        maps.create("grad-cam:gradcam", model)
