@@ -198,7 +198,8 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
 def test_an_imported_file_on_other_data(here, capsys) -> None:
     torch.save(models.create("wrn-10-0.5", 3).state_dict(), "net.pt")
     assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", "--out=net.safetensors")[0] == 0
-    assert "trained for 3 classes (class 0, class 1, class 2, …), and clutter has 10" in run(capsys, "evaluate", "net.safetensors", *CLUTTER)[2]
+    said = run(capsys, "evaluate", "net.safetensors", *CLUTTER)[2]
+    assert "trained for 3 classes (class 0, class 1, class 2, …), and clutter has 10" in said
     assert "does not know its data" in run(capsys, "evaluate", "net.safetensors")[2]
     assert "one set of weights" in run(capsys, "bias", "net.safetensors", *CLUTTER, "--weights=best")[2]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
 from regard.bias import focus, measure, scaled
+from regard.bias.measures import _dilated
 from regard.errors import InputError
 
 
@@ -460,3 +461,26 @@ def test_a_higher_threshold_narrows_the_focus(case):
 def test_wrong_input(arguments, options, message):
     with pytest.raises(InputError, match=message):
         measure(*arguments, **options)
+
+
+def test_range_bias_with_a_margin():
+    """A focus of one row that goes three pixels beyond its region."""
+    maps, regions = torch.zeros(1, 9, 9), torch.zeros(1, 9, 9, dtype=torch.bool)
+    maps[0, 4, 2:8] = 1
+    regions[0, 4, 2:5] = True
+    found = [measure(maps, regions, margin=margin) for margin in (0, 1, 2, 3)]
+    assert [bool(each.range_bias) for each in found] == [True, True, True, False]
+    assert {float(each.spill) for each in found} == {0.5} and not any(bool(each.position_bias) for each in found)
+    away = measure(maps.flip(1), regions.roll(-3, 1), margin=20)
+    assert bool(away.position_bias) and not bool(away.range_bias)
+
+
+@pytest.mark.parametrize(("shape", "radius"), [((3, 20, 17), 3), ((2, 5, 40), 7), ((4, 32, 32), 1), ((1, 6, 6), 15)])
+def test_distances_are_euclidean(shape, radius):
+    regions = torch.rand(shape, generator=torch.Generator().manual_seed(radius)) > 0.95
+    regions[0, 2, 3] = True
+    places = torch.stack(torch.meshgrid(*map(torch.arange, shape[1:]), indexing="ij"), -1).flatten(0, 1).double()
+    for region, near in zip(regions, _dilated(regions, radius), strict=True):
+        distance = torch.cdist(places, region.nonzero().double())
+        expected = (distance <= radius + 1e-9).any(1) if region.any() else torch.zeros(len(places), dtype=torch.bool)
+        assert torch.equal(near.flatten(), expected)

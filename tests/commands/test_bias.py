@@ -113,6 +113,20 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Report.load(folder / "first.json").method == "layercam"
 
 
+def test_networks_that_cannot_be_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One of them has no focus anywhere, which is no reason to lose what was measured."""
+    torch.manual_seed(0)
+    model = models.create("wrn-10-0.5", num_classes=4)
+    torch.nn.init.zeros_(model.fc.weight)
+    torch.save(model.state_dict(), "flat.pth")
+    same = ["--mean=[0.5,0.5,0.5]", "--std=[0.25,0.25,0.25]", "--size=32", "--out=flat.safetensors"]
+    assert run(capsys, "import", "flat.pth", "--model=wrn-10-0.5", *same)[0] == 0
+    status, out, err = run(capsys, "bias", NETWORKS[0], "flat.safetensors", *OPTIONS)
+    assert status == 0, err
+    assert "flat.safetensors is not compared with first.safetensors: none of 21 images" in out
+    assert "is not compared with" in (here / "bias-masks/report.html").read_text()
+
+
 def test_two_processes_give_what_one_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bias", NETWORKS[0], *OPTIONS, "--pictures=0"]
     assert run(capsys, *arguments, "--out=one")[0] == 0

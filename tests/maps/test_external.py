@@ -181,6 +181,8 @@ def test_what_the_package_cannot_do_is_refused(model, x):
     model.unused = nn.Conv2d(3, 3, 1)
     with pytest.raises(InputError, match="every layer with a bias to run once; layer 'unused' ran 0 times"):
         create("grad-cam:FullGrad", model)(x)
+    with pytest.raises(InputError, match="images are torch.bfloat16; the grad-cam package needs"):
+        create("grad-cam:GradCAM", model.bfloat16())(x.bfloat16())
 
 
 def test_options(model, x):

@@ -181,6 +181,14 @@ def test_half_precision_and_channels_last(model, x, name):
     assert likeness > 0.95
 
 
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_in_bfloat16(model, x, name):
+    expected = maps.create(name, model, "layer3")(x, 1)
+    found = maps.create(name, model.bfloat16(), "layer3")(x.bfloat16(), 1)
+    assert found.dtype == torch.float32
+    assert F.cosine_similarity(found.double().flatten(), expected.flatten(), 0) > 0.95
+
+
 def test_training_goes_on_within_the_same_autocast(model, x):
     """Weights cast for the maps, without a graph, are not what the next step trains."""
     model = model.float()

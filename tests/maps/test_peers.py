@@ -29,14 +29,16 @@ def network(name):
         model = torchvision.models.get_model(name, num_classes=7)
     else:
         model = timm.create_model(name, num_classes=7, **({"img_size": 64} if "vit" in name else {}))
-    model.double().train()
+    model.double().train().requires_grad_(False)  # the packages are quicker without gradients of weights
     with torch.no_grad():
-        for _ in range(3):  # running statistics that fit, or activations are far too small
-            model(torch.randn(4, 3, 64, 64, dtype=torch.float64))
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = 1
+        model(torch.randn(4, 3, 64, 64, dtype=torch.float64))  # running statistics that fit, or activations are tiny
         # Large gradients: next to small ones, what the packages add to a denominator is not small.
         head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
         head.weight.normal_(0, 1e6)
-    return model.eval(), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    return model.eval(), torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
 
 
 def grid(tokens):
@@ -55,7 +57,6 @@ def of_grad_cam(method, model, layers, x, classes, size=None, reshape=None):
         if size is not None:
             cam.get_target_width_height = lambda _: size[::-1]
         found = cam(x, targets)
-    model.zero_grad()
     return torch.from_numpy(found).double()
 
 

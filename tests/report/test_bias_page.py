@@ -16,6 +16,7 @@ from regard import bias, report
 from regard.bias.rows import COLUMNS
 from regard.errors import InputError
 from regard.report import breakdown, sights, wording
+from regard.report.contrast import Contrast
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -171,6 +172,19 @@ def test_resolved_alone_is_not_resolved_among_many(written, pair):
         assert (said in page.text) is there
 
 
+def test_an_end_that_leaves_zero_out_is_not_written_as_zero():
+    def written(low: float, high: float, **options) -> tuple[str, str, str]:
+        paired = bias.PairedDifference((low + high) / 2, low, high, 0.04, 90, 5, 1)
+        line = Contrast("spill", paired, **options)
+        return line.value, line.low, line.high
+
+    assert written(0.0004, 0.03) == ("+1.5", "+0.04", "+3.0")
+    assert written(-0.03, -0.0004) == ("−1.5", "−3.0", "−0.04")
+    assert written(-0.0004, 0.03) == ("+1.5", "0.0", "+3.0")
+    assert written(0.0003, 0.03, points=False) == ("+0.015", "+0.0003", "+0.030")
+    assert written(0.0004, 0.0012) == ("+0.08", "+0.04", "+0.12")  # many images
+
+
 def test_a_comparison_the_wrong_way_round_is_refused(written, pair):
     reports, found = pair
     with pytest.raises(InputError, match="wrong way round"):
@@ -191,6 +205,23 @@ def test_without_scores_there_is_no_accuracy_and_it_is_said_why(written):
     assert "The least energy inside the region for a: the worst, not typical" in page.text
     mixed = written([made("c"), *reports[1:]])
     assert "are not outputs of b, so accuracy is not measured" in mixed.text
+
+
+def test_what_is_allowed_for_is_said(written):
+    assert "counts as inside it" not in written([made()]).text
+    page = written([made(margin=3, tolerance=1), made("b", margin=5)])
+    assert "A focus that goes at most 3 or 5 pixels beyond the region counts as inside it." in page.text
+    assert "a highest value at most 0 or 1 pixels from the region is in it." in page.text
+    assert "margin 3 pixels net 5 pixels b" in page.text
+
+
+def test_a_focus_that_is_hardly_ever_inside_is_explained(written):
+    rows = made().rows
+    wide = {**rows, "range_bias": ~rows["position_bias"]}
+    one = replace(made(), rows=wide)
+    said = "Hardly any focus lies inside its region."
+    assert said in written([one]).text
+    assert said not in written([one, made("b")]).text
 
 
 def test_names_are_harmless(written):
@@ -237,7 +268,7 @@ def test_many_classes_leave_the_most_biased_with_enough_images(written):
     names = [f"kind {i}" for i in range(300)]
     reports = [made("a", images=4000, classes=names), made("b", images=4000, classes=names, seed=1)]
     found = breakdown.classes(reports)
-    assert (len(found.rows), found.total) == (20, 300) and not found.whole
+    assert (len(found.rows), found.total) == (20, 300)
     lows = [np.mean([summary.position_bias.low for summary in row.summaries]) for row in found.rows]
     assert lows == sorted(lows, reverse=True)
     others = [
@@ -255,7 +286,16 @@ def test_many_classes_leave_the_most_biased_with_enough_images(written):
 def test_few_classes_are_all_there_by_number_of_images():
     found = breakdown.classes([made()])
     counts = [row.images for row in found.rows]
-    assert found.whole and counts == sorted(counts, reverse=True) and sum(counts) == 90
+    assert counts == sorted(counts, reverse=True) and sum(counts) == 90
+
+
+def test_classes_with_few_images_are_left_out(written):
+    labels = np.repeat([0, 1, 2], [60, 21, 9])
+    one = made()
+    page = written([replace(one, rows={**one.rows, "label": labels})])
+    assert "The 2 of 3 classes with at least 10 images, by number of images." in page.text
+    assert "cat 60" in page.text and "dog 21" in page.text and "cow 9" not in page.text
+    assert "None of the 3 classes has at least 10 images." in written([made(images=9)]).text
 
 
 def test_the_worst_are_the_worst_and_the_typical_are_drawn():
@@ -361,7 +401,7 @@ def test_paths_are_shown_without_the_folder_that_all_lie_in(written):
     page = written(reports, sights=shown(reports))
     assert "plain: position bias in" in page.text and "by plain, with the least" in page.text
     assert "/runs/sweep/plain" in page.text  # among the settings
-    for names in (["resnet50", "resnet18"], ["a=/w/x.pth", "a=/w/y.pth"], ["/a/b", "/a/b/"], ["a/", "a/b"]):
+    for names in (["resnet50", "resnet18"], ["a=/w/x.pth", "a=/w/y.pth"], ["a/", "a/b"]):
         assert wording.shortened(names) == names
     assert wording.shortened(["runs/a/x", "runs/a/y", "runs/b"]) == ["a/x", "a/y", "b"]
     assert wording.shortened(["/w/net.safetensors"]) == ["net.safetensors"]

@@ -24,7 +24,7 @@ MEASURES = {
     "rank_accuracy": "rank accuracy",
 }
 _RATES = {"position_bias": "position bias", "range_bias": "range bias", "pointing": "pointing"}
-_SETTINGS = ("dataset", "split", "method", "layer", "target", "threshold")
+_SETTINGS = ("dataset", "split", "method", "layer", "target", "threshold", "margin", "tolerance")
 
 Columns = Mapping[str, np.ndarray]
 

@@ -18,7 +18,7 @@ from regard.bias.report import Report
 from regard.bias.rows import Rows
 from regard.bias.shards import Shard, in_shards
 from regard.data import Channels, Fit, ImageSet, Labelled, Reading, RegionSet, reading
-from regard.data.stream import OnUnreadable
+from regard.data.decode import OnUnreadable
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, unwrapped
 from regard.version import __version__
@@ -34,6 +34,8 @@ def evaluate(
     layer: Layer | Sequence[Layer] | None = None,
     target: Target = "predicted",
     threshold: float = 0.5,
+    margin: int = 0,
+    tolerance: int = 0,
     batch_size: int | None = None,
     mean: Channels | None = None,
     std: Channels | None = None,
@@ -67,6 +69,8 @@ def evaluate(
         layer: for a method by name; None: the last spatial features.
         target: whose maps: of the "predicted" class, or of the "label", which every image then has to have.
         threshold: of the focus, above 0, at most 1.
+        margin: of range bias, in pixels as the model sees them; see `measure`.
+        tolerance: of the pointing game, likewise.
         batch_size: of a set; None: 250 for an `ImageSet`, 32 for a `RegionSet`.
         mean: of a set, by channel, with bytes 0 to 255 scaled to 0 to 1; None: that of the `ImageSet`.
         std: likewise.
@@ -91,7 +95,7 @@ def evaluate(
     """
     if target not in ("predicted", "label"):
         raise unknown("target", target, ("predicted", "label"))
-    looker = Looker(model, method, layer, target, threshold)
+    looker = Looker(model, method, layer, target, threshold, margin, tolerance)
     if isinstance(dataset, ImageSet | RegionSet):
         source = reading(dataset, batch_size, mean=mean, std=std, fit=fit, workers=workers, unreadable=unreadable)
     else:
@@ -137,6 +141,8 @@ def evaluate(
                 "layer": looker.layer,
                 "target": target,
                 "threshold": threshold,
+                "margin": margin,
+                "tolerance": tolerance,
                 "label_outputs": label_outputs and list(label_outputs),
                 "batch_size": source.batch_size,
                 "shard": shard,
@@ -176,6 +182,8 @@ def evaluate(
         layer=looker.layer,
         target=target,
         threshold=threshold,
+        margin=margin,
+        tolerance=tolerance,
         classes=classes,
         rows=rows,
         outputs=tuple(outputs),

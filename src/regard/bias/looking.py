@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regard.bias.measures import check_threshold, measure
+from regard.bias.measures import check_pixels, check_threshold, measure
 from regard.bias.rows import COLUMNS
 from regard.errors import InputError
 from regard.maps import MapMethod, create
@@ -34,6 +34,8 @@ class Looker:
         layer: for a method by name; None: the last spatial features.
         target: whose maps: of the "predicted" class, or of the "label", where an image has one.
         threshold: of the focus, above 0, at most 1.
+        margin: of range bias, in pixels; see `measure`.
+        tolerance: of the pointing game, likewise.
 
     Attributes:
         method: the name of the method.
@@ -47,10 +49,14 @@ class Looker:
         layer: Layer | Sequence[Layer] | None = None,
         target: Target = "predicted",
         threshold: float = 0.5,
+        margin: int = 0,
+        tolerance: int = 0,
     ) -> None:
         self.model = model
         self.target = target
         self.threshold = check_threshold(threshold)
+        self.margin = check_pixels("margin", margin)
+        self.tolerance = check_pixels("tolerance", tolerance)
         if isinstance(method, str):
             self.mapper: Mapper = create(method, model, layer)
             self.method, self.layer = method, self.mapper.layer
@@ -92,13 +98,14 @@ class Looker:
         """
         maps, logits, explained = self.maps(images, targets if self.target == "label" else None)
         predicted = logits.argmax(1)
+        measures = measure(maps, regions.to(maps.device), self.threshold, margin=self.margin, tolerance=self.tolerance)
         columns = {
             "label": labels,
             "predicted": predicted,
             "explained": explained,
             "probability": logits.float().softmax(1).gather(1, explained[:, None])[:, 0],
             "correct": predicted == targets.to(predicted.device),
-            **dict(measure(maps, regions.to(maps.device), self.threshold).items()),
+            **dict(measures.items()),
         }
         whole, real = (
             torch.stack([columns[name].to(logits.device, dtype) for name in names])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -24,7 +25,8 @@ class Measures:
 
     Attributes:
         position_bias: bool; F and R do not meet. Source: the diagnosis of LSAS (arXiv 2305.05200), made exact.
-        range_bias: bool; F and R meet, and F is not inside R. Never together with position bias. Source: as above.
+        range_bias: bool; F and R meet, and F is not inside R, or goes further than `margin` beyond it. Never together
+            with position bias. Source: as above.
         spill: |F outside R| / |F|, 0 (best) to 1. It is 1 minus the precision of F.
         miss: |R outside F| / |R|, 0 (best) to 1. It is 1 minus the recall of F.
         iou: |F and R| / |F or R|, intersection over union (Jaccard), 0 to 1 (best).
@@ -85,6 +87,7 @@ def measure(
     *,
     thresholds: Sequence[float] = THRESHOLDS,
     tolerance: int = 0,
+    margin: int = 0,
     top_k: int | None = None,
 ) -> Measures:
     """Every measure of every map against its region.
@@ -113,6 +116,9 @@ def measure(
         thresholds: those of mean and best IoU, at least one, each above 0, at most 1.
         tolerance: of the pointing game, in pixels (Euclidean distance); the published value is 15 for images of
             about 500 pixels.
+        margin: of range bias, in pixels (Euclidean distance): a focus that goes no further beyond the region counts as
+            inside. A map is as coarse as its cells, so half a cell is no more than it can show: 16 for one of 7 x 7
+            cells over 224 pixels.
         top_k: how many pixels top-k looks at; None: one in 50, at least 1 (about 1,000 of 224 x 224).
 
     Returns:
@@ -121,7 +127,9 @@ def measure(
     Raises:
         InputError: shapes, dtypes or devices that do not fit, a number out of range.
     """
-    _check(maps, regions, tolerance)
+    _check(maps, regions)
+    check_pixels("tolerance", tolerance)
+    check_pixels("margin", margin)
     levels = _levels(threshold, thresholds, maps)
     pixels = regions.shape[1] * regions.shape[2]
     k = max(1, pixels // 50) if top_k is None else top_k
@@ -142,6 +150,10 @@ def measure(
     ious = _ratio(shared, focus_sizes + region_size[:, None] - shared, dtype)
     focus_size, both = focus_sizes[:, 0], shared[:, 0]
 
+    beyond = both < focus_size
+    if margin:
+        focused = _scaled(values, low, high) >= levels[0]
+        beyond = (focused & ~_dilated(regions, margin).flatten(1)).any(1)
     share = values / high[:, None]  # the sum of large values stays finite
     near = ranking.peak_inside()
     if tolerance:
@@ -149,7 +161,7 @@ def measure(
     precisions = ranking.precision(torch.stack((region_size, torch.full_like(region_size, k)), 1))
     return Measures(
         position_bias=both == 0,
-        range_bias=(both > 0) & (both < focus_size),
+        range_bias=(both > 0) & beyond,
         spill=_ratio(focus_size - both, focus_size, dtype),
         miss=_ratio(region_size - both, region_size, dtype),
         iou=ious[:, 0],
@@ -217,11 +229,19 @@ def _clipped(maps: Tensor, size: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _dilated(regions: Tensor, radius: int) -> Tensor:
-    """The pixels within `radius` of the region."""
-    offset = torch.arange(-radius, radius + 1, device=regions.device)
-    disc = offset[:, None] ** 2 + offset**2 <= radius**2
-    hits = F.conv2d(regions[:, None].float(), disc[None, None].float(), padding=radius)[:, 0]
-    return hits > 0.5
+    """The pixels within `radius` of the region: the union of its rows, each moved, and widened as the disc is there."""
+    _, height, width = regions.shape
+    # Marks left of each column: two of them tell whether any lies in between.
+    left = F.pad(regions.cumsum(2, dtype=torch.int32), (1, 0))  # (N, H, W + 1)
+    column = torch.arange(width, device=regions.device)
+    found = torch.zeros_like(regions)
+    for down in range(-min(radius, height - 1), min(radius, height - 1) + 1):
+        reach = math.isqrt(radius * radius - down * down)
+        begin, end = (column - reach).clamp(min=0), (column + reach + 1).clamp(max=width)
+        rows = left[:, max(0, -down) : height - max(0, down)]
+        here = found[:, max(0, down) : height - max(0, -down)]
+        here |= rows.index_select(2, end) > rows.index_select(2, begin)
+    return found
 
 
 def check_threshold(threshold: float) -> float:
@@ -233,6 +253,17 @@ def check_threshold(threshold: float) -> float:
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold}; expected above 0, at most 1")
     return threshold
+
+
+def check_pixels(name: str, pixels: int) -> int:
+    """A distance in whole pixels, if it can be one.
+
+    Raises:
+        InputError: it is negative.
+    """
+    if pixels < 0:
+        raise InputError(f"{name} {pixels}; expected 0 pixels or more")
+    return pixels
 
 
 def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:
@@ -249,7 +280,7 @@ def _levels(threshold: float, thresholds: Sequence[float], maps: Tensor) -> Tens
     return levels.to(maps.device, non_blocking=True)
 
 
-def _check(maps: Tensor, regions: Tensor, tolerance: int) -> None:
+def _check(maps: Tensor, regions: Tensor) -> None:
     _check_maps(maps)
     if not isinstance(regions, Tensor) or regions.ndim != 3 or regions.dtype != torch.bool or 0 in regions.shape[1:]:
         what = f"{regions.dtype} {tuple(regions.shape)}" if isinstance(regions, Tensor) else type(regions).__name__
@@ -258,8 +289,6 @@ def _check(maps: Tensor, regions: Tensor, tolerance: int) -> None:
         raise InputError(f"{len(maps)} maps for {len(regions)} regions; expected as many of each")
     if maps.device != regions.device:
         raise InputError(f"maps are on {maps.device}, regions on {regions.device}; move one of them")
-    if tolerance < 0:
-        raise InputError(f"tolerance {tolerance}; expected 0 pixels or more")
 
 
 def _check_maps(maps: Tensor) -> None:

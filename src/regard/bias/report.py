@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "regard bias report"
 _VERSION = 2
-_SETTINGS = ("model", "dataset", "split", "method", "layer", "target", "threshold", "scored")
+_SETTINGS = ("model", "dataset", "split", "method", "layer", "target", "threshold", "margin", "tolerance", "scored")
 _NAMES = ("classes", "outputs", "skipped")
 
 
@@ -48,6 +48,8 @@ class Report:
         keys: (N,), what each image is called; its number where it has no name.
         skipped: the images that could not be read and have no row, each with the reason.
         provenance: what else the numbers depend on: fingerprints, preprocessing, versions; JSON-ready.
+        margin: of range bias, in pixels; see `measure`.
+        tolerance: of the pointing game, likewise.
     """
 
     model: str
@@ -64,6 +66,8 @@ class Report:
     keys: tuple[str, ...] = field(default=(), repr=False)
     skipped: tuple[str, ...] = field(default=(), repr=False)
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    margin: int = 0
+    tolerance: int = 0
 
     def __post_init__(self) -> None:
         count = len(self.rows.get("label", ()))
@@ -237,6 +241,8 @@ class Report:
             f"Rates in % with 95% Wilson intervals. Left out of all but accuracy: {whole.flat_maps} flat maps, "
             f"{whole.empty_regions} empty regions."
         )
+        if self.margin:
+            said += f" Range bias: further than {self.margin} pixels beyond the region."
         if not self.scored:
             said += " The labels of the set are no outputs of the network: there is no accuracy."
         return f"{said} {len(self.skipped)} images could not be read." if self.skipped else said

@@ -44,6 +44,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="the focus is where the map, scaled to [0, 1], is this high"
     )
+    parser.add_argument(
+        "--margin", type=int, default=0, help="pixels that the focus may go beyond the region without range bias"
+    )
+    parser.add_argument("--tolerance", type=int, default=0, help="of the pointing game, in pixels")
     parser.add_argument("--out", type=str, default=None, help="the folder of the report; bias-SET if not given")
     parser.add_argument("--overwrite", action="store_true", help="measure again what is in that folder")
     parser.add_argument("--shard", type=int | None, default=None, help="images kept at a time; 8 batches if not given")
@@ -79,12 +83,13 @@ def _run(found: Sequence[Subject], console: Console, rank: int, command: str) ->
         own = subject.network.bias_report(subject.options.weights)
         if own is not None and isinstance(subject.images, ImageSet):
             one.save(own)
-    comparisons = [bias.compare(one, reports[0]) for one in reports[1:]]
+    comparisons, notes = _compared(reports)
     with written_aside(folder / "report.json") as aside:
         whole = {
             "command": command,
             "networks": {name: one.to_dict() for name, one in zip(names, reports, strict=True)},
-            "comparisons": [comparison.to_dict() for comparison in comparisons],
+            "comparisons": [comparison and comparison.to_dict() for comparison in comparisons],
+            "notes": notes,
         }
         aside.write_text(json.dumps(whole, allow_nan=False, indent=1), encoding="utf-8")
     page = report.write_bias_html(
@@ -93,16 +98,18 @@ def _run(found: Sequence[Subject], console: Console, rank: int, command: str) ->
         folder / "report.html",
         title=f"Where {'networks look' if len(reports) > 1 else f'{reports[0].model} looks'}: {images.name}",
         sights=sights(found, reports, options.pictures),
+        notes=notes,
         command=command,
     )
-    _show(console, reports, comparisons)
+    _show(console, reports, comparisons, notes)
     console.print(f"the report is {page.resolve()}", soft_wrap=True, markup=False)
 
 
 def _check(subject: Subject) -> None:
     """What would fail after hours: the method, its layer, the threshold, that the network runs."""
     options = subject.options
-    bias.Looker(subject.model, options.method, subject.layers, options.target, options.threshold)
+    distances = (options.margin, options.tolerance)
+    bias.Looker(subject.model, options.method, subject.layers, options.target, options.threshold, *distances)
     if options.shard is not None and options.shard < 1:
         raise InputError(f"--shard {options.shard}; expected at least 1")
     if options.pictures < 0:
@@ -120,6 +127,8 @@ def _measured(subject: Subject, folder: Path, console: Console) -> bias.Report:
             layer=subject.layers,
             target=options.target,
             threshold=options.threshold,
+            margin=options.margin,
+            tolerance=options.tolerance,
             batch_size=options.batch_size,
             mean=subject.mean,
             std=subject.std,
@@ -161,13 +170,35 @@ def _progress(console: Console, name: str) -> Iterator[Callable[[int, int | None
         console.print(f"{name}: {last:,} images, {rate(last)}", markup=False, soft_wrap=True)
 
 
-def _show(console: Console, reports: Sequence[bias.Report], comparisons: Sequence[bias.Comparison]) -> None:
+def _compared(reports: Sequence[bias.Report]) -> tuple[list[bias.Comparison | None], list[str]]:
+    """Each later report against the first, None where they cannot be compared, and why not."""
+    comparisons: list[bias.Comparison | None] = []
+    notes = []
+    for one in reports[1:]:
+        try:
+            comparisons.append(bias.compare(one, reports[0]))
+        except InputError as error:
+            comparisons.append(None)
+            notes.append(f"{one.model} is not compared with {reports[0].model}: {error}.")
+    return comparisons, notes
+
+
+def _show(
+    console: Console,
+    reports: Sequence[bias.Report],
+    comparisons: Sequence[bias.Comparison | None],
+    notes: Sequence[str],
+) -> None:
     console.print()
     if len(reports) == 1:
         console.print(reports[0].table(classes=len(reports[0].classes) <= 30))
     else:
         console.print(report.bias_table(reports))
+    for note in notes:
+        console.print(f"\n{note}", markup=False, soft_wrap=True)
     for one, comparison in zip(reports[1:], comparisons, strict=True):
+        if comparison is None:
+            continue
         console.print(f"\n{one.model} against {reports[0].model}", markup=False, soft_wrap=True)
         for line in str(comparison).splitlines():
             console.print(f"  {line}", markup=False, soft_wrap=True)

@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from regard.data.decode import Unreadable, decode, quiet, size_of
+from regard.data.decode import OnUnreadable, Unreadable, decode, quiet, size_of
 from regard.data.imageset import ImageSet, Splits, channel_statistics
 from regard.data.listing import Listing, list_folder, list_splits, show
 from regard.errors import InputError
-
-OnUnreadable = Literal["error", "skip"]
 
 MEMORY_LIMIT = 4 * 2**30
 

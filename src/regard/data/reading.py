@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from regard.data.batches import Batches
+from regard.data.decode import OnUnreadable
 from regard.data.fit import Fit
 from regard.data.imageset import Channels, ImageSet
 from regard.data.normalisation import Normalisation
 from regard.data.regionset import RegionSet
-from regard.data.stream import OnUnreadable, stream
+from regard.data.stream import stream
 from regard.errors import InputError
 
 

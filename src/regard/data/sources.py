@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from regard.data.builtin import clutter
-from regard.data.folder import MEMORY_LIMIT, OnUnreadable, load_folder
+from regard.data.decode import OnUnreadable
+from regard.data.folder import MEMORY_LIMIT, load_folder
 from regard.data.imageset import Channels, ImageSet, Splits
 from regard.errors import InputError, one_line, unknown
 

@@ -6,7 +6,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from regard.data.decode import Unreadable, quiet
+from regard.data.decode import OnUnreadable, Unreadable, quiet
 from regard.data.fit import Fit
 from regard.data.imageset import ImageSet
 from regard.data.regionset import Mask, RegionSet
 from regard.errors import InputError, first_line
-
-OnUnreadable = Literal["error", "skip"]
 
 
 class RegionBatch(NamedTuple):

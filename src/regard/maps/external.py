@@ -107,6 +107,10 @@ class ExternalMap(MapMethod):
 
     def _first_run(self, images: Tensor) -> tuple[Tensor, dict[str, tuple[int, int]]]:
         """The logits, and the size of every layer's features."""
+        if images.dtype not in (torch.float32, torch.float64):  # much of the package goes through numpy
+            raise InputError(
+                f"images are {images.dtype}; the grad-cam package needs them, and the model, in float32 or float64"
+            )
         sizes: dict[str, tuple[int, int]] = {}
 
         def look(name: str, output: Any) -> None:

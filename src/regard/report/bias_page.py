@@ -81,6 +81,8 @@ def write_bias_html(
         findings=[bias_prose.finding(report, alone=len(reports) == 1) for report in reports],
         inside=[bias_prose.inside(report) for report in reports],
         terms=bias_prose.terms() if len(reports) > 1 else "",
+        allowances=bias_prose.allowances(reports),
+        coarse=bias_prose.coarse(reports),
         reading=bias_prose.reading(),
         unscored=bias_prose.unscored(reports, networks),
         rates=rates,
@@ -105,7 +107,7 @@ def write_bias_html(
         sights=shown,
         unshown=unshown,
         left_out=bias_prose.left_out(reports, networks),
-        settings=by_value((network.name, _settings(report)) for network, report in pairs),
+        settings=by_value((network.name, _settings(report, network)) for network, report in pairs),
         definitions=[words for name, words in MEASURES.items() if name in RATES or name in means],
         environment=by_value([("", _environment())]),
         command=command,
@@ -145,16 +147,18 @@ def _contrast(name: str, difference: Difference | ComparedMean) -> Contrast:
     return Contrast(measure_of(name).name, difference, points=name in RATES, p_holm=difference.p_holm)
 
 
-def _settings(report: Report) -> dict[str, str]:
+def _settings(report: Report, network: Network) -> dict[str, str]:
     """What the numbers of a report depend on, name -> value."""
     own = {
-        "network": report.model,
+        **({"network": report.model} if report.model != network.name else {}),
         "data": f"{report.dataset} {report.split}".strip(),
         "images": f"{len(report):,}",
         "method": report.method,
         "layer": report.layer or "that of the method",
         "target": report.target,
         "threshold": f"{report.threshold:g}",
+        "margin": f"{report.margin} pixels",
+        "tolerance": f"{report.tolerance} pixels",
     }
     further = {name: value for name, value in _flat(report.provenance) if name not in (*own, "command")}
     return {name: _cut(value) for name, value in {**own, **further}.items()}

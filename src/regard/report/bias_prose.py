@@ -7,17 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from regard.bias import Rate, Report
-from regard.report.breakdown import Classes
+from regard.report.breakdown import LEAST_IMAGES, Classes
 from regard.report.template import Network
-from regard.report.wording import interval, listed, number, percent, printable
+from regard.report.wording import interval, listed, method_name, number, percent, printable
 
-_METHODS = {
-    "gradcam": "Grad-CAM",
-    "gradcam++": "Grad-CAM++",
-    "hirescam": "HiResCAM",
-    "layercam": "LayerCAM",
-    "xgradcam": "XGrad-CAM",
-}
 _NAMED = 5  # images named of those left out
 
 
@@ -89,6 +82,28 @@ def terms() -> str:
     )
 
 
+def allowances(reports: Sequence[Report]) -> str:
+    """How far beyond the region still counts as inside; "" if no pixel does."""
+    margins, tolerances = ({getattr(report, name) for report in reports} for name in ("margin", "tolerance"))
+    said = []
+    if any(margins):
+        said.append(f"A focus that goes at most {_pixels(margins)} beyond the region counts as inside it.")
+    if any(tolerances):
+        said.append(f"In the pointing game a highest value at most {_pixels(tolerances)} from the region is in it.")
+    return " ".join(said)
+
+
+def coarse(reports: Sequence[Report]) -> str:
+    """What to make of range bias where nearly every image has one; "" where some have none."""
+    shares = [inside(report) for report in reports if report.overall.position_bias.total]
+    if not shares or max(shares) >= 0.05:
+        return ""
+    return (
+        "Hardly any focus lies inside its region. That is usual where objects are small or thin beside the cells of "
+        "the map, and then spill and energy inside say more than range bias."
+    )
+
+
 def reading() -> str:
     """What the intervals mean."""
     return (
@@ -133,24 +148,29 @@ def left_out(reports: Sequence[Report], networks: Sequence[Network]) -> list[str
 
 def class_rule(found: Classes, networks: int) -> str:
     """Which classes are shown."""
-    if found.whole:
-        return f"All {found.total} classes that have images, by number of images."
+    rest = "All numbers are in the JSON file of each report, every image in the Parquet file beside it."
+    least = f"at least {LEAST_IMAGES} images"
+    if not found.eligible:
+        return f"None of the {found.total:,} classes has {least}. {rest}"
+    if len(found.rows) == found.total:
+        return f"All {found.total} classes, by number of images."
+    if len(found.rows) == found.eligible:
+        return f"The {found.eligible} of {found.total:,} classes with {least}, by number of images. {rest}"
     mean = "" if networks == 1 else ", in the mean over the networks"
     return (
-        f"{len(found.rows)} of {found.total:,} classes: the most biased among the {found.eligible:,} with at least "
-        f"10 images. First is the one where the interval of position bias begins highest{mean}. They are the extremes "
-        "of many, so some of them are there by chance. All classes are in the JSON file of the report, every image in "
-        "the Parquet file beside it."
+        f"{len(found.rows)} of {found.total:,} classes: the most biased among the {found.eligible:,} with {least}. "
+        f"First is the one where the interval of position bias begins highest{mean}. They are the extremes of many, so "
+        f"some of them are there by chance. {rest}"
     )
-
-
-def method_name(method: str) -> str:
-    """What a method of maps is called in prose."""
-    return _METHODS.get(method, printable(method))
 
 
 def _data(report: Report) -> str:
     return printable(f"{report.dataset} {report.split}".strip())
+
+
+def _pixels(counts: set[int]) -> str:
+    words = " or ".join(map(str, sorted(counts)))
+    return f"{words} pixel{'' if counts == {1} else 's'}"
 
 
 def _images(count: int) -> str:

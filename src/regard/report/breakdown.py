@@ -14,7 +14,8 @@ from regard.report.measure_words import RATES, measure_of
 from regard.report.wording import NONE, percent
 
 _ALL = 40  # classes: as many are all shown
-_SHOWN, _LEAST_IMAGES = 20, 10  # of more, so many of those with so many images
+_SHOWN = 20  # of more
+LEAST_IMAGES = 10  # of a class that is shown
 _TONES = {"position_bias": "miss", "range_bias": "past", "energy_inside": "hit", "accuracy": "hit"}
 _DARKEST = 60  # percent of the tone
 
@@ -50,17 +51,12 @@ class Classes:
     Attributes:
         rows: those shown.
         total: those that have images.
-        eligible: those that could be shown.
+        eligible: those that have enough of them to be shown.
     """
 
     rows: tuple[ClassRow, ...]
     total: int
     eligible: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether all that have images are shown."""
-        return len(self.rows) == self.total
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,8 @@ def sizes() -> str:
 
 
 def classes(reports: Sequence[Report]) -> Classes:
-    """The classes by number of images, if there are up to 40; of more, the 20 most biased with at least 10 images.
+    """The classes with at least 10 images: all of them by number of images, if there are up to 40; of more, the 20 most
+    biased.
 
     The most biased are those where the lower end of the interval of position bias is highest, in the mean over the
     reports: so few images do not lead by chance alone, and no report is made to look worse than the others. Of those
@@ -116,15 +113,11 @@ def classes(reports: Sequence[Report]) -> Classes:
         for name, summary in first.items()
         if summary.images and all(name in other for other in others)
     ]
-    if len(rows) <= _ALL:
-        return Classes(tuple(sorted(rows, key=lambda row: -row.images)), len(rows), len(rows))
-    eligible = [
-        row
-        for row in rows
-        if row.images >= _LEAST_IMAGES and all(summary.position_bias.total for summary in row.summaries)
-    ]
-    worst = sorted(eligible, key=_unbiased)[:_SHOWN]
-    return Classes(tuple(worst), len(rows), len(eligible))
+    enough = [row for row in rows if row.images >= LEAST_IMAGES]
+    if len(enough) <= _ALL:
+        return Classes(tuple(sorted(enough, key=lambda row: -row.images)), len(rows), len(enough))
+    compared = [row for row in enough if all(summary.position_bias.total for summary in row.summaries)]
+    return Classes(tuple(sorted(compared, key=_unbiased)[:_SHOWN]), len(rows), len(enough))
 
 
 def grids(found: Classes) -> list[Grid]:

@@ -60,7 +60,7 @@ class Contrast:
     @property
     def value(self) -> str:
         """The difference with its sign: +3.1, −0.004."""
-        return self._written(self.difference.difference)
+        return self._written(self.difference.difference, self._narrow)
 
     @property
     def size(self) -> str:
@@ -70,16 +70,25 @@ class Contrast:
     @property
     def low(self) -> str:
         """The lower end of the interval."""
-        return self._written(self.difference.low)
+        return self._end(self.difference.low)
 
     @property
     def high(self) -> str:
         """The upper end of the interval."""
-        return self._written(self.difference.high)
+        return self._end(self.difference.high)
 
-    def _written(self, value: float) -> str:
-        fine = self.difference.high - self.difference.low < 0.002  # many images: another digit says something
-        return wording.signed(value, 1 + fine) if self.points else wording.signed_number(value, 3 + fine)
+    @property
+    def _narrow(self) -> int:
+        """How many more digits say something: of many images, one."""
+        return 1 if self.difference.high - self.difference.low < 0.002 else 0
+
+    def _end(self, value: float) -> str:
+        written = self._written(value, self._narrow)
+        at_zero = self.resolved and not written.strip("+−0.")  # though the interval leaves it out
+        return self._written(value, self._narrow + 1) if at_zero else written
+
+    def _written(self, value: float, more: int) -> str:
+        return wording.signed(value, 1 + more) if self.points else wording.signed_number(value, 3 + more)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import nn
 
 from regard import maps
 from regard.data import Channels, Fit, RegionSet
-from regard.data.stream import OnUnreadable
+from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.report.explain_page import Page
 from regard.report.explanation import Explanation, Refusal, Scored, explanations

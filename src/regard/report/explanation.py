@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regard.bias import measure, scaled
 from regard.data import Channels, Fit, Normalisation, RegionBatch, RegionSet, stream
-from regard.data.stream import OnUnreadable
+from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.maps import MapMethod
 from regard.report.sheet import verdict

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from regard.data import Splits, all_options
 from regard.report.sheet import Sheet
 from regard.report.summary import Summary
-from regard.report.wording import listed, number
+from regard.report.wording import listed, method_name, number
 
 
 def intro(rows: Sequence[Summary], reference: Summary, splits: Splits | None) -> str:
@@ -58,8 +58,7 @@ def measured(rows: Sequence[Summary]) -> str:
     reports = [row.bias for row in rows if row.bias is not None]
     if not reports:
         return ""
-    methods = {"gradcam": "Grad-CAM"}
-    how = listed(dict.fromkeys(methods.get(report.method, report.method) for report in reports))
+    how = listed(dict.fromkeys(method_name(report.method) for report in reports))
     targets = listed(dict.fromkeys("label's" if r.target == "label" else "predicted" for r in reports))
     thresholds = listed(dict.fromkeys(f"{report.threshold:g}" for report in reports))
     return (

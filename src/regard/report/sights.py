@@ -257,11 +257,11 @@ def _strip(sight: Sight, reports: Sequence[Report]) -> Strip:
                 detail,
             )
         )
+    caption = f"image {name}" if name.isdigit() else name
     outlined = ", its region outlined" if sight.region.any() else ""
     alt_image = f"Image {name}{f', class {label}' if label else ''}{outlined}"
-    return Strip(
-        picture(sight.picture, None, sight.region, largest=largest), alt_image, label, sight.index, tuple(cells), name
-    )
+    plain = picture(sight.picture, None, sight.region, largest=largest)
+    return Strip(plain, alt_image, label, sight.index, tuple(cells), caption)
 
 
 def _probability(view: View) -> str:

@@ -30,18 +30,17 @@ def terminal_table(rows: Sequence[Summary]) -> Table:
 def bias_table(reports: Sequence[Report]) -> Table:
     """Bias reports of several models as a table, one row a model: rates and means, their 95% intervals below."""
     scored = any(report.overall.accuracy.total for report in reports)
-    caption = "Rates in %; below each number its 95% interval. Compared: the images with a region and a map not flat."
+    caption = "Rates in %; below each number its 95% interval. Counted are images with a region and a map not flat."
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
     table.add_column("model", overflow="fold")
     accuracy = ("accuracy",) if scored else ()
-    for heading in ("compared", *accuracy, "position\nbias", "range\nbias", "energy\ninside", "spill"):
+    for heading in (*accuracy, "position\nbias", "range\nbias", "energy\ninside", "spill"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, report in zip(shortened([report.model for report in reports]), reports, strict=True):
         whole = report.overall
         rates = (whole.accuracy, whole.position_bias, whole.range_bias)[0 if scored else 1 :]
         table.add_row(
-            Text(name),
-            f"{whole.position_bias.total:,}",
+            Text.assemble(name, "\n", (f"{whole.position_bias.total:,} images", "dim")),
             *(_rate(rate if rate.total else None) for rate in rates),
             *(_mean(whole.means[name]) for name in ("energy_inside", "spill")),
         )

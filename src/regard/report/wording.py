@@ -13,6 +13,13 @@ from regard.training import Recipe, TransferRecipe
 
 _ATTENTION = {"se": "SE", "shuffle": "shuffle"}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_METHODS = {
+    "gradcam": "Grad-CAM",
+    "gradcam++": "Grad-CAM++",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "xgradcam": "XGrad-CAM",
+}
 NONE = "–"
 
 
@@ -94,6 +101,11 @@ def number(count: int, what: str = "") -> str:
     """A small number as a word, and what it counts in the plural that fits."""
     word = _NUMBERS[count] if count < len(_NUMBERS) else f"{count:,}"
     return f"{word} {what}{'' if count == 1 else 's'}" if what else word
+
+
+def method_name(method: str) -> str:
+    """What a method of maps is called in prose."""
+    return _METHODS.get(method, printable(method))
 
 
 def percent(value: float) -> str:

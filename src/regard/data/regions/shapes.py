@@ -139,11 +139,12 @@ def _add(mask: Mask, ring: Ring) -> None:
     crossing = top_x[edge] + share * (bottom_x - top_x)[edge]
     if not len(row):
         return
-    # From each crossing on to the right, inside and outside change places.
-    top, bottom = row.min(), row.max() + 1
-    changes = np.bincount((row - top) * (width + 1) + _first(crossing, width), minlength=(bottom - top) * (width + 1))
-    inside = np.cumsum(changes.reshape(bottom - top, width + 1)[:, :-1] & 1, axis=1) & 1
-    mask[top:bottom] |= inside.astype(np.bool_)
+    # From each crossing on to the right, inside and outside change places; only around the ring is there any to change.
+    column = _first(crossing, width)
+    top, left, bottom, right = row.min(), column.min(), row.max() + 1, column.max()
+    shape = bottom - top, right - left + 1
+    changes = np.bincount((row - top) * shape[1] + column - left, minlength=shape[0] * shape[1]).reshape(shape)
+    mask[top:bottom, left:right] |= np.cumsum(changes[:, :-1] & 1, axis=1) & 1 == 1
 
 
 def _first(edges: NDArray[np.float64], length: int) -> NDArray[np.int64]:
