@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := src tests benchmarks
+CODE := src tests benchmarks examples
 
 .PHONY: help install demo test lint format bench clean
 .DEFAULT_GOAL := help

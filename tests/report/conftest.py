@@ -54,6 +54,11 @@ class Page(HTMLParser):
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
 
+    @property
+    def said(self) -> list[str]:
+        """What the figures say to who cannot see them."""
+        return [attributes["aria-label"] or "" for _, attributes in self.tags if attributes.get("role") == "img"]
+
     def check_alone(self) -> None:
         """That the page needs nothing but itself, and does nothing."""
         for tag, attributes in self.tags:
