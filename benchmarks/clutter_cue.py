@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from common import machine, table
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from regard import bias, data, training
 from regard.demo import COMMON, STUDENT
@@ -38,10 +39,18 @@ MEASURES = {
     "position_bias": "Position bias",
     "range_bias": "Range bias beyond one cell",
     "spill": "Spill",
-    "strict": "Range bias without margin",  # in the tables only
+    # in the tables only
+    "strict": "Range bias without margin",
+    "energy_inside": "Energy inside",
+    "focus_area": "Area of the focus",
 }
 SHOWN = list(MEASURES)[:4]
+PAIRS = (("SE", "plain"), ("LSAS-SE", "plain"), ("shuffle", "plain"), ("LSAS-SE", "SE"))
 CELL = 4  # pixels of a cell of the maps
+PAIRS_SAID = (
+    "Median difference in points over the pairs of runs with the same cue and seed; in how many the first is above and "
+    "below; p of the sign test:"
+)
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -104,6 +113,8 @@ def measured(folder: Path) -> list[Trained]:
                     "position_bias": one.position_bias.value,
                     "range_bias": one.range_bias.value,
                     "spill": one.overall.means["spill"].value,
+                    "energy_inside": one.overall.means["energy_inside"].value,
+                    "focus_area": one.overall.means["focus_area"].value,
                     "strict": bias.evaluate(model, images, **how).range_bias.value,
                 }
                 found.append(Trained(name, cue, seed, figures))
@@ -151,22 +162,23 @@ def tables(found: Sequence[Trained]) -> str:
     return "\n\n".join(parts)
 
 
-def against_plain(found: Sequence[Trained]) -> str:
-    """In how many of the pairs of runs with the same cue and seed a network is above the plain one."""
+def pairs(found: Sequence[Trained]) -> str:
+    """One network against another: pairs of runs with the same cue and seed, and a sign test over them."""
     rows = []
-    for name in list(NETWORKS)[1:]:
-        cells = [name]
-        for measure in SHOWN:
+    for first, second in PAIRS:
+        cells = [f"{first}, {second}"]
+        for measure in (*SHOWN, "energy_inside", "focus_area"):
             gaps = [
                 a - b
                 for cue in CUES
-                for a, b in zip(of(found, measure, name, cue), of(found, measure, "plain", cue), strict=True)
+                for a, b in zip(of(found, measure, first, cue), of(found, measure, second, cue), strict=True)
             ]
-            above = sum(gap > 0 for gap in gaps)
-            below = sum(gap < 0 for gap in gaps)
-            cells.append(f"{100 * statistics.median(gaps):+.1f} ({above} above, {below} below)")
+            above, below = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+            p = binomtest(above, above + below).pvalue if above + below else 1.0
+            cells.append(f"{100 * statistics.median(gaps):+.1f} ({above}:{below}, p {p:.2g})")
         rows.append(cells)
-    return table(["against plain", *(f"{MEASURES[measure]}, points" for measure in SHOWN)], rows)
+    header = ["first, second", *(MEASURES[measure] for measure in (*SHOWN, "energy_inside", "focus_area"))]
+    return table(header, rows)
 
 
 def write(found: Sequence[Trained], epochs: int) -> None:
@@ -176,7 +188,7 @@ def write(found: Sequence[Trained], epochs: int) -> None:
     begin, end = "<!-- numbers -->", "<!-- end of numbers -->"
     old = path.read_text() if path.is_file() else f"{begin}\n{end}\n"
     how = f"{date.today()}, {machine(torch.device('cpu'))}. {epochs} epochs a run, one thread."
-    text = f"{begin}\n{how}\n\n{against_plain(found)}\n\n{tables(found)}\n{end}"
+    text = f"{begin}\n{how}\n\n{PAIRS_SAID}\n\n{pairs(found)}\n\n{tables(found)}\n{end}"
     path.write_text(old[: old.index(begin)] + text + old[old.index(end) + len(end) :])
     print(text)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +12,35 @@ from regard.errors import InputError
 Classes = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
 
 
-def check_images(model: nn.Module, images: Tensor) -> None:
-    """Raises InputError unless the images are floating point (N, C, H, W) on the model's device."""
+def check_images(model: nn.Module, images: Tensor, *, differentiates: bool = False) -> None:
+    """Raises InputError unless the images are floating point (N, C, H, W) on the model's device.
+
+    Args:
+        model: that gets them.
+        images: to check.
+        differentiates: whether the model's tensors have to be able to be part of a graph, too.
+    """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise InputError(f"images are {what}; expected a floating-point tensor (N, C, H, W), normalised for the model")
-    devices = {parameter.device for module in model.modules() for parameter in _held(module._parameters)}
+    devices = set()
+    # One walk, and every module asked for its own: several times as fast as asking the model for all its tensors.
+    for module in model.modules():
+        for tensor in module._parameters.values():
+            if tensor is not None:
+                devices.add(tensor.device)
+                if differentiates and tensor.is_inference():
+                    raise _made_under_inference()
+        if differentiates:
+            for buffer in module._buffers.values():
+                if buffer is not None and buffer.is_inference():
+                    raise _made_under_inference()
     if len(devices) == 1 and images.device not in devices:
         raise InputError(f"images are on {images.device}, the model on {devices.pop()}; move one of them")
 
 
-def check_differentiable(model: nn.Module) -> None:
-    """Raises InputError if the model's tensors can be part of no graph."""
-    for module in model.modules():
-        if any(tensor.is_inference() for tensor in (*_held(module._parameters), *_held(module._buffers))):
-            raise InputError("the model was made under inference_mode, so it has no gradients; make it outside")
+def _made_under_inference() -> InputError:
+    return InputError("the model was made under inference_mode, so it has no gradients; make it outside")
 
 
 def check_logits(logits: object, images: Tensor) -> Tensor:
@@ -77,11 +91,6 @@ def check_top(top: int, logits: Tensor) -> Tensor:
     if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= count:
         raise InputError(f"top {top!r} of a model with {count} outputs; expected a whole number from 1 to {count}")
     return logits.detach().topk(top, 1).indices
-
-
-def _held(tensors: Mapping[str, Tensor | None]) -> list[Tensor]:
-    """A module's own tensors; asking every module is several times as fast as asking the model for all."""
-    return [tensor for tensor in tensors.values() if tensor is not None]
 
 
 def _expected(n: int, several: bool) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 from torch import Tensor, nn
 
 from regard.errors import InputError, unknown
-from regard.maps.checks import Classes, check_classes, check_differentiable, check_images, check_top
+from regard.maps.checks import Classes, check_classes, check_images, check_top
 from regard.maps.features import Reshape
 from regard.maps.fusion import Fuse, fused
 from regard.maps.graph import at_rest
@@ -152,9 +152,7 @@ class MapMethod(ABC):
         """The images as the model can be given them, the model at rest, and no autocast of what is not the model's."""
         if asked.classes is not None and asked.top is not None:
             raise InputError("classes and top are both given; give one of them")
-        check_images(self.model, images)
-        if self._differentiates:
-            check_differentiable(self.model)
+        check_images(self.model, images, differentiates=self._differentiates)
         with at_rest(self.model):
             yield images.clone() if images.is_inference() else images
 
