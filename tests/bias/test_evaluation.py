@@ -157,12 +157,11 @@ def test_methods_of_ones_own():
 
 
 def test_labels_that_are_other_outputs():
-    """Output 4 - i stands for class i of three; class 1 has none."""
+    """Output 4 - i stands for class i of three."""
     images = image_set()
-    report = evaluate(network(outputs=5), images, label_outputs=[4, -1, 2], outputs=list("abcde"))
+    report = evaluate(network(outputs=5), images, label_outputs=[4, 3, 2], outputs=list("abcde"))
     assert report.scored and report.classes == CLASSES and report.outputs == tuple("abcde")
-    expected = {0: 4, 1: -1, 2: 2}
-    right = [int(p) == expected[int(c)] for p, c in zip(report.rows["predicted"], images.labels, strict=True)]
+    right = [int(p) == 4 - int(c) for p, c in zip(report.rows["predicted"], images.labels, strict=True)]
     assert report.rows["correct"].tolist() == right
     by_label = evaluate(network(outputs=5), images.subset([0, 1]), label_outputs=[4, 3, 2], target="label")
     assert by_label.rows["explained"].tolist() == [4 - int(label) for label in images.labels[:2]]
@@ -173,6 +172,15 @@ def test_labels_that_are_no_outputs():
     assert not report.scored and not report.rows["correct"].any() and report.outputs[4] == "class 4"
     assert report.accuracy.total == 0 and report.right.images == report.wrong.images == 0
     assert "there is no accuracy" in str(report) and "right" not in str(report)
+
+
+def test_images_without_a_label_are_neither_right_nor_wrong():
+    images = image_set(12)
+    labels = images.labels.clone()
+    labels[::3] = -1
+    report = evaluate(network(), [(normalised(images), labels, images.regions)])
+    assert report.accuracy.total == report.right.images + report.wrong.images == 8
+    assert report.accuracy.successes == report.rows["correct"].sum() and not report.rows["correct"][::3].any()
 
 
 def test_kept_in_a_folder(report, tmp_path):
@@ -227,7 +235,8 @@ def test_flat_maps_are_counted():
         (network(outputs=2), image_set(), {"target": "label"}, "2 outputs"),
         (network(), image_set(), {"label_outputs": [0, 1]}, "2 outputs for the 3 classes"),
         (network(), image_set(), {"label_outputs": [0, 1, 7]}, "output 7 of a model with 3"),
-        (network(), image_set(), {"label_outputs": [0, -1, 2], "target": "label"}, "no label that is an output"),
+        (network(), image_set(), {"label_outputs": [0, -1, 2]}, "-1 for some classes"),
+        (network(), image_set(), {"label_outputs": [-1] * 3, "target": "label"}, "no label that is an output"),
         (network(), image_set(), {"outputs": ["a"]}, "1 names for 3 outputs"),
         (network(), [], {"folder": "x"}, "cannot be kept in shards"),
         (network(), image_set(), {"target": "best"}, "unknown target 'best'"),

@@ -15,6 +15,7 @@ def rows(n=40, **changes):
     columns = {name: random.random(n).astype(np.float32) for name in MEANS}
     columns |= {name: random.random(n) < 0.4 for name in ("correct", "position_bias", "range_bias", "pointing")}
     columns["flat"] = np.zeros(n, bool)
+    columns["label"] = np.zeros(n, np.int64)
     return {**columns, **changes}
 
 

@@ -60,7 +60,7 @@ class Comparison:
     """What `compare` says of two reports; iterates over its differences.
 
     Attributes:
-        accuracy: over all images; None unless both reports are scored.
+        accuracy: over the images with a label; None unless both reports are scored and there are any.
         position_bias: over the images with a region and, in both reports, a focus.
         range_bias: likewise.
         pointing: likewise.
@@ -113,7 +113,9 @@ def compare(first: Report, second: Report) -> Comparison:
         raise InputError(f"none of {len(both)} images has a region and a focus in both reports; nothing to compare")
     found: dict[str, Difference | ComparedMean] = {}
     if first.scored and second.scored:
-        found["accuracy"] = _rate("accuracy", names, a["correct"], b["correct"])
+        labelled = a["label"] >= 0
+        if labelled.any():
+            found["accuracy"] = _rate("accuracy", names, a["correct"][labelled], b["correct"][labelled])
     for name, words in _RATES.items():
         found[name] = _rate(words, names, a[name][both], b[name][both])
     means = paired_bootstraps({name: (a[name][both], b[name][both]) for name in MEASURES})

@@ -78,9 +78,9 @@ def evaluate(
         workers: processes that read the images of a `RegionSet`; 0: none besides this one.
         unreadable: on a file of a `RegionSet` that cannot be read, "error", or "skip" it and name it in the report.
         outputs: names of the model's outputs; None: the classes of the set, if they are as many.
-        label_outputs: for each class of the set the output that stands for it, -1 where none does; None: the classes
-            are the outputs, in order. A `RegionSet` with another number of classes than the model has outputs is then
-            not scored.
+        label_outputs: for each class of the set the output that stands for it, or -1 for all: the report is then not
+            scored. None: the classes are the outputs, in order; a `RegionSet` with another number of classes than the
+            model has outputs is then not scored.
         device: where to work; the model is moved there and, at the end, back. None: where the model is.
         folder: where the shards are kept; it is the caller's to remove.
         shard: images of a shard; None: 8 batches.
@@ -206,6 +206,10 @@ class _Matching:
             raise InputError(
                 f"label_outputs names {len(label_outputs)} outputs for the {len(classes or ())} classes of "
                 f"{source.name}; give one for each"
+            )
+        if label_outputs is not None and min(label_outputs, default=0) < 0 <= max(label_outputs, default=0):
+            raise InputError(
+                "label_outputs has -1 for some classes; leave their images out, or give -1 for all classes"
             )
         self._needed = target == "label"
         if self._needed and labels is not None:

@@ -90,8 +90,8 @@ class Mean:
 class Summary:
     """A set of images in a few numbers.
 
-    Accuracy counts every image. All other rates and means leave out images whose map is flat or whose region is empty:
-    there is nothing to compare.
+    Accuracy counts every image that has a label. All other rates and means leave out images whose map is flat or whose
+    region is empty: there is nothing to compare.
 
     Attributes:
         images: all of them.
@@ -144,7 +144,7 @@ def summarise(rows: Rows, which: np.ndarray | None = None, *, scored: bool = Tru
         images=len(counted),
         flat_maps=int(rows["flat"].sum()),
         empty_regions=int((rows["region_area"] == 0).sum()),
-        accuracy=Rate.of(rows["correct"] if scored else rows["correct"][:0]),
+        accuracy=Rate.of(rows["correct"][(rows["label"] >= 0) & scored]),
         position_bias=Rate.of(rows["position_bias"][counted]),
         range_bias=Rate.of(rows["range_bias"][counted]),
         pointing=Rate.of(rows["pointing"][counted]),
