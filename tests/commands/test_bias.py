@@ -127,6 +127,19 @@ def test_networks_that_cannot_be_compared(here: Path, capsys: pytest.CaptureFixt
     assert "is not compared with" in (here / "bias-masks/report.html").read_text()
 
 
+def test_preprocessing_that_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file without it needs it said; said, it is used."""
+    torch.manual_seed(0)
+    torch.save(models.create("wrn-10-0.5", num_classes=4).state_dict(), "plain.pth")
+    assert run(capsys, "import", "plain.pth", "--model=wrn-10-0.5", "--out=plain.safetensors")[0] == 0
+    status, _, err = run(capsys, "bias", "plain.safetensors", *OPTIONS)
+    assert status == 2 and "--data.mean, --data.std" in err
+    said = ["--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25,0.25]", "--data.size=24", "--pictures=1"]
+    assert run(capsys, "bias", "plain.safetensors", *OPTIONS, *said)[0] == 0
+    fit = Report.load(here / "bias-masks/plain.json").provenance["fit"]
+    assert "size=(24, 24)" in fit and "crop_pct=1.0" in fit
+
+
 def test_two_processes_give_what_one_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["bias", NETWORKS[0], *OPTIONS, "--pictures=0"]
     assert run(capsys, *arguments, "--out=one")[0] == 0

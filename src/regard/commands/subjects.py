@@ -92,6 +92,12 @@ class Subject:
 def add_subject_options(parser: RecipeParser) -> None:
     """Adds the options that say which images, and how they are worked on."""
     training.add_data(parser)
+    (whole,) = (action for action in parser._actions if action.dest == "data")
+    whole.metavar = "SET"  # see `_set_of_files`
+    whole.help = (
+        "the images: coco:FOLDER, imagenet:FOLDER, cub:, pets:, voc:, stl10:, masks: or folder:FOLDER, a folder or "
+        "COCO file that shows which it is, or a set that is held whole, by name; of runs, those they were tested on"
+    )
     parser.add_argument("--split", type=str | None, default=None, help="of a set of files: train, val, test, …")
     parser.add_argument("--images", type=str | None, default=None, help="the folder of images, if it is elsewhere")
     parser.add_argument("--region", type=str | None, default=None, help="all objects, or those of the label alone")
@@ -222,8 +228,8 @@ def _subject(
     if isinstance(images, ImageSet):
         fit, mean, std = None, images.mean, images.std
     else:
-        fit = training.fit_of(about)
-        given = training.Preprocessing(options.data.mean, options.data.std).over(about)
+        given = training.Preprocessing(options.data.mean, options.data.std, options.data.size).over(about)
+        fit = training.fit_of(given)
         if given.mean is None or given.std is None:
             raise InputError(
                 f"{network.source} does not say how its images are normalised; say it (--data.mean, --data.std)"
