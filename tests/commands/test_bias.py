@@ -167,6 +167,15 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
     report = Report.load(here / "skipped/first.json")
     assert len(report) == 5 and len(report.skipped) == 1 and "2.png" in report.skipped[0]
     assert "1 images could not be read" in " ".join(out.split())
+    # a shard of nothing else
+    (broken / "images/3.png").write_bytes(b"")
+    assert run(capsys, *arguments, "--unreadable=skip", "--shard=2", "--out=two", "--pictures=0")[0] == 0
+    report = Report.load(here / "two/first.json")
+    assert report.keys == ("0.png", "1.png", "4.png", "5.png") and len(report.skipped) == 2
+    for i in (0, 1, 4, 5):
+        (broken / f"images/{i}.png").write_bytes(b"")
+    status, _, err = run(capsys, *arguments, "--unreadable=skip", "--out=none")
+    assert status == 2 and "no images; 6 could not be read" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,15 @@ def in_shards(
         if world > 1:
             raise InputError(f"{world} processes share an evaluation through a folder; give one")
         return Shard.joined([work(one) for one in ranges])
-    try:
+    with _writing(folder):
         _begin(folder, plan, rank)
-        for i in range(rank, len(ranges), world):
-            if Shard.read(_file(folder, i)) is None:
-                work(ranges[i]).write(_file(folder, i))
-            else:
-                found(ranges[i])
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or first_line(error)}") from None
+    for i in range(rank, len(ranges), world):
+        if Shard.read(_file(folder, i)) is not None:
+            found(ranges[i])
+            continue
+        shard = work(ranges[i])
+        with _writing(folder):
+            shard.write(_file(folder, i))
     if world > 1:
         torch.distributed.barrier()
     shards = [Shard.read(_file(folder, i)) for i in range(len(ranges))]
@@ -108,6 +109,14 @@ def _process() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or first_line(error)}") from None
 
 
 def _begin(folder: Path, plan: Mapping[str, Any], rank: int) -> None:

@@ -17,7 +17,7 @@ from regard.data.fit import Fit
 from regard.data.imageset import Channels, ImageSet
 from regard.data.normalisation import Normalisation
 from regard.data.regionset import RegionSet
-from regard.data.stream import stream
+from regard.data.stream import NothingReadable, stream
 from regard.errors import InputError
 
 
@@ -29,7 +29,7 @@ class Labelled(NamedTuple):
         labels: whole numbers (B,), classes of the set; -1: none.
         regions: bool (B, h, w); None where the set has none.
         places: of the images in the set, (B,).
-        skipped: the files in between that could not be read, each with the reason.
+        skipped: the files in between that could not be read, each with the reason; if no file could be, B is 0.
     """
 
     images: Tensor
@@ -135,15 +135,22 @@ def _of_files(
     def read(places: Sequence[int] | None, device: torch.device) -> Iterator[Labelled]:
         normalised = Normalisation(mean, std, device=device)
         chosen = range(len(images)) if places is None else places
-        for batch in stream(images, fit, chosen, size, workers=workers, unreadable=unreadable):
-            pixels = batch.images.to(device, non_blocking=True)
-            yield Labelled(
-                normalised(pixels) if len(pixels) else pixels.float(),
-                batch.labels.to(device, non_blocking=True),
-                batch.regions.to(device, non_blocking=True) if images.has_regions else None,
-                batch.index.tolist(),
-                tuple(f"{images.keys[place]}: {reason}" for place, reason in batch.skipped),
-            )
+
+        def said(skipped: tuple[tuple[int, str], ...]) -> tuple[str, ...]:
+            return tuple(f"{images.keys[place]}: {reason}" for place, reason in skipped)
+
+        try:
+            for batch in stream(images, fit, chosen, size, workers=workers, unreadable=unreadable):
+                yield Labelled(
+                    normalised(batch.images.to(device, non_blocking=True)),
+                    batch.labels.to(device, non_blocking=True),
+                    batch.regions.to(device, non_blocking=True) if images.has_regions else None,
+                    batch.index.tolist(),
+                    said(batch.skipped),
+                )
+        except NothingReadable as error:  # of these; of others there may be some
+            nothing = torch.empty(0, 3, 0, 0, device=device)
+            yield Labelled(nothing, torch.empty(0, dtype=torch.int64), None, (), said(error.skipped))
 
     return Reading(
         read,

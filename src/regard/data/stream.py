@@ -40,6 +40,20 @@ class RegionBatch(NamedTuple):
     skipped: tuple[tuple[int, str], ...] = ()
 
 
+class NothingReadable(InputError):
+    """Not one of the images asked for could be read, though such images were to be skipped.
+
+    Attributes:
+        skipped: the place of each in the set, and why.
+    """
+
+    def __init__(self, skipped: tuple[tuple[int, str], ...]) -> None:
+        super().__init__(
+            f"not one of the {len(skipped)} images can be read (the first: {skipped[0][1]}); give readable ones"
+        )
+        self.skipped = skipped
+
+
 def looked(images: RegionSet | ImageSet, fit: Fit | None, index: int) -> tuple[NDArray[np.uint8], Mask]:
     """One image as the network sees it, and its region.
 
@@ -175,9 +189,7 @@ def _batches(reader: _Reader, workers: int) -> Iterator[RegionBatch]:
     if held is not None:
         yield held._replace(skipped=held.skipped + skipped)
     elif skipped:
-        raise InputError(
-            f"not one of the {len(skipped)} images can be read (the first: {skipped[0][1]}); give readable ones"
-        )
+        raise NothingReadable(skipped)
 
 
 def _read(reader: _Reader, workers: int) -> Iterator[RegionBatch | str]:
