@@ -48,7 +48,10 @@ class MadeUp(data.RegionSet):
         self.name, self.split, self.classes = "made up", "", ("ellipse",)
         self.keys = tuple(f"{i}.png" for i in range(count))
         self.labels = np.zeros(count, np.int64)
-        self.fingerprint = f"{count:x}"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{len(self):x}"
 
     def image(self, index: int) -> Image.Image:
         cells = np.random.default_rng(index).integers(0, 256, (8, 8, 3), np.uint8)

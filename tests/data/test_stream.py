@@ -218,11 +218,13 @@ def test_a_worker_that_dies_is_one_line():
 
 
 def test_leaving_early_ends_the_workers(masks):
+    before = set(multiprocessing.active_children())  # those of a loader that failed may take a while
     stream = data.stream(data.open_regions(masks), FIT, range(11), 1, workers=2)
     next(stream)
-    assert len(multiprocessing.active_children()) == 2
+    own = set(multiprocessing.active_children()) - before
+    assert len(own) == 2
     stream.close()
-    assert multiprocessing.active_children() == []
+    assert not own & set(multiprocessing.active_children())
 
 
 def test_workers_leave_ctrl_c_to_the_first_process(masks):

@@ -57,7 +57,7 @@ class Pictures(RegionSet):
         self.has_regions = box is not None or any(self.masks)
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]  # worked out when asked for
+    def fingerprint(self) -> str:
         masks = [None if mask is None else str(mask) for mask in self.masks]
         digest = hashlib.sha256(json.dumps([self.keys, masks, self.box]).encode())
         digest.update(sizes(iter(self.paths)))

@@ -28,7 +28,6 @@ class RegionSet(ABC):
         keys: what each image is called, unique in the set: its path below the folder of images.
         labels: int64 (N,), each an index into `classes`, or -1 where an image has none.
         has_regions: whether regions are known.
-        fingerprint: changes if the images, labels or regions do; hexadecimal.
     """
 
     name: str
@@ -37,7 +36,11 @@ class RegionSet(ABC):
     keys: tuple[str, ...]
     labels: NDArray[np.int64]
     has_regions: bool = True
-    fingerprint: str
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What changes if the images, labels or regions do, in hexadecimal; worked out when it is asked for."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -86,7 +89,7 @@ class _Part(RegionSet):
         self.labels = whole.labels[places]
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]  # read when asked for, as that of the whole
+    def fingerprint(self) -> str:
         return hashlib.sha256(self._whole.fingerprint.encode() + self._places.tobytes()).hexdigest()
 
     def image(self, index: int) -> Image.Image:

@@ -75,7 +75,7 @@ class FileSet(RegionSet):
         """All that the regions are made of."""
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]  # made when asked for: it looks at every file
+    def fingerprint(self) -> str:
         """Of name, split, classes, keys, labels, sizes of the image files, and what the regions are made of: their
         shapes, or names and sizes of the files they are in. Where the files are does not matter, nor when they changed.
         """
