@@ -74,6 +74,8 @@ def _run(found: Sequence[Subject], console: Console, rank: int, command: str) ->
     wait_for_all()  # before anyone writes there
     for subject in found:
         _check(subject)
+        if len(found) > 1:  # one model at a time in memory; a single one need not be made twice
+            subject.release()
     by_name = list(zip(names, found, strict=True))
     reports = [_measured(subject, folder / "shards" / name, console) for name, subject in by_name]
     if rank > 0:
@@ -114,7 +116,6 @@ def _check(subject: Subject) -> None:
         raise InputError(f"--shard {options.shard}; expected at least 1")
     if options.pictures < 0:
         raise InputError(f"--pictures {options.pictures}; expected 0 or more")
-    subject.release()
 
 
 def _measured(subject: Subject, folder: Path, console: Console) -> bias.Report:

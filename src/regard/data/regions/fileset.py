@@ -87,6 +87,36 @@ class FileSet(RegionSet):
         return digest.hexdigest()
 
 
+class PairedSet(FileSet):
+    """A set with a file for each image that says where its region is: `beside(index)`."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        folder: Path,
+        keys: Sequence[str],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        region_folder: Path,
+        region_keys: Sequence[str],
+    ) -> None:
+        super().__init__(name, split, folder, keys, labels, classes)
+        self._region_folder = region_folder
+        self._region_keys = tuple(region_keys)
+
+    def beside(self, index: int) -> Path:
+        """The file of an image's region."""
+        return self._region_folder / self._region_keys[index]
+
+    def _source(self, index: int) -> str:
+        return show(self.beside(index))
+
+    def _marks(self) -> Iterator[bytes]:
+        yield repr(self._region_keys).encode()
+        yield sizes(self.beside(i) for i in range(len(self)))
+
+
 def sizes(paths: Iterator[Path]) -> bytes:
     """The sizes of files in bytes, -1 for one that is not there."""
 

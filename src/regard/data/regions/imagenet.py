@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from regard.data.decode import Frame
 from regard.data.listing import show
-from regard.data.regions.fileset import FileSet, sizes
+from regard.data.regions.fileset import PairedSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.pascal import read_boxes
 from regard.data.regions.shapes import box_mask
@@ -24,36 +24,15 @@ _SYNSET = re.compile(r"n\d{8}")
 _FIRST_NAME = re.compile(rb"<name>\s*(n\d{8})\s*</name>")
 
 
-class ImageNetSet(FileSet):
+class ImageNetSet(PairedSet):
     """The images of a split, each with the boxes of its class as region."""
 
-    def __init__(
-        self,
-        split: str,
-        folder: Path,
-        keys: Sequence[str],
-        labels: Sequence[int],
-        classes: Sequence[str],
-        boxes: Path,
-        box_keys: Sequence[str],
-    ) -> None:
-        super().__init__("imagenet", split, folder, keys, labels, classes)
-        self._boxes = boxes
-        self._box_keys = tuple(box_keys)
-
     def _marked(self, index: int, frame: Frame) -> Mask:
-        found = read_boxes(self._boxes / self._box_keys[index])
+        found = read_boxes(self.beside(index))
         size = found.size or (frame.width, frame.height)
         self._check_size(index, frame, size)
         own = self.classes[self.labels[index]]
         return box_mask([box for name, box in found.objects if name == own], *size)
-
-    def _source(self, index: int) -> str:
-        return show(self._boxes / self._box_keys[index])
-
-    def _marks(self) -> Iterator[bytes]:
-        yield repr(self._box_keys).encode()
-        yield sizes(self._boxes / key for key in self._box_keys)
 
 
 def _root(where: Path) -> Path:
@@ -99,7 +78,8 @@ def _open(where: Path, choices: Choices) -> ImageNetSet:
     synsets = [key.split("/")[0] for key in keys] if by_class else _named(marks.root, box_keys)
     classes = sorted(set(synsets))
     place = {synset: i for i, synset in enumerate(classes)}
-    return ImageNetSet(split, tree.root, keys, [place[synset] for synset in synsets], classes, marks.root, box_keys)
+    labels = [place[synset] for synset in synsets]
+    return ImageNetSet("imagenet", split, tree.root, keys, labels, classes, marks.root, box_keys)
 
 
 def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]:

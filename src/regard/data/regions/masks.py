@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from regard.data.decode import Frame
@@ -10,7 +10,7 @@ from regard.data.listing import EXTENSIONS as IMAGES
 from regard.data.listing import show
 from regard.data.regions.drawn import EXTENSIONS as MASKS
 from regard.data.regions.drawn import mask_of
-from regard.data.regions.fileset import FileSet, sizes
+from regard.data.regions.fileset import PairedSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.tree import Tree
 from regard.data.regionset import Mask
@@ -19,32 +19,14 @@ from regard.errors import InputError
 SPLITS = ("test", "val", "valid", "validation", "train")
 
 
-class MaskSet(FileSet):
+class MaskSet(PairedSet):
     """Images, and for each a picture that is not black where its region is."""
 
-    def __init__(
-        self,
-        split: str,
-        folder: Path,
-        keys: Sequence[str],
-        labels: Sequence[int],
-        classes: Sequence[str],
-        masks: Path,
-        mask_keys: Sequence[str],
-    ) -> None:
-        super().__init__("masks", split, folder, keys, labels, classes)
-        self._masks = masks
-        self._mask_keys = tuple(mask_keys)
-
     def _marked(self, index: int, frame: Frame) -> Mask:
-        return mask_of(self._masks / self._mask_keys[index])
+        return mask_of(self.beside(index))
 
     def _source(self, index: int) -> str:
-        return f"its mask {show(self._masks / self._mask_keys[index])}"
-
-    def _marks(self) -> Iterator[bytes]:
-        yield repr(self._mask_keys).encode()
-        yield sizes(self._masks / key for key in self._mask_keys)
+        return f"its mask {super()._source(index)}"
 
 
 def _recognised(where: Path) -> bool:
@@ -75,7 +57,8 @@ def _open(where: Path, choices: Choices) -> MaskSet:
         )
     classes = sorted({key.split("/")[0] for key in keys if "/" in key})
     labels = [classes.index(key.split("/")[0]) if "/" in key else -1 for key in keys]
-    return MaskSet(split or "", folder, keys, labels, classes, masks.root, [by_stem[stem] for stem in wanted])
+    mask_keys = [by_stem[stem] for stem in wanted]
+    return MaskSet("masks", split or "", folder, keys, labels, classes, masks.root, mask_keys)
 
 
 def _splits(where: Path) -> list[str]:
