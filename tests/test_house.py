@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "maps": {"errors", "modes", "stages", "models", "attention"},
     "deployment": {"version", "errors", "modes", "attention"},
     "bias": {"version", "errors", "files", "modes", "maps", "models", "data"},
-    "transfer": {"errors", "stages", "maps"},
+    "transfer": {"errors", "modes", "stages", "models", "maps"},
     "training": {"version", "errors", "files", "modes", "attention", "data", "models", "maps", "transfer"},
     "report": {"version", "errors", "files", "data", "models", "maps", "bias", "training"},
     "demo": {"errors", "bias", "training", "report", "data"},

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from regard import InputError, attention, data, models, training
 from regard.bias import Report
 from regard.cli import main
-from regard.training.teacher import load_teacher
+from regard.training.teacher import load_teachers
 
 SE = ["--attention=se", "--gate=sub-attention", "--attention_stages=[3]"]
 CLUTTER = ["--data.name=clutter", "--data.options={train: 20, test: 40}", "--device=cpu"]
@@ -142,18 +142,19 @@ def test_an_imported_teacher(here, splits, capsys) -> None:
     teach = training.TransferRecipe("t.safetensors", alpha=0.5)
     said: list[str] = []
     other = replace(splits.train, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
-    teacher = load_teacher(teach, other, said.append)
-    assert teacher is not None and "with its own mean" in said[0]
+    cpu = torch.device("cpu")
+    (teacher,) = load_teachers(teach, other, (32, 32), cpu, said.append)
+    assert "with its own mean" in said[0]
 
     def normalised(mean, std):
         return (splits.test.images / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
     with torch.no_grad():
-        found = teacher(normalised(other.mean, other.std))
+        found = teacher.model(teacher.seen(normalised(other.mean, other.std)))
         expected = training.open_trained("teacher").model()(normalised(stored.mean, stored.std))
     assert torch.allclose(found, expected, atol=1e-5)
     with pytest.raises(InputError, match="one set of weights"):
-        load_teacher(replace(teach, weights="best"), other, said.append)
+        load_teachers(replace(teach, weights="best"), other, (32, 32), cpu, said.append)
 
 
 def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) -> None:

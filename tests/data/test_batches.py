@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as transforms
 
 from regard.data import Augmentation, Batches, ImageSet
 from regard.errors import InputError
@@ -119,12 +120,13 @@ def test_an_epoch_gives_every_image_once(count, batch_size, drop_last, number):
 
 @pytest.mark.parametrize("start", [0, 1, 3, 8, 9])
 def test_an_epoch_begun_at_a_step_is_the_rest_of_the_whole(start):
-    def batches():
-        return Batches(noise(), 7, augmentation=Augmentation(2), shuffle=True, seed=3, drop_last=True)
+    def batches(augmentation):
+        return Batches(noise(), 7, augmentation=augmentation, shuffle=True, seed=3, drop_last=True)
 
-    whole, rest = list(batches().epoch(5)), list(batches().epoch(5, start))
-    assert len(whole) == 9 and len(rest) == 9 - start
-    assert all(equal(*pair) for pair in zip(whole[start:], rest, strict=True))
+    for augmentation in (Augmentation(2), RESIZED):
+        whole, rest = list(batches(augmentation).epoch(5)), list(batches(augmentation).epoch(5, start))
+        assert len(whole) == 9 and len(rest) == 9 - start
+        assert all(equal(*pair) for pair in zip(whole[start:], rest, strict=True))
 
 
 def test_epochs_and_seeds_differ_and_repeat():
@@ -160,7 +162,7 @@ def test_channels_last_is_the_same_in_another_layout():
     def first(channels_last, augmentation):
         return next(Batches(noise(), 8, augmentation=augmentation, channels_last=channels_last).epoch(0)).images
 
-    for augmentation in (None, Augmentation(2), Augmentation(2, "zero", crop=5)):
+    for augmentation in (None, Augmentation(2), Augmentation(2, "zero", crop=5), Augmentation(0, scale=(0.1, 1))):
         plain, last = first(False, augmentation), first(True, augmentation)
         assert plain.is_contiguous() and last.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(plain, last)
@@ -182,11 +184,105 @@ def test_the_set_is_not_copied_where_it_is_already():
     assert Batches(images, 8, device="cpu").images.images.data_ptr() == images.images.data_ptr()
 
 
+RESIZED = Augmentation(padding=0, scale=(0.08, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "scale"),
+    [
+        ((32, 32), None, (0.08, 1.0)),
+        ((40, 70), 64, (0.08, 1.0)),  # both smaller and larger, along either side
+        ((90, 60), 7, (0.3, 0.9)),
+        ((5, 200), 16, (0.5, 1.0)),  # hardly a box fits
+    ],
+)
+def test_resized_crops_are_those_of_torchvision(size, crop, scale):
+    images = noise(40, *size)
+    batches = Batches(
+        images,
+        40,
+        augmentation=Augmentation(padding=0, crop=crop, scale=scale),
+        shuffle=True,
+        seed=2,
+        mean=ZERO,
+        std=ONE,
+    )
+    wanted = batches.image_size
+    assert wanted == (size if crop is None else (crop, crop))
+    order, (flipped, *boxes) = batches._draw(3)
+    (batch,) = batches.epoch(3)
+    assert torch.equal(batch.index, order) and 5 < flipped.sum() < 35
+    for shown, index, flip, *box in zip(as_bytes(batch.images), order, flipped, *boxes, strict=True):
+        top, left, height, width = map(int, box)
+        assert 0 <= top <= size[0] - height and 0 <= left <= size[1] - width and min(height, width) > 0
+        source = images.images[index]
+        theirs = transforms.resized_crop(source, top, left, height, width, list(wanted), antialias=True)
+        exact = transforms.resized_crop(source.double(), top, left, height, width, list(wanted), antialias=True)
+        if flip:
+            theirs, exact = theirs.flip(2), exact.flip(2)
+        assert (shown.int() - theirs.int()).abs().max() <= 1
+        assert (shown - exact).abs().max() < 0.75  # rounding alone makes it 0.5
+
+
+def test_a_uniform_image_stays_as_it_is():
+    """Weights that are rounded still add up to one."""
+    white = ImageSet(
+        torch.full((50, 3, 61, 83), 255, dtype=torch.uint8), torch.zeros(50).long(), ("a",), "", "", MEAN, STD
+    )
+    for crop in (1, 5, 32, 100):
+        (batch,) = Batches(
+            white, 50, augmentation=Augmentation(padding=0, crop=crop, scale=(0.08, 1.0)), mean=ZERO, std=ONE
+        ).epoch(0)
+        assert (as_bytes(batch.images) == 255).all()
+
+
+def test_shares_of_the_area_and_aspect_ratios_are_as_asked():
+    _, (_, top, left, height, width) = Batches(noise(20_000, 64, 64), 20_000, augmentation=RESIZED)._draw(0)
+    area, ratio = (height * width).double() / 64**2, width.double() / height
+    assert area.min() < 0.1 and area.max() == 1 and ratio.min() > 0.7 and ratio.max() < 1.45
+    # Where every box fits, shares are uniform; and as many boxes are upright as lie flat.
+    counts = torch.histc(area[area < 0.7], 5, 0.08, 0.7)
+    assert counts.max() / counts.min() < 1.15
+    assert abs((ratio < 1).double().mean() - (ratio > 1).double().mean()) < 0.02
+    assert (top == 0).any() and (top == 64 - height).any() and (left == 64 - width).any()
+    small = (height < 40) & (width < 40)
+    middle = (top + height / 2)[small].mean(), (left + width / 2)[small].mean()
+    assert middle == pytest.approx((32, 32), abs=0.5)
+
+
+def test_resized_crops_leave_order_and_flips_as_they_are():
+    plain, resized = (
+        Batches(noise(), 64, augmentation=augmentation, shuffle=True, seed=1)._draw(2)
+        for augmentation in (Augmentation(0), RESIZED)
+    )
+    assert torch.equal(plain[0], resized[0]) and torch.equal(plain[1][0], resized[1][0])
+
+
+def test_the_same_seed_still_gives_the_same_resized_crops():
+    _, (_, *boxes) = Batches(noise(6, 32, 32), 6, augmentation=RESIZED, seed=1)._draw(2)
+    seen = [[5, 11, 20, 17], [1, 6, 27, 26], [0, 8, 13, 18], [3, 11, 24, 21], [3, 0, 24, 32], [0, 3, 32, 27]]
+    assert torch.stack(boxes, 1).tolist() == seen
+
+
+def test_resized_crops_do_not_depend_on_threads_or_autocast():
+    def first(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return next(Batches(noise(16, 50, 50), 16, augmentation=RESIZED).epoch(0)).images
+        finally:
+            torch.set_num_threads(before)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        other = first(2)
+    assert torch.equal(first(1), other)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("mode", ["zero", "reflect"])
-def test_batches_are_the_same_on_a_gpu(mode):
+@pytest.mark.parametrize("augmentation", [Augmentation(3, "zero"), Augmentation(3), RESIZED])
+def test_batches_are_the_same_on_a_gpu(augmentation):
     here, there = (
-        Batches(noise(), 10, augmentation=Augmentation(3, mode), shuffle=True, device=device).epoch(1)
+        Batches(noise(), 10, augmentation=augmentation, shuffle=True, device=device).epoch(1)
         for device in ("cpu", "cuda")
     )
     for one, other in zip(here, there, strict=True):
@@ -216,18 +312,38 @@ def test_a_batch_is_made_in_time():
         ({"std": (1.0, 1.0)}, "three numbers"),
         ({"augmentation": Augmentation(8)}, "at most 7"),
         ({"augmentation": Augmentation(2, crop=13)}, "at most 12"),
+        ({"images": noise(8, 300, 20), "augmentation": Augmentation(0, crop=2, scale=(1, 1))}, "at least 3"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, expected):
     with pytest.raises(InputError, match=expected) as caught:
-        Batches(noise(), **{"batch_size": 8, **arguments})
+        Batches(**{"images": noise(), "batch_size": 8, **arguments})
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("fields", [{"padding": -1}, {"padding_mode": "edge"}, {"crop": 0}])
+WRONG = [{"padding": -1}, {"padding_mode": "edge"}, {"crop": 0}]
+SCALES = [(0, 1), (0.5, 0.4), (0.5, 1.1), (-0.5, 1.0), (float("nan"), 1), (0.5,)]
+
+
+@pytest.mark.parametrize("fields", [*WRONG, *({"scale": scale, "padding": 0} for scale in SCALES)])
 def test_a_wrong_augmentation_is_named(fields):
     with pytest.raises(InputError, match=next(iter(fields))):
         Augmentation(**fields)
+
+
+def test_scale_and_padding_do_not_go_together():
+    with pytest.raises(InputError, match="padding is 4; give padding 0"):
+        Augmentation(scale=(0.08, 1))
+
+
+def test_a_device_that_has_no_memory_for_the_set(monkeypatch):
+    def refuse(self, device):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(ImageSet, "to", refuse)
+    with pytest.raises(InputError, match="the 64 train images take .* GiB, more than cpu has left") as caught:
+        Batches(noise(), 8, device="cpu")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("asked", [(-1, 0), (0, -1), (0, 9)])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from regard import data
+from regard.data import whole
 from regard.data.decode import decode
 from regard.errors import InputError
 
@@ -329,7 +330,29 @@ def test_more_than_the_memory_limit(root):
     data.load("folder", root, memory_limit=6 * 3 * 12 * 8)
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"size": -3}, {"size": 2.5}, {"unreadable": "ignore"}])
+def test_what_to_do_about_memory(root, monkeypatch):
+    message = error_of(root, size=100, memory_limit=10_000)
+    assert "--data.size, at most 23" in message and "--data.options.memory_limit" in message
+    data.load("folder", root, size=23, memory_limit=10_000)
+    # A limit is of no use where the machine has no more.
+    monkeypatch.setattr(whole, "_machine_memory", lambda: 50_000)
+    assert "--data.options.memory_limit" not in error_of(root, size=100, memory_limit=10_000)
+    message = error_of(root, size=100)
+    assert "this machine has" in message and "at most 37" in message and "memory_limit" not in message
+
+
+def test_memory_that_is_not_to_be_had(root, monkeypatch):
+    def refuse(*_, **__):
+        raise MemoryError("Unable to allocate 1 TiB")
+
+    monkeypatch.setattr(whole.np, "empty", refuse)
+    assert "no memory left for the 6 images" in error_of(root)
+
+
+WRONG = [{"size": 0}, {"size": -3}, {"size": 2.5}, {"unreadable": "ignore"}, {"memory_limit": "64e9"}]
+
+
+@pytest.mark.parametrize("options", WRONG)
 def test_wrong_options_are_named(root, options):
     assert next(iter(options)) in error_of(root, **options)
 

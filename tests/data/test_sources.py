@@ -46,7 +46,7 @@ def cifar10(tmp_path, monkeypatch):
 
 
 def test_names():
-    assert data.names() == ["cifar10", "cifar100", "clutter", "folder", "stl10"]
+    assert data.names() == ["cifar10", "cifar100", "clutter", "cub", "folder", "scenes", "stl10"]
 
 
 def test_clutter_takes_its_options():

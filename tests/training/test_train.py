@@ -214,7 +214,7 @@ def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, t
     for options, settings, words in (
         ([], {}, "exists already"),
         ([], {"folder": other, "overwrite": True}, "is no run"),
-        (["--transfer.teacher=none", "--transfer.beta=1"], {"overwrite": True}, "neither a run folder nor"),
+        (["--transfer.teacher=none", "--transfer.beta=1"], {"overwrite": True}, "timm knows no network of that name"),
         ([f"--transfer.teacher={other}", "--transfer.beta=1"], {"overwrite": True}, "has no recipe.yaml"),
         ([f"--transfer.teacher={cut}", "--transfer.beta=1"], {"overwrite": True}, "cut short"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from regard import InputError, attention, models, transfer
@@ -110,7 +111,7 @@ def test_wrong_input() -> None:
         (lambda: transfer.Objective(student, other, beta=-1), "at least 0"),
         (lambda: transfer.Objective(student, other, form="book"), "known: code, paper"),
         (lambda: transfer.Objective(student, other, layers=["group7"])(images, labels), "group7"),
-        (lambda: transfer.Objective(student, models.create("resnet18"), beta=1), "give layers as pairs"),
+        (lambda: transfer.Objective(student, nn.Linear(2, 2), beta=1)(images, labels), "no stages regard knows"),
         (lambda: transfer.attention_loss(torch.rand(2, 3), torch.rand(2, 3, 4, 4)), "(N, C, H, W)"),
         (lambda: transfer.attention_loss(torch.rand(1, 3, 4, 4), torch.rand(2, 3, 4, 4)), "1 images of the student"),
         (lambda: transfer.soft_label_loss(torch.rand(2, 3), torch.rand(2, 3), 0), "positive"),

@@ -140,6 +140,11 @@ class _OnInput:
         return (getattr(host, self.attribute)(args[0]), *args[1:])
 
 
+def is_own_hook(hook: Callable[..., Any]) -> bool:
+    """Whether `hook` is one that `attach` registered, to run a module."""
+    return isinstance(hook, _OnOutput | _OnInput)
+
+
 def _was_attached(host: nn.Module, module: nn.Module) -> bool:
     return is_added(module) or (isinstance(host, AttentionSlot) and module is host.attention)
 

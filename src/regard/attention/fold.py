@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
+from regard.attention.batch_norm import fold_norm, is_batch_norm, is_layer
 from regard.attention.modules.shuffle import ShuffleAttention
 from regard.attention.registry import is_registered
 from regard.attention.sites import Site, sites
@@ -34,15 +35,29 @@ def fold(model: Model) -> Model:
         model: a network with attention in it, or an attention module; it stays as it is.
     """
     folded = copy.deepcopy(model).eval()
-    for site in _sites(folded):
+    fold_attention(folded)
+    return folded
+
+
+def fold_attention(model: nn.Module, kept: Collection[nn.Module] = ()) -> None:
+    """Does that to `model` itself, which is in evaluation mode.
+
+    Args:
+        model: a network with attention in it, or an attention module.
+        kept: modules of it whose outputs have to stay what they are; whatever would change them is left out.
+    """
+    for site in _sites(model):
         module = site.module
-        if isinstance(module, ShuffleAttention) and module.can_be_ordered and _orderable(site, folded):
+        if not isinstance(module, ShuffleAttention) or not module.can_be_ordered or not _orderable(site, model):
+            continue
+        # In between the channels are in another order. What has the module in it gives them in the right one again.
+        between = {part for within in (site.block, *site.producers) for part in within.modules()}
+        if not any(between & set(one.modules()) and module not in one.modules() for one in kept):
             _fold_shuffle(site, module)
-    for module in list(folded.modules()):
+    for module in list(model.modules()):
         if is_registered(module):
             for part in module.modules():
-                _fold_norms(part)
-    return folded
+                _fold_norms(part, kept)
 
 
 def _sites(model: nn.Module) -> list[Site]:
@@ -78,7 +93,7 @@ def _fold_shuffle(site: Site, module: ShuffleAttention) -> None:
     setattr(site.host, site.attribute, module.ordered())
 
 
-def _fold_norms(module: nn.Module) -> None:
+def _fold_norms(module: nn.Module, kept: Collection[nn.Module]) -> None:
     """Folds each batch norm of `module` into the layer right before it."""
     pairs = list(getattr(module, "norms", {}).items())  # (norm, layer)
     if isinstance(module, nn.Sequential):
@@ -86,12 +101,6 @@ def _fold_norms(module: nn.Module) -> None:
         pairs = list(zip(names[1:], names, strict=False))
     for norm_name, layer_name in pairs:
         norm, layer = getattr(module, norm_name), getattr(module, layer_name)
-        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
-            continue
-        if isinstance(layer, nn.Conv1d | nn.Conv2d):
-            setattr(module, layer_name, fuse_conv_bn_eval(layer, norm))
-        elif isinstance(layer, nn.Linear):
-            setattr(module, layer_name, fuse_linear_bn_eval(layer, norm))
-        else:
-            continue
-        setattr(module, norm_name, nn.Identity())
+        cut = any(layer in one.modules() and norm not in one.modules() for one in kept)
+        if is_layer(layer) and is_batch_norm(norm) and not cut:
+            fold_norm(layer, norm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import chain
 from typing import Any
@@ -21,11 +21,9 @@ def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Modu
     changes. Layers that do not run, give no tensor, or come after an operation that fails there, are left out.
     """
     layers = list(layers)
-    entry = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
-    if not layers or entry is None:
+    if not layers:
         return {}
     state = {name: value.to("meta") for name, value in chain(model.named_parameters(), model.named_buffers())}
-    own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (0, 0))[-1]
     shapes: dict[nn.Module, torch.Size] = {}
 
     def note(layer: nn.Module, _args: Any, output: Any) -> None:
@@ -35,10 +33,24 @@ def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Modu
     with ExitStack() as hooks, torch.no_grad():
         for layer in layers:
             hooks.callback(layer.register_forward_hook(note).remove)
-        for size in filter(None, (own, *_SIZES)):
-            images = torch.empty(2, entry.in_channels, size, size, dtype=entry.weight.dtype, device="meta")
+        for images in example_images(model):
             with suppress(Exception):  # whatever a network raises at images of a size it does not take
                 torch.func.functional_call(model, state, (images,))
             if len(shapes) == len(set(layers)):
                 break
     return shapes
+
+
+def example_images(model: nn.Module) -> Iterator[Tensor]:
+    """Batches of two images that `model` may take, likeliest first, on the meta device, where they have no values.
+
+    They have the channels of its first convolution or, for what does something else before, three. There are none if
+    it has no convolution over images.
+    """
+    entry = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    if entry is None:
+        return
+    own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (0, 0))[-1]
+    for channels in dict.fromkeys((entry.in_channels, 3)):
+        for size in dict.fromkeys(filter(None, (own, *_SIZES))):
+            yield torch.empty(2, channels, size, size, dtype=entry.weight.dtype, device="meta")

@@ -13,6 +13,8 @@ from torch import Tensor
 from regard.data.draws import Draws, check_seed
 from regard.data.imageset import Channels, ImageSet
 from regard.data.normalisation import Normalisation
+from regard.data.resized_crops import SHRUNK, draw_boxes, resized
+from regard.data.whole import gib
 from regard.errors import InputError
 
 PaddingMode = Literal["zero", "reflect"]
@@ -20,13 +22,17 @@ PaddingMode = Literal["zero", "reflect"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to training images: pad, crop at a random place, flip at random.
+    """Random changes to training images: pad, crop at a random place, flip at random. With `scale`, in place of padding
+    and crop, random resized crops.
 
     Attributes:
-        padding: pixels added on every side before the crop, 0 or more.
+        padding: pixels added on every side before the crop, 0 or more; 0 with scale.
         padding_mode: what they show: "zero" for black, "reflect" for the image mirrored at its border pixels.
-        crop: side of the square cut out of the padded image, in pixels; none for the size of the image itself.
+        crop: side in pixels of the square cut out of the padded image, or with scale of what a crop is resized to; none
+            for the size of the image itself.
         flip: mirror every second image left to right, on average.
+        scale: least and largest share of the image's area in a random resized crop, such as [0.08, 1]: of random size,
+            aspect ratio (3/4 to 4/3) and place; bilinear, antialiased. None for no resizing.
 
     Raises:
         InputError: a value other than these.
@@ -36,6 +42,7 @@ class Augmentation:
     padding_mode: PaddingMode = "reflect"
     crop: int | None = None
     flip: bool = True
+    scale: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.padding < 0:
@@ -44,6 +51,18 @@ class Augmentation:
             raise InputError(f"augmentation: padding_mode is {self.padding_mode!r}; give 'zero' or 'reflect'")
         if self.crop is not None and self.crop < 1:
             raise InputError(f"augmentation: crop is {self.crop}; give 1 or more pixels, or none for the whole image")
+        if self.scale is None:
+            return
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise InputError(
+                f"augmentation: scale is {list(self.scale)}; give the least and the largest share of the image's area, "
+                "above 0 and at most 1, such as [0.08, 1]"
+            )
+        if self.padding:
+            raise InputError(
+                f"augmentation: scale resizes crops of the image as it is, and padding is {self.padding}; give "
+                "padding 0 (--augmentation.padding 0), or leave scale out"
+            )
 
 
 class Batch(NamedTuple):
@@ -87,8 +106,9 @@ class Batches:
         image_size: (h, w) of the images in a batch.
 
     Raises:
-        InputError: an argument outside its range, an empty set, a crop larger than the padded image, a reflection
-            wider than the image, or `drop_last` where not one batch is full.
+        InputError: an argument outside its range, an empty set, a crop larger than the padded image or, with scale, far
+            smaller than the image, a reflection wider than the image, `drop_last` where not one batch is full, or a
+            device without memory for the set.
     """
 
     def __init__(
@@ -114,7 +134,7 @@ class Batches:
                 f"batch size {batch_size} is more than the {len(images)} images, and without the last batch none is "
                 f"left; give at most {len(images)}"
             )
-        self.images = images if device is None else images.to(device)
+        self.images = images if device is None else _placed(images, device)
         self.device = self.images.images.device
         self.batch_size = batch_size
         self._augmentation = augmentation
@@ -123,8 +143,10 @@ class Batches:
         self._drop_last = drop_last
         height, width = images.images.shape[2:]
         self.image_size: tuple[int, int] = (height, width)
+        self._scale = None if augmentation is None else augmentation.scale
         if augmentation is not None:
             self.image_size = _crop_size(augmentation, height, width)
+        if augmentation is not None and self._scale is None:
             # For every row and column of the padded image the one of the image that it shows, and whether it shows any.
             self._rows, self._row_shown = _sources(height, augmentation, self.device)
             self._columns, self._column_shown = _sources(width, augmentation, self.device)
@@ -166,11 +188,13 @@ class Batches:
             else:
                 images, labels = self.images.images[here], self.images.labels[here]
             if crops is not None:
-                images = self._cropped(images, *(part[here] for part in crops))
+                images = self._cut(images, *(part[here] for part in crops))
             yield Batch(self._normalised(images), labels, index)
 
-    def _draw(self, number: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor] | None]:
-        """Order (N,), and for every place in it, if there is augmentation: crop top, crop left, flipped (N,)."""
+    def _draw(self, number: int) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Order (N,), and for every place in it, if there is augmentation, what `_cut` takes (N,): flipped, crop top,
+        crop left and, where crops are resized, crop height and crop width.
+        """
         count = len(self.images)
 
         def stream(purpose: int) -> Draws:
@@ -183,15 +207,23 @@ class Batches:
         augmentation = self._augmentation
         if augmentation is None:
             return order, None
-        height, width = self.image_size
+        flipped = on_device(stream(2).chances(0.5 if augmentation.flip else 0.0, count))
         corners = stream(1)
+        if self._scale is not None:
+            height, width = self.images.images.shape[2:]
+            boxes = draw_boxes(stream(3), corners, count, height, width, self._scale)
+            return order, (flipped, *map(on_device, boxes))
+        height, width = self.image_size
         top = on_device(corners.integers(0, len(self._rows) - height, count))
         left = on_device(corners.integers(0, len(self._columns) - width, count))
-        flipped = on_device(stream(2).chances(0.5 if augmentation.flip else 0.0, count))
-        return order, (top, left, flipped)
+        return order, (flipped, top, left)
 
-    def _cropped(self, images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:
-        """Bytes (B, 3, H, W) and a crop for each (B,) -> bytes (B, 3, h, w), gathered without a padded copy."""
+    def _cut(self, images: Tensor, *crops: Tensor) -> Tensor:
+        """Bytes (B, 3, H, W) and a crop for each (B,) -> bytes (B, 3, h, w)."""
+        return self._cropped(images, *crops) if self._scale is None else resized(images, self.image_size, *crops)
+
+    def _cropped(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """As `_cut`, gathered without a padded copy."""
         height, width = self.image_size
         rows = top[:, None] + torch.arange(height, device=self.device)  # (B, h) in the padded image
         columns = torch.arange(width, device=self.device)
@@ -204,9 +236,27 @@ class Batches:
         return crops
 
 
+def _placed(images: ImageSet, device: torch.device | str) -> ImageSet:
+    """The set on the device, if it has the memory."""
+    try:
+        return images.to(device)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"the {len(images)} {images.split} images take {gib(images.images.numel())}, more than {device} has left; "
+            "give smaller ones (--data.size), fewer (--data.train_images), or another device (--device cpu)"
+        ) from error
+
+
 def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int, int]:
     """(h, w) of the crop, if the image allows it."""
     padding, crop = augmentation.padding, augmentation.crop
+    if augmentation.scale is not None:
+        if crop is not None and crop * SHRUNK < max(height, width):
+            raise InputError(
+                f"augmentation: crop {crop} is too small for images of {height} x {width}, which are shrunk "
+                f"{SHRUNK} times at most; give at least {-(-max(height, width) // SHRUNK)}"
+            )
+        return (height, width) if crop is None else (crop, crop)
     if augmentation.padding_mode == "reflect" and padding >= min(height, width):
         raise InputError(
             f"augmentation: padding {padding} reflects more than images of {height} x {width} hold; "

@@ -29,6 +29,7 @@ _UPRIGHT = {
 
 
 OnUnreadable = Literal["error", "skip"]  # what becomes of files that cannot be read
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
 class Unreadable(Exception):
@@ -56,31 +57,34 @@ class Frame(NamedTuple):
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
-def decode(path: Path, size: int | None) -> NDArray[np.uint8]:
+def decode(path: Path, size: int | None, box: Box | None = None) -> NDArray[np.uint8]:
     """The image in a file, upright.
 
     Args:
         path: the file.
         size: None, or the side of the square to make of it: the centre, antialiased.
+        box: what to cut out first, as the file stores the image, in whole pixels: left, top, right, bottom. What is
+            beyond the image is left out. None: nothing is cut.
 
     Returns:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels.
+        Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels; or nothing of
+            it is in the box.
     """
-    return np.asarray(picture(path, size))
+    return np.asarray(picture(path, size, box))
 
 
-def picture(path: Path, size: int | None = None) -> Image.Image:
+def picture(path: Path, size: int | None = None, box: Box | None = None) -> Image.Image:
     """As `decode`, but a Pillow image, RGB."""
     with opened(path) as image:
-        if size is not None:
+        if size is not None and box is None:  # which is in pixels of the whole
             # A JPEG far larger than wanted is decoded at a half, a quarter or an eighth, at once.
             image.draft(None, (2 * size, 2 * size))
         # Before the EXIF is looked for: a PNG is decoded by that, and what is broken in it would be passed over.
         image.load()
-        shown = _rgb(_upright(image))
+        shown = _rgb(_upright(image, None if box is None else _within(box, image, path)))
         if size is not None and shown.size != (size, size):
             shown = _centre(shown, size)
         shown.load()  # while the file is open
@@ -160,9 +164,23 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _within(box: Box, image: Image.Image, path: Path) -> Box:
+    """The part of the box that the image has."""
+    left, top, right, bottom = box
+    part = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
+    if part[0] >= part[2] or part[1] >= part[3]:
+        raise Unreadable(
+            f"{str(path)!r} has {image.width} x {image.height} pixels, none of them in its box, from column {left}, "
+            f"row {top} to column {right}, row {bottom}"
+        )
+    return part
+
+
+def _upright(image: Image.Image, box: Box | None) -> Image.Image:
+    """The image, or what is in the box, turned."""
     # Before anything else: conversion loses the EXIF.
     turn = _UPRIGHT.get(_orientation(image))
+    image = image if box is None else image.crop(box)
     return image if turn is None else image.transpose(turn)
 
 

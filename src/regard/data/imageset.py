@@ -25,7 +25,7 @@ class ImageSet:
         images: uint8 (N, 3, H, W), RGB.
         labels: int64 (N,), each an index into `classes`.
         classes: the names of the classes.
-        name: where it comes from: "clutter", "cifar10", "cifar100", "stl10", "folder", or your own.
+        name: where it comes from: "clutter", "cifar10", "cifar100", "stl10", "cub", "scenes", "folder", or your own.
         split: "train" or "test".
         mean: of each channel over the training split, with bytes 0 to 255 scaled to 0 to 1. Both splits carry it.
         std: standard deviation, likewise.

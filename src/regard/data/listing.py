@@ -19,12 +19,22 @@ _LAYOUT = "it must hold train/ and test/ (or val/, valid/, validation/), each wi
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The images of a folder of class folders: each file with its label, an index into classes."""
+    """The images of a folder of class folders: each file with its label, an index into classes.
+
+    Attributes:
+        folder: of the class folders.
+        classes: their names.
+        files: the images.
+        labels: (N,).
+        boxes: (N, 4), what to cut out of each image as its file stores it, in whole pixels: left, top, right, bottom;
+            None: nothing.
+    """
 
     folder: Path
     classes: tuple[str, ...]
     files: list[Path]
     labels: NDArray[np.int64]
+    boxes: NDArray[np.int64] | None = None
 
 
 def list_splits(path: str | os.PathLike[str]) -> tuple[Listing, Listing]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from regard.data.builtin import clutter
+from regard.data.cub import load_cub
 from regard.data.decode import OnUnreadable
-from regard.data.folder import MEMORY_LIMIT, load_folder
+from regard.data.folder import load_folder
 from regard.data.imageset import Channels, ImageSet, Splits
+from regard.data.scenes import load_scenes
 from regard.errors import InputError, one_line, unknown
 
 
@@ -40,16 +42,31 @@ _PUBLISHED = {
     "stl10": _Published("STL10", "STL10", "stl10_binary", (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
 }
 
+# Sets of image files: what reads them, and what the folder is that they are in.
+_OF_FILES: dict[str, tuple[Callable[..., Splits], str]] = {
+    "cub": (load_cub, "the folder CUB_200_2011"),
+    "folder": (load_folder, "a folder with train/ and test/ in it"),
+    "scenes": (load_scenes, "a folder with Images/, TrainImages.txt and TestImages.txt in it"),
+}
+_COMMON = ("path", "size", "unreadable")  # what all of these take, and no option of one
+
+
+def _defaults(function: Callable[..., Splits]) -> dict[str, Any]:
+    """The options of a function, with their defaults."""
+    parameters = inspect.signature(function).parameters
+    return {name: option.default for name, option in parameters.items() if name not in _COMMON}
+
+
 # The options of a set, with their defaults.
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "clutter": {name: option.default for name, option in inspect.signature(clutter).parameters.items()},
-    "folder": {"memory_limit": MEMORY_LIMIT},
+    "clutter": _defaults(clutter),
+    **{name: _defaults(function) for name, (function, _) in _OF_FILES.items()},
 }
 
 
 def names() -> list[str]:
     """The names that `load` knows, sorted."""
-    return sorted(["clutter", "folder", *_PUBLISHED])
+    return sorted(["clutter", *_OF_FILES, *_PUBLISHED])
 
 
 def all_options(name: str, **given: Any) -> dict[str, Any]:
@@ -76,15 +93,19 @@ def load(
     """Load a data set as bytes.
 
     Args:
-        name: "clutter", made on the spot; "cifar10", "cifar100" or "stl10", through torchvision; or "folder", any
-            images in class folders.
+        name: "clutter", made on the spot; "cifar10", "cifar100" or "stl10", through torchvision; "cub", CUB-200-2011;
+            "scenes", MIT's indoor scenes of 67 kinds; or "folder", any images in class folders.
         folder: where the files are, or go to. For "folder" the one with `train/` and `test/` (or `val/`, `valid/`,
-            `validation/`). For the published sets the one that torchvision calls root, by default a `regard` folder
-            in the person's cache. None for "clutter".
-        download: whether a published set that is not there may be fetched.
-        size: for "folder" only, the side of the images in pixels; see `read_folder`.
-        unreadable: for "folder" only, "error" or "skip"; see `read_folder`.
-        options: for "clutter" the arguments of `clutter`, for "folder" `memory_limit`.
+            `validation/`). For "cub" `CUB_200_2011`, or the one it is in. For "scenes" the one with `Images/`,
+            `TrainImages.txt` and `TestImages.txt`. For "cifar10", "cifar100" and "stl10" the one that torchvision calls
+            root, by default a `regard` folder in the person's cache. None for "clutter".
+        download: whether "cifar10", "cifar100" or "stl10" may be fetched if it is not there.
+        size: for "cub", "folder" and "scenes", the side of the images in pixels; see `read_folder`. The first and the
+            last need it.
+        unreadable: for the same, "error" or "skip"; see `read_folder`.
+        options: for "clutter" the arguments of `clutter`; for "cub", "folder" and "scenes" `memory_limit`, the most
+            bytes that the images of a split may take; for "cub" also `crop`, "box" or "none": whether each image is cut
+            to the box of its bird.
 
     Returns:
         the training and the test images, and with "clutter" their regions.
@@ -94,10 +115,11 @@ def load(
             data set does not have.
     """
     options = all_options(name, **options)
-    if name == "folder":
+    if name in _OF_FILES:
+        read, wanted = _OF_FILES[name]
         if folder is None:
-            raise InputError("data set 'folder' needs a folder with train/ and test/ in it; give one (--data.folder)")
-        return load_folder(folder, size=size, unreadable=unreadable, **options)
+            raise InputError(f"data set {name!r} needs {wanted}; give one (--data.folder)")
+        return read(folder, size=size, unreadable=unreadable, **options)
     if size is not None:
         raise InputError(f"data set {name!r} has images of one size; leave size out (found {size})")
     if name == "clutter":

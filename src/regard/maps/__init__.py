@@ -1,6 +1,6 @@
 """Maps: where a network looks, read from any model, which is left as it was.
 
-- `Taps`: the outputs of named layers.
+- `Taps`: the outputs of named layers; `MapTaps`: their attention maps.
 - `activation_map`: what a layer responds to.
 - `create`: a method that makes maps, by one of the `names`; all are called alike, see `MapMethod`.
 - `GradCAM` and its kin: what speaks for a class.
@@ -16,6 +16,7 @@ from regard.maps.factors import gate_factors
 from regard.maps.gates import GateActivations, LayerGates, attention_layers, gate_activations
 from regard.maps.gradient import GradientMap
 from regard.maps.groups import GroupScores, check_groups, group_activation, group_scores
+from regard.maps.map_taps import MapTaps
 from regard.maps.method import MapMethod
 from regard.maps.moments import Moments
 from regard.maps.registry import create, names
@@ -34,6 +35,7 @@ __all__ = [
     "LayerCAM",
     "LayerGates",
     "MapMethod",
+    "MapTaps",
     "Moments",
     "Taps",
     "XGradCAM",

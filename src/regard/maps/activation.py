@@ -47,6 +47,20 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
     return total / features.shape[1] if reduce == "mean" else total
 
 
+def passing_map(features: Tensor, power: float, reduce: Literal["mean", "sum"]) -> tuple[Tensor, Tensor]:
+    """The features and their `activation_map`; what reads features further should read those that are returned.
+
+    The gradients of both are then added in one pass over the features, not in two with a sum of their size in between.
+
+    Args:
+        features: (N, C, H, W), floating point, that require a gradient.
+        power: at least 1.
+        reduce: "mean" or "sum".
+    """
+    passed, total = _PassingPowerSum.apply(features, power)
+    return passed, total / features.shape[1] if reduce == "mean" else total
+
+
 def check_power(power: float, reduce: Reduce) -> None:
     """Raises InputError unless these are a power and a reduction of `activation_map`."""
     if not power >= 1:
@@ -81,15 +95,36 @@ class _PowerSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (features,) = ctx.saved_tensors
-        p = ctx.power
-        scaled = (p * gradient).to(features.dtype).unsqueeze(1)  # (N, 1, H, W)
-        if p == 2:
-            return scaled * features, None
-        if _is_even(p):
-            return scaled * features ** (p - 1), None
-        if p == 1:
-            return scaled * features.sign(), None
-        return scaled * features.sign() * features.abs() ** (p - 1), None
+        scaled = (ctx.power * gradient).to(features.dtype).unsqueeze(1)  # (N, 1, H, W)
+        return scaled * _signed_power(features, ctx.power - 1), None
+
+
+class _PassingPowerSum(torch.autograd.Function):
+    """The features as they are, and `sum_c |A|^p`."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, power: float) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        return features, _PowerSum.forward(ctx, features, power)
+
+    @staticmethod
+    def backward(ctx: Any, of_features: Tensor | None, of_sum: Tensor | None) -> tuple[Tensor | None, None]:
+        if of_features is None or of_sum is None:
+            return of_features if of_sum is None else _PowerSum.backward(ctx, of_sum)[0], None
+        (features,) = ctx.saved_tensors
+        scaled = (ctx.power * of_sum).to(features.dtype).unsqueeze(1)  # (N, 1, H, W)
+        return torch.addcmul(of_features, scaled, _signed_power(features, ctx.power - 1)), None
+
+
+def _signed_power(features: Tensor, power: float) -> Tensor:
+    """`sign(A) |A|^power`, without a copy where it is A itself."""
+    if power == 1:
+        return features
+    if power == 0:
+        return features.sign()
+    if power % 2 == 1:
+        return features**power
+    return features.sign() * features.abs() ** power
 
 
 def _in_one_pass(features: Tensor, power: float) -> Tensor:

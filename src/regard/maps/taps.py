@@ -109,13 +109,21 @@ class Taps:
         images = args[0] if args else None
         self._images = images if isinstance(images, Tensor) and images.ndim == 4 else None
 
-    def _reader(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def read(_module: nn.Module, _args: Any, output: Any) -> None:
-            features = arrangement(unwrapped(self.model), name, output, self._images, self.reshape)(output)
-            if torch.compiler.is_compiling():
-                # Within a compiled function. Its graph gives a tensor as it is at the end, later changes in it unseen.
-                self._outputs[name] = (features.clone(), None)
-            else:
-                self._outputs[name] = (features, None if features.is_inference() else features._version)
+    def _reader(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        def read(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
+            return self._take(
+                name, output, arrangement(unwrapped(self.model), name, output, self._images, self.reshape)
+            )
 
         return read
+
+    def _take(self, name: str, output: Any, arrange: Reshape) -> Tensor | None:
+        """Takes what there is to read of a layer's output; what it returns, if anything, goes on in its place."""
+        features = arrange(output)
+        # Within a compiled function a tensor is given as it is at the function's end, later changes in it unseen.
+        self._keep(name, features.clone() if torch.compiler.is_compiling() else features)
+        return None
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        known = not torch.compiler.is_compiling() and not value.is_inference()
+        self._outputs[name] = (value, value._version if known else None)

@@ -6,12 +6,15 @@ from regard.models.cost.complexity import Complexity, complexity
 from regard.models.cost.latency import Latency, Times, latency
 from regard.models.cost.memory import PeakMemory, peak_memory
 from regard.models.create import create
+from regard.models.folding import folded
+from regard.models.nin import NIN
 from regard.models.official import count_classes, load_official
 from regard.models.preact_resnet import PreActResNet
 from regard.models.weights import fingerprint, load_weights, read_checkpoint, read_notes, write_weights
 from regard.models.wide_resnet import WideResNet
 
 __all__ = [
+    "NIN",
     "CifarResNet",
     "Complexity",
     "Cost",
@@ -25,6 +28,7 @@ __all__ = [
     "count_costs",
     "create",
     "fingerprint",
+    "folded",
     "latency",
     "load_official",
     "load_weights",

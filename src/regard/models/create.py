@@ -15,7 +15,15 @@ from regard import attention as attention_modules
 from regard.attention import Gate
 from regard.errors import InputError, first_line
 from regard.models.cifar_resnet import CifarResNet
+from regard.models.nin import NIN
 from regard.models.preact_resnet import PreActResNet
+from regard.models.torchvision_networks import (
+    create_torchvision,
+    describe_torchvision,
+    is_of_torchvision,
+    torch_cache,
+    torchvision_names,
+)
 from regard.models.wide_resnet import WideResNet
 
 # The form of a name -> the network of its numbers.
@@ -23,7 +31,9 @@ _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     r"cifar-resnet(\d+)": lambda depth, **options: CifarResNet(int(depth), **options),
     r"wrn-(\d+)-(\d+(?:\.\d+)?)": lambda depth, width, **options: WideResNet(int(depth), float(width), **options),
     r"preact-resnet(\d+)": lambda depth, **options: PreActResNet(int(depth), **options),
+    r"nin-(wide|thin|\d+(?:\.\d+)?)": lambda width, **options: NIN(_NIN_WIDTHS.get(width) or float(width), **options),
 }
+_NIN_WIDTHS = {"wide": 1.0, "thin": 0.5}
 
 
 def create(
@@ -41,13 +51,15 @@ def create(
 
     Args:
         name: `cifar-resnet<depth>` (`block="basic"` for depths 6 n + 2), `wrn-<depth>-<width>`, `preact-resnet18`,
-            `preact-resnet34`, or any name of timm.
+            `preact-resnet34`, `nin-wide`, `nin-thin`, `nin-<width>` (a factor of the wide one), any name of timm, or
+            `torchvision/<name>`: any classification network of torchvision, such as `torchvision/resnet50`.
         num_classes: length of the logits.
         attention: a module of `attention.names()`, put at the end of every residual branch; None for none.
         gate: the gate of that module.
         attention_stages: the stages that get it, counted from 1; None for all.
         attention_options: the module's own options, for example `{"groups": 64}`.
-        pretrained: with timm's weights; they are downloaded unless timm has them cached.
+        pretrained: with the weights of timm, or torchvision's `DEFAULT` ones, which are downloaded unless they are
+            cached. If they are for another number of classes, the classifier starts anew.
         options: the network's own.
 
     Shape of the network: images (N, 3, H, W) -> logits (N, num_classes).
@@ -77,21 +89,29 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
             raise InputError(f"there are no pretrained weights for {name}; models.load_official reads published ones")
         if numbers:
             return partial(family, *numbers.groups())
+    if is_of_torchvision(name):
+        describe_torchvision(name)  # there is one of that name
+        return partial(_pretrained if pretrained else create_torchvision, name)
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*timm.list_models(), "cifar-resnet164", "wrn-16-1"], n=3)
+        examples = ("cifar-resnet164", "wrn-16-1", "nin-wide")
+        near = difflib.get_close_matches(name, [*timm.list_models(), *torchvision_names(), *examples], n=3)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise InputError(
             f"unknown network {name!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, preact-resnet18, "
-            "preact-resnet34, timm's names"
+            "preact-resnet34, nin-wide, nin-thin, nin-<width>, timm's names, torchvision/<name>"
         )
-    return partial(_timm_pretrained if pretrained else timm.create_model, name)
+    return partial(_pretrained if pretrained else timm.create_model, name)
 
 
-def _timm_pretrained(name: str, **options: Any) -> nn.Module:
+def _pretrained(name: str, **options: Any) -> nn.Module:
+    build: Callable[..., nn.Module] = timm.create_model
+    place = ""
+    if is_of_torchvision(name):
+        build, place = create_torchvision, f" ({describe_torchvision(name)['url']}, to {torch_cache()})"
     try:
-        return timm.create_model(name, pretrained=True, **options)
+        return build(name, pretrained=True, **options)
     except (OSError, RuntimeError) as error:  # no network, no such weights
         raise InputError(
             f"the pretrained weights of {name} could not be had ({type(error).__name__}: {first_line(error)}); "
-            "download them once where there is a network, or go without pretrained"
+            f"download them once where there is a network{place}, or go without pretrained"
         ) from error

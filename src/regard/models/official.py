@@ -27,7 +27,9 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (rf"{_BLOCK}\.{{slot}}\.fc\.2\.(.*)", r"\1.{slot}.fc2.\2"),
     (r"((?:.*\.)?conv(?:\d|dim))", r"\1.weight"),  # Attention Transfer's functional networks
 )
-_CLASSIFIER = re.compile(r"(?:module\.|_orig_mod\.)*(?:fc|classifier|head|head\.fc|linear|last_linear)\.weight")
+_CLASSIFIER = re.compile(
+    r"(?:module\.|_orig_mod\.)*(?:fc|classifier(?:\.\d+)?|head|head\.fc|heads\.head|linear|last_linear)\.weight"
+)
 _GATE_ENTRY = re.compile(r"(layer\d+\.\d+\.\w+)\.([wb])(\d*)")
 
 
@@ -86,10 +88,11 @@ def count_classes(checkpoint: Mapping[str, Any]) -> int | None:
     Raises:
         InputError: it holds no state dict.
     """
+    found = None
     for name, value in _state(checkpoint, "the checkpoint").items():
         if _CLASSIFIER.fullmatch(name) and value.ndim in (2, 4):
-            return len(value)
-    return None
+            found = len(value)  # the last, of a classifier of several layers
+    return found
 
 
 def _state(checkpoint: Any, source: str) -> dict[str, Tensor]:

@@ -97,7 +97,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     ]
     if faults:
         raise InputError(f"{source} does not fit {type(model).__name__}: {'; '.join(faults)}")
-    model.load_state_dict(dict(state), strict=False)
+    own.update(state)  # which says of each module what version its entries are of
+    model.load_state_dict(own, strict=False)
 
 
 def fingerprint(model: nn.Module) -> str:

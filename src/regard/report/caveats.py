@@ -60,11 +60,13 @@ def same_but_for_seed(rows: Sequence[Summary]) -> list[list[Summary]]:
 
 
 def _recipe_but_for_seed(recipe: Recipe, depth: int = 0) -> str:
-    teacher = recipe.transfer.teacher
-    if teacher is not None and Path(teacher).is_dir() and depth < 8:
-        with suppress(InputError):  # then it is known by its name
-            teacher = _recipe_but_for_seed(Run.open(teacher).recipe, depth + 1)
-    transfer = replace(recipe.transfer, teacher=teacher)
+    teachers = []
+    for teacher in recipe.transfer.teachers:
+        if Path(teacher).is_dir() and depth < 8:
+            with suppress(InputError):  # then it is known by its name
+                teacher = _recipe_but_for_seed(Run.open(teacher).recipe, depth + 1)
+        teachers.append(teacher)
+    transfer = replace(recipe.transfer, teacher=teachers or None)
     return repr(plain(replace(recipe, seed=0, source="", device="auto", threads=None, transfer=transfer)))
 
 

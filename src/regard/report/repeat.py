@@ -27,7 +27,7 @@ class Repeat:
 
 def repeats(rows: Sequence[Summary]) -> list[Repeat]:
     """How to repeat each row, teachers first."""
-    taught_by = {Path(row.teacher).resolve() for row in rows if row.teacher}
+    taught_by = {Path(teacher).resolve() for row in rows for teacher in row.recipe.transfer.teachers}
     ordered = sorted(rows, key=lambda row: row.run.folder.resolve() not in taught_by)
     return [_repeat(row) for row in ordered]
 

@@ -30,7 +30,6 @@ class Summary:
         run: its folder.
         recipe: of the run.
         what: the network in words: "wrn-16-1, attention transfer (beta 1000) from teacher".
-        teacher: the folder of its teacher as the recipe names it, or the name of a timm network; None: it has none.
         parameters: learned ones; None where the run does not say how many classes it has.
         multiply_adds: of one test image; None where, besides, the size of the images is not known.
         epochs: finished ones.
@@ -45,7 +44,6 @@ class Summary:
     run: Run
     recipe: Recipe = field(repr=False)
     what: str
-    teacher: str | None
     parameters: int | None
     multiply_adds: int | None
     epochs: int
@@ -101,7 +99,6 @@ def _summary(
     environment = _environment(run)
     report = Report.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
     value = _share(metrics[-1].get("test_accuracy")) if metrics else None
-    teacher = recipe.transfer.teacher
     key = repr((recipe.model, len(environment.get("classes", ())), _side(recipe)))
     if key not in costs:
         costs[key] = _cost(recipe, len(environment.get("classes", ())))
@@ -110,8 +107,7 @@ def _summary(
         name=name,
         run=run,
         recipe=recipe,
-        what=describe(recipe, by_folder.get(Path(teacher).resolve()) if teacher else None),
-        teacher=teacher,
+        what=describe(recipe, lambda teacher: by_folder.get(Path(teacher).resolve())),
         parameters=parameters,
         multiply_adds=multiply_adds,
         epochs=metrics[-1]["epoch"] if metrics else 0,

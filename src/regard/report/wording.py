@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,23 @@ _METHODS = {
     "layercam": "LayerCAM",
     "xgradcam": "XGrad-CAM",
 }
+_TERMS = {
+    "beta": "attention transfer",
+    "alpha": "distillation",
+    "full_activation": "full-activation transfer",
+    "gradient": "gradient transfer",
+    "symmetry": "symmetric gradients",
+    "input_gradient": "short gradients",
+}
 NONE = "–"
 
 
-def describe(recipe: Recipe, teacher: str | None = None) -> str:
+def describe(recipe: Recipe, called: Callable[[str], str | None] = lambda teacher: None) -> str:
     """The network of a recipe in words: "wrn-16-1, attention transfer (beta 1000) from teacher".
 
     Args:
         recipe: of the run.
-        teacher: what to call its teacher; None: the name in the recipe.
+        called: what to call a teacher that the recipe names; None: by the last part of that name.
     """
     model = recipe.model
     words = model.name
@@ -41,19 +49,26 @@ def describe(recipe: Recipe, teacher: str | None = None) -> str:
             words += f" ({said})"
     if model.pretrained:
         words += ", from pretrained weights"
-    return words + _transfer(recipe.transfer, teacher)
+    return words + _transfer(recipe.transfer, called)
 
 
-def _transfer(transfer: TransferRecipe, teacher: str | None) -> str:
-    if transfer.teacher is None:
-        return ""
+def _transfer(transfer: TransferRecipe, called: Callable[[str], str | None]) -> str:
     parts = []
-    if transfer.beta:
-        form = ", form of the paper" if transfer.form == "paper" else ""
-        parts.append(f"attention transfer (beta {transfer.beta:g}{form})")
-    if transfer.alpha:
-        parts.append(f"distillation (alpha {transfer.alpha:g}, temperature {transfer.temperature:g})")
-    return f", {' and '.join(parts)} from {teacher or Path(transfer.teacher).name}"
+    for field, words in _TERMS.items():
+        if not transfer.uses(field):
+            continue
+        details = [f"{field if field in ('alpha', 'beta') else 'weight'} {transfer.weight(field)}"]
+        if field == "beta":
+            details += ["max over channels"] if transfer.reduce == "max" else []
+            details += [f"power {transfer.power:g}"] if transfer.power != 2 else []
+            details += ["form of the paper"] if transfer.form == "paper" else []
+        if field == "alpha":
+            details.append(f"temperature {transfer.temperature:g}")
+        parts.append(f"{words} ({', '.join(details)})")
+    if not parts:
+        return ""
+    teachers = [called(teacher) or Path(teacher).name for teacher in transfer.teachers]
+    return f", {listed(parts)}{f' from {listed(teachers)}' if teachers else ''}"
 
 
 def _gate(gate: str) -> str:

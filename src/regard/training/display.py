@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from regard.training.meter import TERMS
+
 
 class Display:
     """Told of the progress of a run; says nothing of it. Subclasses do."""
@@ -54,7 +56,7 @@ class Lines(Display):
         self.progress.update(self.task, completed=done, note=f"{note}  {self._left(done)} left")
 
     def epoch(self, row: dict[str, Any]) -> None:
-        terms = "".join(f"  {name} {row[name]:.3g}" for name in ("attention", "distillation") if row[name])
+        terms = "".join(f"  {name} {row[name]:.3g}" for name in TERMS if row.get(name))
         done = row["epoch"] * self.steps
         left = f"  {self._left(done)} left" if row["epoch"] < self.epochs else ""
         self.console.print(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ from regard.training.meter import Meter
 from regard.training.recipe import Recipe, plain
 from regard.training.run import Run, load_data, make_model, pick_device, resolved
 from regard.training.schedule import learning_rate, make_optimizer
-from regard.training.teacher import load_teacher
+from regard.training.teacher import load_teachers
 from regard.transfer import Objective
 
 # What says where a run takes place, and may be another when it is resumed.
@@ -81,18 +81,6 @@ def train(
     with _settings(recipe):
         torch.manual_seed(recipe.seed)
         model = _placed(make_model(recipe, len(train_set.classes)), device)
-        teacher = load_teacher(recipe.transfer, train_set, display.say)
-        objective = Objective(
-            cast(nn.Module, torch.compile(model)) if recipe.compile else model,
-            None if teacher is None else _placed(teacher, device),
-            beta=recipe.transfer.beta,
-            alpha=recipe.transfer.alpha,
-            temperature=recipe.transfer.temperature,
-            layers=recipe.transfer.layers,
-            power=recipe.transfer.power,
-            form=recipe.transfer.form,
-            label_smoothing=recipe.label_smoothing,
-        )
         batches = data.Batches(
             train_set,
             recipe.schedule.batch_size,
@@ -103,6 +91,7 @@ def train(
             channels_last=True,
         )
         test_batches = data.Batches(test_set, 500, device=device, channels_last=True)
+        objective = _objective(recipe, model, train_set, batches.image_size, display.say)
         run = _open_or_create(recipe, Path(folder), train_set.classes, resume, overwrite)
         loop = _Loop(recipe, run, model, objective, batches, test_batches, display)
         if resume:
@@ -133,7 +122,7 @@ class _Loop:
         self.recipe, self.run, self.model, self.objective = recipe, run, model, objective
         self.batches, self.test_batches, self.display = batches, test_batches, display
         self.device = next(model.parameters()).device
-        self.optimizer = make_optimizer(model, recipe.optimizer)
+        self.optimizer = make_optimizer(model, recipe.optimizer, objective.parameters())
         self.rows: list[dict[str, Any]] = []  # of the finished epochs
         self.epoch = self.step = 0  # the next step to take
         self.meter = Meter(len(batches), self.device)
@@ -141,6 +130,11 @@ class _Loop:
     @property
     def steps_done(self) -> int:
         return self.epoch * len(self.batches) + self.step
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is over."""
+        return self.steps_done / (self.recipe.schedule.epochs * len(self.batches))
 
     def run_on(self, interrupt: Interrupt) -> bool:
         """Trains to the end, or until interrupted; whether it came to the end."""
@@ -158,7 +152,7 @@ class _Loop:
         looked = self.began
         for batch in self.batches.epoch(self.epoch, start=self.step):
             self.prepare_step()
-            losses = self.objective(batch.images, batch.labels)
+            losses = self.objective(batch.images, batch.labels, self.progress)
             self.optimizer.zero_grad(set_to_none=True)
             losses.total.backward()
             self.optimizer.step()
@@ -225,6 +219,7 @@ class _Loop:
             "epoch": self.epoch,
             "step": self.step,
             "model": self.model.state_dict(),
+            "regressors": self.objective.regressors.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rows": self.rows,
             "meter": self.meter.rows,
@@ -240,7 +235,13 @@ class _Loop:
         missing = {"epoch", "step", "model", "optimizer", "rows", "meter", "random", "random_cuda"} - state.keys()
         if missing:
             raise InputError(f"the newest checkpoint in {self.run.checkpoints} lacks {', '.join(sorted(missing))}")
+        if state["meter"].shape != self.meter.rows.shape:
+            raise InputError(
+                f"the newest checkpoint in {self.run.checkpoints} is of another version of regard; start the run again "
+                "(--overwrite)"
+            )
         models.load_weights(self.model, state["model"], f"the checkpoint in {self.run.checkpoints}")
+        self.objective.regressors.load_state_dict(state.get("regressors", {}))
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
         self.meter.rows = state["meter"].to(self.device)
@@ -253,6 +254,33 @@ class _Loop:
 def _placed(model: nn.Module, device: torch.device) -> nn.Module:
     """The model on its device, in the memory layout in which convolutions are fastest."""
     return model.to(device).to(memory_format=torch.channels_last)
+
+
+def _objective(
+    recipe: Recipe, model: nn.Module, images: data.ImageSet, size: tuple[int, int], say: Callable[[str], None]
+) -> Objective:
+    """What the network of the recipe is trained for."""
+    asked = recipe.transfer
+    device = next(model.parameters()).device
+    teachers = load_teachers(asked, images, size, device, say, compile=recipe.compile)
+    return Objective(
+        model,
+        teachers or None,
+        beta=asked.weight("beta"),
+        alpha=asked.weight("alpha"),
+        temperature=asked.temperature,
+        layers=asked.layers,
+        power=asked.power,
+        reduce=asked.reduce,
+        form=asked.form,
+        label_smoothing=recipe.label_smoothing,
+        full_activation=asked.weight("full_activation"),
+        gradient=asked.weight("gradient"),
+        symmetry=asked.weight("symmetry"),
+        input_gradient=asked.weight("input_gradient"),
+        image_size=size,
+        compile=recipe.compile,
+    )
 
 
 def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resume: bool, overwrite: bool) -> Run:

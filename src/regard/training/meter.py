@@ -10,7 +10,9 @@ from torch import Tensor
 
 from regard.transfer import Losses
 
-_COLUMNS = ("images", "loss", "task", "attention", "distillation", "correct")
+TERMS = ("attention", "distillation", "full_activation", "gradient", "symmetry", "input_gradient")
+"""The terms of `Losses` besides the task."""
+_COLUMNS = ("images", "loss", "task", *TERMS, "correct")
 
 
 class Meter:
@@ -32,8 +34,7 @@ class Meter:
                 zero + len(labels),
                 losses.total,
                 losses.task,
-                torch.stack(losses.attention).sum() if losses.attention else zero,
-                losses.distillation if losses.distillation is not None else zero,
+                *(_summed(getattr(losses, name), zero) for name in TERMS),
                 (losses.logits.argmax(1) == labels).sum().to(zero.dtype),
             )
         ).to(self.rows.dtype)
@@ -54,3 +55,10 @@ class Meter:
         }
         means["accuracy"] = rows[:, -1].sum().item() / images
         return {name: value for name, value in means.items() if not math.isnan(value)}
+
+
+def _summed(term: Tensor | tuple[Tensor, ...] | None, zero: Tensor) -> Tensor:
+    """A term of the loss, 0 where it was not computed."""
+    if isinstance(term, tuple):
+        return torch.stack(term).sum() if term else zero
+    return zero if term is None else term

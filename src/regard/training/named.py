@@ -1,4 +1,4 @@
-"""Networks by name, with timm's pretrained weights or those of a checkpoint."""
+"""Networks by name, with the published weights of timm or torchvision, or those of a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from torch import nn
 
 from regard import models
 from regard.errors import InputError, one_line
-from regard.training.described import described_classes, described_preprocessing
+from regard.models.torchvision_networks import is_of_torchvision
+from regard.training.described import (
+    described_classes,
+    described_preprocessing,
+    published_classes,
+    published_preprocessing,
+)
 from regard.training.recipe import ModelRecipe
 from regard.training.run import Preprocessing, Weights, build_network
 
 
 @dataclass(frozen=True)
 class Named:
-    """A network of timm with its pretrained weights ("resnet50"), or any network with a checkpoint ("resnet50=FILE").
+    """A network of timm ("resnet50") or torchvision ("torchvision/resnet50") with its published weights, or any network
+    with a checkpoint ("resnet50=FILE").
 
     Attributes:
         name: of the network, as `models.create` knows it.
-        checkpoint: see `models.load_official`; None: timm's pretrained weights.
+        checkpoint: see `models.load_official`; None: the published weights.
     """
 
     name: str
@@ -35,14 +42,16 @@ class Named:
         """The network of "NAME" or "NAME=CHECKPOINT".
 
         Raises:
-            InputError: timm has no pretrained weights of that name; there is no such file.
+            InputError: there are no published weights for that name; there is no such file.
         """
         name, given, path = source.partition("=")
+        if is_of_torchvision(name):
+            described_classes(name)  # there is one of that name, and all have weights
         if given:
             if not Path(path).is_file():
                 raise InputError(f"there is no checkpoint {path!r} for the network {name}")
             return cls(name, Path(path))
-        if not timm.is_model_pretrained(name):
+        if not is_of_torchvision(name) and not timm.is_model_pretrained(name):
             raise InputError(
                 f"timm has no pretrained weights for {name}; name one that has, or give a checkpoint ({name}=FILE)"
             )
@@ -62,7 +71,7 @@ class Named:
         """Of the weights.
 
         Raises:
-            InputError: the checkpoint does not say, and timm does not either.
+            InputError: the checkpoint does not say, and neither timm nor torchvision does.
         """
         found = None if self.checkpoint is None else models.count_classes(_content(self.checkpoint))
         found = found or described_classes(self.name)
@@ -74,20 +83,21 @@ class Named:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the classes: not known."""
-        return None
+        """Names of the classes, in the order of the logits; None if they are not known."""
+        return published_classes(self.name) if self.checkpoint is None else None
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """As timm describes it."""
-        return described_preprocessing(build_network(self.network, self.class_count, pretrained=False))
+        """As timm or torchvision describe it."""
+        said = published_preprocessing(self.name)
+        return said or described_preprocessing(build_network(self.network, self.class_count, pretrained=False))
 
     def bias_report(self, which: Weights = "last") -> None:
         """Where the report on where it looks goes: it has no place of its own."""
         return None
 
     def weights(self, which: Weights = "last") -> Path | None:
-        """The file of weights; None for timm's.
+        """The file of weights; None for published ones.
 
         Raises:
             InputError: the best ones are asked for: there is one set of weights only.

@@ -21,7 +21,7 @@ class RecipeParser(ArgumentParser):
     """The options of a command that takes a recipe; what is wrong is an `InputError`, not an exit."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(exit_on_error=False, **settings)
+        super().__init__(**{**settings, "exit_on_error": False})  # it also makes parsers of its own kind
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(str(message).split())
@@ -95,7 +95,7 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
         return []
     if not isinstance(content, dict):
         raise InputError(f"{path} is no recipe: it holds a {type(content).__name__}, not fields with values")
-    known = [action.dest for action in parser._actions]
+    known = [action.dest for action in parser._actions if not action.dest.endswith(".help")]
     return [f"--{name}={_as_argument(value)}" for name, value in _flat(content, known, str(path))]
 
 

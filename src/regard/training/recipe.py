@@ -5,6 +5,7 @@ A recipe file is YAML that says only what differs from the defaults; the command
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,11 @@ import yaml
 
 from regard.data import Augmentation
 from regard.errors import InputError
+from regard.transfer import Weight, as_weight, check_range
+
+
+Weighing = float | dict[str, Any]
+"""A number, or the fields of a `transfer.Weight`."""
 
 
 @dataclass
@@ -20,15 +26,18 @@ class DataRecipe:
     """What to train and test on.
 
     Args:
-        name: clutter (built in), cifar10, cifar100, stl10, or folder (train/ and test/ of class folders).
+        name: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67), or folder
+            (train/ and test/ of class folders).
         folder: where the data lie; for downloads, where they go.
         download: fetch the set if it is not there (cifar10, cifar100, stl10).
-        size: resize to this many pixels; needed for folders whose images differ in size.
-        unreadable: what to do with an image file that cannot be read: stop with an error, or skip and count it.
+        size: resize to this many pixels, the shorter side, and take the centre; needed for cub, scenes, and folders
+            whose images differ in size.
+        unreadable: what to do with an image file that cannot be read (cub, scenes, folder): stop with an error, or skip
+            and count it.
         train_images: train on so many images, the same for every seed and mixed over the classes; all if not given.
         mean: subtracted from the channels, in [0, 1]; that of the training images if not given.
         std: the channels are divided by it; that of the training images if not given.
-        options: options of the set itself, for example cue of clutter.
+        options: options of the set itself, for example cue of clutter, or crop of cub (box or none).
     """
 
     name: str = "clutter"
@@ -54,6 +63,8 @@ class ModelRecipe:
         attention_options: options of the attention module, for example groups of shuffle.
         pretrained: start from timm's weights.
         options: options of the network itself, for example block of cifar-resnet.
+        frozen: layers whose parameters do not learn, for example [conv1, bn1, layer1]; their batch norms are fixed.
+        fixed_norms: all batch norms keep their statistics and parameters as they are.
     """
 
     name: str = "wrn-16-1"
@@ -63,6 +74,8 @@ class ModelRecipe:
     attention_options: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    frozen: list[str] = field(default_factory=list)
+    fixed_norms: bool = False
 
 
 @dataclass
@@ -109,28 +122,98 @@ class ScheduleRecipe:
 
 @dataclass
 class TransferRecipe:
-    """What to take over from a teacher.
+    """What to take over from a teacher, and what else is asked of the student's attention.
+
+    Every weight is a number, or changes over the run: {start: 1000, end: 0, shape: linear}; shapes are constant,
+    linear, cosine (with begin and until, shares of the run) and step (with milestones, shares of the run, and factor).
 
     Args:
-        teacher: a run folder, an imported .safetensors file, or a name of timm with pretrained weights; none if not
-            given.
+        teacher: a run folder, an imported .safetensors file, a name of timm or torchvision/NAME with pretrained
+            weights, or NAME=CHECKPOINT; or several, whose losses are averaged; none if not given.
         weights: of a run folder, the weights after the last epoch or those that tested best.
         beta: weight of the attention losses.
         alpha: weight of distillation, in [0, 1].
         temperature: of distillation.
-        layers: pairs of names, the student's and the teacher's; the stages in order if not given.
+        layers: where attention is compared: pairs of the student's layer and the teacher's, by name or by number of
+            the stage, from 0, or from -1 backwards; by default the stages, in order or by depth and resolution.
         power: exponent of the activations in an attention map.
+        reduce: what an attention map is over the channels: mean or sum (the same, maps are normalised), or max.
         form: the attention loss as in the published code or as in the paper.
+        full_activation: weight of the features themselves, compared through learned 1 x 1 convolutions.
+        gradient: weight of the squared distance between the input gradients of student and teacher.
+        symmetry: weight of the squared distance between the student's input gradients of images and of their mirrors.
+        input_gradient: weight of the squared length of the student's input gradients (min-l2).
+        teacher_size: side of the images in pixels as the teacher sees them; by default as the student does.
+        precision: of the teacher's forward: float32, bfloat16, or auto, which is bfloat16 where the device has it.
+        fold: fold the teacher's norms into its convolutions.
     """
 
-    teacher: str | None = None
+    teacher: str | list[str] | None = None
     weights: Literal["last", "best"] = "last"
-    beta: float = 0.0
-    alpha: float = 0.0
+    beta: Weighing = 0.0
+    alpha: Weighing = 0.0
     temperature: float = 4.0
-    layers: list[tuple[str, str]] | None = None
+    layers: list[tuple[str | int, str | int]] | None = None
     power: float = 2.0
+    reduce: Literal["mean", "sum", "max"] = "mean"
     form: Literal["code", "paper"] = "code"
+    full_activation: Weighing = 0.0
+    gradient: Weighing = 0.0
+    symmetry: Weighing = 0.0
+    input_gradient: Weighing = 0.0
+    teacher_size: int | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    fold: bool = True
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The teachers that are named."""
+        if self.teacher is None:
+            return ()
+        return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
+
+    def weight(self, name: str) -> Weight:
+        """The weight of this name.
+
+        Raises:
+            InputError: its fields make no sense.
+        """
+        try:
+            return as_weight(getattr(self, name))
+        except InputError as error:
+            raise InputError(f"transfer.{name}: {error}") from error
+
+    def uses(self, *names: str) -> bool:
+        """Whether one of these weights is ever other than 0."""
+        return any(self.weight(name).used for name in names)
+
+    def check(self) -> None:
+        """Raises InputError at the first weight out of range, and where weights and teacher do not go together."""
+        for name in (*FROM_TEACHER, *ALONE):
+            check_range(f"transfer.{name}", self.weight(name), 0, 1 if name == "alpha" else math.inf)
+        if self.temperature <= 0:
+            raise InputError(f"transfer.temperature is {self.temperature}; it has to be positive")
+        if self.power < 1:
+            raise InputError(f"transfer.power is {self.power}; it has to be at least 1")
+        if self.teacher_size is not None and self.teacher_size < 1:
+            raise InputError(f"transfer.teacher_size is {self.teacher_size}; it has to be at least 1 pixel")
+        if not self.teachers and self.uses(*FROM_TEACHER):
+            given = [f"transfer.{name}" for name in FROM_TEACHER if self.uses(name)]
+            raise InputError(
+                f"{' and '.join(given)} given without transfer.teacher (a run folder, an imported file, a name of timm "
+                "or torchvision/NAME)"
+            )
+        if self.teachers and not self.uses(*FROM_TEACHER):
+            raise InputError(
+                "transfer.teacher is given, but transfer.beta, transfer.alpha, transfer.full_activation and "
+                "transfer.gradient are all 0: nothing to transfer"
+            )
+
+
+FROM_TEACHER = ("beta", "alpha", "full_activation", "gradient")
+"""The weights of what is taken over from a teacher."""
+ALONE = ("symmetry", "input_gradient")
+"""The weights of what is asked of the student alone."""
 
 
 @dataclass
@@ -150,8 +233,8 @@ class Recipe:
         device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         threads: processor threads of a run on the CPU; torch's choice if not given.
         deterministic: the same weights from the same recipe, bit for bit, on the same machine.
-        compile: compile the network (torch.compile); has no effect where attention is transferred, whose taps need
-            the network as it is.
+        compile: compile the networks (torch.compile); not possible with gradient, symmetry and input_gradient of
+            transfer, whose losses need derivatives of derivatives.
     """
 
     source: str = ""
@@ -189,23 +272,17 @@ class Recipe:
                 "false without momentum",
             ),
             ("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)"),
-            ("transfer.alpha", self.transfer.alpha, 0 <= self.transfer.alpha <= 1, "in [0, 1]"),
-            ("transfer.beta", self.transfer.beta, self.transfer.beta >= 0, "at least 0"),
-            ("transfer.temperature", self.transfer.temperature, self.transfer.temperature > 0, "positive"),
             ("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "in [0, 2^63)"),
         )
         for name, value, fits, allowed in rules:
             if not fits:
                 raise InputError(f"{name} is {value}; it has to be {allowed}")
-        if self.transfer.teacher is None and (self.transfer.beta or self.transfer.alpha):
+        self.transfer.check()
+        if self.compile and self.transfer.uses("gradient", *ALONE):
             raise InputError(
-                "transfer.beta or transfer.alpha is given without transfer.teacher (a run folder, an imported file or "
-                "a timm name)"
-            )
-        if self.transfer.teacher is not None and not (self.transfer.beta or self.transfer.alpha):
-            raise InputError(
-                "transfer.teacher is given, but transfer.beta and transfer.alpha are both 0: nothing to transfer"
+                "compile is asked together with transfer.gradient, transfer.symmetry or transfer.input_gradient, which "
+                "derive twice, as compiled networks cannot; leave compile out"
             )
 
 

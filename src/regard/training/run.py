@@ -19,6 +19,7 @@ from torch import nn
 from regard import attention, data, models
 from regard.errors import InputError, first_line
 from regard.files import written_aside
+from regard.training.frozen import freeze
 from regard.training.parsing import load_recipe
 from regard.training.recipe import DataRecipe, ModelRecipe, Recipe, write_recipe
 from regard.version import __version__
@@ -209,18 +210,24 @@ class Run:
             InputError: the run has no such weights, or they are cut short or do not fit its recipe.
         """
         path = self.weights(which)
-        model = make_model(self.recipe, len(self.classes), pretrained=False)
+        model = build_network(self.network, self.class_count, pretrained=False)
         models.load_weights(model, models.read_checkpoint(path), str(path))
         return model.eval()
 
 
 def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
-    """The network of a recipe, untrained unless it asks for pretrained weights."""
-    return build_network(recipe.model, classes, pretrained=pretrained)
+    """The network of a recipe as its training begins: untrained unless it asks for pretrained weights, and what it
+    wants frozen is.
+    """
+    model = build_network(recipe.model, classes, pretrained=pretrained)
+    freeze(model, recipe.model.frozen, fixed_norms=recipe.model.fixed_norms)
+    return model
 
 
 def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
-    """The network that a part of a recipe describes, untrained unless it asks for pretrained weights."""
+    """The network that a part of a recipe describes, untrained unless it asks for pretrained weights; none of it is
+    frozen.
+    """
     return models.create(
         network.name,
         classes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from torch import nn, optim
 
@@ -27,8 +28,8 @@ def learning_rate(schedule: ScheduleRecipe, height: float, step: int, steps_per_
     return height * schedule.factor ** sum(epoch >= milestone for milestone in schedule.milestones)
 
 
-def make_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> optim.SGD:
-    """SGD over all parameters of `model` that learn.
+def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, besides: Iterable[nn.Parameter] = ()) -> optim.SGD:
+    """SGD over all parameters of `model` that learn, and those `besides`, which decay as weights do.
 
     With `decay='weights'`, only what is called `weight` and has two dimensions or more decays: the kernels of
     convolutions and the matrices, not norms, biases or the parameters of gates.
@@ -41,5 +42,6 @@ def make_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> optim.SGD:
     ]
     groups = [{"params": spared, "weight_decay": 0.0}] if spared else []
     spared_ids = set(map(id, spared))
-    groups.append({"params": [p for _, p in learning if id(p) not in spared_ids], "weight_decay": recipe.weight_decay})
+    decaying = [p for _, p in learning if id(p) not in spared_ids]
+    groups.append({"params": [*decaying, *besides], "weight_decay": recipe.weight_decay})
     return optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)

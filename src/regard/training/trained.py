@@ -7,6 +7,7 @@ from pathlib import Path
 import timm
 
 from regard.errors import InputError
+from regard.models.torchvision_networks import is_of_torchvision
 from regard.training.imported import Imported
 from regard.training.named import Named
 from regard.training.run import Run
@@ -17,7 +18,7 @@ Trained = Run | Imported | Named
 
 
 def open_trained(source: str | Path) -> Trained:
-    """A run folder, an imported file, a timm name with pretrained weights, or NAME=CHECKPOINT.
+    """A run folder, an imported file, a name of timm or torchvision/NAME with published weights, or NAME=CHECKPOINT.
 
     Raises:
         InputError: it is none of these.
@@ -33,6 +34,6 @@ def open_trained(source: str | Path) -> Trained:
     if path.is_dir():
         return Run.open(path)
     name, given, _ = str(source).partition("=")
-    if given or timm.is_model(name):
+    if given or timm.is_model(name) or is_of_torchvision(name):
         return Named.open(str(source))
     raise InputError(f"there is no run folder {source}, and timm knows no network of that name")

@@ -1,126 +1,425 @@
-"""What a student is trained for: its task, and what it takes over from a teacher."""
+"""What a student is trained for: its task, what it takes over from its teachers, and what is asked of its gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.errors import InputError, unknown
-from regard.maps import Taps
-from regard.stages import stages
-from regard.transfer.losses import Form, attention_loss, soft_label_loss
+from regard.maps import MapTaps, Taps
+from regard.maps.activation import check_power
+from regard.maps.layers import unwrapped
+from regard.transfer.activation import full_activation_loss, regressor
+from regard.transfer.attention import Form, Reduce, map_loss
+from regard.transfer.distillation import check_classes, soft_label_loss
+from regard.transfer.gradient import gradient_loss, input_gradients, squared_length, symmetry_loss
+from regard.transfer.pairing import Asked, Pair, check_places, feature_shapes, find_pairs
+from regard.transfer.teacher import Teacher, frozen
+from regard.transfer.weight import Weight, as_weight, check_range
+
+_IN_PLACE = "is being modified inplace"  # what torch says of a layer that changes what a tap gave back
 
 
 class Losses(NamedTuple):
-    """The terms of one step, scalars but for the logits; the terms are without their weights."""
+    """The terms of one step, scalars but for the logits; the terms are without their weights.
+
+    A term whose weight is 0 at this step is None, or empty. With several teachers, what is taken over is the mean over
+    them: in the tuples stand the terms of all, each divided by their number.
+    """
 
     total: Tensor
     task: Tensor
     """Cross entropy with the labels."""
     attention: tuple[Tensor, ...]
-    """The attention loss of each pair of taps; empty if beta is 0."""
+    """The attention loss of each pair of taps."""
     distillation: Tensor | None
-    """The soft-label loss; None if alpha is 0."""
+    """The soft-label loss."""
     logits: Tensor
     """The student's, (N, K)."""
+    full_activation: tuple[Tensor, ...] = ()
+    """The mean squared difference of features of each pair of taps."""
+    gradient: Tensor | None = None
+    """The squared distance between the input gradients of student and teacher."""
+    symmetry: Tensor | None = None
+    """The squared distance between the student's input gradients of images and of their mirrors."""
+    input_gradient: Tensor | None = None
+    """The squared length of the student's input gradients."""
+
+
+class _Weights(NamedTuple):
+    """A `Weight` each, or at a place of the run a number."""
+
+    beta: Any
+    alpha: Any
+    full_activation: Any
+    gradient: Any
+    symmetry: Any
+    input_gradient: Any
+
+
+class _Read(NamedTuple):
+    """What is read of a network in a forward."""
+
+    logits: Tensor
+    maps: dict[str, Tensor]
+    """Name of a layer -> (N, h, w)."""
+    features: dict[str, Tensor]
+    """Name of a layer -> (N, C, h, w)."""
+    gradients: Tensor | None = None
+    """By the images, (N, 3, H, W)."""
+
+
+class _Watched:
+    """A network, and what is read of it in a forward."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        of_maps: Sequence[str],
+        of_features: Sequence[str],
+        power: float,
+        reduce: Reduce,
+        *,
+        compile: bool,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.taps = [MapTaps(model, list(of_maps), power=power, reduce=reduce)] if of_maps else []
+        self.feature_taps = [Taps(model, list(of_features))] if of_features else []
+        self.dtype = dtype
+        # Taps come and go around what is compiled, and are compiled with it.
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(lambda images: model(images)) if compile else model
+
+    def __call__(self, images: Tensor) -> _Read:
+        with ExitStack() as stack:
+            for taps in (*self.taps, *self.feature_taps):
+                stack.enter_context(taps)
+            if self.dtype is not None:
+                stack.enter_context(torch.autocast(images.device.type, self.dtype))
+            try:
+                logits = self.forward(images)
+            except RuntimeError as error:
+                if _IN_PLACE not in str(error):
+                    raise
+                raise InputError(
+                    "a layer whose attention is read is changed in place by the next, as by a ReLU(inplace=True); read "
+                    f"the layer that changes it, or make that one not in-place (read are {', '.join(self.read)})"
+                ) from error
+            maps = {name: made for taps in self.taps for name, made in taps.maps.items()}
+            features = {name: given for taps in self.feature_taps for name, given in taps.features.items()}
+        for taps in (*self.taps, *self.feature_taps):
+            taps.clear()  # or the graph of this step would be held until the next
+        return _Read(logits if self.dtype is None else logits.float(), maps, features)
+
+    @property
+    def read(self) -> list[str]:
+        """The layers that are read."""
+        return list(dict.fromkeys(name for taps in (*self.taps, *self.feature_taps) for name in taps.layers))
+
+
+class _Lesson(NamedTuple):
+    """What is learned from one teacher."""
+
+    teacher: Teacher
+    watched: _Watched
+    pairs: list[Pair]
+    regressors: Sequence[nn.Module]
+    """One a pair, if features are compared."""
 
 
 class Objective:
-    """`(1 - alpha) task + alpha distillation + beta sum(attention)`; with form 'paper', beta / 2 in place of beta.
+    """The loss of a student, a sum of terms with their weights:
 
-    The teacher is put in evaluation mode and runs without gradients.
+        (1 - alpha) task + alpha distillation + beta sum(attention) + full_activation sum(full_activation)
+            + gradient gradient + symmetry symmetry + input_gradient input_gradient
+
+    with beta / 2 in place of beta for form 'paper'. Every weight is a number or a `Weight` that changes over the run. A
+    term whose weight is 0 is not computed.
+
+    Teachers are in evaluation mode and run without gradients (of their parameters; gradient transfer needs those of the
+    images). From several, the mean of the losses is taken. Its gradient is that of the loss to the mean of their soft
+    labels or, in form 'code' and for maps of one size, to the mean of their maps.
+
+    Layers are paired by name or number, or found; see `pairs`. Maps and features of different size are pooled to the
+    smaller.
 
     Args:
         student: the network to train.
-        teacher: the network to learn from; None trains for the task alone.
+        teacher: the network to learn from, a `Teacher`, or several of these; None for a student that learns alone.
         beta: weight of the attention losses (the published code's 1e3).
         alpha: weight of distillation, in [0, 1].
         temperature: of distillation.
-        layers: where attention is compared: names that both networks have, or pairs (student's, teacher's); None pairs
-            their stages in order.
-        power: p of the attention maps.
-        form: of the attention loss, 'code' or 'paper'.
+        layers: where attention and features are compared: a list of layers, by name or by number of the stage from 0
+            (or from -1 backwards), each the same in both or a pair (student's, teacher's). None: the stages, in order
+            if both networks have as many, otherwise matched by resolution and depth.
+        power: p of the attention maps, at least 1.
+        reduce: of the attention maps over the channels: 'mean', 'sum' or 'max'.
+        form: of the attention loss, 'code' or 'paper'; see `attention_loss`.
         label_smoothing: of the task, in [0, 1).
+        full_activation: weight of full-activation transfer. It has 1 x 1 convolutions that learn with the student: give
+            the optimizer `parameters()` as well.
+        gradient: weight of gradient-based transfer; see `regard.transfer.gradient` for this and the next two.
+        symmetry: weight of the mirror symmetry of the student's input gradients.
+        input_gradient: weight of the squared length of the student's input gradients (min-l2).
+        image_size: side of the images in pixels, or (h, w). Given, both networks run once on a black image now, so that
+            layers are found and checked; otherwise that happens with the first batch.
+        compile: compile the student with what is read of it (`torch.compile`); teachers say so themselves. Not possible
+            together with the three terms on gradients, which derive twice.
 
     Raises:
-        InputError: layers that do not exist or do not pair, or weights out of range.
+        InputError: weights out of range; gradient transfer without a teacher; a teacher on another device. With
+            `image_size` (otherwise with the first batch): layers that do not exist, do not pair or have one place only,
+            class counts that differ where the classes are compared, images on which a network does not run.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module | None,
-        beta: float = 1e3,
-        alpha: float = 0.0,
+        teacher: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None,
+        beta: float | Weight = 1e3,
+        alpha: float | Weight = 0.0,
         temperature: float = 4,
-        layers: Sequence[str | tuple[str, str]] | None = None,
+        layers: Sequence[Asked] | None = None,
         *,
         power: float = 2,
+        reduce: Reduce = "mean",
         form: Form = "code",
         label_smoothing: float = 0.0,
+        full_activation: float | Weight = 0.0,
+        gradient: float | Weight = 0.0,
+        symmetry: float | Weight = 0.0,
+        input_gradient: float | Weight = 0.0,
+        image_size: int | tuple[int, int] | None = None,
+        compile: bool = False,
     ) -> None:
-        if not 0 <= alpha <= 1:
-            raise InputError(f"alpha, the weight of distillation, lies in [0, 1]; it is {alpha}")
-        if beta < 0:
-            raise InputError(f"beta, the weight of attention, is at least 0; it is {beta}")
+        self.teachers = _teachers(teacher)
+        if not self.teachers:  # beta has a default, so it does not ask for a teacher
+            beta = alpha = full_activation = 0.0
+        given = (beta, alpha, full_activation, gradient, symmetry, input_gradient)
+        self.weights = _Weights(*map(as_weight, given))
+        for name, weight in zip(_Weights._fields, self.weights, strict=True):
+            check_range(name, weight, 0, 1 if name == "alpha" else torch.inf)
+        if not self.teachers and self.weights.gradient.used:
+            raise InputError(
+                "gradient transfer needs a teacher, and there is none (symmetry and input_gradient do not)"
+            )
         if temperature <= 0:
             raise InputError(f"the temperature of distillation is positive, not {temperature}")
         if not 0 <= label_smoothing < 1:
             raise InputError(f"label smoothing lies in [0, 1); it is {label_smoothing}")
         if form not in get_args(Form):
             raise unknown("form of the attention loss", form, get_args(Form))
+        check_power(power, reduce)
+        self._on_gradients = any(weight.used for weight in self.weights[3:])
+        if compile and self._on_gradients:
+            raise InputError(
+                "gradient, symmetry and input_gradient derive twice, which compiled networks cannot; leave compile out"
+            )
         self.student = student
-        self.teacher = teacher.eval() if teacher is not None else None
-        self.beta = beta if form == "code" else beta / 2
-        self.alpha = alpha if teacher is not None else 0.0
+        for one in self.teachers:
+            _check_device(student, one)
         self.temperature = temperature
         self.power = power
+        self.reduce: Reduce = reduce
         self.form: Form = form
         self.label_smoothing = label_smoothing
-        self.pairs = _pairs(student, teacher, layers) if teacher is not None and beta else []
+        self.layers = layers
+        self.regressors = nn.ModuleList()
+        self.compile = compile
+        self._pupil: _Watched | None = None
+        self._lessons: list[_Lesson] = []
+        if image_size is not None:
+            self._prepare((image_size, image_size) if isinstance(image_size, int) else image_size)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Losses:
-        """The losses on a batch: images (N, 3, H, W), labels (N,) int64."""
-        attention: tuple[Tensor, ...] = ()
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The network to learn from, of several the first."""
+        return self.teachers[0].model if self.teachers else None
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The layers that are compared, of all teachers.
+
+        Raises:
+            InputError: they are not known before the first batch, unless `image_size` was given.
+        """
+        self._check_prepared("pairs are")
+        return [pair for lesson in self._lessons for pair in lesson.pairs]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What learns besides the student: the 1 x 1 convolutions of full-activation transfer.
+
+        Raises:
+            InputError: there will be some, not known before the first batch, unless `image_size` was given.
+        """
+        if self.weights.full_activation.used:
+            self._check_prepared("convolutions of full-activation transfer are")
+        return self.regressors.parameters()
+
+    def __call__(self, images: Tensor, labels: Tensor, progress: float = 0.0) -> Losses:
+        """The losses on a batch.
+
+        Args:
+            images: (N, 3, H, W), normalised as the student knows them.
+            labels: (N,), int64 in [0, K).
+            progress: the share of the run that is over, in [0, 1], for weights that change.
+
+        Raises:
+            InputError: see `Objective`.
+        """
+        pupil = self._pupil or self._prepare((images.shape[2], images.shape[3]))
+        now = _Weights(*(weight.at(progress) for weight in self.weights))
+        derives = now.gradient > 0 or now.symmetry > 0 or now.input_gradient > 0
+        if derives:
+            images = images.detach().requires_grad_()
+        # Teachers first: what they need is free again when the student fills the memory.
+        lessons = self._lessons if any((now.beta, now.alpha, now.full_activation, now.gradient)) else []
+        taught = [self._teach(lesson, images, labels, gradients=now.gradient > 0) for lesson in lessons]
+        read = pupil(images)
+        logits = read.logits
+        total = task = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
         distillation = None
-        if self.teacher is None or not (self.pairs or self.alpha):
-            logits = self.student(images)
-        else:
-            with ExitStack() as taps:
-                if self.pairs:
-                    of_student = taps.enter_context(Taps(self.student, [student for student, _ in self.pairs]))
-                    of_teacher = taps.enter_context(Taps(self.teacher, [teacher for _, teacher in self.pairs]))
-                with torch.no_grad():
-                    teacher_logits = self.teacher(images)
-                logits = self.student(images)
-                if self.pairs:
-                    attention = tuple(
-                        attention_loss(of_student.features[s], of_teacher.features[t], self.power, self.form)
-                        for s, t in self.pairs
-                    )
-                if self.alpha:
-                    distillation = soft_label_loss(logits, teacher_logits, self.temperature)
-        task = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        total = task if distillation is None else (1 - self.alpha) * task + self.alpha * distillation
-        for loss in attention:
-            total = total + self.beta * loss
-        return Losses(total, task, attention, distillation, logits)
+        if now.alpha:
+            distillation = _mean([soft_label_loss(logits, one.logits, self.temperature) for one in taught])
+            total = (1 - now.alpha) * task + now.alpha * distillation
+
+        attention, full_activation = self._compare(read, lessons, taught, now)
+        if attention:
+            total = total + (now.beta if self.form == "code" else now.beta / 2) * _sum(attention)
+        if full_activation:
+            total = total + now.full_activation * _sum(full_activation)
+
+        gradient = symmetry = input_gradient = None
+        if derives:
+            own = input_gradients(logits, labels, images)
+            if now.gradient:
+                gradient = _mean([gradient_loss(own, one.gradients) for one in taught if one.gradients is not None])
+                total = total + now.gradient * gradient
+            if now.symmetry:
+                mirrored = images.detach().flip(3).requires_grad_()
+                symmetry = symmetry_loss(own, input_gradients(self.student(mirrored), labels, mirrored))
+                total = total + now.symmetry * symmetry
+            if now.input_gradient:
+                input_gradient = squared_length(own)
+                total = total + now.input_gradient * input_gradient
+        return Losses(total, task, attention, distillation, logits, full_activation, gradient, symmetry, input_gradient)
+
+    def _compare(
+        self, read: _Read, lessons: Sequence[_Lesson], taught: Sequence[_Read], now: _Weights
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The terms of attention and of full activations, each divided by the number of teachers."""
+        attention: list[Tensor] = []
+        full_activation: list[Tensor] = []
+        for lesson, one in zip(lessons, taught, strict=True):
+            if now.beta:
+                attention += [
+                    map_loss(read.maps[pair.student], one.maps[pair.teacher], self.form) for pair in lesson.pairs
+                ]
+            if now.full_activation:
+                full_activation += [
+                    full_activation_loss(read.features[pair.student], one.features[pair.teacher], regress)
+                    for pair, regress in zip(lesson.pairs, lesson.regressors, strict=True)
+                ]
+        if len(lessons) > 1:
+            attention = [term / len(lessons) for term in attention]
+            full_activation = [term / len(lessons) for term in full_activation]
+        return tuple(attention), tuple(full_activation)
+
+    def _teach(self, lesson: _Lesson, images: Tensor, labels: Tensor, *, gradients: bool) -> _Read:
+        """What is read of a teacher, without a graph."""
+        teacher, watched = lesson.teacher, lesson.watched
+        if not gradients:
+            with torch.no_grad():
+                return watched(teacher.seen(images))
+        with torch.enable_grad(), frozen(watched.model):
+            own = images.detach().requires_grad_()
+            read = watched(teacher.seen(own))
+            found = input_gradients(read.logits, labels, own, create_graph=False)
+        maps, features = ({name: value.detach() for name, value in part.items()} for part in (read.maps, read.features))
+        return _Read(read.logits.detach(), maps, features, found)
+
+    def _prepare(self, size: tuple[int, int]) -> _Watched:
+        """Finds and checks the layers, once the size of the images is known."""
+        compares = self.weights.beta.used or self.weights.full_activation.used
+        found: list[tuple[Teacher, list[Pair]]] = []
+        own: list[str] = []
+        for teacher in self.teachers:
+            seen = teacher.size or size
+            pairs = find_pairs(self.student, unwrapped(teacher.model), self.layers, size, seen) if compares else []
+            of_teacher, there = feature_shapes(teacher.model, [pair.teacher for pair in pairs], seen, "teacher")
+            of_student, here = feature_shapes(self.student, [pair.student for pair in pairs], size, "student")
+            self._check_classes(here.shape[1], there.shape[1])
+            if self.weights.beta.used:
+                check_places(pairs, of_student, of_teacher)
+            found.append((teacher, pairs))
+            own += [pair.student for pair in pairs]
+            if self.weights.full_activation.used:
+                like = next(unwrapped(self.student).parameters())
+                self.regressors.extend(
+                    regressor(of_student[pair.student][0], of_teacher[pair.teacher][0]).to(like.device, like.dtype)
+                    for pair in pairs
+                )
+        regressors = iter(self.regressors)
+        for teacher, pairs in found:
+            names = list(dict.fromkeys(pair.teacher for pair in pairs))
+            watched = self._watched(
+                teacher.network(names, exact=self.weights.gradient.used),
+                names,
+                compile=teacher.compile and not self._on_gradients,
+                dtype=None if self.weights.gradient.used else teacher.dtype(),
+            )
+            taught = [next(regressors) for _ in pairs] if self.weights.full_activation.used else []
+            self._lessons.append(_Lesson(teacher, watched, pairs, taught))
+        self._pupil = self._watched(self.student, list(dict.fromkeys(own)), compile=self.compile)
+        return self._pupil
+
+    def _watched(
+        self, model: nn.Module, layers: list[str], *, compile: bool, dtype: torch.dtype | None = None
+    ) -> _Watched:
+        of_maps = layers if self.weights.beta.used else []
+        of_features = layers if self.weights.full_activation.used else []
+        return _Watched(model, of_maps, of_features, self.power, self.reduce, compile=compile, dtype=dtype)
+
+    def _check_classes(self, own: int, taught: int) -> None:
+        if self.weights.alpha.used:
+            check_classes(own, taught)
+        if self.weights.gradient.used and own != taught:
+            raise InputError(
+                f"gradient transfer compares losses of the same labels; the student has {own} classes and the teacher "
+                f"{taught} (gradient = 0 leaves it out)"
+            )
+
+    def _check_prepared(self, what: str) -> None:
+        if self._pupil is None:
+            raise InputError(f"the {what} not known before the first batch; give image_size= to have them now")
 
 
-def _pairs(
-    student: nn.Module, teacher: nn.Module, layers: Sequence[str | tuple[str, str]] | None
-) -> list[tuple[str, str]]:
-    if layers is not None:
-        return [(layer, layer) if isinstance(layer, str) else (layer[0], layer[1]) for layer in layers]
-    of_student, of_teacher = list(stages(student)), list(stages(teacher))
-    if len(of_student) != len(of_teacher):
+def _teachers(given: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None) -> tuple[Teacher, ...]:
+    if given is None:
+        return ()
+    several = [given] if isinstance(given, nn.Module | Teacher) else list(given)
+    if not several:
+        raise InputError("the list of teachers is empty; give at least one, or None for a student that learns alone")
+    return tuple(one if isinstance(one, Teacher) else Teacher(one) for one in several)
+
+
+def _check_device(student: nn.Module, teacher: Teacher) -> None:
+    here = next((parameter.device for parameter in student.parameters()), teacher.device)
+    if here != teacher.device:
         raise InputError(
-            f"the student has {len(of_student)} stages ({', '.join(of_student)}) and the teacher {len(of_teacher)} "
-            f"({', '.join(of_teacher)}); give layers as pairs (student's, teacher's)"
+            f"the student is on {here} and a teacher on {teacher.device}; bring both to one (teacher.to({str(here)!r}))"
         )
-    return list(zip(of_student, of_teacher, strict=True))
+
+
+def _sum(terms: Sequence[Tensor]) -> Tensor:
+    return sum(terms[1:], start=terms[0])
+
+
+def _mean(terms: Sequence[Tensor]) -> Tensor:
+    return _sum(terms) / len(terms) if len(terms) > 1 else terms[0]

@@ -13,7 +13,7 @@ from regard.data.decode import Frame, opened
 from regard.data.listing import show
 from regard.data.regions.fileset import FileSet, sizes
 from regard.data.regions.kind import Choices, Kind, chosen, read_rows
-from regard.data.regions.shapes import box_mask
+from regard.data.regions.shapes import box_mask, first_pixels
 from regard.data.regions.tree import Tree, check_all_there, check_inside
 from regard.data.regionset import Mask
 from regard.errors import InputError
@@ -37,6 +37,11 @@ class CubSet(FileSet):
         super().__init__("cub", split, root / "images", keys, labels, classes)
         self._boxes = boxes  # (N, 4): left, top, right, bottom
         self._segmentations = segmentations
+
+    @property
+    def boxes(self) -> NDArray[np.int64]:
+        """(N, 4): left, top, right, bottom of the pixels in each box; zeros where the regions are segmentations."""
+        return first_pixels(self._boxes)
 
     def _marked(self, index: int, frame: Frame) -> Mask:
         if self._segmentations is None:
@@ -64,7 +69,12 @@ def _root(where: Path) -> Path | None:
     return next((path for path in (where, where / "CUB_200_2011") if (path / "image_class_labels.txt").is_file()), None)
 
 
-def _open(where: Path, choices: Choices) -> CubSet:
+def open_cub(where: Path, choices: Choices) -> CubSet:
+    """A split of the set in this folder, or in `CUB_200_2011` in it.
+
+    Raises:
+        InputError: files that are missing or malformed.
+    """
     root = _root(where)
     if root is None:
         raise InputError(f"no image_class_labels.txt in {show(where)}; {KIND.layout}")
@@ -133,6 +143,6 @@ KIND = Kind(
     "expected the folder CUB_200_2011 with images/, images.txt, classes.txt, image_class_labels.txt, "
     "train_test_split.txt, bounding_boxes.txt",
     lambda where: _root(where) is not None,
-    _open,
+    open_cub,
     frozenset({"split", "region"}),
 )

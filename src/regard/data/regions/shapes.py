@@ -147,6 +147,11 @@ def _add(mask: Mask, ring: Ring) -> None:
     mask[top:bottom, left:right] |= np.cumsum(changes[:, :-1] & 1, axis=1) & 1 == 1
 
 
+def first_pixels(edges: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The first pixel, wherever the image ends, whose centre is at the edge or after it."""
+    return np.ceil(edges - 0.5).astype(np.int64)
+
+
 def _first(edges: NDArray[np.float64], length: int) -> NDArray[np.int64]:
     """The first pixel whose centre is at the edge or after it, 0 to length."""
-    return np.clip(np.ceil(edges - 0.5), 0, length).astype(np.int64)
+    return first_pixels(np.clip(edges, 0, length))

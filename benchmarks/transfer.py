@@ -1,0 +1,478 @@
+"""What a training step by attention transfer costs: where its time goes, against peers, its memory, and whole epochs.
+
+    python benchmarks/transfer.py                            # WRN-16-1 from WRN-16-2, ResNet18 from ResNet34
+    python benchmarks/transfer.py --pairs wrn-16-1 --parts peers,memory
+    python benchmarks/transfer.py --compiled no              # without torch.compile, which takes its minutes
+    python benchmarks/transfer.py --parts epoch --epoch_images 2560   # epochs on a processor, shortened
+    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_ARENA_MAX=1 python benchmarks/transfer.py
+                                                             # glibc keeps memory: no page faults, steadier times
+
+Four parts. Split: a step of regard into student, teacher and losses. Peers: the same step by a textbook loop and by
+torchdistill. Memory: the peak of a step and what is saved for backward, with the losses and without. Epoch: CIFAR-10's
+size through regard's own batches and loop; on a processor only with --epoch_images.
+
+Forms of regard's step: plain is the objective with a teacher as it is, in float32; fast has a teacher of precision
+"auto" with its norms folded; compiled is fast under torch.compile. Peers keep networks contiguous, regard's loop and
+so its forms have channels_last. All start from the same weights; before the clock starts, their losses and what a step
+does to the student have to agree.
+
+torchdistill is left out where it is not installed (`pip install torchdistill`; it needs torch 2.12). Weights and images
+are random: time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import memory
+import textbook_transfer
+import torch
+from common import arguments, in_turn, publish, seconds, spread, table
+from torch import Tensor, nn
+
+from regard import data, models, training, transfer
+from regard.stages import stages
+from regard.training import loop as loops
+from regard.training.display import Display
+from regard.training.interrupt import Interrupt
+
+BETA = 1e3
+OPTIMIZER = training.OptimizerRecipe(lr=0.01)
+LEAST = 0.3  # seconds that a figure is taken over, in whole steps
+# How far, relatively, loss and change of the student in a step may be from the textbook's, before the clock starts.
+SAME = {False: (1e-5, 2e-3), True: (2e-3, 2e-2)}  # on a GPU there is TensorFloat-32, another one for every layout
+FAST = (2e-2, 1e-1)  # a teacher in bfloat16
+PARTS = ("split", "peers", "memory", "epoch")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student and its teacher, as they are usually trained."""
+
+    student: str
+    teacher: str
+    classes: int
+    size: int
+    batch: int
+    batch_gpu: int
+
+
+PAIRS = {
+    pair.student: pair
+    for pair in (
+        Pair("wrn-16-1", "wrn-16-2", 10, 32, 128, 128),
+        Pair("resnet18", "resnet34", 1000, 224, 32, 256),
+    )
+}
+
+
+class Case:
+    """The networks of a pair and a batch for them, from which every form of the step starts."""
+
+    def __init__(self, pair: Pair, batch: int, size: int, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.about = f"{pair.student} from {pair.teacher}, batch {batch}, {size} pixels"
+        self.device = device
+        self.images = torch.randn(batch, 3, size, size, device=device)
+        self.labels = torch.randint(pair.classes, (batch,), device=device)
+        self.student, self.teacher = (
+            settled(models.create(name, pair.classes).to(device), self.images) for name in (pair.student, pair.teacher)
+        )
+        self.layers = list(stages(self.student))
+        shapes = self.shapes()
+        self.map_bytes = 4 * sum(n * h * w for n, _, h, w in shapes)
+        self.largest_map = 4 * max(n * h * w for n, _, h, w in shapes)
+
+    def copies(self, channels_last: bool) -> tuple[nn.Module, nn.Module]:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        student, teacher = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
+        return student.to(memory_format=layout).train(), teacher.to(memory_format=layout).eval()
+
+    def shapes(self) -> list[torch.Size]:
+        found: list[torch.Size] = []
+        modules = stages(self.student).values()
+        handles = [m.register_forward_hook(lambda _m, _args, output: found.append(output.shape)) for m in modules]
+        with torch.no_grad():
+            self.student(self.images)
+        for handle in handles:
+            handle.remove()
+        return found
+
+    @property
+    def own_bytes(self) -> int:
+        """Of both networks, the momentum and the batch: what is there besides what a step holds."""
+        student = [*self.student.parameters(), *self.student.parameters(), *self.student.buffers()]
+        there = [*student, *self.teacher.parameters(), *self.teacher.buffers(), self.images, self.labels]
+        return sum(tensor.numel() * tensor.element_size() for tensor in there)
+
+
+def settled(model: nn.Module, images: Tensor) -> nn.Module:
+    """The model with norms as training leaves them: scales, shifts and statistics of their own, none of them 0."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+            module.momentum = None  # the mean of what is seen
+    with torch.no_grad():
+        model.train()(images)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    return model
+
+
+@dataclass
+class Form:
+    """One way to take the step, with a student and optimizer of its own."""
+
+    student: nn.Module
+    whole: Callable[[], Tensor]
+    """The loss with attention, its graph behind it."""
+    without: Callable[[], Tensor]
+    """The same, teacher and all, but for attention."""
+    teacher: Callable[[], object] = lambda: None
+    """The teacher's forward."""
+    task: Callable[[], Tensor] | None = None
+    """The loss of the task alone, without a teacher."""
+    update: Callable[[Tensor], object] | None = None
+    """Backward and optimizer step, where they are not the usual ones."""
+    optimizer: torch.optim.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.optimizer = training.make_optimizer(self.student, OPTIMIZER)
+
+    def step(self, loss: Callable[[], Tensor] | None = None) -> Tensor:
+        found = (loss or self.whole)()
+        if self.update is not None:
+            self.update(found)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            found.backward()
+            self.optimizer.step()
+        return found.detach()
+
+
+def regard_form(case: Case, *, fast: bool, compiled: bool = False) -> Form:
+    student, teacher = case.copies(channels_last=True)
+    images, labels = case.images.contiguous(memory_format=torch.channels_last), case.labels
+    guide = transfer.Teacher(teacher, precision="auto" if fast else None, fold=fast, compile=compiled)
+    objective = transfer.Objective(student, guide, beta=BETA, compile=compiled)
+    task = transfer.Objective(student, None, compile=compiled)
+    network, dtype = guide.network(list(stages(teacher))), guide.dtype()  # as the objective runs it
+    if compiled:
+        network = torch.compile(network)
+
+    def look() -> None:
+        with torch.no_grad(), torch.autocast(case.device.type, dtype, enabled=dtype is not None):
+            network(images)
+
+    def without() -> Tensor:
+        look()
+        return task(images, labels).total
+
+    return Form(student, lambda: objective(images, labels).total, without, look, lambda: task(images, labels).total)
+
+
+def textbook_form(case: Case, *, channels_last: bool = False) -> Form:
+    student, teacher = case.copies(channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = case.images.contiguous(memory_format=layout)
+    whole = textbook_transfer.AttentionTransfer(student, teacher, case.layers, BETA)
+    without = textbook_transfer.AttentionTransfer(student, teacher, (), BETA)
+    return Form(student, lambda: whole(images, case.labels), lambda: without(images, case.labels))
+
+
+def torchdistill_form(case: Case) -> Form:
+    """By torchdistill's own distillation box, as its trainer drives it."""
+    student, teacher = case.copies(channels_last=False)
+    whole, without = (torchdistill_box(case, student, teacher, layers) for layers in (case.layers, []))
+    return Form(
+        student,
+        lambda: whole.forward_process(case.images, case.labels, None),
+        lambda: without.forward_process(case.images, case.labels, None),
+        update=lambda loss: whole.post_forward_process(loss=loss),
+    )
+
+
+def torchdistill_box(case: Case, student: nn.Module, teacher: nn.Module, layers: Sequence[str]):
+    from torchdistill.core.distillation import get_distillation_box
+
+    output = {"is_from_teacher": False, "module_path": ".", "io": "output"}
+    terms = {
+        "task": {
+            "criterion": {"key": "CrossEntropyLoss", "kwargs": {"reduction": "mean"}},
+            "criterion_wrapper": {
+                "key": "SimpleLossWrapper",
+                "kwargs": {"input": output, "target": {"uses_label": True}},
+            },
+            "weight": 1.0,
+        }
+    }
+    hooks = {}
+    if layers:
+        pairs = {layer: {who: {"io": "output", "path": layer} for who in ("student", "teacher")} for layer in layers}
+        terms["attention"] = {
+            "criterion": {"key": "ATLoss", "kwargs": {"at_pairs": pairs, "mode": "code"}},
+            "weight": BETA,
+        }
+        hooks = {"forward_hook": {"input": [], "output": list(layers)}}
+    options = {"lr": OPTIMIZER.lr, "momentum": OPTIMIZER.momentum, "weight_decay": OPTIMIZER.weight_decay}
+    config = {
+        "num_epochs": 1,
+        "teacher": {"forward_proc": "forward_batch_only", "requires_grad": False, **hooks},
+        "student": {"forward_proc": "forward_batch_only", **hooks},
+        "optimizer": {"key": "SGD", "kwargs": options},
+        "criterion": {"key": "WeightedSumLoss", "kwargs": {"sub_terms": terms}},
+    }
+    box = get_distillation_box(teacher, student, {}, config, case.device, None, False, 1.0)
+    teacher.eval()
+    box.pre_epoch_process(epoch=0)
+    return box
+
+
+def make_forms(case: Case, compiled: bool, names: Sequence[str] | None = None) -> dict[str, Form]:
+    """Every form of the step, or those named."""
+    made: dict[str, Callable[[], Form]] = {
+        "textbook": lambda: textbook_form(case),
+        "textbook, channels_last": lambda: textbook_form(case, channels_last=True),
+        "torchdistill": lambda: torchdistill_form(case),
+        "regard, plain": lambda: regard_form(case, fast=False),
+        "regard, fast": lambda: regard_form(case, fast=True),
+        "regard, compiled": lambda: regard_form(case, fast=True, compiled=True),
+    }
+    if find_spec("torchdistill") is None:
+        del made["torchdistill"]
+    if not compiled:
+        del made["regard, compiled"]
+    return {name: make() for name, make in made.items() if names is None or name in names}
+
+
+def check(forms: dict[str, Form], device: torch.device) -> str:
+    """Takes one step with every form, and fails unless loss and change of the student are the textbook's."""
+    found = {}
+    for name, form in forms.items():
+        before = flat(form.student)
+        loss = form.step().item()
+        found[name] = loss, flat(form.student) - before
+    base, change = found["textbook"]
+    agree = {}
+    for name, (loss, own) in found.items():
+        away = abs(loss / base - 1), ((own - change).norm() / change.norm()).item()
+        allowed = FAST if name in ("regard, fast", "regard, compiled") else SAME[device.type == "cuda"]
+        assert all(one < most for one, most in zip(away, allowed, strict=True)), (
+            f"{name}: loss {loss} and the textbook's {base}, changes {away[1]:.1%} apart"
+        )
+        agree.setdefault(allowed, []).append(away)
+    said = [" and ".join(f"{max(values):.1g}" for values in zip(*found, strict=True)) for found in agree.values()]
+    text = f"Loss ({base:.4f}) and change of the student in a step agree with the textbook's to {said[0]}"
+    return text + "".join(f", with fast teachers to {those}" for those in said[1:]) + "."
+
+
+def flat(model: nn.Module) -> Tensor:
+    """All parameters in a row, float64."""
+    return torch.cat([parameter.detach().reshape(-1).double() for parameter in model.parameters()])
+
+
+def clock(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """Milliseconds of `work`, over as many runs as fill the least time; it has run before."""
+    count = max(1, math.ceil(LEAST / seconds(work, device)))
+    return lambda: seconds(lambda: [work() for _ in range(count)], device) / count * 1e3
+
+
+def split_table(case: Case, compiled: bool, repeats: int) -> str:
+    names = ("textbook", "regard, plain", "regard, fast", "regard, compiled")
+    rows = []
+    for name, form in make_forms(case, compiled, names).items():
+        works = {
+            "whole": form.step,
+            "without": lambda form=form: form.step(form.without),
+            "student": lambda form=form: form.step(form.task or form.without),
+            "teacher": form.teacher,
+        }
+        for work in works.values():
+            for _ in range(2):
+                work()
+        clocks = {what: clock(work, case.device) for what, work in works.items()}
+        order = ("whole", "without", "student", "teacher", "without", "whole")
+        taken = in_turn([clocks[what] for what in order], repeats)
+        whole, without = (
+            [statistics.mean(two) for two in zip(first, last, strict=True)]
+            for first, last in ((taken[0], taken[5]), (taken[1], taken[4]))
+        )
+        losses = [one - other for one, other in zip(whole, without, strict=True)]
+        shares = [100 * loss / one for loss, one in zip(losses, whole, strict=True)]
+        parts = [spread(taken[2]), spread(taken[3])] if form.task is not None else ["", ""]
+        rows.append([name, spread(whole), *parts, spread(losses, ".2f"), spread(shares)])
+    about = (
+        "Student: forward, backward and optimizer of the task alone. Teacher: its forward. Losses: the whole step less "
+        "the same step, teacher and all, without attention, each the mean of two figures taken in the order whole, "
+        "without, without, whole (the others between); the shares are of these differences, round by round. Below 0 is "
+        "noise."
+    )
+    header = ["step", "whole, ms", "student, ms", "teacher, ms", "losses, ms", "losses, % of the step"]
+    return f"{about}\n\n{table(header, rows)}"
+
+
+def peers_table(case: Case, compiled: bool, repeats: int) -> str:
+    forms = make_forms(case, compiled)
+    agreement = check(forms, case.device)
+    clocks = [clock(form.step, case.device) for form in forms.values()]
+    figures = dict(zip(forms, in_turn(clocks, repeats), strict=True))
+    peers = [name for name in ("textbook", "torchdistill") if name in forms]
+    rows = []
+    for name, taken in figures.items():
+        ratios = [[other / own for other, own in zip(figures[peer], taken, strict=True)] for peer in peers]
+        rows.append([name, spread(taken), *(spread(found, ".2f") for found in ratios)])
+    about = "Columns of peers: how many times as long as the step of the row theirs takes, round by round. " + agreement
+    if "torchdistill" in forms:
+        about += f" torchdistill {version('torchdistill')}: ATLoss in mode code, driven by its DistillationBox."
+    else:
+        about += " torchdistill is not installed: its column is left out."
+    return f"{about}\n\n{table(['step', 'ms', *peers], rows)}"
+
+
+def memory_table(case: Case, compiled: bool) -> str:
+    memory.check_peak(case.device)
+    rows = []
+    for name, form in make_forms(case, compiled).items():
+        if name == "textbook, channels_last":
+            continue
+        peaks, kept = [], []
+        for loss in (form.without, form.whole):
+            for _ in range(2):
+                form.step(loss)
+            form.optimizer.zero_grad(set_to_none=True)
+            peaks.append(case.own_bytes + memory.peak(lambda form=form, loss=loss: form.step(loss), case.device))
+            form.optimizer.zero_grad(set_to_none=True)
+            kept.append(memory.saved(loss, form.student.parameters()))
+        added = sum(kept[1].values()) - sum(kept[0].values())
+        rows.append(
+            [
+                name,
+                *(f"{found / MIB:.1f}" for found in peaks),
+                f"{100 * (peaks[1] / peaks[0] - 1):.2f}",
+                *(f"{sum(found.values()) / MIB:.1f}" for found in kept),
+                f"{added / MIB:.2f}",
+                f"{added / case.map_bytes:.1f}",
+            ]
+        )
+    how = "the allocator's count" if case.device.type == "cuda" else "every allocation that torch's profiler sees"
+    about = (
+        f"Peak: networks, momentum, batch, and what a step holds at most, by {how}, with the same teacher. Saved: the "
+        "storages kept for backward, parameters left out. Maps: float32 of (N, H, W), one a stage, "
+        f"{case.map_bytes / MIB:.2f} MiB together."
+    )
+    header = ["step", "peak without losses, MiB", "with", "losses add, %"]
+    header += ["saved without losses, MiB", "with", "losses add, MiB", "in maps"]
+    return f"{about}\n\n{table(header, rows)}"
+
+
+def epoch_table(images: int, batch: int, compiled: bool, repeats: int, device: torch.device) -> str:
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8)
+    names = tuple(str(i) for i in range(10))
+    train = data.ImageSet(pixels, torch.randint(10, (images,)), names, "made up", "train", (0.5,) * 3, (0.29,) * 3)
+    works: dict[str, Callable[[], float]] = {}
+    for compile in (False, True) if compiled else (False,):
+        kind = "compiled" if compile else "eager"
+        for student, teacher in (("wrn-16-1", "wrn-16-2"), ("cifar-resnet164", None)):
+            name = f"{student} from {teacher}, fast" if teacher else f"{student} alone"
+            works[f"{name}, {kind}"] = epoch(train, batch, student, teacher, compile, device)
+    in_turn(list(works.values()), 1)  # warm-up and compilation
+    figures = in_turn(list(works.values()), repeats)
+    steps = math.ceil(images / batch)
+    rows = [
+        [name, spread(found, ".2f"), f"{1000 * statistics.median(found) / steps:.2f}"]
+        for name, found in zip(works, figures, strict=True)
+    ]
+    about = (
+        f"Epochs of {images:,} random images of 32 pixels, {steps} steps of {batch}, through regard's own batches "
+        "(pad-crop and flip) and training loop, with its losses and accuracy kept, without the test after it."
+    )
+    return f"{about}\n\n{table(['epoch of', 'seconds', 'ms a step'], rows)}"
+
+
+def epoch(
+    train: data.ImageSet, batch: int, student: str, teacher: str | None, compiled: bool, device: torch.device
+) -> Callable[[], float]:
+    """Seconds of an epoch, one after another."""
+
+    def network(name: str) -> nn.Module:
+        return models.create(name, len(train.classes)).to(device, memory_format=torch.channels_last)
+
+    recipe = training.load_recipe(
+        None,
+        [
+            f"--model.name={student}",
+            f"--optimizer.lr={OPTIMIZER.lr}",
+            "--augmentation.flip=true",
+            f"--schedule.batch_size={batch}",
+            f"--device={device}",
+        ],
+    )
+    model = network(student)
+    guide = transfer.Teacher(network(teacher), precision="auto", fold=True, compile=compiled) if teacher else None
+    objective = transfer.Objective(model, guide, beta=BETA, compile=compiled)
+    batches = data.Batches(
+        train, batch, augmentation=recipe.augmentation, shuffle=True, device=device, channels_last=True
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = training.Run.create(Path(folder) / "run", recipe, train.classes)
+        loop = loops._Loop(recipe, run, model, objective, batches, batches, Display())
+
+    def work() -> float:
+        loop.step = 0
+        took = seconds(lambda: loop.train_epoch(Interrupt()), device)
+        loop.epoch += 1
+        return took
+
+    return work
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--pairs", default=",".join(PAIRS), help="students")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--batch_size", type=int, default=None, help="128 for WRNs; for ResNets 32, 256 on a GPU")
+    parser.add_argument("--size", type=int, default=None, help="height and width: 32 for WRNs, 224 for ResNets")
+    parser.add_argument("--compiled", choices=["yes", "no"], default="yes", help="the step under torch.compile")
+    parser.add_argument("--epoch_images", type=int, default=None, help="50,000 on a GPU; on a processor no epochs")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    gpu = device.type == "cuda"
+    wanted, compiled = options.parts.split(","), options.compiled == "yes"
+    torch.backends.cudnn.benchmark = True
+    texts = []
+    for name in options.pairs.split(","):
+        pair = PAIRS[name]
+        batch = options.batch_size or (pair.batch_gpu if gpu else pair.batch)
+        case = Case(pair, batch, options.size or pair.size, device)
+        made = {
+            "split": lambda case=case: split_table(case, compiled, options.repeats),
+            "peers": lambda case=case: peers_table(case, compiled, options.repeats),
+            "memory": lambda case=case: memory_table(case, compiled),
+        }
+        parts = [made[part]() for part in wanted if part in made]
+        if parts:
+            texts += [f"### {case.about}", *parts]
+    if "epoch" in wanted:
+        images = options.epoch_images or (50_000 if gpu else 0)
+        if images:
+            texts.append(epoch_table(images, options.batch_size or 128, compiled, options.repeats, device))
+        else:
+            texts.append("Epochs of CIFAR-10's size are left out on a processor (--epoch_images asks for them).")
+    texts.insert(0, f"Medians of {options.repeats}, smallest to largest, each over steps that fill {LEAST} s.")
+    publish("Transfer: a step and what it costs", "\n\n".join(texts), device, save=not options.dry)
+
+
+if __name__ == "__main__":
+    main()

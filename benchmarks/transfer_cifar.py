@@ -1,0 +1,123 @@
+"""What each kind of transfer is worth on CIFAR-10: WRN-16-1 from WRN-16-2, several seeds of everything.
+
+The data are class folders of images (`train/` and `test/` in --data). The schedule is the published one in proportion:
+learning rate 0.1, divided by 5 after 30, 60 and 80 % of the epochs. Every student has the same teacher; runs of the same
+seed start from the same weights and see the same images in the same order, so differences are taken pair by pair.
+
+Interrupted, the same command goes on. Several processes may share the work: `--only AT KD` trains these and stops.
+Without --only the table is made at the end, and appended to RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from common import publish, table
+from scipy import stats
+
+from regard import training
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "student": (),
+    "AT": ("--transfer.beta=1000",),
+    "KD": ("--transfer.alpha=0.9",),
+    "AT+KD": ("--transfer.beta=1000", "--transfer.alpha=0.9"),
+}
+TEACHER = "teacher"
+
+
+def recipe(options: argparse.Namespace, variant: str, seed: int) -> training.Recipe:
+    """The published recipe, shortened."""
+    epochs = options.epochs
+    milestones = [round(share * epochs) for share in (0.3, 0.6, 0.8)]
+    teacher = () if variant in ("student", TEACHER) else (f"--transfer.teacher={options.folder / TEACHER}",)
+    return training.load_recipe(
+        None,
+        [
+            "--data.name=folder",
+            f"--data.folder={options.data}",
+            *([f"--data.train_images={options.images}"] if options.images else []),
+            f"--model.name={'wrn-16-2' if variant == TEACHER else 'wrn-16-1'}",
+            f"--schedule.epochs={epochs}",
+            f"--schedule.milestones={milestones}",
+            "--schedule.reset_momentum=true",
+            *teacher,
+            *VARIANTS.get(variant, ()),
+            f"--seed={seed}",
+            f"--device={options.device}",
+            *([f"--threads={options.threads}"] if options.threads else []),
+            f"--source={variant}, WRN-16-1 from WRN-16-2 on CIFAR-10, {epochs} epochs",
+        ],
+    )
+
+
+def place(folder: Path, variant: str, seed: int) -> Path:
+    return folder / (TEACHER if variant == TEACHER else f"{variant.lower().replace(' ', '-')}-seed{seed}")
+
+
+def train(options: argparse.Namespace, variant: str, seed: int) -> bool:
+    """Trains a run that is not trained yet; False if stopped."""
+    where = place(options.folder, variant, seed)
+    if (where / "recipe.yaml").is_file() and len(training.Run.open(where).metrics()) == options.epochs:
+        return True
+    outcome = training.train(recipe(options, variant, seed), where, resume=True)
+    print(where, outcome.test_accuracy, flush=True)
+    return outcome.finished
+
+
+def report(options: argparse.Namespace) -> str:
+    """Test error of every run, medians, and each variant against the student, seed by seed."""
+
+    def error(variant: str, seed: int) -> float:
+        return 100 * (1 - training.Run.open(place(options.folder, variant, seed)).metrics()[-1]["test_accuracy"])
+
+    found = {variant: [error(variant, seed) for seed in options.seeds] for variant in options.variants}
+    rows = []
+    for variant, errors in found.items():
+        cells = [variant, ", ".join(f"{value:.2f}" for value in errors), f"{statistics.median(errors):.2f}"]
+        if variant == "student":
+            cells += ["", ""]
+        else:
+            gaps = [own - alone for own, alone in zip(errors, found["student"], strict=True)]
+            low, high = stats.ttest_1samp(gaps, 0).confidence_interval() if len(gaps) > 1 else (gaps[0], gaps[0])
+            p = stats.ttest_1samp(gaps, 0).pvalue if len(gaps) > 1 else float("nan")
+            cells += [f"{statistics.mean(gaps):+.2f} ({low:+.2f} to {high:+.2f})", f"{p:.2g}"]
+        rows.append(cells)
+    images = f"{options.images:,} of the training images, the same for all" if options.images else "all training images"
+    return "\n".join(
+        (
+            f"{options.epochs} epochs on {images}; batch 128, learning rate 0.1 divided by 5 after 30, 60 and 80 % of "
+            f"the epochs, momentum reset there. Teacher: WRN-16-2 with the same recipe, seed 0, test error "
+            f"{error(TEACHER, 0):.2f} %. Test error in % after the last epoch, seeds "
+            f"{', '.join(map(str, options.seeds))}; difference to the student of the same seed with its 95% interval, and p, "
+            "by the paired t test.\n",
+            table(["", "every seed", "median", "difference to student", "p"], rows),
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=Path("runs/transfer-cifar"))
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--images", type=int, default=None, help="train on so many images; all if not given")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--only", nargs="+", default=None, choices=[TEACHER, *VARIANTS], metavar="VARIANT")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--dry", action="store_true", help="print only, do not append to RESULTS.md")
+    options = parser.parse_args()
+    wanted = options.only or [TEACHER, *options.variants]
+    runs = [(TEACHER, 0)] if TEACHER in wanted else []
+    runs += [(variant, seed) for seed in options.seeds for variant in wanted if variant != TEACHER]
+    if all(train(options, variant, seed) for variant, seed in runs) and options.only is None:
+        device = training.pick_device(options.device)
+        publish("Transfer on CIFAR-10", report(options), device, save=not options.dry)
+
+
+if __name__ == "__main__":
+    main()

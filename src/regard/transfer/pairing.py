@@ -1,0 +1,175 @@
+"""Which layer of the student is compared with which of the teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from regard.errors import InputError, one_line
+from regard.maps import Taps
+from regard.maps.layers import find_layers, unwrapped
+from regard.modes import evaluation_mode
+from regard.stages import stages
+
+Place = str | int
+Asked = Place | tuple[Place, Place] | Sequence[Place]
+
+
+class Pair(NamedTuple):
+    """Names of layers that are compared."""
+
+    student: str
+    teacher: str
+
+
+Shapes = dict[str, tuple[int, int, int]]
+"""Name of a layer -> (C, H, W) of its features."""
+
+
+def find_pairs(
+    student: nn.Module,
+    teacher: nn.Module,
+    layers: Sequence[Asked] | None,
+    size: tuple[int, int],
+    teacher_size: tuple[int, int] | None = None,
+) -> list[Pair]:
+    """The layers that are compared, in order.
+
+    Given, each is a name or the number of a stage, from 0 or from -1 backwards, the same in both networks or a pair
+    (student's, teacher's). Not given, they are the stages: in order, if both networks have as many; otherwise each
+    stage of the network that has fewer goes with one of the other, in order, so that their strides, relative to the
+    image, are as alike as can be, and among equals their depths, as shares of the network.
+
+    Args:
+        student, teacher: not compiled.
+        layers: what is asked; None for the stages.
+        size: (h, w) of the student's images.
+        teacher_size: of the teacher's; None: the same.
+
+    Raises:
+        InputError: a layer or stage that is not there (the error lists those that are), a network without known
+            stages, an empty list.
+    """
+    if layers is not None:
+        if isinstance(layers, str) or not layers:
+            raise InputError(f"layers are {layers!r}; give a list of names, numbers of stages or pairs of these")
+        return [
+            Pair(_name("student", student, own), _name("teacher", teacher, other)) for own, other in map(_both, layers)
+        ]
+    of_student, of_teacher = _stages("student", student), _stages("teacher", teacher)
+    if len(of_student) == len(of_teacher):
+        return [Pair(*names) for names in zip(of_student, of_teacher, strict=True)]
+    strides = (
+        _strides(student, of_student, size, "student"),
+        _strides(teacher, of_teacher, teacher_size or size, "teacher"),
+    )
+    if len(of_student) < len(of_teacher):
+        matched = _matched(strides[0], strides[1])
+        return [Pair(name, of_teacher[i]) for name, i in zip(of_student, matched, strict=True)]
+    matched = _matched(strides[1], strides[0])
+    return [Pair(of_student[i], name) for name, i in zip(of_teacher, matched, strict=True)]
+
+
+@torch.no_grad()
+def feature_shapes(model: nn.Module, layers: Sequence[str], size: tuple[int, int], whose: str) -> tuple[Shapes, Tensor]:
+    """The shapes (C, H, W) of layers for an image of the size, and the logits (1, K) for a black one.
+
+    Raises:
+        InputError: the model does not run on such an image, or a layer gives no features.
+    """
+    inner = unwrapped(model)
+    parameter = next(inner.parameters(), torch.empty(0))
+    image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
+    taps = [Taps(inner, list(dict.fromkeys(layers)))] if layers else []
+    with evaluation_mode(inner), ExitStack() as stack:
+        for one in taps:
+            stack.enter_context(one)
+        try:
+            logits = inner(image)
+        except InputError:
+            raise
+        except Exception as error:  # a network may raise anything on images of a size it does not know
+            raise InputError(
+                f"the {whose} does not run on an image of {size[0]} x {size[1]} pixels ({one_line(error)[:200]}); give "
+                "it images of a size that it knows (a teacher can have its own: transfer.teacher_size, or Teacher(size=…))"
+            ) from error
+        features = {name: given for one in taps for name, given in one.features.items()}
+    shapes = {name: (f.shape[1], f.shape[2], f.shape[3]) for name, f in features.items()}
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"the {whose} gives {given}; transfer needs logits (N, K)")
+    return shapes, logits
+
+
+def check_places(pairs: Sequence[Pair], of_student: Shapes, of_teacher: Shapes) -> None:
+    """Raises InputError if a layer has one place only, so that a map of it says nothing."""
+    for pair in pairs:
+        for whose, name, shapes in (("student", pair.student, of_student), ("teacher", pair.teacher, of_teacher)):
+            c, h, w = shapes[name]
+            if h * w < 2:
+                raise InputError(
+                    f"layer {name!r} of the {whose} gives {c} channels at {h} x {w} places: no spatial extent, so an "
+                    "attention map of it is 1 always; take a layer before the pooling, or larger images"
+                )
+
+
+def _both(asked: Asked) -> tuple[Place, Place]:
+    if isinstance(asked, str | int):
+        return asked, asked
+    if len(asked) != 2:
+        raise InputError(f"layers holds {asked!r}; expected a layer, or a pair (student's, teacher's)")
+    return asked[0], asked[1]
+
+
+def _name(whose: str, model: nn.Module, place: Place) -> str:
+    """The name of a layer that is asked by name or by number."""
+    if isinstance(place, int):
+        known = _stages(whose, model)
+        if not -len(known) <= place < len(known):
+            raise InputError(f"the {whose} has no stage {place}; it has {len(known)}, from 0: {', '.join(known)}")
+        return known[place]
+    try:
+        (name,) = find_layers(model, place)
+    except InputError as error:
+        try:
+            known = list(stages(model))
+        except InputError:
+            known = [name for name, _ in model.named_children()]
+        raise InputError(f"the {whose} has no such layer: {error}; its stages: {', '.join(known)}") from error
+    return name
+
+
+def _stages(whose: str, model: nn.Module) -> list[str]:
+    try:
+        return list(stages(model))
+    except InputError as error:
+        raise InputError(f"the {whose}: {error}; give layers as pairs (student's, teacher's)") from error
+
+
+def _strides(model: nn.Module, names: Sequence[str], size: tuple[int, int], whose: str) -> list[float]:
+    """By how much each stage is coarser than the image, in each direction, as a logarithm to base 2."""
+    shapes, _ = feature_shapes(model, names, size, whose)
+    return [math.log2(math.sqrt(math.prod(size) / (shapes[name][1] * shapes[name][2]))) for name in names]
+
+
+def _matched(fewer: Sequence[float], more: Sequence[float]) -> list[int]:
+    """For each of the fewer stages one of the others, in order, so that the sum of the costs is least.
+
+    A halving of the resolution costs 1, the whole depth of the network 1/4: depth decides among stages of one
+    resolution, and never makes up for another.
+    """
+
+    def cost(i: int, j: int) -> float:
+        return abs(fewer[i] - more[j]) + abs((i + 1) / len(fewer) - (j + 1) / len(more)) / 4
+
+    best: dict[tuple[int, int], tuple[float, list[int]]] = {}  # (stage, its partner) -> cost so far, partners so far
+    for i in range(len(fewer)):
+        for j in range(i, len(more) - (len(fewer) - 1 - i)):
+            before = (0.0, []) if i == 0 else min(best[i - 1, k] for k in range(i - 1, j))
+            best[i, j] = (before[0] + cost(i, j), [*before[1], j])
+    return min(best[len(fewer) - 1, j] for j in range(len(fewer) - 1, len(more)))[1]

@@ -1,0 +1,149 @@
+"""A network to learn from: what it sees, in what precision it runs, and that it never changes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard import models
+from regard.errors import InputError
+from regard.modes import evaluation_mode
+
+Precision = Literal["auto"] | torch.dtype | None
+Channels = Sequence[float]
+
+
+class Teacher:
+    """A network to learn from, in evaluation mode and never changed.
+
+    By default it is the network as it is, and sees the images that the student sees. It may see them normalised with
+    its own mean and standard deviation, and in its own size; and it may run faster than it is:
+
+    - in half precision (`precision`), under autocast, its weights cast once; what is read of it is in float32 again,
+      but for features. A network in float64 or half precision stays as it is.
+    - with its norms folded into its convolutions (`fold`);
+    - compiled (`compile`), with the attention maps that are read of it.
+
+    For the first two a copy is made; the network itself stays as it was, but for being put in evaluation mode.
+
+    Args:
+        model: images (N, 3, H, W) -> logits (N, K).
+        mean, std: three numbers each, with which the network knows images to be normalised; None: as they come.
+        images_mean, images_std: those with which the images that come are normalised; needed with `mean` and `std`.
+        size: side of the images in pixels, or (h, w), to which they are resized (bilinear, antialiased); None: none.
+        precision: None: as it is; a dtype; or 'auto': bfloat16 on devices that compute in it, else as it is.
+        fold: whether norms are folded.
+        compile: whether it is compiled.
+
+    Raises:
+        InputError: a mean or standard deviation without its counterpart.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        mean: Channels | None = None,
+        std: Channels | None = None,
+        images_mean: Channels | None = None,
+        images_std: Channels | None = None,
+        size: int | tuple[int, int] | None = None,
+        precision: Precision = None,
+        fold: bool = False,
+        compile: bool = False,
+    ) -> None:
+        given = [value is not None for value in (mean, std, images_mean, images_std)]
+        if any(given) and not all(given):
+            raise InputError(
+                "a teacher normalises images anew from four things: mean and std of its own, images_mean and "
+                "images_std of the images as they come; give all of them or none"
+            )
+        self.model = model.eval()
+        self.size = (size, size) if isinstance(size, int) else size
+        self.precision = precision
+        self.fold = fold
+        self.compile = compile
+        self._scale: Tensor | None = None
+        self._shift: Tensor | None = None
+        if mean is not None and std is not None and images_mean is not None and images_std is not None:
+            here, there = torch.tensor((tuple(images_mean), tuple(images_std))), torch.tensor((tuple(mean), tuple(std)))
+            if not torch.equal(here, there):
+                self._scale, self._shift = here[1] / there[1], (here[0] - there[0]) / there[1]  # (3,)
+
+    @property
+    def device(self) -> torch.device:
+        return _parameter(self.model).device
+
+    def seen(self, images: Tensor) -> Tensor:
+        """The images as the teacher sees them, differentiable: (N, 3, H, W) -> (N, 3, h, w)."""
+        if self._scale is not None and self._shift is not None:
+            if self._scale.device != images.device:
+                self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)
+            scale, shift = self._scale.to(images.dtype), self._shift.to(images.dtype)
+            images = torch.addcmul(shift[:, None, None], images, scale[:, None, None])
+        if self.size is not None and self.size != images.shape[2:]:
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
+        return images
+
+    def network(self, layers: Sequence[str], *, exact: bool = False) -> nn.Module:
+        """The network that runs, with the outputs of `layers` as they are in the teacher itself.
+
+        Args:
+            layers: names, which it has as well.
+            exact: full precision, for gradients through it.
+        """
+        dtype = None if exact else self.dtype()
+        network = models.folded(self.model, layers) if self.fold else self.model
+        if dtype is None:
+            return network
+        return _cast(network if self.fold else copy.deepcopy(network), dtype)
+
+    def dtype(self) -> torch.dtype | None:
+        """The dtype it runs in, if that is another than its own."""
+        own = _parameter(self.model)
+        wanted = _fastest(own.device) if self.precision == "auto" else self.precision
+        lowered = own.dtype == torch.float32 and wanted in (torch.bfloat16, torch.float16)
+        return wanted if lowered else None
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no parameter needs a gradient; each as it was afterwards."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with evaluation_mode(model):
+        try:
+            for parameter in learning:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
+
+def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Casts the weights that autocast would cast in every forward; norms stay as they are."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+    return network
+
+
+def _fastest(device: torch.device) -> torch.dtype | None:
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    if device.type == "cpu":
+        asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public question for it
+        if any(getattr(torch.cpu, ask, lambda: False)() for ask in asks):
+            return torch.bfloat16
+    return None
+
+
+def _parameter(model: nn.Module) -> Tensor:
+    return next(model.parameters(), torch.empty(0))

@@ -1,0 +1,126 @@
+"""Weights of the terms of a loss over the course of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from regard.errors import InputError, unknown
+
+Shape = Literal["constant", "linear", "cosine", "step"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that changes over the run; every place in the run is a share of it, 0 at its start and 1 at its end.
+
+    - 'constant': `start` throughout;
+    - 'linear': from `start` to `end` along a line, between the shares `begin` and `until`;
+    - 'cosine': the same along half a cosine;
+    - 'step': `start`, multiplied with `factor` at every one of the `milestones`.
+
+    Args:
+        start: the weight at the start of the run.
+        end: of 'linear' and 'cosine', the weight from `until` on.
+        shape: 'constant', 'linear', 'cosine' or 'step'.
+        begin: of 'linear' and 'cosine', the share of the run before which nothing changes, in [0, 1].
+        until: the share from which on nothing changes any more, in (begin, 1].
+        milestones: of 'step', the shares at which the weight falls, in [0, 1].
+        factor: of 'step'.
+
+    Raises:
+        InputError: values outside these ranges.
+    """
+
+    start: float
+    end: float = 0.0
+    shape: Shape = "linear"
+    begin: float = 0.0
+    until: float = 1.0
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.shape not in get_args(Shape):
+            raise unknown("shape of a weight", self.shape, get_args(Shape))
+        if not all(math.isfinite(value) for value in (self.start, self.end, self.factor)):
+            raise InputError(
+                f"a weight goes from {self.start} to {self.end}, factor {self.factor}; give finite numbers"
+            )
+        if not 0 <= self.begin < self.until <= 1:
+            raise InputError(
+                f"a weight changes between the shares {self.begin} and {self.until} of the run; give 0 <= begin < "
+                "until <= 1"
+            )
+        if not all(0 <= milestone <= 1 for milestone in self.milestones):
+            raise InputError(f"milestones of a weight are {self.milestones}; give shares of the run, in [0, 1]")
+        if self.shape == "step" and not self.milestones:
+            raise InputError("a weight of shape step has no milestones; give shares of the run, for example [0.3, 0.6]")
+
+    def at(self, progress: float) -> float:
+        """The weight when the share `progress` of the run, in [0, 1], is over."""
+        if self.shape == "constant":
+            return self.start
+        if self.shape == "step":
+            return self.start * self.factor ** sum(progress >= milestone for milestone in self.milestones)
+        through = min(max((progress - self.begin) / (self.until - self.begin), 0.0), 1.0)
+        if self.shape == "cosine":
+            through = (1 - math.cos(math.pi * through)) / 2
+        return self.start + (self.end - self.start) * through
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The weight at the start, and what it goes to: all it takes on lies between the least and the greatest."""
+        return self.at(0.0), self.at(1.0)
+
+    @property
+    def used(self) -> bool:
+        """Whether it is ever other than 0."""
+        return any(self.values)
+
+    def __str__(self) -> str:
+        if self.shape == "constant" or (self.shape != "step" and self.start == self.end):
+            return f"{self.start:g}"
+        first, last = self.values
+        return f"{first:g} to {last:g}" if self.shape == "linear" else f"{first:g} to {last:g} ({self.shape})"
+
+
+def as_weight(value: float | Weight | Mapping[str, Any]) -> Weight:
+    """A number as the weight that it is throughout; the fields of a `Weight` as that.
+
+    Raises:
+        InputError: neither a number nor such fields.
+    """
+    if isinstance(value, Weight):
+        return value
+    if not isinstance(value, Mapping):
+        return Weight(_number("a weight", value), shape="constant")
+    known = [field.name for field in fields(Weight)]
+    for name in value:
+        if name not in known:
+            raise unknown("field of a weight", name, known)
+    if "start" not in value:
+        raise InputError(f"a weight that changes needs a start; found {dict(value)!r}")
+    milestones = value.get("milestones", ())
+    if not isinstance(milestones, Sequence) or isinstance(milestones, str):
+        raise InputError(f"milestones of a weight are {milestones!r}; give a list of shares of the run")
+    shape = value.get("shape", Weight.shape)
+    numbers = {
+        name: _number(f"{name} of a weight", value[name]) for name in value if name not in ("shape", "milestones")
+    }
+    return Weight(**numbers, shape=shape, milestones=tuple(_number("a milestone", share) for share in milestones))
+
+
+def _number(what: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{what} is {value!r}; expected a number")
+    return float(value)
+
+
+def check_range(name: str, weight: Weight, least: float = 0.0, greatest: float = math.inf) -> None:
+    """Raises InputError unless the weight called `name` stays in a range."""
+    if not all(least <= value <= greatest for value in weight.values):
+        allowed = f"in [{least:g}, {greatest:g}]" if greatest < math.inf else f"at least {least:g}"
+        raise InputError(f"{name} is {weight}; it has to be {allowed}")

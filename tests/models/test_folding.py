@@ -1,0 +1,336 @@
+"""A folded network computes what it did, with fewer norms."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import FrozenBatchNormAct2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from regard import InputError, attention, maps, models
+from regard.attention.batch_norm import FoldedNormAct
+from regard.stages import stages
+
+
+def stirred(model: nn.Module) -> nn.Module:
+    """With every statistic and parameter of the norms away from where it starts, in evaluation mode."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point() and value.ndim == 1:
+                noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
+                value.copy_(noise + 0.3 if "running_var" in name else value + noise - 0.4)
+    return model.eval()
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def images(size: int = 32, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+
+
+def check(model: nn.Module, left: int, x: Tensor | None = None, **options: Any) -> nn.Module:
+    """Folds `model`, which is in float64, and compares; `left` norms are left."""
+    model = stirred(model.double())
+    before = copy.deepcopy(model.state_dict())
+    folded = models.folded(model, **options)
+    with torch.no_grad():
+        x = images() if x is None else x
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-9, atol=1e-9)
+    assert norms(folded) == left
+    assert not any(module.training for module in folded.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    return folded
+
+
+NETWORKS: dict[str, tuple[dict[str, Any], int, int]] = {  # options, side of the images, norms that are left
+    "resnet18": ({}, 64, 0),
+    "resnet50": ({}, 64, 0),
+    "resnet50d": ({}, 64, 0),
+    # bn0 of all blocks but the first, which reads conv0 alone, reads sums; so does the last norm
+    "wrn-16-2": ({}, 32, 6),
+    "wrn-16-1": ({}, 32, 7),
+    "preact-resnet18": ({}, 64, 8),
+    "cifar-resnet20": ({"block": "basic"}, 32, 0),
+    "mobilenetv3_small_100": ({}, 64, 0),
+    "efficientnet_b0": ({}, 64, 0),
+    "convnext_atto": ({}, 64, 0),
+    "vit_tiny_patch16_224": ({}, 224, 0),
+    "densenet121": ({}, 64, 62),
+    "regnety_002": ({}, 64, 0),
+    "torchvision/mobilenet_v2": ({}, 64, 0),
+    "torchvision/vgg11_bn": ({}, 32, 0),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(name: str, relative_error: Callable[[Tensor, Tensor], float]) -> None:
+    options, size, left = NETWORKS[name]
+    model = stirred(models.create(name, 10, **options).double())
+    folded = models.folded(model)
+    compare(model, folded, images(size), 1e-9, relative_error)
+    assert norms(folded) == left
+    assert {name for name, _ in model.named_modules()} == {name for name, _ in folded.named_modules()}
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "options"),
+    [
+        ("resnet18", "shuffle", {"groups": 4}),
+        ("cifar-resnet20", "coord", {}),
+        ("wrn-10-1", "shuffle", {"groups": 4}),
+        ("mobilenetv3_small_050", "se", {}),
+        ("torchvision/resnet18", "se", {}),
+        ("torchvision/resnet18", "shuffle", {"groups": 4}),
+        ("torchvision/shufflenet_v2_x0_5", "triplet", {}),
+    ],
+)
+def test_networks_with_attention(
+    name: str, module: str, options: dict[str, Any], relative_error: Callable[[Tensor, Tensor], float]
+) -> None:
+    gate = attention.SubAttention(order=1)
+    own = {"block": "basic"} if name.startswith("cifar") else {}
+    model = models.create(name, 10, attention=module, gate=gate, attention_options=options, **own)
+    folded = models.folded(stirred(model))
+    compare(model, folded, images(64, torch.float32), 1e-4, relative_error)
+    assert norms(folded) == (4 if name == "wrn-10-1" else 0)
+
+
+def compare(model: nn.Module, folded: nn.Module, x: Tensor, tolerance: float, relative_error: Any) -> None:
+    try:
+        names = list(stages(model))
+    except InputError:
+        names = []
+    assert not names or (list(stages(folded)) == names and maps.last_features(folded) == maps.last_features(model))
+    with torch.no_grad(), maps.Taps(model, names) as here, maps.Taps(folded, names) as there:
+        expected, found = model(x), folded(x)
+    assert relative_error(found, expected) < tolerance
+    for name in names:
+        assert relative_error(there.features[name], here.features[name]) < tolerance, name
+
+
+class Net(nn.Module):
+    """A convolution, a norm, and what a test does with them."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], **parts: Any) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.run = run
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+def plainly(net: Any, x: Tensor) -> Tensor:
+    return net.norm(net.conv(x)).relu_()
+
+
+def also_returning(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    y = net.conv(x)
+    return net.norm(y), y
+
+
+def also_remembering(net: Any, x: Tensor) -> Tensor:
+    net.seen = net.conv(x)
+    return net.norm(net.seen)
+
+
+def also_adding(net: Any, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return y + net.norm(y)
+
+
+def two_norms(net: Any, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return net.norm(y) + net.other(y)
+
+
+def by_value(net: Any, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return net.norm(y) if x.mean() > -1 else y
+
+
+def by_size(net: Any, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return net.norm(y) if x.shape[-1] < 100 else y.relu()
+
+
+def held_in_a_list() -> nn.Module:
+    net = Net(lambda net, x: net.held[0](net.conv(x)))
+    net.held = [net.norm]
+    return net
+
+
+def tied() -> nn.Module:
+    net = Net(lambda net, x: plainly(net, x) + net.other(x), other=nn.Conv2d(3, 4, 3, padding=1))
+    net.other.weight = net.conv.weight
+    return net
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input) + 1
+
+
+OWN = torch.tensor(2.0, dtype=torch.float64)
+CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # networks, and the norms that are left
+    "plain": (lambda: Net(plainly), 0),
+    "dropout between": (lambda: Net(lambda net, x: net.norm(net.drop(net.conv(x))), drop=nn.Dropout()), 0),
+    "held in a list": (held_in_a_list, 0),
+    "an activation between": (lambda: Net(lambda net, x: net.norm(net.conv(x).relu())), 1),
+    "one in place between": (lambda: Net(lambda net, x: net.norm(net.conv(x).relu_())), 1),
+    "also added": (lambda: Net(also_adding), 1),
+    "also returned": (lambda: Net(also_returning), 1),
+    "also remembered": (lambda: Net(also_remembering), 1),
+    "two norms of one layer": (lambda: Net(two_norms, other=nn.BatchNorm2d(4)), 2),
+    "two layers of one norm": (
+        lambda: Net(lambda net, x: net.norm(net.conv(x)) + net.norm(net.other(x)), other=nn.Conv2d(3, 4, 3, padding=1)),
+        1,
+    ),
+    "both called twice": (lambda: Net(lambda net, x: net.norm(net.conv(x)) + net.norm(net.conv(x.flip(3)))), 0),
+    "the layer called twice": (lambda: Net(lambda net, x: net.norm(net.conv(x)) + net.conv(x.flip(3))), 1),
+    "its weights read": (lambda: Net(lambda net, x: net.norm(net.conv(x)) * net.conv.weight.abs().sum()), 1),
+    "the norm's read": (lambda: Net(lambda net, x: net.norm(net.conv(x)) * net.norm.running_var.sum()), 1),
+    "by hand": (lambda: Net(lambda net, x: net.norm(F.conv2d(x, net.conv.weight, net.conv.bias, padding=1))), 1),
+    "by value": (lambda: Net(by_value), 1),
+    "by size": (lambda: Net(by_size), 1),
+    "with a tensor of no module": (lambda: Net(lambda net, x: plainly(net, x) * OWN), 0),
+    "statistics of the batch": (lambda: Net(plainly, norm=nn.BatchNorm2d(4, track_running_stats=False)), 1),
+    "shared weights": (tied, 1),
+    "computed weights": (lambda: Net(plainly, conv=parametrizations.weight_norm(nn.Conv2d(3, 4, 3))), 1),
+    "a subclass": (lambda: Net(plainly, conv=Doubled(3, 4, 3)), 1),
+    "groups": (
+        lambda: Net(plainly, conv=nn.Conv2d(3, 6, 3, groups=3, bias=False), norm=nn.BatchNorm2d(6, affine=False)),
+        0,
+    ),
+    "transposed": (lambda: Net(plainly, conv=nn.ConvTranspose2d(3, 4, 3, stride=2)), 0),
+    "transposed, groups": (
+        lambda: Net(plainly, conv=nn.ConvTranspose2d(3, 6, 3, groups=3), norm=nn.BatchNorm2d(6)),
+        0,
+    ),
+    "linear": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 32), nn.Flatten(), nn.Linear(8, 5, bias=False), nn.BatchNorm1d(5)),
+        0,
+    ),
+    "linear, of tokens": (lambda: nn.Sequential(nn.Flatten(2), nn.Linear(32 * 32, 3), nn.BatchNorm1d(3)), 1),
+    "frozen": (lambda: Net(plainly, norm=FrozenBatchNormAct2d(4)), 0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_who_reads_what(name: str) -> None:
+    build, left = CASES[name]
+    torch.manual_seed(0)
+    check(build(), left, images=images())
+
+
+def test_a_frozen_norm_goes_too() -> None:
+    folded = check(Net(plainly, norm=FrozenBatchNormAct2d(4)), 0)
+    assert isinstance(folded.norm, FoldedNormAct) and isinstance(folded.norm.act, nn.ReLU)
+
+
+def test_tokens_without_a_convolution() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
+    check(model, 0, torch.randn(3, 6, dtype=torch.float64))
+
+
+def test_what_is_kept_stays_what_it_is() -> None:
+    inner = nn.Sequential(nn.Conv2d(4, 5, 1), nn.Dropout())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), inner, nn.BatchNorm2d(5), nn.Hardtanh())
+    for keep, left in (
+        (["1"], 0),
+        (["0"], 1),
+        (["3"], 1),
+        (["3.0"], 1),
+        (["3.1"], 1),
+        (["0", "3"], 2),
+        (["2", "5"], 0),
+    ):
+        folded = check(model, left, keep=keep)
+        with torch.no_grad(), maps.Taps(model, keep) as here, maps.Taps(folded, keep) as there:
+            model(images()), folded(images())
+        torch.testing.assert_close(there.features, here.features, rtol=1e-9, atol=1e-9)
+    with pytest.raises(InputError, match="unknown layer '4.0'"):
+        models.folded(model, ["4.0"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "torchvision/resnet18"])
+@pytest.mark.parametrize("layer", ["layer2.1.conv2", "layer2.1.bn2", "layer2.1"])
+def test_what_is_kept_is_in_its_own_order(name: str, layer: str) -> None:
+    model = stirred(models.create(name, 5, attention="shuffle", attention_options={"groups": 4}).double())
+    folded = models.folded(model, [layer])
+    with torch.no_grad(), maps.Taps(model, layer) as here, maps.Taps(folded, layer) as there:
+        model(images()), folded(images())
+    torch.testing.assert_close(there.features, here.features, rtol=1e-9, atol=1e-9)
+    left = sum(isinstance(module, attention.ShuffleAttention) for module in folded.modules())
+    # The norm of torchvision's has the attention at its end, and gives the right order itself.
+    assert left == (layer.endswith("conv2") or (layer.endswith("bn2") and name == "resnet18"))
+
+
+def test_layers_with_hooks_are_kept() -> None:
+    seen: list[Tensor] = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).double()
+    model[0].register_forward_hook(lambda _module, _args, output: seen.append(output))
+    folded = check(model, 1)
+    assert len(seen) == 2 and isinstance(folded[1], nn.BatchNorm2d)  # once of the model, once of the copy
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-9, atol=1e-9)
+
+
+def test_attention_on_a_norm_stays_there() -> None:
+    model = models.create("torchvision/resnet18", 5, attention="se", attention_stages=(1,))
+    folded = models.folded(model)
+    assert isinstance(folded.get_submodule("layer1.0.bn2"), nn.Identity)
+    assert (
+        list(attention.attached(folded))
+        == list(attention.attached(model))
+        == [f"layer1.{block}.bn2.attention" for block in (0, 1)]
+    )
+
+
+def test_norms_with_an_activation_keep_it() -> None:
+    folded = models.folded(stirred(models.create("efficientnet_b0", 5)))
+    assert isinstance(folded.bn1, FoldedNormAct) and isinstance(folded.get_submodule("bn1.act"), nn.SiLU)
+    named = folded.get_submodule("blocks.0.0.bn2")  # without one of its own
+    assert isinstance(named, FoldedNormAct) and isinstance(named.act, nn.Identity)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
+    model = stirred(Net(plainly)).to(dtype)
+    folded = models.folded(model)
+    exact = models.folded(copy.deepcopy(model).double())
+    assert torch.equal(folded.conv.weight, exact.conv.weight.to(dtype))
+    assert torch.equal(folded.conv.bias, exact.conv.bias.to(dtype))
+
+
+def test_memory_format_and_gradients_stay() -> None:
+    model = stirred(
+        nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 8, 3, groups=2))
+    )
+    model.append(nn.BatchNorm2d(8).eval()).to(memory_format=torch.channels_last)
+    model[0].requires_grad_(False)
+    folded = models.folded(model)
+    for i, learns in ((0, False), (2, True)):
+        assert folded[i].weight.is_contiguous(memory_format=torch.channels_last)
+        assert folded[i].weight.requires_grad == folded[i].bias.requires_grad == learns
+    assert norms(folded) == 0
+
+
+def test_folding_again_changes_nothing() -> None:
+    folded = check(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), 0)
+    check(folded, 0)
+
+
+def test_a_wrapped_model_is_refused() -> None:
+    with pytest.raises(InputError, match="wrapped in OptimizedModule; fold the model inside"):
+        models.folded(torch.compile(Net(plainly)))

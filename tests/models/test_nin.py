@@ -1,0 +1,165 @@
+"""Network in Network: its sizes, what is read of it, and that it learns without norms too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from regard import InputError, attention, data, maps, models, transfer
+from regard.stages import stages
+
+
+def images(count: int = 2, size: int = 32, **options) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_norm", "parameters"),
+    [
+        ("nin-wide", True, 968_394),
+        ("nin-wide", False, 966_986),
+        ("nin-thin", True, 246_890),
+        ("nin-thin", False, 246_186),
+        ("nin-1", True, 968_394),
+        ("nin-0.5", True, 246_890),
+    ],
+)
+def test_sizes(name, batch_norm, parameters) -> None:
+    model = models.create(name, 10, batch_norm=batch_norm)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert f"{parameters:,}" in models.NIN.__doc__
+    assert any(isinstance(part, nn.BatchNorm2d) for part in model.modules()) == batch_norm
+
+
+def test_complexity_counts_by_hand() -> None:
+    cost = models.complexity(models.create("nin-wide", 10, batch_norm=False), 32)
+    by_hand = (
+        (75 * 192 + 192 * 160 + 160 * 96) * 32**2
+        + (25 * 96 * 192 + 2 * 192 * 192) * 16**2
+        + (9 * 192 * 192 + 192 * 192) * 8**2
+        + 1920
+    )
+    assert cost.multiply_adds == by_hand
+    assert cost.uncounted == {}
+
+
+@pytest.mark.parametrize(("size", "sides"), [(32, (32, 16, 8)), (33, (33, 16, 8)), (30, (30, 15, 7))])
+def test_maps_are_read_at_the_resolution_they_were_made_at(size, sides) -> None:
+    model = models.create("nin-0.1", 7).eval()
+    assert list(stages(model)) == ["group0", "group1", "group2"]
+    with maps.Taps(model) as taps:
+        assert model(images(size=size)).shape == (2, 7)
+        assert tuple(f.shape[2] for f in taps.features.values()) == sides
+        assert all((f >= 0).all() for f in taps.features.values())
+    cam = maps.GradCAM(model)
+    assert (tuple(cam.layers), cam(images(size=size)).shape) == (("group2",), (2, size, size))
+
+
+def test_the_mean_before_the_class_layer_is_the_mean_of_class_maps() -> None:
+    model = models.create("nin-0.1", 7).eval()
+    with maps.Taps(model) as taps:
+        logits = model(images())
+        class_maps = F.conv2d(taps.features["group2"], model.fc.weight[:, :, None, None], model.fc.bias)
+    torch.testing.assert_close(class_maps.mean((2, 3)), logits)
+
+
+def test_groups_end_without_a_relu_if_asked() -> None:
+    model = models.create("nin-0.1", batch_norm=False, relu_before_pooling=False)
+    last = [type(group[-1]) for group in stages(model).values()]
+    assert last == [nn.Conv2d, nn.Conv2d, nn.ReLU]
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model = models.create("nin-0.1", dropout=0.5, batch_norm=False)
+    nn.init.normal_(model.fc.weight)
+    assert not torch.equal(model(images()), model(images()))
+    model.eval()
+    assert torch.equal(model(images()), model(images()))
+
+
+def test_memory_format_precision_and_compiling_change_nothing() -> None:
+    model = models.create("nin-0.1").eval()
+    nn.init.normal_(model.fc.weight)
+    logits = model(images())
+    torch.testing.assert_close(
+        model.to(memory_format=torch.channels_last)(images().to(memory_format=torch.channels_last)), logits
+    )
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(images()), logits)
+    torch.testing.assert_close(model.double()(images().double()).float(), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("relu_before_pooling", [True, False])
+def test_gradients_of_gradients_are_right(relu_before_pooling) -> None:
+    torch.manual_seed(0)
+    model = models.create("nin-0.03", 3, batch_norm=False, relu_before_pooling=relu_before_pooling).double()
+    nn.init.normal_(model.fc.weight)
+    pixels = images(2, 6, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradgradcheck(
+        lambda x: F.cross_entropy(model(x), torch.tensor([0, 2])), (pixels,), fast_mode=True
+    )
+
+
+def test_gradient_transfer_reaches_every_parameter() -> None:
+    student = models.create("nin-0.1", batch_norm=False).to(memory_format=torch.channels_last)
+    objective = transfer.Objective(student, models.create("nin-0.2"), beta=0, gradient=1.0, symmetry=1.0)
+    (found := objective(images(), torch.tensor([3, 8]))).total.backward()
+    assert found.gradient is not None and found.symmetry is not None
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
+
+
+def test_it_is_paired_with_a_wide_resnet_stage_by_stage() -> None:
+    objective = transfer.Objective(models.create("nin-0.1"), models.create("wrn-10-1"), beta=1.0)
+    losses = objective(images(), torch.tensor([3, 8]))
+    assert [tuple(pair) for pair in objective.pairs] == [(name, name) for name in ("group0", "group1", "group2")]
+    assert len(losses.attention) == 3
+
+
+def test_attention_goes_behind_every_convolution_or_group() -> None:
+    model = models.create("nin-0.1")
+    plain = set(model.state_dict())
+    with pytest.warns(attention.PlacementWarning, match="behind 8 layers"):
+        attention.attach(model, "se")
+    assert list(attention.attached(model))[2:4] == ["group0.relu2.attention", "group1.relu0.attention"]
+    attention.detach(model)
+    assert set(model.state_dict()) == plain
+    attention.attach(model, "se", where="stage")
+    assert list(attention.attached(model)) == [
+        f"{end}.attention" for end in ("group0.relu2", "group1.relu2", "group2.relu1")
+    ]
+    assert model(images()).shape == (2, 10)
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.1])
+def test_without_norms_it_learns_at_usual_learning_rates(lr) -> None:
+    torch.manual_seed(0)
+    train = data.load("clutter", train=192, cue=1.0).train  # the background gives the class away
+    pixels, labels = F.avg_pool2d(train.images.float() / 127.5 - 1, 2), train.labels
+    model = models.create("nin-0.2", batch_norm=False).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
+    losses = []
+    for _ in range(15):
+        for batch, wanted in zip(pixels.split(32), labels.split(32), strict=True):
+            loss = F.cross_entropy(model(batch), wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[0] == pytest.approx(2.3026, abs=0.05)  # no class is preferred
+    assert sum(losses[-6:]) / 6 < 1.9
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("nin-0.01", {}, "at least 1/96, not 0.01"),
+        ("nin-wide", {"dropout": 1.0}, "dropout is 1.0"),
+        ("nin-wide", {"batchnorm": False}, "unexpected keyword argument 'batchnorm'"),
+        ("nin-narrow", {}, "nin-wide, nin-thin, nin-<width>"),
+    ],
+)
+def test_wrong_names_and_options(name, options, words) -> None:
+    with pytest.raises(InputError) as caught:
+        models.create(name, **options)
+    assert words in str(caught.value), str(caught.value)
