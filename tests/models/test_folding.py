@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 
 from regard import InputError, attention, maps, models
 from regard.attention.batch_norm import FoldedNormAct
+from regard.maps.last import last_features
 from regard.stages import stages
 
 
@@ -52,22 +53,21 @@ def check(model: nn.Module, left: int, x: Tensor | None = None, **options: Any) 
 
 
 NETWORKS: dict[str, tuple[dict[str, Any], int, int]] = {  # options, side of the images, norms that are left
-    "resnet18": ({}, 64, 0),
-    "resnet50": ({}, 64, 0),
-    "resnet50d": ({}, 64, 0),
+    "resnet18": ({}, 32, 0),
+    "resnet50": ({}, 32, 0),
+    "resnet50d": ({}, 32, 0),
     # bn0 of all blocks but the first, which reads conv0 alone, reads sums; so does the last norm
     "wrn-16-2": ({}, 32, 6),
     "wrn-16-1": ({}, 32, 7),
-    "preact-resnet18": ({}, 64, 8),
+    "preact-resnet18": ({}, 32, 8),
     "cifar-resnet20": ({"block": "basic"}, 32, 0),
-    "mobilenetv3_small_100": ({}, 64, 0),
-    "efficientnet_b0": ({}, 64, 0),
-    "convnext_atto": ({}, 64, 0),
+    "mobilenetv3_small_100": ({}, 32, 0),
+    "efficientnet_b0": ({}, 32, 0),
+    "convnext_atto": ({}, 32, 0),
     "vit_tiny_patch16_224": ({}, 224, 0),
-    "densenet121": ({}, 64, 62),
-    "regnety_002": ({}, 64, 0),
-    "torchvision/mobilenet_v2": ({}, 64, 0),
-    "torchvision/vgg11_bn": ({}, 32, 0),
+    "densenet121": ({}, 32, 62),
+    "regnety_002": ({}, 32, 0),
+    "torchvision/mobilenet_v2": ({}, 32, 0),
 }
 
 
@@ -90,7 +90,6 @@ def test_networks(name: str, relative_error: Callable[[Tensor, Tensor], float]) 
         ("mobilenetv3_small_050", "se", {}),
         ("torchvision/resnet18", "se", {}),
         ("torchvision/resnet18", "shuffle", {"groups": 4}),
-        ("torchvision/shufflenet_v2_x0_5", "triplet", {}),
     ],
 )
 def test_networks_with_attention(
@@ -100,7 +99,7 @@ def test_networks_with_attention(
     own = {"block": "basic"} if name.startswith("cifar") else {}
     model = models.create(name, 10, attention=module, gate=gate, attention_options=options, **own)
     folded = models.folded(stirred(model))
-    compare(model, folded, images(64, torch.float32), 1e-4, relative_error)
+    compare(model, folded, images(32, torch.float32), 1e-4, relative_error)
     assert norms(folded) == (4 if name == "wrn-10-1" else 0)
 
 
@@ -109,12 +108,18 @@ def compare(model: nn.Module, folded: nn.Module, x: Tensor, tolerance: float, re
         names = list(stages(model))
     except InputError:
         names = []
-    assert not names or (list(stages(folded)) == names and maps.last_features(folded) == maps.last_features(model))
+    assert not names or (list(stages(folded)) == names and last_features(folded) == last_features(model))
     with torch.no_grad(), maps.Taps(model, names) as here, maps.Taps(folded, names) as there:
         expected, found = model(x), folded(x)
     assert relative_error(found, expected) < tolerance
     for name in names:
         assert relative_error(there.features[name], here.features[name]) < tolerance, name
+
+
+def test_stages_of_plain_layers() -> None:
+    plain = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3)]
+    model = nn.Sequential(*plain, nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    assert list(stages(check(model, 0))) == list(stages(model)) == ["2", "6"]
 
 
 class Net(nn.Module):
@@ -231,7 +236,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # networks, and the n
 def test_who_reads_what(name: str) -> None:
     build, left = CASES[name]
     torch.manual_seed(0)
-    check(build(), left, images=images())
+    check(build(), left, images=images() if name.startswith(("linear", "transposed")) else None)
 
 
 def test_a_frozen_norm_goes_too() -> None:
@@ -242,6 +247,18 @@ def test_a_frozen_norm_goes_too() -> None:
 def test_tokens_without_a_convolution() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2))
     check(model, 0, torch.randn(3, 6, dtype=torch.float64))
+
+
+def output_of(model: nn.Module, layer: str) -> Tensor:
+    """What the layer gives, before anything changes it in place."""
+    outputs: list[Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(
+        lambda _module, _args, output: outputs.append(output.clone())
+    )
+    with torch.no_grad():
+        model(images())
+    hook.remove()
+    return outputs[0]
 
 
 def test_what_is_kept_stays_what_it_is() -> None:
@@ -257,9 +274,8 @@ def test_what_is_kept_stays_what_it_is() -> None:
         (["2", "5"], 0),
     ):
         folded = check(model, left, keep=keep)
-        with torch.no_grad(), maps.Taps(model, keep) as here, maps.Taps(folded, keep) as there:
-            model(images()), folded(images())
-        torch.testing.assert_close(there.features, here.features, rtol=1e-9, atol=1e-9)
+        for layer in keep:
+            torch.testing.assert_close(output_of(folded, layer), output_of(model, layer), rtol=1e-9, atol=1e-9)
     with pytest.raises(InputError, match="unknown layer '4.0'"):
         models.folded(model, ["4.0"])
 
@@ -269,9 +285,7 @@ def test_what_is_kept_stays_what_it_is() -> None:
 def test_what_is_kept_is_in_its_own_order(name: str, layer: str) -> None:
     model = stirred(models.create(name, 5, attention="shuffle", attention_options={"groups": 4}).double())
     folded = models.folded(model, [layer])
-    with torch.no_grad(), maps.Taps(model, layer) as here, maps.Taps(folded, layer) as there:
-        model(images()), folded(images())
-    torch.testing.assert_close(there.features, here.features, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(output_of(folded, layer), output_of(model, layer), rtol=1e-9, atol=1e-9)
     left = sum(isinstance(module, attention.ShuffleAttention) for module in folded.modules())
     # The norm of torchvision's has the attention at its end, and gives the right order itself.
     assert left == (layer.endswith("conv2") or (layer.endswith("bn2") and name == "resnet18"))
@@ -298,8 +312,8 @@ def test_attention_on_a_norm_stays_there() -> None:
 
 
 def test_norms_with_an_activation_keep_it() -> None:
-    folded = models.folded(stirred(models.create("efficientnet_b0", 5)))
-    assert isinstance(folded.bn1, FoldedNormAct) and isinstance(folded.get_submodule("bn1.act"), nn.SiLU)
+    folded = models.folded(stirred(models.create("mobilenetv3_small_050", 5)))
+    assert isinstance(folded.bn1, FoldedNormAct) and isinstance(folded.get_submodule("bn1.act"), nn.Hardswish)
     named = folded.get_submodule("blocks.0.0.bn2")  # without one of its own
     assert isinstance(named, FoldedNormAct) and isinstance(named.act, nn.Identity)
 
@@ -332,5 +346,5 @@ def test_folding_again_changes_nothing() -> None:
 
 
 def test_a_wrapped_model_is_refused() -> None:
-    with pytest.raises(InputError, match="wrapped in OptimizedModule; fold the model inside"):
-        models.folded(torch.compile(Net(plainly)))
+    with pytest.raises(InputError, match="wrapped in DataParallel; fold the model inside"):
+        models.folded(nn.DataParallel(Net(plainly)))

@@ -139,7 +139,7 @@ def test_without_norms_it_learns_at_usual_learning_rates(lr) -> None:
     model = models.create("nin-0.2", batch_norm=False).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9)
     losses = []
-    for _ in range(15):
+    for _ in range(20):
         for batch, wanted in zip(pixels.split(32), labels.split(32), strict=True):
             loss = F.cross_entropy(model(batch), wanted)
             optimizer.zero_grad()

@@ -46,10 +46,54 @@ def test_a_name_of_timm_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [(True, False), (True, None)]
 
 
+def test_a_name_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    model = models.create("torchvision/shufflenet_v2_x0_5", 1000).eval()
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(model.state_dict(), cache / "shufflenetv2_x0.5-f707e7126e.pth")
+    trained = training.open_trained("torchvision/shufflenet_v2_x0_5")
+    assert isinstance(trained, training.Named) and trained.weights() is None
+    assert trained.source == "torchvision/shufflenet_v2_x0_5" and trained.class_count == 1000
+    # As timm's networks call them, which have no names of their own for the classes: for one class there is one name.
+    assert trained.classes == training.imagenet_classes()
+    about = trained.preprocessing
+    assert about.mean == (0.485, 0.456, 0.406) and (about.size, about.crop_pct) == (224, 0.875)
+    assert about.interpolation == "bilinear" and about == training.described_preprocessing(model)
+    x, found = torch.randn(2, 3, 64, 64), trained.model()
+    assert not found.training and torch.equal(found(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1"])
+def test_a_name_of_torchvision_with_a_checkpoint(name: str, tmp_path: Path) -> None:
+    model = models.create(f"torchvision/{name}", 7).eval()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "mine.pth")
+    trained = training.open_trained(f"torchvision/{name}={tmp_path / 'mine.pth'}")
+    assert trained.class_count == 7 and trained.classes is None and trained.preprocessing.size == 224
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(trained.model()(x), model(x))
+
+
+def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object) -> None:
+        raise OSError("no route to host\nat all")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(
+        InputError, match=r"of torchvision/squeezenet1_1 could not be had \(OSError: no route to host\)"
+    ):
+        training.open_trained("torchvision/squeezenet1_1").model()
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
         ("resnet19", "no run folder resnet19, and timm knows no network"),
+        ("torchvision/resnet19", "no classification network 'torchvision/resnet19' .did you mean torchvision/resnet"),
+        ("torchvision/resnet19=none.pth", "no classification network"),
+        ("torchvision/resnet18=none.pth", "no checkpoint 'none.pth'"),
         ("resnet18=none.pth", "no checkpoint 'none.pth'"),
         ("resnet18d_not=x", "no checkpoint 'x'"),
     ],

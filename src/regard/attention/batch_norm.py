@@ -9,7 +9,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d
 from timm.layers.norm_act import SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -38,10 +38,12 @@ class FoldedNormAct(nn.Module):
 
 def is_layer(module: nn.Module) -> bool:
     """Whether `module` is a convolution or linear layer that a norm behind it can go into."""
-    if not _computes_as(module, _LAYERS) or is_parametrized(module):
-        return False
-    weight = module._parameters.get("weight")
-    return type(weight) is nn.Parameter and weight.is_floating_point()
+    return _computes_as(module, _LAYERS) and _has_weights(module)
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether it is a convolution, which a norm can go into if it gives what it computes with its weights as it is."""
+    return isinstance(module, _ConvNd) and _has_weights(module)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
@@ -85,6 +87,12 @@ def fold_norm(layer: nn.Module, norm: nn.Module) -> None:
     norm._parameters.clear()
     norm._buffers.clear()
     norm.__class__ = left
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether its weights are parameters, and not computed from some."""
+    weight = module._parameters.get("weight")
+    return type(weight) is nn.Parameter and weight.is_floating_point() and not is_parametrized(module)
 
 
 def _computes_as(module: nn.Module, known: tuple[type[Any], ...]) -> bool:

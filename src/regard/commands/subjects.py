@@ -214,7 +214,7 @@ def _own_data(network: Trained, parser: RecipeParser, overrides: list[str], say:
     if about.mean is not None and about.std is not None:
         say(f"{network.source}: images are normalised with its own mean and standard deviation")
         own += [f"--data.mean={list(about.mean)}", f"--data.std={list(about.std)}"]
-    if about.size is not None and parser.parse_args(overrides).data.name == "folder":
+    if about.size is not None and parser.parse_args(overrides).data.name in ("folder", "cub", "scenes"):
         own.append(f"--data.size={about.size}")
     return own
 

@@ -26,6 +26,7 @@ from regard.models.torchvision_networks import (
 )
 from regard.models.wide_resnet import WideResNet
 
+_NIN_WIDTHS = {"wide": 1.0, "thin": 0.5}
 # The form of a name -> the network of its numbers.
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     r"cifar-resnet(\d+)": lambda depth, **options: CifarResNet(int(depth), **options),
@@ -33,7 +34,6 @@ _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     r"preact-resnet(\d+)": lambda depth, **options: PreActResNet(int(depth), **options),
     r"nin-(wide|thin|\d+(?:\.\d+)?)": lambda width, **options: NIN(_NIN_WIDTHS.get(width) or float(width), **options),
 }
-_NIN_WIDTHS = {"wide": 1.0, "thin": 0.5}
 
 
 def create(

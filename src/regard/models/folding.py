@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from regard.attention.attach import is_own_hook
-from regard.attention.batch_norm import fold_norm, is_batch_norm, is_layer
+from regard.attention.batch_norm import fold_norm, is_batch_norm, is_convolution, is_layer
 from regard.attention.fold import fold_attention
 from regard.attention.shapes import example_images
 from regard.errors import InputError, unknown
@@ -88,13 +89,17 @@ def _pairs(model: nn.Module, kept: Collection[str], images: Tensor | None) -> li
     return [
         (layer, norm)
         for layer, norm in (runs[0] if runs else [])
-        if all((layer, norm) in run for run in runs) and is_layer(model.get_submodule(layer))
+        if all((layer, norm) in run for run in runs) and _takes_norms(model.get_submodule(layer))
     ]
+
+
+def _takes_norms(module: nn.Module) -> bool:
+    return is_layer(module) or is_convolution(module)
 
 
 def _examples(model: nn.Module) -> Iterator[Tensor]:
     yield from example_images(model)
-    entry = next((part for part in model.modules() if isinstance(part, nn.Linear | nn.modules.conv._ConvNd)), None)
+    entry = next((part for part in model.modules() if isinstance(part, nn.Linear | _ConvNd)), None)
     if isinstance(entry, nn.Linear):
         yield torch.empty(2, entry.in_features, dtype=entry.weight.dtype, device="meta")
 
@@ -156,10 +161,10 @@ class _Run(TorchDispatchMode):
         self.names = {module: name for name, module in model.named_modules()}
         self.kept = [model.get_submodule(name) for name in kept]
         self.hooked = [module for module in self.names if any(_foreign_hooks(module))]
-        self.layers = [module for module in self.names if is_layer(module) and module not in self.hooked]
+        self.layers = [module for module in self.names if _takes_norms(module) and module not in self.hooked]
         self.norms = [module for module in self.names if is_batch_norm(module) and module not in self.hooked]
         self.watched: dict[int, _Watched] = {}
-        self.outputs: dict[nn.Module, list[_Watched]] = {layer: [] for layer in self.layers}
+        self.outputs: dict[nn.Module, list[_Watched | None]] = {layer: [] for layer in self.layers}
         self.inputs: dict[nn.Module, list[_Watched | None]] = {norm: [] for norm in self.norms}
         self.running: list[nn.Module] = []
         self.looked_at_values = False
@@ -175,11 +180,15 @@ class _Run(TorchDispatchMode):
             if (source := next(iter(inputs), None)) is not None
             and source.layer is not None
             and all(other is not None and other.layer is source.layer for other in inputs)
-            and all(output.free and output.readers == {norm} for output in self.outputs[source.layer])
+            and all(output and output.free and output.readers == {norm} for output in self.outputs[source.layer])
             and all(self._reads_alone(module) for module in (source.layer, norm))
         ]
 
     def __enter__(self) -> _Run:
+        for layer in self.layers:
+            if layer.bias is None:  # it will get one, and has to make use of it
+                weight = layer.get_parameter("weight")
+                layer.bias = nn.Parameter(weight.new_zeros(_channels(layer)), False)
         for module in (*self.layers, *self.norms):
             for value in _own_tensors(module):
                 self._watch(value)
@@ -209,7 +218,14 @@ class _Run(TorchDispatchMode):
             found = self._known(value)
             if found is not None:
                 found.readers.add(self.running[-1] if self.running else None)
-        return func(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default and self.running:
+            _, weight, bias, _, _, _, transposed, *_ = args
+            layer = self.running[-1]
+            own = layer in self.outputs and weight is layer.weight and bias is layer.bias
+            if own and transposed == isinstance(layer, _ConvTransposeNd):
+                self._watch(output, layer)
+        return output
 
     def _watch(self, tensor: Tensor, layer: nn.Module | None = None) -> _Watched:
         found = self._known(tensor) or _Watched(weakref.ref(tensor), layer)
@@ -232,16 +248,21 @@ class _Run(TorchDispatchMode):
     def _end(self, module: nn.Module, _args: Any, output: Any) -> None:
         self.running.pop()
         if module in self.outputs:
-            found = self._watch(output, module)
+            found = self._watch(output, module) if isinstance(module, nn.Linear) else self._known(output)
             # A norm of tokens (N, T, C), or of one image (C, T), has its channels elsewhere.
-            found.kept |= output.ndim != module.get_parameter("weight").ndim
-            self.outputs[module].append(found)
+            right = found is not None and output.ndim == module.get_parameter("weight").ndim
+            self.outputs[module].append(found if right else None)
 
     def _keep(self, values: Any) -> None:
         for value in tree_leaves(values):
             found = self._known(value)
             if found is not None:
                 found.kept = True
+
+
+def _channels(layer: nn.Module) -> int:
+    channels: int = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    return channels
 
 
 def _own_tensors(module: nn.Module) -> list[Tensor]:

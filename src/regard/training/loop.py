@@ -90,7 +90,7 @@ def train(
             device=device,
             channels_last=True,
         )
-        test_batches = data.Batches(test_set, 500, device=device, channels_last=True)
+        test_batches = data.Batches(test_set, _test_batch(test_set), device=device, channels_last=True)
         objective = _objective(recipe, model, train_set, batches.image_size, display.say)
         run = _open_or_create(recipe, Path(folder), train_set.classes, resume, overwrite)
         loop = _Loop(recipe, run, model, objective, batches, test_batches, display)
@@ -249,6 +249,12 @@ class _Loop:
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.display.say(f"resumed {self.run.folder} at epoch {self.epoch + 1}, step {self.step + 1}")
+
+
+def _test_batch(images: data.ImageSet) -> int:
+    """Images of a batch in testing: 500 small ones, and fewer of large ones, which take more memory."""
+    height, width = images.images.shape[2:]
+    return max(1, min(500, 500 * 96 * 96 // (height * width)))
 
 
 def _placed(model: nn.Module, device: torch.device) -> nn.Module:

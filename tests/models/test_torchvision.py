@@ -1,0 +1,168 @@
+"""Networks of torchvision by name, with their published weights from a cache that a test fills."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from regard import InputError, models, training
+from regard.models.torchvision_networks import describe_torchvision, torchvision_names, weights_file
+
+SMALL = ("squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5", "densenet121", "googlenet")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Torch's cache, empty, and no way to fill it from the network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def offline(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def published(name: str, folder: Path) -> nn.Module:
+    """Fills the cache with weights for `torchvision/name`, in the form of torchvision's own, and gives the network."""
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model = torchvision.models.get_model(name, **options)
+    state = model.state_dict()
+    if name.startswith("densenet"):  # of a torch before 0.4, with names that torchvision changes when it reads them
+        state = {re.sub(r"(norm|conv)([12]\.\w+)$", r"\1.\2", key): value for key, value in state.items()}
+        state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    torch.save(state, folder / weights.url.rpartition("/")[2])
+    return torchvision.models.get_model(name, weights=weights).eval()
+
+
+def test_names_and_what_is_said_of_them() -> None:
+    names = torchvision_names()
+    assert {"torchvision/resnet50", "torchvision/vit_b_16", "torchvision/alexnet"} <= set(names)
+    assert not any(word in name for name in names for word in ("rcnn", "retinanet", "deeplab", "fcn", "raft", "r3d"))
+    for name in names:
+        about = describe_torchvision(name)
+        images = torchvision.models.get_model_weights(name.removeprefix("torchvision/")).DEFAULT.transforms()
+        assert about["num_classes"] == 1000 and about["input_size"] == (3, *2 * images.crop_size)
+        # What timm resizes to is the side of the crop divided by its share, rounded down.
+        assert math.floor(about["input_size"][-1] / about["crop_pct"]) == images.resize_size[0], name
+
+
+@pytest.mark.parametrize("name", ["resnet50", "convnext_small", "efficientnet_b1", "inception_v3", "swin_v2_t"])
+def test_images_come_as_torchvision_has_them(name: str) -> None:
+    about = training.open_trained(f"torchvision/{name}").preprocessing
+    pixels = np.random.default_rng(0).integers(0, 256, (301, 433, 3), dtype=np.uint8)
+    found = torch.from_numpy(training.fit_of(about).image(Image.fromarray(pixels))).permute(2, 0, 1) / 255
+    found = (found - torch.tensor(about.mean)[:, None, None]) / torch.tensor(about.std)[:, None, None]
+    expected = torchvision.models.get_model_weights(name).DEFAULT.transforms()(Image.fromarray(pixels))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_published_weights(name: str, cache: Path) -> None:
+    expected = published(name, cache)
+    model = models.create(f"torchvision/{name}", 1000, pretrained=True).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(x), expected(x))
+    torch.manual_seed(1)
+    model = models.create(f"torchvision/{name}", 7, pretrained=True)
+    theirs = expected.state_dict()
+    other = [key for key, value in model.state_dict().items() if value.shape != theirs[key].shape]
+    assert sorted(key.rpartition(".")[2] for key in other) == ["bias", "weight"]
+    assert all(torch.equal(value, theirs[key]) for key, value in model.state_dict().items() if key not in other)
+    assert model.eval()(x).shape == (2, 7)
+    assert float(model.get_parameter(next(key for key in other if key.endswith("weight"))).detach().std()) > 0
+
+
+def test_without_a_network(cache: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        models.create("torchvision/resnet18", 10, pretrained=True)
+    said = str(caught.value)
+    assert "no route to host" in said and "resnet18-f37072fd.pth" in said and str(cache) in said and "\n" not in said
+
+
+def test_the_download_is_checked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *given: asked.append(given))
+    path = weights_file("torchvision/mnasnet1_0")
+    assert asked == [
+        ("https://download.pytorch.org/models/mnasnet1.0_top1_73.512-f206786ef8.pth", str(path), "f206786ef8")
+    ]
+    assert path.parent == cache
+
+
+def test_broken_weights(cache: Path) -> None:
+    path = cache / "squeezenet1_1-b8a52dc0.pth"
+    torch.save({"weight": torch.zeros(2)}, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="squeezenet1_1-b8a52dc0.pth is cut short or no checkpoint"):
+        models.create("torchvision/squeezenet1_1", 10, pretrained=True)
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="does not fit SqueezeNet: 52 missing"):
+        models.create("torchvision/squeezenet1_1", 10, pretrained=True)
+
+
+@pytest.mark.parametrize(("name", "side"), [("googlenet", 64), ("inception_v3", 96)])
+def test_networks_with_auxiliary_heads_give_logits(name: str, side: int) -> None:
+    with torch.device("meta"):
+        model = models.create(f"torchvision/{name}", 7).train()
+        assert model(torch.empty(2, 3, side, side)).shape == (2, 7)
+    # Whether weights were published or trained here, images come to it in the same way.
+    assert model.transform_input
+
+
+def test_vision_transformers_are_made_for_their_images() -> None:
+    with torch.device("meta"):
+        assert models.create("torchvision/vit_h_14").image_size == 518
+        assert models.create("torchvision/vit_b_32", image_size=64).image_size == 64
+
+
+def test_attention(relative_error: Callable[..., float]) -> None:
+    torch.manual_seed(0)
+    plain = models.create("torchvision/resnet18", 5).eval()
+    model = models.create("torchvision/resnet18", 5, attention="se", attention_stages=(3, 4)).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    assert isinstance(model.get_submodule("layer4.1.bn2.attention"), nn.Module)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert model(x).shape == (2, 5) and relative_error(model(x), plain(x)) > 1e-3
+
+
+def test_weights_are_read_back(tmp_path: Path) -> None:
+    """MNASNet asks of what version its entries are, which safetensors do not say."""
+    model = models.create("torchvision/mnasnet0_5", 5)
+    models.write_weights(model, tmp_path / "mnasnet.safetensors", {})
+    other = models.create("torchvision/mnasnet0_5", 5)
+    models.load_weights(other, models.read_checkpoint(tmp_path / "mnasnet.safetensors"), "the file")
+    assert models.fingerprint(other) == models.fingerprint(model)
+
+
+def test_wrong_input() -> None:
+    for call, words in (
+        (lambda: models.create("torchvision/resnet51"), "no classification network 'torchvision/resnet51' (did you"),
+        (lambda: models.create("torchvision/fasterrcnn_resnet50_fpn"), "no classification network"),
+        (lambda: models.create("torchvison/resnet50"), "did you mean torchvision/resnet50"),
+        (lambda: models.create("torchvision/resnet18", blok=1), "unexpected keyword argument 'blok'"),
+        (lambda: models.create("torchvision/vit_b_16", image_size=50), "torchvision/vit_b_16: Input shape"),
+        (lambda: models.create("torchvision/resnet18", replace_stride_with_dilation=[1]), "torchvision/resnet18: "),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert words in str(caught.value), str(caught.value)
+        assert "\n" not in str(caught.value)

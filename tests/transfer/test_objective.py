@@ -1,0 +1,301 @@
+"""The objective: its sum, several teachers, terms on gradients, full activations, compiled."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from regard import InputError, attention, maps, models, transfer
+
+
+def networks(*names: str, **options) -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [models.create(name, **options) for name in names]
+
+
+def batch(size: int = 32, count: int = 4, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(count, 3, size, size, dtype=dtype), torch.arange(count)
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("power", [1, 2, 4])
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_maps_made_on_the_way_have_the_loss_and_gradients_of_the_plain_formula(power, form) -> None:
+    student, teacher = (network.double() for network in networks("wrn-10-1", "wrn-10-2"))
+    images, labels = batch(dtype=torch.float64)
+    losses = transfer.Objective(student, teacher, beta=100, power=power, form=form)(images, labels)
+    losses.total.backward()
+    ours = gradients(student)
+    names = ["group0", "group1", "group2"]
+    with maps.Taps(student, names) as own, maps.Taps(teacher, names) as other:
+        with torch.no_grad():
+            teacher(images)
+        logits = student(images)
+        total = F.cross_entropy(logits, labels)
+        for name in names:
+            s, t = (F.normalize(x.features[name].abs().pow(power).mean(1).flatten(1)) for x in (own, other))
+            distance = (s - t).square().sum(1)
+            total = total + (100 * distance.mean() / s.shape[1] if form == "code" else 50 * distance.sqrt().mean())
+    torch.testing.assert_close(losses.total, total)
+    total.backward()
+    plain = gradients(student)
+    assert ours.keys() == plain.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], plain[name])
+
+
+def test_nothing_of_the_size_of_features_is_kept_for_attention() -> None:
+    student, teacher = networks("wrn-10-1", "wrn-10-2")
+    images, labels = batch()
+
+    def kept(beta: float) -> dict[int, int]:
+        storages: dict[int, int] = {}
+
+        def keep(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = transfer.Objective(student, teacher, beta=beta, alpha=0.5)(images, labels)
+            del losses
+        return storages
+
+    without, with_attention = kept(0), kept(1e3)
+    more = sum(with_attention.values()) - sum(without.values())
+    of_maps = 4 * len(images) * (32**2 + 16**2 + 8**2)
+    assert 0 < more <= 8 * of_maps  # some maps (N, H, W) and what normalising them keeps
+    assert max(with_attention.values()) == max(without.values())
+    assert len([size for size in with_attention.values() if size > of_maps]) == len(
+        [size for size in without.values() if size > of_maps]
+    )
+
+
+def test_every_term_with_its_weight_at_its_time() -> None:
+    student, teacher = networks("wrn-10-1", "wrn-10-2")
+    images, labels = batch()
+    objective = transfer.Objective(
+        student,
+        teacher,
+        beta=transfer.Weight(100, 0),
+        alpha=transfer.Weight(0.8, 0.4),
+        full_activation=2.0,
+        gradient=0.3,
+        symmetry=0.2,
+        input_gradient=0.1,
+        image_size=32,
+    )
+    losses = objective(images, labels, progress=0.5)
+    expected = (
+        (1 - 0.6) * losses.task
+        + 0.6 * losses.distillation
+        + 50 * sum(losses.attention)
+        + 2 * sum(losses.full_activation)
+        + 0.3 * losses.gradient
+        + 0.2 * losses.symmetry
+        + 0.1 * losses.input_gradient
+    )
+    torch.testing.assert_close(losses.total, expected)
+    losses.total.backward()
+    assert all(p.grad is not None for p in [*student.parameters(), *objective.parameters()])
+    assert len(list(objective.parameters())) == 6  # three convolutions, weight and bias
+    at_the_end = objective(images, labels, progress=1.0)
+    assert at_the_end.attention == () and at_the_end.distillation is not None
+
+
+def test_a_term_without_weight_is_not_computed() -> None:
+    student, teacher = networks("wrn-10-1", "wrn-10-2")
+    calls = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    beta = {"start": 1.0, "shape": "step", "milestones": [0.5], "factor": 0.0}
+    objective = transfer.Objective(student, teacher, beta=transfer.as_weight(beta), image_size=32)
+    calls.clear()
+    assert len(objective(*batch(), progress=0.4).attention) == 3 and len(calls) == 1
+    losses = objective(*batch(), progress=0.6)
+    assert losses.attention == () and len(calls) == 1 and losses.total == losses.task
+    alone = transfer.Objective(student, None)(*batch())
+    assert alone[2:4] == ((), None) and alone.full_activation == () and alone.gradient is None
+
+
+def test_several_teachers_teach_their_mean() -> None:
+    student, one, other = (n.double() for n in networks("wrn-10-1", "wrn-10-2", "wrn-16-1"))
+    images, labels = batch(dtype=torch.float64)
+    settings = {"beta": 100, "alpha": 0.5, "gradient": 0.1}
+    each = [transfer.Objective(student, teacher, **settings)(images, labels) for teacher in (one, other)]
+    both = transfer.Objective(student, [one, transfer.Teacher(other)], **settings)(images, labels)
+    torch.testing.assert_close(both.distillation, (each[0].distillation + each[1].distillation) / 2)
+    torch.testing.assert_close(both.gradient, (each[0].gradient + each[1].gradient) / 2)
+    assert len(both.attention) == 6
+    torch.testing.assert_close(sum(both.attention), sum(sum(losses.attention) for losses in each) / 2)
+    torch.testing.assert_close(both.total, (each[0].total + each[1].total) / 2)
+    # The gradient is that of the loss to the mean of the soft labels.
+    both.distillation.backward()
+    found = gradients(student)
+    logits = student(images)
+    with torch.no_grad():
+        soft = sum(F.softmax(teacher(images) / 4, 1) for teacher in (one, other)) / 2
+    (16 * F.kl_div(F.log_softmax(logits / 4, 1), soft, reduction="batchmean")).backward()
+    expected = gradients(student)
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name])
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "size"),
+    [
+        ("mobilenetv3_small_100", "resnet50", 64),
+        ("efficientnet_b0", "resnet18", 64),
+        ("resnet18", "vit_tiny_patch16_224", 224),
+        ("resnet18", "swin_tiny_patch4_window7_224", 224),
+        ("vit_tiny_patch16_224", "resnet18", 224),
+        ("wrn-10-1", "resnet18", 32),
+    ],
+)
+def test_any_pair(student, teacher, size) -> None:
+    torch.manual_seed(0)
+    own = models.create(student, 10)
+    objective = transfer.Objective(own, timm.create_model(teacher), beta=1e3, image_size=size)
+    losses = objective(*batch(size, 2))
+    losses.total.backward()
+    assert len(losses.attention) == len(objective.pairs) >= 3
+    assert all(loss.isfinite() and loss > 0 for loss in losses.attention)
+    before = [p.grad for p in own.parameters() if p.grad is not None]
+    assert len(before) > 10 and all(grad.isfinite().all() for grad in before)
+
+
+def test_teachers_of_another_size_and_normalisation() -> None:
+    """The same teacher, told that it sees images twice as large, looks at the same places."""
+    student, teacher = networks("wrn-10-1", "wrn-10-2")
+    images, labels = batch()
+    larger = transfer.Teacher(teacher, size=64)
+    losses = transfer.Objective(student, larger, beta=1e3)(images, labels)
+    with maps.MapTaps(teacher) as taps, torch.no_grad():
+        teacher(larger.seen(images))
+    with maps.MapTaps(student) as own:
+        student(images)
+    expected = transfer.map_loss(own.maps["group0"], F.adaptive_avg_pool2d(taps.maps["group0"], 32))
+    torch.testing.assert_close(losses.attention[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "gate"), [("se", attention.SubAttention(1)), ("shuffle", "sigmoid"), ("cbam", "sigmoid")]
+)
+@pytest.mark.parametrize("gradient", [0.0, 1.0])
+def test_attention_modules_on_either_side(name, gate, gradient) -> None:
+    options = {"groups": 4} if name == "shuffle" else {}
+    plain, with_attention = networks("wrn-10-1")[0], networks("wrn-10-1")[0]
+    attention.attach(with_attention, name, gate=gate, **options)
+    images, labels = batch()
+    for student, teacher in ((with_attention, plain), (plain, with_attention)):
+        fast = transfer.Teacher(teacher, fold=True, precision="auto")
+        losses = transfer.Objective(student, fast, beta=100, alpha=0.5, gradient=gradient)(images, labels)
+        losses.total.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
+        assert sum(p.grad is not None for p in student.parameters()) == len(list(student.parameters()))
+
+
+def test_gradient_transfer_is_a_double_backward() -> None:
+    """Its gradient by the parameters, against numeric differences of the whole objective, batch norms and all."""
+    student, teacher = (network.double() for network in networks("wrn-10-1", "wrn-10-1"))
+    with torch.no_grad():
+        teacher.fc.weight.mul_(2)
+    images, labels = batch(8, 2, torch.float64)
+    student.eval()  # so that no statistics move between the evaluations
+    objective = transfer.Objective(student, teacher, beta=0, gradient=1.0, symmetry=0.5, input_gradient=0.25)
+    objective(images, labels).total.backward()
+    found = gradients(student)
+    for name in ("conv0.weight", "group1.block0.bn0.weight", "group2.block0.conv1.weight", "fc.weight"):
+        parameter = student.get_parameter(name)
+        values = []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                parameter.view(-1)[3] += step
+            values.append(objective(images, labels).total.item())
+            with torch.no_grad():
+                parameter.view(-1)[3] -= step
+        assert (values[0] - values[1]) / 2e-6 == pytest.approx(found[name].view(-1)[3].item(), rel=1e-4, abs=1e-8), name
+
+
+def test_compiled_it_is_the_same(monkeypatch) -> None:
+    # Tracing and the gradients as ever; only kernels are not generated, which takes minutes.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    student, teacher = (network.double() for network in networks("wrn-10-1", "wrn-10-2"))
+    images, labels = batch(dtype=torch.float64)
+    plain = transfer.Objective(student, teacher, beta=1e3, alpha=0.5, full_activation=0.1, image_size=32)
+    plain(images, labels).total.backward()
+    expected, regressed = gradients(student), [p.grad.clone() for p in plain.parameters()]
+    compiled = transfer.Objective(
+        student,
+        transfer.Teacher(teacher, compile=True),
+        beta=1e3,
+        alpha=0.5,
+        full_activation=0.1,
+        image_size=32,
+        compile=True,
+    )
+    compiled.regressors.load_state_dict(plain.regressors.state_dict())
+    for _ in range(2):  # the second call runs what the first compiled
+        losses = compiled(images, labels)
+        losses.total.backward()
+        found = gradients(student)
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name])
+        for parameter, grad in zip(compiled.parameters(), regressed, strict=True):
+            torch.testing.assert_close(parameter.grad, grad)
+            parameter.grad = None
+    # Another objective of the same networks has maps of its own, not those the first one's code wrote.
+    again = transfer.Objective(
+        student, transfer.Teacher(teacher, compile=True), layers=[0], image_size=32, compile=True
+    )
+    torch.testing.assert_close(again(images, labels).attention[0], losses.attention[0])
+    with pytest.raises(InputError, match="derive twice"):
+        transfer.Objective(student, teacher, gradient=1.0, compile=True)
+
+
+class Rectified(nn.Module):
+    """A network that changes what its stage gave, in place."""
+
+    stage_names = ("conv",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.fc = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(self.act(self.conv(x)).mean((2, 3)))
+
+
+def test_wrong_input_is_one_line() -> None:
+    student, teacher = networks("wrn-10-1", "wrn-10-2")
+    other = models.create("wrn-10-1", 100)
+    on_meta = models.create("wrn-10-1").to("meta")
+    images, labels = batch()
+    for make, words in (
+        (lambda: transfer.Objective(student, other, alpha=0.5, image_size=32), "10 logits and the teacher 100"),
+        (lambda: transfer.Objective(student, other, gradient=1, image_size=32), "10 classes and the teacher 100"),
+        (lambda: transfer.Objective(student, on_meta), "on cpu and a teacher on meta"),
+        (lambda: transfer.Objective(student, []), "list of teachers is empty"),
+        (lambda: transfer.Objective(student, None, gradient=1), "needs a teacher"),
+        (lambda: transfer.Objective(student, teacher, power=0.5), "at least 1"),
+        (lambda: transfer.Objective(student, teacher, reduce="min"), "known: max, mean, sum"),
+        (lambda: transfer.Objective(student, teacher, layers=["conv9"], image_size=32), "group0, group1, group2"),
+        (lambda: transfer.Objective(student, teacher, layers=["fc"], image_size=32), "gives a tensor of shape (1, 10)"),
+        (lambda: transfer.Objective(student, teacher, image_size=4), "no spatial extent"),
+        (lambda: transfer.Objective(student, teacher).pairs, "give image_size="),
+        (lambda: list(transfer.Objective(student, teacher, full_activation=1).parameters()), "give image_size="),
+        (lambda: transfer.Objective(Rectified(), Rectified())(images, labels), "in place"),
+    ):
+        with pytest.raises(InputError) as caught:
+            make()
+        assert words in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
+    assert transfer.Objective(student, other, image_size=32)(images, labels).attention  # attention alone may

@@ -1,0 +1,106 @@
+"""Teachers: what they see, how they run, and that they stay as they were."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from regard import InputError, models, transfer
+from regard.transfer.teacher import frozen
+
+
+def trained_looking(name: str = "wrn-10-1", **options) -> nn.Module:
+    """A network whose norms do something."""
+    torch.manual_seed(3)
+    model = models.create(name, **options)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
+def test_it_sees_images_as_it_knows_them() -> None:
+    raw = torch.rand(2, 3, 12, 16)
+    here, there = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)), ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+
+    def normalised(mean, std):
+        return (raw - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    teacher = transfer.Teacher(
+        trained_looking(), mean=there[0], std=there[1], images_mean=here[0], images_std=here[1], size=(24, 32)
+    )
+    resized = F.interpolate(normalised(*there), (24, 32), mode="bilinear", antialias=True, align_corners=False)
+    torch.testing.assert_close(teacher.seen(normalised(*here)), resized)
+    assert transfer.Teacher(trained_looking()).seen(raw) is raw
+    with pytest.raises(InputError, match="all of them or none"):
+        transfer.Teacher(trained_looking(), mean=(0, 0, 0), std=(1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "resnet18", "preact-resnet18"])
+def test_folded_it_gives_the_same_maps_and_logits(name) -> None:
+    model, student = trained_looking(name).double(), trained_looking(name).double()
+    images, labels = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([0, 1])
+    plain = transfer.Objective(student, transfer.Teacher(model), alpha=0.5)(images, labels)
+    teacher = transfer.Teacher(model, fold=True)
+    objective = transfer.Objective(student, teacher, alpha=0.5)
+    folded = objective(images, labels)
+    torch.testing.assert_close(folded.total, plain.total, rtol=1e-9, atol=0)
+    network = objective._lessons[0].watched.model
+    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in each.modules()) for each in (network, model)]
+    assert norms[0] < norms[1] and network is not model
+
+
+def test_in_half_precision_it_says_nearly_the_same() -> None:
+    model, student = trained_looking(), trained_looking()
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    exact = transfer.Objective(student, transfer.Teacher(model), alpha=0.5)(images, labels)
+    for fold in (False, True):
+        objective = transfer.Objective(student, transfer.Teacher(model, precision=torch.bfloat16, fold=fold), alpha=0.5)
+        half = objective(images, labels)
+        assert half.logits.dtype == torch.float32
+        torch.testing.assert_close(half.distillation, exact.distillation, rtol=0.05, atol=1e-3)
+        torch.testing.assert_close(torch.stack(half.attention), torch.stack(exact.attention), rtol=0.05, atol=1e-6)
+        assert half.distillation != exact.distillation
+        running = objective._lessons[0].watched.model
+        kinds = {type(m): m.weight.dtype for m in running.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
+        assert kinds[nn.Conv2d] == torch.bfloat16 and kinds.get(nn.BatchNorm2d, torch.float32) == torch.float32
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert transfer.Teacher(trained_looking().double(), precision="auto").dtype() is None
+    assert transfer.Teacher(model, precision="auto").dtype() in (None, torch.bfloat16)
+
+
+def test_it_is_never_changed_and_keeps_nothing_for_backward() -> None:
+    model, student = trained_looking("wrn-16-2"), trained_looking()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    objective = transfer.Objective(student, model.train(), alpha=0.5, gradient=1.0, image_size=32)
+    objective(images, labels).total.backward()
+    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        transfer.Objective(student, model, alpha=0.5)(images, labels)
+    sizes = {tuple(tensor.shape[1:]) for tensor in kept}
+    assert (16, 32, 32) in sizes  # the student's
+    assert not {(32, 32, 32), (64, 16, 16), (128, 8, 8)} & sizes  # the teacher's
+
+
+def test_frozen_for_a_while() -> None:
+    model = trained_looking()
+    model.fc.bias.requires_grad_(False)
+    model.group1.eval()
+    with frozen(model):
+        assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    assert model.training and not model.group1.training and model.fc.weight.requires_grad
+    assert not model.fc.bias.requires_grad

@@ -1,0 +1,66 @@
+"""Weights over the course of training."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from regard import InputError
+from regard.transfer import Weight, as_weight, check_range
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        (Weight(5, shape="constant"), (5, 5, 5, 5)),
+        (Weight(8, 4), (8, 7, 6, 4)),
+        (Weight(8, begin=0.25, until=0.75), (8, 8, 4, 0)),
+        (Weight(8, shape="cosine"), (8, 4 + 4 * math.cos(math.pi / 4), 4, 0)),
+        (Weight(8, shape="step", milestones=(0.25, 0.5), factor=0.5), (8, 4, 2, 2)),
+        (Weight(0, 8), (0, 2, 4, 8)),
+    ],
+)
+def test_shapes(weight, expected) -> None:
+    assert [weight.at(share) for share in (0, 0.25, 0.5, 1)] == pytest.approx(expected)
+    assert weight.used
+
+
+def test_numbers_and_fields() -> None:
+    assert as_weight(3).at(0.7) == 3 and not as_weight(0).used and not Weight(0).used
+    assert as_weight({"start": 1000, "end": 0, "shape": "cosine"}) == Weight(1000.0, 0.0, "cosine")
+    assert as_weight({"start": 1, "shape": "step", "milestones": [0.5]}) == Weight(1.0, 0.0, "step", milestones=(0.5,))
+    assert [str(as_weight(value)) for value in (3, {"start": 2}, {"start": 2, "shape": "cosine"})] == [
+        "3",
+        "2 to 0",
+        "2 to 0 (cosine)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"start": 1, "shape": "round"}, "known: constant, cosine, linear, step"),
+        ({"end": 1}, "needs a start"),
+        ({"start": 1, "ends": 0}, "did you mean 'end'"),
+        ({"start": "x"}, "expected a number"),
+        ({"start": True}, "expected a number"),
+        ({"start": math.inf}, "finite"),
+        ({"start": 1, "begin": 0.5, "until": 0.5}, "begin < until"),
+        ({"start": 1, "shape": "step"}, "no milestones"),
+        ({"start": 1, "shape": "step", "milestones": [60]}, "shares of the run"),
+        ({"start": 1, "shape": "step", "milestones": 0.5}, "give a list"),
+        ("1000", "expected a number"),
+    ],
+)
+def test_wrong_ones_are_one_line(value, words) -> None:
+    with pytest.raises(InputError) as caught:
+        as_weight(value)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_ranges_hold_at_both_ends() -> None:
+    check_range("alpha", Weight(0.9, 0.1), 0, 1)
+    for weight in (Weight(0.5, 2), Weight(-1, 0)):
+        with pytest.raises(InputError, match="alpha is .* has to be in"):
+            check_range("alpha", weight, 0, 1)
