@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+MIB = 2**20
+
 
 def peak(work: Callable[[], object], device: torch.device) -> int:
     """Bytes that `work` holds at its peak, beyond what was there before it.
@@ -35,18 +37,19 @@ def peak(work: Callable[[], object], device: torch.device) -> int:
 
 
 def check_peak(device: torch.device) -> None:
-    """Fails unless `peak` finds what is known: of 3, 5 and 4 MiB, at most 9 MiB are alive at a time."""
+    """Fails unless `peak` finds what is known: of 30, 50 and 40 MiB, at most 90 MiB are alive at a time."""
 
     def known() -> None:
-        first = torch.empty(3 * 2**20, dtype=torch.uint8, device=device)
-        second = torch.empty(5 * 2**20, dtype=torch.uint8, device=device)
+        first = torch.empty(30 * MIB, dtype=torch.uint8, device=device)
+        second = torch.empty(50 * MIB, dtype=torch.uint8, device=device)
         del first
-        third = torch.empty(2**20, dtype=torch.float32, device=device)
+        third = torch.empty(10 * MIB, dtype=torch.float32, device=device)
         del second, third
 
-    with torch.no_grad():
-        known()  # what a first use allocates is not of the work
-    assert (found := peak(known, device)) == 9 * 2**20, f"the peak is 9 MiB and was measured as {found} bytes"
+    known()  # what a first use allocates is not of the work
+    found = peak(known, device)
+    slack = 4 * MIB if device.type == "cuda" else 0  # its allocator may give a little more than was asked for
+    assert 90 * MIB <= found <= 90 * MIB + slack, f"the peak is 90 MiB and was measured as {found} bytes"
 
 
 def saved(forward: Callable[[], Tensor], but: Iterable[Tensor] = ()) -> dict[int, int]:

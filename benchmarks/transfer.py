@@ -26,19 +26,23 @@ import copy
 import math
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import memory
 import textbook_transfer
 import torch
 from common import arguments, in_turn, publish, seconds, spread, table
+from memory import MIB
+from ready import Ready
 from torch import Tensor, nn
 
-from regard import data, models, training, transfer
+from regard import data, maps, models, training, transfer
 from regard.stages import stages
 from regard.training import loop as loops
 from regard.training.display import Display
@@ -50,9 +54,12 @@ LEAST = 0.3  # seconds that a figure is taken over, in whole steps
 # How far, relatively, losses and gradients may be from the textbook's. A ReLU at 0 that falls to the other side in
 # another layout changes the gradient, not the loss.
 SAME = {False: (1e-5, 1e-2), True: (2e-3, 5e-2)}  # on a GPU there is TensorFloat-32, another one for every layout
-FAST = (2e-2, 1e-1)  # a teacher in bfloat16
+FAST = (5e-2, 0.25)  # a teacher in bfloat16
 PARTS = ("split", "peers", "memory", "epoch")
-MIB = 2**20
+SPLIT = (
+    *("step", "whole, ms", "student, ms", "teacher, ms", "losses, ms", "% of the step"),
+    *("losses at hand, ms", "% of the step"),
+)
 
 
 @dataclass(frozen=True)
@@ -89,24 +96,15 @@ class Case:
             settled(models.create(name, pair.classes).to(device), self.images) for name in (pair.student, pair.teacher)
         )
         self.layers = list(stages(self.student))
-        shapes = self.shapes()
-        self.map_bytes = 4 * sum(n * h * w for n, _, h, w in shapes)
-        self.largest_map = 4 * max(n * h * w for n, _, h, w in shapes)
+        with torch.no_grad(), maps.Taps(self.student) as taps:
+            self.student(self.images)
+        sizes = [4 * features[:, 0].numel() for features in taps.features.values()]
+        self.map_bytes, self.largest_map = sum(sizes), max(sizes)  # in float32
 
     def copies(self, channels_last: bool) -> tuple[nn.Module, nn.Module]:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         student, teacher = copy.deepcopy(self.student), copy.deepcopy(self.teacher)
         return student.to(memory_format=layout).train(), teacher.to(memory_format=layout).eval()
-
-    def shapes(self) -> list[torch.Size]:
-        found: list[torch.Size] = []
-        modules = stages(self.student).values()
-        handles = [m.register_forward_hook(lambda _m, _args, output: found.append(output.shape)) for m in modules]
-        with torch.no_grad():
-            self.student(self.images)
-        for handle in handles:
-            handle.remove()
-        return found
 
     @property
     def own_bytes(self) -> int:
@@ -131,83 +129,119 @@ def settled(model: nn.Module, images: Tensor) -> nn.Module:
     return model
 
 
-@dataclass
 class Form:
-    """One way to take the step, with a student and optimizer of its own."""
+    """One way to take a step.
 
-    student: nn.Module
-    whole: Callable[[], Tensor]
-    """The loss with attention, its graph behind it."""
-    without: Callable[[], Tensor]
-    """The same, teacher and all, but for attention."""
-    teacher: Callable[[], object] = lambda: None
-    """The teacher's forward."""
-    task: Callable[[], Tensor] | None = None
-    """The loss of the task alone, without a teacher."""
-    update: Callable[[Tensor], object] | None = None
-    """Backward and optimizer step, where they are not the usual ones."""
-    optimizer: torch.optim.Optimizer = None
+    Args:
+        student: what learns.
+        loss: gives the loss, its graph behind it.
+        update: backward and optimizer step; the usual ones if not given.
+        optimizer: of the student; made if not given.
+    """
 
-    def __post_init__(self) -> None:
-        if self.optimizer is None:
-            self.optimizer = training.make_optimizer(self.student, OPTIMIZER)
+    def __init__(
+        self,
+        student: nn.Module,
+        loss: Callable[[], Tensor],
+        update: Callable[[Tensor], object] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        self.student, self.loss = student, loss
+        self.optimizer = optimizer or training.make_optimizer(student, OPTIMIZER)
+        self.update = update or self.usual_update
+
+    def usual_update(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+    def step(self) -> Tensor:
+        loss = self.loss()
+        self.update(loss)
+        return loss.detach()
 
     def momentum(self) -> Tensor:
         """Of all parameters in a row, float64; after the first step it is their gradient with the decay."""
         state = [self.optimizer.state[parameter]["momentum_buffer"] for parameter in self.student.parameters()]
         return torch.cat([buffer.reshape(-1).double() for buffer in state])
 
-    def step(self, loss: Callable[[], Tensor] | None = None) -> Tensor:
-        found = (loss or self.whole)()
-        if self.update is not None:
-            self.update(found)
-        else:
-            self.optimizer.zero_grad(set_to_none=True)
-            found.backward()
-            self.optimizer.step()
-        return found.detach()
+
+class Forms(NamedTuple):
+    """A step in one form, with attention and in part."""
+
+    whole: Form
+    without: Form
+    """The same, teacher and all, but for attention."""
+    task: Form | None = None
+    """The task alone."""
+    teacher: Callable[[], object] | None = None
+    """The teacher's forward alone."""
+    at_hand: tuple[Callable[[], object], Callable[[], object]] | None = None
+    """Forward and backward of what lies ready of both networks: with the losses of attention, and without."""
 
 
-def regard_form(case: Case, *, fast: bool, compiled: bool = False) -> Form:
+def regard_forms(case: Case, *, fast: bool, compiled: bool = False) -> Forms:
     student, teacher = case.copies(channels_last=True)
     images, labels = case.images.contiguous(memory_format=torch.channels_last), case.labels
     guide = transfer.Teacher(teacher, precision="auto" if fast else None, fold=fast, compile=compiled)
     objective = transfer.Objective(student, guide, beta=BETA, compile=compiled)
     network, dtype = guide.network(list(stages(teacher))), guide.dtype()  # as the objective runs it
-    alone, network = (torch.compile(one) if compiled else one for one in (student, network))
+    alone, running = (torch.compile(one) if compiled else one for one in (student, network))
     task = transfer.Objective(alone, None)
 
     def look() -> None:
         with torch.no_grad(), torch.autocast(case.device.type, dtype, enabled=dtype is not None):
-            network(images)
+            running(images)
 
     def without() -> Tensor:
         look()
         return task(images, labels).total
 
-    return Form(student, lambda: objective(images, labels).total, without, look, lambda: task(images, labels).total)
+    whole = Form(student, lambda: objective(images, labels).total)
+    return Forms(
+        whole,
+        Form(student, without, optimizer=whole.optimizer),
+        Form(student, lambda: task(images, labels).total, optimizer=whole.optimizer),
+        look,
+        None if compiled else losses_at_hand(student, network, dtype, images, labels),
+    )
 
 
-def textbook_form(case: Case, *, channels_last: bool = False) -> Form:
-    student, teacher = case.copies(channels_last)
+def losses_at_hand(
+    student: nn.Module, teacher: nn.Module, dtype: torch.dtype | None, images: Tensor, labels: Tensor
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    pupil = Ready(student, images)
+    whole = transfer.Objective(pupil, Ready(teacher, images, dtype), beta=BETA)
+    without = transfer.Objective(pupil, None)
+    return lambda: whole(images, labels).total.backward(), lambda: without(images, labels).total.backward()
+
+
+def textbook_forms(case: Case, *, channels_last: bool = False) -> Forms:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     images = case.images.contiguous(memory_format=layout)
-    whole = textbook_transfer.AttentionTransfer(student, teacher, case.layers, BETA)
-    without = textbook_transfer.AttentionTransfer(student, teacher, (), BETA)
-    return Form(student, lambda: whole(images, case.labels), lambda: without(images, case.labels))
+
+    def form(layers: Sequence[str]) -> Form:
+        student, teacher = case.copies(channels_last)  # anew, as the hooks stay
+        loss = textbook_transfer.AttentionTransfer(student, teacher, layers, BETA)
+        return Form(student, lambda: loss(images, case.labels))
+
+    return Forms(form(case.layers), form(()))
 
 
-def torchdistill_form(case: Case) -> Form:
+def torchdistill_forms(case: Case) -> Forms:
     """By torchdistill's own distillation box, as its trainer drives it."""
-    student, teacher = case.copies(channels_last=False)
-    whole, without = (torchdistill_box(case, student, teacher, layers) for layers in (case.layers, []))
-    return Form(
-        student,
-        lambda: whole.forward_process(case.images, case.labels, None),
-        lambda: without.forward_process(case.images, case.labels, None),
-        update=lambda loss: whole.post_forward_process(loss=loss),
-        optimizer=whole.optimizer,
-    )
+
+    def form(layers: Sequence[str]) -> Form:
+        student, teacher = case.copies(channels_last=False)
+        box = torchdistill_box(case, student, teacher, layers)
+        return Form(
+            student,
+            lambda: box.forward_process(case.images, case.labels, None),
+            lambda loss: box.post_forward_process(loss=loss),
+            box.optimizer,
+        )
+
+    return Forms(form(case.layers), form(()))
 
 
 def torchdistill_box(case: Case, student: nn.Module, teacher: nn.Module, layers: Sequence[str]):
@@ -246,16 +280,16 @@ def torchdistill_box(case: Case, student: nn.Module, teacher: nn.Module, layers:
     return box
 
 
-def make_forms(case: Case, compiled: bool, names: Sequence[str] | None = None) -> dict[str, Form]:
-    """Every form of the step, or those named."""
+def make_forms(case: Case, compiled: bool, names: Sequence[str] | None = None) -> dict[str, Forms]:
+    """The step in every form, or in those named."""
     torch.compiler.reset()  # there is a limit to how many networks the same compiled function serves
-    made: dict[str, Callable[[], Form]] = {
-        "textbook": lambda: textbook_form(case),
-        "textbook, channels_last": lambda: textbook_form(case, channels_last=True),
-        "torchdistill": lambda: torchdistill_form(case),
-        "regard, plain": lambda: regard_form(case, fast=False),
-        "regard, fast": lambda: regard_form(case, fast=True),
-        "regard, compiled": lambda: regard_form(case, fast=True, compiled=True),
+    made: dict[str, Callable[[], Forms]] = {
+        "textbook": lambda: textbook_forms(case),
+        "textbook, channels_last": lambda: textbook_forms(case, channels_last=True),
+        "torchdistill": lambda: torchdistill_forms(case),
+        "regard, plain": lambda: regard_forms(case, fast=False),
+        "regard, fast": lambda: regard_forms(case, fast=True),
+        "regard, compiled": lambda: regard_forms(case, fast=True, compiled=True),
     }
     if find_spec("torchdistill") is None:
         del made["torchdistill"]
@@ -268,7 +302,7 @@ def check(forms: dict[str, Form], device: torch.device) -> str:
     """Takes one step with every form, and fails unless losses and gradients are the textbook's."""
     found = {name: (form.step().item(), form.momentum()) for name, form in forms.items()}
     base, gradient = found["textbook"]
-    agree = {}
+    agree: dict[tuple[float, float], list[tuple[float, float]]] = {}
     for name, (loss, own) in found.items():
         away = abs(loss / base - 1), ((own - gradient).norm() / gradient.norm()).item()
         allowed = FAST if name in ("regard, fast", "regard, compiled") else SAME[device.type == "cuda"]
@@ -290,40 +324,43 @@ def clock(work: Callable[[], object], device: torch.device) -> Callable[[], floa
 def split_table(case: Case, compiled: bool, repeats: int) -> str:
     names = ("textbook", "regard, plain", "regard, fast", "regard, compiled")
     rows = []
-    for name, form in make_forms(case, compiled, names).items():
-        works = {
-            "whole": form.step,
-            "without": lambda form=form: form.step(form.without),
-            "student": lambda form=form: form.step(form.task or form.without),
-            "teacher": form.teacher,
-        }
-        for work in works.values():
-            for _ in range(2):
-                work()
+    for name, forms in make_forms(case, compiled, names).items():
+        works: dict[str, Callable[[], object]] = {"whole": forms.whole.step, "without": forms.without.step}
+        if forms.task is not None and forms.teacher is not None:
+            works |= {"student": forms.task.step, "teacher": forms.teacher}
+        if forms.at_hand is not None:
+            works |= dict(zip(("at hand", "nothing"), forms.at_hand, strict=True))
+        order = [*works, "without", "whole"]
+        for work in (*works.values(), *works.values()):  # compilation, caches
+            work()
         clocks = {what: clock(work, case.device) for what, work in works.items()}
-        order = ("whole", "without", "student", "teacher", "without", "whole")
         taken = in_turn([clocks[what] for what in order], repeats)
-        whole, without = (
-            [statistics.mean(two) for two in zip(first, last, strict=True)]
-            for first, last in ((taken[0], taken[5]), (taken[1], taken[4]))
-        )
+        whole, without = ([statistics.mean(two) for two in zip(taken[i], taken[-1 - i], strict=True)] for i in (0, 1))
         losses = [one - other for one, other in zip(whole, without, strict=True)]
-        shares = [100 * loss / one for loss, one in zip(losses, whole, strict=True)]
-        parts = [spread(taken[2]), spread(taken[3])] if form.task is not None else ["", ""]
-        rows.append([name, spread(whole), *parts, spread(losses, ".2f"), spread(shares)])
+        row = [name, spread(whole)]
+        row += [spread(taken[order.index(what)]) if what in works else "" for what in ("student", "teacher")]
+        row += [spread(losses, ".2f"), spread([100 * loss / one for loss, one in zip(losses, whole, strict=True)])]
+        if forms.at_hand is not None:
+            figures = taken[order.index("at hand")], taken[order.index("nothing")]
+            alone = [one - other for one, other in zip(*figures, strict=True)]
+            row += [spread(alone, ".2f"), f"{100 * statistics.median(alone) / statistics.median(whole):.1f}"]
+        rows.append(row + [""] * (len(SPLIT) - len(row)))
     about = (
         "Student: forward, backward and optimizer of the task alone. Teacher: its forward. Losses: the whole step less "
         "the same step, teacher and all, without attention, each the mean of two figures taken in the order whole, "
-        "without, without, whole (the others between); the shares are of these differences, round by round. Below 0 is "
-        "noise."
+        "without, …, without, whole (with the others between); shares are of these differences, round by round, and "
+        "below 0 they are noise. At hand: forward and backward of the same losses where features and the gradients "
+        "that meet them lie ready, less the same without losses; a steadier figure of the same work, on features that "
+        "no cache holds."
     )
-    header = ["step", "whole, ms", "student, ms", "teacher, ms", "losses, ms", "losses, % of the step"]
-    return f"{about}\n\n{table(header, rows)}"
+    return f"{about}\n\n{table(SPLIT, rows)}"
 
 
 def peers_table(case: Case, compiled: bool, repeats: int) -> str:
-    forms = make_forms(case, compiled)
+    forms = {name: found.whole for name, found in make_forms(case, compiled).items()}
     agreement = check(forms, case.device)
+    for form in forms.values():
+        form.step()
     clocks = [clock(form.step, case.device) for form in forms.values()]
     figures = dict(zip(forms, in_turn(clocks, repeats), strict=True))
     peers = [name for name in ("textbook", "torchdistill") if name in forms]
@@ -342,18 +379,19 @@ def peers_table(case: Case, compiled: bool, repeats: int) -> str:
 def memory_table(case: Case, compiled: bool) -> str:
     memory.check_peak(case.device)
     rows = []
-    for name, form in make_forms(case, compiled).items():
+    for name, forms in make_forms(case, compiled).items():
         if name == "textbook, channels_last":
             continue
         peaks, kept = [], []
-        for loss in (form.without, form.whole):
-            for _ in range(2):
-                form.step(loss)
+        for form in (forms.without, forms.whole):
+            form.step()
+            form.step()
             form.optimizer.zero_grad(set_to_none=True)
-            peaks.append(case.own_bytes + memory.peak(lambda form=form, loss=loss: form.step(loss), case.device))
+            peaks.append(case.own_bytes + memory.peak(form.step, case.device))
             form.optimizer.zero_grad(set_to_none=True)
-            kept.append(memory.saved(loss, form.student.parameters()))
+            kept.append(memory.saved(form.loss, form.student.parameters()))
         added = sum(kept[1].values()) - sum(kept[0].values())
+        new = Counter(kept[1].values()) - Counter(kept[0].values())  # of every size those that came
         rows.append(
             [
                 name,
@@ -361,21 +399,24 @@ def memory_table(case: Case, compiled: bool) -> str:
                 f"{100 * (peaks[1] / peaks[0] - 1):.2f}",
                 *(f"{sum(found.values()) / MIB:.1f}" for found in kept),
                 f"{added / MIB:.2f}",
-                f"{added / case.map_bytes:.1f}",
+                f"{added / case.map_bytes:.2f}",
+                f"{max(new, default=0) / case.largest_map:.2f}",
             ]
         )
     how = "the allocator's count" if case.device.type == "cuda" else "every allocation that torch's profiler sees"
     about = (
         f"Peak: networks, momentum, batch, and what a step holds at most, by {how}, with the same teacher. Saved: the "
         "storages kept for backward, parameters left out. Maps: float32 of (N, H, W), one a stage, "
-        f"{case.map_bytes / MIB:.2f} MiB together."
+        f"{case.map_bytes / MIB:.2f} MiB together; of the storages that the losses add, the largest is given in the "
+        "largest of the maps."
     )
     header = ["step", "peak without losses, MiB", "with", "losses add, %"]
-    header += ["saved without losses, MiB", "with", "losses add, MiB", "in maps"]
+    header += ["saved without losses, MiB", "with", "losses add, MiB", "in maps", "largest"]
     return f"{about}\n\n{table(header, rows)}"
 
 
 def epoch_table(images: int, batch: int, compiled: bool, repeats: int, device: torch.device) -> str:
+    torch.compiler.reset()
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8)
     names = tuple(str(i) for i in range(10))
@@ -469,7 +510,9 @@ def main() -> None:
             texts.append(epoch_table(images, options.batch_size or 128, compiled, options.repeats, device))
         else:
             texts.append("Epochs of CIFAR-10's size are left out on a processor (--epoch_images asks for them).")
-    texts.insert(0, f"Medians of {options.repeats}, smallest to largest, each over steps that fill {LEAST} s.")
+    texts.insert(
+        0, f"Medians of {options.repeats} (smallest to largest), each over steps that fill {LEAST} s, or an epoch."
+    )
     publish("Transfer: a step and what it costs", "\n\n".join(texts), device, save=not options.dry)
 
 

@@ -1,8 +1,8 @@
 """What each kind of transfer is worth on CIFAR-10: WRN-16-1 from WRN-16-2, several seeds of everything.
 
 The data are class folders of images (`train/` and `test/` in --data). The schedule is the published one in proportion:
-learning rate 0.1, divided by 5 after 30, 60 and 80 % of the epochs. Every student has the same teacher; runs of the same
-seed start from the same weights and see the same images in the same order, so differences are taken pair by pair.
+learning rate 0.1, divided by 5 after 30, 60 and 80 % of the epochs. Every student has the same teacher; runs of the
+same seed start from the same weights and see the same images in the same order: differences are taken pair by pair.
 
 Interrupted, the same command goes on. Several processes may share the work: `--only AT KD` trains these and stops.
 Without --only the table is made at the end, and appended to RESULTS.md.
@@ -24,6 +24,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "AT": ("--transfer.beta=1000",),
     "KD": ("--transfer.alpha=0.9",),
     "AT+KD": ("--transfer.beta=1000", "--transfer.alpha=0.9"),
+    "AT, decaying": ("--transfer.beta={start: 1000, end: 0}",),
+    "AT+KD, decaying": ("--transfer.beta={start: 1000, end: 0}", "--transfer.alpha=0.9"),
+    "full activation": ("--transfer.full_activation=1",),
+    "gradient AT": ("--transfer.gradient=0.1",),
 }
 TEACHER = "teacher"
 
@@ -43,6 +47,7 @@ def recipe(options: argparse.Namespace, variant: str, seed: int) -> training.Rec
             f"--schedule.epochs={epochs}",
             f"--schedule.milestones={milestones}",
             "--schedule.reset_momentum=true",
+            "--transfer.precision=float32",
             *teacher,
             *VARIANTS.get(variant, ()),
             f"--seed={seed}",
@@ -54,7 +59,8 @@ def recipe(options: argparse.Namespace, variant: str, seed: int) -> training.Rec
 
 
 def place(folder: Path, variant: str, seed: int) -> Path:
-    return folder / (TEACHER if variant == TEACHER else f"{variant.lower().replace(' ', '-')}-seed{seed}")
+    name = variant.lower().replace(",", "").replace(" ", "-")
+    return folder / (TEACHER if variant == TEACHER else f"{name}-seed{seed}")
 
 
 def train(options: argparse.Namespace, variant: str, seed: int) -> bool:
@@ -91,8 +97,8 @@ def report(options: argparse.Namespace) -> str:
             f"{options.epochs} epochs on {images}; batch 128, learning rate 0.1 divided by 5 after 30, 60 and 80 % of "
             f"the epochs, momentum reset there. Teacher: WRN-16-2 with the same recipe, seed 0, test error "
             f"{error(TEACHER, 0):.2f} %. Test error in % after the last epoch, seeds "
-            f"{', '.join(map(str, options.seeds))}; difference to the student of the same seed with its 95% interval, and p, "
-            "by the paired t test.\n",
+            f"{', '.join(map(str, options.seeds))}; difference to the student of the same seed with its 95% interval, and "
+            "p, by the paired t test.\n",
             table(["", "every seed", "median", "difference to student", "p"], rows),
         )
     )

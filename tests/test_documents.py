@@ -54,7 +54,7 @@ def test_python_examples_run(path, names) -> None:
 def test_recipes_load(path, tmp_path) -> None:
     for block in blocks(path, "yaml"):
         (tmp_path / "recipe.yaml").write_text(block)
-        assert training.load_recipe(tmp_path / "recipe.yaml").transfer.beta == 1000
+        assert training.load_recipe(tmp_path / "recipe.yaml").transfer.weight("beta").start == 1000
 
 
 def test_recipe_files_named_in_the_readme_are_there() -> None:

@@ -187,6 +187,31 @@ class Doubled(nn.Conv2d):
         return 2 * super().forward(input) + 1
 
 
+class Padded(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(F.pad(input, (1, 0, 1, 0)), self.weight, self.bias)
+
+
+class Unbiased(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input, self.weight)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input, self.weight / self.weight.std(), self.bias)
+
+
+class Recurrent(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(super().forward(input))
+
+
+class Scaled(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input * self.weight.std())
+
+
 OWN = torch.tensor(2.0, dtype=torch.float64)
 CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # networks, and the norms that are left
     "plain": (lambda: Net(plainly), 0),
@@ -213,7 +238,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # networks, and the n
     "statistics of the batch": (lambda: Net(plainly, norm=nn.BatchNorm2d(4, track_running_stats=False)), 1),
     "shared weights": (tied, 1),
     "computed weights": (lambda: Net(plainly, conv=parametrizations.weight_norm(nn.Conv2d(3, 4, 3))), 1),
-    "a subclass": (lambda: Net(plainly, conv=Doubled(3, 4, 3)), 1),
+    "a subclass that pads": (lambda: Net(plainly, conv=Padded(3, 4, 3, bias=False)), 0),
+    "one that doubles": (lambda: Net(plainly, conv=Doubled(3, 4, 3)), 1),
+    "one that takes no bias": (lambda: Net(plainly, conv=Unbiased(3, 4, 3, bias=False)), 1),
+    "one that changes its weights": (lambda: Net(plainly, conv=Standardised(3, 4, 3)), 1),
+    "one that runs twice": (lambda: Net(plainly, conv=Recurrent(3, 3, 3), norm=nn.BatchNorm2d(3)), 1),
+    "one that looks at its weights": (lambda: Net(plainly, conv=Scaled(3, 4, 3)), 1),
     "groups": (
         lambda: Net(plainly, conv=nn.Conv2d(3, 6, 3, groups=3, bias=False), norm=nn.BatchNorm2d(6, affine=False)),
         0,
@@ -289,6 +319,13 @@ def test_what_is_kept_is_in_its_own_order(name: str, layer: str) -> None:
     left = sum(isinstance(module, attention.ShuffleAttention) for module in folded.modules())
     # The norm of torchvision's has the attention at its end, and gives the right order itself.
     assert left == (layer.endswith("conv2") or (layer.endswith("bn2") and name == "resnet18"))
+
+
+def test_layers_inside_attention_are_kept() -> None:
+    layer = "layer2.0.attention.conv1"
+    model = models.create("cifar-resnet8", 5, block="basic", attention="coord")
+    folded = check(model, 1, keep=[layer])
+    assert torch.allclose(output_of(folded, layer), output_of(model, layer), rtol=1e-9, atol=1e-9)
 
 
 def test_layers_with_hooks_are_kept() -> None:

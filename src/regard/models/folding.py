@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -32,17 +33,17 @@ _LOOKS_AT_VALUES = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.e
 def folded(model: Model, keep: Iterable[str] = (), *, images: Tensor | None = None) -> Model:
     """A copy of `model` for inference, with the same output up to rounding, that has less to compute.
 
-    - Every batch norm that reads a convolution or linear layer, alone and nothing else, goes into its weights, which
-      are computed in float64 and rounded once. The norm's name and hooks stay: an identity is there afterwards, or, of
-      timm's norms with an activation, dropout and activation. Names, stages and outputs of all layers stay, but for
-      that of the convolution, which is now the norm's.
-    - Attention is folded as `attention.fold` does it.
+    - Every batch norm that reads a convolution or linear layer which nothing else reads goes into that layer's weights,
+      computed in float64 and rounded once. An identity, with the norm's name and hooks, is left of it or, of timm's
+      norms with an activation, its dropout and activation. Names and stages stay, and so do the outputs of all layers
+      but that convolution, which now gives what the norm gave.
+    - Attention is folded as `attention.fold` does it, which may change the order of channels before it.
 
     Which norms these are is seen, not guessed: a copy without values (on the meta device) runs on made-up images, and
-    who reads each tensor is written down. What runs in another way than modules at rest show, such as weights that are
-    shared or computed, layers called twice and norms of the batch's own statistics, stays as it is. A network that
-    does not run without values runs with them; if what it does depends on values, its norms all stay, but for those
-    inside attention. So they do if it takes none of the images that were made up.
+    who reads each tensor is written down. Weights that are shared, computed or read by others as well, norms of several
+    layers, norms of the batch's own statistics, and what depends on the size of the images, all stay as they are. A
+    network that does not run without values runs with zeros; if it then looks at values, which are others for the next
+    image, its norms stay, but for those inside attention. So they do if it takes none of the images that were made up.
 
     The copy is in evaluation mode and not meant for training. Its weights have the dtype, device and memory format of
     those of `model`, which stays as it is.
@@ -138,13 +139,13 @@ class _Watched:
     Attributes:
         tensor: the tensor, while it lives.
         layer: the layer that gave it; None for a parameter or buffer.
-        readers: the layers and norms that ran when an operation took it, the innermost each time, or None outside all.
+        readers: how often an operation took it while which layer or norm ran, the innermost; None stands for no such.
         kept: whether it is the output of a layer that is to keep it.
     """
 
     tensor: weakref.ref[Tensor]
     layer: nn.Module | None = None
-    readers: set[nn.Module | None] = field(default_factory=set)
+    readers: Counter[nn.Module | None] = field(default_factory=Counter)
     kept: bool = False
 
     @property
@@ -180,15 +181,20 @@ class _Run(TorchDispatchMode):
             if (source := next(iter(inputs), None)) is not None
             and source.layer is not None
             and all(other is not None and other.layer is source.layer for other in inputs)
-            and all(output and output.free and output.readers == {norm} for output in self.outputs[source.layer])
-            and all(self._reads_alone(module) for module in (source.layer, norm))
+            and all(output and output.free and set(output.readers) == {norm} for output in self.outputs[source.layer])
+            and all(set(self._readers(value)) <= {norm} for value in _own_tensors(norm))
+            # A layer takes its weights once for each output. What takes them again computes something else besides.
+            and all(
+                self._readers(value) == {source.layer: len(self.outputs[source.layer])}
+                for value in _own_tensors(source.layer)
+            )
         ]
 
     def __enter__(self) -> _Run:
         for layer in self.layers:
             if layer.bias is None:  # it will get one, and has to make use of it
-                weight = layer.get_parameter("weight")
-                layer.bias = nn.Parameter(weight.new_zeros(_channels(layer)), False)
+                channels: Any = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+                layer.bias = nn.Parameter(layer.get_parameter("weight").new_zeros(channels), False)
         for module in (*self.layers, *self.norms):
             for value in _own_tensors(module):
                 self._watch(value)
@@ -217,14 +223,15 @@ class _Run(TorchDispatchMode):
         for value in tree_leaves((args, kwargs)):
             found = self._known(value)
             if found is not None:
-                found.readers.add(self.running[-1] if self.running else None)
+                found.readers[self.running[-1] if self.running else None] += 1
         output = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.convolution.default and self.running:
+        layer = self.running[-1] if self.running else None
+        if layer in self.outputs and func is torch.ops.aten.convolution.default:
             _, weight, bias, _, _, _, transposed, *_ = args
-            layer = self.running[-1]
-            own = layer in self.outputs and weight is layer.weight and bias is layer.bias
-            if own and transposed == isinstance(layer, _ConvTransposeNd):
-                self._watch(output, layer)
+            own = weight is layer.weight and bias is layer.bias
+            self.outputs[layer].append(
+                self._watch(output, layer) if own and transposed == isinstance(layer, _ConvTransposeNd) else None
+            )
         return output
 
     def _watch(self, tensor: Tensor, layer: nn.Module | None = None) -> _Watched:
@@ -236,9 +243,8 @@ class _Run(TorchDispatchMode):
         found = self.watched.get(id(value))
         return found if found is not None and found.tensor() is value else None
 
-    def _reads_alone(self, module: nn.Module) -> bool:
-        """Whether nobody but `module` reads its parameters and buffers."""
-        return all(self.watched[id(value)].readers <= {module} for value in _own_tensors(module))
+    def _readers(self, value: Tensor) -> Counter[nn.Module | None]:
+        return self.watched[id(value)].readers
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self.running.append(module)
@@ -248,21 +254,18 @@ class _Run(TorchDispatchMode):
     def _end(self, module: nn.Module, _args: Any, output: Any) -> None:
         self.running.pop()
         if module in self.outputs:
-            found = self._watch(output, module) if isinstance(module, nn.Linear) else self._known(output)
+            outputs = self.outputs[module]
+            if isinstance(module, nn.Linear):
+                outputs.append(self._watch(output, module))
             # A norm of tokens (N, T, C), or of one image (C, T), has its channels elsewhere.
-            right = found is not None and output.ndim == module.get_parameter("weight").ndim
-            self.outputs[module].append(found if right else None)
+            if self._known(output) is not outputs[-1] or output.ndim != module.get_parameter("weight").ndim:
+                outputs.append(None)
 
     def _keep(self, values: Any) -> None:
         for value in tree_leaves(values):
             found = self._known(value)
             if found is not None:
                 found.kept = True
-
-
-def _channels(layer: nn.Module) -> int:
-    channels: int = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return channels
 
 
 def _own_tensors(module: nn.Module) -> list[Tensor]:
