@@ -18,6 +18,8 @@ import torch
 
 from regard import InputError, data, training
 from regard.training import Run, load_recipe
+from regard.training.meter import TERMS
+from regard.training.teacher import load_teachers
 
 SMALL = [
     "--model.name=wrn-10-1",
@@ -195,6 +197,59 @@ def test_transfer_trains_towards_the_teacher(splits, teacher, tmp_path) -> None:
     assert rows[-1]["attention"] < rows[0]["attention"]
     assert rows[-1]["distillation"] < rows[0]["distillation"]
     assert (teacher / "last.safetensors").read_bytes() == before
+
+
+ALL_OF_IT = (
+    "--transfer.beta={start: 1000, end: 0}",
+    "--transfer.alpha={start: 0.9, end: 0.5, shape: cosine}",
+    "--transfer.full_activation=0.1",
+    "--transfer.gradient=0.1",
+    "--transfer.symmetry=0.1",
+    "--transfer.input_gradient=0.1",
+    "--transfer.layers=[[0, group0], [group2, -1]]",
+)
+
+
+def test_all_of_transfer_resumes_to_the_same_weights(splits, teacher, tmp_path) -> None:
+    """Weights that change and convolutions that learn beside the student go on where they were."""
+    plan = recipe(f"--transfer.teacher=[{teacher}, {teacher}]", *ALL_OF_IT, "--schedule.epochs=2")
+    whole = training.train(plan, tmp_path / "whole", splits=splits).run
+    row = whole.metrics()[-1]
+    assert all(row[term] > 0 for term in TERMS)
+    stopped = training.train(plan, tmp_path / "stopped", splits=splits, display=StopAt(1, signal.SIGINT))
+    assert not stopped.finished
+    again = training.train(plan, tmp_path / "stopped", splits=splits, resume=True)
+    assert whole.weights().read_bytes() == again.run.weights().read_bytes()
+    assert untimed(whole.folder) == untimed(again.run.folder)
+
+
+def test_decaying_weights_decay_over_the_run(splits, teacher, tmp_path) -> None:
+    """total = task + beta(progress) attention, with beta falling along a line from 1000 at the first step."""
+    plan = recipe(f"--transfer.teacher={teacher}", "--transfer.beta={start: 1000, end: 0}", "--schedule.batch_size=96")
+    rows = training.train(plan, tmp_path / "run", splits=splits).run.metrics()
+    for done, row in enumerate(rows):  # one step an epoch, three epochs
+        assert row["loss"] == pytest.approx(row["task"] + 1000 * (1 - done / 3) * row["attention"], rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_teachers_see_images_as_they_were_trained_on_them(precision, splits, teacher) -> None:
+    """A teacher trained with another mean gets the images as it knows them, whatever precision it runs in."""
+    asked = recipe(f"--transfer.teacher={teacher}", "--transfer.beta=1", f"--transfer.precision={precision}").transfer
+    said: list[str] = []
+    other = replace(splits.train, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
+    where = torch.device("cpu")
+    (loaded,) = load_teachers(asked, other, (32, 32), where, said.append)
+    assert len(said) == 1 and "own mean" in said[0]
+    raw = splits.train.images[:4] / 255
+
+    def normalised(images: data.ImageSet) -> torch.Tensor:
+        return (raw - torch.tensor(images.mean)[:, None, None]) / torch.tensor(images.std)[:, None, None]
+
+    torch.testing.assert_close(loaded.seen(normalised(other)), normalised(splits.train))
+    assert loaded.dtype() == (torch.bfloat16 if precision == "bfloat16" else None) and loaded.fold
+    said.clear()
+    (same,) = load_teachers(asked, splits.train, (32, 32), where, said.append)
+    assert not said and same.seen(raw) is raw
 
 
 def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, tmp_path) -> None:

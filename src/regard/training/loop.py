@@ -69,6 +69,9 @@ def train(
     """
     display = display or Display()
     recipe.check()
+    for teacher in recipe.transfer.teachers:
+        if Path(teacher).resolve() == Path(folder).resolve():
+            raise InputError(f"the run {folder} cannot be its own teacher; name another (transfer.teacher, or --run)")
     if not resume:
         Run.check_free(folder, overwrite=overwrite)  # before the data are read
     device = pick_device(recipe.device)

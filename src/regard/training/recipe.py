@@ -16,7 +16,6 @@ from regard.data import Augmentation
 from regard.errors import InputError
 from regard.transfer import Weight, as_weight, check_range
 
-
 Weighing = float | dict[str, Any]
 """A number, or the fields of a `transfer.Weight`."""
 

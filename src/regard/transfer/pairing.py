@@ -95,8 +95,9 @@ def feature_shapes(model: nn.Module, layers: Sequence[str], size: tuple[int, int
             raise
         except Exception as error:  # a network may raise anything on images of a size it does not know
             raise InputError(
-                f"the {whose} does not run on an image of {size[0]} x {size[1]} pixels ({one_line(error)[:200]}); give "
-                "it images of a size that it knows (a teacher can have its own: transfer.teacher_size, or Teacher(size=…))"
+                f"the {whose} does not run on an image of {size[0]} x {size[1]} pixels ({one_line(error)[:200]}); "
+                "give it images of a size that it knows (a teacher can have its own: transfer.teacher_size, or "
+                "Teacher(size=…))"
             ) from error
         features = {name: given for one in taps for name, given in one.features.items()}
     shapes = {name: (f.shape[1], f.shape[2], f.shape[3]) for name, f in features.items()}
