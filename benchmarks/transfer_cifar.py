@@ -97,8 +97,8 @@ def report(options: argparse.Namespace) -> str:
             f"{options.epochs} epochs on {images}; batch 128, learning rate 0.1 divided by 5 after 30, 60 and 80 % of "
             f"the epochs, momentum reset there. Teacher: WRN-16-2 with the same recipe, seed 0, test error "
             f"{error(TEACHER, 0):.2f} %. Test error in % after the last epoch, seeds "
-            f"{', '.join(map(str, options.seeds))}; difference to the student of the same seed with its 95% interval, and "
-            "p, by the paired t test.\n",
+            f"{', '.join(map(str, options.seeds))}; difference to the student of the same seed with its 95% interval, "
+            "and p, by the paired t test.\n",
             table(["", "every seed", "median", "difference to student", "p"], rows),
         )
     )

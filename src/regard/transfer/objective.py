@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from regard.errors import InputError, unknown
 from regard.maps import MapTaps, Taps
 from regard.maps.activation import check_power
-from regard.maps.layers import unwrapped
 from regard.transfer.activation import full_activation_loss, regressor
 from regard.transfer.attention import Form, Reduce, map_loss
 from regard.transfer.distillation import check_classes, soft_label_loss
@@ -346,38 +345,39 @@ class Objective:
 
     def _prepare(self, size: tuple[int, int]) -> _Watched:
         """Finds and checks the layers, once the size of the images is known."""
-        compares = self.weights.beta.used or self.weights.full_activation.used
-        found: list[tuple[Teacher, list[Pair]]] = []
-        own: list[str] = []
-        for teacher in self.teachers:
-            seen = teacher.size or size
-            pairs = find_pairs(self.student, unwrapped(teacher.model), self.layers, size, seen) if compares else []
-            of_teacher, there = feature_shapes(teacher.model, [pair.teacher for pair in pairs], seen, "teacher")
-            of_student, here = feature_shapes(self.student, [pair.student for pair in pairs], size, "student")
-            self._check_classes(here.shape[1], there.shape[1])
-            if self.weights.beta.used:
-                check_places(pairs, of_student, of_teacher)
-            found.append((teacher, pairs))
-            own += [pair.student for pair in pairs]
-            if self.weights.full_activation.used:
-                like = next(unwrapped(self.student).parameters())
-                self.regressors.extend(
-                    regressor(of_student[pair.student][0], of_teacher[pair.teacher][0]).to(like.device, like.dtype)
-                    for pair in pairs
-                )
-        regressors = iter(self.regressors)
-        for teacher, pairs in found:
-            names = list(dict.fromkeys(pair.teacher for pair in pairs))
-            watched = self._watched(
-                teacher.network(names, exact=self.weights.gradient.used),
-                names,
-                compile=teacher.compile and not self._on_gradients,
-                dtype=None if self.weights.gradient.used else teacher.dtype(),
-            )
-            taught = [next(regressors) for _ in pairs] if self.weights.full_activation.used else []
-            self._lessons.append(_Lesson(teacher, watched, pairs, taught))
-        self._pupil = self._watched(self.student, list(dict.fromkeys(own)), compile=self.compile)
+        lessons = [self._lesson(teacher, size) for teacher in self.teachers]
+        for lesson in lessons:  # only now, so that an error leaves nothing half prepared
+            self.regressors.extend(lesson.regressors)
+        self._lessons = lessons
+        own = list(dict.fromkeys(pair.student for lesson in lessons for pair in lesson.pairs))
+        self._pupil = self._watched(self.student, own, compile=self.compile)
         return self._pupil
+
+    def _lesson(self, teacher: Teacher, size: tuple[int, int]) -> _Lesson:
+        compares = self.weights.beta.used or self.weights.full_activation.used
+        seen = teacher.size or size
+        pairs = find_pairs(self.student, teacher.model, self.layers, size, seen) if compares else []
+        of_teacher, there = feature_shapes(teacher.model, [pair.teacher for pair in pairs], seen, "teacher")
+        of_student, here = feature_shapes(self.student, [pair.student for pair in pairs], size, "student")
+        self._check_classes(here.shape[1], there.shape[1])
+        if self.weights.beta.used:
+            check_places(pairs, of_student, of_teacher)
+        regressors: list[nn.Module] = []
+        if self.weights.full_activation.used:
+            like = next(self.student.parameters())
+            regressors = [
+                regressor(of_student[pair.student][0], of_teacher[pair.teacher][0]).to(like.device, like.dtype)
+                for pair in pairs
+            ]
+        names = list(dict.fromkeys(pair.teacher for pair in pairs))
+        exact = self.weights.gradient.used
+        watched = self._watched(
+            teacher.network(names, exact=exact),
+            names,
+            compile=teacher.compile and not self._on_gradients,
+            dtype=None if exact else teacher.dtype(),
+        )
+        return _Lesson(teacher, watched, pairs, regressors)
 
     def _watched(
         self, model: nn.Module, layers: list[str], *, compile: bool, dtype: torch.dtype | None = None

@@ -46,7 +46,7 @@ def find_pairs(
     image, are as alike as can be, and among equals their depths, as shares of the network.
 
     Args:
-        student, teacher: not compiled.
+        student, teacher: the networks.
         layers: what is asked; None for the stages.
         size: (h, w) of the student's images.
         teacher_size: of the teacher's; None: the same.
@@ -55,6 +55,7 @@ def find_pairs(
         InputError: a layer or stage that is not there (the error lists those that are), a network without known
             stages, an empty list.
     """
+    student, teacher = unwrapped(student), unwrapped(teacher)
     if layers is not None:
         if isinstance(layers, str) or not layers:
             raise InputError(f"layers are {layers!r}; give a list of names, numbers of stages or pairs of these")
