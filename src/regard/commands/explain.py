@@ -56,7 +56,9 @@ def main(arguments: list[str]) -> int:
     if not options.images:
         raise InputError("name an image, several, or a folder of them, right after the command")
     if options.model is None:
-        raise InputError("name the network (--model): a run folder, an imported file, a timm name, NAME=CHECKPOINT")
+        raise InputError(
+            "name the network (--model): a run folder, an imported file, a timm name, torchvision/NAME, NAME=CHECKPOINT"
+        )
     pictures = data.open_pictures(options.images, box=_box(options.box), mask=options.mask, without=options.out)
     check_folder(Path(options.out), overwrite=options.overwrite)
     network = training.open_trained(options.model)

@@ -18,8 +18,8 @@ def main(arguments: list[str]) -> int:
         description="What attention modules multiply each channel with, in the mean over the images of a class, and "
         "how far that tells classes apart, depth by depth: the study of SENet and SA-Net. Several networks, such as "
         "one with and one without channel shuffle, stand side by side. A MODEL is a run folder, an imported "
-        ".safetensors file, a name of timm, or NAME=CHECKPOINT. The folder of the study (--out) has gates.html and "
-        "gates.json.",
+        ".safetensors file, a name of timm, torchvision/NAME or NAME=CHECKPOINT. The folder of the study (--out) has "
+        "gates.html and gates.json.",
     )
     parser.add_argument(
         "--layers", type=str, default="", help="modules, or what they are in (layer4), with commas; all if empty"

@@ -136,7 +136,9 @@ def subjects(
     files, overrides = _set_of_files(arguments[len(sources) :])
     if not sources:
         parser.parse_args(overrides)  # --help ends here
-        raise InputError("name the network right after the command: a run folder, an imported file, a timm name")
+        raise InputError(
+            "name the network right after the command: a run folder, an imported file, a timm name, torchvision/NAME"
+        )
     twice = [source for source in sources if sources.count(source) > 1]
     if twice:
         raise InputError(f"{twice[0]} is named twice; name each network once")
