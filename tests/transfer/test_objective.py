@@ -253,11 +253,16 @@ def test_compiled_it_is_the_same(monkeypatch) -> None:
         for parameter, grad in zip(compiled.parameters(), regressed, strict=True):
             torch.testing.assert_close(parameter.grad, grad)
             parameter.grad = None
-    # Another objective of the same networks has maps of its own, not those the first one's code wrote.
-    again = transfer.Objective(
-        student, transfer.Teacher(teacher, compile=True), layers=[0], image_size=32, compile=True
+    # Objectives of the same networks with other taps, or none, do not run one another's code, in whatever order.
+    settings = {"image_size": 32, "compile": True}
+    alone, again = (
+        transfer.Objective(student, transfer.Teacher(teacher, compile=True), alpha=0.5, **settings, **other)
+        for other in ({"beta": 0}, {"layers": [0]})
     )
+    torch.testing.assert_close(alone(images, labels).distillation, losses.distillation)
     torch.testing.assert_close(again(images, labels).attention[0], losses.attention[0])
+    for objective, terms in ((alone, 0), (compiled, 3), (alone, 0), (again, 1)):
+        assert len(objective(images, labels).attention) == terms
     with pytest.raises(InputError, match="derive twice"):
         transfer.Objective(student, teacher, gradient=1.0, compile=True)
 

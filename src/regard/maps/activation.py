@@ -11,7 +11,7 @@ from regard.errors import InputError, unknown
 
 Reduce = Literal["mean", "sum", "max"]
 
-_CHUNK = 2**18  # elements that stay in a processor's cache
+_CHUNK = 2**19  # elements that stay in a processor's cache
 
 
 def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") -> Tensor:
@@ -90,7 +90,7 @@ class _PowerSum(torch.autograd.Function):
         ctx.save_for_backward(features)
         ctx.power = power
         with torch.autocast(features.device.type, enabled=False):  # it would copy half-precision features
-            return (_in_one_pass if _has_kernel(features, power) else _in_parts)(features, power)
+            return (_in_parts if features.device.type == "cpu" else _in_one_pass)(features, power)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -127,29 +127,24 @@ def _signed_power(features: Tensor, power: float) -> Tensor:
     return features.sign() * features.abs() ** power
 
 
-def _has_kernel(features: Tensor, power: float) -> bool:
-    """Whether the kernel of `_in_one_pass` is fast: on a CPU it is for squares that lie next to one another."""
-    if features.device.type != "cpu":
-        return True
-    wide = features.dtype in (torch.float32, torch.float64)
-    return power == 2 and wide and features.is_contiguous(memory_format=torch.channels_last)
-
-
 def _in_one_pass(features: Tensor, power: float) -> Tensor:
-    """`sum_c |A|^p` by a kernel that reads the features once."""
+    """`sum_c |A|^p` by a kernel that reads the features once; on a CPU it is fast in `_in_parts`' case alone."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     return torch.linalg.vector_norm(features, power, dim=1, dtype=dtype) ** power
 
 
 def _in_parts(features: Tensor, power: float) -> Tensor:
-    """`sum_c |A|^p` of a few images at a time, so that their powers stay in the cache."""
+    """`sum_c |A|^p` of a few images at a time, so that what is made of them stays in the cache."""
     n, c, h, w = features.shape
     total = features.new_empty((n, h, w), dtype=torch.promote_types(features.dtype, torch.float32))
     step = max(1, _CHUNK // max(1, c * h * w))
+    squares = power == 2 and features.is_contiguous(memory_format=torch.channels_last)  # next to one another
     for part, out in zip(features.split(step), total.split(step), strict=True):
-        part = part.to(total.dtype)
-        torch.sum(_powers(part, power), 1, out=out)
-    return total
+        if squares:
+            torch.linalg.vector_norm(part, 2, dim=1, dtype=total.dtype, out=out)
+        else:
+            torch.sum(_powers(part.to(total.dtype), power), 1, out=out)
+    return total.square_() if squares else total
 
 
 def _powers(part: Tensor, power: float) -> Tensor:

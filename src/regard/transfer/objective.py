@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from types import FunctionType
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -21,6 +23,7 @@ from regard.transfer.pairing import Asked, Pair, check_places, feature_shapes, f
 from regard.transfer.teacher import Teacher, frozen
 from regard.transfer.weight import Weight, as_weight, check_range
 
+_COUNTER = itertools.count()
 _IN_PLACE = "is being modified inplace"  # what torch says of a layer that changes what a tap gave back
 
 
@@ -91,8 +94,7 @@ class _Watched:
         self.taps = [MapTaps(model, list(of_maps), power=power, reduce=reduce)] if of_maps else []
         self.feature_taps = [Taps(model, list(of_features))] if of_features else []
         self.dtype = dtype
-        # Taps come and go around what is compiled, and are compiled with it.
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(lambda images: model(images)) if compile else model
+        self.forward: Callable[[Tensor], Tensor] = _compiled(model) if compile else model
 
     def __call__(self, images: Tensor) -> _Read:
         with ExitStack() as stack:
@@ -119,6 +121,19 @@ class _Watched:
     def read(self) -> list[str]:
         """The layers that are read."""
         return list(dict.fromkeys(name for taps in (*self.taps, *self.feature_taps) for name in taps.layers))
+
+
+def _compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model compiled, with the taps that come and go around it."""
+
+    def forward(images: Tensor) -> Tensor:
+        return model(images)
+
+    # What is compiled is kept with the code of the function, and does not ask whether taps are there. So this one has
+    # code of its own, whose taps are always the same.
+    code = forward.__code__.replace(co_name=f"forward_{next(_COUNTER)}")
+    own = FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__)
+    return torch.compile(own)
 
 
 class _Lesson(NamedTuple):
