@@ -399,7 +399,8 @@ class Objective:
     ) -> _Watched:
         of_maps = layers if self.weights.beta.used else []
         of_features = layers if self.weights.full_activation.used else []
-        return _Watched(model, of_maps, of_features, self.power, self.reduce, compile=compile, dtype=dtype)
+        reduce: Reduce = "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
+        return _Watched(model, of_maps, of_features, self.power, reduce, compile=compile, dtype=dtype)
 
     def _check_classes(self, own: int, taught: int) -> None:
         if self.weights.alpha.used:
