@@ -25,25 +25,34 @@ class DataRecipe:
     """What to train and test on.
 
     Args:
-        name: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67), or folder
-            (train/ and test/ of class folders).
-        folder: where the data lie; for downloads, where they go.
-        download: fetch the set if it is not there (cifar10, cifar100, stl10).
-        size: resize to this many pixels, the shorter side, and take the centre; needed for cub, scenes, and folders
-            whose images differ in size.
-        unreadable: what to do with an image file that cannot be read (cub, scenes, folder): stop with an error, or skip
-            and count it.
+        name: held whole: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67),
+            folder (train/ and test/ of class folders). Read while training, for sets of any size: files (such folders,
+            ImageNet's among them), wds (WebDataset shards), hfds (data sets of Hugging Face).
+        folder: where the data lie, for wds also an address; for downloads, where they go.
+        download: fetch the set if it is not there (cifar10, cifar100, stl10, hfds).
+        size: side of the images in pixels. Sets held whole are resized to it, the shorter side, and the centre taken;
+            needed for cub, scenes, and folders whose images differ in size. Sets read while training are trained on in
+            this size, 224 if not given.
+        crop_pct: of sets read while training: in testing, the share of the resized image's shorter side that is left by
+            the crop of the centre.
+        interpolation: of sets read while training: how test images are resized, bilinear, bicubic, …
+        unreadable: what to do with an image file that cannot be read: stop with an error, or skip and count it.
+        workers: processes that read images, for each process that trains; sets read while training only.
         train_images: train on so many images, the same for every seed and mixed over the classes; all if not given.
         mean: subtracted from the channels, in [0, 1]; that of the training images if not given.
         std: the channels are divided by it; that of the training images if not given.
-        options: options of the set itself, for example cue of clutter, or crop of cub (box or none).
+        options: options of the set itself, for example cue of clutter, crop of cub (box or none), or train and test of
+            wds (which shards).
     """
 
     name: str = "clutter"
     folder: str | None = None
     download: bool = False
     size: int | None = None
+    crop_pct: float = 0.875
+    interpolation: str = "bilinear"
     unreadable: Literal["error", "skip"] = "error"
+    workers: int = 4
     train_images: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -79,21 +88,27 @@ class ModelRecipe:
 
 @dataclass
 class OptimizerRecipe:
-    """Stochastic gradient descent with momentum.
+    """What takes the steps.
 
     Args:
+        name: sgd, adamw, or any optimizer of timm (lamb, lion, muon, …).
         lr: learning rate at its height.
-        momentum: in [0, 1).
-        nesterov: look ahead by one step.
+        momentum: of sgd and others that have one, in [0, 1).
+        nesterov: sgd looks ahead by one step.
         weight_decay: pulls parameters to zero.
         decay: which parameters decay: all, or only the weights of convolutions and matrices.
+        clip: gradients whose norm over all parameters is greater are scaled down to it; none if not given.
+        options: further arguments of the optimizer, for example betas of adamw.
     """
 
+    name: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
     decay: Literal["all", "weights"] = "all"
+    clip: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -102,19 +117,23 @@ class ScheduleRecipe:
 
     Args:
         epochs: times that every training image is seen.
-        batch_size: images a step.
-        shape: the learning rate falls by factor at the milestones, or to zero along a half cosine.
+        batch_size: images a step, over all processes.
+        accumulate: each process takes its images of a step in so many parts, one after another, for less memory.
+        shape: the learning rate falls by factor at the milestones, or along a half cosine or a line to floor.
         milestones: epochs at whose start the learning rate falls.
         factor: what the learning rate is multiplied with at a milestone.
+        floor: share of the learning rate that is left at the end of a cosine or a line, in [0, 1].
         warmup: epochs, whole or not, over which the learning rate first rises from zero.
         reset_momentum: forget the momentum at every milestone.
     """
 
     epochs: int = 200
     batch_size: int = 128
-    shape: Literal["milestones", "cosine"] = "milestones"
+    accumulate: int = 1
+    shape: Literal["milestones", "cosine", "linear"] = "milestones"
     milestones: list[int] = field(default_factory=lambda: [60, 120, 160])
     factor: float = 0.2
+    floor: float = 0.0
     warmup: float = 0.0
     reset_momentum: bool = False
 
@@ -224,16 +243,27 @@ class Recipe:
         data: what to train and test on.
         augmentation: how training images are varied.
         model: the network to train.
-        optimizer: stochastic gradient descent.
+        optimizer: what takes the steps.
         schedule: how long and how fast.
         transfer: what to take over from a teacher.
+        task: the loss to the labels: cross_entropy, or binary_cross_entropy, each class for itself.
         label_smoothing: share of the label given to all classes alike, in [0, 1).
+        ema: decay a step of the moving average of the weights, which is then what is tested and kept, in [0, 1); 0 for
+            none.
         seed: of the weights, the order of the images and their variation.
-        device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; of several processes each takes its own GPU.
+        precision: of the forward pass: float32, or mixed with bfloat16 or float16 (whose loss is scaled).
+        channels_last: the memory layout in which convolutions are fastest.
+        sync_norms: batch norms see the batch of all processes, not that of their own.
         threads: processor threads of a run on the CPU; torch's choice if not given.
         deterministic: the same weights from the same recipe, bit for bit, on the same machine.
         compile: compile the networks (torch.compile); not possible with gradient, symmetry and input_gradient of
             transfer, whose losses need derivatives of derivatives.
+        nonfinite: on a gradient that is infinite or no number: stop, or skip the step and count it. With float16 such
+            steps are skipped in any case, and the loss is scaled less.
+        trackers: where metrics go besides the run folder: tensorboard, wandb, mlflow.
+        save_minutes: save a checkpoint within an epoch when so many minutes have passed since the last.
+        wait_minutes: how long processes wait for one another before they give up.
     """
 
     source: str = ""
@@ -243,12 +273,21 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     transfer: TransferRecipe = field(default_factory=TransferRecipe)
+    task: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: float = 0.0
+    ema: float = 0.0
     seed: int = 0
     device: str = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = True
+    sync_norms: bool = False
     threads: int | None = None
     deterministic: bool = True
     compile: bool = False
+    nonfinite: Literal["stop", "skip"] = "stop"
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = field(default_factory=list)
+    save_minutes: float = 15.0
+    wait_minutes: float = 10.0
 
     def check(self) -> None:
         """Finds values that make no sense before any work starts.
@@ -259,11 +298,19 @@ class Recipe:
         rules = (
             ("schedule.epochs", self.schedule.epochs, self.schedule.epochs >= 1, "at least 1"),
             ("schedule.batch_size", self.schedule.batch_size, self.schedule.batch_size >= 1, "at least 1"),
+            ("schedule.accumulate", self.schedule.accumulate, self.schedule.accumulate >= 1, "at least 1"),
+            ("schedule.floor", self.schedule.floor, 0 <= self.schedule.floor <= 1, "in [0, 1]"),
             ("schedule.warmup", self.schedule.warmup, self.schedule.warmup >= 0, "at least 0"),
             ("schedule.factor", self.schedule.factor, self.schedule.factor > 0, "positive"),
             ("optimizer.lr", self.optimizer.lr, self.optimizer.lr > 0, "positive"),
             ("optimizer.momentum", self.optimizer.momentum, 0 <= self.optimizer.momentum < 1, "in [0, 1)"),
             ("optimizer.weight_decay", self.optimizer.weight_decay, self.optimizer.weight_decay >= 0, "at least 0"),
+            (
+                "optimizer.clip",
+                self.optimizer.clip,
+                self.optimizer.clip is None or self.optimizer.clip > 0,
+                "positive, or not given",
+            ),
             (
                 "optimizer.nesterov",
                 True,
@@ -271,6 +318,11 @@ class Recipe:
                 "false without momentum",
             ),
             ("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)"),
+            ("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)"),
+            ("data.workers", self.data.workers, self.data.workers >= 0, "at least 0"),
+            ("data.crop_pct", self.data.crop_pct, 0 < self.data.crop_pct <= 1, "in (0, 1]"),
+            ("save_minutes", self.save_minutes, self.save_minutes > 0, "positive"),
+            ("wait_minutes", self.wait_minutes, self.wait_minutes > 0, "positive"),
             ("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "in [0, 2^63)"),
         )
@@ -278,6 +330,8 @@ class Recipe:
             if not fits:
                 raise InputError(f"{name} is {value}; it has to be {allowed}")
         self.transfer.check()
+        if self.schedule.reset_momentum and self.optimizer.name != "sgd":
+            raise InputError(f"schedule.reset_momentum is for sgd; optimizer.name is {self.optimizer.name}")
         if self.compile and self.transfer.uses("gradient", *ALONE):
             raise InputError(
                 "compile is asked together with transfer.gradient, transfer.symmetry or transfer.input_gradient, which "
