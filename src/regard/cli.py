@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from regard.errors import InputError
+from regard.errors import InputError, SaidElsewhere
 from regard.version import __version__
 
 # What each is for. A command lives in the module of its name in `regard.commands`, which is only imported when it is
@@ -50,9 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # `import` is a word of Python's own
         command = import_module(f"regard.commands.{arguments[0].replace('import', 'import_')}")
         return command.main(arguments[1:])
+    except SaidElsewhere as error:
+        return error.status
     except InputError as error:
-        print(f"regard: {error}", file=sys.stderr)
-        return 2
+        rank = os.environ.get("RANK", "0")  # of a process that a launcher started
+        print(f"regard{f' (process {rank})' if rank != '0' else ''}: {error}", file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         print("regard: stopped", file=sys.stderr)
         return 130

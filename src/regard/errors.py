@@ -10,8 +10,20 @@ class InputError(ValueError):
     """Input that a person can correct.
 
     The message is one line that says what was found, what was expected and what to do. The command line prints it
-    without a traceback and exits with status 2.
+    without a traceback and exits with `status`.
     """
+
+    status = 2
+
+
+class LostProcess(InputError):
+    """Another process of a run is gone. The run can be resumed from its last checkpoint."""
+
+    status = 75
+
+
+class SaidElsewhere(InputError):
+    """Another process of the run says what is wrong."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:

@@ -38,7 +38,7 @@ def all_crops(image, padding, mode, height, width):
 
 
 def equal(first, second):
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return all(torch.equal(a, b) for a, b in zip(first[:3], second[:3], strict=True)) and first.total == second.total
 
 
 def test_without_augmentation_and_shuffling_images_come_whole_and_in_order():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -10,16 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from regard import data, models
+from regard import attention, data, models
 from regard.stages import stages
-from regard.training import Recipe, load_recipe, make_model
+from regard.training import ModelRecipe, Recipe, load_recipe, make_model
+from regard.training.optimizers import make_optimizer
 from regard.transfer import as_weight
 from regard.transfer.pairing import find_pairs
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATHS = sorted(RECIPES.rglob("*.yaml"))
 AT = RECIPES / "attention-transfer"
-CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "cub": 200, "scenes": 67, "folder": 1000}
+CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "cub": 200, "scenes": 67, "files": 1000}
 
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -33,8 +36,13 @@ def recipe_of(path: Path) -> Recipe:
 def network(path: Path) -> nn.Module:
     """The network of a recipe, without weights: nothing is downloaded, and nothing drawn."""
     recipe = recipe_of(path)
+    return built(json.dumps(asdict(recipe.model)), recipe.data.name)  # many recipes have the same
+
+
+@cache
+def built(model: str, set_name: str) -> nn.Module:
     with torch.device("meta"):
-        return make_model(recipe, CLASSES[recipe.data.name], pretrained=False)
+        return make_model(Recipe(model=ModelRecipe(**json.loads(model))), CLASSES[set_name], pretrained=False)
 
 
 @cache
@@ -47,11 +55,13 @@ def published(name: str) -> nn.Module:
 def test_it_makes_its_network_and_names_its_source(path) -> None:
     recipe = recipe_of(path)
     assert re.search(r"\(arXiv \d{4}\.\d{5}\)", recipe.source)
-    assert re.search(r"\d%", recipe.source)
+    assert re.search(r"\d%|no value is published", recipe.source)
     assert max(map(len, path.read_text().splitlines())) <= 120
     data.all_options(recipe.data.name, **recipe.data.options)
     learns = {parameter.requires_grad for parameter in network(path).parameters()}
     assert learns == ({True, False} if recipe.model.pretrained else {True})  # what stays as it is was learned before
+    groups = make_optimizer(network(path), recipe.optimizer).param_groups
+    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in network(path).parameters())
 
 
 @each
@@ -91,20 +101,45 @@ def test_a_student_differs_from_the_one_alone_in_nothing_but_the_transfer() -> N
         assert {name for name in vars(plain) if getattr(recipe, name) != getattr(plain, name)} <= {"source", "transfer"}
 
 
-def test_the_readme_lists_every_recipe_with_the_value_in_its_source() -> None:
-    listed = []
-    for line in (AT / "README.md").read_text().splitlines():
+@pytest.mark.parametrize("folder", sorted({path.parent for path in PATHS}), ids=lambda folder: folder.name)
+def test_the_readme_lists_every_recipe_with_the_value_in_its_source(folder) -> None:
+    listed, text = [], (folder / "README.md").read_text()
+    for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and ".yaml`" in line:
+        if line.startswith("|") and re.search(r"\.yaml`", cells[-1]) and cells[0]:
             names = re.findall(r"`([\w-]+)\.yaml`", cells[2])
             assert names, line
             for name in names:
-                source = recipe_of(AT / f"{name}.yaml").source
-                assert all(re.search(rf"\b{value}%", source) for value in cells[1].split(" / ")), (line, source)
+                source = recipe_of(folder / f"{name}.yaml").source
+                for value in cells[1].split(" / "):
+                    expected = "no value is published" if value == "–" else rf"\b{value}%"
+                    assert re.search(expected, source), (line, source)
             listed += names
-    assert set(listed) == {path.stem for path in AT.glob("*.yaml")}
-    mentioned = re.findall(r"attention-transfer/([\w-]+)\.yaml", (AT / "README.md").read_text())
-    assert set(mentioned) <= set(listed)
+    assert set(listed) == {path.stem for path in folder.glob("*.yaml")}
+    mentioned = re.findall(r"recipes/([\w-]+/[\w-]+\.yaml)", text)
+    assert mentioned
+    assert all((RECIPES / name).is_file() for name in mentioned)
+
+
+def commands() -> list[list[str]]:
+    """The arguments of all `regard train RECIPE …` in what is written about recipes; a loop with every attention."""
+    texts = [path.read_text() for path in sorted(RECIPES.rglob("README.md"))]
+    lines = [line for text in texts for line in re.findall(r"^.*regard train (recipes/\S+.*)$", text, re.MULTILINE)]
+    return [
+        line.replace("$attention", name).split()
+        for line in lines
+        for name in (attention.names() if "$attention" in line else [""])
+    ]
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_the_options_of_commands_are_understood(arguments) -> None:
+    path, *options = arguments
+    if "--run" in options:  # an option of the command, not of the recipe
+        at = options.index("--run")
+        del options[at : at + 2]
+    recipe = load_recipe(RECIPES.parent / path, options)
+    assert isinstance(built(json.dumps(asdict(recipe.model)), recipe.data.name), nn.Module)
 
 
 def test_published_schedules() -> None:
@@ -116,7 +151,7 @@ def test_published_schedules() -> None:
         5e-4,
         "all",
     )
-    assert (at.augmentation.padding, at.augmentation.padding_mode) == (4, "reflect")
+    assert (at.augmentation.border, at.augmentation.padding_mode) == (4, "reflect")
     assert (at.transfer.beta, at.transfer.alpha, at.transfer.temperature) == (1e3, 0.9, 4)
     large = recipe_of(AT / "imagenet-resnet18-from-34-at.yaml")
     assert (large.schedule.epochs, large.schedule.batch_size, large.schedule.milestones) == (100, 256, [30, 60, 90])
@@ -125,3 +160,53 @@ def test_published_schedules() -> None:
     assert (lsas.schedule.epochs, lsas.schedule.batch_size, lsas.schedule.milestones) == (164, 16, [81, 122])
     assert (lsas.schedule.factor, lsas.optimizer.lr, lsas.optimizer.weight_decay) == (0.1, 0.1, 1e-4)
     assert (lsas.augmentation.padding_mode, lsas.augmentation.crop, lsas.model.attention_stages) == ("zero", 32, [3])
+
+
+def test_the_loop_over_attentions_has_them_all() -> None:
+    (listed,) = re.findall(r"^for attention in (.*); do$", (RECIPES / "modern" / "README.md").read_text(), re.MULTILINE)
+    assert listed.split() == attention.names()
+
+
+def test_a2_is_what_is_said_of_it() -> None:
+    recipe = recipe_of(RECIPES / "modern" / "a2.yaml")
+    assert (recipe.optimizer.name, recipe.optimizer.lr, recipe.optimizer.weight_decay) == ("lamb", 5e-3, 0.02)
+    assert (recipe.optimizer.decay, recipe.task, recipe.label_smoothing) == ("weights", "binary_cross_entropy", 0)
+    assert (recipe.schedule.epochs, recipe.schedule.batch_size, recipe.schedule.warmup) == (300, 2048, 5)
+    assert (recipe.schedule.shape, recipe.schedule.floor, recipe.data.crop_pct) == ("cosine", 0, 0.95)
+    varied = recipe.augmentation
+    assert (varied.mixup, varied.cutmix, varied.repeats, varied.erasing) == (0.1, 1, 3, 0)
+    norms = {id(m.weight) for m in network(RECIPES / "modern" / "a2.yaml").modules() if isinstance(m, nn.BatchNorm2d)}
+    spared, decaying = make_optimizer(network(RECIPES / "modern" / "a2.yaml"), recipe.optimizer).param_groups
+    assert norms <= {id(p) for p in spared["params"]}
+    assert decaying["weight_decay"] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("lsas/imagenet-resnet18-lsas-se", 11_776_136),
+        ("lsas/imagenet-resnet50-lsas-se", 27_953_960),
+        ("lsas/imagenet-resnet50-se", 28_088_024),
+        ("sa-net/imagenet-resnet50-shuffle", 25_557_740),
+        ("sa-net/imagenet-resnet101-shuffle", 44_550_684),
+    ],
+)
+def test_networks_of_imagenet_have_the_parameters_of_the_published_code(name, parameters) -> None:
+    assert sum(p.numel() for p in network(RECIPES / f"{name}.yaml").parameters()) == parameters
+
+
+def test_norms_of_imagenet_begin_as_in_the_published_code() -> None:
+    recipe = recipe_of(RECIPES / "lsas" / "imagenet-resnet18-se.yaml")
+    norms = [m for m in make_model(recipe, 2).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all((norm.weight == 1).all() for norm in norms)
+
+
+@pytest.mark.parametrize("folder", ["lsas", "sa-net"])
+def test_recipes_of_imagenet_differ_in_the_network_alone(folder) -> None:
+    recipes = [recipe_of(path) for path in (RECIPES / folder).glob("imagenet-*.yaml")]
+    first = replace(recipes[0], source="", model=ModelRecipe())
+    assert all(replace(recipe, source="", model=ModelRecipe()) == first for recipe in recipes)
+    assert (first.schedule.epochs, first.schedule.batch_size, first.schedule.milestones) == (100, 256, [30, 60, 90])
+    assert (first.schedule.factor, first.optimizer.lr, first.optimizer.momentum) == (0.1, 0.1, 0.9)
+    assert (first.optimizer.weight_decay, first.optimizer.decay, first.label_smoothing) == (1e-4, "all", 0)
+    assert (first.data.size, first.data.crop_pct, first.schedule.warmup) == (224, 0.875, 0)

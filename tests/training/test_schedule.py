@@ -1,12 +1,36 @@
-"""Learning rate and optimizer."""
+"""The learning rate over time."""
 
 from __future__ import annotations
 
-import pytest
-import torch
+import math
 
-from regard import attention, models
-from regard.training import OptimizerRecipe, ScheduleRecipe, learning_rate, make_optimizer
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from regard.training import ScheduleRecipe, learning_rate
+
+SHAPES = ("milestones", "cosine", "linear")
+
+
+@st.composite
+def runs(draw, shapes=SHAPES):
+    """(schedule, height, steps per epoch) of a run whose warm-up ends before it does."""
+    epochs = draw(st.integers(1, 30))
+    warmup = draw(st.one_of(st.just(0.0), st.integers(0, epochs - 1).map(float), st.floats(0, epochs - 0.5)))
+    schedule = ScheduleRecipe(
+        epochs=epochs,
+        shape=draw(st.sampled_from(shapes)),
+        milestones=draw(st.lists(st.integers(math.ceil(warmup) + 1, 40), max_size=4)),
+        factor=draw(st.floats(0.01, 1)),
+        floor=draw(st.one_of(st.just(0.0), st.floats(0, 1))),
+        warmup=warmup,
+    )
+    return schedule, draw(st.floats(1e-5, 10)), draw(st.integers(1, 20))
+
+
+def rates(schedule: ScheduleRecipe, height: float, steps: int) -> list[float]:
+    return [learning_rate(schedule, height, step, steps) for step in range(schedule.epochs * steps)]
 
 
 def test_milestones_fall_at_the_start_of_their_epochs() -> None:
@@ -25,16 +49,51 @@ def test_cosine_falls_to_zero_behind_the_warm_up() -> None:
     assert found[20:] == sorted(found[20:], reverse=True)
 
 
-def test_decay_of_weights_alone_spares_norms_biases_and_gates() -> None:
-    model = models.create(
-        "cifar-resnet11", attention="shuffle", attention_options={"groups": 4}, gate=attention.SubAttention(1)
-    )
-    weights = OptimizerRecipe(decay="weights")
-    decaying = make_optimizer(model, weights).param_groups[-1]["params"]
-    expected = [m.weight for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
-    assert {id(p) for p in decaying} == {id(p) for p in expected}
-    groups = make_optimizer(model, weights).param_groups
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-    assert groups[0]["weight_decay"] == 0
-    (everything,) = make_optimizer(model, OptimizerRecipe()).param_groups
-    assert everything["weight_decay"] == 5e-4
+def test_a_line_falls_to_the_floor() -> None:
+    schedule = ScheduleRecipe(epochs=10, shape="linear", floor=0.2)
+    found = [learning_rate(schedule, 0.5, step, 4) for step in range(41)]
+    assert found == pytest.approx([0.5 * (1 - 0.8 * step / 40) for step in range(41)])
+
+
+def test_a_cosine_to_a_floor_is_halfway_in_the_middle() -> None:
+    schedule = ScheduleRecipe(epochs=10, shape="cosine", floor=0.2)
+    assert learning_rate(schedule, 0.5, 20, 4) == pytest.approx(0.5 * (0.2 + 0.8 / 2))
+    assert learning_rate(schedule, 0.5, 40, 4) == pytest.approx(0.1)
+
+
+@given(runs())
+def test_it_rises_to_its_height_and_falls_from_there(run) -> None:
+    schedule, height, steps = run
+    found = rates(schedule, height, steps)
+    rising = math.ceil(schedule.warmup * steps - 1e-9)
+    assert all(rate > 0 or schedule.shape != "milestones" for rate in found)
+    assert all(0 <= rate <= height for rate in found)
+    assert found[:rising] == sorted(found[:rising])
+    assert found[rising:] == sorted(found[rising:], reverse=True)
+
+
+@given(runs())
+def test_the_warm_up_ends_without_a_jump(run) -> None:
+    schedule, height, steps = run
+    length = schedule.warmup * steps
+    before = math.ceil(length) - 1
+    assume(before >= 0 and before + 1 < schedule.epochs * steps)
+    last, first = (learning_rate(schedule, height, step, steps) for step in (before, before + 1))
+    rise = height / (length + 1)  # of a step of the warm-up
+    # A cosine or line may have fallen by up to a step already, where the warm-up ends between two steps.
+    fallen = height - learning_rate(schedule, height, before + 2, steps) if schedule.shape != "milestones" else 0
+    assert -fallen - 1e-9 * height <= first - last <= rise * (1 + 1e-9)
+
+
+@given(runs(shapes=("cosine", "linear")))
+def test_it_ends_near_the_floor_and_never_below(run) -> None:
+    schedule, height, steps = run
+    found = rates(schedule, height, steps)
+    falling = (schedule.epochs - schedule.warmup) * steps
+    floor = height * schedule.floor
+    assert all(rate >= floor for rate in found[math.ceil(schedule.warmup * steps) :])
+    # One step of the fall is left, whose slope is at most pi / 2 times that of a line.
+    assert found[-1] - floor <= height * (1 - schedule.floor) * math.pi / 2 / falling + 1e-9 * height
+    behind = learning_rate(schedule, height, len(found) + 3 * steps, steps)
+    assert behind == pytest.approx(floor, abs=1e-12 * height)
+    assert behind >= floor

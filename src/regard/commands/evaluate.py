@@ -2,46 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field
+from itertools import chain
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch.nn import functional as F
 
 from regard import bias, training
-from regard.commands.subjects import Subject, add_subject_options, subjects
+from regard.commands.processes import several_processes
+from regard.commands.subjects import Trial, add_subject_options, trials
+from regard.data import FileSet
+from regard.data.shards import Shards
 from regard.errors import InputError
+from regard.training.run_checkpoint import RunCheckpoint
+
+_MANY = 10  # classes, above which the five likeliest count too
 
 
 def main(arguments: list[str]) -> int:
     parser = training.RecipeParser(
         prog="regard evaluate",
         usage="regard evaluate MODEL… [--data SET] [OPTIONS]",
-        description="Accuracy of networks: of runs, on the test images of their data or of others with the same "
-        "classes; of imported .safetensors files, of timm's names with pretrained weights, and of NAME=CHECKPOINT.",
+        description="Accuracy of networks: of runs and of checkpoints in their folders, on the test images of their "
+        "data or of others with the same classes; of imported .safetensors files, of timm's names with pretrained "
+        "weights, and of NAME=CHECKPOINT. Notes say where the images are other than those of the training; under "
+        "torchrun several processes share the work.",
     )
     add_subject_options(parser)
-    for subject in subjects(parser, arguments, labels=True):
-        loss, correct, count = _score(subject)
-        if not count:
-            raise InputError(f"not one image of {subject.images.name} has a label that {subject.name} knows")
-        low, high = bias.wilson(correct, count)
-        data = f"{subject.images.name} {subject.images.split}".strip()
-        print(
-            f"{subject.name} ({subject.options.weights}) on {data}: accuracy {correct / count:.2%} "
-            f"[{low:.2%}, {high:.2%}], loss {loss / count:.4f}, {count} images"
-        )
-        subject.release()
+    with several_processes() as rank:
+        say: Callable[[str], None] = print if rank == 0 else lambda _: None
+        for trial in trials(parser, arguments, labels=True, say=say):
+            _tell_precision(trial, say)
+            _tell(trial, _all_of(_score(trial, rank)), say)
+            trial.release()
     return 0
 
 
+@dataclass
+class _Score:
+    """Sums over the images that have a label, and the files that could not be read."""
+
+    loss: float = 0.0
+    correct: int = 0
+    among_five: int = 0
+    images: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
 @torch.no_grad()
-def _score(subject: Subject) -> tuple[float, int, int]:
-    """Sum of the cross entropies, right predictions, and images that have a label."""
-    loss, correct, count = 0.0, 0, 0
-    targets = torch.tensor(subject.label_outputs, device=subject.device)
-    for batch in subject.batches():
+def _score(trial: Trial, rank: int) -> _Score:
+    """Of this process's part of the images, all of them if it is alone."""
+    score = _Score()
+    count = _processes()
+    if count > 1 and isinstance(trial.images, FileSet) and isinstance(trial.images.source, Shards):
+        raise InputError(f"{trial.images.name} is in shards, which one process reads in their order; start only one")
+    places = None if count == 1 else range(rank, len(trial.images), count)
+    targets = torch.tensor(trial.label_outputs, device=trial.device)
+    for batch in trial.batches(places, skipped=score.skipped):
         known = batch.labels >= 0
         labels = targets[batch.labels[known]]
-        logits = subject.model(batch.images)[known]
-        loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
-        correct += int((logits.argmax(1) == labels).sum())
-        count += len(labels)
-    return loss, correct, count
+        logits = trial.model(batch.images)[known]
+        score.loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
+        score.correct += int((logits.argmax(1) == labels).sum())
+        five = logits.topk(min(5, logits.shape[1])).indices
+        score.among_five += int((five == labels[:, None]).sum())
+        score.images += len(labels)
+    return score
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _all_of(part: _Score) -> _Score:
+    """The scores of all processes together."""
+    if _processes() == 1:
+        return part
+    parts: list[Any] = [None] * _processes()
+    dist.all_gather_object(parts, astuple(part))
+    loss, correct, among_five, images, skipped = zip(*parts, strict=True)
+    return _Score(sum(loss), sum(correct), sum(among_five), sum(images), sorted(chain(*skipped)))
+
+
+def _tell(trial: Trial, score: _Score, say: Callable[[str], None]) -> None:
+    skipped = [*getattr(trial.images, "skipped", ()), *score.skipped]  # held whole, as they were read; others, now
+    unread = f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:3])}{', …' if len(skipped) > 3 else ''}"
+    if not score.images:
+        reason = f" ({unread})" if skipped else ""
+        raise InputError(f"not one image of {trial.images.name} has a label that {trial.name} knows{reason}")
+    data = f"{trial.images.name} {trial.images.split}".strip()
+    shares = [f"accuracy {_share(score.correct, score.images)}"]
+    if len(trial.outputs) > _MANY:
+        shares.append(f"top-5 {_share(score.among_five, score.images)}")
+    say(
+        f"{trial.name} ({_weights(trial)}) on {data}: {', '.join(shares)}, loss {score.loss / score.images:.4f}, "
+        f"{score.images} images"
+    )
+    if skipped:
+        say(unread)
+
+
+def _tell_precision(trial: Trial, say: Callable[[str], None]) -> None:
+    network = trial.network
+    if isinstance(network, training.Run) and network.recipe.precision != "float32":
+        precision = network.recipe.precision
+        say(f"note: {trial.name} was trained with precision {precision}; it is scored in float32, as in its tests")
+
+
+def _weights(trial: Trial) -> str:
+    """Which weights are scored."""
+    if isinstance(trial.network, RunCheckpoint):
+        return "moving average" if trial.network.averaged else "checkpoint"
+    return str(trial.options.weights)
+
+
+def _share(count: int, images: int) -> str:
+    low, high = bias.wilson(count, images)
+    return f"{count / images:.2%} [{low:.2%}, {high:.2%}]"

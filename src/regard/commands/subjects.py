@@ -1,9 +1,13 @@
-"""What the commands that try trained networks on images share: the networks, the images, and how they come together."""
+"""What the commands that try trained networks on images share: the networks, the images, and how they come together.
+
+A `Trial` is on images of any kind; commands that go back to single images take a `Subject`.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 
@@ -12,15 +16,19 @@ from jsonargparse import Namespace
 from torch import nn
 
 from regard import data, training
-from regard.data import Channels, Fit, ImageSet, Labelled, RegionSet
+from regard.commands.mismatches import tell_mismatches
+from regard.data import Channels, FileSet, Fit, ImageSet, Labelled, RegionSet
+from regard.data.shards import Shards
+from regard.data.sources import READ_WHILE_TRAINING
 from regard.errors import InputError
-from regard.training import RecipeParser, Run, Trained
+from regard.training import DataRecipe, Preprocessing, RecipeParser, Run, Trained
 
 _NAMED = ("split", "images", "region", "boundary", "limit")  # options of sets of image files
+_RESIZED = ("cub", "folder", "scenes", *READ_WHILE_TRAINING)  # sets that take a size
 
 
 @dataclass(eq=False)
-class Subject:
+class Trial:
     """A trained network and the images it is tried on.
 
     Attributes:
@@ -29,7 +37,7 @@ class Subject:
         images: the set.
         mean: of the channels, in [0, 1], subtracted from the images.
         std: the channels are divided by it.
-        fit: how image files are resized and cropped; None for an `ImageSet`, whose images stay as they are.
+        fit: how image files are resized and cropped; None for sets whose images come in one size of their own.
         outputs: names of the network's outputs, "class 17" where they are not known.
         label_outputs: for each class of the set the output that stands for it, -1 where none does.
         device: where the network is.
@@ -38,7 +46,7 @@ class Subject:
 
     network: Trained
     name: str
-    images: ImageSet | RegionSet
+    images: ImageSet | RegionSet | FileSet
     mean: Channels
     std: Channels
     fit: Fit | None
@@ -74,19 +82,37 @@ class Subject:
         """Forgets the model; it is made again when asked for."""
         self.__dict__.pop("model", None)
 
-    def batches(self, places: Sequence[int] | None = None) -> Iterator[Labelled]:
-        """The images at these places, None: all, in batches, on the device of the network."""
-        options = self.options
+    def batches(self, places: Sequence[int] | None = None, *, skipped: list[str] | None = None) -> Iterator[Labelled]:
+        """The images at these places, None: all, in batches, on the device of the network.
+
+        Args:
+            places: of the images in their set.
+            skipped: takes the names of those that cannot be read.
+        """
+        if places is not None and not len(places):
+            return
+        options, images = self.options, self.images
         source = data.reading(
-            self.images,
+            images,
             options.batch_size,
             mean=self.mean,
             std=self.std,
             fit=self.fit,
             workers=options.workers,
-            unreadable=options.unreadable,
+            unreadable=images.unreadable if isinstance(images, FileSet) else options.unreadable,
         )
-        return (batch for batch in source.read(places, self.device) if len(batch.images))
+        for batch in source.read(places, self.device):
+            if skipped is not None:
+                skipped += batch.skipped
+            if len(batch.images):
+                yield batch
+
+
+@dataclass(eq=False)
+class Subject(Trial):
+    """A trial on images that one can go back to, one by one."""
+
+    images: ImageSet | RegionSet
 
 
 def add_subject_options(parser: RecipeParser) -> None:
@@ -120,7 +146,7 @@ def subjects(
     labels: bool = False,
     say: Callable[[str], None] = print,
 ) -> list[Subject]:
-    """The networks that the arguments begin with, each with the images it is to be tried on; all checked.
+    """The trials of `trials`, all of them on images that one can go back to.
 
     Args:
         parser: with `add_subject_options`.
@@ -130,6 +156,35 @@ def subjects(
         say: is told what is taken for granted.
 
     Raises:
+        InputError: as `trials`; images without regions, or that are read in their order only.
+    """
+    found = []
+    for trial in trials(parser, arguments, labels=labels, say=say):
+        images = trial.images
+        known = images.has_regions if isinstance(images, RegionSet) else getattr(images, "regions", None) is not None
+        if regions and not known:
+            raise InputError(f"the images of {images.name} have no regions; name a set that has (--data)")
+        if not isinstance(trial, Subject):
+            raise InputError(
+                f"the images of {images.name} are read in their order, and this command goes back to some; name a set "
+                "of files (--data folder:FOLDER, imagenet:FOLDER, …)"
+            )
+        found.append(trial)
+    return found
+
+
+def trials(
+    parser: RecipeParser, arguments: list[str], *, labels: bool = False, say: Callable[[str], None] = print
+) -> list[Trial]:
+    """The networks that the arguments begin with, each with the images it is to be tried on; all checked.
+
+    Args:
+        parser: with `add_subject_options`.
+        arguments: of the command.
+        labels: whether labels of the images have to be outputs of the network.
+        say: is told what is taken for granted, and where images come otherwise than in training.
+
+    Raises:
         InputError: no network, one that cannot be opened, images that are not there or do not fit.
     """
     sources = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
@@ -137,36 +192,36 @@ def subjects(
     if not sources:
         parser.parse_args(overrides)  # --help ends here
         raise InputError(
-            "name the network right after the command: a run folder, an imported file, a timm name, torchvision/NAME"
+            "name the network right after the command: a run folder, a checkpoint in one, an imported file, a timm "
+            "name, torchvision/NAME"
         )
     twice = [source for source in sources if sources.count(source) > 1]
     if twice:
         raise InputError(f"{twice[0]} is named twice; name each network once")
     options = parser.parse_args(overrides)
-    _check(options, files)
+    _check(options)
     networks = [training.open_trained(source) for source in sources]
     for network in networks:
         network.weights(options.weights)  # before hours of work
-    opened: RegionSet | None = None
     if files is not None:
-        given = {name: getattr(options, name) for name in _NAMED}
-        opened = data.open_regions(files, **given)
+        _complete(options, in_files=True)
+        opened = data.open_regions(files, **{name: getattr(options, name) for name in _NAMED})
+        said = Preprocessing(**{name: getattr(options.data, name) for name in _said(overrides)})
+        return [_on_files(network, opened, said, options, labels, say) for network in networks]
     found = []
-    known: dict[str, ImageSet] = {}  # networks trained on the same data share them
+    known: dict[str, ImageSet | FileSet] = {}  # networks trained on the same data share them
     for network in networks:
-        if opened is None:
-            own = parser.parse_args([*_own_data(network, parser, overrides, say), *overrides])
-            _check(own, files)
-            recipe = training.to_data(parser, own)
-            key = repr(recipe)
-            if key not in known:
-                known[key] = training.load_data(recipe).test
-            found.append(_subject(network, known[key], own, labels, say))
-        else:
-            found.append(_subject(network, opened, options, labels, say))
-        images = found[-1].images
-        if regions and (images.regions is None if isinstance(images, ImageSet) else not images.has_regions):
-            raise InputError(f"the images of {images.name} have no regions; name a set that has (--data)")
+        about = [*_own_data(network, parser, overrides), f"--data.workers={options.workers}"]
+        own = parser.parse_args([*about, *overrides])
+        _check_choices(own)
+        _complete(own, in_files=own.data.name in READ_WHILE_TRAINING)
+        recipe = training.to_data(parser, own)
+        if own.unreadable == "skip":
+            recipe = replace(recipe, unreadable="skip")
+        key = repr(recipe)
+        if key not in known:
+            known[key] = _limited(training.load_data(recipe).test, own.limit)
+        found.append(_on_a_set(network, known[key], recipe, own, labels, say))
     return found
 
 
@@ -191,54 +246,123 @@ def _set_of_files(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     return where, others
 
 
-def _check(options: Namespace, files: str | None) -> None:
-    """Whether the options make sense; says what --batch_size is if it is not given."""
-    if options.batch_size is None:
-        options.batch_size = 32 if files is not None else 250
-    if options.batch_size < 1:
+def _check(options: Namespace) -> None:
+    """Raises InputError where the options make no sense, whatever the images."""
+    if options.batch_size is not None and options.batch_size < 1:
         raise InputError(f"--batch_size {options.batch_size}; expected at least 1")
     if options.workers < 0:
         raise InputError(f"--workers {options.workers}; expected 0 or more")
-    if files is None:
-        given = [name for name in _NAMED if getattr(options, name) is not None]
-        if given:
-            raise InputError(f"--{given[0]} is for a set of image files; name it (--data coco:FOLDER, …)")
+    if options.limit is not None and options.limit < 1:
+        raise InputError(f"--limit {options.limit}; expected at least 1")
 
 
-def _own_data(network: Trained, parser: RecipeParser, overrides: list[str], say: Callable[[str], None]) -> list[str]:
-    """The arguments for the data that a network was trained on, as far as it knows them."""
+def _complete(options: Namespace, *, in_files: bool) -> None:
+    """Says what --batch_size is if it is not given."""
+    if options.batch_size is None:
+        options.batch_size = 32 if in_files else 250
+
+
+def _check_choices(options: Namespace) -> None:
+    """Raises InputError for a choice that means nothing for the set, which is not one of image files."""
+    for name in _NAMED:
+        if getattr(options, name) is not None and not (name == "limit" and options.data.name in READ_WHILE_TRAINING):
+            raise InputError(f"--{name} is for a set of image files; name it (--data coco:FOLDER, …)")
+
+
+def _limited(images: ImageSet | FileSet, limit: int | None) -> ImageSet | FileSet:
+    if limit is None or limit >= len(images):
+        return images
+    if isinstance(images, FileSet) and isinstance(images.source, Shards):
+        raise InputError(f"--limit {limit}: shards are read whole; leave it out, or name fewer (--data.options.test)")
+    return images.subset(limit)
+
+
+def _said(overrides: Sequence[str]) -> set[str]:
+    """The parts of a preprocessing that a person says."""
+    names = {argument.partition("=")[0] for argument in overrides}
+    return {name for name in Preprocessing.__dataclass_fields__ if f"--data.{name}" in names}
+
+
+def _own_data(network: Trained, parser: RecipeParser, overrides: list[str]) -> list[str]:
+    """The arguments for the data that a network was trained on, as far as it knows them, or what it asks of others."""
+    named = any(argument.startswith("--data.name") for argument in overrides)
+    name = parser.parse_args(overrides).data.name if named else None
     if isinstance(network, Run):
-        return training.data_arguments(network.recipe.data)
-    if not any(argument.startswith("--data.name") for argument in overrides):
+        own = network.recipe.data
+        if name in (None, own.name):
+            return training.data_arguments(replace(own, train_images=None))  # of the test images
+    elif name is None:
         raise InputError(f"{network.source} does not know its data; name some (--data)")
     about = network.preprocessing
-    own = []
+    asked: dict[str, object] = {}
     if about.mean is not None and about.std is not None:
-        say(f"{network.source}: images are normalised with its own mean and standard deviation")
-        own += [f"--data.mean={list(about.mean)}", f"--data.std={list(about.std)}"]
-    if about.size is not None and parser.parse_args(overrides).data.name in ("folder", "cub", "scenes"):
-        own.append(f"--data.size={about.size}")
-    return own
+        asked |= {"mean": list(about.mean), "std": list(about.std)}
+    if about.size is not None and name in _RESIZED:
+        asked["size"] = about.size
+        if name in READ_WHILE_TRAINING:
+            fit = training.fit_of(about)
+            asked |= {"crop_pct": fit.crop_pct, "interpolation": fit.interpolation}
+    return [f"--data.{field}={value}" for field, value in asked.items()]
 
 
-def _subject(
-    network: Trained, images: ImageSet | RegionSet, options: Namespace, labels: bool, say: Callable[[str], None]
-) -> Subject:
+def _on_a_set(
+    network: Trained,
+    images: ImageSet | FileSet,
+    recipe: DataRecipe,
+    options: Namespace,
+    labels: bool,
+    say: Callable[[str], None],
+) -> Trial:
+    """A trial on a set by name."""
     outputs = output_names(network)
     found = _label_outputs(network, outputs, images, labels, say)
-    about = network.preprocessing
-    if isinstance(images, ImageSet):
-        fit, mean, std = None, images.mean, images.std
+    seen = Preprocessing(images.mean, images.std)
+    fit: Fit | None = None
+    if isinstance(images, FileSet):
+        fit = images.fit
+        seen = Preprocessing(images.mean, images.std, images.size, images.crop_pct, fit.crop_mode, images.interpolation)
     else:
-        given = training.Preprocessing(options.data.mean, options.data.std, options.data.size).over(about)
-        fit = training.fit_of(given)
-        if given.mean is None or given.std is None:
-            raise InputError(
-                f"{network.source} does not say how its images are normalised; say it (--data.mean, --data.std)"
-            )
-        mean, std = given.mean, given.std
+        height, width = images.images.shape[2:]
+        seen = replace(seen, size=height if height == width else None)
+        if recipe.name in _RESIZED and recipe.size is not None:
+            seen = replace(seen, crop_pct=1.0, crop_mode="center", interpolation="bilinear")  # see `data.read_folder`
+    own = network.preprocessing
+    if own.mean is None or own.std is None:
+        say(f"note: {network.source} does not say how its images are normalised; they are as those of {images.name}")
+    elif (own.mean, own.std) == (seen.mean, seen.std) and _of_others(network, recipe):
+        say(f"{network.source}: images are normalised with its own mean and standard deviation")
+    tell_mismatches(network, seen, images.name, say)
+    about = (images.mean, images.std, fit, outputs, found, training.pick_device(options.device), options)
+    if isinstance(images, FileSet):
+        return Trial(network, network.source, images, *about)
+    return Subject(network, network.source, images, *about)
+
+
+def _of_others(network: Trained, recipe: DataRecipe) -> bool:
+    """Whether the data of a recipe are none of those that a network was trained on."""
+    return not isinstance(network, Run) or network.recipe.data.name != recipe.name
+
+
+def _on_files(
+    network: Trained,
+    images: RegionSet,
+    said: Preprocessing,
+    options: Namespace,
+    labels: bool,
+    say: Callable[[str], None],
+) -> Subject:
+    """A trial on image files, which come as the network knows them, but for what is said."""
+    outputs = output_names(network)
+    found = _label_outputs(network, outputs, images, labels, say)
+    seen = said.over(network.preprocessing)
+    if seen.mean is None or seen.std is None:
+        raise InputError(
+            f"{network.source} does not say how its images are normalised; say it (--data.mean, --data.std)"
+        )
+    tell_mismatches(network, seen, images.name, say)
     device = training.pick_device(options.device)
-    return Subject(network, network.source, images, mean, std, fit, outputs, found, device, options)
+    fit = training.fit_of(seen)
+    return Subject(network, network.source, images, seen.mean, seen.std, fit, outputs, found, device, options)
 
 
 def output_names(network: Trained) -> tuple[str, ...]:
@@ -254,7 +378,7 @@ def output_names(network: Trained) -> tuple[str, ...]:
 def _label_outputs(
     network: Trained,
     outputs: tuple[str, ...],
-    images: ImageSet | RegionSet,
+    images: ImageSet | RegionSet | FileSet,
     needed: bool,
     say: Callable[[str], None],
 ) -> tuple[int, ...]:
@@ -263,13 +387,21 @@ def _label_outputs(
     names = outputs
     if names == training.imagenet_classes() and set(classes) <= set(training.imagenet_synsets()):
         names = training.imagenet_synsets()
-    places = {name: i for i, name in enumerate(names)}
+    if classes == names:
+        return tuple(range(len(names)))
+    once = {name for name, count in Counter(names).items() if count == 1}  # of two alike nobody knows which it is
+    places = {name: i for i, name in enumerate(names) if name in once}
     if classes and all(name in places for name in classes):
+        if len(classes) < len(names):
+            say(
+                f"note: {images.name} has {len(classes)} of the {len(names)} classes of {network.source}, which still "
+                f"chooses among all {len(names)}"
+            )
         return tuple(places[name] for name in classes)
     if network.classes is None and len(classes) == len(outputs):
         say(f"{network.source}: its {len(outputs)} classes have no names; taken for those of {images.name}, in order")
         return tuple(range(len(outputs)))
-    if needed or isinstance(images, ImageSet):
+    if needed or not isinstance(images, RegionSet):
         raise InputError(
             f"{network.source} was trained for {len(outputs)} classes ({', '.join(outputs[:3])}, …), and "
             f"{images.name} has {len(classes)} ({', '.join(classes[:3])}, …)"

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jsonargparse import Namespace
+
 from regard import training
 from regard.commands.status import INTERRUPTED
+from regard.errors import InputError, SaidElsewhere
 
 
 def main(arguments: list[str]) -> int:
+    try:
+        recipe, folder, options = _asked(arguments)
+    except InputError as error:
+        if training.announced_rank():
+            raise SaidElsewhere(str(error)) from error  # every process was told the same
+        raise
+    outcome = training.train(
+        recipe, folder, resume=options.resume, overwrite=options.overwrite, display=training.Lines()
+    )
+    main_process = not training.announced_rank()
+    if not outcome.finished:
+        if main_process:
+            print(f"stopped and saved; `regard train --run {folder} --resume` goes on")
+        return INTERRUPTED
+    if main_process:
+        print(f"{folder}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
+    return 0
+
+
+def _asked(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
+    """What to do, in which run folder, and the other options; checked."""
     parser = training.RecipeParser(
         prog="regard train",
         usage="regard train [RECIPE.yaml] [OPTIONS]",
@@ -25,11 +49,5 @@ def main(arguments: list[str]) -> int:
         options = parser.parse_args([*training.file_arguments(parser, stored), *arguments])
     recipe = training.to_recipe(parser, options)
     folder = options.run or f"runs/{Path(path).stem if path else recipe.model.name}-seed{recipe.seed}"
-    outcome = training.train(
-        recipe, folder, resume=options.resume, overwrite=options.overwrite, display=training.Lines()
-    )
-    if not outcome.finished:
-        print(f"stopped and saved; `regard train --run {folder} --resume` goes on")
-        return INTERRUPTED
-    print(f"{folder}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
-    return 0
+    training.check(recipe, folder)
+    return recipe, folder, options

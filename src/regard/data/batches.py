@@ -3,80 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regard.data.draws import Draws, check_seed
+from regard.data.augmentation import Augmentation
+from regard.data.draws import Draws, Integers, check_seed
 from regard.data.imageset import Channels, ImageSet
 from regard.data.normalisation import Normalisation
 from regard.data.resized_crops import SHRUNK, draw_boxes, resized
+from regard.data.share import Share
 from regard.data.whole import gib
 from regard.errors import InputError
 
-PaddingMode = Literal["zero", "reflect"]
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes to training images: pad, crop at a random place, flip at random. With `scale`, in place of padding
-    and crop, random resized crops.
-
-    Attributes:
-        padding: pixels added on every side before the crop, 0 or more; 0 with scale.
-        padding_mode: what they show: "zero" for black, "reflect" for the image mirrored at its border pixels.
-        crop: side in pixels of the square cut out of the padded image, or with scale of what a crop is resized to; none
-            for the size of the image itself.
-        flip: mirror every second image left to right, on average.
-        scale: least and largest share of the image's area in a random resized crop, such as [0.08, 1]: of random size,
-            aspect ratio (3/4 to 4/3) and place; bilinear, antialiased. None for no resizing.
-
-    Raises:
-        InputError: a value other than these.
-    """
-
-    padding: int = 4
-    padding_mode: PaddingMode = "reflect"
-    crop: int | None = None
-    flip: bool = True
-    scale: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        if self.padding < 0:
-            raise InputError(f"augmentation: padding is {self.padding}; give 0 or more pixels")
-        if self.padding_mode not in get_args(PaddingMode):
-            raise InputError(f"augmentation: padding_mode is {self.padding_mode!r}; give 'zero' or 'reflect'")
-        if self.crop is not None and self.crop < 1:
-            raise InputError(f"augmentation: crop is {self.crop}; give 1 or more pixels, or none for the whole image")
-        if self.scale is None:
-            return
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise InputError(
-                f"augmentation: scale is {list(self.scale)}; give the least and the largest share of the image's area, "
-                "above 0 and at most 1, such as [0.08, 1]"
-            )
-        if self.padding:
-            raise InputError(
-                f"augmentation: scale resizes crops of the image as it is, and padding is {self.padding}; give "
-                "padding 0 (--augmentation.padding 0), or leave scale out"
-            )
-
 
 class Batch(NamedTuple):
-    """A batch, all on one device.
+    """A batch, or one process's part of it, all on one device.
 
     Attributes:
         images: float32 (B, 3, h, w), normalised: (byte / 255 - mean) / std.
         labels: int64 (B,).
-        index: int64 (B,), the place of each image in the set: `set.regions[batch.index]` are their regions.
+        index: int64 (B,), the place of each image in the set: `set.regions[batch.index]` are their regions. Of shards,
+            which have no places, a number of its own for each image of an epoch.
+        total: images of the whole batch, over all processes.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor  # type: ignore[assignment]  # in place of tuple.index, which is no use here
+    total: int
 
 
 class Batches:
@@ -98,18 +56,24 @@ class Batches:
         std: of each channel, above 0, divided by; None for the set's own.
         drop_last: leave out the last batch of an epoch if it is not full.
         channels_last: give images in torch.channels_last memory format, written so at once.
+        share: which part of every batch to give; the parts of all processes together are the batch. In order, without
+            `shuffle`, there may be a last batch of which nothing is for this process, and which it is not given.
 
     Attributes:
         images: the set, on the device.
         device: where the batches are.
-        batch_size: as given.
+        batch_size: as given, over all processes.
         image_size: (h, w) of the images in a batch.
+        skipped: nothing, for nothing is read any more.
 
     Raises:
         InputError: an argument outside its range, an empty set, a crop larger than the padded image or, with scale, far
-            smaller than the image, a reflection wider than the image, `drop_last` where not one batch is full, or a
-            device without memory for the set.
+            smaller than the image, a reflection wider than the image, an augmentation that is for sets read while
+            training, repeats that do not divide the batch size, `drop_last` where not one batch is full, shuffled
+            batches of which one is smaller than the number of processes, or a device without memory for the set.
     """
+
+    skipped: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -124,16 +88,15 @@ class Batches:
         std: Channels | None = None,
         drop_last: bool = False,
         channels_last: bool = False,
+        share: Share | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch size is {batch_size}; give 1 or more")
-        if not len(images):
-            raise InputError(f"the {images.split} set of {images.name!r} is empty; give one with images")
-        if drop_last and batch_size > len(images):
-            raise InputError(
-                f"batch size {batch_size} is more than the {len(images)} images, and without the last batch none is "
-                f"left; give at most {len(images)}"
-            )
+        share = share or Share()
+        check_batches(images.name, images.split, len(images), batch_size, drop_last)
+        if shuffle:
+            share.check(batch_size, len(images), drop_last=drop_last)
+        if augmentation is not None:
+            augmentation.check_whole()
+            augmentation.check_batch(batch_size, shuffle=shuffle)
         self.images = images if device is None else _placed(images, device)
         self.device = self.images.images.device
         self.batch_size = batch_size
@@ -141,6 +104,7 @@ class Batches:
         self._shuffle = shuffle
         self._seed = check_seed(seed)
         self._drop_last = drop_last
+        self._share = share
         height, width = images.images.shape[2:]
         self.image_size: tuple[int, int] = (height, width)
         self._scale = None if augmentation is None else augmentation.scale
@@ -159,8 +123,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        full, left = divmod(len(self.images), self.batch_size)
-        return full + (left > 0 and not self._drop_last)
+        return steps_of(len(self.images), self.batch_size, self._drop_last)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch.
@@ -172,24 +135,30 @@ class Batches:
         Raises:
             InputError: a number or start outside its range.
         """
-        if number < 0:
-            raise InputError(f"epoch {number} does not exist; give 0 or more")
-        if not 0 <= start <= len(self):
-            raise InputError(f"step {start} does not exist; an epoch has {len(self)} steps, from 0")
+        check_epoch(number, start, len(self))
         return self._steps(number, start)
 
     def _steps(self, number: int, start: int) -> Iterator[Batch]:
         order, crops = self._draw(number)
         for step in range(start, len(self)):
             here = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            index = order[here]
+            total = len(order[here])
+            whole = self._share.count == 1
+            rows = None if whole else torch.from_numpy(self._share.rows(total)).to(self.device)
+            if rows is not None and not len(rows):  # in order, an odd image or two at the end are for others
+                continue
+
+            def part(values: Tensor, here: slice = here, rows: Tensor | None = rows) -> Tensor:
+                return values[here] if rows is None else values[here].index_select(0, rows)
+
+            index = part(order)
             if self._shuffle:
                 images, labels = self.images.images.index_select(0, index), self.images.labels.index_select(0, index)
             else:
-                images, labels = self.images.images[here], self.images.labels[here]
+                images, labels = part(self.images.images), part(self.images.labels)
             if crops is not None:
-                images = self._cut(images, *(part[here] for part in crops))
-            yield Batch(self._normalised(images), labels, index)
+                images = self._cut(images, *map(part, crops))
+            yield Batch(self._normalised(images), labels, index, total)
 
     def _draw(self, number: int) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """Order (N,), and for every place in it, if there is augmentation, what `_cut` takes (N,): flipped, crop top,
@@ -203,8 +172,11 @@ class Batches:
         def on_device(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(values).to(self.device)
 
-        order = on_device(stream(0).permutation(count)) if self._shuffle else torch.arange(count, device=self.device)
         augmentation = self._augmentation
+        if self._shuffle:
+            order = on_device(shuffled(self._seed, number, count, 1 if augmentation is None else augmentation.repeats))
+        else:
+            order = torch.arange(count, device=self.device)
         if augmentation is None:
             return order, None
         flipped = on_device(stream(2).chances(0.5 if augmentation.flip else 0.0, count))
@@ -236,6 +208,39 @@ class Batches:
         return crops
 
 
+def shuffled(seed: int, epoch: int, count: int, repeats: int = 1) -> Integers:
+    """The order of the images in an epoch, int64 (count,): random, and each `repeats` times in a row."""
+    order = Draws(seed, epoch, 0).permutation(count)
+    return order if repeats == 1 else np.repeat(order[: -(-count // repeats)], repeats)[:count]
+
+
+def steps_of(count: int, batch_size: int, drop_last: bool) -> int:
+    """Batches in an epoch of `count` images."""
+    full, left = divmod(count, batch_size)
+    return full + (left > 0 and not drop_last)
+
+
+def check_batches(name: str, split: str, count: int, batch_size: int, drop_last: bool) -> None:
+    """Raises InputError for a batch size that is none, or where there is not one batch."""
+    if batch_size < 1:
+        raise InputError(f"batch size is {batch_size}; give 1 or more")
+    if not count:
+        raise InputError(f"the {split} set of {name!r} is empty; give one with images")
+    if drop_last and batch_size > count:
+        raise InputError(
+            f"batch size {batch_size} is more than the {count} images, and without the last batch none is left; give "
+            f"at most {count}"
+        )
+
+
+def check_epoch(number: int, start: int, steps: int) -> None:
+    """Raises InputError for an epoch or a step that does not exist."""
+    if number < 0:
+        raise InputError(f"epoch {number} does not exist; give 0 or more")
+    if not 0 <= start <= steps:
+        raise InputError(f"step {start} does not exist; an epoch has {steps} steps, from 0")
+
+
 def _placed(images: ImageSet, device: torch.device | str) -> ImageSet:
     """The set on the device, if it has the memory."""
     try:
@@ -249,7 +254,7 @@ def _placed(images: ImageSet, device: torch.device | str) -> ImageSet:
 
 def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int, int]:
     """(h, w) of the crop, if the image allows it."""
-    padding, crop = augmentation.padding, augmentation.crop
+    padding, crop = augmentation.border, augmentation.crop
     if augmentation.scale is not None:
         if crop is not None and crop * SHRUNK < max(height, width):
             raise InputError(
@@ -277,7 +282,7 @@ def _sources(length: int, augmentation: Augmentation, device: torch.device) -> t
 
     With zero padding also uint8, 1 where it shows the image and 0 where it shows black; else None.
     """
-    places = torch.arange(-augmentation.padding, length + augmentation.padding)
+    places = torch.arange(-augmentation.border, length + augmentation.border)
     if augmentation.padding_mode == "reflect":
         last = length - 1
         return (last - (last - places.abs()).abs()).to(device), None

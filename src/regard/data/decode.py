@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,26 @@ def picture(path: Path, size: int | None = None, box: Box | None = None) -> Imag
         return shown
 
 
+def decoded(file: IO[bytes], name: str) -> Image.Image:
+    """The image in an open file, upright, RGB.
+
+    Args:
+        file: read to its end.
+        name: for the error.
+
+    Raises:
+        Unreadable: as of `decode`.
+    """
+    with opened(Path(name), file) as image:
+        image.load()
+        return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An image that is loaded, turned as its EXIF says, RGB."""
+    return _rgb(_upright(image, None))
+
+
 def size_of(path: Path) -> tuple[int, int]:
     """(width, height) of the image in a file, upright, from its header alone.
 
@@ -117,14 +137,18 @@ def turned(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Image]:
     """The image in a file, not decoded yet; whatever goes wrong within is that the file is unreadable.
+
+    Args:
+        path: of the file, or with `file` what it is called.
+        file: what to read, if it is open already.
 
     Raises:
         Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels.
     """
     try:
-        with _opened(path) as image:
+        with _opened(path, file) as image:
             yield image
     except (Unreadable, MemoryError):
         raise
@@ -132,8 +156,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise _unreadable(path, error) from error
 
 
-def _opened(path: Path) -> Image.Image:
-    image = Image.open(path, formats=_FORMATS)
+def _opened(path: Path, file: IO[bytes] | None) -> Image.Image:
+    image = Image.open(file or path, formats=_FORMATS)
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         image.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -81,29 +81,35 @@ class ImageSet:
         Raises:
             InputError: a count outside 1 to N, an index outside 0 to N - 1.
         """
-        if isinstance(which, int):
-            if not 1 <= which <= len(self):
-                raise InputError(f"subset of {which} images of {len(self)}; give a number from 1 to {len(self)}")
-            index = torch.from_numpy(_by_turns(self.labels.cpu().numpy())[:which])
-        else:
-            index = torch.as_tensor(which)
-            if index.ndim != 1 or (index.numel() and (index.is_floating_point() or index.dtype == torch.bool)):
-                raise InputError(f"indices are {_describe(index)}; expected a list of integers")
-            index = index.long()
-            if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < len(self):
-                raise InputError(
-                    f"indices run from {int(index.min())} to {int(index.max())}; expected 0 to {len(self) - 1}"
-                )
-        index = index.to(self.images.device)
+        index = chosen(which, self.labels).to(self.images.device)
         regions = None if self.regions is None else self.regions[index]
         return replace(self, images=self.images[index], labels=self.labels[index], regions=regions)
 
 
-class Splits(NamedTuple):
-    """The two parts of a data set: one to learn from, one to be judged on."""
+Images = TypeVar("Images")
 
-    train: ImageSet
-    test: ImageSet
+
+class Splits(NamedTuple, Generic[Images]):
+    """The two parts of a data set, of the same kind: one to learn from, one to be judged on."""
+
+    train: Images
+    test: Images
+
+
+def chosen(which: int | Sequence[int] | Tensor, labels: Tensor) -> Tensor:
+    """The indices of a part of a set with these labels (N,), int64; see `ImageSet.subset`."""
+    count = len(labels)
+    if isinstance(which, int):
+        if not 1 <= which <= count:
+            raise InputError(f"subset of {which} images of {count}; give a number from 1 to {count}")
+        return torch.from_numpy(_by_turns(labels.cpu().numpy())[:which])
+    index = torch.as_tensor(which)
+    if index.ndim != 1 or (index.numel() and (index.is_floating_point() or index.dtype == torch.bool)):
+        raise InputError(f"indices are {_describe(index)}; expected a list of integers")
+    index = index.long()
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < count:
+        raise InputError(f"indices run from {int(index.min())} to {int(index.max())}; expected 0 to {count - 1}")
+    return index
 
 
 def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:

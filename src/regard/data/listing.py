@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from regard.errors import InputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
-_TEST_FOLDERS = ("test", "val", "valid", "validation")
+TEST_NAMES = ("test", "val", "valid", "validation")
 _LAYOUT = "it must hold train/ and test/ (or val/, valid/, validation/), each with a folder for each class"
 
 
@@ -43,12 +43,22 @@ def list_splits(path: str | os.PathLike[str]) -> tuple[Listing, Listing]:
     Raises:
         InputError: one of the two is not there, their class folders differ, or see `list_folder`.
     """
+    train = list_folder(training_folder(path))
+    return train, list_folder(testing_folder(path), train.classes, f"as in {show(train.folder)}")
+
+
+def training_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of the training images in a folder. Raises InputError where it is not there."""
+    return existing_folder(existing_folder(path, _LAYOUT) / "train", _LAYOUT)
+
+
+def testing_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of the test images in a folder. Raises InputError where none is there."""
     root = existing_folder(path, _LAYOUT)
-    train = list_folder(existing_folder(root / "train", _LAYOUT))
-    test = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
-    if test is None:
-        raise InputError(f"no {_or(_TEST_FOLDERS)} folder in {show(root)}; {_LAYOUT}")
-    return train, list_folder(test, train.classes, f"as in {show(train.folder)}")
+    folder = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
+    if folder is None:
+        raise InputError(f"no {_or(TEST_NAMES)} folder in {show(root)}; {_LAYOUT}")
+    return folder
 
 
 def list_folder(
@@ -65,13 +75,21 @@ def list_folder(
         InputError: no such folder, no class folders or other ones, or one without images.
     """
     folder = existing_folder(path)
+    names = class_folders(folder, classes, wanted_by)
+    by_class = [_image_files(folder / name) for name in names]
+    labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(files) for files in by_class])
+    return Listing(folder, names, [file for files in by_class for file in files], labels)
+
+
+def class_folders(
+    folder: Path, classes: Sequence[str] | None = None, wanted_by: str = "as asked for"
+) -> tuple[str, ...]:
+    """The names of the class folders in a folder, in the order of the labels; see `list_folder`."""
     found = _class_folders(folder)
     names = tuple(found) if classes is None else tuple(dict.fromkeys(classes))
     if set(names) != set(found):
         raise InputError(f"the class folders of {show(folder)} differ: {_difference(names, found)} {wanted_by}")
-    by_class = [_image_files(folder / name) for name in names]
-    labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(files) for files in by_class])
-    return Listing(folder, names, [file for files in by_class for file in files], labels)
+    return names
 
 
 def existing_folder(path: str | os.PathLike[str], expected: str = "give a folder that is there") -> Path:
@@ -120,12 +138,17 @@ def _image_files(folder: Path) -> list[Path]:
         files += images
         others += len(visible) - len(images)
     if not files:
-        beside = f" (but {others} other files)" if others else ""
-        raise InputError(
-            f"no images in class folder {show(folder)}{beside}; expected {_or(EXTENSIONS)} files: "
-            "add some, or remove the folder"
-        )
+        raise no_images(folder, others)
     return sorted(files)
+
+
+def no_images(folder: Path, others: int = 0) -> InputError:
+    """The error for a class folder without images, though with so many other files."""
+    beside = f" (but {others} other files)" if others else ""
+    return InputError(
+        f"no images in class folder {show(folder)}{beside}; expected {_or(EXTENSIONS)} files: add some, or remove the "
+        "folder"
+    )
 
 
 def _is_image(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from regard.data.batches import Batches
 from regard.data.decode import OnUnreadable
+from regard.data.file_batches import FileBatches
+from regard.data.fileset import FileSet, Places
 from regard.data.fit import Fit
 from regard.data.imageset import Channels, ImageSet
 from regard.data.normalisation import Normalisation
@@ -73,7 +75,7 @@ class Reading:
 
 
 def reading(
-    images: ImageSet | RegionSet,
+    images: ImageSet | RegionSet | FileSet,
     batch_size: int | None = None,
     *,
     mean: Channels | None = None,
@@ -86,10 +88,11 @@ def reading(
 
     Args:
         images: the set.
-        batch_size: images at a time; None: 250 of an `ImageSet`, 32 of a `RegionSet`.
-        mean: of each channel, 0 to 1; None: that of the `ImageSet`.
+        batch_size: images at a time; None: 250 of an `ImageSet`, else 32.
+        mean: of each channel, 0 to 1; None: that of the set, if it has one.
         std: likewise.
-        fit: how image files, and their regions with them, are resized and cropped; None: not at all.
+        fit: how images of a `RegionSet`, and their regions with them, are resized and cropped; None: not at all. A
+            `FileSet` says it itself.
         workers: processes that read image files; 0: none besides this one.
         unreadable: on a file that cannot be read, "error" or "skip".
 
@@ -99,6 +102,10 @@ def reading(
     if isinstance(images, ImageSet):
         mean, std = images.mean if mean is None else mean, images.std if std is None else std
         return _of_images(images, 250 if batch_size is None else batch_size, mean, std)
+    if isinstance(images, FileSet):
+        mean, std = mean or images.mean, std or images.std
+        images = replace(images, mean=mean, std=std, workers=workers, unreadable=unreadable)
+        return _of_file_set(images, 32 if batch_size is None else batch_size)
     if mean is None or std is None:
         raise InputError(f"images of {images.name!r} are bytes; say how the network wants them (mean, std)")
     return _of_files(images, 32 if batch_size is None else batch_size, mean, std, fit or Fit(), workers, unreadable)
@@ -163,6 +170,33 @@ def _of_files(
         images.labels,
         images.has_regions,
         settings={"data": images.fingerprint, "mean": mean, "std": std, "fit": str(fit), "unreadable": unreadable},
+    )
+
+
+def _of_file_set(images: FileSet, size: int) -> Reading:
+    def read(places: Sequence[int] | None, device: torch.device) -> Iterator[Labelled]:
+        part = images if places is None else images.subset(list(places))
+        batches = FileBatches(part, size, device=device)
+        said = 0
+        for batch in batches.epoch(0):
+            skipped = batches.skipped[said:]
+            said += len(skipped)
+            where = batch.index.tolist() if places is None else [places[i] for i in batch.index.tolist()]
+            yield Labelled(batch.images, batch.labels, None, where, skipped)
+        if said < len(batches.skipped):
+            nothing = torch.empty(0, 3, 0, 0, device=device)
+            yield Labelled(nothing, torch.empty(0, dtype=torch.int64), None, (), batches.skipped[said:])
+
+    return Reading(
+        read,
+        images.name,
+        images.split,
+        images.classes,
+        len(images),
+        size,
+        labels=images.source.labels if isinstance(images.source, Places) else None,
+        has_regions=False,
+        settings={"fit": str(images.fit), "mean": images.mean, "std": images.std},
     )
 
 

@@ -15,9 +15,13 @@ import torch
 from regard.data.builtin import clutter
 from regard.data.cub import load_cub
 from regard.data.decode import OnUnreadable
+from regard.data.files import load_files
+from regard.data.fileset import FileSet
 from regard.data.folder import load_folder
+from regard.data.huggingface import load_hfds
 from regard.data.imageset import Channels, ImageSet, Splits
 from regard.data.scenes import load_scenes
+from regard.data.shards import load_wds
 from regard.errors import InputError, one_line, unknown
 
 
@@ -42,16 +46,23 @@ _PUBLISHED = {
     "stl10": _Published("STL10", "STL10", "stl10_binary", (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
 }
 
-# Sets of image files: what reads them, and what the folder is that they are in.
-_OF_FILES: dict[str, tuple[Callable[..., Splits], str]] = {
+# Sets that are read while training: what finds them.
+READ_WHILE_TRAINING: dict[str, Callable[..., Splits[FileSet]]] = {
+    "files": load_files,
+    "hfds": load_hfds,
+    "wds": load_wds,
+}
+# Sets of image files that are held whole: what reads them, and what the folder is that they are in.
+_OF_FILES: dict[str, tuple[Callable[..., Splits[ImageSet]], str]] = {
     "cub": (load_cub, "the folder CUB_200_2011"),
     "folder": (load_folder, "a folder with train/ and test/ in it"),
     "scenes": (load_scenes, "a folder with Images/, TrainImages.txt and TestImages.txt in it"),
 }
-_COMMON = ("path", "size", "unreadable")  # what all of these take, and no option of one
+# What fields of their own say, and no options.
+_COMMON = ("path", "size", "unreadable", "crop_pct", "interpolation", "workers", "download")
 
 
-def _defaults(function: Callable[..., Splits]) -> dict[str, Any]:
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """The options of a function, with their defaults."""
     parameters = inspect.signature(function).parameters
     return {name: option.default for name, option in parameters.items() if name not in _COMMON}
@@ -61,12 +72,13 @@ def _defaults(function: Callable[..., Splits]) -> dict[str, Any]:
 _OPTIONS: dict[str, dict[str, Any]] = {
     "clutter": _defaults(clutter),
     **{name: _defaults(function) for name, (function, _) in _OF_FILES.items()},
+    **{name: _defaults(function) for name, function in READ_WHILE_TRAINING.items()},
 }
 
 
 def names() -> list[str]:
     """The names that `load` knows, sorted."""
-    return sorted(["clutter", *_OF_FILES, *_PUBLISHED])
+    return sorted(["clutter", *_OF_FILES, *_PUBLISHED, *READ_WHILE_TRAINING])
 
 
 def all_options(name: str, **given: Any) -> dict[str, Any]:
@@ -88,24 +100,32 @@ def load(
     download: bool = False,
     size: int | None = None,
     unreadable: OnUnreadable = "error",
+    crop_pct: float = 0.875,
+    interpolation: str = "bilinear",
+    workers: int = 4,
     **options: Any,
-) -> Splits:
-    """Load a data set as bytes.
+) -> Splits[ImageSet] | Splits[FileSet]:
+    """Load a data set as bytes, or find one that is read while training.
 
     Args:
         name: "clutter", made on the spot; "cifar10", "cifar100" or "stl10", through torchvision; "cub", CUB-200-2011;
-            "scenes", MIT's indoor scenes of 67 kinds; or "folder", any images in class folders.
+            "scenes", MIT's indoor scenes of 67 kinds; or "folder", any images in class folders. Read while training:
+            "files", images in class folders (ImageNet's among them); "wds", WebDataset shards; "hfds", data sets of
+            Hugging Face.
         folder: where the files are, or go to. For "folder" the one with `train/` and `test/` (or `val/`, `valid/`,
             `validation/`). For "cub" `CUB_200_2011`, or the one it is in. For "scenes" the one with `Images/`,
             `TrainImages.txt` and `TestImages.txt`. For "cifar10", "cifar100" and "stl10" the one that torchvision calls
             root, by default a `regard` folder in the person's cache. None for "clutter".
-        download: whether "cifar10", "cifar100" or "stl10" may be fetched if it is not there.
+        download: whether "cifar10", "cifar100", "stl10" or "hfds" may be fetched if it is not there.
         size: for "cub", "folder" and "scenes", the side of the images in pixels; see `read_folder`. The first and the
             last need it.
-        unreadable: for the same, "error" or "skip"; see `read_folder`.
+        unreadable: for the same, and sets read while training, "error" or "skip"; see `read_folder`.
+        crop_pct: of sets read while training, as of `FileSet`, and so are the next two.
+        interpolation: likewise.
+        workers: likewise.
         options: for "clutter" the arguments of `clutter`; for "cub", "folder" and "scenes" `memory_limit`, the most
             bytes that the images of a split may take; for "cub" also `crop`, "box" or "none": whether each image is cut
-            to the box of its bird.
+            to the box of its bird. For "wds" and "hfds" see `load_wds` and `load_hfds`.
 
     Returns:
         the training and the test images, and with "clutter" their regions.
@@ -115,6 +135,20 @@ def load(
             data set does not have.
     """
     options = all_options(name, **options)
+    if name in READ_WHILE_TRAINING:
+        if name == "hfds":
+            options["download"] = download
+        elif folder is None:
+            raise InputError(f"data set {name!r} needs a folder; give it (--data.folder)")
+        return READ_WHILE_TRAINING[name](
+            folder,
+            size=size,
+            unreadable=unreadable,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
+            workers=workers,
+            **options,
+        )
     if name in _OF_FILES:
         read, wanted = _OF_FILES[name]
         if folder is None:

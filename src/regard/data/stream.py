@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, get_args
@@ -12,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from regard.data.decode import OnUnreadable, Unreadable, quiet
 from regard.data.fit import Fit
 from regard.data.imageset import ImageSet
 from regard.data.regionset import Mask, RegionSet
-from regard.errors import InputError, first_line
+from regard.data.workers import Workers
+from regard.errors import InputError
 
 
 class RegionBatch(NamedTuple):
@@ -176,7 +174,7 @@ def _batches(reader: _Reader, workers: int) -> Iterator[RegionBatch]:
     # One batch is held back: what was skipped after the last image has to come with some batch.
     held: RegionBatch | None = None
     skipped: tuple[tuple[int, str], ...] = ()
-    for batch in _read(reader, min(workers, len(reader))):
+    for batch in Workers(reader, min(workers, len(reader))).read(range(len(reader))):
         if isinstance(batch, str):
             raise InputError(batch)
         if not len(batch.index):
@@ -190,40 +188,3 @@ def _batches(reader: _Reader, workers: int) -> Iterator[RegionBatch]:
         yield held._replace(skipped=held.skipped + skipped)
     elif skipped:
         raise NothingReadable(skipped)
-
-
-def _read(reader: _Reader, workers: int) -> Iterator[RegionBatch | str]:
-    if not workers:
-        yield from (reader[number] for number in range(len(reader)))
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of more workers than processors, which is for the person to say
-        loader: DataLoader[RegionBatch | str] = DataLoader(
-            reader,  # type: ignore[arg-type]  # has what is needed of a data set
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # takes what the reader gives
-            worker_init_fn=_begin,
-            generator=torch.Generator(),  # of its own, so that nobody's random numbers change
-        )
-        batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise InputError(
-                f"a process that reads images ended ({first_line(error)}); if memory ran out, try fewer of them "
-                "(--workers) or smaller batches (--batch_size)"
-            ) from error
-        yield batch
-
-
-def _as_it_is(batch: RegionBatch | str) -> RegionBatch | str:
-    return batch
-
-
-def _begin(_: int) -> None:
-    # Ctrl-C goes to all processes; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -9,8 +9,8 @@ from regard.training.described import (
 from regard.training.display import Display, Lines
 from regard.training.evaluate import Score, evaluate
 from regard.training.imported import Imported, import_weights, sha256
-from regard.training.loop import Outcome, train
 from regard.training.named import Named
+from regard.training.optimizers import make_optimizer
 from regard.training.parsing import (
     RecipeParser,
     add_data,
@@ -21,6 +21,7 @@ from regard.training.parsing import (
     to_data,
     to_recipe,
 )
+from regard.training.processes import Processes, announced_rank
 from regard.training.recipe import (
     DataRecipe,
     ModelRecipe,
@@ -31,8 +32,9 @@ from regard.training.recipe import (
     plain,
 )
 from regard.training.run import Preprocessing, Run, build_network, fit_of, load_data, make_model, pick_device
-from regard.training.schedule import learning_rate, make_optimizer
+from regard.training.schedule import learning_rate
 from regard.training.trained import Trained, open_trained
+from regard.training.trainer import Outcome, check, train
 
 __all__ = [
     "DataRecipe",
@@ -44,6 +46,7 @@ __all__ = [
     "OptimizerRecipe",
     "Outcome",
     "Preprocessing",
+    "Processes",
     "Recipe",
     "RecipeParser",
     "Run",
@@ -53,7 +56,9 @@ __all__ = [
     "TransferRecipe",
     "add_data",
     "add_recipe",
+    "announced_rank",
     "build_network",
+    "check",
     "data_arguments",
     "described_classes",
     "described_preprocessing",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from regard.errors import InputError
+from regard.errors import InputError, first_line
 from regard.files import written_aside
 from regard.models import read_checkpoint
 
@@ -49,6 +51,7 @@ def load_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any] 
     paths = _checkpoints(folder)
     for path in reversed(paths):
         try:
+            check_whole(path)
             state = read_checkpoint(path)
         except InputError as error:
             say(f"{error}; trying the checkpoint before")
@@ -58,6 +61,21 @@ def load_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any] 
     if paths:
         raise InputError(f"none of the {len(paths)} checkpoints in {folder} can be read; start the run again elsewhere")
     return None
+
+
+def check_whole(path: Path) -> None:
+    """Compares every part of a checkpoint with the checksum that torch wrote with it, which torch itself does not.
+
+    Raises:
+        InputError: the file is cut short, or a byte of it is another.
+    """
+    try:
+        with zipfile.ZipFile(path) as parts:
+            broken = parts.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise InputError(f"{path} is cut short or corrupted ({first_line(error)})") from error
+    if broken is not None:
+        raise InputError(f"{path} is corrupted (the checksum of {broken} is another)")
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +17,7 @@ class Display:
 
     def start(self, run: str, epochs: int, steps: int, done: int) -> None: ...
     def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None: ...
-    def epoch(self, row: dict[str, Any]) -> None: ...
+    def epoch(self, row: dict[str, Any], unreadable: Sequence[str] = ()) -> None: ...
     def say(self, message: str) -> None: ...
     def stop(self) -> None: ...
 
@@ -31,6 +32,7 @@ class Lines(Display):
         self.epochs = self.steps = 0
         self.began = time.monotonic()
         self.done = 0
+        self.unreadable: set[str] = set()  # that were said
 
     def start(self, run: str, epochs: int, steps: int, done: int) -> None:
         self.epochs, self.steps, self.done = epochs, steps, done
@@ -55,14 +57,23 @@ class Lines(Display):
         )
         self.progress.update(self.task, completed=done, note=f"{note}  {self._left(done)} left")
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: dict[str, Any], unreadable: Sequence[str] = ()) -> None:
         terms = "".join(f"  {name} {row[name]:.3g}" for name in TERMS if row.get(name))
         done = row["epoch"] * self.steps
         left = f"  {self._left(done)} left" if row["epoch"] < self.epochs else ""
         self.console.print(
             f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f}{terms}  train {row['accuracy']:.2%}  "
-            f"test {row['test_accuracy']:.2%}  lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s{left}"
+            f"test {row['test_accuracy']:.2%}  lr {row['lr']:.3g}  gradient {row['gradient_norm']:.3g}  "
+            f"{row['images_per_second']:,.0f} images/s, {row['waiting']:.0%} waiting  "
+            f"{row['peak_memory']:.2g} GiB{left}"
         )
+        if row["skipped_steps"]:
+            self.say(f"{row['skipped_steps']} steps of it were left out: their gradients were infinite or no numbers")
+        new = [name for name in unreadable if name not in self.unreadable]
+        if new:
+            self.unreadable.update(new)
+            more = f" and {len(new) - 3} more" if len(new) > 3 else ""
+            self.say(f"{len(new)} images could not be read: {'; '.join(new[:3])}{more} (all in unreadable.txt)")
 
     def say(self, message: str) -> None:
         self.console.print(message)

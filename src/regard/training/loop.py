@@ -1,134 +1,66 @@
-"""The training loop."""
+"""The training loop: epochs of steps, a look at the losses every second, a test and a checkpoint after every epoch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from regard import data, models
-from regard.errors import InputError
-from regard.training.checkpoints import load_checkpoint, save_checkpoint
+from regard.data import Batch, Batches, FileBatches, Mixing
+from regard.training.averaging import Average
 from regard.training.display import Display
 from regard.training.evaluate import evaluate
-from regard.training.interrupt import Interrupt, interruptible
-from regard.training.meter import Meter
-from regard.training.recipe import Recipe, plain
-from regard.training.run import Run, load_data, make_model, pick_device, resolved
-from regard.training.schedule import learning_rate, make_optimizer
-from regard.training.teacher import load_teachers
+from regard.training.interrupt import Interrupt
+from regard.training.memory import forget_peak, peak_memory
+from regard.training.meter import Measured, Meter
+from regard.training.optimizers import make_optimizer, reset_momentum
+from regard.training.processes import Processes
+from regard.training.recipe import Recipe
+from regard.training.record import record_epoch
+from regard.training.run import Run
+from regard.training.sanity import check_measured
+from regard.training.schedule import learning_rate
+from regard.training.seeds import step_seed
+from regard.training.state import save_state
+from regard.training.step import Step
+from regard.training.trackers import Trackers
 from regard.transfer import Objective
 
-# What says where a run takes place, and may be another when it is resumed.
-_WHERE = ("source", "device", "threads", "data.folder", "data.download")
 _LOOK = 1.0  # seconds between two looks at the losses: each waits for the device
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    run: Run
-    finished: bool
-    """False if it was asked to stop; it can be resumed."""
-    test_accuracy: float | None
-    """After the last finished epoch, in [0, 1]."""
-
-
-def train(
-    recipe: Recipe,
-    folder: str | Path,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    display: Display | None = None,
-    splits: data.Splits | None = None,
-) -> Outcome:
-    """Trains the network of `recipe` in the run folder `folder`.
-
-    On Ctrl-C or SIGTERM it finishes the step, saves a checkpoint and returns. A run resumed from there, or from a
-    checkpoint before a crash, ends with the same weights as one never interrupted.
-
-    Args:
-        recipe: what to do.
-        folder: of the run; made.
-        resume: go on with the run in `folder`, if there is one, from its newest checkpoint.
-        overwrite: remove a run that is in `folder` already.
-        display: told of the progress.
-        splits: the data, if they are loaded already; they have to be those of the recipe.
-
-    Raises:
-        InputError: something in the recipe, the data, the teacher or the folder is not right (nothing was changed
-            then), or the loss is no number (the last good checkpoint is kept).
-    """
-    display = display or Display()
-    recipe.check()
-    for teacher in recipe.transfer.teachers:
-        if Path(teacher).resolve() == Path(folder).resolve():
-            raise InputError(f"the run {folder} cannot be its own teacher; name another (transfer.teacher, or --run)")
-    if not resume:
-        Run.check_free(folder, overwrite=overwrite)  # before the data are read
-    device = pick_device(recipe.device)
-    train_set, test_set = splits or load_data(recipe.data)
-    for images in (train_set, test_set):
-        if images.skipped:
-            names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
-            display.say(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
-    recipe = replace(recipe, data=resolved(recipe.data, train_set))
-    with _settings(recipe):
-        torch.manual_seed(recipe.seed)
-        model = _placed(make_model(recipe, len(train_set.classes)), device)
-        batches = data.Batches(
-            train_set,
-            recipe.schedule.batch_size,
-            augmentation=recipe.augmentation,
-            shuffle=True,
-            seed=recipe.seed,
-            device=device,
-            channels_last=True,
-        )
-        test_batches = data.Batches(test_set, _test_batch(test_set), device=device, channels_last=True)
-        objective = _objective(recipe, model, train_set, batches.image_size, display.say)
-        run = _open_or_create(recipe, Path(folder), train_set.classes, resume, overwrite)
-        loop = _Loop(recipe, run, model, objective, batches, test_batches, display)
-        if resume:
-            loop.restore(load_checkpoint(run.checkpoints, display.say))
-        display.start(run.name, recipe.schedule.epochs, len(batches), loop.steps_done)
-        try:
-            with interruptible() as interrupt:
-                finished = loop.run_on(interrupt)
-        finally:
-            display.stop()
-    accuracy = loop.rows[-1]["test_accuracy"] if loop.rows else None
-    return Outcome(run, finished, accuracy)
-
-
-class _Loop:
-    """The state of a run, and what takes it forward."""
+class Loop:
+    """The state of a run, and what takes it forward. Of several processes each has one, in step with the others."""
 
     def __init__(
         self,
         recipe: Recipe,
         run: Run,
-        model: nn.Module,
         objective: Objective,
-        batches: data.Batches,
-        test_batches: data.Batches,
+        batches: Batches | FileBatches,
+        test_batches: Batches | FileBatches,
+        processes: Processes,
         display: Display,
+        trackers: Trackers | None = None,
     ) -> None:
-        self.recipe, self.run, self.model, self.objective = recipe, run, model, objective
-        self.batches, self.test_batches, self.display = batches, test_batches, display
-        self.device = next(model.parameters()).device
-        self.optimizer = make_optimizer(model, recipe.optimizer, objective.parameters())
+        self.recipe, self.run, self.objective, self.processes = recipe, run, objective, processes
+        self.batches, self.test_batches, self.display, self.trackers = batches, test_batches, display, trackers
+        self.model = objective.student
+        self.average = Average(self.model, recipe.ema)
+        self.forward = processes.step_module(Step(objective))
+        self.learning = [p for p in self.forward.parameters() if p.requires_grad]
+        self.optimizer = processes.optimizer(make_optimizer(self.model, recipe.optimizer, objective.parameters()))
+        self.scaler = processes.accelerator.scaler
+        self.mixing = _mixing(recipe, len(batches.images.classes))
         self.rows: list[dict[str, Any]] = []  # of the finished epochs
         self.epoch = self.step = 0  # the next step to take
-        self.meter = Meter(len(batches), self.device)
+        self.meter = Meter(len(batches), self.learning[0])
+        self.saved_at = time.perf_counter()
 
     @property
     def steps_done(self) -> int:
@@ -143,189 +75,137 @@ class _Loop:
         """Trains to the end, or until interrupted; whether it came to the end."""
         while self.epoch < self.recipe.schedule.epochs:
             if not self.train_epoch(interrupt):
-                self.save()
                 return False
             self.finish_epoch()
         return True
 
     def train_epoch(self, interrupt: Interrupt) -> bool:
-        """Takes the remaining steps of the epoch; False if interrupted before its end."""
+        """Takes the remaining steps of the epoch; False if interrupted, and saved, before its end."""
         self.model.train()
-        self.began, self.began_at = time.perf_counter(), self.step
-        looked = self.began
-        for batch in self.batches.epoch(self.epoch, start=self.step):
-            self.prepare_step()
-            losses = self.objective(batch.images, batch.labels, self.progress)
-            self.optimizer.zero_grad(set_to_none=True)
-            losses.total.backward()
-            self.optimizer.step()
-            self.meter.add(self.step, losses, batch.labels)
+        forget_peak(self.processes.device)
+        self.began, self.waited, self.began_at = time.perf_counter(), 0.0, self.step
+        self.looked, self.looked_at, self.next_look = self.began, self.step, self.step + 1
+        source = self.batches.epoch(self.epoch, start=self.step)
+        while self.step < len(self.batches):
+            self.take_step(self.wait_for(source))
             self.step += 1
             last = self.step == len(self.batches)
-            if last or interrupt or time.perf_counter() - looked > _LOOK:
-                self.look()
-                looked = time.perf_counter()
-            if interrupt and not last:
-                return False
+            if last or self.step == self.next_look or (interrupt and self.processes.count == 1):
+                stop = self.look(interrupt)
+                if stop and not last:
+                    self.save()
+                    return False
         return True
 
-    def look(self) -> None:
-        """Waits for the device, checks the losses and shows the progress."""
-        bad = self.meter.first_bad(self.step)
-        if bad is not None:
-            steps = len(self.batches)
-            lr = learning_rate(self.recipe.schedule, self.recipe.optimizer.lr, self.epoch * steps + bad, steps)
-            raise InputError(
-                f"the loss is no number in epoch {self.epoch + 1}, step {bad + 1}, at learning rate {lr:.3g}; the last "
-                f"good checkpoint is kept in {self.run.checkpoints} (try a lower learning rate, or a warm-up)"
-            )
-        batch_size = self.batches.batch_size
-        seen = min(self.step * batch_size, len(self.batches.images)) - self.began_at * batch_size
-        self.rate = seen / (time.perf_counter() - self.began)
-        self.display.step(self.epoch, self.step, self.meter.means(self.step), self.rate)
+    def wait_for(self, source: Iterator[Batch]) -> Batch:
+        began = time.perf_counter()
+        batch = next(source)
+        self.waited += time.perf_counter() - began
+        return batch
+
+    def take_step(self, batch: Batch) -> None:
+        """Forward, backward and a step of the optimizer, on this process's part of a batch."""
+        self.prepare_step()
+        images, labels = batch.images, batch.labels
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, self.steps_done)
+        parts = list(zip(*(part.chunk(self.recipe.schedule.accumulate) for part in (images, labels)), strict=True))
+        for number, (some, theirs) in enumerate(parts, start=1):
+            # Gradients are averaged over the processes with those of the last part.
+            with nullcontext() if number == len(parts) else self.processes.accelerator.no_sync(self.forward):
+                losses = self.forward(some, theirs, self.progress)
+                # Losses are means over images, and gradients become means over processes.
+                share = len(some) * self.processes.count / batch.total
+                self.processes.accelerator.backward(losses.total if share == 1 else losses.total * share)
+            self.meter.add(self.step, losses, theirs)
+        norm = self.clip()
+        # With a scaled loss, the optimizer itself leaves out steps whose gradient is not finite.
+        if self.scaler is not None or self.recipe.nonfinite == "stop" or norm.isfinite():
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self.steps_done)
 
     def prepare_step(self) -> None:
         schedule = self.recipe.schedule
+        # What is random in a step, such as dropout, depends on nothing that came before it.
+        torch.manual_seed(step_seed(self.recipe.seed, self.steps_done, self.processes.rank))
         self.lr = learning_rate(schedule, self.recipe.optimizer.lr, self.steps_done, len(self.batches))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         if schedule.reset_momentum and self.step == 0 and self.epoch in schedule.milestones:
-            for state in self.optimizer.state.values():
-                state["momentum_buffer"].zero_()
+            reset_momentum(self.optimizer)
+
+    def clip(self) -> Tensor:
+        """The norm of the gradient, which is then scaled down to what is allowed."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer.optimizer)
+        norm = get_total_norm([p.grad for p in self.learning if p.grad is not None])
+        if self.recipe.optimizer.clip is not None:
+            clip_grads_with_norm_(self.learning, self.recipe.optimizer.clip, norm)
+        self.meter.add_norm(self.step, norm, self.processes.count)
+        return norm
+
+    def look(self, interrupt: Interrupt) -> bool:
+        """Waits for the device, checks the losses, shows the progress; whether to stop. All processes look at once."""
+        measured = self.measured()
+        now = time.perf_counter()
+        due = now - self.saved_at > 60 * self.recipe.save_minutes
+        took = (now - self.looked) / (self.step - self.looked_at)
+        stop, pace, save = self.processes.largest(bool(interrupt), took, due)
+        check_measured(measured, self.recipe, self.run, self.epoch, len(self.batches))
+        self.rate = Measured(measured.rows[self.began_at :]).images / (now - self.began)
+        self.display.step(self.epoch, self.step, measured.means(), self.rate)
+        if save and not stop and self.step < len(self.batches):
+            self.save()
+        self.looked, self.looked_at = now, self.step
+        self.next_look = self.step + max(1, int(_LOOK / max(pace, 1e-6)))
+        return bool(stop)
+
+    def measured(self) -> Measured:
+        """The steps of this epoch, over all processes."""
+        return Measured(self.processes.summed(self.meter.rows[: self.step]))
 
     def finish_epoch(self) -> None:
-        score = evaluate(self.model, self.test_batches)
+        """Tests, and writes down the epoch."""
+        measured = self.measured()
+        took = time.perf_counter() - self.began
+        waited, memory = self.processes.largest(self.waited / took, peak_memory(self.processes.device))
+        score = evaluate(self.average.kept, self.test_batches, summed=self.processes.summed)
+        unreadable = self.processes.all_names((*self.batches.skipped, *self.test_batches.skipped))
         best = max((row["test_accuracy"] for row in self.rows), default=-1.0)
-        means = self.meter.means(self.step)
-        self.rows.append(
-            {
-                "epoch": self.epoch + 1,
-                "lr": self.lr,
-                **means,
-                "test_loss": score.loss,
-                "test_accuracy": score.accuracy,
-                "test_images": score.images,
-                "images_per_second": self.rate,
-            }
-        )
+        row = {
+            "epoch": self.epoch + 1,
+            "lr": self.lr,
+            **measured.means(),
+            "skipped_steps": len(measured.bad()),
+            "test_loss": score.loss,
+            "test_accuracy": score.accuracy,
+            "test_images": score.images,
+            "images_per_second": self.rate,
+            "waiting": waited,
+            "peak_memory": memory,
+            "unreadable": len(unreadable),
+        }
+        self.rows.append(row)
         self.epoch, self.step = self.epoch + 1, 0
-        self.meter = Meter(len(self.batches), self.device)
-        self.run.save_weights(self.model, "last", self.epoch, score.accuracy)
-        if score.accuracy > best:
-            self.run.save_weights(self.model, "best", self.epoch, score.accuracy)
-        self.run.write_metrics(self.rows)
+        self.meter = Meter(len(self.batches), self.learning[0])
+        if self.processes.main:
+            record_epoch(self.run, self.average.kept, self.rows, unreadable, best=score.accuracy > best)
         self.save()
-        self.display.epoch(self.rows[-1])
+        self.display.epoch(row, unreadable)
+        if self.trackers is not None:
+            self.trackers.log(row, self.steps_done)
 
     def save(self) -> None:
-        state = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "regressors": self.objective.regressors.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rows": self.rows,
-            "meter": self.meter.rows,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-        }
-        save_checkpoint(self.run.checkpoints, self.steps_done, state)
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Goes on from a checkpoint; from the start if there is none."""
-        if state is None:
-            return
-        missing = {"epoch", "step", "model", "optimizer", "rows", "meter", "random", "random_cuda"} - state.keys()
-        if missing:
-            raise InputError(f"the newest checkpoint in {self.run.checkpoints} lacks {', '.join(sorted(missing))}")
-        if state["meter"].shape != self.meter.rows.shape:
-            raise InputError(
-                f"the newest checkpoint in {self.run.checkpoints} is of another version of regard; start the run again "
-                "(--overwrite)"
-            )
-        models.load_weights(self.model, state["model"], f"the checkpoint in {self.run.checkpoints}")
-        self.objective.regressors.load_state_dict(state.get("regressors", {}))
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
-        self.meter.rows = state["meter"].to(self.device)
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        self.display.say(f"resumed {self.run.folder} at epoch {self.epoch + 1}, step {self.step + 1}")
+        """Saves a checkpoint of all that the rest of the run depends on."""
+        rows = self.processes.summed(self.meter.rows)
+        if self.processes.main:
+            save_state(self, rows)
+        self.saved_at = time.perf_counter()
 
 
-def _test_batch(images: data.ImageSet) -> int:
-    """Images of a batch in testing: 500 small ones, and fewer of large ones, which take more memory."""
-    height, width = images.images.shape[2:]
-    return max(1, min(500, 500 * 96 * 96 // (height * width)))
-
-
-def _placed(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on its device, in the memory layout in which convolutions are fastest."""
-    return model.to(device).to(memory_format=torch.channels_last)
-
-
-def _objective(
-    recipe: Recipe, model: nn.Module, images: data.ImageSet, size: tuple[int, int], say: Callable[[str], None]
-) -> Objective:
-    """What the network of the recipe is trained for."""
-    asked = recipe.transfer
-    device = next(model.parameters()).device
-    teachers = load_teachers(asked, images, size, device, say, compile=recipe.compile)
-    return Objective(
-        model,
-        teachers or None,
-        beta=asked.weight("beta"),
-        alpha=asked.weight("alpha"),
-        temperature=asked.temperature,
-        layers=asked.layers,
-        power=asked.power,
-        reduce=asked.reduce,
-        form=asked.form,
-        label_smoothing=recipe.label_smoothing,
-        full_activation=asked.weight("full_activation"),
-        gradient=asked.weight("gradient"),
-        symmetry=asked.weight("symmetry"),
-        input_gradient=asked.weight("input_gradient"),
-        image_size=size,
-        compile=recipe.compile,
-    )
-
-
-def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resume: bool, overwrite: bool) -> Run:
-    if not resume or not (folder / "recipe.yaml").is_file():
-        return Run.create(folder, recipe, classes, overwrite=overwrite)
-    run = Run.open(folder)
-    for part in folder.rglob(".*.part"):  # what a killed process was writing
-        part.unlink()
-    now, then = _flat(plain(recipe)), _flat(plain(run.recipe))
-    differing = [name for name in now if now[name] != then.get(name) and name not in _WHERE]
-    if differing:
-        changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
-        raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")
-    return run
-
-
-def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in fields.items():
-        if isinstance(value, dict) and not name.endswith("options"):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-@contextmanager
-def _settings(recipe: Recipe) -> Iterator[None]:
-    """torch's settings for the run, put back after it."""
-    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    benchmark = torch.backends.cudnn.benchmark
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = recipe.deterministic, not recipe.deterministic
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
+def _mixing(recipe: Recipe, classes: int) -> Mixing | None:
+    augmentation = recipe.augmentation
+    if not augmentation.mixes:
+        return None
+    return Mixing(augmentation, classes, recipe.seed, recipe.label_smoothing)

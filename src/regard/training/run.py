@@ -11,12 +11,15 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import accelerate
 import timm
 import torch
 import torchvision
 from torch import nn
 
 from regard import attention, data, models
+from regard.data.fileset import SIZE
+from regard.data.sources import READ_WHILE_TRAINING
 from regard.errors import InputError, first_line
 from regard.files import written_aside
 from regard.training.frozen import freeze
@@ -166,8 +169,12 @@ class Run:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        data_recipe = self.recipe.data
-        return Preprocessing(data_recipe.mean, data_recipe.std, data_recipe.size or _SIDES.get(data_recipe.name))
+        """How it meets images in testing."""
+        about = self.recipe.data
+        if about.name in READ_WHILE_TRAINING:
+            size = about.size or SIZE
+            return Preprocessing(about.mean, about.std, size, about.crop_pct, interpolation=about.interpolation)
+        return Preprocessing(about.mean, about.std, about.size or _SIDES.get(about.name))
 
     def bias_report(self, which: Weights = "last") -> Path:
         """Where the report on where it looks goes."""
@@ -246,12 +253,16 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     Raises:
         InputError: the data are not there or cannot be read.
     """
+    how: dict[str, Any] = {}
+    if recipe.name in READ_WHILE_TRAINING:
+        how = {name: getattr(recipe, name) for name in ("crop_pct", "interpolation", "workers")}
     train, test = data.load(
         recipe.name,
         recipe.folder,
         download=recipe.download,
         size=recipe.size,
         unreadable=recipe.unreadable,
+        **how,
         **recipe.options,
     )
     if recipe.train_images is not None:
@@ -259,13 +270,14 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     return data.Splits(_normalised(train, recipe), _normalised(test, recipe))
 
 
-def resolved(recipe: DataRecipe, images: data.ImageSet) -> DataRecipe:
+def resolved(recipe: DataRecipe, images: data.ImageSet | data.FileSet) -> DataRecipe:
     """The recipe with everything said that `images` took from defaults, which may change."""
     options = data.all_options(recipe.name, **recipe.options)
-    return replace(recipe, mean=images.mean, std=images.std, options=options)
+    size = images.size if isinstance(images, data.FileSet) else recipe.size
+    return replace(recipe, size=size, mean=images.mean, std=images.std, options=options)
 
 
-def _normalised(images: data.ImageSet, recipe: DataRecipe) -> data.ImageSet:
+def _normalised(images: data.ImageSet | data.FileSet, recipe: DataRecipe) -> data.ImageSet | data.FileSet:
     return replace(images, mean=recipe.mean or images.mean, std=recipe.std or images.std)
 
 
@@ -293,9 +305,11 @@ def environment(classes: tuple[str, ...]) -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "timm": timm.__version__,
+        "accelerate": accelerate.__version__,
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "attention_kernels": attention.ops.backend("cuda" if torch.cuda.is_available() else "cpu"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": " ".join(sys.argv),

@@ -11,29 +11,35 @@ from regard.models.torchvision_networks import is_of_torchvision
 from regard.training.imported import Imported
 from regard.training.named import Named
 from regard.training.run import Run
+from regard.training.run_checkpoint import RunCheckpoint
 
 Trained = Run | Imported | Named
 """All have `source`, `network`, `class_count`, `classes`, `preprocessing`, `model(which)`, `weights(which)` and
-`bias_report(which)`."""
+`bias_report(which)`. A run may be a `RunCheckpoint`, the run as it was then."""
 
 
 def open_trained(source: str | Path) -> Trained:
-    """A run folder, an imported file, a name of timm or torchvision/NAME with published weights, or NAME=CHECKPOINT.
+    """A run folder, a checkpoint within one, an imported file, a name of timm or torchvision/NAME with published
+    weights, or NAME=CHECKPOINT.
 
     Raises:
         InputError: it is none of these.
     """
     path = Path(source)
     if path.is_file():
-        if path.suffix != ".safetensors":
-            raise InputError(
-                f"{path} is no run folder and no imported .safetensors file; `regard import` makes one, and "
-                f"NAME={path} says what network it belongs to"
-            )
-        return Imported.open(path)
+        if path.suffix == ".safetensors":
+            return Imported.open(path)
+        if RunCheckpoint.folder_of(path) is not None:
+            return RunCheckpoint.open(path)
+        raise InputError(
+            f"{path} is no run folder, no checkpoint within one and no imported .safetensors file; `regard import` "
+            f"makes one, and NAME={path} says what network it belongs to"
+        )
     if path.is_dir():
         return Run.open(path)
     name, given, _ = str(source).partition("=")
     if given or timm.is_model(name) or is_of_torchvision(name):
         return Named.open(str(source))
+    if path.suffix == ".pt" and RunCheckpoint.folder_of(path) is not None:
+        raise InputError(f"there is no checkpoint {source}; its run keeps the newest only")
     raise InputError(f"there is no run folder {source}, and timm knows no network of that name")

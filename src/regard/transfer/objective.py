@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import FunctionType
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from regard.transfer.pairing import Asked, Pair, check_places, feature_shapes, f
 from regard.transfer.teacher import Teacher, frozen
 from regard.transfer.weight import Weight, as_weight, check_range
 
+Task = Literal["cross_entropy", "binary_cross_entropy"]
+
 _COUNTER = itertools.count()
 _IN_PLACE = "is being modified inplace"  # what torch says of a layer that changes what a tap gave back
 
@@ -36,7 +38,7 @@ class Losses(NamedTuple):
 
     total: Tensor
     task: Tensor
-    """Cross entropy with the labels."""
+    """The loss to the labels."""
     attention: tuple[Tensor, ...]
     """The attention loss of each pair of taps."""
     distillation: Tensor | None
@@ -175,6 +177,8 @@ class Objective:
         reduce: of the attention maps over the channels: 'mean', 'sum' or 'max'.
         form: of the attention loss, 'code' or 'paper'; see `attention_loss`.
         label_smoothing: of the task, in [0, 1).
+        task: the loss to the labels: 'cross_entropy', or 'binary_cross_entropy', the mean over images and classes of
+            the loss of each class for itself.
         full_activation: weight of full-activation transfer. It has 1 x 1 convolutions that learn with the student: give
             the optimizer `parameters()` as well.
         gradient: weight of gradient-based transfer; see `regard.transfer.gradient` for this and the next two.
@@ -204,6 +208,7 @@ class Objective:
         reduce: Reduce = "mean",
         form: Form = "code",
         label_smoothing: float = 0.0,
+        task: Task = "cross_entropy",
         full_activation: float | Weight = 0.0,
         gradient: float | Weight = 0.0,
         symmetry: float | Weight = 0.0,
@@ -226,6 +231,8 @@ class Objective:
             raise InputError(f"the temperature of distillation is positive, not {temperature}")
         if not 0 <= label_smoothing < 1:
             raise InputError(f"label smoothing lies in [0, 1); it is {label_smoothing}")
+        if task not in get_args(Task):
+            raise unknown("loss to the labels", task, get_args(Task))
         if form not in get_args(Form):
             raise unknown("form of the attention loss", form, get_args(Form))
         check_power(power, reduce)
@@ -242,6 +249,7 @@ class Objective:
         self.reduce: Reduce = reduce
         self.form: Form = form
         self.label_smoothing = label_smoothing
+        self.task: Task = task
         self.layers = layers
         self.regressors = nn.ModuleList()
         self.compile = compile
@@ -280,7 +288,7 @@ class Objective:
 
         Args:
             images: (N, 3, H, W), normalised as the student knows them.
-            labels: (N,), int64 in [0, K).
+            labels: (N,), int64 in [0, K); or (N, K), the share of each class, as mixed images have.
             progress: the share of the run that is over, in [0, 1], for weights that change.
 
         Raises:
@@ -296,7 +304,7 @@ class Objective:
         taught = [self._teach(lesson, images, labels, gradients=now.gradient > 0) for lesson in lessons]
         read = pupil(images)
         logits = read.logits
-        total = task = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        total = task = task_loss(logits, labels, self.task, self.label_smoothing)
 
         distillation = None
         if now.alpha:
@@ -431,6 +439,16 @@ def _check_device(student: nn.Module, teacher: Teacher) -> None:
         raise InputError(
             f"the student is on {here} and a teacher on {teacher.device}; bring both to one (teacher.to({str(here)!r}))"
         )
+
+
+def task_loss(logits: Tensor, labels: Tensor, task: Task, label_smoothing: float) -> Tensor:
+    """The loss to the labels; see `Objective`."""
+    if task == "cross_entropy":
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    classes = logits.shape[1]
+    shares = F.one_hot(labels, classes).to(logits.dtype) if labels.ndim == 1 else labels
+    shares = shares * (1 - label_smoothing) + label_smoothing / classes
+    return F.binary_cross_entropy_with_logits(logits, shares)
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:

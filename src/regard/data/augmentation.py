@@ -1,0 +1,179 @@
+"""How training images are varied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from regard.errors import InputError, first_line, unknown
+
+PaddingMode = Literal["zero", "reflect"]
+CropInterpolation = Literal["bilinear", "bicubic", "random"]
+ErasingMode = Literal["const", "rand", "pixel"]
+
+_OF_FILES = ("ratio", "interpolation", "color_jitter", "policy", "erasing", "erasing_mode")
+_OF_WHOLE = ("padding", "padding_mode", "crop")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to training images.
+
+    Sets held whole are padded, cropped at a random place and flipped at random; with `scale`, in place of padding and
+    crop, they get random resized crops. Sets read while training always get random resized crops, and take the fields
+    marked (files), which others refuse.
+
+    Attributes:
+        padding: pixels added on every side before the crop, 0 or more; none for 4, but 0 with scale and for sets read
+            while training.
+        padding_mode: what they show: "zero" for black, "reflect" for the image mirrored at its border pixels.
+        crop: side in pixels of the square cut out of the padded image, or with scale of what a crop is resized to; none
+            for the size of the image itself. Of sets read while training data.size says it.
+        flip: mirror every second image left to right, on average.
+        scale: least and largest share of the image's area in a random resized crop, such as [0.08, 1]: of random size,
+            aspect ratio (3/4 to 4/3) and place; bilinear, antialiased. None for no resizing; of sets read while
+            training for [0.08, 1].
+        ratio: least and largest aspect ratio, width to height, of random resized crops (files).
+        interpolation: how these are resized: bilinear, bicubic, or random, one of the two for each image (files).
+        color_jitter: brightness, contrast and saturation change by factors of up to so much above and below 1; 0 for
+            none (files).
+        policy: random operations on an image by timm's notation, such as rand-m7-mstd0.5-inc1 (RandAugment, arXiv
+            1909.13719), augmix-m3-w3 or 3a (files).
+        erasing: probability that a box of the image is erased (arXiv 1708.04896), 0 to 1 (files).
+        erasing_mode: what it then shows: const, the mean colour; rand, one random colour; pixel, noise (files).
+        mixup: alpha of mixup (arXiv 1710.09412): two images are added, weighed by a draw from Beta(alpha, alpha); 0
+            for none.
+        cutmix: alpha of CutMix (arXiv 1905.04899): a box of one image is put into another; 0 for none.
+        mix_probability: of a batch to be mixed at all, 0 to 1.
+        mix_switch: of CutMix, where mixup is asked for as well, 0 to 1.
+        repeats: each image so many times in a batch, each time varied anew (arXiv 1901.09335). An epoch is as long as
+            without, so that it shows one image of so many.
+
+    Raises:
+        InputError: a value other than these.
+    """
+
+    padding: int | None = None
+    padding_mode: PaddingMode = "reflect"
+    crop: int | None = None
+    flip: bool = True
+    scale: tuple[float, float] | None = None
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: CropInterpolation = "bilinear"
+    color_jitter: float = 0.0
+    policy: str | None = None
+    erasing: float = 0.0
+    erasing_mode: ErasingMode = "const"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 1.0
+    mix_switch: float = 0.5
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.padding is not None and self.padding < 0:
+            raise InputError(f"augmentation: padding is {self.padding}; give 0 or more pixels")
+        if self.crop is not None and self.crop < 1:
+            raise InputError(f"augmentation: crop is {self.crop}; give 1 or more pixels, or none for the whole image")
+        for name, known in (
+            ("padding_mode", PaddingMode),
+            ("interpolation", CropInterpolation),
+            ("erasing_mode", ErasingMode),
+        ):
+            if getattr(self, name) not in get_args(known):
+                raise unknown(f"augmentation.{name}", getattr(self, name), get_args(known))
+        for name in ("color_jitter", "mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"augmentation: {name} is {getattr(self, name)}; give 0 or more")
+        for name in ("erasing", "mix_probability", "mix_switch"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"augmentation: {name} is {getattr(self, name)}; give a probability, 0 to 1")
+        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
+            raise InputError(f"augmentation: repeats is {self.repeats}; give a whole number, 1 or more")
+        if not _is_range(self.ratio):
+            raise InputError(
+                f"augmentation: ratio is {list(self.ratio)}; give the least and the largest aspect ratio, above 0, "
+                "such as [0.75, 1.3333]"
+            )
+        if self.scale is not None:
+            if not _is_range(self.scale) or self.scale[1] > 1:
+                raise InputError(
+                    f"augmentation: scale is {list(self.scale)}; give the least and the largest share of the image's "
+                    "area, above 0 and at most 1, such as [0.08, 1]"
+                )
+            if self.padding:
+                raise InputError(
+                    f"augmentation: scale resizes crops of the image as it is, and padding is {self.padding}; give "
+                    "padding 0 (--augmentation.padding 0), or leave scale out"
+                )
+        if self.policy is not None:
+            self._check_policy(self.policy)
+
+    def _check_policy(self, policy: str) -> None:
+        from timm.data import create_transform
+
+        if self.color_jitter and "3a" not in policy:
+            raise InputError(
+                f"augmentation: policy {policy!r} takes the place of color_jitter ({self.color_jitter}); leave one out"
+            )
+        try:
+            create_transform(32, is_training=True, auto_augment=policy)
+        except Exception as error:  # timm asserts, or fails on what it has parsed
+            raise InputError(
+                f"augmentation: timm knows no policy {policy!r} ({first_line(error)}); give one such as "
+                "'rand-m7-mstd0.5-inc1', 'augmix-m3-w3' or '3a'"
+            ) from error
+
+    @property
+    def border(self) -> int:
+        """Pixels added on every side of the images of a set held whole."""
+        if self.padding is not None:
+            return self.padding
+        return 4 if self.scale is None else 0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed with one another."""
+        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+
+    def check_whole(self) -> None:
+        """Raises InputError for fields that a set held whole does not know."""
+        given = self._given(_OF_FILES)
+        if given:
+            raise InputError(
+                f"augmentation: {', '.join(given)} is for sets that are read while training (--data.name files, wds or "
+                "hfds), and this one is held whole; leave it out"
+            )
+
+    def check_files(self) -> None:
+        """Raises InputError for fields that a set read while training does not know."""
+        given = [name for name in self._given(_OF_WHOLE) if name != "padding" or self.padding]
+        if given:
+            raise InputError(
+                f"augmentation: {', '.join(given)} is for sets that are held whole; images read while training get "
+                "random resized crops (augmentation.scale) of the size of data.size; leave it out"
+            )
+
+    def check_batch(self, batch_size: int, *, shuffle: bool) -> None:
+        """Raises InputError where repeats do not go with batches of this size, or with images in order."""
+        if batch_size % self.repeats:
+            raise InputError(
+                f"augmentation: repeats is {self.repeats}, which does not divide the batch size {batch_size}; give "
+                f"another, or a batch size such as {-(-batch_size // self.repeats) * self.repeats}"
+            )
+        if self.repeats > 1 and not shuffle:
+            raise InputError("augmentation: repeats is for batches in random order; leave it out, or shuffle")
+
+    def _given(self, names: Sequence[str]) -> list[str]:
+        default: dict[str, Any] = {field.name: field.default for field in fields(self)}
+        # What comes from YAML has lists for tuples.
+        return [name for name in names if _tuple(getattr(self, name)) != _tuple(default[name])]
+
+
+def _is_range(values: Sequence[float]) -> bool:
+    return len(values) == 2 and 0 < values[0] <= values[1] < float("inf")
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,161 @@
+"""A labelled set of images that are read while training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import IO, Any, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regard.data.decode import OnUnreadable
+from regard.data.fit import Fit
+from regard.data.imageset import Channels, chosen
+from regard.data.shards import Shards
+from regard.errors import InputError
+
+SIZE = 224
+
+
+class Reader(Protocol):
+    """timm's readers of what has places: `reader[place]` is an open file and its label."""
+
+    def __getitem__(self, place: int) -> tuple[IO[bytes], int]: ...
+    def __len__(self) -> int: ...
+    def filename(self, place: int, basename: bool = False, absolute: bool = False) -> str | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Images that can be read in any order.
+
+    Attributes:
+        reader: reads them.
+        labels: int64 (N,), of the images in this set.
+        which: int64 (N,), their places in the reader; None: all of them, in order.
+    """
+
+    reader: Reader
+    labels: NDArray[np.int64]
+    which: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def open(self, index: int) -> IO[bytes]:
+        """The image at a place in this set.
+
+        Raises:
+            OSError: its file cannot be opened.
+        """
+        return self.reader[self._place(index)][0]
+
+    def name(self, index: int, *, whole: bool = False) -> str:
+        """What the image at a place in this set is called: its path from the folder of the set, or the whole one."""
+        place = self._place(index)
+        return self.reader.filename(place, absolute=whole) or f"image {place}"
+
+    def subset(self, which: Tensor) -> Places:
+        """The images at these places."""
+        index = which.numpy()
+        return Places(self.reader, self.labels[index], index if self.which is None else self.which[index])
+
+    def _place(self, index: int) -> int:
+        return int(index if self.which is None else self.which[index])
+
+
+@dataclass(frozen=True, eq=False)
+class FileSet:
+    """A labelled set of images, of any number, that are read and decoded when they are needed.
+
+    Attributes:
+        source: what reads them.
+        name: where it comes from: "files", "wds" or "hfds".
+        split: "train" or "test".
+        classes: the names of the classes.
+        mean: of each channel, 0 to 1, that the network's images are normalised by.
+        std: likewise.
+        size: side in pixels of what the network sees.
+        crop_pct: in testing, the share of the resized image's shorter side that the crop of the centre keeps.
+        interpolation: how images are resized in testing: "bilinear", "bicubic", …
+        unreadable: on an image that cannot be read, "error", or "skip" it and name it.
+        workers: processes that read images.
+        skipped: nothing; what is skipped is known when it is come to, see `FileBatches`.
+
+    Raises:
+        InputError: a value other than these.
+    """
+
+    source: Places | Shards
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    mean: Channels
+    std: Channels
+    size: int = SIZE
+    crop_pct: float = 0.875
+    interpolation: str = "bilinear"
+    unreadable: OnUnreadable = "error"
+    workers: int = 4
+    skipped: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise InputError(f"size is {self.size!r}; give the side of the images in pixels, 1 or more")
+        if self.unreadable not in get_args(OnUnreadable):
+            raise InputError(f"unreadable is {self.unreadable!r}; give 'error' or 'skip'")
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 0:
+            raise InputError(f"workers is {self.workers!r}; give 0 or more")
+        _ = self.fit
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def fit(self) -> Fit:
+        """How its images are resized and cropped in testing."""
+        return Fit((self.size, self.size), self.crop_pct, "center", self.interpolation)
+
+    def subset(self, which: int | Sequence[int] | Tensor) -> FileSet:
+        """A part of the set; see `ImageSet.subset`.
+
+        Raises:
+            InputError: a count outside 1 to N, an index outside 0 to N - 1, or a set of shards, which are read from
+                beginning to end.
+        """
+        if isinstance(self.source, Shards):
+            raise InputError(
+                f"the {self.split} set of {self.name!r} is in shards, which are read whole; name fewer of them "
+                "(--data.options.train), and leave out train_images"
+            )
+        return replace(self, source=self.source.subset(chosen(which, torch.from_numpy(self.source.labels))))
+
+
+def common(name: str, size: int | None, **rest: Any) -> dict[str, Any]:
+    """What the two sets of a data set have in common, checked before anything is read."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    found = {
+        "name": name,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "size": SIZE if size is None else size,
+        **rest,
+    }
+    FileSet(Places(_Nothing(), np.empty(0, np.int64)), split="", classes=(), **found)
+    return found
+
+
+class _Nothing:
+    def __getitem__(self, place: int) -> tuple[IO[bytes], int]:
+        return io.BytesIO(), 0
+
+    def __len__(self) -> int:
+        return 0
+
+    def filename(self, place: int, basename: bool = False, absolute: bool = False) -> str | None:
+        return None

@@ -1,0 +1,199 @@
+"""Data sets of Hugging Face, read while training, through timm's reader."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regard.data.decode import OnUnreadable
+from regard.data.fileset import FileSet, Places, common
+from regard.data.imageset import Splits
+from regard.data.listing import TEST_NAMES
+from regard.errors import InputError, one_line
+
+_MANY = 100_000  # more classes than that are a wrong column
+
+
+def load_hfds(
+    path: str | os.PathLike[str] | None,
+    *,
+    size: int | None = None,
+    unreadable: OnUnreadable = "error",
+    crop_pct: float = 0.875,
+    interpolation: str = "bilinear",
+    workers: int = 4,
+    download: bool = False,
+    dataset: str | None = None,
+    train: str = "train",
+    test: str | None = None,
+    input_key: str = "image",
+    target_key: str = "label",
+) -> Splits[FileSet]:
+    """Open two splits of a data set.
+
+    Args:
+        path: where the library `datasets` keeps what it prepares, by default its own cache; without `dataset` the
+            folder of the data set itself.
+        size: side of the images as the network sees them; None for 224.
+        unreadable: as of `FileSet`, and so are the next three.
+        crop_pct: likewise.
+        interpolation: likewise.
+        workers: likewise.
+        download: whether it may be fetched if it is not there.
+        dataset: its name on the hub, or a folder of Parquet files or images.
+        train: the split to train on.
+        test: the one to test on; None for the first there is of test, val, valid and validation.
+        input_key: the column of the images.
+        target_key: that of their classes: ClassLabel, whole numbers, or names.
+
+    Raises:
+        InputError: the library is not installed, no such data set, split or column, or labels that are none.
+    """
+    fields = common(
+        "hfds", size, unreadable=unreadable, crop_pct=crop_pct, interpolation=interpolation, workers=workers
+    )
+    if dataset is None:
+        if path is None:
+            raise InputError(
+                "data set 'hfds' needs a name or a folder; give one (--data.options.dataset, or --data.folder)"
+            )
+        dataset, cache = os.path.expanduser(path), None
+    else:
+        cache = None if path is None else os.path.expanduser(path)
+    if os.path.sep in dataset and dataset.startswith((".", "~", os.path.sep)):
+        dataset = os.path.expanduser(dataset)
+        if not os.path.isdir(dataset):
+            raise InputError(f"no folder {dataset!r}; give one with Parquet files or images, or the name of a data set")
+
+    def opened(split: str, classes: dict[Any, int] | None = None) -> Any:
+        return _reader(dataset, cache, split, input_key, target_key, classes, download)
+
+    first = opened(train)
+    second = opened(test) if test is not None else _first_of(opened, dataset)
+    classes = tuple(map(str, first.class_to_idx))
+    if not classes:  # not ClassLabel
+        values = _distinct(first, target_key, dataset)
+        if all(isinstance(value, int) for value in values):
+            classes = tuple(map(str, range(max(values) + 1)))
+        else:
+            classes = tuple(map(str, values))
+            numbers = {value: label for label, value in enumerate(values)}
+            first, second = opened(train, numbers), opened(second.split, numbers)
+    elif tuple(map(str, second.class_to_idx)) != classes:
+        raise InputError(
+            f"split {second.split!r} of {dataset!r} has other classes than split {train!r}; give two with the same"
+        )
+    return Splits(
+        FileSet(_places(first, target_key, classes), split="train", classes=classes, **fields),
+        FileSet(_places(second, target_key, classes), split="test", classes=classes, **fields),
+    )
+
+
+def _first_of(opened: Any, dataset: str) -> Any:
+    for name in TEST_NAMES:
+        with contextlib.suppress(_NoSplit):
+            return opened(name)
+    raise InputError(
+        f"{dataset!r} has no split {', '.join(TEST_NAMES[:-1])} or {TEST_NAMES[-1]}; say which one to test on "
+        "(--data.options.test)"
+    )
+
+
+class _NoSplit(InputError):
+    """The data set has no such split."""
+
+
+def _reader(
+    dataset: str,
+    cache: str | None,
+    split: str,
+    input_key: str,
+    target_key: str,
+    classes: dict[Any, int] | None,
+    download: bool,
+) -> Any:
+    try:
+        # Not by timm's create_reader, of which older releases write paths in small letters.
+        from timm.data.readers.reader_hfds import ReaderHfds
+    except ImportError as error:
+        raise InputError("the library datasets is not installed; install it (pip install datasets)") from error
+    try:
+        with _quietly(offline=not download):
+            reader = ReaderHfds(
+                dataset,
+                cache,
+                split,
+                input_key=input_key,
+                target_key=target_key,
+                class_map=classes,  # type: ignore[arg-type]  # None for none
+                download=download,
+            )
+    except Exception as error:  # of the hub, of Arrow, of a column that is not there: almost any
+        reason = one_line(error)
+        if "Unknown split" in reason:
+            raise _NoSplit(f"{dataset!r}: {reason}") from error
+        if "Keys mismatch" in reason or "not in the dataset" in reason or isinstance(error, KeyError):
+            raise InputError(
+                f"{dataset!r} has no column {input_key!r} with images ({reason[:300]}); say which one has "
+                "(--data.options.input_key)"
+            ) from error
+        hint = "" if download else "; have it fetched (--data.download true), or give the folder that it is in"
+        raise InputError(f"data set {dataset!r} cannot be opened ({reason[:300]}){hint}") from error
+    columns = reader.dataset.column_names
+    if target_key not in columns:
+        raise InputError(
+            f"{dataset!r} has no column {target_key!r}, but {', '.join(map(repr, columns))}; say which one has the "
+            "classes (--data.options.target_key)"
+        )
+    return reader
+
+
+@contextlib.contextmanager
+def _quietly(*, offline: bool) -> Iterator[None]:
+    """Without progress bars; and without the network, if so."""
+    import datasets
+    from huggingface_hub import constants
+
+    bars = datasets.are_progress_bars_disabled()
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.disable_progress_bars()
+    if offline:
+        datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _distinct(reader: Any, target_key: str, dataset: str) -> list[Any]:
+    values = reader.dataset.unique(target_key)
+    whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
+    if not (whole or all(isinstance(value, str) for value in values)) or len(values) > _MANY:
+        raise InputError(
+            f"column {target_key!r} of {dataset!r} has no classes (such as {values[0]!r}); say which one has "
+            "(--data.options.target_key)"
+        )
+    return sorted(values)
+
+
+def _places(reader: Any, target_key: str, classes: tuple[str, ...]) -> Places:
+    values = reader.dataset.data.column(target_key).to_pylist()
+    try:
+        labels: NDArray[np.int64] = np.array(
+            [reader.class_to_idx[value] for value in values] if reader.remap_class else values, dtype=np.int64
+        )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise ValueError(f"labels run from {labels.min()} to {labels.max()}, and there are {len(classes)} classes")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"split {reader.split!r} has labels that are no classes of the training images ({one_line(error)}); leave "
+            "these images out"
+        ) from error
+    return Places(reader, labels)

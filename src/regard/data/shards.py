@@ -1,0 +1,234 @@
+"""Sets of WebDataset shards, read while training: tar files of images and labels, on a disk or anywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from regard.data.decode import OnUnreadable
+from regard.data.imageset import Splits
+from regard.data.listing import TEST_NAMES, existing_folder
+from regard.errors import InputError, one_line, unknown
+
+if TYPE_CHECKING:
+    from regard.data.fileset import FileSet
+
+MOST_LANES = 16
+_INFO = ("_info.json", "info.json")
+_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # an address, or a command (pipe:)
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Shards:
+    """Images in shards, which are read from beginning to end.
+
+    Attributes:
+        reader: timm's, of all of them.
+        names: of the shards, as the reader opens them.
+        count: of the images.
+        lanes: in how many lanes to read them in training; None: see `lanes.lanes_of`.
+        buffer: images of a lane that are held to be shuffled.
+    """
+
+    reader: Any
+    names: tuple[str, ...]
+    count: int
+    lanes: int | None
+    buffer: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def load_wds(
+    path: str | os.PathLike[str] | None,
+    *,
+    size: int | None = None,
+    unreadable: OnUnreadable = "error",
+    crop_pct: float = 0.875,
+    interpolation: str = "bilinear",
+    workers: int = 4,
+    train: str = "train",
+    test: str | None = None,
+    classes: list[str] | str | int | None = None,
+    lanes: int | None = None,
+    buffer: int = 512,
+    input_key: str = "jpg;png;webp;jpeg",
+    target_key: str | None = None,
+) -> Splits[FileSet]:
+    """Find the shards of two splits.
+
+    Args:
+        path: the folder of the shards, or its address (https://…, hf://…); None where the names of the shards say it
+            all.
+        size: side of the images as the network sees them; None for 224.
+        unreadable: as of `FileSet`, and so are the next three.
+        crop_pct: likewise.
+        interpolation: likewise.
+        workers: likewise.
+        train: the shards to train on: a split that `_info.json` or `info.json` beside the shards names, or their names
+            with braces, and after a bar the number of images in them: "train-{0000..1023}.tar|1281167".
+        test: those to test on; None for the first that the info names of test, val, valid and validation.
+        classes: their names, a file with a name a line, or how many there are; None for what the info says.
+        lanes: in how many lanes shards are read in training; None for the most there can be, up to 16.
+        buffer: images of each lane that are held to be shuffled.
+        input_key: the endings of images in the shards.
+        target_key: the field of an image's .json that has its label; None for its .cls.
+
+    Raises:
+        InputError: the library is not installed, no such split, shards that are not there, a number of images or
+            classes that is not known.
+    """
+    from regard.data.fileset import FileSet, common
+
+    fields = common("wds", size, unreadable=unreadable, crop_pct=crop_pct, interpolation=interpolation, workers=workers)
+    for name, value in (("lanes", 1 if lanes is None else lanes), ("buffer", buffer)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
+    root = "" if path is None else os.fspath(path)
+    if root and not _ELSEWHERE.match(root):
+        root = str(existing_folder(root))
+    keys = {"input_key": input_key, "input_img_mode": "", "target_key": target_key}
+    first = _reader(root, train, keys)
+    second = _reader(root, _test_split(first) if test is None else test, keys)
+    names = _classes(classes, first.info, root)
+
+    def of(reader: Any, option: str) -> Shards:
+        found = tuple(os.path.join(reader.root, name) for name in reader.split_info.filenames)
+        _check_there(found)
+        count = reader.num_samples or _counted(found, input_key, option, unreadable)
+        reader.num_samples = count
+        return Shards(reader, found, count, lanes, buffer)
+
+    return Splits(
+        FileSet(of(first, "train"), split="train", classes=names, **fields),
+        FileSet(of(second, "test"), split="test", classes=names, **fields),
+    )
+
+
+def _reader(root: str, split: str, keys: dict[str, Any]) -> Any:
+    from timm.data.readers import create_reader, reader_wds
+
+    if reader_wds.wds is None:
+        raise InputError("the library webdataset is not installed; install it (pip install webdataset)")
+    # What is an address of its own is not within the folder.
+    root = "" if _ELSEWHERE.match(split) else root
+    try:
+        with _without_warning():
+            return create_reader("wds/", root, split=split, **keys)
+    except RuntimeError as error:
+        known = _splits(root)
+        if known:
+            raise unknown("split of the shards", split, known) from error
+        raise InputError(
+            f"no {' or '.join(_INFO)} in {root!r} says which shards split {split!r} has; name them, and how many "
+            "images they hold, as in 'train-{0000..0099}.tar|128000' (--data.options.train, --data.options.test)"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:  # as timm fails to parse
+        raise InputError(
+            f"{split!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
+            "'train-{0000..0099}.tar|128000', the number after the bar that of the images"
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_warning() -> Iterator[None]:
+    """timm warns where there is no info, which is no mistake."""
+    logger = logging.getLogger("timm.data.readers.reader_wds")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _splits(root: str) -> list[str]:
+    from timm.data.readers.reader_wds import _load_info
+
+    with _without_warning():
+        return list(_load_info(root).get("splits", {}))
+
+
+def _test_split(reader: Any) -> str:
+    known = reader.info.get("splits", {})
+    for name in TEST_NAMES:
+        if name in known:
+            return name
+    raise InputError("which shards to test on is not known; name them, or the split (--data.options.test)")
+
+
+def _check_there(names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not _ELSEWHERE.match(name) and not os.path.isfile(name)]
+    if missing:
+        listed = ", ".join(map(repr, missing[:_SHOWN]))
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise InputError(
+            f"{len(missing)} of {len(names)} shards are not there: {listed}{more}; add them, or name those that are "
+            "(--data.options.train, --data.options.test)"
+        )
+
+
+def _counted(names: tuple[str, ...], input_key: str, option: str, unreadable: OnUnreadable) -> int:
+    """The images in shards, by their headers."""
+    elsewhere = [name for name in names if _ELSEWHERE.match(name)]
+    if elsewhere:
+        raise InputError(
+            f"how many images {elsewhere[0]!r} and the other shards hold is not known; say it after a bar, as in "
+            f"'…-{{0000..0099}}.tar|128000' (--data.options.{option})"
+        )
+    endings = tuple("." + key.strip(". ").lower() for key in input_key.split(";"))
+    count = 0
+    for name in names:
+        try:
+            with tarfile.open(name) as shard:
+                count += sum(member.isreg() and member.name.lower().endswith(endings) for member in shard)
+        except (OSError, tarfile.TarError) as error:
+            if unreadable == "error":
+                raise InputError(
+                    f"shard {name!r} is broken ({one_line(error)}); replace it, or have such shards skipped "
+                    "(--data.unreadable skip)"
+                ) from error
+    if not count:
+        raise InputError(f"no images ({', '.join(endings)}) in {names[0]!r} and the other shards; name others")
+    return count
+
+
+def _classes(given: list[str] | str | int | None, info: dict[str, Any], root: str) -> tuple[str, ...]:
+    if given is None:
+        named = ("classes", "class_names", "labels", "num_classes")
+        given = next((info[key] for key in named if isinstance(info.get(key), list | int)), None)
+    if given is None:
+        raise InputError(
+            "the classes of the shards are not known; give their names, a file with a name a line, or how many there "
+            "are (--data.options.classes)"
+        )
+    if isinstance(given, str) and given.isdecimal():
+        given = int(given)
+    if isinstance(given, str):
+        file = os.path.expanduser(given)
+        file = file if os.path.exists(file) or not root else os.path.join(root, given)
+        try:
+            with open(file, encoding="utf-8") as lines:
+                given = [line.strip() for line in lines if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"classes: {file!r} cannot be read ({one_line(error)}); give a file with a name a line"
+            ) from error
+    if isinstance(given, bool) or not given or (isinstance(given, int) and given < 1):
+        raise InputError(f"classes: found {given!r}; give names, a file with a name a line, or how many there are")
+    return tuple(map(str, range(given) if isinstance(given, int) else given))
+
+
+def copied(reader: Any) -> Any:
+    """A reader of the same shards with a state of its own."""
+    twin = copy.copy(reader)
+    twin.ds = None
+    return twin

@@ -1,0 +1,106 @@
+"""Processes that read, while the one that asks for what they read works on."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from regard.errors import InputError, first_line
+
+
+class Workers:
+    """Some processes that read; what they give comes in the order it was asked for, however many there are.
+
+    Args:
+        source: what is read: `source[request]` for every request; or, of a `torch.utils.data.IterableDataset`, what it
+            gives in each of the processes, in turn. It goes to the processes once, when they begin.
+        count: of the processes; 0 reads here, when it is asked for.
+        pinned: in page-locked memory, from which a GPU copies by itself.
+        lasting: keep the processes for the next time.
+    """
+
+    def __init__(self, source: Any, count: int, *, pinned: bool = False, lasting: bool = False) -> None:
+        self.count = count
+        self._source = source
+        self._requests: Iterable[Any] = ()
+        self._loader: DataLoader[Any] | None = None
+        if not count:
+            return
+        ordered = isinstance(source, torch.utils.data.IterableDataset)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of more workers than processors, which is for the person to say
+            self._loader = DataLoader(
+                source,
+                batch_size=None,
+                sampler=None if ordered else _Requests(self),  # any iterable will do
+                num_workers=count,
+                collate_fn=_as_it_is,
+                worker_init_fn=_begin,
+                pin_memory=pinned,
+                persistent_workers=lasting,
+                generator=torch.Generator(),  # of its own, so that nobody's random numbers change
+            )
+
+    def read(self, requests: Iterable[Any] = ()) -> Iterator[Any]:
+        """What is read for the requests, or what the source gives by itself.
+
+        Raises:
+            InputError: a process ended.
+        """
+        self._requests = requests
+        if self._loader is None:
+            if isinstance(self._source, torch.utils.data.IterableDataset):
+                yield from self._source
+            else:
+                yield from (self._source[request] for request in requests)
+            return
+        try:
+            found = iter(self._loader)
+        except RuntimeError as error:
+            raise _ended(error) from error
+        while True:
+            try:
+                part = next(found)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise _ended(error) from error
+            yield part
+
+
+class _Requests:
+    """The requests of the moment, for a loader that outlives them."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._workers._requests)
+
+
+def _ended(error: RuntimeError) -> InputError:
+    return InputError(
+        f"a process that reads images ended ({first_line(error)}); if memory ran out, try fewer of them "
+        "(--workers, or --data.workers of a recipe) or smaller batches (--batch_size)"
+    )
+
+
+def _as_it_is(part: Any) -> Any:
+    return part
+
+
+def _begin(_: int) -> None:
+    # Ctrl-C goes to all processes, and so may the end that a scheduler announces; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _pass_over_once)
+    torch.set_num_threads(1)
+
+
+def _pass_over_once(number: int, _: Any) -> None:
+    # The next one comes from the first process, for one of the others that does not end by itself.
+    signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,192 @@
+"""The processes of a run: one, or as many as `accelerate launch`, `torchrun` or Slurm's `srun` started."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from regard import data
+from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
+from regard.training.run import pick_device
+
+Result = TypeVar("Result")
+
+_PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+# What gloo and NCCL say when a process is gone, or does not answer in time.
+_LOST = re.compile(r"peer|timed? ?out|connection|NCCL|gloo|socket", re.IGNORECASE)
+
+
+class Processes:
+    """The processes of a run, and this one's place among them.
+
+    Attributes:
+        accelerator: accelerate's, for mixed precision and what wraps networks.
+        device: of this process.
+        rank: of this process, from 0.
+        count: of the processes.
+        share: this process's part of every batch.
+    """
+
+    def __init__(self, device: str, precision: str, wait_minutes: float, *, unused: bool = False) -> None:
+        """Joins the other processes, if there are any; waits for all to come.
+
+        Args:
+            device: auto, cpu, cuda, or where this process is the only one any name of a device.
+            precision: float32, bfloat16 or float16.
+            wait_minutes: how long processes wait for one another.
+            unused: whether some parameters may have no part in some steps.
+
+        Raises:
+            InputError: the device or the precision are not to be had, processes do not find one another.
+        """
+        _take_from_slurm()
+        several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+        AcceleratorState._reset_state(reset_partial_state=not several)  # of an earlier run in this Python
+        placed = pick_device(device)
+        if precision == "float16" and placed.type != "cuda":
+            raise InputError(f"precision is float16, which needs a GPU, and the device is {placed}; give bfloat16")
+        if several and placed.index is not None:
+            raise InputError(f"device is {device!r}, for {os.environ['WORLD_SIZE']} processes; give cuda, cpu or auto")
+        if several and placed.type == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        try:
+            self.accelerator = Accelerator(
+                device_placement=False,
+                cpu=placed.type == "cpu",
+                mixed_precision=_PRECISIONS[precision],
+                kwargs_handlers=[
+                    InitProcessGroupKwargs(timeout=timedelta(minutes=wait_minutes)),
+                    DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True),
+                ],
+            )
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"the processes of the run do not find one another ({first_line(error)})") from error
+        self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device if several else placed
+        self.share = data.Share(self.rank, self.count)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def step_module(self, module: nn.Module) -> nn.Module:
+        """`module` in mixed precision, its gradients averaged over the processes as they are computed."""
+        return self.accelerator.prepare_model(module, device_placement=False)
+
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> AcceleratedOptimizer:
+        """`optimizer`, which unscales gradients and skips steps where float16 asks for it."""
+        return self.accelerator.prepare_optimizer(optimizer, device_placement=False)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum over the processes, on the device of `values`; all have to ask for it."""
+        if self.count == 1:
+            return values
+        placed = values.to(self.device, copy=True)
+        dist.all_reduce(placed)
+        return placed.to(values.device)
+
+    def largest(self, *values: float) -> list[float]:
+        """The largest over the processes, of each value; all have to ask for it."""
+        if self.count == 1:
+            return list(values)
+        placed = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(placed, op=dist.ReduceOp.MAX)
+        return placed.tolist()
+
+    def all_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The names that any process gives, each once; all have to ask for it."""
+        if self.count == 1:
+            return names
+        everyone: list[Any] = [None] * self.count
+        dist.all_gather_object(everyone, names)
+        return tuple(dict.fromkeys(name for part in everyone for name in part))
+
+    def first(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives: the main process does it first, the others once it is done.
+
+        Raises:
+            SaidElsewhere: the main process could not do it, and says why.
+        """
+        return self._led(work, work)
+
+    def alone(self, work: Callable[[], object]) -> None:
+        """The main process does `work`, the others wait for it.
+
+        Raises:
+            SaidElsewhere: the main process could not do it, and says why.
+        """
+        self._led(work, lambda: None)
+
+    def _led(self, lead: Callable[[], Any], follow: Callable[[], Any]) -> Any:
+        if self.count == 1:
+            return lead()
+        if self.main:
+            done = False
+            try:
+                result = lead()
+                done = True
+            finally:
+                self.largest(float(not done))
+            return result
+        (failed,) = self.largest(0.0)
+        if failed:
+            raise SaidElsewhere("the main process could not go on")
+        return follow()
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Within it, that another process is gone is a `LostProcess`; after it, the processes part."""
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            if self.count == 1 or not _LOST.search(str(error)):
+                raise
+            raise LostProcess(
+                f"process {self.rank} of {self.count} cannot reach the others: one ended, or did not answer in time "
+                f"({first_line(error)})"
+            ) from error
+
+    def part(self) -> None:
+        """Ends the connection to the other processes, once all are done."""
+        self.accelerator.end_training()
+        if self.count > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+            AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def announced_rank() -> int:
+    """The rank of this process as its launcher says it, before it joined the others; 0 without a launcher."""
+    _take_from_slurm()
+    return int(os.environ.get("RANK", 0))
+
+
+def _take_from_slurm() -> None:
+    """What `srun` says of its tasks, in the names that torch knows; nothing where another launcher has said it."""
+    said = os.environ
+    if "RANK" in said or "SLURM_PROCID" not in said or int(said.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
+        return
+    said["RANK"], said["WORLD_SIZE"] = said["SLURM_PROCID"], said["SLURM_STEP_NUM_TASKS"]
+    said["LOCAL_RANK"] = said.get("SLURM_LOCALID", "0")
+    said["LOCAL_WORLD_SIZE"] = re.split(r"\D", said.get("SLURM_STEP_TASKS_PER_NODE", said["WORLD_SIZE"]))[0]
+    nodes = said.get("SLURM_STEP_NODELIST") or said.get("SLURM_NODELIST", "localhost")
+    said.setdefault("MASTER_ADDR", first_node(nodes))
+    # The same for all tasks of a job, another for another job.
+    said.setdefault("MASTER_PORT", str(20000 + int(said.get("SLURM_JOB_ID", 0)) % 20000))
+
+
+def first_node(nodes: str) -> str:
+    """The first of Slurm's list of nodes: 'gpu[07-09,12],cpu1' -> 'gpu07'."""
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])

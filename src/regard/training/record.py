@@ -1,0 +1,34 @@
+"""What an epoch leaves in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from regard.errors import InputError, first_line
+from regard.training.run import Run
+
+
+def record_epoch(
+    run: Run, network: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str], *, best: bool
+) -> None:
+    """Writes the metrics, the weights (also as the best ones, if they are) and the list of unreadable files.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written; what was there before is there still.
+    """
+    epoch, accuracy = rows[-1]["epoch"], rows[-1]["test_accuracy"]
+    try:
+        run.save_weights(network, "last", epoch, accuracy)
+        if best:
+            run.save_weights(network, "best", epoch, accuracy)
+        run.write_metrics(rows)
+        if unreadable:
+            (run.folder / "unreadable.txt").write_text("".join(f"{name}\n" for name in unreadable))
+    except OSError as error:
+        raise InputError(
+            f"epoch {epoch} could not be written to {run.folder} ({first_line(error)}); make room, then go on from the "
+            "checkpoint before (--resume)"
+        ) from error

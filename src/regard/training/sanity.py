@@ -1,0 +1,42 @@
+"""Whether losses and gradients say that a run is lost."""
+
+from __future__ import annotations
+
+from regard.errors import InputError
+from regard.training.meter import Measured
+from regard.training.recipe import Recipe
+from regard.training.run import Run
+from regard.training.schedule import learning_rate
+
+_SKIPPED = 50  # steps left out one after another, after which a run is given up
+
+
+def check_measured(measured: Measured, recipe: Recipe, run: Run, epoch: int, steps: int) -> None:
+    """Stops a run whose numbers are none, or infinite.
+
+    With float16, whose loss is scaled too much now and then, and where the recipe has such steps skipped, only one step
+    after another without a finite gradient is the end.
+
+    Args:
+        measured: the steps of the epoch so far.
+        recipe: of the run.
+        run: its folder.
+        epoch: from 0.
+        steps: of a whole epoch.
+
+    Raises:
+        InputError: the run is lost.
+    """
+    bad = measured.bad()
+    tolerant = recipe.nonfinite == "skip" or recipe.precision == "float16"
+    done = len(measured.rows)
+    if not bad or (tolerant and not set(range(done - _SKIPPED, done)) <= set(bad)):
+        return
+    first = bad[-_SKIPPED] if tolerant else bad[0]
+    lr = learning_rate(recipe.schedule, recipe.optimizer.lr, epoch * steps + first, steps)
+    kept = "the last good checkpoint is kept in" if run.checkpoints.is_dir() else "there is no checkpoint yet in"
+    raise InputError(
+        f"the {'loss' if measured.loss_is_bad(first) else 'gradient'} is no number, or infinite, in epoch {epoch + 1}, "
+        f"step {first + 1}{f' and the {_SKIPPED - 1} after it' if tolerant else ''}, at learning rate {lr:.3g}; {kept} "
+        f"{run.checkpoints} (try a lower learning rate, a warm-up, or optimizer.clip)"
+    )

@@ -1,0 +1,247 @@
+"""From a recipe to a trained network: what is needed is checked and put together, then the loop runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from regard import data
+from regard.errors import InputError
+from regard.training.display import Display
+from regard.training.frozen import freeze
+from regard.training.interrupt import interruptible
+from regard.training.loop import Loop
+from regard.training.memory import enough_memory
+from regard.training.optimizers import check_optimizer
+from regard.training.processes import Processes
+from regard.training.recipe import Recipe, plain
+from regard.training.run import Run, build_network, load_data, resolved
+from regard.training.state import restore_state
+from regard.training.sync_norms import sync_norms
+from regard.training.teacher import load_teachers
+from regard.training.trackers import Trackers, check_trackers
+from regard.transfer import Objective
+
+# What says where and how a run takes place, not what comes out, and may be another when it is resumed.
+_WHERE = (
+    *("source", "device", "threads", "trackers", "save_minutes", "wait_minutes"),
+    *("data.folder", "data.download", "data.workers"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    run: Run
+    finished: bool
+    """False if it was asked to stop; it can be resumed."""
+    test_accuracy: float | None
+    """After the last finished epoch, in [0, 1]."""
+
+
+def train(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    display: Display | None = None,
+    splits: data.Splits | None = None,
+) -> Outcome:
+    """Trains the network of `recipe` in the run folder `folder`.
+
+    On Ctrl-C or SIGTERM it finishes the step, saves a checkpoint and returns. A run resumed from there, or from a
+    checkpoint before a crash, ends with the same weights as one never interrupted.
+
+    Started by `accelerate launch`, `torchrun` or `srun`, each process calls this, and they share the work: the batch of
+    the recipe is that of all together. The run folder has to be the same for all.
+
+    Args:
+        recipe: what to do.
+        folder: of the run; made.
+        resume: go on with the run in `folder`, if there is one, from its newest checkpoint.
+        overwrite: remove a run that is in `folder` already.
+        display: told of the progress.
+        splits: the data, if they are loaded already; they have to be those of the recipe.
+
+    Raises:
+        InputError: something in the recipe, the data, the teacher or the folder is not right (nothing was changed
+            then); or the loss is no number, memory or disk are full, another process is gone (the last good checkpoint
+            is kept).
+    """
+    check(recipe, folder)
+    varies = recipe.transfer.uses("full_activation") and recipe.transfer.weight("full_activation").shape != "constant"
+    with _settings(recipe):
+        processes = Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=varies)
+        display = (display or Display()) if processes.main else Display()
+        try:
+            with processes.joined(), enough_memory(recipe):
+                return _train(recipe, Path(folder), processes, resume, overwrite, display, splits)
+        finally:
+            processes.part()
+
+
+def check(recipe: Recipe, folder: str | Path) -> None:
+    """Raises InputError for what is wrong with a recipe, as far as that shows without data and network."""
+    recipe.check()
+    check_optimizer(recipe.optimizer)
+    check_trackers(recipe.trackers)
+    for teacher in recipe.transfer.teachers:
+        if Path(teacher).resolve() == Path(folder).resolve():
+            raise InputError(f"the run {folder} cannot be its own teacher; name another (transfer.teacher, or --run)")
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    processes: Processes,
+    resume: bool,
+    overwrite: bool,
+    display: Display,
+    splits: data.Splits | None,
+) -> Outcome:
+    if not resume:
+        processes.alone(lambda: Run.check_free(folder, overwrite=overwrite))  # before the data are read
+    train_set, test_set = splits or processes.first(lambda: load_data(recipe.data))  # first, for it may be a download
+    for images in (train_set, test_set):
+        if images.skipped:
+            names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
+            display.say(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
+    recipe = replace(recipe, data=resolved(recipe.data, train_set))
+    if recipe.augmentation.mixes and recipe.schedule.batch_size % (2 * processes.count):
+        raise InputError(
+            f"mixup and cutmix take images in pairs; give a batch size that {2 * processes.count} divides "
+            f"(schedule.batch_size is {recipe.schedule.batch_size}, over {processes.count} processes)"
+        )
+    torch.manual_seed(recipe.seed)
+    model = _network(recipe, len(train_set.classes), processes)
+    whole_batches = isinstance(train_set, data.FileSet) or recipe.augmentation.mixes
+    batches = data.make_batches(
+        train_set,
+        recipe.schedule.batch_size,
+        augmentation=recipe.augmentation,
+        shuffle=True,
+        seed=recipe.seed,
+        device=processes.device,
+        drop_last=whole_batches,
+        channels_last=recipe.channels_last,
+        share=processes.share,
+    )
+    test_batches = data.make_batches(
+        test_set,
+        _test_batch(test_set, processes.count),
+        device=processes.device,
+        channels_last=recipe.channels_last,
+        share=processes.share,
+    )
+    objective = _objective(recipe, model, train_set, batches.image_size, display.say)
+    processes.alone(lambda: _open_or_create(recipe, folder, train_set.classes, resume, overwrite))
+    run = Run.open(folder)
+    trackers = Trackers(recipe.trackers, run.folder, flat(plain(recipe))) if processes.main else None
+    loop = Loop(recipe, run, objective, batches, test_batches, processes, display, trackers)
+    if resume:
+        restore_state(loop)
+    display.start(run.name, recipe.schedule.epochs, len(batches), loop.steps_done)
+    try:
+        with interruptible() as interrupt:
+            finished = loop.run_on(interrupt)
+    finally:
+        display.stop()
+        if trackers is not None:
+            trackers.finish()
+    return Outcome(run, finished, loop.rows[-1]["test_accuracy"] if loop.rows else None)
+
+
+def _network(recipe: Recipe, classes: int, processes: Processes) -> nn.Module:
+    """The network of a recipe on its device, as its training begins."""
+    model = processes.first(lambda: build_network(recipe.model, classes))  # first, for it may download weights
+    if recipe.sync_norms and processes.count > 1:
+        model = sync_norms(model, processes.device)
+    freeze(model, recipe.model.frozen, fixed_norms=recipe.model.fixed_norms)
+    model = model.to(processes.device)
+    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+
+
+def _test_batch(images: data.ImageSet | data.FileSet, processes: int) -> int:
+    """Images of a batch in testing: 500 small ones a process, and fewer of large ones, which take more memory."""
+    height, width = images.images.shape[2:] if isinstance(images, data.ImageSet) else (images.size, images.size)
+    return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))
+
+
+def _objective(
+    recipe: Recipe,
+    model: nn.Module,
+    images: data.ImageSet | data.FileSet,
+    size: tuple[int, int],
+    say: Callable[[str], None],
+) -> Objective:
+    """What the network of the recipe is trained for."""
+    asked = recipe.transfer
+    device = next(model.parameters()).device
+    teachers = load_teachers(asked, images, size, device, say, compile=recipe.compile)
+    return Objective(
+        model,
+        teachers or None,
+        beta=asked.weight("beta"),
+        alpha=asked.weight("alpha"),
+        temperature=asked.temperature,
+        layers=asked.layers,
+        power=asked.power,
+        reduce=asked.reduce,
+        form=asked.form,
+        label_smoothing=0.0 if recipe.augmentation.mixes else recipe.label_smoothing,  # mixed labels come smoothed
+        task=recipe.task,
+        full_activation=asked.weight("full_activation"),
+        gradient=asked.weight("gradient"),
+        symmetry=asked.weight("symmetry"),
+        input_gradient=asked.weight("input_gradient"),
+        image_size=size,
+        compile=recipe.compile,
+    )
+
+
+def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resume: bool, overwrite: bool) -> Run:
+    if not resume or not (folder / "recipe.yaml").is_file():
+        return Run.create(folder, recipe, classes, overwrite=overwrite)
+    run = Run.open(folder)
+    for part in folder.rglob(".*.part"):  # what a killed process was writing
+        part.unlink()
+    now, then = flat(plain(recipe)), flat(plain(run.recipe))
+    differing = [name for name in now if now[name] != then.get(name) and name not in _WHERE]
+    if differing:
+        changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
+        raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")
+    return run
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of fields by dotted names; options stay together."""
+    found = {}
+    for name, value in fields.items():
+        if isinstance(value, dict) and not name.endswith("options"):
+            found.update(flat(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+@contextmanager
+def _settings(recipe: Recipe) -> Iterator[None]:
+    """torch's settings for the run, and its random numbers, put back after it."""
+    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = recipe.deterministic, not recipe.deterministic
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark

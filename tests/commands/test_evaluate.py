@@ -1,0 +1,369 @@
+"""`regard evaluate`: runs, their checkpoints and other networks, scored on their images and on others."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from regard import data, models, training
+from regard.cli import main
+from regard.training import Preprocessing, Run
+
+NETWORK = "wrn-10-0.5"
+CLUTTER = "--data.options={train: 96, test: 40}"
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main([*arguments, *([] if "export" in arguments else ["--device=cpu"])])
+    return status, *capsys.readouterr()
+
+
+def numbers(out: str) -> tuple[str, str]:
+    """Accuracy and loss of the one line that has them."""
+    (found,) = re.findall(r"accuracy ([\d.]+%) .*loss ([\d.]+),", out)
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    status, out, err = run(capsys, *arguments)
+    assert status == 2 and err.count("\n") == 1 and "Traceback" not in err, out + err
+    return err
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def trained(folder: Path, *options: str) -> Run:
+    small = [f"--model.name={NETWORK}", "--schedule.epochs=1", "--schedule.batch_size=32", "--device=cpu"]
+    recipe = training.load_recipe(None, [*small, "--threads=1", CLUTTER, *options])
+    return training.train(recipe, folder).run
+
+
+def untrained(folder: Path, classes: tuple[str, ...], *options: str, seed: int = 0) -> Run:
+    """A run as if it had been trained, on data that need not be there."""
+    told = [f"--data.mean={list(MEAN)}", f"--data.std={list(STD)}", f"--model.name={NETWORK}"]
+    recipe = training.load_recipe(None, [*told, *options])
+    made = Run.create(folder, recipe, classes)
+    torch.manual_seed(seed)
+    model = training.build_network(recipe.model, len(classes))
+    for module in model.modules():  # so that scores differ by more than chance would
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=1)
+    made.save_weights(model, "last", 1, 0.5)
+    return made
+
+
+def class_folders(folder: Path, classes: tuple[str, ...], side: int | tuple[int, int] = 32, each: int = 3) -> None:
+    """`train/` and `test/` of noise of all brightnesses."""
+    width, height = (side, side) if isinstance(side, int) else side
+    draws = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for kind in classes:
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+            for i in range(each):
+                pixels = draws.integers(0, draws.integers(40, 256), (height, width, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / kind / f"{i}.png")
+
+
+def logits(network: training.Trained, images: data.ImageSet, mean=MEAN, std=STD) -> torch.Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    with torch.no_grad():
+        return network.model()((images.images / 255 - mean) / std)
+
+
+def scored(found: torch.Tensor, labels: torch.Tensor) -> tuple[str, str]:
+    accuracy = (found.argmax(1) == labels).double().mean().item()
+    return f"{accuracy:.2%}", f"{F.cross_entropy(found, labels).item():.4f}"
+
+
+@pytest.fixture(scope="module")
+def clutter(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(tmp_path_factory.mktemp("clutter") / "run")
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_in_its_run(clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After the last epoch it is the run."""
+    (newest,) = sorted(clutter.checkpoints.iterdir())[-1:]
+    status, out, err = run(capsys, "evaluate", str(newest))
+    assert status == 0, err
+    assert f"{newest} (checkpoint) on clutter test: accuracy" in out and "note" not in out
+    assert numbers(out) == numbers(run(capsys, "evaluate", str(clutter.folder))[1])
+    about = training.open_trained(newest)
+    assert (about.classes, about.preprocessing) == (clutter.classes, clutter.preprocessing)
+    status, out, err = run(capsys, "bias", str(newest), "--pictures=0", "--out=there")
+    assert status == 0, err
+    assert (clutter.folder / f"bias-{newest.stem}.json").is_file() and not (clutter.folder / "bias.json").exists()
+    assert "one set of weights" in refused(capsys, "evaluate", str(newest), "--weights=best")
+
+
+def test_the_moving_average_is_what_is_scored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = trained(here / "run", "--ema=0.9")
+    newest = sorted(made.checkpoints.iterdir())[-1]
+    status, out, err = run(capsys, "evaluate", str(newest))
+    assert status == 0, err
+    assert "(moving average)" in out
+    assert numbers(out) == numbers(run(capsys, "evaluate", "run")[1])
+    content = models.read_checkpoint(newest)
+    model = made.model()
+    models.load_weights(model, content["model"], "the weights themselves")
+    whole = data.load("clutter", train=96, test=40).test
+    with torch.no_grad():
+        found = model(
+            (whole.images / 255 - torch.tensor(whole.mean)[:, None, None]) / torch.tensor(whole.std)[:, None, None]
+        )
+    assert scored(found, whole.labels) != numbers(out)
+    del content["ema"]
+    torch.save(content, newest)
+    assert "holds no moving average" in refused(capsys, "evaluate", str(newest))
+
+
+def test_a_checkpoint_that_is_none(clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(clutter.folder, here / "run")
+    bad = here / "run/checkpoints/step-000000099.pt"
+    torch.save({"epoch": 3}, bad)
+    assert "holds no network" in refused(capsys, "evaluate", str(bad))
+    torch.save({"model": models.create("wrn-10-1", 10).state_dict()}, bad)
+    assert "does not fit" in refused(capsys, "evaluate", str(bad))
+    whole = sorted(clutter.checkpoints.iterdir())[-1].read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    assert "cut short or no checkpoint" in refused(capsys, "evaluate", str(bad))
+    gone = "run/checkpoints/step-000000001.pt"
+    assert f"no checkpoint {gone}; its run keeps the newest" in refused(capsys, "evaluate", gone)
+
+
+def test_a_copy_of_a_checkpoint(clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It does not say what network it is of; told, it is scored."""
+    newest = sorted(clutter.checkpoints.iterdir())[-1]
+    shutil.copy(newest, "copy.pt")
+    assert "NAME=copy.pt says what network it belongs to" in refused(capsys, "evaluate", "copy.pt")
+    about = clutter.recipe.data
+    said = [f"--data.mean={list(about.mean)}", f"--data.std={list(about.std)}"]
+    status, out, err = run(capsys, "evaluate", f"{NETWORK}=copy.pt", "--data.name=clutter", CLUTTER, *said)
+    assert status == 0, err
+    assert numbers(out) == numbers(run(capsys, "evaluate", str(clutter.folder))[1])
+
+
+# Other images
+
+
+def test_another_set_comes_with_the_normalisation_and_size_of_the_run(here: Path, capsys) -> None:
+    classes = ("ant", "bee", "cat")
+    class_folders(here / "set", classes, side=48)
+    made = untrained(here / "run", classes, "--data.name=clutter")
+    status, out, err = run(capsys, "evaluate", "run", "--data.name=folder", "--data.folder=set")
+    assert status == 0, err
+    assert "run: images are normalised with its own mean and standard deviation" in out and "note" not in out
+    images = data.load("folder", "set", size=32).test
+    assert numbers(out) == scored(logits(made, images), images.labels)
+
+
+def test_images_that_come_otherwise_are_said(here: Path, capsys) -> None:
+    classes = ("ant", "bee", "cat")
+    class_folders(here / "set", classes, side=48)
+    made = untrained(here / "run", classes, "--data.name=clutter")
+    other = ["--data.size=48", "--data.mean=[0.1,0.2,0.3]", f"--data.std={list(STD)}"]
+    status, out, err = run(capsys, "evaluate", "run", "--data.name=folder", "--data.folder=set", *other)
+    assert status == 0, err
+    assert [line for line in out.splitlines() if "note" in line] == [
+        "note: run was trained on images of 32 pixels; these of folder have 48",
+        "note: run knows images normalised with mean [0.4, 0.5, 0.6]; these of folder come with [0.1, 0.2, 0.3]",
+    ]
+    images = data.load("folder", "set", size=48).test
+    assert numbers(out) == scored(logits(made, images, mean=(0.1, 0.2, 0.3)), images.labels)
+    status, out, err = run(capsys, "evaluate", "run", "--data=folder:set/test", "--data.size=24", "--data.crop_pct=0.9")
+    assert status == 0, err
+    assert "note: run was trained on images of 32 pixels; these of folder have 24" in out
+    assert "normalised" not in out
+
+
+def test_imported_and_named_networks_say_what_they_know(here: Path, capsys) -> None:
+    classes = ("ant", "bee", "cat")
+    class_folders(here / "set", classes, side=40)
+    torch.manual_seed(0)
+    torch.save(models.create(NETWORK, 3).state_dict(), "net.pt")
+    network = training.ModelRecipe(NETWORK)
+    told = Preprocessing(MEAN, STD, 36, 0.9, interpolation="bicubic")
+    training.import_weights("net.pt", network, "net.safetensors", class_names=classes, preprocessing=told)
+    folder = ["--data.name=folder", "--data.folder=set"]
+    status, out, err = run(capsys, "evaluate", "net.safetensors", *folder)
+    assert status == 0, err
+    assert "net.safetensors knows images fitted with crop_pct 0.9; these of folder come with 1" in out
+    assert "fitted with interpolation bicubic; these of folder come with bilinear" in out and "pixels" not in out
+    assert "note" not in run(capsys, "evaluate", "net.safetensors", "--data=folder:set/test")[1]
+    training.import_weights("net.pt", network, "bare.safetensors")
+    out = run(capsys, "evaluate", "bare.safetensors", *folder)[1]
+    assert "bare.safetensors does not say how its images are normalised; they are as those of folder" in out
+    torch.save(models.create("resnet10t", 10).state_dict(), "timm.pt")
+    out = run(capsys, "evaluate", "resnet10t=timm.pt", "--data.name=clutter", CLUTTER)[1]
+    assert "resnet10t=timm.pt was trained on images of 176 pixels; these of clutter have 32" in out
+
+
+def test_precision(here: Path, capsys) -> None:
+    classes = tuple("0123456789")
+    untrained(here / "run", classes, "--precision=bfloat16", CLUTTER)
+    status, out, _ = run(capsys, "evaluate", "run")
+    assert status == 0 and "note: run was trained with precision bfloat16; it is scored in float32" in out
+
+
+# Classes
+
+
+def imported(here: Path, names: tuple[str, ...]) -> training.Imported:
+    torch.manual_seed(1)
+    torch.save(models.create(NETWORK, len(names)).state_dict(), "net.pt")
+    told = Preprocessing(MEAN, STD, 32)
+    return training.import_weights(
+        "net.pt", training.ModelRecipe(NETWORK), "net.safetensors", class_names=names, preprocessing=told
+    )
+
+
+def test_classes_are_matched_by_name(here: Path, capsys) -> None:
+    """In whatever order, and some of them too."""
+    network = imported(here, ("cat", "ant", "dog", "bee"))
+    class_folders(here / "all", ("ant", "bee", "cat", "dog"))
+    class_folders(here / "some", ("bee", "cat"))
+    for folder, places in (("all", [1, 3, 0, 2]), ("some", [3, 0])):
+        status, out, err = run(capsys, "evaluate", "net.safetensors", "--data.name=folder", f"--data.folder={folder}")
+        assert status == 0, err
+        images = data.load("folder", folder, size=32).test
+        assert numbers(out) == scored(logits(network, images), torch.tensor(places)[images.labels])
+        note = "note: folder has 2 of the 4 classes of net.safetensors, which still chooses among all 4"
+        assert (note in out) == (folder == "some")
+        assert "top-5" not in out
+
+
+def test_other_classes_are_refused(here: Path, capsys) -> None:
+    imported(here, ("cat", "ant", "dog", "bee"))
+    folder = ["--data.name=folder", "--data.folder=set"]
+    class_folders(here / "set", ("ant", "bee", "cow", "dog"))
+    assert "was trained for 4 classes (cat, ant, dog, …), and folder has 4 (ant, bee, cow, …)" in refused(
+        capsys, "evaluate", "net.safetensors", *folder
+    )
+    imported_twice = ("cat", "ant", "ant", "dog", "bee", "cow")
+    training.import_weights(
+        models_file(len(imported_twice)), training.ModelRecipe(NETWORK), "twice.safetensors", class_names=imported_twice
+    )
+    assert "was trained for 6 classes" in refused(capsys, "evaluate", "twice.safetensors", *folder)  # which ant?
+
+
+def models_file(classes: int) -> Path:
+    torch.save(models.create(NETWORK, classes).state_dict(), "other.pt")
+    return Path("other.pt")
+
+
+def test_the_five_likeliest_of_many_classes(here: Path, capsys) -> None:
+    names = tuple(f"c{i:02d}" for i in range(12))
+    network = imported(here, names)
+    class_folders(here / "set", names)
+    status, out, err = run(capsys, "evaluate", "net.safetensors", "--data.name=folder", "--data.folder=set")
+    assert status == 0, err
+    images = data.load("folder", "set", size=32).test
+    found = logits(network, images)
+    five = (found.argsort(1, descending=True)[:, :5] == images.labels[:, None]).any(1).double().mean().item()
+    assert 0 < five < 1 and re.search(rf"accuracy [\d.]+% \[.*\], top-5 {five:.2%} \[[\d.]+%, [\d.]+%\], loss", out)
+    assert numbers(out) == scored(found, images.labels)
+
+
+def test_unreadable_images_are_counted(here: Path, capsys) -> None:
+    imported(here, ("ant", "bee"))
+    class_folders(here / "set", ("ant", "bee"))
+    (here / "set/test/bee/1.png").write_bytes(b"nothing")
+    assert "1.png" in refused(capsys, "evaluate", "net.safetensors", "--data=folder:set/test", "--workers=0")
+    arguments = ["evaluate", "net.safetensors", "--data=folder:set/test", "--workers=0", "--unreadable=skip"]
+    status, out, err = run(capsys, *arguments)
+    assert status == 0, err
+    assert "5 images\n1 unreadable images skipped: bee/1.png" in out
+
+
+def test_two_processes_give_what_one_gives(here: Path, capsys) -> None:
+    imported(here, ("ant", "bee"))
+    class_folders(here / "set", ("ant", "bee"))
+    (here / "set/test/bee/1.png").write_bytes(b"nothing")
+    arguments = ["evaluate", "net.safetensors", "--data=folder:set/test", "--workers=0", "--unreadable=skip"]
+    one = run(capsys, *arguments)[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "regard", *arguments, "--device=cpu"]
+    both = [  # as torchrun starts them
+        subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env={**os.environ, **place, "RANK": rank})
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [out for out, _ in said] == [one, ""]
+
+
+# Sets that are read while training
+
+
+@pytest.fixture
+def on_files(here: Path) -> Run:
+    classes = ("ant", "bee", "cat")
+    class_folders(here / "set", classes, side=(52, 40))
+    options = ["--data.name=files", "--data.folder=set", "--data.size=32", "--data.crop_pct=0.8"]
+    return untrained(here / "run", classes, *options, "--data.interpolation=bicubic")
+
+
+def test_a_run_on_files_sees_images_as_in_testing(on_files: Run, here: Path, capsys) -> None:
+    assert on_files.preprocessing == Preprocessing(MEAN, STD, 32, 0.8, interpolation="bicubic")
+    status, out, err = run(capsys, "evaluate", "run", "--workers=0")
+    assert status == 0, err
+    assert "run (last) on files" in out and "9 images" in out and "note" not in out
+    status, other, err = run(capsys, "evaluate", "run", "--data=folder:set/test", "--workers=0")
+    assert status == 0, err
+    assert numbers(out) == numbers(other) and "note" not in other
+    status, smaller, err = run(capsys, "evaluate", "run", "--workers=0", "--data.crop_pct=1", "--data.size=24")
+    assert status == 0, err
+    assert "trained on images of 32 pixels; these of files have 24" in smaller
+    assert "fitted with crop_pct 0.8; these of files come with 1" in smaller
+    assert numbers(smaller) != numbers(out)
+    status, few, err = run(capsys, "evaluate", "run", "--workers=0", "--limit=6")
+    assert status == 0 and ", 6 images" in few, err
+    assert "--split is for a set of image files" in refused(capsys, "evaluate", "run", "--split=test")
+    assert run(capsys, "explain", "set/test/ant/0.png", "--model=run", "--out=seen")[0] == 0
+
+
+def test_what_needs_more_than_images_in_their_order(on_files: Run, capsys) -> None:
+    assert "have no regions; name a set that has (--data)" in refused(capsys, "bias", "run")
+    assert "name a set of files (--data folder:FOLDER" in refused(capsys, "gates", "run")
+
+
+def test_a_network_from_elsewhere_on_files(here: Path, capsys) -> None:
+    """The set fits images as the network knows them."""
+    classes = ("ant", "bee", "cat")
+    class_folders(here / "set", classes, side=(52, 40))
+    imported(here, classes)
+    status, out, err = run(
+        capsys, "evaluate", "net.safetensors", "--data.name=files", "--data.folder=set", "--workers=0"
+    )
+    assert status == 0, err
+    assert "its own mean and standard deviation" in out and "note" not in out
+    assert numbers(out) == numbers(run(capsys, "evaluate", "net.safetensors", "--data=folder:set/test")[1])
+
+
+def test_the_size_of_files_is_known_without_being_said(here: Path) -> None:
+    recipe = training.load_recipe(None, ["--data.name=wds", "--data.folder=x"])
+    made = Run.create(here / "run", recipe, ("a", "b"))
+    assert (made.preprocessing.size, made.preprocessing.crop_pct) == (224, 0.875)
+    held = replace(recipe, data=replace(recipe.data, name="cifar10"))
+    assert Run.create(here / "held", held, ("a", "b")).preprocessing == Preprocessing(size=32)

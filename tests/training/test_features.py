@@ -1,0 +1,231 @@
+"""What a recipe asks of the loop: parts of batches, averages, precision, clipping, trackers, checkpoints on the way."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from regard import InputError, data, training
+from regard.training import Run, load_recipe
+from regard.training.averaging import Average
+from regard.training.loop import Loop
+from regard.training.processes import Processes
+
+SMALL = [
+    *("--model.name=wrn-10-1", "--schedule.epochs=2", "--schedule.batch_size=32", "--schedule.milestones=[]"),
+    *("--optimizer.lr=0.05", "--device=cpu", "--threads=1"),
+]
+
+
+def recipe(*options: str) -> training.Recipe:
+    return load_recipe(None, [*SMALL, *options])
+
+
+@pytest.fixture(scope="module")
+def splits() -> data.Splits:
+    """96 training and 40 test images of the built-in set."""
+    return data.Splits(*data.load("clutter", train=96, test=40))
+
+
+@pytest.fixture(scope="module")
+def plain(splits, tmp_path_factory) -> Run:
+    return training.train(recipe(), tmp_path_factory.mktemp("plain") / "run", splits=splits).run
+
+
+def trained(folder: Path, splits, *options: str) -> Run:
+    return training.train(recipe(*options), folder / "run", splits=splits).run
+
+
+def test_parts_of_a_batch_add_up_to_it(splits, tmp_path) -> None:
+    # Not with norms that learn: each part has a mean and a variance of its own.
+    options = ("--model.fixed_norms=true", "--schedule.epochs=1", "--optimizer.lr=0.01")
+    whole = trained(tmp_path / "whole", splits, *options)
+    parts = trained(tmp_path / "parts", splits, *options, "--schedule.accumulate=5")  # 32 images in parts of 7 and 4
+    for name, value in load_file(whole.weights()).items():
+        torch.testing.assert_close(load_file(parts.weights())[name], value, rtol=1e-3, atol=2e-5)
+    assert parts.metrics()[-1]["loss"] == pytest.approx(whole.metrics()[-1]["loss"], rel=1e-4)
+    assert parts.metrics()[-1]["gradient_norm"] == pytest.approx(whole.metrics()[-1]["gradient_norm"], rel=1e-3)
+
+
+def test_the_moving_average_is_what_is_tested_and_kept(splits, plain, tmp_path) -> None:
+    run = trained(tmp_path, splits, "--ema=0.5")
+    kept = load_file(run.weights())
+    state = torch.load(sorted(run.checkpoints.iterdir())[-1], weights_only=True)
+    learned = load_file(plain.weights())  # the average changes nothing about the learning
+    assert all(torch.equal(value, learned[name]) for name, value in state["model"].items())
+    assert all(torch.equal(value, kept[name]) for name, value in state["ema"].items())
+    assert any(not torch.equal(value, learned[name]) for name, value in kept.items())
+    score = training.evaluate(run.model(), data.Batches(splits.test, 7))
+    assert score.accuracy == pytest.approx(run.metrics()[-1]["test_accuracy"])
+
+
+def test_the_moving_average_is_the_formula() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    values = [1.0, 2.0, 4.0, 8.0]
+    expected = network.weight.item()
+    average = Average(network, 0.4)
+    for step, value in enumerate(values):
+        with torch.no_grad():
+            network.weight.fill_(value)
+        average.update(step)
+        decay = 0.0 if step == 0 else min(0.4, 1 - (1 + step) ** (-2 / 3))
+        expected = decay * expected + (1 - decay) * value
+        assert average.kept.weight.item() == pytest.approx(expected)
+
+
+def test_gradients_are_clipped(splits, plain, tmp_path) -> None:
+    run = trained(tmp_path, splits, "--optimizer.clip=0.01")
+    before, after = plain.metrics()[0], run.metrics()[0]
+    assert before["gradient_norm"] > 0.1
+    assert after["gradient_norm"] > 0.1  # what is written down is the norm before
+    start = training.make_model(recipe(), 10)
+    torch.manual_seed(0)
+    start = training.make_model(recipe(), 10)
+    far, near = (
+        math.sqrt(sum((load_file(r.weights())[n] - p.detach()).square().sum() for n, p in start.named_parameters()))
+        for r in (plain, run)
+    )
+    assert near < far / 5
+
+
+def test_mixed_precision_learns_almost_the_same(splits, plain, tmp_path) -> None:
+    run = trained(tmp_path, splits, "--precision=bfloat16")
+    ours, theirs = run.metrics()[0], plain.metrics()[0]
+    assert ours["loss"] != theirs["loss"] and ours["loss"] == pytest.approx(theirs["loss"], rel=0.05)
+    assert all(value.dtype != torch.bfloat16 for value in load_file(run.weights()).values())
+
+
+def test_half_precision_needs_a_gpu(splits, tmp_path) -> None:
+    with pytest.raises(InputError, match="float16, which needs a GPU"):
+        trained(tmp_path, splits, "--precision=float16")
+
+
+def test_a_scaled_loss_is_scaled_less_where_gradients_overflow(splits, plain, tmp_path, monkeypatch) -> None:
+    optimizer, clip = Processes.optimizer, Loop.clip
+
+    def scaled(self, given):  # as with float16, which is for GPUs
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        return optimizer(self, given)
+
+    def overflowing(self):
+        if self.steps_done in (0, 1):
+            self.learning[0].grad.fill_(math.inf)
+        return clip(self)
+
+    monkeypatch.setattr(Processes, "optimizer", scaled)
+    run = trained(tmp_path / "sound", splits)
+    assert run.metrics()[-1]["loss"] == pytest.approx(plain.metrics()[-1]["loss"], rel=1e-4)
+    assert run.metrics()[-1]["gradient_norm"] == pytest.approx(plain.metrics()[-1]["gradient_norm"], rel=1e-3)
+
+    monkeypatch.setattr(Loop, "clip", overflowing)
+    run = trained(tmp_path / "overflowing", splits, "--nonfinite=skip")
+    assert [row["skipped_steps"] for row in run.metrics()] == [2, 0]
+    state = torch.load(sorted(run.checkpoints.iterdir())[-1], weights_only=True)
+    assert state["scaler"]["scale"] == 2.0**14
+    assert all(value.isfinite().all() for value in load_file(run.weights()).values())
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_other_optimizers_go_on_bit_for_bit(name, splits, tmp_path) -> None:
+    options = (f"--optimizer.name={name}", "--optimizer.lr=0.003", "--ema=0.9", "--schedule.shape=cosine")
+    whole = trained(tmp_path / "whole", splits, *options)
+    stopped = StopAfterAnEpoch()
+    outcome = training.train(recipe(*options), tmp_path / "other", splits=splits, display=stopped)
+    assert not outcome.finished
+    again = training.train(recipe(*options), tmp_path / "other", splits=splits, resume=True)
+    assert again.finished and again.run.weights().read_bytes() == whole.weights().read_bytes()
+
+
+class StopAfterAnEpoch(training.Display):
+    def epoch(self, row, unreadable=()) -> None:
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_checkpoints_within_an_epoch(splits, tmp_path, monkeypatch) -> None:
+    saved = []
+    monkeypatch.setattr("regard.training.loop.save_state", lambda loop, rows: saved.append((loop.epoch, loop.step)))
+    monkeypatch.setattr("regard.training.loop._LOOK", 0.0)
+    trained(tmp_path, splits, "--save_minutes=1e-9")
+    assert saved == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+
+
+def test_dropout_depends_on_the_seed_and_the_step_alone(splits, tmp_path) -> None:
+    options = ("--model.name=resnet10t", "--model.options={drop_rate: 0.5}", "--schedule.epochs=2")
+    whole = trained(tmp_path / "whole", splits, *options)
+    training.train(recipe(*options), tmp_path / "other", splits=splits, display=StopAfterAnEpoch())
+    torch.rand(3)
+    again = training.train(recipe(*options), tmp_path / "other", splits=splits, resume=True).run
+    assert again.weights().read_bytes() == whole.weights().read_bytes()
+
+
+def test_metrics_go_to_tensorboard(splits, tmp_path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = trained(tmp_path, splits, '--trackers=["tensorboard"]')
+    written = EventAccumulator(str(run.folder / "tensorboard"))
+    written.Reload()
+    events = written.Scalars("test_accuracy")
+    assert [event.step for event in events] == [3, 6]
+    assert [event.value for event in events] == pytest.approx([row["test_accuracy"] for row in run.metrics()])
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_any_work(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: False)
+    with pytest.raises(InputError, match="wandb, which is not installed"):
+        training.train(recipe('--trackers=["wandb"]'), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_without_a_finite_gradient_are_left_out_and_counted(splits, tmp_path, monkeypatch) -> None:
+    clip = Loop.clip
+
+    def sometimes(self):
+        if self.step == 1:
+            self.learning[0].grad.fill_(math.inf)
+        return clip(self)
+
+    monkeypatch.setattr(Loop, "clip", sometimes)
+    run = trained(tmp_path, splits, "--nonfinite=skip")
+    assert [row["skipped_steps"] for row in run.metrics()] == [1, 1]
+    assert all(value.isfinite().all() for value in load_file(run.weights()).values())
+    with pytest.raises(InputError, match="the gradient is no number, or infinite, in epoch 1, step 2"):
+        trained(tmp_path / "stops", splits)
+
+
+def test_a_run_of_nothing_but_such_steps_is_given_up(splits, tmp_path, monkeypatch) -> None:
+    clip = Loop.clip
+
+    def never(self):
+        self.learning[0].grad.fill_(math.nan)
+        return clip(self)
+
+    monkeypatch.setattr(Loop, "clip", never)
+    monkeypatch.setattr("regard.training.sanity._SKIPPED", 3)
+    with pytest.raises(InputError, match="and the 2 after it"):
+        trained(tmp_path, splits, "--nonfinite=skip")
+
+
+@pytest.mark.parametrize("task", ["cross_entropy", "binary_cross_entropy"])
+def test_mixed_images_are_learned_from(task, splits, tmp_path) -> None:
+    run = trained(
+        tmp_path,
+        splits,
+        "--augmentation.mixup=0.2",
+        "--augmentation.cutmix=1",
+        f"--task={task}",
+        "--label_smoothing=0.1",
+    )
+    rows = run.metrics()
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_without_channels_last_it_is_the_same_up_to_rounding(splits, plain, tmp_path) -> None:
+    run = trained(tmp_path, splits, "--channels_last=false")
+    assert run.metrics()[0]["loss"] == pytest.approx(plain.metrics()[0]["loss"], rel=1e-3)

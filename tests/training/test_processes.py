@@ -1,0 +1,165 @@
+"""Runs by two processes: the numbers of one, and what becomes of one process when the other stops or dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d
+from torch import nn
+
+from regard.training import Run
+from regard.training.processes import _take_from_slurm, first_node
+from regard.training.sync_norms import sync_norms
+
+sys.path.insert(0, str(Path(__file__).parent))
+from launched import ended, start
+
+SMALL = [
+    *("train", "--model.name=wrn-10-1", "--schedule.batch_size=28", "--optimizer.lr=0.02", "--device=cpu"),
+    *("--threads=1", "--schedule.milestones=[]"),
+]
+
+
+def test_one_and_two_processes_give_the_same_numbers(tmp_path) -> None:
+    # 96 images in batches of 28: the last has 12; 41 test images, of which one process has 21
+    options = [*SMALL, "--data.options={train: 96, test: 41}", "--schedule.epochs=2", "--sync_norms=true"]
+    options += ["--augmentation.mixup=0.2", "--augmentation.cutmix=1", "--optimizer.clip=1", "--ema=0.9"]
+    options += ["--schedule.accumulate=2", "--model.fixed_norms=true"]  # parts of a batch have norms of their own
+    for count in (1, 2):
+        for status, _, errors in ended(start([*options, f"--run={tmp_path / str(count)}"], count)):
+            assert status == 0, errors
+    one, two = (Run.open(tmp_path / name) for name in ("1", "2"))
+    for ours, theirs in zip(one.metrics(), two.metrics(), strict=True):
+        assert ours["test_images"] == theirs["test_images"] == 41
+        for name in ("loss", "accuracy", "gradient_norm", "test_loss", "test_accuracy", "lr"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+    assert_near(load_file(one.weights()), load_file(two.weights()), 1e-5)
+
+
+def test_synchronised_norms_make_two_processes_one(tmp_path) -> None:
+    options = [*SMALL, "--data.options={train: 84, test: 20}", "--schedule.epochs=1", "--sync_norms=true"]
+    for count in (1, 2):
+        for status, _, errors in ended(start([*options, f"--run={tmp_path / str(count)}"], count)):
+            assert status == 0, errors
+    assert_near(*(load_file(Run.open(tmp_path / name).weights()) for name in ("1", "2")), 1e-4)
+
+
+def assert_near(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], bound: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=bound, atol=bound, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_path) -> None:
+    options = [*SMALL, "--data.options={train: 560, test: 40}", "--schedule.epochs=3"]
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    for status, _, errors in ended(start([*options, f"--run={whole}"], 2)):
+        assert status == 0, errors
+
+    # Stopped: the signal reaches one process, both save and end so that they can be resumed.
+    processes = start([*options, f"--run={other}", "--resume"], 2)
+    wait_for(lambda: other.exists() and len(Run(other).metrics()) >= 1, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    outcomes = ended(processes)
+    assert [status for status, _, _ in outcomes] == [75, 75], outcomes
+    assert time.monotonic() - began < 10 and "stopped and saved" in outcomes[0][1]
+    assert list((other / "checkpoints").iterdir())
+
+    # Killed: the other process ends soon, and says why.
+    processes = start([*options, f"--run={other}", "--resume"], 2)
+    wait_for(lambda: len(Run(other).metrics()) >= 2, processes)
+    began = time.monotonic()
+    processes[0].kill()
+    outcomes = ended(processes)
+    assert time.monotonic() - began < 60
+    assert outcomes[1][0] == 75 and "cannot reach the others" in outcomes[1][2], outcomes
+
+    for status, _, errors in ended(start([*options, f"--run={other}", "--resume"], 2)):
+        assert status == 0, errors
+    assert (whole / "last.safetensors").read_bytes() == (other / "last.safetensors").read_bytes()
+
+    # And what one process finds wrong ends all, said once.
+    outcomes = ended(start([*options, f"--run={other}"], 2))
+    assert [status for status, _, _ in outcomes] == [2, 2]
+    assert "exists already" in outcomes[0][2] and not outcomes[1][2].count("regard:"), outcomes
+
+
+def wait_for(reached, processes: list[subprocess.Popen], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not reached() and all(process.poll() is None for process in processes):
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A group of one process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
+def test_synchronised_norms_are_batch_norms(kind, alone) -> None:
+    torch.manual_seed(0)
+    norm = kind(5).double()
+    nn.init.normal_(norm.weight)
+    synced = sync_norms(nn.Sequential(kind(5).double()), torch.device("cpu"))
+    synced[0].load_state_dict(norm.state_dict())
+    ours, theirs = (
+        torch.randn(6, 5, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) for _ in "ab"
+    )
+    weights = torch.randn_like(ours)
+    for model, features in ((synced, ours), (norm, theirs)):
+        features.requires_grad_()
+        (model(features) * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    for (name, one), (_, two) in zip(norm.named_parameters(), synced[0].named_parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, msg=name)
+    for name, value in norm.state_dict().items():
+        torch.testing.assert_close(synced[0].state_dict()[name], value, msg=name)
+    torch.testing.assert_close(synced.eval()(ours), norm.eval()(ours))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu[07-09,12],cpu1", "gpu07"),
+        ("node1,node2", "node1"),
+        ("a-b-3", "a-b-3"),
+        ("rack[1,3]-n[01-04]", "rack1-n01"),
+    ],
+)
+def test_the_first_of_slurms_nodes(nodes, first) -> None:
+    assert first_node(nodes) == first
+
+
+def test_what_srun_says_is_taken_over_unless_another_launcher_spoke(monkeypatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    slurm = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "70123", "SLURM_STEP_NODELIST": "n[3-4]"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    _take_from_slurm()
+    assert "RANK" not in os.environ  # a step of one task
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2)")
+    _take_from_slurm()
+    found = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    assert found == {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    assert os.environ["MASTER_ADDR"] == "n3" and os.environ["MASTER_PORT"] == "30123"
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("SLURM_PROCID", "6")
+    _take_from_slurm()
+    assert os.environ["RANK"] == "0"

@@ -1,0 +1,46 @@
+"""The published LSAS code's first steps, taken by the training loop itself."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+
+from regard import attention, models, training
+from regard.data import Batch
+from regard.training.display import Display
+from regard.training.interrupt import Interrupt
+from regard.training.loop import Loop
+from regard.transfer import Objective
+
+
+class Golden:
+    """The recorded batches, as `data.Batches` gives its own."""
+
+    images = SimpleNamespace(classes=tuple("0123456789"))
+
+    def __init__(self, goldens) -> None:
+        self.goldens = goldens
+
+    def __len__(self) -> int:
+        return 6
+
+    def epoch(self, number: int, start: int = 0):
+        labels = torch.arange(16) % 10
+        for step in range(start, 6):
+            yield Batch(self.goldens.inputs(f"trajectory.{step}", [16, 3, 32, 32]), labels, labels, 16)
+
+
+def test_golden_trajectory_through_the_loop(goldens, relative_error, tmp_path) -> None:
+    model = models.create(
+        "cifar-resnet11", attention="se", gate=attention.SubAttention(1), attention_stages=(3,)
+    ).double()
+    models.load_official(model, goldens.state("lsas_cifar_d11_order1"))
+    recipe = training.load_recipe(None, ["--optimizer.weight_decay=1e-4", "--schedule.batch_size=16", "--device=cpu"])
+    processes = training.Processes("cpu", "float32", 1)
+    run = training.Run.create(tmp_path / "run", recipe, Golden.images.classes)
+    batches = Golden(goldens)
+    loop = Loop(recipe, run, Objective(model, None), batches, batches, processes, Display())
+    assert loop.train_epoch(Interrupt())
+    losses = loop.meter.rows[:, 1] / loop.meter.rows[:, 0]
+    assert relative_error(losses, goldens.outputs("trajectory_lsas")["losses"]) < 1e-9
