@@ -83,12 +83,10 @@ class FileBatches:
         if augmentation is not None:
             augmentation.check_files()
             augmentation.check_batch(batch_size, shuffle=shuffle)
-            if in_shards and augmentation.repeats > 1:
-                raise InputError("augmentation: repeats are for sets with places, not for shards; leave them out")
         self.images, self.batch_size = images, batch_size
         self.device = torch.device("cpu" if device is None else device)
         self.image_size = (images.size, images.size)
-        self._augmentation, self._shuffle, self._seed = augmentation, shuffle, check_seed(seed)
+        self._shuffle, self._seed = shuffle, check_seed(seed)
         self._drop_last, self._share = drop_last, share
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._skipped: dict[str, None] = {}
@@ -97,10 +95,11 @@ class FileBatches:
         )
         self._skip = images.unreadable == "skip"
         self._lanes = 0
+        self._repeats = 1 if augmentation is None else augmentation.repeats
         self._workers: Workers | None = None
         if isinstance(images.source, Shards):
             if shuffle:
-                self._lanes = lanes_of(images.source, batch_size, share)
+                self._lanes = lanes_of(images.source, batch_size, share, self._repeats)
         else:
             reader = _Reader(images.source, self._transform, self._skip, substitute=shuffle)
             self._workers = Workers(reader, images.workers, pinned=self._on_gpu, lasting=True)
@@ -138,8 +137,7 @@ class FileBatches:
         count = len(self.images)
         order = np.arange(count, dtype=np.int64)
         if self._shuffle:
-            repeats = 1 if self._augmentation is None else self._augmentation.repeats
-            order = shuffled(self._seed, number, count, repeats)
+            order = shuffled(self._seed, number, count, self._repeats)
         requests = []
         for step in range(start, len(self)):
             first = step * self.batch_size
@@ -161,6 +159,7 @@ class FileBatches:
             share=self._share,
             count=self._lanes,
             skip=self._skip,
+            repeats=self._repeats,
         )
         workers = Workers(lanes, lanes.workers(self.images.workers), pinned=self._on_gpu)
         return lanes.gathered(workers.read())

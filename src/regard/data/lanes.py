@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,23 +19,24 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from regard.data.decode import Unreadable, quiet, upright
 from regard.data.draws import Draws
-from regard.data.share import Share
+from regard.data.part import Part
 from regard.data.shards import MOST_LANES, Shards, copied
+from regard.data.share import Share
 from regard.data.transform import Transform
-from regard.errors import InputError, one_line
+from regard.errors import InputError
 
 _PURPOSE = 9  # of the stream, among those of a seed
 _IN_VAIN = 10_000  # images in a row that cannot be read
 
 
-class Part(NamedTuple):
+class _Some(NamedTuple):
     """What one process that reads has of a batch.
 
     Attributes:
         step: of the batch.
         images: uint8 (B, 3, size, size).
         labels: int64 (B,).
-        index: int64 (B,), the place of each image, or a number for it.
+        index: int64 (B,), a number for each image.
         rows: int64 (B,), where the images are in the batch.
         skipped: what could not be read, and why.
     """
@@ -45,17 +46,17 @@ class Part(NamedTuple):
     labels: Tensor
     index: Tensor  # type: ignore[assignment]  # in place of tuple.index, which is no use here
     rows: Tensor
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[str, ...]
 
 
-def part(step: int, found: list[tuple[Tensor, int, int, int]], size: int, skipped: list[tuple[str, str]]) -> Part:
-    """A part of a batch from its images, each with label, index and row."""
-    pixels = torch.stack([image for image, *_ in found]) if found else torch.empty(0, 3, size, size, dtype=torch.uint8)
-    numbers = torch.tensor([rest for _, *rest in found], dtype=torch.int64).reshape(-1, 3).T.contiguous()
-    return Part(step, pixels, *numbers, tuple(skipped))
+def _some(step: int, found: list[tuple[Tensor, int, int, int]], skipped: list[str]) -> _Some:
+    """From images, each with label, index and row."""
+    pixels = torch.stack([image for image, *_ in found]) if found else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    labels, index, rows = torch.tensor([rest for _, *rest in found], dtype=torch.int64).reshape(-1, 3).T.contiguous()
+    return _Some(step, pixels, labels, index, rows, tuple(skipped))
 
 
-def lanes_of(shards: Shards, batch_size: int, share: Share, repeats: int) -> int:
+def lanes_of(shards: Shards, batch_size: int, share: Share, repeats: int = 1) -> int:
     """The number of lanes in training.
 
     Raises:
@@ -103,8 +104,10 @@ class Lane:
     def __init__(self, shards: Shards, number: int, count: int, *, skip: bool) -> None:
         self._shards, self._number, self._count, self._skip = shards, number, count, skip
         self._shard = ""  # that is read
-        self._failed: list[tuple[str, str]] = []
-        self._stages: list[Any] = []
+        self._failed: list[str] = []  # not told yet
+        self._named: set[str] = set()  # the shards that failed
+        self._image_error = ""
+        self._decode: Any = None
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """All images of the lane once, in the order of shards, not decoded."""
@@ -121,8 +124,8 @@ class Lane:
                 empty = False
                 yield sample
             if empty:
-                reasons = "".join(f"; {name}: {reason}" for name, reason in self._failed[:3])
-                raise Unreadable(f"not one image could be read from the shards of lane {self._number}{reasons}")
+                first = f" (the first: {self._failed[0]})" if self._failed else ""
+                raise Unreadable(f"not one image can be read from the shards of lane {self._number}{first}")
             turn += 1
 
     def _samples(self, *, training: bool, seeds: tuple[int, int]) -> Iterator[dict[str, Any]]:
@@ -141,7 +144,8 @@ class Lane:
             if "handler" in getattr(stage, "kw", ()):
                 stage.kw["handler"] = self._on_error
         # The last two stages decode and name the parts; decoding waits until an image is wanted.
-        self._stages = stages[-2:-1]
+        self._decode = stages[-2]
+        self._decode.kw["handler"] = self._on_image_error
         del stages[-2:]
         stages.insert(stages.index(reader._split_by_node_and_worker) + 1, self._noted)
         for sample in reader.ds:
@@ -155,13 +159,13 @@ class Lane:
         Raises:
             Unreadable: there is none, or it is broken.
         """
-        before = len(self._failed)
-        self._shard = name_of(sample)
+        name = name_of(sample)
+        self._image_error = ""
         try:
             with quiet():
-                found = next(iter(self._stages[0]([sample])), None)
-                if len(self._failed) > before:
-                    raise Unreadable(f"{self._shard!r} is broken ({self._failed.pop()[1]})")
+                found = next(iter(self._decode([sample])), None)
+                if self._image_error:
+                    raise Unreadable(f"{name!r} is broken ({self._image_error})")
                 if found is None:
                     return None
                 image = next(value for value in found.values() if isinstance(value, Image.Image))
@@ -169,10 +173,10 @@ class Lane:
         except Unreadable:
             raise
         except Exception as error:  # a decoder may raise anything at all on broken bytes
-            raise Unreadable(f"{self._shard!r} is broken ({_reason(error)})") from error
+            raise Unreadable(f"{name!r} is broken ({_reason(error)})") from error
 
-    def failed(self) -> list[tuple[str, str]]:
-        """Shards that could not be read, or not to their end, since this was last asked."""
+    def failed(self) -> list[str]:
+        """Shards that could not be read, or not to their end, since this was last asked, and why."""
         found, self._failed = self._failed, []
         return found
 
@@ -182,13 +186,19 @@ class Lane:
             yield shard
 
     def _on_error(self, error: Exception) -> bool:
-        self._failed.append((self._shard, _reason(error)))
+        # More than one stage may have something to say of a shard.
+        if self._shard not in self._named:
+            self._named.add(self._shard)
+            self._failed.append(f"shard {self._shard!r} cannot be read to its end ({_reason(error)})")
         return self._skip
+
+    def _on_image_error(self, error: Exception) -> bool:
+        self._image_error = _reason(error)
+        return True
 
     def _check(self) -> None:
         if self._failed and not self._skip:
-            name, reason = self._failed[0]
-            raise Unreadable(f"shard {name!r} cannot be read to its end ({reason})")
+            raise Unreadable(self._failed[0])
 
 
 def name_of(sample: dict[str, Any]) -> str:
@@ -202,84 +212,109 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(first).split())[:200]}"
 
 
-class Lanes(IterableDataset[Part | str]):
-    """What processes read of the lanes of this process: a part of each step of an epoch, or what is wrong, in one line.
+class Lanes(IterableDataset[_Some | str]):
+    """The lanes of one process in an epoch: in other processes that read, some of each step, or what is wrong in one
+    line; `gathered` puts these together.
 
     Args:
         shards: what is read.
+        transform: what happens to an image.
+        seed: of all that is random.
+        epoch: its number.
+        steps: which of its steps; without `count` from the first of them to the end of the shards.
         batch_size: over all processes.
         share: whose lanes.
-        transform: what happens to an image.
-        size: side of the images.
-        classes: how many there are.
-        seed: of all that is random.
+        count: of the lanes, in random order and as many images from each; 0: all images once, in the order of shards.
         skip: whether shards and images that cannot be read are passed over.
-        training: in random order, as many from every lane, for `steps`; else all once, in the order of shards.
-        lanes: how many there are.
-        steps: of an epoch in training.
-        repeats: of every image in training.
+        repeats: of every image in a batch, with `count`.
     """
 
     def __init__(
         self,
         shards: Shards,
+        transform: Transform,
+        *,
+        seed: int,
+        epoch: int,
+        steps: range,
         batch_size: int,
         share: Share,
-        transform: Transform,
-        size: int,
-        classes: int,
-        seed: int,
-        *,
+        count: int,
         skip: bool,
-        training: bool,
-        lanes: int,
-        steps: int,
-        repeats: int,
+        repeats: int = 1,
     ) -> None:
-        self._shards, self._batch_size, self._share, self._transform = shards, batch_size, share, transform
-        self._size, self._classes, self._seed, self._skip = size, classes, seed, skip
-        self._training, self._lanes, self._steps, self._repeats = training, lanes, steps, repeats
-        if training:
-            each = lanes // share.count
-            self.own = list(range(share.rank * each, (share.rank + 1) * each))
-        else:
-            self.own = list(range(share.rank, lanes, share.count))
-        # Epoch and step to begin at: shared, for the processes are there before they are known.
-        self._at = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._shards, self._transform, self._seed, self._epoch = shards, transform, seed, epoch
+        self._steps, self._batch_size, self._skip, self._repeats = steps, batch_size, skip, repeats
+        self._training = count > 0
+        self._lanes = count or _testing_lanes(shards, share)
+        each = self._lanes // share.count
+        first = share.rank * each
+        self._own = list(range(first, first + each) if count else range(share.rank, self._lanes, share.count))
 
-    def begin(self, epoch: int, start: int) -> None:
-        """What to read next time."""
-        self._at[0], self._at[1] = epoch, start
+    def workers(self, wanted: int) -> int:
+        """How many processes can read at a time, at most so many."""
+        return min(wanted, len(self._own))
 
-    def __iter__(self) -> Iterator[Part | str]:
-        epoch, start = self._at.tolist()
+    def gathered(self, found: Iterator[_Some | str]) -> Iterator[Part | str]:
+        """The parts of batches from what the processes that read have of them, which comes step by step."""
+        waiting: list[_Some] = []
+        for some in found:
+            if isinstance(some, str):
+                yield some
+                return
+            if waiting and waiting[0].step != some.step:
+                yield self._joined(waiting)
+                waiting = []
+            waiting.append(some)
+        if waiting:
+            yield self._joined(waiting)
+
+    def _joined(self, several: list[_Some]) -> Part:
+        skipped = tuple(reason for some in several for reason in some.skipped)
+        several = [some for some in several if len(some.rows)] or several[:1]
+        if len(several) == 1 and bool((several[0].rows.diff() > 0).all()):
+            images, labels, index = several[0][1:4]
+            return Part(images, labels, index, self._batch_size, skipped)
+        places = torch.cat([some.rows for some in several]).argsort().argsort()
+        shape = len(places), *several[0].images.shape[1:]
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=several[0].images.is_pinned())
+        labels, index = torch.empty_like(places), torch.empty_like(places)
+        for some, here in zip(several, places.split([len(some.rows) for some in several]), strict=True):
+            images[here], labels[here], index[here] = some.images, some.labels, some.index
+        return Part(images, labels, index, self._batch_size, skipped)
+
+    def __iter__(self) -> Iterator[_Some | str]:
         worker = get_worker_info()
-        own = self.own if worker is None else self.own[worker.id :: worker.num_workers]
+        own = self._own if worker is None else self._own[worker.id :: worker.num_workers]
         try:
-            yield from self._trained(own, epoch, start) if self._training else self._tested(own, epoch, start)
-        except (Unreadable, InputError) as error:
+            yield from self._trained(own) if self._training else self._tested(own)
+        except Unreadable as error:
             hint = "" if self._skip else "; replace it, or have such skipped (--data.unreadable skip)"
             yield f"{error}{hint}"
+        except InputError as error:
+            yield str(error)
 
-    def _trained(self, own: list[int], epoch: int, start: int) -> Iterator[Part]:
+    def _trained(self, own: list[int]) -> Iterator[_Some]:
         each = self._batch_size // self._lanes // self._repeats
         sources = []
         for number in own:
             lane = Lane(self._shards, number, self._lanes, skip=self._skip)
             rows = Share(number, self._lanes).rows(self._batch_size).tolist()
-            sources.append((_Ahead(lane, lane.endless(self._seed, epoch), start * each), rows))
-        for step in range(start, self._steps):
-            found, skipped = [], []
+            samples = lane.endless(self._seed, self._epoch)
+            sources.append((_Ahead(lane, samples, self._steps.start * each), rows))
+        for step in self._steps:
+            found: list[tuple[Tensor, int, int, int]] = []
+            skipped: list[str] = []
             for source, rows in sources:
                 for turn in range(each):
                     image, label = self._next_readable(source, skipped)
                     for row in rows[turn * self._repeats : (turn + 1) * self._repeats]:
                         position = step * self._batch_size + row
-                        found.append((self._transform(image, epoch, position), label, position, row))
+                        found.append((self._transform(image, self._epoch, position), label, position, row))
                 skipped += source.lane.failed()
-            yield part(step, found, self._size, skipped)
+            yield _some(step, found, skipped)
 
-    def _next_readable(self, source: _Ahead, skipped: list[tuple[str, str]]) -> tuple[Image.Image, int]:
+    def _next_readable(self, source: _Ahead, skipped: list[str]) -> tuple[Image.Image, int]:
         # The next image that can be read is seen in place of one that cannot, and again in its own place: so no image
         # changes its place, and an epoch can go on from its middle without decoding what came before.
         for away in range(_IN_VAIN):
@@ -290,57 +325,42 @@ class Lanes(IterableDataset[Part | str]):
                 return found
         raise Unreadable(f"not one of {_IN_VAIN} images in a row could be read (the last: {name_of(sample)!r})")
 
-    def _tested(self, own: list[int], epoch: int, start: int) -> Iterator[Part]:
+    def _tested(self, own: list[int]) -> Iterator[_Some]:
         each = max(1, self._batch_size // self._lanes)
         lanes = [Lane(self._shards, number, self._lanes, skip=self._skip) for number in own]
-        sources = [lane.samples() for lane in lanes]
-        places = [start * each] * len(own)
-        for source in sources:
-            for _ in range(start * each):
-                next(source, None)
-        step = start
-        while True:
-            found, skipped, empty = [], [], True
-            for i, number in enumerate(own):
-                for sample in _some(sources[i], each):
-                    empty = False
-                    decoded = self._decoded(lanes[i], sample, skipped)
+        sources = [islice(lane.samples(), self._steps.start * each, None) for lane in lanes]
+        for step in count(self._steps.start):
+            found: list[tuple[Tensor, int, int, int]] = []
+            skipped: list[str] = []
+            ended = True
+            for lane, number, source in zip(lanes, own, sources, strict=True):
+                for turn, sample in enumerate(islice(source, each)):
+                    ended = False
+                    decoded = self._decoded(lane, sample, skipped)
                     if decoded is not None:
-                        index = places[i] * self._lanes + number
-                        image = self._transform(decoded[0], epoch, index)
-                        found.append((image, decoded[1], index, number * each + places[i] % each))
-                    places[i] += 1
-                skipped += lanes[i].failed()
-            if not empty or skipped:
-                yield part(step, found, self._size, skipped)
-            if empty:
+                        index = (step * each + turn) * self._lanes + number
+                        shown = self._transform(decoded[0], self._epoch, index)
+                        found.append((shown, decoded[1], index, number * each + turn))
+                skipped += lane.failed()
+            if not ended or skipped:
+                yield _some(step, found, skipped)
+            if ended:
                 return
-            step += 1
 
-    def _decoded(
-        self, lane: Lane, sample: dict[str, Any], skipped: list[tuple[str, str]]
-    ) -> tuple[Image.Image, int] | None:
+    def _decoded(self, lane: Lane, sample: dict[str, Any], skipped: list[str]) -> tuple[Image.Image, int] | None:
         try:
             found = lane.decoded(sample)
         except Unreadable as error:
             if not self._skip:
                 raise
-            skipped.append((name_of(sample), str(error)))
+            skipped.append(str(error))
             return None
-        if found is not None and not 0 <= found[1] < self._classes:
+        if found is not None and not 0 <= found[1] < self._shards.classes:
             raise InputError(
-                f"{name_of(sample)!r} has label {found[1]}, and there are {self._classes} classes, from 0; give as many "
-                "as there are (--data.options.classes)"
+                f"{name_of(sample)!r} has label {found[1]}, and there are {self._shards.classes} classes, from 0; give "
+                "as many as there are (--data.options.classes)"
             )
         return found
-
-
-def _some(source: Iterator[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
-    for _ in range(count):
-        sample = next(source, None)
-        if sample is None:
-            return
-        yield sample
 
 
 @dataclass
@@ -365,6 +385,6 @@ class _Ahead:
         self._known.popleft()
 
 
-def testing_lanes(shards: Shards, share: Share) -> int:
+def _testing_lanes(shards: Shards, share: Share) -> int:
     """The number of lanes in testing: the more, the more workers have to do, up to 16 for all processes together."""
-    return int(np.clip(len(shards.names), 1, max(1, MOST_LANES // share.count) * share.count))
+    return min(len(shards.names), max(1, MOST_LANES // share.count) * share.count)

@@ -34,6 +34,7 @@ class Shards:
         reader: timm's, of all of them.
         names: of the shards, as the reader opens them.
         count: of the images.
+        classes: how many there are.
         lanes: in how many lanes to read them in training; None: see `lanes.lanes_of`.
         buffer: images of a lane that are held to be shuffled.
     """
@@ -41,6 +42,7 @@ class Shards:
     reader: Any
     names: tuple[str, ...]
     count: int
+    classes: int
     lanes: int | None
     buffer: int
 
@@ -58,6 +60,8 @@ def load_wds(
     workers: int = 4,
     train: str = "train",
     test: str | None = None,
+    train_images: int | None = None,
+    test_images: int | None = None,
     classes: list[str] | str | int | None = None,
     lanes: int | None = None,
     buffer: int = 512,
@@ -77,6 +81,9 @@ def load_wds(
         train: the shards to train on: a split that `_info.json` or `info.json` beside the shards names, or their names
             with braces, and after a bar the number of images in them: "train-{0000..1023}.tar|1281167".
         test: those to test on; None for the first that the info names of test, val, valid and validation.
+        train_images: how many images the training shards hold, if neither info nor name says it; None for as many as
+            are counted in them, if they are on this machine.
+        test_images: likewise.
         classes: their names, a file with a name a line, or how many there are; None for what the info says.
         lanes: in how many lanes shards are read in training; None for the most there can be, up to 16.
         buffer: images of each lane that are held to be shuffled.
@@ -90,8 +97,9 @@ def load_wds(
     from regard.data.fileset import FileSet, common
 
     fields = common("wds", size, unreadable=unreadable, crop_pct=crop_pct, interpolation=interpolation, workers=workers)
-    for name, value in (("lanes", 1 if lanes is None else lanes), ("buffer", buffer)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    numbers = {"lanes": lanes, "buffer": buffer, "train_images": train_images, "test_images": test_images}
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
     root = "" if path is None else os.fspath(path)
     if root and not _ELSEWHERE.match(root):
@@ -101,16 +109,16 @@ def load_wds(
     second = _reader(root, _test_split(first) if test is None else test, keys)
     names = _classes(classes, first.info, root)
 
-    def of(reader: Any, option: str) -> Shards:
+    def of(reader: Any, option: str, images: int | None) -> Shards:
         found = tuple(os.path.join(reader.root, name) for name in reader.split_info.filenames)
         _check_there(found)
-        count = reader.num_samples or _counted(found, input_key, option, unreadable)
+        count = images or reader.num_samples or _counted(found, input_key, option, unreadable)
         reader.num_samples = count
-        return Shards(reader, found, count, lanes, buffer)
+        return Shards(reader, found, count, len(names), lanes, buffer)
 
     return Splits(
-        FileSet(of(first, "train"), split="train", classes=names, **fields),
-        FileSet(of(second, "test"), split="test", classes=names, **fields),
+        FileSet(of(first, "train", train_images), split="train", classes=names, **fields),
+        FileSet(of(second, "test", test_images), split="test", classes=names, **fields),
     )
 
 

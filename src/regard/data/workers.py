@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -29,8 +31,11 @@ class Workers:
         self._source = source
         self._requests: Iterable[Any] = ()
         self._loader: DataLoader[Any] | None = None
+        self._running: Any = None
         if not count:
             return
+        # At the end of Python the processes would be waited for, which wait for requests.
+        atexit.register(_close, weakref.ref(self))
         ordered = isinstance(source, torch.utils.data.IterableDataset)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of more workers than processors, which is for the person to say
@@ -60,17 +65,32 @@ class Workers:
                 yield from (self._source[request] for request in requests)
             return
         try:
-            found = iter(self._loader)
+            found = self._running = iter(self._loader)
         except RuntimeError as error:
             raise _ended(error) from error
         while True:
             try:
                 part = next(found)
             except StopIteration:
+                if not self._loader.persistent_workers:
+                    self._running = None
                 return
             except RuntimeError as error:
                 raise _ended(error) from error
             yield part
+
+    def close(self) -> None:
+        """Ends the processes; they begin anew when something is read again."""
+        running, self._running = self._running, None
+        if running is not None and self._loader is not None:
+            self._loader._iterator = None
+            running._shutdown_workers()
+
+
+def _close(workers: weakref.ref[Workers]) -> None:
+    known = workers()
+    if known is not None:
+        known.close()
 
 
 class _Requests:
