@@ -44,9 +44,10 @@ from torch import Tensor, nn
 
 from regard import data, maps, models, training, transfer
 from regard.stages import stages
-from regard.training import loop as loops
 from regard.training.display import Display
 from regard.training.interrupt import Interrupt
+from regard.training.loop import Loop
+from regard.training.processes import Processes
 
 BETA = 1e3
 OPTIMIZER = training.OptimizerRecipe(lr=0.01)
@@ -457,6 +458,7 @@ def epoch(
             "--augmentation.flip=true",
             f"--schedule.batch_size={batch}",
             f"--device={device}",
+            "--save_minutes=1e9",  # there is no folder to save to
         ],
     )
     model = network(student)
@@ -467,10 +469,12 @@ def epoch(
     )
     with tempfile.TemporaryDirectory() as folder:
         run = training.Run.create(Path(folder) / "run", recipe, train.classes)
-        loop = loops._Loop(recipe, run, model, objective, batches, batches, Display())
+        processes = Processes(str(device), recipe.precision, recipe.wait_minutes)
+        loop = Loop(recipe, run, objective, batches, batches, processes, Display())
 
     def work() -> float:
         loop.step = 0
+        loop.meter.rows.zero_()
         took = seconds(lambda: loop.train_epoch(Interrupt()), device)
         loop.epoch += 1
         return took

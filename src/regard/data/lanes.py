@@ -6,6 +6,7 @@ many lanes are read on however many processes, each by one.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -147,7 +148,9 @@ class Lane:
         self._decode = stages[-2]
         self._decode.kw["handler"] = self._on_image_error
         del stages[-2:]
-        stages.insert(stages.index(reader._split_by_node_and_worker) + 1, self._noted)
+        dealt = stages.index(reader._split_by_node_and_worker)
+        stages.insert(dealt + 2, self._counted)  # after the one that opens them
+        stages.insert(dealt + 1, self._noted)
         for sample in reader.ds:
             self._check()
             yield sample
@@ -185,12 +188,31 @@ class Lane:
             self._shard = shard["url"]
             yield shard
 
+    def _counted(self, samples: Any) -> Iterator[Any]:
+        # A tar file that is cut off between two images ends like a whole one.
+        shard, count = "", 0
+        for sample in samples:
+            if sample["__url__"] != shard:
+                self._check_count(shard, count)
+                shard, count = sample["__url__"], 0
+            count += 1
+            yield sample
+        self._check_count(shard, count)
+
+    def _check_count(self, shard: str, count: int) -> None:
+        expected = self._shards.lengths.get(shard, count)
+        if count < expected:
+            self._fail(shard, f"it ends after {count} of {expected} images")
+
     def _on_error(self, error: Exception) -> bool:
-        # More than one stage may have something to say of a shard.
-        if self._shard not in self._named:
-            self._named.add(self._shard)
-            self._failed.append(f"shard {self._shard!r} cannot be read to its end ({_reason(error)})")
+        self._fail(self._shard, _reason(error))
         return self._skip
+
+    def _fail(self, shard: str, reason: str) -> None:
+        # More than one stage may have something to say of a shard.
+        if shard not in self._named:
+            self._named.add(shard)
+            self._failed.append(f"shard {shard!r} cannot be read to its end ({reason})")
 
     def _on_image_error(self, error: Exception) -> bool:
         self._image_error = _reason(error)
@@ -209,7 +231,9 @@ def name_of(sample: dict[str, Any]) -> str:
 def _reason(error: BaseException) -> str:
     # webdataset adds the file and the shard to the arguments.
     first = error.args[0] if error.args and not isinstance(error, OSError) else error
-    return f"{type(error).__name__}: {' '.join(str(first).split())[:200]}"
+    # Objects say where they are in memory, which is another place every time.
+    text = " ".join(re.sub(r"(@ )?<[^<>]*>", "", str(first)).split())
+    return f"{type(error).__name__}: {text[:200]}"
 
 
 class Lanes(IterableDataset[_Some | str]):

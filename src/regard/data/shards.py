@@ -9,7 +9,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from regard.data.decode import OnUnreadable
@@ -37,6 +37,7 @@ class Shards:
         classes: how many there are.
         lanes: in how many lanes to read them in training; None: see `lanes.lanes_of`.
         buffer: images of a lane that are held to be shuffled.
+        lengths: images in a shard, by name, of those of which it is known.
     """
 
     reader: Any
@@ -45,6 +46,7 @@ class Shards:
     classes: int
     lanes: int | None
     buffer: int
+    lengths: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.count
@@ -114,7 +116,8 @@ def load_wds(
         _check_there(found)
         count = images or reader.num_samples or _counted(found, input_key, option, unreadable)
         reader.num_samples = count
-        return Shards(reader, found, count, len(names), lanes, buffer)
+        lengths = dict(zip(found, reader.split_info.shard_lengths, strict=False))
+        return Shards(reader, found, count, len(names), lanes, buffer, lengths)
 
     return Splits(
         FileSet(of(first, "train", train_images), split="train", classes=names, **fields),

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -25,7 +24,7 @@ from regard.training.record import record_epoch
 from regard.training.run import Run
 from regard.training.sanity import check_measured
 from regard.training.schedule import learning_rate
-from regard.training.seeds import step_seed
+from regard.training.seeds import seed_step
 from regard.training.state import save_state
 from regard.training.step import Step
 from regard.training.trackers import Trackers
@@ -127,8 +126,7 @@ class Loop:
 
     def prepare_step(self) -> None:
         schedule = self.recipe.schedule
-        # What is random in a step, such as dropout, depends on nothing that came before it.
-        torch.manual_seed(step_seed(self.recipe.seed, self.steps_done, self.processes.rank))
+        seed_step(self.recipe.seed, self.steps_done, self.processes.rank, self.processes.device)
         self.lr = learning_rate(schedule, self.recipe.optimizer.lr, self.steps_done, len(self.batches))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr

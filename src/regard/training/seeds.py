@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 _64_BITS = 0xFFFFFFFFFFFFFFFF
 
 
@@ -23,3 +25,13 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = ((mixed ^ (mixed >> shift)) * factor) & _64_BITS
     return (mixed ^ (mixed >> 31)) >> 1
+
+
+def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
+    """Seeds what is random in a step, such as dropout, on the processor and on `device`."""
+    number = step_seed(seed, step, rank)
+    torch.default_generator.manual_seed(number)  # torch.manual_seed asks all kinds of devices, which takes its time
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -234,14 +235,17 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def _settings(recipe: Recipe) -> Iterator[None]:
-    """torch's settings for the run, and its random numbers, put back after it."""
+    """torch's settings for the run, put back after it."""
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     benchmark = torch.backends.cudnn.benchmark
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = recipe.deterministic, not recipe.deterministic
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of parameters of one row, such as gates, whose memory is the same in either layout.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark

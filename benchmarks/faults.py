@@ -1,0 +1,819 @@
+"""What becomes of training runs when something goes wrong: killed, stopped, out of disk or memory, broken files.
+
+Every case is a real run of `regard train`, in one process or two, of a small network on the CPU. Wherever a run can go
+on, it is resumed to its end, and its weights, best weights and metrics are compared, byte for byte, with those of a run
+that nothing happened to. The table says what was tried, how often, what happened, and what was lost or otherwise wrong,
+as a traceback, a wrong exit status, a process that does not end or a file left behind. The exit status is then 1.
+
+The kills come at random moments: while it starts, while it trains, and at the sight of a file being written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from common import arguments, publish, table
+from PIL import Image
+
+from regard import InputError, data
+from regard.training import Run
+from regard.training.checkpoints import load_checkpoint
+
+Check = tuple[str, int, str, list[str]]  # what was tried, how often, what happened, what was lost or wrong
+
+COMMON = (
+    *("--model.name=wrn-10-1", "--device=cpu", "--threads=1", "--schedule.batch_size=32"),
+    *("--schedule.shape=cosine", "--schedule.warmup=0.5", "--optimizer.clip=5", "--ema=0.9"),
+    *("--augmentation.mixup=0.2", "--save_minutes=0.005", "--wait_minutes=0.5"),
+)
+LONG = (*COMMON, "--data.options={train: 2048, test: 64}", "--schedule.epochs=4")  # to be killed in
+SHORT = (*COMMON, "--data.options={train: 512, test: 64}", "--schedule.epochs=6")
+TIMED = ("images_per_second", "waiting", "peak_memory")  # of the metrics, not the same twice
+STOPPED, WRONG = 75, 2  # exit statuses: stopped and resumable, wrong input
+MAIN = "import sys; from regard.cli import main; sys.exit(main())"
+
+
+class Command:
+    """`regard train`, running.
+
+    Args:
+        arguments: after `regard train`.
+        logs: a folder for what it says.
+        count: of processes, which find one another as torchrun's do.
+        first: Python that each process runs before the command.
+        launcher: start them by torchrun, which is then the one process that is known here.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], logs: Path, count: int = 1, *, first: str = "", launcher: bool = False
+    ) -> None:
+        command = [sys.executable, "-c", f"{first}\n{MAIN}"] if first else [sys.executable, "-m", "regard"]
+        if launcher:
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+            command += ["-m", "regard"]
+        shared = {"OMP_NUM_THREADS": "1"}
+        if count > 1 and not launcher:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+            shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        self.processes, self.files = [], []
+        for rank in range(1 if launcher else count):
+            handle, name = tempfile.mkstemp(dir=logs)
+            ranked = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if "WORLD_SIZE" in shared else {}
+            self.processes.append(
+                subprocess.Popen(
+                    [*command, "train", *arguments],
+                    env={**os.environ, **shared, **ranked},
+                    stdin=subprocess.DEVNULL,
+                    stdout=handle,
+                    stderr=handle,
+                    start_new_session=True,
+                )
+            )
+            os.close(handle)
+            self.files.append(Path(name))
+
+    def text(self, rank: int = 0) -> str:
+        """What a process has said so far."""
+        return self.files[rank].read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return all(process.poll() is None for process in self.processes)
+
+    def end(self, seconds: float = 150) -> list[int]:
+        """The exit statuses, once all have ended; what has not by then is killed."""
+        until(lambda: all(process.poll() is not None for process in self.processes), seconds, every=0.02)
+        self.kill()
+        return [process.wait() for process in self.processes]
+
+    def kill(self, ranks: Sequence[int] | None = None) -> None:
+        for process in self.processes if ranks is None else [self.processes[rank] for rank in ranks]:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def error(self, rank: int = 0) -> str:
+        """The one line that it ends with; empty if there is none or more than one."""
+        lines = [line for line in self.text(rank).splitlines() if re.match(r"regard( \(process \d+\))?: ", line)]
+        return lines[0] if len(lines) == 1 else ""
+
+    def wrong(self, status: int, *words: str, rank: int = 0) -> list[str]:
+        """What is not as it should be with how a process ended: its status, one line with these words, no traceback."""
+        found, text, line = self.processes[rank].returncode, self.text(rank), self.error(rank)
+        faults = [f"status {found} in place of {status}"] if found != status else []
+        if "Traceback" in text:
+            faults.append(f"a traceback ({text.strip().splitlines()[-1][:150]})")
+        elif words and not line:
+            faults.append(f"no single line that says why ({text.strip()[-150:]})")
+        faults += [f"{word!r} is not in {line!r}" for word in words if line and word not in line]
+        return faults
+
+
+@dataclass
+class Lab:
+    """Where the runs are, and those that nothing happened to, made when first asked for."""
+
+    folder: Path
+    kills: int
+    commands: list[Command] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    made: dict[tuple[object, ...], Path] = field(default_factory=dict)
+
+    def new(self, name: str = "run") -> Path:
+        return Path(tempfile.mkdtemp(dir=self.folder)) / name
+
+    def start(self, plan: Sequence[str], run: Path, count: int = 1, *more: str, **how: object) -> Command:
+        """`regard train --resume` of a plan in a run folder."""
+        command = Command([*plan, *more, f"--run={run}", "--resume"], self.folder, count, **how)  # type: ignore[arg-type]
+        self.commands.append(command)
+        return command
+
+    def finish(self, plan: Sequence[str], run: Path, count: int = 1, *more: str) -> list[str]:
+        """Resumes a run to its end; what is wrong with it, compared to one that nothing happened to."""
+        command = self.start(plan, run, count, *more)
+        statuses = command.end(300)
+        if any(statuses):
+            last = command.text(next(rank for rank, status in enumerate(statuses) if status))
+            return [f"resumed, it ends with status {statuses} ({last.strip()[-200:]})"]
+        return differences(self.whole(plan, count), run)
+
+    def whole(self, plan: Sequence[str], count: int = 1) -> Path:
+        """The run of a plan that nothing happens to."""
+        with self.lock:
+            if (plan, count) not in self.made:
+                run = self.new("whole")
+                command = self.start(plan, run, count)
+                if any(command.end(300)):
+                    raise RuntimeError(f"a run that nothing happens to fails: {command.text()}")
+                self.made[plan, count] = run
+            return self.made[plan, count]
+
+    def stopped(self, plan: Sequence[str]) -> Path:
+        """A copy of a run by one process that was stopped with two checkpoints."""
+        with self.lock:
+            if (plan, "stopped") not in self.made:
+                run = self.new("stopped")
+                command = self.start(plan, run)
+                until(lambda: len(checkpoints(run)) >= 2, 120, command)
+                command.processes[0].terminate()
+                if command.end() != [STOPPED]:
+                    raise RuntimeError(f"a run does not stop: {command.text()}")
+                self.made[plan, "stopped"] = run
+            run = self.new()
+            shutil.copytree(self.made[plan, "stopped"], run)
+            return run
+
+
+def until(reached: Callable[[], object], seconds: float, command: Command | None = None, every: float = 0.001) -> bool:
+    """Waits until something is so, a process has ended or time is over; whether it is so."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and (command is None or command.alive):
+        if reached():
+            return True
+        time.sleep(every)
+    return bool(reached())
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(run.glob("checkpoints/step-*.pt"))
+
+
+def being_written(run: Path, where: str) -> bool:
+    try:
+        return any(name.startswith(".") and name.endswith(".part") for name in os.listdir(run / where))
+    except OSError:
+        return False
+
+
+def rows(run: Path) -> list[dict[str, object]]:
+    return [{key: value for key, value in row.items() if key not in TIMED} for row in Run(run).metrics()]
+
+
+def differences(whole: Path, run: Path) -> list[str]:
+    """What a run has other than the one that nothing happened to."""
+    found = [
+        f"{name} is another"
+        for name in ("last.safetensors", "best.safetensors")
+        if not (run / name).is_file() or (run / name).read_bytes() != (whole / name).read_bytes()
+    ]
+    if json.dumps(rows(whole)) != json.dumps(rows(run)):
+        found.append("metrics are others")
+    return found + leftovers(run)
+
+
+def leftovers(run: Path) -> list[str]:
+    return [f"{path.name} is left behind" for path in run.rglob(".*.part")]
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def changed(before: dict[str, bytes], run: Path) -> list[str]:
+    """Which files are not as they were."""
+    now = contents(run)
+    return [f"{name} changed" for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+
+
+def still_running(run: Path) -> list[int]:
+    """Processes that name the run in their command, such as those that read images for it."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words, state = (entry / "cmdline").read_bytes(), (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if str(run).encode() in words and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def in_training(command: Command, run: Path) -> Callable[[], bool]:
+    """Whether a command has begun to train: it has said that it resumed, or there is a checkpoint."""
+    before = checkpoints(run)
+    return lambda: "resumed" in command.text() or checkpoints(run) != before
+
+
+def wait_for_a_moment(kind: str, command: Command, run: Path, moments: random.Random) -> bool:
+    """Waits for a random moment of a kind; whether all processes still run then."""
+    if kind == "start":
+        time.sleep(moments.uniform(0, 6))
+        return command.alive
+    until(in_training(command, run), 120, command, every=0.01)
+    if kind == "training":
+        time.sleep(moments.uniform(0, 1.5))
+    else:  # at the sight of a checkpoint, or of what an epoch leaves, being written
+        until(lambda: being_written(run, "checkpoints" if kind == "checkpoint" else "."), 20, command, every=0)
+        time.sleep(moments.uniform(0, 0.003))
+    return command.alive
+
+
+def kill_at_random(lab: Lab, plan: Sequence[str], kills: int, count: int) -> Check:
+    moments = random.Random(f"kills {count} {plan}")
+    lost: list[str] = []
+    done = torn = 0
+    waits: list[float] = []
+    ends: dict[int, int] = {}
+    while done < kills:
+        run = lab.new()
+        while done < kills:
+            command = lab.start(plan, run, count)
+            kind = ("training", "checkpoint", "epoch", "start", "training")[done % 5]
+            if not wait_for_a_moment(kind, command, run, moments):
+                lost += [f"it ended by itself ({command.text()[-150:]})" for status in command.end() if status]
+                break
+            ranks = range(count) if done % 2 else [moments.randrange(count)]
+            command.kill(ranks)
+            done += 1
+            if len(ranks) < count:
+                began = time.monotonic()
+                survivor = next(rank for rank in range(count) if rank not in ranks)
+                status = command.end(90)[survivor]
+                ends[status] = ends.get(status, 0) + 1
+                waits.append(time.monotonic() - began)
+                # Before they have found one another there is nothing to go on from.
+                lost += command.wrong(WRONG if status == WRONG and kind == "start" else STOPPED, ":", rank=survivor)
+                if waits[-1] > 60:
+                    lost.append(f"the other process ended after {waits[-1]:.0f} s")
+            torn += bool(leftovers(run))
+            until(lambda run=run: not still_running(run), 20)
+            lost += [f"process {left} still runs" for left in still_running(run)]
+        lost += lab.finish(plan, run, count)
+    happened = f"{torn} of them while a file was being written; resumed each time, to the same weights and metrics"
+    if waits:
+        statuses = ", ".join(f"{times} times status {status}" for status, times in sorted(ends.items()))
+        happened += f"; the other process ended by itself within {max(waits):.0f} s, {statuses}"
+    what = "SIGKILL at random" if count == 1 else f"SIGKILL of one or all of {count} processes"
+    return what, done, happened, lost
+
+
+def kills_one(lab: Lab) -> list[Check]:
+    return [kill_at_random(lab, LONG, lab.kills, 1)]
+
+
+def kills_two(lab: Lab) -> list[Check]:
+    return [kill_at_random(lab, LONG, lab.kills, 2)]
+
+
+def kills_reading(lab: Lab) -> list[Check]:
+    what, times, happened, lost = kill_at_random(lab, files_plan(lab), max(1, lab.kills // 4), 1)
+    return [(f"{what}, images read by 2 workers", times, f"{happened}; no worker stayed behind", lost)]
+
+
+def terminate(lab: Lab, what: str, times: int, count: int, whom: Sequence[int], launcher: bool = False) -> Check:
+    """SIGTERM to some of the processes, again and again, then resumed to the end."""
+    moments = random.Random(what)
+    run, lost, took, done = lab.new(), [], [], 0
+    while done < times:
+        command = lab.start(LONG, run, count, launcher=launcher)
+        if not wait_for_a_moment("training", command, run, moments):
+            lost.append(f"it ended before it was told to ({command.text()[-200:]})")
+            break
+        before = contents(run / "checkpoints")
+        began = time.monotonic()
+        for rank in whom:
+            command.processes[rank].send_signal(signal.SIGTERM)
+        statuses = command.end(60)
+        took.append(time.monotonic() - began)
+        done += 1
+        if not launcher:  # torchrun has a status, and a traceback, of its own
+            for rank in range(count):
+                lost += command.wrong(STOPPED, rank=rank)
+        if "stopped and saved" not in command.text():
+            lost.append(f"it does not say that it stopped and saved: {statuses}, {command.text()[-200:]}")
+        if took[-1] > 10:
+            lost.append(f"it took {took[-1]:.0f} s to end")
+        if contents(run / "checkpoints") == before:
+            lost.append("it saved nothing")
+        lost += [f"process {left} still runs" for left in still_running(run)]
+    lost += lab.finish(LONG, run, count)
+    ended = "" if launcher else f" with status {STOPPED}"
+    happened = f"saved and ended{ended} within {max(took, default=0):.1f} s; resumed to the same weights"
+    return what, done, happened, lost
+
+
+def sigterm_one(lab: Lab) -> list[Check]:
+    return [terminate(lab, "SIGTERM", 3, 1, [0])]
+
+
+def sigterm_two(lab: Lab) -> list[Check]:
+    return [
+        terminate(lab, "SIGTERM to both of 2 processes", 1, 2, [0, 1]),
+        terminate(lab, "SIGTERM to one of 2 processes", 1, 2, [1]),
+        terminate(lab, "SIGTERM to torchrun, of 2 processes", 1, 2, [0], launcher=True),
+    ]
+
+
+def flip(path: Path, place: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def cut(path: Path, share: float) -> None:
+    os.truncate(path, int(path.stat().st_size * share))
+
+
+def broken_checkpoints(lab: Lab) -> list[Check]:
+    checks: list[Check] = []
+    for what, spoil in (
+        ("newest checkpoint cut short", lambda path: cut(path, 0.6)),
+        ("newest checkpoint empty", lambda path: cut(path, 0)),
+        ("a byte of the newest checkpoint flipped", lambda path: flip(path, path.stat().st_size // 2)),
+    ):
+        run = lab.stopped(SHORT)
+        spoil(checkpoints(run)[-1])
+        command = lab.start(SHORT, run)
+        lost = [f"status {status}: {command.text()[-200:]}" for status in command.end() if status]
+        if "trying the checkpoint before" not in command.text():
+            lost.append(f"it is not said: {command.text()[:200]}")
+        lost += differences(lab.whole(SHORT), run)
+        checks.append((what, 1, "said, and resumed from the one before, to the same weights", lost))
+
+    run = lab.stopped(SHORT)
+    for path in checkpoints(run):
+        flip(path, path.stat().st_size // 2)
+    before = contents(run)
+    command = lab.start(SHORT, run)
+    command.end()
+    lost = command.wrong(WRONG, "none of the 2 checkpoints") + changed(before, run)
+    checks.append(("both checkpoints with a byte flipped", 1, "an error of one line, and nothing changed", lost))
+
+    moments, refused, lost = random.Random("flips"), 0, []
+    source = checkpoints(lab.stopped(SHORT))[-1]
+    folder = lab.new()
+    folder.mkdir()
+    expected = load_checkpoint(source.parent, lambda line: None)
+    for _ in range(300):
+        path = folder / source.name
+        shutil.copyfile(source, path)
+        place = moments.randrange(source.stat().st_size)
+        flip(path, place)
+        try:
+            if not same(load_checkpoint(folder, lambda line: None), expected):
+                lost.append(f"byte {place} flipped is not noticed")
+        except InputError:
+            refused += 1
+    happened = f"{refused} refused; the others, in padding between the parts, read to the same state"
+    checks.append(("a random byte of a checkpoint flipped, and read", 300, happened, lost))
+    return checks
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two states are equal, tensors bit for bit."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
+def file_limit(size: int) -> str:
+    """Python after which no file can grow larger than so many bytes: writing more fails as on a full disk."""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+
+
+def full_disk(lab: Lab) -> list[Check]:
+    checks: list[Check] = []
+    for what, limit, count in (
+        ("no room for a checkpoint", 500_000, 1),
+        ("no room for the weights", 200_000, 1),
+        ("no room for the metrics", 600, 1),
+        ("no room for a checkpoint, 2 processes", 500_000, 2),
+    ):
+        run = lab.stopped(SHORT)
+        before = contents(run / "checkpoints")
+        command = lab.start(SHORT, run, count, first=file_limit(limit))
+        command.end(120)
+        lost = command.wrong(WRONG, "could not be written") + leftovers(run)
+        if count > 1:
+            lost += command.wrong(STOPPED, "cannot reach the others", rank=1)
+        if any(contents(run / "checkpoints").get(name) != content for name, content in before.items()):
+            lost.append("a checkpoint of before is gone")
+        lost += finish_elsewhere(lab, run, count)
+        happened = "an error of one line, the checkpoints before still there; with room, resumed to the same weights"
+        checks.append((f"{what} (RLIMIT_FSIZE)", 1, happened, lost))
+
+    run = lab.new()
+    command = lab.start(SHORT, run, first=file_limit(0).replace("import", "sys = __import__('sys'); import"))
+    command.end()
+    lost = [fault for fault in command.wrong(WRONG) if "status" in fault]
+    lost += [f"{path} is left behind" for path in run.parent.iterdir()]
+    checks.append(("no room for a new run (RLIMIT_FSIZE 0)", 1, "an error, and nothing left behind", lost))
+
+    with small_disk(lab, 8) as disk:
+        if disk is None:
+            return [*checks, ("a full disk (tmpfs)", 0, "not tried, as it cannot be mounted here", [])]
+        run = disk / "run"
+        shutil.copytree(lab.stopped(SHORT), run)
+        before = contents(run / "checkpoints")
+        filler, free = disk / "filler", os.statvfs(disk)
+        filler.write_bytes(bytes(free.f_bavail * free.f_frsize - 700_000))  # weights yet, no checkpoint
+        command = lab.start(SHORT, run)
+        command.end()
+        lost = command.wrong(WRONG, "No space left on device", "could not be written") + leftovers(run)
+        if any(contents(run / "checkpoints").get(name) != content for name, content in before.items()):
+            lost.append("a checkpoint of before is gone")
+        filler.unlink()
+        lost += lab.finish(SHORT, run)
+    happened = "an error of one line, the checkpoints before still there; after room was made, the same weights"
+    checks.append(("a full disk (tmpfs of 8 MB)", 1, happened, lost))
+    return checks
+
+
+def finish_elsewhere(lab: Lab, run: Path, count: int) -> list[str]:
+    """Finishes a run of which one process took the first steps; by two, which rounds otherwise, not compared."""
+    if count == 1:
+        return lab.finish(SHORT, run)
+    return [f"resumed, it ends with status {status}" for status in lab.start(SHORT, run, count).end() if status]
+
+
+@contextmanager
+def small_disk(lab: Lab, megabytes: int) -> Iterator[Path | None]:
+    """A disk of its own, if one may be mounted here."""
+    place = lab.new("disk")
+    place.mkdir()
+    mounted = (
+        shutil.which("mount")
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(place)], capture_output=True
+        ).returncode
+    )
+    try:
+        yield place if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(place)], check=True)
+
+
+def a_process_hangs(lab: Lab) -> list[Check]:
+    run, lost, waits = lab.new(), [], []
+    for rank in (0, 1):
+        command = lab.start(LONG, run, 2, "--wait_minutes=0.2")
+        if not wait_for_a_moment("training", command, run, random.Random(f"hangs {rank}")):
+            lost.append(f"it ended by itself ({command.text()[-200:]})")
+            break
+        command.processes[rank].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        other = command.processes[1 - rank]
+        until(lambda other=other: other.poll() is not None, 90, every=0.02)
+        waits.append(time.monotonic() - began)
+        if waits[-1] > 60:
+            lost.append(f"the other process had not ended after {waits[-1]:.0f} s")
+        other.kill()
+        other.wait()
+        lost += command.wrong(STOPPED, "cannot reach the others", rank=1 - rank)
+        command.processes[rank].send_signal(signal.SIGCONT)  # it wakes, and has to find that it is alone
+        command.end(60)
+        lost += command.wrong(STOPPED, "cannot reach the others", rank=rank)
+    lost += lab.finish(LONG, run, 2)
+    happened = (
+        f"the other ended by itself after {max(waits, default=0):.0f} s at most, and said why; so did the one that "
+        "woke; resumed to the same weights"
+    )
+    return [("one of 2 processes hangs (SIGSTOP, wait_minutes 0.2)", len(waits), happened, lost)]
+
+
+def image_folder(lab: Lab) -> Path:
+    """A copy of a folder of JPEG files in class folders, made from the built-in images."""
+    with lab.lock:
+        if ("images",) not in lab.made:
+            folder = lab.new("images")
+            for images in data.load("clutter", train=256, test=32):
+                for number, (image, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+                    path = folder / images.split / images.classes[label] / f"{number:03}.jpg"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path, quality=90)
+            lab.made[("images",)] = folder
+        copy = lab.new("images")
+        shutil.copytree(lab.made[("images",)], copy)
+        return copy
+
+
+OF_FILES = (
+    *("--model.name=wrn-10-1", "--device=cpu", "--threads=1", "--schedule.batch_size=32", "--data.size=32"),
+    *("--schedule.milestones=[]", "--schedule.epochs=4", "--data.workers=2", "--save_minutes=0.005"),
+)
+
+
+def files_plan(lab: Lab) -> tuple[str, ...]:
+    return (*OF_FILES, "--data.name=files", f"--data.folder={image_folder(lab)}")
+
+
+def unreadable_images(lab: Lab) -> list[Check]:
+    folder = image_folder(lab)
+    victims = sorted((folder / "train").rglob("*.jpg"))[7:200:64]
+    cut(victims[0], 0.5)
+    cut(victims[1], 0)
+    victims[2].write_text("not an image")
+    plan = (*OF_FILES, "--data.name=files", f"--data.folder={folder}")
+    run = lab.new()
+    command = lab.start(plan, run)
+    command.end()
+    lost = command.wrong(WRONG, ".jpg")
+    if not any(path.name in command.error() for path in victims):
+        lost.append(f"none of the files is named: {command.error()}")
+    checks: list[Check] = [("3 unreadable among 256 images", 1, "an error that names one", lost)]
+
+    skipping = (*plan, "--data.unreadable=skip")
+    whole = lab.whole(skipping)
+    found = (whole / "unreadable.txt").read_text() if (whole / "unreadable.txt").is_file() else ""
+    lost = [f"{path.name} is not in unreadable.txt" for path in victims if path.name not in found]
+    counted = Run(whole).metrics()[-1]["unreadable"]
+    if counted != len(victims):
+        lost.append(f"the metrics count {counted}")
+    happened = "training goes on, the metrics count 3, unreadable.txt names them"
+    checks.append(("the same, unreadable=skip", 1, happened, lost))
+    what, times, happened, lost = kill_at_random(lab, skipping, 3, 1)
+    checks.append((f"{what}, unreadable=skip", times, happened, lost))
+    return checks
+
+
+def write_shards(folder: Path) -> None:
+    """Shards of WebDataset from the built-in images: 4 of 64 to train on, one of 32 to test on."""
+    from webdataset import TarWriter
+
+    folder.mkdir()
+    for images in data.load("clutter", train=256, test=32):
+        for begin in range(0, len(images), 64):
+            with TarWriter(str(folder / f"{images.split}-{begin // 64:04}.tar")) as shard:
+                for i in range(begin, min(begin + 64, len(images))):
+                    picture = Image.fromarray(images.images[i].permute(1, 2, 0).numpy())
+                    shard.write({"__key__": f"{images.split}{i:04}", "jpg": picture, "cls": int(images.labels[i])})
+
+
+def broken_shards(lab: Lab) -> list[Check]:
+    whole = lab.new("shards")
+    write_shards(whole)
+    names = "{train: 'train-{0000..0003}.tar', test: 'test-0000.tar', train_images: 256, test_images: 32, classes: 10}"
+    checks: list[Check] = []
+    for what, spoil, happened in (
+        ("a shard is missing", lambda path: path.unlink(), "said before training, and named"),
+        ("a shard is cut short", lambda path: cut(path, 0.5), "an error that names it"),
+    ):
+        folder = lab.new("shards")
+        shutil.copytree(whole, folder)
+        spoil(folder / "train-0002.tar")
+        plan = (*OF_FILES, "--data.name=wds", f"--data.folder={folder}", f"--data.options={names}")
+        run = lab.new()
+        command = lab.start(plan, run)
+        command.end()
+        lost = command.wrong(WRONG, "train-0002.tar")
+        if "missing" in what and run.exists():
+            lost.append("a run folder is made nevertheless")
+        checks.append((what, 1, happened, lost))
+    return checks
+
+
+def other_networks(lab: Lab) -> list[Check]:
+    checks: list[Check] = []
+    for what, more in (
+        ("checkpoints of another network", "--model.name=wrn-10-2"),
+        ("checkpoints of another optimizer", "--optimizer.name=adamw"),
+    ):
+        stranger, run = lab.stopped((*SHORT, more)), lab.stopped(SHORT)
+        for path in checkpoints(run):
+            path.unlink()
+        for path in checkpoints(stranger):
+            shutil.copy(path, run / "checkpoints")
+        before = contents(run)
+        command = lab.start(SHORT, run)
+        command.end()
+        lost = command.wrong(WRONG, "checkpoint", str(run)) + changed(before, run)
+        checks.append((f"{what} in the run folder", 1, "an error of one line, and nothing changed", lost))
+    return checks
+
+
+# What breaks the 40th step of a run, of 96, in its third epoch.
+SPOILT = """
+from regard.training.loop import Loop
+whole = Loop.clip
+def clip(self):
+    if self.steps_done == 40:
+        {spoil}
+    return whole(self)
+Loop.clip = clip
+"""
+
+
+def no_numbers(lab: Lab) -> list[Check]:
+    checks: list[Check] = []
+    for what, spoil, words in (
+        ("a gradient is infinite", "self.learning[0].grad[0] = float('inf')", "gradient"),
+        ("the weights become no numbers", "self.learning[0].data[0] = float('nan')", "loss"),
+    ):
+        for count in (1, 2):
+            run = lab.new()
+            command = lab.start(SHORT, run, count, first=SPOILT.format(spoil=spoil))
+            command.end()
+            lost = command.wrong(WRONG, words, "no number", "epoch 3") + leftovers(run)
+            for path in checkpoints(run):
+                state = torch.load(path, weights_only=True)
+                if not all(value.isfinite().all() for value in state["model"].values()):
+                    lost.append(f"{path.name} has weights that are no numbers")
+            lost += lab.finish(SHORT, run, count)
+            happened = "stopped, good checkpoints kept; resumed to the same weights"
+            checks.append((what if count == 1 else f"{what}, {count} processes", 1, happened, lost))
+
+    run = lab.new()
+    plan = (*SHORT, "--nonfinite=skip")
+    command = lab.start(plan, run, first=SPOILT.format(spoil="self.learning[0].grad[0] = float('inf')"))
+    lost = [f"status {status}: {command.text()[-200:]}" for status in command.end() if status]
+    counted = [row["skipped_steps"] for row in Run(run).metrics()]
+    if counted != [0, 0, 1, 0, 0, 0]:
+        lost.append(f"skipped steps are counted as {counted}")
+    checks.append(("a gradient is infinite, nonfinite=skip", 1, "the step left out and counted, on to the end", lost))
+
+    for what, more in (("learning rate 1e10", ()), ("learning rate 1e10, nonfinite=skip", ("--nonfinite=skip",))):
+        run = lab.new()
+        plan = (*SHORT, "--optimizer.lr=1e10", "--schedule.warmup=0", "--ema=0", "--optimizer.clip=null", *more)
+        command = lab.start(plan, run)
+        command.end()
+        lost = command.wrong(WRONG, "is no number, or infinite") + leftovers(run)
+        checks.append((what, 1, "stopped, an error of one line", lost))
+    return checks
+
+
+# No more memory than what there is once all is imported, and so many bytes.
+MEMORY_LIMIT = """
+import os, resource, regard.commands.train
+from pathlib import Path
+used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (used + {spare}, used + {spare}))
+"""
+
+
+def no_memory(lab: Lab) -> list[Check]:
+    lost, said = [], 0
+    spares = (300, 400, 500, 600, 700, 800)
+    plan = (*SHORT, "--model.name=wrn-10-4", "--schedule.batch_size=512")
+    for spare in spares:
+        run = lab.new()
+        command = lab.start(plan, run, first=MEMORY_LIMIT.format(spare=spare << 20))
+        (status,) = command.end()
+        if status:
+            said += 1
+            lost += [f"with {spare} MiB: {fault}" for fault in command.wrong(WRONG, "memory", "schedule.batch_size")]
+    if not said:
+        lost.append("there was memory enough")
+    happened = "an error of one line that says what to change"
+    return [(f"no memory but {spares[0]} to {spares[-1]} MiB (RLIMIT_AS)", said, happened, lost)]
+
+
+def refused(lab: Lab) -> list[Check]:
+    checks: list[Check] = []
+    run = lab.stopped(SHORT)
+    before = contents(run)
+    for what, more, words in (
+        ("resumed with another learning rate", ("--optimizer.lr=0.2",), "optimizer.lr was 0.1, is 0.2"),
+        ("resumed with another network", ("--model.name=wrn-10-2",), "model.name was"),
+        ("resumed with other data", ("--data.options={train: 256, test: 64}",), "data.options"),
+    ):
+        command = lab.start(SHORT, run, 1, *more)
+        command.end()
+        checks.append((what, 1, "refused, and nothing changed", command.wrong(WRONG, words) + changed(before, run)))
+
+    other = lab.new()
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    for what, more, words in (
+        ("resumed in a folder of something else", (), "is no run"),
+        ("overwriting a folder of something else", ("--overwrite",), "is no run"),
+    ):
+        command = lab.start(SHORT, other, 1, *more)
+        command.end()
+        lost = command.wrong(WRONG, words) + changed({"thesis.txt": b"years of work"}, other)
+        checks.append((what, 1, "refused, and nothing changed", lost))
+    return checks
+
+
+# What needs one process at a time, of which two cases run side by side, and what needs two.
+ONE = (kills_one, broken_checkpoints, kills_reading, sigterm_one, unreadable_images, broken_shards)
+ONE += (other_networks, no_memory, refused)
+TWO = (full_disk, no_numbers, kills_two, sigterm_two, a_process_hangs)
+
+
+def main() -> int:
+    parser = arguments(__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--only", nargs="*", choices=sorted(case.__name__ for case in ONE + TWO))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    asked = [case for case in ONE + TWO if not options.only or case.__name__ in options.only]
+    began = time.monotonic()
+    checks: list[Check] = []
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Lab(Path(folder), options.kills)
+        try:
+            with ThreadPoolExecutor(2) as side_by_side:
+                waiting = [side_by_side.submit(tried, case, lab) for case in asked if case in ONE]
+                checks += [check for case in waiting for check in case.result()]
+            for case in asked:
+                if case in TWO:
+                    checks += tried(case, lab)
+        finally:
+            for command in lab.commands:
+                command.kill()
+    wrong = sum(bool(lost) for *_, lost in checks)
+    took = time.monotonic() - began
+    text = "\n".join(
+        (
+            f"{len(checks)} faults, {sum(times for _, times, *_ in checks)} times, in {took:.0f} s: {wrong} with "
+            "something lost or wrong. Runs of `regard train`, WRN-10-1 on the built-in data, batch 32, with warm-up, "
+            "mixup and a moving average of the weights. The same means byte for byte, compared with a run that nothing "
+            "happened to.\n",
+            table(
+                ["what was tried", "times", "what happened", "lost"],
+                [
+                    [what, str(times), happened if not lost else "", "; ".join(dict.fromkeys(lost)) or "nothing"]
+                    for what, times, happened, lost in checks
+                ],
+            ),
+        )
+    )
+    publish("Faults of training runs", text, torch.device("cpu"), save=not options.dry)
+    return bool(wrong)
+
+
+def tried(case: Callable[[Lab], list[Check]], lab: Lab) -> list[Check]:
+    """What a case finds; that it cannot be tried is a fault, too."""
+    began = time.monotonic()
+    try:
+        checks = case(lab)
+    except Exception as error:
+        checks = [(case.__name__, 0, "", [f"it could not be tried: {error!r}"])]
+    for what, times, happened, lost in checks:
+        print(f"{what} ({times}): {'; '.join(lost) or happened}", file=sys.stderr)
+    print(f"{case.__name__} took {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return checks
+
+
+if __name__ == "__main__":
+    sys.exit(main())

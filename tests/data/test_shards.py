@@ -1,0 +1,386 @@
+"""Sets of WebDataset shards, read while training."""
+
+import http.server
+import io
+import json
+import random
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from regard import data
+from regard.data import lanes as of_lanes
+from regard.errors import InputError
+
+SHARDS, EACH = 6, 10
+SIZE = 16
+
+
+def jpeg(number, side=24):
+    """An image whose label and number can be seen: its colour is that of its number."""
+    pixels = np.random.default_rng(number).integers(0, 40, (side, side + 6, 3)) + number * 2 % 200
+    kept = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(kept, "JPEG", quality=95)
+    return kept.getvalue()
+
+
+def write_shard(path, members):
+    with tarfile.open(path, "w") as shard:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            shard.addfile(info, io.BytesIO(content))
+
+
+def members(numbers, image="jpg"):
+    for number in numbers:
+        yield f"{number:04}.{image}", jpeg(number)
+        yield f"{number:04}.cls", str(number % 5).encode()
+
+
+def write_shards(folder, split, count, each, info=None):
+    for shard in range(count):
+        write_shard(folder / f"{split}-{shard:03}.tar", members(range(shard * each, (shard + 1) * each)))
+    if info is not None:
+        info[split] = {
+            "name": split,
+            "filenames": [f"{split}-{shard:03}.tar" for shard in range(count)],
+            "shard_lengths": [each] * count,
+            "num_samples": count * each,
+        }
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    splits = {}
+    write_shards(folder, "train", SHARDS, EACH, splits)
+    write_shards(folder, "validation", 5, 7, splits)
+    (folder / "_info.json").write_text(json.dumps({"splits": splits, "classes": list("abcde")}))
+    return folder
+
+
+@pytest.fixture
+def own(made, tmp_path):
+    """Shards to be spoilt."""
+    for path in made.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def load(folder, **options):
+    return data.load("wds", folder, size=SIZE, **{"workers": 0, "buffer": 8, **options})
+
+
+def training(folder, batch_size=12, share=None, augmentation=None, seed=1, **options):
+    train = load(folder, **options).train
+    return data.make_batches(
+        train, batch_size, augmentation=augmentation or data.Augmentation(), shuffle=True, seed=seed, share=share
+    )
+
+
+def same(first, second):
+    return (
+        len(first) == len(second) > 0
+        and all(torch.equal(a, b) for one, two in zip(first, second, strict=True) for a, b in zip(one[:3], two[:3]))
+        and all(one.total == two.total for one, two in zip(first, second, strict=True))
+    )
+
+
+def error_of(call, *arguments, **options):
+    with pytest.raises(InputError) as caught:
+        found = call(*arguments, **options)
+        if isinstance(found, data.FileBatches):
+            list(found.epoch(0))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_info_says(made):
+    train, test = load(made)
+    assert (len(train), len(test), train.classes) == (60, 35, tuple("abcde"))
+    assert (train.name, train.split, test.split, train.size) == ("wds", "train", "test", SIZE)
+
+
+def test_names_with_braces_and_counts(made, tmp_path):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for path in made.glob("*.tar"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    names = {"train": "train-{000..005}.tar", "test": "validation-{000..004}.tar"}
+    train, test = load(folder, classes=5, **names)  # counted
+    assert (len(train), len(test), train.classes) == (60, 35, ("0", "1", "2", "3", "4"))
+    assert len(load(folder, classes=5, train="train-{000..005}.tar|55", test=names["test"]).train) == 55
+    assert len(load(folder, classes=5, **names, train_images=44).train) == 44
+    (folder / "kinds.txt").write_text("v\nw\nx\ny\nz\n")
+    assert load(folder, classes="kinds.txt", **names).train.classes == tuple("vwxyz")
+
+
+def test_an_epoch_has_batches_of_one_size_and_its_own_order(made):
+    batches = training(made)
+    first, again, other = (list(batches.epoch(number)) for number in (0, 0, 1))
+    assert len(first) == len(batches) == 5 and all(len(batch.labels) == batch.total == 12 for batch in first)
+    assert same(first, again) and not torch.equal(first[0].images, other[0].images)
+    assert first[0].images.shape == (12, 3, SIZE, SIZE) and first[0].images.dtype == torch.float32
+    seen = torch.cat([batch.index for batch in first])
+    assert len(seen.unique()) == 60
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_change_nothing(made, workers):
+    policy = data.Augmentation(policy="rand-m7-mstd0.5-inc1", erasing=0.5, erasing_mode="pixel")
+    here, there = (list(training(made, augmentation=policy, workers=count).epoch(2)) for count in (0, workers))
+    assert same(here, there)
+    tests = [list(data.make_batches(load(made, workers=count).test, 8).epoch(0)) for count in (0, workers)]
+    assert same(*tests)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(2, 12), (3, 12), (3, 18), (2, 8)])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_however_many_processes_see_the_same_batches(made, count, batch_size, repeats):
+    lanes = {12: 6, 18: 3, 8: 2}[batch_size]
+    if batch_size % (lanes * repeats) or lanes % count:
+        lanes = {(12, 2): 2 if count == 2 else 3, (18, 2): 3}.get((batch_size, repeats), lanes)
+    varied = data.Augmentation(repeats=repeats)
+    whole = list(training(made, batch_size, augmentation=varied, lanes=lanes).epoch(1))
+    shares = [data.Share(rank, count) for rank in range(count)]
+    parts = [list(training(made, batch_size, share, varied, lanes=lanes).epoch(1)) for share in shares]
+    for step, batch in enumerate(whole):
+        for share, part in zip(shares, parts, strict=True):
+            rows = torch.from_numpy(share.rows(batch_size))
+            assert torch.equal(part[step].images, batch.images[rows])
+            assert torch.equal(part[step].labels, batch.labels[rows]) and part[step].total == batch_size
+
+
+def test_repeats_come_together_and_differently(made):
+    batch = next(training(made, 12, augmentation=data.Augmentation(repeats=2), lanes=3).epoch(0))
+    for number in range(3):
+        rows = data.Share(number, 3).rows(12)
+        one, two = batch.images[rows[:2]], batch.labels[rows[:2]]
+        assert two[0] == two[1] and not torch.equal(one[0], one[1])
+
+
+@pytest.mark.parametrize("start", [1, 4, 5])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_begun_at_a_step_is_the_rest_of_the_whole(made, start, workers):
+    batches = training(made, workers=workers)
+    whole, rest = list(batches.epoch(3)), list(batches.epoch(3, start))
+    assert len(rest) == 5 - start and (start == 5 or same(whole[start:], rest))
+
+
+def test_a_lane_that_runs_out_begins_anew(made):
+    """Of four lanes over six shards two have twice the images of the others."""
+    epoch = list(training(made, 8, lanes=4).epoch(0))
+    assert len(epoch) == 7 and all(len(batch.labels) == 8 for batch in epoch)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_testing_sees_every_image_once(made, count, workers):
+    test = load(made, workers=workers).test
+    transform = create_transform(SIZE, is_training=False, crop_pct=0.875, interpolation="bilinear", use_prefetcher=True)
+    normalised = data.Normalisation(test.mean, test.std)
+    expected = {
+        normalised(torch.as_tensor(transform(Image.open(io.BytesIO(jpeg(number)))))[None]).numpy().tobytes(): number
+        for number in range(35)
+    }
+    seen = []
+    for rank in range(count):
+        for batch in data.make_batches(test, 8, share=data.Share(rank, count)).epoch(0):
+            for image, label in zip(batch.images, batch.labels, strict=True):
+                number = expected[image.numpy().tobytes()]
+                assert label == number % 5
+                seen.append(number)
+    assert sorted(seen) == list(range(35))
+
+
+def test_testing_begun_at_a_step_is_the_rest(made):
+    batches = data.make_batches(load(made).test, 10)
+    assert same(list(batches.epoch(0))[2:], list(batches.epoch(0, 2)))
+
+
+def test_global_random_numbers_are_left_alone(made):
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    for workers in (0, 1):
+        list(training(made, workers=workers, augmentation=data.Augmentation(color_jitter=0.4)).epoch(0))
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
+def test_missing_shards_are_named_before_training(own):
+    (own / "train-002.tar").unlink(), (own / "train-004.tar").unlink()
+    for unreadable in ("error", "skip"):
+        message = error_of(load, own, unreadable=unreadable)
+        assert message.startswith("2 of 6 shards are not there") and "train-002.tar" in message
+
+
+def spoil_missing(path):
+    path.unlink()
+
+
+def spoil_cut(path):
+    path.write_bytes(path.read_bytes()[: 3 * 512 + 100])
+
+
+def spoil_between(path):
+    """Cut off where the header of the sixth image begins."""
+    with tarfile.open(path) as shard:
+        end = shard.getmembers()[10].offset
+    path.write_bytes(path.read_bytes()[:end])
+
+
+@pytest.mark.parametrize("spoil", [spoil_missing, spoil_cut, spoil_between])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_fails_during_training(own, spoil, workers):
+    for unreadable in ("error", "skip"):
+        batches = training(own, workers=workers, unreadable=unreadable, lanes=3)
+        if unreadable == "error":
+            before, path = batches, own / "train-003.tar"
+            kept = path.read_bytes()
+            spoil(path)
+            message = error_of(lambda: before)  # noqa: B023
+            assert "train-003.tar' cannot be read to its end" in message and "--data.unreadable skip" in message
+            path.write_bytes(kept)
+            continue
+        spoil(own / "train-003.tar")
+        for number in range(2):
+            epoch = list(batches.epoch(number))
+            assert len(epoch) == 5 and all(len(batch.labels) == 12 for batch in epoch)
+        (shard,) = [name for name in batches.skipped if name.startswith("shard")]
+        assert "train-003.tar" in shard and all("train-003.tar/0030" in name for name in set(batches.skipped) - {shard})
+
+
+def spoil_images(folder):
+    numbers = range(20, 30)
+    with_broken = [
+        (name, b"not an image" if name in ("0023.jpg", "0024.jpg") else content) for name, content in members(numbers)
+    ]
+    write_shard(folder / "train-002.tar", with_broken)
+    tests = [(name, b"" if name == "0003.jpg" else content) for name, content in members(range(7))]
+    write_shard(folder / "validation-000.tar", tests)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_cannot_be_read(own, workers):
+    spoil_images(own)
+    message = error_of(training, own, workers=workers)
+    assert "train-002.tar/002" in message and "is broken" in message and "--data.unreadable skip" in message
+    batches = training(own, workers=workers, unreadable="skip")
+    epoch = list(batches.epoch(0))
+    assert all(len(batch.labels) == 12 for batch in epoch)
+    assert same(epoch[3:], list(training(own, workers=workers, unreadable="skip").epoch(0, 3)))
+    list(batches.epoch(1))
+    assert len(batches.skipped) == 2 and all("train-002.tar/002" in name for name in batches.skipped)
+    test = data.make_batches(load(own, unreadable="skip", workers=workers).test, 8)
+    assert sum(len(batch.labels) for batch in test.epoch(0)) == 34
+    assert len(test.skipped) == 1 and "validation-000.tar/0003" in test.skipped[0]
+
+
+def test_not_one_image_can_be_read(own, monkeypatch):
+    monkeypatch.setattr(of_lanes, "_IN_VAIN", 30)
+    for path in own.glob("train-*.tar"):
+        write_shard(path, [("1.jpg", b"x"), ("1.cls", b"0")])
+    assert "30 images in a row" in error_of(training, own, unreadable="skip")
+    for path in own.glob("train-*.tar"):
+        path.write_bytes(b"x" * 2000)
+    message = error_of(training, own, unreadable="skip")
+    assert "not one image can be read from the shards of lane 0" in message and "the first" in message
+
+
+def test_labels_of_other_kinds(own):
+    write_shard(own / "train-000.tar", [("1.jpg", jpeg(1)), ("1.json", b'{"kind": 3}')])
+    message = error_of(training, own)
+    assert "train-000.tar/1" in message and "cls" in message
+    write_shard(own / "train-000.tar", [("1.jpg", jpeg(1)), ("1.cls", b"17")])
+    assert "has label 17, and there are 5 classes" in error_of(training, own, unreadable="skip")
+
+
+def test_labels_in_json(tmp_path):
+    for split in ("train", "test"):
+        write_shard(
+            tmp_path / f"{split}-0.tar",
+            [part for n in range(8) for part in ((f"{n}.png", jpeg(n)), (f"{n}.json", b'{"kind": %d}' % (n % 3)))],
+        )
+    names = {"train": "train-0.tar", "test": "test-0.tar", "classes": 3, "target_key": "kind"}
+    batches = training(tmp_path, 8, **names)
+    assert sorted(next(batches.epoch(0)).labels.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_shards_from_a_command(made):
+    names = {"train": f"pipe:cat {made}/train-{{000..005}}.tar|60", "test": f"pipe:cat {made}/validation-000.tar|7"}
+    piped = data.load("wds", made, size=SIZE, workers=0, buffer=8, classes=5, **names)
+    plain = training(made)
+    batches = data.make_batches(piped.train, 12, augmentation=data.Augmentation(), shuffle=True, seed=1)
+    assert same(list(batches.epoch(0)), list(plain.epoch(0)))
+    failing = data.load("wds", made, size=SIZE, workers=0, classes=5, **{**names, "test": "pipe:false .tar|7"})
+    assert "pipe:false .tar" in error_of(lambda: data.make_batches(failing.test, 4))
+
+
+@pytest.fixture
+def served(made):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(made))
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_shards_from_elsewhere(made, served):
+    assert same(list(training(served, workers=2).epoch(0)), list(training(made).epoch(0)))
+    message = error_of(training, served, train="train-{004..007}.tar|40", lanes=2)
+    assert "train-00" in message and "cannot be read to its end" in message
+
+
+def test_lanes_that_do_not_go_with_batches_or_processes(made):
+    assert "give 1 or 3" in error_of(training, made, 18, lanes=4)
+    message = error_of(training, made, 12, data.Share(0, 2), lanes=3)
+    assert "3 lanes" in message and "2 processes; give 2 or 6 (--data.options.lanes)" in message
+    assert "cannot be shared by 7 processes" in error_of(training, made, 28, data.Share(0, 7))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"train": "trian"}, "did you mean 'train'"),
+        ({"train": "train-{000..005}.tar|many"}, "names no shards"),
+        ({"classes": "nowhere.txt"}, "nowhere.txt"),
+        ({"classes": 0}, "classes: found 0"),
+        ({"lanes": 0}, "lanes is 0"),
+        ({"buffer": 0}, "buffer is 0"),
+        ({"train_images": 0}, "train_images is 0"),
+        ({"size": 0}, "size is 0"),
+        ({"interpolation": "bi"}, "interpolation"),
+    ],
+)
+def test_wrong_options(made, options, said):
+    assert said in error_of(data.load, "wds", made, **options)
+
+
+def test_what_is_not_known_is_asked_for(tmp_path):
+    assert "--data.options.train" in error_of(load, tmp_path)
+    write_shard(tmp_path / "a.tar", members(range(3)))
+    assert "--data.options.classes" in error_of(load, tmp_path, train="a.tar", test="a.tar")
+    assert "to test on" in error_of(load, tmp_path, train="a.tar")
+    assert "after a bar" in error_of(load, tmp_path, train="http://127.0.0.1/a.tar", test="a.tar", classes=2)
+
+
+def test_shards_have_no_parts(made):
+    assert "read whole" in error_of(load(made).train.subset, 3)
+
+
+def test_shards_are_read_in_testing(made):
+    found = data.reading(load(made).test, 8)
+    labelled = list(found.read(None, torch.device("cpu")))
+    assert found.count == 35 and sum(len(part.labels) for part in labelled) == 35 and found.has_regions is False
