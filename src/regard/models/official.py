@@ -98,7 +98,7 @@ def count_classes(checkpoint: Mapping[str, Any]) -> int | None:
 def _state(checkpoint: Any, source: str) -> dict[str, Tensor]:
     """The state dict inside a checkpoint."""
     if isinstance(checkpoint, Mapping):
-        for key in ("state_dict", "model"):
+        for key in ("ema", "state_dict", "model"):
             if isinstance(checkpoint.get(key), Mapping):
                 return _state(checkpoint[key], source)
         if isinstance(checkpoint.get("params"), Mapping):  # Attention Transfer; older files keep statistics apart

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from regard.errors import InputError, first_line
+from regard.errors import InputError, LostProcess, first_line
 from regard.training.recipe import Recipe
+
+_KILLED = re.compile(r"DataLoader worker .* (killed|exited)")  # said wherever the run is at that moment
 
 
 def forget_peak(device: torch.device) -> None:
@@ -34,10 +37,17 @@ def peak_memory(device: torch.device) -> float:
 
 @contextmanager
 def enough_memory(recipe: Recipe) -> Iterator[None]:
-    """Within it, that there is no memory left is an InputError that says what to change."""
+    """Within it, that there is no memory left is an InputError that says what to change; and so is that a process that
+    reads was killed, which is mostly for the same reason.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        if _KILLED.search(str(error)):
+            raise LostProcess(
+                f"a process that reads images was killed ({first_line(error)}); if memory ran out, give fewer of them "
+                "(data.workers); --resume goes on from the last checkpoint"
+            ) from error
         lacking = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
         if not lacking:
             raise

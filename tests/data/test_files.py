@@ -1,0 +1,306 @@
+"""Sets of image files in class folders, read while training."""
+
+import os
+import random
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data import create_transform
+
+from regard import data
+from regard.errors import InputError
+
+SIZE = 16
+VARIED = data.Augmentation(policy="rand-m7-mstd0.5-inc1", erasing=0.5, erasing_mode="pixel", interpolation="random")
+
+
+@pytest.fixture
+def made(tmp_path, write_image):
+    """23 images to train on, 11 to test on, in three classes."""
+    for split, count in (("train", 23), ("val", 11)):
+        for i in range(count):
+            path = tmp_path / split / ("ab", "b", "c d")[i % 3] / f"{i:02}.JPEG"
+            write_image(path, (20 + i % 7, 30 - i % 5), seed=i, quality=90)
+    return tmp_path
+
+
+def load(folder, **options):
+    return data.load("files", folder, size=SIZE, **{"workers": 0, **options})
+
+
+def training(folder, batch_size=8, augmentation=VARIED, share=None, seed=1, **options):
+    train = load(folder, **options).train
+    return data.make_batches(train, batch_size, augmentation=augmentation, shuffle=True, seed=seed, share=share)
+
+
+def same(first, second):
+    return (
+        len(first) == len(second) > 0
+        and all(torch.equal(one[i], two[i]) for one, two in zip(first, second, strict=True) for i in range(3))
+        and all(one.total == two.total for one, two in zip(first, second, strict=True))
+    )
+
+
+def error_of(call, *arguments, **options):
+    with pytest.raises(InputError) as caught:
+        found = call(*arguments, **options)
+        if isinstance(found, data.FileBatches):
+            list(found.epoch(0))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_found(made):
+    train, test = load(made)
+    assert (len(train), len(test), train.classes) == (23, 11, ("ab", "b", "c d"))
+    assert (train.name, train.split, test.split, train.skipped) == ("files", "train", "test", ())
+    assert train.source.name(0) == "ab/00.JPEG" and train.source.labels.tolist() == sorted([i % 3 for i in range(23)])
+    (made / "train" / "b" / "._04.JPEG").write_text("hidden")
+    (made / "train" / "b" / "readme.txt").write_text("none")
+    assert len(load(made).train) == 23
+
+
+def test_testing_is_what_timm_does(made):
+    test = load(made, crop_pct=0.9, interpolation="bicubic").test
+    transform = create_transform(
+        SIZE, is_training=False, crop_pct=0.9, interpolation="bicubic", mean=test.mean, std=test.std
+    )
+    batches = list(data.make_batches(test, 4).epoch(0))
+    assert [len(batch.labels) for batch in batches] == [4, 4, 3] == [batch.total for batch in batches]
+    for i in range(11):
+        batch = batches[i // 4]
+        expected = transform(Image.open(made / "val" / test.source.name(i)))
+        assert torch.allclose(batch.images[i % 4], expected, atol=1e-5) and batch.index[i % 4] == i
+        assert batch.labels[i % 4] == test.source.labels[i]
+
+
+def test_turned_images_and_those_of_other_kinds_are_upright_rgb(made, write_image):
+    shown = np.zeros((24, 16, 3), dtype=np.uint8)
+    shown[:12] = 255
+    folder = made / "val" / "ab"
+    write_image(folder / "00.png", pixels=np.rot90(shown).copy(), orientation=6)
+    Image.fromarray(np.full((20, 20), 40_000, dtype=np.uint16)).save(folder / "01.png")
+    test = replace(load(made).test, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_pct=1.0)
+    images = next(data.make_batches(test, 3).epoch(0)).images
+    names = [test.source.name(i) for i in range(3)]
+    turned, grey = images[names.index("ab/00.png")], images[names.index("ab/01.png")]
+    assert turned[:, :7].min() == 1 and turned[:, 9:].max() == 0
+    assert torch.allclose(grey, torch.tensor(40_000 / 256 / 255), atol=0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(made, workers):
+    batches = training(made, workers=workers)
+    for epoch in (0, 2):  # by the same processes
+        assert same(list(training(made).epoch(epoch)), list(batches.epoch(epoch)))
+    next(batches.epoch(0))  # left in the middle
+    assert same(list(training(made).epoch(1, 1)), list(batches.epoch(1, 1)))
+
+
+def test_order_and_variation_are_as_of_sets_held_whole(made):
+    seen = [torch.cat([batch.index for batch in training(made).epoch(epoch)]).tolist() for epoch in (0, 0, 1)]
+    assert sorted(seen[0]) == list(range(23)) and seen[0] == seen[1] != seen[2]
+    other = next(training(made, seed=2).epoch(0)).index.tolist()
+    assert other != seen[0][:8]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("batch_size", [12, 8])
+def test_however_many_processes_see_the_same_batches(made, count, batch_size):
+    whole = list(training(made, batch_size).epoch(1))
+    for rank in range(count):
+        share = data.Share(rank, count)
+        for batch, part in zip(whole, training(made, batch_size, share=share).epoch(1), strict=True):
+            rows = torch.from_numpy(share.rows(len(batch.labels)))
+            assert torch.equal(part.images, batch.images[rows]) and torch.equal(part.index, batch.index[rows])
+            assert part.total == batch.total == len(batch.labels)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_testing_sees_every_image_once(made, count):
+    test = load(made).test
+    shares = [data.Share(rank, count) for rank in range(count)]
+    index = [batch.index for share in shares for batch in data.make_batches(test, 5, share=share).epoch(0)]
+    assert sorted(torch.cat(index).tolist()) == list(range(11))
+
+
+def test_repeats(made):
+    batches = training(made, 8, data.Augmentation(repeats=2))
+    seen = []
+    for batch in batches.epoch(0):
+        first, second = batch.index[::2], batch.index[1::2]
+        assert torch.equal(first[: len(second)], second)
+        assert not torch.equal(batch.images[0], batch.images[1])
+        seen += batch.index.tolist()
+    assert len(seen) == 23 and len(set(seen)) == 12
+    assert "does not divide the batch size 8; give another, or a batch size such as 9" in error_of(
+        training, made, 8, data.Augmentation(repeats=3)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_that_cannot_be_read(made, workers):
+    broken = [made / "train" / "b" / "04.JPEG", made / "train" / "b" / "07.JPEG", made / "val" / "ab" / "03.JPEG"]
+    for path, content in zip(broken, (b"", b"no image", broken[2].read_bytes()[:200]), strict=True):
+        path.write_bytes(content)
+    message = error_of(training, made, workers=workers)
+    assert "train/b/0" in message and "--data.unreadable skip" in message
+    batches = training(made, workers=workers, unreadable="skip")
+    epoch = list(batches.epoch(0))
+    index = torch.cat([batch.index for batch in epoch]).tolist()
+    places = {batches.images.source.name(i): i for i in range(23)}
+    assert len(index) == 23 and not {places["b/04.JPEG"], places["b/07.JPEG"]} & set(index)
+    assert index.count(places["b/10.JPEG"]) == 3  # in place of both
+    assert same(epoch[1:], list(training(made, workers=workers, unreadable="skip").epoch(0, 1)))
+    list(batches.epoch(1))
+    assert len(batches.skipped) == 2
+    assert "04.JPEG' is empty" in " ".join(batches.skipped) and "07.JPEG' is not an image" in " ".join(batches.skipped)
+    test = data.make_batches(load(made, unreadable="skip", workers=workers).test, 4)
+    assert sum(len(batch.labels) for batch in test.epoch(0)) == 10
+    assert len(test.skipped) == 1 and "03.JPEG' is broken" in test.skipped[0]
+
+
+def test_a_file_that_is_gone(made):
+    train = load(made).train
+    (made / "train" / "ab" / "00.JPEG").unlink()
+    message = error_of(lambda: data.make_batches(train, 4))
+    assert "00.JPEG' cannot be opened (No such file or directory)" in message
+
+
+def test_not_one_can_be_read(made):
+    for path in made.rglob("*.JPEG"):
+        path.write_text("no image")
+    assert "not one of the 23 images can be read" in error_of(training, made, unreadable="skip")
+    assert list(data.make_batches(load(made, unreadable="skip").test, 4).epoch(0)) == []
+
+
+def test_a_worker_that_dies_is_one_line(made, monkeypatch):
+    def die(self, image, epoch, position):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("regard.data.transform.Transform.__call__", die)
+    message = error_of(training, made, workers=2)
+    assert "a process that reads images ended" in message and "--data.workers" in message
+
+
+def test_workers_leave_the_end_to_the_first_process(made):
+    import multiprocessing
+
+    batches = training(made, 1, workers=2).epoch(0)
+    next(batches)
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
+    assert len(list(batches)) == 22
+
+
+def test_global_random_numbers_are_left_alone(made):
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    list(training(made).epoch(0))
+    list(training(made, workers=1).epoch(0))
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+
+
+def test_erasing(made):
+    train = replace(load(made).train, mean=(0.5, 0.25, 0.75), std=(0.2, 0.2, 0.2))
+    plain, erased = (
+        next(
+            data.make_batches(train, 23, augmentation=data.Augmentation(erasing=erasing), shuffle=True, seed=1).epoch(0)
+        ).images
+        for erasing in (0.0, 1.0)
+    )
+    changed = (plain != erased).any(1)
+    assert 0.01 < changed.float().mean() < 0.4 and changed.flatten(1).any(1).all()
+    assert erased.permute(0, 2, 3, 1)[changed].abs().max() < 0.02  # the mean colour, to a byte
+    for mode in ("rand", "pixel"):
+        varied = data.Augmentation(erasing=1.0, erasing_mode=mode)
+        other = next(data.make_batches(train, 23, augmentation=varied, shuffle=True, seed=1).epoch(0)).images
+        assert ((other == plain).all(1) == ~changed).float().mean() > 0.99
+
+
+def test_channels_last_is_the_same_in_another_layout(made):
+    train = load(made).train
+    plain, last = (
+        next(data.make_batches(train, 4, channels_last=channels_last).epoch(0)).images
+        for channels_last in (False, True)
+    )
+    assert torch.equal(plain, last) and last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_part_of_the_set(made):
+    train = load(made).train
+    part = train.subset(6)
+    assert len(part) == 6 and np.bincount(part.source.labels).tolist() == [2, 2, 2]
+    again = part.subset([3, 0])
+    batch = next(data.make_batches(again, 2).epoch(0))
+    assert [again.source.name(i) for i in range(2)] == [part.source.name(3), part.source.name(0)]
+    assert batch.labels.tolist() == part.source.labels[[3, 0]].tolist()
+    assert "give a number from 1 to 23" in error_of(train.subset, 24)
+
+
+def test_reading(made):
+    test = load(made).test
+    found = data.reading(test, 4)
+    every = list(found.read(None, torch.device("cpu")))
+    some = list(found.read([10, 2], torch.device("cpu")))
+    assert found.count == 11 and found.labels.tolist() == test.source.labels.tolist()
+    assert some[0].places == [10, 2] and torch.equal(some[0].images[1], every[0].images[2])
+    (made / "val" / "ab" / "00.JPEG").write_text("no image")
+    skipping = list(data.reading(test, 4, unreadable="skip").read([0], torch.device("cpu")))
+    assert len(skipping[0].labels) == 0 and "00.JPEG" in skipping[0].skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda root: (root / "val").rename(root / "other"), "no test, val, valid or validation folder"),
+        (lambda root: (root / "train").rename(root / "other"), "no folder"),
+        (lambda root: (root / "val" / "b").rename(root / "val" / "e"), "missing 'b', unexpected 'e'"),
+        (lambda root: (root / "train" / "empty").mkdir(), "no images in class folder"),
+        (lambda root: (root / "train" / "b").rename(root / "train" / "ab" / "b"), "deeper than in a class folder"),
+    ],
+)
+def test_wrong_folders(made, spoil, said):
+    spoil(made)
+    assert said in error_of(load, made)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"crop_pct": 0}, "crop_pct"),
+        ({"interpolation": "bi"}, "interpolation"),
+        ({"workers": -1}, "workers is -1"),
+        ({"unreadable": "maybe"}, "unreadable is 'maybe'"),
+        ({"lanes": 2}, "lanes"),
+    ],
+)
+def test_wrong_options(made, options, said):
+    assert said in error_of(data.load, "files", made, **options)
+
+
+def test_augmentations_of_sets_held_whole_are_refused(made):
+    for fields in ({"padding": 4}, {"crop": 8}, {"padding_mode": "zero"}):
+        message = error_of(training, made, augmentation=data.Augmentation(**fields))
+        assert next(iter(fields)) in message and "held whole" in message
+    assert len(training(made, augmentation=data.Augmentation(padding=0))) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_on_a_gpu(made, workers):
+    train = load(made, workers=workers).train
+    here, there = (
+        list(data.make_batches(train, 5, augmentation=VARIED, shuffle=True, device=device).epoch(0))
+        for device in ("cpu", "cuda")
+    )
+    for one, other in zip(here, there, strict=True):
+        assert other.images.is_cuda and torch.allclose(one.images, other.images.cpu(), atol=1e-5)
+        assert torch.equal(one.labels, other.labels.cpu()) and torch.equal(one.index, other.index.cpu())

@@ -1,0 +1,106 @@
+"""Data sets of Hugging Face, read while training."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regard import data
+from regard.errors import InputError
+
+datasets = pytest.importorskip("datasets")
+
+SIZE = 16
+
+
+def jpeg(number):
+    kept = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (20, 26, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(kept, "JPEG")
+    return kept.getvalue()
+
+
+def write(folder, labels, kind, image="image", label="label", broken=()):
+    """Parquet files as the hub has them."""
+    for split, count in (("train", 14), ("test", 9)):
+        features = datasets.Features({image: datasets.Image(), label: kind})
+        rows = {
+            image: [{"bytes": b"x" if i in broken else jpeg(i), "path": f"{i}.jpg"} for i in range(count)],
+            label: [labels[i % len(labels)] for i in range(count)],
+        }
+        (folder / "data").mkdir(exist_ok=True)
+        table = datasets.Dataset.from_dict(rows, features=features)
+        table.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "Set").mkdir()
+    return tmp_path / "Set"
+
+
+def load(folder, **options):
+    return data.load("hfds", folder, size=SIZE, **{"workers": 0, **options})
+
+
+def error_of(*arguments, **options):
+    with pytest.raises(InputError) as caught:
+        load(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_of_parquet_files(home):
+    train, test = load(write(home, [0, 1, 2], datasets.ClassLabel(names=["x", "y", "z"])))
+    assert (len(train), len(test), train.classes, train.name) == (14, 9, ("x", "y", "z"), "hfds")
+    whole = list(data.make_batches(test, 4).epoch(0))
+    assert torch.cat([batch.labels for batch in whole]).tolist() == [i % 3 for i in range(9)]
+    varied = data.Augmentation(policy="rand-m7-mstd0.5-inc1")
+    make = [
+        data.make_batches(load(home, workers=workers).train, 6, augmentation=varied, shuffle=True, share=share)
+        for workers, share in ((0, None), (2, None), (0, data.Share(1, 2)))
+    ]
+    first, other, part = (list(batches.epoch(1)) for batches in make)
+    for one, two, three in zip(first, other, part, strict=True):
+        rows = torch.from_numpy(data.Share(1, 2).rows(len(one.labels)))
+        assert torch.equal(one.images, two.images) and torch.equal(one.images[rows], three.images)
+    rest = list(make[0].epoch(1, 2))
+    assert len(rest) == 1 and torch.equal(rest[0].images, first[2].images)
+
+
+def test_names_and_numbers_as_classes(home):
+    train, test = load(write(home, ["q", "p"], datasets.Value("string")))
+    assert train.classes == ("p", "q") and test.source.labels.tolist() == [1, 0] * 4 + [1]
+    assert next(data.make_batches(test, 3).epoch(0)).labels.tolist() == [1, 0, 1]
+    (other := home.parent / "numbers").mkdir()
+    assert load(write(other, [0, 3], datasets.Value("int64"))).train.classes == ("0", "1", "2", "3")
+
+
+def test_other_columns_and_splits(home):
+    write(home, [0, 1], datasets.ClassLabel(names=["x", "y"]), "picture", "kind")
+    assert "has no column 'image'" in error_of(home) and "input_key" in error_of(home)
+    message = error_of(home, input_key="picture")
+    assert "has no column 'label', but 'picture', 'kind'" in message
+    found = load(home, input_key="picture", target_key="kind", train="test", test="train")
+    assert len(found.train) == 9
+    assert "valid" in error_of(home, input_key="picture", target_key="kind", test="valid")
+
+
+def test_images_that_cannot_be_read(home):
+    folder = write(home, [0, 1], datasets.ClassLabel(names=["x", "y"]), broken=(3,))
+    with pytest.raises(InputError, match=r"3.jpg' is not an image.*--data.unreadable skip"):
+        list(data.make_batches(load(folder).test, 4).epoch(0))
+    batches = data.make_batches(load(folder, unreadable="skip").test, 4)
+    assert sum(len(batch.labels) for batch in batches.epoch(0)) == 8 and "3.jpg" in batches.skipped[0]
+
+
+def test_what_is_not_there(home, tmp_path):
+    assert "no folder" in error_of(tmp_path / "none")
+    assert "cannot be opened" in error_of(home)
+    message = error_of(tmp_path / "cache", dataset="somebody/none-such-set")
+    assert "somebody/none-such-set" in message and "--data.download true" in message
+    assert "--data.options.dataset" in error_of(None)

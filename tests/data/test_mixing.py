@@ -1,0 +1,108 @@
+"""Shares of batches, and images of a batch mixed with one another."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard import data
+from regard.errors import InputError
+
+BOTH = data.Augmentation(mixup=0.8, cutmix=1.0)
+
+
+def batch(count=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 3, 12, 12, generator=generator), torch.arange(count) % 5
+
+
+@given(st.integers(0, 70), st.integers(1, 9))
+def test_shares_are_the_whole(total, count):
+    parts = [data.Share(rank, count).rows(total) for rank in range(count)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(total))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1 and all((np.diff(part) > 0).all() for part in parts)
+    if total % (2 * count) == 0:
+        assert all((part + part[::-1] == total - 1).all() for part in parts)
+
+
+def test_a_share_that_is_none():
+    for rank, count in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(InputError, match="does not exist"):
+            data.Share(rank, count)
+
+
+@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processes_mix_as_one_does(step, count):
+    images, labels = batch()
+    whole, soft = data.Mixing(BOTH, 5, 3, 0.1)(images.clone(), labels, step)
+    for rank in range(count):
+        rows = torch.from_numpy(data.Share(rank, count).rows(8))
+        part, part_soft = data.Mixing(BOTH, 5, 3, 0.1)(images[rows], labels[rows], step)
+        assert torch.equal(part, whole[rows]) and torch.equal(part_soft, soft[rows])
+
+
+def test_a_mean_of_two_images_and_of_their_labels():
+    images, labels = batch()
+    mixed, soft = data.Mixing(data.Augmentation(mixup=1.0), 5, 0)(images.clone(), labels, 0)
+    share = float(soft[0, 0])
+    assert 0 < share < 1 and soft.dtype == torch.float32 and torch.allclose(soft.sum(1), torch.ones(8))
+    assert torch.allclose(mixed, share * images + (1 - share) * images.flip(0), atol=1e-6)
+    assert soft[0, labels[7]] == pytest.approx(1 - share, abs=1e-6)
+
+
+def test_a_box_of_another_image():
+    images, labels = batch()
+    mixed, soft = data.Mixing(data.Augmentation(cutmix=1.0), 5, 1)(images.clone(), labels, 0)
+    other = (mixed == images.flip(0)).all(1)
+    assert ((mixed == images).all(1) ^ other).all() and (other == other[0]).all()
+    assert float(soft[0, 0]) == pytest.approx(1 - float(other[0].float().mean()), abs=1e-6)
+
+
+def test_how_often_and_which():
+    def kinds(**fields):
+        images, labels = batch()
+        found = []
+        for step in range(200):
+            mixed, soft = data.Mixing(data.Augmentation(**fields), 5, 0)(images.clone(), labels, step)
+            whole = bool(((mixed == images) | (mixed == images.flip(0))).all())
+            found.append("none" if torch.equal(mixed, images) else "cutmix" if whole else "mixup")
+        return {kind: found.count(kind) for kind in set(found)}
+
+    assert kinds(mixup=1.0).get("mixup", 0) > 190
+    often = kinds(mixup=1.0, cutmix=1.0, mix_probability=0.5, mix_switch=0.25)
+    assert 70 < often["none"] < 130 and often["mixup"] > 1.8 * often["cutmix"] > 0
+
+
+def test_steps_and_seeds_differ_and_repeat_and_nothing_else_is_drawn():
+    images, labels = batch()
+    np.random.seed(0)
+    expected = np.random.rand()
+    np.random.seed(0)
+    found = [
+        data.Mixing(BOTH, 5, seed)(images.clone(), labels, step)[0] for seed, step in ((0, 0), (0, 1), (1, 0), (0, 0))
+    ]
+    assert np.random.rand() == expected
+    assert torch.equal(found[0], found[3])
+    assert not any(torch.equal(found[0], other) for other in found[1:3])
+
+
+def test_smoothed_labels():
+    images, labels = batch()
+    soft = data.Mixing(data.Augmentation(mixup=1.0), 5, 0, 0.1)(images, labels, 0)[1]
+    assert soft[0, 4] == pytest.approx(0.02) and torch.allclose(soft.sum(1), torch.ones(8))
+
+
+def test_what_cannot_be_mixed():
+    images, labels = batch(7)
+    with pytest.raises(InputError, match="7 images"):
+        data.Mixing(BOTH, 5, 0)(images, labels, 0)
+    for arguments, said in (
+        ((data.Augmentation(), 5, 0), "nothing to mix"),
+        ((BOTH, 0, 0), "0 classes"),
+        ((BOTH, 5, -1), "seed"),
+        ((BOTH, 5, 0, 1.0), "label_smoothing"),
+    ):
+        with pytest.raises(InputError, match=said):
+            data.Mixing(*arguments)
