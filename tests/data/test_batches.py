@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as transforms
 
-from regard.data import Augmentation, Batches, ImageSet
+from regard.data import Augmentation, Batches, ImageSet, Share
 from regard.errors import InputError
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -321,7 +321,24 @@ def test_wrong_arguments_are_named(arguments, expected):
     assert "\n" not in str(caught.value)
 
 
-WRONG = [{"padding": -1}, {"padding_mode": "edge"}, {"crop": 0}]
+WRONG = [
+    {"padding": -1},
+    {"padding_mode": "edge"},
+    {"crop": 0},
+    {"ratio": (0, 1)},
+    {"interpolation": "box"},
+    {"color_jitter": -0.1},
+    {"policy": "sometimes"},
+    {"policy": "rand-m7", "color_jitter": 0.4},
+    {"erasing": 1.5},
+    {"erasing_mode": "black"},
+    {"mixup": -1},
+    {"cutmix": float("nan")},
+    {"mix_probability": 2},
+    {"mix_switch": -0.5},
+    {"repeats": 0},
+    {"repeats": 1.5},
+]
 SCALES = [(0, 1), (0.5, 0.4), (0.5, 1.1), (-0.5, 1.0), (float("nan"), 1), (0.5,)]
 
 
@@ -333,7 +350,69 @@ def test_a_wrong_augmentation_is_named(fields):
 
 def test_scale_and_padding_do_not_go_together():
     with pytest.raises(InputError, match="padding is 4; give padding 0"):
-        Augmentation(scale=(0.08, 1))
+        Augmentation(4, scale=(0.08, 1))
+    assert Augmentation(scale=(0.08, 1)).border == 0 and Augmentation().border == 4
+
+
+FILES_ONLY = [
+    {"ratio": (0.5, 2.0)},
+    {"interpolation": "bicubic"},
+    {"color_jitter": 0.4},
+    {"policy": "rand-m7"},
+    {"erasing": 0.2},
+    {"erasing_mode": "pixel"},
+]
+
+
+@pytest.mark.parametrize("fields", FILES_ONLY)
+def test_fields_of_sets_read_while_training_are_refused(fields):
+    with pytest.raises(InputError, match=f"{next(iter(fields))} is for sets that are read while training"):
+        Batches(noise(), 8, augmentation=Augmentation(**fields))
+
+
+def test_ratio_may_come_as_a_list():
+    assert len(Batches(noise(), 8, augmentation=Augmentation(ratio=[3 / 4, 4 / 3]))) == 8
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_however_many_processes_see_the_same_batches(count):
+    def batches(share, shuffle=True):
+        augmentation = Augmentation(2, repeats=2) if shuffle else None
+        return Batches(noise(), 12, augmentation=augmentation, shuffle=shuffle, seed=2, share=share)
+
+    for shuffle in (True, False):
+        whole = list(batches(None, shuffle).epoch(1))
+        for rank in range(count):
+            share = Share(rank, count)
+            for batch, part in zip(whole, batches(share, shuffle).epoch(1), strict=True):
+                rows = torch.from_numpy(share.rows(batch.total))
+                assert part.total == batch.total == len(batch.labels)
+                assert all(torch.equal(one, other[rows]) for one, other in zip(part[:3], batch[:3], strict=True))
+
+
+def test_repeats():
+    seen = []
+    for batch in Batches(noise(63), 12, augmentation=Augmentation(3, repeats=3), shuffle=True).epoch(0):
+        shown = batch.images.unflatten(0, (-1, 3))
+        index = batch.index.unflatten(0, (-1, 3))
+        assert (index == index[:, :1]).all() and not torch.equal(shown[0, 0], shown[0, 1])
+        seen += index[:, 0].tolist()
+    assert len(seen) == len(set(seen)) == 21
+    with pytest.raises(InputError, match="does not divide the batch size 8; .* such as 9"):
+        Batches(noise(), 8, augmentation=Augmentation(3, repeats=3), shuffle=True)
+    with pytest.raises(InputError, match="random order"):
+        Batches(noise(), 9, augmentation=Augmentation(3, repeats=3))
+
+
+def test_a_last_batch_smaller_than_the_number_of_processes():
+    with pytest.raises(InputError, match="the last batch of an epoch of 64 images has 1, .* such as 8"):
+        Batches(noise(), 9, shuffle=True, share=Share(0, 3))
+    with pytest.raises(InputError, match="at least 9"):
+        Batches(noise(), 8, shuffle=True, share=Share(0, 9))
+    assert len(Batches(noise(), 9, shuffle=True, drop_last=True, share=Share(0, 3))) == 7
+    parts = [list(Batches(noise(), 9, share=Share(rank, 3)).epoch(0)) for rank in range(3)]
+    index = torch.cat([batch.index for part in parts for batch in part])
+    assert sorted(index.tolist()) == list(range(64))
 
 
 def test_a_device_that_has_no_memory_for_the_set(monkeypatch):

@@ -256,6 +256,11 @@ def test_reading(made):
     assert len(skipping[0].labels) == 0 and "00.JPEG" in skipping[0].skipped[0]
 
 
+def deeper(folder, name):
+    (folder / name).mkdir()
+    (folder / "00.JPEG").rename(folder / name / "00.JPEG")
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -263,7 +268,8 @@ def test_reading(made):
         (lambda root: (root / "train").rename(root / "other"), "no folder"),
         (lambda root: (root / "val" / "b").rename(root / "val" / "e"), "missing 'b', unexpected 'e'"),
         (lambda root: (root / "train" / "empty").mkdir(), "no images in class folder"),
-        (lambda root: (root / "train" / "b").rename(root / "train" / "ab" / "b"), "deeper than in a class folder"),
+        (lambda root: deeper(root / "train" / "ab", "b"), "deeper than in a class folder"),
+        (lambda root: deeper(root / "val" / "ab", "more"), "deeper than in a class folder"),
     ],
 )
 def test_wrong_folders(made, spoil, said):

@@ -22,12 +22,15 @@ def jpeg(number):
     return kept.getvalue()
 
 
-def write(folder, labels, kind, image="image", label="label", broken=()):
+def write(folder, labels, kind, image="image", label="label", broken=(), empty=()):
     """Parquet files as the hub has them."""
     for split, count in (("train", 14), ("test", 9)):
         features = datasets.Features({image: datasets.Image(), label: kind})
         rows = {
-            image: [{"bytes": b"x" if i in broken else jpeg(i), "path": f"{i}.jpg"} for i in range(count)],
+            image: [
+                None if i in empty else {"bytes": b"x" if i in broken else jpeg(i), "path": f"{i}.jpg"}
+                for i in range(count)
+            ],
             label: [labels[i % len(labels)] for i in range(count)],
         }
         (folder / "data").mkdir(exist_ok=True)
@@ -82,20 +85,23 @@ def test_names_and_numbers_as_classes(home):
 
 def test_other_columns_and_splits(home):
     write(home, [0, 1], datasets.ClassLabel(names=["x", "y"]), "picture", "kind")
-    assert "has no column 'image'" in error_of(home) and "input_key" in error_of(home)
+    assert "has no column 'image' with images, but 'picture', 'kind'" in error_of(home) and "input_key" in error_of(
+        home
+    )
     message = error_of(home, input_key="picture")
-    assert "has no column 'label', but 'picture', 'kind'" in message
+    assert "has no column 'label' with classes, but 'picture', 'kind'" in message
     found = load(home, input_key="picture", target_key="kind", train="test", test="train")
     assert len(found.train) == 9
     assert "valid" in error_of(home, input_key="picture", target_key="kind", test="valid")
 
 
 def test_images_that_cannot_be_read(home):
-    folder = write(home, [0, 1], datasets.ClassLabel(names=["x", "y"]), broken=(3,))
+    folder = write(home, [0, 1], datasets.ClassLabel(names=["x", "y"]), broken=(3,), empty=(5,))
     with pytest.raises(InputError, match=r"3.jpg' is not an image.*--data.unreadable skip"):
         list(data.make_batches(load(folder).test, 4).epoch(0))
     batches = data.make_batches(load(folder, unreadable="skip").test, 4)
-    assert sum(len(batch.labels) for batch in batches.epoch(0)) == 8 and "3.jpg" in batches.skipped[0]
+    assert sum(len(batch.labels) for batch in batches.epoch(0)) == 7
+    assert "3.jpg" in batches.skipped[0] and "image 5' has no image" in batches.skipped[1]
 
 
 def test_what_is_not_there(home, tmp_path):

@@ -314,7 +314,8 @@ def test_labels_in_json(tmp_path):
     assert sorted(next(batches.epoch(0)).labels.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
-def test_shards_from_a_command(made):
+def test_shards_from_a_command_if_that_is_allowed(made, monkeypatch):
+    monkeypatch.setenv("REGARD_PIPES", "1")
     names = {"train": f"pipe:cat {made}/train-{{000..005}}.tar|60", "test": f"pipe:cat {made}/validation-000.tar|7"}
     piped = data.load("wds", made, size=SIZE, workers=0, buffer=8, classes=5, **names)
     plain = training(made)
@@ -322,6 +323,18 @@ def test_shards_from_a_command(made):
     assert same(list(batches.epoch(0)), list(plain.epoch(0)))
     failing = data.load("wds", made, size=SIZE, workers=0, classes=5, **{**names, "test": "pipe:false .tar|7"})
     assert "pipe:false .tar" in error_of(lambda: data.make_batches(failing.test, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("pipe:touch x .tar|7", "a command to run; set REGARD_PIPES=1"),
+        ("https://e.org/a';touch x;'.tar|7", "no plain address"),
+    ],
+)
+def test_what_a_recipe_of_others_must_not_do(name, wrong, made):
+    with pytest.raises(InputError, match=wrong):
+        data.load("wds", made, size=SIZE, classes=5, train=name, test="validation-000.tar")
 
 
 @pytest.fixture

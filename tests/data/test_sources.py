@@ -46,7 +46,18 @@ def cifar10(tmp_path, monkeypatch):
 
 
 def test_names():
-    assert data.names() == ["cifar10", "cifar100", "clutter", "cub", "folder", "scenes", "stl10"]
+    assert data.names() == [
+        "cifar10",
+        "cifar100",
+        "clutter",
+        "cub",
+        "files",
+        "folder",
+        "hfds",
+        "scenes",
+        "stl10",
+        "wds",
+    ]
 
 
 def test_clutter_takes_its_options():

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from regard.training import Run
+from regard import data
+from regard.training import Run, evaluate
 from regard.training.processes import _take_from_slurm, first_node
 from regard.training.sync_norms import sync_norms
 
@@ -87,6 +88,13 @@ def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_p
     for status, _, errors in ended(start([*options, f"--run={other}", "--resume"], 2)):
         assert status == 0, errors
     assert (whole / "last.safetensors").read_bytes() == (other / "last.safetensors").read_bytes()
+
+    # Each process normalised its own images; what was tested, by both, is what was saved.
+    _, test = data.load("clutter", train=560, test=40)
+    run = Run.open(other)
+    score = evaluate(run.model(), data.Batches(test, 40, mean=run.recipe.data.mean, std=run.recipe.data.std))
+    assert score.accuracy == run.metrics()[-1]["test_accuracy"]
+    assert score.loss == pytest.approx(run.metrics()[-1]["test_loss"], rel=1e-5)
 
     # And what one process finds wrong ends all, said once.
     outcomes = ended(start([*options, f"--run={other}"], 2))

@@ -57,17 +57,21 @@ def load_files(
 def _found(folder: Path, classes: tuple[str, ...]) -> Places:
     from timm.data.readers import create_reader
 
-    numbers = {name: label for label, name in enumerate(classes)}
     try:
-        reader: Any = create_reader("", str(folder), class_map=numbers, input_key=";".join(EXTENSIONS))
+        reader: Any = create_reader("", str(folder), input_key=";".join(EXTENSIONS))
     except RuntimeError as error:  # not one image
         raise no_images(folder / classes[0]) from error
     except OSError as error:
         raise InputError(f"cannot list folder {show(folder)} ({one_line(error)}); make it readable") from error
-    samples = [(path, label) for path, label in reader.samples if not os.path.basename(path).startswith(".")]
-    for path, label in samples:
-        # timm goes by the innermost folder alone.
-        if os.path.dirname(path) != os.path.join(folder, classes[label]):
+    # timm goes by the innermost folder alone, whatever it is in.
+    label_of = {os.path.join(folder, name): label for label, name in enumerate(classes)}
+    samples: list[tuple[str, int]] = []
+    for path, _ in reader.samples:
+        place, name = os.path.split(path)
+        if place in label_of:
+            if not name.startswith("."):
+                samples.append((path, label_of[place]))
+        elif place != str(folder) and "/." not in place[len(str(folder)) :].replace(os.path.sep, "/"):
             raise InputError(
                 f"{path!r} is deeper than in a class folder of {show(folder)}; put images into these folders themselves"
             )

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regard.data.decode import OnUnreadable
+from regard.data.decode import OnUnreadable, Unreadable
 from regard.data.fit import Fit
 from regard.data.imageset import Channels, chosen
 from regard.data.shards import Shards
@@ -51,13 +51,20 @@ class Places:
 
         Raises:
             OSError: its file cannot be opened.
+            Unreadable: there is no image.
         """
-        return self.reader[self._place(index)][0]
+        try:
+            return self.reader[self._place(index)][0]
+        except (AssertionError, KeyError, TypeError) as error:  # as timm fails to take what is empty
+            raise Unreadable(f"{self.name(index, whole=True)!r} has no image") from error
 
     def name(self, index: int, *, whole: bool = False) -> str:
         """What the image at a place in this set is called: its path from the folder of the set, or the whole one."""
         place = self._place(index)
-        return self.reader.filename(place, absolute=whole) or f"image {place}"
+        try:
+            return self.reader.filename(place, absolute=whole) or f"image {place}"
+        except TypeError:  # of what is empty
+            return f"image {place}"
 
     def subset(self, which: Tensor) -> Places:
         """The images at these places."""

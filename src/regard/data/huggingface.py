@@ -137,19 +137,18 @@ def _reader(
         reason = one_line(error)
         if "Unknown split" in reason:
             raise _NoSplit(f"{dataset!r}: {reason}") from error
-        if "Keys mismatch" in reason or "not in the dataset" in reason or isinstance(error, KeyError):
-            raise InputError(
-                f"{dataset!r} has no column {input_key!r} with images ({reason[:300]}); say which one has "
-                "(--data.options.input_key)"
-            ) from error
         hint = "" if download else "; have it fetched (--data.download true), or give the folder that it is in"
         raise InputError(f"data set {dataset!r} cannot be opened ({reason[:300]}){hint}") from error
-    columns = reader.dataset.column_names
-    if target_key not in columns:
-        raise InputError(
-            f"{dataset!r} has no column {target_key!r}, but {', '.join(map(repr, columns))}; say which one has the "
-            "classes (--data.options.target_key)"
-        )
+    table = reader.dataset.data
+    # timm names the column of images a type, and the library then makes one of nothing where there is none.
+    empty = table.num_rows and table.column(input_key).null_count == table.num_rows
+    columns = [name for name in table.column_names if name != input_key or not empty]
+    for option, wanted, what in (("input_key", input_key, "images"), ("target_key", target_key, "classes")):
+        if wanted not in columns:
+            raise InputError(
+                f"{dataset!r} has no column {wanted!r} with {what}, but {', '.join(map(repr, columns))}; say which one "
+                f"has them (--data.options.{option})"
+            )
     return reader
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MOST_LANES = 16
 _INFO = ("_info.json", "info.json")
 _ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # an address, or a command (pipe:)
+_PIPES = "REGARD_PIPES"
+_PLAIN = re.compile(r"[\w.:/%@+=,~?&#-]+")
 _SHOWN = 5
 
 
@@ -177,6 +179,8 @@ def _test_split(reader: Any) -> str:
 
 
 def _check_there(names: tuple[str, ...]) -> None:
+    for name in names:
+        _check_address(name)
     missing = [name for name in names if not _ELSEWHERE.match(name) and not os.path.isfile(name)]
     if missing:
         listed = ", ".join(map(repr, missing[:_SHOWN]))
@@ -185,6 +189,19 @@ def _check_there(names: tuple[str, ...]) -> None:
             f"{len(missing)} of {len(names)} shards are not there: {listed}{more}; add them, or name those that are "
             "(--data.options.train, --data.options.test)"
         )
+
+
+def _check_address(name: str) -> None:
+    """webdataset runs what follows pipe:, and hands addresses to a shell: a recipe of others must not do that."""
+    if not _ELSEWHERE.match(name):
+        return
+    if name.startswith("pipe:"):
+        if os.environ.get(_PIPES) != "1":
+            raise InputError(
+                f"{name!r} is a command to run; set {_PIPES}=1 to allow what recipes say, or give an address"
+            )
+    elif not _PLAIN.fullmatch(name):
+        raise InputError(f"{name!r} is no plain address; give one without spaces, quotes and the like")
 
 
 def _counted(names: tuple[str, ...], input_key: str, option: str, unreadable: OnUnreadable) -> int:

@@ -32,6 +32,7 @@ class Workers:
         self._requests: Iterable[Any] = ()
         self._loader: DataLoader[Any] | None = None
         self._running: Any = None
+        self._turn = 0
         if not count:
             return
         # At the end of Python the processes would be waited for, which wait for requests.
@@ -64,20 +65,24 @@ class Workers:
             else:
                 yield from (self._source[request] for request in requests)
             return
+        self._turn += 1
+        turn = self._turn
         try:
-            found = self._running = iter(self._loader)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # as above
+                found = self._running = iter(self._loader)
+            while turn == self._turn:
+                try:
+                    part = next(found)
+                except StopIteration:
+                    return
+                yield part
+            raise AssertionError("these processes read something else by now; read one thing after another")
         except RuntimeError as error:
             raise _ended(error) from error
-        while True:
-            try:
-                part = next(found)
-            except StopIteration:
-                if not self._loader.persistent_workers:
-                    self._running = None
-                return
-            except RuntimeError as error:
-                raise _ended(error) from error
-            yield part
+        finally:
+            if turn == self._turn and not self._loader.persistent_workers:
+                self.close()
 
     def close(self) -> None:
         """Ends the processes; they begin anew when something is read again."""

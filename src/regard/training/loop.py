@@ -168,6 +168,7 @@ class Loop:
         measured = self.measured()
         took = time.perf_counter() - self.began
         waited, memory = self.processes.largest(self.waited / took, peak_memory(self.processes.device))
+        self.processes.share_buffers(self.average.kept)
         score = evaluate(self.average.kept, self.test_batches, summed=self.processes.summed)
         unreadable = self.processes.all_names((*self.batches.skipped, *self.test_batches.skipped))
         best = max((row["test_accuracy"] for row in self.rows), default=-1.0)

@@ -106,6 +106,19 @@ class Processes:
         dist.all_reduce(placed, op=dist.ReduceOp.MAX)
         return placed.tolist()
 
+    @torch.no_grad()
+    def share_buffers(self, module: nn.Module) -> None:
+        """Gives all processes the main one's buffers: plain batch norms keep statistics of their own images."""
+        if self.count == 1:
+            return
+        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        if not buffers:
+            return
+        together = torch.cat([buffer.flatten() for buffer in buffers])
+        dist.broadcast(together, 0)
+        for buffer, values in zip(buffers, together.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(values.view_as(buffer))
+
     def all_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The names that any process gives, each once; all have to ask for it."""
         if self.count == 1:

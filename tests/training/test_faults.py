@@ -1,0 +1,255 @@
+"""What can go wrong in a run: damaged or foreign checkpoints, a full disk, unreadable images, numbers that are none, no
+memory. It ends with an error of one line, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from regard import InputError, data, training
+from regard.training import Run, load_recipe
+from regard.training.checkpoints import load_checkpoint
+from regard.training.loop import Loop
+
+SMALL = [
+    *("--model.name=wrn-10-1", "--schedule.epochs=3", "--schedule.batch_size=32", "--schedule.milestones=[]"),
+    *("--device=cpu", "--threads=1"),
+]
+
+
+def recipe(*options: str) -> training.Recipe:
+    return load_recipe(None, [*SMALL, *options])
+
+
+@pytest.fixture(scope="module")
+def splits() -> data.Splits:
+    """96 training images of the built-in set, three steps an epoch, and 20 test images."""
+    return data.load("clutter", train=96, test=20)
+
+
+@pytest.fixture(scope="module")
+def whole(splits, tmp_path_factory) -> Run:
+    """A run that nothing happens to."""
+    return training.train(recipe(), tmp_path_factory.mktemp("whole") / "run", splits=splits).run
+
+
+@pytest.fixture
+def unfinished(whole, tmp_path) -> Run:
+    """As it was after two epochs of three."""
+    run = Run(shutil.copytree(whole.folder, tmp_path / "unfinished"))
+    (run.checkpoints / "step-000000009.pt").unlink()
+    run.weights().unlink()
+    return run
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    return {str(path.relative_to(run.folder)): path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+def fails(plan: training.Recipe, run: Run | Path, splits: data.Splits | None, *words: str, **how: bool) -> str:
+    """The error of a run, of one line and with these words."""
+    with pytest.raises(InputError) as caught:
+        training.train(plan, run.folder if isinstance(run, Run) else run, splits=splits, **how)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    return message
+
+
+def goes_on(plan: training.Recipe, run: Run | Path, splits: data.Splits, whole: Run) -> None:
+    """Resumed, it ends with the weights of the run that nothing happened to, and leaves nothing half written."""
+    again = training.train(plan, run.folder if isinstance(run, Run) else run, splits=splits, resume=True)
+    assert again.finished
+    assert again.run.weights().read_bytes() == whole.weights().read_bytes()
+    assert not list(again.run.folder.rglob(".*.part"))
+
+
+def test_any_byte_of_a_checkpoint_flipped_is_noticed_or_of_no_effect(whole, tmp_path) -> None:
+    newest = max(whole.checkpoints.iterdir())
+    expected = load_checkpoint(whole.checkpoints, print)
+    moments, refused = random.Random("bytes"), 0
+    for _ in range(100):
+        damaged = bytearray(newest.read_bytes())
+        damaged[moments.randrange(len(damaged))] ^= 1 << moments.randrange(8)
+        (tmp_path / newest.name).write_bytes(damaged)
+        try:
+            found = load_checkpoint(tmp_path, lambda line: None)
+        except InputError:
+            refused += 1
+        else:  # it was in the padding between two parts
+            torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    assert refused > 80
+
+
+def test_a_flipped_byte_is_said_and_the_checkpoint_before_taken(splits, whole, tmp_path) -> None:
+    run = Run(shutil.copytree(whole.folder, tmp_path / "run"))
+    newest = max(run.checkpoints.iterdir())
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    newest.write_bytes(damaged)
+    said: list[str] = []
+    display = training.Display()
+    display.say = said.append  # type: ignore[method-assign]
+    training.train(recipe(), run.folder, splits=splits, resume=True, display=display)
+    assert any(newest.name in line and "the checkpoint before" in line for line in said)
+    assert any("epoch 3, step 1" in line for line in said)
+    assert run.weights().read_bytes() == whole.weights().read_bytes()
+
+
+@pytest.mark.parametrize("options", [["--model.name=wrn-10-2"], ["--optimizer.name=adamw"]])
+def test_checkpoints_of_another_run_are_refused(options, splits, unfinished, tmp_path) -> None:
+    other = training.train(recipe(*options, "--schedule.epochs=1"), tmp_path / "other", splits=splits).run
+    for path in unfinished.checkpoints.iterdir():
+        path.unlink()
+    for path in other.checkpoints.iterdir():
+        shutil.copy(path, unfinished.checkpoints)
+    before = contents(unfinished)
+    fails(recipe(), unfinished, splits, "the checkpoint in", str(unfinished.folder), resume=True)
+    assert contents(unfinished) == before
+
+
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """Within it, no file can grow larger than so many bytes: writing more fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [400_000, 200_000], ids=["weights fit", "nothing fits"])
+def test_a_full_disk_leaves_what_was_there(size, splits, whole, unfinished) -> None:
+    before = contents(unfinished)
+    with room(size):
+        fails(recipe(), unfinished, splits, "could not be written", "File too large", resume=True)
+    after = contents(unfinished)
+    assert all(after[name] == content for name, content in before.items() if name.startswith("checkpoints"))
+    assert not list(unfinished.folder.rglob(".*.part"))
+    goes_on(recipe(), unfinished, splits, whole)
+
+
+@pytest.fixture
+def files(splits, tmp_path) -> Path:
+    """The images as JPEG files in class folders, three of the training images unreadable."""
+    folder = tmp_path / "images"
+    for images in splits:
+        for i, (image, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+            path = folder / images.split / images.classes[label] / f"{i:02}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    cut, empty, text = (path for path in sorted((folder / "train").rglob("*.jpg"))[:90:30])
+    os.truncate(cut, cut.stat().st_size // 2)
+    empty.write_bytes(b"")
+    text.write_text("not an image")
+    return folder
+
+
+def test_unreadable_images_are_named_or_skipped_and_counted(files, tmp_path) -> None:
+    broken = {str(path) for path in sorted((files / "train").rglob("*.jpg"))[:90:30]}
+    about = ["--data.name=files", f"--data.folder={files}", "--data.size=32", "--data.workers=0"]
+    message = fails(recipe(*about), tmp_path / "run", None, "--data.unreadable skip")
+    assert any(path in message for path in broken)
+
+    plan = recipe(*about, "--data.unreadable=skip", "--schedule.epochs=2")
+    run = training.train(plan, tmp_path / "run", overwrite=True).run
+    assert [row["unreadable"] for row in run.metrics()] == [3, 3]
+    named = (run.folder / "unreadable.txt").read_text().splitlines()
+    assert len(named) == 3 and all(any(path in line for line in named) for path in broken)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[Loop], object]) -> None:
+    """Has something happen to a loop at a step, after the backward pass."""
+    clip = Loop.clip
+
+    def spoilt(loop: Loop) -> torch.Tensor:
+        if loop.steps_done == step:
+            how(loop)
+        return clip(loop)
+
+    monkeypatch.setattr(Loop, "clip", spoilt)
+
+
+def an_infinite_gradient(loop: Loop) -> None:
+    gradient = loop.learning[0].grad
+    assert gradient is not None
+    gradient[0] = float("inf")
+
+
+def weights_that_are_no_numbers(loop: Loop) -> None:
+    loop.learning[0].data[0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [(an_infinite_gradient, "gradient"), (weights_that_are_no_numbers, "loss")],
+    ids=["gradient", "loss"],
+)
+def test_stopped_by_numbers_that_are_none_it_can_go_on(how, what, splits, whole, tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as spoiling:
+        spoil(spoiling, 4, how)
+        fails(
+            recipe(),
+            tmp_path / "run",
+            splits,
+            f"the {what} is no number, or infinite, in epoch 2",
+            "checkpoint is kept",
+        )
+    goes_on(recipe(), tmp_path / "run", splits, whole)
+
+
+def test_steps_without_a_finite_gradient_are_left_out_and_counted(splits, tmp_path, monkeypatch) -> None:
+    spoil(monkeypatch, 4, an_infinite_gradient)
+    run = training.train(recipe("--nonfinite=skip"), tmp_path / "run", splits=splits).run
+    assert [row["skipped_steps"] for row in run.metrics()] == [0, 1, 0]
+    assert all(value.isfinite().all() for value in run.model().state_dict().values())
+
+
+def test_a_run_of_nothing_but_skipped_steps_is_given_up(splits, tmp_path) -> None:
+    """Also where an epoch has fewer steps than are skipped before that."""
+    plan = recipe("--nonfinite=skip", "--optimizer.lr=1e30", "--schedule.epochs=20")
+    fails(plan, tmp_path / "run", splits, "is no number, or infinite")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:125] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"
+        ),
+        MemoryError(),
+    ],
+    ids=["GPU", "CPU", "Python"],
+)
+def test_without_memory_it_says_what_to_change(error, splits, whole, unfinished, monkeypatch) -> None:
+    def full(loop: Loop) -> None:
+        raise error
+
+    with monkeypatch.context() as spoiling:
+        spoil(spoiling, 7, full)
+        plan = recipe()
+        words = ("no memory left", "schedule.batch_size is 32", "schedule.accumulate is 1", "bfloat16")
+        fails(plan, unfinished, splits, *words, resume=True)
+    goes_on(recipe(), unfinished, splits, whole)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(splits, tmp_path, monkeypatch) -> None:
+    def wrong(loop: Loop) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    spoil(monkeypatch, 1, wrong)
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
+        training.train(recipe(), tmp_path / "run", splits=splits)
+    assert not isinstance(caught.value, InputError)
