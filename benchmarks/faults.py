@@ -68,7 +68,7 @@ class Command:
         command = [sys.executable, "-c", f"{first}\n{MAIN}"] if first else [sys.executable, "-m", "regard"]
         if launcher:
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-            command += ["-m", "regard"]
+            command += ["-m", "--", "regard"]
         shared = {"OMP_NUM_THREADS": "1"}
         if count > 1 and not launcher:
             with socket.socket() as free:

@@ -78,6 +78,12 @@ class Processes:
         self.share = data.Share(self.rank, self.count)
 
     @property
+    def overruled(self) -> str | None:
+        """The precision that `accelerate launch` was asked for, where the recipe says another."""
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        return asked if asked not in ("no", self.accelerator.mixed_precision) else None
+
+    @property
     def main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0

@@ -82,6 +82,11 @@ def train(
     with _settings(recipe):
         processes = Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=varies)
         display = (display or Display()) if processes.main else Display()
+        if processes.overruled:
+            display.say(
+                f"note: accelerate launch was asked for {processes.overruled}; what counts is the recipe's precision, "
+                f"{recipe.precision}"
+            )
         try:
             with processes.joined(), enough_memory(recipe):
                 return _train(recipe, Path(folder), processes, resume, overwrite, display, splits)
