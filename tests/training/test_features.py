@@ -208,7 +208,7 @@ def test_a_run_of_nothing_but_such_steps_is_given_up(splits, tmp_path, monkeypat
 
     monkeypatch.setattr(Loop, "clip", never)
     monkeypatch.setattr("regard.training.sanity._SKIPPED", 3)
-    with pytest.raises(InputError, match="and the 2 after it"):
+    with pytest.raises(InputError, match="and in 3 steps one after another"):
         trained(tmp_path, splits, "--nonfinite=skip")
 
 

@@ -27,15 +27,23 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"step-{step:09d}.pt"
     try:
-        with written_aside(path) as aside:
-            torch.save(state, aside)
+        with written_aside(path) as aside, open(aside, "wb") as file:  # torch's own files do not say what is wrong
+            torch.save(state, file)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"the checkpoint {path} could not be written ({error}); the one before is still there"
+            f"the checkpoint {path} could not be written ({first_line(_cause(error))}); the one before is still there"
         ) from error
     for old in _checkpoints(folder)[:-_KEPT]:
         old.unlink()
     return path
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the system said, if that is behind an error of torch's."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__cause__ or behind.__context__
+    return behind or error
 
 
 def load_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:

@@ -59,11 +59,15 @@ class Lines(Display):
 
     def epoch(self, row: dict[str, Any], unreadable: Sequence[str] = ()) -> None:
         terms = "".join(f"  {name} {row[name]:.3g}" for name in TERMS if row.get(name))
+        learned = ""  # nothing, if every step was left out
+        if "loss" in row:
+            learned = (
+                f"loss {row['loss']:.4f}{terms}  train {row['accuracy']:.2%}  gradient {row['gradient_norm']:.3g}  "
+            )
         done = row["epoch"] * self.steps
         left = f"  {self._left(done)} left" if row["epoch"] < self.epochs else ""
         self.console.print(
-            f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f}{terms}  train {row['accuracy']:.2%}  "
-            f"test {row['test_accuracy']:.2%}  lr {row['lr']:.3g}  gradient {row['gradient_norm']:.3g}  "
+            f"epoch {row['epoch']}/{self.epochs}  {learned}test {row['test_accuracy']:.2%}  lr {row['lr']:.3g}  "
             f"{row['images_per_second']:,.0f} images/s, {row['waiting']:.0%} waiting  "
             f"{row['peak_memory']:.2g} GiB{left}"
         )

@@ -22,7 +22,7 @@ from regard.training.processes import Processes
 from regard.training.recipe import Recipe
 from regard.training.record import record_epoch
 from regard.training.run import Run
-from regard.training.sanity import check_measured
+from regard.training.sanity import check_measured, check_weights
 from regard.training.schedule import learning_rate
 from regard.training.seeds import seed_step
 from regard.training.state import save_state
@@ -58,6 +58,8 @@ class Loop:
         self.mixing = _mixing(recipe, len(batches.images.classes))
         self.rows: list[dict[str, Any]] = []  # of the finished epochs
         self.epoch = self.step = 0  # the next step to take
+        self.unreadable: tuple[str, ...] = ()  # files, and why
+        self.lost = 0  # steps without a finite gradient, one after another, before this epoch
         self.meter = Meter(len(batches), self.learning[0])
         self.saved_at = time.perf_counter()
 
@@ -150,7 +152,7 @@ class Loop:
         due = now - self.saved_at > 60 * self.recipe.save_minutes
         took = (now - self.looked) / (self.step - self.looked_at)
         stop, pace, save = self.processes.largest(bool(interrupt), took, due)
-        check_measured(measured, self.recipe, self.run, self.epoch, len(self.batches))
+        check_measured(measured, self.recipe, self.run, self.epoch, len(self.batches), self.lost)
         self.rate = Measured(measured.rows[self.began_at :]).images / (now - self.began)
         self.display.step(self.epoch, self.step, measured.means(), self.rate)
         if save and not stop and self.step < len(self.batches):
@@ -168,9 +170,10 @@ class Loop:
         measured = self.measured()
         took = time.perf_counter() - self.began
         waited, memory = self.processes.largest(self.waited / took, peak_memory(self.processes.device))
+        check_weights(self.model, self.run)
         self.processes.share_buffers(self.average.kept)
         score = evaluate(self.average.kept, self.test_batches, summed=self.processes.summed)
-        unreadable = self.processes.all_names((*self.batches.skipped, *self.test_batches.skipped))
+        self.note_unreadable()
         best = max((row["test_accuracy"] for row in self.rows), default=-1.0)
         row = {
             "epoch": self.epoch + 1,
@@ -183,20 +186,28 @@ class Loop:
             "images_per_second": self.rate,
             "waiting": waited,
             "peak_memory": memory,
-            "unreadable": len(unreadable),
+            "unreadable": len(self.unreadable),
         }
         self.rows.append(row)
+        self.lost = measured.lost(self.lost)
         self.epoch, self.step = self.epoch + 1, 0
         self.meter = Meter(len(self.batches), self.learning[0])
         if self.processes.main:
-            record_epoch(self.run, self.average.kept, self.rows, unreadable, best=score.accuracy > best)
+            record_epoch(self.run, self.average.kept, self.rows, self.unreadable, best=score.accuracy > best)
         self.save()
-        self.display.epoch(row, unreadable)
+        self.display.epoch(row, self.unreadable)
         if self.trackers is not None:
             self.trackers.log(row, self.steps_done)
 
+    def note_unreadable(self) -> None:
+        """Adds the files that any process could not read to those of before."""
+        new = (*self.unreadable, *self.batches.skipped, *self.test_batches.skipped)
+        self.unreadable = self.processes.all_names(tuple(dict.fromkeys(new)))
+
     def save(self) -> None:
         """Saves a checkpoint of all that the rest of the run depends on."""
+        check_weights(self.model, self.run)
+        self.note_unreadable()
         rows = self.processes.summed(self.meter.rows)
         if self.processes.main:
             save_state(self, rows)

@@ -70,6 +70,12 @@ class Measured:
         """The steps whose loss or gradient is no number, or infinite."""
         return (~(self.rows[:, 1].isfinite() & self.rows[:, _NORM].isfinite())).nonzero()[:, 0].tolist()
 
+    def lost(self, before: int) -> int:
+        """How many of the last steps are bad one after another, after so many before these."""
+        bad = set(self.bad())
+        last_good = next((step for step in range(len(self.rows) - 1, -1, -1) if step not in bad), None)
+        return before + len(self.rows) if last_good is None else len(self.rows) - 1 - last_good
+
     def loss_is_bad(self, step: int) -> bool:
         return not self.rows[step, 1].isfinite().item()
 

@@ -71,8 +71,10 @@ class Processes:
                     DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True),
                 ],
             )
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"the processes of the run do not find one another ({first_line(error)})") from error
+        except (ValueError, RuntimeError, dist.DistError) as error:
+            if not several:
+                raise
+            raise LostProcess(f"the processes of the run do not find one another ({first_line(error)})") from error
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device if several else placed
         self.share = data.Share(self.rank, self.count)

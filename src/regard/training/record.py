@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from regard.errors import InputError, first_line
@@ -27,7 +28,7 @@ def record_epoch(
         run.write_metrics(rows)
         if unreadable:
             (run.folder / "unreadable.txt").write_text("".join(f"{name}\n" for name in unreadable))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(
             f"epoch {epoch} could not be written to {run.folder} ({first_line(error)}); make room, then go on from the "
             "checkpoint before (--resume)"

@@ -96,10 +96,16 @@ class Run:
         if folder.exists():
             shutil.rmtree(folder)
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-        aside.mkdir(parents=True)
-        (aside / "environment.json").write_text(json.dumps(environment(classes), indent=1))
-        write_recipe(recipe, aside / "recipe.yaml")
-        os.rename(aside, folder)
+        try:
+            aside.mkdir(parents=True)
+            (aside / "environment.json").write_text(json.dumps(environment(classes), indent=1))
+            write_recipe(recipe, aside / "recipe.yaml")
+            os.rename(aside, folder)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise InputError(
+                f"the run folder {folder} cannot be made ({first_line(error)}); make room, or give another"
+            ) from error
         return cls(folder)
 
     @staticmethod

@@ -36,6 +36,7 @@ def save_state(loop: Loop, meter_rows: Tensor) -> None:
         "optimizer": loop.optimizer.state_dict(),
         "scaler": loop.scaler.state_dict() if loop.scaler is not None else None,
         "rows": loop.rows,
+        "unreadable": loop.unreadable,
         "meter": meter_rows,
     }
     save_checkpoint(loop.run.checkpoints, loop.steps_done, state)
@@ -50,7 +51,18 @@ def restore_state(loop: Loop) -> None:
     state = load_checkpoint(loop.run.checkpoints, loop.display.say)
     if state is None:
         return
-    missing = {"epoch", "step", "processes", "model", "ema", "optimizer", "scaler", "rows", "meter"} - state.keys()
+    missing = {
+        "epoch",
+        "step",
+        "processes",
+        "model",
+        "ema",
+        "optimizer",
+        "scaler",
+        "rows",
+        "meter",
+        "unreadable",
+    } - state.keys()
     lacking = ", ".join(sorted(missing))
     if missing or state["meter"].shape != loop.meter.rows.shape:
         raise InputError(
@@ -60,7 +72,14 @@ def restore_state(loop: Loop) -> None:
     source = f"the checkpoint in {loop.run.checkpoints}"
     models.load_weights(loop.model, state["model"], source)
     if loop.recipe.ema:
+        if state["ema"] is None:
+            raise InputError(f"{source} is of a run without a moving average; start the run again (--overwrite)")
         models.load_weights(loop.average.kept, state["ema"], source)
+    theirs, ours = state["optimizer"]["param_groups"], loop.optimizer.state_dict()["param_groups"]
+    if any(
+        not mine.keys() <= other.keys() for other, mine in zip(theirs, ours, strict=False)
+    ):  # which torch would load
+        raise InputError(f"{source} is of another optimizer; start the run again (--overwrite)")
     try:
         loop.objective.regressors.load_state_dict(state["regressors"])
         loop.optimizer.load_state_dict(state["optimizer"])
@@ -71,6 +90,7 @@ def restore_state(loop: Loop) -> None:
     if loop.scaler is not None:
         loop.scaler.load_state_dict(state["scaler"])
     loop.epoch, loop.step, loop.rows = state["epoch"], state["step"], state["rows"]
+    loop.unreadable = tuple(state["unreadable"])
     if loop.processes.main:  # the others add nothing to it
         loop.meter.rows.copy_(state["meter"])
     before, now = state["processes"], loop.processes.count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -219,7 +220,7 @@ def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resu
         return Run.create(folder, recipe, classes, overwrite=overwrite)
     run = Run.open(folder)
     for part in folder.rglob(".*.part"):  # what a killed process was writing
-        part.unlink()
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
     now, then = flat(plain(recipe)), flat(plain(run.recipe))
     differing = [name for name in now if now[name] != then.get(name) and name not in _WHERE]
     if differing:
