@@ -19,8 +19,6 @@ from regard.data.shards import Shards
 from regard.errors import InputError
 from regard.training.run_checkpoint import RunCheckpoint
 
-_MANY = 10  # classes, above which the five likeliest count too
-
 
 def main(arguments: list[str]) -> int:
     parser = training.RecipeParser(
@@ -95,7 +93,7 @@ def _tell(trial: Trial, score: _Score, say: Callable[[str], None]) -> None:
         raise InputError(f"not one image of {trial.images.name} has a label that {trial.name} knows{reason}")
     data = f"{trial.images.name} {trial.images.split}".strip()
     shares = [f"accuracy {_share(score.correct, score.images)}"]
-    if len(trial.outputs) > _MANY:
+    if len(trial.outputs) > training.MANY_CLASSES:
         shares.append(f"top-5 {_share(score.among_five, score.images)}")
     say(
         f"{trial.name} ({_weights(trial)}) on {data}: {', '.join(shares)}, loss {score.loss / score.images:.4f}, "

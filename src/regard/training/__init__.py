@@ -7,8 +7,10 @@ from regard.training.described import (
     imagenet_synsets,
 )
 from regard.training.display import Display, Lines
-from regard.training.evaluate import Score, evaluate
+from regard.training.evaluate import MANY_CLASSES, Score, evaluate
+from regard.training.fields import WHERE, flat
 from regard.training.imported import Imported, import_weights, sha256
+from regard.training.library import recipe_file, recipe_folder, recipe_names
 from regard.training.named import Named
 from regard.training.optimizers import make_optimizer
 from regard.training.parsing import (
@@ -41,6 +43,7 @@ __all__ = [
     "Display",
     "Imported",
     "Lines",
+    "MANY_CLASSES",
     "ModelRecipe",
     "Named",
     "OptimizerRecipe",
@@ -54,6 +57,7 @@ __all__ = [
     "Score",
     "Trained",
     "TransferRecipe",
+    "WHERE",
     "add_data",
     "add_recipe",
     "announced_rank",
@@ -65,6 +69,7 @@ __all__ = [
     "evaluate",
     "file_arguments",
     "fit_of",
+    "flat",
     "imagenet_classes",
     "imagenet_synsets",
     "import_weights",
@@ -76,6 +81,9 @@ __all__ = [
     "open_trained",
     "pick_device",
     "plain",
+    "recipe_file",
+    "recipe_folder",
+    "recipe_names",
     "sha256",
     "to_data",
     "to_recipe",

@@ -12,13 +12,20 @@ from torch.nn import functional as F
 from regard.data import Batches, FileBatches
 from regard.modes import evaluation_mode
 
+MANY_CLASSES = 10
+"""Above so many, the five likeliest count too."""
+
 
 class Score(NamedTuple):
-    """Means over the images: cross entropy, and accuracy in [0, 1]."""
+    """Means over the images: cross entropy, and accuracy in [0, 1].
+
+    `top5` is the share of images whose class is among the five likeliest.
+    """
 
     loss: float
     accuracy: float
     images: int
+    top5: float
 
 
 @torch.no_grad()
@@ -34,13 +41,15 @@ def evaluate(
     """
     # Sums stay on the device: each look at them would wait for it.
     loss = torch.zeros((), dtype=torch.float64, device="cpu" if batches.device.type == "mps" else batches.device)
-    right, images = torch.zeros_like(loss), 0
+    right, among_five, images = torch.zeros_like(loss), torch.zeros_like(loss), 0
     with evaluation_mode(model):
         for batch in batches.epoch(0):
             logits = model(batch.images)
             loss += F.cross_entropy(logits, batch.labels, reduction="sum")
             right += (logits.argmax(1) == batch.labels).sum()
+            five = logits.topk(min(5, logits.shape[1])).indices
+            among_five += (five == batch.labels[:, None]).sum()
             images += len(batch.labels)
-    sums = torch.stack((loss, right, torch.full_like(loss, images)))
-    total, correct, count = (sums if summed is None else summed(sums)).tolist()
-    return Score(total / count, correct / count, int(count))
+    sums = torch.stack((loss, right, torch.full_like(loss, images), among_five))
+    total, correct, count, five_correct = (sums if summed is None else summed(sums)).tolist()
+    return Score(total / count, correct / count, int(count), five_correct / count)

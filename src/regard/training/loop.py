@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from regard.data import Batch, Batches, FileBatches, Mixing
 from regard.training.averaging import Average
 from regard.training.display import Display
-from regard.training.evaluate import evaluate
+from regard.training.evaluate import MANY_CLASSES, evaluate
 from regard.training.interrupt import Interrupt
 from regard.training.memory import forget_peak, peak_memory
 from regard.training.meter import Measured, Meter
@@ -182,6 +182,7 @@ class Loop:
             "skipped_steps": len(measured.bad()),
             "test_loss": score.loss,
             "test_accuracy": score.accuracy,
+            **({"test_top5": score.top5} if len(self.batches.images.classes) > MANY_CLASSES else {}),
             "test_images": score.images,
             "images_per_second": self.rate,
             "waiting": waited,

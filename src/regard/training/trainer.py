@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from regard import data
 from regard.errors import InputError
 from regard.training.display import Display
+from regard.training.fields import WHERE, flat
 from regard.training.frozen import freeze
 from regard.training.interrupt import interruptible
 from regard.training.loop import Loop
@@ -29,12 +29,6 @@ from regard.training.sync_norms import sync_norms
 from regard.training.teacher import load_teachers
 from regard.training.trackers import Trackers, check_trackers
 from regard.transfer import Objective
-
-# What says where and how a run takes place, not what comes out, and may be another when it is resumed.
-_WHERE = (
-    *("source", "device", "threads", "trackers", "save_minutes", "wait_minutes"),
-    *("data.folder", "data.download", "data.workers"),
-)
 
 
 @dataclass(frozen=True)
@@ -222,22 +216,11 @@ def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resu
     for part in folder.rglob(".*.part"):  # what a killed process was writing
         shutil.rmtree(part) if part.is_dir() else part.unlink()
     now, then = flat(plain(recipe)), flat(plain(run.recipe))
-    differing = [name for name in now if now[name] != then.get(name) and name not in _WHERE]
+    differing = [name for name in now if now[name] != then.get(name) and name not in WHERE]
     if differing:
         changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
         raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")
     return run
-
-
-def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Fields of fields by dotted names; options stay together."""
-    found = {}
-    for name, value in fields.items():
-        if isinstance(value, dict) and not name.endswith("options"):
-            found.update(flat(value, f"{prefix}{name}."))
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""The papers' tables as data, and one's own runs beside their numbers."""

@@ -1,0 +1,161 @@
+"""Puts runs into the cells of a table."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from regard.store import StoredRun
+from regard.tables.filled import FilledCell, FilledTable, SeedValue
+from regard.tables.matching import Match, Matcher, digest, folder_name
+from regard.tables.published import PublishedTable
+from regard.tables.setting import Setting, epochs_of
+
+
+def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | None = None) -> FilledTable:
+    """A table with the runs that belong to it, all in one setting.
+
+    A run belongs to a cell if its recipe is that of the cell, whatever its folder is called, and so is the recipe of
+    its teacher, which has to be in the same store and setting. Of several runs of one seed the first by name counts.
+
+    Args:
+        table: as published.
+        runs: of one store.
+        setting: of the runs to show; None: of those there are, the one with the longest schedules, and of these the one
+            with the most runs.
+
+    Raises:
+        InputError: a recipe of the table is not there, or not valid.
+    """
+    matcher = Matcher(table)
+    matches = {run.name: matcher.matches(run) for run in runs}
+    if setting is None:
+        setting = _fullest(match for found in matches.values() for match in found)
+    shown = setting or Setting()
+    ours = {name: [match for match in found if _within(match, shown, matcher)] for name, found in matches.items()}
+    found: dict[tuple[str, str], list[Match]] = defaultdict(list)
+    left_out: dict[str, str] = {}
+    for run in sorted(runs, key=lambda run: run.name):
+        for match in ours[run.name]:
+            if reason := _taught_otherwise(match, ours):
+                left_out.setdefault(run.name, reason)
+            else:
+                found[match.cell.row, match.cell.column].append(match)
+        if not matches[run.name] and (reason := matcher.difference(run)):
+            left_out[run.name] = reason
+    counted = {match.run.name for some in found.values() for match in some}
+    cells = {}
+    for place, cell in table.cells.items():
+        recipe = matcher.recipes.get(place)
+        if recipe is None:
+            cells[place] = FilledCell(cell)
+            continue
+        here, seeds = found.get(place, []), {}
+        for match in here:
+            if not match.run.finished:
+                continue
+            first = seeds.setdefault(match.run.seed, match)
+            if first is not match:
+                left_out[match.run.name] = f"seed {match.run.seed} is there already, {first.run.name}"
+        there = shown.of(recipe)
+        cells[place] = FilledCell(
+            cell,
+            seeds=tuple(_value(table, seeds[seed]) for seed in sorted(seeds)),
+            epochs=there.schedule.epochs,
+            full_epochs=recipe.schedule.epochs,
+            recipe=digest(there),
+            unfinished=tuple(match.run.name for match in here if not match.run.finished),
+        )
+    any_runs = any(cell.seeds or cell.unfinished for cell in cells.values())
+    first = next((match for some in found.values() for match in some), None)
+    return FilledTable(
+        table=table,
+        setting=setting if any_runs or setting is not None else None,
+        data=_data(matcher, first) if first is not None else "",
+        cells=cells,
+        others=_others(matches, ours, matcher),
+        left_out=tuple(f"{name}: {reason}" for name, reason in sorted(left_out.items()) if name not in counted),
+    )
+
+
+def _value(table: PublishedTable, match: Match) -> SeedValue:
+    row, version = match.run.row, match.run.environment.get("regard", "")
+    return SeedValue(match.run.seed, match.run.name, tuple(m.of(row) for m in table.metrics), str(version))
+
+
+def _within(match: Match, setting: Setting, matcher: Matcher) -> bool:
+    """Whether a run is in this setting."""
+    same = match.overrides == matcher.overrides(match.cell, setting)
+    return same and match.epochs == epochs_of(match.full_epochs, setting.budget)
+
+
+def _taught_otherwise(match: Match, ours: Mapping[str, Sequence[Match]]) -> str:
+    """Why the teacher of a run is not the one that its cell names; empty if it is."""
+    if match.cell.teacher is None:
+        return ""
+    if len(match.teachers) != 1:
+        return f"it has {len(match.teachers)} teachers, the recipe has one"
+    name = folder_name(match.teachers[0])
+    if name not in ours:
+        return f"its teacher {name} is not in the store, so that nothing shows what it learned from"
+    wanted = (match.cell.row, match.cell.teacher)
+    if all((other.cell.row, other.cell.column) != wanted for other in ours[name]):
+        return f"its teacher {name} does not have the recipe and the setting of the cell's teacher"
+    return ""
+
+
+def _fullest(matches: Iterable[Match]) -> Setting | None:
+    """The setting with the longest schedules, and the most runs of those."""
+    groups: dict[str, list[Match]] = defaultdict(list)
+    for match in matches:
+        groups[match.others].append(match)
+    best: tuple[float, int, str] | None = None
+    chosen = None
+    for others, group in sorted(groups.items()):
+        for budget in sorted({match.epochs / match.full_epochs for match in group}):
+            fitting = [match for match in group if match.epochs == epochs_of(match.full_epochs, budget)]
+            longest = max(match.epochs / match.full_epochs for match in fitting)
+            rank = (longest, len(fitting), others)
+            if best is None or rank > best:
+                best, chosen = rank, Setting(budget, dict(group[0].overrides))
+    return chosen
+
+
+def _data(matcher: Matcher, match: Match) -> str:
+    """The data of a run in words."""
+    setting = matcher.facts(match.run).setting
+    words = [str(setting["data.name"])]
+    if setting["data.train_images"] is not None:
+        words.append(f"{setting['data.train_images']:,} training images")
+    said = ("data.name", "data.train_images")
+    words += [f"{name.removeprefix('data.')} {value}" for name, value in match.overrides.items() if name not in said]
+    return ", ".join(words)
+
+
+def _others(
+    matches: Mapping[str, Sequence[Match]], ours: Mapping[str, Sequence[Match]], matcher: Matcher
+) -> tuple[str, ...]:
+    """Runs in other settings, and how to see them."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for name, found in matches.items():
+        if found and not ours[name] and found[0].run.finished:
+            counts[_data(matcher, found[0]), shlex.join(_options(found[0]))] += 1
+    return tuple(
+        f"{count} finished run{'s' if count > 1 else ''} with {data} ({options or '--budget 1'})"
+        for (data, options), count in sorted(counts.items())
+    )
+
+
+def _options(match: Match) -> list[str]:
+    """That show the setting of a run."""
+    budget = match.epochs / match.full_epochs
+    options = [] if budget == 1 else ["--budget", f"{budget:.4g}"]
+    for name, value in match.overrides.items():
+        options += [f"--{name}", _argument(value)]
+    return options
+
+
+def _argument(value: Any) -> str:
+    return "null" if value is None else str(value)

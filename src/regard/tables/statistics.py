@@ -1,0 +1,190 @@
+"""What several seeds say: their spread, and the difference of two columns seed by seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from regard.bias.intervals import student
+from regard.errors import InputError
+
+LEVEL = 0.05
+"""p values below it count."""
+
+_ENUMERATED = 6  # values, of which all resamples are taken: 6^6 = 46,656
+_RESAMPLES = 9_999  # of more values; and of pairs, so that up to 13 of them have all their changes of sign taken
+_DECIMALS = 9  # of a point, to which sums are compared: far below what a value can differ by, far above rounding
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Values of several seeds.
+
+    Attributes:
+        count: how many.
+        median: of them.
+        mean: of them.
+        deviation: their sample standard deviation (with N - 1); None of one value.
+        low: lower end of the 95% interval of the mean, by bootstrap; None of one value.
+        high: upper end.
+    """
+
+    count: int
+    median: float
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """One list of values against another, pair by pair.
+
+    Attributes:
+        count: of pairs.
+        difference: mean of one minus the other.
+        low: lower end of its 95% interval, by the paired t; None of one pair.
+        high: upper end.
+        p_two_sided: how likely a mean difference at least as far from 0 is if each pair's sign were a coin's.
+        p_greater: likewise, at least as high.
+        p_less: likewise, at least as low.
+    """
+
+    count: int
+    difference: float
+    low: float | None
+    high: float | None
+    p_two_sided: float
+    p_greater: float
+    p_less: float
+
+
+def describe(values: Sequence[float]) -> Statistics:
+    """What values of several seeds come to.
+
+    The interval lies between the 2.5th and the 97.5th percentile of the means of resamples: of all there are of up to 6
+    values, of 9,999 drawn ones (always the same) of more. Few values vary less among themselves than what they stand
+    for, so of few seeds this interval is narrower than it should be: of 5 it holds the true mean some 82 times in 100.
+
+    Source of the interval: Efron 1979, percentile method, as `scipy.stats.bootstrap`.
+
+    Args:
+        values: one a seed, in any order.
+
+    Raises:
+        InputError: no values, or some that are not finite.
+    """
+    ordered = sorted(_finite(values))
+    mean = statistics.fmean(ordered)
+    deviation = low = high = None
+    if len(ordered) > 1:
+        deviation = statistics.stdev(ordered)
+        low, high = _bootstrap(np.array(ordered))
+    return Statistics(len(ordered), statistics.median(ordered), mean, deviation, low, high)
+
+
+def paired_difference(one: Sequence[float], other: Sequence[float]) -> PairedDifference:
+    """How far one list of values lies above another, pair by pair.
+
+    The interval is Student's of the pairs' differences. The p values are those of the permutation test that changes the
+    signs of these: in all ways for up to 13 pairs, in 9,999 drawn ones (always the same) for more. It assumes nothing
+    of how values are spread, but needs pairs enough: see `least_p`.
+
+    Source: `scipy.stats.permutation_test`; Fisher 1935, section 21.
+
+    Args:
+        one: values, one a seed.
+        other: entry i belongs to the same seed as entry i of `one`.
+
+    Raises:
+        InputError: lists of different lengths, empty ones, or values that are not finite.
+    """
+    one, other = _finite(one), _finite(other)
+    if len(one) != len(other):
+        raise InputError(f"{len(one)} values against {len(other)}; expected pairs, as many of one as of the other")
+    differences = sorted(a - b for a, b in zip(one, other, strict=True))
+    count, mean = len(differences), statistics.fmean(differences)
+    low = high = None
+    if count > 1:
+        low, high = student(mean, statistics.stdev(differences) / math.sqrt(count), count)
+    greater, less = _sign_flips(np.array(differences), "greater"), _sign_flips(np.array(differences), "less")
+    return PairedDifference(count, mean, low, high, min(1.0, 2 * min(greater, less)), greater, less)
+
+
+def least_p(count: int) -> float:
+    """The least one-sided p that so many pairs can give: that of one of all 2^N changes of sign."""
+    return 0.5**count
+
+
+def pairs_needed(level: float = LEVEL) -> int:
+    """The least number of pairs whose one-sided p can fall below a level: 5 for 0.05.
+
+    Raises:
+        InputError: a level that is not above 0 and below 1.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"level {level:g}; expected above 0 and below 1, such as 0.05")
+    count = 1
+    while least_p(count) >= level:
+        count += 1
+    return count
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    found = [float(value) for value in values]
+    if not found:
+        raise InputError("no values; expected at least one")
+    for value in found:
+        if not math.isfinite(value):
+            raise InputError(f"a value is {value}; expected finite numbers")
+    return found
+
+
+def _bootstrap(values: np.ndarray) -> tuple[float, float]:
+    if len(values) <= _ENUMERATED:
+        count = len(values)
+        means = _sums(values[np.indices([count] * count).reshape(count, -1).T]) / count
+        low, high = np.percentile(means, [2.5, 97.5])
+    else:
+        from scipy.stats import bootstrap  # here: it takes long to import
+
+        low, high = bootstrap(
+            (values,),
+            lambda drawn, axis: _sums(drawn) / drawn.shape[-1],
+            n_resamples=_RESAMPLES,
+            axis=-1,
+            vectorized=True,
+            method="percentile",
+            random_state=np.random.default_rng(0),
+        ).confidence_interval
+    # Rounding must not move the ends of values that are all the same off the value.
+    return float(max(low, values[0])), float(min(high, values[-1]))
+
+
+def _sign_flips(differences: np.ndarray, alternative: str) -> float:
+    from scipy.stats import permutation_test  # here: it takes long to import
+
+    found = permutation_test(
+        (differences,),
+        lambda signed, axis: np.round(_sums(signed), _DECIMALS),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        alternative=alternative,
+        axis=-1,
+        random_state=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """Over the last axis, one after the other, so that every machine rounds alike."""
+    total = np.zeros(values.shape[:-1])
+    for place in range(values.shape[-1]):
+        total = total + values[..., place]
+    return total
