@@ -29,10 +29,14 @@ MAY_IMPORT = {
     "bias": {"version", "errors", "files", "modes", "maps", "models", "data"},
     "transfer": {"errors", "modes", "stages", "models", "maps"},
     "training": {"version", "errors", "files", "modes", "attention", "data", "models", "maps", "transfer"},
-    "report": {"version", "errors", "files", "data", "models", "maps", "bias", "training"},
+    "store": {"errors", "files"},
+    "tables": {"errors", "data", "store", "training"},
+    "reproduction": {"errors", "modes", "data", "store", "tables", "training"},
+    "report": {"version", "errors", "files", "data", "models", "maps", "bias", "training", "store", "tables"},
     "demo": {"errors", "bias", "training", "report", "data"},
     "commands": {
-        *("errors", "files", "attention", "data", "models", "maps", "deployment", "bias", "training", "report", "demo")
+        *("errors", "files", "attention", "data", "models", "maps", "deployment", "bias", "training", "report", "demo"),
+        *("store", "tables", "reproduction"),
     },
     "cli": {"version", "errors", "commands"},
     "__main__": {"cli"},

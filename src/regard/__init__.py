@@ -1,7 +1,8 @@
 """regard: attention in convolutional networks.
 
 Build it in (`attention`, `models`), transfer it (`transfer`, `training`), measure where a network looks and how wrong
-that is (`maps`, `bias`), on data of your own or built in (`data`), and take it elsewhere (`deployment`).
+that is (`maps`, `bias`), on data of your own or built in (`data`), and take it elsewhere (`deployment`). Compare it
+with what was published (`store`, `tables`, `reproduction`), and show it (`report`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,20 @@ from regard.errors import InputError
 from regard.version import __version__
 
 if TYPE_CHECKING:
-    from regard import attention, bias, data, deployment, maps, models, report, training, transfer
+    from regard import (
+        attention,
+        bias,
+        data,
+        deployment,
+        maps,
+        models,
+        report,
+        reproduction,
+        store,
+        tables,
+        training,
+        transfer,
+    )
 
 __all__ = [
     "InputError",
@@ -26,6 +40,9 @@ __all__ = [
     "maps",
     "models",
     "report",
+    "reproduction",
+    "store",
+    "tables",
     "training",
     "transfer",
 ]

@@ -21,6 +21,10 @@ COMMANDS = {
     "gates": "how far the gates of attention modules tell classes apart, by depth",
     "groups": "how much each group of a layer's channels alone speaks for a class",
     "complexity": "what networks cost with and without attention: parameters, operations, time, memory",
+    "table": "a published table beside one's own runs, with the statistics to believe them",
+    "reproduce": "fill a published table: run what is missing, on this machine or many",
+    "runs": "the runs of a store: how far they are, how they did",
+    "report": "one page of a set of runs: tables, curves over seeds, bias, maps, costs, commands",
     "import": "a checkpoint from elsewhere as a file that the other commands take",
     "export": "a network as an ONNX file, checked with onnxruntime",
 }

@@ -8,8 +8,9 @@ import pytest
 
 from regard import report
 from regard.errors import InputError
-from regard.report import figures
+from regard.report import figures, svg
 from regard.report.repeat import environments, repeats, short
+from regard.report.seed_groups import each_alone
 from regard.training import TransferRecipe, load_recipe
 
 
@@ -136,18 +137,18 @@ def test_wrong_input_loses_nothing(make_run, tmp_path):
 
 
 def test_many_networks_have_unlike_styles():
-    styles = [(figures.colour_of(i), figures.dashes_of(i)) for i in range(22)]
+    styles = [(svg.colour_of(i), svg.dashes_of(i)) for i in range(22)]
     assert len(set(styles)) == 22
     assert [colour for colour, _ in styles].count(0) == 1  # the reference's alone
-    assert max(colour for colour, _ in styles) < figures.COLOURS
+    assert max(colour for colour, _ in styles) < svg.COLOURS
 
 
 def test_figures_take_their_colours_from_the_page():
-    svg = figures.forest([figures.Bar("a <b> $c$", i, 50 + i, 40, 60) for i in range(9)], 'a "caption"', "salt")
-    assert "var(--net-0)" in svg and "var(--net-7)" in svg and "#a1b2" not in svg and "#0a0b0c" not in svg
-    assert 'aria-label="a &quot;caption&quot;"' in svg
-    assert "a &lt;b&gt; $c$" in svg
-    assert "http:" not in svg and "<metadata" not in svg and "<style" not in svg
+    drawn = figures.forest([figures.Bar("a <b> $c$", i, 50 + i, 40, 60) for i in range(9)], 'a "caption"', "salt")
+    assert "var(--net-0)" in drawn and "var(--net-7)" in drawn and "#a1b2" not in drawn and "#0a0b0c" not in drawn
+    assert 'aria-label="a &quot;caption&quot;"' in drawn
+    assert "a &lt;b&gt; $c$" in drawn
+    assert "http:" not in drawn and "<metadata" not in drawn and "<style" not in drawn
     nan = float("nan")
     assert "<svg" in figures.curves(
         [figures.Series(0, [1, 2], [nan, 1.0]), figures.Series(1, [1], [nan])], "", "c", "s"
@@ -158,7 +159,7 @@ def test_recipes_and_commands_repeat_the_run(make_run, tmp_path):
     teacher = make_run("the teacher", seed=3)
     student = make_run("-student", transfer=TransferRecipe(teacher=str(teacher.folder), beta=1000.0))
     rows = report.summarize([student, teacher])
-    found = repeats(rows)
+    found = repeats(each_alone(rows))
     assert [repeat.name for repeat in found] == ["the teacher", "-student"]
     for repeat, run in zip(found, (teacher, student), strict=True):
         (tmp_path / "short.yaml").write_text(repeat.recipe)
@@ -173,7 +174,7 @@ def test_recipes_and_commands_repeat_the_run(make_run, tmp_path):
 def test_environments_are_told_apart(make_run):
     rows = report.summarize([make_run("a"), make_run("b")])
     rows[1].environment["torch"] = "0.4"
-    found = dict(environments(rows))
+    found = dict(environments(each_alone(rows)))
     assert found["torch"] == [(rows[0].environment["torch"], "a"), ("0.4", "b")]
     assert [whose for _, whose in found["python"]] == [""]
     assert "classes" not in found

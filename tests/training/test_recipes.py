@@ -24,7 +24,7 @@ from regard.transfer.pairing import find_pairs
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATHS = sorted(RECIPES.rglob("*.yaml"))
 AT = RECIPES / "attention-transfer"
-CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "cub": 200, "scenes": 67, "files": 1000}
+CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "cub": 200, "scenes": 67, "files": 1000, "clutter": 10}
 
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 

@@ -4,8 +4,11 @@
 - `terminal_table`: the rows for a terminal.
 - `differences`: each network against one of them, on the same test images, and what may be said of it.
 - `write_html`: all of it on one self-contained page, with curves and with maps over test images.
+- `report_runs`: such a page of all runs in some folders, by networks with several seeds; made of `find_runs`,
+  `seed_groups`, which gives a `SeedGroup` a network, and `write_runs_html`.
 - `write_gates_html`, `gates_table`, `gates_record`: the study of gates, `GateStudy` a network.
 - `write_groups_html`, `groups_table`, `groups_record`: the study of groups of channels, `GroupStudy` a network.
+- `write_tables_html`: published tables with our runs beside them, as such a page.
 - `write_bias_html`, `bias_table`: bias reports of networks on the same images, as such a page and for a terminal.
 - `choose_sights`, `make_sight`: which images that page shows, and with what.
 - `explain`: what a network makes of images and where it looks in them, as a folder of pictures, numbers and a page.
@@ -16,18 +19,23 @@ from regard.report.bias_page import write_bias_html
 from regard.report.differences import Differences, Line, differences
 from regard.report.explained import Explained, explain
 from regard.report.explanation import Explanation, Look, Refusal, Scored, explanations, find_classes
+from regard.report.found import Found, find_runs
 from regard.report.gate_study import GateStudy, gates_record, gates_table, write_gates_html
 from regard.report.group_study import GroupStudy, groups_record, groups_table, write_groups_html
-from regard.report.page import write_html
+from regard.report.page import write_html, write_runs_html
+from regard.report.runs import report_runs
+from regard.report.seed_groups import SeedGroup, seed_groups
 from regard.report.sights import Sight, View, choose_sights, make_sight
 from regard.report.studies import MOST_SHOWN, SHOWN, some_classes
 from regard.report.summary import Summary, summarize
+from regard.report.tables_page import write_tables_html
 from regard.report.terminal import bias_table, terminal_table
 
 __all__ = [
     "Differences",
     "Explained",
     "Explanation",
+    "Found",
     "GateStudy",
     "GroupStudy",
     "Line",
@@ -36,6 +44,7 @@ __all__ = [
     "Refusal",
     "SHOWN",
     "Scored",
+    "SeedGroup",
     "Sight",
     "Summary",
     "View",
@@ -45,11 +54,14 @@ __all__ = [
     "explain",
     "explanations",
     "find_classes",
+    "find_runs",
     "gates_record",
     "gates_table",
     "groups_record",
     "groups_table",
     "make_sight",
+    "report_runs",
+    "seed_groups",
     "some_classes",
     "summarize",
     "terminal_table",
@@ -57,4 +69,6 @@ __all__ = [
     "write_gates_html",
     "write_groups_html",
     "write_html",
+    "write_runs_html",
+    "write_tables_html",
 ]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from regard.bias import Report
-from regard.errors import InputError
+from regard.report.seed_groups import SeedGroup, each_alone, same_but_for_seed, told
 from regard.report.summary import Summary
-from regard.report.wording import listed, number, percent
-from regard.training import Recipe, Run, plain
+from regard.report.wording import few, listed, number, percent
 
 
-def caveats(rows: Sequence[Summary]) -> list[str]:
-    """What is missing or does not fit together in these runs, a sentence each."""
+def caveats(rows: Sequence[Summary], groups: Sequence[SeedGroup] | None = None) -> list[str]:
+    """What is missing or does not fit together in these runs, a sentence each.
+
+    Args:
+        rows: of the report.
+        groups: the networks that they are runs of; None: each is one of its own.
+    """
+    groups = each_alone(rows) if groups is None else groups
     return [
         *(f"{row.name} has no finished epoch." for row in rows if row.epochs == 0),
         *(
@@ -23,9 +26,9 @@ def caveats(rows: Sequence[Summary]) -> list[str]:
             for row in rows
             if 0 < row.epochs < row.recipe.schedule.epochs
         ),
-        *_unmeasured(rows),
+        *_unmeasured(rows, groups),
         *(said for row in rows if row.bias is not None and (said := _misfit(row, row.bias))),
-        *_trained_on(rows),
+        *_trained_on(rows, groups),
     ]
 
 
@@ -50,31 +53,11 @@ def seeds(rows: Sequence[Summary]) -> str:
     return f"{intervals}. How far those move the numbers, the same recipe shows with several ({several}){once}."
 
 
-def same_but_for_seed(rows: Sequence[Summary]) -> list[list[Summary]]:
-    """The rows whose recipes differ in nothing but the seed, theirs and their teachers', two or more together."""
-    groups: dict[str, list[Summary]] = {}
-    for row in rows:
-        if row.test_accuracy is not None:
-            groups.setdefault(_recipe_but_for_seed(row.recipe), []).append(row)
-    return [group for group in groups.values() if len({row.recipe.seed for row in group}) > 1]
-
-
-def _recipe_but_for_seed(recipe: Recipe, depth: int = 0) -> str:
-    teachers = []
-    for teacher in recipe.transfer.teachers:
-        if Path(teacher).is_dir() and depth < 8:
-            with suppress(InputError):  # then it is known by its name
-                teacher = _recipe_but_for_seed(Run.open(teacher).recipe, depth + 1)
-        teachers.append(teacher)
-    transfer = replace(recipe.transfer, teacher=teachers or None)
-    return repr(plain(replace(recipe, seed=0, source="", device="auto", threads=None, transfer=transfer)))
-
-
-def _unmeasured(rows: Sequence[Summary]) -> list[str]:
-    names = [row.name for row in rows if row.bias is None]
+def _unmeasured(rows: Sequence[Summary], groups: Sequence[SeedGroup]) -> list[str]:
+    names = told(groups, [row for row in rows if row.bias is None])
     if not names:
         return []
-    return [f"Where {listed(names)} look{'s' if len(names) == 1 else ''} was not measured (no bias.json)."]
+    return [f"Where {few(names)} look{'s' if len(names) == 1 else ''} was not measured (no bias.json)."]
 
 
 def _misfit(row: Summary, bias: Report) -> str | None:
@@ -94,14 +77,14 @@ def _misfit(row: Summary, bias: Report) -> str | None:
     return None
 
 
-def _trained_on(rows: Sequence[Summary]) -> list[str]:
-    groups: dict[str, list[str]] = {}
+def _trained_on(rows: Sequence[Summary], groups: Sequence[SeedGroup]) -> list[str]:
+    found: dict[str, list[Summary]] = {}
     for row in rows:
         data = replace(row.recipe.data, mean=None, std=None, folder=None, download=False)
         options = "".join(f", {name} {value}" for name, value in data.options.items())
         images = f", {data.train_images:,} training images" if data.train_images else ""
-        groups.setdefault(f"{data.name}{options}{images}", []).append(row.name)
-    if len(groups) < 2:
+        found.setdefault(f"{data.name}{options}{images}", []).append(row)
+    if len(found) < 2:
         return []
-    parts = (f"{listed(names)} on {data}" for data, names in groups.items())
+    parts = (f"{few(told(groups, own))} on {data}" for data, own in found.items())
     return [f"The networks were not all trained on the same data: {'; '.join(parts)}."]

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from regard.data import Splits, all_options
+from regard.report.seed_groups import SeedGroup
 from regard.report.sheet import Sheet
 from regard.report.summary import Summary
-from regard.report.wording import listed, method_name, number
+from regard.report.wording import few, listed, method_name, number
+from regard.tables.statistics import LEVEL, least_p
 
 
-def intro(rows: Sequence[Summary], reference: Summary, splits: Splits | None) -> str:
-    """Two sentences: what was trained on what, and how."""
+def intro(rows: Sequence[Summary], reference: Summary, splits: Splits | None, networks: int) -> str:
+    """Two sentences: what was trained on what, and how.
+
+    Args:
+        rows: the runs.
+        reference: that of the reference.
+        splits: the data, if they are at hand.
+        networks: how many the runs are of.
+    """
     data = reference.recipe.data
     names = listed(dict.fromkeys(row.recipe.data.name for row in rows))
     details = []
@@ -27,18 +36,22 @@ def intro(rows: Sequence[Summary], reference: Summary, splits: Splits | None) ->
         options = all_options("clutter", **data.options)
         cue, test_cue = options["cue"], options["test_cue"]
         details.append(f"the background a cue to the label with {cue:g} in training and {test_cue:g} in testing")
-    usual = {"cue", "test_cue", *(all_options(data.name).items() & data.options.items())}
+    counted = {"train", "test"} if splits is not None and names == "clutter" else set()
+    usual = {"cue", "test_cue", *counted, *(all_options(data.name).items() & data.options.items())}
     details += [f"{name} {value}" for name, value in data.options.items() if not {name, (name, value)} & usual]
-    verb = "was" if len(rows) == 1 else "were"
-    first = f"{number(len(rows), 'network').capitalize()} {verb} trained on {names}"
-    first += f" ({', '.join(details)})." if details else "."
+    verb = "was" if networks == 1 else "were"
+    first = f"{number(networks, 'network').capitalize()} {verb} trained on {names}"
+    first += f" ({', '.join(details)})" if details else ""
+    several = len(rows) > networks
+    first += f", in {number(len(rows), 'run')}." if several else "."
     epochs = sorted({row.epochs for row in rows})
     seeds_used = sorted({row.recipe.seed for row in rows})
     span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"{epochs[0]}"
     devices = listed(dict.fromkeys(_device(row) for row in rows))
     second = (
-        f"{'Each network' if len(rows) > 1 else 'It'} saw {span} epoch{'s' if epochs != [1] else ''}, with "
-        f"seed{'s' if len(seeds_used) > 1 else ''} {listed(map(str, seeds_used))}, on {devices}; all numbers "
+        f"{'Each run' if several else 'Each network' if networks > 1 else 'It'} saw {span} "
+        f"epoch{'s' if epochs != [1] else ''}, with "
+        f"seed{'s' if len(seeds_used) > 1 else ''} {_numbers(seeds_used)}, on {devices}; all numbers "
         "are those after the last epoch."
     )
     return f"{first} {second}"
@@ -80,6 +93,44 @@ def sheet_rule(sheet: Sheet) -> str:
         f"brighter the higher.{region} cyan one that of the focus. Below is the predicted class, with ✗ where it is "
         "wrong."
     )
+
+
+def over_seeds(groups: Sequence[SeedGroup]) -> str:
+    """What numbers over seeds speak of, and what they do not; of networks one of which has several seeds."""
+    one = [group for group in groups if len(group.rows) == 1]
+    said = (
+        "Where a network has several seeds, ± is the standard deviation over them, and in small type is the 95% "
+        "interval of their mean (bootstrap), which is narrower than it should be where they are few. Both speak of "
+        "training again on the same data, and not of other test images"
+    )
+    if one:
+        said += (
+            f"; the intervals of {few([group.name for group in one])}, trained once, speak of other test images alone "
+            "(Wilson), and not of training again"
+        )
+    return f"{said}."
+
+
+def seed_rule(seeds: Sequence[int]) -> str:
+    """How networks are compared over seeds; `seeds`: of each comparison, how many both have."""
+    needed = _least_seeds()
+    return (
+        "In small type: the 95% interval of the difference (paired t over the seeds that both have), and p of the "
+        f"permutation test that changes the signs of the seeds’ differences. With fewer than {number(needed)} "
+        f"seeds that p cannot fall below {LEVEL:g}, so nothing is resolved. "
+        f"{by_chance(sum(count >= needed for count in seeds))}"
+    ).rstrip()
+
+
+def _least_seeds() -> int:
+    return next(count for count in range(1, 100) if 2 * least_p(count) < LEVEL)
+
+
+def _numbers(values: Sequence[int]) -> str:
+    """0, 1 and 2; of many in a row 0 to 9."""
+    if len(values) > 4 and values[-1] - values[0] == len(values) - 1:
+        return f"{values[0]} to {values[-1]}"
+    return few(list(map(str, values)), 20)
 
 
 def _device(row: Summary) -> str:

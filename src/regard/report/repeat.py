@@ -6,30 +6,47 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from regard.bias import Report
+from regard.report.seed_groups import SeedGroup, teacher_places, told
 from regard.report.summary import Summary
-from regard.training import Recipe, plain
+from regard.report.wording import few
+from regard.training import WHERE, Recipe, flat, plain
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A network, its recipe, and the commands that train and measure it from that recipe."""
+    """A network, its recipe, the commands that train and measure it from that recipe, and those that were run.
+
+    Attributes:
+        name: of the network.
+        file: where the commands have the recipe.
+        recipe: as YAML; that of the first seed.
+        commands: a line each.
+        recorded: what `environment.json` says the runs were started with, a line each; empty where nothing does.
+    """
 
     name: str
     file: str
     recipe: str
     commands: str
+    recorded: str = ""
 
 
-def repeats(rows: Sequence[Summary]) -> list[Repeat]:
-    """How to repeat each row, teachers first."""
-    taught_by = {Path(teacher).resolve() for row in rows for teacher in row.recipe.transfer.teachers}
-    ordered = sorted(rows, key=lambda row: row.run.folder.resolve() not in taught_by)
-    return [_repeat(row) for row in ordered]
+def repeats(groups: Sequence[SeedGroup]) -> list[Repeat]:
+    """How to repeat each network, teachers first."""
+    taught_by = {
+        place
+        for group in groups
+        for row in group.rows
+        for teacher in row.recipe.transfer.teachers
+        for place in teacher_places(teacher, row.run.folder)
+    }
+    ordered = sorted(groups, key=lambda group: not any(row.run.folder.resolve() in taught_by for row in group.rows))
+    return [_repeat(group) for group in ordered]
 
 
 def short(recipe: Recipe) -> str:
@@ -38,11 +55,21 @@ def short(recipe: Recipe) -> str:
     return yaml.safe_dump(differing, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 
-def environments(rows: Sequence[Summary]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What the runs depended on besides their recipes; see `by_value`."""
-    return by_value(
-        (row.name, {name: value for name, value in row.environment.items() if name != "classes"}) for row in rows
+def environments(groups: Sequence[SeedGroup]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What the runs depended on besides their recipes, but for the command and the names of classes; see `by_value`.
+
+    A value is said of a network if all its runs have it, else of these.
+    """
+    rows = {row.name: row for group in groups for row in group.rows}
+    left_out = ("classes", "command")
+    found = _owners(
+        (name, {fact: value for fact, value in row.environment.items() if fact not in left_out})
+        for name, row in rows.items()
     )
+    return [
+        (fact, [(text, few(told(groups, [rows[name] for name in whose]), 20)) for text, whose in values])
+        for fact, values in found
+    ]
 
 
 def by_value(facts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -54,31 +81,49 @@ def by_value(facts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, 
     Returns:
         (name, [(value, whose)]); whose is "" if it is everybody's.
     """
+    return [(name, [(text, ", ".join(whose)) for text, whose in values]) for name, values in _owners(facts)]
+
+
+def _owners(facts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """As `by_value`, with a list of whose it is, which is empty if it is everybody's."""
     found: dict[str, dict[str, list[str]]] = {}
     owners = []
     for owner, values in facts:
         owners.append(owner)
         for name, value in values.items():
-            text = value if isinstance(value, str) else json.dumps(value)
+            text = _text(value)
             found.setdefault(name, {}).setdefault(text, []).append(owner)
     return [
-        (name, [(text, "" if len(whose) == len(owners) else ", ".join(whose)) for text, whose in values.items()])
+        (name, [(text, [] if len(whose) == len(owners) else whose) for text, whose in values.items()])
         for name, values in found.items()
     ]
 
 
-def _repeat(row: Summary) -> Repeat:
-    folder = str(row.run.folder)
-    file = f"{row.run.name}.yaml"
-    commands = [["regard", "train", _path(file), "--run", folder]]
-    if row.bias is not None:
-        bias = row.bias
-        settings = [] if bias.target == "predicted" else ["--target", bias.target]
-        settings += [] if bias.threshold == 0.5 else ["--threshold", f"{bias.threshold:g}"]
-        settings += ["--layer", bias.layer] if bias.layer else []
-        commands.append(["regard", "bias", _path(folder), *settings])
-    lines = "\n".join(shlex.join(command) for command in commands)
-    return Repeat(row.name, file, short(row.recipe), lines)
+def _repeat(group: SeedGroup) -> Repeat:
+    file = f"{group.first.run.name}.yaml"
+    first = flat(plain(group.first.recipe))
+    commands = []
+    for row in group.rows:
+        own = flat(plain(row.recipe)).items()
+        other = {name: value for name, value in own if value != first[name] and name not in WHERE}
+        options = [f"--{name}={_text(value)}" for name, value in other.items()]
+        commands.append(["regard", "train", _path(file), *options, "--run", str(row.run.folder)])
+    commands += [_bias_command(row, row.bias) for row in group.rows if row.bias is not None]
+    recorded = [row.environment["command"] for row in group.rows if isinstance(row.environment.get("command"), str)]
+    return Repeat(
+        group.name, file, short(group.first.recipe), "\n".join(map(shlex.join, commands)), "\n".join(recorded)
+    )
+
+
+def _bias_command(row: Summary, bias: Report) -> list[str]:
+    settings = [] if bias.target == "predicted" else ["--target", bias.target]
+    settings += [] if bias.threshold == 0.5 else ["--threshold", f"{bias.threshold:g}"]
+    settings += ["--layer", bias.layer] if bias.layer else []
+    return ["regard", "bias", _path(str(row.run.folder)), *settings]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _path(path: str) -> str:

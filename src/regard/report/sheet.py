@@ -149,7 +149,9 @@ def _same_labels(row: Summary, test: ImageSet) -> bool:
 
 def _why_not(row: Summary, reference: Summary, test: ImageSet) -> str | None:
     """Why the network cannot be shown the test images of the reference; None: it can."""
-    if tuple(row.environment.get("classes", ())) != test.classes:
+    if not row.environment.get("classes"):
+        return f"nothing in {row.run.folder} names its classes (environment.json)"
+    if tuple(row.environment["classes"]) != test.classes:
         return "it was trained for other classes"
     if _set(row.recipe.data) == _set(reference.recipe.data):
         return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from regard.errors import InputError
-from regard.report.figures import COLOURS
+from regard.report.svg import COLOURS
 
 SHOWN = 5  # classes on a page, unless asked for otherwise
 MOST_SHOWN = COLOURS - 1  # each with a colour of its own

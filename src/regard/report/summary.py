@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from regard.bias import Mean, Rate, Report, wilson
-from regard.errors import InputError
+from regard.errors import InputError, one_line
 from regard.models import complexity
 from regard.report.wording import describe
 from regard.training import Recipe, Run, make_model
@@ -70,13 +70,20 @@ class Summary:
         return spill if spill and spill.count else None
 
 
-def summarize(runs: Sequence[Run | str | Path], names: Sequence[str] | None = None) -> list[Summary]:
+def summarize(
+    runs: Sequence[Run | str | Path],
+    names: Sequence[str] | None = None,
+    *,
+    broken: list[tuple[str, str]] | None = None,
+) -> list[Summary]:
     """The rows of a report, in the order of the runs. Reads the run folders and nothing else.
 
     Args:
         runs: at least one; each has a `recipe.yaml`. `metrics.jsonl` (a torn last line is left out), `bias.json` and
             `environment.json` are read where they are there.
         names: of the rows; None: those of the folders, with the folder above where two are the same.
+        broken: takes the names of the runs that cannot be read, each with the reason; they have no row then. None: such
+            a run is an error.
 
     Raises:
         InputError: no runs, a folder that is no run, a file in it that cannot be read, names that are not unique or
@@ -85,10 +92,26 @@ def summarize(runs: Sequence[Run | str | Path], names: Sequence[str] | None = No
     opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
     if not opened:
         raise InputError("no runs given; a report needs at least one run folder")
-    titles = _unique(names, len(opened)) if names is not None else _folder_names(opened)
+    titles = unique(names, len(opened), "runs") if names is not None else _folder_names(opened)
     by_folder = {run.folder.resolve(): title for run, title in zip(opened, titles, strict=True)}
     costs: dict[str, tuple[int | None, int | None]] = {}
-    return [_summary(run, title, by_folder, costs) for run, title in zip(opened, titles, strict=True)]
+    rows = []
+    for run, title in zip(opened, titles, strict=True):
+        try:
+            rows.append(_summary(run, title, by_folder, costs))
+        except (InputError, OSError, UnicodeDecodeError) as error:
+            if broken is None:
+                raise
+            broken.append((title, one_line(error)))
+    return rows
+
+
+def images_tested(row: Summary) -> int | None:
+    """How many test images there were; None where nothing tells."""
+    if row.accuracy is not None:
+        return row.accuracy.total
+    counts = _test_images(row.recipe, row.metrics, row.bias)
+    return counts[0] if counts else None
 
 
 def _summary(
@@ -101,7 +124,7 @@ def _summary(
     value = _share(metrics[-1].get("test_accuracy")) if metrics else None
     key = repr((recipe.model, len(environment.get("classes", ())), _side(recipe)))
     if key not in costs:
-        costs[key] = _cost(recipe, len(environment.get("classes", ())))
+        costs[key] = _cost(recipe, len(environment.get("classes", ())), _side(recipe))
     parameters, multiply_adds = costs[key]
     return Summary(
         name=name,
@@ -133,12 +156,18 @@ def _environment(run: Run) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _cost(recipe: Recipe, classes: int) -> tuple[int | None, int | None]:
+def with_cost(row: Summary, side: int) -> Summary:
+    """The row with its multiply-adds, if only the side of the test images was wanting."""
+    if row.multiply_adds is not None or row.parameters is None:
+        return row
+    return replace(row, multiply_adds=_cost(row.recipe, len(row.environment["classes"]), side)[1])
+
+
+def _cost(recipe: Recipe, classes: int, side: int | None) -> tuple[int | None, int | None]:
     if not classes:
         return None, None
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
         model = make_model(recipe, classes, pretrained=False)
-    side = _side(recipe)
     if side is None:
         return sum(parameter.numel() for parameter in model.parameters()), None
     cost = complexity(model, side)
@@ -152,7 +181,7 @@ def _side(recipe: Recipe) -> int | None:
 
 def _test_images(recipe: Recipe, metrics: Sequence[dict[str, Any]], report: Report | None) -> list[int]:
     """How many there may be, most certain first."""
-    said = metrics[-1].get("test_images")
+    said = metrics[-1].get("test_images") if metrics else None
     known = _TEST_IMAGES.get(recipe.data.name)
     if recipe.data.name == "clutter":
         known = recipe.data.options.get("test", known)
@@ -190,13 +219,25 @@ def _folder_names(runs: Sequence[Run]) -> list[str]:
             depth[path] += 1
 
 
-def _unique(names: Sequence[str], count: int) -> list[str]:
+def unique(names: Sequence[str], count: int, what: str, called: Sequence[str] = ()) -> list[str]:
+    """The names, printable.
+
+    Args:
+        names: as a person gives them.
+        count: of things to be named.
+        what: they are, in the plural.
+        called: what they are called without these names.
+
+    Raises:
+        InputError: not as many as the things, or not unique.
+    """
     titles = [_printable(name) for name in names]
     if len(titles) != count:
-        raise InputError(f"{len(titles)} names for {count} runs; give one for each")
+        which = f" ({', '.join(called)})" if called else ""
+        raise InputError(f"{len(titles)} names for {count} {what}{which}; give one for each")
     for title in titles:
         if not title or titles.count(title) > 1:
-            raise InputError(f"the name {title!r} is empty or given twice; give each run a name of its own")
+            raise InputError(f"the name {title!r} is empty or given twice; give each of the {what} a name of its own")
     return titles
 
 

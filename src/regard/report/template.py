@@ -10,7 +10,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from regard.errors import InputError
 from regard.files import written_aside
-from regard.report import figures, wording
+from regard.report import svg, wording
 from regard.version import __version__
 
 
@@ -38,7 +38,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     environment = Environment(
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"colour_of": figures.colour_of, "dashes_of": figures.dashes_of}
+    environment.globals |= {"colour_of": svg.colour_of, "dashes_of": svg.dashes_of}
     names = ("percent", "interval", "signed", "large", "probability", "printable")
     environment.filters |= {name: getattr(wording, name) for name in names}
     text = environment.get_template(template).render(version=__version__, **values)

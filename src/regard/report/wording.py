@@ -95,6 +95,12 @@ def listed(words: Iterable[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
 
 
+def few(words: Sequence[str], most: int = 12) -> str:
+    """As `listed`, but of many the first: a, b and 298 others."""
+    words = list(words)
+    return listed(words if len(words) <= most else [*words[: most - 1], f"{len(words) - most + 1} others"])
+
+
 def shortened(names: Sequence[str]) -> list[str]:
     """Paths without the folder that all of them lie in, printable; names that are no paths stay as they are."""
     folder = os.path.commonprefix(names)

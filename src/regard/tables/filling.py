@@ -45,14 +45,14 @@ def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | No
                 found[match.cell.row, match.cell.column].append(match)
         if not matches[run.name] and (reason := matcher.difference(run)):
             left_out[run.name] = reason
-    counted = {match.run.name for some in found.values() for match in some}
     cells = {}
     for place, cell in table.cells.items():
         recipe = matcher.recipes.get(place)
         if recipe is None:
             cells[place] = FilledCell(cell)
             continue
-        here, seeds = found.get(place, []), {}
+        here = found.get(place, [])
+        seeds: dict[int, Match] = {}
         for match in here:
             if not match.run.finished:
                 continue
@@ -68,6 +68,7 @@ def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | No
             recipe=digest(there),
             unfinished=tuple(match.run.name for match in here if not match.run.finished),
         )
+    counted = {one.run for cell in cells.values() for one in cell.seeds}
     any_runs = any(cell.seeds or cell.unfinished for cell in cells.values())
     first = next((match for some in found.values() for match in some), None)
     return FilledTable(

@@ -30,6 +30,8 @@ _TECHNICAL = {
     *("channels_last", "compile", "deterministic", "sync_norms", "nonfinite", "schedule.accumulate"),
     *("transfer.precision", "transfer.fold", "data.unreadable"),
 }
+# Options of data sets that say how much room they may take.
+_ROOM = {"memory_limit"}
 # Measured on the data.
 _MEASURED = {"data.mean", "data.std"}
 _LENGTH = ("schedule.epochs", "schedule.milestones", "schedule.warmup")
@@ -50,7 +52,9 @@ class Facts:
         self.fields = {**missing, **fields}
         name, options = self.fields["data.name"], self.fields["data.options"]
         with suppress(InputError, TypeError):  # of a data set that is no more
-            self.fields["data.options"] = data.all_options(name, **options)
+            usual = data.all_options(name)
+            others = {option: value for option, value in options.items() if value != usual.get(option)}
+            self.fields["data.options"] = {option: others[option] for option in others if option not in _ROOM}
         if name in READ_WHILE_TRAINING and self.fields["data.size"] is None:
             self.fields["data.size"] = SIZE
 

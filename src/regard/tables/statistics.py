@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -63,13 +64,19 @@ class PairedDifference:
     p_greater: float
     p_less: float
 
+    @property
+    def p(self) -> float:
+        """One-sided, in the direction that the difference has."""
+        return min(self.p_greater, self.p_less)
+
 
 def describe(values: Sequence[float]) -> Statistics:
     """What values of several seeds come to.
 
     The interval lies between the 2.5th and the 97.5th percentile of the means of resamples: of all there are of up to 6
     values, of 9,999 drawn ones (always the same) of more. Few values vary less among themselves than what they stand
-    for, so of few seeds this interval is narrower than it should be: of 5 it holds the true mean some 82 times in 100.
+    for, so of few seeds this interval is narrower than it should be: of 5 normally spread ones it holds the true mean
+    some 84 times in 100, of 3 some 67.
 
     Source of the interval: Efron 1979, percentile method, as `scipy.stats.bootstrap`.
 
@@ -80,7 +87,7 @@ def describe(values: Sequence[float]) -> Statistics:
         InputError: no values, or some that are not finite.
     """
     ordered = sorted(_finite(values))
-    mean = statistics.fmean(ordered)
+    mean = min(max(statistics.fmean(ordered), ordered[0]), ordered[-1])  # rounding can put it off equal values
     deviation = low = high = None
     if len(ordered) > 1:
         deviation = statistics.stdev(ordered)
@@ -112,7 +119,7 @@ def paired_difference(one: Sequence[float], other: Sequence[float]) -> PairedDif
     low = high = None
     if count > 1:
         low, high = student(mean, statistics.stdev(differences) / math.sqrt(count), count)
-    greater, less = _sign_flips(np.array(differences), "greater"), _sign_flips(np.array(differences), "less")
+    greater, less = _sign_flips(differences, "greater"), _sign_flips(differences, "less")
     return PairedDifference(count, mean, low, high, min(1.0, 2 * min(greater, less)), greater, less)
 
 
@@ -162,15 +169,18 @@ def _bootstrap(values: np.ndarray) -> tuple[float, float]:
             method="percentile",
             random_state=np.random.default_rng(0),
         ).confidence_interval
-    # Rounding must not move the ends of values that are all the same off the value.
-    return float(max(low, values[0])), float(min(high, values[-1]))
+    low, high = np.clip([low, high], values[0], values[-1])  # as of the mean
+    return float(low), float(high)
 
 
-def _sign_flips(differences: np.ndarray, alternative: str) -> float:
+def _sign_flips(differences: list[float], alternative: Literal["greater", "less"]) -> float:
+    if len(differences) == 1:  # which SciPy does not take
+        [only] = differences
+        return 0.5 if (only > 0 if alternative == "greater" else only < 0) else 1.0
     from scipy.stats import permutation_test  # here: it takes long to import
 
     found = permutation_test(
-        (differences,),
+        (np.array(differences),),
         lambda signed, axis: np.round(_sums(signed), _DECIMALS),
         permutation_type="samples",
         vectorized=True,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from regard.tables.statistics import LEVEL, PairedDifference, least_p, pairs_needed
-from regard.tables.words import counted, probability, signed
+from regard.tables.words import counted, probability, reach, signed
+
+_ROUNDING = 1e-9  # of a point
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,11 @@ def verdict(
     resolves the difference, p below 0.05 the other way resolves the contrary. Without a published direction "better" is
     asked for.
 
-    The words, for a published direction, with runs of the published schedule and data: "reproduced" (ours goes the same
+    The words, for a published direction and runs of the published schedule and data: "reproduced" (ours goes the same
     way, and its 95% interval holds the published difference or lies beyond it), "same direction, smaller" (the interval
     falls short of it), "contradicted". With a shortened schedule or other data: "same direction, in another setting",
-    "opposite direction, in another setting". Without a published direction: "better", "worse". Of any: "not resolved with N
-    seeds", "one seed", "no runs".
+    "opposite direction, in another setting". Without a published direction: "better", "worse". In all cases: "not
+    resolved with N seeds", "one seed", "no runs".
 
     Args:
         published: the published difference in points, column minus the one it is to beat; None: not known.
@@ -43,43 +45,34 @@ def verdict(
         higher_is_better: whether more of the metric is better.
         faithful: whether the runs have the published schedule and data.
     """
-    known = f"published {signed(published)}" if published is not None else "no difference is published"
+    direction = None if published is None or abs(published) < _ROUNDING else published
+    if published is None:
+        known = "no difference is published"
+    else:
+        known = f"published {signed(published)}" + ("" if direction else ", which has no direction")
     if ours is None:
         return Verdict("no runs", f"No seed has a run in both columns; {known}.")
-    if not published:
-        known += ", which gives no direction" if published is not None else ""
-    up = published > 0 if published else higher_is_better
-    along, against = (ours.p_greater, ours.p_less) if up else (ours.p_less, ours.p_greater)
     found = f"{signed(ours.difference)} points"
     if ours.low is None or ours.high is None:
-        return Verdict("one seed", f"{found} with 1 seed, of which no spread is known; {known}.")
-    found += f" (95% interval {signed(ours.low)} to {signed(ours.high)}) with {counted(ours.count, 'seed')}"
-    if along >= LEVEL and against >= LEVEL:
-        return Verdict(
-            f"not resolved with {counted(ours.count, 'seed')}", f"{found}, {_why_not(ours, along)}; {known}."
-        )
-    agrees = along < LEVEL
-    found += f", {probability(along if agrees else against)}"
-    if not published:
-        good = agrees == (up == higher_is_better)
-        return Verdict("better" if good else "worse", f"{found}; {known}.")
+        return Verdict("one seed", f"{found} with 1 seed, which shows no spread; {known}.")
+    found += f" (95% interval {reach(ours.low, ours.high)}) with {counted(ours.count, 'seed')}, {probability(ours.p)}"
+    if ours.p >= LEVEL:
+        limit, needed = least_p(ours.count), pairs_needed()
+        if ours.count < needed:
+            found += f" ({ours.count} pairs cannot give less than p = {limit:.3g}; {needed} could)"
+        return Verdict(f"not resolved with {counted(ours.count, 'seed')}", f"{found}; {known}.")
+    rises = ours.p_greater < ours.p_less
+    if direction is None:
+        return Verdict("better" if rises == higher_is_better else "worse", f"{found}; {known}.")
+    agrees = rises == (direction > 0)
     if not faithful:
         way = "same" if agrees else "opposite"
         return Verdict(f"{way} direction, in another setting", f"{found}; {known}, in its own setting.")
     if not agrees:
-        return Verdict("contradicted", f"{found} that way; {known}.")
-    # Along the published direction, whichever sign it has.
-    size = abs(published)
-    near, far = (ours.low, ours.high) if up else (-ours.high, -ours.low)
-    if far < size:
-        return Verdict("same direction, smaller", f"{found}; {known}, which is more than the interval reaches.")
-    if near > size:
+        return Verdict("contradicted", f"{found}; {known}.")
+    near, far = (ours.low, ours.high) if rises else (-ours.high, -ours.low)  # along the published direction
+    if far < abs(direction) - _ROUNDING:
+        return Verdict("same direction, smaller", f"{found}; {known}, further than the interval reaches.")
+    if near > abs(direction) + _ROUNDING:
         return Verdict("reproduced", f"{found}; {known}, and ours is larger.")
     return Verdict("reproduced", f"{found}; {known}, which the interval holds.")
-
-
-def _why_not(ours: PairedDifference, along: float) -> str:
-    needed, least = pairs_needed(), least_p(ours.count)
-    if ours.count >= needed:
-        return f"{probability(along)}"
-    return f"{probability(along)}; {counted(ours.count, 'pair')} cannot give less than p = {least:.3g}, {needed} would"

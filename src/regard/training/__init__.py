@@ -10,8 +10,10 @@ from regard.training.display import Display, Lines
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.fields import WHERE, flat
 from regard.training.imported import Imported, import_weights, sha256
+from regard.training.interrupt import Interrupt, interruptible
 from regard.training.library import recipe_file, recipe_folder, recipe_names
 from regard.training.named import Named
+from regard.training.objective import make_objective
 from regard.training.optimizers import make_optimizer
 from regard.training.parsing import (
     RecipeParser,
@@ -42,6 +44,7 @@ __all__ = [
     "DataRecipe",
     "Display",
     "Imported",
+    "Interrupt",
     "Lines",
     "MANY_CLASSES",
     "ModelRecipe",
@@ -73,10 +76,12 @@ __all__ = [
     "imagenet_classes",
     "imagenet_synsets",
     "import_weights",
+    "interruptible",
     "learning_rate",
     "load_data",
     "load_recipe",
     "make_model",
+    "make_objective",
     "make_optimizer",
     "open_trained",
     "pick_device",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from regard.training.frozen import freeze
 from regard.training.interrupt import interruptible
 from regard.training.loop import Loop
 from regard.training.memory import enough_memory
+from regard.training.objective import make_objective
 from regard.training.optimizers import check_optimizer
 from regard.training.processes import Processes
 from regard.training.recipe import Recipe, plain
@@ -28,7 +29,6 @@ from regard.training.state import restore_state
 from regard.training.sync_norms import sync_norms
 from regard.training.teacher import load_teachers
 from regard.training.trackers import Trackers, check_trackers
-from regard.transfer import Objective
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,10 @@ def _train(
         channels_last=recipe.channels_last,
         share=processes.share,
     )
-    objective = _objective(recipe, model, train_set, batches.image_size, display.say)
+    teachers = load_teachers(
+        recipe.transfer, train_set, batches.image_size, processes.device, display.say, compile=recipe.compile
+    )
+    objective = make_objective(recipe, model, teachers, batches.image_size)
     processes.alone(lambda: _open_or_create(recipe, folder, train_set.classes, resume, overwrite))
     run = Run.open(folder)
     trackers = Trackers(recipe.trackers, run.folder, flat(plain(recipe))) if processes.main else None
@@ -177,38 +180,6 @@ def _test_batch(images: data.ImageSet | data.FileSet, processes: int) -> int:
     return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))
 
 
-def _objective(
-    recipe: Recipe,
-    model: nn.Module,
-    images: data.ImageSet | data.FileSet,
-    size: tuple[int, int],
-    say: Callable[[str], None],
-) -> Objective:
-    """What the network of the recipe is trained for."""
-    asked = recipe.transfer
-    device = next(model.parameters()).device
-    teachers = load_teachers(asked, images, size, device, say, compile=recipe.compile)
-    return Objective(
-        model,
-        teachers or None,
-        beta=asked.weight("beta"),
-        alpha=asked.weight("alpha"),
-        temperature=asked.temperature,
-        layers=asked.layers,
-        power=asked.power,
-        reduce=asked.reduce,
-        form=asked.form,
-        label_smoothing=0.0 if recipe.augmentation.mixes else recipe.label_smoothing,  # mixed labels come smoothed
-        task=recipe.task,
-        full_activation=asked.weight("full_activation"),
-        gradient=asked.weight("gradient"),
-        symmetry=asked.weight("symmetry"),
-        input_gradient=asked.weight("input_gradient"),
-        image_size=size,
-        compile=recipe.compile,
-    )
-
-
 def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resume: bool, overwrite: bool) -> Run:
     if not resume or not (folder / "recipe.yaml").is_file():
         return Run.create(folder, recipe, classes, overwrite=overwrite)
@@ -217,10 +188,16 @@ def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resu
         shutil.rmtree(part) if part.is_dir() else part.unlink()
     now, then = flat(plain(recipe)), flat(plain(run.recipe))
     differing = [name for name in now if now[name] != then.get(name) and name not in WHERE]
+    if "transfer.teacher" in differing and _last_parts(recipe) == _last_parts(run.recipe):
+        differing.remove("transfer.teacher")  # the runs were moved
     if differing:
         changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
         raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")
     return run
+
+
+def _last_parts(recipe: Recipe) -> list[str]:
+    return [Path(teacher).name for teacher in recipe.transfer.teachers]
 
 
 @contextmanager

@@ -1,0 +1,42 @@
+"""`regard report`: one page of a set of runs."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+from regard import report
+from regard.commands.studies import listed
+from regard.errors import InputError
+from regard.training import RecipeParser
+
+
+def main(arguments: list[str]) -> int:
+    parser = RecipeParser(
+        prog="regard report",
+        usage="regard report [RUN… | STORE…] [OPTIONS]   (the runs in runs/ if none is named)",
+        description="One page of runs that needs nothing but itself: what they came to over their seeds, what may be "
+        "said of the differences, curves, cost against accuracy, maps of the same test images, the published tables "
+        "that they fill, and how to repeat them. Name run folders, folders of run folders, or patterns such as "
+        "'runs/wrn-*'. Runs that differ only in their seeds are one network.",
+    )
+    parser.add_argument("--out", type=str, default="report.html", help="the page that is written")
+    parser.add_argument("--names", type=str, default="", help="of the networks, in their order, with commas between")
+    parser.add_argument("--reference", type=str | None, default=None, help="the network the others are compared with")
+    parser.add_argument("--images", type=int, default=12, help="test images with maps; 0 for none, which is quick")
+    parser.add_argument("--title", type=str, default="Runs", help="of the page")
+    parser.add_argument("--data.folder", type=str | None, default=None, help="where the test images lie, if elsewhere")
+    places = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    options = parser.parse_args(arguments[len(places) :])
+    if options.images < 0:
+        raise InputError(f"--images {options.images}; give 0 or more")
+    page = report.report_runs(
+        places or ["runs"],
+        options.out,
+        title=options.title,
+        names=listed(options.names) or None,
+        reference=options.reference,
+        images=options.images,
+        folder=options.data.folder,
+    )
+    print(f"the report is {page.resolve()}")
+    return 0

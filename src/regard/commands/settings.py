@@ -1,0 +1,72 @@
+"""The options that say in what setting a table is filled: the data, the length, the precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from regard import tables, training
+from regard.errors import InputError
+
+_WHERE = {"device", "threads", "save_minutes"}
+
+
+def add_setting_options(parser: ArgumentParser) -> None:
+    """Adds `--budget`, `--precision` and the fields of the data."""
+    parser.add_argument(
+        "--budget", type=float, default=None, help="every schedule shortened to this share of its epochs, in (0, 1]"
+    )
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16", "float16"], default=None, help="of the forward pass"
+    )
+    training.add_data(parser)
+
+
+def asked_setting(
+    parser: training.RecipeParser, options: Namespace, arguments: Sequence[str]
+) -> tuple[tables.Setting | None, dict[str, Any]]:
+    """The setting that was asked for, None if nothing was said of it; and the fields that say where runs take place.
+
+    Args:
+        parser: with `add_setting_options`.
+        options: parsed.
+        arguments: as they were given: only what is said there counts, not defaults.
+    """
+    given = {argument.removeprefix("--").partition("=")[0] for argument in arguments if argument.startswith("--")}
+    fields = training.plain(training.to_data(parser, options))
+    # `--data.options.cue` says data.options
+    named = {name for name in given if name.startswith("data.")}
+    asked = {f"data.{field}": value for field, value in fields.items() if _said(f"data.{field}", named)}
+    if options.precision is not None:
+        asked["precision"] = options.precision
+    where = {name: value for name, value in asked.items() if name in training.WHERE}
+    where |= {name: options[name] for name in _WHERE if options.get(name) is not None}
+    overrides = {name: value for name, value in asked.items() if name not in training.WHERE}
+    if options.budget is None and not overrides:
+        return None, where
+    return tables.Setting(1.0 if options.budget is None else options.budget, overrides), where
+
+
+def split_name(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """What stands before the options, and the rest."""
+    if not arguments or arguments[0].startswith("-"):
+        return None, arguments
+    return arguments[0], arguments[1:]
+
+
+def listed(text: str | None) -> list[str] | None:
+    """Names with commas between them; None if nothing was given."""
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+def check_place(out: str | None) -> None:
+    """Raises InputError if a file cannot be written where it is to be."""
+    if out and not Path(out).absolute().parent.is_dir():
+        raise InputError(f"there is no folder {str(Path(out).parent)!r} to write {out} to")
+
+
+def _said(field: str, names: set[str]) -> bool:
+    return any(name == field or name.startswith(f"{field}.") for name in names)

@@ -1,0 +1,96 @@
+"""`regard table`: published numbers beside one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from regard import report, tables, training
+from regard.commands.settings import add_setting_options, asked_setting, check_place, listed, split_name
+from regard.errors import InputError
+from regard.files import written_aside
+from regard.store import Store
+
+_SUFFIXES = {".md": "markdown", ".html": "html", ".tex": "latex", ".csv": "csv", ".txt": "terminal"}
+
+
+def main(arguments: list[str]) -> int:
+    parser = training.RecipeParser(
+        prog="regard table",
+        usage="regard table [NAME | FILE.yaml] [OPTIONS]   (without a name: which tables there are)",
+        description="A published table with the runs of a store beside its numbers: every seed, median, mean and "
+        "standard deviation, and what may be said of each comparison. A run belongs to a cell by its recipe. Runs of "
+        "other data or shortened schedules are shown if --budget and --data say so, or if there are no others.",
+    )
+    parser.add_argument("--runs", type=str, default="runs", help="the store: a folder of runs, or an fsspec address")
+    parser.add_argument("--rows", type=str, default=None, help="only these, with commas")
+    parser.add_argument(
+        "--format", choices=["terminal", "markdown", "html", "latex", "csv"], default=None, help="of what is written"
+    )
+    parser.add_argument("--out", type=str, default=None, help="a file to write to; its ending tells the format")
+    add_setting_options(parser)
+    name, rest = split_name(arguments)
+    options = parser.parse_args(rest)
+    if name is None:
+        _list()
+        return 0
+    table = tables.load_table(name).only(listed(options.rows))
+    check_place(options.out)
+    form = options.format or _SUFFIXES.get(Path(options.out).suffix if options.out else ".txt")
+    if form is None:
+        raise InputError(
+            f"the ending of {options.out} tells no format; known: {', '.join(_SUFFIXES)}, or give --format"
+        )
+    if form == "html" and not options.out:
+        raise InputError("a page goes to a file; give one (--out table.html)")
+    setting, _ = asked_setting(parser, options, rest)
+    filled = tables.fill(table, Store(options.runs).runs() if _there(options.runs) else [], setting)
+    if form == "html":
+        print(report.write_tables_html([filled], options.out))
+        return 0
+    if options.out is None and form == "terminal":
+        show(filled)
+        return 0
+    text = written(filled, form)
+    if options.out is None:
+        print(text, end="" if text.endswith("\n") else "\n")
+        return 0
+    with written_aside(Path(options.out)) as aside:
+        aside.write_text(text, encoding="utf-8")
+    print(options.out)
+    return 0
+
+
+def show(filled: tables.FilledTable) -> None:
+    """On the terminal."""
+    Console(highlight=False).print(tables.terminal_table(filled))
+
+
+def written(filled: tables.FilledTable, form: str) -> str:
+    """As text in one of the formats but html."""
+    if form == "terminal":
+        console = Console(highlight=False, width=160, no_color=True)
+        with console.capture() as captured:
+            console.print(tables.terminal_table(filled))
+        return captured.get()
+    return {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv_text}[form](filled)
+
+
+def _there(address: str) -> bool:
+    """Whether there is a store; a default one need not be there yet."""
+    return address != "runs" or Path(address).is_dir()
+
+
+def _list() -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("table", "what it shows", "cells", "with a recipe"):
+        table.add_column(heading, overflow="fold", justify="right" if heading in ("cells", "with a recipe") else "left")
+    for name in tables.table_names():
+        one = tables.load_table(name)
+        recipes = sum(cell.recipe is not None for cell in one.cells.values())
+        table.add_row(name, f"{one.title}; {one.source}", str(len(one.cells)), str(recipes))
+    Console(highlight=False).print(table)
+    print("`regard table NAME` shows one, `regard reproduce NAME` fills it.")

@@ -1,0 +1,203 @@
+"""Published tables with our runs beside them, as one page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.ticker import MaxNLocator
+
+from regard.errors import InputError
+from regard.report.template import write_page
+from regard.tables.contents import Compared, Contents, Entry, contents
+from regard.tables.filled import FilledTable
+from regard.tables.words import plain
+
+WIDTH, HEIGHT = 220, 26
+_EDGE = 10.0  # for the outermost dots, and half of a number of the axis
+_FURTHEST = 2.5  # of the largest difference: how far its interval is drawn
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers along a strip.
+
+    Attributes:
+        low: at its left.
+        high: at its right.
+        ticks: numbers in between, with their texts.
+    """
+
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+
+    def at(self, value: float) -> float:
+        """The place of a value; beyond either end, the end."""
+        share = min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
+        return round(_EDGE + share * (WIDTH - 2 * _EDGE), 1)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A picture of a line of numbers; places along it.
+
+    Attributes:
+        published: of the published number; None if that is not drawn.
+        dots: of the seeds.
+        middle: of the mean; None without seeds.
+        reach: ends of its interval; None without one.
+        label: what it shows, for who cannot see it.
+    """
+
+    published: float | None
+    dots: tuple[float, ...]
+    middle: float | None
+    reach: tuple[float, float] | None
+    label: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A row of a table in one metric.
+
+    Attributes:
+        title: of it.
+        scale: of its strips; None if nothing is drawn.
+        lines: one a column.
+    """
+
+    title: str
+    scale: Scale | None
+    lines: tuple[tuple[Entry, Strip | None], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the page.
+
+    Attributes:
+        anchor: to link to.
+        contents: its words.
+        blocks: its numbers.
+        drawn: whether any of our runs is drawn.
+        apart: whether published numbers are left out of the pictures, being of another setting.
+        compared: with a strip each.
+        waiting: comparisons without runs.
+    """
+
+    anchor: str
+    contents: Contents
+    blocks: tuple[Block, ...]
+    drawn: bool
+    apart: bool
+    compared: tuple[tuple[Compared, Strip], ...]
+    waiting: tuple[Compared, ...]
+
+
+def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: str | None = None) -> Path:
+    """Writes tables as one self-contained page.
+
+    Of each: published numbers and ours, every seed as a dot, comparisons and what may be said of them, notes. The page
+    depends on the tables alone: the same ones give the same bytes.
+
+    Args:
+        filled: at least one.
+        path: of the page; its folder is made if need be.
+        title: of the page; None: that of the only table, or one for all.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: no tables, or a place that cannot be written.
+    """
+    if not filled:
+        raise InputError("no tables to write; give at least one")
+    sections = [_section(one, place) for place, one in enumerate(filled)]
+    if title is None:
+        title = sections[0].contents.title if len(sections) == 1 else "Published tables and our runs"
+    return write_page("tables.html", path, title=plain(title), sections=sections, width=WIDTH, height=HEIGHT)
+
+
+def _section(filled: FilledTable, place: int) -> Section:
+    said = contents(filled)
+    apart = filled.shortened or not filled.published_data
+    blocks = []
+    for row, title in said.rows.items():
+        for index, metric in enumerate(said.metrics):
+            found = [said.entries.get((row, column, index)) for column in said.columns]
+            blocks.append(_block(f"{title}, {metric}", [one for one in found if one is not None], apart))
+    ours = [one for one in said.comparisons if one.difference is not None]
+    return Section(
+        anchor=f"table-{place + 1}-{re.sub('[^a-z0-9]+', '-', filled.table.name.lower()).strip('-')}",
+        contents=said,
+        blocks=tuple(blocks),
+        drawn=any(block.scale for block in blocks),
+        apart=apart,
+        compared=tuple(zip(ours, _differences(said, ours), strict=True)),
+        waiting=tuple(one for one in said.comparisons if one.difference is None),
+    )
+
+
+def _block(title: str, entries: list[Entry], apart: bool) -> Block:
+    numbers = [value for entry in entries for value in entry.values.values()]
+    if not numbers:
+        return Block(title, None, tuple((entry, None) for entry in entries))
+    if not apart:
+        numbers += [entry.number for entry in entries if entry.number is not None]
+    scale = _scale(min(numbers), max(numbers))
+    return Block(title, scale, tuple((entry, _strip(entry, scale, apart)) for entry in entries))
+
+
+def _strip(entry: Entry, scale: Scale, apart: bool) -> Strip:
+    said = entry.statistics
+    reach = None if said is None or said.low is None or said.high is None else (scale.at(said.low), scale.at(said.high))
+    label = f"published {entry.published}; ours {entry.seeds or 'without values'}"
+    if said is not None and reach is not None:
+        label += f"; mean {said.mean:.2f}, 95% interval {entry.interval}"
+    return Strip(
+        published=None if apart or entry.number is None else scale.at(entry.number),
+        dots=tuple(scale.at(value) for value in entry.values.values()),
+        middle=None if said is None else scale.at(said.mean),
+        reach=reach,
+        label=label,
+    )
+
+
+def _scale(low: float, high: float) -> Scale:
+    """From below the lowest to above the highest, with some round numbers in between."""
+    room = max(0.04 * (high - low), 0.05)
+    low, high = low - room, high + room
+    ticks = [float(tick) for tick in MaxNLocator(3, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
+    decimals = max((len(f"{tick:.4f}".rstrip("0").partition(".")[2]) for tick in ticks), default=0)
+    return Scale(low, high, tuple((tick, f"{tick:.{decimals}f}") for tick in ticks))
+
+
+def _differences(said: Contents, ours: Sequence[Compared]) -> list[Strip]:
+    """Differences on one scale a metric, with 0 in its middle."""
+    furthest: dict[str, float] = {}
+    for one in ours:
+        assert one.difference is not None
+        size = max(abs(one.difference.difference), abs(one.number or 0.0))
+        ends = [abs(end) for end in (one.difference.low, one.difference.high) if end is not None]
+        size = max(size, min(max(ends, default=0.0), _FURTHEST * size), 0.05)
+        furthest[one.metric] = max(furthest.get(one.metric, 0.0), size)
+    strips = []
+    for one in ours:
+        found = one.difference
+        assert found is not None
+        scale = Scale(-furthest[one.metric], furthest[one.metric], ())
+        reach = None if found.low is None or found.high is None else (scale.at(found.low), scale.at(found.high))
+        strips.append(
+            Strip(
+                published=None if one.number is None else scale.at(one.number),
+                dots=(),
+                middle=scale.at(found.difference),
+                reach=reach,
+                label=f"published {one.published}; ours {one.numbers}",
+            )
+        )
+    return strips

@@ -1,0 +1,128 @@
+"""Runs on this machine, some at once, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from regard.errors import InputError
+from regard.reproduction.engine import Ended, Ending
+from regard.reproduction.plan import Job
+from regard.reproduction.worker import STATUS, order
+from regard.store import Store
+
+_PATIENCE = 120.0  # seconds for a run to save and end
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    log: Path
+    gpu: int | None
+    file: IO[bytes] = field(repr=False)
+
+
+class LocalEngine:
+    """This machine.
+
+    Args:
+        store: where the runs are.
+        at_once: how many runs at a time, at least 1.
+        gpus: how many GPUs they share; each run has one, the one with the fewest runs.
+
+    Raises:
+        InputError: `at_once` is less than 1.
+    """
+
+    def __init__(self, store: Store, at_once: int = 1, gpus: int = 0) -> None:
+        if at_once < 1:
+            raise InputError(f"{at_once} runs at once; it has to be at least 1")
+        self.store, self.slots, self.gpus = store, at_once, gpus
+        self._running: list[_Running] = []
+
+    def start(self, job: Job) -> None:
+        log = self.store.log(job.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = dict(os.environ)
+        gpu = self._free_gpu()
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(_visible()[gpu])
+        elif self.slots > 1 and job.recipe.threads is not None:
+            environment["OMP_NUM_THREADS"] = str(job.recipe.threads)
+        file = open(log, "ab")  # noqa: SIM115
+        process = subprocess.Popen(
+            [sys.executable, "-m", "regard.reproduction.worker"],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C comes to this process, which asks the runs to save
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(order(self.store.address, job).encode())
+            process.stdin.close()
+        self._running.append(_Running(job, process, log, gpu, file))
+
+    def wait(self, seconds: float) -> list[Ended]:
+        until = time.monotonic() + seconds
+        while True:
+            ended = [one for one in self._running if one.process.poll() is not None]
+            if ended or time.monotonic() >= until:
+                break
+            time.sleep(min(0.1, seconds))
+        self._running = [one for one in self._running if one not in ended]
+        return [_ended(one) for one in ended]
+
+    def stop(self) -> list[Ended]:
+        for one in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                one.process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + _PATIENCE
+        ended: list[Ended] = []
+        while self._running and time.monotonic() < until:
+            ended += self.wait(1.0)
+        for one in self._running:
+            one.process.kill()
+            one.process.wait()
+        return ended + self.wait(0.0)
+
+    def close(self) -> None:
+        self.stop()
+
+    def _free_gpu(self) -> int | None:
+        if not self.gpus:
+            return None
+        return min(range(self.gpus), key=lambda gpu: (sum(one.gpu == gpu for one in self._running), gpu))
+
+
+def _ended(one: _Running) -> Ended:
+    one.file.close()
+    status = one.process.returncode
+    ending: Ending = next((ending for ending, known in STATUS.items() if known == status), "failed")
+    if status < 0:
+        return Ended(one.job, "lost", f"its process was ended by {signal.Signals(-status).name} (see {one.log})")
+    message = _last_line(one.log)
+    return Ended(one.job, ending, message if ending != "failed" else f"{message} (see {one.log})")
+
+
+def _last_line(log: Path) -> str:
+    """What a run said last."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 4000))
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def _visible() -> list[str]:
+    """The GPUs that this process may use."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return said.split(",") if said else [str(number) for number in range(64)]

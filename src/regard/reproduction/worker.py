@@ -1,0 +1,156 @@
+"""One run of a table, in a process of its own: claimed, trained from its newest checkpoint, and put in the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from regard import training
+from regard.errors import InputError
+from regard.reproduction.engine import Ending
+from regard.reproduction.plan import Job
+from regard.store import Store, StoredRun
+from regard.training import Display, Lines
+
+STATUS: dict[Ending, int] = {"finished": 0, "failed": 2, "stopped": 75, "elsewhere": 76, "lost": 77}
+"""The exit status of a worker's process."""
+
+
+def order(address: str, job: Job) -> str:
+    """A job as text, for a worker on this machine or another."""
+    return json.dumps(
+        {
+            "address": address,
+            "name": job.name,
+            "teacher": job.teacher,
+            "recipe": training.plain(job.recipe),
+            "command": job.command,
+        }
+    )
+
+
+def carry_out(text: str) -> tuple[Ending, str]:
+    """Does what `order` asks, and says how it ended.
+
+    Works in the folder of the store, or, if that is not of this machine, in a folder from which the store is brought up
+    to date after every epoch. The process has to be one of its own: its working directory and arguments are changed.
+    """
+    asked = json.loads(text)
+    store = Store(asked["address"])
+    name = asked["name"]
+    sys.argv = list(asked["command"])  # what one would type; the run keeps it
+    claim = store.claim(name, on_loss=_leave)
+    if claim is None:
+        return "elsewhere", f"{store.claimed(name) or 'somebody else'} is at it"
+    with claim:
+        done = store.run(name)
+        if done is not None and done.finished:
+            return "finished", "finished by somebody else"
+        try:
+            return _train(asked, store)
+        except InputError as error:
+            return "failed", str(error)
+
+
+def _train(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
+    name, teacher = asked["name"], asked["teacher"]
+    recipe = _recipe(_resumed(asked["recipe"], store.run(name)))
+    with tempfile.TemporaryDirectory(prefix="regard-", ignore_cleanup_errors=True) as scratch:
+        base = store.folder if store.folder is not None else Path(scratch)
+        for other in (teacher, name):
+            if other is not None and store.folder is None and store.run(other) is not None:
+                store.fetch(other, base)
+        base.mkdir(parents=True, exist_ok=True)
+        before = Path.cwd()
+        os.chdir(base)  # where the teacher is found under its name
+        try:
+            display: Display = Lines()
+            if store.folder is None:
+                display = _Mirrored(display, store, Path(name), recipe.save_minutes)
+            outcome = training.train(recipe, name, resume=True, display=display)
+            if store.folder is None:
+                store.push(Path(name))
+        finally:
+            os.chdir(before)
+    if not outcome.finished:
+        return "stopped", "stopped and saved"
+    return "finished", f"test accuracy {outcome.test_accuracy:.2%}"
+
+
+class _Mirrored(Display):
+    """Brings a store up to date while a run goes on."""
+
+    def __init__(self, display: Display, store: Store, folder: Path, minutes: float) -> None:
+        self.display, self.store, self.folder, self.minutes = display, store, folder.absolute(), minutes
+        self.pushed = time.monotonic()
+
+    def start(self, run: str, epochs: int, steps: int, done: int) -> None:
+        self.display.start(run, epochs, steps, done)
+
+    def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None:
+        self.display.step(epoch, step, means, images_per_second)
+        if time.monotonic() - self.pushed > 60 * self.minutes:  # there is a checkpoint since
+            self.push()
+
+    def epoch(self, row: dict[str, Any], unreadable: Sequence[str] = ()) -> None:
+        self.display.epoch(row, unreadable)
+        self.push()
+
+    def say(self, message: str) -> None:
+        self.display.say(message)
+
+    def stop(self) -> None:
+        self.display.stop()
+
+    def push(self) -> None:
+        self.store.push(self.folder)
+        self.pushed = time.monotonic()
+
+
+def _resumed(asked: dict[str, Any], begun: StoredRun | None) -> dict[str, Any]:
+    """The recipe of a run that was begun, which may compute the same in another way; place and teacher are as asked."""
+    if begun is None or begun.problem:
+        return asked
+    fields = json.loads(json.dumps(begun.recipe))
+    for name in training.WHERE:
+        group, _, own = name.rpartition(".")
+        (fields.setdefault(group, {}) if group else fields)[own] = (asked[group] if group else asked)[own]
+    if asked["transfer"]["teacher"] is not None:
+        fields.setdefault("transfer", {})["teacher"] = asked["transfer"]["teacher"]
+    return fields
+
+
+def _recipe(fields: dict[str, Any]) -> training.Recipe:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        yaml.safe_dump(fields, file, allow_unicode=True)
+        file.flush()
+        return training.load_recipe(file.name)
+
+
+def _leave() -> None:
+    """Ends the process at once: another has the run, and two would write over one another."""
+    print("regard: the run was taken over by another process, for this one had stood still", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(STATUS["lost"])
+
+
+def main() -> int:
+    """Carries out the order on standard input."""
+    try:
+        ending, message = carry_out(sys.stdin.read())
+    except InputError as error:
+        ending, message = "failed", str(error)
+    print(message, flush=True)
+    return STATUS[ending]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""A store in a folder of this machine, which may be shared with others over the network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from regard.store.place import CHECKPOINTS, READ, WEIGHTS, Place, Seen, Stamp
+
+_SAMPLE = 64  # folders that are looked at to see how quick the disk is
+_SLOW = 1e-3  # seconds for one; above that many are looked at side by side
+_THREADS = 16
+_TRIES = 10
+_COARSE = 2_000_000_000  # nanoseconds: the coarsest times that file systems keep
+
+
+class LocalPlace(Place):
+    """A folder."""
+
+    pause = 0.01
+
+    def __init__(self, folder: Path) -> None:
+        self.folder: Path = folder
+        self.address = str(folder)
+        self._root = os.path.abspath(folder)  # the address stays where it is if the process changes its folder
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+    def exists(self) -> bool:
+        return os.path.isdir(self._root)
+
+    def runs(self) -> dict[str, Seen]:
+        try:
+            with os.scandir(self._root) as entries:
+                names = [entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry)]
+        except FileNotFoundError:
+            return {}
+        began = time.perf_counter()
+        found = [self._seen(name) for name in names[:_SAMPLE]]
+        rest = names[_SAMPLE:]
+        if time.perf_counter() - began > _SLOW * _SAMPLE:
+            with ThreadPoolExecutor(_THREADS) as threads:  # each waits for a disk over the network
+                found += threads.map(self._seen, rest)
+        else:
+            found += map(self._seen, rest)
+        return {name: seen for name, seen in zip(names, found, strict=True) if seen is not None}
+
+    def _seen(self, name: str) -> Seen | None:
+        folder = f"{self._root}/{name}/"
+        recipe, metrics, environment = (_stamp(folder + file) for file in READ)
+        if recipe is None and metrics is None and not os.path.isdir(folder + CHECKPOINTS):
+            return None
+        return Seen(recipe, metrics, environment, os.path.exists(folder + WEIGHTS))
+
+    def files(self, path: str) -> dict[str, Stamp]:
+        root = self._at(path)
+        found = {}
+        for folder, _, names in os.walk(root):
+            inside = Path(folder).relative_to(root)
+            for name in names:
+                stamp = _stamp(f"{folder}/{name}")
+                if stamp is not None:
+                    found[(inside / name).as_posix()] = stamp
+        return found
+
+    def names(self, path: str) -> list[str]:
+        try:
+            return os.listdir(self._at(path))
+        except FileNotFoundError:
+            return []
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            with open(self._at(path), "rb", buffering=0) as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def read_each(self, paths: Sequence[str]) -> Iterator[bytes | OSError | None]:
+        for path in paths:
+            try:
+                yield self.read(path)
+            except OSError as error:
+                yield error
+
+    def write(self, path: str, content: bytes) -> None:
+        def fill(aside: str) -> None:
+            with open(aside, "xb") as file:
+                file.write(content)
+
+        self._whole(path, fill)
+
+    def put(self, source: Path, path: str) -> None:
+        def fill(aside: str) -> None:
+            shutil.copyfile(source, aside)
+            with open(aside, "rb+") as file:
+                os.fsync(file.fileno())
+
+        os.stat(source)
+        self._whole(path, fill)
+
+    def _whole(self, path: str, fill: Callable[[str], None]) -> None:
+        # `files.written_aside` names what it writes by the process's number, which two machines may have in common,
+        # and changes the umask for a moment, which a thread beside a training must not.
+        target = self._at(path)
+        for left in reversed(range(_TRIES)):
+            try:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with _aside(target) as aside:
+                    fill(aside)
+                    os.replace(aside, target)
+                return
+            except (FileNotFoundError, FileExistsError):  # another removed the folder, which was empty
+                if not left:
+                    raise
+
+    def get(self, path: str, target: Path) -> None:
+        shutil.copyfile(self._at(path), target)
+
+    def remove(self, path: str) -> None:
+        target = self._at(path)
+        with suppress(FileNotFoundError):
+            os.unlink(target)
+        if os.path.dirname(path):
+            with suppress(OSError):  # there is something else in it
+                os.rmdir(os.path.dirname(target))
+
+    def clock(self) -> float:
+        with suppress(OSError), _aside(f"{self._root}/clock") as aside:
+            with open(aside, "xb"):
+                pass
+            return os.stat(aside).st_mtime
+        return time.time()
+
+    def settled(self, stamp: Stamp, clock: float) -> bool:
+        return isinstance(stamp[1], int) and stamp[1] < clock * 1e9 - _COARSE
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _aside(target: str) -> Iterator[str]:
+    """A path beside a file, hidden, that nobody else has; what is left there is removed."""
+    folder, name = os.path.split(target)
+    aside = f"{folder}/.{name}.{uuid.uuid4().hex}.part"
+    try:
+        yield aside
+    finally:
+        with suppress(OSError):
+            os.unlink(aside)

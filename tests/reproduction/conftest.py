@@ -1,0 +1,41 @@
+"""A table of one's own, whose runs take a second or two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+RECIPE = """
+data: {{name: clutter, options: {{cue: 0, train: 60, test: 40}}}}
+augmentation: {{flip: false}}
+model: {{name: wrn-10-{width}}}
+schedule: {{epochs: 2, batch_size: 20, milestones: [1]}}
+{transfer}
+"""
+
+TABLE = """
+title: A small table
+metrics: [accuracy]
+columns: {student: student, at: AT, teacher: teacher}
+comparisons: [[at, student]]
+rows:
+  one:
+    title: the only row
+    student: {published: 50.0, recipe: student.yaml}
+    at: {published: 51.0, recipe: at.yaml, teacher: teacher}
+    teacher: {recipe: teacher.yaml}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """The file of the table."""
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    (folder / "student.yaml").write_text(RECIPE.format(width=0.5, transfer=""))
+    (folder / "teacher.yaml").write_text(RECIPE.format(width=1, transfer=""))
+    transfer = "transfer: {teacher: runs/teacher-seed0, beta: 10}"
+    (folder / "at.yaml").write_text(RECIPE.format(width=0.5, transfer=transfer))
+    (folder / "small.yaml").write_text(TABLE)
+    return folder / "small.yaml"

@@ -1,0 +1,186 @@
+"""Runs on this machine: from nothing, after a kill, beside another command, on a remote store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from regard.cli import main
+from regard.reproduction import LocalEngine, carry_out_plan, make_plan
+from regard.reproduction.worker import carry_out, order
+from regard.store import Store
+from regard.tables import Setting, fill, load_table, markdown
+
+
+def test_a_table_is_filled_and_not_filled_again(
+    small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", str(small), "--seeds", "2", "--columns", "at", "--runs", "store", "--device", "cpu"]) == 0
+    said = capfd.readouterr().out
+    assert "4 runs for 2 seeds; 0 finished, 0 begun, 4 missing" in said and "at once" in said
+    table = load_table(small)
+    runs = Store("store").runs()
+    filled = fill(table, runs)
+    assert {place: len(cell.seeds) for place, cell in filled.cells.items()} == {
+        ("one", "student"): 0,
+        ("one", "at"): 2,
+        ("one", "teacher"): 2,
+    }
+    at = json.loads((tmp_path / "store/at-seed1/environment.json").read_text())
+    assert at["command"].startswith("regard train ") and at["command"].endswith("--run at-seed1 --resume")
+    weights = (tmp_path / "store/at-seed1/last.safetensors").read_bytes()
+    assert main(["reproduce", str(small), "--seeds", "2", "--columns", "at", "--runs", "store", "--device", "cpu"]) == 0
+    assert "4 finished, 0 begun, 0 missing" in capfd.readouterr().out
+    assert (tmp_path / "store/at-seed1/last.safetensors").read_bytes() == weights
+    assert markdown(fill(table, Store("store").rebuild())) == markdown(filled)
+
+
+def test_a_killed_worker_loses_nothing(small: Path, tmp_path: Path) -> None:
+    """The run of a worker that is killed is taken up again, and ends as one that never was."""
+    (small.parent / "student.yaml").write_text(
+        (small.parent / "student.yaml").read_text().replace("epochs: 2", "epochs: 30")
+    )
+    store = Store(tmp_path / "store")
+    plan = make_plan(load_table(small), [], Setting(), range(1), columns=["student"], where={"threads": 1})
+    engine = LocalEngine(store, 1)
+    killed: list[int] = []
+
+    def kill_once() -> bool:
+        seen = store.run("student-seed0")
+        if not killed and seen is not None and seen.epochs >= 1 and engine._running:
+            killed.append(engine._running[0].process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+        return False
+
+    said: list[str] = []
+    carried = carry_out_plan(plan, engine, store, retries=0, say=said.append, stop=kill_once)
+    assert killed and carried.finished == {"student-seed0"}, said
+    assert any("it goes on from its checkpoint" in line for line in said)
+    whole = Store(tmp_path / "whole")
+    carry_out_plan(plan, LocalEngine(whole, 1), whole, say=said.append)
+    ends = [(tmp_path / name / "student-seed0/last.safetensors").read_bytes() for name in ("store", "whole")]
+    assert ends[0] == ends[1]
+
+
+def test_two_commands_at_once_do_not_step_on_one_another(small: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "regard", "reproduce", str(small), "--seeds", "1", "--columns", "student,teacher"]
+    command += ["--runs", str(tmp_path / "store"), "--device", "cpu", "--at_once", "1"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    runs = {run.name: run for run in Store(tmp_path / "store").runs()}
+    assert set(runs) == {"student-seed0", "teacher-seed0"} and all(run.finished for run in runs.values())
+    logs = [(tmp_path / "store/.logs" / f"{name}.log").read_text() for name in runs]
+    assert [log.count("epoch 2/2") for log in logs] == [1, 1]  # each was trained once
+
+
+def test_interrupting_saves_and_the_same_command_goes_on(small: Path, tmp_path: Path) -> None:
+    recipe = small.parent / "student.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 200"))
+    command = [sys.executable, "-m", "regard", "reproduce", str(small), "--seeds", "1", "--columns", "student"]
+    command += ["--runs", str(tmp_path / "store"), "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    store = Store(tmp_path / "store")
+    until = time.monotonic() + 120
+    while time.monotonic() < until and ((seen := store.run("student-seed0")) is None or seen.epochs < 1):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 75, said
+    assert "the same command goes on" in said
+    run = store.run("student-seed0")
+    assert run is not None and 1 <= run.epochs < 200
+    assert list((tmp_path / "store/student-seed0/checkpoints").glob("step-*.pt"))
+    again = store.claim("student-seed0")  # nobody holds it
+    assert again is not None
+    again.release()
+
+
+def test_a_store_that_is_not_of_this_machine(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Works elsewhere and brings the store up to date; a teacher is fetched, a run that was begun goes on."""
+    monkeypatch.setattr(sys, "argv", sys.argv)  # the worker puts its own there
+    monkeypatch.chdir(tmp_path)
+    address = "memory://regard-test-store"
+    store = Store(address)
+    table = load_table(small)
+    plan = make_plan(table, [], Setting(), range(1), columns=["at"], where={"threads": 1})
+    for job in plan.jobs:
+        ending, message = carry_out(order(address, job))
+        assert ending == "finished", message
+    runs = store.runs()
+    assert [run.name for run in runs] == ["at-seed0", "teacher-seed0"] and all(run.finished for run in runs)
+    assert len(fill(table, runs).cells["one", "at"].seeds) == 1
+    assert carry_out(order(address, plan.jobs[0])) == ("finished", "finished by somebody else")
+    assert Path.cwd() == tmp_path
+
+
+def test_a_run_that_cannot_work_says_why(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = small.parent / "student.yaml"
+    recipe.write_text(recipe.read_text().replace("wrn-10-0.5", "wrn-10-nonsense"))
+    command = [
+        "reproduce",
+        str(small),
+        "--seeds",
+        "1",
+        "--columns",
+        "student,teacher",
+        "--retries",
+        "0",
+        "--at_once",
+        "1",
+    ]
+    assert main([*command, "--runs", str(tmp_path / "store"), "--device", "cpu"]) == 1
+    said = capfd.readouterr().out
+    assert "student-seed0 failed for good" in said and "wrn-10-nonsense" in said
+    assert "not done: student-seed0" in said
+    run = Store(tmp_path / "store").run("teacher-seed0")
+    assert run is not None and run.finished
+
+
+def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "reproduce",
+        str(small),
+        "--seeds",
+        "3",
+        "--dry_run",
+        "--runs",
+        str(tmp_path / "store"),
+        "--device",
+        "cpu",
+    ]
+    assert main(command) == 0
+    said = capfd.readouterr().out
+    assert "9 runs for 3 seeds" in said and "steps timed now" in said
+    assert "leaving out the last seed (2) saves" in said and "leaving out column at saves" in said
+    assert not Store(tmp_path / "store").runs()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "0"], "--seeds is 0"),
+        (["--budget", "2"], "the budget is 2"),
+        (["--rows", "two"], "unknown row of small 'two'"),
+        (["--columns", "kd"], "has no column 'kd'"),
+        (["--at_once", "0"], "--at_once is 0"),
+        (["--gpus", "1"], "--gpus is for --engine ray"),
+        (["--retries", "-1"], "--retries is -1"),
+        (["--optimizer.lr", "1"], "unrecognized"),
+        (["--data.name", "folder"], "folder"),
+    ],
+)
+def test_wrong_options_are_said_before_anything_runs(
+    small: Path, tmp_path: Path, options: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", str(small), "--runs", str(tmp_path / "store"), "--device", "cpu", *options]) == 2
+    assert message in capfd.readouterr().err
+    assert not (tmp_path / "store").exists() or not list((tmp_path / "store").glob("*/recipe.yaml"))

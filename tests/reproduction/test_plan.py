@@ -1,0 +1,162 @@
+"""What a table still needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from regard.errors import InputError
+from regard.reproduction import Job, Plan, make_plan
+from regard.store import StoredRun
+from regard.tables import PublishedTable, Setting, fill, load_table
+from regard.training import load_recipe, plain
+
+TABLE = """
+title: made up
+metrics: [error]
+columns: {student: student, at: AT, teacher: teacher, mystery: no recipe}
+comparisons: [[at, student]]
+rows:
+  one:
+    title: WRN-16-1 from WRN-16-2
+    student: {recipe: attention-transfer/wrn-16-1}
+    at: {recipe: attention-transfer/wrn-16-1-from-16-2-at, teacher: teacher}
+    teacher: {recipe: attention-transfer/wrn-16-2}
+    mystery: {published: 1.0}
+  two:
+    title: WRN-16-1 from WRN-40-1
+    student: {recipe: attention-transfer/wrn-16-1}
+    at: {recipe: attention-transfer/wrn-16-1-from-40-1-at, teacher: teacher}
+    teacher: {recipe: attention-transfer/wrn-40-1}
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> PublishedTable:
+    path = tmp_path / "made-up.yaml"
+    path.write_text(TABLE)
+    return load_table(path)
+
+
+def as_stored(job: Job, name: str | None = None, epochs: int | None = None) -> StoredRun:
+    """The run of a job, as the store tells of it after so many epochs; None: all."""
+    row = {"epoch": job.epochs if epochs is None else epochs, "test_accuracy": 0.9}
+    return StoredRun(name or job.name, plain(job.recipe), row, 400.0, {}, 10, True)
+
+
+def names(plan: Plan) -> list[str]:
+    return [job.name for job in plan.jobs]
+
+
+def test_teachers_come_before_students_and_first_seeds_first(table: PublishedTable) -> None:
+    plan = make_plan(table, [], Setting(), range(2))
+    assert names(plan) == [
+        "wrn-16-1-seed0",
+        "wrn-16-2-seed0",
+        "wrn-16-1-from-16-2-at-seed0",
+        "wrn-40-1-seed0",
+        "wrn-16-1-from-40-1-at-seed0",
+        "wrn-16-1-seed1",
+        "wrn-16-2-seed1",
+        "wrn-16-1-from-16-2-at-seed1",
+        "wrn-40-1-seed1",
+        "wrn-16-1-from-40-1-at-seed1",
+    ]
+    jobs = {job.name: job for job in plan.jobs}
+    at = jobs["wrn-16-1-from-16-2-at-seed1"]
+    assert at.teacher == "wrn-16-2-seed1" == at.recipe.transfer.teacher
+    assert at.recipe.seed == 1
+    assert all(job.state == "missing" for job in plan.jobs)
+    # one recipe, one run: the student is of both rows
+    assert jobs["wrn-16-1-seed0"].cells == (("one", "student"), ("two", "student"))
+    # a teacher is needed where it teaches
+    assert jobs["wrn-40-1-seed0"].cells == (("two", "at"), ("two", "teacher"))
+    assert plan.without_recipe == (("one", "mystery"),)
+
+
+def test_what_is_there_is_not_run_again_whatever_it_is_called(table: PublishedTable) -> None:
+    first = {job.name: job for job in make_plan(table, [], Setting(), range(1)).jobs}
+    runs = [
+        as_stored(first["wrn-16-1-seed0"], "my-student"),
+        as_stored(first["wrn-16-2-seed0"], "my-teacher"),
+        as_stored(first["wrn-40-1-seed0"], epochs=7),
+    ]
+    plan = make_plan(table, runs, Setting(), range(1))
+    states = {job.name: (job.state, job.epochs_done) for job in plan.jobs}
+    assert states == {
+        "my-student": ("finished", 200),
+        "my-teacher": ("finished", 200),
+        "wrn-16-1-from-16-2-at-seed0": ("missing", 0),
+        "wrn-40-1-seed0": ("begun", 7),
+        "wrn-16-1-from-40-1-at-seed0": ("missing", 0),
+    }
+    assert [job.name for job in plan.todo] == names(plan)[2:]
+    at = next(job for job in plan.jobs if job.name == "wrn-16-1-from-16-2-at-seed0")
+    assert at.teacher == "my-teacher"
+
+
+def test_a_plan_carried_out_fills_the_table(table: PublishedTable) -> None:
+    for setting in (Setting(), Setting(0.1), Setting(0.02, {"data.name": "folder", "data.train_images": 100})):
+        runs = [as_stored(job) for job in make_plan(table, [], setting, range(3)).jobs]
+        filled = fill(table, runs)
+        assert all(len(cell.seeds) == 3 for cell in filled.cells.values() if cell.recipe is not None)
+        assert not filled.left_out
+        assert not make_plan(table, runs, setting, range(3)).todo
+        assert len(make_plan(table, runs, setting, range(4)).todo) == 5
+
+
+def test_a_name_that_something_else_has_is_not_taken(table: PublishedTable) -> None:
+    job = make_plan(table, [], Setting(), range(1)).jobs[0]
+    other = plain(job.recipe)
+    other["optimizer"]["lr"] = 0.05
+    taken = StoredRun(job.name, other, {"epoch": 200, "test_accuracy": 0.9}, None, {}, 10, True)
+    broken = StoredRun("wrn-16-2-seed0", {}, problem="recipe.yaml is torn")
+    plan = make_plan(table, [taken, broken], Setting(), range(1))
+    assert not {"wrn-16-1-seed0", "wrn-16-2-seed0"} & set(names(plan))
+    assert len(set(names(plan))) == 5
+    at = next(job for job in plan.jobs if ("one", "at") in job.cells and job.teacher)
+    assert at.teacher in names(plan)
+
+
+def test_settings_have_names_of_their_own(table: PublishedTable) -> None:
+    short = names(make_plan(table, [], Setting(0.1), range(1)))
+    assert short[0] == "wrn-16-1-20ep-seed0"
+    other = names(make_plan(table, [], Setting(0.1, {"data.train_images": 1000}), range(1)))
+    assert other[0].startswith("wrn-16-1-20ep-") and other[0].endswith("-seed0") and other[0] not in short
+    further = names(make_plan(table, [], Setting(0.1, {"data.train_images": 2000}), range(1)))
+    assert further[0] != other[0]
+
+
+def test_columns_bring_their_teachers(table: PublishedTable) -> None:
+    plan = make_plan(table.only(["one"]), [], Setting(), range(1), columns=["at"])
+    assert names(plan) == ["wrn-16-2-seed0", "wrn-16-1-from-16-2-at-seed0"]
+    with pytest.raises(InputError, match="has no column 'kd'; it has student, at"):
+        make_plan(table, [], Setting(), range(1), columns=["kd"])
+    with pytest.raises(InputError, match="no recipe for any of these cells"):
+        make_plan(table, [], Setting(), range(1), columns=["mystery"])
+    with pytest.raises(InputError, match="unknown row of made-up 'three'"):
+        table.only(["three"])
+
+
+def test_the_command_trains_the_same(table: PublishedTable, tmp_path: Path) -> None:
+    setting = Setting(0.1, {"data.train_images": 1000})
+    where = {"data.folder": "/data/cifar", "threads": 1}
+    for job in make_plan(table, [], setting, range(2), where=where).jobs:
+        command = job.command
+        assert command[:2] == ["regard", "train"] and command[-3:] == ["--run", job.name, "--resume"]
+        recipe = load_recipe(Path(__file__).parents[2] / command[2], command[3:-3])
+        assert plain(recipe) == plain(job.recipe)
+
+
+def test_tables_of_ones_own_work_alike(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {name: wrn-10-1}\nschedule: {epochs: 10, milestones: [5]}\n")
+    table = tmp_path / "own.yaml"
+    table.write_text(
+        yaml.safe_dump(
+            {"title": "own", "columns": {"a": "A"}, "rows": {"r": {"title": "R", "a": {"recipe": "mine.yaml"}}}}
+        )
+    )
+    (job,) = make_plan(load_table(table), [], Setting(0.5), range(1)).jobs
+    assert job.name == "mine-5ep-seed0" and job.epochs == 5

@@ -1,0 +1,251 @@
+"""Which runs fill which cells: by recipe, setting and teacher."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from regard.errors import InputError
+from regard.store import StoredRun
+from regard.tables import FilledTable, PublishedTable, Setting, fill, load_table
+from regard.training import load_recipe, plain, recipe_file
+
+SEEDS = (0, 1, 2)
+
+TABLE = """
+title: made up
+source: nowhere
+metrics: [error]
+statistic: median
+columns: {student: student, at: AT, teacher: teacher}
+comparisons: [[at, student]]
+rows:
+  one:
+    title: WRN-16-1 from WRN-16-2
+    student: {published: 8.77, recipe: attention-transfer/wrn-16-1}
+    at: {published: 7.93, recipe: attention-transfer/wrn-16-1-from-16-2-at, teacher: teacher}
+    teacher: {published: 6.31, recipe: attention-transfer/wrn-16-2}
+  two:
+    title: WRN-16-1 from WRN-40-1
+    student: {published: 8.77, recipe: attention-transfer/wrn-16-1}
+    at: {published: 8.25, recipe: attention-transfer/wrn-16-1-from-40-1-at, teacher: teacher}
+    teacher: {published: 6.58, recipe: attention-transfer/wrn-40-1}
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> PublishedTable:
+    path = tmp_path / "made-up.yaml"
+    path.write_text(TABLE)
+    return load_table(path)
+
+
+@cache
+def published(stem: str) -> dict[str, Any]:
+    return plain(load_recipe(recipe_file(f"attention-transfer/{stem}")))
+
+
+def stored(
+    name: str,
+    stem: str,
+    seed: int = 0,
+    error: float = 10.0,
+    *,
+    done: bool = True,
+    teacher: str | None = None,
+    epochs: int | None = None,
+    milestones: list[int] | None = None,
+    **changes: Any,
+) -> StoredRun:
+    """A run as the store tells of it."""
+    recipe = copy.deepcopy(published(stem))
+    recipe["seed"] = seed
+    recipe["data"]["mean"] = [0.5, 0.5, 0.5]  # as a finished run says it
+    if teacher is not None:
+        recipe["transfer"]["teacher"] = teacher
+    if epochs is not None:
+        recipe["schedule"] |= {"epochs": epochs, "milestones": milestones}
+    for dotted, value in changes.items():
+        group, own = dotted.split("__")
+        recipe[group][own] = value
+    row = {"epoch": recipe["schedule"]["epochs"] if done else 1, "test_accuracy": 1 - error / 100}
+    return StoredRun(name, recipe, row, 400.0, {"regard": "0.1.0"}, 10, True)
+
+
+def whole(**changes: Any) -> list[StoredRun]:
+    """Row one, three seeds."""
+    runs = []
+    for seed in SEEDS:
+        runs += [
+            stored(f"s{seed}", "wrn-16-1", seed, 9 + seed / 10, **changes),
+            stored(f"t{seed}", "wrn-16-2", seed, 7 + seed / 10, **changes),
+            stored(f"a{seed}", "wrn-16-1-from-16-2-at", seed, 8 + seed / 5, teacher=f"/else/where/t{seed}", **changes),
+        ]
+    return runs
+
+
+def values(filled: FilledTable, row: str, column: str) -> dict[int, float]:
+    return {seed: round(value, 9) for seed, value in filled.cells[row, column].values(0).items()}
+
+
+def test_runs_fill_the_cells_of_their_recipes(table: PublishedTable) -> None:
+    filled = fill(table, whole())
+    assert values(filled, "one", "student") == {0: 9.0, 1: 9.1, 2: 9.2}
+    assert values(filled, "one", "teacher") == {0: 7.0, 1: 7.1, 2: 7.2}
+    assert values(filled, "one", "at") == {0: 8.0, 1: 8.2, 2: 8.4}
+    # the student of the other row has the same recipe; the taught one has not
+    assert values(filled, "two", "student") == values(filled, "one", "student")
+    assert values(filled, "two", "at") == {} == values(filled, "two", "teacher")
+    assert not filled.left_out and not filled.others and not filled.shortened
+    assert filled.data == "cifar10"
+    comparison = filled.comparisons[0]
+    assert comparison.published == pytest.approx(7.93 - 8.77)
+    assert comparison.ours is not None and comparison.ours.difference == pytest.approx(-0.9)
+
+
+def test_the_order_of_the_runs_does_not_matter(table: PublishedTable) -> None:
+    assert fill(table, whole()[::-1]).cells == fill(table, whole()).cells
+
+
+def test_a_student_of_another_teacher_is_of_another_row(table: PublishedTable) -> None:
+    runs = [*whole(), stored("w", "wrn-40-1"), stored("b", "wrn-16-1-from-40-1-at", teacher="../w")]
+    filled = fill(table, runs)
+    assert values(filled, "two", "at") == {0: 10.0}
+    assert len(values(filled, "one", "at")) == 3
+
+
+def test_a_teacher_that_is_not_there_leaves_its_student_out(table: PublishedTable) -> None:
+    filled = fill(table, [run for run in whole() if run.name != "t1"])
+    assert sorted(values(filled, "one", "at")) == [0, 2]
+    assert filled.left_out == ("a1: its teacher t1 is not in the store, so that nothing shows what it learned from",)
+
+
+def test_a_teacher_in_another_setting_leaves_its_student_out(table: PublishedTable) -> None:
+    runs = [run for run in whole() if run.name != "t0"]
+    runs.append(stored("t0", "wrn-16-2", 0, epochs=20, milestones=[6, 12, 16]))
+    filled = fill(table, runs)
+    assert sorted(values(filled, "one", "at")) == [1, 2]
+    assert filled.left_out == ("a0: its teacher t0 does not have the recipe and the setting of the cell's teacher",)
+
+
+def test_unfinished_runs_are_named_and_not_counted(table: PublishedTable) -> None:
+    filled = fill(table, [*whole(), stored("s3", "wrn-16-1", 3, done=False)])
+    assert sorted(values(filled, "one", "student")) == [0, 1, 2]
+    assert filled.cells["one", "student"].unfinished == ("s3",)
+
+
+def test_another_version_of_the_recipe_is_left_out_and_the_reason_said(table: PublishedTable) -> None:
+    runs = [*whole(), stored("wrn-16-1-seed3", "wrn-16-1", 3, optimizer__lr=0.05)]
+    filled = fill(table, runs)
+    assert sorted(values(filled, "one", "student")) == [0, 1, 2]
+    assert filled.left_out == ("wrn-16-1-seed3: optimizer.lr is 0.05, the recipe says 0.1",)
+
+
+def test_a_field_that_an_older_run_does_not_have_has_its_default(table: PublishedTable) -> None:
+    run = stored("s0", "wrn-16-1")
+    older = {name: value for name, value in run.recipe.items() if name not in ("ema", "task", "precision")}
+    filled = fill(table, [StoredRun("s0", older, run.row, None, {}, 10, True)])
+    assert values(filled, "one", "student") == {0: 10.0}
+    assert filled.cells["one", "student"].versions == ("not known",)
+
+
+def test_how_a_run_computed_does_not_matter(table: PublishedTable) -> None:
+    run = stored("s0", "wrn-16-1", data__folder="/data", data__workers=9, transfer__fold=False)
+    recipe = {**run.recipe, "compile": True, "threads": 3, "device": "cuda", "channels_last": False}
+    filled = fill(table, [StoredRun("s0", recipe, run.row, None, {}, 10, True)])
+    assert values(filled, "one", "student") == {0: 10.0}
+
+
+def test_of_two_runs_of_a_seed_the_first_by_name_counts(table: PublishedTable) -> None:
+    filled = fill(table, [stored("x", "wrn-16-1", 0, 9.5), stored("y", "wrn-16-1", 0, 9.7)])
+    assert values(filled, "one", "student") == {0: 9.5}
+    # it belongs to both rows, and is said once
+    assert filled.left_out == ("y: seed 0 is there already, x",)
+
+
+def test_broken_runs_are_left_out(table: PublishedTable) -> None:
+    broken = StoredRun("wrn-16-1-seed9", {}, problem="recipe.yaml is torn")
+    filled = fill(table, [*whole(), broken, StoredRun("foreign", {}, problem="recipe.yaml is torn")])
+    assert filled.left_out == ("wrn-16-1-seed9: recipe.yaml is torn",)
+
+
+def test_the_longest_schedules_are_shown_and_the_others_named(table: PublishedTable) -> None:
+    short = whole(epochs=5, milestones=[2, 3, 4])
+    filled = fill(table, [stored("full", "wrn-16-1", 0, 8.7), *short])
+    assert values(filled, "one", "student") == {0: 8.7}
+    assert values(filled, "one", "at") == {}
+    assert filled.others == ("9 finished runs with cifar10 (--budget 0.025)",)
+    filled = fill(table, short)
+    assert len(values(filled, "one", "at")) == 3
+    assert filled.shortened and filled.cells["one", "at"].epochs == 5 and filled.cells["one", "at"].full_epochs == 200
+    assert filled.comparisons[0].verdict.words != "reproduced"
+
+
+def test_a_setting_can_be_asked_for(table: PublishedTable) -> None:
+    short = whole(epochs=5, milestones=[2, 3, 4])
+    runs = [stored("full", "wrn-16-1", 0, 8.7), *short]
+    filled = fill(table, runs, Setting(0.025))
+    assert len(values(filled, "one", "at")) == 3
+    assert filled.others == ("1 finished run with cifar10 (--budget 1)",)
+    assert not any(cell.seeds for cell in fill(table, runs, Setting(0.5)).cells.values())
+
+
+def test_other_data_are_another_setting(table: PublishedTable) -> None:
+    runs = whole(data__name="folder", data__train_images=12000, data__folder="/data")
+    filled = fill(table, runs)
+    assert filled.data == "folder, 12,000 training images"
+    assert not filled.published_data and not filled.shortened
+    asked = Setting(1.0, {"data.name": "folder", "data.train_images": 12000})
+    assert fill(table, runs, asked).cells == filled.cells
+    assert fill(table, runs, Setting()).others == (
+        "9 finished runs with folder, 12,000 training images (--data.name folder --data.train_images 12000)",
+    )
+
+
+def test_a_schedule_that_is_no_shortened_form_is_left_out(table: PublishedTable) -> None:
+    filled = fill(table, [stored("wrn-16-1-5ep-seed0", "wrn-16-1", epochs=5, milestones=[60, 120, 160])])
+    assert filled.left_out == (
+        "wrn-16-1-5ep-seed0: schedule.milestones is [60, 120, 160]; the recipe's, shortened to 5 epochs, is [2, 3, 4]",
+    )
+
+
+def test_nothing_at_all(table: PublishedTable) -> None:
+    filled = fill(table, [])
+    assert filled.setting is None and filled.data == ""
+    assert all(cell.recipe for cell in filled.cells.values())
+    assert all(comparison.ours is None for comparison in filled.comparisons)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 1.5, float("nan")])
+def test_a_budget_is_a_share(budget: float) -> None:
+    with pytest.raises(InputError, match="budget"):
+        Setting(budget)
+
+
+def test_a_setting_does_not_change_what_is_compared() -> None:
+    with pytest.raises(InputError, match="optimizer.lr is part of what the table compares"):
+        Setting(1.0, {"optimizer.lr": 0.05})
+
+
+@pytest.mark.parametrize(
+    ("budget", "epochs", "milestones"), [(0.025, 5, [2, 3, 4]), (0.1, 20, [6, 12, 16]), (0.001, 1, [1, 1, 1])]
+)
+def test_a_budget_shortens_in_proportion(budget: float, epochs: int, milestones: list[int]) -> None:
+    recipe = Setting(budget).of(load_recipe(recipe_file("attention-transfer/wrn-16-1")))
+    assert recipe.schedule.epochs == epochs and recipe.schedule.milestones == milestones
+
+
+def test_a_recipe_that_is_not_there_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {"title": "t", "columns": {"a": "A"}, "rows": {"r": {"title": "R", "a": {"recipe": "lsas/none"}}}}
+        )
+    )
+    with pytest.raises(InputError, match="unknown recipe 'lsas/none'"):
+        fill(load_table(path), [])

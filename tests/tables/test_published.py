@@ -1,0 +1,370 @@
+"""The published tables that come with regard, and tables of a user's own."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from regard.errors import InputError
+from regard.tables.published import Cell, PublishedTable, load_table, table_names
+from regard.training import ModelRecipe, Recipe, make_model, recipe_folder, recipe_names
+
+NAMES = (
+    *("attention-transfer-cifar10", "attention-transfer-fine-grained", "attention-transfer-gradients"),
+    *("attention-transfer-imagenet", "attention-transfer-maps", "builtin", "lsas-cifar", "lsas-imagenet"),
+    *("lsas-resnet29", "sa-net-imagenet"),
+)
+OPEN = ("builtin", "lsas-resnet29")  # nothing is published
+
+# What was published, as the papers and their repositories print it: row -> columns in the order of the table.
+FIGURES = {
+    "lsas-cifar": {"cifar10": "94.57 95.01", "cifar100": "75.30 76.47", "stl10": "83.81 85.71"},
+    "lsas-imagenet": {"resnet50": "76.63 77.28"},
+    "attention-transfer-cifar10": {
+        "nin-thin-from-nin-wide": "9.38 8.93 9.05 8.55 8.33 - 7.28",
+        "wrn-16-1-from-16-2": "8.77 7.93 8.51 7.41 7.51 - 6.31",
+        "wrn-16-1-from-40-1": "8.77 8.25 8.62 8.39 8.01 - 6.58",
+        "wrn-16-2-from-40-2": "6.31 5.85 6.24 6.08 5.71 - 5.23",
+    },
+    "attention-transfer-maps": {"wrn-16-1-from-16-2": "8.77 7.99 7.93 8.09 8.08 6.31"},
+    "attention-transfer-gradients": {"nin-thin-plain-from-nin-wide": "13.5 12.5 12.1 12.1 11.8 11.2 -"},
+    "attention-transfer-fine-grained": {"cub": "28.5 27 27 26.5", "scenes": "28.2 28.1 27.1 26"},
+    "attention-transfer-imagenet": {"resnet18-from-34": "30.4/10.8 29.3/10.0 -/- 26.72/8.74"},
+    "sa-net-imagenet": {
+        "resnet50": (
+            "76.384/92.908 77.462/93.696 77.626/93.660 76.898/93.402 77.584/93.664 77.480/93.680 77.724/93.798"
+        ),
+        "resnet101": (
+            "78.200/93.906 78.468/94.102 78.354/94.064 78.218/94.018 78.798/94.368 78.650/94.340 78.960/94.492"
+        ),
+    },
+}
+
+
+@cache
+def shipped(name: str) -> PublishedTable:
+    return load_table(name)
+
+
+@cache
+def recipe_of(name: str) -> Recipe:
+    recipe = Cell("row", "column", (), recipe=name).load()
+    assert recipe is not None
+    return recipe
+
+
+@cache
+def count_parameters(model: str) -> int:
+    """Of the network of a recipe's model, given as JSON."""
+    with torch.device("meta"):  # without weights
+        network = make_model(Recipe(model=ModelRecipe(**json.loads(model))), 10, pretrained=False)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def all_cells() -> list[Cell]:
+    return [cell for name in NAMES for cell in shipped(name).cells.values()]
+
+
+def agree(value: float, written: str) -> bool:
+    """Whether a value is the one that is written, perhaps with fewer decimals."""
+    decimals = len(written.partition(".")[2])
+    return abs(value - float(written)) <= 0.5 * 10**-decimals + 1e-9
+
+
+def test_the_tables_that_come_with_regard() -> None:
+    assert table_names() == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_where_its_numbers_are_from(name) -> None:
+    table = shipped(name)
+    assert table.name == name
+    assert re.search(r"\(arXiv \d{4}\.\d{5}\)", table.source)
+    assert table.cells
+    assert table.comparisons
+    numbers = [cell for cell in table.cells.values() if any(value is not None for value in cell.published)]
+    assert bool(numbers) == (name not in OPEN)
+    if any(not cell.checked for cell in numbers):
+        assert any("ot compared with the paper" in text for text in [*table.notes, *(cell.note for cell in numbers)])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures(name) -> None:
+    table = shipped(name)
+    assert list(table.rows) == list(FIGURES[name])
+    for row, line in FIGURES[name].items():
+        assert len(line.split()) == len(table.columns)
+        for column, figures in zip(table.columns, line.split(), strict=True):
+            expected = tuple(None if figure == "-" else float(figure) for figure in figures.split("/"))
+            assert table.cells[row, column].published == expected, (row, column)
+
+
+def test_metrics_and_runs() -> None:
+    assert [metric.name for metric in shipped("sa-net-imagenet").metrics] == ["top1", "top5"]
+    assert [metric.name for metric in shipped("attention-transfer-imagenet").metrics] == ["top1_error", "top5_error"]
+    at = shipped("attention-transfer-cifar10")
+    assert ([metric.name for metric in at.metrics], at.statistic, at.runs) == (["error"], "median", 5)
+    assert shipped("attention-transfer-gradients").runs == 1
+    assert ("lsas-se", "se") in shipped("lsas-cifar").comparisons
+    assert {against for _, against in at.comparisons} == {"student"}
+
+
+def test_figures_are_percentages_and_say_what_the_paper_claims() -> None:
+    for cell in all_cells():
+        assert all(value is None or 0 < value < 100 for value in cell.published)
+    for name in ("lsas-cifar", "lsas-imagenet", "attention-transfer-cifar10"):
+        table = shipped(name)
+        for row in table.rows:
+            for column, against in table.comparisons:
+                one, other = table.cells[row, column].published[0], table.cells[row, against].published[0]
+                assert one is None or (one > other) == table.metrics[0].higher_is_better, (row, column)
+    sa = shipped("sa-net-imagenet").cells
+    gain = sa["resnet50", "shuffle"].published[0] - sa["resnet50", "plain"].published[0]
+    assert gain == pytest.approx(1.34)  # as the abstract says
+
+
+def test_the_same_network_has_the_same_value_everywhere() -> None:
+    values: dict[tuple[str, str], set] = {}
+    for name in NAMES:
+        for cell in shipped(name).cells.values():
+            if cell.recipe and cell.published[0] is not None:
+                values.setdefault((shipped(name).metrics[0].name, cell.recipe), set()).add(cell.published)
+    assert all(len(different) == 1 for different in values.values())
+
+
+def test_every_cell_has_a_recipe_of_its_own_column() -> None:
+    for cell in all_cells():
+        assert cell.recipe in recipe_names()
+        recipe_of(cell.recipe)  # which checks it
+        assert cell.stem == Path(cell.recipe).name
+    for name in NAMES:
+        for row in shipped(name).rows:
+            recipes = [cell.recipe for (key, _), cell in shipped(name).cells.items() if key == row]
+            assert len(set(recipes)) == len(recipes), (name, row)
+
+
+def test_run_folders_cannot_be_mixed_up() -> None:
+    first: dict[str, Recipe] = {}
+    for name in recipe_names():
+        recipe = replace(recipe_of(name), source="")
+        # Two papers may have the same run.
+        assert first.setdefault(Path(name).name, recipe) == recipe, name
+
+
+def test_the_teacher_of_a_cell_is_the_one_of_its_recipe() -> None:
+    taught = 0
+    for name in NAMES:
+        table = shipped(name)
+        for cell in table.cells.values():
+            recipe = recipe_of(cell.recipe)
+            runs = [Path(one).name for one in recipe.transfer.teachers if one.startswith("runs/")]
+            assert bool(runs) == (cell.teacher is not None), (name, cell.row, cell.column)
+            if cell.teacher is None:
+                continue
+            taught += 1
+            teacher = table.cells[cell.row, cell.teacher]
+            assert runs == [f"{teacher.stem}-seed0"]
+            of_teacher = recipe_of(teacher.recipe)
+            assert of_teacher.transfer.teachers == ()
+            assert of_teacher.data == recipe.data
+            sizes = [count_parameters(json.dumps(asdict(one.model))) for one in (recipe, of_teacher)]
+            assert sizes[0] < sizes[1], (name, cell.row, cell.column)
+    assert taught > 30
+
+
+def test_rows_differ_in_what_they_compare_alone() -> None:
+    for name in NAMES:
+        table = shipped(name)
+        for row in table.rows:
+            recipes = [recipe_of(cell.recipe) for (key, _), cell in table.cells.items() if key == row]
+            ways = [(one.data, one.schedule, one.optimizer, one.augmentation) for one in recipes]
+            if name == "attention-transfer-gradients":  # whose teacher learned as in table 1
+                assert [way for way in ways if way != ways[0]] == [ways[-1]]
+            else:
+                assert all(way == ways[0] for way in ways), (name, row)
+
+
+def test_recipes_name_the_values_of_their_cells() -> None:
+    for name in NAMES:
+        for cell in shipped(name).cells.values():
+            source = recipe_of(cell.recipe).source
+            named = re.findall(r"\b(\d+(?:\.\d+)?)%", source)
+            value = cell.published[0]
+            if value is not None:
+                assert any(agree(value, one) for one in named), (name, cell.row, cell.column)
+            if name in OPEN:
+                assert not named
+                assert "no value is published" in source
+
+
+def test_readmes_name_the_values_of_the_tables() -> None:
+    values = {cell.recipe: cell.published[0] for cell in all_cells() if cell.recipe and cell.published[0] is not None}
+    seen = set()
+    for path in recipe_folder().glob("*/README.md"):
+        for line in path.read_text().splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if not line.startswith("|") or len(cells) < 3:
+                continue
+            for stem in re.findall(r"`([\w-]+)\.yaml`", cells[2]):
+                recipe = f"{path.parent.name}/{stem}"
+                if recipe in values:
+                    assert agree(values[recipe], cells[1].partition(" / ")[0]), line
+                    seen.add(recipe)
+    assert seen == set(values)
+
+
+def test_every_published_recipe_is_in_a_table() -> None:
+    used = {cell.recipe for cell in all_cells()}
+    for name in recipe_names():
+        if not name.startswith("modern/") and "%" in recipe_of(name).source:
+            assert name in used, name
+    assert {name for name in recipe_names() if name.startswith("builtin/")} <= used
+
+
+def test_readmes_name_tables_and_rows_that_there_are() -> None:
+    named = set()
+    for path in recipe_folder().glob("*/README.md"):
+        text = " ".join(path.read_text().split())
+        for table, row in re.findall(r"regard (?:table|reproduce) ([\w-]+)(?: --rows ([\w-]+))?", text):
+            assert not row or row in shipped(table).rows
+            named.add((path.parent.name, table))
+    assert {folder for folder, _ in named} >= {"attention-transfer", "builtin", "lsas", "sa-net"}
+
+
+def test_the_built_in_table_asks_for_nothing_and_is_short() -> None:
+    for cell in shipped("builtin").cells.values():
+        recipe = recipe_of(cell.recipe)
+        assert (recipe.data.name, recipe.data.folder, recipe.data.download) == ("clutter", None, False)
+        assert recipe.schedule.epochs * recipe.data.options["train"] <= 40_000
+        assert count_parameters(json.dumps(asdict(recipe.model))) < 100_000
+
+
+# Tables of a user's own.
+
+GOOD = """
+title: Mine
+metrics: [top1, top5]
+columns: {small: Small, large: Large, taught: Taught}
+comparisons: [[taught, small]]
+rows:
+  16:
+    title: Sixteen
+    small: {published: [90, null], recipe: attention-transfer/wrn-16-1}
+    taught: {published: [91.5, 99], recipe: my/taught.yaml, teacher: large, checked: false, note: by hand}
+    large: {recipe: attention-transfer/wrn-16-2}
+  32:
+    title: Thirty-two
+    small: {}
+notes: [Nothing.]
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Writes a table and says where it is."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_table_of_ones_own(own, tmp_path) -> None:
+    table = load_table(own(GOOD))
+    assert (table.name, table.title, table.source, table.statistic, table.runs) == ("mine", "Mine", "", "single", None)
+    assert table.rows == {"16": "Sixteen", "32": "Thirty-two"}
+    assert list(table.cells) == [("16", "small"), ("16", "large"), ("16", "taught"), ("32", "small")]
+    taught = table.cells["16", "taught"]
+    assert (taught.published, taught.checked, taught.teacher, taught.note) == ((91.5, 99.0), False, "large", "by hand")
+    assert table.cells["16", "small"].published == (90.0, None)
+    assert table.cells["16", "large"].published == (None, None)
+    assert table.cells["32", "small"].load() is None
+    assert table.cells["32", "small"].stem is None
+    assert table.notes == ("Nothing.",)
+
+
+def test_recipes_of_ones_own_lie_beside_the_table(own, tmp_path, monkeypatch) -> None:
+    (tmp_path / "my").mkdir()
+    (tmp_path / "my" / "taught.yaml").write_text("schedule: {epochs: 3, milestones: []}\n")
+    path = own(GOOD)
+    monkeypatch.chdir("/")  # not from where one stands
+    taught = load_table(path).cells["16", "taught"]
+    assert taught.stem == "taught"
+    assert taught.load().schedule.epochs == 3
+    assert load_table(str(path)).cells["16", "small"].load() == recipe_of("attention-transfer/wrn-16-1")
+
+
+def test_a_recipe_that_is_not_there_is_found_when_it_is_loaded(own) -> None:
+    cells = load_table(own(GOOD.replace("transfer/wrn-16-2", "transfer/wrn-16-3"))).cells
+    with pytest.raises(InputError, match=r"^unknown recipe 'attention-transfer/wrn-16-3' \(did you mean [^\n]*$"):
+        cells["16", "large"].load()
+    with pytest.raises(InputError, match=r"^[^\n]*my/taught\.yaml[^\n]*$"):
+        cells["16", "taught"].load()
+
+
+def test_rows_can_be_picked(own) -> None:
+    table = load_table(own(GOOD))
+    assert table.only(None) is table
+    one = table.only(["32"])
+    assert (list(one.rows), list(one.cells)) == (["32"], [("32", "small")])
+    assert (one.columns, one.title, one.comparisons) == (table.columns, table.title, table.comparisons)
+    assert list(table.only(["32", "16"]).rows) == ["16", "32"]
+    with pytest.raises(InputError, match="unknown row of mine '64'; known: 16, 32"):
+        table.only(["64"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title: Mine", "", r"a table does not say title"),
+        ("title: Mine", "titel: Mine", r"unknown field of a table 'titel' \(did you mean 'title'\?\)"),
+        ("title: Sixteen", "", r"row 16 does not say title"),
+        ("    small: {}", "    smal: {}", r"unknown field of row 32 'smal' \(did you mean 'small'\?\)"),
+        ("    small: {}", "    small: 91.5", r"row 32, small is 91\.5; expected fields with values"),
+        ("note: by hand", "not: by hand", r"unknown field of row 16, taught 'not' \(did you mean 'note'\?\)"),
+        ("[91.5, 99]", "91.5", r"row 16, taught: published is 91\.5; expected 2 numbers"),
+        ("[91.5, 99]", "[91.5]", r"row 16, taught: published is \[91\.5\]; expected 2 numbers"),
+        ("[91.5, 99]", "[91.5, high]", r"row 16, taught: published is \[91\.5, 'high'\]; expected 2 numbers"),
+        ("[91.5, 99]", "[91.5, true]", r"row 16, taught: published is \[91\.5, True\]; expected 2 numbers"),
+        ("teacher: large", "teacher: huge", r"row 16, taught: its teacher is in column 'huge', which the row does not"),
+        ("[top1, top5]", "[top1, top10]", r"unknown metric 'top10' \(did you mean 'top1'\?\); known: accuracy, "),
+        ("[[taught, small]]", "[[tought, small]]", r"unknown column in comparisons 'tought' \(did you mean 'taught'"),
+        ("metrics:", "statistic: mode\nmetrics:", r"unknown statistic 'mode'[^\n]*; known: mean, median, single"),
+        ("{small: Small, large: Large, taught: Taught}", "[small]", r"columns is \['small'\]; expected fields with"),
+        ("title: Mine", "title: {", r"is no YAML: "),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_in_a_line(own, old, new, message) -> None:
+    assert GOOD.count(old) == 1
+    path = own(GOOD.replace(old, new))
+    with pytest.raises(InputError, match=message) as caught:
+        load_table(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- title", "title", "\0"])
+def test_what_is_no_table_is_said_in_a_line(own, text) -> None:
+    with pytest.raises(InputError, match=r"^[^\n]*mine\.yaml[^\n]*$"):
+        load_table(own(text))
+
+
+def test_a_table_without_a_cell_for_a_teacher(own) -> None:
+    path = own(GOOD.replace("    large: {recipe: attention-transfer/wrn-16-2}\n", ""))
+    with pytest.raises(InputError, match="its teacher is in column 'large', which the row does not have"):
+        load_table(path)
+
+
+def test_tables_that_are_not_there(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"^unknown table 'lsas'.*; known: attention-transfer-cifar10, "):
+        load_table("lsas")
+    with pytest.raises(InputError, match=r"^there is no table file .*none\.yaml$"):
+        load_table(tmp_path / "none.yaml")

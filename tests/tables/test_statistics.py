@@ -1,0 +1,159 @@
+"""Statistics over seeds agree with SciPy and with counting by hand."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from regard.errors import InputError
+from regard.tables.statistics import describe, least_p, paired_difference, pairs_needed
+
+FIVE = [91.2, 91.0, 91.5, 91.1, 91.35]
+
+
+def drawn(count: int, seed: int = 0) -> list[float]:
+    return (90 + np.random.default_rng(seed).normal(size=count)).tolist()
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_mean_median_and_deviation() -> None:
+    said = describe([3.0, 1.0, 8.0, 4.0])
+    assert (said.count, said.median, said.mean) == (4, 3.5, 4.0)
+    assert said.deviation == pytest.approx(math.sqrt(26 / 3))
+
+
+def test_one_value_has_no_spread() -> None:
+    said = describe([91.25])
+    assert (said.count, said.median, said.mean) == (1, 91.25, 91.25)
+    assert said.deviation is said.low is said.high is None
+
+
+def test_the_interval_of_few_values_is_that_of_all_resamples() -> None:
+    means = [sum(chosen) / 5 for chosen in product(FIVE, repeat=5)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert len(means) == 3125
+    assert (describe(FIVE).low, describe(FIVE).high) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_of_two_values_the_interval_lies_between_them() -> None:
+    # Means 1, 1.5, 1.5, 2 at quantiles 0, 1/3, 2/3, 1.
+    said = describe([2.0, 1.0])
+    assert (said.low, said.high) == pytest.approx((1 + 0.5 * 0.075, 2 - 0.5 * 0.075))
+
+
+@pytest.mark.parametrize("count", [5, 6, 7, 8, 20])
+def test_the_interval_agrees_with_scipy(count: int) -> None:
+    values = drawn(count)
+    said = describe(values)
+    random = np.random.default_rng(1)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=40_000, random_state=random)
+    low, high = theirs.confidence_interval
+    assert (said.low, said.high) == pytest.approx((low, high), abs=0.04 * (high - low))
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 7, 20])
+@pytest.mark.parametrize("value", [0.1, 94.57, 0.0])
+def test_equal_values_have_an_interval_of_one_point(value: float, count: int) -> None:
+    said = describe([value] * count)
+    assert (said.mean, said.median, said.deviation, said.low, said.high) == (value, value, 0.0, value, value)
+
+
+def test_the_order_of_seeds_changes_nothing() -> None:
+    values = drawn(9)
+    assert describe(values) == describe(values[::-1]) == describe(values)
+
+
+def test_the_interval_is_as_much_too_narrow_as_its_description_says() -> None:
+    held = {}
+    for count in (3, 5):
+        places = np.indices([count] * count).reshape(count, -1).T
+        samples = np.random.default_rng(0).normal(size=(1500, count))
+        ends = [np.percentile(sample[places].mean(1), [2.5, 97.5]) for sample in samples]
+        held[count] = np.mean([low <= 0 <= high for low, high in ends])
+    assert held[5] == pytest.approx(0.84, abs=0.025)
+    assert held[3] == pytest.approx(0.67, abs=0.025)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_bad_values_are_refused(values: list[float]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        describe(values)
+    with pytest.raises(InputError, match="expected"):
+        paired_difference(values, values)
+
+
+def test_lists_of_other_lengths_are_refused() -> None:
+    with pytest.raises(InputError, match="3 values against 2"):
+        paired_difference([1, 2, 3], [1, 2])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 12, 20])
+def test_the_interval_of_a_difference_is_that_of_the_paired_t(count: int) -> None:
+    one, other = drawn(count), drawn(count, 1)
+    ours, theirs = paired_difference(one, other), stats.ttest_rel(one, other).confidence_interval(0.95)
+    assert ours.difference == pytest.approx(np.mean(one) - np.mean(other))
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+
+
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_p_values_are_those_of_all_changes_of_sign(count: int) -> None:
+    one, other = drawn(count, 3), drawn(count, 4)
+    differences = np.subtract(one, other)
+    sums = np.array([np.dot(signs, differences) for signs in product((1, -1), repeat=count)])
+    ours = paired_difference(one, other)
+    assert ours.p_greater == pytest.approx((sums >= differences.sum() - 1e-9).mean())
+    assert ours.p_less == pytest.approx((sums <= differences.sum() + 1e-9).mean())
+    assert ours.p_two_sided == pytest.approx(min(1, 2 * ours.p))
+
+
+def test_p_values_of_many_pairs_are_steady_and_agree_with_the_exact_ones() -> None:
+    one, other = drawn(16, 3), [value - 1 for value in drawn(16, 4)]
+    differences = np.subtract(one, other)
+    signs = 1 - 2 * ((np.arange(2**16)[:, None] >> np.arange(16)) & 1)
+    exact = ((signs @ differences) >= differences.sum() - 1e-9).mean()
+    ours = paired_difference(one, other)
+    assert ours == paired_difference(one, other)
+    assert ours.p_greater == pytest.approx(exact, abs=0.006)
+    assert 0.01 < exact < 0.09
+
+
+def test_ties_are_ties_however_numbers_round() -> None:
+    # 0.1 + 0.2 - 0.3: the sum is 0 but for rounding, so that sums above, at and below it are 3, 2 and 3 of 8.
+    ours = paired_difference([90.1, 90.2, 90.0], [90.0, 90.0, 90.3])
+    assert (ours.p_greater, ours.p_less, ours.p_two_sided) == (0.625, 0.625, 1.0)
+
+
+def test_five_pairs_on_one_side_give_the_least_p() -> None:
+    ours = paired_difference([value + 0.1 for value in FIVE], FIVE)
+    assert ours.p_greater == ours.p == least_p(5) == 1 / 32
+    assert (ours.p_less, ours.p_two_sided) == (1.0, 1 / 16)
+    assert (ours.low, ours.high) == pytest.approx((0.1, 0.1))
+
+
+def test_no_difference_at_all() -> None:
+    ours = paired_difference(FIVE, FIVE)
+    assert (ours.difference, ours.low, ours.high) == (0, 0, 0)
+    assert (ours.p_greater, ours.p_less, ours.p_two_sided) == (1, 1, 1)
+
+
+def test_one_pair() -> None:
+    ours = paired_difference([1.0], [2.0])
+    assert (ours.count, ours.difference, ours.low, ours.high) == (1, -1.0, None, None)
+    assert (ours.p_greater, ours.p_less, ours.p_two_sided) == (1.0, 0.5, 1.0)
+
+
+def test_how_many_pairs_a_level_needs() -> None:
+    assert (pairs_needed(), pairs_needed(0.0625), pairs_needed(0.07), pairs_needed(0.001)) == (5, 5, 4, 10)
+    with pytest.raises(InputError, match="level 0;"):
+        pairs_needed(0)
