@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "transfer": {"errors", "modes", "stages", "models", "maps"},
     "training": {"version", "errors", "files", "modes", "attention", "data", "models", "maps", "transfer"},
     "store": {"errors", "files"},
-    "tables": {"errors", "data", "store", "training"},
+    "tables": {"errors", "data", "bias", "store", "training"},
     "reproduction": {"errors", "modes", "data", "store", "tables", "training"},
     "report": {"version", "errors", "files", "data", "models", "maps", "bias", "training", "store", "tables"},
     "demo": {"errors", "bias", "training", "report", "data"},

@@ -18,7 +18,8 @@ made_up = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "tabl
 def test_the_page_says_numbers_words_and_notes(tmp_path: Path, parse) -> None:
     page = parse(write_tables_html([made_up.full()], tmp_path / "new" / "page.html").read_text())
     for words in (
-        "ResNet164 with SE and with LSAS-SE Source: LSAS (arXiv 2305.05200), table 2. Numbers: accuracy, %; higher is better.",
+        "ResNet164 with SE and with LSAS-SE Source: LSAS (arXiv 2305.05200), table 2. Numbers: accuracy, %; higher is "
+        "better. Published: the mean of 3 runs. Runs: 10 finished, data: cifar10.",
         "CIFAR-10, accuracy, %",
         "SE 94.57 94.56 ± 0.10 (5)",
         "LSAS-SE 95.01 95.00 ± 0.15 (5)",

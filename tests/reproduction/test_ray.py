@@ -63,6 +63,8 @@ def test_a_cluster_fills_a_table_though_a_worker_is_killed(cluster, small: Path,
 def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no Ray cluster at 127.0.0.1:1"):
         RayEngine(Store(tmp_path), "127.0.0.1:1")
+    with pytest.raises(InputError, match="no Ray cluster at auto"):
+        RayEngine(Store(tmp_path), "auto")
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(0, 0), (1, -1), (1, 1.5)])

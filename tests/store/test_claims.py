@@ -82,6 +82,7 @@ def test_one_at_a_time(address: str) -> None:
     assert another is not None
     claim.release()
     claim.release()
+    assert not claim.check()
     assert other.claimed("run") is None
     with other.claim("run") as again:  # type: ignore[union-attr]
         assert again.check()
@@ -141,6 +142,31 @@ def test_a_holder_that_is_killed_holds_nothing(tmp_path: Path) -> None:
     with store.claim("run") as claim:  # type: ignore[union-attr]
         assert len(files(tmp_path, "run")) == 1
         assert claim.check()
+
+
+def _hold_shortly(folder: Path, say: Any) -> None:
+    claim = Store(folder).claim("run", lease=0.6, on_loss=lambda: say.put("lost"))
+    say.put(claim is not None)
+    time.sleep(60)
+
+
+def test_a_holder_that_is_stopped_loses_the_claim_and_knows_it(tmp_path: Path) -> None:
+    said = CONTEXT.Queue()
+    holder = CONTEXT.Process(target=_hold_shortly, args=(tmp_path, said))
+    holder.start()
+    assert said.get(timeout=20)
+    assert holder.pid is not None
+    store, claims = Store(tmp_path), []
+    os.kill(holder.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    wait_until(lambda: claims.append(store.claim("run")) or claims[-1])
+    assert time.monotonic() - began > 0.5
+    os.kill(holder.pid, signal.SIGCONT)
+    assert said.get(timeout=20) == "lost"
+    assert claims[-1].check()
+    assert len(files(tmp_path, "run")) == 1
+    holder.kill()
+    holder.join()
 
 
 def test_a_number_that_was_given_anew_is_another_process(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import pytest
 from made_up import row, write_run, write_runs
 
 from regard.errors import InputError
-from regard.store import Store
+from regard.store import Store, local
 from regard.store.local import LocalPlace
 
 INDEX = ".index.json"
@@ -184,14 +185,27 @@ def test_an_index_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: py
     assert sorted(os.listdir(tmp_path)) == [INDEX, "run"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_store_that_may_only_be_read(tmp_path: Path) -> None:
+def test_a_store_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(target: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", target)
+
+    monkeypatch.setattr(local, "_aside", refuse)  # by which everything is written
     write_run(tmp_path, "run")
-    tmp_path.chmod(0o555)
-    try:
-        assert len(Store(tmp_path).runs()) == len(Store(tmp_path).runs()) == 1
-    finally:
-        tmp_path.chmod(0o755)
+    store = Store(tmp_path)
+    assert len(store.runs()) == len(Store(tmp_path).runs()) == 1
+    read = count_reads(monkeypatch)
+    assert len(store.runs()) == 1
+    assert not read
+    assert os.listdir(tmp_path) == ["run"]
+    with pytest.raises(InputError, match="has to be writable"):
+        store.claim("run")
+
+
+def test_a_slow_disk_is_looked_at_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_runs(tmp_path, 100)
+    expected = Store(tmp_path).runs()
+    monkeypatch.setattr(local, "_SLOW", 0.0)
+    assert Store(tmp_path).runs() == Store(tmp_path).rebuild() == expected
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
@@ -317,8 +331,8 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Store(tmp_path.as_uri()).folder == tmp_path
     assert Store(str(tmp_path)).address == str(tmp_path)
     assert Store("memory://addresses/x").folder is None
-    assert Store("memory://addresses/x/").address == "memory:///addresses/x"
-    assert pickle.loads(pickle.dumps(Store("memory://addresses/x"))).address == "memory:///addresses/x"
+    assert Store("memory://addresses/x/").address == "memory://addresses/x"
+    assert pickle.loads(pickle.dumps(Store("memory://addresses/x"))).address == "memory://addresses/x"
     with pytest.raises(InputError, match="no address of a store"):
         Store("nothing://x")
     with pytest.raises(InputError, match="chain"):

@@ -368,3 +368,44 @@ def test_tables_that_are_not_there(tmp_path) -> None:
         load_table("lsas")
     with pytest.raises(InputError, match=r"^there is no table file .*none\.yaml$"):
         load_table(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("comparisons:", "comparisons: None is no pair"),
+        ("comparisons: [ab]", "'ab' is no pair"),
+        ("comparisons: [[a, a]]", "is no pair"),
+        ("comparisons: [[a, c]]", "unknown column in comparisons 'c'"),
+        ("metrics:", "metrics is None"),
+        ("metrics: []", "metrics is empty"),
+        ("metrics: accuracy", "metrics is 'accuracy'; expected a list"),
+        ("notes: text", "notes is 'text'; expected a list"),
+        ("runs: five", "runs is 'five'"),
+        ("checked: 'no'", "checked is 'no'; expected true or false"),
+    ],
+)
+def test_fields_of_a_wrong_kind_are_said(extra: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"title: t\ncolumns: {{a: A, b: B}}\nrows: {{r: {{title: R, a: {{published: 1}}}}}}\n{extra}\n")
+    with pytest.raises(InputError) as caught:
+        load_table(path)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("{teacher: [b]}", "which the row does not have"),
+        ("{teacher: title}", "which the row does not have"),
+        ("{teacher: a}", "it is its own teacher"),
+        ("{published: .nan}", "expected 1 number"),
+        ("{recipe: [x]}", "expected the name or the path"),
+    ],
+)
+def test_cells_of_a_wrong_kind_are_said(cell: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"title: t\ncolumns: {{a: A, b: B}}\nrows: {{r: {{title: R, a: {cell}, b: {{published: 1}}}}}}\n")
+    with pytest.raises(InputError, match="row r, a") as caught:
+        load_table(path)
+    assert message in str(caught.value)

@@ -125,8 +125,11 @@ def _print_table(runs: Sequence[StoredRun], holders: Mapping[str, str], width: i
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, side in columns.items():
-        right = side == "right"
-        table.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
+        if side == "right":  # numbers, which are not broken
+            table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+        else:
+            longest = max(len(name), *(len(row[name]) for row in rows))
+            table.add_column(name, overflow="fold", min_width=min(longest, width // 5))
     for row in rows:
         table.add_row(*(Text(row[name], _STYLES.get(row["kind"], "") if name == "state" else "") for name in columns))
     Console().print(table)

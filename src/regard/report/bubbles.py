@@ -12,12 +12,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from regard.report.svg import INK, as_svg, canvas, ink_of, settings, short_name
 from regard.report.wording import large
 
-_WIDEST = 54.0  # points, the diameter of the largest bubble
+_WIDEST = 48.0  # points, the diameter of the largest bubble
 _SPREAD = 5.0  # from which ratio of the costs on their axis is logarithmic
-_NAME, _DETAIL = 11.0, 9.5  # sizes of letters
+_NAME = 11.0  # size of letters
 _BESIDE = 3.0  # between bars
-_LETTER = 0.6  # their width, of their size, on the safe side
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 520.0, 46.0, 10.0, 10.0, 42.0
+_LETTER = 0.56  # their width, of their size, on the safe side
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 460.0, 46.0, 10.0, 10.0, 42.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class Bubble:
         low: that of its least run.
         high: that of its best run.
         size: what the area of the bubble is proportional to, above 0.
-        detail: said below the name.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Bubble:
     low: float
     high: float
     size: float
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def bubbles(rows: Sequence[Bubble], caption: str, salt: str) -> str:
         caption: what the figure shows, for who cannot see it.
         salt: unlike that of any other figure on the page.
     """
-    height = min(720.0, 340.0 + 10.0 * len(rows))
+    height = min(720.0, 300.0 + 10.0 * len(rows))
     wide, tall = _WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM
     logarithmic = max(row.x for row in rows) > _SPREAD * min(row.x for row in rows)
     costs = [math.log10(row.x) if logarithmic else row.x for row in rows]
@@ -119,17 +117,16 @@ def bubbles(rows: Sequence[Bubble], caption: str, salt: str) -> str:
             axes.plot(row.x, row.y, markersize=4, markeredgewidth=0, **round_)
         centres = list(zip(across, along, strict=True))
         frame = _Box(2, _BOTTOM - 4, _WIDTH - 2, height - 2)
-        for row, centre, box in zip(rows, centres, _labels(rows, centres, sizes, frame), strict=True):
+        for row, centre, size, box in zip(rows, centres, sizes, _labels(rows, centres, sizes, frame), strict=True):
             middle = ((box.left + box.right) / 2, (box.bottom + box.top) / 2)
             near = (min(max(centre[0], box.left), box.right), min(max(centre[1], box.bottom), box.top))
             place = [((x - _LEFT) / wide, (y - _BOTTOM) / tall) for x, y in (middle, near, centre)]
-            if math.dist(near, centre) > 0.5 * _WIDEST + 10:
+            if math.dist(near, centre) > size / 2 + 12:
                 (_, (x1, y1), (x2, y2)) = place
                 axes.plot([x1, x2], [y1, y2], color=INK, linewidth=0.6, transform=axes.transAxes, clip_on=False)
             x, y = place[0]
             words: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "clip_on": False}
-            axes.text(x, y - 1 / tall, short_name(row.name), va="bottom", fontsize=_NAME, **words)
-            axes.text(x, y - 2 / tall, row.detail, va="top", fontsize=_DETAIL, **words)
+            axes.text(x, y, short_name(row.name), va="center", fontsize=_NAME, **words)
         return as_svg(figure, caption)
 
 
@@ -157,9 +154,8 @@ def _labels(
     ]
     dots = [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
     placed: dict[int, _Box] = {}
-    for i in sorted(range(len(rows)), key=lambda i: (centres[i][1], i)):
-        width = _LETTER * max(_NAME * len(short_name(rows[i].name)), _DETAIL * len(rows[i].detail))
-        height = 1.3 * (_NAME + _DETAIL)
+    for i in sorted(range(len(rows)), key=lambda i: (-sizes[i], i)):
+        width, height = _LETTER * _NAME * len(short_name(rows[i].name)), 1.35 * _NAME
 
         def badness(candidate: tuple[int, _Box], i: int = i) -> float:
             rank, box = candidate
@@ -167,7 +163,7 @@ def _labels(
             names = sum(box.overlap(other) for other in placed.values())
             others = sum(box.overlap(other) for j, other in enumerate(around) if j != i)
             centre = sum(box.overlap(other) for other in dots)
-            return 20 * outside + 10 * names + 2 * others + 8 * centre + 12 * rank
+            return 20 * outside + 6 * names + others + 6 * centre + 25 * rank
 
         boxes = _candidates(centres[i], sizes[i] / 2, width, height)
         placed[i] = min(enumerate(boxes), key=badness)[1]

@@ -78,14 +78,13 @@ def costs(groups: Sequence[SeedGroup], styles: Mapping[str, int], salt: str = ""
         values = [100 * value for value in group.accuracies]
         if group.finished and values and group.parameters and group.multiply_adds:
             mean = sum(values) / len(values)
-            detail = large(group.parameters)
             ends = (min(values), max(values))
-            found.append(
-                Bubble(group.name, styles[group.name], group.multiply_adds, mean, *ends, group.parameters, detail)
-            )
+            found.append(Bubble(group.name, styles[group.name], group.multiply_adds, mean, *ends, group.parameters))
     if len(found) < 2:
         return None
-    said = "; ".join(f"{one.name} {one.y:.1f}% with {large(round(one.x))}, {one.detail} parameters" for one in found)
+    said = "; ".join(
+        f"{one.name} {one.y:.1f}% with {large(round(one.x))}, {large(round(one.size))} parameters" for one in found
+    )
     svg = bubbles(found, f"Test accuracy by multiply-adds: {said}", salt=f"{salt}costs")
     return Chart("Test accuracy by multiply-adds; areas are parameters", Markup(svg))
 

@@ -150,8 +150,9 @@ def curves(series: Sequence[Series], unit: str, caption: str, salt: str) -> str:
         series: at least one with a number in it.
         unit: behind the numbers of the vertical axis: "%" or "".
     """
+    largest = max((y for one in series for y in one.y if math.isfinite(y)), default=0)
     with settings(salt, grid="y"):
-        figure, axes = canvas(420, 280, left=38, right=8, top=8, bottom=38)
+        figure, axes = canvas(420, 280, left=38 if largest >= 0.1 else 56, right=8, top=8, bottom=38)
         for one in series:
             points = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(y)]
             if not points:

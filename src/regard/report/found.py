@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ def find_runs(places: Sequence[str | Path]) -> Found:
         for folder in _matches(place):
             runs = [folder]
             if not _is_run(folder):
-                inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+                inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+                inside.sort(key=_by_name)
                 runs = [path for path in inside if _is_run(path)]
                 reasons += [
                     (printable(str(path)), "empty" if not any(path.iterdir()) else "no run: it has no recipe.yaml")
@@ -77,10 +79,15 @@ def _matches(place: str | Path) -> list[Path]:
         raise InputError(f"{shown} is a file; expected a run folder, a folder of run folders, or a pattern of them")
     if not glob.has_magic(str(place)):
         raise InputError(f"there is no folder {shown}; give a run folder, a folder of run folders, or a pattern")
-    found = sorted(Path(match) for match in glob.glob(str(place)) if Path(match).is_dir())
+    found = sorted((Path(match) for match in glob.glob(str(place)) if Path(match).is_dir()), key=_by_name)
     if not found:
         raise InputError(f"no folder matches {shown}; give a run folder, a folder of run folders, or a pattern of them")
     return found
+
+
+def _by_name(path: Path) -> list[tuple[int, str]]:
+    """Sorts numbers in names as numbers: seed2 before seed10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def _is_run(folder: Path) -> bool:

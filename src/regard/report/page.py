@@ -20,6 +20,8 @@ from regard.report.sheet import Sheet, make_sheet
 from regard.report.summary import Summary, with_cost
 from regard.report.template import Network, write_page
 from regard.report.tested import folders, tested_on, titles
+from regard.report.wording import few
+from regard.tables.contents import contents
 from regard.tables.filled import FilledTable
 from regard.training import load_data
 
@@ -118,7 +120,7 @@ def write_runs_html(
         notes=notes,
         left_out=left_out,
         parts=parts,
-        tables=tables,
+        tables=[contents(one) for one in tables],
         repeats=repeats(groups),
         environments=environments(groups),
     )
@@ -177,6 +179,7 @@ def _part(
             *filter(None, [folders(rows)]),
             *found.notes,
             *said,
+            *_costless(groups),
             *_unshown(groups, sheet),
             *(sheet.notes if sheet else ()),
         ],
@@ -184,6 +187,7 @@ def _part(
         "forests": charts.forests(groups, styles, mark),
         "curves": charts.curves(groups, styles, mark),
         "costs": [chart] if chart else [],
+        "largest": max((group.parameters or 0 for group in groups if group.finished), default=0),
         "sheet": sheet if sheet and sheet.networks else None,
         "shown": [Network(row.name, styles[network_of[row.name]]) for row in sheet.networks] if sheet else [],
         "rule": prose.sheet_rule(sheet) if sheet else "",
@@ -224,6 +228,14 @@ def _unshown(groups: Sequence[SeedGroup], sheet: Sheet | None) -> list[str]:
             f"{len(groups) - 1}."
         )
     return said
+
+
+def _costless(groups: Sequence[SeedGroup]) -> list[str]:
+    """What to say of networks whose operations are not known."""
+    names = [group.name for group in groups if group.parameters is not None and group.multiply_adds is None]
+    if not names:
+        return []
+    return [f"The multiply-adds of {few(names)} are not known without the test images, on whose size they depend."]
 
 
 def _with_cost(group: SeedGroup, side: int) -> SeedGroup:

@@ -105,8 +105,8 @@ def over_seeds(groups: Sequence[SeedGroup]) -> str:
     )
     if one:
         said += (
-            f"; the intervals of {few([group.name for group in one])}, trained once, speak of other test images alone "
-            "(Wilson), and not of training again"
+            "; the intervals of networks with one seed speak of other test images alone (Wilson; of the mean ± 1.96 "
+            "standard errors), and not of training again"
         )
     return f"{said}."
 

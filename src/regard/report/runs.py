@@ -59,7 +59,7 @@ def report_runs(
 
 
 def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
-    """The tables that come with regard and of which these runs fill a comparison, each from the runs of one folder."""
+    """The tables that come with regard and have such runs in a comparison, each with the runs of one folder."""
     reader = Reader()
     stores: dict[Path, list[StoredRun]] = {}
     for run in runs:
@@ -67,7 +67,13 @@ def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
         stores.setdefault(place.parent, []).append(_stored(reader, place))
     tables = [load_table(name) for name in table_names()]
     found = (fill(table, stored) for stored in stores.values() for table in tables)
-    return [one for one in found if any(comparison.ours is not None for comparison in one.comparisons)]
+    return [one for one in found if _compared(one)]
+
+
+def _compared(filled: FilledTable) -> bool:
+    """Whether a cell of a comparison has runs."""
+    columns = {column for pair in filled.table.comparisons for column in pair}
+    return any(cell.seeds for (_, column), cell in filled.cells.items() if column in columns)
 
 
 def _stored(reader: Reader, folder: Path) -> StoredRun:

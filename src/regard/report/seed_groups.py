@@ -93,8 +93,8 @@ def seed_groups(rows: Sequence[Summary], names: Sequence[str] | None = None) -> 
 
     Args:
         rows: of the report, in order.
-        names: of the networks, in their order; None: of a network of one run that run's, of others what the names of
-            their runs have in common.
+        names: of the networks, in their order; None: what the names of their runs have in common, without a
+            `-seed<number>` at the end.
 
     Returns:
         The networks, in order of their first rows, and what is to be said of runs that are not counted.
@@ -128,7 +128,7 @@ def seed_groups(rows: Sequence[Summary], names: Sequence[str] | None = None) -> 
     }
     groups = []
     described = [describe(runs[0].recipe, _caller(runs[0], by_folder)) for runs, _ in parts]
-    described = _told_apart(described, [runs[0].recipe for runs, _ in parts])
+    described = _told_apart(described, [runs[0] for runs, _ in parts])
     for title, what, (runs, others) in zip(titles, described, parts, strict=True):
         several = len(runs) + len(others) > 1
         named = [_renamed(row, f"{title}, seed {_seed(row, runs)}" if several else title) for row in (*runs, *others)]
@@ -227,19 +227,29 @@ def _caller(row: Summary, by_folder: Mapping[Path, str]) -> Callable[[str], str 
     return called
 
 
-def _told_apart(described: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
-    """The networks in words; those of the same words with the fields in which they differ, if these are few."""
-    fields = [flat(plain(recipe)) for recipe in recipes]
+def _told_apart(described: Sequence[str], rows: Sequence[Summary]) -> list[str]:
+    """The networks in words; those of the same words and test set with the fields in which they differ, if few."""
+    fields = [_fields(row.recipe) for row in rows]
+    keys = [(words, repr(tested_on(row))) for words, row in zip(described, rows, strict=True)]
     found = []
-    for words, own in zip(described, fields, strict=True):
-        alike = [other for other, same in zip(fields, described, strict=True) if same == words]
+    for key, own in zip(keys, fields, strict=True):
+        words = key[0]
+        alike = [other for other, same in zip(fields, keys, strict=True) if same == key]
         differing = [
-            f"{name} {value}"
+            f"{name} {f'{value:g}' if isinstance(value, float) else value}"
             for name, value in own.items()
             if name not in (*WHERE, "seed", "transfer.teacher", "data.mean", "data.std")
             and any(other.get(name) != value for other in alike)
         ]
         found.append(f"{words}, {', '.join(differing)}" if 0 < len(differing) <= _MOST_FIELDS else words)
+    return found
+
+
+def _fields(recipe: Recipe) -> dict[str, object]:
+    """By dotted names, options one by one."""
+    found: dict[str, object] = {}
+    for name, value in flat(plain(recipe)).items():
+        found |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
     return found
 
 
@@ -265,7 +275,7 @@ def _titles(parts: Sequence[tuple[list[Summary], list[Summary]]]) -> list[str]:
         names = [row.name for row in (*runs, *others)]
         bare = {_SEED_IN_NAME.sub("", name) for name in names}
         common = bare.pop() if len(bare) == 1 else os.path.commonprefix(names).rstrip("-_. /")
-        wanted.append(names[0] if len(names) == 1 else common or names[0])
+        wanted.append(common or names[0])
     return [runs[0].name if wanted.count(title) > 1 else title for title, (runs, _) in zip(wanted, parts, strict=True)]
 
 

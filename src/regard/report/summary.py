@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from regard.training import Recipe, Run, make_model
 # Test images and their side in pixels, for the sets that are always the same.
 _TEST_IMAGES = {"clutter": 1_000, "cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000}
 _SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}
+_SEED = re.compile(r"^seed: (\d{1,18})$", re.MULTILINE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +97,11 @@ def summarize(
     titles = unique(names, len(opened), "runs") if names is not None else _folder_names(opened)
     by_folder = {run.folder.resolve(): title for run, title in zip(opened, titles, strict=True)}
     costs: dict[str, tuple[int | None, int | None]] = {}
+    recipes: dict[str, Recipe] = {}
     rows = []
     for run, title in zip(opened, titles, strict=True):
         try:
-            rows.append(_summary(run, title, by_folder, costs))
+            rows.append(_summary(run, _recipe(run, recipes), title, by_folder, costs))
         except (InputError, OSError, UnicodeDecodeError) as error:
             if broken is None:
                 raise
@@ -114,10 +117,25 @@ def images_tested(row: Summary) -> int | None:
     return counts[0] if counts else None
 
 
+def _recipe(run: Run, known: dict[str, Recipe]) -> Recipe:
+    """Of the run; those that are the same but for the seed are parsed once, which takes its time."""
+    text = (run.folder / "recipe.yaml").read_text(errors="replace")
+    seeds = _SEED.findall(text)
+    if len(seeds) != 1:
+        return run.recipe
+    same = _SEED.sub("", text)
+    if same not in known:
+        known[same] = run.recipe
+    return replace(known[same], seed=int(seeds[0]))
+
+
 def _summary(
-    run: Run, name: str, by_folder: dict[Path, str], costs: dict[str, tuple[int | None, int | None]]
+    run: Run,
+    recipe: Recipe,
+    name: str,
+    by_folder: dict[Path, str],
+    costs: dict[str, tuple[int | None, int | None]],
 ) -> Summary:
-    recipe = run.recipe
     metrics = tuple(row for row in run.metrics() if isinstance(row, dict) and isinstance(row.get("epoch"), int))
     environment = _environment(run)
     report = Report.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import socket
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from regard.reproduction.worker import carry_out, order
 from regard.store import Store
 
 _PATIENCE = 120.0  # seconds for runs to save and end
+_ANSWER = 10.0  # seconds for a cluster to answer
 
 
 class RayEngine:
@@ -48,6 +50,7 @@ class RayEngine:
         self.store, self.cpus, self.gpus, self._ray = store, cpus, gpus, ray
         self._made = not ray.is_initialized()
         if self._made:
+            _check_reachable(address)
             try:
                 ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
@@ -112,6 +115,19 @@ class RayEngine:
             return Ended(job, "failed", first_line(error.cause or error))
         except errors.RayError as error:  # its process or its machine is gone
             return Ended(job, "lost", type(error).__name__)
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raises InputError if nobody answers at HOST:PORT, for which Ray itself waits for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except OSError as error:
+        raise InputError(
+            f"there is no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one"
+        ) from error
 
 
 def _work(text: str) -> tuple[Ending, str]:

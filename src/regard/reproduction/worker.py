@@ -17,7 +17,7 @@ from regard import training
 from regard.errors import InputError
 from regard.reproduction.engine import Ending
 from regard.reproduction.plan import Job
-from regard.store import Store, StoredRun
+from regard.store import Claim, Store, StoredRun
 from regard.training import Display, Lines
 
 STATUS: dict[Ending, int] = {"finished": 0, "failed": 2, "stopped": 75, "elsewhere": 76, "lost": 77}
@@ -55,12 +55,12 @@ def carry_out(text: str) -> tuple[Ending, str]:
         if done is not None and done.finished:
             return "finished", "finished by somebody else"
         try:
-            return _train(asked, store)
+            return _train(asked, store, claim)
         except InputError as error:
             return "failed", str(error)
 
 
-def _train(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
+def _train(asked: dict[str, Any], store: Store, claim: Claim) -> tuple[Ending, str]:
     name, teacher = asked["name"], asked["teacher"]
     recipe = _recipe(_resumed(asked["recipe"], store.run(name)))
     with tempfile.TemporaryDirectory(prefix="regard-", ignore_cleanup_errors=True) as scratch:
@@ -73,11 +73,12 @@ def _train(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
         os.chdir(base)  # where the teacher is found under its name
         try:
             display: Display = Lines()
+            mirrored: _Mirrored | None = None
             if store.folder is None:
-                display = _Mirrored(display, store, Path(name), recipe.save_minutes)
+                display = mirrored = _Mirrored(display, store, claim, Path(name), recipe.save_minutes)
             outcome = training.train(recipe, name, resume=True, display=display)
-            if store.folder is None:
-                store.push(Path(name))
+            if mirrored is not None:
+                mirrored.push()
         finally:
             os.chdir(before)
     if not outcome.finished:
@@ -88,8 +89,9 @@ def _train(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
 class _Mirrored(Display):
     """Brings a store up to date while a run goes on."""
 
-    def __init__(self, display: Display, store: Store, folder: Path, minutes: float) -> None:
-        self.display, self.store, self.folder, self.minutes = display, store, folder.absolute(), minutes
+    def __init__(self, display: Display, store: Store, claim: Claim, folder: Path, minutes: float) -> None:
+        self.display, self.store, self.claim = display, store, claim
+        self.folder, self.minutes = folder.absolute(), minutes
         self.pushed = time.monotonic()
 
     def start(self, run: str, epochs: int, steps: int, done: int) -> None:
@@ -111,6 +113,8 @@ class _Mirrored(Display):
         self.display.stop()
 
     def push(self) -> None:
+        if not self.claim.check():  # cut off for long, and taken over
+            _leave()
         self.store.push(self.folder)
         self.pushed = time.monotonic()
 

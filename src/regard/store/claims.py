@@ -102,7 +102,7 @@ class Claim:
         return self._hold.lost
 
     def check(self) -> bool:
-        """Beats now; whether the claim is still held. True if the store cannot be reached."""
+        """Beats now; whether the claim is still held. A store that cannot be reached says nothing against it."""
         return self._hold.beat()
 
     def release(self) -> None:
@@ -140,15 +140,15 @@ class _Hold:
     def beat(self) -> bool:
         with self._lock:
             if self._end.is_set():
-                return not self.lost
-            began = time.monotonic()
+                return False
+            began = _awake()
             try:
                 self.lost = self._taken()
                 if not self.lost:
                     self.flag = replace(self.flag, beat=self.flag.beat + 1)
                     _write(self.place, self.name, self.file, self.flag)
                     # Whoever looked meanwhile may have found no beat for a lease.
-                    self.lost = time.monotonic() - began > self.flag.lease and self._taken()
+                    self.lost = _awake() - began > self.flag.lease and self._taken()
             except OSError:
                 return True  # the next beat tells
             if not self.lost and not self._end.is_set():
@@ -210,14 +210,14 @@ class Claims:
         return None if hold is None else Claim(hold)
 
     def _contend(self, name: str, file: str, flag: _Flag, on_loss: Callable[[], None] | None) -> _Hold | None:
-        began = time.monotonic()
+        began = _awake()
         _write(self._place, name, file, flag)
         while True:
             rivals, lapsed = self._living(name, flag.lease, but=file)
             if not rivals:
                 break
             ahead = any(rival.held or (rival.began, other) < (flag.began, file) for other, rival in rivals.items())
-            if ahead or time.monotonic() - began > _PATIENCE:  # or one neither takes it nor withdraws
+            if ahead or _awake() - began > _PATIENCE:  # or one neither takes it nor withdraws
                 self._place.remove(_path(name, file))
                 return None
             time.sleep(self._place.pause)
@@ -225,7 +225,7 @@ class Claims:
         _write(self._place, name, file, hold.flag)
         for other in lapsed:
             self._place.remove(_path(name, other))
-        if time.monotonic() - began > flag.lease / 2 and not hold.beat():  # slept so long that another may be ahead
+        if _awake() - began > flag.lease / 2 and not hold.beat():  # slept so long that another may be ahead
             return None
         hold.on_loss = on_loss
         return hold
@@ -255,6 +255,11 @@ class Claims:
                 living[file] = flag
         taken = {file for flag in living.values() for file in flag.over}
         return {file: flag for file, flag in living.items() if file not in taken}, lapsed
+
+
+def _awake() -> float:
+    """Seconds, with those in which the machine was suspended, where the system counts these."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _path(name: str, file: str) -> str:

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from regard.store.place import CHECKPOINTS, READ, WEIGHTS, Place, Seen, Stamp
+
+_T = TypeVar("_T")
 
 _SAMPLE = 64  # folders that are looked at to see how quick the disk is
 _SLOW = 1e-3  # seconds for one; above that many are looked at side by side
@@ -29,6 +32,7 @@ class LocalPlace(Place):
         self.folder: Path = folder
         self.address = str(folder)
         self._root = os.path.abspath(folder)  # the address stays where it is if the process changes its folder
+        self._slow = False
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
@@ -44,12 +48,8 @@ class LocalPlace(Place):
             return {}
         began = time.perf_counter()
         found = [self._seen(name) for name in names[:_SAMPLE]]
-        rest = names[_SAMPLE:]
-        if time.perf_counter() - began > _SLOW * _SAMPLE:
-            with ThreadPoolExecutor(_THREADS) as threads:  # each waits for a disk over the network
-                found += threads.map(self._seen, rest)
-        else:
-            found += map(self._seen, rest)
+        self._slow = time.perf_counter() - began > _SLOW * _SAMPLE
+        found += self._each(self._seen, names[_SAMPLE:])
         return {name: seen for name, seen in zip(names, found, strict=True) if seen is not None}
 
     def _seen(self, name: str) -> Seen | None:
@@ -84,11 +84,21 @@ class LocalPlace(Place):
             return None
 
     def read_each(self, paths: Sequence[str]) -> Iterator[bytes | OSError | None]:
-        for path in paths:
-            try:
-                yield self.read(path)
-            except OSError as error:
-                yield error
+        return self._each(self._read_or_error, paths)
+
+    def _read_or_error(self, path: str) -> bytes | OSError | None:
+        try:
+            return self.read(path)
+        except OSError as error:
+            return error
+
+    def _each(self, work: Callable[[str], _T], paths: Sequence[str]) -> Iterator[_T]:
+        """What `work` gives for each, in order; side by side if each waits for a disk over the network."""
+        if not self._slow:
+            yield from map(work, paths)
+            return
+        with ThreadPoolExecutor(_THREADS) as threads:
+            yield from threads.map(work, paths)
 
     def write(self, path: str, content: bytes) -> None:
         def fill(aside: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from regard.errors import InputError, first_line
 from regard.files import written_aside
-from regard.store.place import CHECKPOINTS, Place, Stamp
+from regard.store.place import CHECKPOINTS, READ, Place, Stamp
 
 _MANIFEST = ".mirror.json"
 _METRICS = "metrics.jsonl"
@@ -108,7 +108,9 @@ def _push(place: Place, folder: Path, name: str, manifest: _Manifest) -> None:
         for path in [path for path in there if path == _METRICS or (path not in here and not manifest.there)]:
             place.remove(f"{name}/{path}")
             del there[path]
-    sent = {path for path in here if path != _METRICS and _send(place, folder, name, path, manifest, there)}
+    # What the run is comes first: without it, what is there of a new run looks broken.
+    paths = sorted(here - {_METRICS}, key=lambda path: (path not in READ, path))
+    sent = {path for path in paths if _send(place, folder, name, path, manifest, there)}
     if metrics is not None:
         look = [len(metrics), 0, hashlib.sha256(metrics).hexdigest()]
         if manifest.here.get(_METRICS, [0, 0, ""])[2] != look[2] or not _same(_METRICS, manifest, there):

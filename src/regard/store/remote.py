@@ -32,9 +32,9 @@ class RemotePlace(Place):
 
     pause = 0.3
 
-    def __init__(self, system: AbstractFileSystem, root: str) -> None:
+    def __init__(self, system: AbstractFileSystem, root: str, address: str) -> None:
         self._system, self._root = system, root.rstrip("/")
-        self.address = str(system.unstrip_protocol(self._root or "/"))
+        self.address = address.rstrip("/")  # as given: file systems do not give the name of a server back
         protocols = system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
         self._atomic = bool(_ATOMIC & set(protocols))
 
@@ -43,7 +43,10 @@ class RemotePlace(Place):
 
     def exists(self) -> bool:
         self._system.invalidate_cache()
-        return self._tried(lambda: bool(self._system.exists(self._root or "/")))
+        try:  # not by its own `exists`, which may say no to an address that cannot be reached
+            return self._tried(lambda: bool(self._system.info(self._root or "/")))
+        except FileNotFoundError:
+            return False
 
     def runs(self) -> dict[str, Seen]:
         folders: dict[str, dict[str, Stamp]] = {}

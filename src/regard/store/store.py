@@ -198,7 +198,7 @@ def _place(address: str) -> Place:
         raise InputError(f"{address} is no address of a store: {one_line(error)}") from error
     if isinstance(system, LocalFileSystem):
         return _folder(Path(root))
-    place = RemotePlace(system, root)
+    place = RemotePlace(system, root, address)
     try:
         place.exists()
     except OSError as error:

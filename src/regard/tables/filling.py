@@ -70,11 +70,11 @@ def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | No
         )
     counted = {one.run for cell in cells.values() for one in cell.seeds}
     any_runs = any(cell.seeds or cell.unfinished for cell in cells.values())
-    first = next((match for some in found.values() for match in some), None)
+    any_match = next((match for some in found.values() for match in some), None)
     return FilledTable(
         table=table,
         setting=setting if any_runs or setting is not None else None,
-        data=_data(matcher, first) if first is not None else "",
+        data=_data(matcher, any_match) if any_match is not None else "",
         cells=cells,
         others=_others(matches, ours, matcher),
         left_out=tuple(f"{name}: {reason}" for name, reason in sorted(left_out.items()) if name not in counted),

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -166,11 +167,19 @@ def load_table(name: str | Path) -> PublishedTable:
 
 def _table(name: str, content: Any, base: Path | None) -> PublishedTable:
     content = _fields(content, "a table", _TABLE, {"title", "columns", "rows"})
-    metrics = tuple(metric(one) for one in content.get("metrics", ["accuracy"]))
+    metrics = tuple(metric(one) for one in _strings(content.get("metrics", ["accuracy"]), "metrics"))
+    if not metrics:
+        raise InputError("metrics is empty; name one at least")
     statistic = content.get("statistic", "single")
     if statistic not in get_args(Statistic):
         raise unknown("statistic", statistic, get_args(Statistic))
+    runs = content.get("runs")
+    if runs is not None and (type(runs) is not int or runs < 1):
+        raise InputError(f"runs is {runs!r}; expected how many there were, at least 1")
     columns = {str(key): str(title) for key, title in _mapping(content["columns"], "columns").items()}
+    if "title" in columns:
+        raise InputError("a column cannot be called 'title', which is the title of the row; give it another key")
+    checked = _truth(content.get("checked", True), "checked")
     rows, cells = {}, {}
     for key, row in _mapping(content["rows"], "rows").items():
         row = _fields(row, f"row {key}", {"title", *columns}, {"title"})
@@ -179,35 +188,62 @@ def _table(name: str, content: Any, base: Path | None) -> PublishedTable:
             if column in row:
                 place = f"row {key}, {column}"
                 cell = _fields(row[column], place, _CELL, set())
-                teacher = cell.get("teacher")
-                if teacher is not None and teacher not in row:
-                    raise InputError(f"{place}: its teacher is in column {teacher!r}, which the row does not have")
                 cells[str(key), column] = Cell(
                     row=str(key),
                     column=column,
                     published=_published(cell.get("published"), len(metrics), place),
-                    checked=bool(cell.get("checked", content.get("checked", True))),
-                    recipe=_recipe(cell.get("recipe"), base),
-                    teacher=teacher,
+                    checked=_truth(cell["checked"], f"{place}: checked") if "checked" in cell else checked,
+                    recipe=_recipe(cell.get("recipe"), base, place),
+                    teacher=_teacher(cell.get("teacher"), column, row, place),
                     note=str(cell.get("note", "")),
                 )
-    comparisons = tuple((str(one), str(other)) for one, other in content.get("comparisons", []))
-    for column in (column for pair in comparisons for column in pair):
-        if column not in columns:
-            raise unknown("column in comparisons", column, columns)
     return PublishedTable(
         name=name,
         title=str(content["title"]),
         source=str(content.get("source", "")),
         metrics=metrics,
         statistic=statistic,
-        runs=content.get("runs"),
+        runs=runs,
         rows=rows,
         columns=columns,
         cells=cells,
-        comparisons=comparisons,
-        notes=tuple(str(note) for note in content.get("notes", [])),
+        comparisons=_comparisons(content.get("comparisons", []), columns),
+        notes=tuple(_strings(content.get("notes", []), "notes")),
     )
+
+
+def _comparisons(value: Any, columns: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    found = []
+    for pair in value if isinstance(value, list) else [value]:
+        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
+            raise InputError(f"comparisons: {pair!r} is no pair of two columns, such as [at, student]")
+        for column in pair:
+            if str(column) not in columns:
+                raise unknown("column in comparisons", column, columns)
+        found.append((str(pair[0]), str(pair[1])))
+    return tuple(found)
+
+
+def _teacher(name: Any, column: str, row: Mapping[str, Any], place: str) -> str | None:
+    if name is None:
+        return None
+    if not isinstance(name, str) or name == "title" or name not in row:
+        raise InputError(f"{place}: its teacher is in column {name!r}, which the row does not have")
+    if name == column:
+        raise InputError(f"{place}: it is its own teacher; name another column")
+    return name
+
+
+def _strings(value: Any, what: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise InputError(f"{what} is {value!r}; expected a list of words")
+    return value
+
+
+def _truth(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{what} is {value!r}; expected true or false")
+    return value
 
 
 def _mapping(value: Any, what: str) -> dict[Any, Any]:
@@ -217,7 +253,7 @@ def _mapping(value: Any, what: str) -> dict[Any, Any]:
 
 
 def _fields(value: Any, what: str, known: set[str], needed: set[str]) -> dict[str, Any]:
-    value = _mapping(value, what)
+    value = {str(field): content for field, content in _mapping(value, what).items()}
     for field in value:
         if field not in known:
             raise unknown(f"field of {what}", field, known)
@@ -228,13 +264,14 @@ def _fields(value: Any, what: str, known: set[str], needed: set[str]) -> dict[st
 
 def _published(value: Any, count: int, place: str) -> tuple[float | None, ...]:
     values = value if isinstance(value, list) else [value] * (count if value is None else 1)
-    if len(values) != count or not all(one is None or type(one) in (int, float) for one in values):
+    if len(values) != count or not all(one is None or type(one) in (int, float) and isfinite(one) for one in values):
         raise InputError(f"{place}: published is {value!r}; expected {count} number{'s' if count > 1 else ''}")
     return tuple(None if one is None else float(one) for one in values)
 
 
-def _recipe(name: Any, base: Path | None) -> str | None:
+def _recipe(name: Any, base: Path | None, place: str) -> str | None:
     if name is None:
         return None
-    name = str(name)
+    if not isinstance(name, str):
+        raise InputError(f"{place}: recipe is {name!r}; expected the name or the path of one")
     return str(base / name) if base is not None and name.endswith((".yaml", ".yml")) else name
