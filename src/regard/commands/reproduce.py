@@ -189,7 +189,9 @@ def _tell_jobs(plan: Plan, cost: Cost | None) -> None:
             duration(seconds) if seconds else "",
         )
     console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 200)
+    if not console.is_terminal:
+        console.width = 200  # nothing is cut or folded in a file
+    console.print(table)
 
 
 def _savings(plan: Plan, cost: Cost) -> list[str]:

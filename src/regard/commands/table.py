@@ -12,8 +12,10 @@ from regard import report, tables, training
 from regard.commands.settings import add_setting_options, asked_setting, check_place, listed, split_name
 from regard.errors import InputError
 from regard.files import written_aside
-from regard.store import Store
+from regard.store import Store, StoredRun
 
+DEFAULT = "runs"  # where runs go if nothing is said
+_FORMATS = ["terminal", "markdown", "html", "latex", "csv", "csv-comparisons"]
 _SUFFIXES = {".md": "markdown", ".html": "html", ".tex": "latex", ".csv": "csv", ".txt": "terminal"}
 
 
@@ -25,11 +27,9 @@ def main(arguments: list[str]) -> int:
         "standard deviation, and what may be said of each comparison. A run belongs to a cell by its recipe. Runs of "
         "other data or shortened schedules are shown if --budget and --data say so, or if there are no others.",
     )
-    parser.add_argument("--runs", type=str, default="runs", help="the store: a folder of runs, or an fsspec address")
+    parser.add_argument("--runs", type=str, default=DEFAULT, help="the store: a folder of runs, or an fsspec address")
     parser.add_argument("--rows", type=str, default=None, help="only these, with commas")
-    parser.add_argument(
-        "--format", choices=["terminal", "markdown", "html", "latex", "csv"], default=None, help="of what is written"
-    )
+    parser.add_argument("--format", choices=_FORMATS, default=None, help="of what is written")
     parser.add_argument("--out", type=str, default=None, help="a file to write to; its ending tells the format")
     add_setting_options(parser)
     name, rest = split_name(arguments)
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if form == "html" and not options.out:
         raise InputError("a page goes to a file; give one (--out table.html)")
     setting, _ = asked_setting(parser, options, rest)
-    filled = tables.fill(table, Store(options.runs).runs() if _there(options.runs) else [], setting)
+    filled = tables.fill(table, stored_runs(options.runs), setting)
     if form == "html":
         print(report.write_tables_html([filled], options.out))
         return 0
@@ -76,12 +76,27 @@ def written(filled: tables.FilledTable, form: str) -> str:
         with console.capture() as captured:
             console.print(tables.terminal_table(filled))
         return captured.get()
-    return {"markdown": tables.markdown, "latex": tables.latex, "csv": tables.csv_text}[form](filled)
+    writers = {
+        "markdown": tables.markdown,
+        "latex": tables.latex,
+        "csv": tables.csv_text,
+        "csv-comparisons": tables.comparisons_csv,
+    }
+    return writers[form](filled)
 
 
-def _there(address: str) -> bool:
-    """Whether there is a store; a default one need not be there yet."""
-    return address != "runs" or Path(address).is_dir()
+def stored_runs(address: str) -> list[StoredRun]:
+    """The runs of a store; none if it is the default one and not there yet.
+
+    Raises:
+        InputError: there is no such store.
+    """
+    store = Store(address)
+    if not store.exists():
+        if address == DEFAULT:
+            return []
+        raise InputError(f"there is no store of runs at {address}; `regard reproduce` and `regard train` make one")
+    return store.runs()
 
 
 def _list() -> None:

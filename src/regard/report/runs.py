@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from regard.errors import InputError
 from regard.report.found import find_runs
 from regard.report.page import write_runs_html
 from regard.report.seed_groups import seed_groups
@@ -12,8 +17,8 @@ from regard.store import StoredRun
 from regard.store.reading import Reader
 from regard.tables.filled import FilledTable
 from regard.tables.filling import fill
-from regard.tables.published import load_table, table_names
-from regard.training import Run
+from regard.tables.published import PublishedTable, load_table, table_names
+from regard.training import ModelRecipe, Run, recipe_file
 
 
 def report_runs(
@@ -41,10 +46,12 @@ def report_runs(
         The path.
 
     Raises:
-        InputError: no run at these places, names that do not fit the networks, no such reference, a place that cannot
+        InputError: no run at these places, or none with a finished epoch; names that do not fit the networks, no such reference, a place that cannot
             be written.
     """
     found = find_runs(places)
+    if not found.rows:
+        raise InputError(f"no run to report: {' '.join(found.left_out)}")
     groups, notes = seed_groups(found.rows, names)
     return write_runs_html(
         groups,
@@ -66,8 +73,24 @@ def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
         place = run.folder.resolve()
         stores.setdefault(place.parent, []).append(_stored(reader, place))
     tables = [load_table(name) for name in table_names()]
-    found = (fill(table, stored) for stored in stores.values() for table in tables)
+    found = (fill(table, stored) for stored in stores.values() for table in tables if _may_hold(table, stored))
     return [one for one in found if _compared(one)]
+
+
+def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:
+    """Whether any of these runs has a network of the table; loading all recipes of all tables would take seconds."""
+    networks = {_network(run.recipe) for run in runs}
+    return any(_network_of(cell.recipe) in networks for cell in table.cells.values() if cell.recipe is not None)
+
+
+@cache
+def _network_of(recipe: str) -> str:
+    return _network(yaml.safe_load(recipe_file(recipe).read_text(encoding="utf-8")))
+
+
+def _network(recipe: Mapping[str, Any]) -> str:
+    """The name of a network in a recipe as it is in its file."""
+    return str((recipe.get("model") or {}).get("name", ModelRecipe.name))
 
 
 def _compared(filled: FilledTable) -> bool:

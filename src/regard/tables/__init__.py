@@ -3,10 +3,10 @@
 - `table_names`, `load_table`: the published tables, `PublishedTable` with a `Cell` each place.
 - `fill`: the runs of a store put into a table, in one `Setting`: `FilledTable`.
 - `describe`, `paired_difference`, `verdict`: the statistics of it, and what may be said.
-- `terminal_table`, `markdown`, `latex`, `csv_text`: the table written down.
+- `terminal_table`, `markdown`, `latex`, `csv_text`, `comparisons_csv`: the table written down.
 """
 
-from regard.tables.comma_separated import csv_text
+from regard.tables.comma_separated import comparisons_csv, csv_text
 from regard.tables.filled import FilledCell, FilledComparison, FilledTable, SeedValue
 from regard.tables.filling import fill
 from regard.tables.latex import latex
@@ -34,6 +34,7 @@ __all__ = [
     "Setting",
     "Statistics",
     "Verdict",
+    "comparisons_csv",
     "csv_text",
     "describe",
     "fill",

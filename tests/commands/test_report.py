@@ -1,0 +1,178 @@
+"""`regard report`, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from regard import data, training
+from regard.commands.report import main as run_report
+from regard.errors import InputError
+
+CLUTTER = '--data.options={"train": 40, "test": 60}'
+ACCURACIES = {"plain": (0.5, 0.6, 0.55), "se": (0.7, 0.65, 0.6)}
+
+
+def make(folder: Path, name: str, accuracy: float, *options: str, epochs: int = 3) -> training.Run:
+    splits = data.load("clutter", train=40, test=60)
+    base = ["--model.name=wrn-10-0.5", "--schedule.epochs=3", "--schedule.milestones=[2]", "--device=cpu", CLUTTER]
+    made = training.load_recipe(None, [*base, *options])
+    made = replace(made, data=replace(made.data, mean=splits.train.mean, std=splits.train.std))
+    run = training.Run.create(folder / name, made, splits.test.classes)
+    rows = [
+        {"epoch": i + 1, "task": 2.0 - 0.1 * i, "test_accuracy": accuracy, "test_images": 60} for i in range(epochs)
+    ]
+    run.write_metrics(rows)
+    if epochs:
+        torch.manual_seed(0)
+        run.save_weights(training.make_model(made, 10), "last", epochs, accuracy)
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two networks of three seeds each."""
+    folder = tmp_path_factory.mktemp("made") / "runs"
+    for seed in range(3):
+        for name, accuracies in ACCURACIES.items():
+            options = ["--model.attention=se"] if name == "se" else []
+            make(folder, f"{name}-seed{seed}", accuracies[seed], f"--seed={seed}", *options)
+    return folder
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def page(*arguments: str) -> str:
+    assert run_report([*arguments, *(["--images=0"] if not any("images" in a for a in arguments) else [])]) == 0
+    return Path("report.html").read_text(encoding="utf-8")
+
+
+def test_the_store_is_one_page(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = page("--images=2")
+    assert "the report is" in capsys.readouterr().out
+    for name, accuracies in ACCURACIES.items():
+        values = 100 * np.array(accuracies)
+        assert f"{values.mean():.2f} ± {values.std(ddof=1):.2f}%" in text
+        assert all(f"{seed}: {value:.2f}" in text for seed, value in enumerate(values))
+        assert f"{name}-seed0.yaml" in text
+    assert "Two networks were trained on clutter" in text and "in six runs" in text
+    assert text.count("<img") == 2 * 3
+    assert "each network with its first seed" in text
+    assert "What accuracy costs" in text and "the band goes from the least to the greatest" in text
+    assert "<script" not in text and "http://www.w3.org" not in text.replace("xmlns", "")
+    again = page("runs", "runs/*-seed1", "--images=2")
+    assert again == text  # the same runs, named twice
+
+
+def test_what_is_wrong_with_runs_is_said_and_the_rest_is_there(store: Path) -> None:
+    (store / "empty").mkdir()
+    (store / ".hidden").mkdir()
+    (store / "broken").mkdir()
+    (store / "broken" / "recipe.yaml").write_text("data: [")
+    make(store, "fresh", 0.0, "--seed=8", epochs=0)
+    make(store, "half-seed7", 0.9, "--seed=7", epochs=1)
+    with open(store / "plain-seed0" / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 4, "test_acc')
+    (store / "se-seed1" / "environment.json").unlink()
+    (store / "se-seed2" / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
+    text = page()
+    assert "runs/empty is empty." in text and "hidden" not in text
+    assert "broken is broken (" in text and "is no YAML" in text
+    assert "se-seed2 is broken" in text
+    assert "fresh is at its beginning: no epoch is finished." in text
+    assert "has finished 1 of 3 epochs and is not counted." in text
+    for values in (100 * np.array(ACCURACIES["plain"]), 100 * np.array(ACCURACIES["se"][:2])):
+        assert f"{values.mean():.2f} ± {values.std(ddof=1):.2f}%" in text
+
+
+def test_only_unfinished_runs_are_shown_and_marked(store: Path) -> None:
+    make(Path("other"), "half", 0.4, epochs=1)
+    text = page("other")
+    assert "<i>unfinished</i>" in text and "half has finished 1 of 3 epochs." in text
+
+
+def test_networks_tested_on_other_images_are_apart(store: Path) -> None:
+    make(store, "cued", 0.9, '--data.options={"train": 40, "test": 60, "test_cue": 0.9}')
+    text = page()
+    assert text.count('class="set"') == 2 and "test_cue 0.9" in text
+    first, second = text.split('class="set"')[1:]
+    assert "se" in first and ">cued" not in first.split("How to repeat")[0]
+    assert text.count("What the differences mean") == 1  # there is but one network in the other part
+    ids = [part.split('"')[0] for part in text.split(' id="')[1:]]
+    assert len(ids) == len(set(ids))
+
+
+def test_names_and_the_reference(store: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    text = page(f"--names={evil},b", "--reference=b", "--title=<b>T</b>")
+    assert "<script" not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "<b>T" not in text
+    assert "b <i>reference</i>" in text and "minus b, seed by seed" in text
+    with pytest.raises(InputError, match="did you mean 'plain'"):
+        page("--reference=plan")
+    with pytest.raises(InputError, match=r"1 names for 2 networks \(plain, se\)"):
+        page("--names=one")
+
+
+def test_wrong_places(store: Path) -> None:
+    Path("file").write_text("")
+    Path("bare/inside").mkdir(parents=True)
+    Path("report.html").write_text("before")
+    for place, said in (
+        ("nowhere", "there is no folder nowhere"),
+        ("file", "is a file"),
+        ("bare", "no run in bare"),
+        ("none-*", "no folder matches"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run_report([place])
+    with pytest.raises(InputError, match="give 0 or more"):
+        run_report(["runs", "--images=-1"])
+    assert Path("report.html").read_text() == "before"
+    shutil.rmtree(store)
+    with pytest.raises(InputError, match="there is no folder runs"):
+        run_report([])
+
+
+def test_data_that_lie_elsewhere(store: Path) -> None:
+    for path in store.glob("*/recipe.yaml"):
+        fields = yaml.safe_load(path.read_text())
+        fields["data"] |= {"name": "folder", "folder": "/gone", "options": {}}
+        path.write_text(yaml.safe_dump(fields))
+    text = page("--images=2")
+    assert "There is no sheet of test images: " in text and "/gone" in text
+    assert "multiply-adds of plain and se are not known" in text
+    images = data.load("clutter", train=40, test=60)
+    for split, part in (("train", images.train), ("test", images.test)):
+        for i, (pixels, label) in enumerate(zip(part.images, part.labels, strict=True)):
+            place = Path("here") / split / part.classes[int(label)]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{i:03}.png")
+    text = page("--images=2", "--data.folder=here")
+    assert text.count("<img") == 2 * 3 and "are not known" not in text
+
+
+def test_published_tables_that_the_runs_fill(store: Path) -> None:
+    for column, accuracy in (("resnet29-se-cifar10", 0.4), ("resnet29-lsas-se-cifar10", 0.5)):
+        recipe = training.load_recipe(training.recipe_file(f"lsas/{column}"))
+        run = training.Run.create(Path("filled") / f"{column}-seed0", recipe, tuple("abcdefghij"))
+        epochs = recipe.schedule.epochs
+        row = {"epoch": epochs, "task": 1.0, "test_accuracy": accuracy, "test_images": 10_000}
+        run.write_metrics([{**row, "epoch": i + 1} for i in range(epochs)])
+        run.save_weights(training.make_model(recipe, 10), "last", epochs, accuracy)
+    text = page("filled")
+    assert "Published tables" in text and "one seed" in text and "+10.00" in text
+    assert "Published tables" not in page("runs")
+    assert json.loads((Path("filled") / "resnet29-se-cifar10-seed0" / "environment.json").read_text())

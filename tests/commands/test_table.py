@@ -1,0 +1,108 @@
+"""`regard table`, as a user types it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from regard.cli import main
+from regard.tables import Setting, load_table
+from regard.training import plain
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Made-up runs of LSAS in ResNet29, five seeds, LSAS-SE two points above."""
+    folder = tmp_path / "runs"
+    table = load_table("lsas-resnet29")
+    for (_, column), cell in table.cells.items():
+        for seed in range(5):
+            run = folder / f"{column}-{seed}"
+            run.mkdir(parents=True)
+            recipe = cell.load()
+            assert recipe is not None
+            recipe = Setting(0.05).of(recipe)
+            (run / "recipe.yaml").write_text(yaml.safe_dump({**plain(recipe), "seed": seed}))
+            (run / "environment.json").write_text(json.dumps({"regard": "0.1.0", "classes": ["a", "b"]}))
+            accuracy = 0.80 + seed / 1000 + 0.02 * (column == "lsas-se")
+            row = {"epoch": recipe.schedule.epochs, "test_accuracy": accuracy, "images_per_second": 100.0}
+            (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+            (run / "last.safetensors").touch()
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["table", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_it_lists_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys)
+    assert "attention-transfer-cifar10" in text and "sa-net-imagenet" in text and "regard reproduce NAME" in text
+
+
+def test_it_shows_a_table_without_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = said(capsys, "lsas-cifar")
+    assert "94.57" in text and "95.01" in text and "—" in text
+
+
+def test_it_shows_runs_and_what_may_be_said(capsys: pytest.CaptureFixture[str], runs: Path) -> None:
+    text = " ".join(said(capsys, "lsas-resnet29", "--runs", str(runs)).split())
+    assert "8 of 164 epochs" in text
+    assert "80.20" in text and "82.20" in text
+    assert "+2.00" in text and "better" in text
+    none = " ".join(said(capsys, "lsas-resnet29", "--runs", str(runs), "--budget", "1").split())
+    assert "82.20" not in none and "--budget 0.0" in none  # and how to see what there is
+
+
+@pytest.mark.parametrize("suffix", ["md", "html", "tex", "csv", "txt"])
+def test_the_same_runs_give_the_same_bytes(
+    capsys: pytest.CaptureFixture[str], runs: Path, tmp_path: Path, suffix: str
+) -> None:
+    paths = [tmp_path / f"{number}.{suffix}" for number in range(2)]
+    for path in paths:
+        assert said(capsys, "lsas-resnet29", "--runs", str(runs), "--out", str(path)).strip() == str(path)
+        (runs / ".index.json").unlink(missing_ok=True)
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second and b"82.2" in first
+
+
+def test_csv_holds_every_seed(capsys: pytest.CaptureFixture[str], runs: Path) -> None:
+    text = said(capsys, "lsas-resnet29", "--runs", str(runs), "--format", "csv")
+    lines = list(csv.DictReader(io.StringIO(text)))
+    seeds = next(line for line in lines if line["column"] == "se")["seeds"]
+    values = {int(pair.split(":")[0]): float(pair.split(":")[1]) for pair in seeds.split(";")}
+    assert values == pytest.approx({seed: 80 + seed / 10 for seed in range(5)})
+    compared = said(capsys, "lsas-resnet29", "--runs", str(runs), "--format", "csv-comparisons")
+    (line,) = csv.DictReader(io.StringIO(compared))
+    assert float(line["difference"]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "unknown table 'nonsense'"),
+        (["lsas-cifa"], "did you mean 'lsas-cifar'"),
+        (["lsas-cifar", "--rows", "cifar11"], "did you mean 'cifar10'"),
+        (["lsas-cifar", "--runs", "no/such/store"], "no/such/store"),
+        (["lsas-cifar", "--out", "no/such/folder/t.md"], "there is no folder"),
+        (["lsas-cifar", "--out", "table.docx"], "tells no format"),
+        (["lsas-cifar", "--format", "html"], "a page goes to a file"),
+        (["lsas-cifar", "--budget", "0"], "the budget is 0"),
+        (["my-table.yaml"], "there is no table file"),
+        (["lsas-cifar", "--data.nam", "x"], "unrecognized"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["table", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
