@@ -89,7 +89,7 @@ def test_what_is_wrong_with_runs_is_said_and_the_rest_is_there(store: Path) -> N
     (store / "se-seed1" / "environment.json").unlink()
     (store / "se-seed2" / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
     text = page()
-    assert "runs/empty is empty." in text and "hidden" not in text
+    assert "runs/empty is empty." in text and "/.hidden" not in text
     assert "broken is broken (" in text and "is no YAML" in text
     assert "se-seed2 is broken" in text
     assert "fresh is at its beginning: no epoch is finished." in text
@@ -141,6 +141,9 @@ def test_wrong_places(store: Path) -> None:
     with pytest.raises(InputError, match="give 0 or more"):
         run_report(["runs", "--images=-1"])
     assert Path("report.html").read_text() == "before"
+    make(Path("begun"), "fresh", 0.0, epochs=0)
+    with pytest.raises(InputError, match="no run to report: fresh is at its beginning"):
+        run_report(["begun"])
     shutil.rmtree(store)
     with pytest.raises(InputError, match="there is no folder runs"):
         run_report([])

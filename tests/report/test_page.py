@@ -5,6 +5,7 @@ import shlex
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from regard import report
 from regard.errors import InputError
@@ -178,3 +179,12 @@ def test_environments_are_told_apart(make_run):
     assert found["torch"] == [(rows[0].environment["torch"], "a"), ("0.4", "b")]
     assert [whose for _, whose in found["python"]] == [""]
     assert "classes" not in found
+
+
+def test_images_that_are_read_while_training_have_no_sheet(make_run, recipe, tmp_path, written):
+    for place in (tmp_path / "set" / split / name for split in ("train", "val") for name in "0123456789"):
+        place.mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(place / "a.png")
+    data = replace(recipe.data, name="files", folder=str(tmp_path / "set"), size=32, options={})
+    _, page = written(report.summarize([make_run("student", data=data)]), tmp_path / "r.html")
+    assert "There is no sheet of test images: those of " in page.text and "are read while training." in page.text

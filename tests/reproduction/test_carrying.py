@@ -144,3 +144,25 @@ def test_stopping_saves_and_ends(store: Store) -> None:
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_what_somebody_else_holds_is_not_started_in_vain(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while it is held, nor once it is finished there."""
+
+    class Seen:
+        epochs, finished = 1, False
+
+    looks = iter([False, False, True])
+
+    def run(name: str) -> Seen:
+        seen = Seen()
+        seen.finished = next(looks)
+        return seen
+
+    monkeypatch.setattr(store, "run", run)
+    monkeypatch.setattr(store, "claimed", lambda name: "pid 1 on MOON")
+    said: list[str] = []
+    engine = Pretended({"far": ["elsewhere"]})
+    carried = carry_out_plan(plan(job("far")), engine, store, say=said.append)
+    assert engine.started == ["far"] and carried.finished == {"far"}
+    assert any("was finished by somebody else" in line for line in said)

@@ -46,8 +46,8 @@ def report_runs(
         The path.
 
     Raises:
-        InputError: no run at these places, or none with a finished epoch; names that do not fit the networks, no such reference, a place that cannot
-            be written.
+        InputError: no run at these places, or none with a finished epoch; names that do not fit the networks, no such
+            reference, a place that cannot be written.
     """
     found = find_runs(places)
     if not found.rows:

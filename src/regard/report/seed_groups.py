@@ -271,11 +271,10 @@ def _seed(row: Summary, rows: Sequence[Summary]) -> str:
 def _titles(parts: Sequence[tuple[list[Summary], list[Summary]]]) -> list[str]:
     """Names for the networks: unique, and short where the runs are named as `regard train` names them."""
     wanted = []
-    for runs, others in parts:
-        names = [row.name for row in (*runs, *others)]
-        bare = {_SEED_IN_NAME.sub("", name) for name in names}
-        common = bare.pop() if len(bare) == 1 else os.path.commonprefix(names).rstrip("-_. /")
-        wanted.append(common or names[0])
+    for runs, _ in parts:
+        bare = [_SEED_IN_NAME.sub("", row.name) for row in runs]
+        common = bare[0] if len(set(bare)) == 1 else os.path.commonprefix(bare).rstrip("-_. /")
+        wanted.append(common or bare[0])
     return [runs[0].name if wanted.count(title) > 1 else title for title, (runs, _) in zip(wanted, parts, strict=True)]
 
 

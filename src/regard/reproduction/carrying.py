@@ -88,6 +88,8 @@ class _Carrying:
         for job in self._ready():
             if len(self.running) >= self.engine.slots:
                 return
+            if job.name in self.not_before and self._is_elsewhere(job):
+                continue
             if job.name not in self.not_before:
                 done = f", after epoch {self.epochs[job.name]} of {job.epochs}" if self.epochs[job.name] else ""
                 self.say(f"{self._place(job)} begins{done}")
@@ -109,6 +111,17 @@ class _Carrying:
             if not waits and (teacher is None or teacher in self.carried.finished):
                 ready.append(job)
         return ready
+
+    def _is_elsewhere(self, job: Job) -> bool:
+        """Whether there is nothing to be done about a run that somebody else was at when it was looked at last."""
+        stored = self.store.run(job.name)
+        if stored is not None and stored.finished:
+            self.carried.finished.add(job.name)
+            self.open.remove(job.name)
+            self.say(f"{self._place(job)} was finished by somebody else")
+            return True
+        self.not_before[job.name] = time.monotonic() + _ELSEWHERE
+        return self.store.claimed(job.name) is not None
 
     def note(self, ended: Ended) -> None:
         """Takes down how a job ended."""

@@ -61,8 +61,8 @@ class LocalEngine:
         process = subprocess.Popen(
             [sys.executable, "-m", "regard.reproduction.worker"],
             stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,  # how it ended, in a line; what it prints goes to the log
+            stderr=file,
             env=environment,
             start_new_session=True,  # Ctrl-C comes to this process, which asks the runs to save
         )
@@ -106,20 +106,14 @@ class LocalEngine:
 
 def _ended(one: _Running) -> Ended:
     one.file.close()
-    status = one.process.returncode
-    ending: Ending = next((ending for ending, known in STATUS.items() if known == status), "failed")
+    status, said = one.process.returncode, one.process.stdout
+    message = said.read().decode(errors="replace").strip() if said is not None else ""
+    if said is not None:
+        said.close()
     if status < 0:
         return Ended(one.job, "lost", f"its process was ended by {signal.Signals(-status).name} (see {one.log})")
-    message = _last_line(one.log)
-    return Ended(one.job, ending, message if ending != "failed" else f"{message} (see {one.log})")
-
-
-def _last_line(log: Path) -> str:
-    """What a run said last."""
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - 4000))
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing"
+    ending: Ending = next((ending for ending, known in STATUS.items() if known == status), "failed")
+    return Ended(one.job, ending, message or f"it ended with status {status} (see {one.log})")
 
 
 def _visible() -> list[str]:

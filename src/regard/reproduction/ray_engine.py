@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import math
 import os
@@ -14,7 +12,7 @@ from typing import Any
 from regard.errors import InputError, first_line
 from regard.reproduction.engine import Ended, Ending
 from regard.reproduction.plan import Job
-from regard.reproduction.worker import carry_out, order
+from regard.reproduction.worker import carry_out_logged, order
 from regard.store import Store
 
 _PATIENCE = 120.0  # seconds for runs to save and end
@@ -131,15 +129,5 @@ def _check_reachable(address: str | None) -> None:
 
 
 def _work(text: str) -> tuple[Ending, str]:
-    """Of a process of the cluster: one run, what it says goes to its log in the store."""
-    asked = json.loads(text)
-    log = Store(asked["address"]).log(asked["name"])
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        open(log, "a", encoding="utf-8", buffering=1) as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        ending, message = carry_out(text)
-        print(message)
-    return ending, message if ending != "failed" else f"{message} (see {log})"
+    """What a process of the cluster does; it finds this by its name."""
+    return carry_out_logged(text)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import yaml
 
 from regard import training
-from regard.errors import InputError
+from regard.errors import InputError, first_line
 from regard.reproduction.engine import Ending
 from regard.reproduction.plan import Job
 from regard.store import Claim, Store, StoredRun
@@ -146,12 +148,31 @@ def _leave() -> None:
     os._exit(STATUS["lost"])
 
 
+def carry_out_logged(text: str) -> tuple[Ending, str]:
+    """The same; what the run prints goes to its log in the store."""
+    asked = json.loads(text)
+    log = Store(asked["address"]).log(asked["name"])
+    with (
+        open(log, "a", encoding="utf-8", buffering=1) as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        try:
+            ending, message = carry_out(text)
+        except Exception:
+            traceback.print_exc()
+            raise
+        if ending != "elsewhere":  # whoever is at it writes there
+            print(message)
+    return ending, f"{message} (see {log})" if ending == "failed" else message
+
+
 def main() -> int:
-    """Carries out the order on standard input."""
+    """Carries out the order on standard input, and says on standard output how it ended."""
     try:
-        ending, message = carry_out(sys.stdin.read())
-    except InputError as error:
-        ending, message = "failed", str(error)
+        ending, message = carry_out_logged(sys.stdin.read())
+    except Exception as error:  # told in the log; the plan goes on
+        ending, message = "failed", first_line(error)
     print(message, flush=True)
     return STATUS[ending]
 
