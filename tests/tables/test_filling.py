@@ -249,3 +249,9 @@ def test_a_recipe_that_is_not_there_is_said(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="unknown recipe 'lsas/none'"):
         fill(load_table(path), [])
+
+
+def test_an_unfinished_student_is_not_left_out_for_the_teacher_of_another_row(table: PublishedTable) -> None:
+    filled = fill(table, [*whole(), stored("a3", "wrn-16-1-from-16-2-at", 3, teacher="../t0", done=False)])
+    assert filled.cells["one", "at"].unfinished == ("a3",)
+    assert not filled.left_out

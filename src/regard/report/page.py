@@ -15,7 +15,7 @@ from regard.report.contrast import Group, reach, split
 from regard.report.differences import differences, index_of
 from regard.report.repeat import environments, repeats
 from regard.report.seed_differences import over_seeds
-from regard.report.seed_groups import SeedGroup, each_alone
+from regard.report.seed_groups import SeedGroup, each_alone, plainest
 from regard.report.sheet import Sheet, make_sheet
 from regard.report.summary import Summary, with_cost
 from regard.report.template import Network, write_page
@@ -84,7 +84,7 @@ def write_runs_html(
         title: of the page.
         images: test images on the sheet, picked by chance; four more show where the networks differ most. 0: no sheet.
         reference: the name of the network that the others of its part are compared with; in other parts, and if None,
-            that is the first.
+            that is the plainest: without a teacher, without attention, the cheapest.
         notes: what else the reader should know, a paragraph each, plain text.
         left_out: sentences on runs that are not on the page.
         folder: where the data lie; None: where the recipes say.
@@ -110,7 +110,7 @@ def write_runs_html(
     headings = titles([part[0].first for part in own]) if len(own) > 1 else [""]
     parts = []
     for place, (part, heading) in enumerate(zip(own, headings, strict=True)):
-        base = next((i for i, group in enumerate(part) if group.name == reference), 0)
+        base = next((i for i, group in enumerate(part) if group.name == reference), plainest(part))
         mark = f"-{place + 1}" if len(own) > 1 else ""
         parts.append(_part(part, base, heading, mark, images=images, folder=folder))
     return write_page(

@@ -85,13 +85,14 @@ def measured(rows: Sequence[Summary]) -> str:
 
 def sheet_rule(sheet: Sheet) -> str:
     """Which images the sheet shows, and how to read it."""
-    region = " The white line is the edge of the region, the" if sheet.regions else " The"
+    lines = "The cyan line is the edge of the focus."
+    if sheet.regions:
+        lines = "The white line is the edge of the region, the cyan one that of the focus."
     parts = len(sheet.fair)
     return (
         f"{parts} of the {sheet.images:,} test images: the set is cut into {parts} equal parts, and of each part one "
         "image is drawn (seed 0), whatever the networks make of it. Each map is laid over its image in grey, the "
-        f"brighter the higher.{region} cyan one that of the focus. Below is the predicted class, with ✗ where it is "
-        "wrong."
+        f"brighter the higher. {lines} Below is the predicted class, with ✗ where it is wrong."
     )
 
 

@@ -38,7 +38,7 @@ def report_runs(
         path: of the page.
         title: of the page.
         names: of the networks, in order; see `seed_groups`.
-        reference: the name of the network that the others are compared with; the first if None.
+        reference: the name of the network that the others are compared with; None: see `write_runs_html`.
         images: test images on the sheet; see `write_html`.
         folder: where the data lie; None: where the recipes say.
 

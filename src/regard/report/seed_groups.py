@@ -280,3 +280,17 @@ def _titles(parts: Sequence[tuple[list[Summary], list[Summary]]]) -> list[str]:
 
 def _renamed(row: Summary, name: str) -> Summary:
     return replace(row, name=name, bias=row.bias and replace(row.bias, model=name))
+
+
+def plainest(groups: Sequence[SeedGroup]) -> int:
+    """The place of the network that others are best compared with: without a teacher, without attention, with the plain
+    gate, and the cheapest of these; the first of several.
+    """
+
+    def rank(place: int) -> tuple[bool, bool, bool, int, int]:
+        recipe = groups[place].first.recipe
+        model = recipe.model
+        cost = groups[place].parameters or 0
+        return bool(recipe.transfer.teachers), model.attention is not None, model.gate != "sigmoid", cost, place
+
+    return min(range(len(groups)), key=rank)

@@ -285,8 +285,10 @@ def _facts(filled: FilledTable) -> tuple[str, ...]:
     directions = {metric.higher_is_better for metric in table.metrics}
     better = f"; {'higher' if directions == {True} else 'lower'} is better" if len(directions) == 1 else ""
     said.append(sentence(f"Numbers: {'; '.join(metric.title for metric in table.metrics)}{better}"))
+    printed = any(value is not None for cell in filled.table.cells.values() for value in cell.published)
     runs = "; of how many runs is not said" if table.runs is None else f" of {counted(table.runs, 'run')}"
-    said.append(f"Published: {'one number' if table.statistic == 'single' else f'the {table.statistic}'}{runs}.")
+    if printed:
+        said.append(f"Published: {'one number' if table.statistic == 'single' else f'the {table.statistic}'}{runs}.")
     count = sum(len(cell.seeds) for cell in filled.cells.values())
     data = f", data: {filled.data}" if filled.data else ""
     said.append(sentence(f"Runs: {count} finished{data}"))

@@ -69,6 +69,7 @@ def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | No
             unfinished=tuple(match.run.name for match in here if not match.run.finished),
         )
     counted = {one.run for cell in cells.values() for one in cell.seeds}
+    counted |= {name for cell in cells.values() for name in cell.unfinished}
     any_runs = any(cell.seeds or cell.unfinished for cell in cells.values())
     any_match = next((match for some in found.values() for match in some), None)
     return FilledTable(

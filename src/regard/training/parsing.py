@@ -21,7 +21,8 @@ class RecipeParser(ArgumentParser):
     """The options of a command that takes a recipe; what is wrong is an `InputError`, not an exit."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **settings, "exit_on_error": False})  # it also makes parsers of its own kind
+        # It also makes parsers of its own kind, with settings of its own.
+        super().__init__(**{"allow_abbrev": False, **settings, "exit_on_error": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(str(message).split())
