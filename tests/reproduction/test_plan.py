@@ -160,3 +160,19 @@ def test_tables_of_ones_own_work_alike(tmp_path: Path) -> None:
     )
     (job,) = make_plan(load_table(table), [], Setting(0.5), range(1)).jobs
     assert job.name == "mine-5ep-seed0" and job.epochs == 5
+
+
+def test_places_are_known_wherever_a_worker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers have the store as working directory; what a recipe names from ours is not there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "mine.yaml").write_text(
+        "data: {name: folder, folder: images}\nmodel: {name: wrn-10-1}\ntransfer: {teacher: images, beta: 1}\n"
+    )
+    table = tmp_path / "own.yaml"
+    content = {"title": "own", "columns": {"a": "A"}, "rows": {"r": {"title": "R", "a": {"recipe": "mine.yaml"}}}}
+    table.write_text(yaml.safe_dump(content))
+    (job,) = make_plan(load_table(table), [], Setting(), range(1)).jobs
+    assert job.recipe.data.folder == str(tmp_path / "images") == job.recipe.transfer.teacher
+    (job,) = make_plan(load_table(table), [], Setting(), range(1), where={"data.folder": "/far/away"}).jobs
+    assert job.recipe.data.folder == "/far/away"

@@ -32,11 +32,12 @@ def main(arguments: list[str]) -> int:
     table = tables.load_table(name).only(listed(options.rows))
     setting, where = asked_setting(parser, options, rest)
     setting = setting or tables.Setting()
-    if "data.folder" in where and where["data.folder"] is not None:
-        where["data.folder"] = reproduction.absolute(where["data.folder"])
     device = training.pick_device(options.device or "auto") if options.engine == "local" else torch.device("cpu")
     if options.engine == "local" and device.type == "cpu" and options.threads is None:
         where["threads"] = 1  # small networks gain little from more, and several runs share the processors
+    if options.engine == "ray" and not options.gpus:
+        where.setdefault("device", "cpu")  # whatever a machine of the cluster has
+        where.setdefault("threads", max(1, int(options.cpus)))
     store = Store(options.runs)
     runs = store.runs()
     plan = reproduction.make_plan(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from regard.tables import words as table_words
 from regard.training import Recipe, TransferRecipe
 
 _ATTENTION = {"se": "SE", "shuffle": "shuffle"}
@@ -146,13 +147,12 @@ def signed(value: float, decimals: int = 1) -> str:
 
 def signed_number(value: float, decimals: int = 3) -> str:
     """+0.031, −0.004, 0.000; with a true minus."""
-    text = f"{value:+.{decimals}f}"
-    return text.replace("-", "−") if float(text) else text[1:]
+    return table_words.signed(value, decimals)
 
 
 def probability(p: float) -> str:
     """p < 0.001, p 0.012"""
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+    return table_words.probability(p).replace(" = ", " ")
 
 
 def large(count: int | None) -> str:

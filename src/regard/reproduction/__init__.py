@@ -10,7 +10,7 @@ from regard.reproduction.carrying import Carried, carry_out_plan, duration
 from regard.reproduction.cost import Cost, Rate, estimate
 from regard.reproduction.engine import Ended, Engine
 from regard.reproduction.local import LocalEngine
-from regard.reproduction.plan import Job, Plan, absolute, make_plan
+from regard.reproduction.plan import Job, Plan, make_plan
 from regard.reproduction.ray_engine import RayEngine
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "Plan",
     "Rate",
     "RayEngine",
-    "absolute",
     "carry_out_plan",
     "duration",
     "estimate",

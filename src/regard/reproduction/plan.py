@@ -199,16 +199,21 @@ class _Makers:
                 recipe = replace(recipe, **{group: replace(getattr(recipe, group), **{own: value})})
             else:
                 recipe = replace(recipe, **{name: value})
+        if recipe.data.folder is not None:
+            recipe = replace(recipe, data=replace(recipe.data, folder=absolute(recipe.data.folder)))
         if teacher is not None:
             recipe = replace(recipe, transfer=replace(recipe.transfer, teacher=teacher))
+        elif isinstance(recipe.transfer.teacher, str):
+            recipe = replace(recipe, transfer=replace(recipe.transfer, teacher=absolute(recipe.transfer.teacher)))
         recipe.check()
         now, then = flat(plain(recipe)), flat(plain(published))
         return recipe, {name: value for name, value in now.items() if value != then.get(name)}
 
 
-def absolute(folder: str) -> str:
-    """A folder of data as workers find it, wherever they run; addresses stay as they are."""
-    return folder if "://" in folder or folder.startswith("pipe:") else str(Path(folder).expanduser().resolve())
+def absolute(place: str) -> str:
+    """A file or folder of this machine as workers find it, which have other working directories; else what was given."""
+    path = Path(place).expanduser()
+    return str(path.resolve()) if path.exists() else place
 
 
 def _argument(value: Any) -> str:

@@ -35,7 +35,6 @@ class RayEngine:
 
     def __init__(self, store: Store, address: str | None = None, *, cpus: float = 1, gpus: float = 0.0) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports its use otherwise
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             import ray
         except ImportError as error:
