@@ -255,3 +255,17 @@ def test_an_unfinished_student_is_not_left_out_for_the_teacher_of_another_row(ta
     filled = fill(table, [*whole(), stored("a3", "wrn-16-1-from-16-2-at", 3, teacher="../t0", done=False)])
     assert filled.cells["one", "at"].unfinished == ("a3",)
     assert not filled.left_out
+
+
+def test_a_teacher_from_elsewhere_has_to_be_the_recipes(tmp_path: Path) -> None:
+    recipe = "model: {name: wrn-16-1}\ntransfer: {teacher: torchvision/resnet34, beta: 1}\n"
+    (tmp_path / "mine.yaml").write_text(recipe)
+    (tmp_path / "t.yaml").write_text("title: t\ncolumns: {a: A}\nrows: {r: {title: R, a: {recipe: mine.yaml}}}\n")
+    table = load_table(tmp_path / "t.yaml")
+    fields = plain(load_recipe(tmp_path / "mine.yaml"))
+    row = {"epoch": 200, "test_accuracy": 0.5}
+    assert len(fill(table, [StoredRun("one", fields, row, None, {}, 10, True)]).cells["r", "a"].seeds) == 1
+    fields["transfer"]["teacher"] = "torchvision/resnet50"
+    filled = fill(table, [StoredRun("one", fields, row, None, {}, 10, True)])
+    assert not filled.cells["r", "a"].seeds
+    assert filled.left_out == ("one: its teacher is torchvision/resnet50, the recipe says torchvision/resnet34",)

@@ -211,7 +211,7 @@ class _Makers:
 
 
 def absolute(place: str) -> str:
-    """A file or folder of this machine as workers find it, which have other working directories; else what was given."""
+    """A file or folder of this machine as workers find it, whose working directory is another; else what was given."""
     path = Path(place).expanduser()
     return str(path.resolve()) if path.exists() else place
 

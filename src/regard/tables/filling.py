@@ -39,7 +39,7 @@ def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | No
     left_out: dict[str, str] = {}
     for run in sorted(runs, key=lambda run: run.name):
         for match in ours[run.name]:
-            if reason := _taught_otherwise(match, ours):
+            if reason := _taught_otherwise(match, ours, matcher):
                 left_out.setdefault(run.name, reason)
             else:
                 found[match.cell.row, match.cell.column].append(match)
@@ -93,10 +93,13 @@ def _within(match: Match, setting: Setting, matcher: Matcher) -> bool:
     return same and match.epochs == epochs_of(match.full_epochs, setting.budget)
 
 
-def _taught_otherwise(match: Match, ours: Mapping[str, Sequence[Match]]) -> str:
+def _taught_otherwise(match: Match, ours: Mapping[str, Sequence[Match]], matcher: Matcher) -> str:
     """Why the teacher of a run is not the one that its cell names; empty if it is."""
     if match.cell.teacher is None:
-        return ""
+        teachers, asked = matcher.teachers(match.cell), match.teachers
+        if [folder_name(name) for name in teachers] == [folder_name(name) for name in asked]:
+            return ""
+        return f"its teacher is {' and '.join(asked) or 'nobody'}, the recipe says {' and '.join(teachers) or 'nobody'}"
     if len(match.teachers) != 1:
         return f"it has {len(match.teachers)} teachers, the recipe has one"
     name = folder_name(match.teachers[0])

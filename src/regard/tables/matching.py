@@ -170,6 +170,10 @@ class Matcher:
             found.append(Match(run, cell, differing, facts.epochs, wanted.epochs, tuple(facts.teachers)))
         return found
 
+    def teachers(self, cell: Cell) -> list[str]:
+        """As a cell's recipe names them."""
+        return self._facts[cell.recipe or ""].teachers
+
     def overrides(self, cell: Cell, setting: Setting) -> dict[str, Any]:
         """The fields of a setting that are other than those of a cell's recipe."""
         key = (cell.recipe or "", _text(setting.overrides))
