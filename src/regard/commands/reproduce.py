@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from regard import data, reproduction, tables, training
-from regard.commands.settings import add_setting_options, asked_setting, listed, split_name
+from regard.commands.settings import add_setting_options, asked_setting, split_name
 from regard.commands.status import INTERRUPTED
+from regard.commands.studies import listed
 from regard.commands.table import show
 from regard.errors import InputError
 from regard.reproduction import Carried, Cost, Engine, LocalEngine, Plan, RayEngine, duration
@@ -29,10 +30,11 @@ def main(arguments: list[str]) -> int:
     if name is None:
         raise InputError(f"name a table right after the command; known: {', '.join(tables.table_names())}")
     _check(options)
-    table = tables.load_table(name).only(listed(options.rows))
+    table = tables.load_table(name).only(listed(options.rows) or None)
     setting, where = asked_setting(parser, options, rest)
     setting = setting or tables.Setting()
     device = training.pick_device(options.device or "auto") if options.engine == "local" else torch.device("cpu")
+    elsewhere = options.engine == "ray" and bool(options.gpus)
     if options.engine == "local" and device.type == "cpu" and options.threads is None:
         where["threads"] = 1  # small networks gain little from more, and several runs share the processors
     if options.engine == "ray" and not options.gpus:
@@ -41,12 +43,12 @@ def main(arguments: list[str]) -> int:
     store = Store(options.runs)
     runs = store.runs()
     plan = reproduction.make_plan(
-        table, runs, setting, range(options.seeds), columns=listed(options.columns), where=where
+        table, runs, setting, range(options.seeds), columns=listed(options.columns) or None, where=where
     )
     materials = _Materials()
     cost = None
     if plan.todo and (options.dry_run or options.engine == "local"):
-        cost = reproduction.estimate(plan, runs, materials, device)
+        cost = reproduction.estimate(plan, runs, materials, None if elsewhere else device)
     at_once = options.at_once or (_fitting(cost, device) if options.engine == "local" else 1)
     _tell(plan, cost, at_once, options)
     if options.dry_run:
@@ -68,8 +70,8 @@ def _parser() -> training.RecipeParser:
         "goes on where it was stopped, and may be given on several machines that share a store.",
     )
     parser.add_argument("--seeds", type=int, default=5, help="runs of each cell: seeds 0, 1, …")
-    parser.add_argument("--rows", type=str, default=None, help="only these rows, with commas")
-    parser.add_argument("--columns", type=str, default=None, help="only these columns, and their teachers, with commas")
+    parser.add_argument("--rows", type=str, default="", help="only these rows, with commas")
+    parser.add_argument("--columns", type=str, default="", help="only these columns, and their teachers, with commas")
     parser.add_argument("--runs", type=str, default="runs", help="the store: a folder of runs, or an fsspec address")
     parser.add_argument("--dry_run", action="store_true", help="only tell what would be run, and what it costs")
     parser.add_argument("--dry-run", action="store_true", dest="dry_run", help="the same")

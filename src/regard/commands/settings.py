@@ -57,11 +57,6 @@ def split_name(arguments: list[str]) -> tuple[str | None, list[str]]:
     return arguments[0], arguments[1:]
 
 
-def listed(text: str | None) -> list[str] | None:
-    """Names with commas between them; None if nothing was given."""
-    return [name.strip() for name in text.split(",") if name.strip()] if text else None
-
-
 def check_place(out: str | None) -> None:
     """Raises InputError if a file cannot be written where it is to be."""
     if out and not Path(out).absolute().parent.is_dir():

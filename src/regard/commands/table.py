@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from regard import report, tables, training
-from regard.commands.settings import add_setting_options, asked_setting, check_place, listed, split_name
+from regard.commands.settings import add_setting_options, asked_setting, check_place, split_name
+from regard.commands.studies import listed
 from regard.errors import InputError
 from regard.files import written_aside
 from regard.store import Store, StoredRun
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
         "other data or shortened schedules are shown if --budget and --data say so, or if there are no others.",
     )
     parser.add_argument("--runs", type=str, default=DEFAULT, help="the store: a folder of runs, or an fsspec address")
-    parser.add_argument("--rows", type=str, default=None, help="only these, with commas")
+    parser.add_argument("--rows", type=str, default="", help="only these, with commas")
     parser.add_argument("--format", choices=_FORMATS, default=None, help="of what is written")
     parser.add_argument("--out", type=str, default=None, help="a file to write to; its ending tells the format")
     add_setting_options(parser)
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
     if name is None:
         _list()
         return 0
-    table = tables.load_table(name).only(listed(options.rows))
+    table = tables.load_table(name).only(listed(options.rows) or None)
     check_place(options.out)
     form = options.format or _SUFFIXES.get(Path(options.out).suffix if options.out else ".txt")
     if form is None:

@@ -60,7 +60,7 @@ class Cost:
 
 
 def estimate(
-    plan: Plan, runs: Sequence[StoredRun], materials: Callable[[Recipe], data.Splits], device: torch.device
+    plan: Plan, runs: Sequence[StoredRun], materials: Callable[[Recipe], data.Splits], device: torch.device | None
 ) -> Cost:
     """What is left to do, one run at a time.
 
@@ -71,13 +71,12 @@ def estimate(
         plan: the runs.
         runs: of the store.
         materials: the data of a recipe.
-        device: that the runs will be on.
+        device: that the runs will be on; None: GPUs of other machines, of which only earlier runs tell.
     """
     cost = Cost({}, {}, {})
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     earlier: dict[str, list[float]] = {}
     for run in runs:
-        if run.images_per_second and not run.problem and run.environment.get("gpu") == gpu:
+        if run.images_per_second and not run.problem and _like(device, run.environment.get("gpu")):
             earlier.setdefault(_kind(Facts(run.recipe)), []).append(run.images_per_second)
     timed: dict[str, Rate] = {}
     jobs = {job.name: job for job in plan.jobs}
@@ -89,12 +88,7 @@ def estimate(
             kind = _kind(Facts(plain(job.recipe)))
             if kind not in timed:
                 teacher = jobs[job.teacher].recipe if job.teacher else None
-                rate = measured_rate(job.recipe, teacher, splits, device)
-                if kind in earlier:
-                    count = len(earlier[kind])
-                    words = f"{count} earlier run{'s' if count > 1 else ''}"
-                    rate = replace(rate, training=statistics.median(earlier[kind]), source=words)
-                timed[kind] = rate
+                timed[kind] = _rate(job.recipe, teacher, splits, device, earlier.get(kind, []))
         except (InputError, RuntimeError) as error:
             cost.unknown[job.name] = str(error).splitlines()[0]
             continue
@@ -104,6 +98,25 @@ def estimate(
         cost.seconds[job.name] = seconds + (left * len(splits.test) / rate.testing if rate.testing else 0.0)
         cost.rates[job.name] = rate
     return cost
+
+
+def _rate(
+    recipe: Recipe, teacher: Recipe | None, splits: data.Splits, device: torch.device | None, earlier: Sequence[float]
+) -> Rate:
+    if device is None and not earlier:
+        raise InputError("there is no earlier run on a GPU to go by")
+    rate = Rate(0.0, 0.0, 0.0, "") if device is None else measured_rate(recipe, teacher, splits, device)
+    if not earlier:
+        return rate
+    words = f"{len(earlier)} earlier run{'s' if len(earlier) > 1 else ''}"
+    return replace(rate, training=statistics.median(earlier), source=words)
+
+
+def _like(device: torch.device | None, gpu: str | None) -> bool:
+    """Whether a run on a GPU of this name, or on none, tells how fast a device is."""
+    if device is None:
+        return gpu is not None
+    return gpu == (torch.cuda.get_device_name(device) if device.type == "cuda" else None)
 
 
 def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, device: torch.device) -> Rate:
