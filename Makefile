@@ -21,7 +21,7 @@ demo: $(STAMP)  ## train, transfer and measure on the built-in data; ends in dem
 	$(BIN)/regard demo --overwrite
 
 test: $(STAMP) lint  ## every check: style, types, tests
-	$(BIN)/pytest -n auto --maxprocesses 8
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check $(CODE)

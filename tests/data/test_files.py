@@ -191,11 +191,11 @@ def test_workers_leave_the_end_to_the_first_process(made):
     import multiprocessing
 
     batches = training(made, 1, workers=2).epoch(0)
-    next(batches)
+    next(batches), next(batches)  # one of each process: before, it may still be at its beginning
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGINT)
         os.kill(process.pid, signal.SIGTERM)
-    assert len(list(batches)) == 22
+    assert len(list(batches)) == 21
 
 
 def test_global_random_numbers_are_left_alone(made):

@@ -14,7 +14,7 @@ import pytest
 
 from regard.cli import main
 from regard.reproduction import LocalEngine, carry_out_plan, make_plan
-from regard.reproduction.worker import carry_out, order
+from regard.reproduction.worker import carry_out, carry_out_logged, order
 from regard.store import Store
 from regard.tables import Setting, fill, load_table, markdown
 
@@ -23,27 +23,27 @@ def test_a_table_is_filled_and_not_filled_again(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["reproduce", str(small), "--seeds", "2", "--columns", "at", "--runs", "store", "--device", "cpu"]) == 0
+    assert main(["reproduce", str(small), "--seeds", "1", "--columns", "at", "--runs", "store", "--device", "cpu"]) == 0
     said = capfd.readouterr().out
-    assert "4 runs for 2 seeds; 0 finished, 0 begun, 4 missing" in said and "at once" in said
+    assert "2 runs for 1 seed; 0 finished, 0 begun, 2 missing" in said and "at once" in said
     table = load_table(small)
     runs = Store("store").runs()
     filled = fill(table, runs)
     assert {place: len(cell.seeds) for place, cell in filled.cells.items()} == {
         ("one", "student"): 0,
-        ("one", "at"): 2,
-        ("one", "teacher"): 2,
+        ("one", "at"): 1,
+        ("one", "teacher"): 1,
     }
-    at = json.loads((tmp_path / "store/at-seed1/environment.json").read_text())
-    assert at["command"].startswith("regard train ") and at["command"].endswith("--run at-seed1 --resume")
-    weights = (tmp_path / "store/at-seed1/last.safetensors").read_bytes()
-    assert main(["reproduce", str(small), "--seeds", "2", "--columns", "at", "--runs", "store", "--device", "cpu"]) == 0
-    assert "4 finished, 0 begun, 0 missing" in capfd.readouterr().out
-    assert (tmp_path / "store/at-seed1/last.safetensors").read_bytes() == weights
+    at = json.loads((tmp_path / "store/at-seed0/environment.json").read_text())
+    assert at["command"].startswith("regard train ") and at["command"].endswith("--run at-seed0 --resume")
+    weights = (tmp_path / "store/at-seed0/last.safetensors").read_bytes()
+    assert main(["reproduce", str(small), "--seeds", "1", "--columns", "at", "--runs", "store", "--device", "cpu"]) == 0
+    assert "2 finished, 0 begun, 0 missing" in capfd.readouterr().out
+    assert (tmp_path / "store/at-seed0/last.safetensors").read_bytes() == weights
     assert markdown(fill(table, Store("store").rebuild())) == markdown(filled)
 
 
-def test_a_killed_worker_loses_nothing(small: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_loses_nothing(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run of a worker that is killed is taken up again, and ends as one that never was."""
     (small.parent / "student.yaml").write_text(
         (small.parent / "student.yaml").read_text().replace("epochs: 2", "epochs: 30")
@@ -64,22 +64,27 @@ def test_a_killed_worker_loses_nothing(small: Path, tmp_path: Path) -> None:
     carried = carry_out_plan(plan, engine, store, retries=0, say=said.append, stop=kill_once)
     assert killed and carried.finished == {"student-seed0"}, said
     assert any("it goes on from its checkpoint" in line for line in said)
-    whole = Store(tmp_path / "whole")
-    carry_out_plan(plan, LocalEngine(whole, 1), whole, say=said.append)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert carry_out(order(str(tmp_path / "whole"), plan.jobs[0]))[0] == "finished"
     ends = [(tmp_path / name / "student-seed0/last.safetensors").read_bytes() for name in ("store", "whole")]
     assert ends[0] == ends[1]
 
 
-def test_two_commands_at_once_do_not_step_on_one_another(small: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "regard", "reproduce", str(small), "--seeds", "1", "--columns", "student,teacher"]
-    command += ["--runs", str(tmp_path / "store"), "--device", "cpu", "--at_once", "1"]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=240)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    runs = {run.name: run for run in Store(tmp_path / "store").runs()}
-    assert set(runs) == {"student-seed0", "teacher-seed0"} and all(run.finished for run in runs.values())
-    logs = [(tmp_path / "store/.logs" / f"{name}.log").read_text() for name in runs]
-    assert [log.count("epoch 2/2") for log in logs] == [1, 1]  # each was trained once
+def test_two_workers_at_one_run_do_not_step_on_one_another(small: Path, tmp_path: Path) -> None:
+    """As when two machines fill one table: one of them trains, the other is told so."""
+    recipe = small.parent / "student.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 40"))
+    plan = make_plan(load_table(small), [], Setting(), range(1), columns=["student"], where={"threads": 1})
+    text = order(str(tmp_path / "store"), plan.jobs[0])
+    command = [sys.executable, "-m", "regard.reproduction.worker"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    said = [process.communicate(text, timeout=240)[0] for process in both]
+    # the later one may also come when all is done
+    assert sorted(process.returncode for process in both) in ([0, 76], [0, 0]), said
+    assert sum("is at it" in words or "finished by somebody else" in words for words in said) == 1
+    log = (tmp_path / "store/.logs/student-seed0.log").read_text()
+    assert log.count("epoch 40/40") == 1 == log.count("epoch 1/40")  # it was trained once
 
 
 def test_interrupting_saves_and_the_same_command_goes_on(small: Path, tmp_path: Path) -> None:
@@ -122,27 +127,17 @@ def test_a_store_that_is_not_of_this_machine(small: Path, tmp_path: Path, monkey
     assert Path.cwd() == tmp_path
 
 
-def test_a_run_that_cannot_work_says_why(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_cannot_work_says_why(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
     recipe = small.parent / "student.yaml"
     recipe.write_text(recipe.read_text().replace("wrn-10-0.5", "wrn-10-nonsense"))
-    command = [
-        "reproduce",
-        str(small),
-        "--seeds",
-        "1",
-        "--columns",
-        "student,teacher",
-        "--retries",
-        "0",
-        "--at_once",
-        "1",
-    ]
-    assert main([*command, "--runs", str(tmp_path / "store"), "--device", "cpu"]) == 1
-    said = capfd.readouterr().out
-    assert "student-seed0 failed for good" in said and "wrn-10-nonsense" in said
-    assert "not done: student-seed0" in said
-    run = Store(tmp_path / "store").run("teacher-seed0")
-    assert run is not None and run.finished
+    (job,) = make_plan(load_table(small), [], Setting(), range(1), columns=["student"]).jobs
+    ending, message = carry_out_logged(order(str(tmp_path / "store"), job))
+    assert ending == "failed" and "wrn-10-nonsense" in message and "student-seed0.log" in message
+    assert "wrn-10-nonsense" in (tmp_path / "store/.logs/student-seed0.log").read_text()
+    again = Store(tmp_path / "store").claim("student-seed0")  # nobody holds it
+    assert again is not None
+    again.release()
 
 
 def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_p
     began = time.monotonic()
     outcomes = ended(processes)
     assert [status for status, _, _ in outcomes] == [75, 75], outcomes
-    assert time.monotonic() - began < 10 and "stopped and saved" in outcomes[0][1]
+    assert time.monotonic() - began < 60 and "stopped and saved" in outcomes[0][1]
     assert list((other / "checkpoints").iterdir())
 
     # Killed: the other process ends soon, and says why.
