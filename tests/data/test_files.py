@@ -1,8 +1,11 @@
 """Sets of image files in class folders, read while training."""
 
+import gc
+import multiprocessing
 import os
 import random
 import signal
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -188,14 +191,29 @@ def test_a_worker_that_dies_is_one_line(made, monkeypatch):
 
 
 def test_workers_leave_the_end_to_the_first_process(made):
-    import multiprocessing
-
     batches = training(made, 1, workers=2).epoch(0)
     next(batches), next(batches)  # one of each process: before, it may still be at its beginning
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGINT)
         os.kill(process.pid, signal.SIGTERM)
     assert len(list(batches)) == 21
+
+
+def test_processes_end_as_soon_as_nobody_reads(made):
+    """Without the collector of circles: that would take the queues away first, through which they are told to end."""
+    before = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        batches = training(made, 4, workers=2)
+        assert len(list(batches.epoch(0))) == 5
+        processes = set(multiprocessing.active_children()) - before
+        assert len(processes) == 2
+        began = time.monotonic()
+        del batches
+        assert time.monotonic() - began < 4  # torch waits 5 seconds for each that does not end
+        assert not any(process.is_alive() for process in processes)
+    finally:
+        gc.enable()
 
 
 def test_global_random_numbers_are_left_alone(made):

@@ -29,7 +29,7 @@ class Workers:
     def __init__(self, source: Any, count: int, *, pinned: bool = False, lasting: bool = False) -> None:
         self.count = count
         self._source = source
-        self._requests: Iterable[Any] = ()
+        self._requests = _Requests()
         self._loader: DataLoader[Any] | None = None
         self._running: Any = None
         self._turn = 0
@@ -43,7 +43,7 @@ class Workers:
             self._loader = DataLoader(
                 source,
                 batch_size=None,
-                sampler=None if ordered else _Requests(self),  # any iterable will do
+                sampler=None if ordered else self._requests,  # any iterable will do
                 num_workers=count,
                 collate_fn=_as_it_is,
                 worker_init_fn=_begin,
@@ -58,7 +58,7 @@ class Workers:
         Raises:
             InputError: a process ended.
         """
-        self._requests = requests
+        self._requests.now = requests
         if self._loader is None:
             if isinstance(self._source, torch.utils.data.IterableDataset):
                 yield from self._source
@@ -99,13 +99,16 @@ def _close(workers: weakref.ref[Workers]) -> None:
 
 
 class _Requests:
-    """The requests of the moment, for a loader that outlives them."""
+    """The requests of the moment, for a loader that outlives them.
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    It does not know the workers: in a circle of objects, their queues would be gone before they are told to end.
+    """
+
+    def __init__(self) -> None:
+        self.now: Iterable[Any] = ()
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._workers._requests)
+        return iter(self.now)
 
 
 def _ended(error: RuntimeError) -> InputError:
