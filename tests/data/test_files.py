@@ -205,7 +205,7 @@ def test_processes_end_as_soon_as_nobody_reads(made):
     gc.disable()
     try:
         batches = training(made, 4, workers=2)
-        assert len(list(batches.epoch(0))) == 5
+        assert len(list(batches.epoch(0))) == 6
         processes = set(multiprocessing.active_children()) - before
         assert len(processes) == 2
         began = time.monotonic()

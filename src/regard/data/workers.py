@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import signal
 import warnings
 import weakref
@@ -32,11 +31,10 @@ class Workers:
         self._requests = _Requests()
         self._loader: DataLoader[Any] | None = None
         self._running: Any = None
+        self._ending: weakref.finalize[Any, Any] | None = None  # of the processes that are there
         self._turn = 0
         if not count:
             return
-        # At the end of Python the processes would be waited for, which wait for requests.
-        atexit.register(_close, weakref.ref(self))
         ordered = isinstance(source, torch.utils.data.IterableDataset)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of more workers than processors, which is for the person to say
@@ -70,7 +68,11 @@ class Workers:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # as above
-                found = self._running = iter(self._loader)
+                found = iter(self._loader)
+            if found is not self._running:
+                # It keeps the queues through which the processes are told to end. Without it, in a circle of objects,
+                # these would be gone before; and at the end of Python the processes would be waited for, which wait.
+                self._running, self._ending = found, weakref.finalize(self, _end, found)
             while turn == self._turn:
                 try:
                     part = next(found)
@@ -86,23 +88,17 @@ class Workers:
 
     def close(self) -> None:
         """Ends the processes; they begin anew when something is read again."""
-        running, self._running = self._running, None
-        if running is not None and self._loader is not None:
-            self._loader._iterator = None
-            running._shutdown_workers()
+        if self._ending is not None and self._loader is not None:
+            self._loader._iterator = self._running = None
+            self._ending()
 
 
-def _close(workers: weakref.ref[Workers]) -> None:
-    known = workers()
-    if known is not None:
-        known.close()
+def _end(running: Any) -> None:
+    running._shutdown_workers()
 
 
 class _Requests:
-    """The requests of the moment, for a loader that outlives them.
-
-    It does not know the workers: in a circle of objects, their queues would be gone before they are told to end.
-    """
+    """The requests of the moment, for a loader that outlives them; without the workers, which it would keep alive."""
 
     def __init__(self) -> None:
         self.now: Iterable[Any] = ()
