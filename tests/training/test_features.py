@@ -229,3 +229,25 @@ def test_mixed_images_are_learned_from(task, splits, tmp_path) -> None:
 def test_without_channels_last_it_is_the_same_up_to_rounding(splits, plain, tmp_path) -> None:
     run = trained(tmp_path, splits, "--channels_last=false")
     assert run.metrics()[0]["loss"] == pytest.approx(plain.metrics()[0]["loss"], rel=1e-3)
+
+
+def test_the_commit_of_a_checkout(tmp_path, monkeypatch) -> None:
+    import regard
+    from regard.training.commit import commit
+
+    source = tmp_path / "src" / "regard" / "__init__.py"
+    source.parent.mkdir(parents=True)
+    monkeypatch.setattr(regard, "__file__", str(source))
+    git, found = tmp_path / ".git", commit.__wrapped__
+    assert found() is None  # installed somewhere
+    (tmp_path / "pyproject.toml").touch()
+    assert found() is None  # unpacked from an archive
+    git.mkdir()
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    (git / "packed-refs").write_text("# pack-refs\n1234 refs/heads/main\n")
+    assert found() == "1234"
+    (git / "refs/heads").mkdir(parents=True)
+    (git / "refs/heads/main").write_text("5678\n")
+    assert found() == "5678"
+    (git / "HEAD").write_text("9abc\n")
+    assert found() == "9abc"

@@ -21,7 +21,7 @@ class SeedValue:
         seed: of its recipe.
         run: the name of its folder.
         values: after the last epoch, one a metric, in percent; None where the run does not say it.
-        version: of regard that trained it; empty where that is not known.
+        version: of regard that trained it, with the commit of a checkout; empty where that is not known.
     """
 
     seed: int

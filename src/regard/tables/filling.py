@@ -83,8 +83,11 @@ def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | No
 
 
 def _value(table: PublishedTable, match: Match) -> SeedValue:
-    row, version = match.run.row, match.run.environment.get("regard", "")
-    return SeedValue(match.run.seed, match.run.name, tuple(m.of(row) for m in table.metrics), str(version))
+    row, about = match.run.row, match.run.environment
+    version = str(about.get("regard") or "")
+    if version and about.get("commit"):
+        version += f"+{str(about['commit'])[:7]}"
+    return SeedValue(match.run.seed, match.run.name, tuple(m.of(row) for m in table.metrics), version)
 
 
 def _within(match: Match, setting: Setting, matcher: Matcher) -> bool:

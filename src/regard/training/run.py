@@ -22,6 +22,7 @@ from regard.data.fileset import SIZE
 from regard.data.sources import READ_WHILE_TRAINING
 from regard.errors import InputError, first_line
 from regard.files import written_aside
+from regard.training.commit import commit
 from regard.training.frozen import freeze
 from regard.training.parsing import load_recipe
 from regard.training.recipe import DataRecipe, ModelRecipe, Recipe, write_recipe
@@ -307,6 +308,7 @@ def environment(classes: tuple[str, ...]) -> dict[str, Any]:
     """What a run depends on besides its recipe."""
     return {
         "regard": __version__,
+        "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
