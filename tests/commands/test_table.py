@@ -95,6 +95,7 @@ def test_csv_holds_every_seed(capsys: pytest.CaptureFixture[str], runs: Path) ->
         (["lsas-cifar", "--out", "table.docx"], "tells no format"),
         (["lsas-cifar", "--format", "html"], "a page goes to a file"),
         (["lsas-cifar", "--budget", "0"], "the budget is 0"),
+        (["lsas-cifar", "--data", "{name: folder}"], "one by one"),
         (["my-table.yaml"], "there is no table file"),
         (["lsas-cifar", "--data.nam", "x"], "unrecognized"),
     ],

@@ -51,6 +51,15 @@ def test_a_cost_is_images_over_rates(plan: Plan, timed: list[str]) -> None:
     assert found.without(plan, 0, "one") == pytest.approx(6 * 1.4)
 
 
+def test_students_wait_in_the_estimate_too(plan: Plan) -> None:
+    found = estimate(plan, [], lambda recipe: load_data(recipe.data), CPU)
+    one = 1.4
+    assert found.elapsed(plan, 1) == pytest.approx(6 * one)
+    assert found.elapsed(plan, 2) == pytest.approx(3 * one)
+    assert found.elapsed(plan, 6) == pytest.approx(2 * one)  # a teacher, then its student
+    assert found.elapsed(replace(plan, jobs=plan.jobs[:1]), 4) == pytest.approx(one)
+
+
 def test_earlier_runs_on_the_same_device_tell_the_rate(plan: Plan) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
     found = estimate(plan, earlier, lambda recipe: load_data(recipe.data), CPU)

@@ -73,8 +73,9 @@ def _parser() -> training.RecipeParser:
     parser.add_argument("--rows", type=str, default="", help="only these rows, with commas")
     parser.add_argument("--columns", type=str, default="", help="only these columns, and their teachers, with commas")
     parser.add_argument("--runs", type=str, default="runs", help="the store: a folder of runs, or an fsspec address")
-    parser.add_argument("--dry_run", action="store_true", help="only tell what would be run, and what it costs")
-    parser.add_argument("--dry-run", action="store_true", dest="dry_run", help="the same")
+    parser.add_argument(
+        "--dry_run", "--dry-run", action="store_true", help="only tell what would be run, and what it costs"
+    )
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
     parser.add_argument("--at_once", type=int, default=None, help="runs at a time on this machine; as many as fit")
     parser.add_argument("--address", type=str, default=None, help="of the Ray cluster: auto, ray://HOST:10001; new one")
@@ -169,8 +170,8 @@ def _tell(plan: Plan, cost: Cost | None, at_once: int, options: Namespace) -> No
     if not cost.seconds:
         return
     total = cost.total(todo)
-    at_a_time = f"; {duration(total / at_once)} with {at_once} at once, if they do not slow one another"
-    _say(f"cost: {duration(total)} one run at a time{at_a_time if at_once > 1 else ''}")
+    together = f"; {duration(cost.elapsed(plan, at_once))} with {at_once} at once, if they do not slow one another"
+    _say(f"cost: {duration(total)} one run at a time{together if min(at_once, len(todo)) > 1 else ''}")
     if options.dry_run:
         for line in _savings(plan, cost):
             _say(line)

@@ -36,6 +36,8 @@ def asked_setting(
         arguments: as they were given: only what is said there counts, not defaults.
     """
     given = {argument.removeprefix("--").partition("=")[0] for argument in arguments if argument.startswith("--")}
+    if "data" in given:
+        raise InputError("a table takes the fields of the data one by one, as --data.name and --data.train_images")
     fields = training.plain(training.to_data(parser, options))
     # `--data.options.cue` says data.options
     named = {name for name in given if name.startswith("data.")}

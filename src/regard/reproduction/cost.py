@@ -54,6 +54,18 @@ class Cost:
     def total(self, jobs: Sequence[Job]) -> float:
         return sum(self.seconds.get(job.name, 0.0) for job in jobs)
 
+    def elapsed(self, plan: Plan, at_once: int) -> float:
+        """Seconds until all is done with so many runs at once, students after their teachers, if these do not slow one
+        another.
+        """
+        free = [0.0] * at_once  # when each place is
+        done = {job.name: 0.0 for job in plan.jobs if job.state == "finished"}
+        for job in plan.todo:  # teachers come first
+            ready = done.get(job.teacher, 0.0) if job.teacher else 0.0
+            place = min(range(at_once), key=lambda place: (max(free[place], ready), -free[place]))  # noqa: B023
+            free[place] = done[job.name] = max(free[place], ready) + self.seconds.get(job.name, 0.0)
+        return max(free)
+
     def without(self, plan: Plan, axis: int, key: str) -> float:
         """Seconds that are saved if a row (axis 0) or a column (axis 1) is not wanted."""
         return self.total([job for job in plan.todo if all(place[axis] == key for place in job.cells)])
