@@ -62,7 +62,7 @@ class Cost:
         done = {job.name: 0.0 for job in plan.jobs if job.state == "finished"}
         for job in plan.todo:  # teachers come first
             ready = done.get(job.teacher, 0.0) if job.teacher else 0.0
-            place = min(range(at_once), key=lambda place: (max(free[place], ready), -free[place]))  # noqa: B023
+            place = min(range(at_once), key=lambda place: (max(free[place], ready), -free[place]))
             free[place] = done[job.name] = max(free[place], ready) + self.seconds.get(job.name, 0.0)
         return max(free)
 
