@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import psutil
 import torch
 from jsonargparse import Namespace
 from rich import box
@@ -19,6 +20,7 @@ from regard.errors import InputError
 from regard.reproduction import Carried, Cost, Engine, LocalEngine, Plan, RayEngine, duration
 from regard.store import Store
 
+_RUN_MEMORY = 3.0  # GiB of a run on the processor, as of one on CIFAR-10
 _GPU_SHARE = 0.9  # of the memory of a GPU that runs may take together
 _MOST_A_GPU = 4  # runs; more wait for one another
 
@@ -126,7 +128,7 @@ def _fitting(cost: Cost | None, device: torch.device) -> int:
     """How many runs fit on this machine at once."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type != "cuda":
-        return processors
+        return max(1, min(processors, int(psutil.virtual_memory().available / 2**30 / _RUN_MEMORY)))
     need = max((rate.memory for rate in cost.rates.values()), default=0.0) if cost else 0.0
     free = sum(torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())) / 2**30
     each = int(_GPU_SHARE * free / torch.cuda.device_count() / (need + 1.0))  # and its own context
