@@ -15,10 +15,11 @@ from regard import data, reproduction, tables, training
 from regard.commands.settings import add_setting_options, asked_setting, split_name
 from regard.commands.status import INTERRUPTED
 from regard.commands.studies import listed
-from regard.commands.table import show
+from regard.commands.table import DEFAULT, show
 from regard.errors import InputError
 from regard.reproduction import Carried, Cost, Engine, LocalEngine, Plan, RayEngine, duration
 from regard.store import Store
+from regard.tables.words import counted
 
 _RUN_MEMORY = 3.0  # GiB of a run on the processor, as of one on CIFAR-10
 _GPU_SHARE = 0.9  # of the memory of a GPU that runs may take together
@@ -74,7 +75,7 @@ def _parser() -> training.RecipeParser:
     parser.add_argument("--seeds", type=int, default=5, help="runs of each cell: seeds 0, 1, …")
     parser.add_argument("--rows", type=str, default="", help="only these rows, with commas")
     parser.add_argument("--columns", type=str, default="", help="only these columns, and their teachers, with commas")
-    parser.add_argument("--runs", type=str, default="runs", help="the store: a folder of runs, or an fsspec address")
+    parser.add_argument("--runs", type=str, default=DEFAULT, help="the store: a folder of runs, or an fsspec address")
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="only tell what would be run, and what it costs"
     )
@@ -158,11 +159,11 @@ def _tell(plan: Plan, cost: Cost | None, at_once: int, options: Namespace) -> No
     begun = sum(job.state == "begun" for job in todo)
     budget = f", schedules shortened to {plan.setting.budget:.4g} of their epochs" if plan.setting.budget < 1 else ""
     _say(
-        f"{plan.table.name}: {_counted(len(plan.jobs), 'run')} for {_counted(len(plan.seeds), 'seed')}{budget}; "
+        f"{plan.table.name}: {counted(len(plan.jobs), 'run')} for {counted(len(plan.seeds), 'seed')}{budget}; "
         f"{len(plan.jobs) - len(todo)} finished, {begun} begun, {len(todo) - begun} missing"
     )
     if plan.without_recipe:
-        _say(f"{_counted(len(plan.without_recipe), 'cell')} of the table have no recipe, and stay empty")
+        _say(f"{counted(len(plan.without_recipe), 'cell')} of the table have no recipe, and stay empty")
     if options.dry_run and todo:
         _tell_jobs(plan, cost)
     if cost is None or not todo:
@@ -223,7 +224,3 @@ def _ended(carried: Carried) -> int:
         _say("stopped; the same command goes on")
         return INTERRUPTED
     return 1 if carried.failed else 0
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -15,6 +15,7 @@ from regard.modes import evaluation_mode
 from regard.reproduction.plan import Job, Plan
 from regard.store import StoredRun
 from regard.tables.matching import Facts
+from regard.tables.words import counted
 from regard.training import ModelRecipe, Recipe, plain
 
 _STEPS = 3  # that are timed
@@ -120,8 +121,7 @@ def _rate(
     rate = Rate(0.0, 0.0, 0.0, "") if device is None else measured_rate(recipe, teacher, splits, device)
     if not earlier:
         return rate
-    words = f"{len(earlier)} earlier run{'s' if len(earlier) > 1 else ''}"
-    return replace(rate, training=statistics.median(earlier), source=words)
+    return replace(rate, training=statistics.median(earlier), source=counted(len(earlier), "earlier run"))
 
 
 def _like(device: torch.device | None, gpu: str | None) -> bool:

@@ -54,7 +54,7 @@ class LocalEngine:
         environment = dict(os.environ)
         gpu = self._free_gpu()
         if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = str(_visible()[gpu])
+            environment["CUDA_VISIBLE_DEVICES"] = _visible(gpu)
         elif self.slots > 1 and job.recipe.threads is not None:
             environment["OMP_NUM_THREADS"] = str(job.recipe.threads)
         file = open(log, "ab")  # noqa: SIM115
@@ -116,7 +116,7 @@ def _ended(one: _Running) -> Ended:
     return Ended(one.job, ending, message or f"it ended with status {status} (see {one.log})")
 
 
-def _visible() -> list[str]:
-    """The GPUs that this process may use."""
+def _visible(gpu: int) -> str:
+    """What a GPU of this process is called outside it."""
     said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return said.split(",") if said else [str(number) for number in range(64)]
+    return said.split(",")[gpu] if said else str(gpu)

@@ -13,7 +13,7 @@ from regard.errors import InputError
 from regard.store import StoredRun
 from regard.tables import FilledTable, Matcher, PublishedTable, Setting, fill, run_name
 from regard.tables.matching import digest
-from regard.training import Recipe, flat, plain
+from regard.training import Recipe, flat, plain, with_fields
 
 State = Literal["finished", "begun", "missing"]
 
@@ -192,19 +192,12 @@ class _Makers:
     def recipe(self, place: tuple[str, str], seed: int, teacher: str | None) -> tuple[Recipe, dict[str, Any]]:
         """The whole recipe of a run, and how it differs from its file."""
         published = self.matcher.recipes[place]
-        recipe = replace(self.setting.of(published), seed=seed)
-        for name, value in self.where.items():
-            group, _, own = name.rpartition(".")
-            if group:
-                recipe = replace(recipe, **{group: replace(getattr(recipe, group), **{own: value})})
-            else:
-                recipe = replace(recipe, **{name: value})
-        if recipe.data.folder is not None:
-            recipe = replace(recipe, data=replace(recipe.data, folder=absolute(recipe.data.folder)))
+        recipe = with_fields(self.setting.of(published), {**self.where, "seed": seed})
+        places = {"data.folder": recipe.data.folder, "transfer.teacher": recipe.transfer.teacher}
+        found = {name: absolute(place) for name, place in places.items() if isinstance(place, str)}
         if teacher is not None:
-            recipe = replace(recipe, transfer=replace(recipe.transfer, teacher=teacher))
-        elif isinstance(recipe.transfer.teacher, str):
-            recipe = replace(recipe, transfer=replace(recipe.transfer, teacher=absolute(recipe.transfer.teacher)))
+            found["transfer.teacher"] = teacher
+        recipe = with_fields(recipe, found)
         recipe.check()
         now, then = flat(plain(recipe)), flat(plain(published))
         return recipe, {name: value for name, value in now.items() if value != then.get(name)}

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from regard.errors import InputError, first_line
-from regard.reproduction.engine import Ended, Ending
+from regard.reproduction.engine import Ended
 from regard.reproduction.plan import Job
 from regard.reproduction.worker import carry_out_logged, order
 from regard.store import Store
@@ -45,15 +45,14 @@ class RayEngine:
                 "number of GPUs or a fraction of one"
             )
         self.store, self.cpus, self.gpus, self._ray = store, cpus, gpus, ray
+        self._running: dict[Any, Job] = {}
         self._made = not ray.is_initialized()
         if self._made:
             _check_reachable(address)
             try:
                 ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-                raise InputError(
-                    f"there is no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one"
-                ) from error
+                raise _no_cluster(address, error) from error
         if self.slots < 1:
             has = ray.cluster_resources()
             self.close()
@@ -61,8 +60,7 @@ class RayEngine:
                 f"a run is to have {cpus:g} processors and {gpus:g} GPUs, and the cluster has "
                 f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g} in all"
             )
-        self._work = ray.remote(max_calls=1, max_retries=0)(_work)  # a process a run, and retries are the plan's
-        self._running: dict[Any, Job] = {}
+        self._work = ray.remote(max_calls=1, max_retries=0)(carry_out_logged)  # a process a run; retries are the plan's
 
     @property
     def slots(self) -> int:
@@ -96,8 +94,7 @@ class RayEngine:
 
     def close(self) -> None:
         if self._made and self._ray.is_initialized():
-            if getattr(self, "_running", None):
-                self.stop()
+            self.stop()
             self._ray.shutdown()
 
     def _ended(self, task: Any) -> Ended:
@@ -122,11 +119,8 @@ def _check_reachable(address: str | None) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER).close()
     except OSError as error:
-        raise InputError(
-            f"there is no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one"
-        ) from error
+        raise _no_cluster(address, error) from error
 
 
-def _work(text: str) -> tuple[Ending, str]:
-    """What a process of the cluster does; it finds this by its name."""
-    return carry_out_logged(text)
+def _no_cluster(address: str | None, error: Exception) -> InputError:
+    return InputError(f"there is no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one")

@@ -46,29 +46,32 @@ def carry_out(text: str) -> tuple[Ending, str]:
     to date after every epoch. The process has to be one of its own: its working directory and arguments are changed.
     """
     asked = json.loads(text)
-    store = Store(asked["address"])
+    return _carry_out(asked, Store(asked["address"]))
+
+
+def _carry_out(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
     name = asked["name"]
     sys.argv = list(asked["command"])  # what one would type; the run keeps it
     claim = store.claim(name, on_loss=_leave)
     if claim is None:
         return "elsewhere", f"{store.claimed(name) or 'somebody else'} is at it"
     with claim:
-        done = store.run(name)
-        if done is not None and done.finished:
+        begun = store.run(name)
+        if begun is not None and begun.finished:
             return "finished", "finished by somebody else"
         try:
-            return _train(asked, store, claim)
+            return _train(asked, store, claim, begun)
         except InputError as error:
             return "failed", str(error)
 
 
-def _train(asked: dict[str, Any], store: Store, claim: Claim) -> tuple[Ending, str]:
+def _train(asked: dict[str, Any], store: Store, claim: Claim, begun: StoredRun | None) -> tuple[Ending, str]:
     name, teacher = asked["name"], asked["teacher"]
-    recipe = _recipe(_resumed(asked["recipe"], store.run(name)))
+    recipe = _recipe(_resumed(asked["recipe"], begun))
     with tempfile.TemporaryDirectory(prefix="regard-", ignore_cleanup_errors=True) as scratch:
         base = store.folder if store.folder is not None else Path(scratch)
-        for other in (teacher, name):
-            if other is not None and store.folder is None and store.run(other) is not None:
+        if store.folder is None:
+            for other in filter(None, (teacher, begun and name)):
                 store.fetch(other, base)
         base.mkdir(parents=True, exist_ok=True)
         before = Path.cwd()
@@ -151,14 +154,15 @@ def _leave() -> None:
 def carry_out_logged(text: str) -> tuple[Ending, str]:
     """The same; what the run prints goes to its log in the store."""
     asked = json.loads(text)
-    log = Store(asked["address"]).log(asked["name"])
+    store = Store(asked["address"])
+    log = store.log(asked["name"])
     with (
         open(log, "a", encoding="utf-8", buffering=1) as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
         try:
-            ending, message = carry_out(text)
+            ending, message = _carry_out(asked, store)
         except Exception:
             traceback.print_exc()
             raise

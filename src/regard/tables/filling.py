@@ -12,6 +12,7 @@ from regard.tables.filled import FilledCell, FilledTable, SeedValue
 from regard.tables.matching import Match, Matcher, digest, folder_name
 from regard.tables.published import PublishedTable
 from regard.tables.setting import Setting, epochs_of
+from regard.tables.words import counted
 
 
 def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | None = None) -> FilledTable:
@@ -68,17 +69,16 @@ def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | No
             recipe=digest(there),
             unfinished=tuple(match.run.name for match in here if not match.run.finished),
         )
-    counted = {one.run for cell in cells.values() for one in cell.seeds}
-    counted |= {name for cell in cells.values() for name in cell.unfinished}
-    any_runs = any(cell.seeds or cell.unfinished for cell in cells.values())
+    used = {one.run for cell in cells.values() for one in cell.seeds}
+    used |= {name for cell in cells.values() for name in cell.unfinished}
     any_match = next((match for some in found.values() for match in some), None)
     return FilledTable(
         table=table,
-        setting=setting if any_runs or setting is not None else None,
+        setting=setting,
         data=_data(matcher, any_match) if any_match is not None else "",
         cells=cells,
         others=_others(matches, ours, matcher),
-        left_out=tuple(f"{name}: {reason}" for name, reason in sorted(left_out.items()) if name not in counted),
+        left_out=tuple(f"{name}: {reason}" for name, reason in sorted(left_out.items()) if name not in used),
     )
 
 
@@ -151,7 +151,7 @@ def _others(
         if found and not ours[name] and found[0].run.finished:
             counts[_data(matcher, found[0]), shlex.join(_options(found[0]))] += 1
     return tuple(
-        f"{count} finished run{'s' if count > 1 else ''} with {data} ({options or '--budget 1'})"
+        f"{counted(count, 'finished run')} with {data} ({options or '--budget 1'})"
         for (data, options), count in sorted(counts.items())
     )
 

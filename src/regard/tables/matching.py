@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import PurePath
 from typing import Any
@@ -246,13 +246,9 @@ def _shortened(wanted: Facts, epochs: int) -> list[Any]:
     return [getattr(schedule, name) for name in names]
 
 
-_flat_defaults: dict[str, Any] = {}
-
-
+@cache
 def _defaults() -> dict[str, Any]:
-    if not _flat_defaults:
-        _flat_defaults.update(flat(plain(Recipe())))
-    return _flat_defaults
+    return flat(plain(Recipe()))
 
 
 def _text(value: Any) -> str:

@@ -24,7 +24,7 @@ names a teacher says in which column of its row that teacher's recipe is: `teach
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from math import isfinite
 from pathlib import Path
@@ -126,7 +126,7 @@ class PublishedTable:
                 raise unknown(f"row of {self.name}", row, self.rows)
         kept = {key: title for key, title in self.rows.items() if key in rows}
         cells = {place: cell for place, cell in self.cells.items() if cell.row in kept}
-        return PublishedTable(**{**self.__dict__, "rows": kept, "cells": cells})
+        return replace(self, rows=kept, cells=cells)
 
 
 def table_names() -> list[str]:

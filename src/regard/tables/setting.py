@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regard.errors import InputError
-from regard.training import Recipe
+from regard.training import Recipe, with_fields
 
 WITHIN = ("precision",)
 """The fields besides those of `data` that a setting may change."""
@@ -38,12 +38,7 @@ class Setting:
 
     def of(self, recipe: Recipe) -> Recipe:
         """The recipe in this setting."""
-        changed = recipe
-        for name, value in self.overrides.items():
-            if name.startswith("data."):
-                changed = replace(changed, data=replace(changed.data, **{name.removeprefix("data."): value}))
-            else:
-                changed = replace(changed, **{name: value})
+        changed = with_fields(recipe, self.overrides)
         return replace(changed, schedule=shortened(recipe.schedule, epochs_of(recipe.schedule.epochs, self.budget)))
 
 

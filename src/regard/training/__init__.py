@@ -8,7 +8,7 @@ from regard.training.described import (
 )
 from regard.training.display import Display, Lines
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
-from regard.training.fields import WHERE, flat
+from regard.training.fields import WHERE, flat, with_fields
 from regard.training.imported import Imported, import_weights, sha256
 from regard.training.interrupt import Interrupt, interruptible
 from regard.training.library import recipe_file, recipe_folder, recipe_names
@@ -93,4 +93,5 @@ __all__ = [
     "to_data",
     "to_recipe",
     "train",
+    "with_fields",
 ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+from regard.training.recipe import Recipe
 
 # What says where and how a run takes place, not what comes out, and may be another when it is resumed.
 WHERE = (
@@ -20,3 +24,11 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{name}"] = value
     return found
+
+
+def with_fields(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with fields changed, by dotted names such as `data.folder` and `device`."""
+    for name, value in changes.items():
+        group, _, own = name.rpartition(".")
+        recipe = replace(recipe, **{group or own: replace(getattr(recipe, group), **{own: value}) if group else value})
+    return recipe
