@@ -80,7 +80,10 @@ class Workers:
                     return
                 yield part
             raise AssertionError("these processes read something else by now; read one thing after another")
-        except RuntimeError as error:
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            # The last two: it ended while a part, in memory that it shares, was on the way.
+            if str(error).startswith("Caught "):
+                raise  # of what is read; the process only passed it on
             raise _ended(error) from error
         finally:
             if turn == self._turn and not self._loader.persistent_workers:
@@ -107,7 +110,7 @@ class _Requests:
         return iter(self.now)
 
 
-def _ended(error: RuntimeError) -> InputError:
+def _ended(error: Exception) -> InputError:
     return InputError(
         f"a process that reads images ended ({first_line(error)}); if memory ran out, try fewer of them "
         "(--workers, or --data.workers of a recipe) or smaller batches (--batch_size)"
