@@ -102,11 +102,13 @@ def stored_runs(address: str) -> list[StoredRun]:
 
 def _list() -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("table", "what it shows", "cells", "with a recipe"):
-        table.add_column(heading, overflow="fold", justify="right" if heading in ("cells", "with a recipe") else "left")
+    table.add_column("table", no_wrap=True)  # a name in two lines cannot be copied
+    table.add_column("what it shows")
+    table.add_column("cells", justify="right")
+    table.add_column("with a recipe", justify="right")
     for name in tables.table_names():
         one = tables.load_table(name)
         recipes = sum(cell.recipe is not None for cell in one.cells.values())
-        table.add_row(name, f"{one.title}; {one.source}", str(len(one.cells)), str(recipes))
+        table.add_row(name, one.title, str(len(one.cells)), str(recipes))
     Console(highlight=False).print(table)
     print("`regard table NAME` shows one, `regard reproduce NAME` fills it.")
