@@ -186,10 +186,10 @@ def test_an_index_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: py
 
 
 def test_a_store_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(target: str) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", target)
+    def refuse(target: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(target))
 
-    monkeypatch.setattr(local, "_aside", refuse)  # by which everything is written
+    monkeypatch.setattr(local, "beside", refuse)  # by which everything is written
     write_run(tmp_path, "run")
     store = Store(tmp_path)
     assert len(store.runs()) == len(Store(tmp_path).runs()) == 1

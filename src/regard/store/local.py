@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from regard.files import beside
 from regard.store.place import CHECKPOINTS, READ, WEIGHTS, Place, Seen, Stamp
 
 _T = TypeVar("_T")
@@ -101,14 +101,13 @@ class LocalPlace(Place):
             yield from threads.map(work, paths)
 
     def write(self, path: str, content: bytes) -> None:
-        def fill(aside: str) -> None:
-            with open(aside, "xb") as file:
-                file.write(content)
+        def fill(aside: Path) -> None:
+            aside.write_bytes(content)
 
         self._whole(path, fill)
 
     def put(self, source: Path, path: str) -> None:
-        def fill(aside: str) -> None:
+        def fill(aside: Path) -> None:
             shutil.copyfile(source, aside)
             with open(aside, "rb+") as file:
                 os.fsync(file.fileno())
@@ -116,14 +115,13 @@ class LocalPlace(Place):
         os.stat(source)
         self._whole(path, fill)
 
-    def _whole(self, path: str, fill: Callable[[str], None]) -> None:
-        # `files.written_aside` names what it writes by the process's number, which two machines may have in common,
-        # and changes the umask for a moment, which a thread beside a training must not.
+    def _whole(self, path: str, fill: Callable[[Path], None]) -> None:
+        # Not `files.written_aside`, which waits for the disk: for a claim every few seconds that is too much.
         target = self._at(path)
         for left in reversed(range(_TRIES)):
             try:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-                with _aside(target) as aside:
+                with beside(Path(target)) as aside:
                     fill(aside)
                     os.replace(aside, target)
                 return
@@ -143,10 +141,9 @@ class LocalPlace(Place):
                 os.rmdir(os.path.dirname(target))
 
     def clock(self) -> float:
-        with suppress(OSError), _aside(f"{self._root}/clock") as aside:
-            with open(aside, "xb"):
-                pass
-            return os.stat(aside).st_mtime
+        with suppress(OSError), beside(Path(self._root, "clock")) as aside:
+            aside.touch()
+            return aside.stat().st_mtime
         return time.time()
 
     def settled(self, stamp: Stamp, clock: float) -> bool:
@@ -166,15 +163,3 @@ def _stamp(path: str) -> Stamp | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns
-
-
-@contextmanager
-def _aside(target: str) -> Iterator[str]:
-    """A path beside a file, hidden, that nobody else has; what is left there is removed."""
-    folder, name = os.path.split(target)
-    aside = f"{folder}/.{name}.{uuid.uuid4().hex}.part"
-    try:
-        yield aside
-    finally:
-        with suppress(OSError):
-            os.unlink(aside)
