@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from regard.errors import InputError
 from regard.reproduction import RayEngine, carry_out_plan, make_plan
 from regard.store import Store
 from regard.tables import Setting, fill, load_table
+from regard.training import DataRecipe
 
 ray = pytest.importorskip("ray")
 
@@ -41,6 +43,12 @@ def test_a_cluster_fills_a_table_though_a_worker_is_killed(cluster, small: Path,
     assert engine.slots == 2
     with pytest.raises(InputError, match="the cluster has 2 and 0 in all"):
         RayEngine(store, cluster.address, gpus=1)
+    engine.check(plan.todo)
+    elsewhere = replace(plan.jobs[0].recipe, data=DataRecipe(name="folder", folder=str(tmp_path / "nowhere")))
+    wrong = r"the data of student-seed0 cannot be read on the cluster: .*nowhere"
+    with pytest.raises(InputError, match=wrong):
+        engine.check([plan.jobs[1], replace(plan.jobs[0], recipe=elsewhere)])
+    assert not store.exists()
     killed: list[str] = []
 
     def kill_once() -> bool:

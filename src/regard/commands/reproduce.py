@@ -58,7 +58,8 @@ def main(arguments: list[str]) -> int:
         return 0
     carried = Carried(finished={job.name for job in plan.jobs})
     if plan.todo:
-        materials.check(plan, options)
+        if options.engine == "local":
+            materials.check(plan)
         carried = _carry_out(plan, store, options, at_once, device)
     show(tables.fill(table, store.runs(), setting))
     return _ended(carried)
@@ -117,11 +118,10 @@ class _Materials:
             self._splits[key] = training.load_data(recipe.data)
         return self._splits[key]
 
-    def check(self, plan: Plan, options: Namespace) -> None:
+    def check(self, plan: Plan) -> None:
         """Raises InputError if the data of a run are not there, before hours of work."""
-        if options.engine == "local":
-            for job in plan.todo:
-                self(job.recipe)
+        for job in plan.todo:
+            self(job.recipe)
         self._splits.clear()  # the runs read them again, in processes of their own
 
 
@@ -139,7 +139,8 @@ def _fitting(cost: Cost | None, device: torch.device) -> int:
 def _carry_out(plan: Plan, store: Store, options: Namespace, at_once: int, device: torch.device) -> Carried:
     engine: Engine
     if options.engine == "ray":
-        engine = RayEngine(store, options.address, cpus=options.cpus, gpus=options.gpus or 0.0)
+        engine = cluster = RayEngine(store, options.address, cpus=options.cpus, gpus=options.gpus or 0.0)
+        cluster.check(plan.todo)
     else:
         gpus = torch.cuda.device_count() if device == torch.device("cuda") else 0
         engine = LocalEngine(store, at_once, gpus)

@@ -7,12 +7,13 @@ import math
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from regard.errors import InputError, first_line
 from regard.reproduction.engine import Ended
 from regard.reproduction.plan import Job
-from regard.reproduction.worker import carry_out_logged, order
+from regard.reproduction.worker import carry_out_logged, order, wrong_data
 from regard.store import Store
 
 _PATIENCE = 120.0  # seconds for runs to save and end
@@ -67,6 +68,25 @@ class RayEngine:
         has = self._ray.cluster_resources()  # machines come and go
         fitting = math.floor(has.get("CPU", 0) / self.cpus + 1e-6)
         return fitting if not self.gpus else min(fitting, math.floor(has.get("GPU", 0) / self.gpus + 1e-6))
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Has each kind of data that the jobs need read once, on a machine of the cluster.
+
+        Raises:
+            InputError: some cannot be read there.
+        """
+        kinds: dict[str, Job] = {}
+        for job in jobs:
+            kinds.setdefault(repr(job.recipe.data), job)
+        look = self._ray.remote(max_calls=1)(wrong_data).options(num_cpus=self.cpus, name="look at the data")
+        looks = [(job, look.remote(order(self.store.address, job))) for job in kinds.values()]
+        for job, task in looks:
+            try:
+                wrong = self._ray.get(task)
+            except self._ray.exceptions.RayError:  # of the cluster, which the run will tell, or go on without
+                continue
+            if wrong is not None:
+                raise InputError(f"the data of {job.name} cannot be read on the cluster: {wrong}")
 
     def start(self, job: Job) -> None:
         task = self._work.options(num_cpus=self.cpus, num_gpus=self.gpus, name=job.name)

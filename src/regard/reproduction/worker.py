@@ -39,6 +39,15 @@ def order(address: str, job: Job) -> str:
     )
 
 
+def wrong_data(text: str) -> str | None:
+    """What is wrong with the data of an `order`, as this machine sees them; None if they can be read."""
+    try:
+        training.load_data(_recipe(json.loads(text)["recipe"]).data)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def carry_out(text: str) -> tuple[Ending, str]:
     """Does what `order` asks, and says how it ended.
 
