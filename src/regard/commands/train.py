@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -9,6 +12,11 @@ from jsonargparse import Namespace
 from regard import training
 from regard.commands.status import INTERRUPTED
 from regard.errors import InputError, SaidElsewhere
+from regard.reproduction.worker import leave
+from regard.store import Claim, Store
+
+_PATIENCE = 70.0  # seconds, longer than a claim lasts without a sign of life
+_LOOK = 2.0  # seconds between two looks at whoever has the run
 
 
 def main(arguments: list[str]) -> int:
@@ -18,10 +26,11 @@ def main(arguments: list[str]) -> int:
         if training.announced_rank():
             raise SaidElsewhere(str(error)) from error  # every process was told the same
         raise
-    outcome = training.train(
-        recipe, folder, resume=options.resume, overwrite=options.overwrite, display=training.Lines()
-    )
     main_process = not training.announced_rank()
+    with _claimed(Path(folder)) if main_process else nullcontext():
+        outcome = training.train(
+            recipe, folder, resume=options.resume, overwrite=options.overwrite, display=training.Lines()
+        )
     if not outcome.finished:
         if main_process:
             print(f"stopped and saved; `regard train --run {folder} --resume` goes on")
@@ -29,6 +38,47 @@ def main(arguments: list[str]) -> int:
     if main_process:
         print(f"{folder}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
     return 0
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Nobody else works in the run folder meanwhile, such as `regard reproduce` that fills a table.
+
+    Raises:
+        InputError: somebody does.
+    """
+    folder = folder.absolute()
+    missing = [place for place in folder.parents if not place.exists()]
+    claim = _claim(folder)
+    try:
+        yield
+    finally:
+        if claim is not None:
+            claim.release()
+        for place in missing:
+            with suppress(OSError):  # the run is in it
+                place.rmdir()
+
+
+def _claim(folder: Path) -> Claim | None:
+    """None where no claim can be made: beside the run nothing may be written, or the run's name is a hidden one."""
+    until = time.monotonic() + _PATIENCE
+    waits = False
+    while True:
+        try:
+            store = Store(folder.parent)
+            claim = store.claim(folder.name, on_loss=leave)
+            if claim is not None:
+                return claim
+            holder = store.claimed(folder.name) or "another process"
+        except InputError:
+            return None
+        if time.monotonic() > until:
+            raise InputError(f"{holder} works in {folder}; wait for it, or give another --run")
+        if not waits:
+            print(f"{holder} has {folder}; waiting to see whether it is alive", flush=True)
+            waits = True
+        time.sleep(_LOOK)
 
 
 def _asked(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:

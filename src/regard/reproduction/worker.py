@@ -61,7 +61,7 @@ def carry_out(text: str) -> tuple[Ending, str]:
 def _carry_out(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
     name = asked["name"]
     sys.argv = list(asked["command"])  # what one would type; the run keeps it
-    claim = store.claim(name, on_loss=_leave)
+    claim = store.claim(name, on_loss=leave)
     if claim is None:
         return "elsewhere", f"{store.claimed(name) or 'somebody else'} is at it"
     with claim:
@@ -128,7 +128,7 @@ class _Mirrored(Display):
 
     def push(self) -> None:
         if not self.claim.check():  # cut off for long, and taken over
-            _leave()
+            leave()
         self.store.push(self.folder)
         self.pushed = time.monotonic()
 
@@ -153,7 +153,7 @@ def _recipe(fields: dict[str, Any]) -> training.Recipe:
         return training.load_recipe(file.name)
 
 
-def _leave() -> None:
+def leave() -> None:
     """Ends the process at once: another has the run, and two would write over one another."""
     print("regard: the run was taken over by another process, for this one had stood still", file=sys.stderr)
     sys.stderr.flush()

@@ -136,9 +136,9 @@ class LocalPlace(Place):
         target = self._at(path)
         with suppress(FileNotFoundError):
             os.unlink(target)
-        if os.path.dirname(path):
-            with suppress(OSError):  # there is something else in it
-                os.rmdir(os.path.dirname(target))
+        with suppress(OSError):  # there is something else in a folder
+            while path := os.path.dirname(path):
+                os.rmdir(self._at(path))
 
     def clock(self) -> float:
         with suppress(OSError), beside(Path(self._root, "clock")) as aside:
