@@ -166,3 +166,23 @@ def test_what_somebody_else_holds_is_not_started_in_vain(store: Store, monkeypat
     carried = carry_out_plan(plan(job("far")), engine, store, say=said.append)
     assert engine.started == ["far"] and carried.finished == {"far"}
     assert any("was finished by somebody else" in line for line in said)
+
+
+def test_what_is_lost_while_stopping_is_no_failure(store: Store) -> None:
+    """As a process that was still starting up, which has no way yet to stop in good order."""
+
+    class Starting(Pretended):
+        def stop(self) -> list[Ended]:
+            return [Ended(job, "lost", "its process was ended by SIGTERM") for job in self.running]
+
+    said: list[str] = []
+    carried = carry_out_plan(
+        plan(job("one"), job("two", "one")),
+        Starting({}),
+        store,
+        retries=0,
+        say=said.append,
+        stop=iter([False, True]).__next__,
+    )
+    assert carried.stopped and not carried.failed and not carried.skipped
+    assert not any("failed" in line or "trying again" in line for line in said)

@@ -12,7 +12,7 @@ from regard import data
 from regard.reproduction import Plan, cost, estimate, make_plan
 from regard.store import StoredRun
 from regard.tables import Setting, load_table
-from regard.training import load_data, plain
+from regard.training import Recipe, load_data, plain
 
 CPU = torch.device("cpu")
 
@@ -35,13 +35,26 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+def materials(recipe: Recipe) -> data.Splits:
+    """As if time stood still meanwhile."""
+    return load_data(recipe.data)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the clock of the estimate shows."""
+    now = [0.0]
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    return now
+
+
 def run(plan: Plan, name: str, rate: float, gpu: str | None = None) -> StoredRun:
     recipe = next(job.recipe for job in plan.jobs if job.name == name)
     return StoredRun("earlier", plain(replace(recipe, seed=9)), {"epoch": 2}, rate, {"gpu": gpu}, 10, True)
 
 
 def test_a_cost_is_images_over_rates(plan: Plan, timed: list[str]) -> None:
-    found = estimate(plan, [], lambda recipe: load_data(recipe.data), CPU)
+    found = estimate(plan, [], materials, CPU)
     assert set(found.seconds.values()) == {2 * (60 / 100 + 40 / 400)}
     assert found.total(plan.todo) == pytest.approx(6 * 1.4)
     # each kind is timed once, whatever the seeds
@@ -51,8 +64,21 @@ def test_a_cost_is_images_over_rates(plan: Plan, timed: list[str]) -> None:
     assert found.without(plan, 0, "one") == pytest.approx(6 * 1.4)
 
 
+def test_each_run_is_a_process_that_starts_and_loads_its_data(plan: Plan, clock: list[float]) -> None:
+    """Also of what was loaded once: each process loads it anew."""
+    loaded: list[str] = []
+
+    def slow(recipe: Recipe) -> data.Splits:
+        clock[0] += 0.0 if loaded else 5.0
+        loaded.append(recipe.data.name)
+        return load_data(recipe.data)
+
+    found = estimate(plan, [], slow, CPU, start=3.0)
+    assert list(found.seconds.values()) == [pytest.approx(3 + 5 + 1.4)] * 6
+
+
 def test_students_wait_in_the_estimate_too(plan: Plan) -> None:
-    found = estimate(plan, [], lambda recipe: load_data(recipe.data), CPU)
+    found = estimate(plan, [], materials, CPU)
     one = 1.4
     assert found.elapsed(plan, 1) == pytest.approx(6 * one)
     assert found.elapsed(plan, 2) == pytest.approx(4 * one)  # the last student alone, after its teacher
@@ -62,14 +88,14 @@ def test_students_wait_in_the_estimate_too(plan: Plan) -> None:
 
 def test_earlier_runs_on_the_same_device_tell_the_rate(plan: Plan) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
-    found = estimate(plan, earlier, lambda recipe: load_data(recipe.data), CPU)
+    found = estimate(plan, earlier, materials, CPU)
     assert found.rates["student-seed1"].training == 20.0 and found.rates["student-seed1"].source == "1 earlier run"
     assert found.rates["teacher-seed0"].training == 100.0
 
 
 def test_of_gpus_elsewhere_only_earlier_runs_tell(plan: Plan, timed: list[str]) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
-    found = estimate(plan, earlier, lambda recipe: load_data(recipe.data), None)
+    found = estimate(plan, earlier, materials, None)
     assert found.rates["student-seed1"].training == 60.0
     assert found.unknown["teacher-seed0"] == "there is no earlier run on a GPU to go by"
     assert not timed
@@ -80,7 +106,7 @@ def test_what_is_done_costs_nothing(plan: Plan) -> None:
         replace(job, state="finished") if job.seed == 0 else replace(job, state="begun", epochs_done=1)
         for job in plan.jobs
     )
-    found = estimate(replace(plan, jobs=jobs), [], lambda recipe: load_data(recipe.data), CPU)
+    found = estimate(replace(plan, jobs=jobs), [], materials, CPU)
     assert found.total(plan.todo) == pytest.approx(3 * 0.7)
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from regard.cli import main
-from regard.reproduction import LocalEngine, carry_out_plan, make_plan
+from regard.commands import reproduce
+from regard.reproduction import Cost, Job, LocalEngine, Rate, carry_out_plan, make_plan
 from regard.reproduction.worker import carry_out, carry_out_logged, order
 from regard.store import Store
+from regard.store.remote import RemotePlace
 from regard.tables import Setting, fill, load_table, markdown
 
 
@@ -76,7 +81,7 @@ def test_two_workers_at_one_run_do_not_step_on_one_another(small: Path, tmp_path
     recipe.write_text(recipe.read_text().replace("epochs: 2", "epochs: 40"))
     plan = make_plan(load_table(small), [], Setting(), range(1), columns=["student"], where={"threads": 1})
     text = order(str(tmp_path / "store"), plan.jobs[0])
-    command = [sys.executable, "-m", "regard.reproduction.worker"]
+    command = [sys.executable, "-c", "import sys; from regard.reproduction.worker import main; sys.exit(main())"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command, **pipes) for _ in range(2)]
     said = [process.communicate(text, timeout=240)[0] for process in both]
@@ -125,6 +130,102 @@ def test_a_store_that_is_not_of_this_machine(small: Path, tmp_path: Path, monkey
     assert len(fill(table, runs).cells["one", "at"].seeds) == 1
     assert carry_out(order(address, plan.jobs[0])) == ("finished", "finished by somebody else")
     assert Path.cwd() == tmp_path
+
+
+@pytest.fixture
+def alone(small: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """The job of one student."""
+    monkeypatch.setattr(sys, "argv", sys.argv)  # the worker puts its own there
+    (job,) = make_plan(load_table(small), [], Setting(), range(1), columns=["student"], where={"threads": 1}).jobs
+    return job
+
+
+def test_a_run_whose_holder_died_on_another_machine_is_taken_over(alone: Job, tmp_path: Path) -> None:
+    """Though each worker is a process of its own, which never saw that claim before."""
+    holder = {"host": "other", "boot": "b", "space": "s", "pid": 77, "start": 5}
+    content = {"process": holder, "began": 1.0, "lease": 1.0, "beat": 5, "held": True, "over": []}
+    path = tmp_path / "store/.claims/student-seed0/dead.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
+    assert carry_out(order(str(tmp_path / "store"), alone))[0] == "finished"
+
+
+def test_a_run_whose_last_files_were_not_sent_is_sent_again(alone: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network was away as the last epoch was sent: its checkpoint came there, its metrics did not."""
+    address = "memory://regard-test-cut-off"
+    write = RemotePlace.write
+
+    def refuse(self: RemotePlace, path: str, content: bytes) -> None:
+        if path.endswith("metrics.jsonl") and content.count(b"\n") == alone.epochs:
+            raise OSError("no route to host")
+        write(self, path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemotePlace, "write", refuse)
+        ending, message = carry_out(order(address, alone))
+        assert ending == "failed" and "no route to host" in message
+    assert carry_out(order(address, alone))[0] == "finished"
+    run = Store(address).run(alone.name)
+    assert run is not None and run.finished
+
+
+def test_files_that_were_lost_are_written_again_from_the_checkpoint(alone: Job, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    assert carry_out(order(store.location, alone))[0] == "finished"
+    folder = tmp_path / "store" / alone.name
+    weights, metrics = (folder / "last.safetensors").read_bytes(), (folder / "metrics.jsonl").read_bytes()
+    (folder / "last.safetensors").unlink()
+    (folder / "metrics.jsonl").write_bytes(metrics[: len(metrics) // 2])
+    assert not store.run(alone.name).finished
+    assert carry_out(order(store.location, alone))[0] == "finished"
+    assert store.run(alone.name).finished
+    assert (folder / "last.safetensors").read_bytes() == weights
+    assert (folder / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_what_the_store_does_not_show_is_not_called_finished(
+    alone: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regard.reproduction.worker.training.train", lambda *_, **__: SimpleNamespace(finished=True))
+    ending, message = carry_out(order(str(tmp_path / "store"), alone))
+    assert ending == "failed" and "metrics or weights are missing" in message
+
+
+def test_a_store_is_found_by_processes_elsewhere(alone: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of a cluster has another working directory than the command."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    store = Store("store")
+    text, copy = order(store.location, alone), pickle.dumps(store)
+    monkeypatch.chdir(tmp_path)
+    assert carry_out(text)[0] == "finished"
+    assert [run.name for run in pickle.loads(copy).runs()] == [alone.name]
+    assert (tmp_path / "here/store" / alone.name).is_dir()
+
+
+def test_a_log_begins_without_an_alarm(alone: Job, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    engine = LocalEngine(store, 1)
+    engine.start(alone)
+    while not engine.wait(1.0):
+        pass
+    log = store.log(alone.name).read_text()
+    assert log.startswith("epoch 1/2") and "Warning" not in log
+
+
+@pytest.mark.parametrize(("threads", "fit"), [(1, 8), (3, 2), (16, 1)])
+def test_runs_share_the_processors(threads: int, fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 * 2**30))
+    assert reproduce._fitting(None, torch.device("cpu"), threads) == fit
+
+
+@pytest.mark.parametrize(("device", "fit"), [("cuda", 6), ("cuda:1", 2)])
+def test_runs_share_the_gpus_that_are_meant(device: str, fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: (10 * 2**30, 16 * 2**30))
+    cost = Cost({}, {"a": Rate(1.0, 1.0, 3.0, "")}, {})  # and 1 GiB: two fit into nine tenths of 10
+    assert reproduce._fitting(cost, torch.device(device), 1) == fit
 
 
 def test_a_run_that_cannot_work_says_why(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,3 +176,27 @@ def test_places_are_known_wherever_a_worker_is(tmp_path: Path, monkeypatch: pyte
     assert job.recipe.data.folder == str(tmp_path / "images") == job.recipe.transfer.teacher
     (job,) = make_plan(load_table(table), [], Setting(), range(1), where={"data.folder": "/far/away"}).jobs
     assert job.recipe.data.folder == "/far/away"
+
+
+def test_a_student_that_was_begun_goes_on_with_its_own_teacher(table: PublishedTable) -> None:
+    """Though another finished run of that recipe and seed stands before it by name."""
+    plan = make_plan(table, [], Setting(), range(1), columns=["at"])
+    jobs = {job.name: job for job in plan.jobs}
+    teacher, student = jobs["wrn-16-2-seed0"], jobs["wrn-16-1-from-16-2-at-seed0"]
+    runs = [as_stored(teacher, "a-copy"), as_stored(teacher), as_stored(student, epochs=3)]
+    again = {job.name: job for job in make_plan(table, runs, Setting(), range(1), columns=["at"]).jobs}
+    assert again[student.name].state == "begun" and again[student.name].teacher == teacher.name
+    assert again[student.name].recipe.transfer.teacher == teacher.name
+    assert again[teacher.name].state == "finished" and "a-copy" not in again
+    fresh = {job.name: job for job in make_plan(table, runs[:2], Setting(), range(1), columns=["at"]).jobs}
+    assert fresh[student.name].teacher == "a-copy"
+
+
+def test_another_data_set_does_not_get_the_options_of_the_recipes_own() -> None:
+    table = load_table("builtin")
+    own = make_plan(table, [], Setting(), range(1), columns=["student"]).jobs[0].recipe
+    assert own.data.options
+    other = Setting(1.0, {"data.name": "folder", "data.folder": "x"})
+    assert make_plan(table, [], other, range(1), columns=["student"]).jobs[0].recipe.data.options == {}
+    same = Setting(1.0, {"data.name": "clutter"})
+    assert make_plan(table, [], same, range(1), columns=["student"]).jobs[0].recipe.data.options == own.data.options

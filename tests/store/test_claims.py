@@ -47,8 +47,8 @@ def wait_until(true: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def write_claim(store: Path, name: str = "run", **changes: Any) -> Path:
-    """A claim of a process on another machine, or of another kind."""
+def claim_of(**changes: Any) -> bytes:
+    """The file of a claim of a process on another machine, or of another kind."""
     content: dict[str, Any] = {
         "process": {**Process.current().plain, "host": "elsewhere", "boot": "another"},
         "began": 1.0,
@@ -58,9 +58,14 @@ def write_claim(store: Path, name: str = "run", **changes: Any) -> Path:
         "over": [],
         **changes,
     }
-    path = store / ".claims" / name / f"{content['beat']}{len(files(store, name))}.json"
+    return json.dumps(content).encode()
+
+
+def write_claim(store: Path, name: str = "run", **changes: Any) -> Path:
+    """Puts such a file into a store."""
+    path = store / ".claims" / name / f"{changes.get('beat', 3)}{len(files(store, name))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_bytes(claim_of(**changes))
     return path
 
 
@@ -217,6 +222,35 @@ def test_the_lease_is_that_of_the_holder(tmp_path: Path) -> None:
         assert claims.claim("run", 1.0, None) is None
     clock.now = 601
     assert claims.claim("run", 1.0, None) is not None
+
+
+def test_waiting_for_a_holder_that_gives_no_sign_of_life(address: str) -> None:
+    """Also whoever looks for the first time takes over what lapses while it waits."""
+    store = Store(address)
+    store._claims._place.write(".claims/run/dead.json", claim_of(beat=3, lease=0.5))
+    began = time.monotonic()
+    claim = Store(address).claim("run", lease=0.6, wait=True)
+    assert claim is not None and 0.5 <= time.monotonic() - began < 10
+    claim.release()
+
+
+def test_waiting_ends_once_the_holder_is_seen_to_live(address: str) -> None:
+    store = Store(address)
+    with store.claim("run", lease=3.0):  # a beat every half second
+        began = time.monotonic()
+        assert Store(address).claim("run", lease=0.6, wait=True) is None
+        assert time.monotonic() - began < 2.5
+    assert store.claim("run", wait=True) is not None
+
+
+def test_who_seems_to_be_at_work(tmp_path: Path) -> None:
+    """A holder that was silent for long is not said to work, though nobody may have seen it lapse."""
+    path = write_claim(tmp_path, "old", lease=60.0)
+    write_claim(tmp_path, "new", lease=60.0)
+    then = time.time() - 121
+    os.utime(path, (then, then))
+    assert list(Store(tmp_path).claims()) == ["new"]
+    assert Store(tmp_path).claim("old") is None  # clocks are not enough for that
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"process": {"pid": "x"}}'])

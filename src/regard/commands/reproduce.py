@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import psutil
 import torch
@@ -51,8 +52,9 @@ def main(arguments: list[str]) -> int:
     materials = _Materials()
     cost = None
     if plan.todo and (options.dry_run or options.engine == "local"):
-        cost = reproduction.estimate(plan, runs, materials, None if elsewhere else device)
-    at_once = options.at_once or (_fitting(cost, device) if options.engine == "local" else 1)
+        start = time.time() - psutil.Process().create_time()  # what another will take to import as much
+        cost = reproduction.estimate(plan, runs, materials, None if elsewhere else device, start)
+    at_once = options.at_once or (_fitting(cost, device, options.threads or 1) if options.engine == "local" else 1)
     _tell(plan, cost, at_once, options)
     if options.dry_run:
         return 0
@@ -125,15 +127,15 @@ class _Materials:
         self._splits.clear()  # the runs read them again, in processes of their own
 
 
-def _fitting(cost: Cost | None, device: torch.device) -> int:
-    """How many runs fit on this machine at once."""
+def _fitting(cost: Cost | None, device: torch.device, threads: int) -> int:
+    """How many runs fit on this machine at once, on all its GPUs if none is named."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type != "cuda":
-        return max(1, min(processors, int(psutil.virtual_memory().available / 2**30 / _RUN_MEMORY)))
+        return max(1, min(processors // threads, int(psutil.virtual_memory().available / 2**30 / _RUN_MEMORY)))
     need = max((rate.memory for rate in cost.rates.values()), default=0.0) if cost else 0.0
-    free = sum(torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())) / 2**30
-    each = int(_GPU_SHARE * free / torch.cuda.device_count() / (need + 1.0))  # and its own context
-    return max(1, min(each, _MOST_A_GPU) * torch.cuda.device_count())
+    gpus = list(range(torch.cuda.device_count())) if device.index is None else [device.index]
+    free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus) / 2**30
+    return max(1, min(int(_GPU_SHARE * free / (need + 1.0)), _MOST_A_GPU) * len(gpus))  # 1 GiB for its own context
 
 
 def _carry_out(plan: Plan, store: Store, options: Namespace, at_once: int, device: torch.device) -> Carried:
@@ -142,7 +144,7 @@ def _carry_out(plan: Plan, store: Store, options: Namespace, at_once: int, devic
         engine = cluster = RayEngine(store, options.address, cpus=options.cpus, gpus=options.gpus or 0.0)
         cluster.check(plan.todo)
     else:
-        gpus = torch.cuda.device_count() if device == torch.device("cuda") else 0
+        gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
         engine = LocalEngine(store, at_once, gpus)
     with training.interruptible() as interrupt:
         return reproduction.carry_out_plan(
@@ -221,6 +223,8 @@ def _savings(plan: Plan, cost: Cost) -> list[str]:
 def _ended(carried: Carried) -> int:
     for name, reason in sorted({**carried.failed, **carried.skipped}.items()):
         _say(f"not done: {name}: {reason}")
+    if carried.failed:
+        _say("The same command tries again, from the newest checkpoint; a run whose folder is removed begins anew.")
     if carried.stopped:
         _say("stopped; the same command goes on")
         return INTERRUPTED

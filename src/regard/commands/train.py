@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -14,9 +13,6 @@ from regard.commands.status import INTERRUPTED
 from regard.errors import InputError, SaidElsewhere
 from regard.reproduction.worker import leave
 from regard.store import Claim, Store
-
-_PATIENCE = 70.0  # seconds, longer than a claim lasts without a sign of life
-_LOOK = 2.0  # seconds between two looks at whoever has the run
 
 
 def main(arguments: list[str]) -> int:
@@ -62,23 +58,18 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 def _claim(folder: Path) -> Claim | None:
     """None where no claim can be made: beside the run nothing may be written, or the run's name is a hidden one."""
-    until = time.monotonic() + _PATIENCE
-    waits = False
-    while True:
-        try:
-            store = Store(folder.parent)
-            claim = store.claim(folder.name, on_loss=leave)
-            if claim is not None:
-                return claim
-            holder = store.claimed(folder.name) or "another process"
-        except InputError:
-            return None
-        if time.monotonic() > until:
-            raise InputError(f"{holder} works in {folder}; wait for it, or give another --run")
-        if not waits:
-            print(f"{holder} has {folder}; waiting to see whether it is alive", flush=True)
-            waits = True
-        time.sleep(_LOOK)
+    try:
+        store = Store(folder.parent)
+        claim = store.claim(folder.name, on_loss=leave)
+        if claim is None:
+            print(f"{store.claimed(folder.name)} has {folder}; waiting to see whether it is alive", flush=True)
+            claim = store.claim(folder.name, wait=True, on_loss=leave)
+        holder = None if claim else store.claimed(folder.name)
+    except InputError:
+        return None
+    if claim is None:
+        raise InputError(f"{holder or 'another process'} works in {folder}; wait for it, or give another --run")
+    return claim
 
 
 def _asked(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:

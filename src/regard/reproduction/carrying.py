@@ -62,7 +62,7 @@ def carry_out_plan(
                 carrying.carried.stopped = True
                 carrying.say("asked to stop: the runs save and end")
                 for ended in engine.stop():
-                    carrying.note(ended)
+                    carrying.note_stopped(ended)
                 break
             carrying.start_ready()
             for ended in engine.wait(_POLL):
@@ -122,6 +122,13 @@ class _Carrying:
             return True
         self.not_before[job.name] = time.monotonic() + _ELSEWHERE
         return self.store.claimed(job.name) is not None
+
+    def note_stopped(self, ended: Ended) -> None:
+        """Takes down how a job ended that was asked to stop: one that is lost then had not begun, or stood still."""
+        if ended.ending in ("finished", "elsewhere", "stopped"):
+            self.note(ended)
+        else:
+            self.say(f"{ended.job.name}: stopped; it goes on from its checkpoint, if there is one ({ended.message})")
 
     def note(self, ended: Ended) -> None:
         """Takes down how a job ended."""

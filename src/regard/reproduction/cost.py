@@ -73,7 +73,11 @@ class Cost:
 
 
 def estimate(
-    plan: Plan, runs: Sequence[StoredRun], materials: Callable[[Recipe], data.Splits], device: torch.device | None
+    plan: Plan,
+    runs: Sequence[StoredRun],
+    materials: Callable[[Recipe], data.Splits],
+    device: torch.device | None,
+    start: float = 0.0,
 ) -> Cost:
     """What is left to do, one run at a time.
 
@@ -85,6 +89,7 @@ def estimate(
         runs: of the store.
         materials: the data of a recipe.
         device: that the runs will be on; None: GPUs of other machines, of which only earlier runs tell.
+        start: seconds that a process takes until it can do something, to which the time is added that the data take.
     """
     cost = Cost({}, {}, {})
     earlier: dict[str, list[float]] = {}
@@ -92,12 +97,15 @@ def estimate(
         if run.images_per_second and not run.problem and _like(device, run.environment.get("gpu")):
             earlier.setdefault(_kind(Facts(run.recipe)), []).append(run.images_per_second)
     timed: dict[str, Rate] = {}
+    loading: dict[str, float] = {}  # seconds, by what is loaded
     jobs = {job.name: job for job in plan.jobs}
     for job in plan.jobs:
         if job.state == "finished":
             continue
         try:
+            began = time.perf_counter()
             splits = materials(job.recipe)
+            took = loading.setdefault(repr(job.recipe.data), time.perf_counter() - began)
             kind = _kind(Facts(plain(job.recipe)))
             if kind not in timed:
                 teacher = jobs[job.teacher].recipe if job.teacher else None
@@ -107,7 +115,7 @@ def estimate(
             continue
         rate = timed[kind]
         left = job.epochs - job.epochs_done
-        seconds = left * len(splits.train) / rate.training
+        seconds = start + took + left * len(splits.train) / rate.training
         cost.seconds[job.name] = seconds + (left * len(splits.test) / rate.testing if rate.testing else 0.0)
         cost.rates[job.name] = rate
     return cost
@@ -163,7 +171,14 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
             objective = training.make_objective(recipe, model, taught, (side, side))
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            took = _time(lambda: objective(batch, labels).total.backward(), device)
+            optimizer = training.make_optimizer(model, recipe.optimizer, objective.parameters())
+
+            def step() -> None:
+                objective(batch, labels).total.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+            took = _time(step, device)
             memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
             with torch.no_grad(), evaluation_mode(model):
                 tested = _time(lambda: model(batch), device)

@@ -59,7 +59,7 @@ class LocalEngine:
             environment["OMP_NUM_THREADS"] = str(job.recipe.threads)
         file = open(log, "ab")  # noqa: SIM115
         process = subprocess.Popen(
-            [sys.executable, "-m", "regard.reproduction.worker"],
+            [sys.executable, "-c", "import sys; from regard.reproduction.worker import main; sys.exit(main())"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,  # how it ended, in a line; what it prints goes to the log
             stderr=file,
@@ -68,7 +68,7 @@ class LocalEngine:
         )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(order(self.store.address, job).encode())
+            process.stdin.write(order(self.store.location, job).encode())
             process.stdin.close()
         self._running.append(_Running(job, process, log, gpu, file))
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from regard.errors import InputError
 from regard.store import StoredRun
 from regard.tables import FilledTable, Matcher, PublishedTable, Setting, fill, run_name
-from regard.tables.matching import digest
+from regard.tables.matching import digest, folder_name
 from regard.training import Recipe, flat, plain, with_fields
 
 State = Literal["finished", "begun", "missing"]
@@ -144,13 +144,21 @@ class _Makers:
         self.cells: dict[str, set[tuple[str, str]]] = defaultdict(set)
         self.new: dict[tuple[str | None, ...], str] = {}  # the names of new runs, by what they are
 
-    def job(self, place: tuple[str, str], seed: int) -> Job:
-        """The run of a cell and a seed; its teacher's is made before it."""
+    def job(self, place: tuple[str, str], seed: int, run: str | None = None) -> Job:
+        """The run of a cell and a seed; its teacher's is made before it.
+
+        Args:
+            place: of the cell.
+            seed: of the run.
+            run: its name, if it is to be a certain one of those in the store.
+        """
         cell = self.table.cells[place]
-        teacher = self.job((cell.row, cell.teacher), seed).name if cell.teacher is not None else None
-        if teacher is not None:
+        there = self.there(place, seed) if run is None else self.stored[run]
+        teacher = None
+        if cell.teacher is not None:
+            whose = (cell.row, cell.teacher)
+            teacher = self.job(whose, seed, self.begun_with(there)).name
             self.cells[teacher].add(place)
-        there = self.there(place, seed)
         name = there.name if there is not None else self.free_name(place, seed, teacher)
         self.cells[name].add(place)
         if name not in self.jobs:
@@ -167,6 +175,11 @@ class _Makers:
                 epochs_done=0 if there is None else there.epochs,
             )
         return self.jobs[name]
+
+    def begun_with(self, student: StoredRun | None) -> str | None:
+        """The finished run that a student in the store learns from, which may not be the first of its seed."""
+        names = [] if student is None else [folder_name(path) for path in self.matcher.facts(student).teachers]
+        return next((name for name in names if name in self.stored and self.stored[name].finished), None)
 
     def there(self, place: tuple[str, str], seed: int) -> StoredRun | None:
         """The run in the store that fills a cell with a seed, a finished one if there is one."""

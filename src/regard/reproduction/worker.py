@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from regard.training import Display, Lines
 
 STATUS: dict[Ending, int] = {"finished": 0, "failed": 2, "stopped": 75, "elsewhere": 76, "lost": 77}
 """The exit status of a worker's process."""
+_scratch: list[str] = []  # folders of this process that go with it
 
 
 def order(address: str, job: Job) -> str:
@@ -61,7 +63,7 @@ def carry_out(text: str) -> tuple[Ending, str]:
 def _carry_out(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
     name = asked["name"]
     sys.argv = list(asked["command"])  # what one would type; the run keeps it
-    claim = store.claim(name, on_loss=leave)
+    claim = store.claim(name, wait=True, on_loss=leave)
     if claim is None:
         return "elsewhere", f"{store.claimed(name) or 'somebody else'} is at it"
     with claim:
@@ -78,6 +80,7 @@ def _train(asked: dict[str, Any], store: Store, claim: Claim, begun: StoredRun |
     name, teacher = asked["name"], asked["teacher"]
     recipe = _recipe(_resumed(asked["recipe"], begun))
     with tempfile.TemporaryDirectory(prefix="regard-", ignore_cleanup_errors=True) as scratch:
+        _scratch.append(scratch)
         base = store.folder if store.folder is not None else Path(scratch)
         if store.folder is None:
             for other in filter(None, (teacher, begun and name)):
@@ -97,6 +100,10 @@ def _train(asked: dict[str, Any], store: Store, claim: Claim, begun: StoredRun |
             os.chdir(before)
     if not outcome.finished:
         return "stopped", "stopped and saved"
+    stored = store.run(name)
+    if stored is None or not stored.finished:
+        wrong = (stored and stored.problem) or "metrics or weights are missing"
+        return "failed", f"it came to its end, but not in {store.address}: {wrong}"
     return "finished", f"test accuracy {outcome.test_accuracy:.2%}"
 
 
@@ -157,6 +164,8 @@ def leave() -> None:
     """Ends the process at once: another has the run, and two would write over one another."""
     print("regard: the run was taken over by another process, for this one had stood still", file=sys.stderr)
     sys.stderr.flush()
+    for folder in _scratch:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(STATUS["lost"])
 
 
@@ -188,7 +197,3 @@ def main() -> int:
         ending, message = "failed", first_line(error)
     print(message, flush=True)
     return STATUS[ending]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

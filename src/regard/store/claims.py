@@ -29,6 +29,7 @@ from regard.store.process import Process
 
 _FOLDER = ".claims"
 _BEATS = 6  # in a lease
+_LOOKS = 30  # at a holder, in a lease
 _PATIENCE = 5.0  # seconds that a claimant waits for others to withdraw
 
 
@@ -189,8 +190,21 @@ class Claims:
         self._place, self._clock = place, clock
         self._seen: dict[str, tuple[int, float]] = {}  # by file: a beat, and when it was first seen
 
-    def claim(self, name: str, lease: float, on_loss: Callable[[], None] | None) -> Claim | None:
+    def claim(self, name: str, lease: float, on_loss: Callable[[], None] | None, *, wait: bool = False) -> Claim | None:
         """See `Store.claim`."""
+        first: dict[str, int] | None = None  # beats of the holder, as this began
+        while True:
+            claim = self._claim(name, lease, on_loss)
+            if claim is not None or not wait:
+                return claim
+            with suppress(OSError):  # the next look tells
+                beats = {file: flag.beat for file, flag in self._living(name, lease)[0].items() if flag.held}
+                first = beats if first is None else first
+                if any(first.get(file) != beat for file, beat in beats.items()):  # it lives, or another has it
+                    return None
+            time.sleep(lease / _LOOKS)
+
+    def _claim(self, name: str, lease: float, on_loss: Callable[[], None] | None) -> Claim | None:
         file = f"{uuid.uuid4().hex}.json"
         flag = _Flag(Process.current(), time.time(), lease)
         try:
@@ -236,9 +250,22 @@ class Claims:
         return next((str(flag) for flag in living if flag.held), None)
 
     def holders(self) -> dict[str, str]:
-        """Who has which claim, by run."""
-        names = (name for name in sorted(self._place.names(_FOLDER)) if not name.startswith("."))
-        return {name: holder for name in names if (holder := self.holder(name)) is not None}
+        """Who has which claim, by run, without those that gave no sign of life for long by the place's own clock.
+
+        Whoever looks but once cannot see them lapse; here an error costs nothing.
+        """
+        names = [name for name in sorted(self._place.names(_FOLDER)) if not name.startswith(".")]
+        clock = self._place.clock() if names else 0.0
+        return {name: holder for name in names if (holder := self._seen_alive(name, clock)) is not None}
+
+    def _seen_alive(self, name: str, clock: float) -> str | None:
+        stamps = self._place.files(f"{_FOLDER}/{name}")
+        for file, flag in self._living(name, 60.0)[0].items():
+            when = stamps.get(file, (0, ""))[1]
+            silent = isinstance(when, int) and clock - when / 1e9 > 2 * flag.lease
+            if flag.held and not silent:
+                return str(flag)
+        return None
 
     def _living(self, name: str, lease: float, but: str = "") -> tuple[dict[str, _Flag], list[str]]:
         """The claimants of a run, and the files of those whose claims lapsed."""

@@ -53,7 +53,12 @@ class Store:
         return f"Store({self.address!r})"
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        return Store, (self.address,)
+        return Store, (self.location,)
+
+    @property
+    def location(self) -> str:
+        """The address as a process finds it whose working directory is another."""
+        return self.address if self.folder is None else os.path.abspath(self.folder)
 
     def exists(self) -> bool:
         """Whether there is anything at the address.
@@ -123,15 +128,18 @@ class Store:
         if self.folder is None or folder.resolve() != (self.folder / name).resolve():
             mirror.push(self._place, folder, name)
 
-    def claim(self, name: str, *, lease: float = 60.0, on_loss: Callable[[], None] | None = None) -> Claim | None:
+    def claim(
+        self, name: str, *, lease: float = 60.0, wait: bool = False, on_loss: Callable[[], None] | None = None
+    ) -> Claim | None:
         """The right to work at a run, which one process at a time has, of all that use the store; None: another has it.
 
         A process that is killed loses it at once for those on the same machine, else when the lease is over: whoever
-        calls this every few seconds has it then.
+        calls this of the same store every few seconds, or waits, has it then.
 
         Args:
             name: of the run, which need not be there yet.
             lease: seconds without a sign of life after which others may take it over.
+            wait: if another has it, wait until that one gives a sign of life (a sixth of its lease) or has lost it.
             on_loss: called from a thread if that happens.
 
         Raises:
@@ -140,7 +148,7 @@ class Store:
         _check_name(name)
         if not lease > 0:
             raise InputError(f"the lease is {lease:g} seconds; it has to be positive")
-        return self._claims.claim(name, lease, on_loss)
+        return self._claims.claim(name, lease, on_loss, wait=wait)
 
     def claimed(self, name: str) -> str | None:
         """Who works at a run, as "pid 123 on HOST"; None: nobody.
@@ -152,7 +160,7 @@ class Store:
         return self._told(lambda: self._claims.holder(name))
 
     def claims(self) -> dict[str, str]:
-        """Who works at which run: run -> "pid 123 on HOST".
+        """Who works at which run, as it seems: run -> "pid 123 on HOST".
 
         Raises:
             InputError: the store cannot be read.

@@ -17,18 +17,19 @@ A table is a YAML file:
         lsas-se: {published: 95.01, recipe: lsas/resnet164-lsas-se-cifar10, checked: false, note: …}
     notes: [ … ]                 # sentences that belong below it
 
-With several metrics, `published` is a list of as many numbers, null where one was not printed. A cell whose recipe
-names a teacher says in which column of its row that teacher's recipe is: `teacher: teacher`.
+`published` is in percent. With several metrics it is a list of as many numbers, null where one was not printed. A cell
+whose recipe names a teacher says in which column of its row that teacher's recipe is: `teacher: teacher`.
 """
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
+from unicodedata import category
 
 import yaml
 
@@ -57,6 +58,7 @@ class Cell:
         recipe: the name or the path of the recipe that fills it; None: regard has none.
         teacher: the column of the same row whose network teaches this one.
         note: a sentence about it.
+        file: of its table, for errors.
     """
 
     row: str
@@ -66,6 +68,7 @@ class Cell:
     recipe: str | None = None
     teacher: str | None = None
     note: str = ""
+    file: str = field(default="", repr=False, compare=False)
 
     def load(self) -> Recipe | None:
         """Its recipe, as the file says it.
@@ -75,7 +78,11 @@ class Cell:
         """
         if self.recipe is None:
             return None
-        return load_recipe(self.recipe if self.recipe.endswith((".yaml", ".yml")) else recipe_file(self.recipe))
+        try:
+            return load_recipe(self.recipe if self.recipe.endswith((".yaml", ".yml")) else recipe_file(self.recipe))
+        except InputError as error:
+            place = f"{self.file}: row" if self.file else "row"
+            raise InputError(f"{place} {self.row}, {self.column}: {error}") from error
 
     @property
     def stem(self) -> str | None:
@@ -156,51 +163,93 @@ def load_table(name: str | Path) -> PublishedTable:
         where, base = f"{name}.yaml", None
         text = resources.files("regard.tables").joinpath(where).read_text()
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where} is no YAML: {one_line(error)}") from error
-    try:
-        return _table(Path(str(name)).stem, content, base)
+        return _table(Path(str(name)).stem, _content(text), base, where)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: lists or fields are nested too deep in it to be read") from error
 
 
-def _table(name: str, content: Any, base: Path | None) -> PublishedTable:
+class _Loader(yaml.SafeLoader):
+    """YAML in which nothing gets lost: no key stands twice in one place, and a date is the text that it is."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":value"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here, and not where the dict is made: a key may stand beside the same one that `<<` brings in.
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
+                continue
+            name = str(self.construct_object(key))
+            if name in seen:
+                raise InputError(f"the key {name!r} stands there twice (line {key.start_mark.line + 1})")
+            seen.add(name)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            return super().construct_object(node, deep)
+        try:
+            found = super().construct_object(node, deep)
+            str(found).encode()  # nothing that cannot be written again, such as a number of thousands of digits
+        except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
+            raise InputError(
+                f"{reprlib.repr(node.value)} cannot be read (line {node.start_mark.line + 1}); if it is text, quote it"
+            ) from error
+        return found
+
+
+def _content(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except InputError:
+        raise
+    except (yaml.YAMLError, OverflowError, ValueError) as error:  # a character that there is not is a ValueError
+        raise InputError(f"this is no YAML: {one_line(error)}") from error
+
+
+def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedTable:
     content = _fields(content, "a table", _TABLE, {"title", "columns", "rows"})
     metrics = tuple(metric(one) for one in _strings(content.get("metrics", ["accuracy"]), "metrics"))
     if not metrics:
         raise InputError("metrics is empty; name one at least")
+    _once([one.name for one in metrics], "metrics")
     statistic = content.get("statistic", "single")
     if statistic not in get_args(Statistic):
         raise unknown("statistic", statistic, get_args(Statistic))
     runs = content.get("runs")
     if runs is not None and (type(runs) is not int or runs < 1):
         raise InputError(f"runs is {runs!r}; expected how many there were, at least 1")
-    columns = {str(key): str(title) for key, title in _mapping(content["columns"], "columns").items()}
-    if "title" in columns:
-        raise InputError("a column cannot be called 'title', which is the title of the row; give it another key")
+    columns = _columns(content["columns"])
     checked = _truth(content.get("checked", True), "checked")
     rows, cells = {}, {}
-    for key, row in _mapping(content["rows"], "rows").items():
+    for key, row in _keyed(content["rows"], "rows").items():
         row = _fields(row, f"row {key}", {"title", *columns}, {"title"})
-        rows[str(key)] = str(row["title"])
+        rows[key] = _text(row["title"], f"the title of row {key}")
         for column in columns:
             if column in row:
                 place = f"row {key}, {column}"
                 cell = _fields(row[column], place, _CELL, set())
-                cells[str(key), column] = Cell(
-                    row=str(key),
+                cells[key, column] = Cell(
+                    row=key,
                     column=column,
                     published=_published(cell.get("published"), len(metrics), place),
                     checked=_truth(cell["checked"], f"{place}: checked") if "checked" in cell else checked,
                     recipe=_recipe(cell.get("recipe"), base, place),
                     teacher=_teacher(cell.get("teacher"), column, row, place),
-                    note=str(cell.get("note", "")),
+                    note=_text(cell.get("note"), f"{place}: note"),
+                    file=where,
                 )
+    _no_circle(cells)
     return PublishedTable(
         name=name,
-        title=str(content["title"]),
-        source=str(content.get("source", "")),
+        title=_text(content["title"], "title"),
+        source=_text(content.get("source"), "source"),
         metrics=metrics,
         statistic=statistic,
         runs=runs,
@@ -208,30 +257,75 @@ def _table(name: str, content: Any, base: Path | None) -> PublishedTable:
         columns=columns,
         cells=cells,
         comparisons=_comparisons(content.get("comparisons", []), columns),
-        notes=tuple(_strings(content.get("notes", []), "notes")),
+        notes=_notes(content.get("notes", [])),
     )
 
 
 def _comparisons(value: Any, columns: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     found = []
     for pair in value if isinstance(value, list) else [value]:
-        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
+        named = [str(column) for column in pair] if isinstance(pair, list) else []
+        if len(named) != 2 or named[0] == named[1]:
             raise InputError(f"comparisons: {pair!r} is no pair of two columns, such as [at, student]")
-        for column in pair:
-            if str(column) not in columns:
+        for column in named:
+            if column not in columns:
                 raise unknown("column in comparisons", column, columns)
-        found.append((str(pair[0]), str(pair[1])))
+        found.append((named[0], named[1]))
+    _once([f"[{column}, {against}]" for column, against in found], "comparisons")
     return tuple(found)
 
 
 def _teacher(name: Any, column: str, row: Mapping[str, Any], place: str) -> str | None:
     if name is None:
         return None
-    if not isinstance(name, str) or name == "title" or name not in row:
+    if str(name) == "title" or str(name) not in row:
         raise InputError(f"{place}: its teacher is in column {name!r}, which the row does not have")
-    if name == column:
+    if str(name) == column:
         raise InputError(f"{place}: it is its own teacher; name another column")
-    return name
+    return str(name)
+
+
+def _no_circle(cells: Mapping[tuple[str, str], Cell]) -> None:
+    """Teachers are trained before students, so that of a circle none could be the first."""
+    for row, column in cells:
+        met, teacher = [column], cells[row, column].teacher
+        while teacher is not None:
+            if teacher in met:
+                circle = ", ".join(met[met.index(teacher) :])
+                raise InputError(f"row {row}: the teachers of {circle} go in a circle; one of these has to have none")
+            met.append(teacher)
+            teacher = cells[row, teacher].teacher
+
+
+def _columns(value: Any) -> dict[str, str]:
+    columns = _keyed(value, "columns")
+    if "title" in columns:
+        raise InputError("a column cannot be called 'title', which is the title of the row; give it another key")
+    for key, title in columns.items():
+        if title is None:
+            raise InputError(f"columns does not say the title of {key}")
+    return {key: _text(title, f"the title of column {key}") for key, title in columns.items()}
+
+
+def _notes(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise InputError(f"notes is {value!r}; expected a list of sentences")
+    return tuple(_text(one, "one of the notes") for one in value if one is not None)
+
+
+def _text(value: Any, what: str) -> str:
+    """Nothing is no text."""
+    if value is None:
+        return ""
+    if type(value) not in (str, int, float):
+        raise InputError(f"{what} is {value!r}; expected text, in quotes if need be, or a number")
+    return str(value)
+
+
+def _once(words: list[str], what: str) -> None:
+    for word in words:
+        if words.count(word) > 1:
+            raise InputError(f"{what}: {word} stands there twice")
 
 
 def _strings(value: Any, what: str) -> list[str]:
@@ -246,26 +340,38 @@ def _truth(value: Any, what: str) -> bool:
     return value
 
 
-def _mapping(value: Any, what: str) -> dict[Any, Any]:
+def _mapping(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{what} is {value!r}; expected fields with values")
+    return {str(key): content for key, content in value.items()}
+
+
+def _keyed(value: Any, what: str) -> dict[str, Any]:
+    """Rows or columns. Their keys go into CSV files as they are, and a spreadsheet would run some as formulas."""
+    value = _mapping(value, what)
+    for key in value:
+        if key.lstrip().startswith(("=", "+", "-", "@")):
+            raise InputError(f"{what}: the key {key!r} begins with =, +, - or @, as a spreadsheet's formula; rename it")
+        if any(category(character) in ("Cc", "Zl", "Zp") for character in key):
+            raise InputError(f"{what}: the key {key!r} holds a tab, a line break or a control character; rename it")
     return value
 
 
 def _fields(value: Any, what: str, known: set[str], needed: set[str]) -> dict[str, Any]:
-    value = {str(field): content for field, content in _mapping(value, what).items()}
-    for field in value:
-        if field not in known:
-            raise unknown(f"field of {what}", field, known)
-    if missing := sorted(needed - set(value)):
+    value = _mapping(value, what)
+    for name in value:
+        if name not in known:
+            raise unknown(f"field of {what}", name, known)
+    if missing := sorted(name for name in needed if value.get(name) is None):
         raise InputError(f"{what} does not say {', '.join(missing)}")
     return value
 
 
 def _published(value: Any, count: int, place: str) -> tuple[float | None, ...]:
     values = value if isinstance(value, list) else [value] * (count if value is None else 1)
-    if len(values) != count or not all(one is None or type(one) in (int, float) and isfinite(one) for one in values):
-        raise InputError(f"{place}: published is {value!r}; expected {count} number{'s' if count > 1 else ''}")
+    if len(values) != count or not all(one is None or type(one) in (int, float) and 0 <= one <= 100 for one in values):
+        numbers = f"{count} number{'s' if count > 1 else ''}"
+        raise InputError(f"{place}: published is {value!r}; expected {numbers} in percent, from 0 to 100")
     return tuple(None if one is None else float(one) for one in values)
 
 

@@ -38,7 +38,10 @@ class Setting:
 
     def of(self, recipe: Recipe) -> Recipe:
         """The recipe in this setting."""
-        changed = with_fields(recipe, self.overrides)
+        overrides = dict(self.overrides)
+        if overrides.get("data.name", recipe.data.name) != recipe.data.name:
+            overrides.setdefault("data.options", {})  # those of the recipe are of its own data set
+        changed = with_fields(recipe, overrides)
         return replace(changed, schedule=shortened(recipe.schedule, epochs_of(recipe.schedule.epochs, self.budget)))
 
 

@@ -12,6 +12,20 @@ from regard.errors import InputError, first_line
 from regard.training.run import Run
 
 
+def mend_record(run: Run, network: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
+    """Writes what the folder of a run lacks of its last finished epoch, which its checkpoint is of.
+
+    A copy of a run may have been cut off between the two, and files may have been lost.
+
+    Raises:
+        InputError: as `record_epoch`.
+    """
+    if len(run.metrics()) >= len(rows) and (run.folder / "last.safetensors").is_file():
+        return
+    is_best = rows[-1]["test_accuracy"] > max((row["test_accuracy"] for row in rows[:-1]), default=-1.0)
+    record_epoch(run, network, rows, unreadable, best=is_best)
+
+
 def record_epoch(
     run: Run, network: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str], *, best: bool
 ) -> None:

@@ -24,6 +24,7 @@ from regard.training.objective import make_objective
 from regard.training.optimizers import check_optimizer
 from regard.training.processes import Processes
 from regard.training.recipe import Recipe, plain
+from regard.training.record import mend_record
 from regard.training.run import Run, build_network, load_data, resolved
 from regard.training.state import restore_state
 from regard.training.sync_norms import sync_norms
@@ -153,6 +154,8 @@ def _train(
     loop = Loop(recipe, run, objective, batches, test_batches, processes, display, trackers)
     if resume:
         restore_state(loop)
+        if processes.main and loop.rows and loop.step == 0:
+            mend_record(run, loop.average.kept, loop.rows, loop.unreadable)
     display.start(run.name, recipe.schedule.epochs, len(batches), loop.steps_done)
     try:
         with interruptible() as interrupt:
