@@ -16,6 +16,8 @@ from PIL import Image
 from regard import data, training
 from regard.commands.report import main as run_report
 from regard.errors import InputError
+from regard.store import Store
+from regard.store.remote import RemotePlace
 
 CLUTTER = '--data.options={"train": 40, "test": 60}'
 ACCURACIES = {"plain": (0.5, 0.6, 0.55), "se": (0.7, 0.65, 0.6)}
@@ -179,3 +181,28 @@ def test_published_tables_that_the_runs_fill(store: Path) -> None:
     assert "Published tables" in text and "one seed" in text and "+10.00" in text
     assert "Published tables" not in page("runs")
     assert json.loads((Path("filled") / "resnet29-se-cifar10-seed0" / "environment.json").read_text())
+
+
+def test_runs_behind_an_address(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are brought here without their checkpoints, and only once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REGARD_CACHE", str(tmp_path / "cache"))
+    address = "memory://regard-test-report/runs"
+    store = Store(address)
+    for folder in sorted(made.iterdir()):
+        copy = shutil.copytree(folder, tmp_path / "work" / folder.name)
+        (copy / "checkpoints").mkdir()
+        (copy / "checkpoints/step-3.pt").write_bytes(bytes(1000))
+        store.push(copy)
+    shutil.rmtree(tmp_path / "work")
+    of_all = page(address)
+    assert "se" in of_all and "3 seeds" in of_all
+    here = list((tmp_path / "cache").rglob("*/recipe.yaml"))
+    assert len(here) == 6 and not list((tmp_path / "cache").rglob("*.pt"))
+    with monkeypatch.context() as patch:
+        patch.setattr(RemotePlace, "get", None)  # nothing is left to bring
+        assert page(address) == of_all
+        assert "plain-seed1" in page(f"{address}/plain-seed1/")
+    with pytest.raises(InputError, match="there is no run at memory://regard-test-report/none"):
+        page("memory://regard-test-report/none")
+    assert page(f"file://{made}") == page(str(made))

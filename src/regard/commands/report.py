@@ -7,6 +7,7 @@ from itertools import takewhile
 from regard import report
 from regard.commands.studies import listed
 from regard.errors import InputError
+from regard.store import Store
 from regard.training import RecipeParser
 
 
@@ -16,8 +17,9 @@ def main(arguments: list[str]) -> int:
         usage="regard report [RUN… | STORE…] [OPTIONS]   (the runs in runs/ if none is named)",
         description="One page of runs that needs nothing but itself: what they came to over their seeds, what may be "
         "said of the differences, curves, cost against accuracy, maps of the same test images, the published tables "
-        "that they fill, and how to repeat them. Name run folders, folders of run folders, or patterns such as "
-        "'runs/wrn-*'. Runs that differ only in their seeds are one network.",
+        "that they fill, and how to repeat them. Name run folders, folders of run folders, patterns such as "
+        "'runs/wrn-*', or addresses of a store or a run, such as s3://bucket/runs. Runs that differ only in their "
+        "seeds are one network.",
     )
     parser.add_argument("--out", type=str, default="report.html", help="the page that is written")
     parser.add_argument("--names", type=str, default="", help="of the networks, in their order, with commas between")
@@ -30,7 +32,7 @@ def main(arguments: list[str]) -> int:
     if options.images < 0:
         raise InputError(f"--images {options.images}; give 0 or more")
     page = report.report_runs(
-        places or ["runs"],
+        [folder for place in places or ["runs"] for folder in _folders(place)],
         options.out,
         title=options.title,
         names=listed(options.names) or None,
@@ -40,3 +42,18 @@ def main(arguments: list[str]) -> int:
     )
     print(f"the report is {page.resolve()}")
     return 0
+
+
+def _folders(place: str) -> list[str]:
+    """A place of this machine as it is; of an address, the runs behind it, brought here."""
+    if "://" not in place:
+        return [place]
+    above, _, name = place.rstrip("/").rpartition("/")
+    one = Store(above) if not above.endswith(("/", ":")) else None
+    if one is not None and not name.startswith(".") and one.run(name) is not None:
+        return [str(one.copy(name))]
+    store = Store(place)
+    names = [run.name for run in store.runs()]
+    if not names:
+        raise InputError(f"there is no run at {place}; give the address of a store, or of a run")
+    return [str(store.copy(name)) for name in names]

@@ -142,11 +142,17 @@ def _send(place: Place, folder: Path, name: str, path: str, manifest: _Manifest,
     return True
 
 
-def fetch(place: Place, name: str, into: Path) -> Path:
+def fetch(place: Place, name: str, into: Path, *, checkpoints: bool = True) -> Path:
     """Brings a run folder here, only what is not here already; `into/name`.
 
     Where nothing changed at the store since the folder was last sent or brought, what is here is the same or further
     on, and stays.
+
+    Args:
+        place: where it is.
+        name: of the run.
+        into: the folder for it.
+        checkpoints: whether those come along, without which it can be looked at but not gone on with.
 
     Raises:
         InputError: there is no such run, or it cannot be brought here.
@@ -156,6 +162,8 @@ def fetch(place: Place, name: str, into: Path) -> Path:
         metrics, there = place.read(f"{name}/{_METRICS}"), _visible(place.files(name))
         if not there:
             raise InputError(f"there is no run {name} in {place.address}")
+        if not checkpoints:
+            there = {path: stamp for path, stamp in there.items() if not path.startswith(f"{CHECKPOINTS}/")}
         folder.mkdir(parents=True, exist_ok=True)
         manifest = _Manifest.load(folder, place, name)
         behind = manifest.there != there

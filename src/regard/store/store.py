@@ -110,6 +110,20 @@ class Store:
             raise InputError(f"there is no run {name} in {self.address}")
         return self.folder / name
 
+    def copy(self, name: str) -> Path:
+        """A run folder on this machine to look at, without its checkpoints.
+
+        Of a store on this machine that is the run's own. Of another it is below `$REGARD_CACHE` or the person's cache
+        folder, where what did not change stays for the next time.
+
+        Raises:
+            InputError: there is no such run, or it cannot be brought here.
+        """
+        if self.folder is not None:
+            return self.fetch(name, self.folder)
+        _check_name(name)
+        return mirror.fetch(self._place, name, _cache(self.address) / "runs", checkpoints=False)
+
     def push(self, folder: Path, name: str | None = None) -> None:
         """Sends what changed in a run folder since it was last sent or fetched, and removes what was removed there.
 
