@@ -18,7 +18,7 @@ SOURCE = Path(regard.__file__).parent
 MAY_IMPORT = {
     "version": set(),
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "modes": set(),
     "stages": {"errors"},
     "attention": {"errors", "files", "stages"},

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from regard.errors import InputError
+
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
@@ -34,6 +36,31 @@ def written_aside(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         aside.chmod(mode)  # some writers make files that only their owner can read
         os.replace(aside, path)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a file that somebody named, aside first and then renamed; its folder is made if need be.
+
+    Args:
+        path: of the file.
+        text: characters that UTF-8 does not know are replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder; give another place")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside:
+            aside.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
+    return path
 
 
 def _mode(path: Path) -> int:

@@ -84,6 +84,19 @@ def test_csv_holds_every_seed(capsys: pytest.CaptureFixture[str], runs: Path) ->
     assert float(line["difference"]) == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("form", ["markdown", "html", "latex", "csv", "csv-comparisons", "terminal"])
+@pytest.mark.parametrize("place", ["folder", "/", ".", "x" * 300])
+def test_a_place_that_cannot_be_written_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch, form: str, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    assert main(["table", "lsas-cifar", "--format", form, "--out", place]) == 2
+    error = capsys.readouterr().err
+    assert f"cannot write {place}: " in error and error.count("\n") == 1
+    assert list(tmp_path.rglob("*")) == [tmp_path / "folder"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

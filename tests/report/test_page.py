@@ -9,7 +9,7 @@ from PIL import Image
 
 from regard import report
 from regard.errors import InputError
-from regard.report import figures, svg
+from regard.report import bubbles, figures, svg
 from regard.report.repeat import environments, repeats, short
 from regard.report.seed_groups import each_alone
 from regard.training import TransferRecipe, load_recipe
@@ -142,6 +142,30 @@ def test_many_networks_have_unlike_styles():
     assert len(set(styles)) == 22
     assert [colour for colour, _ in styles].count(0) == 1  # the reference's alone
     assert max(colour for colour, _ in styles) < svg.COLOURS
+
+
+def test_networks_of_one_colour_have_unlike_dots(make_run, tmp_path, written):
+    dots = [(svg.colour_of(i), svg.core_of(i)) for i in range(22)]
+    assert len(set(dots)) == 22
+
+    def drawn(i):
+        bubble = bubbles.Bubble("a", i, 1e6, 50, 49, 51, 1e5)
+        return [
+            figures.forest([figures.Bar("a", i, 50, 40, 60)], "c", "s"),
+            figures.curves([figures.Series(i, [1, 2], [3, 4], [2, 3], [4, 5])], "%", "c", "s"),
+            figures.depths([figures.Series(i, [1, 2], [0.3, 0.4])], 0.1, "c", "s"),
+            bubbles.bubbles([bubble, replace(bubble, name="b", style=0, x=2e6)], "c", "s"),
+        ]
+
+    for first, second in zip(drawn(1), drawn(8), strict=True):
+        dot = "fill: var(--paper); stroke: var(--net-1)"
+        assert dot in second and dot not in first
+    hollow = "--net: var(--net-1); --core: var(--paper)"
+    rows = report.summarize([make_run(str(i), weights=False, position=0.1 * i) for i in range(9)])
+    text, _ = written(rows, tmp_path / "r.html", images=0)
+    beside = text.count("</svg> 8")  # in the table, the key of the curves, and above its three lines of differences
+    assert beside >= 3 and text.count(hollow) == beside + 3
+    assert hollow not in written(rows[:8], tmp_path / "r.html", images=0)[0]
 
 
 def test_figures_take_their_colours_from_the_page():

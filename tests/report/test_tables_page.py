@@ -112,6 +112,23 @@ def test_a_wide_interval_of_two_seeds_does_not_hide_the_differences(tmp_path: Pa
     assert middle - tables_page.WIDTH / 2 > 30
 
 
+def test_an_interval_that_goes_on_beyond_the_picture_has_an_arrow_there(tmp_path: Path, parse) -> None:
+    runs = {
+        **{("cifar10", "se"): [94.0, 94.0], ("cifar10", "lsas-se"): [94.1, 94.9]},  # −4.58 to +5.58
+        **{("stl10", "se"): [83.0, 83.5, 83.3], ("stl10", "lsas-se"): [83.1, 83.9, 85.0]},  # −1.38 to +2.85
+    }
+    page = parse(write_tables_html([made_up.filled(made_up.table(), runs)], tmp_path / "page.html").read_text())
+    strips = re.findall(r'<svg class="strip-picture"[^>]*role="img".*?</svg>', page.source, re.DOTALL)
+    assert [strip.count('class="beyond"') for strip in strips] == [0, 0, 0, 0, 2, 1]
+    tips = [re.findall(r'class="beyond" d="M([\d.]+) 13', strip) for strip in strips[4:]]
+    assert tips == [["2.0", f"{tables_page.WIDTH - 2}.0"], [f"{tables_page.WIDTH - 2}.0"]]
+    assert page.said[4].endswith("; the interval goes on beyond the left and right of the picture")
+    assert page.said[5].endswith("; the interval goes on beyond the right of the picture")
+    assert "An arrow: the interval goes on beyond the picture." in page.text
+    whole = write_tables_html([made_up.full()], tmp_path / "whole.html").read_text()
+    assert 'class="beyond"' not in whole and "beyond the" not in whole
+
+
 def test_the_same_tables_give_the_same_bytes(tmp_path: Path) -> None:
     pages = [write_tables_html([made_up.full(), made_up.several()], tmp_path / name) for name in ("a.html", "b.html")]
     assert pages[0].read_bytes() == pages[1].read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def test_runs_fill_the_cells_of_their_recipes(table: PublishedTable) -> None:
     assert values(filled, "one", "teacher") == {0: 7.0, 1: 7.1, 2: 7.2}
     assert values(filled, "one", "at") == {0: 8.0, 1: 8.2, 2: 8.4}
     # the student of the other row has the same recipe; the taught one has not
+    assert sorted(filled.finished) == sorted(run.name for run in whole())
     assert values(filled, "two", "student") == values(filled, "one", "student")
     assert values(filled, "two", "at") == {} == values(filled, "two", "teacher")
     assert not filled.left_out and not filled.others and not filled.shortened
@@ -131,6 +133,35 @@ def test_a_teacher_in_another_setting_leaves_its_student_out(table: PublishedTab
     filled = fill(table, runs)
     assert sorted(values(filled, "one", "at")) == [1, 2]
     assert filled.left_out == ("a0: its teacher t0 does not have the recipe and the setting of the cell's teacher",)
+
+
+def test_a_teacher_that_is_not_finished_leaves_its_student_out(table: PublishedTable) -> None:
+    kept = [run for run in whole() if run.name != "t0"]
+    filled = fill(table, [*kept, stored("t0", "wrn-16-2", 0, done=False)])
+    assert sorted(values(filled, "one", "at")) == [1, 2]
+    assert filled.left_out == ("a0: its teacher t0 is not finished: it has 1 of 200 epochs",)
+    assert filled.cells["one", "teacher"].unfinished == ("t0",)
+    torn = replace(stored("t0", "wrn-16-2", 0), weights=False)
+    assert fill(table, [*kept, torn]).left_out == ("a0: its teacher t0 is not finished: it has no weights",)
+
+
+def test_runs_say_which_run_of_the_store_taught_them(table: PublishedTable) -> None:
+    cells = fill(table, whole()).cells
+    assert [one.teacher for one in cells["one", "at"].seeds] == ["t0", "t1", "t2"]
+    assert [one.teacher for one in cells["one", "student"].seeds] == [""] * 3
+
+
+def test_teachers_that_lie_beside_let_students_count_and_fill_nothing(table: PublishedTable) -> None:
+    teachers = [run for run in whole() if run.name.startswith("t")]
+    others = [run for run in whole() if run not in teachers]
+    assert not values(fill(table, others), "one", "at")
+    filled = fill(table, others, beside=[*teachers, stored("wrn-16-1-seed7", "wrn-16-1", 7, optimizer__lr=0.05)])
+    assert sorted(values(filled, "one", "at")) == [0, 1, 2]
+    assert values(filled, "one", "teacher") == {} == values(filled, "two", "teacher")
+    assert not filled.left_out and not filled.others
+    unfinished = fill(table, others, beside=[*teachers[:2], replace(teachers[2], weights=False)])
+    assert sorted(values(unfinished, "one", "at")) == [0, 1]
+    assert unfinished.unfinished == ()
 
 
 def test_unfinished_runs_are_named_and_not_counted(table: PublishedTable) -> None:

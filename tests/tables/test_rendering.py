@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -96,7 +97,7 @@ def test_comparisons_and_seeds_of_markdown() -> None:
     lines = [cells(line) for line in markdown(made_up.full()).splitlines() if line.startswith("|")]
     assert [
         *("CIFAR-10", "LSAS-SE against SE", "+0.44", "+0.44 (+0.38 to +0.50)", "0.031", "reproduced"),
-        "+0.44 points (95% interval +0.38 to +0.50) with 5 seeds, p = 0.031; "
+        "+0.44 points (95% interval +0.38 to +0.50) with 5 seeds, one-sided p = 0.031; "
         "published +0.44, which the interval holds.",
     ] in lines
     assert [
@@ -236,6 +237,25 @@ def test_markdown_escapes_what_would_break_a_table_or_become_markup() -> None:
     assert [len(cells(line)) for line in main] == [4] * 6
 
 
+def test_markdown_begins_no_list_within_a_note() -> None:
+    notes = ("- a", "+ b", "1. c", "23) d", "-5 e", "+0.4 f", "1.5 g")
+    text = markdown(made_up.filled(made_up.table(notes=notes)))
+    shown = [line for line in text.partition("### Notes")[2].splitlines() if line][: len(notes)]
+    assert shown == [r"- \- a.", r"- \+ b.", r"- 1\. c.", r"- 23\) d.", "- -5 e.", "- +0.4 f.", "- 1.5 g."]
+
+
+def test_latex_puts_its_notes_below_once() -> None:
+    text = latex(made_up.full())
+    main = text.partition(r"\end{table}")[0]
+    assert main.count(r"\begin{minipage}") == main.count(r"\end{minipage}") == main.count(r"\par\smallskip") == 1
+
+
+def test_a_star_that_begins_a_line_of_latex_is_no_part_of_the_line_end_before() -> None:
+    text = latex(made_up.filled(made_up.table(rows={"cifar10": "CIFAR-10", "stl10": "*STL-10"})))
+    assert "{*}STL-10 & published" in text
+    assert not re.search(r"\\\\\s*[*\[]", text)
+
+
 def test_latex_is_balanced_and_escaped() -> None:
     filled = made_up.filled(
         made_up.table(title=made_up.NASTY, rows={"cifar10": "[x] 5 % & more", "stl10": "-- β"}),
@@ -301,7 +321,11 @@ def test_csv_of_comparisons() -> None:
     assert float(first["difference"]) == pytest.approx(0.44)
     assert (first["count"], first["p_greater"], first["p_two_sided"]) == ("5", "0.03125", "0.0625")
     assert first["verdict"] == "reproduced"
+    assert (first["p"], first["sides"], first["checked"]) == ("0.03125", "1", "yes")
     assert (second["count"], second["difference"], second["verdict"]) == ("0", "", "no runs")
+    assert (second["p"], second["sides"], second["checked"]) == ("", "", "no")
+    # Readers that go by position find what was there before where it was.
+    assert COMPARISON_COLUMNS.index("why") == 14 and COMPARISON_COLUMNS[-1] == "checked"
 
 
 def test_twenty_seeds_are_all_there() -> None:
@@ -319,3 +343,120 @@ def test_unfinished_runs_are_named() -> None:
     filled = FilledTable(found.table, None, "", some)
     assert "- Not finished: a-seed0, a-seed1.\n" in markdown(filled)
     assert csv_text(filled).splitlines()[1].split(",")[14] == "a-seed0;a-seed1"
+
+
+FIVE = {("cifar10", "se"): made_up.SE, ("cifar10", "lsas-se"): made_up.LSAS}
+SIX = {("cifar10", "se"): [*made_up.SE, 94.6], ("cifar10", "lsas-se"): [*made_up.LSAS, 95.1]}
+
+
+def unpublished(values, **options) -> FilledTable:
+    cells = {place: Cell(*place, (None,), recipe="lsas/x") for place in FIVE}
+    return made_up.filled(made_up.table(cells=cells), values, **options)
+
+
+def test_the_p_that_is_shown_is_the_one_that_decided() -> None:
+    (five,), (six,) = (contents(unpublished(values)).comparisons for values in (FIVE, SIX))
+    assert (five.p, five.sides, five.verdict) == ("0.062", 2, "not resolved with 5 seeds")
+    assert "two-sided p = 0.062 (5 pairs cannot give less than p = 0.0625; 6 could)" in five.why
+    assert (six.p, six.sides, six.verdict, six.tone) == ("0.031", 2, "better", "good")
+    published = contents(made_up.full()).comparisons[0]
+    assert (published.p, published.sides, published.verdict) == ("0.031", 1, "reproduced")
+    (line,) = csv.DictReader(io.StringIO(comparisons_csv(unpublished(FIVE))))
+    assert (line["p"], line["sides"], line["p_greater"]) == ("0.0625", "2", "0.03125")
+
+
+def test_the_note_on_differences_says_which_test_it_is() -> None:
+    (one,) = (note for note in contents(made_up.full()).notes if note.startswith("Differences"))
+    assert "one-sided in the published direction; it can be below 0.05 from 5 seeds on" in one
+    assert "two-sided" not in one and "its interval leaves zero out" in one
+    (two,) = (note for note in contents(unpublished(FIVE)).notes if note.startswith("Differences"))
+    assert "(two-sided); it can be below 0.05 from 6 seeds on" in two and "one-sided" not in two
+    against = {("cifar10", "se"): [75.0, 75.1], ("cifar10", "lsas-se"): [74.0, 74.2]}
+    rows = {("stl10", column): values for (_, column), values in FIVE.items()}
+    cells = dict(made_up.table().cells)
+    cells["stl10", "lsas-se"] = replace(cells["stl10", "lsas-se"], published=(85.0,), recipe="lsas/y")
+    (both,) = (
+        note
+        for note in contents(made_up.filled(made_up.table(cells=cells), {**rows, **against})).notes
+        if note.startswith("Differences")
+    )
+    assert "one-sided where ours goes the published way" in both and "two-sided elsewhere" in both
+
+
+def test_larger_than_published_is_said_and_good() -> None:
+    values = {("cifar10", "se"): made_up.SE, ("cifar10", "lsas-se"): [value + 1 for value in made_up.LSAS]}
+    one = contents(made_up.filled(made_up.table(), values)).comparisons[0]
+    assert (one.verdict, one.tone) == ("reproduced, larger", "good")
+
+
+def test_a_run_in_several_rows_counts_once() -> None:
+    same = Cell("cifar10", "se", (94.57,), recipe="lsas/one")
+    cells = {(row, "se"): replace(same, row=row) for row in ("cifar10", "stl10")}
+    found = made_up.filled(made_up.table(cells=cells), {place: made_up.SE for place in cells})
+    assert "Runs: 5 finished, data: cifar10." in contents(found).facts
+    begun = {place: replace(cell, unfinished=("a-seed7", "b-seed7")) for place, cell in found.cells.items()}
+    assert "Not finished: a-seed7, b-seed7." in contents(replace(found, cells=begun)).notes
+
+
+@pytest.mark.parametrize("unchecked", ["se", "lsas-se"])
+@pytest.mark.parametrize("rendering", FORMATS.values(), ids=FORMATS)
+def test_a_difference_of_a_number_that_was_not_checked_is_marked(rendering, unchecked: str) -> None:
+    cells = dict(made_up.table().cells)
+    cells["cifar10", unchecked] = replace(cells["cifar10", unchecked], checked=False)
+    for values in (FIVE, {}):
+        found = made_up.filled(made_up.table(cells=cells), values)
+        text = joined(rendering(found))
+        assert ("+0.44\\dag{}" if rendering is latex else "+0.44†") in text
+        assert "A difference has the sign if either of its two numbers was not." in text
+        assert [line["checked"] for line in csv.DictReader(io.StringIO(comparisons_csv(found)))] == ["no", "no"]
+    assert "+0.44†" not in (text := joined(markdown(made_up.full()))) and "A difference has the sign" not in text
+
+
+def test_a_difference_of_medians_is_not_the_mean_of_differences() -> None:
+    said = "The table shows medians; a difference of ours is the mean of those seed by seed"
+    table = made_up.table(statistic="median")
+    assert f"{said}, a published one that of two medians." in contents(made_up.filled(table, FIVE)).notes
+    assert not any(note.startswith("The table shows") for note in contents(made_up.full()).notes)
+    assert not any(note.startswith("The table shows") for note in contents(made_up.filled(table)).notes)
+    nothing = unpublished(FIVE)
+    nothing = replace(nothing, table=replace(nothing.table, statistic="median"))
+    assert f"{said}." in contents(nothing).notes
+
+
+def test_warnings_of_a_table_with_nothing_published_hold_it_against_nothing() -> None:
+    said = contents(unpublished(FIVE, epochs=16, setting=Setting(0.1, {"data.train_images": 12_000}))).warnings
+    assert said == (
+        "Shortened schedules: 16 of 164 epochs.",
+        "Another setting than the recipes': data.train_images 12000.",
+    )
+
+
+def test_runs_with_the_same_teacher_are_said_not_to_be_independent() -> None:
+    found = made_up.full()
+    cell = found.cells["cifar10", "lsas-se"]
+
+    def notes(*teachers: str) -> list[str]:
+        seeds = tuple(replace(one, teacher=teacher) for one, teacher in zip(cell.seeds, teachers, strict=True))
+        cells = {**found.cells, ("cifar10", "lsas-se"): replace(cell, seeds=seeds)}
+        return [note for note in contents(replace(found, cells=cells)).notes if "independent" in note]
+
+    assert notes("t0", "t1", "t2", "t3", "t4") == [] == notes("", "", "", "", "")
+    end = "they are not independent."
+    assert notes("t1", "t0", "t0", "t2", "t0") == [
+        f"3 of 5 runs of CIFAR-10, LSAS-SE learned from the same teacher, t0; {end}"
+    ]
+    assert [note.partition(";")[0][-2:] for note in notes("t1", "t0", "t0", "t1", "t2")] == ["t0", "t1"]
+
+
+def test_beside_runs_alone_only_the_signs_that_are_there_are_explained() -> None:
+    said = contents(made_up.full())
+    for words in (
+        "— No finished run yet.",
+        "No recipe: regard has none for this cell.",
+        "† The published number was not compared with the source.",
+        "STL-10, LSAS-SE: Printed as a figure only.",
+    ):
+        assert words in said.notes and words not in said.notes_with_runs
+    assert [note for note in said.notes if note in said.notes_with_runs] == list(said.notes_with_runs)
+    assert "The paper trains 164 epochs." in said.notes_with_runs
+    assert any(note.startswith("Differences") for note in said.notes_with_runs)

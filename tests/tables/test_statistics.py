@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from regard.errors import InputError
-from regard.tables.statistics import describe, least_p, paired_difference, pairs_needed
+from regard.tables.statistics import describe, least_p, paired_difference, pairs_needed, resolves
 
 FIVE = [91.2, 91.0, 91.5, 91.1, 91.35]
 
@@ -114,7 +114,33 @@ def test_p_values_are_those_of_all_changes_of_sign(count: int) -> None:
     ours = paired_difference(one, other)
     assert ours.p_greater == pytest.approx((sums >= differences.sum() - 1e-9).mean())
     assert ours.p_less == pytest.approx((sums <= differences.sum() + 1e-9).mean())
-    assert ours.p_two_sided == pytest.approx(min(1, 2 * ours.p))
+    assert ours.p_two_sided == pytest.approx(min(1, 2 * min(ours.p_greater, ours.p_less)))
+    assert (ours.p_toward(0.4), ours.p_toward(-0.4)) == (ours.p_greater, ours.p_less)
+
+
+@pytest.mark.parametrize("count", [3, 6, 10])
+def test_p_values_are_those_of_scipy(count: int) -> None:
+    one, other = drawn(count, 5), drawn(count, 6)
+    ours = paired_difference(one, other)
+    for alternative, p in (("two-sided", ours.p_two_sided), ("greater", ours.p_greater), ("less", ours.p_less)):
+        theirs = stats.permutation_test(
+            (one, other), lambda a, b: np.mean(a) - np.mean(b), permutation_type="samples", alternative=alternative
+        )
+        assert p == pytest.approx(theirs.pvalue)
+
+
+@pytest.mark.parametrize("count", [5, 16])
+def test_the_other_way_round_the_p_values_change_places(count: int) -> None:
+    # Of 16 pairs the changes of sign are drawn: error rates and accuracies have to come to the same.
+    one, other = drawn(count, 3), [value - 0.5 for value in drawn(count, 4)]
+    ours, turned = paired_difference(one, other), paired_difference(other, one)
+    assert (turned.p_greater, turned.p_less, turned.p_two_sided) == (ours.p_less, ours.p_greater, ours.p_two_sided)
+
+
+@pytest.mark.parametrize(("count", "exact"), [(13, True), (14, False)])
+def test_up_to_thirteen_pairs_have_all_changes_of_sign_taken(count: int, exact: bool) -> None:
+    p = paired_difference([value + 5 for value in drawn(count)], drawn(count, 1)).p_greater
+    assert (p == 0.5**count) == exact
 
 
 def test_p_values_of_many_pairs_are_steady_and_agree_with_the_exact_ones() -> None:
@@ -136,8 +162,9 @@ def test_ties_are_ties_however_numbers_round() -> None:
 
 def test_five_pairs_on_one_side_give_the_least_p() -> None:
     ours = paired_difference([value + 0.1 for value in FIVE], FIVE)
-    assert ours.p_greater == ours.p == least_p(5) == 1 / 32
+    assert ours.p_greater == ours.p_toward(1) == least_p(5) == 1 / 32
     assert (ours.p_less, ours.p_two_sided) == (1.0, 1 / 16)
+    assert ours.p_two_sided == least_p(5, 2)
     assert (ours.low, ours.high) == pytest.approx((0.1, 0.1))
 
 
@@ -155,5 +182,17 @@ def test_one_pair() -> None:
 
 def test_how_many_pairs_a_level_needs() -> None:
     assert (pairs_needed(), pairs_needed(0.0625), pairs_needed(0.07), pairs_needed(0.001)) == (5, 5, 4, 10)
+    assert (pairs_needed(sides=2), pairs_needed(0.0625, 2), pairs_needed(0.07, 2)) == (6, 6, 5)
+    assert (least_p(1, 2), least_p(6, 2)) == (1.0, 1 / 32)
     with pytest.raises(InputError, match="level 0;"):
         pairs_needed(0)
+
+
+def test_a_difference_is_resolved_by_p_and_interval_together() -> None:
+    assert resolves(0.03, 0.1, 0.5) and resolves(0.03, -0.5, -0.1)
+    assert not resolves(0.05, 0.1, 0.5)
+    assert not resolves(0.03, -0.1, 0.5) and not resolves(0.03, 0.0, 0.5)
+    one_pair = paired_difference([2.0], [1.0])
+    assert not one_pair.resolved(0.01)
+    five = paired_difference([value + 0.1 for value in FIVE], FIVE)
+    assert five.resolved(five.p_greater) and not five.resolved(five.p_two_sided)

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from regard import attention, models, training
+from regard.commands.settings import check_place
 from regard.errors import InputError
-from regard.files import written_aside
+from regard.files import write_text
 from regard.models import Cost
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -63,8 +64,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments[len(networks) :])
     if not networks:
         raise InputError("name the network, or several, right after the command")
-    if options.out and not Path(options.out).parent.is_dir():
-        raise InputError(f"there is no folder {str(Path(options.out).parent)!r} to write {options.out} to")
+    check_place(options.out)
     if options.batch < 1 or options.repeats < 1:
         raise InputError(f"--batch and --repeats are at least 1, not {options.batch} and {options.repeats}")
     device = training.pick_device(options.device)
@@ -88,8 +88,7 @@ def main(arguments: list[str]) -> int:
     else:
         text = _json(rows, conditions) if options.format == "json" else _csv(rows)
     if options.out:
-        with written_aside(Path(options.out)) as path:
-            path.write_text(text, encoding="utf-8")
+        write_text(options.out, text)
     else:
         print(text, end="")
     return 0

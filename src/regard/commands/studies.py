@@ -19,7 +19,7 @@ from regard import report
 from regard.commands.subjects import Subject, add_subject_options
 from regard.data import ImageSet, RegionSet
 from regard.errors import InputError
-from regard.files import written_aside
+from regard.files import write_text
 from regard.report.explanation import find_classes
 from regard.training import RecipeParser
 
@@ -121,12 +121,7 @@ def folder_for(study: str, options: Namespace, subject: Subject) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a study as JSON, aside first and then renamed."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as aside:
-            aside.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
+    write_text(path, json.dumps(content, allow_nan=False) + "\n")
 
 
 @contextmanager

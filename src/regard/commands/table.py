@@ -12,7 +12,7 @@ from regard import report, tables, training
 from regard.commands.settings import add_setting_options, asked_setting, check_place, split_name
 from regard.commands.studies import listed
 from regard.errors import InputError
-from regard.files import written_aside
+from regard.files import write_text
 from regard.store import Store, StoredRun
 
 DEFAULT = "runs"  # where runs go if nothing is said
@@ -59,8 +59,7 @@ def main(arguments: list[str]) -> int:
     if options.out is None:
         print(text, end="" if text.endswith("\n") else "\n")
         return 0
-    with written_aside(Path(options.out)) as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_text(options.out, text)
     print(options.out)
     return 0
 

@@ -114,7 +114,7 @@ def bubbles(rows: Sequence[Bubble], caption: str, salt: str) -> str:
                 bar: dict[str, Any] = {"linewidth": 1.6, "solid_capstyle": "butt", **look}
                 sides = [(beside - _LEFT) / wide] * 2
                 axes.plot(sides, [row.low, row.high], transform=axes.get_yaxis_transform(), **bar)
-            axes.plot(row.x, row.y, markersize=4, markeredgewidth=0, **round_)
+            axes.plot(row.x, row.y, markersize=6, **round_)
         centres = list(zip(across, along, strict=True))
         frame = _Box(2, _BOTTOM - 4, _WIDTH - 2, height - 2)
         for row, centre, size, box in zip(rows, centres, sizes, _labels(rows, centres, sizes, frame), strict=True):

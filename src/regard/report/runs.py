@@ -17,6 +17,7 @@ from regard.store import StoredRun
 from regard.store.reading import Reader
 from regard.tables.filled import FilledTable
 from regard.tables.filling import fill
+from regard.tables.matching import folder_name
 from regard.tables.published import PublishedTable, load_table, table_names
 from regard.training import ModelRecipe, Run, recipe_file
 
@@ -66,15 +67,33 @@ def report_runs(
 
 
 def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
-    """The tables that come with regard and have such runs in a comparison, each with the runs of one folder."""
+    """The tables that come with regard and have such runs in a comparison, each with the runs of one folder.
+
+    The teachers of these runs are looked for beside them. They fill no cell unless they are among the runs.
+    """
     reader = Reader()
     stores: dict[Path, list[StoredRun]] = {}
     for run in runs:
         place = run.folder.resolve()
         stores.setdefault(place.parent, []).append(_stored(reader, place))
     tables = [load_table(name) for name in table_names()]
-    found = (fill(table, stored) for stored in stores.values() for table in tables if _may_hold(table, stored))
+    found = []
+    for folder, stored in stores.items():
+        beside = _teachers(reader, folder, stored)
+        found += [fill(table, stored, beside=beside) for table in tables if _may_hold(table, stored)]
     return [one for one in found if _compared(one)]
+
+
+def _teachers(reader: Reader, folder: Path, runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs in a folder that taught some of its runs, but for these themselves."""
+    names = {folder_name(teacher) for run in runs for teacher in _taught_by(run)} - {run.name for run in runs}
+    return [_stored(reader, folder / name) for name in sorted(names) if (folder / name / "recipe.yaml").is_file()]
+
+
+def _taught_by(run: StoredRun) -> list[str]:
+    """What its recipe calls its teachers."""
+    teacher = (run.recipe.get("transfer") or {}).get("teacher") or []
+    return [teacher] if isinstance(teacher, str) else list(teacher)
 
 
 def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from regard.report.contrast import Contrast
 from regard.report.differences import MEASURES
 from regard.report.seed_groups import SeedGroup
-from regard.tables.statistics import LEVEL, paired_difference
+from regard.tables.statistics import paired_difference, resolves
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,11 @@ class SeedDifference:
 
     @property
     def resolved(self) -> bool:
-        """Whether the interval leaves 0 out and chance would hardly give as much, which takes at least six seeds."""
-        return (self.low > 0 or self.high < 0) and self.p < LEVEL
+        """Whether the interval leaves 0 out and chance would hardly give as much, which takes at least six seeds.
+
+        Published tables decide alike where no direction was published.
+        """
+        return resolves(self.p, self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = 8  # of networks: the first for the reference alone, the others in turn, each time with other dashes
+COLOURS = 8  # of networks: the first for the reference alone, the others in turn, each time with other dashes and dots
 _DASHES: tuple[Any, ...] = ("solid", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
+_CORES = ("", "var(--paper)", "currentColor", "var(--soft)")  # of dots; "": the colour of the network
 
 # Drawn in these, and replaced by what the page decides.
 INK, FAINT = "#0a0b0c", "#0d0e0f"
@@ -49,7 +50,12 @@ def colour_of(style: int) -> int:
 
 def ink_of(style: int) -> str:
     """What to draw a network in; `as_svg` puts the page's colour in its place."""
-    return _NETWORK.format(colour_of(style))
+    return _NETWORK.format(COLOURS * _turn(style) + colour_of(style))
+
+
+def core_of(style: int) -> str:
+    """What a network's dot is filled with: once the colours are used up, not with them."""
+    return _CORES[_turn(style)] or f"var(--net-{colour_of(style)})"
 
 
 def dashes_of(style: int) -> str:
@@ -65,7 +71,7 @@ def short_name(name: str) -> str:
 
 def line_style(style: int) -> Any:
     """The dashes of a network's line, as matplotlib takes them."""
-    return _DASHES[max(0, style - 1) // (COLOURS - 1) % len(_DASHES)]
+    return _DASHES[_turn(style)]
 
 
 def settings(salt: str, grid: str) -> AbstractContextManager[None]:
@@ -100,6 +106,14 @@ def as_svg(figure: Figure, caption: str) -> str:
     text = f'<svg {view[0]} role="img" aria-label="{escape(caption)}">{text[text.index(">") + 1 :]}'
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure, and used by none
     text = text.replace(INK, "currentColor").replace(FAINT, "var(--line)")
-    for i in range(COLOURS):
-        text = text.replace(_NETWORK.format(i), f"var(--net-{i})")
+    for place in range(COLOURS * len(_CORES)):
+        ink, core = _NETWORK.format(place), _CORES[place // COLOURS]
+        if core:  # of what has an edge of its own colour, which is dots
+            text = text.replace(f'fill: {ink}; stroke: {ink}"', f'fill: {core}; stroke: {ink}; stroke-width: 1.6"')
+        text = text.replace(ink, f"var(--net-{place % COLOURS})")
     return re.sub(r"\n\s*", "\n", text).strip()
+
+
+def _turn(style: int) -> int:
+    """How often all colours were used up before."""
+    return max(0, style - 1) // (COLOURS - 1) % len(_DASHES)

@@ -18,6 +18,7 @@ from regard.tables.words import plain
 WIDTH, HEIGHT = 220, 26
 _EDGE = 10.0  # for the outermost dots, and half of a number of the axis
 _FURTHEST = 2.5  # of the largest difference: how far its interval is drawn
+_WHOLE = (False, False)  # no end of an interval is beyond the picture
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Strip:
         dots: of the seeds.
         middle: of the mean; None without seeds.
         reach: ends of its interval; None without one.
+        cut: whether its left end and its right one lie beyond the picture, at whose edge it is drawn then.
         label: what it shows, for who cannot see it.
     """
 
@@ -56,6 +58,7 @@ class Strip:
     dots: tuple[float, ...]
     middle: float | None
     reach: tuple[float, float] | None
+    cut: tuple[bool, bool]
     label: str
 
 
@@ -154,15 +157,16 @@ def _block(title: str, entries: list[Entry], apart: bool) -> Block:
 
 def _strip(entry: Entry, scale: Scale, apart: bool) -> Strip:
     said = entry.statistics
-    reach = None if said is None or said.low is None or said.high is None else (scale.at(said.low), scale.at(said.high))
+    reach, cut = (None, _WHOLE) if said is None else _reach(said.low, said.high, scale)
     label = f"published {entry.published}; ours {entry.seeds or 'without values'}"
     if said is not None and reach is not None:
-        label += f"; mean {said.mean:.2f}, 95% interval {entry.interval}"
+        label += f"; mean {said.mean:.2f}, 95% interval {entry.interval}{_beyond(cut)}"
     return Strip(
         published=None if apart or entry.number is None else scale.at(entry.number),
         dots=tuple(scale.at(value) for value in entry.values.values()),
         middle=None if said is None else scale.at(said.mean),
         reach=reach,
+        cut=cut,
         label=label,
     )
 
@@ -190,14 +194,28 @@ def _differences(said: Contents, ours: Sequence[Compared]) -> list[Strip]:
         found = one.difference
         assert found is not None
         scale = Scale(-furthest[one.metric], furthest[one.metric], ())
-        reach = None if found.low is None or found.high is None else (scale.at(found.low), scale.at(found.high))
+        reach, cut = _reach(found.low, found.high, scale)
         strips.append(
             Strip(
                 published=None if one.number is None else scale.at(one.number),
                 dots=(),
                 middle=scale.at(found.difference),
                 reach=reach,
-                label=f"published {one.published}; ours {one.numbers}",
+                cut=cut,
+                label=f"published {one.published}; ours {one.numbers}{_beyond(cut)}",
             )
         )
     return strips
+
+
+def _reach(low: float | None, high: float | None, scale: Scale) -> tuple[tuple[float, float] | None, tuple[bool, bool]]:
+    """Where an interval is drawn, if there is one, and which ends of it are beyond the picture."""
+    if low is None or high is None:
+        return None, _WHOLE
+    return (scale.at(low), scale.at(high)), (low < scale.low, high > scale.high)
+
+
+def _beyond(cut: tuple[bool, bool]) -> str:
+    """What the picture does not show of an interval, for who cannot see its arrows."""
+    sides = " and ".join(side for side, beyond in zip(("left", "right"), cut, strict=True) if beyond)
+    return f"; the interval goes on beyond the {sides} of the picture" if sides else ""

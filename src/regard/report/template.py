@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from regard.errors import InputError
-from regard.files import written_aside
+from regard.files import write_text
 from regard.report import svg, wording
 from regard.version import __version__
 
@@ -38,18 +37,11 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     environment = Environment(
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"colour_of": svg.colour_of, "dashes_of": svg.dashes_of}
+    environment.globals |= {name: getattr(svg, name) for name in ("colour_of", "core_of", "dashes_of")}
     names = ("percent", "interval", "signed", "large", "probability", "printable")
     environment.filters |= {name: getattr(wording, name) for name in names}
     text = environment.get_template(template).render(version=__version__, **values)
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as aside:
-            aside.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
-    return path
+    return write_text(path, text)
 
 
 def _source(name: str) -> str:

@@ -17,6 +17,7 @@ COLUMNS = (
 COMPARISON_COLUMNS = (
     *("table", "row", "column", "against", "metric", "published", "count", "difference", "low", "high"),
     *("p_two_sided", "p_greater", "p_less", "verdict", "why"),
+    *("p", "sides", "checked"),  # at the end, for readers that go by position
 )
 
 
@@ -45,7 +46,11 @@ def csv_text(filled: FilledTable) -> str:
 
 
 def comparisons_csv(filled: FilledTable) -> str:
-    """A line a comparison and metric, with `COMPARISON_COLUMNS`; see `csv_text`."""
+    """A line a comparison and metric, with `COMPARISON_COLUMNS`; see `csv_text`.
+
+    `p` is the one that decided, and `sides` says whether it is one-sided, in the published direction, or two-sided;
+    `checked` says whether both published numbers were compared with their source.
+    """
     lines = []
     for one in filled.comparisons:
         ours = one.ours
@@ -55,7 +60,7 @@ def comparisons_csv(filled: FilledTable) -> str:
         lines.append(
             [
                 *(filled.table.name, one.row, one.column, one.against, one.metric.name, one.published, *numbers),
-                *(one.verdict.words, one.verdict.why),
+                *(one.verdict.words, one.verdict.why, one.verdict.p, one.verdict.sides, _yes(one.checked)),
             ]
         )
     return _text(COMPARISON_COLUMNS, lines)

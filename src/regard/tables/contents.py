@@ -5,13 +5,14 @@ All texts are on one line and can be printed; they are not escaped for any forma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from regard.tables.filled import FilledCell, FilledComparison, FilledTable
 from regard.tables.published import PublishedTable
-from regard.tables.statistics import PairedDifference, Statistics, pairs_needed
+from regard.tables.statistics import LEVEL, PairedDifference, Statistics, pairs_needed
 from regard.tables.words import DASH, counted, plain, probability, reach, sentence, signed, span
 
 UNCHECKED = "†"
@@ -103,14 +104,15 @@ class Compared:
         row: title.
         pair: the two columns.
         metric: title.
-        published: the difference.
+        published: the difference, with a mark if either of its numbers was not checked.
         ours: the difference; a dash without runs.
         interval: of ours; empty without one.
-        p: one-sided, in the direction of ours; empty for fewer than two seeds.
+        p: that decided; empty for fewer than two seeds.
         verdict: in words.
         why: a sentence.
         difference: the numbers of ours.
         number: the published difference.
+        sides: 1 where p is one-sided, in the published direction; 2 where it is two-sided; None without p.
     """
 
     row: str
@@ -124,6 +126,7 @@ class Compared:
     why: str
     difference: PairedDifference | None
     number: float | None
+    sides: Literal[1, 2] | None
 
     @property
     def numbers(self) -> str:
@@ -138,6 +141,7 @@ class Compared:
 
 _TONES: dict[str, Literal["good", "mid", "bad"]] = {
     "reproduced": "good",
+    "reproduced, larger": "good",
     "better": "good",
     "same direction, in another setting": "good",
     "same direction, smaller": "mid",
@@ -181,6 +185,7 @@ class Contents:
         origins: of the cells that have runs.
         comparisons: all.
         notes: sentences that belong below.
+        notes_with_runs: those that belong below where only cells and comparisons with runs are shown.
     """
 
     title: str
@@ -193,6 +198,7 @@ class Contents:
     origins: tuple[Origin, ...]
     comparisons: tuple[Compared, ...]
     notes: tuple[str, ...]
+    notes_with_runs: tuple[str, ...]
 
     @property
     def several(self) -> bool:
@@ -225,6 +231,8 @@ def contents(filled: FilledTable) -> Contents:
         if (row, column) in filled.cells
         for index in range(len(metrics))
     }
+    compared = tuple(_compared(filled, one) for one in filled.comparisons)
+    with_runs = {place: entry for place, entry in entries.items() if entry.values}
     return Contents(
         title=plain(table.title),
         facts=_facts(filled),
@@ -234,8 +242,9 @@ def contents(filled: FilledTable) -> Contents:
         metrics=metrics,
         entries=entries,
         origins=_origins(filled, entries),
-        comparisons=tuple(_compared(filled, one) for one in filled.comparisons),
-        notes=_notes(filled, entries),
+        comparisons=compared,
+        notes=_notes(filled, entries, compared),
+        notes_with_runs=_notes(filled, with_runs, [one for one in compared if one.difference is not None]),
     )
 
 
@@ -285,31 +294,29 @@ def _facts(filled: FilledTable) -> tuple[str, ...]:
     directions = {metric.higher_is_better for metric in table.metrics}
     better = f"; {'higher' if directions == {True} else 'lower'} is better" if len(directions) == 1 else ""
     said.append(sentence(f"Numbers: {'; '.join(metric.title for metric in table.metrics)}{better}"))
-    printed = any(value is not None for cell in filled.table.cells.values() for value in cell.published)
     runs = "; of how many runs is not said" if table.runs is None else f" of {counted(table.runs, 'run')}"
-    if printed:
+    if _printed(table):
         said.append(f"Published: {'one number' if table.statistic == 'single' else f'the {table.statistic}'}{runs}.")
-    count = sum(len(cell.seeds) for cell in filled.cells.values())
     data = f", data: {filled.data}" if filled.data else ""
-    said.append(sentence(f"Runs: {count} finished{data}"))
+    said.append(sentence(f"Runs: {len(filled.finished)} finished{data}"))
     return tuple(said)
+
+
+def _printed(table: PublishedTable) -> bool:
+    """Whether any number was published."""
+    return any(value is not None for cell in table.cells.values() for value in cell.published)
 
 
 def _warnings(filled: FilledTable) -> tuple[str, ...]:
     said = []
+    apart = "; not comparable with the published numbers in absolute terms" if _printed(filled.table) else ""
     if filled.shortened:
         cells = [cell for cell in filled.cells.values() if cell.seeds and cell.epochs and cell.full_epochs]
         epochs, full = {cell.epochs or 0 for cell in cells}, {cell.full_epochs or 0 for cell in cells}
-        said.append(
-            f"Shortened schedules: {span(epochs)} of {span(full)} epochs; not comparable with the published numbers in "
-            "absolute terms."
-        )
+        said.append(f"Shortened schedules: {span(epochs)} of {span(full)} epochs{apart}.")
     if not filled.published_data and filled.setting is not None:
         changed = ", ".join(f"{name} {value}" for name, value in sorted(filled.setting.overrides.items()))
-        said.append(
-            f"Another setting than the recipes': {plain(changed)}; not comparable with the published numbers in "
-            "absolute terms."
-        )
+        said.append(f"Another setting than the recipes': {plain(changed)}{apart}.")
     return tuple(said)
 
 
@@ -342,50 +349,104 @@ def _recipe(cell: FilledCell) -> str:
 
 def _compared(filled: FilledTable, one: FilledComparison) -> Compared:
     table, ours = filled.table, one.ours
-    several = ours is not None and ours.low is not None and ours.high is not None
+    p = one.verdict.p
+    mark = "" if one.checked else UNCHECKED
     return Compared(
         row=plain(table.rows[one.row]),
         pair=f"{plain(table.columns[one.column])} against {plain(table.columns[one.against])}",
         metric=plain(one.metric.title),
-        published=NOT_PRINTED if one.published is None else signed(one.published),
+        published=NOT_PRINTED if one.published is None else f"{signed(one.published)}{mark}",
         ours=DASH if ours is None else signed(ours.difference),
         interval="" if ours is None or ours.low is None or ours.high is None else reach(ours.low, ours.high),
-        p=probability(ours.p).removeprefix("p ").removeprefix("= ") if ours is not None and several else "",
+        p="" if p is None else probability(p).removeprefix("p ").removeprefix("= "),
         verdict=one.verdict.words,
         why=plain(one.verdict.why),
         difference=ours,
         number=one.published,
+        sides=one.verdict.sides,
     )
 
 
-def _notes(filled: FilledTable, entries: dict[tuple[str, str, int], Entry]) -> tuple[str, ...]:
-    table = filled.table
-    said = [sentence(note) for note in table.notes]
-    cells = [(title_of(filled, cell), cell) for cell in filled.cells.values()]
+def _notes(
+    filled: FilledTable, entries: dict[tuple[str, str, int], Entry], compared: Sequence[Compared]
+) -> tuple[str, ...]:
+    """What belongs below these cells and comparisons; signs that they do not have are not explained."""
+    places = dict.fromkeys((row, column) for row, column, _ in entries)
+    cells = [(title_of(filled, filled.cells[place]), filled.cells[place]) for place in places]
+    said = [sentence(note) for note in filled.table.notes]
     said += [sentence(f"{title}: {cell.cell.note}") for title, cell in cells if cell.cell.note]
-    if any(UNCHECKED in entry.published for entry in entries.values()):
-        said.append(f"{UNCHECKED} The published number was not compared with the source.")
-    said += [words for text, words in _EMPTY.items() if any(entry.ours == text for entry in entries.values())]
+    said += _signs(entries, compared)
+    said += _on_numbers(filled, entries)
+    said += _on_differences(filled, compared)
+    said += [note for title, cell in cells for note in _on_teachers(title, cell)]
+    if filled.unfinished:
+        said.append(sentence(f"Not finished: {plain(', '.join(filled.unfinished))}"))
+    said += [sentence(f"Not shown: {other}") for other in filled.others]
+    said += [sentence(f"Not counted: {reason}") for reason in filled.left_out]
+    return tuple(said)
+
+
+def _signs(entries: dict[tuple[str, str, int], Entry], compared: Sequence[Compared]) -> list[str]:
+    said = []
+    between = any(UNCHECKED in one.published for one in compared)
+    if between or any(UNCHECKED in entry.published for entry in entries.values()):
+        also = " A difference has the sign if either of its two numbers was not." if between else ""
+        said.append(f"{UNCHECKED} The published number was not compared with the source.{also}")
+    return said + [words for text, words in _EMPTY.items() if any(entry.ours == text for entry in entries.values())]
+
+
+def _on_numbers(filled: FilledTable, entries: dict[tuple[str, str, int], Entry]) -> list[str]:
     known = [entry.statistics for entry in entries.values() if entry.statistics is not None]
+    said = []
     if known:
-        middle = "median" if table.statistic == "median" else "mean"
+        middle = "median" if filled.table.statistic == "median" else "mean"
         said.append(
             f"Our numbers are those after the last epoch: the {middle} ± the sample standard deviation over the seeds, "
             "and in brackets how many seeds."
         )
     if any(one.low is not None for one in known):
         said.append("Intervals of means: 95%, by bootstrap over the seeds; with few seeds they are too narrow.")
-    if any(one.ours is not None and one.ours.count > 1 for one in filled.comparisons):
-        said.append(
-            "Differences are taken seed by seed, with 95% intervals of Student's t; p is the chance of one at least as "
-            "large in its direction if the sign of each seed's were a coin's. "
-            f"It can fall below 0.05 from {pairs_needed()} seeds on."
-        )
-    if unfinished := [plain(name) for cell in filled.cells.values() for name in cell.unfinished]:
-        said.append(sentence(f"Not finished: {', '.join(unfinished)}"))
-    said += [sentence(f"Not shown: {other}") for other in filled.others]
-    said += [sentence(f"Not counted: {reason}") for reason in filled.left_out]
-    return tuple(said)
+    return said
+
+
+def _on_differences(filled: FilledTable, compared: Sequence[Compared]) -> list[str]:
+    """How differences are taken and tested, if any is of several seeds."""
+    tested = [one for one in compared if one.sides is not None]
+    if not tested:
+        return []
+    said = [
+        "Differences are taken seed by seed, with 95% intervals of Student's t. p is the chance of one at least as "
+        f"large if the sign of each seed's were a coin's{_sides({one.sides for one in tested})} A difference is "
+        f"resolved if p is below {LEVEL:g} and its interval leaves zero out."
+    ]
+    if filled.table.statistic == "median":
+        published = any(one.number is not None for one in tested)
+        theirs = ", a published one that of two medians" if published else ""
+        said.append(f"The table shows medians; a difference of ours is the mean of those seed by seed{theirs}.")
+    return said
+
+
+def _sides(sides: set[Literal[1, 2] | None]) -> str:
+    """Which test it is, and from how many seeds on it can resolve anything."""
+    one, two = (f"below {LEVEL:g} from {pairs_needed(sides=count)} seeds on" for count in (1, 2))
+    if sides == {1}:
+        return f", one-sided in the published direction; it can be {one}."
+    if sides == {2}:
+        return f", in either direction (two-sided); it can be {two}."
+    return (
+        f": one-sided where ours goes the published way, and it can be {one}; two-sided elsewhere, and it can be {two}."
+    )
+
+
+def _on_teachers(title: str, cell: FilledCell) -> list[str]:
+    """Which runs of a cell share a teacher, so that they are fewer than they seem."""
+    taught = Counter(one.teacher for one in cell.seeds if one.teacher)
+    return [
+        f"{count} of {len(cell.seeds)} runs of {title} learned from the same teacher, {plain(teacher)}; they are not "
+        "independent."
+        for teacher, count in sorted(taught.items())
+        if count > 1
+    ]
 
 
 _EMPTY = {

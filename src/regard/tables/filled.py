@@ -22,12 +22,14 @@ class SeedValue:
         run: the name of its folder.
         values: after the last epoch, one a metric, in percent; None where the run does not say it.
         version: of regard that trained it, with the commit of a checkout; empty where that is not known.
+        teacher: the run in the store that it learned from; empty for none.
     """
 
     seed: int
     run: str
     values: tuple[float | None, ...]
     version: str = ""
+    teacher: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class FilledComparison:
         published: the difference as published, column minus against, in points; None where it is not known.
         ours: over the seeds that both have; None without any.
         verdict: what may be said.
+        checked: whether both published numbers were compared with their source.
     """
 
     row: str
@@ -86,6 +89,7 @@ class FilledComparison:
     published: float | None
     ours: PairedDifference | None
     verdict: Verdict
+    checked: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,16 @@ class FilledTable:
     cells: Mapping[tuple[str, str], FilledCell]
     others: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> tuple[str, ...]:
+        """The names of the finished runs, each once, though a run may stand in several cells."""
+        return tuple(dict.fromkeys(one.run for cell in self.cells.values() for one in cell.seeds))
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Likewise, of those that are not finished."""
+        return tuple(dict.fromkeys(name for cell in self.cells.values() for name in cell.unfinished))
 
     @property
     def shortened(self) -> bool:
@@ -138,4 +152,7 @@ class FilledTable:
         ours = paired_difference([values[seed] for seed in seeds], [base[seed] for seed in seeds]) if seeds else None
         faithful = self.published_data and one.epochs == one.full_epochs and other.epochs == other.full_epochs
         said = verdict(published, ours, higher_is_better=metric.higher_is_better, faithful=faithful)
-        return FilledComparison(one.cell.row, one.cell.column, other.cell.column, metric, published, ours, said)
+        checked = one.cell.checked and other.cell.checked
+        return FilledComparison(
+            one.cell.row, one.cell.column, other.cell.column, metric, published, ours, said, checked
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from regard.store import StoredRun
@@ -15,17 +16,24 @@ from regard.tables.setting import Setting, epochs_of
 from regard.tables.words import counted
 
 
-def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | None = None) -> FilledTable:
+def fill(
+    table: PublishedTable,
+    runs: Sequence[StoredRun],
+    setting: Setting | None = None,
+    beside: Sequence[StoredRun] = (),
+) -> FilledTable:
     """A table with the runs that belong to it, all in one setting.
 
     A run belongs to a cell if its recipe is that of the cell, whatever its folder is called, and so is the recipe of
-    its teacher, which has to be in the same store and setting. Of several runs of one seed the first by name counts.
+    its teacher, which has to be finished, and in the same store and setting. Of several runs of one seed the first by
+    name counts.
 
     Args:
         table: as published.
         runs: of one store.
         setting: of the runs to show; None: of those there are, the one with the longest schedules, and of these the one
             with the most runs.
+        beside: others of the store, which fill no cell; they may have taught the runs.
 
     Raises:
         InputError: a recipe of the table is not there, or not valid.
@@ -36,11 +44,13 @@ def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | No
         setting = _fullest(match for found in matches.values() for match in found)
     shown = setting or Setting()
     ours = {name: [match for match in found if _within(match, shown, matcher)] for name, found in matches.items()}
+    known = {run.name: [one for one in matcher.matches(run) if _within(one, shown, matcher)] for run in beside} | ours
+    stored = {run.name: run for run in (*beside, *runs)}
     found: dict[tuple[str, str], list[Match]] = defaultdict(list)
     left_out: dict[str, str] = {}
     for run in sorted(runs, key=lambda run: run.name):
         for match in ours[run.name]:
-            if reason := _taught_otherwise(match, ours, matcher):
+            if reason := _taught_otherwise(match, known, stored, matcher):
                 left_out.setdefault(run.name, reason)
             else:
                 found[match.cell.row, match.cell.column].append(match)
@@ -69,17 +79,17 @@ def fill(table: PublishedTable, runs: Sequence[StoredRun], setting: Setting | No
             recipe=digest(there),
             unfinished=tuple(match.run.name for match in here if not match.run.finished),
         )
-    used = {one.run for cell in cells.values() for one in cell.seeds}
-    used |= {name for cell in cells.values() for name in cell.unfinished}
     any_match = next((match for some in found.values() for match in some), None)
-    return FilledTable(
+    filled = FilledTable(
         table=table,
         setting=setting,
         data=_data(matcher, any_match) if any_match is not None else "",
         cells=cells,
         others=_others(matches, ours, matcher),
-        left_out=tuple(f"{name}: {reason}" for name, reason in sorted(left_out.items()) if name not in used),
     )
+    used = {*filled.finished, *filled.unfinished}
+    reasons = (f"{name}: {reason}" for name, reason in sorted(left_out.items()) if name not in used)
+    return replace(filled, left_out=tuple(reasons))
 
 
 def _value(table: PublishedTable, match: Match) -> SeedValue:
@@ -87,7 +97,8 @@ def _value(table: PublishedTable, match: Match) -> SeedValue:
     version = str(about.get("regard") or "")
     if version and about.get("commit"):
         version += f"+{str(about['commit'])[:7]}"
-    return SeedValue(match.run.seed, match.run.name, tuple(m.of(row) for m in table.metrics), version)
+    teacher = "" if match.cell.teacher is None else folder_name(match.teachers[0])
+    return SeedValue(match.run.seed, match.run.name, tuple(m.of(row) for m in table.metrics), version, teacher)
 
 
 def _within(match: Match, setting: Setting, matcher: Matcher) -> bool:
@@ -96,8 +107,17 @@ def _within(match: Match, setting: Setting, matcher: Matcher) -> bool:
     return same and match.epochs == epochs_of(match.full_epochs, setting.budget)
 
 
-def _taught_otherwise(match: Match, ours: Mapping[str, Sequence[Match]], matcher: Matcher) -> str:
-    """Why the teacher of a run is not the one that its cell names; empty if it is."""
+def _taught_otherwise(
+    match: Match, known: Mapping[str, Sequence[Match]], stored: Mapping[str, StoredRun], matcher: Matcher
+) -> str:
+    """Why the teacher of a run is not the one that its cell names; empty if it is.
+
+    Args:
+        match: the run.
+        known: of all runs of the store, the cells of the table that they belong to in the setting.
+        stored: these runs.
+        matcher: of the table.
+    """
     if match.cell.teacher is None:
         teachers, asked = matcher.teachers(match.cell), match.teachers
         if [folder_name(name) for name in teachers] == [folder_name(name) for name in asked]:
@@ -106,11 +126,16 @@ def _taught_otherwise(match: Match, ours: Mapping[str, Sequence[Match]], matcher
     if len(match.teachers) != 1:
         return f"it has {len(match.teachers)} teachers, the recipe has one"
     name = folder_name(match.teachers[0])
-    if name not in ours:
+    if name not in known:
         return f"its teacher {name} is not in the store, so that nothing shows what it learned from"
     wanted = (match.cell.row, match.cell.teacher)
-    if all((other.cell.row, other.cell.column) != wanted for other in ours[name]):
+    if all((other.cell.row, other.cell.column) != wanted for other in known[name]):
         return f"its teacher {name} does not have the recipe and the setting of the cell's teacher"
+    teacher = stored[name]
+    if not teacher.finished:
+        short = teacher.epochs < teacher.epochs_asked
+        lacking = f"it has {teacher.epochs} of {teacher.epochs_asked} epochs" if short else "it has no weights"
+        return f"its teacher {name} is not finished: {lacking}"
     return ""
 
 

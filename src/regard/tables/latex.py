@@ -87,11 +87,7 @@ def _float(
             *lines,
             r"\bottomrule",
             r"\end{tabular}}",
-            *(
-                [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *notes, r"\end{minipage}"]
-                if notes
-                else []
-            ),
+            *notes,
             r"\end{table}",
         ]
     )
@@ -108,8 +104,8 @@ def _stopped(title: str) -> str:
 def _escaped(text: str) -> str:
     """Text that LaTeX prints as it is, where its fonts have the letters."""
     text = "".join(_COMMANDS.get(letter) or _greek(letter) for letter in re.sub("-(?=-)", "-\0", text))
-    # Dashes would become one, and a bracket after the end of a line an argument of it.
-    return text.replace("\0", "{}").replace("[", "{[}").replace("]", "{]}")
+    # Dashes would become one, and a bracket or a star after the end of a line a part of its command.
+    return text.replace("\0", "{}").replace("[", "{[}").replace("]", "{]}").replace("*", "{*}")
 
 
 def _greek(letter: str) -> str:

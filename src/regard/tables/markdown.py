@@ -85,4 +85,5 @@ def _list(sentences: Iterable[str]) -> str:
 def _escaped(text: str) -> str:
     """Text that Markdown shows as it is."""
     text = re.sub(r"([\\`*_\[\]|$~#])", r"\\\1", text)
+    text = re.sub(r"^(\d*)([-+.)])(?=\s|$)", r"\1\\\2", text)  # at the beginning of a note it would begin a list
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -64,10 +64,17 @@ class PairedDifference:
     p_greater: float
     p_less: float
 
-    @property
-    def p(self) -> float:
-        """One-sided, in the direction that the difference has."""
-        return min(self.p_greater, self.p_less)
+    def p_toward(self, direction: float) -> float:
+        """One-sided: up if `direction` is above 0, else down.
+
+        For a direction that was announced before the values were seen: taken in the one that the difference turned out
+        to have, it falls below 0.05 twice as often as it should.
+        """
+        return self.p_greater if direction > 0 else self.p_less
+
+    def resolved(self, p: float) -> bool:
+        """Whether there is a difference, by one of its p values; see `resolves`."""
+        return self.low is not None and self.high is not None and resolves(p, self.low, self.high)
 
 
 def describe(values: Sequence[float]) -> Statistics:
@@ -114,7 +121,8 @@ def paired_difference(one: Sequence[float], other: Sequence[float]) -> PairedDif
     one, other = _finite(one), _finite(other)
     if len(one) != len(other):
         raise InputError(f"{len(one)} values against {len(other)}; expected pairs, as many of one as of the other")
-    differences = sorted(a - b for a, b in zip(one, other, strict=True))
+    # Ordered by size, so that drawn changes of sign are the same for the two lists the other way round.
+    differences = sorted((a - b for a, b in zip(one, other, strict=True)), key=lambda found: (abs(found), found))
     count, mean = len(differences), statistics.fmean(differences)
     low = high = None
     if count > 1:
@@ -123,13 +131,26 @@ def paired_difference(one: Sequence[float], other: Sequence[float]) -> PairedDif
     return PairedDifference(count, mean, low, high, min(1.0, 2 * min(greater, less)), greater, less)
 
 
-def least_p(count: int) -> float:
-    """The least one-sided p that so many pairs can give: that of one of all 2^N changes of sign."""
-    return 0.5**count
+def resolves(p: float, low: float, high: float) -> bool:
+    """Whether a p value and an interval show a difference: p is below `LEVEL`, and the interval leaves 0 out.
+
+    The two do not follow from each other: five differences of one sign have the least p that five can have, and if one
+    of them is far larger than the rest, Student's interval holds 0.
+    """
+    return p < LEVEL and (low > 0 or high < 0)
 
 
-def pairs_needed(level: float = LEVEL) -> int:
-    """The least number of pairs whose one-sided p can fall below a level: 5 for 0.05.
+def least_p(count: int, sides: int = 1) -> float:
+    """The least p that so many pairs can give: that of one of all 2^N changes of sign; two-sided, of two of them."""
+    return min(1.0, sides * 0.5**count)
+
+
+def pairs_needed(level: float = LEVEL, sides: int = 1) -> int:
+    """The least number of pairs whose p can fall below a level: for 0.05, 5 one-sided and 6 two-sided.
+
+    Args:
+        level: above 0, below 1.
+        sides: 1 or 2.
 
     Raises:
         InputError: a level that is not above 0 and below 1.
@@ -137,7 +158,7 @@ def pairs_needed(level: float = LEVEL) -> int:
     if not 0 < level < 1:
         raise InputError(f"level {level:g}; expected above 0 and below 1, such as 0.05")
     count = 1
-    while least_p(count) >= level:
+    while least_p(count, sides) >= level:
         count += 1
     return count
 

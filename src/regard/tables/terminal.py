@@ -131,7 +131,8 @@ def _comparison_lines(said: Contents) -> Iterator[Text | Padding]:
         if one.difference is None:
             waiting.setdefault(said.where(one), []).append(f"{one.pair} {one.published}")
         else:
-            yield Text.assemble(f"{said.where(one)}: {one.pair}: ", (one.verdict, _style(one)))
+            published = "" if one.number is None else f", published {one.published}"
+            yield Text.assemble(f"{said.where(one)}: {one.pair}{published}: ", (one.verdict, _style(one)))
             yield Padding(Text(one.why, style="dim"), (0, 0, 0, 2), expand=False)
     if waiting:
         yield Text("Without runs, as published:")
