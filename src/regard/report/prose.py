@@ -9,7 +9,7 @@ from regard.report.seed_groups import SeedGroup
 from regard.report.sheet import Sheet
 from regard.report.summary import Summary
 from regard.report.wording import few, listed, method_name, number
-from regard.tables.statistics import LEVEL, least_p
+from regard.tables.statistics import LEVEL, pairs_needed
 
 
 def intro(rows: Sequence[Summary], reference: Summary, splits: Splits | None, networks: int) -> str:
@@ -114,17 +114,13 @@ def over_seeds(groups: Sequence[SeedGroup]) -> str:
 
 def seed_rule(seeds: Sequence[int]) -> str:
     """How networks are compared over seeds; `seeds`: of each comparison, how many both have."""
-    needed = _least_seeds()
+    needed = pairs_needed(sides=2)
     return (
-        "In small type: the 95% interval of the difference (paired t over the seeds that both have), and p of the "
-        f"permutation test that changes the signs of the seeds’ differences. With fewer than {number(needed)} "
+        "In small type: the 95% interval of the difference (paired t over the seeds that both have), and the two-sided "
+        f"p of the permutation test that changes the signs of the seeds’ differences. With fewer than {number(needed)} "
         f"seeds that p cannot fall below {LEVEL:g}, so nothing is resolved. "
         f"{by_chance(sum(count >= needed for count in seeds))}"
     ).rstrip()
-
-
-def _least_seeds() -> int:
-    return next(count for count in range(1, 100) if 2 * least_p(count) < LEVEL)
 
 
 def _numbers(values: Sequence[int]) -> str:

@@ -86,6 +86,7 @@ class Section:
         contents: its words.
         blocks: its numbers.
         drawn: whether any of our runs is drawn.
+        printed: whether any number was published.
         apart: whether published numbers are left out of the pictures, being of another setting.
         compared: with a strip each.
         waiting: comparisons without runs.
@@ -95,6 +96,7 @@ class Section:
     contents: Contents
     blocks: tuple[Block, ...]
     drawn: bool
+    printed: bool
     apart: bool
     compared: tuple[tuple[Compared, Strip], ...]
     waiting: tuple[Compared, ...]
@@ -139,6 +141,7 @@ def _section(filled: FilledTable, place: int) -> Section:
         contents=said,
         blocks=tuple(blocks),
         drawn=any(block.scale for block in blocks),
+        printed=any(entry.number is not None for entry in said.entries.values()),
         apart=apart,
         compared=tuple(zip(ours, _differences(said, ours), strict=True)),
         waiting=tuple(one for one in said.comparisons if one.difference is None),
