@@ -52,6 +52,10 @@ def test_written_and_read_it_is_the_same(tmp_path) -> None:
         ("augmentation: {padding: -1}", "padding is -1"),
         ("a: [", "no YAML"),
         ("- wrn-16-1", "no recipe"),
+        ("seed: 1\nmodel: {name: wrn-16-1}\nseed: 2", "the key 'seed' stands there twice (line 3)"),
+        ("model: {name: wrn-16-1, name: wrn-16-2}", "the key 'name' stands there twice (line 1)"),
+        ("seed: 0x_", "'0x_' cannot be read (line 1)"),
+        ("[" * 3000, "nested too deep"),
         ("!!python/object/apply:os.getcwd []", "no YAML"),
     ],
 )

@@ -23,7 +23,6 @@ whose recipe names a teacher says in which column of its row that teacher's reci
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -31,9 +30,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from unicodedata import category
 
-import yaml
-
-from regard.errors import InputError, one_line, unknown
+from regard.errors import InputError, unknown
+from regard.strict_yaml import read_yaml
 from regard.tables.metrics import Metric, metric
 from regard.training import Recipe, load_recipe, recipe_file
 
@@ -163,54 +161,11 @@ def load_table(name: str | Path) -> PublishedTable:
         where, base = f"{name}.yaml", None
         text = resources.files("regard.tables").joinpath(where).read_text()
     try:
-        return _table(Path(str(name)).stem, _content(text), base, where)
+        return _table(Path(str(name)).stem, read_yaml(text), base, where)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     except RecursionError as error:
         raise InputError(f"{where}: lists or fields are nested too deep in it to be read") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which nothing gets lost: no key stands twice in one place, and a date is the text that it is."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":value"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # Here, and not where the dict is made: a key may stand beside the same one that `<<` brings in.
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
-                continue
-            name = str(self.construct_object(key))
-            if name in seen:
-                raise InputError(f"the key {name!r} stands there twice (line {key.start_mark.line + 1})")
-            seen.add(name)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        if not isinstance(node, yaml.ScalarNode):
-            return super().construct_object(node, deep)
-        try:
-            found = super().construct_object(node, deep)
-            str(found).encode()  # nothing that cannot be written again, such as a number of thousands of digits
-        except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
-            raise InputError(
-                f"{reprlib.repr(node.value)} cannot be read (line {node.start_mark.line + 1}); if it is text, quote it"
-            ) from error
-        return found
-
-
-def _content(text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except InputError:
-        raise
-    except (yaml.YAMLError, OverflowError, ValueError) as error:  # a character that there is not is a ValueError
-        raise InputError(f"this is no YAML: {one_line(error)}") from error
 
 
 def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedTable:

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from regard.errors import InputError, one_line
+from regard.errors import InputError
+from regard.strict_yaml import read_yaml
 from regard.training.recipe import DataRecipe, Recipe, plain
 
 
@@ -89,9 +89,9 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
     if not path.is_file():
         raise InputError(f"there is no recipe file {path}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML: {one_line(error)}") from error
+        content = read_yaml(path.read_text(errors="replace"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if content is None:
         return []
     if not isinstance(content, dict):
