@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,11 @@ def test_another_data_set_does_not_get_the_options_of_the_recipes_own() -> None:
     assert make_plan(table, [], other, range(1), columns=["student"]).jobs[0].recipe.data.options == {}
     same = Setting(1.0, {"data.name": "clutter"})
     assert make_plan(table, [], same, range(1), columns=["student"]).jobs[0].recipe.data.options == own.data.options
+
+
+def test_a_student_is_not_trained_again_because_its_teacher_lost_a_file(table: PublishedTable) -> None:
+    plan = make_plan(table, [], Setting(), range(1), columns=["at"])
+    runs = [as_stored(job) for job in plan.jobs]
+    damaged = [replace(run, weights=run.name != "wrn-16-2-seed0") for run in runs]
+    again = {job.name: job.state for job in make_plan(table, damaged, Setting(), range(1), columns=["at"]).jobs}
+    assert again == {job.name: "begun" if job.name == "wrn-16-2-seed0" else "finished" for job in plan.jobs}

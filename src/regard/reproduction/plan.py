@@ -177,9 +177,9 @@ class _Makers:
         return self.jobs[name]
 
     def begun_with(self, student: StoredRun | None) -> str | None:
-        """The finished run that a student in the store learns from, which may not be the first of its seed."""
+        """The run that a student in the store learns from, which may not be the first of its seed."""
         names = [] if student is None else [folder_name(path) for path in self.matcher.facts(student).teachers]
-        return next((name for name in names if name in self.stored and self.stored[name].finished), None)
+        return next((name for name in names if name in self.stored), None)
 
     def there(self, place: tuple[str, str], seed: int) -> StoredRun | None:
         """The run in the store that fills a cell with a seed, a finished one if there is one."""
@@ -187,7 +187,8 @@ class _Makers:
         for one in cell.seeds:
             if one.seed == seed:
                 return self.stored[one.run]
-        return next((self.stored[name] for name in cell.unfinished if self.stored[name].seed == seed), None)
+        others = (*cell.waiting, *cell.unfinished)  # those whose teacher was damaged count once it is mended
+        return next((self.stored[name] for name in others if self.stored[name].seed == seed), None)
 
     def free_name(self, place: tuple[str, str], seed: int, teacher: str | None) -> str:
         """A name for a new run that nothing else in the store has."""

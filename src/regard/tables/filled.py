@@ -43,6 +43,7 @@ class FilledCell:
         full_epochs: of its recipe as published.
         recipe: the first digits of a digest of its recipe in the setting, without the seed; None without a recipe.
         unfinished: names of runs that are not finished.
+        waiting: names of runs that do not count because their teacher is not finished.
     """
 
     cell: Cell
@@ -51,6 +52,7 @@ class FilledCell:
     full_epochs: int | None = None
     recipe: str | None = None
     unfinished: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
 
     def values(self, metric: int) -> dict[int, float]:
         """seed -> value of a metric, for the runs that say it."""

@@ -47,11 +47,15 @@ def fill(
     known = {run.name: [one for one in matcher.matches(run) if _within(one, shown, matcher)] for run in beside} | ours
     stored = {run.name: run for run in (*beside, *runs)}
     found: dict[tuple[str, str], list[Match]] = defaultdict(list)
+    waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
     left_out: dict[str, str] = {}
     for run in sorted(runs, key=lambda run: run.name):
         for match in ours[run.name]:
-            if reason := _taught_otherwise(match, known, stored, matcher):
+            if reason := _taught_otherwise(match, known, matcher):
                 left_out.setdefault(run.name, reason)
+            elif reason := _unfinished_teacher(match, stored):
+                left_out.setdefault(run.name, reason)
+                waiting[match.cell.row, match.cell.column].append(run.name)
             else:
                 found[match.cell.row, match.cell.column].append(match)
         if not matches[run.name] and (reason := matcher.difference(run)):
@@ -78,6 +82,7 @@ def fill(
             full_epochs=recipe.schedule.epochs,
             recipe=digest(there),
             unfinished=tuple(match.run.name for match in here if not match.run.finished),
+            waiting=tuple(waiting[place]),
         )
     any_match = next((match for some in found.values() for match in some), None)
     filled = FilledTable(
@@ -107,15 +112,12 @@ def _within(match: Match, setting: Setting, matcher: Matcher) -> bool:
     return same and match.epochs == epochs_of(match.full_epochs, setting.budget)
 
 
-def _taught_otherwise(
-    match: Match, known: Mapping[str, Sequence[Match]], stored: Mapping[str, StoredRun], matcher: Matcher
-) -> str:
+def _taught_otherwise(match: Match, known: Mapping[str, Sequence[Match]], matcher: Matcher) -> str:
     """Why the teacher of a run is not the one that its cell names; empty if it is.
 
     Args:
         match: the run.
         known: of all runs of the store, the cells of the table that they belong to in the setting.
-        stored: these runs.
         matcher: of the table.
     """
     if match.cell.teacher is None:
@@ -131,12 +133,20 @@ def _taught_otherwise(
     wanted = (match.cell.row, match.cell.teacher)
     if all((other.cell.row, other.cell.column) != wanted for other in known[name]):
         return f"its teacher {name} does not have the recipe and the setting of the cell's teacher"
-    teacher = stored[name]
-    if not teacher.finished:
-        short = teacher.epochs < teacher.epochs_asked
-        lacking = f"it has {teacher.epochs} of {teacher.epochs_asked} epochs" if short else "it has no weights"
-        return f"its teacher {name} is not finished: {lacking}"
     return ""
+
+
+def _unfinished_teacher(match: Match, stored: Mapping[str, StoredRun]) -> str:
+    """Why the teacher of a run, of this store, cannot have taught it all there is; empty if it can."""
+    if match.cell.teacher is None:
+        return ""
+    name = folder_name(match.teachers[0])
+    teacher = stored[name]
+    if teacher.finished:
+        return ""
+    short = teacher.epochs < teacher.epochs_asked
+    lacking = f"it has {teacher.epochs} of {teacher.epochs_asked} epochs" if short else "it has no weights"
+    return f"its teacher {name} is not finished: {lacking}"
 
 
 def _fullest(matches: Iterable[Match]) -> Setting | None:
