@@ -56,7 +56,7 @@ def test_every_seed_is_a_dot_beside_the_published_mark(tmp_path: Path, parse) ->
 def test_numbers_of_another_setting_are_not_drawn_as_if_they_could_be_compared(tmp_path: Path, parse) -> None:
     page = parse(write_tables_html([made_up.several()], tmp_path / "page.html").read_text())
     assert "Shortened schedules: 16 of 164 epochs; not comparable" in page.text
-    assert "Published numbers are of another setting and not drawn here." in page.text
+    assert "Published numbers are of another setting; only their differences are drawn." in page.text
     numbers = page.source[page.source.index('<table class="numbers">') : page.source.index('<table class="verdicts">')]
     assert 'class="dot"' in numbers
     assert 'class="published"' not in numbers

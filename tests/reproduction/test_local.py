@@ -203,6 +203,15 @@ def test_a_store_is_found_by_processes_elsewhere(alone: Job, tmp_path: Path, mon
     assert (tmp_path / "here/store" / alone.name).is_dir()
 
 
+def test_a_folder_that_is_no_run_is_left_alone(alone: Job, tmp_path: Path) -> None:
+    taken = tmp_path / "store" / alone.name
+    taken.mkdir(parents=True)
+    (taken / "notes.txt").write_text("mine")
+    ending, message = carry_out(order(str(tmp_path / "store"), alone))
+    assert ending == "failed" and "is no run; remove or rename it" in message
+    assert [path.name for path in taken.iterdir()] == ["notes.txt"]
+
+
 def test_a_log_begins_without_an_alarm(alone: Job, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     engine = LocalEngine(store, 1)

@@ -78,6 +78,8 @@ def _carry_out(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
 
 def _train(asked: dict[str, Any], store: Store, claim: Claim, begun: StoredRun | None) -> tuple[Ending, str]:
     name, teacher = asked["name"], asked["teacher"]
+    if begun is None and store.folder is not None and _occupied(store.folder / name):
+        raise InputError(f"{store.folder / name} is there and is no run; remove or rename it")
     recipe = _recipe(_resumed(asked["recipe"], begun))
     with tempfile.TemporaryDirectory(prefix="regard-", ignore_cleanup_errors=True) as scratch:
         _scratch.append(scratch)
@@ -105,6 +107,10 @@ def _train(asked: dict[str, Any], store: Store, claim: Claim, begun: StoredRun |
         wrong = (stored and stored.problem) or "metrics or weights are missing"
         return "failed", f"it came to its end, but not in {store.address}: {wrong}"
     return "finished", f"test accuracy {outcome.test_accuracy:.2%}"
+
+
+def _occupied(folder: Path) -> bool:
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 class _Mirrored(Display):
