@@ -86,11 +86,13 @@ def test_students_wait_in_the_estimate_too(plan: Plan) -> None:
     assert found.elapsed(replace(plan, jobs=plan.jobs[:1]), 4) == pytest.approx(one)
 
 
-def test_earlier_runs_on_the_same_device_tell_the_rate(plan: Plan) -> None:
+def test_earlier_runs_on_the_same_device_tell_the_rate(plan: Plan, timed: list[str]) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
     found = estimate(plan, earlier, materials, CPU)
     assert found.rates["student-seed1"].training == 20.0 and found.rates["student-seed1"].source == "1 earlier run"
+    assert found.seconds["student-seed1"] == pytest.approx(2 * (60 / 20 + 40 / 60))  # a test is a third of a step
     assert found.rates["teacher-seed0"].training == 100.0
+    assert sorted(timed) == ["wrn-10-0.5 taught", "wrn-10-1"]
 
 
 def test_of_gpus_elsewhere_only_earlier_runs_tell(plan: Plan, timed: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -19,6 +19,7 @@ from regard.tables.words import counted
 from regard.training import ModelRecipe, Recipe, plain
 
 _STEPS = 3  # that are timed
+_FORWARD = 3.0  # times as fast as in training; a backward pass takes as long as two forward
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Rate:
 
     Attributes:
         training: images a second.
-        testing: images a second; 0: not known, and left out.
+        testing: images a second.
         memory: of the GPU at its height, GiB; 0 on the processor.
         source: in words, where it was measured.
     """
@@ -116,7 +117,7 @@ def estimate(
         rate = timed[kind]
         left = job.epochs - job.epochs_done
         seconds = start + took + left * len(splits.train) / rate.training
-        cost.seconds[job.name] = seconds + (left * len(splits.test) / rate.testing if rate.testing else 0.0)
+        cost.seconds[job.name] = seconds + left * len(splits.test) / rate.testing
         cost.rates[job.name] = rate
     return cost
 
@@ -124,12 +125,14 @@ def estimate(
 def _rate(
     recipe: Recipe, teacher: Recipe | None, splits: data.Splits, device: torch.device | None, earlier: Sequence[float]
 ) -> Rate:
-    if device is None and not earlier:
-        raise InputError("there is no earlier run on a GPU to go by")
-    rate = Rate(0.0, 0.0, 0.0, "") if device is None else measured_rate(recipe, teacher, splits, device)
     if not earlier:
-        return rate
-    return replace(rate, training=statistics.median(earlier), source=counted(len(earlier), "earlier run"))
+        if device is None:
+            raise InputError("there is no earlier run on a GPU to go by")
+        return measured_rate(recipe, teacher, splits, device)
+    # Of a GPU here the memory has to be known, too.
+    memory = measured_rate(recipe, teacher, splits, device).memory if device and device.type == "cuda" else 0.0
+    training = statistics.median(earlier)
+    return Rate(training, _FORWARD * training, memory, counted(len(earlier), "earlier run"))
 
 
 def _like(device: torch.device | None, gpu: str | None) -> bool:
