@@ -41,6 +41,8 @@ def test_a_table_is_filled_and_not_filled_again(
     }
     at = json.loads((tmp_path / "store/at-seed0/environment.json").read_text())
     assert at["command"].startswith("regard train ") and at["command"].endswith("--run at-seed0 --resume")
+    log = (tmp_path / "store/.logs/teacher-seed0.log").read_text()
+    assert log.startswith("epoch 1/2") and "Warning" not in log
     weights = (tmp_path / "store/at-seed0/last.safetensors").read_bytes()
     assert main(["reproduce", str(small), "--seeds", "1", "--columns", "at", "--runs", "store", "--device", "cpu"]) == 0
     assert "2 finished, 0 begun, 0 missing" in capfd.readouterr().out
@@ -210,16 +212,6 @@ def test_a_folder_that_is_no_run_is_left_alone(alone: Job, tmp_path: Path) -> No
     ending, message = carry_out(order(str(tmp_path / "store"), alone))
     assert ending == "failed" and "is no run; remove or rename it" in message
     assert [path.name for path in taken.iterdir()] == ["notes.txt"]
-
-
-def test_a_log_begins_without_an_alarm(alone: Job, tmp_path: Path) -> None:
-    store = Store(tmp_path / "store")
-    engine = LocalEngine(store, 1)
-    engine.start(alone)
-    while not engine.wait(1.0):
-        pass
-    log = store.log(alone.name).read_text()
-    assert log.startswith("epoch 1/2") and "Warning" not in log
 
 
 @pytest.mark.parametrize(("threads", "fit"), [(1, 8), (3, 2), (16, 1)])
