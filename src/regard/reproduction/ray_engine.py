@@ -52,7 +52,7 @@ class RayEngine:
             _check_reachable(address)
             try:
                 ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
                 raise _no_cluster(address, error) from error
         if self.slots < 1:
             has = ray.cluster_resources()
@@ -143,4 +143,7 @@ def _check_reachable(address: str | None) -> None:
 
 
 def _no_cluster(address: str | None, error: Exception) -> InputError:
-    return InputError(f"there is no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one")
+    return InputError(
+        f"there is no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one, and for one that "
+        "asks for a token set RAY_AUTH_MODE=token"
+    )
