@@ -78,7 +78,7 @@ def _record(run: StoredRun, holders: Mapping[str, str]) -> dict[str, Any]:
         "epochs": run.epochs,
         "epochs_asked": run.epochs_asked,
         "test_accuracy": _accuracy(run),
-        "network": _network(run.recipe),
+        "network": _network(run),
         "seed": run.seed if run.recipe else None,
         "version": run.environment.get("regard"),
         "state": state,
@@ -92,15 +92,13 @@ def _accuracy(run: StoredRun) -> float | None:
     return share if isinstance(share, int | float) and 0 <= share <= 1 else None
 
 
-def _network(recipe: Mapping[str, Any]) -> str:
+def _network(run: StoredRun) -> str:
     """In few words: "cifar-resnet164, se, sub-attention, from wrn-16-2-seed0"."""
-    model, transfer = recipe.get("model") or {}, recipe.get("transfer") or {}
+    model = run.recipe.get("model") or {}
     words = [model.get("name"), model.get("attention")]
     if model.get("gate") not in (None, "sigmoid"):
         words.append(model["gate"])
-    teachers = transfer.get("teacher") or []
-    for teacher in teachers if isinstance(teachers, list) else [teachers]:
-        words.append(f"from {PurePosixPath(str(teacher)).name}")
+    words += [f"from {PurePosixPath(teacher).name}" for teacher in run.teachers]
     return ", ".join(_printable(word) for word in words if word) or _NONE
 
 
@@ -145,7 +143,7 @@ def _cells(run: StoredRun, holders: Mapping[str, str]) -> dict[str, str]:
         "run": _printable(run.name),
         "epochs": f"{run.epochs}/{run.epochs_asked}" if run.recipe else _NONE,
         "accuracy, %": _NONE if accuracy is None else f"{100 * accuracy:.2f}",
-        "network": _network(run.recipe),
+        "network": _network(run),
         "seed": str(run.seed) if run.recipe else _NONE,
         "version": _printable(run.environment.get("regard") or _NONE),
         "state": _printable(words),

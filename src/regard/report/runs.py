@@ -86,14 +86,8 @@ def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
 
 def _teachers(reader: Reader, folder: Path, runs: Sequence[StoredRun]) -> list[StoredRun]:
     """The runs in a folder that taught some of its runs, but for these themselves."""
-    names = {folder_name(teacher) for run in runs for teacher in _taught_by(run)} - {run.name for run in runs}
+    names = {folder_name(teacher) for run in runs for teacher in run.teachers} - {run.name for run in runs}
     return [_stored(reader, folder / name) for name in sorted(names) if (folder / name / "recipe.yaml").is_file()]
-
-
-def _taught_by(run: StoredRun) -> list[str]:
-    """What its recipe calls its teachers."""
-    teacher = (run.recipe.get("transfer") or {}).get("teacher") or []
-    return [teacher] if isinstance(teacher, str) else list(teacher)
 
 
 def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:

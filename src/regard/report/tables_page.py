@@ -141,7 +141,7 @@ def _section(filled: FilledTable, place: int) -> Section:
         contents=said,
         blocks=tuple(blocks),
         drawn=any(block.scale for block in blocks),
-        printed=any(entry.number is not None for entry in said.entries.values()),
+        printed=filled.table.printed,
         apart=apart,
         compared=tuple(zip(ours, _differences(said, ours), strict=True)),
         waiting=tuple(one for one in said.comparisons if one.difference is None),

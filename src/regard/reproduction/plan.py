@@ -178,7 +178,7 @@ class _Makers:
 
     def begun_with(self, student: StoredRun | None) -> str | None:
         """The run that a student in the store learns from, which may not be the first of its seed."""
-        names = [] if student is None else [folder_name(path) for path in self.matcher.facts(student).teachers]
+        names = [] if student is None else [folder_name(path) for path in student.teachers]
         return next((name for name in names if name in self.stored), None)
 
     def there(self, place: tuple[str, str], seed: int) -> StoredRun | None:

@@ -50,6 +50,12 @@ class StoredRun:
         return seed if isinstance(seed, int) else 0
 
     @property
+    def teachers(self) -> list[str]:
+        """As its recipe calls them."""
+        teacher = (self.recipe.get("transfer") or {}).get("teacher") or []
+        return [str(one) for one in (teacher if isinstance(teacher, list) else [teacher])]
+
+    @property
     def finished(self) -> bool:
         """Whether all epochs are done, and the weights are there, and nothing is wrong."""
         return not self.problem and self.weights and 0 < self.epochs_asked <= self.epochs

@@ -295,21 +295,16 @@ def _facts(filled: FilledTable) -> tuple[str, ...]:
     better = f"; {'higher' if directions == {True} else 'lower'} is better" if len(directions) == 1 else ""
     said.append(sentence(f"Numbers: {'; '.join(metric.title for metric in table.metrics)}{better}"))
     runs = "; of how many runs is not said" if table.runs is None else f" of {counted(table.runs, 'run')}"
-    if _printed(table):
+    if table.printed:
         said.append(f"Published: {'one number' if table.statistic == 'single' else f'the {table.statistic}'}{runs}.")
     data = f", data: {filled.data}" if filled.data else ""
     said.append(sentence(f"Runs: {len(filled.finished)} finished{data}"))
     return tuple(said)
 
 
-def _printed(table: PublishedTable) -> bool:
-    """Whether any number was published."""
-    return any(value is not None for cell in table.cells.values() for value in cell.published)
-
-
 def _warnings(filled: FilledTable) -> tuple[str, ...]:
     said = []
-    apart = "; not comparable with the published numbers in absolute terms" if _printed(filled.table) else ""
+    apart = "; not comparable with the published numbers in absolute terms" if filled.table.printed else ""
     if filled.shortened:
         cells = [cell for cell in filled.cells.values() if cell.seeds and cell.epochs and cell.full_epochs]
         epochs, full = {cell.epochs or 0 for cell in cells}, {cell.full_epochs or 0 for cell in cells}

@@ -118,6 +118,11 @@ class PublishedTable:
     comparisons: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def printed(self) -> bool:
+        """Whether any number was published."""
+        return any(value is not None for cell in self.cells.values() for value in cell.published)
+
     def only(self, rows: list[str] | None) -> PublishedTable:
         """The table with these rows alone, in its own order; None: all.
 
