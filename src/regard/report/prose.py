@@ -101,8 +101,8 @@ def over_seeds(groups: Sequence[SeedGroup]) -> str:
     one = [group for group in groups if len(group.rows) == 1]
     said = (
         "Where a network has several seeds, ± is the standard deviation over them, and in small type is the 95% "
-        "interval of their mean (bootstrap), which is narrower than it should be where they are few. Both speak of "
-        "training again on the same data, and not of other test images"
+        "confidence interval of their mean (Student’s t). Both speak of training again on the same data, and not of "
+        "other test images"
     )
     if one:
         said += (

@@ -400,7 +400,7 @@ def _on_numbers(filled: FilledTable, entries: dict[tuple[str, str, int], Entry])
             "and in brackets how many seeds."
         )
     if any(one.low is not None for one in known):
-        said.append("Intervals of means: 95%, by bootstrap over the seeds; with few seeds they are too narrow.")
+        said.append("Confidence intervals of means: 95%, by Student's t over the seeds.")
     return said
 
 
