@@ -17,8 +17,9 @@ def regressor(student_channels: int, teacher_channels: int) -> nn.Conv2d:
 def full_activation_loss(student_features: Tensor, teacher_features: Tensor, regress: nn.Module) -> Tensor:
     """The mean squared difference between the teacher's features and what `regress` makes of the student's.
 
-    Attention Transfer (arXiv 1612.03928, section 4.1.1) compares with it: "full-activation" transfer, which asks for
-    all that attention maps leave out. FitNets (arXiv 1412.6550) has the same form.
+    Attention Transfer (arXiv 1612.03928, section 4.1.2) compares with it: "full-activation" transfer, which asks for
+    all that attention maps leave out. The paper's has L2-normalised activations, a decaying weight, and no convolution
+    between equal widths; this is the form of FitNets (arXiv 1412.6550).
 
     Args:
         student_features: (N, C, H, W).
