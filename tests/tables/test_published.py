@@ -146,9 +146,9 @@ def test_figures_are_percentages_and_say_what_the_paper_claims() -> None:
     gain = sa["resnet50", "shuffle"].published[0] - sa["resnet50", "plain"].published[0]
     assert gain == pytest.approx(1.34)  # as the abstract says
     gains = [2.3, 2.5, 2.1, 2.2, 1.9, 2.6, 1.9, 2.1]  # printed beside the values of shuffle attention
-    for (name, row), gain in zip([(name, row) for name in DETECTION for row in shipped(name).rows], gains, strict=True):
-        cells = shipped(name).cells
-        assert cells[row, "shuffle"].published[0] - cells[row, "plain"].published[0] == pytest.approx(gain)
+    rows = [(shipped(name).cells, row) for name in DETECTION for row in shipped(name).rows]
+    for (cells, row), expected in zip(rows, gains, strict=True):
+        assert cells[row, "shuffle"].published[0] - cells[row, "plain"].published[0] == pytest.approx(expected)
 
 
 def test_the_same_network_has_the_same_value_everywhere() -> None:
