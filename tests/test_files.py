@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from regard.files import written_aside
+from regard.errors import InputError
+from regard.files import check_replaceable, remove_files, written_aside, written_files
 
 
 def test_a_file_appears_whole_with_the_rights_of_any_new_one(tmp_path):
@@ -57,3 +58,29 @@ def test_several_threads_write_one_file_without_touching_the_umask(tmp_path):
     watcher.join()
     assert len(seen) == 1 and path.read_text() in {letter * 1000 for letter in "abc"}
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_only_files_of_known_names_are_removed(tmp_path):
+    kept = ["notes.txt", "part/12.tar", "part/mine.pt", "elsewhere/notes.txt"]
+    for name in [*kept, "part/12.pt", "whole/12.pt", "elsewhere/12.pt"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "part" / "34.pt").mkdir()
+    written = written_files(tmp_path, [f"{name}/[0-9][0-9].pt" for name in ("part", "whole", "linked", "absent")])
+    remove_files(tmp_path, written)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert not (tmp_path / "whole").exists() and (tmp_path / "linked").is_symlink()
+
+
+def test_the_working_folder_the_home_folder_and_those_above_are_not_replaced(tmp_path, monkeypatch):
+    here, home = tmp_path / "a" / "here", tmp_path / "b" / "home"
+    for folder in (here, home, here / "run"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    (tmp_path / "link").symlink_to(here)
+    for folder in (".", "..", "/", here, tmp_path / "link", home, home.parent):
+        with pytest.raises(InputError, match="not overwritten"):
+            check_replaceable(type(here)(folder))
+    check_replaceable(here / "run")

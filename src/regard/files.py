@@ -1,15 +1,18 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and the removal of those that a command wrote."""
 
 from __future__ import annotations
 
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from regard.errors import InputError
+
+UNFINISHED = f".*.{'[0-9a-f]' * 32}.part"
+"""Pattern of the names that `beside` gives, which a process that is killed leaves."""
 
 
 @contextmanager
@@ -61,6 +64,49 @@ def write_text(path: str | Path, text: str) -> Path:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
     return path
+
+
+def written_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """The files of a folder whose names a command gives to what it writes.
+
+    Args:
+        folder: need not be there.
+        patterns: of paths in it, as `Path.glob` takes them, exact enough that no file of a person's matches:
+            `checkpoints/step-[0-9][0-9].pt`.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        found = {path for pattern in patterns for path in folder.glob(pattern)}
+        return sorted(path for path in found if path.is_symlink() or not path.is_dir())
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror or error}") from error
+
+
+def remove_files(folder: Path, files: Iterable[Path]) -> None:
+    """Removes files of a folder, and the folders in it that are empty then; all else stays, and so does the folder.
+
+    Raises:
+        InputError: a file cannot be removed.
+    """
+    for path in files:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot remove {path}: {error.strerror or error}") from error
+        with suppress(OSError):  # something else is in it
+            for above in path.relative_to(folder).parents[:-1]:
+                (folder / above).rmdir()
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises InputError for a folder that no command replaces: the working folder, the home folder, and those above."""
+    place = folder.resolve()
+    for kept, name in ((Path.cwd(), "the working folder"), (Path.home(), "the home folder")):
+        if place in (kept.resolve(), *kept.resolve().parents):
+            what = f"is {name}" if place == kept.resolve() else f"holds {name}"
+            raise InputError(f"{folder} is not overwritten, for it {what}; give a folder of its own")
 
 
 def _mode(path: Path) -> int:
