@@ -180,18 +180,26 @@ def variance_of(plane: Tensor) -> Tensor:
     return sum((plane.flatten() - mean_of(plane)) ** 2) / (plane.numel() - 1)
 
 
+class StyleRecalibrationOfTheAuthors(nn.Module):
+    """Style pooling as their code has it: mean, and the root of the variance plus 1e-5."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.cfc = nn.Parameter(torch.zeros(channels, 2, dtype=torch.float64))
+        self.bn = nn.BatchNorm2d(channels, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        style = torch.stack([flat.mean(2), torch.sqrt(flat.var(2, unbiased=True) + 1e-5)], 2)  # (N, C, 2)
+        return x * torch.sigmoid(self.bn(torch.sum(style * self.cfc, 2)[:, :, None, None]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])  # planes that vary little show what is under the root
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-def test_style_based_recalibration(training) -> None:
-    ours = make("srm")
-
-    def theirs(x: Tensor) -> Tensor:
-        styles = torch.stack(
-            [ours.cfc[j, 0] * mean_of(plane) + ours.cfc[j, 1] * variance_of(plane).sqrt() for _, j, plane in planes(x)]
-        )
-        logits = normalised(styles.reshape(x.shape[:2]), ours.bn)
-        return by_plane(x, lambda i, j, plane: logits[i, j])
-
-    assert_same(ours, theirs, training)
+def test_style_based_recalibration(training, scale) -> None:
+    ours, theirs = make("srm"), StyleRecalibrationOfTheAuthors(C)
+    theirs.load_state_dict(ours.state_dict())
+    assert_same(lambda x: ours.train(training)(scale * x), lambda x: theirs.train(training)(scale * x), training)
 
 
 def test_simam() -> None:
@@ -535,14 +543,16 @@ def test_spread_of_the_published_starts(name, options, key, std) -> None:
     assert (weight.std() / std).item() == pytest.approx(1, abs=3.5 / math.sqrt(2 * weight.numel()))
 
 
-# Maps of one pixel have a deviation of 0.
+# Maps of one pixel have a variance of 0.
 
 
 def test_maps_of_one_pixel() -> None:
     x = torch.randn(2, 8, 1, 1, dtype=torch.float64)
     srm = make("srm", 8)
     mean = x[:, :, 0, 0]
-    logits = F.batch_norm(srm.cfc[:, 0] * mean, None, None, srm.bn.weight, srm.bn.bias, training=True)
+    logits = F.batch_norm(
+        srm.cfc[:, 0] * mean + srm.cfc[:, 1] * 1e-5**0.5, None, None, srm.bn.weight, srm.bn.bias, training=True
+    )
     torch.testing.assert_close(srm(x), x * torch.sigmoid(logits)[:, :, None, None])
     sge = make("sge", 8, groups=4)
     torch.testing.assert_close(sge(x), x * torch.sigmoid(sge.bias).repeat_interleave(2, 1))

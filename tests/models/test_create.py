@@ -34,6 +34,21 @@ def test_any_size_of_image_and_any_network_of_timm() -> None:
     assert models.create("mobilenetv3_small_050", 7).eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 
 
+def test_norm_weights_of_wide_resnets_start_as_in_the_published_code_where_asked() -> None:
+    starts = []
+    for options in ({}, {"uniform_norm_weights": True}):
+        torch.manual_seed(0)
+        starts.append(models.create("wrn-16-2", **options).state_dict())
+    plain, published = starts
+    norms = {name for name in plain if ".bn" in f".{name}" and name.endswith("weight")}
+    assert len(norms) == 13
+    assert all(torch.equal(plain[name], published[name]) for name in plain if name not in norms)
+    assert all((plain[name] == 1).all() for name in norms)
+    weights = torch.cat([published[name] for name in norms])
+    assert 0 <= weights.min() < 0.01 < 0.99 < weights.max() < 1
+    assert abs(weights.mean() - 0.5) < 0.05 and abs(weights.var() - 1 / 12) < 0.01
+
+
 def test_wrong_names() -> None:
     for call, words in (
         (lambda: models.create("cifar-resnet32"), "block='basic' has it"),

@@ -152,6 +152,7 @@ def test_published_schedules() -> None:
         5e-4,
         "all",
     )
+    assert all("uniform_norm_weights: true" in path.read_text() for path in AT.glob("wrn-*.yaml"))
     assert (at.augmentation.border, at.augmentation.padding_mode) == (4, "reflect")
     assert (at.transfer.beta, at.transfer.alpha, at.transfer.temperature) == (1e3, 0.9, 4)
     large = recipe_of(AT / "imagenet-resnet18-from-34-at.yaml")

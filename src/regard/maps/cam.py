@@ -49,6 +49,9 @@ class GradCAMPlusPlus(ClassActivationMap):
 
     Source: Chattopadhyay et al., "Grad-CAM++" (WACV 2018, arXiv 1710.11063), equations 7 and 19.
 
+    The authors' code moreover divides alpha, after that, by its sum over the places where G is positive, which the
+    paper does not; so the channels are weighed differently there.
+
     Here `alpha relu(G)` is reduced to `relu(G) / (2 + S G)`, exact for small gradients too. The grad-cam package adds
     1e-6 to the denominator before that, which outweighs G^2 where gradients are below 1e-3. The torchcam package (0.5)
     loses the division, so that a channel's weight there is the sum of `G^2 relu(G)`.
@@ -88,8 +91,8 @@ class LayerCAM(ClassActivationMap):
 class XGradCAM(ClassActivationMap):
     """XGrad-CAM: as Grad-CAM, with the mean of a channel's gradients weighed by its activations.
 
-    The weight of a channel is `sum(G A) / sum(A)` over the places, and 0 if its activations add up to 0. (The grad-cam
-    and torchcam packages add 1e-7 and 1e-8 to the sum, which shows where it nearly vanishes.)
+    The weight of a channel is `sum(G A) / sum(A)` over the places, and 0 if its activations add up to 0. (The authors' code
+    adds 1e-6 to the sum, the grad-cam and torchcam packages 1e-7 and 1e-8, which shows where it nearly vanishes.)
 
     Source: Fu et al., "Axiom-based Grad-CAM" (BMVC 2020, arXiv 2008.02312).
     """

@@ -42,6 +42,8 @@ class WideResNet(nn.Module):
         depth: 6 n + 4, n blocks a group.
         width: k; need not be an integer.
         num_classes: length of the logits.
+        uniform_norm_weights: the weights of the batch norms start uniformly distributed in [0, 1), as in the code
+            published with Attention Transfer (`bnparams` in utils.py of szagoruyko/attention-transfer), instead of at 1.
 
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
@@ -51,7 +53,7 @@ class WideResNet(nn.Module):
 
     stage_names = ("group0", "group1", "group2")
 
-    def __init__(self, depth: int, width: float, num_classes: int = 10) -> None:
+    def __init__(self, depth: int, width: float, num_classes: int = 10, *, uniform_norm_weights: bool = False) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
@@ -74,6 +76,10 @@ class WideResNet(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.zeros_(self.fc.bias)
+        if uniform_norm_weights:  # drawn last: all other weights start the same with and without
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    nn.init.uniform_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv0(images)

@@ -19,7 +19,8 @@ class EfficientChannelAttention(ChannelAttention):
 
     `u = conv1d_k(mean_hw(x))`: one kernel of k weights, without a bias, slides over the channels, which are taken as a
     line with zeros beyond its ends. k grows with C: with `t = floor(|(log2(C) + 1) / 2|)` it is t if t is odd, and
-    t + 1 if t is even.
+    t + 1 if t is even. The authors' ResNets do without the formula: k is 3 in every stage (`k_size=[3, 3, 3, 3]`
+    in their `eca_resnet.py`), which is `kernel_size=3` here.
 
     Args:
         channels: C.

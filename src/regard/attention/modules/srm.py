@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
-from regard.attention.ops import deviation
 from regard.attention.registry import register
 
 
@@ -15,9 +14,9 @@ from regard.attention.registry import register
 class StyleRecalibration(ChannelAttention):
     """Style-based recalibration (SRM, arXiv 1903.10829, equations 1 to 5).
 
-    `u = norm(w1 * mean_hw(x) + w2 * std_hw(x))` with two weights a channel (`cfc`, channel-wise fully connected) and a
-    batch norm. The standard deviation has H W - 1 in the denominator, as in the authors' code (the paper has H W); that
-    of one pixel is 0.
+    `u = norm(w1 * mean_hw(x) + w2 * sqrt(var_hw(x) + 1e-5))` with two weights a channel (`cfc`, channel-wise fully
+    connected) and a batch norm. As in the authors' code, the variance has H W - 1 in the denominator (the paper has
+    H W) and 1e-5 under the root (the paper has nothing there). The variance of one pixel is 0 (NaN in that code).
 
     The weights start at 0, so that every gate starts at sigmoid(0). In training, the batch norm needs two images or
     more.
@@ -45,4 +44,4 @@ class StyleRecalibration(ChannelAttention):
         self.bn = nn.BatchNorm1d(channels, device=device, dtype=dtype)
 
     def channel_logits(self, mean: Tensor, var: Tensor) -> Tensor:
-        return self.bn(self.cfc[:, 0] * mean + self.cfc[:, 1] * deviation(var))
+        return self.bn(self.cfc[:, 0] * mean + self.cfc[:, 1] * (var + 1e-5).sqrt())
