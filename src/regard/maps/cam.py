@@ -91,8 +91,9 @@ class LayerCAM(ClassActivationMap):
 class XGradCAM(ClassActivationMap):
     """XGrad-CAM: as Grad-CAM, with the mean of a channel's gradients weighed by its activations.
 
-    The weight of a channel is `sum(G A) / sum(A)` over the places, and 0 if its activations add up to 0. (The authors' code
-    adds 1e-6 to the sum, the grad-cam and torchcam packages 1e-7 and 1e-8, which shows where it nearly vanishes.)
+    The weight of a channel is `sum(G A) / sum(A)` over the places, and 0 if its activations add up to 0. (The
+    authors' code adds 1e-6 to the sum, the grad-cam and torchcam packages 1e-7 and 1e-8, which shows where it nearly
+    vanishes.)
 
     Source: Fu et al., "Axiom-based Grad-CAM" (BMVC 2020, arXiv 2008.02312).
     """

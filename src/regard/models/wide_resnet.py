@@ -42,8 +42,8 @@ class WideResNet(nn.Module):
         depth: 6 n + 4, n blocks a group.
         width: k; need not be an integer.
         num_classes: length of the logits.
-        uniform_norm_weights: the weights of the batch norms start uniformly distributed in [0, 1), as in the code
-            published with Attention Transfer (`bnparams` in utils.py of szagoruyko/attention-transfer), instead of at 1.
+        uniform_norm_weights: the weights of the batch norms start uniformly distributed in [0, 1), not at 1, as in the
+            code published with Attention Transfer (`bnparams` in utils.py of szagoruyko/attention-transfer).
 
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
