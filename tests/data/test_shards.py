@@ -141,11 +141,9 @@ def test_workers_change_nothing(made, workers):
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(2, 12), (3, 12), (3, 18), (2, 8)])
-@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("repeats", [1, 3])
 def test_however_many_processes_see_the_same_batches(made, count, batch_size, repeats):
     lanes = {12: 6, 18: 3, 8: 2}[batch_size]
-    if batch_size % (lanes * repeats) or lanes % count:
-        lanes = {(12, 2): 2 if count == 2 else 3, (18, 2): 3}.get((batch_size, repeats), lanes)
     varied = data.Augmentation(repeats=repeats)
     whole = list(training(made, batch_size, augmentation=varied, lanes=lanes).epoch(1))
     shares = [data.Share(rank, count) for rank in range(count)]
@@ -163,6 +161,17 @@ def test_repeats_come_together_and_differently(made):
         rows = data.Share(number, 3).rows(12)
         one, two = batch.images[rows[:2]], batch.labels[rows[:2]]
         assert two[0] == two[1] and not torch.equal(one[0], one[1])
+
+
+def test_repeats_that_do_not_divide_a_batch_go_on_in_the_next(made):
+    varied = data.Augmentation(repeats=3)
+    whole = list(training(made, 12, augmentation=varied, lanes=3).epoch(0))  # 4 images of each lane: 3 of one, 1 of two
+    for number in range(3):
+        rows = torch.from_numpy(data.Share(number, 3).rows(12))
+        labels = torch.cat([batch.labels[rows] for batch in whole]).tolist()
+        assert len(labels) == 20 and all(len(set(labels[i : i + 3])) == 1 for i in range(0, 20, 3))
+        assert len(set(labels)) > 1
+    assert same(list(training(made, 12, augmentation=varied, lanes=3).epoch(0, start=2)), whole[2:])
 
 
 @pytest.mark.parametrize("start", [1, 4, 5])

@@ -47,8 +47,9 @@ class Augmentation:
         cutmix: alpha of CutMix (arXiv 1905.04899): a box of one image is put into another; 0 for none.
         mix_probability: of a batch to be mixed at all, 0 to 1.
         mix_switch: of CutMix, where mixup is asked for as well, 0 to 1.
-        repeats: each image so many times in a batch, each time varied anew (arXiv 1901.09335). An epoch is as long as
-            without, so that it shows one image of so many.
+        repeats: each image so many times in a row, each time varied anew (arXiv 1901.09335); a batch may end between
+            two of them, as with timm's RepeatAugSampler. An epoch is as long as without, so that it shows one image of
+            so many.
 
     Raises:
         InputError: a value other than these.
@@ -155,13 +156,8 @@ class Augmentation:
                 "random resized crops (augmentation.scale) of the size of data.size; leave it out"
             )
 
-    def check_batch(self, batch_size: int, *, shuffle: bool) -> None:
-        """Raises InputError where repeats do not go with batches of this size, or with images in order."""
-        if batch_size % self.repeats:
-            raise InputError(
-                f"augmentation: repeats is {self.repeats}, which does not divide the batch size {batch_size}; give "
-                f"another, or a batch size such as {-(-batch_size // self.repeats) * self.repeats}"
-            )
+    def check_order(self, *, shuffle: bool) -> None:
+        """Raises InputError where repeats are asked for of images in order."""
         if self.repeats > 1 and not shuffle:
             raise InputError("augmentation: repeats is for batches in random order; leave it out, or shuffle")
 

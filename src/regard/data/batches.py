@@ -69,8 +69,8 @@ class Batches:
     Raises:
         InputError: an argument outside its range, an empty set, a crop larger than the padded image or, with scale, far
             smaller than the image, a reflection wider than the image, an augmentation that is for sets read while
-            training, repeats that do not divide the batch size, `drop_last` where not one batch is full, shuffled
-            batches of which one is smaller than the number of processes, or a device without memory for the set.
+            training, repeats of images in order, `drop_last` where not one batch is full, shuffled batches of which one
+            is smaller than the number of processes, or a device without memory for the set.
     """
 
     skipped: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Batches:
             share.check(batch_size, len(images), drop_last=drop_last)
         if augmentation is not None:
             augmentation.check_whole()
-            augmentation.check_batch(batch_size, shuffle=shuffle)
+            augmentation.check_order(shuffle=shuffle)
         self.images = images if device is None else _placed(images, device)
         self.device = self.images.images.device
         self.batch_size = batch_size

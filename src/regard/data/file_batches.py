@@ -56,9 +56,9 @@ class FileBatches:
 
     Raises:
         InputError: an argument outside its range, an empty set, an augmentation that is for sets held whole, repeats
-            that do not divide the batch size, batches smaller than the number of processes, shards that do not make
-            the lanes that the batch needs. When it is come to: a file that cannot be read, unless such are skipped; a
-            process that reads ended.
+            of images in order, batches smaller than the number of processes, shards that do not make the lanes that the
+            batch needs. When it is come to: a file that cannot be read, unless such are skipped; a process that reads
+            ended.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class FileBatches:
             share.check(batch_size, len(images), drop_last=drop_last)
         if augmentation is not None:
             augmentation.check_files()
-            augmentation.check_batch(batch_size, shuffle=shuffle)
+            augmentation.check_order(shuffle=shuffle)
         self.images, self.batch_size = images, batch_size
         self.device = torch.device("cpu" if device is None else device)
         self.image_size = (images.size, images.size)
@@ -99,7 +99,7 @@ class FileBatches:
         self._workers: Workers | None = None
         if isinstance(images.source, Shards):
             if shuffle:
-                self._lanes = lanes_of(images.source, batch_size, share, self._repeats)
+                self._lanes = lanes_of(images.source, batch_size, share)
         else:
             reader = _Reader(images.source, self._transform, self._skip, substitute=shuffle)
             self._workers = Workers(reader, images.workers, pinned=self._on_gpu, lasting=True)

@@ -57,7 +57,7 @@ def _some(step: int, found: list[tuple[Tensor, int, int, int]], skipped: list[st
     return _Some(step, pixels, labels, index, rows, tuple(skipped))
 
 
-def lanes_of(shards: Shards, batch_size: int, share: Share, repeats: int = 1) -> int:
+def lanes_of(shards: Shards, batch_size: int, share: Share) -> int:
     """The number of lanes in training.
 
     Raises:
@@ -66,14 +66,12 @@ def lanes_of(shards: Shards, batch_size: int, share: Share, repeats: int = 1) ->
 
     def fits(lanes: int) -> bool:
         # As many images from each, both of a pair that may be mixed from the same; see Share.
-        return batch_size % (lanes * repeats) == 0 and (batch_size % 2 == 1 or batch_size % (2 * lanes) == 0)
+        return batch_size % (lanes if batch_size % 2 else 2 * lanes) == 0
 
     def shared(lanes: int) -> bool:
         return lanes % share.count == 0 and batch_size % (share.count * (1 if batch_size % 2 else 2)) == 0
 
-    possible = [lanes for lanes in range(1, len(shards.names) + 1) if batch_size % lanes == 0 and fits(lanes)]
-    if not possible:
-        raise InputError(f"batch size {batch_size} cannot be read from shards with repeats {repeats}; give another")
+    possible = [lanes for lanes in range(1, len(shards.names) + 1) if fits(lanes)]
     usable = [lanes for lanes in possible if shared(lanes)]
     lanes = shards.lanes or max(lanes for lanes in possible if lanes <= MOST_LANES)
     if lanes in usable:
@@ -82,13 +80,12 @@ def lanes_of(shards: Shards, batch_size: int, share: Share, repeats: int = 1) ->
         raise InputError(
             f"batches of {batch_size} images from {len(shards.names)} shards cannot be shared by {share.count} "
             f"processes: each reads shards of its own, as many images as the others; give a batch size that "
-            f"{2 * share.count * repeats} divides, and at least {share.count} shards"
+            f"{2 * share.count} divides, and at least {share.count} shards"
         )
     nearest = sorted(usable, key=lambda other: (abs(other - lanes), other))[:6]
     raise InputError(
-        f"{lanes} lanes of shards do not go with batch size {batch_size}, {len(shards.names)} shards"
-        f"{f', repeats {repeats}' if repeats > 1 else ''} and {share.count} processes; give "
-        f"{' or '.join(map(str, sorted(nearest)))} (--data.options.lanes)"
+        f"{lanes} lanes of shards do not go with batch size {batch_size}, {len(shards.names)} shards and {share.count} "
+        f"processes; give {' or '.join(map(str, sorted(nearest)))} (--data.options.lanes)"
     )
 
 
@@ -250,7 +247,7 @@ class Lanes(IterableDataset[_Some | str]):
         share: whose lanes.
         count: of the lanes, in random order and as many images from each; 0: all images once, in the order of shards.
         skip: whether shards and images that cannot be read are passed over.
-        repeats: of every image in a batch, with `count`.
+        repeats: how often each image comes in a row, with `count`; a batch may end between two of them.
     """
 
     def __init__(
@@ -319,22 +316,24 @@ class Lanes(IterableDataset[_Some | str]):
             yield str(error)
 
     def _trained(self, own: list[int]) -> Iterator[_Some]:
-        each = self._batch_size // self._lanes // self._repeats
+        each = self._batch_size // self._lanes
         sources = []
         for number in own:
-            lane = Lane(self._shards, number, self._lanes, skip=self._skip)
+            read = Lane(self._shards, number, self._lanes, skip=self._skip)
             rows = Share(number, self._lanes).rows(self._batch_size).tolist()
-            samples = lane.endless(self._seed, self._epoch)
-            sources.append((_Ahead(lane, samples, self._steps.start * each), rows))
+            samples = read.endless(self._seed, self._epoch)
+            sources.append((_Ahead(read, samples, self._steps.start * each // self._repeats), rows))
+        current: dict[int, tuple[Image.Image, int]] = {}  # by lane, the image that is repeated
         for step in self._steps:
             found: list[tuple[Tensor, int, int, int]] = []
             skipped: list[str] = []
-            for source, rows in sources:
-                for turn in range(each):
-                    image, label = self._next_readable(source, skipped)
-                    for row in rows[turn * self._repeats : (turn + 1) * self._repeats]:
-                        position = step * self._batch_size + row
-                        found.append((self._transform(image, self._epoch, position), label, position, row))
+            for lane, (source, rows) in enumerate(sources):
+                for turn, row in enumerate(rows, start=step * each):
+                    if turn % self._repeats == 0 or lane not in current:
+                        current[lane] = self._next_readable(source, skipped)
+                    image, label = current[lane]
+                    position = step * self._batch_size + row
+                    found.append((self._transform(image, self._epoch, position), label, position, row))
                 skipped += source.lane.failed()
             yield _some(step, found, skipped)
 
