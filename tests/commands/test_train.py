@@ -1,17 +1,24 @@
-"""`regard train` beside others who may be at the same run."""
+"""`regard train` beside others who may be at the same run, and where something is there already."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
+from accelerate.tracking import TensorBoardTracker
 
-from regard import training
+from regard import cli, training
 from regard.commands import train
 from regard.errors import InputError
 from regard.store import Store, local
+from regard.training.loop import Loop
 
 OPTIONS = ["--model.name=wrn-10-1", "--data.options.train=20", "--data.options.test=20", "--run=runs/mine"]
 
@@ -58,3 +65,113 @@ def test_without_a_place_for_claims_it_is_trained_all_the_same(trained, monkeypa
 
     monkeypatch.setattr(local, "beside", refuse)
     assert train.main([*OPTIONS]) == 0 and trained == [None]
+
+
+TINY = [*OPTIONS, "--schedule.epochs=1", "--schedule.batch_size=10", "--device=cpu", "--threads=1"]
+
+
+def regard(*arguments: str) -> tuple[int, str]:
+    """The status of the command line, and what it says is wrong: a line, or nothing."""
+    wrong = io.StringIO()
+    with contextlib.redirect_stderr(wrong), contextlib.redirect_stdout(io.StringIO()):
+        status = cli.main(arguments)
+    assert len(wrong.getvalue().splitlines()) == (status == 2), wrong.getvalue()
+    return status, wrong.getvalue()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    with pytest.MonkeyPatch.context() as there:
+        there.chdir(tmp_path_factory.mktemp("finished"))
+        assert regard("train", *TINY) == (0, "")
+        return Path("runs/mine").resolve()
+
+
+@pytest.fixture
+def run(finished: Path, here: Path) -> Path:
+    """The run of TINY as it ended, with a bias report, and files of a person's in its folder."""
+    folder = shutil.copytree(finished, here / "runs" / "mine")
+    for name in (
+        "bias.json",
+        "bias.parquet",
+        "notes.txt",
+        "checkpoints/step-best.pt",
+        "data/a.jpg",
+        "data/recipe.yaml",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["folder", "link"])
+def test_overwriting_removes_the_run_and_nothing_else(run: Path, here: Path, linked: bool) -> None:
+    if linked:
+        (here / "elsewhere").symlink_to(run)
+    before = contents(run)
+    options = [*TINY, "--seed=1", "--overwrite", *(["--run=elsewhere"] if linked else [])]
+    assert regard("train", *options) == (0, "")
+    after = contents(run)
+    kept = {"notes.txt", "checkpoints/step-best.pt", "data/a.jpg", "data/recipe.yaml"}
+    assert before.keys() - after.keys() == {"bias.json", "bias.parquet"} and not after.keys() - before.keys()
+    assert {name for name in after if after[name] == before[name]} - {"environment.json"} == kept
+    assert training.Run.open(run).recipe.seed == 1 and len(training.Run.open(run).metrics()) == 1
+
+
+@pytest.mark.parametrize("place", ["run", "above", "home", "recipe", "file"])
+def test_what_is_no_run_and_where_one_is_are_not_overwritten(run: Path, here: Path, monkeypatch, place: str) -> None:
+    (here / "recipe.yaml").write_text("a cake")
+    (here / "environment.json").write_text("{}")
+    (run / "inside").mkdir()
+    folder = {"run": ".", "above": "..", "recipe": str(here), "file": "notes.txt", "home": str(run)}[place]
+    monkeypatch.setenv("HOME", str(run if place == "home" else here))
+    monkeypatch.chdir(here if place == "home" else run / "inside" if place == "above" else run)
+    before = contents(here)
+    status, message = regard("train", *TINY, "--overwrite", f"--run={folder}")
+    assert status == 2 and str(folder) in message and "not overwritten" in message
+    assert contents(here) == before
+
+
+def no_memory(*args: object) -> NoReturn:
+    raise MemoryError
+
+
+def no_account(*args: object) -> NoReturn:
+    raise OSError("not logged in")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "fault", "options"),
+    [
+        (Loop, "take_step", no_memory, []),
+        (TensorBoardTracker, "store_init_configuration", no_account, ['--trackers=["tensorboard"]']),
+    ],
+    ids=["first step", "tracker"],
+)
+def test_a_run_that_fails_before_its_first_step_changes_nothing(
+    run: Path, here: Path, monkeypatch, owner: type, name: str, fault: Callable[..., NoReturn], options: list[str]
+) -> None:
+    before = contents(run)
+    with monkeypatch.context() as failing:
+        failing.setattr(owner, name, fault)
+        assert regard("train", *TINY, *options, "--overwrite")[0] == 2
+        assert regard("train", *TINY, *options, "--run=new/run")[0] == 2
+    assert {name: text for name, text in contents(run).items() if not name.startswith("tensorboard")} == before
+    assert not (here / "new").exists()
+    assert regard("train", *TINY, *options, "--run=new/run") == (0, "")
+
+
+def test_a_run_is_claimed_where_it_lies(trained, run: Path, here: Path) -> None:
+    (here / "elsewhere").mkdir()
+    (here / "elsewhere" / "link").symlink_to(run)
+    assert train.main([*OPTIONS, "--run=elsewhere/link", "--resume"]) == 0
+    assert trained[0] is not None and trained[0].startswith("pid ")
+    with Store("elsewhere").claim("link"):
+        assert Store("runs").claimed("mine") == Store("elsewhere").claims()["link"]
+        assert Store("runs").claim("mine") is None
+    assert Store("runs").claimed("mine") is None

@@ -43,7 +43,7 @@ def _claimed(folder: Path) -> Iterator[None]:
     Raises:
         InputError: somebody does.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()  # whatever links lead there
     missing = [place for place in folder.parents if not place.exists()]
     claim = _claim(folder)
     try:

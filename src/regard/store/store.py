@@ -48,6 +48,7 @@ class Store:
         self.folder = self._place.folder
         self._index = Index(self._place)
         self._claims = Claims(self._place)
+        self._linked: dict[Path, Claims] = {}  # of the folders that links to runs lead to
 
     def __repr__(self) -> str:
         return f"Store({self.address!r})"
@@ -162,7 +163,8 @@ class Store:
         _check_name(name)
         if not lease > 0:
             raise InputError(f"the lease is {lease:g} seconds; it has to be positive")
-        return self._claims.claim(name, lease, on_loss, wait=wait)
+        claims, name = self._claims_of(name)
+        return claims.claim(name, lease, on_loss, wait=wait)
 
     def claimed(self, name: str) -> str | None:
         """Who works at a run, as "pid 123 on HOST"; None: nobody.
@@ -171,7 +173,8 @@ class Store:
             InputError: the store cannot be read, or that is no name of a run.
         """
         _check_name(name)
-        return self._told(lambda: self._claims.holder(name))
+        claims, name = self._claims_of(name)
+        return self._told(lambda: claims.holder(name))
 
     def claims(self) -> dict[str, str]:
         """Who works at which run, as it seems: run -> "pid 123 on HOST".
@@ -179,7 +182,20 @@ class Store:
         Raises:
             InputError: the store cannot be read.
         """
-        return self._told(self._claims.holders)
+        found = self._told(self._claims.holders)
+        if self.folder is not None:
+            linked = [name for name in self._told(lambda: self._place.names("")) if (self.folder / name).is_symlink()]
+            found |= {name: holder for name in linked if name[0] != "." and (holder := self.claimed(name))}
+        return found
+
+    def _claims_of(self, name: str) -> tuple[Claims, str]:
+        """The claims that a run is among, and its name there: a run that a link leads to is claimed where it lies."""
+        if self.folder is not None and (self.folder / name).is_symlink():
+            place = (self.folder / name).resolve()
+            if place.parent != self.folder.resolve() and not place.name.startswith("."):
+                return self._linked.setdefault(place.parent, Claims(LocalPlace(place.parent))), place.name
+            return self._claims, place.name
+        return self._claims, name
 
     def log(self, name: str) -> Path:
         """The file of this machine for what a run prints; its folder is there.

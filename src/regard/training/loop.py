@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -45,10 +45,11 @@ class Loop:
         test_batches: Batches | FileBatches,
         processes: Processes,
         display: Display,
-        trackers: Trackers | None = None,
     ) -> None:
         self.recipe, self.run, self.objective, self.processes = recipe, run, objective, processes
-        self.batches, self.test_batches, self.display, self.trackers = batches, test_batches, display, trackers
+        self.batches, self.test_batches, self.display = batches, test_batches, display
+        self.begin: Callable[[], None] | None = None  # once, when the first step is taken
+        self.trackers: Trackers | None = None
         self.model = objective.student
         self.average = Average(self.model, recipe.ema)
         self.forward = processes.step_module(Step(objective))
@@ -154,6 +155,9 @@ class Loop:
         stop, pace, save = self.processes.largest(bool(interrupt), took, due)
         check_measured(measured, self.recipe, self.run, self.epoch, len(self.batches), self.lost)
         self.rate = Measured(measured.rows[self.began_at :]).images / (now - self.began)
+        if self.begin is not None:
+            self.begin()
+            self.begin = None
         self.display.step(self.epoch, self.step, measured.means(), self.rate)
         if save and not stop and self.step < len(self.batches):
             self.save()

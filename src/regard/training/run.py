@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from regard import attention, data, models
 from regard.data.fileset import SIZE
 from regard.data.sources import READ_WHILE_TRAINING
 from regard.errors import InputError, first_line
-from regard.files import written_aside
+from regard.files import UNFINISHED, check_replaceable, remove_files, written_aside, written_files
 from regard.training.commit import commit
 from regard.training.frozen import freeze
 from regard.training.parsing import load_recipe
@@ -30,6 +31,15 @@ from regard.version import __version__
 
 Weights = Literal["last", "best"]
 Channels = tuple[float, float, float]
+
+# The files of a run, as patterns; what else lies in its folder is a person's.
+_STEP = f"step-{'[0-9]' * 9}"
+_FILES = (
+    *("metrics.jsonl", "unreadable.txt", "last.safetensors", "best.safetensors", f"checkpoints/{_STEP}.pt"),
+    *(f"{name}.{ending}" for name in ("bias", "bias-best", f"bias-{_STEP}") for ending in ("json", "parquet")),
+    *("tensorboard/events.out.tfevents.*", "tensorboard/*/events.out.tfevents.*", "tensorboard/*/hparams.yml"),
+    *(".mirror.json", UNFINISHED, f"checkpoints/{UNFINISHED}"),
+)
 
 # The side of the images of the sets whose images have one size of their own.
 _SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}
@@ -87,44 +97,76 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, recipe: Recipe, classes: tuple[str, ...], *, overwrite: bool = False) -> Run:
-        """A new run folder.
+        """A new run folder. Of a run that is there its files are removed; files that a person put there stay.
 
         Raises:
-            InputError: the folder exists and `overwrite` is not set, or it holds something other than a run.
+            InputError: the folder exists and `overwrite` is not set, it holds something other than a run, or it cannot
+                be written.
         """
-        folder = Path(folder)
         cls.check_free(folder, overwrite=overwrite)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        return cls(Path(folder)).begin(recipe, classes, cls(Path(folder)).files())
+
+    def files(self) -> list[Path]:
+        """The files of the run, but for its recipe and environment, which make the folder a run."""
+        return written_files(self.folder, _FILES)
+
+    def begin(self, recipe: Recipe, classes: tuple[str, ...], replaced: Sequence[Path] = ()) -> Run:
+        """Makes the folder of a run that starts.
+
+        Args:
+            recipe: of the run.
+            classes: the names of the classes, in the order of the logits.
+            replaced: files of the run before, which are removed.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        place = Path(os.path.realpath(self.folder))
+        aside = place.with_name(f".{place.name}.{os.getpid()}.part")
         try:
-            aside.mkdir(parents=True)
-            (aside / "environment.json").write_text(json.dumps(environment(classes), indent=1))
-            write_recipe(recipe, aside / "recipe.yaml")
-            os.rename(aside, folder)
+            if place.exists():
+                remove_files(self.folder, replaced)
+                _write_about(place, recipe, classes)  # one file after the other: at any time it is a run
+            else:
+                aside.mkdir(parents=True)
+                _write_about(aside, recipe, classes)
+                os.rename(aside, place)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise InputError(
-                f"the run folder {folder} cannot be made ({first_line(error)}); make room, or give another"
+                f"the run folder {self.folder} cannot be made ({first_line(error)}); make room, or give another"
             ) from error
-        return cls(folder)
+        return self
 
     @staticmethod
     def check_free(folder: str | Path, *, overwrite: bool = False) -> None:
         """Whether a new run may be made there.
 
         Raises:
-            InputError: the folder is not empty and `overwrite` is not set, or it holds something other than a run.
+            InputError: the folder is not empty and `overwrite` is not set; it holds something other than a run, or the
+                working folder or the home folder; or it cannot be written.
         """
         folder = Path(folder)
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            return
-        if not overwrite:
-            raise InputError(
-                f"{folder} exists already; go on with it (--resume), replace it (--overwrite) or choose another (--run)"
-            )
-        if not (folder / "recipe.yaml").is_file():
-            raise InputError(f"{folder} is not overwritten: it exists and is no run (it has no recipe.yaml)")
+        try:
+            place = Path(os.path.realpath(folder))
+            there = next(path for path in (place, *place.parents) if path.exists())
+            empty = place != there or (place.is_dir() and not any(place.iterdir()))
+            writable = there.is_dir() and os.access(there, os.W_OK)
+        except OSError as error:
+            raise InputError(f"the run folder {folder} cannot be made ({first_line(error)}); give another") from error
+        if not empty:
+            if not overwrite:
+                raise InputError(
+                    f"{folder} exists already; go on with it (--resume), replace it (--overwrite) or choose another "
+                    "(--run)"
+                )
+            try:
+                _ = Run.open(folder).classes
+            except InputError as error:
+                raise InputError(f"{folder} is not overwritten: it exists and is no run ({error})") from error
+            check_replaceable(folder)
+        if not writable:
+            raise InputError(f"the run folder {folder} cannot be made: {there} cannot be written; give another (--run)")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -227,6 +269,13 @@ class Run:
         model = build_network(self.network, self.class_count, pretrained=False)
         models.load_weights(model, models.read_checkpoint(path), str(path))
         return model.eval()
+
+
+def _write_about(folder: Path, recipe: Recipe, classes: tuple[str, ...]) -> None:
+    with written_aside(folder / "environment.json") as aside:
+        aside.write_text(json.dumps(environment(classes), indent=1))
+    with written_aside(folder / "recipe.yaml") as aside:
+        write_recipe(recipe, aside)
 
 
 def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import nn
 
 from regard import data
 from regard.errors import InputError
+from regard.files import UNFINISHED, remove_files, written_files
 from regard.training.display import Display
 from regard.training.fields import WHERE, flat
 from regard.training.frozen import freeze
@@ -64,7 +65,7 @@ def train(
         recipe: what to do.
         folder: of the run; made.
         resume: go on with the run in `folder`, if there is one, from its newest checkpoint.
-        overwrite: remove a run that is in `folder` already.
+        overwrite: replace a run that is in `folder` already; files that a person put there stay.
         display: told of the progress.
         splits: the data, if they are loaded already; they have to be those of the recipe.
 
@@ -110,8 +111,7 @@ def _train(
     display: Display,
     splits: data.Splits | None,
 ) -> Outcome:
-    if not resume:
-        processes.alone(lambda: Run.check_free(folder, overwrite=overwrite))  # before the data are read
+    processes.alone(lambda: _check_folder(folder, resume, overwrite))  # before the data are read
     train_set, test_set = splits or processes.first(lambda: load_data(recipe.data))  # first, for it may be a download
     for images in (train_set, test_set):
         if images.skipped:
@@ -148,10 +148,11 @@ def _train(
         recipe.transfer, train_set, batches.image_size, processes.device, display.say, compile=recipe.compile
     )
     objective = make_objective(recipe, model, teachers, batches.image_size)
-    processes.alone(lambda: _open_or_create(recipe, folder, train_set.classes, resume, overwrite))
-    run = Run.open(folder)
-    trackers = Trackers(recipe.trackers, run.folder, flat(plain(recipe))) if processes.main else None
-    loop = Loop(recipe, run, objective, batches, test_batches, processes, display, trackers)
+    run = Run(folder)
+    if resume:
+        processes.alone(lambda: _check_same(recipe, run))
+    loop = Loop(recipe, run, objective, batches, test_batches, processes, display)
+    loop.begin = lambda: processes.alone(lambda: _begin(loop, train_set.classes, resume))
     if resume:
         restore_state(loop)
         if processes.main and loop.rows and loop.step == 0:
@@ -162,8 +163,8 @@ def _train(
             finished = loop.run_on(interrupt)
     finally:
         display.stop()
-        if trackers is not None:
-            trackers.finish()
+        if loop.trackers is not None:
+            loop.trackers.finish()
     return Outcome(run, finished, loop.rows[-1]["test_accuracy"] if loop.rows else None)
 
 
@@ -183,12 +184,35 @@ def _test_batch(images: data.ImageSet | data.FileSet, processes: int) -> int:
     return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))
 
 
-def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resume: bool, overwrite: bool) -> Run:
+def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
     if not resume or not (folder / "recipe.yaml").is_file():
-        return Run.create(folder, recipe, classes, overwrite=overwrite)
-    run = Run.open(folder)
-    for part in folder.rglob(".*.part"):  # what a killed process was writing
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
+        Run.check_free(folder, overwrite=overwrite)
+
+
+def _begin(loop: Loop, classes: tuple[str, ...], resume: bool) -> None:
+    """Makes the run folder, or replaces the run in it, and starts the trackers.
+
+    This comes after the first step: whatever ends a run before leaves nothing, and a run that is replaced as it was.
+    """
+    run = loop.run
+    new = not run.folder.exists()
+    replaced = run.files()
+    try:
+        loop.trackers = Trackers(loop.recipe.trackers, run.folder, flat(plain(loop.recipe)))
+        if not resume or not (run.folder / "recipe.yaml").is_file():
+            run.begin(loop.recipe, classes, replaced)
+    except InputError:
+        if new:
+            shutil.rmtree(run.folder.resolve(), ignore_errors=True)
+        raise
+
+
+def _check_same(recipe: Recipe, run: Run) -> None:
+    """Raises InputError if a run that is there is of another recipe."""
+    folder = run.folder
+    if not (folder / "recipe.yaml").is_file():
+        return
+    remove_files(folder, written_files(folder, [UNFINISHED, f"checkpoints/{UNFINISHED}"]))
     now, then = flat(plain(recipe)), flat(plain(run.recipe))
     differing = [name for name in now if now[name] != then.get(name) and name not in WHERE]
     if "transfer.teacher" in differing and _last_parts(recipe) == _last_parts(run.recipe):
@@ -196,7 +220,6 @@ def _open_or_create(recipe: Recipe, folder: Path, classes: tuple[str, ...], resu
     if differing:
         changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
         raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")
-    return run
 
 
 def _last_parts(recipe: Recipe) -> list[str]:
