@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from regard.errors import InputError, SaidElsewhere
+from regard.terminal import replace_unencodable, say
 from regard.version import __version__
 
 # What each is for. A command lives in the module of its name in `regard.commands`, which is only imported when it is
@@ -42,6 +43,7 @@ commands:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; 0 done, 2 wrong input, 75 interrupted and resumable."""
+    replace_unencodable()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE.format(commands="\n".join(f"  {name:<10} {about}" for name, about in COMMANDS.items())), end="")
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.status
     except InputError as error:
         rank = os.environ.get("RANK", "0")  # of a process that a launcher started
-        print(f"regard{f' (process {rank})' if rank != '0' else ''}: {error}", file=sys.stderr)
+        say(f"regard{f' (process {rank})' if rank != '0' else ''}: {error}", error=True)
         return error.status
     except KeyboardInterrupt:
         print("regard: stopped", file=sys.stderr)

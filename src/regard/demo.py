@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rich.console import Console
+import rich.console
+from rich.text import Text
 
 from regard import bias, data, report, training
+from regard.console import Console
 from regard.data import ImageSet
+from regard.terminal import escaped
 
 # What all runs share. Digits are not mirrored. In so few epochs a network gets past the background only with small
 # batches, a weak cue, and a learning rate that falls smoothly.
@@ -53,7 +56,7 @@ def run_demo(
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
-    console: Console | None = None,
+    console: rich.console.Console | None = None,
 ) -> Path | None:
     """Trains every network of `NETWORKS` on the built-in data, measures where each looks, and writes `report.html`.
 
@@ -73,7 +76,7 @@ def run_demo(
     Raises:
         InputError: the folder holds something other than a demo, or one with other settings.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or Console(soft_wrap=True)
     folder = Path(folder)
     began = time.monotonic()
     console.print(f"making the built-in data; {len(NETWORKS)} networks to train")
@@ -92,13 +95,13 @@ def run_demo(
             ],
         )
         splits = splits or training.load_data(recipe.data)
-        console.print(f"\n[bold]{name}[/bold]")
+        console.print(Text(f"\n{name}", style="bold"))
         place = _place(folder, name)
         outcome = training.train(
             recipe, place, resume=not overwrite, overwrite=overwrite, display=training.Lines(console), splits=splits
         )
         if not outcome.finished:
-            console.print(f"stopped and saved in {folder}; the same command without --overwrite goes on")
+            console.print(Text(escaped(f"stopped and saved in {folder}; the same command without --overwrite goes on")))
             return None
         if not (place / "bias.json").exists():
             _measure(outcome.run, splits.test, device)
@@ -107,7 +110,7 @@ def run_demo(
     page = report.write_html(rows, folder / "report.html", title="Where small networks look", reference=REFERENCE)
     console.print()
     Console(width=max(console.width, 120)).print(report.terminal_table(rows))
-    console.print(f"{time.monotonic() - began:.0f} s; the report is {page.resolve()}")
+    console.print(Text(escaped(f"{time.monotonic() - began:.0f} s; the report is {page.resolve()}")))
     return page
 
 

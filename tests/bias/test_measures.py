@@ -456,6 +456,9 @@ def test_a_higher_threshold_narrows_the_focus(case):
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"thresholds": (0.5, 0)}, "threshold 0;"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"top_k": 17}, "top_k 17; expected 1 to 16"),
         ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"tolerance": -1}, "tolerance -1"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"margin": 10**20}, "margin 1000000"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"margin": math.nan}, "margin nan"),
+        ((torch.rand(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)), {"tolerance": math.inf}, "tolerance inf"),
     ],
 )
 def test_wrong_input(arguments, options, message):

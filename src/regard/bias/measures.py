@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from regard.errors import InputError
 from regard.maps.resize import resized
 
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # 0.05, 0.1, …, 0.95
+_MOST_PIXELS = 1_000_000  # of a distance: more than the side of any image
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +233,7 @@ def _clipped(maps: Tensor, size: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
 def _dilated(regions: Tensor, radius: int) -> Tensor:
     """The pixels within `radius` of the region: the union of its rows, each moved, and widened as the disc is there."""
     _, height, width = regions.shape
+    radius = min(radius, height + width)  # beyond the diagonal there is nothing
     # Marks left of each column: two of them tell whether any lies in between.
     left = F.pad(regions.cumsum(2, dtype=torch.int32), (1, 0))  # (N, H, W + 1)
     column = torch.arange(width, device=regions.device)
@@ -259,11 +262,11 @@ def check_pixels(name: str, pixels: int) -> int:
     """A distance in whole pixels, if it can be one.
 
     Raises:
-        InputError: it is negative.
+        InputError: it is negative, larger than any image, or no integer.
     """
-    if pixels < 0:
-        raise InputError(f"{name} {pixels}; expected 0 pixels or more")
-    return pixels
+    if not isinstance(pixels, Integral) or not 0 <= pixels <= _MOST_PIXELS:
+        raise InputError(f"{name} {pixels}; expected an integer, 0 to {_MOST_PIXELS:,} pixels")
+    return int(pixels)
 
 
 def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:

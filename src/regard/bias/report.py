@@ -16,9 +16,11 @@ from regard.bias.rows import Rows, checked_columns, read_rows, write_rows
 from regard.bias.summary import Rate, Summary, by_size, summarise
 from regard.errors import InputError
 from regard.files import written_aside
+from regard.terminal import escaped
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 _FORMAT = "regard bias report"
 _VERSION = 2
@@ -208,10 +210,11 @@ class Report:
         """The summaries as a table for a terminal; `classes`: with a line a class."""
         from rich import box
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(
-            title=self._title(),
-            caption=self._caption(),
+            title=Text(self._title(), style="table.title"),
+            caption=Text(self._caption(), style="table.caption"),
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
@@ -220,8 +223,8 @@ class Report:
         for i, heading in enumerate(_HEADINGS):
             # Two lines a heading and a rate, so that the table fits 80 columns.
             table.add_column(heading.replace(" ", "\n"), justify="right" if i else "left", no_wrap=True)
-        for cells in self._cells(classes):
-            table.add_row(*(cell.replace(" (", "\n[dim]").replace(")", "[/dim]") for cell in cells))
+        for name, *numbers in self._cells(classes):
+            table.add_row(Text(name), *map(_two_lines, numbers))
         return table
 
     def __str__(self) -> str:
@@ -233,7 +236,8 @@ class Report:
     def _title(self) -> str:
         where = f" at {self.layer}" if self.layer else ""
         data = f"{self.dataset} {self.split}".strip()
-        return f"{self.model} on {data}: {self.method}{where}, {self.target} class, focus at {self.threshold:g}"
+        said = f"{self.model} on {data}: {self.method}{where}, {self.target} class, focus at {self.threshold:g}"
+        return escaped(said)
 
     def _caption(self) -> str:
         whole = self.overall
@@ -252,7 +256,7 @@ class Report:
         lines = [_line(name, summary) for name, summary in parts.items()]
         lines += [_line(f"{name} objects", summary) for name, summary in self.by_size.items() if summary.images]
         if classes:
-            lines += [_line(f"class {name}", summary) for name, summary in self.by_class.items()]
+            lines += [_line(escaped(f"class {name}"), summary) for name, summary in self.by_class.items()]
         return lines
 
 
@@ -269,6 +273,15 @@ def _line(name: str, summary: Summary) -> tuple[str, ...]:
         *(f"{100 * r.value:.1f} ({100 * r.low:.1f}–{100 * r.high:.1f})" if r.total else "-" for r in rates),
         *(f"{m.value:.2f}" if m.count else "-" for m in means),
     )
+
+
+def _two_lines(cell: str) -> Text:
+    """A rate and its interval, one below the other."""
+    from rich.text import Text
+
+    value, _, interval = cell.partition(" (")
+    text = Text(value)
+    return text.append("\n").append(interval.removesuffix(")"), "dim") if interval else text
 
 
 def _rows_file(path: Path) -> Path:

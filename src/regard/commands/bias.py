@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard import bias, report, training
 from regard.commands.processes import several_processes, wait_for_all
 from regard.commands.sights import sights
 from regard.commands.subjects import Subject, add_subject_options, subjects
+from regard.console import Console
 from regard.data import ImageSet
 from regard.errors import InputError
 from regard.files import written_aside
+from regard.terminal import escaped, say
 
 
 def main(arguments: list[str]) -> int:
@@ -54,8 +55,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pictures", type=int, default=12, help="images shown on the page")
     add_subject_options(parser)
     with several_processes() as rank:
-        say: Callable[[str], None] = print if rank == 0 else lambda _: None
-        found = subjects(parser, arguments, regions=True, say=say)
+        told: Callable[[str], None] = say if rank == 0 else lambda _: None
+        found = subjects(parser, arguments, regions=True, say=told)
         _run(found, Console(quiet=rank > 0), rank, shlex.join(["regard", "bias", *arguments]))
     return 0
 
@@ -104,7 +105,7 @@ def _run(found: Sequence[Subject], console: Console, rank: int, command: str) ->
         command=command,
     )
     _show(console, reports, comparisons, notes)
-    console.print(f"the report is {page.resolve()}", soft_wrap=True, markup=False)
+    console.print(escaped(f"the report is {page.resolve()}"), soft_wrap=True)
 
 
 def _check(subject: Subject) -> None:
@@ -159,7 +160,7 @@ def _progress(console: Console, name: str) -> Iterator[Callable[[int, int | None
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(name, total=None, rate="")
+        task = progress.add_task(escaped(name), total=None, rate="")
 
         def update(done: int, total: int | None) -> None:
             nonlocal last
@@ -168,7 +169,7 @@ def _progress(console: Console, name: str) -> Iterator[Callable[[int, int | None
 
         yield update
     if not console.is_terminal:
-        console.print(f"{name}: {last:,} images, {rate(last)}", markup=False, soft_wrap=True)
+        console.print(f"{escaped(name)}: {last:,} images, {rate(last)}", soft_wrap=True)
 
 
 def _compared(reports: Sequence[bias.Report]) -> tuple[list[bias.Comparison | None], list[str]]:
@@ -196,13 +197,13 @@ def _show(
     else:
         console.print(report.bias_table(reports))
     for note in notes:
-        console.print(f"\n{note}", markup=False, soft_wrap=True)
+        console.print(f"\n{escaped(note)}", soft_wrap=True)
     for one, comparison in zip(reports[1:], comparisons, strict=True):
         if comparison is None:
             continue
-        console.print(f"\n{one.model} against {reports[0].model}", markup=False, soft_wrap=True)
+        console.print(f"\n{escaped(one.model)} against {escaped(reports[0].model)}", soft_wrap=True)
         for line in str(comparison).splitlines():
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+            console.print(f"  {line}", soft_wrap=True)
 
 
 def _file_names(found: Sequence[Subject]) -> list[str]:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from regard import attention, models, training
 from regard.commands.settings import check_place
+from regard.console import Console
 from regard.errors import InputError
 from regard.files import write_text
 from regard.models import Cost
@@ -229,14 +229,14 @@ def _table(rows: list[Cost], conditions: dict[str, Any]) -> str:
             if said:
                 notes.append(f"{row.network} with {row.attention or 'none'}: {said}")
                 cells[1] += f" [{len(notes)}]"
-        table.add_row(*(cell.replace("[", r"\[") for cell in cells))
+        table.add_row(*cells)
     text = io.StringIO()
-    console = Console(file=text, width=max(_width(), 60), highlight=False)
+    console = Console(file=text, width=max(_width(), 60))
     console.print(table)
     for line in _caption(conditions, measured):
-        console.print(line, markup=False)
+        console.print(line)
     for number, note in enumerate(notes, 1):
-        console.print(f"[{number}] {note}", markup=False)
+        console.print(f"[{number}] {note}")
     return text.getvalue()
 
 

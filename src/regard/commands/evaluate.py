@@ -17,6 +17,7 @@ from regard.commands.subjects import Trial, add_subject_options, trials
 from regard.data import FileSet
 from regard.data.shards import Shards
 from regard.errors import InputError
+from regard.terminal import say
 from regard.training.run_checkpoint import RunCheckpoint
 
 
@@ -31,10 +32,10 @@ def main(arguments: list[str]) -> int:
     )
     add_subject_options(parser)
     with several_processes() as rank:
-        say: Callable[[str], None] = print if rank == 0 else lambda _: None
-        for trial in trials(parser, arguments, labels=True, say=say):
-            _tell_precision(trial, say)
-            _tell(trial, _all_of(_score(trial, rank)), say)
+        told: Callable[[str], None] = say if rank == 0 else lambda _: None
+        for trial in trials(parser, arguments, labels=True, say=told):
+            _tell_precision(trial, told)
+            _tell(trial, _all_of(_score(trial, rank)), told)
             trial.release()
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from regard import data, report, training
@@ -12,6 +11,7 @@ from regard.report import Explanation, Refusal
 from regard.report.explain_page import measured
 from regard.report.explained import check_folder
 from regard.report.wording import number, percent, printable
+from regard.terminal import say
 from regard.training import Trained
 
 
@@ -86,32 +86,32 @@ def main(arguments: list[str]) -> int:
         told=_tell,
     )
     skipped = f", {len(explained.skipped)} skipped" if explained.skipped else ""
-    print(
+    say(
         f"{number(explained.images, 'image')} explained{skipped}; written to {printable(options.out)}: "
         f"{number(explained.pictures, 'picture')}, explain.json, explain.html"
     )
     if pictures.passed_over:
-        print(f"{number(pictures.passed_over, 'file')} passed over, by their names no images")
+        say(f"{number(pictures.passed_over, 'file')} passed over, by their names no images")
     if pictures.unmatched:
-        print(f"{number(pictures.unmatched, 'mask')} without an image")
+        say(f"{number(pictures.unmatched, 'mask')} without an image")
     return 0
 
 
 def _tell(each: Explanation | Refusal) -> None:
     if isinstance(each, Refusal):
-        print(f"skipped: {printable(each.reason)}", file=sys.stderr)
+        say(f"skipped: {printable(each.reason)}", error=True)
         return
-    print(printable(each.key))
+    say(printable(each.key))
     if [look.scored for look in each.looks] != list(each.predicted):
         said = ", ".join(f"{printable(one.name)} {percent(one.probability)}%" for one in each.predicted)
-        print(f"  likeliest: {said}")
+        say(f"  likeliest: {said}")
     names = [printable(look.scored.name) for look in each.looks]
     for look, name in zip(each.looks, names, strict=True):
         said = "  ".join(filter(None, [f"{look.verdict:<13}" if look.verdict else "", *measured(look)]))
         line = f"  {percent(look.scored.probability):>5}%  {name:<{max(map(len, names))}}  {said}"
-        print(line.rstrip())
+        say(line.rstrip())
     if each.note:
-        print(f"  not measured: {each.note}")
+        say(f"  not measured: {each.note}")
 
 
 def _normalisation(network: Trained) -> tuple[data.Channels, data.Channels]:

@@ -10,6 +10,7 @@ from torch import nn
 from regard import deployment, models, training
 from regard.commands.networks import add_attention, to_network
 from regard.errors import InputError
+from regard.terminal import say
 
 _SIDE = 32  # of CIFAR's images, for which regard's own networks are made
 
@@ -69,9 +70,9 @@ def main(arguments: list[str]) -> int:
         overwrite=options.overwrite,
     )
     batch = "any number" if options.batch is None else options.batch
-    print(f"{written.path}: opset {written.opset}, images (N, 3, {size}, {size}) with N {batch}")
+    say(f"{written.path}: opset {written.opset}, images (N, 3, {size}, {size}) with N {batch}")
     if written.difference is not None:
-        print(f"onnxruntime agrees with torch: largest difference {written.difference:.1e} of the largest value")
+        say(f"onnxruntime agrees with torch: largest difference {written.difference:.1e} of the largest value")
     return 0
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 
-from rich.console import Console
-
 from regard import maps, report, training
 from regard.commands.studies import add_study_options, choose, folder_for, images_of, listed, progress, write_json
 from regard.commands.subjects import subjects
+from regard.console import Console
+from regard.terminal import escaped
 
 
 def main(arguments: list[str]) -> int:
@@ -61,5 +61,5 @@ def main(arguments: list[str]) -> int:
         command=command,
     )
     console.print(report.gates_table(studies))
-    console.print(f"the study is {page.resolve()}", soft_wrap=True, markup=False, highlight=False)
+    console.print(escaped(f"the study is {page.resolve()}"), soft_wrap=True)
     return 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from regard import maps, report, training
 from regard.commands.studies import (
     Chosen,
@@ -19,9 +17,11 @@ from regard.commands.studies import (
     write_json,
 )
 from regard.commands.subjects import Subject, subjects
+from regard.console import Console
 from regard.errors import InputError
 from regard.maps.groups import Target
 from regard.report.wording import number
+from regard.terminal import escaped
 
 
 def main(arguments: list[str]) -> int:
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
         command=command,
     )
     console.print(report.groups_table(studies, found[0].classes))
-    console.print(f"the study is {page.resolve()}", soft_wrap=True, markup=False, highlight=False)
+    console.print(escaped(f"the study is {page.resolve()}"), soft_wrap=True)
     return 0
 
 

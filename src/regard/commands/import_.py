@@ -7,6 +7,7 @@ from pathlib import Path
 from regard import training
 from regard.commands.networks import add_attention, to_network
 from regard.errors import InputError
+from regard.terminal import say
 
 Channels = tuple[float, float, float]
 
@@ -58,9 +59,9 @@ def main(arguments: list[str]) -> int:
         "the mean and std of the data it meets" if about.mean is None else f"mean {about.mean}, std {about.std}"
     )
     size = "" if about.size is None else f", {about.size} pixels"
-    print(f"read {checkpoint}: {network.name}{attention}, {imported.class_count} classes, {parameters:,} parameters")
-    print(f"images: {normalised}{size}")
-    print(f"written to {imported.path}, sha256 {training.sha256(imported.path)}")
+    say(f"read {checkpoint}: {network.name}{attention}, {imported.class_count} classes, {parameters:,} parameters")
+    say(f"images: {normalised}{size}")
+    say(f"written to {imported.path}, sha256 {training.sha256(imported.path)}")
     return 0
 
 

@@ -8,6 +8,7 @@ from regard import report
 from regard.commands.studies import listed
 from regard.errors import InputError
 from regard.store import Store
+from regard.terminal import say
 from regard.training import RecipeParser
 
 
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
         images=options.images,
         folder=options.data.folder,
     )
-    print(f"the report is {page.resolve()}")
+    say(f"the report is {page.resolve()}")
     return 0
 
 

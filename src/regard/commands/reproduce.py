@@ -9,7 +9,6 @@ import psutil
 import torch
 from jsonargparse import Namespace
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from regard import data, reproduction, tables, training
@@ -17,10 +16,12 @@ from regard.commands.settings import add_setting_options, asked_setting, split_n
 from regard.commands.status import INTERRUPTED
 from regard.commands.studies import listed
 from regard.commands.table import DEFAULT, show
+from regard.console import Console
 from regard.errors import InputError
 from regard.reproduction import Carried, Cost, Engine, LocalEngine, Plan, RayEngine, duration
 from regard.store import Store
 from regard.tables.words import counted
+from regard.terminal import say
 
 _RUN_MEMORY = 3.0  # GiB of a run on the processor, as of one on CIFAR-10
 _GPU_SHARE = 0.9  # of the memory of a GPU that runs may take together
@@ -148,12 +149,8 @@ def _carry_out(plan: Plan, store: Store, options: Namespace, at_once: int, devic
         engine = LocalEngine(store, at_once, gpus)
     with training.interruptible() as interrupt:
         return reproduction.carry_out_plan(
-            plan, engine, store, retries=options.retries, say=_say, stop=lambda: bool(interrupt)
+            plan, engine, store, retries=options.retries, say=say, stop=lambda: bool(interrupt)
         )
-
-
-def _say(message: str) -> None:
-    print(message, flush=True)
 
 
 def _tell(plan: Plan, cost: Cost | None, at_once: int, options: Namespace) -> None:
@@ -161,26 +158,26 @@ def _tell(plan: Plan, cost: Cost | None, at_once: int, options: Namespace) -> No
     todo = plan.todo
     begun = sum(job.state == "begun" for job in todo)
     budget = f", schedules shortened to {plan.setting.budget:.4g} of their epochs" if plan.setting.budget < 1 else ""
-    _say(
+    say(
         f"{plan.table.name}: {counted(len(plan.jobs), 'run')} for {counted(len(plan.seeds), 'seed')}{budget}; "
         f"{len(plan.jobs) - len(todo)} finished, {begun} begun, {len(todo) - begun} missing"
     )
     if plan.without_recipe:
-        _say(f"{counted(len(plan.without_recipe), 'cell')} of the table have no recipe, and stay empty")
+        say(f"{counted(len(plan.without_recipe), 'cell')} of the table have no recipe, and stay empty")
     if options.dry_run and todo:
         _tell_jobs(plan, cost)
     if cost is None or not todo:
         return
     for reason in sorted(set(cost.unknown.values())):
-        _say(f"cost not known: {reason}")
+        say(f"cost not known: {reason}")
     if not cost.seconds:
         return
     total = cost.total(todo)
     together = f"; {duration(cost.elapsed(plan, at_once))} with {at_once} at once, if they do not slow one another"
-    _say(f"cost: {duration(total)} one run at a time{together if min(at_once, len(todo)) > 1 else ''}")
+    say(f"cost: {duration(total)} one run at a time{together if min(at_once, len(todo)) > 1 else ''}")
     if options.dry_run:
         for line in _savings(plan, cost):
-            _say(line)
+            say(line)
 
 
 def _tell_jobs(plan: Plan, cost: Cost | None) -> None:
@@ -198,7 +195,7 @@ def _tell_jobs(plan: Plan, cost: Cost | None) -> None:
             f"{rate.training:,.0f} ({rate.source})" if rate else "",
             duration(seconds) if seconds else "",
         )
-    console = Console(highlight=False)
+    console = Console()
     if not console.is_terminal:
         console.width = 200  # nothing is cut or folded in a file
     console.print(table)
@@ -222,10 +219,10 @@ def _savings(plan: Plan, cost: Cost) -> list[str]:
 
 def _ended(carried: Carried) -> int:
     for name, reason in sorted({**carried.failed, **carried.skipped}.items()):
-        _say(f"not done: {name}: {reason}")
+        say(f"not done: {name}: {reason}")
     if carried.failed:
-        _say("The same command tries again, from the newest checkpoint; a run whose folder is removed begins anew.")
+        say("The same command tries again, from the newest checkpoint; a run whose folder is removed begins anew.")
     if carried.stopped:
-        _say("stopped; the same command goes on")
+        say("stopped; the same command goes on")
         return INTERRUPTED
     return 1 if carried.failed else 0

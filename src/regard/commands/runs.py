@@ -11,12 +11,13 @@ from pathlib import PurePosixPath
 from typing import Any, NoReturn
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from regard.console import Console
 from regard.errors import InputError
 from regard.store import Store, StoredRun
+from regard.terminal import say
 
 _NONE = "–"
 _NARROW, _NARROWER = 110, 80  # characters of a terminal, below which columns are left out
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
     terminal = sys.stdout.isatty()
     if shown:
         _print_table(shown, holders, Console().width if terminal else None)
-    print(_totals(runs, holders) if runs else f"{store.address} has no runs")
+    say(_totals(runs, holders) if runs else f"{store.address} has no runs")
     return 0
 
 

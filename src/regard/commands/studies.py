@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import Namespace
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard import report
 from regard.commands.subjects import Subject, add_subject_options
+from regard.console import Console
 from regard.data import ImageSet, RegionSet
 from regard.errors import InputError
 from regard.files import write_text
 from regard.report.explanation import find_classes
+from regard.terminal import escaped
 from regard.training import RecipeParser
 
 
@@ -129,5 +130,5 @@ def progress(console: Console, name: str, total: int) -> Iterator[Callable[[int]
     """A bar in a terminal, told what is done."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=total)
+        task = bar.add_task(escaped(name), total=total)
         yield lambda done: bar.update(task, completed=done)

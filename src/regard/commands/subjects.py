@@ -15,7 +15,7 @@ import torch
 from jsonargparse import Namespace
 from torch import nn
 
-from regard import data, training
+from regard import data, terminal, training
 from regard.commands.mismatches import tell_mismatches
 from regard.data import Channels, FileSet, Fit, ImageSet, Labelled, RegionSet
 from regard.data.shards import Shards
@@ -144,7 +144,7 @@ def subjects(
     *,
     regions: bool = False,
     labels: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = terminal.say,
 ) -> list[Subject]:
     """The trials of `trials`, all of them on images that one can go back to.
 
@@ -174,7 +174,7 @@ def subjects(
 
 
 def trials(
-    parser: RecipeParser, arguments: list[str], *, labels: bool = False, say: Callable[[str], None] = print
+    parser: RecipeParser, arguments: list[str], *, labels: bool = False, say: Callable[[str], None] = terminal.say
 ) -> list[Trial]:
     """The networks that the arguments begin with, each with the images it is to be tried on; all checked.
 

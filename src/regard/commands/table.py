@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from regard import report, tables, training
 from regard.commands.settings import add_setting_options, asked_setting, check_place, split_name
 from regard.commands.studies import listed
+from regard.console import Console
 from regard.errors import InputError
 from regard.files import write_text
 from regard.store import Store, StoredRun
+from regard.terminal import say
 
 DEFAULT = "runs"  # where runs go if nothing is said
 _FORMATS = ["terminal", "markdown", "html", "latex", "csv", "csv-comparisons"]
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
     setting, _ = asked_setting(parser, options, rest)
     filled = tables.fill(table, stored_runs(options.runs), setting)
     if form == "html":
-        print(report.write_tables_html([filled], options.out))
+        say(report.write_tables_html([filled], options.out))
         return 0
     if options.out is None and form == "terminal":
         show(filled)
@@ -60,19 +61,19 @@ def main(arguments: list[str]) -> int:
         print(text, end="" if text.endswith("\n") else "\n")
         return 0
     write_text(options.out, text)
-    print(options.out)
+    say(options.out)
     return 0
 
 
 def show(filled: tables.FilledTable) -> None:
     """On the terminal."""
-    Console(highlight=False).print(tables.terminal_table(filled))
+    Console().print(tables.terminal_table(filled))
 
 
 def written(filled: tables.FilledTable, form: str) -> str:
     """As text in one of the formats but html."""
     if form == "terminal":
-        console = Console(highlight=False, width=160, no_color=True)
+        console = Console(width=160, no_color=True)
         with console.capture() as captured:
             console.print(tables.terminal_table(filled))
         return captured.get()
@@ -109,5 +110,5 @@ def _list() -> None:
         one = tables.load_table(name)
         recipes = sum(cell.recipe is not None for cell in one.cells.values())
         table.add_row(name, one.title, str(len(one.cells)), str(recipes))
-    Console(highlight=False).print(table)
-    print("`regard table NAME` shows one, `regard reproduce NAME` fills it.")
+    Console().print(table)
+    say("`regard table NAME` shows one, `regard reproduce NAME` fills it.")

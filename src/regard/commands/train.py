@@ -13,6 +13,7 @@ from regard.commands.status import INTERRUPTED
 from regard.errors import InputError, SaidElsewhere
 from regard.reproduction.worker import leave
 from regard.store import Claim, Store
+from regard.terminal import say
 
 
 def main(arguments: list[str]) -> int:
@@ -29,10 +30,10 @@ def main(arguments: list[str]) -> int:
         )
     if not outcome.finished:
         if main_process:
-            print(f"stopped and saved; `regard train --run {folder} --resume` goes on")
+            say(f"stopped and saved; `regard train --run {folder} --resume` goes on")
         return INTERRUPTED
     if main_process:
-        print(f"{folder}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
+        say(f"{folder}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
     return 0
 
 
@@ -62,7 +63,7 @@ def _claim(folder: Path) -> Claim | None:
         store = Store(folder.parent)
         claim = store.claim(folder.name, on_loss=leave)
         if claim is None:
-            print(f"{store.claimed(folder.name)} has {folder}; waiting to see whether it is alive", flush=True)
+            say(f"{store.claimed(folder.name)} has {folder}; waiting to see whether it is alive")
             claim = store.claim(folder.name, wait=True, on_loss=leave)
         holder = None if claim else store.claimed(folder.name)
     except InputError:

@@ -21,6 +21,7 @@ from regard.errors import InputError, first_line
 from regard.reproduction.engine import Ending
 from regard.reproduction.plan import Job
 from regard.store import Claim, Store, StoredRun
+from regard.terminal import replace_unencodable
 from regard.training import Display, Lines
 
 STATUS: dict[Ending, int] = {"finished": 0, "failed": 2, "stopped": 75, "elsewhere": 76, "lost": 77}
@@ -181,7 +182,7 @@ def carry_out_logged(text: str) -> tuple[Ending, str]:
     store = Store(asked["address"])
     log = store.log(asked["name"])
     with (
-        open(log, "a", encoding="utf-8", buffering=1) as file,
+        open(log, "a", encoding="utf-8", errors="backslashreplace", buffering=1) as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
@@ -197,6 +198,7 @@ def carry_out_logged(text: str) -> tuple[Ending, str]:
 
 def main() -> int:
     """Carries out the order on standard input, and says on standard output how it ended."""
+    replace_unencodable()
     try:
         ending, message = carry_out_logged(sys.stdin.read())
     except Exception as error:  # told in the log; the plan goes on

@@ -6,9 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
+import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
+from regard.console import Console
+from regard.terminal import escaped
 from regard.training.meter import TERMS
 
 
@@ -25,8 +28,8 @@ class Display:
 class Lines(Display):
     """A line an epoch; on a terminal, a bar below them that moves with the steps."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+    def __init__(self, console: rich.console.Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=True)
         self.progress: Progress | None = None
         self.task = TaskID(0)
         self.epochs = self.steps = 0
@@ -39,13 +42,13 @@ class Lines(Display):
         self.began = time.monotonic()
         if self.console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
             )
             self.progress = Progress(*columns, console=self.console, transient=True)
-            self.task = self.progress.add_task(run, total=epochs * steps, completed=done, note="")
+            self.task = self.progress.add_task(escaped(run), total=epochs * steps, completed=done, note="")
             self.progress.start()
 
     def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None:
@@ -80,7 +83,7 @@ class Lines(Display):
             self.say(f"{len(new)} images could not be read: {'; '.join(new[:3])}{more} (all in unreadable.txt)")
 
     def say(self, message: str) -> None:
-        self.console.print(message)
+        self.console.print(Text(escaped(message)))
 
     def stop(self) -> None:
         if self.progress is not None:

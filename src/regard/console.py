@@ -1,0 +1,31 @@
+"""The console of rich that all commands print with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import rich.console
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from regard.terminal import escaped
+
+
+class Console(rich.console.Console):
+    """A console to which strings are plain text: without markup, emoji codes and highlighting, and `escaped`.
+
+    Args:
+        **options: of rich's console.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(_lines(segment.text), segment.style)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(escaped, text.split("\n")))
