@@ -87,7 +87,7 @@ def test_an_import_of_an_import_is_the_same_file(here, checkpoint, capsys) -> No
 def test_its_own_normalisation_and_class_names(here, capsys) -> None:
     torch.manual_seed(0)
     torch.save(models.create("wrn-10-0.5", 10).state_dict(), "net.pt")
-    (here / "names.txt").write_text("\n".join("0123456789") + "\n")
+    (here / "names.txt").write_bytes(("\ufeff" + "\r\n".join("0123456789")).encode())
     told = ["--class_names=names.txt", "--mean=[0.1,0.2,0.3]", "--std=[0.5,0.5,0.25]", "--size=32"]
     assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", *told, "--out=net.safetensors")[0] == 0
     imported = training.Imported.open("net.safetensors")
@@ -165,6 +165,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
     save_file(state, "bare.safetensors")
     (here / "empty.txt").write_text("\n")
     (here / "two.txt").write_text("cat\ndog\n")
+    (here / "twice.txt").write_text("\n".join("abcdefghia"))
     model = ["--model=cifar-resnet11", *SE]
     wide = ["--model=wrn-16-1"]
     before = sorted(here.rglob("*"))
@@ -180,6 +181,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
         (["import", "best.pth.tar", *model, "--classes=7", "--out=x.safetensors"], "has 10 classes, not 7"),
         (["import", "best.pth.tar", *model, "--class_names=two.txt", "--out=x.safetensors"], "10 classes, not 2"),
         (["import", "best.pth.tar", *model, "--class_names=empty.txt", "--out=x.safetensors"], "names no classes"),
+        (["import", "best.pth.tar", *model, "--class_names=twice.txt", "--out=x.safetensors"], "'a' named twice"),
         (["import", "best.pth.tar", *model, "--mean=[0,0,0]", "--out=x.safetensors"], "go together"),
         (["import", "nan.pt", *model, "--out=x.safetensors"], "no number, in 1 of its tensors (fc.bias)"),
         (["import", "huge.pt", *model, "--out=x.safetensors"], "gives logits that are infinite"),

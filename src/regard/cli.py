@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+from typing import Any
 
-from regard.errors import InputError, SaidElsewhere
+from regard.errors import DataWarning, InputError, SaidElsewhere
 from regard.terminal import replace_unencodable, say
 from regard.version import __version__
 
@@ -56,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"unknown command {arguments[0]!r}; known: {', '.join(COMMANDS)}")
         # `import` is a word of Python's own
         command = import_module(f"regard.commands.{arguments[0].replace('import', 'import_')}")
-        return command.main(arguments[1:])
+        with _shown_warnings():
+            return command.main(arguments[1:])
     except SaidElsewhere as error:
         return error.status
     except InputError as error:
@@ -68,3 +72,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+
+
+@contextlib.contextmanager
+def _shown_warnings() -> Iterator[None]:
+    """Shows what there is to know of the data, each once, in a line, by the first process."""
+    shown: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DataWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if not issubclass(category, DataWarning):
+                others(message, category, *rest, **more)
+            elif str(message) not in shown and os.environ.get("RANK", "0") == "0":
+                say(f"regard: {message}", error=True)
+            shown.add(str(message))
+
+        warnings.showwarning = show
+        yield

@@ -16,6 +16,10 @@ class InputError(ValueError):
     status = 2
 
 
+class DataWarning(UserWarning):
+    """What is passed over in a data set, or lacking in it."""
+
+
 class LostProcess(InputError):
     """Another process of a run is gone. The run can be resumed from its last checkpoint."""
 

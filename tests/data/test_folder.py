@@ -11,7 +11,7 @@ from PIL import Image
 from regard import data
 from regard.data import whole
 from regard.data.decode import decode
-from regard.errors import InputError
+from regard.errors import DataWarning, InputError
 
 RED, GREEN = (200, 30, 40), (20, 180, 60)
 
@@ -239,11 +239,21 @@ def test_an_empty_class_folder(root):
     assert repr(str(root / "train" / "cat")) in message and "1 other files" in message
 
 
-def test_an_empty_class_folder_for_testing_is_found_before_anything_is_read(root):
-    (root / "train" / "ant" / "0.png").write_text("not an image")
+@pytest.mark.parametrize("name", ["folder", "files"])
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_class_may_be_without_test_images(root, name, removed):
+    for file in (root / "test" / "ant").iterdir():
+        file.unlink()
+    if removed:
+        (root / "test" / "ant").rmdir()
+    with pytest.warns(DataWarning, match="without test images in .*test': 'ant'"):
+        train, test = data.load(name, root)
+    assert train.classes == test.classes == ("ant", "bee")
+    labels = test.source.labels if name == "files" else test.labels
+    assert labels.tolist() == [1] * len(test)
     for file in (root / "test" / "bee").iterdir():
         file.unlink()
-    assert repr(str(root / "test" / "bee")) in error_of(root)
+    assert repr(str(root / "test"))[:-1] in error_of(root)
 
 
 def test_class_folders_that_differ(root):

@@ -117,7 +117,7 @@ def test_names_with_braces_and_counts(made, tmp_path):
     assert (len(train), len(test), train.classes) == (60, 35, ("0", "1", "2", "3", "4"))
     assert len(load(folder, classes=5, train="train-{000..005}.tar|55", test=names["test"]).train) == 55
     assert len(load(folder, classes=5, **names, train_images=44).train) == 44
-    (folder / "kinds.txt").write_text("v\nw\nx\ny\nz\n")
+    (folder / "kinds.txt").write_bytes("\ufeffv\r\nw\r\nx\r\ny\r\nz\r\n".encode())
     assert load(folder, classes="kinds.txt", **names).train.classes == tuple("vwxyz")
 
 
@@ -381,6 +381,9 @@ def test_lanes_that_do_not_go_with_batches_or_processes(made):
         ({"train": "train-{000..005}.tar|many"}, "names no shards"),
         ({"classes": "nowhere.txt"}, "nowhere.txt"),
         ({"classes": 0}, "classes: found 0"),
+        ({"classes": 10**12}, "classes: found 1000000000000"),
+        ({"classes": list("abcda")}, "'a' named twice"),
+        ({"classes": "/dev/zero"}, "is no file"),
         ({"lanes": 0}, "lanes is 0"),
         ({"buffer": 0}, "buffer is 0"),
         ({"train_images": 0}, "train_images is 0"),

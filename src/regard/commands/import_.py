@@ -6,6 +6,7 @@ from pathlib import Path
 
 from regard import training
 from regard.commands.networks import add_attention, to_network
+from regard.data.listing import read_class_names
 from regard.errors import InputError
 from regard.terminal import say
 
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
         to_network(options.model, options),
         options.out,
         classes=options.classes,
-        class_names=_names(options.class_names),
+        class_names=read_class_names(Path(options.class_names)) if options.class_names else None,
         preprocessing=training.Preprocessing(
             options.mean, options.std, options.size, options.crop_pct, None, options.interpolation
         ),
@@ -63,15 +64,3 @@ def main(arguments: list[str]) -> int:
     say(f"images: {normalised}{size}")
     say(f"written to {imported.path}, sha256 {training.sha256(imported.path)}")
     return 0
-
-
-def _names(path: str | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    try:
-        names = tuple(line.strip() for line in Path(path).read_text().splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a list of class names ({error})") from error
-    if not names:
-        raise InputError(f"{path} names no classes; expected one a line")
-    return names

@@ -9,6 +9,7 @@ from regard.data.fileset import FileSet
 from regard.data.fit import Fit
 from regard.data.folder import read_folder
 from regard.data.imageset import Channels, ImageSet, Splits
+from regard.data.listing import EXTENSIONS
 from regard.data.making import make_batches
 from regard.data.mixing import Mixing
 from regard.data.normalisation import Normalisation
@@ -21,6 +22,7 @@ from regard.data.sources import all_options, load, names
 from regard.data.stream import RegionBatch, looked, stream
 
 __all__ = [
+    "EXTENSIONS",
     "Augmentation",
     "Batch",
     "Batches",

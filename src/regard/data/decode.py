@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,19 @@ from PIL import Image, UnidentifiedImageError
 
 from regard.errors import one_line
 
-# By content, whatever the name says: files of the web are often of another kind than their name.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# The formats of Pillow that are read, with the endings of such files. A file is read by its content, whatever its name
+# says: files of the web are often of another kind than their name.
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k"),
+    "AVIF": (".avif",),
+}
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -156,8 +168,17 @@ def opened(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Image]:
         raise _unreadable(path, error) from error
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those that this Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _opened(path: Path, file: IO[bytes] | None) -> Image.Image:
-    image = Image.open(file or path, formats=_FORMATS)
+    if file is None and path.exists() and not path.is_file():  # a pipe would be waited for
+        raise Unreadable(f"{str(path)!r} is no file")
+    image = Image.open(file or path, formats=_formats())
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         image.close()
@@ -177,7 +198,7 @@ def _unreadable(path: Path, error: Exception) -> Unreadable:
     if empty:
         return Unreadable(f"{str(path)!r} is empty (0 bytes), not an image")
     if isinstance(error, UnidentifiedImageError):
-        return Unreadable(f"{str(path)!r} is not an image of a known kind ({', '.join(_FORMATS)})")
+        return Unreadable(f"{str(path)!r} is not an image of a known kind ({', '.join(_formats())})")
     return Unreadable(f"{str(path)!r} is broken ({one_line(error)})")
 
 
@@ -202,6 +223,8 @@ def _within(box: Box, image: Image.Image, path: Path) -> Box:
 
 def _upright(image: Image.Image, box: Box | None) -> Image.Image:
     """The image, or what is in the box, turned."""
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError("its pixels have 32 bits, of a range that is not known; save it with 8 or 16 bits")
     # Before anything else: conversion loses the EXIF.
     turn = _UPRIGHT.get(_orientation(image))
     image = image if box is None else image.crop(box)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regard.data.decode import OnUnreadable
+from regard.data.decode import OnUnreadable, Unreadable
 from regard.data.fileset import FileSet, Places, common
 from regard.data.imageset import Splits
-from regard.data.listing import EXTENSIONS, class_folders, no_images, show, testing_folder, training_folder
-from regard.errors import InputError, one_line
+from regard.data.listing import ClassFiles, class_splits
 
 
 def load_files(
@@ -37,59 +36,35 @@ def load_files(
         workers: likewise.
 
     Raises:
-        InputError: nothing there, the two have different class folders, a class without images, images in folders
-            within class folders.
+        InputError: nothing there, class folders for testing that those for training lack, a class without training
+            images.
     """
     fields = common(
         "files", size, unreadable=unreadable, crop_pct=crop_pct, interpolation=interpolation, workers=workers
     )
-    first = training_folder(path)
-    classes = class_folders(first)
-    train = _found(first, classes)
-    second = testing_folder(path)
-    class_folders(second, classes, f"as in {show(first)}")
+    train, test = class_splits(path)
     return Splits(
-        FileSet(train, split="train", classes=classes, **fields),
-        FileSet(_found(second, classes), split="test", classes=classes, **fields),
+        FileSet(_places(train), split="train", classes=train.classes, **fields),
+        FileSet(_places(test), split="test", classes=test.classes, **fields),
     )
 
 
-def _found(folder: Path, classes: tuple[str, ...]) -> Places:
-    from timm.data.readers import create_reader
+def _places(found: ClassFiles) -> Places:
+    from timm.utils.misc import natural_key
 
-    try:
-        reader: Any = create_reader("", str(folder), input_key=";".join(EXTENSIONS))
-    except RuntimeError as error:  # not one image
-        raise no_images(folder / classes[0]) from error
-    except OSError as error:
-        raise InputError(f"cannot list folder {show(folder)} ({one_line(error)}); make it readable") from error
-    # timm goes by the innermost folder alone, whatever it is in.
-    label_of = {os.path.join(folder, name): label for label, name in enumerate(classes)}
-    samples: list[tuple[str, int]] = []
-    for path, _ in reader.samples:
-        place, name = os.path.split(path)
-        if place in label_of:
-            if not name.startswith("."):
-                samples.append((path, label_of[place]))
-        elif place != str(folder) and "/." not in place[len(str(folder)) :].replace(os.path.sep, "/"):
-            raise InputError(
-                f"{path!r} is deeper than in a class folder of {show(folder)}; put images into these folders themselves"
-            )
-    labels = np.array([label for _, label in samples], dtype=np.int64)
-    for label, count in enumerate(np.bincount(labels, minlength=len(classes))):
-        if not count:
-            raise no_images(folder / classes[label])
-    order = np.argsort(labels, kind="stable")
-    # Held in a few blocks: what is one object for each image is copied, bit by bit, into the memory of every process.
-    reader.samples = _Samples([samples[i][0] for i in order], labels[order])
-    return Places(reader, labels[order])
+    paths: list[str] = []
+    for name, files in zip(found.classes, found.files, strict=True):  # in the order of timm's reader of folders
+        paths += sorted((os.path.join(found.folder, name, file) for file in files), key=natural_key)
+    labels = np.repeat(np.arange(len(found.classes), dtype=np.int64), [len(files) for files in found.files])
+    return Places(_Files(found.folder, paths, labels), labels)
 
 
-class _Samples(Sequence[tuple[str, int]]):
-    """Paths and labels of files."""
+class _Files:
+    """Reads files. Their paths are in one block: what is one object each is copied, bit by bit, into every process."""
 
-    def __init__(self, paths: Sequence[str], labels: NDArray[np.int64]) -> None:
+    def __init__(self, folder: Path, paths: Sequence[str], labels: NDArray[np.int64]) -> None:
         encoded = [os.fsencode(path) for path in paths]
+        self._folder = folder
         self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         self._paths = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._labels = labels
@@ -97,6 +72,15 @@ class _Samples(Sequence[tuple[str, int]]):
     def __len__(self) -> int:
         return len(self._labels)
 
-    def __getitem__(self, place: Any) -> Any:
+    def __getitem__(self, place: int) -> tuple[IO[bytes], int]:
+        path = self.filename(place, absolute=True)
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise Unreadable(f"{path!r} is no file")
+        return open(path, "rb"), int(self._labels[place])
+
+    def filename(self, place: int, basename: bool = False, absolute: bool = False) -> str:
         start = self._ends[place - 1] if place else 0
-        return os.fsdecode(self._paths[start : self._ends[place]].tobytes()), int(self._labels[place])
+        path = os.fsdecode(self._paths[start : self._ends[place]].tobytes())
+        if basename:
+            return os.path.basename(path)
+        return path if absolute else os.path.relpath(path, self._folder)

@@ -20,8 +20,8 @@ def load_folder(
 ) -> Splits:
     """Read `train/` and `test/` (or `val/`, `valid/`, `validation/`: the first that is there) of class folders.
 
-    Both must have the same class folders; mean and std are those of the training images. For the rest see
-    `read_folder`; the memory limit holds for each of the two.
+    The class folders for testing are among those for training; of classes without test images a warning tells. Mean and
+    std are those of the training images. For the rest see `read_folder`; the memory limit holds for each of the two.
     """
     check_choices(size, unreadable, memory_limit)
     with quiet():
@@ -39,9 +39,10 @@ def read_folder(
 ) -> ImageSet:
     """Read a folder of class folders: one set, in order of class and then of path.
 
-    Images are the JPEG, PNG and WebP files (.jpg, .jpeg, .png, .webp, in any case) in a class folder and the folders
-    in it; other files, and hidden ones, are passed over. Images of every kind become RGB: they are turned upright as
-    their EXIF orientation says, of an animation the first picture counts, 16 bits become 8, transparency is dropped.
+    Images are the files with an ending of `regard.data.EXTENSIONS`, in any case, in a class folder and the folders in
+    it, linked ones too; other files, hidden ones, and folders that devices and archives make are passed over. Images of
+    every kind become RGB: they are turned upright as their EXIF orientation says, of an animation the first picture
+    counts, 16 bits become 8, transparency is dropped.
 
     Args:
         path: the folder.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from regard.data.decode import Unreadable, frame_of, picture, turned
-from regard.data.listing import show
-from regard.data.regions.drawn import EXTENSIONS, mask_of
+from regard.data.listing import EXTENSIONS, images_below, show
+from regard.data.regions.drawn import mask_of
 from regard.data.regions.fileset import sizes
 from regard.data.regionset import Mask, RegionSet
 from regard.errors import InputError
@@ -65,10 +65,10 @@ class Pictures(RegionSet):
         return digest.hexdigest()
 
     def image(self, index: int) -> Image.Image:
-        return picture(self._file(index))
+        return picture(self.paths[index])
 
     def region(self, index: int) -> Mask:
-        path, file = self._file(index), self.masks[index]
+        path, file = self.paths[index], self.masks[index]
         frame = frame_of(path)
         width, height = frame.upright
         if file is not None:
@@ -91,12 +91,6 @@ class Pictures(RegionSet):
             region[y0:y1, x0:x1] = True
         return region
 
-    def _file(self, index: int) -> Path:
-        path = self.paths[index]
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise Unreadable(f"{show(path)} is no file")
-        return path
-
 
 def open_pictures(
     paths: Iterable[str | os.PathLike[str]],
@@ -107,9 +101,9 @@ def open_pictures(
 ) -> Pictures:
     """The images in files and folders.
 
-    A folder gives all images in it and in the folders in it: JPEG, PNG, WebP, GIF and BMP files by their names (.jpg,
-    .jpeg, .png, .webp, .gif, .bmp, in any case), without hidden ones. A file is taken for an image whatever its name.
-    What is named twice is there once.
+    A folder gives all images in it and in the folders in it, linked ones too, by their names: `regard.data.EXTENSIONS`,
+    in any case. Hidden files, and folders that devices and archives make, are passed over. A file is taken for an image
+    whatever its name. What is named twice is there once.
 
     Args:
         paths: of files and folders, at least one.
@@ -174,31 +168,11 @@ def _checked_box(box: Sequence[int]) -> Box:
 
 def _images_below(folder: Path, without: str | None) -> tuple[list[Path], int]:
     """The images in a folder and below, sorted, and how many other files there are."""
-    files, others = [], 0
-    for file in _files_below(folder, without):
-        if file.name.lower().endswith(EXTENSIONS):
-            files.append(file)
-        else:
-            others += 1
-    if not files:
+    found, others = images_below(folder, without)
+    if not found:
         beside = f" (but {others} other files)" if others else ""
         raise InputError(f"no images in folder {show(folder)}{beside}; expected {', '.join(EXTENSIONS)} files")
-    return files, others
-
-
-def _files_below(folder: Path, without: str | None = None) -> Iterator[Path]:
-    def fail(error: OSError) -> None:
-        raise InputError(f"cannot list folder {str(error.filename)!r} ({error.strerror}); make it readable") from error
-
-    found = []
-    for place, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.abspath(os.path.join(place, name)) != without
-        ]
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return iter(sorted(found))
+    return sorted(folder / path for path in found), others
 
 
 def _masks(mask: Path, images: Sequence[tuple[Path, Path]]) -> tuple[list[Path | None], int]:
@@ -208,12 +182,11 @@ def _masks(mask: Path, images: Sequence[tuple[Path, Path]]) -> tuple[list[Path |
     if not mask.is_dir():
         raise InputError(f"there is no mask and no folder of masks {show(mask)}")
     by_place: dict[Path, Path] = {}
-    for file in _files_below(mask):
-        if file.name.lower().endswith(EXTENSIONS):
-            place = file.relative_to(mask).with_suffix("")
-            if place in by_place:
-                raise InputError(f"two masks for one image: {show(by_place[place])} and {show(file)}; remove one")
-            by_place[place] = file
+    for path in images_below(mask)[0]:
+        place, file = Path(path).with_suffix(""), mask / path
+        if place in by_place:
+            raise InputError(f"two masks for one image: {show(by_place[place])} and {show(file)}; remove one")
+        by_place[place] = file
     wanted = [place.with_suffix("") for _, place in images]
     unmatched = len(by_place.keys() - set(wanted))
     if unmatched == len(by_place):

@@ -10,11 +10,12 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regard.data.decode import OnUnreadable
 from regard.data.imageset import Splits
-from regard.data.listing import TEST_NAMES, existing_folder
+from regard.data.listing import TEST_NAMES, existing_folder, read_class_names, unique
 from regard.errors import InputError, one_line, unknown
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # an address, or a command
 _PIPES = "REGARD_PIPES"
 _PLAIN = re.compile(r"[\w.:/%@+=,~?&#-]+")
 _SHOWN = 5
+_MOST_CLASSES = 10**6
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,17 +244,10 @@ def _classes(given: list[str] | str | int | None, info: dict[str, Any], root: st
         given = int(given)
     if isinstance(given, str):
         file = os.path.expanduser(given)
-        file = file if os.path.exists(file) or not root else os.path.join(root, given)
-        try:
-            with open(file, encoding="utf-8") as lines:
-                given = [line.strip() for line in lines if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"classes: {file!r} cannot be read ({one_line(error)}); give a file with a name a line"
-            ) from error
-    if isinstance(given, bool) or not given or (isinstance(given, int) and given < 1):
+        given = list(read_class_names(Path(file if os.path.exists(file) or not root else os.path.join(root, given))))
+    if isinstance(given, bool) or not given or (isinstance(given, int) and not 1 <= given <= _MOST_CLASSES):
         raise InputError(f"classes: found {given!r}; give names, a file with a name a line, or how many there are")
-    return tuple(map(str, range(given) if isinstance(given, int) else given))
+    return unique(list(map(str, range(given) if isinstance(given, int) else given)), "classes")
 
 
 def copied(reader: Any) -> Any:

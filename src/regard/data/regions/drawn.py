@@ -12,8 +12,6 @@ from regard.data.decode import Unreadable, opened
 from regard.data.listing import show
 from regard.data.regionset import Mask
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-
 _LOSSY = ("JPEG", "WEBP")
 _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L")
 

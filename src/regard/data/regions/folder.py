@@ -12,6 +12,7 @@ from regard.data.listing import Listing, list_folder
 from regard.data.regions.fileset import FileSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.masks import SPLITS
+from regard.data.regions.tree import Tree
 from regard.data.regionset import Mask
 
 
@@ -35,7 +36,7 @@ class FolderSet(FileSet):
 
 
 def _recognised(where: Path) -> bool:
-    return where.is_dir() and any(path.is_dir() and path.name[0] != "." for path in where.iterdir())
+    return bool(Tree(where).folders())
 
 
 def _open(where: Path, choices: Choices) -> FolderSet:
@@ -43,7 +44,7 @@ def _open(where: Path, choices: Choices) -> FolderSet:
     if not splits and choices.split is None:
         return FolderSet("", list_folder(where))
     split = pick_split(choices.split, splits, where, SPLITS)
-    return FolderSet(split, list_folder(where / split))
+    return FolderSet(split, list_folder(where / split, testing=split != "train"))
 
 
 KIND = Kind(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regard.data.decode import Frame
-from regard.data.listing import show
+from regard.data.listing import EXTENSIONS, is_image, show
 from regard.data.regions.fileset import PairedSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.pascal import read_boxes
@@ -19,7 +19,6 @@ from regard.errors import InputError
 _SPLITS = ("val", "train")
 _IMAGES = ("Data/CLS-LOC", ".", "images")
 _BOXES = ("Annotations/CLS-LOC", "Annotations", "bbox")
-_ENDINGS = (".jpeg", ".jpg", ".png")
 _SYNSET = re.compile(r"n\d{8}")
 _FIRST_NAME = re.compile(rb"<name>\s*(n\d{8})\s*</name>")
 
@@ -85,12 +84,10 @@ def _open(where: Path, choices: Choices) -> ImageNetSet:
 def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]:
     """The images, sorted, in folders by class or all in one, and the file of boxes of each."""
     folders = [name for name in images.folders() if _SYNSET.fullmatch(name)]
-    keys = [key for folder in folders for key in images.below(_ENDINGS, folder)]
-    if not folders:
-        keys = [name for name in images.files() if name.lower().endswith(_ENDINGS)]
+    keys = images.images(folders) if folders else [name for name in images.files() if is_image(name)]
     if not keys:
         raise InputError(
-            f"no images in {show(images.root)}; expected {', '.join(_ENDINGS)} files, by class or all in one"
+            f"no images in {show(images.root)}; expected {', '.join(EXTENSIONS)} files, by class or all in one"
         )
     found, without = {}, []
     for key in keys:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regard.data.listing import show
+from regard.data.listing import read_text, show
 from regard.data.regionset import RegionSet
 from regard.errors import InputError, unknown
 
@@ -77,20 +77,6 @@ def pick_split(given: str | None, there: Sequence[str], where: Path, preferred: 
     if not there:
         raise InputError(f"no splits in {show(where)}; expected one of {', '.join(preferred)}")
     return there[0]
-
-
-def read_text(path: Path) -> str:
-    """A file of text.
-
-    Raises:
-        InputError: it is not there, cannot be read, or is no text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{show(path)} is no text in UTF-8; get it again") from error
 
 
 def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:

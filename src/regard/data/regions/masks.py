@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regard.data.decode import Frame
-from regard.data.listing import EXTENSIONS as IMAGES
-from regard.data.listing import show
-from regard.data.regions.drawn import EXTENSIONS as MASKS
+from regard.data.listing import EXTENSIONS, show
 from regard.data.regions.drawn import mask_of
 from regard.data.regions.fileset import PairedSet
 from regard.data.regions.kind import Choices, Kind, pick_split
@@ -43,10 +41,10 @@ def _open(where: Path, choices: Choices) -> MaskSet:
     folder = choices.images or where / "images"
     if choices.images is None and not folder.is_dir():
         raise InputError(f"no folder {show(folder)}; {KIND.layout}, or say where the images are (images)")
-    keys = Tree(folder).below(IMAGES)
+    keys = Tree(folder).images()
     if not keys:
-        raise InputError(f"no images in {show(folder)}; expected {', '.join(IMAGES)} files")
-    by_stem = _by_stem(masks.below(MASKS), masks.root, "masks")
+        raise InputError(f"no images in {show(folder)}; expected {', '.join(EXTENSIONS)} files")
+    by_stem = _by_stem(masks.images(), masks.root, "masks")
     wanted = _by_stem(keys, folder, "images")
     missing = [key for stem, key in wanted.items() if stem not in by_stem]
     if missing:

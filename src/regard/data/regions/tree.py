@@ -6,65 +6,65 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from regard.data.listing import show
+from regard.data.listing import entries_of, images_below, is_image, show
 from regard.errors import InputError
 
 _NAMED = 3  # of the files that are missing
 
 
 class Tree:
-    """The files and folders below a folder, by their paths from there, with '/' between the names."""
+    """The files and folders below a folder, by their paths from there, with '/' between the names.
+
+    What is hidden, and folders that devices and archives make, are passed over; see `regard.data.listing`.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._listed: dict[str, dict[str, bool]] = {}
+        self._names: dict[str, frozenset[str]] = {}
 
     def files(self, folder: str = "") -> list[str]:
-        """Names of the files in a folder, sorted; hidden ones are passed over. None where no such folder is."""
-        return sorted(name for name, is_folder in self._list(folder).items() if not is_folder and name[0] != ".")
+        """Names of the files in a folder, sorted; none where no such folder is."""
+        return sorted(name for name, is_folder in self._entries(folder).items() if not is_folder)
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders in a folder, likewise."""
-        return sorted(name for name, is_folder in self._list(folder).items() if is_folder and name[0] != ".")
+        return sorted(name for name, is_folder in self._entries(folder).items() if is_folder)
 
-    def below(self, extensions: tuple[str, ...], folder: str = "") -> list[str]:
-        """Paths of all files with these extensions in a folder and those in it, sorted; hidden ones are passed over."""
-        return sorted(self._below(extensions, folder, ()))
+    def images(self, folders: Sequence[str] | None = None) -> list[str]:
+        """Paths of the images in these folders and those in them, sorted; None: of all.
 
-    def _below(self, extensions: tuple[str, ...], folder: str, around: tuple[str, ...]) -> Iterator[str]:
-        here = os.path.realpath(self.root / folder)
-        if here in around:  # by way of a link
-            return
-        for name in self.files(folder):
-            if name.lower().endswith(extensions):
-                yield _join(folder, name)
-        for name in self.folders(folder):
-            yield from self._below(extensions, _join(folder, name), (*around, here))
+        In each of the folders every other counts once, whatever links to it.
+        """
+        found = [name for name in self.files() if is_image(name)] if folders is None else []
+        for folder in self.folders() if folders is None else folders:
+            found += [f"{folder}/{path}" for path in images_below(self.root / folder)[0]]
+        return sorted(found)
 
     def has(self, path: str) -> bool:
-        """Whether the file is there."""
+        """Whether the file is there, hidden or not."""
         folder, _, name = path.rpartition("/")
-        return self._list(folder).get(name) is False
+        names = self._names.get(folder)
+        if names is None:
+            names = self._names[folder] = frozenset(_files_in(self.root / folder))
+        return name in names
 
     def missing(self, paths: Collection[str]) -> list[str]:
         """Those that are not there."""
         return [path for path in paths if not self.has(path)]
 
-    def _list(self, folder: str) -> dict[str, bool]:
-        """Name -> whether it is a folder."""
-        listed = self._listed.get(folder)
-        if listed is None:
-            try:
-                with os.scandir(self.root / folder) as entries:
-                    listed = {entry.name: entry.is_dir() for entry in entries}
-            except (FileNotFoundError, NotADirectoryError):
-                listed = {}
-            except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
-                raise InputError(
-                    f"cannot list folder {show(self.root / folder)} ({error}); make it readable"
-                ) from error
-            self._listed[folder] = listed
-        return listed
+    def _entries(self, folder: str) -> dict[str, bool]:
+        place = self.root / folder
+        return entries_of(place) if place.is_dir() else {}
+
+
+def _files_in(folder: Path) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries if not entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
+        raise InputError(f"cannot list folder {show(folder)} ({error}); make it readable") from error
 
 
 def check_all_there(tree: Tree, paths: Sequence[str], what: str, hint: str) -> None:
@@ -98,7 +98,3 @@ def check_inside(path: object, source: Path) -> str:
         if not pure.is_absolute() and ".." not in pure.parts and pure.parts:
             return pure.as_posix()
     raise InputError(f"{show(source)} names an image {path!r}; expected a path within the folder of images")
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name

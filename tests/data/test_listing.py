@@ -1,0 +1,147 @@
+"""Which files count as images, the same for every kind of set."""
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regard import data
+from regard.cli import main
+from regard.errors import DataWarning
+
+
+def write(path, number=1):
+    """An image whose pixels all have this value, except in JPEG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (number,) * 3).save(path)
+
+
+def of_folder(root):
+    train = data.load("folder", root).train
+    return list(zip(train.images[:, 0, 0, 0].tolist(), (train.classes[label] for label in train.labels), strict=True))
+
+
+def of_files(root):
+    train = data.load("files", root).train
+    places = range(len(train))
+    values = [int(np.asarray(Image.open(train.source.name(i, whole=True)))[0, 0, 0]) for i in places]
+    return list(zip(values, (train.classes[label] for label in train.source.labels), strict=True))
+
+
+def of_regions(root):
+    found = data.open_regions(f"folder:{root}", split="train")
+    values = [int(np.asarray(found.image(i))[0, 0, 0]) for i in range(len(found))]
+    return list(zip(values, (found.classes[label] for label in found.labels), strict=True))
+
+
+def of_masks(root):
+    (root / "images").symlink_to("train")
+    (root / "masks").symlink_to("train")
+    found = data.open_regions(f"masks:{root}")
+    values = [int(np.asarray(found.image(i))[0, 0, 0]) for i in range(len(found))]
+    assert all(found.region(i).all() for i in range(len(found)))
+    return list(zip(values, (found.classes[label] for label in found.labels), strict=True))
+
+
+def of_pictures(root):
+    found = data.open_pictures([root / "train"])
+    values = [int(np.asarray(found.image(i))[0, 0, 0]) for i in range(len(found))]
+    return list(zip(values, (place.parts[0] for place in found.places), strict=True))
+
+
+every_lister = pytest.mark.parametrize("listed", [of_folder, of_files, of_regions, of_masks, of_pictures])
+
+
+@pytest.fixture
+def root(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path / split / "cat" / "1.png", 1)
+        write(tmp_path / split / "dog" / "2.png", 2)
+    return tmp_path
+
+
+@every_lister
+def test_linked_folders_are_followed_and_circles_end(root, tmp_path_factory, listed):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write(elsewhere / "3.png", 3)
+    write(elsewhere / "deeper" / "4.png", 4)
+    (elsewhere / "back").symlink_to(root / "train")
+    (elsewhere / "again").symlink_to(elsewhere)
+    (root / "train" / "cat" / "more").symlink_to(elsewhere)
+    (root / "train" / "cat" / "up").symlink_to("..")
+    (root / "train" / "cat" / "itself").symlink_to("itself")
+    (root / "train" / "round").symlink_to(".")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = [pair for pair in listed(root) if pair[0] != 255]
+    assert sorted(found) == [(1, "cat"), (2, "dog"), (3, "cat"), (4, "cat")]
+    assert [name for _, name in found] == ["cat", "cat", "cat", "dog"]
+
+
+@every_lister
+def test_folders_that_are_all_linked_to_each_other(root, listed):
+    names = [f"n{i:02}" for i in range(12)]  # in 12! ways from one to the other
+    for name in names:
+        (root / "elsewhere" / name).mkdir(parents=True)
+        for other in names:
+            (root / "elsewhere" / name / other).symlink_to(root / "elsewhere" / other)
+    write(root / "elsewhere" / "n11" / "5.png", 5)
+    (root / "train" / "cat" / "more").symlink_to(root / "elsewhere" / "n00")
+    assert sorted(listed(root)) == [(1, "cat"), (2, "dog"), (5, "cat")]
+
+
+@pytest.mark.filterwarnings("ignore::regard.errors.DataWarning")
+@every_lister
+def test_what_devices_and_archives_make_is_no_class_and_no_image(root, listed):
+    for made in ("@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found", ".hidden", ".ipynb_checkpoints"):
+        for place in (root / "train", root / "test", root / "train" / "cat"):
+            write(place / made / "cat" / "1.png" / "SYNOPHOTO_THUMB_M.jpg")
+    write(root / "train" / "cat" / "._1.png")
+    (root / "train" / "cat" / "Thumbs.db").write_bytes(b"x")
+    assert sorted(listed(root)) == [(1, "cat"), (2, "dog")]
+
+
+def test_what_is_passed_over_is_said_once(root, capsys):
+    for place in (root / "train", root / "test", root / "train" / "cat"):
+        write(place / "@eaDir" / "1.png" / "SYNOPHOTO_THUMB_M.jpg")
+    (root / "train" / "cat" / "2.heic").write_bytes(b"x")
+    arguments = ["--data.name=folder", f"--data.folder={root}", "--model.name=wrn-10-0.5", "--schedule.epochs=1"]
+    assert main(["train", *arguments, "--schedule.batch_size=2", f"--run={root / 'run'}", "--device=cpu"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("regard: ")]
+    assert len(said) == 2 and "'@eaDir'" in said[0] and ".heic" in said[1]
+
+
+@every_lister
+@pytest.mark.parametrize("extension", data.EXTENSIONS)
+def test_every_ending_of_an_image(root, listed, extension):
+    kinds = {".jpe": "JPEG", ".jfif": "JPEG", ".j2k": "JPEG2000", ".pnm": "PPM", ".avif": "PNG", ".jp2": "PNG"}
+    os.rename(root / "train" / "cat" / "1.png", root / "train" / "cat" / f"1{extension.upper()}")
+    Image.new("RGB", (8, 8), (200,) * 3).save(root / "train" / "cat" / "x", kinds.get(extension) or "PNG")
+    (root / "train" / "cat" / "x").rename(root / "train" / "cat" / f"1{extension.upper()}")
+    assert listed(root) == [(200, "cat"), (2, "dog")]
+
+
+def test_formats_by_content(root):
+    for extension in (".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ppm"):
+        path = root / f"x{extension}"
+        Image.new("RGB", (8, 8), (200,) * 3).save(path)
+        assert abs(int(np.asarray(data.open_pictures([path]).image(0))[0, 0, 0]) - 200) <= 1
+
+
+def test_files_that_would_be_waited_for(root):
+    os.mkfifo(root / "train" / "cat" / "0.png")
+    for name in ("folder", "files"):
+        with pytest.raises(Exception, match="is no file"):
+            list(
+                data.make_batches(data.load(name, root, **({"workers": 0} if name == "files" else {})).train, 2).epoch(
+                    0
+                )
+            )
+
+
+def test_classes_named_twice(root):
+    with pytest.raises(ValueError, match="'cat' named twice"):
+        data.read_folder(root / "train", classes=["cat", "dog", "cat"])
+    assert issubclass(DataWarning, UserWarning)
