@@ -61,6 +61,10 @@ def test_wrong_names() -> None:
         (lambda: models.create("resnt50"), "did you mean"),
         (lambda: models.create("wrn-16-1", 0), "at least 1 class"),
         (lambda: models.create("wrn-16-1", attention_stages=(1,)), "attention is not"),
+        (lambda: models.create("wrn-16-1", attention="se", attention_options={"stages": [3]}), "'stages'"),
+        (lambda: models.create("resnet10t", checkpoint_path="a.pth"), "checkpoint_path"),
+        (lambda: models.create("torchvision/resnet18", **{"pretrained": False, "weights": "DEFAULT"}), "weights"),
+        (lambda: models.create("resnet10t", stem_width="wide"), "resnet10t"),
     ):
         with pytest.raises(InputError) as caught:
             call()

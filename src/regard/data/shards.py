@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from regard.data.decode import OnUnreadable
 from regard.data.imageset import Splits
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 MOST_LANES = 16
 _INFO = ("_info.json", "info.json")
-_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # an address, or a command (pipe:)
 _PIPES = "REGARD_PIPES"
 _PLAIN = re.compile(r"[\w.:/%@+=,~?&#-]+")
 _SHOWN = 5
@@ -108,8 +108,8 @@ def load_wds(
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
     root = "" if path is None else os.fspath(path)
-    if root and not _ELSEWHERE.match(root):
-        root = str(existing_folder(root))
+    if root and not _scheme(root):
+        root = os.path.abspath(existing_folder(root))
     keys = {"input_key": input_key, "input_img_mode": "", "target_key": target_key}
     first = _reader(root, train, keys)
     second = _reader(root, _test_split(first) if test is None else test, keys)
@@ -135,7 +135,8 @@ def _reader(root: str, split: str, keys: dict[str, Any]) -> Any:
     if reader_wds.wds is None:
         raise InputError("the library webdataset is not installed; install it (pip install webdataset)")
     # What is an address of its own is not within the folder.
-    root = "" if _ELSEWHERE.match(split) else root
+    root = "" if _scheme(split) else root
+    _check_address(root)  # timm opens the info there
     try:
         with _without_warning():
             return create_reader("wds/", root, split=split, **keys)
@@ -183,7 +184,7 @@ def _test_split(reader: Any) -> str:
 def _check_there(names: tuple[str, ...]) -> None:
     for name in names:
         _check_address(name)
-    missing = [name for name in names if not _ELSEWHERE.match(name) and not os.path.isfile(name)]
+    missing = [name for name in names if not _scheme(name) and not os.path.isfile(name)]
     if missing:
         listed = ", ".join(map(repr, missing[:_SHOWN]))
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
@@ -193,22 +194,29 @@ def _check_there(names: tuple[str, ...]) -> None:
         )
 
 
+def _scheme(name: str) -> str:
+    """What kind of address webdataset takes a name for: "https", "pipe" (a command), …; empty for a file."""
+    try:
+        return urlparse(name).scheme
+    except ValueError as error:
+        raise InputError(f"{name!r} is no address ({one_line(error)}); give another") from error
+
+
 def _check_address(name: str) -> None:
-    """webdataset runs what follows pipe:, and hands addresses to a shell: a recipe of others must not do that."""
-    if not _ELSEWHERE.match(name):
-        return
-    if name.startswith("pipe:"):
+    """webdataset runs what follows pipe:, and may hand addresses to a shell: a recipe of others must not do that."""
+    scheme = _scheme(name)
+    if scheme == "pipe":
         if os.environ.get(_PIPES) != "1":
             raise InputError(
                 f"{name!r} is a command to run; set {_PIPES}=1 to allow what recipes say, or give an address"
             )
-    elif not _PLAIN.fullmatch(name):
+    elif scheme and not _PLAIN.fullmatch(name):
         raise InputError(f"{name!r} is no plain address; give one without spaces, quotes and the like")
 
 
 def _counted(names: tuple[str, ...], input_key: str, option: str, unreadable: OnUnreadable) -> int:
     """The images in shards, by their headers."""
-    elsewhere = [name for name in names if _ELSEWHERE.match(name)]
+    elsewhere = [name for name in names if _scheme(name)]
     if elsewhere:
         raise InputError(
             f"how many images {elsewhere[0]!r} and the other shards hold is not known; say it after a bar, as in "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import timm
+from timm.models import build_model_with_cfg
 from torch import nn
 
 from regard import attention as attention_modules
@@ -34,6 +36,13 @@ _FAMILIES: dict[str, Callable[..., nn.Module]] = {
     r"preact-resnet(\d+)": lambda depth, **options: PreActResNet(int(depth), **options),
     r"nin-(wide|thin|\d+(?:\.\d+)?)": lambda width, **options: NIN(_NIN_WIDTHS.get(width) or float(width), **options),
 }
+# What timm and torchvision take besides the options of a network: files and addresses to load weights from, what is
+# left of the network, how it is compiled.
+_NOT_OPTIONS = {
+    *inspect.signature(timm.create_model).parameters,
+    *inspect.signature(build_model_with_cfg).parameters,
+    *("weights", "pruned", "features_only", "feature_cls", "out_indices"),
+} - {"kwargs"}
 
 
 def create(
@@ -65,17 +74,32 @@ def create(
     Shape of the network: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
-        InputError: an unknown name or option, or attention that has no place in the network.
+        InputError: an unknown name, an option that is unknown, has no such value or is not the network's own but says
+            where weights are loaded from, or attention that has no place in the network.
     """
     if num_classes < 1:
         raise InputError(f"a network needs at least 1 class, not {num_classes}")
     build = _builder(name, pretrained)
+    for option in sorted(_NOT_OPTIONS & options.keys()):
+        raise InputError(
+            f"{option!r} is no option of the network {name} itself; leave it out (weights of a file come by "
+            "`regard import`, published ones by pretrained)"
+        )
     try:
         model = build(num_classes=num_classes, **options)
     except TypeError as error:
         # What Python says of a wrong keyword, without the name of the function.
         raise InputError(f"{name}: {str(error).split('() ', 1)[-1]}") from error
+    except InputError:
+        raise
+    except Exception as error:  # networks give almost any for a value that they do not take
+        if not options:
+            raise
+        raise InputError(f"{name} cannot be made with the options {options} ({first_line(error)})") from error
     if attention is not None:
+        for option in attention_options or {}:
+            if option in inspect.signature(attention_modules.attach).parameters:
+                raise InputError(f"{option!r} is no option of the attention module {attention} itself; leave it out")
         attention_modules.attach(model, attention, stages=attention_stages, gate=gate, **dict(attention_options or {}))
     elif attention_stages is not None or attention_options:
         raise InputError("attention_stages or attention_options are given, and attention is not")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -290,7 +291,11 @@ def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) 
 def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
     """The network that a part of a recipe describes, untrained unless it asks for pretrained weights; none of it is
     frozen.
+
+    Raises:
+        InputError: as `models.create`.
     """
+    _check_options("model", network.options, models.create)
     return models.create(
         network.name,
         classes,
@@ -309,6 +314,7 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     Raises:
         InputError: the data are not there or cannot be read.
     """
+    _check_options("data", recipe.options, data.load)
     how: dict[str, Any] = {}
     if recipe.name in READ_WHILE_TRAINING:
         how = {name: getattr(recipe, name) for name in ("crop_pct", "interpolation", "workers")}
@@ -324,6 +330,15 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     if recipe.train_images is not None:
         train = train.subset(recipe.train_images)
     return data.Splits(_normalised(train, recipe), _normalised(test, recipe))
+
+
+def _check_options(group: str, options: dict[str, Any], function: Callable[..., Any]) -> None:
+    """Raises InputError where one of the options of a group of fields is a field, which `function` takes besides."""
+    for option in options:
+        if option in inspect.signature(function).parameters:
+            raise InputError(
+                f"{group}.options has {option}, which is no option; leave it out, or give {group}.{option}"
+            )
 
 
 def resolved(recipe: DataRecipe, images: data.ImageSet | data.FileSet) -> DataRecipe:

@@ -1,0 +1,159 @@
+"""Recipes, run folders, shards and addresses of others: nothing that they say is run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from regard.cli import main
+from regard.training import load_recipe
+from regard.training.recipe import plain
+
+# Each makes the file "ran" in the working directory where a shell, or webdataset, takes it for a command.
+PIPE, QUOTED = "pipe:touch ran", "https://127.0.0.1:9/a';touch ran;'"
+
+
+class Payload:
+    """Makes the file once it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        return os.system, ("touch ran",)
+
+
+def of_wds(folder: str | None, **options: Any) -> dict[str, Any]:
+    return {"data": {"name": "wds", "folder": folder, "options": {"classes": 2, **options}}}
+
+
+def of_network(name: str = "resnet10t", **options: Any) -> dict[str, Any]:
+    return {"model": {"name": name, "options": options}, "data": {"options": {"train": 20, "test": 20}}}
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "folder": of_wds(PIPE),
+    "folder in capitals": of_wds("PIPE:touch ran"),
+    "folder after a space": of_wds(" pipe:touch ran;"),
+    "folder within quotes": of_wds(QUOTED),
+    "folder of another program": of_wds("gs://a'$(touch ran)'"),
+    "info": of_wds("shards"),
+    "shards to train on": of_wds(None, train=f"{PIPE} .tar|1", test="a.tar|1"),
+    "shards to test on": of_wds("shards", train="a.tar|1", test=f"{PIPE} .tar|1"),
+    "shards in braces": of_wds(None, train="{pipe:touch ran;,a}.tar|1", test="a.tar|1"),
+    "shards in a list": of_wds(None, train=f"a.tar::{PIPE} .tar|1", test="a.tar|1"),
+    "shards within quotes": of_wds(None, train=f"{QUOTED}.tar|1", test="a.tar|1"),
+    "classes": of_wds("shards", train="a.tar|1", test="a.tar|1", classes=PIPE),
+    "class folders": {"data": {"name": "files", "folder": PIPE}},
+    "data set of the hub": {"data": {"name": "hfds", "options": {"dataset": "./script"}}},
+    "CIFAR": {"data": {"name": "cifar10", "folder": "."}},
+    "checkpoint": of_network(checkpoint_path="payload.pth"),
+    "published weights": of_network(pretrained=True, pretrained_cfg={"file": "payload.pth"}),
+    "published weights overlaid": of_network(pretrained_cfg_overlay={"file": "payload.pth"}),
+    "folder of a network": of_network("local-dir:network"),
+    "teacher": {**of_network("wrn-10-1"), "transfer": {"beta": 1, "teacher": "resnet18=payload.pth"}},
+    "teacher by an address": {**of_network("wrn-10-1"), "transfer": {"beta": 1, "teacher": PIPE}},
+    "YAML": of_network("!!python/object/apply:os.system ['touch ran']"),
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with what the fields lead to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    split = {"name": "train", "filenames": [PIPE], "shard_lengths": [1], "num_samples": 1}
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "_info.json").write_text(json.dumps({"splits": {"train": split, "test": split}}))
+    with tarfile.open(tmp_path / "shards" / "a.tar", "w"):
+        pass
+    (tmp_path / " pipe:touch ran;").mkdir()
+    torch.save({"state_dict": Payload()}, tmp_path / "payload.pth")
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "config.json").write_text('{"architecture": "resnet10t", "num_classes": 2}')
+    torch.save(Payload(), tmp_path / "network" / "pytorch_model.bin")
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "script.py").write_text("open('ran', 'w')\n")
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for name in ("batches.meta", "data_batch_1", "test_batch"):
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Payload()))
+    (tmp_path / "a.jpg").write_bytes(b"")
+    return tmp_path
+
+
+def write_run(folder: Path, said: dict[str, Any]) -> None:
+    """A run folder of somebody else, which is finished."""
+    folder.mkdir(parents=True)
+    recipe = plain(load_recipe())
+    for name, fields in said.items():
+        recipe[name] |= fields
+    recipe["schedule"]["epochs"] = 1
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    (folder / "environment.json").write_text(json.dumps({"classes": ["a", "b"]}))
+    (folder / "metrics.jsonl").write_text(json.dumps({"epoch": 1, "test_accuracy": 0.5}) + "\n")
+    torch.save(Payload(), folder / "last.safetensors")
+
+
+OPENING = ("evaluate", "bias", "gates", "groups", "explain")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_no_field_of_a_recipe_or_a_run_is_a_command(
+    field: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "recipe.yaml").write_text(yaml.safe_dump(FIELDS[field]))
+    write_run(place / "theirs", FIELDS[field])
+    # All of these open a run and its data in one way, which the other fields need not show again for each.
+    commands = OPENING if field in ("folder", "info", "checkpoint") else OPENING[:1]
+    images = {"explain": ["a.jpg"]}
+    for arguments in (
+        ["train", "recipe.yaml", "--run", "own", "--device", "cpu"],
+        *([command, "theirs", *images.get(command, []), "--device", "cpu"] for command in commands),
+    ):
+        assert main(arguments) == 2, arguments
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("regard: ")
+    assert not (place / "ran").exists()
+
+
+def test_nothing_in_a_store_of_runs_is_a_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for field, said in FIELDS.items():
+        write_run(place / "runs" / field, said)
+    for arguments in (
+        ["runs", "runs"],
+        ["table", "lsas-cifar", "--runs", "runs"],
+        ["report", "runs", "--images", "2"],
+        ["reproduce", "lsas-cifar", "--runs", "runs", "--dry_run", "--seeds", "1", "--budget", "0.01"],
+    ):
+        assert main(arguments) == 0, arguments
+        assert "Traceback" not in capsys.readouterr().err
+    assert not (place / "ran").exists()
+
+
+@pytest.mark.parametrize("address", [PIPE, QUOTED, "reference://a", "simplecache::file:///tmp", "file://runs::pipe:a"])
+def test_no_address_of_a_command_line_is_a_command(
+    address: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(place / "runs" / "theirs", of_network("wrn-10-1"))
+    for arguments in (
+        ["runs", address],
+        ["table", "lsas-cifar", "--runs", address],
+        ["report", address],
+        ["evaluate", "runs/theirs", "--data", address],
+        ["bias", "runs/theirs", "--data", address],
+        ["bias", "runs/theirs", "--data", f"coco:{address}"],
+        ["gates", "runs/theirs", "--data", f"folder:{address}"],
+        ["explain", "runs/theirs", address],
+        ["import", address, "--model", "resnet18", "--out", "a.safetensors"],
+        ["import", "payload.pth", "--model", "resnet18", "--out", "a.safetensors"],
+    ):
+        assert main(arguments) == 2, arguments
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("regard: ")
+    assert not (place / "ran").exists()
