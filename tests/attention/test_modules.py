@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -14,7 +15,8 @@ from timm import layers as timm_layers
 from torch import nn
 
 from regard import InputError, attention
-from regard.attention import HardSigmoid, SubAttention
+from regard.attention import HardSigmoid, SubAttention, ops
+from regard.attention.ops import choice
 
 # What makes each module fit 8 channels, with a gate and hidden layers wider than 1.
 OPTIONS = {
@@ -235,6 +237,45 @@ def test_modules_from_elsewhere() -> None:
         layer = attention.create(made, 64, dtype=torch.float64, **options)
         assert layer(features).shape == features.shape
         assert {p.dtype for p in layer.parameters()} == {torch.float64}
+
+
+WRONG_FEATURES = {
+    "fewer channels": lambda x: x[:, :7],
+    "half the channels": lambda x: x[:, :4],
+    "twice the channels": lambda x: torch.cat((x, x), 1),
+    "more channels": lambda x: torch.cat((x, x[:, :1]), 1),
+    "1 channel": lambda x: x[:, :1],
+    "0 channels": lambda x: x[:, :0],
+    "0 rows": lambda x: x[:, :, :0],
+    "0 columns": lambda x: x[..., :0],
+    "one image": lambda x: x[0],
+    "vectors": lambda x: x.mean((2, 3)),
+    "clips": lambda x: x[..., None],
+    "integers": lambda x: x.long(),
+    "booleans": lambda x: x > 0,
+    "complex numbers": lambda x: x.to(torch.complex128),
+    "another device": lambda x: x.to("meta"),
+}
+
+
+@pytest.mark.parametrize("path", [nullcontext, ops.reference], ids=["kernels", "formula"])
+@pytest.mark.parametrize("name", attention.names())
+def test_features_that_a_module_was_not_made_for_are_refused_alike_on_every_path(monkeypatch, name, path) -> None:
+    monkeypatch.setattr(choice, "SMALL", 0)
+    layers = [make(name, gate=SubAttention(1))]
+    if name == "shuffle":
+        layers.append(layers[0].ordered())
+    features = torch.randn(2, 8, 6, 5, dtype=torch.float64)
+    for layer in layers:
+        for wrong, change in WRONG_FEATURES.items():
+            with path(), pytest.raises(InputError) as caught:
+                layer(change(features))
+            message = str(caught.value)
+            assert type(layer).__name__ in message and "\n" not in message, (wrong, message)
+        # Of another dtype than the parameters; those of a gate may have their own.
+        if any("gate" not in key for key, _ in layer.named_parameters()):
+            with path(), pytest.raises(InputError, match="float64.*float32"):
+                layer(features.float())
 
 
 def test_wrong_input_is_said_in_a_line() -> None:

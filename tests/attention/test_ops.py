@@ -317,3 +317,91 @@ def test_checkpointing_and_hooks_see_the_same_gradients(name) -> None:
             agree([x.grad, *(p.grad for p in layer.parameters())], list(expected), 1e-12)
         else:
             agree(list(torch.autograd.grad(y, [x, *layer.parameters()], g)), list(expected), 1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 6, 11, 13, 24])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_features_of_other_channels_than_the_parameters_are_refused_or_computed_by_the_formula(name, channels) -> None:
+    run, _ = OPERATIONS[name](12, torch.float64)
+    x = seeded(2, channels, 3, 4)
+    with torch.no_grad():
+        try:
+            fast = run(x)
+        except RuntimeError:  # refused, by shapes
+            return
+        with ops.reference():
+            agree([fast], [run(x)], 1e-11)
+
+
+def eight_channels(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """A module away from its start, features and a gradient."""
+    torch.manual_seed(0)
+    options = {"groups": 2} if name in ("shuffle", "sge") else {"fusion": "scale"} if name == "gc" else {}
+    layer = attention.create(name, 8, gate="sub-attention-1", dtype=torch.float64, **options).eval()
+    with torch.no_grad():
+        for value in layer.parameters():
+            value.add_(0.3 * torch.randn_like(value))
+    return layer, seeded(2, 8, 6, 5), seeded(2, 8, 6, 5, seed=9)
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_lazily_negated_views_are_the_values_that_they_stand_for(name) -> None:
+    layer, x, g = eight_channels(name)
+    parameters = dict(layer.named_parameters())
+
+    def run(through: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        leaves = [x.clone().requires_grad_(), *(p.detach().clone().requires_grad_() for p in parameters.values())]
+        of_x, *values = map(through, leaves)
+        y = torch.func.functional_call(layer, dict(zip(parameters, values, strict=True)), (of_x,))
+        return [y, *torch.autograd.grad(y, leaves, through(g))]
+
+    assert torch._neg_view(-x).is_neg()
+    agree(run(lambda value: torch._neg_view(-value)), run(lambda value: value), 1e-11)
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_what_changed_in_place_before_the_backward_pass_is_refused_where_the_formula_refuses(name) -> None:
+    layer, x, g = eight_channels(name)
+    values = {"": x, **dict(layer.named_parameters())}
+
+    def refused(changed: str) -> bool:
+        kept = {key: value.detach().clone() for key, value in values.items()}
+        of_x = x.clone().requires_grad_()
+        taken = of_x * 1  # no leaf, so that it may change
+        y = layer(taken)
+        with torch.no_grad():
+            (values[changed] if changed else taken).mul_(1.5)
+        try:
+            y.backward(g)
+        except RuntimeError:
+            return True
+        finally:
+            with torch.no_grad():
+                for key, value in kept.items():
+                    values[key].copy_(value)
+        return False
+
+    fast = {key: refused(key) for key in values}
+    with ops.reference():
+        formula = {key: refused(key) for key in values}
+    assert formula[""] and any(formula[key] for key in formula if key or name == "simam")
+    assert all(fast[key] for key in formula if formula[key]), (fast, formula)
+
+
+@pytest.mark.parametrize("name", ["se", "srm", "cbam", "coord", "gc"])
+def test_gradients_that_reach_a_gate_alone(name) -> None:
+    layer, x, _ = eight_channels(name)
+    x.requires_grad_()
+    seen: list[Tensor] = []
+    for key, module in layer.named_modules():
+        if key.split(".")[-1].startswith("gate"):
+            module.register_forward_hook(lambda _module, _args, factors: seen.append(factors))
+
+    def gradients() -> list[Tensor]:
+        seen.clear()
+        layer(x)
+        return [torch.autograd.grad(factors.sum(), x, retain_graph=True)[0] for factors in seen]
+
+    fast = gradients()
+    with ops.reference():
+        agree(fast, gradients(), 1e-11)

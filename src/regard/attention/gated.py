@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import ops
+from regard.attention.features import check_features
 from regard.attention.gates import Gate, parse_gate
 
 
@@ -45,6 +46,7 @@ class GatedAttention(nn.Module, ABC):
         """Gate logits of the features `x` (N, C, H, W), broadcastable to them."""
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         return x * self.gate(self.logits(x)).to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -72,4 +74,5 @@ class ChannelAttention(GatedAttention):
         return self.gate(self.channel_logits(*statistics)[:, :, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         return ops.channel_gated(x, self.statistics, self.factors_of)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
@@ -89,6 +90,7 @@ class BottleneckAttention(GatedAttention):
         return by_channel + by_place if self.combine == "sum" else by_channel * by_place
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         return x * (1 + self.gate(self.logits(x))).to(x.dtype)
 
     def extra_repr(self) -> str:

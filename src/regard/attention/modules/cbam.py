@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import ops
+from regard.attention.features import check_features
 from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
@@ -91,6 +92,7 @@ class ConvolutionalBlockAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`self.spatial(self.channel(x))`, without what lies between in memory."""
+        check_features(self, x)
         return ops.channel_place_gated(x, self.channel.factors_of, self.spatial.factors_of)
 
     def extra_repr(self) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention import ops
+from regard.attention.features import check_features
 from regard.attention.gates import Gate, parse_gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
@@ -70,6 +71,7 @@ class CoordinateAttention(nn.Module):
         return self.conv_h(mixed_rows).unsqueeze(3), self.conv_w(mixed_columns).unsqueeze(2)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         return ops.cross_gated(x, self._factors)
 
     def _factors(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import ops
+from regard.attention.features import check_features
 from regard.attention.gates import Gate, parse_gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import create, register
@@ -135,6 +136,7 @@ class DIA(nn.Module):
         return modules
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         (mean,) = ops.plane_statistics(x, ("mean",))
         h, c = self._received(mean)
         h, c = self.cell(mean, h, c)

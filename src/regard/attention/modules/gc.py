@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import ops
+from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate, Sigmoid, parse_gate
 from regard.attention.modules.sizes import hidden_units
@@ -72,6 +73,7 @@ class GlobalContext(GatedAttention):
         return self._logits_of(ops.context(x, *self._attend()))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         if self.fusion == "add":
             return ops.context_added(x, *self._attend(), self._logits_of)
         return ops.context_scaled(x, *self._attend(), lambda context: self.gate(self._logits_of(context)))

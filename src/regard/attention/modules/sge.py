@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import ops
+from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate
 from regard.attention.registry import register
@@ -59,6 +60,7 @@ class SpatialGroupEnhance(GatedAttention):
         return ops.group_logits(x, self.weight.flatten(), self.bias.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         return ops.group_gated(x, self.weight.flatten(), self.bias.flatten(), self.gate)
 
     def extra_repr(self) -> str:

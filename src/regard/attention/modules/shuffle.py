@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import ops
+from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate, SubAttentionGate
 from regard.attention.registry import register
@@ -74,8 +75,12 @@ class ShuffleAttention(GatedAttention):
         return torch.cat((channel_logits.expand_as(place_logits), place_logits), dim=1).reshape(n, c, h, w)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         eps, shuffle = self.gn.eps, self.shuffle
-        return ops.plane_gated(x, *self._planes(), self.gate, eps=eps, shuffle=shuffle, logits=self.logits)
+        made_from = self.cweight, self.sweight, self.gn.weight
+        return ops.plane_gated(
+            x, *self._planes(), self.gate, eps=eps, shuffle=shuffle, logits=self.logits, made_from=made_from
+        )
 
     def _planes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Scale and shift of every channel (C,), and which channels are gated by place."""
@@ -132,4 +137,5 @@ class OrderedShuffleAttention(GatedAttention):
         return ops.plane_logits(x, self.scale, self.shift, self.by_place, self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         return ops.plane_gated(x, self.scale, self.shift, self.by_place, self.gate, eps=self.eps)

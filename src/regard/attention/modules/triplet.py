@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from regard.attention.features import check_features
 from regard.attention.gates import Gate
 from regard.attention.modules.spatial import SpatialAttention
 from regard.attention.registry import register
@@ -52,6 +53,7 @@ class TripletAttention(nn.Module):
         self.cw, self.hc, self.hw = step(1.0), step(1.0), step(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        check_features(self, x)
         by_row = self.cw.factors(x.transpose(1, 2)).transpose(1, 2)  # (N, C, 1, W), from (N, H, C, W)
         by_column = self.hc.factors(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)  # (N, C, H, 1), from (N, W, H, C)
         return x * ((self.hw.factors(x) + by_row + by_column) / 3)

@@ -17,6 +17,7 @@ from torch.autograd import Function
 
 from regard.attention.ops.autograd import again, laid_out, like, small
 from regard.attention.ops.choice import kernels_for
+from regard.attention.ops.kernels import sum_dtype
 
 Statistic = Literal["mean", "max", "var"]
 
@@ -62,8 +63,17 @@ class Link:
     derivatives are asked for, every gradient between the two is what it says it is, since others add to it.
     """
 
-    factors: Any  # a tensor or several, as the kernels take them
+    factors: tuple[Tensor, ...] | None = None  # in a backward pass only, as the kernels take them
     whole: bool = False
+
+    def taken(self, x: Tensor, *shapes: torch.Size) -> Any:
+        """The factors that the second function left for the first in this backward pass, one or several.
+
+        Ones of these shapes if it left none: there are no factors, or it did not run, and then g is 0.
+        """
+        factors, self.factors = self.factors, None
+        factors = factors or tuple(torch.ones(shape, dtype=sum_dtype(x.dtype), device=x.device) for shape in shapes)
+        return factors if len(factors) > 1 else factors[0]
 
 
 class _PlaneStatistics(Function):
@@ -87,7 +97,8 @@ class _PlaneStatistics(Function):
         g = like(g, x)
         rest, slope, peak = plane_rest(x, mean, dict(zip(ctx.statistics, of_statistics, strict=True)))
         of_x = x if slope is not None else None
-        return ctx.kernels.plane_combine(g, ctx.link.factors, rest, of_x, slope, peak, where), None, None, None
+        factors = ctx.link.taken(x, x.shape[:2])
+        return ctx.kernels.plane_combine(g, factors, rest, of_x, slope, peak, where), None, None, None
 
 
 def plane_rest(
@@ -111,10 +122,9 @@ class Scale(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factors: Tensor, kernels: Any, link: Link) -> Tensor:
-        link.factors = small(factors.flatten(1), x)
         ctx.save_for_backward(x, factors)
         ctx.kernels, ctx.link = kernels, link
-        return kernels.plane_scale(x, link.factors)
+        return kernels.plane_scale(x, small(factors.flatten(1), x))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -122,6 +132,7 @@ class Scale(Function):
         ctx.link.whole |= torch.is_grad_enabled()
         if ctx.link.whole:
             return *again(lambda x, f: x * f.to(x.dtype), [x, factors], [g]), None, None
+        ctx.link.factors = (small(factors.flatten(1), x),)
         g = like(g, x)
         dots = ctx.kernels.plane_dot(g, x)[:, :, None, None].to(factors.dtype) if ctx.needs_input_grad[1] else None
         return g, dots, None, None

@@ -30,7 +30,7 @@ def reference() -> Iterator[None]:
         _formulas_asked_for -= 1
 
 
-def kernels_for(x: Tensor, *, calls: int = 1) -> Kernels | None:
+def kernels_for(x: Tensor, *beside: tuple[Tensor, tuple[int, ...]], calls: int = 1) -> Kernels | None:
     """The kernels for features `x`, or None where the plain formula is to run.
 
     It runs where someone needs to see through the operation: inside `reference()`, while torch compiles, exports or
@@ -38,6 +38,9 @@ def kernels_for(x: Tensor, *, calls: int = 1) -> Kernels | None:
     differentiation and tensor subclasses. Under `torch.compile` the compiler makes its own kernels of it. It also runs
     for dtypes and devices that have no kernels, and for operations of several calls on features so small that the calls
     would take most of the time.
+
+    Kernels trust their caller, so the formula also runs, which broadcasts or refuses, where a tensor `beside` the
+    features is on another device or has another shape than the one it is given with.
     """
     if (
         _formulas_asked_for
@@ -48,8 +51,10 @@ def kernels_for(x: Tensor, *, calls: int = 1) -> Kernels | None:
         or _get_current_dispatch_mode() is not None
         or type(x) not in (Tensor, torch.nn.Parameter)
         or x.dim() != 4
+        or x.layout is not torch.strided
         or not x.numel()
         or (calls > 1 and x.device.type == "cpu" and x.numel() < SMALL)
+        or any(tensor.shape != shape or tensor.device != x.device for tensor, shape in beside)
     ):
         return None
     kernels = _kernels(x.device.type)

@@ -34,7 +34,7 @@ def context(x: Tensor, key: Tensor, key_bias: Tensor) -> Tensor:
 
 def context_scaled(x: Tensor, key: Tensor, key_bias: Tensor, factors: Callable[[Tensor], Tensor]) -> Tensor:
     """`x * factors(context(x))`, in the dtype of `x`; `factors` makes (N, C, 1, 1) of (N, C)."""
-    kernels = kernels_for(x)
+    kernels = kernels_for(x, (key, x.shape[1:2]), (key_bias, (1,)))
     if kernels is None:
         return x * factors(context(x, key, key_bias)).to(x.dtype)
     link = Link()
@@ -44,12 +44,10 @@ def context_scaled(x: Tensor, key: Tensor, key_bias: Tensor, factors: Callable[[
 
 def context_added(x: Tensor, key: Tensor, key_bias: Tensor, terms: Callable[[Tensor], Tensor]) -> Tensor:
     """`x + terms(context(x))`, in the dtype of `x`; `terms` makes (N, C, 1, 1) of (N, C)."""
-    kernels = kernels_for(x)
+    kernels = kernels_for(x, (key, x.shape[1:2]), (key_bias, (1,)))
     if kernels is None:
         return x + terms(context(x, key, key_bias)).to(x.dtype)
-    link = Link()
-    link.factors = torch.ones((), dtype=x.dtype, device=x.device)
-    found, carried = _Context.apply(laid_out(x), key, key_bias, kernels, link)
+    found, carried = _Context.apply(laid_out(x), key, key_bias, kernels, Link())
     return carried + terms(found).to(x.dtype)
 
 
@@ -77,9 +75,7 @@ class _Context(Function):
         if ctx.needs_input_grad[1]:
             dkey = kernels.over_places(x, of_logits).sum(0).to(key.dtype)
         if ctx.needs_input_grad[0]:
-            factors = small(ctx.link.factors, x, *x.shape[:2])
-            dx = kernels.context_combine(
-                like(g, x), factors, dcontext, attention, small(key, x, *x.shape[:2]), of_logits
-            )
+            factors, key = ctx.link.taken(x, x.shape[:2]), small(key, x, *x.shape[:2])
+            dx = kernels.context_combine(like(g, x), factors, dcontext, attention, key, of_logits)
         # The softmax does not feel the bias.
         return dx, dkey, torch.zeros_like(key_bias), None, None

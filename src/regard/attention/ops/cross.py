@@ -57,7 +57,8 @@ class _Statistics(Function):
             (dx,) = again(cross_statistics, [x], [drows, dcolumns])
             return g + dx if dx is not None else g, None, None
         rests = small(drows, x) / x.shape[3], small(dcolumns, x) / x.shape[2]
-        return ctx.kernels.cross_combine(like(g, x), *ctx.link.factors, *rests), None, None
+        factors = ctx.link.taken(x, x.shape[:3], x.shape[:2] + x.shape[3:])
+        return ctx.kernels.cross_combine(like(g, x), *factors, *rests), None, None
 
 
 class _Scale(Function):
@@ -65,10 +66,9 @@ class _Scale(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor, kernels: Any, link: Link) -> Tensor:
-        link.factors = small(rows.flatten(2), x), small(columns.flatten(2), x)
         ctx.save_for_backward(x, rows, columns)
         ctx.kernels, ctx.link = kernels, link
-        return kernels.cross_scale(x, *link.factors)
+        return kernels.cross_scale(x, small(rows.flatten(2), x), small(columns.flatten(2), x))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -77,6 +77,7 @@ class _Scale(Function):
         if ctx.link.whole:
             formula = again(lambda x, r, c: x * r.to(x.dtype) * c.to(x.dtype), [x, rows, columns], [g])
             return *formula, None, None
+        ctx.link.factors = small(rows.flatten(2), x), small(columns.flatten(2), x)
         g = like(g, x)
         drows, dcolumns = ctx.kernels.cross_dot(g, x, *ctx.link.factors)
         return g, drows[..., None].to(rows.dtype), dcolumns[:, :, None].to(columns.dtype), None, None

@@ -43,8 +43,11 @@ def group_gated(x: Tensor, weight: Tensor, bias: Tensor, gate: nn.Module, *, eps
         gate: of G channels.
         eps: added to the standard deviation.
     """
-    kernels = kernels_for(x)
-    parameters = gate_parameters(gate, x) if kernels is not None else None
+    groups = len(weight)
+    kernels = kernels_for(x, (weight, (groups,)), (bias, (groups,)))
+    if kernels is not None and x.shape[1] % groups:
+        kernels = None
+    parameters = gate_parameters(gate, groups, x) if kernels is not None else None
     if kernels is None or parameters is None:
         return _scaled(x, gate(group_logits(x, weight, bias, eps)))
     return _GroupGate.apply(laid_out(x), weight, bias, *parameters, eps, kernels)

@@ -50,12 +50,17 @@ def channel_place_gated(
 
 
 class _Link:
-    """What the three functions tell each other; see `channel.Link`. Here the gradient g is handed back twice."""
+    """What the three functions tell each other in a backward pass; see `channel.Link`. g is handed back twice."""
 
-    f: Tensor  # (N, C)
-    m: Tensor  # (N, P)
-    reaching: tuple[Tensor, Tensor, Tensor]  # what the statistics of the places add, as kernels take it
+    m: Tensor | None = None  # the factors of the places (N, P), where `_Scale` ran
+    f: Tensor  # the factors of the channels (N, C)
+    # What the statistics of the places add, as kernels take it, where `_PlaceStatistics` ran.
+    reaching: tuple[Tensor, Tensor, Tensor] | None = None
     whole: bool = False
+
+    def places(self, x: Tensor) -> Tensor:
+        """The factors of the places; ones where `_Scale` did not run in this backward pass, and g is 0."""
+        return self.m if self.m is not None else small(x.new_ones(()), x, len(x), x.shape[2] * x.shape[3])
 
 
 class _PlaneStatistics(Function):
@@ -76,7 +81,10 @@ class _PlaneStatistics(Function):
             (dx,) = again(lambda x: plane_statistics(x, _STATISTICS), [x], [dmean, dtop])
             return g + dx if dx is not None else g, None, None
         rest, _, peak = plane_rest(x, mean, {"mean": dmean, "max": dtop})
-        dx = ctx.kernels.place_combine(like(g, x), link.f, link.m, *link.reaching, rest, peak, where)
+        if link.reaching is None:  # neither `_Scale` nor `_PlaceStatistics` ran in this backward pass, and g is 0
+            return ctx.kernels.plane_combine(like(g, x), rest, rest, None, None, peak, where), None, None
+        dx = ctx.kernels.place_combine(like(g, x), link.f, link.places(x), *link.reaching, rest, peak, where)
+        link.m = link.reaching = None
         return dx, None, None
 
 
@@ -85,8 +93,7 @@ class _PlaceStatistics(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, f: Tensor, kernels: Any, link: _Link) -> Any:
-        link.f = small(f.flatten(1), x)
-        mean, top, where = kernels.place_statistics(x, link.f)
+        mean, top, where = kernels.place_statistics(x, small(f.flatten(1), x))
         ctx.save_for_backward(x, f, where)
         ctx.kernels, ctx.link = kernels, link
         places = len(x), 1, *x.shape[2:]
@@ -99,9 +106,9 @@ class _PlaceStatistics(Function):
         if link.whole:
             dx, df = again(lambda x, f: place_statistics(x * f.to(x.dtype)), [x, f], [dmean, dtop])
             return g + dx if dx is not None else g, df, None, None
-        g = like(g, x)
+        g, link.f = like(g, x), small(f.flatten(1), x)
         link.reaching = small(dmean.flatten(1), x) / x.shape[1], small(dtop.flatten(1), x), where
-        df = ctx.kernels.place_plane_dot(g, x, link.m, *link.reaching) if ctx.needs_input_grad[1] else None
+        df = ctx.kernels.place_plane_dot(g, x, link.places(x), *link.reaching) if ctx.needs_input_grad[1] else None
         return g, df[:, :, None, None].to(f.dtype) if df is not None else None, None, None
 
 
@@ -110,10 +117,9 @@ class _Scale(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, f: Tensor, m: Tensor, kernels: Any, link: _Link) -> Tensor:
-        link.m = small(m.flatten(1), x)
         ctx.save_for_backward(x, f, m)
         ctx.kernels, ctx.link = kernels, link
-        return kernels.place_scale(x, link.f, link.m)
+        return kernels.place_scale(x, small(f.flatten(1), x), small(m.flatten(1), x))
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -121,6 +127,10 @@ class _Scale(Function):
         ctx.link.whole |= torch.is_grad_enabled()
         if ctx.link.whole:
             return *again(lambda x, f, m: x * f.to(x.dtype) * m.to(x.dtype), [x, f, m], [g]), None, None
-        g = like(g, x)
-        dm = ctx.kernels.place_dot(g, x, ctx.link.f).reshape(m.shape).to(m.dtype) if ctx.needs_input_grad[2] else None
+        g, ctx.link.m = like(g, x), small(m.flatten(1), x)
+        dm = (
+            ctx.kernels.place_dot(g, x, small(f.flatten(1), x)).reshape(m.shape).to(m.dtype)
+            if ctx.needs_input_grad[2]
+            else None
+        )
         return g, None, dm, None, None
