@@ -171,7 +171,7 @@ def test_what_does_not_fit_changes_nothing(goldens, tmp_path, monkeypatch) -> No
         (tmp_path / "evil2.pt", "refused"),
         (tmp_path / "cut.pt", "cut short"),
         (tmp_path / "cut.safetensors", "cut short"),
-        (tmp_path / "empty.pt", "cut short"),
+        (tmp_path / "empty.pt", "empty file"),
         (without, "1 missing (layer3.0.attention.fc1.bias)"),
         ({**state, "extra": torch.zeros(1)}, "1 left over (extra)"),
         ({**state, "fc.weight": torch.zeros(100, 256)}, "fc.weight is (100, 256) instead of (10, 256)"),

@@ -49,6 +49,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--weights", choices=["last", "best"], default="last", help="of a run, after the last epoch or of the best test"
     )
+    parser.add_argument(
+        "--ema", action="store_true", help="of NAME=CHECKPOINT, take the moving average, where the file holds both"
+    )
     parser.add_argument("--batch_size", type=int, default=16, help="images at a time")
     parser.add_argument("--workers", type=int, default=0, help="processes that read image files; 0: none besides")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
@@ -61,7 +64,7 @@ def main(arguments: list[str]) -> int:
         )
     pictures = data.open_pictures(options.images, box=_box(options.box), mask=options.mask, without=options.out)
     check_folder(Path(options.out), overwrite=options.overwrite)
-    network = training.open_trained(options.model)
+    network = training.open_trained(options.model, ema=options.ema, say=print)
     names = output_names(network)
     mean, std = _normalisation(network)
     alone = len(options.images) == 1 and not Path(options.images[0]).is_dir()

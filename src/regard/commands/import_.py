@@ -22,6 +22,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--model", type=str, required=True, help="the network, by a name of regard or timm")
     add_attention(parser)
+    parser.add_argument(
+        "--ema", action="store_true", help="take the moving average of the weights, where the file holds both"
+    )
     parser.add_argument("--classes", type=int | None, default=None, help="how many; counted if not given")
     parser.add_argument("--class_names", type=str | None, default=None, help="a file with the name of a class a line")
     parser.add_argument("--mean", type=Channels | None, default=None, help="subtracted from the channels, in [0, 1]")
@@ -52,6 +55,8 @@ def main(arguments: list[str]) -> int:
             options.mean, options.std, options.size, options.crop_pct, None, options.interpolation
         ),
         overwrite=options.overwrite,
+        ema=options.ema,
+        say=print,
     )
     network, about = imported.network, imported.preprocessing
     parameters = sum(p.numel() for p in imported.model().parameters())

@@ -133,6 +133,9 @@ def add_subject_options(parser: RecipeParser) -> None:
     parser.add_argument(
         "--weights", choices=["last", "best"], default="last", help="of a run, after the last epoch or the best test"
     )
+    parser.add_argument(
+        "--ema", action="store_true", help="of NAME=CHECKPOINT, take the moving average, where the file holds both"
+    )
     parser.add_argument("--batch_size", type=int | None, default=None, help="images at a time")
     parser.add_argument("--workers", type=int, default=2, help="processes that read image files; 0: none besides")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
@@ -200,7 +203,7 @@ def trials(
         raise InputError(f"{twice[0]} is named twice; name each network once")
     options = parser.parse_args(overrides)
     _check(options)
-    networks = [training.open_trained(source) for source in sources]
+    networks = [training.open_trained(source, ema=options.ema, say=say) for source in sources]
     for network in networks:
         network.weights(options.weights)  # before hours of work
     if files is not None:
@@ -368,7 +371,8 @@ def _on_files(
 def output_names(network: Trained) -> tuple[str, ...]:
     """The names of the network's outputs, "class 17" where they are not known."""
     if network.classes is not None:
-        return network.classes
+        # A network of one output has two classes.
+        return network.classes if len(network.classes) > 1 else (*network.classes, f"not {network.classes[0]}")
     count = network.class_count
     if count == training.described_classes(network.network.name) == len(training.imagenet_classes()):
         return training.imagenet_classes()

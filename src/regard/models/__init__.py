@@ -5,15 +5,24 @@ from regard.models.cost.comparison import Cost, count_costs, measure_costs
 from regard.models.cost.complexity import Complexity, complexity
 from regard.models.cost.latency import Latency, Times, latency
 from regard.models.cost.memory import PeakMemory, peak_memory
-from regard.models.create import create
+from regard.models.create import MOST_CLASSES, create
 from regard.models.folding import folded
 from regard.models.nin import NIN
-from regard.models.official import count_classes, load_official
+from regard.models.official import count_classes, entries_for, load_official
 from regard.models.preact_resnet import PreActResNet
-from regard.models.weights import fingerprint, load_weights, read_checkpoint, read_notes, write_weights
+from regard.models.weights import (
+    check_fit,
+    fingerprint,
+    load_weights,
+    read_checkpoint,
+    read_notes,
+    read_shapes,
+    write_weights,
+)
 from regard.models.wide_resnet import WideResNet
 
 __all__ = [
+    "MOST_CLASSES",
     "NIN",
     "CifarResNet",
     "Complexity",
@@ -23,10 +32,12 @@ __all__ = [
     "PreActResNet",
     "Times",
     "WideResNet",
+    "check_fit",
     "complexity",
     "count_classes",
     "count_costs",
     "create",
+    "entries_for",
     "fingerprint",
     "folded",
     "latency",
@@ -36,5 +47,6 @@ __all__ = [
     "peak_memory",
     "read_checkpoint",
     "read_notes",
+    "read_shapes",
     "write_weights",
 ]

@@ -28,13 +28,17 @@ from regard.models.torchvision_networks import (
 )
 from regard.models.wide_resnet import WideResNet
 
+MOST_CLASSES = 1_000_000
+"""More are taken for an error, before there is memory for a classifier of so many rows."""
+
 _NIN_WIDTHS = {"wide": 1.0, "thin": 0.5}
+_FACTOR = r"\d{1,3}(?:\.\d{1,9})?"
 # The form of a name -> the network of its numbers.
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {
-    r"cifar-resnet(\d+)": lambda depth, **options: CifarResNet(int(depth), **options),
-    r"wrn-(\d+)-(\d+(?:\.\d+)?)": lambda depth, width, **options: WideResNet(int(depth), float(width), **options),
-    r"preact-resnet(\d+)": lambda depth, **options: PreActResNet(int(depth), **options),
-    r"nin-(wide|thin|\d+(?:\.\d+)?)": lambda width, **options: NIN(_NIN_WIDTHS.get(width) or float(width), **options),
+    r"cifar-resnet(\d{1,4})": lambda depth, **options: CifarResNet(int(depth), **options),
+    rf"wrn-(\d{{1,4}})-({_FACTOR})": lambda depth, width, **options: WideResNet(int(depth), float(width), **options),
+    r"preact-resnet(\d{1,4})": lambda depth, **options: PreActResNet(int(depth), **options),
+    rf"nin-(wide|thin|{_FACTOR})": lambda width, **options: NIN(_NIN_WIDTHS.get(width) or float(width), **options),
 }
 # What timm and torchvision take besides the options of a network: files and addresses to load weights from, what is
 # left of the network, how it is compiled.
@@ -77,8 +81,8 @@ def create(
         InputError: an unknown name, an option that is unknown, has no such value or is not the network's own but says
             where weights are loaded from, or attention that has no place in the network.
     """
-    if num_classes < 1:
-        raise InputError(f"a network needs at least 1 class, not {num_classes}")
+    if not 1 <= num_classes <= MOST_CLASSES:
+        raise InputError(f"a network needs at least 1 class, and at most {MOST_CLASSES:,}; {num_classes} are asked for")
     build = _builder(name, pretrained)
     for option in sorted(_NOT_OPTIONS & options.keys()):
         raise InputError(

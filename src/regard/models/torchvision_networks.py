@@ -24,6 +24,11 @@ _AUXILIARY = re.compile(r"(aux\d|AuxLogits)\.")
 _DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
+def is_auxiliary(entry: str) -> bool:
+    """Whether an entry of a state dict belongs to a head that GoogLeNet and Inception have in training only."""
+    return _AUXILIARY.match(entry) is not None
+
+
 def is_of_torchvision(name: str) -> bool:
     """Whether the name begins as those of torchvision's networks do."""
     return name.startswith(_PREFIX)
@@ -138,7 +143,7 @@ def _entries(model: nn.Module, state: Mapping[str, Tensor], published: int, clas
     own = model.state_dict()
     entries = {_DENSE_LAYER.sub(r"\1", name): value for name, value in state.items()}
     for name, value in list(entries.items()):
-        if name not in own and _AUXILIARY.match(name):
+        if name not in own and is_auxiliary(name):
             del entries[name]
         elif name in own and value.shape != own[name].shape and (len(value), len(own[name])) == (published, classes):
             entries[name] = own[name]

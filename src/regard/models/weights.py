@@ -15,23 +15,24 @@ from torch import Tensor, nn
 
 from regard.errors import InputError
 from regard.files import written_aside
+from regard.models.file_kinds import file_kind
 from regard.models.pickled import read_pickled
 
 
 def read_checkpoint(path: str | Path) -> Any:
     """What a checkpoint file holds: tensors and plain containers, on the CPU.
 
-    `.safetensors` files give a dict of tensors; anything else is taken for a file of `torch.save`, of which no more
-    than tensors, numbers, text and plain containers are read.
+    The content decides, whatever the file is called. A file of safetensors gives a dict of tensors; of one of
+    `torch.save` no more than tensors, numbers, text and plain containers are read.
 
     Raises:
-        InputError: there is no such file, it is cut short or no checkpoint, or it asks for more than tensors and plain
-            containers.
+        InputError: there is no such file, it is cut short or no checkpoint (the message says what it is), it asks for
+            more than tensors and plain containers, or what it holds is out of proportion to its size.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no checkpoint file {path}")
-    if path.suffix != ".safetensors":
+    if file_kind(path) != "safetensors":
         return read_pickled(path)
     try:
         return safetensors.torch.load_file(path)
@@ -63,14 +64,30 @@ def read_notes(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
+    if file_kind(path) != "safetensors":
+        raise InputError(f"{path} is no safetensors file by its content, whatever it is called")
     try:
         with safe_open(path, "pt") as file:
             notes = json.loads((file.metadata() or {}).get("notes", "{}"))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return notes if isinstance(notes, dict) else {}
+
+
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, by name; their values are not read.
+
+    Raises:
+        InputError: it is no safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            names: list[str] = file.keys()
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -79,26 +96,44 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     The count of batches that batch norms keep (`num_batches_tracked`) may be missing: old checkpoints have none.
 
     Raises:
-        InputError: what is missing, left over or of another shape; the model is then as it was.
+        InputError: what is missing, left over, of another shape or kind; the model is then as it was.
     """
+    check_fit(model, state, source)
+    own = model.state_dict()
+    # `own` says of each module what version its entries are of.
+    own.update({name: value for name, value in state.items() if name in own})
+    model.load_state_dict(own, strict=False)
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raises the InputError of `load_weights` if `state` does not fit `model`, which may be on the meta device."""
     own = model.state_dict()
     state = {name: value for name, value in state.items() if name in own or not name.endswith("num_batches_tracked")}
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     left_over = [name for name in state if name not in own]
+    both = [name for name in own if name in state]
     shapes = [
         f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        for name in both
+        if state[name].shape != own[name].shape
     ]
+    odd = [name for name in both if not _is_dense(state[name]) or (state[name].is_complex() > own[name].is_complex())]
     faults = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("left over", left_over), ("of another shape", shapes))
+        for what, names in (
+            ("missing", missing),
+            ("left over", left_over),
+            ("of another shape", shapes),
+            ("sparse, quantized, complex or without values", odd),
+        )
         if names
     ]
     if faults:
         raise InputError(f"{source} does not fit {type(model).__name__}: {'; '.join(faults)}")
-    own.update(state)  # which says of each module what version its entries are of
-    model.load_state_dict(own, strict=False)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def fingerprint(model: nn.Module) -> str:

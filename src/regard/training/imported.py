@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from torch import nn
 
 from regard import models
-from regard.errors import InputError
-from regard.training.described import described_preprocessing, three_numbers
+from regard.errors import InputError, one_line
+from regard.training.described import described_preprocessing
+from regard.training.parsing import RecipeParser
 from regard.training.recipe import ModelRecipe
-from regard.training.run import Preprocessing, Weights, build_network
+from regard.training.run import Preprocessing, Weights, load_network
 from regard.version import __version__
 
 
@@ -29,10 +31,15 @@ class Imported:
 
     path: Path
     network: ModelRecipe
-    class_count: int
+    outputs: int
+    """Length of the logits; 1 of a binary network, whose logit is that of class 1."""
     classes: tuple[str, ...] | None
     """The names of the classes in the order of the logits; None if they are not known."""
     preprocessing: Preprocessing
+
+    @property
+    def class_count(self) -> int:
+        return len(self.classes) if self.classes is not None else max(self.outputs, 2)
 
     @classmethod
     def open(cls, path: str | Path) -> Imported:
@@ -43,21 +50,25 @@ class Imported:
         """
         path = Path(path)
         notes = models.read_notes(path)
-        try:
-            network = ModelRecipe(**notes["network"])
-            names, count = notes["class_names"], int(notes["classes"])
-            classes = None if names is None else tuple(map(str, names))
-            given = notes["preprocessing"]
-            mean, std = (three_numbers(given[name]) for name in ("mean", "std"))
-            known = Preprocessing(**{**given, "mean": mean, "std": std})
-            return cls(path, network, count, classes, known)
-        except (KeyError, TypeError, ValueError) as error:
+        if "network" not in notes:
             if (path.parent / "recipe.yaml").is_file():
-                raise InputError(f"{path} is part of a run; name its folder, {path.parent}") from error
+                raise InputError(f"{path} is part of a run; name its folder, {path.parent}")
             raise InputError(
                 f"{path} does not say what network its weights belong to; `regard import {path} --model NAME --out …` "
                 "makes a file that does"
+            )
+        try:
+            known = {name: notes.get(name) for name in ("network", "classes", "class_names", "preprocessing")}
+            about = _notes_parser().instantiate(_notes_parser().parse_object(known))
+            about.preprocessing.check()
+            _check_outputs(path, about.classes, about.class_names)
+        except (InputError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"{path} does not describe its network as `regard import` does ({one_line(error)[:200]}); import the "
+                "checkpoint again"
             ) from error
+        names = None if about.class_names is None else tuple(about.class_names)
+        return cls(path, about.network, about.classes, names, about.preprocessing)
 
     @property
     def source(self) -> str:
@@ -84,10 +95,29 @@ class Imported:
         Raises:
             InputError: the weights are cut short or do not fit the network that the file names.
         """
-        state = models.read_checkpoint(self.weights(which))
-        model = build_network(self.network, self.class_count, pretrained=False)
-        models.load_weights(model, state, str(self.path))
-        return model.eval()
+        content = models.read_checkpoint(self.weights(which))
+        return load_network(self.network, self.outputs, content, str(self.path))
+
+
+@cache
+def _notes_parser() -> RecipeParser:
+    """Of what `import_weights` writes into a file."""
+    parser = RecipeParser(prog="notes")
+    parser.add_class_arguments(ModelRecipe, "network")
+    parser.add_class_arguments(Preprocessing, "preprocessing")
+    parser.add_argument("--classes", type=int)
+    parser.add_argument("--class_names", type=list[str] | None)
+    return parser
+
+
+def _check_outputs(path: Path, outputs: int, names: Sequence[str] | None) -> None:
+    """Raises InputError unless the file has a tensor with a row for each output, and a name is there for each class."""
+    if not 1 <= outputs <= models.MOST_CLASSES or outputs not in (
+        shape[0] for shape in models.read_shapes(path).values() if shape and 0 not in shape
+    ):
+        raise InputError(f"it says {outputs} classes, and no tensor of it has so many rows")
+    if names is not None and len(names) != max(outputs, 2) and len(names) != outputs:
+        raise InputError(f"it has {outputs} outputs and names {len(names)} classes")
 
 
 def import_weights(
@@ -99,6 +129,8 @@ def import_weights(
     class_names: tuple[str, ...] | None = None,
     preprocessing: Preprocessing | None = None,
     overwrite: bool = False,
+    ema: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Imported:
     """Reads a checkpoint into a network and writes it as a file that says what it is.
 
@@ -111,6 +143,8 @@ def import_weights(
         preprocessing: how images have to come to the network; what is None in it is taken from timm's description of
             the network, if it has one.
         overwrite: replace a file that is there.
+        ema: take the moving average of the weights, where the checkpoint holds both.
+        say: is told what was taken of several state dicts, and what was left out.
 
     Raises:
         InputError: the checkpoint cannot be read safely or does not fit the network, its values or its logits of a
@@ -124,20 +158,15 @@ def import_weights(
     if out.exists() and (not overwrite or not out.is_file()):
         raise InputError(f"{out} exists already; replace it (--overwrite) or choose another (--out)")
     content = models.read_checkpoint(checkpoint)
-    if not isinstance(content, Mapping):
-        raise InputError(f"{checkpoint} holds no state dict")
-    count = _count(checkpoint, content, classes, class_names)
+    outputs = _outputs(checkpoint, content, classes, class_names)
     network = replace(network, pretrained=False)
-    try:
-        model = models.load_official(build_network(network, count), content).eval()
-    except InputError as error:
-        raise InputError(str(error).replace("the checkpoint", str(checkpoint), 1)) from error
+    model = load_network(network, outputs, content, str(checkpoint), ema=ema, say=say)
     preprocessing = (preprocessing or Preprocessing()).over(described_preprocessing(model))
     check_numbers(model, preprocessing.size or 32, str(checkpoint))
     notes = {
         "regard": __version__,
         "network": asdict(network),
-        "classes": count,
+        "classes": outputs,
         "class_names": class_names,
         "preprocessing": asdict(preprocessing),
         "imported_from": {"name": checkpoint.name, "sha256": sha256(checkpoint)},
@@ -169,17 +198,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _count(
-    checkpoint: Path, content: Mapping[str, Any], classes: int | None, class_names: tuple[str, ...] | None
-) -> int:
+def _outputs(checkpoint: Path, content: Any, classes: int | None, class_names: tuple[str, ...] | None) -> int:
+    """The length of the logits."""
     if class_names is not None and classes not in (None, len(class_names)):
         raise InputError(f"{len(class_names)} classes are named, and --classes says {classes}")
     count = len(class_names) if class_names is not None else classes
-    found = models.count_classes(content)
+    outputs = models.count_classes(content, str(checkpoint))
     if count is None:
-        if found is None:
+        if outputs is None:
             raise InputError(f"the number of classes cannot be told from {checkpoint}; give it (--classes)")
-        return found
-    if found not in (None, count):
-        raise InputError(f"{checkpoint} has {found} classes, not {count}")
-    return count
+        return outputs
+    if outputs not in (None, count) and (outputs, count) != (1, 2):  # one output tells two classes apart
+        raise InputError(f"{checkpoint} has {outputs} classes, not {count}")
+    return outputs or count

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import timm
 from torch import nn
@@ -21,7 +20,7 @@ from regard.training.described import (
     published_preprocessing,
 )
 from regard.training.recipe import ModelRecipe
-from regard.training.run import Preprocessing, Weights, build_network
+from regard.training.run import Preprocessing, Weights, build_network, load_network
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,16 @@ class Named:
     Attributes:
         name: of the network, as `models.create` knows it.
         checkpoint: see `models.load_official`; None: the published weights.
+        ema: see `models.load_official`, like `say`.
     """
 
     name: str
     checkpoint: Path | None = None
+    ema: bool = False
+    say: Callable[[str], None] | None = field(default=None, compare=False)
 
     @classmethod
-    def open(cls, source: str) -> Named:
+    def open(cls, source: str, *, ema: bool = False, say: Callable[[str], None] | None = None) -> Named:
         """The network of "NAME" or "NAME=CHECKPOINT".
 
         Raises:
@@ -50,7 +52,7 @@ class Named:
         if given:
             if not Path(path).is_file():
                 raise InputError(f"there is no checkpoint {path!r} for the network {name}")
-            return cls(name, Path(path))
+            return cls(name, Path(path), ema, say)
         if not is_of_torchvision(name) and not timm.is_model_pretrained(name):
             raise InputError(
                 f"timm has no pretrained weights for {name}; name one that has, or give a checkpoint ({name}=FILE)"
@@ -67,19 +69,25 @@ class Named:
         return ModelRecipe(self.name, pretrained=self.checkpoint is None)
 
     @cached_property
-    def class_count(self) -> int:
-        """Of the weights.
+    def outputs(self) -> int:
+        """Length of the logits of the weights; 1 of a binary network, whose logit is that of class 1.
 
         Raises:
             InputError: the checkpoint does not say, and neither timm nor torchvision does.
         """
-        found = None if self.checkpoint is None else models.count_classes(_content(self.checkpoint))
-        found = found or described_classes(self.name)
-        if found is None:
+        count = None
+        if self.checkpoint is not None:
+            count = models.count_classes(models.read_checkpoint(self.checkpoint), str(self.checkpoint))
+        count = count or described_classes(self.name)
+        if count is None:
             raise InputError(
                 f"the number of classes cannot be told from {self.checkpoint}; `regard import` takes it (--classes)"
             )
-        return found
+        return count
+
+    @property
+    def class_count(self) -> int:
+        return max(self.outputs, 2)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -90,7 +98,7 @@ class Named:
     def preprocessing(self) -> Preprocessing:
         """As timm or torchvision describe it."""
         said = published_preprocessing(self.name)
-        return said or described_preprocessing(build_network(self.network, self.class_count, pretrained=False))
+        return said or described_preprocessing(build_network(self.network, self.outputs, pretrained=False))
 
     def bias_report(self, which: Weights = "last") -> None:
         """Where the report on where it looks goes: it has no place of its own."""
@@ -117,7 +125,7 @@ class Named:
 
     def _published(self) -> nn.Module:
         try:
-            return build_network(self.network, self.class_count).eval()
+            return build_network(self.network, self.outputs).eval()
         except InputError:
             raise
         except Exception as error:  # the network, the cache and the hub's own libraries give almost any
@@ -127,15 +135,5 @@ class Named:
             ) from error
 
     def _loaded(self, checkpoint: Path) -> nn.Module:
-        model = build_network(self.network, self.class_count)
-        try:
-            return models.load_official(model, _content(checkpoint)).eval()
-        except InputError as error:
-            raise InputError(str(error).replace("the checkpoint", str(checkpoint), 1)) from error
-
-
-def _content(checkpoint: Path) -> Mapping[str, Any]:
-    content = models.read_checkpoint(checkpoint)
-    if not isinstance(content, Mapping):
-        raise InputError(f"{checkpoint} holds no state dict")
-    return content
+        content = models.read_checkpoint(checkpoint)
+        return load_network(self.network, self.outputs, content, str(checkpoint), ema=self.ema, say=self.say)

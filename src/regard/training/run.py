@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import platform
 import shutil
@@ -42,6 +43,8 @@ _FILES = (
     *(".mirror.json", UNFINISHED, f"checkpoints/{UNFINISHED}"),
 )
 
+_MOST_PIXELS = 16384  # of the side of an image
+
 # The side of the images of the sets whose images have one size of their own.
 _SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}
 
@@ -65,6 +68,17 @@ class Preprocessing:
     crop_pct: float | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
     interpolation: str | None = None
+
+    def check(self) -> None:
+        """Raises InputError for values out of range."""
+        if (self.mean is None) != (self.std is None):
+            raise InputError("mean and std go together")
+        if not all(map(math.isfinite, (*(self.mean or ()), *(self.std or ())))) or 0 in (self.std or ()):
+            raise InputError(f"mean {self.mean}, std {self.std}; expected finite numbers, no std of 0")
+        if self.size is not None and not 1 <= self.size <= _MOST_PIXELS:
+            raise InputError(f"size {self.size}; expected 1 to {_MOST_PIXELS} pixels")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise InputError(f"crop_pct {self.crop_pct}; expected above 0, at most 1")
 
     def over(self, other: Preprocessing) -> Preprocessing:
         """What is said here, and where nothing is, what is said there."""
@@ -267,9 +281,7 @@ class Run:
             InputError: the run has no such weights, or they are cut short or do not fit its recipe.
         """
         path = self.weights(which)
-        model = build_network(self.network, self.class_count, pretrained=False)
-        models.load_weights(model, models.read_checkpoint(path), str(path))
-        return model.eval()
+        return load_network(self.network, self.class_count, models.read_checkpoint(path), str(path))
 
 
 def _write_about(folder: Path, recipe: Recipe, classes: tuple[str, ...]) -> None:
@@ -306,6 +318,41 @@ def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None
         pretrained=network.pretrained if pretrained is None else pretrained,
         **network.options,
     )
+
+
+def load_network(
+    network: ModelRecipe,
+    outputs: int,
+    checkpoint: Any,
+    source: str,
+    *,
+    ema: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> nn.Module:
+    """The network that a part of a recipe describes, with the weights of a checkpoint, in evaluation mode, on the CPU.
+
+    It is first made without memory for its values, and made in earnest only if the weights fit.
+
+    Args:
+        network: what to make.
+        outputs: length of its logits.
+        checkpoint: what `models.read_checkpoint` gives.
+        source: what to call it in messages.
+        ema: see `models.load_official`, like `say`.
+
+    Raises:
+        InputError: the weights do not fit the network, or it cannot be made.
+    """
+    try:
+        with torch.device("meta"):
+            model = build_network(network, outputs, pretrained=False)
+    except RuntimeError:  # it computes with values as it is made
+        model = build_network(network, outputs, pretrained=False)
+    entries = models.entries_for(model, checkpoint, source, ema=ema, say=say)
+    models.check_fit(model, entries, source)
+    model = build_network(network, outputs, pretrained=False)
+    models.load_weights(model, entries, source)
+    return model.eval()
 
 
 def load_data(recipe: DataRecipe) -> data.Splits:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard import models
 from regard.errors import InputError
-from regard.training.run import Run, Weights, build_network
+from regard.training.run import Run, Weights, load_network
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ class RunCheckpoint(Run):
         Raises:
             InputError: the checkpoint cannot be read, lacks the weights or does not fit the recipe of the run.
         """
-        state = self._state(self.weights(which))
-        model = build_network(self.network, self.class_count, pretrained=False)
-        models.load_weights(model, state, str(self.file))
-        return model.eval()
+        return load_network(self.network, self.class_count, self._state(self.weights(which)), str(self.file))
 
     def _state(self, path: Path) -> Mapping[str, Tensor]:
         content = models.read_checkpoint(path)

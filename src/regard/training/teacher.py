@@ -60,7 +60,7 @@ class _Wanted:
 
 def _load(wanted: _Wanted, device: torch.device, say: Callable[[str], None], compile: bool) -> Teacher:
     recipe, images = wanted.recipe, wanted.images
-    trained = open_trained(wanted.source)
+    trained = open_trained(wanted.source, say=say)
     _check_classes(wanted, trained, say)
     network = trained.model(recipe.weights)
     own = trained.preprocessing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -18,13 +19,25 @@ Trained = Run | Imported | Named
 `bias_report(which)`. A run may be a `RunCheckpoint`, the run as it was then."""
 
 
-def open_trained(source: str | Path) -> Trained:
+def open_trained(source: str | Path, *, ema: bool = False, say: Callable[[str], None] | None = None) -> Trained:
     """A run folder, a checkpoint within one, an imported file, a name of timm or torchvision/NAME with published
     weights, or NAME=CHECKPOINT.
 
+    Args:
+        source: which.
+        ema: of NAME=CHECKPOINT, take the moving average of the weights where the file holds both.
+        say: is told what was taken of such a file, and what was left out.
+
     Raises:
-        InputError: it is none of these.
+        InputError: it is none of these; a moving average is asked of anything but NAME=CHECKPOINT.
     """
+    trained = _opened(source, ema, say)
+    if ema and not (isinstance(trained, Named) and trained.checkpoint is not None):
+        raise InputError(f"--ema is for a network as NAME=CHECKPOINT, not for {source}; leave it out")
+    return trained
+
+
+def _opened(source: str | Path, ema: bool, say: Callable[[str], None] | None) -> Trained:
     path = Path(source)
     if path.is_file():
         if path.suffix == ".safetensors":
@@ -39,7 +52,7 @@ def open_trained(source: str | Path) -> Trained:
         return Run.open(path)
     name, given, _ = str(source).partition("=")
     if given or timm.is_model(name) or is_of_torchvision(name):
-        return Named.open(str(source))
+        return Named.open(str(source), ema=ema, say=say)
     if path.suffix == ".pt" and RunCheckpoint.folder_of(path) is not None:
         raise InputError(f"there is no checkpoint {source}; its run keeps the newest only")
     raise InputError(f"there is no run folder {source}, and timm knows no network of that name")

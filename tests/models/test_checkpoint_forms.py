@@ -1,0 +1,349 @@
+"""Checkpoints in the forms that people have, files that are none, and hostile ones: each in one line, within bounds."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+import zipfile
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from regard import InputError, models, training
+from regard.cli import main
+
+NAME = "wrn-10-0.5"
+
+
+def network(seed: int = 0, classes: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return models.create(NAME, classes)
+
+
+STATE = network().state_dict()
+AVERAGE = network(1).state_dict()
+
+
+def prefixed(prefix: str, state: dict = STATE) -> dict:
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def equal(model: nn.Module, state: dict) -> bool:
+    return all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+OPTIMIZER = {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}
+
+FORMS = {
+    "DataParallel of compiled": prefixed("module._orig_mod."),
+    "compiled DataParallel": prefixed("_orig_mod.module."),
+    "AveragedModel": {"n_averaged": torch.tensor(5), **prefixed("module.")},
+    **{
+        key: {"epoch": 3, key: STATE, "optimizer": OPTIMIZER, "optimizer_state_dict": {}, "loss": 0.1}
+        for key in ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "my_net")
+    },
+    "two dicts": {"checkpoint": {"model": {"state_dict": STATE}}},
+    **{f"prefix {prefix}": prefixed(prefix) for prefix in ("model.", "backbone.", "encoder.", "net.", "model.net.")},
+    "prefix and wrapper": {"state_dict": prefixed("model.module.")},
+    "Lightning with a loss": {"state_dict": {**prefixed("model."), "criterion.weight": torch.ones(3)}, "callbacks": {}},
+    "weights and average": {"state_dict": STATE, "state_dict_ema": AVERAGE},
+    "average first": {"model_ema": AVERAGE, "model": STATE},
+    "ema beside model": {"ema": AVERAGE, "model": STATE, "scaler": None},
+    "nested average": {"model": STATE, "ema": {"decay": 0.9, "shadow": AVERAGE}},
+    "average by prefix": {"state_dict": {**prefixed("ema_model.module.", AVERAGE), **prefixed("model.")}},
+    "student and teacher": {"student": prefixed("module."), "teacher": AVERAGE, "center_loss": {"c": torch.ones(1)}},
+    "average alone": {"state_dict_ema": STATE},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_loads(form, tmp_path) -> None:
+    torch.save(FORMS[form], tmp_path / "c.pth")
+    said: list[str] = []
+    assert equal(models.load_official(network(9), tmp_path / "c.pth", say=said.append), STATE)
+    assert equal(training.open_trained(f"{NAME}={tmp_path / 'c.pth'}").model(), STATE)
+    assert models.count_classes(models.read_checkpoint(tmp_path / "c.pth")) == 3
+    both = any("average" in form or form == key for key in ("ema beside model", "student and teacher"))
+    if both and form != "average alone":
+        assert len(said) == 1 and "--ema takes" in said[0]
+        assert equal(models.load_official(network(9), FORMS[form], ema=True), AVERAGE)
+    elif form != "average alone":
+        assert len(said) == ("loss" in form)
+        with pytest.raises(InputError, match="no moving average"):
+            models.load_official(network(9), FORMS[form], ema=True)
+
+
+def test_the_command_line_says_and_chooses(here, capsys) -> None:
+    torch.save({"state_dict": STATE, "state_dict_ema": AVERAGE}, "both.pth.tar")
+    torch.save(STATE, "one.pth")
+    data = ["--data.name=clutter", "--data.options={train: 20, test: 20}", "--device=cpu"]
+    ten = {"state_dict": network(0, 10).state_dict(), "state_dict_ema": network(1, 10).state_dict()}
+    torch.save(ten, "ten.pth")
+    for options, state in (([], STATE), (["--ema"], AVERAGE)):
+        status, out, _ = run(
+            capsys, "import", "both.pth.tar", f"--model={NAME}", "--out=a.safetensors", "--overwrite", *options
+        )
+        assert status == 0 and "'state_dict'" in out and "'state_dict_ema'" in out
+        assert equal(training.Imported.open("a.safetensors").model(), state)
+        status, out, _ = run(capsys, "evaluate", f"{NAME}=ten.pth", *data, *options)
+        assert status == 0 and "'state_dict'" in out and "'state_dict_ema'" in out
+    for arguments in (
+        ["import", "one.pth", f"--model={NAME}", "--out=b.safetensors", "--ema"],
+        ["evaluate", "a.safetensors", *data, "--ema"],
+    ):
+        status, _, err = run(capsys, *arguments)
+        assert status == 2 and "--ema" in err and err.count("\n") == 1
+
+
+def test_several_state_dicts_without_a_known_name_are_named() -> None:
+    with pytest.raises(InputError, match="generator, discriminator"):
+        models.load_official(network(), {"generator": STATE, "discriminator": AVERAGE})
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_are_left_out_and_said(name) -> None:
+    def made(**options: bool) -> nn.Module:
+        with torch.device("meta"):
+            model = models.create(f"torchvision/{name}", 4, init_weights=False, **options)
+        return model.to_empty(device="cpu")
+
+    whole = made(aux_logits=True)
+    for i, value in enumerate(whole.state_dict().values()):
+        value.fill_(i)
+    published = {key: value.clone() for key, value in whole.state_dict().items()}
+    assert models.count_classes(published) == 4
+    said: list[str] = []
+    loaded = models.load_official(made(), published, say=said.append)
+    assert equal(loaded, published) and len(said) == 1 and "auxiliary" in said[0]
+    assert equal(models.load_official(whole, published, say=said.append), published) and len(said) == 1
+
+
+def archived(write, name: str) -> bytes:
+    buffer = io.BytesIO()
+    write(buffer, name)
+    return buffer.getvalue()
+
+
+def zipped(buffer: io.BytesIO, name: str) -> None:
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, "x")
+
+
+def tarred(buffer: io.BytesIO, name: str) -> None:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+
+
+def compressed() -> bytes:
+    saved, packed = io.BytesIO(), io.BytesIO()
+    torch.save({"a": torch.zeros(100_000)}, saved)
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.namelist():
+            new.writestr(member, old.read(member))
+    return packed.getvalue()
+
+
+def saved(content: object, **how: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **how)
+    return buffer.getvalue()
+
+
+def scripted() -> bytes:
+    buffer = io.BytesIO()
+    zipped_names = ("net/data.pkl", "net/constants.pkl", "net/code/__torch__.py")
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in zipped_names:
+            archive.writestr(name, "x")
+    return buffer.getvalue()
+
+
+NO_CHECKPOINTS = {
+    "empty": (b"", "empty"),
+    "page": (b"<!DOCTYPE html><html>404</html>", "web page"),
+    "page with a mark": (b"\xef\xbb\xbf\n <html>", "web page"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS"),
+    "json": (json.dumps({"message": "Not Found"}).encode(), "JSON"),
+    "text": (b"Access denied\n", "Access denied"),
+    "zip": (archived(zipped, "a/readme.txt"), "a/readme.txt"),
+    "tar": (archived(tarred, "model.bin"), "model.bin"),
+    "gzip": (b"\x1f\x8b\x08\x00", "gzip"),
+    "keras": (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    "script": (scripted(), "TorchScript"),
+    "compressed": (compressed(), "compressed"),
+    "module": (saved(nn.Linear(2, 2)), "whole module"),
+    "module in the old format": (
+        saved({"model": nn.Linear(2, 2)}, _use_new_zipfile_serialization=False),
+        "whole module",
+    ),
+    "list": (saved([torch.zeros(2)]), "list"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_CHECKPOINTS)
+@pytest.mark.parametrize("name", ["c.pth", "c.safetensors"])
+def test_what_is_no_checkpoint_is_called_by_what_it_is(kind, name, here, capsys) -> None:
+    content, word = NO_CHECKPOINTS[kind]
+    (here / name).write_bytes(content)
+    for arguments in (
+        ["import", name, f"--model={NAME}", "--out=x.safetensors"],
+        ["evaluate", f"{NAME}={name}", "--data.name=clutter"],
+    ):
+        status, _, err = run(capsys, *arguments)
+        assert status == 2 and word in err and name in err and err.count("\n") == 1, err
+    assert [path.name for path in here.iterdir()] == [name]
+
+
+def test_a_format_is_known_by_its_content(here) -> None:
+    save_file(STATE, "a.pth")
+    torch.save(STATE, "a.safetensors")
+    for name in ("a.pth", "a.safetensors"):
+        assert equal(models.load_official(network(9), name), STATE)
+
+
+def bomb(width: int, depth: int, kind: type) -> object:
+    value = kind()
+    for _ in range(depth):
+        value = kind([value] * width) if kind is not dict else {str(i): value for i in range(width)}
+    return value
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def raw(content: bytes) -> bytes:
+    """A file of `torch.save` with this pickle in it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a/data.pkl", content)
+        archive.writestr("a/version", "3")
+        archive.writestr("a/byteorder", "little")
+    return buffer.getvalue()
+
+
+def tuple_key(depth: int) -> bytes:
+    """{((((…)))): 1}, where each tuple holds the one before four times: hashing it would take 4^depth steps."""
+    code = b"\x80\x02}(("
+    code += b"tq\x00"
+    for i in range(depth):
+        code += b"(" + bytes((ord("h"), i)) * 4 + bytes((ord("t"), ord("q"), i + 1))
+    return code + b"K\x01u."
+
+
+ITSELF: dict = {}
+ITSELF["model"] = ITSELF
+SHARED_LIST: list = []
+SHARED_LIST.append(SHARED_LIST)
+
+HOSTILE = {
+    "list bomb": saved({"state_dict": STATE, "args": bomb(4, 15, list)}),
+    "tuple bomb": saved({"args": bomb(4, 15, tuple)}),
+    "dict bomb": saved({"model": bomb(4, 15, dict)}),
+    "list bomb, old format": saved(bomb(4, 15, list), _use_new_zipfile_serialization=False),
+    "tuples as a key": raw(tuple_key(40)),
+    "dict in itself": saved(ITSELF),
+    "list in itself": saved({"state_dict": STATE, "x": SHARED_LIST}),
+    "whole numbers for names": saved({0: torch.zeros(2), 1: torch.zeros(2)}),
+    "whole numbers in a state dict": saved({"state_dict": {0: torch.zeros(2)}}),
+    "nothing for a name": saved({None: torch.zeros(2)}),
+    "expanded": saved({**STATE, "fc.weight": torch.zeros(1, 32).expand(50_000_000, 32)}),
+    "expanded, old format": saved(
+        {**STATE, "fc.weight": torch.zeros(1, 32).expand(50_000_000, 32)}, _use_new_zipfile_serialization=False
+    ),
+    "rows without columns": saved({**STATE, "fc.weight": torch.zeros(50_000_000, 0)}),
+    "of no device": saved({**STATE, "fc.weight": torch.zeros(50_000_000, 32, device="meta")}),
+    "sparse": saved({**STATE, "fc.weight": torch.sparse_coo_tensor(size=(3, 32), check_invariants=True)}),
+    "complex": saved({**STATE, "fc.bias": STATE["fc.bias"] * 1j}),
+    "other columns": saved({**STATE, "fc.weight": torch.zeros(200_000, 1)}),
+    "deep": raw(b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b"."),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_checkpoints_are_refused_within_bounds(kind, here, capsys) -> None:
+    (here / "c.pth").write_bytes(HOSTILE[kind])
+    start = time.monotonic()
+    for arguments in (
+        ["import", "c.pth", f"--model={NAME}", "--out=x.safetensors"],
+        ["evaluate", f"{NAME}=c.pth", "--data.name=clutter", "--data.options={train: 20, test: 20}", "--device=cpu"],
+    ):
+        status, _, err = run(capsys, *arguments)
+        assert status == 2 and err.count("\n") == 1 and len(err) < 1000, err
+    assert time.monotonic() - start < 20
+    assert [path.name for path in here.iterdir()] == ["c.pth"]
+
+
+def test_what_a_checkpoint_may_hold_besides(tmp_path) -> None:
+    """Containers in several places, and small tensors that repeat their values, are in files of honest people."""
+    betas = [0.9, 0.999]
+    torch.save(
+        {"state_dict": STATE, "a": betas, "b": [betas, betas], "ids": torch.arange(9).expand(2, 9)}, tmp_path / "c"
+    )
+    content = models.read_checkpoint(tmp_path / "c")
+    assert content["b"] == [betas, betas] and content["ids"].shape == (2, 9)
+    ordered = OrderedDict(a=1, b=torch.ones(1))
+    torch.save(ordered, tmp_path / "c")
+    assert list(models.read_checkpoint(tmp_path / "c")) == ["a", "b"]
+
+
+CLAIMS = {
+    "1e300 classes": {"classes": 1e300},
+    "10^300 classes": {"classes": 10**300},
+    "5e7 classes": {"classes": 50_000_000},
+    "no classes": {"classes": None},
+    "a number for a name": {"network": {"name": 5}},
+    "a network that is a list": {"network": [1]},
+    "another field": {"network": {"name": NAME, "widht": 3}},
+    "options that are text": {"network": {"name": NAME, "options": "x"}},
+    "an option of another type": {"network": {"name": NAME, "attention": "se", "gate": 3.5}},
+    "another network": {"network": {"name": "wrn-10-900"}},
+    "a network of many blocks": {"network": {"name": "wrn-90000000004-1"}},
+    "names that are numbers": {"class_names": [1, 2, 3]},
+    "fewer names": {"class_names": ["a", "b"]},
+    "a size of 1e300": {"preprocessing": {"size": 1e300}},
+    "a size of 10^9": {"preprocessing": {"size": 10**9}},
+    "an infinite mean": {"preprocessing": {"mean": [float("inf")] * 3, "std": [1, 1, 1]}},
+    "a crop of 10^400": {"preprocessing": {"crop_pct": 10**400}},
+    "another crop": {"preprocessing": {"crop_mode": 7}},
+    "nothing of the images": {"preprocessing": None},
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_notes_of_an_imported_file_are_checked(claim, here, capsys) -> None:
+    torch.save(STATE, "c.pth")
+    training.import_weights("c.pth", training.ModelRecipe(NAME), "good.safetensors")
+    notes = models.read_notes("good.safetensors")
+    save_file(STATE, "bad.safetensors", metadata={"notes": json.dumps({**notes, **CLAIMS[claim]})})
+    status, _, err = run(
+        capsys, "evaluate", "bad.safetensors", "--data.name=clutter", "--data.options={train: 20, test: 20}"
+    )
+    assert status == 2 and "bad.safetensors" in err + claim * ("another network" in claim), err
+    assert err.count("\n") == 1 and len(err) < 1000, err
+
+
+@pytest.mark.parametrize("notes", ["[" * 100_000, "[1]", "{", '{"network": NaN}'])
+def test_notes_that_are_none(notes, here, capsys) -> None:
+    save_file(STATE, "bad.safetensors", metadata={"notes": notes})
+    status, _, err = run(capsys, "evaluate", "bad.safetensors", "--data.name=clutter")
+    assert status == 2 and "bad.safetensors" in err and err.count("\n") == 1
