@@ -100,6 +100,28 @@ def remove_files(folder: Path, files: Iterable[Path]) -> None:
                 (folder / above).rmdir()
 
 
+def check_written(path: Path, mark: str) -> None:
+    """Whether a file may be replaced: there is none, or regard wrote it.
+
+    Args:
+        path: of the file.
+        mark: is in the first kilobyte of what regard writes there.
+
+    Raises:
+        InputError: it may not.
+    """
+    try:
+        if not path.is_file():
+            known = not path.exists()
+        else:
+            with path.open("rb") as file:
+                known = mark.encode() in file.read(1024)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not known:
+        raise InputError(f"{path} is not overwritten, for regard did not write it; move it, or choose another folder")
+
+
 def check_replaceable(folder: Path) -> None:
     """Raises InputError for a folder that no command replaces: the working folder, the home folder, and those above."""
     place = folder.resolve()

@@ -209,3 +209,66 @@ def test_wrong_input(here: Path, capsys: pytest.CaptureFixture[str], arguments: 
     status, _, err = run(capsys, *arguments)
     assert status == 2 and said in err and err.count("\n") == 1
     assert not list(here.glob("bias-*"))
+
+
+def test_rows_of_other_contents_are_not_taken(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though the files have the size that they had."""
+    masks = []
+    for i in range(2):
+        for part in ("images", "masks"):
+            (here / "own" / part).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (36, 36), (40 * i, 90, 120)).save(here / f"own/images/{i}.png")
+        mask = Image.new("L", (36, 36))
+        mask.paste(255, (0, 0, 9 + 9 * i, 18))
+        masks.append(here / f"own/masks/{i}.png")
+        mask.save(masks[-1])
+    size = max(path.stat().st_size for path in masks)
+    for path in masks:
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # PNG ends before
+    arguments = ["bias", NETWORKS[0], "--data=masks:own", "--workers=0", "--pictures=0"]
+    assert run(capsys, *arguments)[0] == 0
+    areas = Report.load(here / "bias-masks/first.json").rows["region_area"].tolist()
+    contents = [path.read_bytes() for path in masks]
+    for path, content in zip(masks, reversed(contents), strict=True):
+        path.write_bytes(content)
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+    status, _, err = run(capsys, *arguments)
+    assert status == 2 and "data differs" in err and err.count("\n") == 1
+    assert run(capsys, *arguments, "--overwrite")[0] == 0
+    assert Report.load(here / "bias-masks/first.json").rows["region_area"].tolist() == areas[::-1]
+
+
+@pytest.mark.parametrize("option", [[], ["--overwrite"]])
+def test_the_files_of_a_person_stay(here: Path, capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
+    own = ["shards/train-000.tar", "shards/first/notes.txt", "shards/first/000000.tar", "first.txt"]
+    for name in own:
+        (here / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "mine" / name).write_text(name)
+    arguments = ["bias", NETWORKS[0], *OPTIONS, "--pictures=0", "--out=mine"]
+    assert run(capsys, *arguments, *option)[0] == 0
+    assert run(capsys, *arguments, "--method=layercam", "--overwrite")[0] == 0
+    assert Report.load(here / "mine/first.json").method == "layercam"
+    assert all((here / "mine" / name).read_text() == name for name in own)
+
+
+@pytest.mark.parametrize("option", [[], ["--overwrite"]])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *(("bias", name) for name in ("report.html", "report.json", "first.json", "first.parquet")),
+        *(("bias", name) for name in ("shards/first/000001.parquet", "shards/first/plan.json")),
+        *((study, f"{study}.{ending}") for study in ("gates", "groups") for ending in ("html", "json")),
+    ],
+)
+def test_a_file_of_a_person_in_the_way(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str, name: str, option: list[str]
+) -> None:
+    if option and command != "bias":
+        option = ["--batch_size=4"]  # there is nothing to overwrite
+    (here / "mine" / name).parent.mkdir(parents=True)
+    (here / "mine" / name).write_text('{"of": "a person"}')
+    options = {"bias": OPTIONS, "gates": OPTIONS[::3], "groups": (*OPTIONS[::3], "--layer=group3", "--groups=2")}
+    status, _, err = run(capsys, command, NETWORKS[0], *options[command], "--out=mine", *option)
+    assert status == 2 and str(Path(name).parent) in err and "mine" in err and err.count("\n") == 1
+    assert (here / "mine" / name).read_text() == '{"of": "a person"}'
+    assert [path.name for path in (here / "mine").rglob("*") if path.is_file()] == [Path(name).name]

@@ -265,3 +265,16 @@ def test_what_an_earlier_call_wrote_is_no_input(here, capsys) -> None:
     assert run(capsys, *arguments)[0] == 2
     status, out, _ = run(capsys, *arguments, "--overwrite")
     assert status == 0 and "one image explained; written to in/explained: two pictures" in out
+
+
+def test_the_working_folder_and_links_of_a_person_are_not_overwritten(here, capsys, monkeypatch) -> None:
+    assert run(capsys, "a.png", *MODEL, "--out=shown")[0] == 0
+    before = {path: path.read_bytes() for path in (here / "shown").rglob("*")}
+    (here / "shown" / "mine").symlink_to(here)
+    status, _, err = run(capsys, "b.png", *MODEL, "--out=shown", "--overwrite")
+    assert status == 2 and "mine" in err and err.count("\n") == 1
+    (here / "shown" / "mine").unlink()
+    monkeypatch.chdir(here / "shown")
+    status, _, err = run(capsys, "../b.png", "--model=../net.safetensors", "--device=cpu", "--out=.", "--overwrite")
+    assert status == 2 and "working folder" in err and err.count("\n") == 1
+    assert {path: path.read_bytes() for path in (here / "shown").rglob("*")} == before

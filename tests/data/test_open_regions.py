@@ -1,5 +1,6 @@
 """Kinds, places and choices; what all kinds share: order, limit, fingerprint, EXIF."""
 
+import os
 import pickle
 
 import numpy as np
@@ -72,6 +73,16 @@ def test_the_fingerprint_is_of_what_is_in_the_set_not_of_where_it_is(masks, writ
     (moved / "images" / "a" / "0.jpg").rename(moved / "images" / "a" / "00.jpg")
     (moved / "masks" / "a" / "0.png").rename(moved / "masks" / "a" / "00.png")
     assert data.open_regions(moved).fingerprint not in (before, changed)
+
+
+@pytest.mark.parametrize("file", ["images/a/0.jpg", "masks/a/0.png"])
+def test_the_fingerprint_sees_other_contents_of_the_same_size(masks, file):
+    path = masks / file
+    before, content = data.open_regions(masks).fingerprint, path.read_bytes()
+    time = path.stat().st_mtime_ns
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(time, time + 1))  # clocks of file systems may stand still for milliseconds
+    assert data.open_regions(masks).fingerprint != before
 
 
 @pytest.mark.parametrize("kind", ["", "masks:"])

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from regard.bias.rows import Rows, checked_columns, read_rows, write_rows
+from regard.bias.rows import Rows, checked_columns, holds_rows, read_rows, write_rows
 from regard.bias.summary import Rate, Summary, by_size, summarise
 from regard.errors import InputError
-from regard.files import written_aside
+from regard.files import check_written, written_aside
 from regard.terminal import escaped
 
 if TYPE_CHECKING:
@@ -173,6 +173,19 @@ class Report:
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from None
         return path
+
+    @staticmethod
+    def check_place(path: str | Path) -> None:
+        """Whether `save` loses nothing there.
+
+        Raises:
+            InputError: there is a file of its name, or of that of its rows, which is no report.
+        """
+        path = Path(path)
+        beside = _rows_file(path)
+        check_written(path, f'"format":"{_FORMAT}"')
+        if not path.exists() and beside.exists() and not (beside.is_file() and holds_rows(beside)):
+            raise InputError(f"{beside} is not overwritten, for it holds no rows of a report; choose another folder")
 
     @classmethod
     def load(cls, path: str | Path) -> Report:

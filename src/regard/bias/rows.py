@@ -105,6 +105,18 @@ def write_rows(path: Path, rows: Rows, notes: Mapping[str, str] | None = None) -
         parquet.write_table(table, file, compression="zstd")
 
 
+def holds_rows(path: Path) -> bool:
+    """Whether a file is one of `write_rows`; reads its columns' names only."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with path.open("rb") as file:
+            return parquet.read_schema(file).names == [_KEY, *COLUMNS]
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def read_rows(path: Path) -> tuple[Rows, dict[str, str]]:
     """The rows of a Parquet file, and its notes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import torch
 
 from regard.bias.rows import Rows, read_rows, write_rows
 from regard.errors import InputError, first_line
-from regard.files import written_aside
+from regard.files import remove_files, written_aside, written_files
 
 _PLAN = "plan.json"
+_SHARDS = f"{'[0-9]' * 6}.parquet"
+_MADE = "weights"  # in the plan of every evaluation that has a folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ def in_shards(
             raise InputError(f"{world} processes share an evaluation through a folder; give one")
         return Shard.joined([work(one) for one in ranges])
     with _writing(folder):
-        _begin(folder, plan, rank)
+        _begin(folder, plan)
     for i in range(rank, len(ranges), world):
         if Shard.read(_file(folder, i)) is not None:
             found(ranges[i])
@@ -102,6 +104,19 @@ def in_shards(
     if len(whole) < len(ranges):
         raise InputError(f"{len(ranges) - len(whole)} of {len(ranges)} shards in {folder} are gone; start again")
     return Shard.joined(whole)
+
+
+def remove_shards(folder: Path) -> None:
+    """Removes the shards and the plan of an evaluation from its folder, and the folder if nothing else is in it.
+
+    Raises:
+        InputError: a file cannot be removed.
+    """
+    if _MADE not in _plan(folder):
+        return
+    remove_files(folder, written_files(folder, (_SHARDS, _PLAN)))
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _process() -> tuple[int, int]:
@@ -119,16 +134,14 @@ def _writing(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot write to {folder}: {error.strerror or first_line(error)}") from None
 
 
-def _begin(folder: Path, plan: Mapping[str, Any], rank: int) -> None:
+def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
     """Makes the folder, or finds that it is of the same plan."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _PLAN
+    there = written_files(folder, (_SHARDS,))  # before the plan: another process writes that first
     wanted = json.loads(json.dumps(plan))
     if path.is_file():
-        try:
-            found = json.loads(path.read_text())
-        except ValueError:
-            found = {}
+        found = _plan(folder)
         differing = [name for name in sorted({**found, **wanted}) if wanted.get(name) != found.get(name)]
         if differing:
             raise InputError(
@@ -136,9 +149,20 @@ def _begin(folder: Path, plan: Mapping[str, Any], rank: int) -> None:
                 f"{'differs' if len(differing) == 1 else 'differ'}; replace them (--overwrite) or choose another "
                 "folder (--out)"
             )
-    elif rank == 0:
+    elif there:
+        raise InputError(f"{there[0]} is of no evaluation, and is not overwritten; choose another folder (--out)")
+    else:
         with written_aside(path) as aside:
             aside.write_text(json.dumps(wanted, indent=1))
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    """Of the shards in a folder; empty if there is none."""
+    try:
+        found = json.loads((folder / _PLAN).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _file(folder: Path, shard: int) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +13,15 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard import bias, report, training
+from regard.bias.shards import remove_shards
 from regard.commands.processes import several_processes, wait_for_all
 from regard.commands.sights import sights
 from regard.commands.subjects import Subject, add_subject_options, subjects
 from regard.console import Console
 from regard.data import ImageSet
 from regard.errors import InputError
-from regard.files import written_aside
+from regard.files import check_written, written_aside
+from regard.report.template import MARK
 from regard.terminal import escaped, say
 
 
@@ -70,8 +71,13 @@ def _run(found: Sequence[Subject], console: Console, rank: int, command: str) ->
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the report goes to a folder, choose another (--out)")
     names = _file_names(found)
-    if options.overwrite and rank == 0:
-        shutil.rmtree(folder / "shards", ignore_errors=True)
+    if rank == 0:
+        check_written(folder / "report.json", '"command": "regard bias')
+        check_written(folder / "report.html", MARK)
+        for name in names:
+            bias.Report.check_place(folder / f"{name}.json")
+            if options.overwrite:
+                remove_shards(folder / "shards" / name)
     wait_for_all()  # before anyone writes there
     for subject in found:
         _check(subject)

@@ -19,8 +19,9 @@ from regard.commands.subjects import Subject, add_subject_options
 from regard.console import Console
 from regard.data import ImageSet, RegionSet
 from regard.errors import InputError
-from regard.files import write_text
+from regard.files import check_written, write_text
 from regard.report.explanation import find_classes
+from regard.report.template import MARK
 from regard.terminal import escaped
 from regard.training import RecipeParser
 
@@ -112,11 +113,13 @@ def folder_for(study: str, options: Namespace, subject: Subject) -> Path:
     """Where the study goes.
 
     Raises:
-        InputError: there is a file in its place.
+        InputError: there is a file in its place, or one in it that no study wrote would be lost.
     """
     folder = Path(options.out or "-".join(filter(None, (study, subject.images.name, subject.images.split))))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the study goes to a folder, choose another (--out)")
+    check_written(folder / f"{study}.json", f'"command": "regard {study}')
+    check_written(folder / f"{study}.html", MARK)
     return folder
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from regard.data.decode import Unreadable, frame_of, picture, turned
 from regard.data.listing import EXTENSIONS, images_below, show
 from regard.data.regions.drawn import mask_of
-from regard.data.regions.fileset import sizes
+from regard.data.regions.fileset import states
 from regard.data.regionset import Mask, RegionSet
 from regard.errors import InputError
 
@@ -60,8 +60,8 @@ class Pictures(RegionSet):
     def fingerprint(self) -> str:
         masks = [None if mask is None else str(mask) for mask in self.masks]
         digest = hashlib.sha256(json.dumps([self.keys, masks, self.box]).encode())
-        digest.update(sizes(iter(self.paths)))
-        digest.update(sizes(mask for mask in self.masks if mask))
+        digest.update(states(iter(self.paths)))
+        digest.update(states(mask for mask in self.masks if mask))
         return digest.hexdigest()
 
     def image(self, index: int) -> Image.Image:

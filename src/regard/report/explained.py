@@ -20,6 +20,7 @@ from regard import maps
 from regard.data import Channels, Fit, RegionSet
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError
+from regard.files import check_replaceable
 from regard.report.explain_page import Page
 from regard.report.explanation import Explanation, Refusal, Scored, explanations
 from regard.report.overlay import drawn
@@ -132,7 +133,7 @@ def explain(
     page = Page(settings, len(names))
     refused: list[Refusal] = []
     done = pictures = 0
-    with _written_aside(folder) as aside:
+    with _written_aside(folder, overwrite) as aside:
         with open(aside / "explain.json", "w", encoding="utf-8") as file:
             file.write(f'{json.dumps(settings, allow_nan=False)[:-1]}, "images": [')
             for each in found:
@@ -155,7 +156,8 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
     """Whether `explain` may write there.
 
     Raises:
-        InputError: something is there and `overwrite` is not set, or something other than what `explain` writes.
+        InputError: something is there and `overwrite` is not set, or something other than what `explain` writes; with
+            `overwrite`, it is the working or the home folder.
     """
     if not folder.exists() and not folder.is_symlink():
         return
@@ -165,6 +167,7 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
         return
     if not overwrite:
         raise InputError(f"{folder} exists already; replace it (--overwrite) or choose another (--out)")
+    check_replaceable(folder)
     other = _foreign(folder)
     if other is not None:
         raise InputError(
@@ -182,8 +185,8 @@ def _foreign(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
     known |= {"explain.json", "explain.html"} if known else set()
-    for place, _, names in os.walk(folder):
-        for name in names:
+    for place, folders, names in os.walk(folder):
+        for name in (*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))):
             path = Path(place, name)
             if path.relative_to(folder).as_posix() not in known:
                 return str(path)
@@ -191,7 +194,7 @@ def _foreign(folder: Path) -> str | None:
 
 
 @contextmanager
-def _written_aside(folder: Path) -> Iterator[Path]:
+def _written_aside(folder: Path, overwrite: bool) -> Iterator[Path]:
     """Gives a new folder beside `folder`, and puts it in its place once it is whole."""
     folder = Path(os.path.realpath(folder))
     aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
@@ -199,6 +202,7 @@ def _written_aside(folder: Path) -> Iterator[Path]:
         try:
             aside.mkdir(parents=True)
             yield aside
+            check_folder(folder, overwrite=overwrite)  # meanwhile somebody may have put a file there
             if folder.exists():
                 os.rename(folder, old)
             os.rename(aside, folder)

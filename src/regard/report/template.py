@@ -12,6 +12,9 @@ from regard.files import write_text
 from regard.report import svg, wording
 from regard.version import __version__
 
+MARK = 'name="generator" content="regard '
+"""In the first kilobyte of every page."""
+
 
 class Network(NamedTuple):
     """A network on a page: its name, and the style of its mark and lines (see `figures`)."""

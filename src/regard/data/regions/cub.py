@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from regard.data.decode import Frame, opened
 from regard.data.listing import show
-from regard.data.regions.fileset import FileSet, sizes
+from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, chosen, read_rows
 from regard.data.regions.shapes import box_mask, first_pixels
 from regard.data.regions.tree import Tree, check_all_there, check_inside
@@ -58,7 +58,7 @@ class CubSet(FileSet):
             yield self._boxes.tobytes()
         else:
             yield b"segmentations"
-            yield sizes(self._segmentations / _picture(key) for key in self.keys)
+            yield states(self._segmentations / _picture(key) for key in self.keys)
 
 
 def _picture(key: str) -> str:

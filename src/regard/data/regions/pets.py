@@ -10,7 +10,7 @@ import numpy as np
 from regard.data.decode import Frame, Unreadable
 from regard.data.listing import show
 from regard.data.regions.drawn import numbers_of
-from regard.data.regions.fileset import FileSet, sizes
+from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, chosen, pick_split, read_rows
 from regard.data.regions.tree import Tree, check_all_there
 from regard.data.regionset import Mask
@@ -43,7 +43,7 @@ class PetsSet(FileSet):
 
     def _marks(self) -> Iterator[bytes]:
         yield repr(self._border).encode()
-        yield sizes(iter(self._trimaps))
+        yield states(iter(self._trimaps))
 
 
 def _recognised(where: Path) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from regard.data.decode import Frame, Unreadable
 from regard.data.listing import show
-from regard.data.regions.fileset import FileSet, sizes
+from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.shapes import grid_mask
 from regard.data.regions.tree import Tree
@@ -80,7 +80,7 @@ class Stl10Set(FileSet):
     def _marks(self) -> Iterator[bytes]:
         yield self._grids.tobytes()
         if self._binary is not None:
-            yield sizes(iter([self.folder / self._binary]))
+            yield states(iter([self.folder / self._binary]))
 
 
 def _open(where: Path, choices: Choices) -> Stl10Set:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from regard.data.decode import Frame, Unreadable, quiet
 from regard.data.listing import show
 from regard.data.regions.drawn import numbers_of
-from regard.data.regions.fileset import FileSet, sizes
+from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, chosen, pick_split, read_rows
 from regard.data.regions.tree import Tree, check_all_there
 from regard.data.regionset import Mask
@@ -53,7 +53,7 @@ class VocSet(FileSet):
 
     def _marks(self) -> Iterator[bytes]:
         yield repr((self._alone, self._border)).encode()
-        yield sizes(iter(self._maps))
+        yield states(iter(self._maps))
 
 
 def _numbers(path: Path) -> NDArray[np.integer[Any]]:
