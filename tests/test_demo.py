@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import re
 
+import pytest
 from rich.console import Console
 
-from regard import demo
+from regard import InputError, demo
 
 
 def test_the_demo_ends_in_one_page(tmp_path, monkeypatch) -> None:
@@ -25,3 +26,13 @@ def test_the_demo_ends_in_one_page(tmp_path, monkeypatch) -> None:
     assert len(weights) == len(demo.NETWORKS)
     assert demo.run_demo(tmp_path / "demo", epochs=1, device="cpu", console=Console(file=io.StringIO())) == page
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
+
+
+def test_a_folder_of_another_is_found_before_anything_is_trained(tmp_path) -> None:
+    (tmp_path / "lsas-se").mkdir()
+    (tmp_path / "lsas-se" / "recipe.yaml").write_text("a cake")
+    for overwrite in (True, False):
+        (tmp_path / "lsas-se" / "recipe.yaml").rename(tmp_path / "lsas-se" / ("recipe.yaml" if overwrite else "notes"))
+        with pytest.raises(InputError, match="lsas-se"):
+            demo.run_demo(tmp_path, overwrite=overwrite)
+    assert [path.name for path in tmp_path.rglob("*")] == ["lsas-se", "notes"]

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from regard.errors import InputError
-from regard.files import check_replaceable, remove_files, written_aside, written_files
+from regard.files import check_replaceable, remove_files, write_text, written_aside, written_files
 
 
 def test_a_file_appears_whole_with_the_rights_of_any_new_one(tmp_path):
@@ -31,6 +31,20 @@ def test_what_was_there_stays_if_the_new_one_fails(tmp_path):
         aside.write_text("ne")
         raise ValueError("halfway")
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_text_goes_through_links_and_into_devices_and_pipes(tmp_path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "through")
+    assert os.read(reader, 100) == b"through" and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    os.close(reader)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_text("/dev/full", "nothing")
 
 
 def test_several_threads_write_one_file_without_touching_the_umask(tmp_path):

@@ -81,6 +81,9 @@ def run_demo(
     began = time.monotonic()
     console.print(f"making the built-in data; {len(NETWORKS)} networks to train")
     splits: data.Splits | None = None
+    for place in [_place(folder, name) for name in NETWORKS]:
+        if overwrite or not (place / "recipe.yaml").is_file():
+            training.Run.check_free(place, overwrite=overwrite)
     runs = []
     for name, options in NETWORKS.items():
         recipe = training.load_recipe(

@@ -14,6 +14,15 @@ from regard.errors import InputError
 UNFINISHED = f".*.{'[0-9a-f]' * 32}.part"
 """Pattern of the names that `beside` gives, which a process that is killed leaves."""
 
+_STEP = f"step-{'[0-9]' * 9}"
+RUN_FILES = (
+    *("metrics.jsonl", "unreadable.txt", "last.safetensors", "best.safetensors", f"checkpoints/{_STEP}.pt"),
+    *(f"{name}.{ending}" for name in ("bias", "bias-best", f"bias-{_STEP}") for ending in ("json", "parquet")),
+    *("tensorboard/events.out.tfevents.*", "tensorboard/*/events.out.tfevents.*", "tensorboard/*/hparams.yml"),
+    *(".mirror.json", UNFINISHED, f"checkpoints/{UNFINISHED}"),
+)
+"""Patterns of the files that a run writes beside its recipe and environment; others in its folder are a person's."""
+
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
@@ -54,10 +63,13 @@ def write_text(path: str | Path, text: str) -> Path:
     Raises:
         InputError: the place cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     try:
         if path.is_dir():
             raise InputError(f"cannot write {path}: it is a folder; give another place")
+        if path.exists() and not path.is_file():  # a device or a pipe, which is not to be replaced
+            path.write_text(text, encoding="utf-8", errors="replace")
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(path) as aside:
             aside.write_text(text, encoding="utf-8", errors="replace")
@@ -125,7 +137,7 @@ def check_written(path: Path, mark: str) -> None:
 def check_replaceable(folder: Path) -> None:
     """Raises InputError for a folder that no command replaces: the working folder, the home folder, and those above."""
     place = folder.resolve()
-    for kept, name in ((Path.cwd(), "the working folder"), (Path.home(), "the home folder")):
+    for kept, name in ((Path.cwd(), "the working folder"), (Path(os.path.expanduser("~")), "the home folder")):
         if place in (kept.resolve(), *kept.resolve().parents):
             what = f"is {name}" if place == kept.resolve() else f"holds {name}"
             raise InputError(f"{folder} is not overwritten, for it {what}; give a folder of its own")

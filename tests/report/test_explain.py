@@ -241,6 +241,16 @@ def test_what_was_there_is_not_lost(images, explain, tmp_path, monkeypatch) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other", "out"]
 
 
+def test_what_comes_while_it_works_is_not_lost(images, explain, tmp_path) -> None:
+    pictures, out = data.open_pictures([images / "in" / "a.png"]), tmp_path / "out"
+    explain(pictures)
+    before = sorted(path.name for path in out.iterdir())
+    with pytest.raises(InputError, match="thesis.txt in it was not written by regard"):
+        explain(pictures, overwrite=True, told=lambda _: (out / "thesis.txt").write_text("years of work"))
+    assert sorted(path.name for path in out.iterdir()) == sorted([*before, "thesis.txt"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_unreadable_images_are_an_error_or_skipped_and_named(images, explain, tmp_path) -> None:
     (tmp_path / "in").mkdir()
     photo(0).save(tmp_path / "in" / "b.png")

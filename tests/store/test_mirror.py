@@ -59,8 +59,8 @@ def train(folder: Path, epoch: int) -> None:
     rows = [row(number) for number in range(1, epoch + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     (folder / "checkpoints").mkdir(exist_ok=True)
-    (folder / "checkpoints" / f"step-{epoch}.pt").write_text(f"state {epoch}")
-    (folder / "checkpoints" / f"step-{epoch - 2}.pt").unlink(missing_ok=True)
+    (folder / "checkpoints" / f"step-{epoch:09}.pt").write_text(f"state {epoch}")
+    (folder / "checkpoints" / f"step-{epoch - 2:09}.pt").unlink(missing_ok=True)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -111,11 +111,11 @@ def test_only_what_changed_is_sent_and_metrics_last(store: Store, work: Path, tr
         train(folder, epoch)
         store.push(folder)
         assert stored(store, "run") == contents(folder)
-        expected = [f"put run/checkpoints/step-{epoch}.pt", "put run/last.safetensors", "write run/metrics.jsonl"]
+        expected = [f"put run/checkpoints/step-{epoch:09}.pt", "put run/last.safetensors", "write run/metrics.jsonl"]
         if epoch == 1:
             expected[:0] = ["put run/environment.json", "put run/recipe.yaml"]
         if epoch == 3:
-            expected.append("remove run/checkpoints/step-1.pt")
+            expected.append("remove run/checkpoints/step-000000001.pt")
         assert traffic == expected
         traffic.clear()
         store.push(folder)
@@ -155,10 +155,12 @@ def test_a_run_that_was_begun_anew_takes_the_place_of_the_other(store: Store, wo
     store.push(folder)
     shutil.rmtree(folder)
     write_run(work, "run", seed=1, epochs=9, done=0)
+    store._place.write("run/notes.txt", b"a person's")
+    store._place.write("run/bias.json", b"of the other")
     traffic.clear()
     store.push(folder)
     assert traffic.index("remove run/metrics.jsonl") < traffic.index("put run/recipe.yaml")
-    assert stored(store, "run") == contents(folder)
+    assert stored(store, "run") == {**contents(folder), "notes.txt": "a person's"}
     assert store.run("run").epochs == 0  # type: ignore[union-attr]
 
 
@@ -195,7 +197,7 @@ def test_a_checkpoint_that_goes_while_it_is_sent(store: Store, work: Path, monke
     monkeypatch.setattr(kind, "put", put)
     store.push(folder)
     assert stored(store, "run") == contents(folder)
-    assert "checkpoints/step-3.pt" not in stored(store, "run")
+    assert "checkpoints/step-000000003.pt" not in stored(store, "run")
 
 
 def test_two_machines_in_turn(memory: str, tmp_path: Path, traffic: list[str]) -> None:

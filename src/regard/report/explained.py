@@ -156,18 +156,18 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
     """Whether `explain` may write there.
 
     Raises:
-        InputError: something is there and `overwrite` is not set, or something other than what `explain` writes; with
-            `overwrite`, it is the working or the home folder.
+        InputError: something is there and `overwrite` is not set, or something other than what `explain` writes; or it
+            is the working or the home folder.
     """
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir():
         raise InputError(f"{folder} exists already and is no folder; choose another place (--out)")
+    check_replaceable(folder)
     if not any(folder.iterdir()):
         return
     if not overwrite:
         raise InputError(f"{folder} exists already; replace it (--overwrite) or choose another (--out)")
-    check_replaceable(folder)
     other = _foreign(folder)
     if other is not None:
         raise InputError(

@@ -12,11 +12,12 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from regard.errors import InputError, first_line
-from regard.files import written_aside
+from regard.files import RUN_FILES, written_aside
 from regard.store.place import CHECKPOINTS, READ, Place, Stamp
 
 _MANIFEST = ".mirror.json"
@@ -81,8 +82,8 @@ def push(place: Place, folder: Path, name: str) -> None:
     """Sends what changed in a run folder since it was last sent or brought, and removes what was removed here.
 
     Files at the store that never were here are left alone, unless the whole run is another: a folder that was never
-    sent there takes the place of what is there. The metrics, as they were in the beginning, go last, so that no reader
-    finds an epoch whose weights are not there.
+    sent there takes the place of the run that is there. The metrics, as they were in the beginning, go last, so that no
+    reader finds an epoch whose weights are not there.
 
     Raises:
         InputError: the folder is no folder, or the store cannot be written.
@@ -105,7 +106,8 @@ def _push(place: Place, folder: Path, name: str, manifest: _Manifest) -> None:
     here, there = _files(folder), _visible(place.files(name))
     if not manifest.there or metrics is None:
         # Another run's end is not to be read as this one's.
-        for path in [path for path in there if path == _METRICS or (path not in here and not manifest.there)]:
+        other = {path for path in there if any(fnmatchcase(path, one) for one in RUN_FILES) and path not in here}
+        for path in [path for path in there if path == _METRICS or (path in other and not manifest.there)]:
             place.remove(f"{name}/{path}")
             del there[path]
     # What the run is comes first: without it, what is there of a new run looks broken.

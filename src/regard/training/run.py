@@ -24,7 +24,7 @@ from regard import attention, data, models
 from regard.data.fileset import SIZE
 from regard.data.sources import READ_WHILE_TRAINING
 from regard.errors import InputError, first_line
-from regard.files import UNFINISHED, check_replaceable, remove_files, written_aside, written_files
+from regard.files import RUN_FILES, check_replaceable, remove_files, written_aside, written_files
 from regard.training.commit import commit
 from regard.training.frozen import freeze
 from regard.training.parsing import load_recipe
@@ -33,15 +33,6 @@ from regard.version import __version__
 
 Weights = Literal["last", "best"]
 Channels = tuple[float, float, float]
-
-# The files of a run, as patterns; what else lies in its folder is a person's.
-_STEP = f"step-{'[0-9]' * 9}"
-_FILES = (
-    *("metrics.jsonl", "unreadable.txt", "last.safetensors", "best.safetensors", f"checkpoints/{_STEP}.pt"),
-    *(f"{name}.{ending}" for name in ("bias", "bias-best", f"bias-{_STEP}") for ending in ("json", "parquet")),
-    *("tensorboard/events.out.tfevents.*", "tensorboard/*/events.out.tfevents.*", "tensorboard/*/hparams.yml"),
-    *(".mirror.json", UNFINISHED, f"checkpoints/{UNFINISHED}"),
-)
 
 _MOST_PIXELS = 16384  # of the side of an image
 
@@ -123,7 +114,7 @@ class Run:
 
     def files(self) -> list[Path]:
         """The files of the run, but for its recipe and environment, which make the folder a run."""
-        return written_files(self.folder, _FILES)
+        return written_files(self.folder, RUN_FILES)
 
     def begin(self, recipe: Recipe, classes: tuple[str, ...], replaced: Sequence[Path] = ()) -> Run:
         """Makes the folder of a run that starts.
