@@ -1,4 +1,5 @@
 import numpy as np
+import pycocotools.mask
 import pytest
 
 from regard import data
@@ -197,6 +198,56 @@ def test_the_fingerprint_is_of_the_annotations(own):
     assert data.open_regions(own(categories=[*CATEGORIES, {"id": 9, "name": "cow"}])).fingerprint != first
 
 
+def run_lengths(mask):
+    pixels = mask.T.ravel()
+    ends = [*(np.flatnonzero(np.diff(pixels)) + 1), len(pixels)]
+    return [0] * int(pixels[0]) + np.diff([0, *ends]).tolist()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [[]],
+        [[], []],
+        [[1, 1, 5, 5]],
+        [[3, 3] * 5],
+        [[1.1, 1.1, 4.7, 4.7, 3.3, 3.3]],
+        [[1, 1, 5, 1, 5, 4, 5, 1]],
+        {"size": [8, 12], "counts": [96]},
+        {"size": [8, 12], "counts": [0, 0, 96]},
+        {"size": [8, 12], "counts": "P3"},
+    ],
+)
+def test_of_a_shape_without_area_the_box_counts(own, shape):
+    annotations = [annotation(10, 3, shape, bbox=[2, 1, 4, 3]), annotation(10, 7, [[7, 4, 9, 4, 9, 6, 7, 6]])]
+    found = data.open_regions(own(annotations=annotations))
+    box, square = [2, 1, 6, 1, 6, 4, 2, 4], [7, 4, 9, 4, 9, 6, 7, 6]
+    assert np.array_equal(found.region(0), mask_of(box, square)) and found.classes[found.labels[0]] == "cat"
+
+
+def test_a_polygon_whose_halves_take_each_other_away_is_a_shape(own):
+    bow_tie = [1, 1, 9, 7, 9, 1, 1, 7]
+    found = data.open_regions(own(annotations=[annotation(10, 3, [bow_tie], bbox=[1, 1, 8, 6])]))
+    assert np.array_equal(found.region(0), mask_of(bow_tie)) and 0 < found.region(0).sum() < 48
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("form", ["list", "string"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_a_run_length_code_is_of_the_size_that_it_states(own, tmp_path, write_image, orientation, form, sized):
+    """Codes of the upright image where it is turned by a quarter, and else of the stored pixels."""
+    write_image(tmp_path / "images" / "000000000000.jpg", (12, 8), orientation=orientation)
+    image = {"id": 10, "file_name": "000000000000.jpg"}
+    image |= {"width": 12, "height": 8} if sized else {}
+    upright = np.zeros((12, 8) if orientation > 4 else (8, 12), dtype=bool)
+    upright[1:6, 2:4] = True
+    given = upright[::-1, ::-1] if orientation == 3 else upright
+    packed = pycocotools.mask.encode(np.asfortranarray(given.astype(np.uint8)))["counts"].decode()
+    code = {"size": list(given.shape), "counts": run_lengths(given) if form == "list" else packed}
+    found = data.open_regions(own(images=[image], annotations=[annotation(10, 3, code)]))
+    assert np.array_equal(found.region(0), upright)
+
+
 # What is wrong, and the one line about it.
 
 
@@ -243,7 +294,11 @@ def test_a_file_that_is_malformed(own, refused, text, said):
         ({"annotations": [annotation(10, 3, [[1, 2, 3, 4, 5, float("inf")]])]}, "no number"),
         ({"annotations": [annotation(10, 3, None, bbox=[1, 2, 3])]}, "bbox"),
         ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": [1, 2]})]}, "do not add up"),
-        ({"annotations": [annotation(10, 3, {"size": [12, 8], "counts": [96]})]}, "for 8 x 12 pixels"),
+        ({"annotations": [annotation(10, 3, {"size": [6, 16], "counts": [96]})]}, "for 16 x 6 pixels"),
+        ({"annotations": [annotation(10, 3, {"size": [2**31, 12], "counts": [96]})]}, "size of its run-length code"),
+        ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": [96, 10**30, -(10**30)]})]}, "do not fit"),
+        ({"annotations": [annotation(10, 3, [[1.5, 2, 3, 4, 5, 10**400]])]}, "no number"),
+        ({"annotations": [annotation(10, 3, [], bbox=[5, 5, -3, 2])]}, "-3 wide and 2 high"),
         ({"annotations": [annotation(10, 3, {"counts": [96]})]}, "size of its run-length code is None"),
         ({"annotations": [annotation(10, 3, {"size": [8, 12], "counts": "~~~~"})]}, "run-length code"),
     ],
@@ -261,7 +316,7 @@ def test_degenerate_polygons_mark_nothing(own):
 def test_a_code_for_an_image_of_unknown_size(own):
     images = [{"id": 10 + i, "file_name": f"{i:012}.jpg"} for i in range(4)]
     found = data.open_regions(own(images=images, annotations=[annotation(10, 3, {"size": [5, 5], "counts": [25]})]))
-    with pytest.raises(data.Unreadable, match="another size than 12 x 8"):
+    with pytest.raises(data.Unreadable, match="has 12 x 8 pixels, but .* is for 5 x 5"):
         found.region(0)
 
 
@@ -271,3 +326,37 @@ def test_an_unknown_region(own, refused):
 
 def test_a_split_of_a_single_file(own, refused):
     assert "is one split" in refused(own(), split="val")
+
+
+# What would take the memory or the time of the machine.
+
+
+@pytest.mark.parametrize("area", [10**19, 10**400, float("inf"), -1, "9", True])
+def test_an_area_that_no_image_has_does_not_count(own, area):
+    annotations = [annotation(10, 3, [SQUARE], area=area), annotation(10, 7, [[0, 0, 12, 0, 12, 8, 0, 8]], area=96)]
+    found = data.open_regions(own(annotations=annotations))
+    assert found.region(0).all() and found.classes[found.labels[0]] == "dog"
+
+
+def test_a_polygon_of_very_many_corners(own, tmp_path, write_image):
+    write_image(tmp_path / "images" / "000000000000.jpg", (400, 300))
+    image = {"id": 10, "file_name": "000000000000.jpg", "width": 400, "height": 300}
+    angle = np.linspace(0, 2 * np.pi, 50_000, endpoint=False)
+    circle = np.stack([200 + 100 * np.cos(angle), 150 + 100 * np.sin(angle)], axis=1)
+    found = data.open_regions(own(images=[image], annotations=[annotation(10, 3, [circle.ravel().tolist()])]))
+    y, x = np.indices((300, 400)) + 0.5
+    assert np.array_equal(found.region(0), np.hypot(x - 200, y - 150) < 100)
+    back_and_forth = np.stack([np.arange(120_000) // 300, np.tile([0, 300], 60_000)], axis=1)
+    own(images=[image], annotations=[annotation(10, 3, [back_and_forth.ravel().tolist()])])
+    with pytest.raises(data.Unreadable, match="000000000000.jpg.*own.json.*120000 corners"):
+        data.open_regions(tmp_path / "own.json").region(0)
+
+
+def test_very_many_objects_of_one_image(own, tmp_path, write_image):
+    write_image(tmp_path / "images" / "000000000000.jpg", (400, 300))
+    image = {"id": 10, "file_name": "000000000000.jpg", "width": 400, "height": 300}
+    square = [0, 0, 40, 0, 40, 40, 0, 40]
+    code = {"size": [300, 400], "counts": [40 * 300, 300, 359 * 300]}
+    annotations = [annotation(10, 3, [square]), annotation(10, 3, code)] * 1000
+    region = data.open_regions(own(images=[image], annotations=annotations)).region(0)
+    assert region[:40, :40].all() and region[:, 40].all() and region.sum() == 1600 + 300

@@ -92,6 +92,7 @@ def test_cub_files_that_are_missing(cub, segmentations, refused):
         ("bounding_boxes", "1 2 3 4 5\n", "no box for image 4"),
         ("bounding_boxes", "1 2 3 4 x\n4 1 1 1 1\n", "four numbers"),
         ("bounding_boxes", "1 2 3 4 inf\n4 1 1 1 1\n", "four finite numbers"),
+        ("bounding_boxes", "1 2 3 -4 5\n4 1 1 1 1\n", "negative size for image 1"),
         ("bounding_boxes", "1 2 3\n", "line 1 of"),
     ],
 )
@@ -230,6 +231,57 @@ def test_voc_files_that_are_missing_or_malformed(voc, refused):
     assert "no split 'test'" in refused(voc, split="test")
     (voc / "ImageSets" / "Segmentation" / "val.txt").write_text("\n")
     assert "has no lines" in refused(voc)
+
+
+@pytest.fixture
+def voc_boxes(tmp_path, write_image):
+    root = tmp_path / "VOC2007"
+    (root / "Annotations").mkdir(parents=True)
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    boxes = {"a b": [("dog", 1, 1, 4, 3), ("person", 7, 2, 6, 5)], "c": [("cat", 3, 3, 5, 4)], "d": []}
+    for name, objects in boxes.items():
+        write_image(root / "JPEGImages" / f"{name}.jpg")
+        text = "".join(
+            f"<object><name>{kind}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+            "</bndbox></object>"
+            for kind, x1, y1, x2, y2 in objects
+        )
+        (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{text}</annotation>")
+    (root / "ImageSets" / "Main" / "val.txt").write_bytes("\ufeffa b\r\nd\r\n".encode())
+    (root / "ImageSets" / "Main" / "train.txt").write_text("c\n")
+    (root / "ImageSets" / "Main" / "cat_val.txt").write_text("a b -1\nd -1\n")
+    return root
+
+
+def test_voc_of_boxes_alone(voc_boxes, refused):
+    found = data.open_regions(voc_boxes.parent)
+    assert (found.name, found.split, found.keys, len(found.classes)) == ("voc", "val", ("a b.jpg", "d.jpg"), 20)
+    assert [found.classes[label] if label >= 0 else None for label in found.labels] == ["dog", None]
+    expected = np.zeros((8, 12), dtype=bool)
+    expected[0:3, 0:4] = True  # pixels are counted from 1
+    alone = data.open_regions(voc_boxes, region="label")
+    assert np.array_equal(alone.region(0), expected) and not alone.region(1).any()
+    expected[1:5, 5:7] = True  # its corners the other way around
+    assert np.array_equal(found.region(0), expected) and not found.region(1).any()
+    assert "no borders" in refused(voc_boxes, boundary="inside")
+    for file in (voc_boxes / "ImageSets" / "Main").iterdir():
+        file.unlink()
+    assert data.open_regions(voc_boxes).keys == ("a b.jpg", "c.jpg", "d.jpg")
+    text = (voc_boxes / "Annotations" / "d.xml").read_text()
+    (voc_boxes / "Annotations" / "d.xml").write_text(text.replace("<annotation>", "<annotation><object>"))
+    with pytest.raises(data.Unreadable, match="d.xml"):
+        data.open_regions(voc_boxes).region(2)
+    (voc_boxes / "Annotations" / "d.xml").unlink()
+    (voc_boxes / "ImageSets" / "Main" / "val.txt").write_text("d\n")
+    assert "'d.xml'" in refused(voc_boxes)
+
+
+def test_voc_names_with_a_space(voc):
+    for folder in ("JPEGImages", "SegmentationClass"):
+        for file in (voc / folder).glob("2007_000033.*"):
+            file.rename(file.with_stem("img 1"))
+    (voc / "ImageSets" / "Segmentation" / "val.txt").write_text("img 1\n2007_000042  1\n")
+    assert data.open_regions(voc).keys == ("img 1.jpg", "2007_000042.jpg")
 
 
 # STL10

@@ -117,9 +117,9 @@ def test_grids():
 
 
 def test_run_length_codes():
-    assert covered(run_mask(runs_of([1, 2, 3], 2, 3), 2, 3)) == {(0, 1), (0, 2)}
-    assert run_mask(runs_of([0, 6], 3, 2), 3, 2).all()
-    assert not run_mask(runs_of([6], 3, 2), 3, 2).any()
+    assert covered(run_mask([runs_of([1, 2, 3], 2, 3)], 2, 3)) == {(0, 1), (0, 2)}
+    assert run_mask([runs_of([0, 6], 3, 2)], 3, 2).all()
+    assert not run_mask([runs_of([6], 3, 2)], 3, 2).any()
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_run_length_codes_are_read_as_coco_reads_them(seed):
     width, height = [(3, 5), (64, 48), (640, 480), (1, 1), (1, 300)][seed % 5]
     mask = random_mask(seed, width, height)
     packed = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    assert np.array_equal(run_mask(runs_of(packed, width, height), width, height), mask)
-    assert np.array_equal(run_mask(runs_of(packed.decode(), width, height), width, height), mask)
+    assert np.array_equal(run_mask([runs_of(packed, width, height)], width, height), mask)
+    assert np.array_equal(run_mask([runs_of(packed.decode(), width, height)], width, height), mask)
     flat = mask.T.reshape(-1)
     ends = np.append(np.flatnonzero(np.diff(flat)) + 1, len(flat))
     plain = np.diff(np.append(0, ends)).tolist()
     plain = [0, *plain] if flat[0] else plain
-    assert np.array_equal(run_mask(runs_of(plain, width, height), width, height), mask)
+    assert np.array_equal(run_mask([runs_of(plain, width, height)], width, height), mask)
     again = coco.frPyObjects({"counts": plain, "size": [height, width]}, height, width)
     assert np.array_equal(coco.decode(again).astype(bool), mask)
 

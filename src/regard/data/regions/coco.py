@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regard.data.decode import Frame, Unreadable
+from regard.data.decode import Frame, Unreadable, frame_of
 from regard.data.listing import show
 from regard.data.regions.fileset import FileSet
 from regard.data.regions.kind import Choices, Kind, chosen
@@ -28,16 +27,20 @@ _PREFERRED = ("val", "test", "train")
 Points = NDArray[np.float32]
 Runs = NDArray[np.uint32]
 
+_LEAST_AREA = 1e-6  # of a polygon, in pixels
+
 _NO_POINTS: Points = np.zeros((0, 2), dtype=np.float32)
 _NO_RUNS: Runs = np.zeros(0, dtype=np.uint32)
 
 
 @dataclass(frozen=True, eq=False)
 class _Object:
-    """One annotation: polygons (n, 2) each, or a run-length code; its category, -1 for none, and its area in pixels."""
+    """One annotation: polygons (n, 2) each, or a run-length code with the width and height that it is for behind it;
+    these two; its category, -1 for none, and its area in pixels."""
 
     rings: list[Points]
     runs: Runs | None
+    frame: tuple[int, int] | None
     category: int
     area: float
 
@@ -81,17 +84,29 @@ class CocoSet(FileSet):
         self._runs = _Packed([[one.runs for one in several if one.runs is not None] for several in objects], _NO_RUNS)
         self._file = source
 
+    def region(self, index: int) -> Mask:
+        mask = super().region(index)
+        by_size: dict[tuple[int, int], list[Runs]] = {}
+        for runs in self._runs.of(index):
+            by_size.setdefault((int(runs[-2]), int(runs[-1])), []).append(runs[:-2])
+        for size, codes in by_size.items():
+            frame = frame_of(self.path(index))
+            self._check_size(index, frame, size)
+            mask = mask | self._turned(index, frame, run_mask(codes, *size))
+        return mask
+
     def _marked(self, index: int, frame: Frame) -> Mask:
+        """The polygons and boxes alone: each run-length code says itself what it is for."""
         width, height = map(int, self._sizes[index])
         if not width:
             width, height = frame.width, frame.height
         self._check_size(index, frame, (width, height))
-        mask = polygon_mask(self._rings.of(index), width, height)
-        for runs in self._runs.of(index):
-            if runs.sum(dtype=np.int64) != width * height:  # of an image whose size was not given
-                raise Unreadable(f"{self._source(index)} has a run-length code of another size than {width} x {height}")
-            mask |= run_mask(runs, width, height)
-        return mask
+        try:
+            return polygon_mask(self._rings.of(index), width, height)
+        except ValueError as error:
+            raise Unreadable(
+                f"{show(self.path(index))} cannot have its region: {self._source(index)}: {error}"
+            ) from error
 
     def _source(self, index: int) -> str:
         return f"what {show(self._file)} says of it"
@@ -240,10 +255,13 @@ def _objects(
             strangers.append(annotation["image_id"])
             continue
         try:
-            objects[image].append(_object(annotation, sizes[image], categories))
+            one = _object(annotation, sizes[image], categories)
         except ValueError as error:
             name = annotation.get("id", place)
             raise InputError(f"annotation {name!r} in {show(path)} cannot be used: {first_line(error)}") from error
+        objects[image].append(one)
+        if one.frame is not None and not sizes[image, 0]:
+            sizes[image] = one.frame
     if strangers:
         raise InputError(
             f"{len(strangers)} annotations in {show(path)} are of images that it does not name "
@@ -263,36 +281,58 @@ def _object(annotation: dict[str, Any], size: NDArray[np.int32], categories: dic
         category = categories[found]
     rings: list[Points] = []
     runs: Runs | None = None
-    shape = annotation.get("segmentation")
+    frame: tuple[int, int] | None = None
+    shape, box = annotation.get("segmentation"), annotation.get("bbox")
     if isinstance(shape, dict):
-        runs = _runs(shape, size)
+        runs, frame = _runs(shape, size)
+        runs = runs if runs[1::2].any() else None
     elif isinstance(shape, list) and shape:
-        rings = [_ring(ring) for ring in shape]
-    elif shape or annotation.get("bbox") is None:
+        rings = [ring for ring in map(_ring, shape) if len(ring)]
+    elif shape or box is None:
         raise ValueError("it has neither a segmentation nor a bbox")
-    else:
-        rings = _box(annotation["bbox"])
+    if not rings and runs is None and box is not None:  # what has no area is no shape
+        rings = _box(box)
     area = annotation.get("area")
-    if not (isinstance(area, int | float) and 0 < area < math.inf):
+    if not (isinstance(area, int | float) and 0 < area < 2**62):
         area = sum(map(_area, rings)) if runs is None else runs[1::2].sum()
-    return _Object(rings, runs, category, float(area))
+    if runs is not None:
+        runs = np.append(runs, np.array(frame, dtype=np.uint32))
+    return _Object(rings, runs, frame, category, float(area))
 
 
-def _runs(shape: dict[str, Any], size: NDArray[np.int32]) -> Runs:
+def _runs(shape: dict[str, Any], size: NDArray[np.int32]) -> tuple[Runs, tuple[int, int]]:
+    """A run-length code, and the width and height that it is for: those of the image as it is stored or upright."""
     stated = shape.get("size")
-    if not isinstance(stated, list) or len(stated) != 2 or not all(isinstance(n, int) and n > 0 for n in stated):
-        raise ValueError(f"the size of its run-length code is {stated!r}, not height and width")
+    if (
+        not isinstance(stated, list)
+        or len(stated) != 2
+        or not all(isinstance(n, int) and 0 < n < 2**31 for n in stated)
+    ):
+        raise ValueError(f"the size of its run-length code is {str(stated)[:60]}, not height and width")
     height, width = stated
-    if size[0] and (width, height) != tuple(size):
+    if size[0] and tuple(size) not in ((width, height), (height, width)):
         raise ValueError(f"its run-length code is for {width} x {height} pixels, the image has {size[0]} x {size[1]}")
-    return runs_of(shape.get("counts"), width, height).astype(np.uint32)
+    return runs_of(shape.get("counts"), width, height).astype(np.uint32), (width, height)
 
 
 def _ring(ring: object) -> Points:
+    """The corners of a polygon; none if it encloses nothing."""
     numbers = _numbers(ring, "polygon")
     if len(numbers) % 2:
         raise ValueError(f"a polygon has {len(numbers)} numbers, not an x and a y for each corner")
-    return numbers.reshape(-1, 2).astype(np.float32)
+    corners = numbers.reshape(-1, 2).astype(np.float64)
+    return corners.astype(np.float32) if _encloses(corners) else _NO_POINTS
+
+
+def _encloses(corners: NDArray[np.float64]) -> bool:
+    if len(corners) < 3:
+        return False
+    corners = corners - corners.min(axis=0)
+    if _area(corners) > _LEAST_AREA:
+        return True
+    # It may cross itself, so that its parts take each other away.
+    span = corners.max(axis=0)
+    return bool(span.min() > 0) and bool(polygon_mask([corners / span * (59.3, 61.7) + (0.21, 0.37)], 64, 64).any())
 
 
 def _box(box: object) -> list[Points]:
@@ -301,7 +341,9 @@ def _box(box: object) -> list[Points]:
     if len(numbers) != 4:
         raise ValueError(f"its bbox has {len(numbers)} numbers, not x, y, width and height")
     left, top, width, height = map(float, numbers)
-    if not (width > 0 and height > 0):
+    if width < 0 or height < 0:
+        raise ValueError(f"its bbox is {width:g} wide and {height:g} high; expected no less than 0")
+    if not (width and height):
         return []
     corners = (left, top), (left + width, top), (left + width, top + height), (left, top + height)
     return [np.array(corners, dtype=np.float32)]
@@ -312,14 +354,14 @@ def _numbers(values: object, what: str) -> NDArray[Any]:
         raise ValueError(f"its {what} is {str(values)[:60]}, not a list of numbers")
     try:
         numbers = np.array(values)
-    except ValueError:  # lists of different lengths
+    except (ValueError, OverflowError):  # lists of different lengths, whole numbers that no float holds
         numbers = np.array("")
     if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers) < 1e9).all():
         raise ValueError(f"its {what} has a coordinate that is no number")
     return numbers
 
 
-def _area(ring: Points) -> float:
+def _area(ring: NDArray[np.floating[Any]]) -> float:
     x, y = ring.astype(np.float64).T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 

@@ -134,6 +134,8 @@ def _boxes(path: Path, members: Sequence[str]) -> NDArray[np.float64]:
             raise InputError(f"{show(path)} has the box {' '.join(table[number])!r}; expected four numbers") from None
         if not all(map(math.isfinite, (x, y, width, height))):
             raise InputError(f"{show(path)} has the box {' '.join(table[number])!r}; expected four finite numbers")
+        if width < 0 or height < 0:
+            raise InputError(f"{show(path)} has a box of negative size for image {number}; expected width and height")
         boxes.append((x, y, x + width, y + height))
     return np.array(boxes)
 

@@ -45,9 +45,11 @@ class FileSet(RegionSet):
         return picture(self.path(index))
 
     def region(self, index: int) -> Mask:
-        path = self.path(index)
-        frame = frame_of(path)
-        mask = self._marked(index, frame)
+        frame = frame_of(self.path(index))
+        return self._turned(index, frame, self._marked(index, frame))
+
+    def _turned(self, index: int, frame: Frame, mask: Mask) -> Mask:
+        """A mask in pixels as the file stores them or as they are upright, upright."""
         size = mask.shape[1], mask.shape[0]
         self._check_size(index, frame, size)
         # Annotations are of the pixels as the file stores them, unless their size says that they are of the upright

@@ -77,8 +77,9 @@ def _box(one: Element) -> tuple[float, float, float, float]:
     box = one.find("bndbox")
     if box is None:
         raise ValueError("an object has no bndbox")
-    left, top, right, bottom = (_number(box, name) for name in _CORNERS)
-    return left, top, right, bottom
+    x1, y1, x2, y2 = (_number(box, name) for name in _CORNERS)
+    # Two opposite corners, in whatever order: some boxes of ImageNet have the larger number first.
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 
 def _number(of: Element, name: str) -> float:

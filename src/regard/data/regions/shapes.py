@@ -18,6 +18,9 @@ from regard.data.regionset import Mask
 Ring = NDArray[np.floating[Any]]
 Runs = NDArray[np.int64]
 
+_MOST_CROSSINGS = 2**25
+_CROSSINGS_AT_A_TIME = 2**20
+
 
 def polygon_mask(rings: Iterable[Ring], width: int, height: int) -> Mask:
     """The union of what polygons enclose, as in COCO: one within another adds to it, and cuts no hole.
@@ -31,11 +34,56 @@ def polygon_mask(rings: Iterable[Ring], width: int, height: int) -> Mask:
 
     Returns:
         bool (height, width).
+
+    Raises:
+        ValueError: the edges cross more than 2^25 rows of pixels in all.
     """
     mask = np.zeros((height, width), dtype=np.bool_)
-    for ring in rings:
-        _add(mask, np.asarray(ring, dtype=np.float64).reshape(-1, 2))
+    corners = [ring for ring in (np.asarray(ring, dtype=np.float64).reshape(-1, 2) for ring in rings) if len(ring) > 2]
+    if not corners:
+        return mask
+    ends = np.cumsum([len(ring) for ring in corners])
+    start = np.concatenate(corners)
+    following = np.arange(1, len(start) + 1)
+    following[ends - 1] = ends - [len(ring) for ring in corners]
+    down = start[:, 1] < start[following, 1]
+    # Always from the upper end, so that two rings with a common edge meet without a gap.
+    upper_x, upper_y = np.where(down[:, None], start, start[following]).T
+    lower_x, lower_y = np.where(down[:, None], start[following], start).T
+    ring = np.repeat(np.arange(len(corners)), [len(ring) for ring in corners])
+    # Each edge crosses the lines through the centres of these rows.
+    first, last = _first(upper_y, height), _first(lower_y, height)
+    crossings = np.cumsum(np.bincount(first, minlength=height + 1) - np.bincount(last, minlength=height + 1))
+    total = np.cumsum(crossings[:height])
+    if total[-1] > _MOST_CROSSINGS:
+        raise ValueError(
+            f"polygons of {len(start)} corners in all cross {total[-1]} rows of pixels, more than {_MOST_CROSSINGS}"
+        )
+    top = int(first.min())
+    while top < last.max():
+        done = total[top - 1] if top else 0
+        bottom = max(top + 1, int(np.searchsorted(total, done + _CROSSINGS_AT_A_TIME)))
+        bottom = min(bottom, int(last.max()))
+        count = np.clip(last, top, bottom) - np.clip(first, top, bottom)
+        edge = np.repeat(np.arange(len(start)), count)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + np.maximum(first, top)[edge]
+        share = (row + 0.5 - upper_y[edge]) / (lower_y - upper_y)[edge]
+        column = _first(upper_x[edge] + share * (lower_x - upper_x)[edge], width)
+        # From each crossing to the next of its ring in its row.
+        order = np.sort((ring[edge] * height + row) * (width + 1) + column)
+        place = order % (height * (width + 1)) - top * (width + 1)
+        mask[top:bottom] = _between(place[::2], place[1::2], (bottom - top, width + 1))[:, :-1]
+        top = bottom
     return mask
+
+
+def _between(starts: NDArray[np.int64], ends: NDArray[np.int64], shape: tuple[int, int]) -> Mask:
+    """What is at a start or after it, and before its end, in an array of this shape; each pair lies in one row."""
+    changes = np.zeros(shape[0] * shape[1], dtype=np.int32)
+    np.add.at(changes, starts, 1)
+    np.add.at(changes, ends, -1)
+    changes = changes.reshape(shape)
+    return np.asarray(np.cumsum(changes, axis=1, out=changes) > 0)
 
 
 def box_mask(boxes: Iterable[Iterable[float]], width: int, height: int) -> Mask:
@@ -66,10 +114,17 @@ def grid_mask(cells: NDArray[np.integer[Any]], side: int, width: int, height: in
     return marked[np.ix_(rows, columns)]
 
 
-def run_mask(runs: Runs, width: int, height: int) -> Mask:
-    """What a run-length code covers: lengths of runs outside and inside in turns, down the columns, from the left."""
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
+def run_mask(codes: Iterable[NDArray[np.integer[Any]]], width: int, height: int) -> Mask:
+    """The union of what run-length codes cover, bool (height, width).
+
+    Args:
+        codes: each lengths of runs outside and inside in turns, down the columns, from the left, which fill the image.
+        width: of the image, pixels.
+        height: of the image, pixels.
+    """
+    edges = [np.cumsum(runs, dtype=np.int64)[: len(runs) // 2 * 2] for runs in codes]
+    ends = np.concatenate([np.zeros(0, dtype=np.int64), *edges])
+    return _between(ends[::2], ends[1::2], (1, width * height + 1))[0, :-1].reshape(width, height).T
 
 
 def runs_of(counts: object, width: int, height: int) -> Runs:
@@ -84,6 +139,8 @@ def runs_of(counts: object, width: int, height: int) -> Runs:
     Raises:
         ValueError: not a code, or not one of an image of this size.
     """
+    if not width * height < 2**32:
+        raise ValueError(f"its {width} x {height} pixels are more than an image has")
     if isinstance(counts, str | bytes):
         runs = _unpacked(counts.encode() if isinstance(counts, str) else counts)
     elif isinstance(counts, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in counts):
@@ -117,34 +174,6 @@ def _unpacked(code: bytes) -> Runs:
     for start in (1, 2):
         numbers[start::2] = np.cumsum(numbers[start::2])
     return numbers
-
-
-def _add(mask: Mask, ring: Ring) -> None:
-    """Add to the mask what one ring encloses."""
-    if len(ring) < 3:
-        return
-    height, width = mask.shape
-    x1, y1 = ring.T
-    x2, y2 = np.roll(ring, -1, axis=0).T
-    down = y1 < y2
-    upper, lower = np.where(down, y1, y2), np.where(down, y2, y1)
-    # Each edge crosses the lines through the centres of these rows.
-    first, last = _first(upper, height), _first(lower, height)
-    count = last - first
-    edge = np.repeat(np.arange(len(ring)), count)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    # Always from the upper end, so that two rings with a common edge meet without a gap.
-    top_x, bottom_x = np.where(down, x1, x2), np.where(down, x2, x1)
-    share = (row + 0.5 - upper[edge]) / (lower - upper)[edge]
-    crossing = top_x[edge] + share * (bottom_x - top_x)[edge]
-    if not len(row):
-        return
-    # From each crossing on to the right, inside and outside change places; only around the ring is there any to change.
-    column = _first(crossing, width)
-    top, left, bottom, right = row.min(), column.min(), row.max() + 1, column.max()
-    shape = bottom - top, right - left + 1
-    changes = np.bincount((row - top) * shape[1] + column - left, minlength=shape[0] * shape[1]).reshape(shape)
-    mask[top:bottom, left:right] |= np.cumsum(changes[:, :-1] & 1, axis=1) & 1 == 1
 
 
 def first_pixels(edges: NDArray[np.float64]) -> NDArray[np.int64]:

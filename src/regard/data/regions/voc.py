@@ -1,8 +1,8 @@
-"""PASCAL VOC: objects as pictures whose palette says the class (Everingham et al. 2010, IJCV 88)."""
+"""PASCAL VOC: objects as pictures whose palette says the class, or as boxes (Everingham et al. 2010, IJCV 88)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard.data.decode import Frame, Unreadable, quiet
-from regard.data.listing import show
+from regard.data.listing import read_text, show
 from regard.data.regions.drawn import numbers_of
-from regard.data.regions.fileset import FileSet, states
-from regard.data.regions.kind import Choices, Kind, chosen, pick_split, read_rows
-from regard.data.regions.tree import Tree, check_all_there
+from regard.data.regions.fileset import FileSet, PairedSet, states
+from regard.data.regions.kind import Choices, Kind, chosen, pick_split
+from regard.data.regions.pascal import Boxes, read_boxes
+from regard.data.regions.shapes import box_mask
+from regard.data.regions.tree import Tree, check_all_there, check_inside
 from regard.data.regionset import Mask
 from regard.errors import InputError
 
@@ -26,6 +28,9 @@ CLASSES = (
 _VOID = 255
 _LISTS = "ImageSets/Segmentation"
 _MAPS = "SegmentationClass"
+_BOX_LISTS = "ImageSets/Main"
+_BOXES = "Annotations"
+_PREFERRED = ("val", "test", "train")
 
 
 class VocSet(FileSet):
@@ -75,38 +80,128 @@ def _label(path: Path) -> int:
     return int(counts.argmax()) if counts.any() else -1
 
 
+class VocBoxSet(PairedSet):
+    """The images of one list, each with the boxes of all classes, or of its label, as its region."""
+
+    def __init__(self, split: str, root: Path, keys: Sequence[str], box_keys: Sequence[str], alone: bool) -> None:
+        self._alone = alone
+        found = [_boxes(root / _BOXES / key) for key in box_keys]
+        names = {name for boxes in found for name, _ in boxes.objects}
+        classes = CLASSES if names <= set(CLASSES) else tuple(sorted(names))
+        labels = [_largest(boxes, classes) for boxes in found]
+        super().__init__("voc", split, root / "JPEGImages", keys, labels, classes, root / _BOXES, box_keys)
+
+    def _marked(self, index: int, frame: Frame) -> Mask:
+        found = read_boxes(self.beside(index))
+        size = found.size or (frame.width, frame.height)
+        self._check_size(index, frame, size)
+        label = self.classes[self.labels[index]]
+        boxes = [box for name, box in found.objects if not self._alone or name == label]
+        # Pixels are counted from 1, and the last is in the box.
+        return box_mask([(left - 1, top - 1, right, bottom) for left, top, right, bottom in boxes], *size)
+
+    def _marks(self) -> Iterator[bytes]:
+        yield repr(self._alone).encode()
+        yield from super()._marks()
+
+
+def _boxes(path: Path) -> Boxes:
+    try:
+        return read_boxes(path)
+    except Unreadable:
+        return Boxes(None, ())  # whoever asks for the region will be told
+
+
+def _largest(boxes: Boxes, classes: Sequence[str]) -> int:
+    """The class of the largest area in all, the first of several; -1 if there is none."""
+    areas: dict[int, float] = {}
+    for name, (left, top, right, bottom) in boxes.objects:
+        label = classes.index(name)
+        areas[label] = areas.get(label, 0) + (right - left + 1) * (bottom - top + 1)
+    return max(sorted(areas), key=areas.__getitem__, default=-1)
+
+
 def _root(where: Path) -> Path | None:
-    """The folder of one year: the one given, or the latest in it or in the VOCdevkit in it."""
+    """The folder of one year: the one given, or the latest in it or in the VOCdevkit in it; with segmentations if any
+    has them, else with boxes."""
     years = sorted(
         (*where.glob("VOC20[0-9][0-9]"), *where.glob("VOCdevkit/VOC20[0-9][0-9]")), key=lambda path: path.name
     )
-    return next((path for path in (where, *reversed(years)) if (path / _LISTS).is_dir()), None)
+    places = [where, *reversed(years)]
+    return next((path for path in places if _has_segmentations(path)), None) or next(
+        (path for path in places if (path / "JPEGImages").is_dir() and _xml_files(path)), None
+    )
 
 
-def _open(where: Path, choices: Choices) -> VocSet:
+def _has_segmentations(root: Path) -> bool:
+    return (root / _LISTS).is_dir()
+
+
+def _xml_files(root: Path) -> list[str]:
+    return [name for name in Tree(root / _BOXES).files() if name.lower().endswith(".xml")]
+
+
+def _open(where: Path, choices: Choices) -> VocSet | VocBoxSet:
     region = chosen("region", choices.region, ("all", "label"), "all")
+    root = _root(where)
+    if root is None:
+        raise InputError(f"neither {_LISTS}/ nor {_BOXES}/*.xml in {show(where)}; {KIND.layout}")
+    if not _has_segmentations(root):
+        if choices.boundary is not None:
+            raise InputError("boxes have no borders; leave the boundary out")
+        return _open_boxes(root, choices.split, region == "label")
     # Borders belong to no object in particular, so that they can only be inside of all.
     boundary = chosen("boundary", choices.boundary, ("inside", "outside"), "inside" if region == "all" else "outside")
     if region == "label" and boundary == "inside":
         raise InputError("borders do not say which object they are of; leave boundary='inside' out with region='label'")
-    root = _root(where)
-    if root is None:
-        raise InputError(f"no {_LISTS}/ in {show(where)}; {KIND.layout}")
-    there = [name.removesuffix(".txt") for name in Tree(root / _LISTS).files() if name.endswith(".txt")]
-    split = pick_split(choices.split, there, root / _LISTS, ("val", "test", "train"))
+    split = pick_split(choices.split, _lists(root / _LISTS), root / _LISTS, _PREFERRED)
     file = root / _LISTS / f"{split}.txt"
-    names = list(dict.fromkeys(row[0] for row in read_rows(file, 1, "the name of an image")))
     tree = Tree(root)
+    names = _names(file, {path.rpartition(".")[0] for path in Tree(root / "JPEGImages").files()})
     hint = "unpack VOC there again"
     check_all_there(tree, [f"JPEGImages/{name}.jpg" for name in names], f"images that {file.name} names", hint)
     check_all_there(tree, [f"{_MAPS}/{name}.png" for name in names], f"pictures of classes for {file.name}", hint)
     return VocSet(split, root, names, region == "label", boundary == "inside")
 
 
+def _open_boxes(root: Path, split: str | None, alone: bool) -> VocBoxSet:
+    images = {path.rpartition(".")[0]: path for path in Tree(root / "JPEGImages").images()}
+    # Lists such as cat_val.txt say which of all images show a class.
+    there = [name for name in _lists(root / _BOX_LISTS) if "_" not in name]
+    if there or split is not None:
+        split = pick_split(split, there, root / _BOX_LISTS, _PREFERRED)
+        file = root / _BOX_LISTS / f"{split}.txt"
+        names, source = _names(file, images), file.name
+    else:
+        names, source = [name.rpartition(".")[0] for name in _xml_files(root)], f"{_BOXES}/"
+    keys = [images.get(name, f"{name}.jpg") for name in names]
+    check_all_there(Tree(root / "JPEGImages"), keys, f"images that {source} names", "add them")
+    box_keys = [f"{name}.xml" for name in names]
+    check_all_there(Tree(root / _BOXES), box_keys, f"files of boxes for {source}", "add them")
+    return VocBoxSet(split or "", root, keys, box_keys, alone)
+
+
+def _lists(folder: Path) -> list[str]:
+    return [name.removesuffix(".txt") for name in Tree(folder).files() if name.endswith(".txt")]
+
+
+def _names(file: Path, images: Collection[str]) -> list[str]:
+    """The images that a list names, each once: one a line; of a class, with 1, 0 or -1 behind it."""
+    names = []
+    for line in map(str.strip, read_text(file).splitlines()):
+        words = line.split()
+        if words and not line.startswith("#"):
+            of_a_class = line not in images and len(words) == 2 and words[1] in ("1", "0", "-1")
+            names.append(check_inside(words[0] if of_a_class else line, file))
+    if not names:
+        raise InputError(f"{show(file)} has no lines; expected the name of an image in each")
+    return list(dict.fromkeys(names))
+
+
 KIND = Kind(
     "voc",
     "expected the folder VOC2012 (or VOC2007, or VOCdevkit) with JPEGImages/, SegmentationClass/ and "
-    "ImageSets/Segmentation/",
+    "ImageSets/Segmentation/, or with JPEGImages/ and Annotations/*.xml",
     lambda where: _root(where) is not None,
     _open,
     frozenset({"split", "region", "boundary"}),
