@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from regard.bias.measures import check_pixels, check_threshold, measure
 from regard.bias.rows import COLUMNS
 from regard.errors import InputError
+from regard.logits import class_logits, predicted_classes
 from regard.maps import MapMethod, create
 from regard.maps.checks import check_logits
 from regard.maps.layers import Layer, unwrapped
@@ -84,7 +85,7 @@ class Looker:
             return maps, self.mapper.logits, self.mapper.classes
         with torch.no_grad(), evaluation_mode(self.model):
             logits = check_logits(self.model(images), images)
-        chosen = logits.argmax(1) if classes is None else classes
+        chosen = predicted_classes(logits) if classes is None else classes
         return self.mapper(images, chosen), logits, chosen
 
     def measured(self, images: Tensor, labels: Tensor, targets: Tensor, regions: Tensor) -> Measured:
@@ -97,13 +98,13 @@ class Looker:
             regions: bool (B, H, W).
         """
         maps, logits, explained = self.maps(images, targets if self.target == "label" else None)
-        predicted = logits.argmax(1)
+        predicted, scores = predicted_classes(logits), class_logits(logits)
         measures = measure(maps, regions.to(maps.device), self.threshold, margin=self.margin, tolerance=self.tolerance)
         columns = {
             "label": labels,
             "predicted": predicted,
             "explained": explained,
-            "probability": logits.float().softmax(1).gather(1, explained[:, None])[:, 0],
+            "probability": scores.float().softmax(1).gather(1, explained[:, None])[:, 0],
             "correct": predicted == targets.to(predicted.device),
             **dict(measures.items()),
         }
@@ -111,7 +112,7 @@ class Looker:
             torch.stack([columns[name].to(logits.device, dtype) for name in names])
             for names, dtype in ((_WHOLE, torch.int64), (_REAL, torch.float32))
         )
-        return Measured(whole, real, logits.shape[1])
+        return Measured(whole, real, scores.shape[1])
 
 
 class Measured:

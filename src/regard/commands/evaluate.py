@@ -17,6 +17,7 @@ from regard.commands.subjects import Trial, add_subject_options, trials
 from regard.data import FileSet
 from regard.data.shards import Shards
 from regard.errors import InputError
+from regard.logits import class_logits, logits_of, predicted_classes
 from regard.terminal import say
 from regard.training.run_checkpoint import RunCheckpoint
 
@@ -63,9 +64,10 @@ def _score(trial: Trial, rank: int) -> _Score:
     for batch in trial.batches(places, skipped=score.skipped):
         known = batch.labels >= 0
         labels = targets[batch.labels[known]]
-        logits = trial.model(batch.images)[known]
+        given = logits_of(trial.model(batch.images))[known]
+        logits = class_logits(given)
         score.loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
-        score.correct += int((logits.argmax(1) == labels).sum())
+        score.correct += int((predicted_classes(given) == labels).sum())
         five = logits.topk(min(5, logits.shape[1])).indices
         score.among_five += int((five == labels[:, None]).sum())
         score.images += len(labels)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError
+from regard.logits import class_logits, logits_of, predicted_classes
 
 Classes = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
 
@@ -43,12 +44,14 @@ def _made_under_inference() -> InputError:
     return InputError("the model was made under inference_mode, so it has no gradients; make it outside")
 
 
-def check_logits(logits: object, images: Tensor) -> Tensor:
-    """`logits` if they are class scores (N, classes) of the images, otherwise raises InputError."""
-    if isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(images):
+def check_logits(output: object, images: Tensor) -> Tensor:
+    """The class scores (N, classes) of the images in what a model gives (see `logits_of`), otherwise InputError."""
+    logits = logits_of(output)
+    if logits.ndim == 2 and len(logits) == len(images) and logits.shape[1]:
         return logits
-    what = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-    raise InputError(f"the model gives {what}; expected class scores ({len(images)}, classes)")
+    raise InputError(
+        f"the model gives a tensor of shape {tuple(logits.shape)}; expected class scores ({len(images)}, classes)"
+    )
 
 
 def check_classes(classes: Classes | None, logits: Tensor, *, several: bool = False) -> Tensor:
@@ -59,9 +62,9 @@ def check_classes(classes: Classes | None, logits: Tensor, *, several: bool = Fa
     Raises:
         InputError: another shape or dtype, or a class outside those of the logits.
     """
-    n, count = logits.shape
+    n, count = class_logits(logits).shape
     if classes is None:
-        return logits.detach().argmax(1)
+        return predicted_classes(logits.detach())
     try:
         given = torch.as_tensor(classes)
     except (TypeError, ValueError, RuntimeError):
@@ -87,6 +90,7 @@ def check_top(top: int, logits: Tensor) -> Tensor:
     Raises:
         InputError: not a whole number of at least 1, or more than there are classes.
     """
+    logits = class_logits(logits)
     count = logits.shape[1]
     if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= count:
         raise InputError(f"top {top!r} of a model with {count} outputs; expected a whole number from 1 to {count}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError, first_line, unknown
+from regard.logits import logits_of
 from regard.maps.features import Reshape, arrangement
 from regard.maps.graph import check_ran, hooked, run
 from regard.maps.layers import Layer, find_layers, unwrapped
@@ -171,6 +172,8 @@ class ExternalMap(MapMethod):
     def _targets(self, logits: Tensor, classes: Tensor) -> list[Any]:
         """What the package is to explain, an object for each image."""
         makers = self._package.utils.model_targets
+        if logits.shape[1] == 1:
+            return [makers.BinaryClassifierOutputTarget(class_) for class_ in classes.tolist()]
         if self.name != "FinerCAM":
             return [makers.ClassifierOutputTarget(class_) for class_ in classes.tolist()]
         # Given a plain target, FinerCAM would be its base method. It compares a class with those of similar scores.
@@ -214,6 +217,7 @@ class ExternalMap(MapMethod):
                 return (images.clone(), *args[1:])
 
             model.register_forward_pre_hook(prepare)
+            model.register_forward_hook(lambda _module, _args, output: logits_of(output))
             yield cam
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import unknown
+from regard.logits import class_logits
 from regard.maps.activation import Reduce, activation_map, check_power
 from regard.maps.features import Reshape
 from regard.maps.fusion import Fuse
@@ -46,6 +47,8 @@ class GradientMethod(MapMethod):
 
     def _weights(self, logits: Tensor, classes: Tensor) -> Tensor:
         """The derivatives (N, classes) by the logits of what the gradients are of: here of the class scores."""
+        if logits.shape[1] == 1:  # the score of class 1, whose negative is that of class 0
+            return (2 * classes[:, None] - 1).to(logits.dtype)
         return torch.zeros_like(logits).scatter_(1, classes[:, None], 1)
 
     @abstractmethod
@@ -119,8 +122,9 @@ class GradientMap(GradientMethod):
         if self.loss == "score":
             return super()._weights(logits, classes)
         # softmax - 1 at the class is minus the sum of the others, which does not round to 0 for a sure network.
-        others = _wide(logits).softmax(1).scatter_(1, classes[:, None], 0)
-        return others.scatter_(1, classes[:, None], -others.sum(1, keepdim=True)).to(logits.dtype)
+        others = class_logits(_wide(logits)).softmax(1).scatter_(1, classes[:, None], 0)
+        others.scatter_(1, classes[:, None], -others.sum(1, keepdim=True))
+        return others[:, -logits.shape[1] :].to(logits.dtype)  # of one output, the derivative by that of class 1
 
     def _map(self, features: Tensor, gradients: Tensor) -> Tensor:
         return activation_map(gradients, self.power, self.reduce)

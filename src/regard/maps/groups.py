@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError, unknown
+from regard.logits import class_logits
 from regard.maps.checks import check_classes, check_images, check_logits
 from regard.maps.labelled import LabelledImages
 from regard.maps.layers import Layer
@@ -172,12 +173,13 @@ def _scores(
         for part in masking.split(batch_size):
             image = part // groups
             masks = _masks(means[part], images.shape[-2:]).to(images.dtype)
-            probabilities = model(images[image] * masks[:, None]).softmax(1)
+            masked = images[image] * masks[:, None]
+            probabilities = class_logits(check_logits(model(masked), masked)).softmax(1)
             scores[part] = probabilities.gather(1, chosen[image, None])[:, 0]
             done += len(part)
             if progress is not None:
                 progress(done, len(means))
-        whole = logits.softmax(1).gather(1, chosen[:, None])[:, 0]
+        whole = class_logits(logits).softmax(1).gather(1, chosen[:, None])[:, 0]
         return _Scores(scores.reshape(len(images), groups), whole, name)
 
 

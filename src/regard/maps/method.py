@@ -33,7 +33,8 @@ class MapMethod(ABC):
         maps = GradCAM(model, ["layer3", "layer4"])(images)    # of both layers, fused
 
     Args:
-        model: maps images to class scores (N, classes).
+        model: maps images to class scores (N, classes), or to a dict or tuple that holds them, see `regard.logits`. One
+            output is a binary network's: of class 1 its maps are of that score, of class 0 of its negative.
         layer: a name as in `model.named_modules()`, the module itself, or several of these; None: the last spatial
             features, see `regard.maps.last.last_features`.
         fuse: what becomes of the maps of several layers: each is scaled to [0, 1] and resized, then the "mean" is taken

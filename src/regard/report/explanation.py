@@ -15,6 +15,7 @@ from regard.bias import measure, scaled
 from regard.data import Channels, Fit, Normalisation, RegionBatch, RegionSet, stream
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError
+from regard.logits import class_logits
 from regard.maps import MapMethod
 from regard.report.sheet import verdict
 
@@ -188,7 +189,7 @@ def _explained(
 ) -> Iterator[Explanation]:
     """The images of a batch, with maps (B, K, H, W) of classes (B, K)."""
     count, each = classes.shape
-    probabilities = logits.double().softmax(1).cpu()
+    probabilities = class_logits(logits).double().softmax(1).cpu()
     likeliest = probabilities.topk(min(top, len(names)), dim=1).indices.tolist()
     measures: dict[str, list[list[float | bool]]] = {}
     if images.has_regions:

@@ -14,6 +14,7 @@ from regard.bias import measure, scaled
 from regard.data import Batches, ImageSet
 from regard.data.draws import Draws
 from regard.errors import InputError
+from regard.logits import predicted_classes
 from regard.maps import GradCAM
 from regard.report.overlay import picture
 from regard.report.summary import Summary
@@ -188,7 +189,7 @@ def _look(model: nn.Module, row: Summary, test: ImageSet, places: Sequence[int])
     (batch,) = batches.epoch(0)
     mapper = GradCAM(model, layer)
     heat = mapper(batch.images, batch.labels if by_label else None)
-    predicted = mapper.logits.argmax(1).tolist() if mapper.logits is not None else []
+    predicted = predicted_classes(mapper.logits).tolist() if mapper.logits is not None else []
     verdicts, spills = [""] * len(places), [float("nan")] * len(places)
     if chosen.regions is not None:
         measures = measure(heat, chosen.regions.cpu(), threshold)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.data import Batches, FileBatches
+from regard.logits import class_logits, logits_of, predicted_classes
 from regard.modes import evaluation_mode
 
 MANY_CLASSES = 10
@@ -44,9 +45,10 @@ def evaluate(
     right, among_five, images = torch.zeros_like(loss), torch.zeros_like(loss), 0
     with evaluation_mode(model):
         for batch in batches.epoch(0):
-            logits = model(batch.images)
+            given = logits_of(model(batch.images))
+            logits = class_logits(given)
             loss += F.cross_entropy(logits, batch.labels, reduction="sum")
-            right += (logits.argmax(1) == batch.labels).sum()
+            right += (predicted_classes(given) == batch.labels).sum()
             five = logits.topk(min(5, logits.shape[1])).indices
             among_five += (five == batch.labels[:, None]).sum()
             images += len(batch.labels)

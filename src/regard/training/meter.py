@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from regard.logits import predicted_classes
 from regard.transfer import Losses
 
 TERMS = ("attention", "distillation", "full_activation", "gradient", "symmetry", "input_gradient")
@@ -41,7 +42,7 @@ class Meter:
                 losses.total,
                 losses.task,
                 *(_summed(getattr(losses, name), zero) for name in TERMS),
-                (losses.logits.argmax(1) == classes).to(zero.dtype).mean(),
+                (predicted_classes(losses.logits) == classes).to(zero.dtype).mean(),
             )
         )
         self.rows[step, :_NORM].add_(means, alpha=len(labels))

@@ -337,7 +337,7 @@ def load_network(
     try:
         with torch.device("meta"):
             model = build_network(network, outputs, pretrained=False)
-    except RuntimeError:  # it computes with values as it is made
+    except (RuntimeError, InputError):  # it computes with values as it is made, or says what is wrong again
         model = build_network(network, outputs, pretrained=False)
     entries = models.entries_for(model, checkpoint, source, ema=ema, say=say)
     models.check_fit(model, entries, source)

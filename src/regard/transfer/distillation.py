@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regard.errors import InputError
+from regard.logits import class_logits
 
 
 def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4) -> Tensor:
@@ -14,12 +15,13 @@ def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature:
     `T^2 KL(softmax(teacher / T) || softmax(student / T))`, averaged over the batch.
 
     Args:
-        student_logits, teacher_logits: (N, K).
+        student_logits, teacher_logits: (N, K), or (N, 1) of a binary network.
         temperature: T > 0.
 
     Raises:
         InputError: the two have different shapes, or the temperature is not positive.
     """
+    student_logits, teacher_logits = class_logits(student_logits), class_logits(teacher_logits)
     check_classes(student_logits.shape[-1], teacher_logits.shape[-1])
     if student_logits.shape != teacher_logits.shape:
         raise InputError(f"logits are {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}; expected alike")
@@ -45,7 +47,7 @@ def distillation_loss(
     """Knowledge distillation: `alpha * soft_label_loss + (1 - alpha) * cross entropy`.
 
     Args:
-        student_logits, teacher_logits: (N, K).
+        student_logits, teacher_logits: (N, K), or (N, 1) of a binary network.
         labels: (N,), int64 in [0, K).
         temperature: T > 0.
         alpha: in [0, 1].
@@ -54,4 +56,4 @@ def distillation_loss(
         InputError: the two have different shapes, or the temperature is not positive.
     """
     soft = soft_label_loss(student_logits, teacher_logits, temperature)
-    return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
+    return alpha * soft + (1 - alpha) * F.cross_entropy(class_logits(student_logits), labels)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from regard.logits import class_logits
+
 
 def input_gradients(logits: Tensor, labels: Tensor, images: Tensor, *, create_graph: bool = True) -> Tensor:
     """The gradient of each image's cross entropy by its pixels.
@@ -19,7 +21,7 @@ def input_gradients(logits: Tensor, labels: Tensor, images: Tensor, *, create_gr
     which the own image's is nearly everything. The paper's network has no batch norm.
 
     Args:
-        logits: (N, K), computed from `images`.
+        logits: (N, K), or (N, 1) of a binary network, computed from `images`.
         labels: (N,), int64 in [0, K).
         images: (N, 3, H, W) that require a gradient.
         create_graph: whether the gradients can be differentiated in turn.
@@ -27,7 +29,7 @@ def input_gradients(logits: Tensor, labels: Tensor, images: Tensor, *, create_gr
     Returns:
         (N, 3, H, W).
     """
-    loss = F.cross_entropy(logits, labels, reduction="sum")
+    loss = F.cross_entropy(class_logits(logits), labels, reduction="sum")
     (gradients,) = torch.autograd.grad(loss, images, create_graph=create_graph, retain_graph=True)
     return gradients
 

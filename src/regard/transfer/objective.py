@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.errors import InputError, unknown
+from regard.logits import class_logits, logits_of
 from regard.maps import MapTaps, Taps
 from regard.maps.activation import check_power
 from regard.transfer.activation import full_activation_loss, regressor
@@ -44,7 +45,7 @@ class Losses(NamedTuple):
     distillation: Tensor | None
     """The soft-label loss."""
     logits: Tensor
-    """The student's, (N, K)."""
+    """The student's, (N, K), or (N, 1) of a binary network."""
     full_activation: tuple[Tensor, ...] = ()
     """The mean squared difference of features of each pair of taps."""
     gradient: Tensor | None = None
@@ -105,7 +106,7 @@ class _Watched:
             if self.dtype is not None:
                 stack.enter_context(torch.autocast(images.device.type, self.dtype))
             try:
-                logits = self.forward(images)
+                logits = logits_of(self.forward(images))
             except RuntimeError as error:
                 if _IN_PLACE not in str(error):
                     raise
@@ -165,7 +166,8 @@ class Objective:
     smaller.
 
     Args:
-        student: the network to train.
+        student: the network to train. Networks give logits (N, K), or a dict or tuple that holds them, see
+            `regard.logits`; one output is a binary network's, for classes 0 and 1.
         teacher: the network to learn from, a `Teacher`, or several of these; None for a student that learns alone.
         beta: weight of the attention losses (the published code's 1e3).
         alpha: weight of distillation, in [0, 1].
@@ -325,7 +327,7 @@ class Objective:
                 total = total + now.gradient * gradient
             if now.symmetry:
                 mirrored = images.detach().flip(3).requires_grad_()
-                symmetry = symmetry_loss(own, input_gradients(self.student(mirrored), labels, mirrored))
+                symmetry = symmetry_loss(own, input_gradients(logits_of(self.student(mirrored)), labels, mirrored))
                 total = total + now.symmetry * symmetry
             if now.input_gradient:
                 input_gradient = squared_length(own)
@@ -442,9 +444,9 @@ def _check_device(student: nn.Module, teacher: Teacher) -> None:
 
 
 def task_loss(logits: Tensor, labels: Tensor, task: Task, label_smoothing: float) -> Tensor:
-    """The loss to the labels; see `Objective`."""
-    if task == "cross_entropy":
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    """The loss to the labels; see `Objective`. Of one output both tasks are its binary cross entropy."""
+    if task == "cross_entropy" or logits.shape[1] == 1:
+        return F.cross_entropy(class_logits(logits), labels, label_smoothing=label_smoothing)
     classes = logits.shape[1]
     shares = F.one_hot(labels, classes).to(logits.dtype) if labels.ndim == 1 else labels
     shares = shares * (1 - label_smoothing) + label_smoothing / classes

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError, one_line
+from regard.logits import class_logits, logits_of
 from regard.maps import Taps
 from regard.maps.layers import find_layers, unwrapped
 from regard.modes import evaluation_mode
@@ -91,7 +92,7 @@ def feature_shapes(model: nn.Module, layers: Sequence[str], size: tuple[int, int
         for one in taps:
             stack.enter_context(one)
         try:
-            logits = inner(image)
+            logits = logits_of(inner(image))
         except InputError:
             raise
         except Exception as error:  # a network may raise anything on images of a size it does not know
@@ -102,10 +103,9 @@ def feature_shapes(model: nn.Module, layers: Sequence[str], size: tuple[int, int
             ) from error
         features = {name: given for one in taps for name, given in one.features.items()}
     shapes = {name: (f.shape[1], f.shape[2], f.shape[3]) for name, f in features.items()}
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"the {whose} gives {given}; transfer needs logits (N, K)")
-    return shapes, logits
+    if logits.ndim != 2:
+        raise InputError(f"the {whose} gives {tuple(logits.shape)}; transfer needs logits (N, K)")
+    return shapes, class_logits(logits)
 
 
 def check_places(pairs: Sequence[Pair], of_student: Shapes, of_teacher: Shapes) -> None:

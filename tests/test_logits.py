@@ -1,0 +1,259 @@
+"""One output for two classes, and class scores inside dicts and tuples, wherever a model is asked for its classes."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard import InputError, bias, data, maps, models, training, transfer
+from regard.cli import main
+
+NAME = "wrn-10-0.5"
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    status = main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def binary(bias_: float = 0.0) -> nn.Module:
+    """A network of one output."""
+    torch.manual_seed(0)
+    model = models.create(NAME, 1).eval()
+    with torch.no_grad():
+        model.fc.bias.fill_(bias_)
+    return model
+
+
+def two_outputs(model: nn.Module) -> nn.Module:
+    """The network of two outputs that says the same: the logits (-z / 2, z / 2)."""
+    other = models.create(NAME, 2).eval()
+    state = model.state_dict()
+    state["fc.weight"] = torch.cat((-state["fc.weight"], state["fc.weight"])) / 2
+    state["fc.bias"] = torch.cat((-state["fc.bias"], state["fc.bias"])) / 2
+    other.load_state_dict(state)
+    return other
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def batches_of(labels: Tensor) -> data.Batches:
+    images = torch.zeros(len(labels), 3, 32, 32, dtype=torch.uint8)
+    classes = tuple(map(str, range(int(labels.max()) + 1)))
+    return data.Batches(data.ImageSet(images, labels, classes, "black", "test", (0.0,) * 3, (1.0,) * 3), 4)
+
+
+def pictures(folder, count: int = 3) -> None:
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+
+
+OPTIONS = ["--data.size=32", "--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25,0.25]", "--device=cpu"]
+
+
+def test_commands_take_a_network_of_one_output(here, capsys) -> None:
+    pictures(here / "set")
+    torch.save(binary(-9.0).state_dict(), "negative.pth")
+    torch.save({"state_dict": two_outputs(binary(-9.0)).state_dict()}, "two.pth")
+    (here / "names.txt").write_text("cat\ndog\n")
+    about = ["--mean=[0.5,0.5,0.5]", "--std=[0.25,0.25,0.25]", "--size=32", "--class_names=names.txt"]
+    for name in ("negative", "two"):
+        assert run(capsys, "import", f"{name}.pth", f"--model={NAME}", *about, f"--out={name}.safetensors")[0] == 0
+    assert training.Imported.open("negative.safetensors").class_count == 2
+
+    status, out, _ = run(capsys, "explain", "set/test/cat/0.png", "--model=negative.safetensors", "--device=cpu")
+    assert status == 0
+    explained = json.loads((here / "explained/explain.json").read_text())["images"][0]["predicted"]
+    pixels = torch.from_numpy(np.array(Image.open("set/test/cat/0.png"))).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        z = binary(-9.0)((pixels - 0.5) / 0.25).item()
+    assert z < -5
+    first, second = explained[:2]
+    assert (first["class"], second["class"]) == ("cat", "dog")
+    assert first["probability"] == pytest.approx(1 / (1 + np.exp(z)), abs=1e-6)
+    assert second["probability"] == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-6)
+
+    for source in ("negative.safetensors", f"{NAME}=negative.pth"):
+        status, out, _ = run(capsys, "evaluate", source, "--data.name=folder", "--data.folder=set", *OPTIONS)
+        assert status == 0 and "accuracy 50.00%" in out
+        found = out[out.index("loss") :]
+        status, out, _ = run(capsys, "evaluate", "two.safetensors", "--data.name=folder", "--data.folder=set", *OPTIONS)
+        assert status == 0 and found == out[out.index("loss") :]
+
+
+def test_bias_is_that_of_two_outputs(images) -> None:
+    regions = torch.zeros(4, 32, 32, dtype=torch.bool)
+    regions[:, 8:20, 8:20] = True
+    batch = (images, torch.tensor([0, 1, 0, 1]), regions)
+    with torch.no_grad():
+        right = (binary()(images)[:, 0] > 0) == batch[1].bool()
+    one, two = (bias.evaluate(model, [batch], device="cpu") for model in (binary(), two_outputs(binary())))
+    assert one.to_dict()["summary"] == two.to_dict()["summary"] and len(one) == 4
+    assert one.accuracy == two.accuracy and one.accuracy.successes == int(right.sum())
+
+
+@pytest.mark.parametrize("name", ["gradcam", "gradcam++", "hirescam", "layercam", "xgradcam", "gradient", "activation"])
+def test_maps_of_one_output(name, images) -> None:
+    """Class 1 is explained by the output, class 0 by its negative; its probability is the sigmoid."""
+    model = binary()
+    method, same = maps.create(name, model), maps.create(name, two_outputs(model))
+    for classes in (0, 1, None, [[0, 1]] * 4):
+        found, expected = method(images, classes), same(images, classes)
+        assert torch.equal(method.classes, same.classes)
+        assert torch.allclose(method.logits[:, 0], same.logits[:, 1] * 2, atol=1e-6)
+        # Linear in the scores, which are halves of the output there.
+        factor = 2 if name in ("gradcam", "hirescam", "layercam", "xgradcam") else 1
+        if name != "gradcam++":
+            assert torch.allclose(found, factor * expected, rtol=1e-4, atol=1e-7)
+    method(images)
+    with torch.no_grad():
+        z = model(images)[:, 0]
+    assert torch.equal(method.classes, (z >= 0).long()) and torch.equal(method.logits[:, 0], z)
+    assert torch.equal(method(images, top=1)[:, 0], method(images))
+    with pytest.raises(InputError, match="2 outputs"):
+        method(images, 2)
+
+
+def test_gradcam_of_one_output_by_hand(images) -> None:
+    model = binary()
+    with maps.Taps(model, "group2") as taps:
+        z = model(images)
+    (features,) = taps.features.values()
+    features.retain_grad()
+    (gradients,) = torch.autograd.grad(z.sum(), features)
+    for class_, sign in ((1, 1), (0, -1)):
+        cam = torch.einsum("nc,nchw->nhw", sign * gradients.mean((2, 3)), features).clamp(min=0)
+        found = maps.GradCAM(model, "group2")(images, class_, upsample=False)
+        assert torch.allclose(found, cam, atol=1e-7)
+
+
+def test_methods_of_the_package_take_one_output(images) -> None:
+    pytest.importorskip("pytorch_grad_cam")
+    model = binary()
+    for class_ in (0, 1):
+        own = maps.create("gradcam", model)(images, class_)
+        theirs = maps.create("grad-cam:gradcam", model)(images, class_)
+        own = own - own.amin((1, 2), keepdim=True)
+        assert torch.allclose(theirs, own / own.amax((1, 2), keepdim=True).clamp(min=1e-7), atol=0.05)
+        packed = Wrapped(model, lambda z: {"logits": z})
+        assert torch.equal(maps.create("grad-cam:gradcam", packed, "model.group2")(images, class_), theirs)
+
+
+def test_groups_of_one_output(images) -> None:
+    one = maps.group_activation(binary(), "group2", images, [0, 1, 0, 1], 4)
+    two = maps.group_activation(two_outputs(binary()), "group2", images, [0, 1, 0, 1], 4)
+    assert torch.allclose(one, two, atol=1e-6, equal_nan=True)
+
+
+def test_scores_and_losses_of_one_output(images) -> None:
+    labels = torch.tensor([0, 1, 1, 0])
+    for task in ("cross_entropy", "binary_cross_entropy"):
+        student, teacher = binary(), two_outputs(binary(1.0))
+        objective = transfer.Objective(student, teacher, beta=0, alpha=0.5, task=task)
+        losses = objective(images, labels)
+        z = student(images)[:, 0]
+        assert losses.logits.shape == (4, 1)
+        assert losses.task.item() == pytest.approx(F.binary_cross_entropy_with_logits(z, labels.float()).item())
+        same = transfer.distillation_loss(two_outputs(student)(images), teacher(images), labels, alpha=0.5)
+        assert losses.total.item() == pytest.approx(same.item(), rel=1e-5)
+    batches = batches_of(torch.tensor([0, 1, 1, 0, 1, 1]))
+    score = training.evaluate(binary(9.0), batches)
+    assert score.accuracy == pytest.approx(4 / 6)
+    same = training.evaluate(two_outputs(binary(9.0)), batches)
+    assert score == pytest.approx(same, rel=1e-6)
+
+
+class Wrapped(nn.Module):
+    """A network whose logits are inside something else."""
+
+    def __init__(self, model: nn.Module, pack) -> None:
+        super().__init__()
+        self.model, self.pack = model, pack
+
+    def forward(self, images: Tensor) -> object:
+        return self.pack(self.model(images))
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    hidden: None = None
+
+
+GoogLeNetOutputs = namedtuple("GoogLeNetOutputs", "logits aux")
+
+PACKED = {
+    "dict": lambda z: {"hidden": None, "logits": z},
+    "out": lambda z: OrderedDict(out=z, aux=z * 0),
+    "tuple": lambda z: (z, z * 0),
+    "list": lambda z: [z],
+    "attribute": Output,
+    "named": lambda z: GoogLeNetOutputs(z, None),
+    "tuple of dict": lambda z: ({"logits": z}, None),
+}
+
+
+@pytest.mark.parametrize("form", PACKED)
+def test_logits_inside_something_else(form, images) -> None:
+    torch.manual_seed(0)
+    model = models.create(NAME, 4).eval()
+    packed = Wrapped(model, PACKED[form])
+    assert torch.equal(maps.GradCAM(packed, "model.group2")(images), maps.GradCAM(model, "group2")(images))
+    labels = torch.tensor([0, 1, 2, 3])
+    scores = [
+        transfer.Objective(one, two, beta=1, alpha=0.5, layers=[layer])(images, labels).total.item()
+        for one, two, layer in ((packed, packed, "model.group2"), (model, model, "group2"))
+    ]
+    assert scores[0] == scores[1]
+    groups = [
+        maps.group_activation(one, layer, images, None, 2)
+        for one, layer in ((packed, "model.group2"), (model, "group2"))
+    ]
+    assert torch.equal(*groups)
+    batches = batches_of(labels)
+    assert training.evaluate(packed, batches) == training.evaluate(model, batches)
+
+
+@pytest.mark.parametrize(
+    ("output", "name"),
+    [
+        ({"loss": None, "boxes": None}, "boxes"),
+        ((), "tuple"),
+        (None, "NoneType"),
+        ({"logits": "x"}, "str"),
+        ([[]], "list"),
+    ],
+)
+def test_what_is_no_logits_is_named(output, name, images) -> None:
+    packed = Wrapped(models.create(NAME, 4).eval(), lambda _: output)
+    batch = (images, torch.zeros(4, dtype=torch.int64), torch.ones(4, 32, 32) > 0)
+    for call in (
+        lambda: maps.GradCAM(packed, "model.group2")(images),
+        lambda: transfer.Objective(packed, None)(images, torch.zeros(4, dtype=torch.int64)),
+        lambda: bias.evaluate(packed, [batch], layer="model.group2"),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert name in str(caught.value) and "\n" not in str(caught.value)
