@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from regard import data
+from regard.data.fingerprint import fingerprint
 from regard.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -73,6 +74,16 @@ def test_a_folder_of_parquet_files(home):
         assert torch.equal(one.images, two.images) and torch.equal(one.images[rows], three.images)
     rest = list(make[0].epoch(1, 2))
     assert len(rest) == 1 and torch.equal(rest[0].images, first[2].images)
+
+
+def test_fingerprints_are_of_labels_and_images(home, monkeypatch):
+    kind = datasets.ClassLabel(names=["cat", "dog"])
+    first = fingerprint(load(write(home, [0, 1], kind)).train)
+    (home.parent / "elsewhere").mkdir()
+    assert fingerprint(load(write(home.parent / "elsewhere", [0, 1], kind)).train) == first
+    assert fingerprint(load(write(home, [1, 0], kind)).train) != first
+    monkeypatch.setitem(globals(), "jpeg", lambda number, drawn=jpeg: drawn(7 if number == 3 else number))
+    assert fingerprint(load(write(home, [0, 1], kind)).train) != first
 
 
 def test_names_and_numbers_as_classes(home):

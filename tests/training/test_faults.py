@@ -7,17 +7,21 @@ import os
 import random
 import resource
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from regard import InputError, data, training
+from regard.models import read_checkpoint
 from regard.training import Run, load_recipe
-from regard.training.checkpoints import load_checkpoint
+from regard.training.checkpoints import check_whole, load_checkpoint
 from regard.training.loop import Loop
 
 SMALL = [
@@ -106,6 +110,55 @@ def test_a_flipped_byte_is_said_and_the_checkpoint_before_taken(splits, whole, t
     assert run.weights().read_bytes() == whole.weights().read_bytes()
 
 
+def resumed_by_two(folders: list[Path]) -> list[int]:
+    """The epochs from which two processes go on that see these folders."""
+    given: list[Any] = [None, None]
+    together = threading.Barrier(2, timeout=60)
+
+    def rank(own: int) -> int:
+        def of_all(value: Any) -> list[Any]:
+            given[own] = value
+            together.wait()
+            values = list(given)
+            together.wait()
+            return values
+
+        state = load_checkpoint(folders[own], lambda line: None, of_all)
+        assert state is not None
+        return state["epoch"]
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(rank, range(2)))
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_of_two_processes_one_fails_to_read_once_and_both_go_on_from_the_same_step(failing, whole, monkeypatch) -> None:
+    reads: list[Path] = []
+
+    def glitch(path: Path) -> Any:
+        reads.append(path)
+        if len(reads) == 1 + failing:
+            raise InputError(f"{path} cannot be read")
+        return read_checkpoint(path)
+
+    monkeypatch.setattr("regard.training.checkpoints.read_checkpoint", glitch)
+    assert resumed_by_two([whole.checkpoints] * 2) == [2, 2]
+    assert len(reads) == 4
+
+
+def test_two_processes_that_see_other_files_do_not_go_on_from_them(whole, tmp_path, monkeypatch) -> None:
+    """As one of them sees what was there before; it is asked for the files that the first one sees."""
+    other = shutil.copytree(whole.checkpoints, tmp_path / "checkpoints")
+    older, newest = sorted(other.iterdir())
+    monkeypatch.setattr(
+        "regard.training.checkpoints.check_whole",
+        lambda path: f"{threading.get_ident()}" if path.name == newest.name else check_whole(path),
+    )
+    assert resumed_by_two([whole.checkpoints, other]) == [2, 2]
+    older.unlink()
+    assert resumed_by_two([whole.checkpoints, other]) == [2, 2]
+
+
 @pytest.mark.parametrize("options", [["--model.name=wrn-10-2"], ["--optimizer.name=adamw"]])
 def test_checkpoints_of_another_run_are_refused(options, splits, unfinished, tmp_path) -> None:
     other = training.train(recipe(*options, "--schedule.epochs=1"), tmp_path / "other", splits=splits).run
@@ -138,6 +191,14 @@ def test_a_full_disk_leaves_what_was_there(size, splits, whole, unfinished) -> N
     assert all(after[name] == content for name, content in before.items() if name.startswith("checkpoints"))
     assert not list(unfinished.folder.rglob(".*.part"))
     goes_on(recipe(), unfinished, splits, whole)
+
+
+@pytest.mark.parametrize("size", [400_000, 200_000], ids=["weights fit", "nothing fits"])
+def test_no_checkpoint_is_promised_where_there_is_none(size, splits, whole, tmp_path) -> None:
+    with room(size):
+        message = fails(recipe(), tmp_path / "run", splits, "could not be written", "File too large")
+    assert "checkpoint before" not in message and "still there" not in message
+    goes_on(recipe(), tmp_path / "run", splits, whole)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +14,7 @@ from regard.data.batches import Batches
 from regard.data.decode import OnUnreadable
 from regard.data.file_batches import FileBatches
 from regard.data.fileset import FileSet, Places
+from regard.data.fingerprint import fingerprint
 from regard.data.fit import Fit
 from regard.data.imageset import Channels, ImageSet
 from regard.data.normalisation import Normalisation
@@ -132,7 +132,7 @@ def _of_images(images: ImageSet, size: int, mean: Channels, std: Channels) -> Re
         size,
         labels=images.labels.cpu().numpy(),
         has_regions=images.regions is not None,
-        settings={"data": _fingerprint(images), "mean": mean, "std": std},
+        settings={"data": fingerprint(images), "mean": mean, "std": std},
     )
 
 
@@ -198,12 +198,3 @@ def _of_file_set(images: FileSet, size: int) -> Reading:
         has_regions=False,
         settings={"fit": str(images.fit), "mean": images.mean, "std": images.std},
     )
-
-
-def _fingerprint(images: ImageSet) -> str:
-    found = hashlib.sha256()
-    for part in (images.images, images.labels, images.regions):
-        if part is not None:
-            found.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            found.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()

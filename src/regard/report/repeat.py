@@ -56,12 +56,12 @@ def short(recipe: Recipe) -> str:
 
 
 def environments(groups: Sequence[SeedGroup]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What the runs depended on besides their recipes, but for the command and the names of classes; see `by_value`.
+    """What the runs depended on besides their recipes, but for the command, classes and images; see `by_value`.
 
     A value is said of a network if all its runs have it, else of these.
     """
     rows = {row.name: row for group in groups for row in group.rows}
-    left_out = ("classes", "command")
+    left_out = ("classes", "command", "data")
     found = _owners(
         (name, {fact: value for fact, value in row.environment.items() if fact not in left_out})
         for name, row in rows.items()

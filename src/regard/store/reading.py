@@ -94,6 +94,7 @@ class Reader:
         if known is None:
             about = _json(content, "environment.json")
             classes = about.pop("classes", None)
+            about.pop("data", None)
             known = about, len(classes) if isinstance(classes, list) and classes else None
             self._environments[content] = known
         return known

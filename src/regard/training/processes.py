@@ -127,13 +127,17 @@ class Processes:
         for buffer, values in zip(buffers, together.split([buffer.numel() for buffer in buffers]), strict=True):
             buffer.copy_(values.view_as(buffer))
 
+    def of_all(self, value: Result) -> list[Result]:
+        """What each process gives, by rank; all have to ask for it."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
     def all_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The names that any process gives, each once; all have to ask for it."""
-        if self.count == 1:
-            return names
-        everyone: list[Any] = [None] * self.count
-        dist.all_gather_object(everyone, names)
-        return tuple(dict.fromkeys(name for part in everyone for name in part))
+        return tuple(dict.fromkeys(name for part in self.of_all(names) for name in part))
 
     def first(self, work: Callable[[], Result]) -> Result:
         """What `work` gives: the main process does it first, the others once it is done.

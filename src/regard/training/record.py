@@ -44,6 +44,6 @@ def record_epoch(
             (run.folder / "unreadable.txt").write_text("".join(f"{name}\n" for name in unreadable))
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"epoch {epoch} could not be written to {run.folder} ({first_line(error)}); make room, then go on from the "
-            "checkpoint before (--resume)"
+            f"epoch {epoch} could not be written to {run.folder} ({first_line(error)}); make room, then resume the run "
+            "(--resume)"
         ) from error

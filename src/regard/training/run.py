@@ -116,13 +116,20 @@ class Run:
         """The files of the run, but for its recipe and environment, which make the folder a run."""
         return written_files(self.folder, RUN_FILES)
 
-    def begin(self, recipe: Recipe, classes: tuple[str, ...], replaced: Sequence[Path] = ()) -> Run:
+    def begin(
+        self,
+        recipe: Recipe,
+        classes: tuple[str, ...],
+        replaced: Sequence[Path] = (),
+        images: dict[str, Any] | None = None,
+    ) -> Run:
         """Makes the folder of a run that starts.
 
         Args:
             recipe: of the run.
             classes: the names of the classes, in the order of the logits.
             replaced: files of the run before, which are removed.
+            images: what is recorded of the data; see `data_record`.
 
         Raises:
             InputError: the folder cannot be written.
@@ -132,10 +139,10 @@ class Run:
         try:
             if place.exists():
                 remove_files(self.folder, replaced)
-                _write_about(place, recipe, classes)  # one file after the other: at any time it is a run
+                _write_about(place, recipe, classes, images)  # one file after the other: at any time it is a run
             else:
                 aside.mkdir(parents=True)
-                _write_about(aside, recipe, classes)
+                _write_about(aside, recipe, classes, images)
                 os.rename(aside, place)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -143,6 +150,21 @@ class Run:
                 f"the run folder {self.folder} cannot be made ({first_line(error)}); make room, or give another"
             ) from error
         return self
+
+    def set_epochs(self, epochs: int) -> None:
+        """Changes the number of epochs in the recipe of a run that goes on.
+
+        Raises:
+            InputError: the recipe cannot be written.
+        """
+        recipe = self.recipe
+        if recipe.schedule.epochs == epochs:
+            return
+        try:
+            with written_aside(self.folder / "recipe.yaml") as aside:
+                write_recipe(replace(recipe, schedule=replace(recipe.schedule, epochs=epochs)), aside)
+        except OSError as error:
+            raise InputError(f"the recipe of {self.folder} cannot be written ({first_line(error)})") from error
 
     @staticmethod
     def check_free(folder: str | Path, *, overwrite: bool = False) -> None:
@@ -275,9 +297,9 @@ class Run:
         return load_network(self.network, self.class_count, models.read_checkpoint(path), str(path))
 
 
-def _write_about(folder: Path, recipe: Recipe, classes: tuple[str, ...]) -> None:
+def _write_about(folder: Path, recipe: Recipe, classes: tuple[str, ...], images: dict[str, Any] | None) -> None:
     with written_aside(folder / "environment.json") as aside:
-        aside.write_text(json.dumps(environment(classes), indent=1))
+        aside.write_text(json.dumps(environment(classes) | ({"data": images} if images else {}), indent=1))
     with written_aside(folder / "recipe.yaml") as aside:
         write_recipe(recipe, aside)
 

@@ -18,8 +18,8 @@ def check_weights(model: nn.Module, run: Run) -> None:
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise InputError(
-            f"weights are no numbers, or infinite ({broken[0]} and {len(broken) - 1} more); the last checkpoint is in "
-            f"{run.checkpoints} (try a lower learning rate, a warm-up, or optimizer.clip)"
+            f"weights are no numbers, or infinite ({broken[0]} and {len(broken) - 1} more); {_kept(run)} (try a lower "
+            "learning rate, a warm-up, or optimizer.clip)"
         )
 
 
@@ -47,9 +47,13 @@ def check_measured(measured: Measured, recipe: Recipe, run: Run, epoch: int, ste
         return
     first = bad[-lost:][0] if tolerant else bad[0]
     lr = learning_rate(recipe.schedule, recipe.optimizer.lr, epoch * steps + first, steps)
-    kept = "the last good checkpoint is kept in" if run.checkpoints.is_dir() else "there is no checkpoint yet in"
     raise InputError(
         f"the {'loss' if measured.loss_is_bad(first) else 'gradient'} is no number, or infinite, in epoch {epoch + 1}, "
         f"step {first + 1}{f', and in {lost} steps one after another' if tolerant else ''}, at learning rate {lr:.3g}; "
-        f"{kept} {run.checkpoints} (try a lower learning rate, a warm-up, or optimizer.clip)"
+        f"{_kept(run)} (try a lower learning rate, a warm-up, or optimizer.clip)"
     )
+
+
+def _kept(run: Run) -> str:
+    there = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+    return f"{'the last good checkpoint is kept' if there else 'there is no checkpoint yet'} in {run.checkpoints}"

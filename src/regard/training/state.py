@@ -48,7 +48,7 @@ def restore_state(loop: Loop) -> None:
     Raises:
         InputError: no checkpoint can be read, or they are of another network or another version of regard.
     """
-    state = load_checkpoint(loop.run.checkpoints, loop.display.say)
+    state = load_checkpoint(loop.run.checkpoints, loop.display.say, loop.processes.of_all)
     if state is None:
         return
     missing = {

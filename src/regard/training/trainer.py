@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from regard import data
-from regard.errors import InputError
+from regard.errors import InputError, SaidElsewhere
 from regard.files import UNFINISHED, remove_files, written_files
+from regard.training.data_record import Record, check_same_images, data_record, difference
 from regard.training.display import Display
 from regard.training.fields import WHERE, flat
 from regard.training.frozen import freeze
@@ -118,6 +119,11 @@ def _train(
             names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
             display.say(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
     recipe = replace(recipe, data=resolved(recipe.data, train_set))
+    run, classes = Run(folder), train_set.classes
+    record = data_record(data.Splits(train_set, test_set))
+    _check_equal_data(processes, classes, record)
+    if resume:
+        processes.alone(lambda: _check_same(recipe, run, classes, record))
     if recipe.augmentation.mixes and recipe.schedule.batch_size % (2 * processes.count):
         raise InputError(
             f"mixup and cutmix take images in pairs; give a batch size that {2 * processes.count} divides "
@@ -148,11 +154,8 @@ def _train(
         recipe.transfer, train_set, batches.image_size, processes.device, display.say, compile=recipe.compile
     )
     objective = make_objective(recipe, model, teachers, batches.image_size)
-    run = Run(folder)
-    if resume:
-        processes.alone(lambda: _check_same(recipe, run))
     loop = Loop(recipe, run, objective, batches, test_batches, processes, display)
-    loop.begin = lambda: processes.alone(lambda: _begin(loop, train_set.classes, resume))
+    loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resume))
     if resume:
         restore_state(loop)
         if processes.main and loop.rows and loop.step == 0:
@@ -166,6 +169,16 @@ def _train(
         if loop.trackers is not None:
             loop.trackers.finish()
     return Outcome(run, finished, loop.rows[-1]["test_accuracy"] if loop.rows else None)
+
+
+def _check_equal_data(processes: Processes, classes: tuple[str, ...], record: Record) -> None:
+    """Raises InputError where not all processes have the same images."""
+    (first, *others) = processes.of_all((classes, record))
+    for rank, other in enumerate(others, start=1):
+        found = difference(*other, *first)
+        if found is not None:
+            message = f"process {rank} reads other images than process 0: {found}; give all the same (data.folder)"
+            raise InputError(message) if processes.main else SaidElsewhere(message)
 
 
 def _network(recipe: Recipe, classes: int, processes: Processes) -> nn.Module:
@@ -189,8 +202,8 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         Run.check_free(folder, overwrite=overwrite)
 
 
-def _begin(loop: Loop, classes: tuple[str, ...], resume: bool) -> None:
-    """Makes the run folder, or replaces the run in it, and starts the trackers.
+def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -> None:
+    """Makes the run folder, or replaces the run in it, or writes that it has more epochs, and starts the trackers.
 
     This comes after the first step: whatever ends a run before leaves nothing, and a run that is replaced as it was.
     """
@@ -200,15 +213,17 @@ def _begin(loop: Loop, classes: tuple[str, ...], resume: bool) -> None:
     try:
         loop.trackers = Trackers(loop.recipe.trackers, run.folder, flat(plain(loop.recipe)))
         if not resume or not (run.folder / "recipe.yaml").is_file():
-            run.begin(loop.recipe, classes, replaced)
+            run.begin(loop.recipe, classes, replaced, record)
+        else:
+            run.set_epochs(loop.recipe.schedule.epochs)
     except InputError:
         if new:
             shutil.rmtree(run.folder.resolve(), ignore_errors=True)
         raise
 
 
-def _check_same(recipe: Recipe, run: Run) -> None:
-    """Raises InputError if a run that is there is of another recipe."""
+def _check_same(recipe: Recipe, run: Run, classes: tuple[str, ...], record: Record) -> None:
+    """Raises InputError if a run that is there is of another recipe, but for more epochs, or of other images."""
     folder = run.folder
     if not (folder / "recipe.yaml").is_file():
         return
@@ -217,6 +232,10 @@ def _check_same(recipe: Recipe, run: Run) -> None:
     differing = [name for name in now if now[name] != then.get(name) and name not in WHERE]
     if "transfer.teacher" in differing and _last_parts(recipe) == _last_parts(run.recipe):
         differing.remove("transfer.teacher")  # the runs were moved
+    if recipe.schedule.epochs > run.recipe.schedule.epochs:
+        differing.remove("schedule.epochs")
+    if set(differing) <= {"data.mean", "data.std"}:  # which may have been taken from the images
+        check_same_images(run, classes, record)
     if differing:
         changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
         raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")

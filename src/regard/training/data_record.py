@@ -1,0 +1,74 @@
+"""What a run records of its images, and whether those that it is resumed with are the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from regard import data
+from regard.data.fileset import Places
+from regard.data.fingerprint import fingerprint
+from regard.errors import InputError
+from regard.training.run import Run
+
+Record = dict[str, Any]
+"""The images of each class (of shards, of all together) and the fingerprint of "train" and "test", for JSON."""
+
+
+def data_record(splits: data.Splits) -> Record:
+    """The record of a data set; the same for every process that reads the same files, wherever they are."""
+    return {
+        name: {"images": _counts(images), "fingerprint": fingerprint(images)}
+        for name, images in zip(("train", "test"), splits, strict=True)
+    }
+
+
+def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], recorded: Record) -> str | None:
+    """The first difference of classes and images from those of another record; None where there is none.
+
+    Raises:
+        KeyError, TypeError, ValueError: the other record is none.
+    """
+    gone = [f"class {name!r} is gone" for name in then if name not in classes]
+    new = [f"class {name!r} is new" for name in classes if name not in then]
+    if gone or new:
+        return ", ".join([*gone[:2], *new[:2]])
+    if then != classes:
+        return "the classes are in another order"
+    for name, kind in (("train", "training"), ("test", "test")):
+        before, now = recorded[name]["images"], record[name]["images"]
+        which = [f" of class {one!r}" for one in classes] if len(now) == len(classes) else [""]
+        for one, there, here in zip(which, before, now, strict=True):
+            if there != here:
+                return f"there are {here} {kind} images{one}, and were {there}"
+        if recorded[name]["fingerprint"] != record[name]["fingerprint"]:
+            return f"{kind} images were replaced, renamed or put elsewhere"
+    return None
+
+
+def check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> None:
+    """Raises InputError where classes or images are not those that a run recorded, or it recorded none."""
+    path = run.folder / "environment.json"
+    try:
+        found = difference(classes, record, run.classes, json.loads(path.read_text())["data"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} does not say which images the run was trained on; start anew (--overwrite)"
+        ) from error
+    if found is not None:
+        raise InputError(
+            f"{run.folder} cannot be resumed with other images: {found}; put them back as they were, or start anew "
+            "(--overwrite)"
+        )
+
+
+def _counts(images: data.ImageSet | data.FileSet) -> list[int]:
+    if isinstance(images, data.ImageSet):
+        labels = images.labels.cpu().numpy()
+    elif isinstance(images.source, Places):
+        labels = images.source.labels
+    else:
+        return [len(images)]
+    return np.bincount(labels, minlength=len(images.classes)).tolist()
