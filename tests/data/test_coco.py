@@ -347,8 +347,8 @@ def test_a_polygon_of_very_many_corners(own, tmp_path, write_image):
     y, x = np.indices((300, 400)) + 0.5
     assert np.array_equal(found.region(0), np.hypot(x - 200, y - 150) < 100)
     back_and_forth = np.stack([np.arange(120_000) // 300, np.tile([0, 300], 60_000)], axis=1)
-    own(images=[image], annotations=[annotation(10, 3, [back_and_forth.ravel().tolist()])])
-    with pytest.raises(data.Unreadable, match="000000000000.jpg.*own.json.*120000 corners"):
+    own(images=[image], annotations=[annotation(10, 3, [[*back_and_forth.ravel().tolist(), 400, 0]])])
+    with pytest.raises(data.Unreadable, match="000000000000.jpg.*own.json.*120001 corners"):
         data.open_regions(tmp_path / "own.json").region(0)
 
 

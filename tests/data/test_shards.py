@@ -312,6 +312,59 @@ def test_labels_of_other_kinds(own):
     assert "has label 17, and there are 5 classes" in error_of(training, own, unreadable="skip")
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_what_macos_and_devices_leave_in_shards(own, counted):
+    plain = list(members(range(10)))
+    beside = [(f"{place}{name}", b"\x00\x05\x16\x07") for name, _ in plain for place in ("._", "__MACOSX/._", "./._")]
+    beside += [(f"{place}/0.jpg", jpeg(0)) for place in ("__MACOSX", "@eaDir/0003.jpg", ".hidden")]
+    for number, path in enumerate(sorted(own.glob("*.tar"))):
+        write_shard(path, [*plain[:4], *beside, *plain[4:]] if number % 2 else [*beside, *plain])
+    names = {} if counted else {"train_images": 60, "test_images": 50}
+    options = {"train": "train-{000..005}.tar", "test": "validation-{000..004}.tar", "classes": 5, **names}
+    (own / "_info.json").unlink()
+    assert [len(part) for part in load(own, **options)] == [60, 50]
+    test = data.make_batches(load(own, **options).test, 8)
+    labels = torch.cat([batch.labels for batch in test.epoch(0)])
+    assert labels.bincount().tolist() == [10] * 5 and not test.skipped
+    clean = own / "clean"
+    clean.mkdir()
+    for path in own.glob("*.tar"):
+        write_shard(clean / path.name, plain)
+    assert same(list(training(own, **options).epoch(0)), list(training(clean, **options).epoch(0)))
+
+
+def test_names_with_more_than_one_dot(own):
+    dotted = [(f"img.{name}", content) for name, content in members(range(10))]
+    write_shard(own / "train-000.tar", dotted)
+    message = error_of(training, own, lanes=6)
+    assert "train-000.tar'" in message and "1 of 10 images" in message and "first dot" in message
+    (own / "_info.json").unlink()
+    names = {"train": "train-000.tar|10", "test": "train-000.tar|10", "classes": 5}
+    message = error_of(training, own, batch_size=2, **names)
+    assert "train-000.tar/img" in message and ".0000.jpg, .0000.cls" in message and "first dot" in message
+    names = {"train": "train-000.tar", "test": "train-000.tar", "classes": 5}
+    assert "no images" in error_of(load, own, **names)
+    # A sample may have other pictures beside its image.
+    more = [part for n in range(10) for part in ((f"{n}.seg.png", b"x"), (f"{n}.jpg", jpeg(n)), (f"{n}.cls", b"1"))]
+    write_shard(own / "train-000.tar", more)
+    assert len(load(own, **names).train) == 10
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "train-{000000..999999999}.tar",
+        "train-{0..99999999999999999999999999999999}.tar",
+        "train-{000..999}{000..999}.tar",
+        "train-" + "{a,b}" * 40 + ".tar",
+        "train-" + "{" * 5000 + "1,a.tar" + "}" * 5000,
+    ],
+)
+def test_braces_that_name_more_shards_than_there_can_be(made, pattern):
+    message = error_of(load, made, train=pattern)
+    assert "train-" in message and len(message) < 500
+
+
 def test_labels_in_json(tmp_path):
     for split in ("train", "test"):
         write_shard(

@@ -20,8 +20,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from regard.data.decode import Unreadable, quiet, upright
 from regard.data.draws import Draws
+from regard.data.listing import is_made_or_hidden
 from regard.data.part import Part
-from regard.data.shards import MOST_LANES, Shards, copied
+from regard.data.shards import MOST_LANES, OF_ENDINGS, Shards, copied
 from regard.data.share import Share
 from regard.data.transform import Transform
 from regard.errors import InputError
@@ -146,7 +147,8 @@ class Lane:
         self._decode.kw["handler"] = self._on_image_error
         del stages[-2:]
         dealt = stages.index(reader._split_by_node_and_worker)
-        stages.insert(dealt + 2, self._counted)  # after the one that opens them
+        stages[dealt + 1].kw["select_files"] = _is_read  # the one that opens them
+        stages.insert(dealt + 2, self._counted)
         stages.insert(dealt + 1, self._noted)
         for sample in reader.ds:
             self._check()
@@ -160,6 +162,7 @@ class Lane:
             Unreadable: there is none, or it is broken.
         """
         name = name_of(sample)
+        self._check_parts(name, [part for part in sample if not part.startswith("__")])
         self._image_error = ""
         try:
             with quiet():
@@ -175,6 +178,18 @@ class Lane:
         except Exception as error:  # a decoder may raise anything at all on broken bytes
             raise Unreadable(f"{name!r} is broken ({_reason(error)})") from error
 
+    def _check_parts(self, name: str, parts: list[str]) -> None:
+        """Has a sample have an image, and a label. Raises Unreadable."""
+        reader = self._shards.reader
+        images = [ending.strip() for ending in reader.input_key.split(";")]
+        label = "json" if reader.target_key or reader.split_info.alt_label else "cls"
+        lacking = ["image"] if not set(images) & set(parts) else []
+        lacking += [] if label in parts else [f"label (.{label})"]
+        if lacking:
+            first = ", ".join(f".{part}" for part in parts[:3]) + (", …" if len(parts) > 3 else "")
+            reason = f". {OF_ENDINGS}" if any("." in part for part in parts) else ""
+            raise Unreadable(f"{name!r} has no {' and no '.join(lacking)}, but {first}{reason}")
+
     def failed(self) -> list[str]:
         """Shards that could not be read, or not to their end, since this was last asked, and why."""
         found, self._failed = self._failed, []
@@ -187,19 +202,21 @@ class Lane:
 
     def _counted(self, samples: Any) -> Iterator[Any]:
         # A tar file that is cut off between two images ends like a whole one.
-        shard, count = "", 0
+        shard, count, dotted = "", 0, False
         for sample in samples:
             if sample["__url__"] != shard:
-                self._check_count(shard, count)
-                shard, count = sample["__url__"], 0
+                self._check_count(shard, count, dotted)
+                shard, count, dotted = sample["__url__"], 0, False
             count += 1
+            dotted = dotted or any("." in part for part in sample if not part.startswith("__"))
             yield sample
-        self._check_count(shard, count)
+        self._check_count(shard, count, dotted)
 
-    def _check_count(self, shard: str, count: int) -> None:
+    def _check_count(self, shard: str, count: int, dotted: bool) -> None:
         expected = self._shards.lengths.get(shard, count)
         if count < expected:
-            self._fail(shard, f"it ends after {count} of {expected} images")
+            reason = f". {OF_ENDINGS}" if dotted else ""
+            self._fail(shard, f"it ends after {count} of {expected} images{reason}")
 
     def _on_error(self, error: Exception) -> bool:
         self._fail(self._shard, _reason(error))
@@ -218,6 +235,10 @@ class Lane:
     def _check(self) -> None:
         if self._failed and not self._skip:
             raise Unreadable(self._failed[0])
+
+
+def _is_read(path: str) -> bool:
+    return not is_made_or_hidden(path)
 
 
 def name_of(sample: dict[str, Any]) -> str:

@@ -224,7 +224,7 @@ def entries_of(folder: Path) -> dict[str, bool]:
 
 def is_made_or_hidden(path: str) -> bool:
     """Whether a path, with '/' between the names, leads through what `entries_of` passes over."""
-    *folders, name = [part for part in path.split("/") if part not in ("", ".")] or [""]
+    *folders, name = [part for part in path.split("/") if part not in ("", ".", "..")] or [""]
     return name.startswith(".") or any(part.startswith(".") or part.lower() in _NOT_OF_A_PERSON for part in folders)
 
 

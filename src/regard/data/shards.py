@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +16,21 @@ from urllib.parse import urlparse
 
 from regard.data.decode import OnUnreadable
 from regard.data.imageset import Splits
-from regard.data.listing import TEST_NAMES, existing_folder, read_class_names, unique
+from regard.data.listing import TEST_NAMES, existing_folder, is_made_or_hidden, read_class_names, unique
 from regard.errors import InputError, one_line, unknown
 
 if TYPE_CHECKING:
     from regard.data.fileset import FileSet
 
 MOST_LANES = 16
+OF_ENDINGS = "What follows the first dot of a name in a shard is its ending: a name has no other dots"
 _INFO = ("_info.json", "info.json")
 _PIPES = "REGARD_PIPES"
 _PLAIN = re.compile(r"[\w.:/%@+=,~?&#-]+")
 _SHOWN = 5
 _MOST_CLASSES = 10**6
+_MOST_SHARDS = 500_000
+_MOST_BRACES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +140,7 @@ def _reader(root: str, split: str, keys: dict[str, Any]) -> Any:
     # What is an address of its own is not within the folder.
     root = "" if _scheme(split) else root
     _check_address(root)  # timm opens the info there
+    _check_braces(split)
     try:
         with _without_warning():
             return create_reader("wds/", root, split=split, **keys)
@@ -153,6 +157,29 @@ def _reader(root: str, split: str, keys: dict[str, Any]) -> Any:
             f"{split!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
             "'train-{0000..0099}.tar|128000', the number after the bar that of the images"
         ) from error
+
+
+def _check_braces(split: str) -> None:
+    """Has names with braces be no more than so many, before they are all written out."""
+    ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}", split)
+    # At most so many, where some are in others: of each range its length, of each other pair of braces its parts.
+    count = 1
+    for first, last, step in ranges:
+        digits = max(map(len, (first, last, step)))
+        count *= 1 + abs(int(last) - int(first)) // (int(step or 1) or 1) if digits < 20 else _MOST_SHARDS + 1
+    parts: list[int] = []
+    for character in split:
+        if character == "{":
+            parts.append(1)
+        elif character == "," and parts:
+            parts[-1] += 1
+        elif character == "}" and parts:
+            count *= parts.pop()
+        if count > _MOST_SHARDS or len(parts) > _MOST_BRACES:
+            raise InputError(
+                f"{split[:200]!r} names more than {_MOST_SHARDS:,} shards, or has more than {_MOST_BRACES} braces in "
+                "each other; name those that are there (--data.options.train, --data.options.test)"
+            )
 
 
 @contextlib.contextmanager
@@ -222,12 +249,12 @@ def _counted(names: tuple[str, ...], input_key: str, option: str, unreadable: On
             f"how many images {elsewhere[0]!r} and the other shards hold is not known; say it after a bar, as in "
             f"'…-{{0000..0099}}.tar|128000' (--data.options.{option})"
         )
-    endings = tuple("." + key.strip(". ").lower() for key in input_key.split(";"))
+    endings = {key.strip(". ").lower() for key in input_key.split(";")}
     count = 0
     for name in names:
         try:
             with tarfile.open(name) as shard:
-                count += sum(member.isreg() and member.name.lower().endswith(endings) for member in shard)
+                count += _images_in((member.name for member in shard if member.isreg()), endings)
         except (OSError, tarfile.TarError) as error:
             if unreadable == "error":
                 raise InputError(
@@ -235,7 +262,25 @@ def _counted(names: tuple[str, ...], input_key: str, option: str, unreadable: On
                     "(--data.unreadable skip)"
                 ) from error
     if not count:
-        raise InputError(f"no images ({', '.join(endings)}) in {names[0]!r} and the other shards; name others")
+        raise InputError(
+            f"no images ({', '.join(sorted(endings))}) in {names[0]!r} and the other shards; name others, or give the "
+            f"endings of theirs (--data.options.input_key). {OF_ENDINGS}"
+        )
+    return count
+
+
+def _images_in(members: Iterable[str], endings: set[str]) -> int:
+    """Samples with an image among the members of a shard, which are those of one sample up to the first dot."""
+    count, current, has_image = 0, "", False
+    for path in members:
+        folder, _, name = path.rpartition("/")
+        stem, _, ending = name.partition(".")
+        if is_made_or_hidden(path):
+            continue
+        if f"{folder}/{stem}" != current:
+            current, has_image = f"{folder}/{stem}", False
+        if ending.lower() in endings and not has_image:
+            count, has_image = count + 1, True
     return count
 
 
