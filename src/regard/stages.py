@@ -12,6 +12,7 @@ from itertools import takewhile
 from torch import nn
 
 from regard.errors import InputError
+from regard.with_attention import without_attention
 
 Named = tuple[str, nn.Module]
 
@@ -80,8 +81,13 @@ def stage_layers(model: nn.Module) -> dict[str, list[Named]]:
 
 
 def mark_added(module: nn.Module) -> None:
-    """Marks `module` as put into a network afterwards: it counts neither as a layer nor in a block."""
+    """Marks `module` as put into a network afterwards: it counts neither as a layer nor in a block.
+
+    To torch.fx it is one step, as the layers of torch are: what it computes can depend on sizes, which have no values
+    while a network is traced.
+    """
     setattr(module, _ADDED, True)
+    module.__module__ = nn.__name__  # of this one, by which torch.fx goes; its class stays where it is
 
 
 def is_added(module: nn.Module) -> bool:
@@ -90,17 +96,26 @@ def is_added(module: nn.Module) -> bool:
 
 
 def children(name: str, module: nn.Module) -> list[Named]:
-    """The children of the module called `name`, with their full names, without those put in afterwards."""
+    """The children of the module called `name`, with their full names, without those put in afterwards.
+
+    A layer with attention is here as the layer alone; `get_submodule` gives both.
+    """
     start = f"{name}." if name else ""
-    return [(start + own, child) for own, child in module.named_children() if not is_added(child)]
+    inside = without_attention(module).named_children()
+    return [(start + own, without_attention(child)) for own, child in inside if not is_added(child)]
+
+
+def named_descendants(name: str, module: nn.Module) -> Iterator[Named]:
+    """The module called `name` and what is in it, with their full names, as `children` has them."""
+    if not is_added(module):
+        yield name, without_attention(module)
+        for child in children(name, module):
+            yield from named_descendants(*child)
 
 
 def descendants(module: nn.Module) -> Iterator[nn.Module]:
     """`module` and what is in it, without what was put in afterwards."""
-    if not is_added(module):
-        yield module
-        for child in module.children():
-            yield from descendants(child)
+    return (part for _, part in named_descendants("", module))
 
 
 def weighted_layers(module: nn.Module) -> int:

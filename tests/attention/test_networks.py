@@ -343,11 +343,11 @@ def test_places_after_blocks_stages_and_layers() -> None:
     before = first(x), second(first(x))
     attention.attach(model, "se", stages=(1,), where="block")
     assert list(attention.attached(model)) == ["layer1.0.attention", "layer1.1.attention"]
-    torch.testing.assert_close(first(x), first.attention(before[0]))
+    torch.testing.assert_close(model.layer1[0](x), model.layer1[0].attention(before[0]))
     attention.detach(model)
     attention.attach(model, "bam", stages=(1, 2, 3), where="stage")
     assert list(attention.attached(model)) == [f"layer{i}.1.attention" for i in (1, 2, 3)]
-    torch.testing.assert_close(model.layer1(x), second.attention(before[1]))
+    torch.testing.assert_close(model.layer1(x), model.layer1[1].attention(before[1]))
     attention.detach(model)
     attention.attach(model, "se", where=["layer4.*.bn2", "conv1"])
     assert list(attention.attached(model)) == ["conv1.attention", "layer4.0.bn2.attention", "layer4.1.bn2.attention"]

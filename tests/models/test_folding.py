@@ -340,7 +340,7 @@ def test_layers_with_hooks_are_kept() -> None:
 def test_attention_on_a_norm_stays_there() -> None:
     model = models.create("torchvision/resnet18", 5, attention="se", attention_stages=(1,))
     folded = models.folded(model)
-    assert isinstance(folded.get_submodule("layer1.0.bn2"), nn.Identity)
+    assert isinstance(folded.get_submodule("layer1.0.bn2.without_attention"), nn.Identity)
     assert (
         list(attention.attached(folded))
         == list(attention.attached(model))

@@ -27,6 +27,7 @@ from regard.attention.modules import (
 )
 from regard.attention.registry import create, names, register
 from regard.attention.sites import AttentionSlot, Site, sites
+from regard.with_attention import WithAttention
 
 __all__ = [
     "DIA",
@@ -53,6 +54,7 @@ __all__ = [
     "StyleRecalibration",
     "SubAttention",
     "TripletAttention",
+    "WithAttention",
     "attach",
     "attached",
     "create",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from regard.attention.gates import Gate
 from regard.attention.modules.shuffle import OrderedShuffleAttention
@@ -16,6 +15,7 @@ from regard.attention.registry import create, get
 from regard.attention.sites import AttentionSlot, Site, Where, sites
 from regard.errors import InputError
 from regard.stages import is_added, mark_added
+from regard.with_attention import WithAttention, plain_name, without_attention
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -35,9 +35,9 @@ def attach(
 ) -> Model:
     """Puts attention module `name` into `model`, in place: at the end of every residual branch, unless told otherwise.
 
-    Where blocks have a place for attention (regard's own, and those of timm's ResNets), it goes there. Anywhere else it
-    becomes a child of the layer it follows, called `attention`, and a hook of that layer runs it. The names of all
-    other parameters stay, so that weights of the plain network load with `strict=False`.
+    Where blocks have a place for attention (regard's own, and those of timm's ResNets), it goes there. Anywhere else a
+    `WithAttention` takes the place of the layer it follows: the layer, and attention as its child `attention`. In state
+    dicts all other names stay, so that weights of the plain network load with `strict=False`.
 
     Modules take the device, dtype and mode of their block.
 
@@ -63,7 +63,7 @@ def attach(
     for site in places:
         if site.module is not None:
             advice = (
-                "detach(model) takes it out" if _was_attached(site.host, site.module) else "choose a network without"
+                "detach(model) takes it out" if _was_attached(site.holder, site.module) else "choose a network without"
             )
             raise InputError(f"{site.name} holds {type(site.module).__name__} already; {advice}")
     modules = _modules(model, places, name, gate, options)
@@ -71,11 +71,12 @@ def attach(
         warnings.warn(_went_elsewhere(model, stages, places), PlacementWarning, stacklevel=2)
     for site, module in zip(places, modules, strict=True):
         mark_added(module)
-        setattr(site.host, site.attribute, module.train(site.block.training))
-        if site.way == "output":
-            site.host.register_forward_hook(_OnOutput(site.attribute, site.channels_last), prepend=True)
-        elif site.way == "input":
-            site.host.register_forward_pre_hook(_OnInput(site.attribute), prepend=True)
+        module.train(site.block.training)
+        if site.way == "slot":
+            setattr(site.host, site.attribute, module)
+        else:
+            wrapper = WithAttention(site.host, module, site.attribute, way=site.way, channels_last=site.channels_last)
+            _exchange(model, site.host, wrapper)
     return model
 
 
@@ -90,18 +91,11 @@ def detach(model: Model) -> Model:
     if any(isinstance(module, OrderedShuffleAttention) for module in model.modules()):
         raise InputError("attention of this model is folded into its weights; detach from the model it was folded from")
     for host in list(model.modules()):
+        if isinstance(host, WithAttention):
+            _exchange(model, host, without_attention(host))
+            continue
         for attribute, module in list(host.named_children()):
-            if not _was_attached(host, module):
-                continue
-            hooked = False
-            for hooks in (host._forward_hooks, host._forward_pre_hooks):
-                for key, hook in list(hooks.items()):
-                    if isinstance(hook, _OnOutput | _OnInput) and hook.attribute == attribute:
-                        del hooks[key]
-                        hooked = True
-            if hooked:
-                delattr(host, attribute)
-            else:
+            if _was_attached(host, module):
                 setattr(host, attribute, None)  # the slot stays
     return model
 
@@ -110,42 +104,21 @@ def attached(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that `attach` put into `model`, as name in the model -> module, in the order of its modules."""
     return {
         f"{name}.{attribute}" if name else attribute: module
-        for name, host in model.named_modules()
+        for name, host in ((plain_name(name), host) for name, host in model.named_modules())
         for attribute, module in host.named_children()
         if _was_attached(host, module)
     }
 
 
-@dataclass(frozen=True)
-class _OnOutput:
-    """The forward hook of a layer with attention behind it; it copies and pickles with the layer."""
-
-    attribute: str
-    channels_last: bool
-
-    def __call__(self, host: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        attention = getattr(host, self.attribute)
-        if self.channels_last:
-            return attention(output.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return attention(output)
+def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts `new` where `old` is in `model`, under each of its names."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
 
 
-@dataclass(frozen=True)
-class _OnInput:
-    """The forward pre-hook of a layer with attention before it."""
-
-    attribute: str
-
-    def __call__(self, host: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (getattr(host, self.attribute)(args[0]), *args[1:])
-
-
-def is_own_hook(hook: Callable[..., Any]) -> bool:
-    """Whether `hook` is one that `attach` registered, to run a module."""
-    return isinstance(hook, _OnOutput | _OnInput)
-
-
-def _was_attached(host: nn.Module, module: nn.Module) -> bool:
+def _was_attached(host: nn.Module | None, module: nn.Module) -> bool:
     return is_added(module) or (isinstance(host, AttentionSlot) and module is host.attention)
 
 

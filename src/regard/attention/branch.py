@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from regard.stages import is_activation, is_added, is_norm, weighted_layers
+from regard.with_attention import without_attention
 
 _ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
@@ -85,7 +86,7 @@ class _Walk:
         while isinstance(node, fx.Node) and node.op not in ("placeholder", "get_attr"):
             sources = [operand for operand in _operands(node) if _depends_on_input(operand)]
             if node.op == "call_module":
-                module = self.block.get_submodule(str(node.target))
+                module = self._module(node)
                 if not is_added(module) and (weighted_layers(module) or is_norm(module)):
                     if reshaped:
                         return None
@@ -120,7 +121,7 @@ class _Walk:
         channels_last: bool = False,
     ) -> BranchEnd | None:
         """The end at the module of `node`, or deeper in it; `last` is the last node with weights before that."""
-        path, layer = str(node.target), self.block.get_submodule(str(node.target))
+        path, layer = str(node.target), self._module(node)
         producers = self._producers(last)
         if weighted_layers(layer) and not isinstance(layer, nn.Conv2d | nn.Linear):
             inner = branch_end(layer, self.shared)
@@ -149,10 +150,13 @@ class _Walk:
         return None if weights.count(max(weights)) > 1 else operands[weights.index(max(weights))]
 
     def _weights(self, node: fx.Node) -> int:
-        return weighted_layers(self.block.get_submodule(str(node.target))) if node.op == "call_module" else 0
+        return weighted_layers(self._module(node)) if node.op == "call_module" else 0
+
+    def _module(self, node: fx.Node) -> nn.Module:
+        return without_attention(self.block.get_submodule(str(node.target)))
 
     def _producers(self, node: fx.Node) -> tuple[nn.Module, ...]:
-        layer = self.block.get_submodule(str(node.target))
+        layer = self._module(node)
         if isinstance(layer, nn.Conv2d | nn.Linear):
             return (layer,)
         before = node.args[0] if node.args else None
@@ -160,7 +164,7 @@ class _Walk:
             next(child.parameters(), None) is not None for child in layer.children() if not is_added(child)
         )
         if is_norm(layer) and not own_weights and isinstance(before, fx.Node) and before.op == "call_module":
-            source = self.block.get_submodule(str(before.target))
+            source = self._module(before)
             if isinstance(source, nn.Conv2d | nn.Linear) and len(before.users) == 1:
                 return source, layer
         return ()

@@ -90,7 +90,7 @@ def _fold_shuffle(site: Site, module: ShuffleAttention) -> None:
         for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
             if tensor.dim():  # all but the batches counted
                 tensor.copy_(tensor[order])
-    setattr(site.host, site.attribute, module.ordered())
+    setattr(site.holder, site.attribute, module.ordered())
 
 
 def _fold_norms(module: nn.Module, kept: Collection[nn.Module]) -> None:

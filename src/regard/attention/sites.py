@@ -19,13 +19,14 @@ from regard.stages import (
     children,
     descendants,
     is_activation,
-    is_added,
     is_container,
     is_norm,
+    named_descendants,
     stage_blocks,
     stage_layers,
 )
 from regard.stages import stages as find_stages
+from regard.with_attention import WithAttention, without_attention
 
 Where = str | Sequence[str]
 
@@ -55,13 +56,15 @@ class Site:
         channels: C of the features there.
         stage: the name of the stage it is in, or None.
         block: the block, layer or stage it belongs to; the module takes device, dtype and mode of that.
-        host: the module it becomes a child of, called `attribute`.
-        way: how it is called: 'slot', by the host itself, which has a place for it; 'output', on what the host gives;
-            'input', on what the host takes.
+        host: the block that has a slot for it, called `attribute`; or the layer that it follows or comes before: a
+            `WithAttention` with a child `attribute` then stands in the layer's place.
+        way: how it is called: 'slot', by the host itself; 'output', on what the host gives; 'input', on what the host
+            takes.
         channels_last: whether the features there are (N, H, W, C); attention then sees them as (N, C, H, W).
         residual: whether an addition follows.
         producers: the convolution or linear layer, and the norm behind it, whose output channels arrive here in their
             order, at most with an activation or layer scale between; empty if that is not known.
+        wrapper: what stands in the place of the host, if it has attention and no slot for it.
     """
 
     name: str
@@ -74,11 +77,17 @@ class Site:
     channels_last: bool = False
     residual: bool = False
     producers: tuple[nn.Module, ...] = ()
+    wrapper: WithAttention | None = None
 
     @property
     def module(self) -> nn.Module | None:
         """What is there now."""
-        return getattr(self.host, self.attribute, None)
+        return getattr(self.holder, self.attribute, None) if self.holder is not None else None
+
+    @property
+    def holder(self) -> nn.Module | None:
+        """The module that has `module` as a child called `attribute`; None as long as there is none."""
+        return self.host if self.way == "slot" else self.wrapper
 
 
 def sites(model: nn.Module, stages: Iterable[int] | None = None, where: Where = "branch") -> list[Site]:
@@ -120,8 +129,38 @@ def sites(model: nn.Module, stages: Iterable[int] | None = None, where: Where = 
         found = find(model, blocks)
     else:
         found = _layer_sites(model, where, None if stages is None else _chosen(model, stages))
-    unique = {(site.host, site.attribute): site for site in reversed(list(found))}
+    wrappers = {without_attention(part): part for part in model.modules() if isinstance(part, WithAttention)}
+    placed = [_occupied(_outside_fusion(model, site), wrappers) for site in found]
+    unique = {(site.host, site.attribute): site for site in reversed(placed)}
     return _with_channels(model, list(unique.values())[::-1])
+
+
+def _outside_fusion(model: nn.Module, site: Site) -> Site:
+    """The site, behind the whole unit that its layer is the last of, if the unit has a method `fuse`.
+
+    Such units, the `ConvNorm` of timm's RepViT for one, make one layer of their own layers, in which there is no place
+    for what stands between these or behind.
+    """
+    host, name = site.host, site.name.rpartition(".")[0]
+    while site.way == "output" and not site.channels_last:
+        outer, _, last = name.rpartition(".")
+        unit = without_attention(model.get_submodule(outer))
+        if not outer or not hasattr(unit, "fuse") or last_called(unit) != last:
+            break
+        host, name = unit, outer
+    if host is site.host:
+        return site
+    moved = _hooked(name, host, site.stage, site.block, residual=site.residual, producers=site.producers)
+    return replace(moved, channels=site.channels)
+
+
+def _occupied(site: Site, wrappers: Mapping[nn.Module, WithAttention]) -> Site:
+    """The site with the wrapper of its host, if it has one."""
+    if site.way == "slot" or site.host not in wrappers:
+        return site
+    wrapper = wrappers[site.host]
+    name = f"{site.name.rpartition('.')[0]}.{wrapper.attention_name}"
+    return replace(site, name=name, attribute=wrapper.attention_name, wrapper=wrapper)
 
 
 def _chosen(model: nn.Module, stages: Iterable[int] | None) -> list[str]:
@@ -147,7 +186,7 @@ def _blocks(model: nn.Module, stages: Iterable[int] | None) -> dict[str, list[Na
     found = stage_blocks(model)
     for stage in chosen:
         if not any(_slot(block) for _, block in found[stage]):
-            inside = model.get_submodule(stage).named_modules(prefix=stage)
+            inside = named_descendants(stage, model.get_submodule(stage))
             found[stage] = [(name, part) for name, part in inside if _slot(part)] or found[stage]
     skip = stages is None and any(found[stage] for stage in chosen)
     return {stage: found[stage] for stage in chosen if found[stage] or not skip}
@@ -250,7 +289,7 @@ def _after(stage: str, name: str, block: nn.Module, shared: set[nn.Module]) -> S
 def _stage_sites(model: nn.Module, stages: Mapping[str, list[Named]]) -> Iterator[Site]:
     shared = _shared(model)
     for stage, blocks in stages.items():
-        module = model.get_submodule(stage)
+        module = without_attention(model.get_submodule(stage))
         last = _last(stage, module)
         if not blocks:
             yield _after_convolutions(model, stage, shared)[-1]
@@ -271,7 +310,7 @@ def _last(name: str, module: nn.Module) -> Named | None:
         called = last_called(module)
         if called is None:
             return name, module
-        inside = [(f"{name}.{called}", module.get_submodule(called))]
+        inside = [(f"{name}.{called}", without_attention(module.get_submodule(called)))]
     return _last(*inside[-1]) if inside else None
 
 
@@ -292,11 +331,7 @@ def _next(model: nn.Module, stage: str) -> Named:
 def _layer_sites(model: nn.Module, patterns: Sequence[str], stages: Sequence[str] | None) -> Iterator[Site]:
     if not patterns:
         raise InputError("no layers named in where=[]; name at least one, or leave where out for the residual branches")
-    modules = {
-        name: module
-        for name, module in model.named_modules()
-        if name and not any(is_added(model.get_submodule(part)) for part in _prefixes(name))
-    }
+    modules = {name: module for name, module in named_descendants("", model) if name}
     shared = _shared(model)
     try:
         known = list(find_stages(model))
@@ -317,11 +352,6 @@ def _layer_sites(model: nn.Module, patterns: Sequence[str], stages: Sequence[str
         yield _hooked(*last, stage, last[1])
 
 
-def _prefixes(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    return (".".join(parts[: i + 1]) for i in range(len(parts)))
-
-
 def _hooked(
     name: str,
     host: nn.Module,
@@ -333,10 +363,9 @@ def _hooked(
     residual: bool = False,
     producers: tuple[nn.Module, ...] = (),
 ) -> Site:
-    """A place at a module without slot: its child `attention`, or `attention2`, … if it has one of that name itself."""
-    own = [child for child, module in host.named_children() if is_added(module) and child != _slot(host)]
-    attribute, number = own[0] if own else "attention", 2
-    while not own and hasattr(host, attribute):
+    """A place at a module without slot, called `attention`, or `attention2`, … if it has one of that name itself."""
+    attribute, number = "attention", 2
+    while hasattr(host, attribute):
         attribute, number = f"attention{number}", number + 1
     return Site(f"{name}.{attribute}", 0, stage, block, host, attribute, way, channels_last, residual, producers)
 

@@ -20,6 +20,7 @@ from regard.maps.layers import Layer, find_layers, is_compiled, unwrapped
 from regard.maps.moments import Moments, MomentsByClass
 from regard.modes import evaluation_mode
 from regard.stages import is_added
+from regard.with_attention import named_layers
 
 Quantity = Literal["gate", "output"]
 
@@ -171,7 +172,7 @@ def attention_layers(
     """
     network = unwrapped(model)
     everything: dict[str, nn.Module] = {}
-    for name, module in network.named_modules():
+    for name, module in named_layers(network):
         inside = any(name.startswith(f"{outer}.") or not outer for outer in everything)
         if not inside and (is_registered(module) or isinstance(module, attention.GatedAttention) or is_added(module)):
             everything[name] = module

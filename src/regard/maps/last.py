@@ -8,7 +8,7 @@ from itertools import takewhile
 from torch import nn
 
 from regard.errors import InputError
-from regard.stages import children, descendants, is_activation, is_norm, stages, weighted_layers
+from regard.stages import children, descendants, is_activation, is_norm, named_descendants, stages, weighted_layers
 
 _ATTENTION = re.compile("(?i)att(entio)?n")
 _POOLING = re.compile("Pool|Flatten|Head")
@@ -56,8 +56,8 @@ def last_features(model: nn.Module) -> str:
 def _last_attention_block(model: nn.Module) -> str:
     """The last module with a layer norm and attention for children and no convolution in it; "" if there is none."""
     found = ""
-    for name, module in model.named_modules():
-        inside = list(module.named_children())
+    for name, module in named_descendants("", model):
+        inside = children("", module)
         if (
             name
             and any(_is_attention(*child) for child in inside)
@@ -106,7 +106,7 @@ def _has_linear(module: nn.Module) -> bool:
 
 def _comes_after(model: nn.Module, name: str, other: str) -> bool:
     """Whether the module called `name` is outside the other and registered behind it."""
-    names = [known for known, _ in model.named_modules()]
+    names = [known for known, _ in named_descendants("", model)]
     return not f"{name}.".startswith(f"{other}.") and names.index(name) > names.index(other)
 
 

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from regard.errors import InputError
 from regard.stages import stages
+from regard.with_attention import named_layers, without_attention
 
 Layer = str | nn.Module
 
@@ -71,7 +72,7 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
 
 def _name_of(layer: nn.Module, model: nn.Module) -> str:
     for name, module in _named_modules(model):
-        if unwrapped(module) is unwrapped(layer):
+        if without_attention(unwrapped(module)) is without_attention(unwrapped(layer)):
             return name
     raise InputError(
         f"the {type(layer).__name__} given as layer is no part of the {type(model).__name__}; "
@@ -81,6 +82,6 @@ def _name_of(layer: nn.Module, model: nn.Module) -> str:
 
 def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """All modules but the model itself, without the names that `torch.compile` puts in between."""
-    for name, module in model.named_modules():
+    for name, module in named_layers(model):
         if name and not name.endswith(_COMPILED):
             yield ".".join(part for part in name.split(".") if part != _COMPILED), module

@@ -17,11 +17,11 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from regard.attention.attach import is_own_hook
 from regard.attention.batch_norm import fold_norm, is_batch_norm, is_convolution, is_layer
 from regard.attention.fold import fold_attention
 from regard.attention.shapes import example_images
 from regard.errors import InputError, unknown
+from regard.with_attention import named_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -61,12 +61,12 @@ def folded(model: Model, keep: Iterable[str] = (), *, images: Tensor | None = No
     if hasattr(model, "_orig_mod") or isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         raise InputError(f"the model is wrapped in {type(model).__name__}; fold the model inside, and wrap it again")
     copied = copy.deepcopy(model).eval()
-    modules = dict(copied.named_modules())
+    modules = dict(named_layers(copied))
     keep = list(keep)
     for name in keep:
         if name not in modules:
             raise unknown("layer", name, modules)
-    hooked = [module for module in modules.values() if any(_foreign_hooks(module))]
+    hooked = [module for module in copied.modules() if any(_hooks(module))]
     fold_attention(copied, {*hooked, *(modules[name] for name in keep)})
     for layer, norm in _pairs(copied, keep, images):
         fold_norm(copied.get_submodule(layer), copied.get_submodule(norm))
@@ -112,18 +112,18 @@ def _without_values(model: Model) -> Model:
     return copy.deepcopy(model, memo)
 
 
-def _foreign_hooks(module: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
-    """The hooks of `module` that `attention.attach` did not register, as the dict they are in and their key there."""
+def _hooks(module: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
+    """The hooks of `module`, as the dict they are in and their key there."""
     for attribute in _HOOKS:
         hooks = getattr(module, attribute)
-        yield from ((hooks, key) for key, hook in hooks.items() if not is_own_hook(hook))
+        yield from ((hooks, key) for key in hooks)
 
 
 def _found(model: nn.Module, kept: Collection[str], images: Tensor) -> list[tuple[str, str]]:
     """What one run of `model`, which is not needed any more, shows."""
     run = _Run(model, kept)
     for module in model.modules():
-        for hooks, key in list(_foreign_hooks(module)):
+        for hooks, key in list(_hooks(module)):
             del hooks[key]  # other people's, who have not asked for this run
     with run, torch.no_grad():
         output = model(images)
@@ -161,7 +161,7 @@ class _Run(TorchDispatchMode):
         super().__init__()
         self.names = {module: name for name, module in model.named_modules()}
         self.kept = [model.get_submodule(name) for name in kept]
-        self.hooked = [module for module in self.names if any(_foreign_hooks(module))]
+        self.hooked = [module for module in self.names if any(_hooks(module))]
         self.layers = [module for module in self.names if _takes_norms(module) and module not in self.hooked]
         self.norms = [module for module in self.names if is_batch_norm(module) and module not in self.hooked]
         self.watched: dict[int, _Watched] = {}

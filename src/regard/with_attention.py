@@ -1,0 +1,117 @@
+"""A layer and the attention that was attached to it, as one module in the layer's place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from torch import nn
+
+# What the layer is called in its wrapper. No name that networks use: it is taken out of names that users see.
+_LAYER = "without_attention"
+
+
+class WithAttention(nn.Module):
+    """`layer` followed by `attention`, or after it.
+
+    The parents of `layer` call this module in its place, so attention keeps running when the layer is exchanged inside:
+    by synchronised or frozen batch norms, by fusion, by quantisation. State dicts have the names of a network without
+    wrappers: the entries of `layer` are called as if it were here, and those of `attention` after the name of that
+    child. Attributes that this module does not have are those of `layer`; methods are not, since a call of one would
+    pass by attention.
+
+    Args:
+        layer: any module of one output.
+        attention: features (N, C, H, W) -> (N, C, H, W).
+        name: what `attention` is called here; a name that `layer` does not use.
+        way: whether attention acts on what `layer` gives, 'output', or on the first of what it takes, 'input'.
+        channels_last: whether the features are (N, H, W, C); attention sees them as (N, C, H, W).
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        attention: nn.Module,
+        name: str = "attention",
+        *,
+        way: Literal["output", "input"] = "output",
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.training = layer.training
+        self.attention_name = name
+        self._first = way == "input"
+        self._channels_last = channels_last
+        self.add_module(_LAYER, layer)
+        self.add_module(name, attention)
+        self.register_state_dict_post_hook(_after_saving)
+        self.register_load_state_dict_pre_hook(_before_loading)
+        self.register_load_state_dict_post_hook(_after_loading)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        layer, attention = getattr(self, _LAYER), getattr(self, self.attention_name)
+        if self._first:
+            return layer(attention(args[0]), *args[1:], **kwargs)
+        output = layer(*args, **kwargs)
+        if self._channels_last:
+            return attention(output.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return attention(output)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__") or _LAYER not in self.__dict__.get("_modules", {}):
+                raise
+        value = getattr(self._modules[_LAYER], name)
+        if inspect.ismethod(value):
+            raise AttributeError(
+                f"{type(value.__self__).__name__}.{name} would pass by the attention attached to it; "
+                f"call it on .{_LAYER}, or attention.detach(model) first"
+            )
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        layer = self.__dict__.get("_modules", {}).get(_LAYER)
+        own = layer is None or name in self.__dict__ or name in self._modules or hasattr(type(self), name)
+        if own or not hasattr(layer, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(layer, name, value)
+
+
+def without_attention(module: nn.Module) -> nn.Module:
+    """The layer in a `WithAttention`; any other module itself."""
+    return module.get_submodule(_LAYER) if isinstance(module, WithAttention) else module
+
+
+def plain_name(name: str) -> str:
+    """The name that a module, parameter or buffer has in the network without wrappers."""
+    return ".".join(part for part in name.split(".") if part != _LAYER)
+
+
+def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """`model.named_modules()` with plain names; a layer with attention is there once, as `WithAttention`."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] != _LAYER:
+            yield plain_name(name), module
+
+
+def _after_saving(_module: nn.Module, state: Any, prefix: str, _metadata: Any) -> None:
+    for kept, start in ((state, prefix), (getattr(state, "_metadata", {}), prefix[:-1])):
+        for key in [key for key in kept if key.startswith(start)]:  # all of them, so that their order stays
+            kept[start + plain_name(key[len(start) :])] = kept.pop(key)
+
+
+def _before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(module, WithAttention)
+    for key in [key for key in state if key.startswith(prefix)]:
+        inner = key.removeprefix(prefix)
+        if not inner.startswith(f"{module.attention_name}."):
+            state[f"{prefix}{_LAYER}.{inner}"] = state.pop(key)
+
+
+def _after_loading(_module: nn.Module, incompatible: Any) -> None:
+    for keys in incompatible:
+        keys[:] = map(plain_name, keys)

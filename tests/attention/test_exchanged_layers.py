@@ -1,0 +1,181 @@
+"""Attention keeps running when others exchange, copy, fuse or trace the layers that it follows."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d, unfreeze_batch_norm_2d
+from timm.models._efficientnet_blocks import InvertedResidual
+from timm.utils import ModelEmaV3, reparameterize_model
+from torch import Tensor, fx, nn
+from torch.ao import quantization
+from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.resnet import BasicBlock
+
+from regard import attention, models
+from regard.training.sync_norms import sync_norms
+
+
+class Unit(nn.Sequential):
+    """Convolution and norm that become one convolution, as in timm's RepViT, LeViT and TinyViT."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+
+    def fuse(self) -> nn.Module:
+        return fuse_conv_bn_eval(*self)
+
+
+class UnitBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = Unit(), Unit()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(torch.relu(self.conv1(x)))
+
+
+def of_blocks(make: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), make(), make(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "torchvision": lambda: of_blocks(lambda: BasicBlock(8, 8)),
+    "timm": lambda: of_blocks(lambda: InvertedResidual(8, 8)),  # its batch norms have an activation
+    "units": lambda: of_blocks(UnitBlock),
+    "slots": lambda: models.create("cifar-resnet11", 5),
+}
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def model(request) -> nn.Module:
+    torch.manual_seed(0)
+    model = stirred(attention.attach(NETWORKS[request.param](), "se"))
+    without = attention.detach(copy.deepcopy(model))
+    assert not torch.allclose(without(IMAGES), model(IMAGES), rtol=1e-2)
+    return model
+
+
+@torch.no_grad()
+def stirred(model: nn.Module) -> nn.Module:
+    """In evaluation mode, with statistics and gates that are not those of the start."""
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    model.train()(IMAGES)
+    return model.eval()
+
+
+def quantization_prepared(model: nn.Module) -> nn.Module:
+    model.qconfig = quantization.get_default_qconfig("x86")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return quantization.prepare(model)
+
+
+def features_extracted(model: nn.Module) -> nn.Module:
+    last = next(name for name, module in reversed(list(model.named_modules())) if isinstance(module, nn.Linear))
+    found = create_feature_extractor(model, [last])
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = found
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.network(images)[last]
+
+    return Logits()
+
+
+def pickled(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+EXCHANGES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "torch's synchronised norms": nn.SyncBatchNorm.convert_sync_batchnorm,
+    "timm's synchronised norms": convert_sync_batchnorm,
+    "regard's synchronised norms": lambda model: sync_norms(model, torch.device("cuda")),
+    "frozen norms": freeze_batch_norm_2d,
+    "frozen and unfrozen norms": lambda model: unfreeze_batch_norm_2d(freeze_batch_norm_2d(model)),
+    "fx trace": fx.symbolic_trace,
+    "fx fusion": fuse,
+    "feature extractor": features_extracted,
+    "reparameterized": reparameterize_model,
+    "quantization prepared": quantization_prepared,
+    "copy": copy.deepcopy,
+    "pickle": pickled,
+    "average": lambda model: ModelEmaV3(model).module,
+    "folded": models.folded,
+}
+
+
+# torch makes layers of its own of timm's norms, which have no activation.
+CASES = [(network, name) for network in NETWORKS for name in EXCHANGES if (network, name[:5]) != ("timm", "torch")]
+
+
+@pytest.mark.parametrize(("model", "name"), CASES, indirect=["model"])
+@torch.no_grad()
+def test_attention_runs_afterwards(model, name) -> None:
+    exchanged = EXCHANGES[name](copy.deepcopy(model)).eval()
+    torch.testing.assert_close(exchanged(IMAGES), model(IMAGES), rtol=1e-3, atol=1e-4)
+    found = list(attention.attached(exchanged))
+    assert [name.removeprefix("network.") for name in found] == list(attention.attached(model))
+
+
+def test_attention_stands_behind_units_that_fuse() -> None:
+    model = attention.attach(NETWORKS["units"](), "se")
+    assert list(attention.attached(model)) == [f"{i}.conv2.attention" for i in (1, 2)]
+    fused = reparameterize_model(model.eval())
+    assert isinstance(fused[1].conv2.without_attention, nn.Conv2d)
+
+
+@pytest.mark.parametrize("where", ["branch", "block", ["0", "1.relu", "2"]])
+def test_state_dicts_have_the_names_of_the_plain_network(where) -> None:
+    model = NETWORKS["torchvision"]()
+    plain = model.state_dict()
+    attention.attach(model, "se", where=where)
+    put_in = attention.attached(model)
+    state = model.state_dict()
+    assert [name for name in state if not name.startswith(tuple(put_in))] == list(plain)
+    assert all(torch.equal(state[name], value) for name, value in plain.items())
+    for name, module in put_in.items():
+        assert [key for key in state if key.startswith(f"{name}.")] == [f"{name}.{key}" for key in module.state_dict()]
+        assert model.get_submodule(name) is module
+    # the version of each layer's entries, by which torch reads older ones
+    assert {name: state._metadata[name] for name in plain._metadata} == plain._metadata
+
+    other = attention.attach(NETWORKS["torchvision"](), "se", where=where)
+    other.load_state_dict(state)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
+    first = next(iter(put_in))
+    less = {name: value for name, value in state.items() if name not in ("1.bn2.weight", f"{first}.fc1.bias")}
+    missing, unexpected = other.load_state_dict({**less, "1.bn2.scale": torch.ones(1)}, strict=False)
+    assert set(missing) == {"1.bn2.weight", f"{first}.fc1.bias"}
+    assert unexpected == ["1.bn2.scale"]
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: .*"1.bn2.weight"'):
+        other.load_state_dict(less)
+
+
+def test_a_layer_with_attention_has_the_attributes_of_the_layer() -> None:
+    model = attention.attach(NETWORKS["torchvision"](), "se")
+    norm = model[1].bn2
+    assert norm.num_features == 8 and norm.weight is norm.without_attention.weight
+    norm.momentum = 0.5
+    assert norm.without_attention.momentum == 0.5
+    with pytest.raises(AttributeError, match="reset_running_stats would pass by the attention"):
+        norm.reset_running_stats()
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = norm.nothing
