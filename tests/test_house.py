@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "data": {"errors", "files"},
     "models": {"errors", "files", "modes", "stages", "attention", "with_attention"},
     "maps": {"errors", "logits", "modes", "stages", "models", "attention", "with_attention"},
-    "deployment": {"version", "errors", "modes", "attention"},
+    "deployment": {"version", "errors", "files", "modes", "attention"},
     "bias": {"version", "errors", "files", "terminal", "logits", "modes", "maps", "models", "data"},
     "transfer": {"errors", "logits", "modes", "stages", "models", "maps"},
     "training": {
@@ -51,7 +51,10 @@ MAY_IMPORT = {
     "store": {"errors", "files"},
     "tables": {"errors", "strict_yaml", "data", "bias", "store", "training"},
     "reproduction": {"errors", "terminal", "modes", "data", "store", "tables", "training"},
-    "report": {"version", "errors", "files", "logits", "data", "models", "maps", "bias", "training", "store", "tables"},
+    "report": {
+        *("version", "errors", "files", "terminal", "logits", "data", "models", "maps", "bias", "training", "store"),
+        "tables",
+    },
     "demo": {"errors", "terminal", "console", "bias", "training", "report", "data"},
     "commands": {
         *("errors", "files", "attention", "data", "models", "maps", "deployment", "bias", "training", "report", "demo"),

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from regard.errors import InputError
 
@@ -50,12 +51,30 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
 
 
+@contextmanager
+def utf8_path(path: str | Path) -> Iterator[Path]:
+    """Gives the path of a file, or of a link to it if its own is not UTF-8: some libraries open no such file."""
+    path = Path(path)
+    if utf8(str(path)) == str(path):
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder, "file").with_suffix(path.suffix)
+        link.symlink_to(path.absolute())
+        yield link
+
+
+def utf8(text: str) -> str:
+    """Text that can be written as UTF-8: the bytes of a name that are no text are escaped (`\\udce9`)."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Writes a file that somebody named, aside first and then renamed; its folder is made if need be.
 
     Args:
         path: of the file.
-        text: characters that UTF-8 does not know are replaced.
+        text: characters that UTF-8 does not know are escaped (see `utf8`).
 
     Returns:
         The path.
@@ -72,7 +91,7 @@ def write_text(path: str | Path, text: str) -> Path:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(path) as aside:
-            aside.write_text(text, encoding="utf-8", errors="replace")
+            aside.write_text(utf8(text), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
     return path

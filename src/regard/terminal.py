@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import unicodedata
 
 
 def escaped(text: str) -> str:
@@ -12,7 +13,13 @@ def escaped(text: str) -> str:
     Control characters, line ends, marks that change the direction of writing and bytes that are no text (surrogates)
     are written as in a Python string: `\\x1b`, `\\n`, `\\u202e`, `\\udce9`.
     """
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    """Spaces of all widths stay, which Python does not call printable."""
+    shown = character.isprintable() or unicodedata.category(character) == "Zs"
+    return character if shown else repr(character)[1:-1]
 
 
 def say(text: object, *, error: bool = False) -> None:

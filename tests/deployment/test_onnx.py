@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,17 @@ def test_what_is_in_the_file(small, tmp_path) -> None:
     assert [dim.dim_value for dim in shape] == [2, 3, 16, 16]
     assert written.opset == 18 == next(entry.version for entry in proto.opset_import if entry.domain == "")
     agrees(tmp_path / "net.onnx", small, torch.randn(2, 3, 16, 16))
+
+
+def test_a_name_that_is_not_utf8(tmp_path, monkeypatch) -> None:
+    name = os.fsdecode(b"\xe9.onnx")
+    written = deployment.export_onnx(nn.Conv2d(3, 2, 1), tmp_path / name, 4, metadata={"source": name})
+    assert written.difference is not None and written.difference < 1e-4
+    about = {entry.key: entry.value for entry in onnx.load(tmp_path / name).metadata_props}
+    assert about["source"] == r"\udce9.onnx"
+    monkeypatch.setattr(onnx_file, "_ONE_FILE", 10)
+    with pytest.raises(InputError, match="UTF-8"):
+        deployment.export_onnx(nn.Conv2d(3, 2, 1), tmp_path / name, 4, overwrite=True)
 
 
 def test_weights_too_large_for_one_file(small, tmp_path, monkeypatch) -> None:

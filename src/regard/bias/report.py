@@ -15,7 +15,7 @@ import numpy as np
 from regard.bias.rows import Rows, checked_columns, holds_rows, read_rows, write_rows
 from regard.bias.summary import Rate, Summary, by_size, summarise
 from regard.errors import InputError
-from regard.files import check_written, written_aside
+from regard.files import check_written, utf8, written_aside
 from regard.terminal import escaped
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Report:
         outputs: names of the model's outputs.
         scored: whether the labels are outputs of the model, so that it can be right or wrong; if not, `correct` is
             False throughout and means nothing.
-        keys: (N,), what each image is called; its number where it has no name.
+        keys: (N,), what each image is called, as UTF-8 can have it; its number where it has no name.
         skipped: the images that could not be read and have no row, each with the reason.
         provenance: what else the numbers depend on: fingerprints, preprocessing, versions; JSON-ready.
         margin: of range bias, in pixels; see `measure`.
@@ -74,7 +74,7 @@ class Report:
     def __post_init__(self) -> None:
         count = len(self.rows.get("label", ()))
         object.__setattr__(self, "rows", checked_columns(self.rows, count))
-        object.__setattr__(self, "keys", tuple(self.keys) or tuple(map(str, range(count))))
+        object.__setattr__(self, "keys", tuple(map(utf8, self.keys)) or tuple(map(str, range(count))))
         object.__setattr__(self, "outputs", tuple(self.outputs) or tuple(self.classes))
         if len(self.keys) != count:
             raise InputError(f"{len(self.keys)} keys for {count} rows; expected one for each")
@@ -235,7 +235,8 @@ class Report:
         )
         for i, heading in enumerate(_HEADINGS):
             # Two lines a heading and a rate, so that the table fits 80 columns.
-            table.add_column(heading.replace(" ", "\n"), justify="right" if i else "left", no_wrap=True)
+            heading = heading.replace(" ", "\n")
+            table.add_column(heading, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
         for name, *numbers in self._cells(classes):
             table.add_row(Text(name), *map(_two_lines, numbers))
         return table

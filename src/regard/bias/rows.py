@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from regard.errors import InputError, first_line
-from regard.files import written_aside
+from regard.files import utf8, written_aside
 
 # Column -> its type, in the order of a file.
 COLUMNS: dict[str, type[np.generic]] = {
@@ -94,8 +94,7 @@ def write_rows(path: Path, rows: Rows, notes: Mapping[str, str] | None = None) -
     from pyarrow import parquet
 
     # What is no number in a row is null for whoever reads the file.
-    # A name of a file may hold bytes that are no text.
-    arrays = {_KEY: pa.array([key.encode(errors="backslashreplace") for key in rows.keys], pa.string())}
+    arrays = {_KEY: pa.array([utf8(key) for key in rows.keys], pa.string())}
     for name, values in rows.columns.items():
         arrays[name] = pa.array(values, from_pandas=values.dtype.kind == "f")
     table = pa.table(arrays)

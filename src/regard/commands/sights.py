@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from regard import bias, data, report
 from regard.commands.subjects import Subject
 from regard.data import ImageSet
+from regard.files import utf8
 
 
 def sights(found: Sequence[Subject], reports: Sequence[bias.Report], count: int) -> list[report.Sight]:
@@ -26,7 +27,7 @@ def sights(found: Sequence[Subject], reports: Sequence[bias.Report], count: int)
     if isinstance(images, ImageSet):
         places = [int(reports[0].keys[row]) for row in rows]
     else:
-        by_key = {key: place for place, key in enumerate(images.keys)}
+        by_key = {utf8(key): place for place, key in enumerate(images.keys)}
         places = [by_key[reports[0].keys[row]] for row in rows]
     seen = [_seen(subject, one, rows, places) for subject, one in zip(found, reports, strict=True)]
     shown = []

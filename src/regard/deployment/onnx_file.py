@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from regard.attention import ops
 from regard.errors import InputError, first_line
+from regard.files import utf8, utf8_path
 from regard.modes import evaluation_mode
 from regard.version import __version__
 
@@ -90,8 +91,10 @@ def export_onnx(
         example = torch.randn(batch or 2, *shape, device=like.device, dtype=like.dtype)
         program = _program(model, example, batch is None, opset)
         for key, value in {"regard": __version__, **(metadata or {})}.items():
-            program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+            program.model.metadata_props[key] = utf8(value) if isinstance(value, str) else json.dumps(value)
         weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+        if weights > _ONE_FILE and utf8(path.name) != path.name:
+            raise InputError(f"the name {path.name} is not UTF-8, as that of a second file of weights has to be")
         with _moved_once_whole(path) as aside:
             program.save(aside, external_data=weights > _ONE_FILE)
             difference = None
@@ -169,7 +172,8 @@ def _difference(model: nn.Module, path: Path, images: Tensor) -> float:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with utf8_path(path) as readable:
+            session = onnxruntime.InferenceSession(str(readable), options, providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {INPUT: images.cpu().numpy()})
     except Exception as error:  # onnxruntime's errors have no common base
         raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from regard.errors import InputError
-from regard.files import written_aside
+from regard.files import utf8_path, written_aside
 from regard.models.file_kinds import file_kind
 from regard.models.pickled import read_pickled
 
@@ -35,7 +35,8 @@ def read_checkpoint(path: str | Path) -> Any:
     if file_kind(path) != "safetensors":
         return read_pickled(path)
     try:
-        return safetensors.torch.load_file(path)
+        with utf8_path(path) as utf8:
+            return safetensors.torch.load_file(utf8)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
 
@@ -67,7 +68,7 @@ def read_notes(path: str | Path) -> dict[str, Any]:
     if file_kind(path) != "safetensors":
         raise InputError(f"{path} is no safetensors file by its content, whatever it is called")
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_path(path) as utf8, safe_open(utf8, "pt") as file:
             notes = json.loads((file.metadata() or {}).get("notes", "{}"))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
@@ -83,7 +84,7 @@ def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         InputError: it is no safetensors file.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_path(path) as utf8, safe_open(utf8, "pt") as file:
             names: list[str] = file.keys()
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as error:

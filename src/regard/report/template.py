@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
 from regard.files import write_text
 from regard.report import svg, wording
+from regard.terminal import escaped
 from regard.version import __version__
 
 MARK = 'name="generator" content="regard '
@@ -38,13 +40,25 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
         InputError: the place cannot be written.
     """
     environment = Environment(
-        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.globals |= {name: getattr(svg, name) for name in ("colour_of", "core_of", "dashes_of")}
     names = ("percent", "interval", "signed", "large", "probability", "printable")
     environment.filters |= {name: getattr(wording, name) for name in names}
     text = environment.get_template(template).render(version=__version__, **values)
     return write_text(path, text)
+
+
+def _shown(value: Any) -> Any:
+    """What a template shows of a value: of text, lines without characters that cannot be printed."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "\n".join(map(escaped, value.split("\n")))
+    return value
 
 
 def _source(name: str) -> str:
