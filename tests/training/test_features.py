@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from regard.training import Run, load_recipe
 from regard.training.averaging import Average
 from regard.training.loop import Loop
 from regard.training.processes import Processes
+from regard.training.step import Step
+from regard.transfer import Losses
 
 SMALL = [
     *("--model.name=wrn-10-1", "--schedule.epochs=2", "--schedule.batch_size=32", "--schedule.milestones=[]"),
@@ -49,6 +52,39 @@ def test_parts_of_a_batch_add_up_to_it(splits, tmp_path) -> None:
         torch.testing.assert_close(load_file(parts.weights())[name], value, rtol=1e-3, atol=2e-5)
     assert parts.metrics()[-1]["loss"] == pytest.approx(whole.metrics()[-1]["loss"], rel=1e-4)
     assert parts.metrics()[-1]["gradient_norm"] == pytest.approx(whole.metrics()[-1]["gradient_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "parts"),
+    [
+        ("--schedule.batch_size=12", 1, [12]),
+        ("--schedule.batch_size=11", 2, [11, 2]),
+        ("--schedule.batch_size=13 --schedule.accumulate=4", 1, [4, 3, 3, 3]),
+        ("--schedule.batch_size=9 --schedule.accumulate=3", 2, [3, 3, 3, 2, 2]),
+        ("--schedule.batch_size=13 --schedule.accumulate=13", 1, [3, 2, 2, 2, 2, 2]),
+        ("--schedule.batch_size=13 --schedule.accumulate=13 --model.attention=null", 1, [1] * 13),
+        ("--schedule.batch_size=1 --model.attention=null", 13, [1] * 13),
+        ("--schedule.batch_size=1 --model.fixed_norms=true", 13, [1] * 13),
+        ("--schedule.batch_size=1", 0, []),
+    ],
+)
+def test_norms_that_cannot_take_one_image_are_given_two(options, steps, parts, splits, tmp_path, monkeypatch) -> None:
+    """SRM has a batch norm over maps of one pixel."""
+    some, sizes, forward = data.Splits(splits.train.subset(13), splits.test.subset(2)), [], Step.forward
+
+    def noted(step: Step, images: torch.Tensor, *rest: Any) -> Losses:
+        sizes.append(len(images))
+        return forward(step, images, *rest)
+
+    monkeypatch.setattr(Step, "forward", noted)
+    options = ["--model.name=wrn-10-0.5", "--model.attention=srm", "--schedule.epochs=1", *options.split()]
+    if not steps:
+        with pytest.raises(InputError, match="schedule.batch_size 1 .* at least 2"):
+            trained(tmp_path, some, *options)
+        assert not list(tmp_path.iterdir())
+        return
+    run = trained(tmp_path, some, *options)
+    assert sizes == parts and (run.checkpoints / f"step-{steps:09}.pt").is_file()
 
 
 def test_the_moving_average_is_what_is_tested_and_kept(splits, plain, tmp_path) -> None:

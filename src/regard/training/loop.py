@@ -18,6 +18,7 @@ from regard.training.interrupt import Interrupt
 from regard.training.memory import forget_peak, peak_memory
 from regard.training.meter import Measured, Meter
 from regard.training.optimizers import make_optimizer, reset_momentum
+from regard.training.parts import part_sizes
 from regard.training.processes import Processes
 from regard.training.recipe import Recipe
 from regard.training.record import record_epoch
@@ -45,9 +46,11 @@ class Loop:
         test_batches: Batches | FileBatches,
         processes: Processes,
         display: Display,
+        fewest: int = 2,
     ) -> None:
         self.recipe, self.run, self.objective, self.processes = recipe, run, objective, processes
         self.batches, self.test_batches, self.display = batches, test_batches, display
+        self.fewest = fewest  # images at a time
         self.begin: Callable[[], None] | None = None  # once, when the first step is taken
         self.trackers: Trackers | None = None
         self.model = objective.student
@@ -111,7 +114,8 @@ class Loop:
         images, labels = batch.images, batch.labels
         if self.mixing is not None:
             images, labels = self.mixing(images, labels, self.steps_done)
-        parts = list(zip(*(part.chunk(self.recipe.schedule.accumulate) for part in (images, labels)), strict=True))
+        sizes = part_sizes(len(images), self.recipe.schedule.accumulate, self.fewest)
+        parts = list(zip(images.split(sizes), labels.split(sizes), strict=True))
         for number, (some, theirs) in enumerate(parts, start=1):
             # Gradients are averaged over the processes with those of the last part.
             with nullcontext() if number == len(parts) else self.processes.accelerator.no_sync(self.forward):

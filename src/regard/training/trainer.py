@@ -24,6 +24,7 @@ from regard.training.loop import Loop
 from regard.training.memory import enough_memory
 from regard.training.objective import make_objective
 from regard.training.optimizers import check_optimizer
+from regard.training.parts import fewest_images, left_out
 from regard.training.processes import Processes
 from regard.training.recipe import Recipe, plain
 from regard.training.record import mend_record
@@ -132,6 +133,9 @@ def _train(
     torch.manual_seed(recipe.seed)
     model = _network(recipe, len(train_set.classes), processes)
     whole_batches = isinstance(train_set, data.FileSet) or recipe.augmentation.mixes
+    left = 0 if whole_batches else left_out(len(train_set), recipe.schedule.batch_size, processes.count)
+    if left:
+        display.say(f"the last batch of an epoch would have {left} of {len(train_set)} images, and is left out")
     batches = data.make_batches(
         train_set,
         recipe.schedule.batch_size,
@@ -139,7 +143,7 @@ def _train(
         shuffle=True,
         seed=recipe.seed,
         device=processes.device,
-        drop_last=whole_batches,
+        drop_last=whole_batches or left > 0,
         channels_last=recipe.channels_last,
         share=processes.share,
     )
@@ -153,8 +157,9 @@ def _train(
     teachers = load_teachers(
         recipe.transfer, train_set, batches.image_size, processes.device, display.say, compile=recipe.compile
     )
+    fewest = fewest_images(recipe, model, batches.image_size, processes.count)
     objective = make_objective(recipe, model, teachers, batches.image_size)
-    loop = Loop(recipe, run, objective, batches, test_batches, processes, display)
+    loop = Loop(recipe, run, objective, batches, test_batches, processes, display, fewest)
     loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resume))
     if resume:
         restore_state(loop)

@@ -1,0 +1,64 @@
+"""How many images of a step a process takes at a time: batch norms cannot take the variance of a single value."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from regard.errors import InputError
+from regard.training.recipe import Recipe
+
+
+def left_out(images: int, batch_size: int, processes: int) -> int:
+    """The images of the last batch of an epoch if it would leave a process fewer than two, which is then left out."""
+    left = images % batch_size
+    return left if left < 2 * processes <= batch_size else 0
+
+
+def fewest_images(recipe: Recipe, model: nn.Module, image_size: tuple[int, int], processes: int) -> int:
+    """The fewest images that a process takes at a time: one if the recipe asks for that and the network allows it.
+
+    Args:
+        recipe: of the run.
+        model: on its device; it is set to training mode, and stays as it is else.
+        image_size: (h, w) of its images.
+        processes: that share a batch.
+
+    Raises:
+        InputError: a process gets one image of a step, and the network has a batch norm that needs more.
+    """
+    each = recipe.schedule.batch_size // processes
+    if -(-each // recipe.schedule.accumulate) > 1 or _takes_one(model, image_size):
+        return min(2, -(-each // recipe.schedule.accumulate))
+    if each > 1:
+        return 2
+    raise InputError(
+        f"{recipe.model.name} has a batch norm over maps of one pixel, which needs two images at a time, and "
+        f"schedule.batch_size {recipe.schedule.batch_size} leaves a process one; give at least {2 * processes}, or fix "
+        "the norms (model.fixed_norms)"
+    )
+
+
+def part_sizes(count: int, parts: int, fewest: int) -> list[int]:
+    """Into what parts a process takes its images of a step: as `Tensor.chunk`, unless one has fewer than `fewest`."""
+    size = -(-count // parts)
+    last = count % size or size
+    if last >= fewest:
+        return [size] * (count // size) + [last] * (last < size)
+    parts = max(1, min(parts, count // fewest))
+    return [(count + place) // parts for place in reversed(range(parts))]
+
+
+@torch.no_grad()
+def _takes_one(model: nn.Module, image_size: tuple[int, int]) -> bool:
+    device = next(model.parameters()).device
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            functional_call(model.train(), buffers, (torch.zeros(1, 3, *image_size, device=device),))
+        except ValueError as error:
+            if "Expected more than 1" not in str(error):  # of torch's batch norms
+                raise
+            return False
+    return True
