@@ -347,3 +347,65 @@ def test_notes_that_are_none(notes, here, capsys) -> None:
     save_file(STATE, "bad.safetensors", metadata={"notes": notes})
     status, _, err = run(capsys, "evaluate", "bad.safetensors", "--data.name=clutter")
     assert status == 2 and "bad.safetensors" in err and err.count("\n") == 1
+
+
+class PlainBlock(nn.Module):
+    """A block of the CIFAR ResNets of github.com/akamaster/pytorch_resnet_cifar10, written anew."""
+
+    def __init__(self, ins: int, outs: int, stride: int, option: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(ins, outs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outs)
+        self.conv2 = nn.Conv2d(outs, outs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outs)
+        self.shortcut: nn.Module = nn.Sequential()
+        self.padded = (stride != 1 or ins != outs) and option == "A"
+        if (stride != 1 or ins != outs) and option == "B":
+            self.shortcut = nn.Sequential(nn.Conv2d(ins, outs, 1, stride, bias=False), nn.BatchNorm2d(outs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        if self.padded:
+            quarter = torch.zeros_like(out[:, : out.shape[1] // 4])
+            return torch.relu(out + torch.cat((quarter, x[:, :, ::2, ::2], quarter), 1))
+        return torch.relu(out + self.shortcut(x))
+
+
+class PlainResNet(nn.Module):
+    def __init__(self, blocks: int, option: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        ins = 16
+        for number, (outs, stride) in enumerate(((16, 1), (32, 2), (64, 2)), start=1):
+            stage = [PlainBlock(ins if i == 0 else outs, outs, stride if i == 0 else 1, option) for i in range(blocks)]
+            self.add_module(f"layer{number}", nn.Sequential(*stage))
+            ins = outs
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn1(self.conv1(images)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("option", ["A", "B"])
+def test_resnets_for_cifar_as_most_people_have_them(option, here, capsys) -> None:
+    """`cifar-resnet20` alone is enough: blocks and shortcuts are those that the checkpoint shows."""
+    torch.manual_seed(0)
+    theirs = PlainResNet(3, option)
+    theirs(torch.randn(8, 3, 32, 32))  # statistics of norms
+    state = {f"module.{name}": value for name, value in theirs.state_dict().items()}
+    torch.save({"state_dict": state, "best_prec1": 92.6}, "resnet20.th")
+    assert run(capsys, "import", "resnet20.th", "--model=cifar-resnet20", "--out=r.safetensors")[0] == 0
+    images = torch.randn(2, 3, 32, 32)
+    expected = theirs.eval()(images)
+    by_hand = models.create("cifar-resnet20", 10, block="basic", shortcut=option)
+    for model in (
+        training.Imported.open("r.safetensors").model(),
+        training.open_trained("cifar-resnet20=resnet20.th").model(),
+        models.load_official(by_hand, "resnet20.th").eval(),
+    ):
+        assert torch.allclose(model(images), expected, atol=1e-6)
+    assert models.complexity(by_hand, 32).multiply_adds == pytest.approx(41e6, rel=0.02)
+    with pytest.raises(InputError, match="shortcut 'C'"):
+        models.create("cifar-resnet20", block="basic", shortcut="C")

@@ -8,7 +8,7 @@ from regard.models.cost.memory import PeakMemory, peak_memory
 from regard.models.create import MOST_CLASSES, create
 from regard.models.folding import folded
 from regard.models.nin import NIN
-from regard.models.official import count_classes, entries_for, load_official
+from regard.models.official import count_classes, described_options, entries_for, load_official
 from regard.models.preact_resnet import PreActResNet
 from regard.models.weights import (
     check_fit,
@@ -37,6 +37,7 @@ __all__ = [
     "count_classes",
     "count_costs",
     "create",
+    "described_options",
     "entries_for",
     "fingerprint",
     "folded",

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard.attention import AttentionSlot
 from regard.errors import InputError
 
+Shortcut = Literal["A", "B"]
+
 
 def _conv(ins: int, outs: int, size: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(ins, outs, size, stride=stride, padding=size // 2, bias=False)
+
+
+class _Padding(nn.Module):
+    """A shortcut without parameters (option A): every `stride`-th pixel, channels of zeros on both sides of the others.
+
+    Half of the new channels are in front, half behind, as in the published checkpoints of
+    github.com/akamaster/pytorch_resnet_cifar10.
+
+    Shape: (N, ins, H, W) -> (N, outs, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, ins: int, outs: int, stride: int) -> None:
+        super().__init__()
+        self.added, self.stride = outs - ins, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        front = self.added // 2
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, front, self.added - front))
 
 
 class _Block(nn.Module, AttentionSlot, ABC):
@@ -22,13 +43,16 @@ class _Block(nn.Module, AttentionSlot, ABC):
     expansion: int
     downsample: nn.Module | None
 
-    def __init__(self, ins: int, planes: int, stride: int) -> None:
+    def __init__(self, ins: int, planes: int, stride: int, shortcut: Shortcut = "B") -> None:
         super().__init__()
         self.attention_channels = outs = planes * self.expansion
         self.attention = None
         self.downsample = None
         if stride != 1 or ins != outs:
-            self.downsample = nn.Sequential(_conv(ins, outs, 1, stride), nn.BatchNorm2d(outs))
+            if shortcut == "A":
+                self.downsample = _Padding(ins, outs, stride)
+            else:
+                self.downsample = nn.Sequential(_conv(ins, outs, 1, stride), nn.BatchNorm2d(outs))
 
     @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
@@ -47,8 +71,8 @@ class BasicBlock(_Block):
 
     expansion = 1
 
-    def __init__(self, ins: int, planes: int, stride: int) -> None:
-        super().__init__(ins, planes, stride)
+    def __init__(self, ins: int, planes: int, stride: int, shortcut: Shortcut = "B") -> None:
+        super().__init__(ins, planes, stride, shortcut)
         self.conv1 = _conv(ins, planes, 3, stride)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = _conv(planes, planes, 3)
@@ -63,8 +87,8 @@ class Bottleneck(_Block):
 
     expansion = 4
 
-    def __init__(self, ins: int, planes: int, stride: int) -> None:
-        super().__init__(ins, planes, stride)
+    def __init__(self, ins: int, planes: int, stride: int, shortcut: Shortcut = "B") -> None:
+        super().__init__(ins, planes, stride, shortcut)
         outs = planes * self.expansion
         self.conv1 = _conv(ins, planes, 1)
         self.bn1 = nn.BatchNorm2d(planes)
@@ -86,6 +110,8 @@ class CifarResNet(nn.Module):
         depth: 9 n + 2 with bottleneck blocks, 6 n + 2 with basic ones, n blocks a stage.
         num_classes: length of the logits.
         block: 'bottleneck' (as in the ResNet164 of LSAS) or 'basic'.
+        shortcut: where a stage begins: 'B', a 1 x 1 convolution and a norm, or 'A', every second pixel and channels of
+            zeros (section 3.3), as in the authors' networks for CIFAR.
 
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
@@ -96,12 +122,19 @@ class CifarResNet(nn.Module):
     stage_names = ("layer1", "layer2", "layer3")
 
     def __init__(
-        self, depth: int, num_classes: int = 10, *, block: Literal["bottleneck", "basic"] = "bottleneck"
+        self,
+        depth: int,
+        num_classes: int = 10,
+        *,
+        block: Literal["bottleneck", "basic"] = "bottleneck",
+        shortcut: Shortcut = "B",
     ) -> None:
         super().__init__()
         kinds: dict[str, tuple[type[_Block], int]] = {"bottleneck": (Bottleneck, 9), "basic": (BasicBlock, 6)}
         if block not in kinds:
             raise InputError(f"unknown block {block!r}; known: bottleneck, basic")
+        if shortcut not in get_args(Shortcut):
+            raise InputError(f"unknown shortcut {shortcut!r}; known: A, B")
         kind, layers = kinds[block]
         blocks, rest = divmod(depth - 2, layers)
         if rest or blocks < 1:
@@ -113,7 +146,7 @@ class CifarResNet(nn.Module):
         channels = 16
         for name, planes, stride in zip(self.stage_names, (16, 32, 64), (1, 2, 2), strict=True):
             stage = [
-                kind(channels if i == 0 else planes * kind.expansion, planes, stride if i == 0 else 1)
+                kind(channels if i == 0 else planes * kind.expansion, planes, stride if i == 0 else 1, shortcut)
                 for i in range(blocks)
             ]
             self.add_module(name, nn.Sequential(*stage))

@@ -28,6 +28,8 @@ _RENAMED: tuple[tuple[str, str], ...] = (
     (rf"{_BLOCK}\.{{slot}}\.fc\.0\.(.*)", r"\1.{slot}.fc1.\2"),
     (rf"{_BLOCK}\.{{slot}}\.fc\.2\.(.*)", r"\1.{slot}.fc2.\2"),
     (r"((?:.*\.)?conv(?:\d|dim))", r"\1.weight"),  # Attention Transfer's functional networks
+    (rf"{_BLOCK}\.shortcut\.(.*)", r"\1.downsample.\2"),  # ResNets for CIFAR elsewhere
+    (r"linear\.(weight|bias)", r"fc.\1"),
     (r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)", r"\1\2"),  # torchvision's published DenseNets
 )
 _WRAPPERS = ("module", "_orig_mod")  # DataParallel, AveragedModel; torch.compile: around all or a part
@@ -135,6 +137,28 @@ def entries_for(
     if prefix in fitting and outside:
         say(f"{source}: left out are {outside} entries whose names do not begin with {prefix!r}")
     return {name: value for name, value in entries.items() if name not in heads}
+
+
+def described_options(name: str, checkpoint: Any, source: str = "the checkpoint") -> dict[str, Any]:
+    """The options of the network `name` that its checkpoint shows: of a ResNet for CIFAR its blocks and shortcuts.
+
+    Args:
+        name: as `create` knows it.
+        checkpoint: what `read_checkpoint` gives.
+        source: what to call it in messages.
+
+    Raises:
+        InputError: it holds no state dict.
+    """
+    if not name.startswith("cifar-resnet"):
+        return {}
+    state = _unwrapped(_chosen(checkpoint, source, False, lambda _: None)[0])
+    names = " ".join(state)
+    if "layer1.0.conv2.weight" not in names:
+        return {}
+    basic = "layer1.0.conv3.weight" not in names
+    padded = not re.search(r"layer2\.0\.(downsample|shortcut)\.", names)
+    return {**({"block": "basic"} if basic else {}), **({"shortcut": "A"} if padded else {})}
 
 
 def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None:

@@ -159,7 +159,8 @@ def import_weights(
         raise InputError(f"{out} exists already; replace it (--overwrite) or choose another (--out)")
     content = models.read_checkpoint(checkpoint)
     outputs = _outputs(checkpoint, content, classes, class_names)
-    network = replace(network, pretrained=False)
+    options = {**models.described_options(network.name, content, str(checkpoint)), **network.options}
+    network = replace(network, pretrained=False, options=options)
     model = load_network(network, outputs, content, str(checkpoint), ema=ema, say=say)
     preprocessing = (preprocessing or Preprocessing()).over(described_preprocessing(model))
     check_numbers(model, preprocessing.size or 32, str(checkpoint))

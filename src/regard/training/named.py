@@ -64,9 +64,12 @@ class Named:
         """What a person calls it by."""
         return self.name if self.checkpoint is None else f"{self.name}={self.checkpoint}"
 
-    @property
+    @cached_property
     def network(self) -> ModelRecipe:
-        return ModelRecipe(self.name, pretrained=self.checkpoint is None)
+        if self.checkpoint is None:
+            return ModelRecipe(self.name, pretrained=True)
+        content = models.read_checkpoint(self.checkpoint)
+        return ModelRecipe(self.name, options=models.described_options(self.name, content, str(self.checkpoint)))
 
     @cached_property
     def outputs(self) -> int:
