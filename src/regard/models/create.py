@@ -63,9 +63,10 @@ def create(
     """The network `name`, with or without attention.
 
     Args:
-        name: `cifar-resnet<depth>` (`block="basic"` for depths 6 n + 2, `shortcut="A"` without projections), `wrn-<depth>-<width>`, `preact-resnet18`,
-            `preact-resnet34`, `nin-wide`, `nin-thin`, `nin-<width>` (a factor of the wide one), any name of timm, or
-            `torchvision/<name>`: any classification network of torchvision, such as `torchvision/resnet50`.
+        name: `cifar-resnet<depth>` (`block="basic"` for depths 6 n + 2, `shortcut="A"` for one without projections),
+            `wrn-<depth>-<width>`, `preact-resnet18`, `preact-resnet34`, `nin-wide`, `nin-thin`, `nin-<width>` (a factor
+            of the wide one), any name of timm, or `torchvision/<name>`: any classification network of torchvision, such
+            as `torchvision/resnet50`.
         num_classes: length of the logits.
         attention: a module of `attention.names()`, put at the end of every residual branch; None for none.
         gate: the gate of that module.
