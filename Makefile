@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := src tests benchmarks examples
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test quick lint format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,6 +22,9 @@ demo: $(STAMP)  ## train, transfer and measure on the built-in data; ends in dem
 
 test: $(STAMP) lint  ## every check: style, types, tests
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+
+quick: $(STAMP) lint  ## the same without training runs, several processes, clusters and compilers
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check $(CODE)

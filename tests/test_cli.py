@@ -30,6 +30,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_train_evaluate_bias(here, capsys) -> None:
     status, out, _ = run(capsys, *TRAIN)
     assert status == 0 and "epoch 1/1" in out and "runs/wrn-10-0.5-seed0: test accuracy" in out

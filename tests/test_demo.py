@@ -10,6 +10,8 @@ from rich.console import Console
 
 from regard import InputError, demo
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_demo_ends_in_one_page(tmp_path, monkeypatch) -> None:
     common = [option for option in demo.COMMON if "data.options" not in option]

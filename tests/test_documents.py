@@ -11,6 +11,8 @@ from PIL import Image
 
 from regard import attention, data, models, training
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

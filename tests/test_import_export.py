@@ -18,6 +18,8 @@ from regard.bias import Report
 from regard.cli import main
 from regard.training.teacher import load_teachers
 
+pytestmark = pytest.mark.slow
+
 SE = ["--attention=se", "--gate=sub-attention", "--attention_stages=[3]"]
 CLUTTER = ["--data.name=clutter", "--data.options={train: 20, test: 40}", "--device=cpu"]
 

@@ -202,6 +202,7 @@ def test_copies_and_files(kind) -> None:
     assert attention.attached(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiles_and_exports_whole(kind) -> None:
     model = small(kind).eval()
@@ -219,6 +220,7 @@ def test_compiles_and_exports_whole(kind) -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiles_to_code() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
     with pytest.warns(attention.PlacementWarning):

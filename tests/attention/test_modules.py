@@ -201,6 +201,7 @@ def test_state_goes_from_one_module_to_another(name) -> None:
     assert torch.equal(other.eval()(features), layer(features))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", attention.names())
 def test_compiles_and_exports_whole_with_any_batch(name) -> None:
     layer = make(name, gate=SubAttention(1)).float().eval()

@@ -428,6 +428,7 @@ class TestDIA:
         with pytest.raises(InputError, match="did you mean 'reduction'"):
             self.stage(redaction=2)
 
+    @pytest.mark.slow
     def test_a_stage_compiles_whole_and_exports(self) -> None:
         stage = self.stage().eval()
         batches = [torch.randn(n, 4, 3, 3, dtype=torch.float64) for n in (2, 3)]

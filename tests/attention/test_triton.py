@@ -15,6 +15,8 @@ import torch
 
 from regard.attention.ops import gpu
 
+pytestmark = pytest.mark.slow
+
 CHECKS = Path(__file__).with_name("check_triton.py")
 
 pytest.importorskip("triton")

@@ -17,6 +17,8 @@ from regard import models, training
 from regard.bias import Report
 from regard.cli import main
 
+pytestmark = pytest.mark.slow
+
 COUNT = 21
 NETWORKS = ("first.safetensors", "second.safetensors")
 

@@ -21,6 +21,8 @@ from regard import data, models, training
 from regard.cli import main
 from regard.training import Preprocessing, Run
 
+pytestmark = pytest.mark.slow
+
 NETWORK = "wrn-10-0.5"
 CLUTTER = "--data.options={train: 96, test: 40}"
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)

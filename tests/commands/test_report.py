@@ -19,6 +19,8 @@ from regard.errors import InputError
 from regard.store import Store
 from regard.store.remote import RemotePlace
 
+pytestmark = pytest.mark.slow
+
 CLUTTER = '--data.options={"train": 40, "test": 60}'
 ACCURACIES = {"plain": (0.5, 0.6, 0.55), "se": (0.7, 0.65, 0.6)}
 

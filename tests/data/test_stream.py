@@ -236,6 +236,7 @@ def test_workers_leave_ctrl_c_to_the_first_process(masks):
     assert sum(len(batch.index) for batch in stream) == 217
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes(masks):
     """The others say nothing about it, and no process is left."""
     code = textwrap.dedent(

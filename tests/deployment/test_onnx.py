@@ -14,6 +14,8 @@ from torch import nn
 from regard import InputError, attention, deployment, models
 from regard.deployment import onnx_file
 
+pytestmark = pytest.mark.slow
+
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -131,6 +131,7 @@ def test_attention_goes_behind_every_convolution_or_group() -> None:
     assert model(images()).shape == (2, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [0.01, 0.1])
 def test_without_norms_it_learns_at_usual_learning_rates(lr) -> None:
     torch.manual_seed(0)

@@ -13,6 +13,8 @@ from regard.store import Store
 from regard.tables import Setting, load_table
 from regard.training import Recipe
 
+pytestmark = pytest.mark.slow
+
 
 class Pretended:
     """An engine whose jobs end at once, as it was told."""

@@ -23,6 +23,8 @@ from regard.store import Store
 from regard.store.remote import RemotePlace
 from regard.tables import Setting, fill, load_table, markdown
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_table_is_filled_and_not_filled_again(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -98,6 +98,7 @@ def test_what_is_there_is_not_run_again_whatever_it_is_called(table: PublishedTa
     assert at.teacher == "my-teacher"
 
 
+@pytest.mark.slow
 def test_a_plan_carried_out_fills_the_table(table: PublishedTable) -> None:
     for setting in (Setting(), Setting(0.1), Setting(0.02, {"data.name": "folder", "data.train_images": 100})):
         runs = [as_stored(job) for job in make_plan(table, [], setting, range(3)).jobs]

@@ -15,6 +15,8 @@ from regard.store import Store
 from regard.tables import Setting, fill, load_table
 from regard.training import DataRecipe
 
+pytestmark = pytest.mark.slow
+
 ray = pytest.importorskip("ray")
 
 

@@ -23,6 +23,8 @@ from regard.store.claims import Claims
 from regard.store.local import LocalPlace
 from regard.store.process import Process
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = multiprocessing.get_context("fork")
 
 

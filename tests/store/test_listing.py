@@ -24,6 +24,8 @@ from regard.errors import InputError
 from regard.store import Store, local
 from regard.store.local import LocalPlace
 
+pytestmark = pytest.mark.slow
+
 INDEX = ".index.json"
 
 

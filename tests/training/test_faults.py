@@ -24,6 +24,8 @@ from regard.training import Run, load_recipe
 from regard.training.checkpoints import check_whole, load_checkpoint
 from regard.training.loop import Loop
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     *("--model.name=wrn-10-1", "--schedule.epochs=3", "--schedule.batch_size=32", "--schedule.milestones=[]"),
     *("--device=cpu", "--threads=1"),

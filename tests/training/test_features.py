@@ -18,6 +18,8 @@ from regard.training.processes import Processes
 from regard.training.step import Step
 from regard.transfer import Losses
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     *("--model.name=wrn-10-1", "--schedule.epochs=2", "--schedule.batch_size=32", "--schedule.milestones=[]"),
     *("--optimizer.lr=0.05", "--device=cpu", "--threads=1"),

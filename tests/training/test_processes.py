@@ -24,6 +24,8 @@ from regard.training.sync_norms import sync_norms
 sys.path.insert(0, str(Path(__file__).parent))
 from launched import ended, start
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     *("train", "--model.name=wrn-10-1", "--schedule.batch_size=28", "--optimizer.lr=0.02", "--device=cpu"),
     *("--threads=1", "--schedule.milestones=[]"),

@@ -21,6 +21,8 @@ from regard.training import Run, load_recipe
 from regard.training.meter import TERMS
 from regard.training.teacher import load_teachers
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     "--model.name=wrn-10-1",
     "--schedule.epochs=3",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from regard import attention, models, training
@@ -12,6 +13,8 @@ from regard.training.display import Display
 from regard.training.interrupt import Interrupt
 from regard.training.loop import Loop
 from regard.transfer import Objective
+
+pytestmark = pytest.mark.slow
 
 
 class Golden:

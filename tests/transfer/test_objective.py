@@ -226,6 +226,7 @@ def test_gradient_transfer_is_a_double_backward() -> None:
         assert (values[0] - values[1]) / 2e-6 == pytest.approx(found[name].view(-1)[3].item(), rel=1e-4, abs=1e-8), name
 
 
+@pytest.mark.slow
 def test_compiled_it_is_the_same(monkeypatch) -> None:
     # Tracing and the gradients as ever; only kernels are not generated, which takes minutes.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from regard import InputError, attention, models, transfer
 
+pytestmark = pytest.mark.slow
+
 
 def test_golden_losses(goldens, relative_error) -> None:
     case, expected = "attention_transfer_losses", goldens.outputs("attention_transfer_losses")
