@@ -72,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except OSError as error:  # a name that is too long, a disk that is full or may only be read
+        place = f"{error.filename}: " if error.filename else ""
+        say(f"regard: {place}{error.strerror or error}", error=True)
+        return InputError.status
 
 
 @contextlib.contextmanager

@@ -38,6 +38,16 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
 
 
+def check_interval(name: str, value: float, interval: str) -> None:
+    """Raises InputError where a number is not in an interval, written as "[0, 1)" or "[1, 2^63)"."""
+    bounds = (bound.partition("^") for bound in interval[1:-1].split(","))
+    low, high = (float(base) ** float(power or 1) for base, _, power in bounds)
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        raise InputError(f"{name} is {value:.6g}; it has to be in {interval}")
+
+
 def one_line(error: BaseException) -> str:
     """All that an error of another library says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__

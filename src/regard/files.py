@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import uuid
@@ -23,6 +24,29 @@ RUN_FILES = (
     *(".mirror.json", UNFINISHED, f"checkpoints/{UNFINISHED}"),
 )
 """Patterns of the files that a run writes beside its recipe and environment; others in its folder are a person's."""
+
+
+MOST_BYTES = 2**26
+"""Of a file that is read whole without anybody having said how large it is: more than an index of 100,000 runs has."""
+
+
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """The content of a file, which is neither a device nor a pipe and has at most so many bytes.
+
+    Raises:
+        OSError: there is none (FileNotFoundError), it cannot be read, is no regular file (EINVAL) or larger (EFBIG).
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))  # a pipe has no writer
 
 
 @contextmanager

@@ -171,7 +171,8 @@ def test_the_terminal_table_has_the_same_numbers(make_run):
     assert "–" in next(line for line in text.splitlines() if "bare" in line)
 
 
-def test_the_environment_need_not_be_an_object(make_run):
+def test_an_environment_without_fields_is_named(make_run):
     run = make_run("student")
     (run.folder / "environment.json").write_text(json.dumps([1]))
-    assert report.summarize([run])[0].environment == {}
+    with pytest.raises(InputError, match="environment.json"):
+        report.summarize([run])

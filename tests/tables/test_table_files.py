@@ -97,8 +97,10 @@ def test_what_cannot_be_read_is_said_in_a_line(load: Load, old: str, new: str, m
 
 
 def test_lists_that_are_deep_by_reference_are_refused(load: Load) -> None:
-    deep = "".join(f"- &n{index} [*n{index - 1}]\n" for index in range(1, 5000))
+    deep = "".join(f"- &n{index} [*n{index - 1}]\n" for index in range(1, 1000))
     refused(load, "title: Mine\n", f"title: Mine\nnotes:\n- &n0 [x]\n{deep}", "one of the notes is [")
+    deeper = "".join(f"- &n{index} [*n{index - 1}]\n" for index in range(1, 5000))
+    refused(load, "title: Mine\n", f"title: Mine\nnotes:\n- &n0 [x]\n{deeper}", "more than 1,048,576 values")
     refused(load, "title: Mine\n", f"title: Mine\nmetric:\n- &n0 [x]\n{deep}", "unknown field of a table 'metric'")
 
 

@@ -44,7 +44,7 @@ def test_written_and_read_it_is_the_same(tmp_path) -> None:
         ("modle: {name: wrn-16-1}", "no field modle; did you mean model?"),
         ("optimizer: {learning_rate: 1}", "no field optimizer.learning_rate"),
         ("schedule: {epochs: many}", "schedule.epochs"),
-        ("schedule: {epochs: 0}", "schedule.epochs is 0; it has to be at least 1"),
+        ("schedule: {epochs: 0}", "schedule.epochs is 0; it has to be in [1, 10^6]"),
         ("model: wrn-16-1", "model is a group of fields"),
         ("transfer: {form: book}", "transfer.form"),
         ("transfer: {beta: 10}", "without transfer.teacher"),

@@ -17,7 +17,7 @@ from regard.commands.status import INTERRUPTED
 from regard.commands.studies import listed
 from regard.commands.table import DEFAULT, show
 from regard.console import Console
-from regard.errors import InputError
+from regard.errors import InputError, check_interval
 from regard.reproduction import Carried, Cost, Engine, LocalEngine, Plan, RayEngine, duration
 from regard.store import Store
 from regard.tables.words import counted
@@ -97,8 +97,7 @@ def _parser() -> training.RecipeParser:
 
 
 def _check(options: Namespace) -> None:
-    if options.seeds < 1:
-        raise InputError(f"--seeds is {options.seeds}; it has to be at least 1")
+    check_interval("--seeds", options.seeds, "[1, 10000]")
     if options.retries < 0:
         raise InputError(f"--retries is {options.retries}; it has to be at least 0")
     if options.at_once is not None and options.at_once < 1:

@@ -20,7 +20,7 @@ from regard.commands.mismatches import tell_mismatches
 from regard.data import Channels, FileSet, Fit, ImageSet, Labelled, RegionSet
 from regard.data.shards import Shards
 from regard.data.sources import READ_WHILE_TRAINING
-from regard.errors import InputError
+from regard.errors import InputError, check_interval
 from regard.training import DataRecipe, Preprocessing, RecipeParser, Run, Trained
 
 _NAMED = ("split", "images", "region", "boundary", "limit")  # options of sets of image files
@@ -251,10 +251,9 @@ def _set_of_files(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _check(options: Namespace) -> None:
     """Raises InputError where the options make no sense, whatever the images."""
-    if options.batch_size is not None and options.batch_size < 1:
-        raise InputError(f"--batch_size {options.batch_size}; expected at least 1")
-    if options.workers < 0:
-        raise InputError(f"--workers {options.workers}; expected 0 or more")
+    if options.batch_size is not None:
+        check_interval("--batch_size", options.batch_size, "[1, 2^24]")
+    check_interval("--workers", options.workers, "[0, 1024]")
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit}; expected at least 1")
 

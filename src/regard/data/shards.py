@@ -18,6 +18,7 @@ from regard.data.decode import OnUnreadable
 from regard.data.imageset import Splits
 from regard.data.listing import TEST_NAMES, existing_folder, is_made_or_hidden, read_class_names, unique
 from regard.errors import InputError, one_line, unknown
+from regard.files import MOST_BYTES, read_regular
 
 if TYPE_CHECKING:
     from regard.data.fileset import FileSet
@@ -141,9 +142,11 @@ def _reader(root: str, split: str, keys: dict[str, Any]) -> Any:
     root = "" if _scheme(split) else root
     _check_address(root)  # timm opens the info there
     _check_braces(split)
+    for name in () if _scheme(root) else _INFO:
+        _check_info(os.path.join(root, name))
     try:
         with _without_warning():
-            return create_reader("wds/", root, split=split, **keys)
+            reader: Any = create_reader("wds/", root, split=split, **keys)
     except RuntimeError as error:
         known = _splits(root)
         if known:
@@ -157,6 +160,27 @@ def _reader(root: str, split: str, keys: dict[str, Any]) -> Any:
             f"{split!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
             "'train-{0000..0099}.tar|128000', the number after the bar that of the images"
         ) from error
+    said = reader.split_info
+    if (
+        not isinstance(reader.info, dict)
+        or not all(isinstance(name, str) for name in said.filenames)
+        or not all(type(count) is int and 0 <= count < 2**48 for count in (said.num_samples, *said.shard_lengths))
+    ):
+        raise InputError(
+            f"{' or '.join(_INFO)} in {root!r} is none: expected splits, each with a list of file names and whole "
+            "numbers of images"
+        )
+    return reader
+
+
+def _check_info(path: str) -> None:
+    """Whether timm can read it whole, without waiting for ever."""
+    try:
+        read_regular(path, MOST_BYTES)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise InputError(f"{path!r} cannot be read ({error.strerror or error}); replace it, or remove it") from error
 
 
 def _check_braces(split: str) -> None:
@@ -293,13 +317,15 @@ def _classes(given: list[str] | str | int | None, info: dict[str, Any], root: st
             "the classes of the shards are not known; give their names, a file with a name a line, or how many there "
             "are (--data.options.classes)"
         )
-    if isinstance(given, str) and given.isdecimal():
+    if isinstance(given, str) and given.isdecimal() and len(given) < 16:
         given = int(given)
     if isinstance(given, str):
         file = os.path.expanduser(given)
         given = list(read_class_names(Path(file if os.path.exists(file) or not root else os.path.join(root, given))))
+    if isinstance(given, list) and not all(isinstance(name, str | int) for name in given):
+        raise InputError(f"classes: found {given!r:.200}; give names, a file with a name a line, or how many there are")
     if isinstance(given, bool) or not given or (isinstance(given, int) and not 1 <= given <= _MOST_CLASSES):
-        raise InputError(f"classes: found {given!r}; give names, a file with a name a line, or how many there are")
+        raise InputError(f"classes: found {given!r:.200}; give names, a file with a name a line, or how many there are")
     return unique(list(map(str, range(given) if isinstance(given, int) else given)), "classes")
 
 

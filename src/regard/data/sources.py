@@ -81,7 +81,7 @@ def names() -> list[str]:
     return sorted(["clutter", *_OF_FILES, *_PUBLISHED, *READ_WHILE_TRAINING])
 
 
-def all_options(name: str, **given: Any) -> dict[str, Any]:
+def all_options(name: str, /, **given: Any) -> dict[str, Any]:
     """All options of a data set: its defaults, but for those given. What is kept of a run should not change with them.
 
     Raises:

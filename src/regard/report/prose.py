@@ -37,8 +37,8 @@ def intro(rows: Sequence[Summary], reference: Summary, splits: Splits | None, ne
         cue, test_cue = options["cue"], options["test_cue"]
         details.append(f"the background a cue to the label with {cue:g} in training and {test_cue:g} in testing")
     counted = {"train", "test"} if splits is not None and names == "clutter" else set()
-    usual = {"cue", "test_cue", *counted, *(all_options(data.name).items() & data.options.items())}
-    details += [f"{name} {value}" for name, value in data.options.items() if not {name, (name, value)} & usual]
+    usual, said = all_options(data.name), {"cue", "test_cue", *counted}
+    details += [f"{name} {value}" for name, value in data.options.items() if name not in said and value != usual[name]]
     verb = "was" if networks == 1 else "were"
     first = f"{number(networks, 'network').capitalize()} {verb} trained on {names}"
     first += f" ({', '.join(details)})" if details else ""

@@ -14,6 +14,7 @@ from regard.report.found import find_runs
 from regard.report.page import write_runs_html
 from regard.report.seed_groups import seed_groups
 from regard.store import StoredRun
+from regard.store.local import read_folder
 from regard.store.reading import Reader
 from regard.tables.filled import FilledTable
 from regard.tables.filling import fill
@@ -75,7 +76,7 @@ def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
     stores: dict[Path, list[StoredRun]] = {}
     for run in runs:
         place = run.folder.resolve()
-        stores.setdefault(place.parent, []).append(_stored(reader, place))
+        stores.setdefault(place.parent, []).append(read_folder(reader, place))
     tables = [load_table(name) for name in table_names()]
     found = []
     for folder, stored in stores.items():
@@ -87,7 +88,7 @@ def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
 def _teachers(reader: Reader, folder: Path, runs: Sequence[StoredRun]) -> list[StoredRun]:
     """The runs in a folder that taught some of its runs, but for these themselves."""
     names = {folder_name(teacher) for run in runs for teacher in run.teachers} - {run.name for run in runs}
-    return [_stored(reader, folder / name) for name in sorted(names) if (folder / name / "recipe.yaml").is_file()]
+    return [read_folder(reader, folder / name) for name in sorted(names) if (folder / name / "recipe.yaml").is_file()]
 
 
 def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:
@@ -110,12 +111,3 @@ def _compared(filled: FilledTable) -> bool:
     """Whether a cell of a comparison has runs."""
     columns = {column for pair in filled.table.comparisons for column in pair}
     return any(cell.seeds for (_, column), cell in filled.cells.items() if column in columns)
-
-
-def _stored(reader: Reader, folder: Path) -> StoredRun:
-    recipe, metrics, environment = (
-        path.read_bytes() if path.is_file() else None
-        for path in (folder / name for name in ("recipe.yaml", "metrics.jsonl", "environment.json"))
-    )
-    weights = (folder / "last.safetensors").is_file()
-    return reader.read(folder.name, recipe, metrics, environment, weights=weights).run

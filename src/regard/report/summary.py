@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,8 +12,11 @@ import torch
 
 from regard.bias import Mean, Rate, Report, wilson
 from regard.errors import InputError, one_line
+from regard.files import MOST_BYTES, read_regular
 from regard.models import complexity
 from regard.report.wording import describe
+from regard.store.local import read_folder
+from regard.store.reading import Reader
 from regard.training import Recipe, Run, make_model
 
 # Test images and their side in pixels, for the sets that are always the same.
@@ -98,14 +100,17 @@ def summarize(
     by_folder = {run.folder.resolve(): title for run, title in zip(opened, titles, strict=True)}
     costs: dict[str, tuple[int | None, int | None]] = {}
     recipes: dict[str, Recipe] = {}
-    rows = []
+    rows, reader = [], Reader()
     for run, title in zip(opened, titles, strict=True):
         try:
+            if problem := read_folder(reader, run.folder).problem:
+                raise InputError(f"{run.folder} is broken: {problem}")
             rows.append(_summary(run, _recipe(run, recipes), title, by_folder, costs))
-        except (InputError, OSError, UnicodeDecodeError) as error:
+        except Exception as error:  # a network gives almost any for a recipe that nobody wrote; the others are shown
             if broken is None:
                 raise
-            broken.append((title, one_line(error)))
+            kind = "" if isinstance(error, InputError | OSError) else f"{type(error).__name__}: "
+            broken.append((title, f"{kind}{one_line(error)[:500]}"))
     return rows
 
 
@@ -119,7 +124,7 @@ def images_tested(row: Summary) -> int | None:
 
 def _recipe(run: Run, known: dict[str, Recipe]) -> Recipe:
     """Of the run; those that are the same but for the seed are parsed once, which takes its time."""
-    text = (run.folder / "recipe.yaml").read_text(errors="replace")
+    text = read_regular(run.folder / "recipe.yaml", MOST_BYTES).decode(errors="replace")
     seeds = _SEED.findall(text)
     if len(seeds) != 1:
         return run.recipe
@@ -136,8 +141,7 @@ def _summary(
     by_folder: dict[Path, str],
     costs: dict[str, tuple[int | None, int | None]],
 ) -> Summary:
-    metrics = tuple(row for row in run.metrics() if isinstance(row, dict) and isinstance(row.get("epoch"), int))
-    environment = _environment(run)
+    metrics, environment = tuple(run.metrics()), run.environment
     report = Report.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
     value = _share(metrics[-1].get("test_accuracy")) if metrics else None
     key = repr((recipe.model, len(environment.get("classes", ())), _side(recipe)))
@@ -163,15 +167,6 @@ def _summary(
 def _share(value: Any) -> float | None:
     """The value, if it is a number from 0 to 1."""
     return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    path = run.folder / "environment.json"
-    try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); remove it, or put the run's own back") from error
-    return content if isinstance(content, dict) else {}
 
 
 def with_cost(row: Summary, side: int) -> Summary:

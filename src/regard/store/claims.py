@@ -12,7 +12,9 @@ the files it took over in its own, by which a holder that slept knows that it lo
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import threading
 import time
@@ -29,6 +31,7 @@ from regard.store.process import Process
 
 _FOLDER = ".claims"
 _BEATS = 6  # in a lease
+LONGEST = 86_400.0  # seconds of a lease
 _LOOKS = 30  # at a holder, in a lease
 _PATIENCE = 5.0  # seconds that a claimant waits for others to withdraw
 
@@ -62,15 +65,11 @@ class _Flag:
         """What a file says; of one that nobody here would write, a holder that never beats."""
         try:
             values: dict[str, Any] = json.loads(content)
-            return cls(
-                Process.of(values["process"]),
-                float(values["began"]),
-                float(values["lease"]),
-                int(values["beat"]),
-                bool(values["held"]),
-                tuple(values["over"]),
-            )
-        except (ValueError, TypeError, LookupError, RecursionError):
+            began, said, over = float(values["began"]), float(values["lease"]), tuple(values["over"])
+            if not math.isfinite(began) or not 0 < said <= LONGEST or not all(isinstance(file, str) for file in over):
+                raise ValueError("no claim")
+            return cls(Process.of(values["process"]), began, said, int(values["beat"]), bool(values["held"]), over)
+        except (ArithmeticError, ValueError, TypeError, LookupError, RecursionError):
             return cls(None, 0.0, lease, held=True)
 
     @property
@@ -302,7 +301,12 @@ def _flags(place: Place, name: str, lease: float) -> dict[str, _Flag]:
     flags = {}
     for file in place.names(f"{_FOLDER}/{name}"):
         if file.endswith(".json") and not file.startswith("."):
-            content = place.read(_path(name, file))
+            try:
+                content = place.read(_path(name, file))
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EFBIG, errno.EISDIR):
+                    raise
+                content = b""  # no file that anybody here would write
             if content is not None:
                 flags[file] = _Flag.decoded(content, lease)
     return flags

@@ -1,22 +1,24 @@
 """The index of a store: what its runs say, read again only where files changed.
 
-`.index.json` is a cache. It may be missing, cut short, of another version or written by two processes at once: then
-runs are read again. A store that cannot be written to has none.
+`.index.json` is a cache: a line with the SHA-256 of the next, and a line of JSON. It may be missing, cut short,
+changed, of another version or written by two processes at once: then runs are read again. A store that cannot be
+written to has none.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from itertools import chain
 from typing import Any, NamedTuple
 
 from regard.store.place import READ, Place, Seen, Stamp
-from regard.store.reading import Reader, Reading, SharedRecipe
+from regard.store.reading import Reader, Reading
 from regard.store.stored import StoredRun
 
 _FILE = ".index.json"
-_VERSION = 1  # counts up when something else is read from run folders, or written here
+_VERSION = 2  # counts up when something else is read from run folders, or written here
 _BATCH = 256  # runs whose files are read before they are parsed
 _WORTH = 100  # the index is written when a run in so many is new to it
 
@@ -104,15 +106,18 @@ class Index:
 
     def _load(self) -> dict[str, _Entry]:
         try:
-            content = self._place.read(_FILE)
-            return _decoded(json.loads(content)) if content else {}
+            digest, _, content = (self._place.read(_FILE) or b"").partition(b"\n")
+            if digest.decode() != sha256(content).hexdigest():
+                return {}
+            return _decoded(json.loads(content))
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return {}
 
     def _save(self, entries: Mapping[str, _Entry]) -> None:
         self._news = 0
         try:
-            self._place.write(_FILE, json.dumps(_encoded(entries), separators=(",", ":")).encode())
+            content = json.dumps(_encoded(entries), separators=(",", ":")).encode()
+            self._place.write(_FILE, sha256(content).hexdigest().encode() + b"\n" + content)
         except OSError:  # the store may only be read, or is full
             self._news = -len(entries)  # not tried again soon
 
@@ -127,9 +132,9 @@ def _encoded(entries: Mapping[str, _Entry]) -> dict[str, Any]:
     runs = {}
     for name, (seen, settled, reading) in entries.items():
         run, shared = reading.run, reading.recipe
-        if not settled or (shared is not None and not shared.storable):
+        if not settled:
             continue
-        recipe = (None, None) if shared is None else (recipes(shared.fields), run.recipe["seed"])
+        recipe = (None, None) if shared is None else (recipes(shared), run.recipe["seed"])
         about = environments(reading.environment)
         runs[name] = [*seen, *recipe, run.row, run.images_per_second, about, run.classes, run.problem]
     return {"version": _VERSION, "recipes": recipes.values, "environments": environments.values, "runs": runs}
@@ -161,9 +166,8 @@ def _decoded(content: Any) -> dict[str, _Entry]:
     """
     if content["version"] != _VERSION:
         raise ValueError("another version")
-    recipes = [SharedRecipe(fields) for fields in content["recipes"]]
-    environments = content["environments"]
-    if not all(isinstance(fields, dict) for fields in chain(content["recipes"], environments)):
+    recipes, environments = content["recipes"], content["environments"]
+    if not all(isinstance(fields, dict) for fields in chain(recipes, environments)):
         raise TypeError("recipes and environments have fields")
     entries = {}
     for name, values in content["runs"].items():
@@ -173,7 +177,7 @@ def _decoded(content: Any) -> dict[str, _Entry]:
         shared = None if number is None else recipes[number]
         run = StoredRun(
             name=name,
-            recipe={} if shared is None else {**shared.fields, "seed": seed},
+            recipe={} if shared is None else {**shared, "seed": seed},
             row=row,
             images_per_second=rate,
             environment=environments[about],

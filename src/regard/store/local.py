@@ -11,8 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from regard.files import beside
+from regard.files import MOST_BYTES, beside, read_regular
 from regard.store.place import CHECKPOINTS, READ, WEIGHTS, Place, Seen, Stamp
+from regard.store.reading import Reader
+from regard.store.stored import StoredRun
 
 _T = TypeVar("_T")
 
@@ -78,8 +80,7 @@ class LocalPlace(Place):
 
     def read(self, path: str) -> bytes | None:
         try:
-            with open(self._at(path), "rb", buffering=0) as file:
-                return file.read()
+            return read_regular(self._at(path), MOST_BYTES)
         except FileNotFoundError:
             return None
 
@@ -148,6 +149,12 @@ class LocalPlace(Place):
 
     def settled(self, stamp: Stamp, clock: float) -> bool:
         return isinstance(stamp[1], int) and stamp[1] < clock * 1e9 - _COARSE
+
+
+def read_folder(reader: Reader, folder: Path) -> StoredRun:
+    """A run folder on this machine, wherever it lies."""
+    contents = LocalPlace(folder).read_each(READ)
+    return reader.read(folder.name, *contents, weights=(folder / WEIGHTS).is_file()).run
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

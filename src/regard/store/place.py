@@ -60,7 +60,7 @@ class Place(ABC):
 
     @abstractmethod
     def read(self, path: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """The content of a file; None if there is none. Of this machine, OSError if it is none, or too large."""
 
     @abstractmethod
     def read_each(self, paths: Sequence[str]) -> Iterator[bytes | OSError | None]:

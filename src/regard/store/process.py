@@ -43,7 +43,10 @@ class Process:
             values = {one.name: content[one.name] for one in fields(cls)}
         except (KeyError, TypeError) as error:
             raise ValueError("no process") from error
-        if not all(isinstance(values[name], int) for name in ("pid", "start")) or values["pid"] < 1:
+        numbers, texts = ("pid", "start"), ("host", "boot", "space")
+        if not all(type(values[name]) is int for name in numbers) or not 1 <= values["pid"] < 2**63:
+            raise ValueError("no process")
+        if not all(isinstance(values[name], str) and values[name].isprintable() for name in texts):
             raise ValueError("no process")
         return cls(**values)
 

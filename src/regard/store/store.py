@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from regard.errors import InputError, first_line, one_line
 from regard.store import mirror
-from regard.store.claims import Claim, Claims
+from regard.store.claims import LONGEST, Claim, Claims
 from regard.store.index import Index
 from regard.store.local import LocalPlace
 from regard.store.place import Place
@@ -161,8 +161,8 @@ class Store:
             InputError: the store cannot be written, or that is no name of a run.
         """
         _check_name(name)
-        if not lease > 0:
-            raise InputError(f"the lease is {lease:g} seconds; it has to be positive")
+        if not 0 < lease <= LONGEST:
+            raise InputError(f"the lease is {lease:g} seconds; it has to be positive, and at most {LONGEST:g}")
         claims, name = self._claims_of(name)
         return claims.claim(name, lease, on_loss, wait=wait)
 

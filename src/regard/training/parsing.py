@@ -10,11 +10,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
-from regard.errors import InputError
-from regard.strict_yaml import read_yaml
-from regard.training.recipe import DataRecipe, Recipe, plain
+from regard.errors import InputError, one_line
+from regard.files import read_regular
+from regard.strict_yaml import check_aliases, read_yaml
+from regard.training.recipe import DataRecipe, Recipe, check_intervals, plain
+
+_LARGEST = 2**20  # bytes of a recipe
+_load_value = get_loader("yaml")
+
+
+def _load_checked(text: str) -> Any:
+    check_aliases(text)
+    return _load_value(text)
+
+
+# What a value is that cannot be read as YAML, jsonargparse takes for text.
+set_loader("yaml", _load_checked, (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError))
 
 
 class RecipeParser(ArgumentParser):
@@ -23,6 +37,12 @@ class RecipeParser(ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         # It also makes parsers of its own kind, with settings of its own.
         super().__init__(**{"allow_abbrev": False, **settings, "exit_on_error": False})
+
+    def parse_args(self, *arguments: Any, **settings: Any) -> Any:
+        try:
+            return super().parse_args(*arguments, **settings)
+        except RecursionError as error:
+            raise InputError("the value of an option is nested too deep to be read") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(str(message).split())
@@ -77,8 +97,10 @@ def data_arguments(recipe: DataRecipe) -> list[str]:
 
 
 def to_data(parser: ArgumentParser, arguments: Namespace) -> DataRecipe:
-    """The data recipe among parsed arguments."""
-    return parser.instantiate(arguments).data
+    """The checked data recipe among parsed arguments."""
+    recipe: DataRecipe = parser.instantiate(arguments).data
+    check_intervals(recipe, "data.")
+    return recipe
 
 
 def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]:
@@ -86,10 +108,12 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
     if path is None:
         return []
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no recipe file {path}")
     try:
-        content = read_yaml(path.read_text(errors="replace"))
+        content = read_yaml(read_regular(path, _LARGEST).decode(errors="replace"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no recipe file {path}") from error
+    except OSError as error:
+        raise InputError(f"the recipe {path} cannot be read ({error.strerror or error})") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if content is None:
@@ -97,7 +121,10 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
     if not isinstance(content, dict):
         raise InputError(f"{path} is no recipe: it holds a {type(content).__name__}, not fields with values")
     known = [action.dest for action in parser._actions if not action.dest.endswith(".help")]
-    return [f"--{name}={_as_argument(value)}" for name, value in _flat(content, known, str(path))]
+    try:
+        return [f"--{name}={_as_argument(value)}" for name, value in _flat(content, known, str(path))]
+    except (TypeError, RecursionError) as error:
+        raise InputError(f"{path} holds what no recipe does ({one_line(error)})") from error
 
 
 def _as_argument(value: Any) -> str:

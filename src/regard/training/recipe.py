@@ -6,18 +6,23 @@ A recipe file is YAML that says only what differs from the defaults; the command
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from regard.data import Augmentation
-from regard.errors import InputError
+from regard.data import Augmentation, all_options
+from regard.errors import InputError, check_interval
 from regard.transfer import Weight, as_weight, check_range
 
 Weighing = float | dict[str, Any]
 """A number, or the fields of a `transfer.Weight`."""
+
+
+def _within(interval: str, default: float | None) -> Any:
+    """A field whose value, if there is one, has to be in an interval; see `check_interval`."""
+    return field(default=default, metadata={"interval": interval})
 
 
 @dataclass
@@ -48,12 +53,12 @@ class DataRecipe:
     name: str = "clutter"
     folder: str | None = None
     download: bool = False
-    size: int | None = None
-    crop_pct: float = 0.875
+    size: int | None = _within("[1, 16384]", None)
+    crop_pct: float = _within("(0, 1]", 0.875)
     interpolation: str = "bilinear"
     unreadable: Literal["error", "skip"] = "error"
-    workers: int = 4
-    train_images: int | None = None
+    workers: int = _within("[0, 1024]", 4)
+    train_images: int | None = _within("[1, 2^40]", None)
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -102,12 +107,12 @@ class OptimizerRecipe:
     """
 
     name: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
+    lr: float = _within("(0, inf)", 0.1)
+    momentum: float = _within("[0, 1)", 0.9)
     nesterov: bool = False
-    weight_decay: float = 5e-4
+    weight_decay: float = _within("[0, inf)", 5e-4)
     decay: Literal["all", "weights"] = "all"
-    clip: float | None = None
+    clip: float | None = _within("(0, inf)", None)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -127,14 +132,14 @@ class ScheduleRecipe:
         reset_momentum: forget the momentum at every milestone.
     """
 
-    epochs: int = 200
-    batch_size: int = 128
-    accumulate: int = 1
+    epochs: int = _within("[1, 10^6]", 200)
+    batch_size: int = _within("[1, 2^24]", 128)
+    accumulate: int = _within("[1, 2^24]", 1)
     shape: Literal["milestones", "cosine", "linear"] = "milestones"
     milestones: list[int] = field(default_factory=lambda: [60, 120, 160])
-    factor: float = 0.2
-    floor: float = 0.0
-    warmup: float = 0.0
+    factor: float = _within("(0, inf)", 0.2)
+    floor: float = _within("[0, 1]", 0.0)
+    warmup: float = _within("[0, 10^6]", 0.0)
     reset_momentum: bool = False
 
 
@@ -170,16 +175,16 @@ class TransferRecipe:
     weights: Literal["last", "best"] = "last"
     beta: Weighing = 0.0
     alpha: Weighing = 0.0
-    temperature: float = 4.0
+    temperature: float = _within("(0, inf)", 4.0)
     layers: list[tuple[str | int, str | int]] | None = None
-    power: float = 2.0
+    power: float = _within("[1, inf)", 2.0)
     reduce: Literal["mean", "sum", "max"] = "mean"
     form: Literal["code", "paper"] = "code"
     full_activation: Weighing = 0.0
     gradient: Weighing = 0.0
     symmetry: Weighing = 0.0
     input_gradient: Weighing = 0.0
-    teacher_size: int | None = None
+    teacher_size: int | None = _within("[1, 16384]", None)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     fold: bool = True
 
@@ -209,12 +214,6 @@ class TransferRecipe:
         """Raises InputError at the first weight out of range, and where weights and teacher do not go together."""
         for name in (*FROM_TEACHER, *ALONE):
             check_range(f"transfer.{name}", self.weight(name), 0, 1 if name == "alpha" else math.inf)
-        if self.temperature <= 0:
-            raise InputError(f"transfer.temperature is {self.temperature}; it has to be positive")
-        if self.power < 1:
-            raise InputError(f"transfer.power is {self.power}; it has to be at least 1")
-        if self.teacher_size is not None and self.teacher_size < 1:
-            raise InputError(f"transfer.teacher_size is {self.teacher_size}; it has to be at least 1 pixel")
         if not self.teachers and self.uses(*FROM_TEACHER):
             given = [f"transfer.{name}" for name in FROM_TEACHER if self.uses(name)]
             raise InputError(
@@ -274,20 +273,20 @@ class Recipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     transfer: TransferRecipe = field(default_factory=TransferRecipe)
     task: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
-    label_smoothing: float = 0.0
-    ema: float = 0.0
-    seed: int = 0
+    label_smoothing: float = _within("[0, 1)", 0.0)
+    ema: float = _within("[0, 1)", 0.0)
+    seed: int = _within("[0, 2^63)", 0)
     device: str = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
     sync_norms: bool = False
-    threads: int | None = None
+    threads: int | None = _within("[1, 1024]", None)
     deterministic: bool = True
     compile: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = field(default_factory=list)
-    save_minutes: float = 15.0
-    wait_minutes: float = 10.0
+    save_minutes: float = _within("(0, 10^6]", 15.0)
+    wait_minutes: float = _within("(0, 10^6]", 10.0)
 
     def check(self) -> None:
         """Finds values that make no sense before any work starts.
@@ -295,40 +294,10 @@ class Recipe:
         Raises:
             InputError: the first such field, with what it may be.
         """
-        rules = (
-            ("schedule.epochs", self.schedule.epochs, self.schedule.epochs >= 1, "at least 1"),
-            ("schedule.batch_size", self.schedule.batch_size, self.schedule.batch_size >= 1, "at least 1"),
-            ("schedule.accumulate", self.schedule.accumulate, self.schedule.accumulate >= 1, "at least 1"),
-            ("schedule.floor", self.schedule.floor, 0 <= self.schedule.floor <= 1, "in [0, 1]"),
-            ("schedule.warmup", self.schedule.warmup, self.schedule.warmup >= 0, "at least 0"),
-            ("schedule.factor", self.schedule.factor, self.schedule.factor > 0, "positive"),
-            ("optimizer.lr", self.optimizer.lr, self.optimizer.lr > 0, "positive"),
-            ("optimizer.momentum", self.optimizer.momentum, 0 <= self.optimizer.momentum < 1, "in [0, 1)"),
-            ("optimizer.weight_decay", self.optimizer.weight_decay, self.optimizer.weight_decay >= 0, "at least 0"),
-            (
-                "optimizer.clip",
-                self.optimizer.clip,
-                self.optimizer.clip is None or self.optimizer.clip > 0,
-                "positive, or not given",
-            ),
-            (
-                "optimizer.nesterov",
-                True,
-                not self.optimizer.nesterov or self.optimizer.momentum > 0,
-                "false without momentum",
-            ),
-            ("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)"),
-            ("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)"),
-            ("data.workers", self.data.workers, self.data.workers >= 0, "at least 0"),
-            ("data.crop_pct", self.data.crop_pct, 0 < self.data.crop_pct <= 1, "in (0, 1]"),
-            ("save_minutes", self.save_minutes, self.save_minutes > 0, "positive"),
-            ("wait_minutes", self.wait_minutes, self.wait_minutes > 0, "positive"),
-            ("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1"),
-            ("seed", self.seed, 0 <= self.seed < 2**63, "in [0, 2^63)"),
-        )
-        for name, value, fits, allowed in rules:
-            if not fits:
-                raise InputError(f"{name} is {value}; it has to be {allowed}")
+        check_intervals(self)
+        all_options(self.data.name, **self.data.options)
+        if self.optimizer.nesterov and not self.optimizer.momentum:
+            raise InputError("optimizer.nesterov is true; it has to be false without momentum")
         self.transfer.check()
         if self.schedule.reset_momentum and self.optimizer.name != "sgd":
             raise InputError(f"schedule.reset_momentum is for sgd; optimizer.name is {self.optimizer.name}")
@@ -337,6 +306,16 @@ class Recipe:
                 "compile is asked together with transfer.gradient, transfer.symmetry or transfer.input_gradient, which "
                 "derive twice, as compiled networks cannot; leave compile out"
             )
+
+
+def check_intervals(fields_of: Any, prefix: str = "") -> None:
+    """Raises InputError at the first field of a recipe, or of a part of one, that is not in its interval."""
+    for one in fields(fields_of):
+        value = getattr(fields_of, one.name)
+        if is_dataclass(value):
+            check_intervals(value, f"{prefix}{one.name}.")
+        elif value is not None and "interval" in one.metadata:
+            check_interval(f"{prefix}{one.name}", value, one.metadata["interval"])
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from safetensors import SafetensorError
@@ -20,8 +21,9 @@ def mend_record(run: Run, network: nn.Module, rows: list[dict[str, Any]], unread
     Raises:
         InputError: as `record_epoch`.
     """
-    if len(run.metrics()) >= len(rows) and (run.folder / "last.safetensors").is_file():
-        return
+    with suppress(InputError):  # metrics that cannot be read are written again
+        if len(run.metrics()) >= len(rows) and (run.folder / "last.safetensors").is_file():
+            return
     is_best = rows[-1]["test_accuracy"] > max((row["test_accuracy"] for row in rows[:-1]), default=-1.0)
     record_epoch(run, network, rows, unreadable, best=is_best)
 

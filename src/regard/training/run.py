@@ -24,7 +24,16 @@ from regard import attention, data, models
 from regard.data.fileset import SIZE
 from regard.data.sources import READ_WHILE_TRAINING
 from regard.errors import InputError, first_line
-from regard.files import RUN_FILES, check_replaceable, remove_files, written_aside, written_files
+from regard.files import (
+    MOST_BYTES,
+    RUN_FILES,
+    check_replaceable,
+    read_regular,
+    remove_files,
+    written_aside,
+    written_files,
+)
+from regard.metrics_file import read_metrics
 from regard.training.commit import commit
 from regard.training.frozen import freeze
 from regard.training.parsing import load_recipe
@@ -223,13 +232,32 @@ class Run:
         return load_recipe(self.folder / "recipe.yaml")
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the logits."""
+    def environment(self) -> dict[str, Any]:
+        """What the run depended on besides its recipe; empty where the file is missing.
+
+        Raises:
+            InputError: the file cannot be read, or the classes in it are no names.
+        """
         path = self.folder / "environment.json"
         try:
-            return tuple(json.loads(path.read_text())["classes"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} does not name the classes of the run ({error})") from error
+            found = json.loads(read_regular(path, MOST_BYTES))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path} cannot be read ({first_line(error)}); put the run's own back") from error
+        names: Any = found.get("classes", []) if isinstance(found, dict) else None
+        listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not listed or len(names) > models.MOST_CLASSES:
+            raise InputError(f"{path} does not name the classes of the run; put the run's own back")
+        return found
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        names = self.environment.get("classes")
+        if not names:
+            raise InputError(f"{self.folder / 'environment.json'} does not name the classes of the run")
+        return tuple(names)
 
     @property
     def source(self) -> str:
@@ -258,15 +286,18 @@ class Run:
         return self.folder / ("bias.json" if which == "last" else f"bias-{which}.json")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The epochs so far, one dict each; a last line cut short is left out."""
+        """The epochs so far, one dict each; a last line cut short is left out.
+
+        Raises:
+            InputError: the file cannot be read, or another line is not that of an epoch.
+        """
         path = self.folder / "metrics.jsonl"
-        rows = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        try:
+            return read_metrics(read_regular(path, MOST_BYTES))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         with written_aside(self.folder / "metrics.jsonl") as aside:
@@ -320,7 +351,11 @@ def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None
     Raises:
         InputError: as `models.create`.
     """
-    _check_options("model", network.options, models.create)
+    for option in network.options:
+        if option in inspect.signature(models.create).parameters:
+            raise InputError(
+                f"model.options has {option}, which is no option of a network; leave it out, or give model.{option}"
+            )
     return models.create(
         network.name,
         classes,
@@ -374,7 +409,7 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     Raises:
         InputError: the data are not there or cannot be read.
     """
-    _check_options("data", recipe.options, data.load)
+    data.all_options(recipe.name, **recipe.options)  # fields are no options
     how: dict[str, Any] = {}
     if recipe.name in READ_WHILE_TRAINING:
         how = {name: getattr(recipe, name) for name in ("crop_pct", "interpolation", "workers")}
@@ -390,15 +425,6 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     if recipe.train_images is not None:
         train = train.subset(recipe.train_images)
     return data.Splits(_normalised(train, recipe), _normalised(test, recipe))
-
-
-def _check_options(group: str, options: dict[str, Any], function: Callable[..., Any]) -> None:
-    """Raises InputError where one of the options of a group of fields is a field, which `function` takes besides."""
-    for option in options:
-        if option in inspect.signature(function).parameters:
-            raise InputError(
-                f"{group}.options has {option}, which is no option; leave it out, or give {group}.{option}"
-            )
 
 
 def resolved(recipe: DataRecipe, images: data.ImageSet | data.FileSet) -> DataRecipe:

@@ -1,0 +1,40 @@
+"""The lines of `metrics.jsonl`, one per finished epoch."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from regard.errors import InputError
+
+_MOST = 100_000  # epochs
+_RANGE = 2**63  # of whole numbers; floats may be infinite or NaN, as losses are that diverge
+
+
+def read_metrics(content: bytes) -> list[dict[str, Any]]:
+    """The finished epochs, without a last line that was cut short: one that has no end.
+
+    Raises:
+        InputError: another line is no JSON, or not that of an epoch, or there are too many.
+    """
+    if content.count(b"\n") > _MOST:
+        raise InputError(f"metrics.jsonl has more than {_MOST:,} lines, and a run fewer epochs")
+    *lines, rest = content.split(b"\n")
+    rows = [_row(number, line) for number, line in enumerate(lines, start=1)]
+    with suppress(InputError):
+        rows += [_row(len(lines) + 1, rest)] if rest else []
+    return rows
+
+
+def _row(number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # of bytes that are no UTF-8, too
+        raise InputError(f"line {number} of metrics.jsonl is no JSON") from None
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 1:
+        raise InputError(f"line {number} of metrics.jsonl is not that of an epoch")
+    for name, value in row.items():
+        if isinstance(value, int) and not -_RANGE <= value < _RANGE:
+            raise InputError(f"line {number} of metrics.jsonl has a number out of range ({name})")
+    return row
