@@ -23,6 +23,20 @@ _CONVOLUTION = nn.modules.conv._ConvNd
 # What ends the features of a Sequential that holds a whole network.
 _HEAD = (nn.Flatten, nn.Linear, nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 _ADDED = "_regard_added"
+COMPILED = "_orig_mod"  # where torch.compile keeps the module it wraps
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `torch.compile`, `DistributedDataParallel` and `DataParallel`; its layers have their own names
+    there.
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, COMPILED, None), nn.Module):
+            model = inner
+        else:
+            return model
 
 
 def stages(model: nn.Module) -> dict[str, nn.Module]:

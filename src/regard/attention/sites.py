@@ -24,6 +24,7 @@ from regard.stages import (
     named_descendants,
     stage_blocks,
     stage_layers,
+    unwrapped,
 )
 from regard.stages import stages as find_stages
 from regard.with_attention import WithAttention, without_attention
@@ -115,7 +116,7 @@ def sites(model: nn.Module, stages: Iterable[int] | None = None, where: Where = 
     Raises:
         InputError: `model` has no such stage or layer, or none that gives features (N, C, H, W).
     """
-    if hasattr(model, "_orig_mod") or isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+    if unwrapped(model) is not model:
         raise InputError(
             f"the model is wrapped in {type(model).__name__}; put attention into the model inside, and wrap it again"
         )

@@ -16,7 +16,7 @@ from regard.errors import InputError, unknown
 from regard.maps.checks import check_images
 from regard.maps.factors import dia_factors, gate_factors, has_gate
 from regard.maps.labelled import LabelledImages
-from regard.maps.layers import Layer, find_layers, is_compiled, unwrapped
+from regard.maps.layers import Layer, find_layers, is_compiled, readable
 from regard.maps.moments import Moments, MomentsByClass
 from regard.modes import evaluation_mode
 from regard.stages import is_added
@@ -170,7 +170,7 @@ def attention_layers(
     Raises:
         InputError: there is none, or none in one of the layers.
     """
-    network = unwrapped(model)
+    network = readable(model)
     everything: dict[str, nn.Module] = {}
     for name, module in named_layers(network):
         inside = any(name.startswith(f"{outer}.") or not outer for outer in everything)

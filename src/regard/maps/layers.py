@@ -6,46 +6,47 @@ import difflib
 from collections.abc import Iterator, Sequence
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from regard.errors import InputError
-from regard.stages import stages
+from regard.stages import COMPILED, stages, unwrapped
 from regard.with_attention import named_layers, without_attention
 
 Layer = str | nn.Module
-
-_COMPILED = "_orig_mod"  # where torch.compile keeps the module it wraps
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `torch.compile` and `DistributedDataParallel`; its layers have their own names there."""
-    while True:
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, _COMPILED, None), nn.Module):
-            model = inner
-        else:
-            return model
 
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether the model, or a module in it, is compiled."""
     return any(
-        isinstance(getattr(module, _COMPILED, None), nn.Module) or module._compiled_call_impl is not None
+        isinstance(getattr(module, COMPILED, None), nn.Module) or module._compiled_call_impl is not None
         for module in model.modules()
     )
+
+
+def readable(model: nn.Module) -> nn.Module:
+    """The model inside its wrappers, whose layers can be read.
+
+    Raises:
+        InputError: a `DataParallel` of several GPUs.
+    """
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        raise InputError(
+            f"the model is wrapped in DataParallel, which runs copies of its layers on {len(model.device_ids)} GPUs, "
+            "where they cannot be read; give the model inside (model.module), or wrap it in DistributedDataParallel"
+        )
+    return unwrapped(model)
 
 
 def find_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None = None) -> dict[str, nn.Module]:
     """The asked layers as name -> module, in the order asked; None stands for the stages, in order of execution.
 
-    Names are those of `model.named_modules()`, without what `torch.compile` and `DistributedDataParallel` put before
-    and between them.
+    Names are those of `model.named_modules()`, without what `torch.compile`, `DistributedDataParallel` and
+    `DataParallel` put before and between them.
 
     Raises:
-        InputError: a name or a module that the model does not have; an empty sequence.
+        InputError: a name or a module that the model does not have; an empty sequence; a `DataParallel` of several
+            GPUs.
     """
-    model = unwrapped(model)
+    model = readable(model)
     if layers is None:
         return stages(model)
     if isinstance(layers, str | nn.Module):
@@ -83,5 +84,5 @@ def _name_of(layer: nn.Module, model: nn.Module) -> str:
 def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """All modules but the model itself, without the names that `torch.compile` puts in between."""
     for name, module in named_layers(model):
-        if name and not name.endswith(_COMPILED):
-            yield ".".join(part for part in name.split(".") if part != _COMPILED), module
+        if name and not name.endswith(COMPILED):
+            yield ".".join(part for part in name.split(".") if part != COMPILED), module

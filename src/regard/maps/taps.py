@@ -34,7 +34,8 @@ class Taps:
     the block.
 
     Args:
-        model: any module; it may be compiled or wrapped in `DistributedDataParallel`.
+        model: any module; it may be compiled or wrapped in `DistributedDataParallel`, or in a `DataParallel` of one
+            device.
         layers: names as in `model.named_modules()`, or the modules themselves; one or several. None: the stages.
         reshape: makes features (N, C, H, W) of what a layer gives, where that is none of the above.
 

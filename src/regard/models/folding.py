@@ -21,6 +21,7 @@ from regard.attention.batch_norm import fold_norm, is_batch_norm, is_convolution
 from regard.attention.fold import fold_attention
 from regard.attention.shapes import example_images
 from regard.errors import InputError, unknown
+from regard.stages import unwrapped
 from regard.with_attention import named_layers
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -58,7 +59,7 @@ def folded(model: Model, keep: Iterable[str] = (), *, images: Tensor | None = No
     Raises:
         InputError: `model` has no layer of a name in `keep`, or is compiled or wrapped.
     """
-    if hasattr(model, "_orig_mod") or isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+    if unwrapped(model) is not model:
         raise InputError(f"the model is wrapped in {type(model).__name__}; fold the model inside, and wrap it again")
     copied = copy.deepcopy(model).eval()
     modules = dict(named_layers(copied))

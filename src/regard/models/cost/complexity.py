@@ -12,6 +12,7 @@ from torch.func import functional_call
 from regard.errors import InputError, first_line
 from regard.models.cost.counting import Kind, Operations, counted
 from regard.modes import evaluation_mode
+from regard.stages import unwrapped
 
 _MULTIPLY_ADDS: tuple[Kind, ...] = ("convolution", "1-d convolution", "matrix product")
 _PUBLISHED: tuple[Kind, ...] = (
@@ -70,6 +71,7 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
     Raises:
         InputError: the network does not take an image of that size.
     """
+    model = unwrapped(model)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     parameters = sum(p.numel() for p in model.parameters())
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))

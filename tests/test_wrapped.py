@@ -1,0 +1,56 @@
+"""Networks in DataParallel: read as the network inside, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from regard import InputError, attention, bias, data, maps, models, transfer
+
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
+LABELS = torch.tensor([1, 2])
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return models.create("wrn-10-0.5", 10, attention="se").eval()
+
+
+def features(model: nn.Module) -> dict[str, torch.Tensor]:
+    with maps.Taps(model) as taps:
+        model(IMAGES)
+    return taps.features
+
+
+READERS: dict[str, Callable[[nn.Module], Any]] = {
+    "taps": features,
+    "method": lambda model: maps.GradCAM(model)(IMAGES, classes=LABELS),
+    "groups": lambda model: maps.group_activation(model, "group2", IMAGES, LABELS, 4),
+    "gates": lambda model: [
+        gates.by_class.mean for gates in maps.gate_activations(model, [(IMAGES, LABELS)]).layers.values()
+    ],
+    "objective": lambda model: transfer.Objective(model, model)(IMAGES, LABELS).total,
+    "bias": lambda model: bias.evaluate(model, data.load("clutter", train=10, test=10).test).rows["spill"],
+}
+
+
+@pytest.mark.parametrize("reads", READERS.values(), ids=READERS)
+def test_a_network_in_data_parallel_is_read_as_the_one_inside(network, reads) -> None:
+    wrapped = nn.DataParallel(network)
+    torch.testing.assert_close(reads(wrapped), reads(network), rtol=0, atol=0, equal_nan=True)
+    wrapped.device_ids = [0, 1]  # as on two GPUs, where copies of the network run
+    with pytest.raises(InputError, match="DataParallel.* on 2 GPUs"):
+        reads(wrapped)
+
+
+def test_what_changes_a_network_asks_for_the_one_inside(network) -> None:
+    wrapped = nn.DataParallel(network)
+    assert models.complexity(wrapped, 32) == models.complexity(network, 32)
+    for change in (models.folded, lambda model: attention.attach(model, "eca")):
+        with pytest.raises(InputError, match="wrapped in DataParallel"):
+            change(wrapped)
