@@ -115,6 +115,12 @@ def test_images_may_be_named_with_their_folder_and_sizes_left_out(own):
     assert found.region(0).shape == (8, 12) and found.region(1).sum() == 4
 
 
+def test_a_byte_order_mark(own):
+    path = own()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(data.open_regions(path)) == 4
+
+
 def test_without_categories_there_are_no_labels(own, refused):
     annotations = [{"image_id": 10, "segmentation": [SQUARE]}]
     path = own(annotations=annotations, categories=[])
@@ -216,6 +222,9 @@ def run_lengths(mask):
         {"size": [8, 12], "counts": [96]},
         {"size": [8, 12], "counts": [0, 0, 96]},
         {"size": [8, 12], "counts": "P3"},
+        {"size": [8, 12], "counts": ""},
+        {},
+        "",
     ],
 )
 def test_of_a_shape_without_area_the_box_counts(own, shape):

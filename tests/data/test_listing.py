@@ -9,7 +9,7 @@ from PIL import Image
 
 from regard import data
 from regard.cli import main
-from regard.errors import DataWarning
+from regard.errors import DataWarning, InputError
 
 
 def write(path, number=1):
@@ -128,6 +128,26 @@ def test_formats_by_content(root):
         path = root / f"x{extension}"
         Image.new("RGB", (8, 8), (200,) * 3).save(path)
         assert abs(int(np.asarray(data.open_pictures([path]).image(0))[0, 0, 0]) - 200) <= 1
+
+
+@pytest.mark.parametrize("kind", ["coco", "imagenet", "scenes", "stl10"])
+def test_annotations_that_would_be_waited_for(tmp_path, kind):
+    name = {
+        "coco": "a.json",
+        "imagenet": "bbox/val/a.xml",
+        "scenes": "TrainImages.txt",
+        "stl10": "stl10_test_bird.json",
+    }
+    path = tmp_path / name[kind]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("/dev/zero")
+    write(tmp_path / "val" / "a.png")
+    write(tmp_path / "Images" / "cat" / "a.png")
+    with pytest.raises(InputError, match=path.name):
+        if kind == "scenes":
+            data.load("scenes", tmp_path, size=8)
+        else:
+            data.open_regions(f"{kind}:{path if kind == 'coco' else tmp_path}")
 
 
 def test_files_that_would_be_waited_for(root):

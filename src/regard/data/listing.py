@@ -165,14 +165,20 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: it is not there, cannot be read, or is no text.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
-        raise InputError(f"{show(path)} is no file; give a file of text")
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{show(path)} is no text in UTF-8; get it again") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a file. Raises InputError: it is not there, or cannot be read."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+        raise InputError(f"{show(path)} is no file; it should be one")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
 
 
 def existing_folder(path: str | os.PathLike[str], expected: str = "give a folder that is there") -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard.data.decode import Frame, Unreadable, frame_of
-from regard.data.listing import show
+from regard.data.listing import read_bytes, show
 from regard.data.regions.fileset import FileSet
 from regard.data.regions.kind import Choices, Kind, chosen
 from regard.data.regions.shapes import polygon_mask, run_mask, runs_of
@@ -177,10 +177,9 @@ def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    text = read_bytes(path)
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list) or not content["images"]:
@@ -283,7 +282,7 @@ def _object(annotation: dict[str, Any], size: NDArray[np.int32], categories: dic
     runs: Runs | None = None
     frame: tuple[int, int] | None = None
     shape, box = annotation.get("segmentation"), annotation.get("bbox")
-    if isinstance(shape, dict):
+    if isinstance(shape, dict) and shape:
         runs, frame = _runs(shape, size)
         runs = runs if runs[1::2].any() else None
     elif isinstance(shape, list) and shape:
@@ -312,7 +311,10 @@ def _runs(shape: dict[str, Any], size: NDArray[np.int32]) -> tuple[Runs, tuple[i
     height, width = stated
     if size[0] and tuple(size) not in ((width, height), (height, width)):
         raise ValueError(f"its run-length code is for {width} x {height} pixels, the image has {size[0]} x {size[1]}")
-    return runs_of(shape.get("counts"), width, height).astype(np.uint32), (width, height)
+    counts = shape.get("counts")
+    if counts in ([], ""):
+        return np.zeros(0, dtype=np.uint32), (width, height)
+    return runs_of(counts, width, height).astype(np.uint32), (width, height)
 
 
 def _ring(ring: object) -> Points:
@@ -320,19 +322,20 @@ def _ring(ring: object) -> Points:
     numbers = _numbers(ring, "polygon")
     if len(numbers) % 2:
         raise ValueError(f"a polygon has {len(numbers)} numbers, not an x and a y for each corner")
-    corners = numbers.reshape(-1, 2).astype(np.float64)
+    corners = numbers.reshape(-1, 2)
     return corners.astype(np.float32) if _encloses(corners) else _NO_POINTS
 
 
-def _encloses(corners: NDArray[np.float64]) -> bool:
+def _encloses(corners: NDArray[Any]) -> bool:
     if len(corners) < 3:
         return False
-    corners = corners - corners.min(axis=0)
     if _area(corners) > _LEAST_AREA:
         return True
     # It may cross itself, so that its parts take each other away.
-    span = corners.max(axis=0)
-    return bool(span.min() > 0) and bool(polygon_mask([corners / span * (59.3, 61.7) + (0.21, 0.37)], 64, 64).any())
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    if not (high > low).all():
+        return False
+    return bool(polygon_mask([(corners - low) / (high - low) * (59.3, 61.7) + (0.21, 0.37)], 64, 64).any())
 
 
 def _box(box: object) -> list[Points]:
@@ -361,9 +364,9 @@ def _numbers(values: object, what: str) -> NDArray[Any]:
     return numbers
 
 
-def _area(ring: NDArray[np.floating[Any]]) -> float:
-    x, y = ring.astype(np.float64).T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+def _area(corners: NDArray[Any]) -> float:
+    x, y = (corners - corners[0].astype(np.float64)).T
+    return abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
 
 
 def _label(objects: Sequence[_Object]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regard.data.decode import Frame
-from regard.data.listing import EXTENSIONS, is_image, show
+from regard.data.listing import EXTENSIONS, is_image, read_bytes, show
 from regard.data.regions.fileset import PairedSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.pascal import read_boxes
@@ -114,10 +114,7 @@ def _named(folder: Path, files: Sequence[str]) -> list[str]:
     """The class that each file of boxes names first. Only looked for, not parsed: there may be 50,000 of them."""
     named, without = [], []
     for name in files:
-        try:
-            found = _FIRST_NAME.search((folder / name).read_bytes())
-        except OSError as error:
-            raise InputError(f"{show(folder / name)} cannot be read ({error.strerror}); make it readable") from error
+        found = _FIRST_NAME.search(read_bytes(folder / name))
         if found is None:
             without.append(name)
         else:

@@ -33,6 +33,8 @@ def read_boxes(path: Path) -> Boxes:
         Unreadable: it is not there, no XML, not of this format, longer than 1 MiB, or declares a document type: with
             one, a few lines can grow to gigabytes, and no file of boxes needs any.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise Unreadable(f"{show(path)} is no file")
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST + 1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regard.data.decode import Frame, Unreadable
-from regard.data.listing import show
+from regard.data.listing import read_bytes, show
 from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.shapes import grid_mask
@@ -119,12 +119,7 @@ def _open(where: Path, choices: Choices) -> Stl10Set:
 
 def _of_binary(folder: Path, split: str, grids: dict[tuple[str, int], Grid]) -> list[tuple[str, int]]:
     """The marked images that have the class they are marked as, in order."""
-    try:
-        labels = np.frombuffer((folder / f"{split}_y.bin").read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        raise InputError(
-            f"{show(folder / f'{split}_y.bin')} cannot be read ({error.strerror}); it should be there"
-        ) from error
+    labels = np.frombuffer(read_bytes(folder / f"{split}_y.bin"), dtype=np.uint8)
     size = (folder / f"{split}_X.bin").stat().st_size
     if size != len(labels) * _BYTES:
         raise InputError(
@@ -143,10 +138,9 @@ def _of_binary(folder: Path, split: str, grids: dict[tuple[str, int], Grid]) -> 
 
 def _read(path: Path) -> dict[int, Grid]:
     """The grid of each image, by its place in the split."""
+    text = read_bytes(path)
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{show(path)} cannot be read ({error.strerror}); make it readable") from error
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
     if not isinstance(content, dict):

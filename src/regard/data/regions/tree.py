@@ -81,7 +81,7 @@ def check_all_there(tree: Tree, paths: Sequence[str], what: str, hint: str) -> N
     """
     missing = tree.missing(paths)
     if missing:
-        names = ", ".join(map(repr, missing[:_NAMED])) + (", …" if len(missing) > _NAMED else "")
+        names = ", ".join(repr(path[-200:]) for path in missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
         raise InputError(
             f"{len(missing)} of the {len(paths)} {what} are missing in {show(tree.root)} ({names}); {hint}"
         )
