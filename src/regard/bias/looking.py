@@ -16,7 +16,7 @@ from regard.logits import class_logits, predicted_classes
 from regard.maps import MapMethod, create
 from regard.maps.checks import check_logits
 from regard.maps.layers import Layer, unwrapped
-from regard.modes import evaluation_mode
+from regard.modes import evaluation_mode, of_its_dtype
 
 Mapper = MapMethod | Callable[[Tensor, Tensor], Tensor]
 Target = Literal["predicted", "label"]
@@ -79,6 +79,7 @@ class Looker:
             images: (B, 3, H, W), as the model wants them.
             classes: outputs of the model, (B,); None: the predicted ones.
         """
+        images = of_its_dtype(self.model, images)
         if isinstance(self.mapper, MapMethod):  # gives the scores on its way
             maps = self.mapper(images, classes)
             assert self.mapper.logits is not None and self.mapper.classes is not None

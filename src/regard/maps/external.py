@@ -110,7 +110,7 @@ class ExternalMap(MapMethod):
         """The logits, and the size of every layer's features."""
         if images.dtype not in (torch.float32, torch.float64):  # much of the package goes through numpy
             raise InputError(
-                f"images are {images.dtype}; the grad-cam package needs them, and the model, in float32 or float64"
+                f"model and images are {images.dtype}; the grad-cam package needs them in float32 or float64"
             )
         sizes: dict[str, tuple[int, int]] = {}
 

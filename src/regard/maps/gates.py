@@ -18,7 +18,7 @@ from regard.maps.factors import dia_factors, gate_factors, has_gate
 from regard.maps.labelled import LabelledImages
 from regard.maps.layers import Layer, find_layers, is_compiled, readable
 from regard.maps.moments import Moments, MomentsByClass
-from regard.modes import evaluation_mode
+from regard.modes import evaluation_mode, of_its_dtype
 from regard.stages import is_added
 from regard.with_attention import named_layers
 
@@ -229,7 +229,7 @@ class _Reading:
     def of_forward(self, images: Tensor) -> dict[str, Tensor]:
         """Name -> (N, C), in the order of the output's channels, of the modules that run, in the order they do."""
         self._values.clear()
-        self.model(images)
+        self.model(of_its_dtype(self.model, images))
         return {name: values.cpu().double() for name, values in self._values.items()}
 
     def _keep(self, cell: nn.Module, _args: Any, output: Any) -> None:

@@ -17,7 +17,7 @@ from regard.maps.layers import Layer
 from regard.maps.moments import Moments, MomentsByClass
 from regard.maps.resize import resized
 from regard.maps.taps import Taps
-from regard.modes import evaluation_mode
+from regard.modes import evaluation_mode, of_its_dtype
 
 Target = Literal["label", "predicted"]
 Progress = Callable[[int, int], None]
@@ -138,6 +138,7 @@ def group_scores(
 def check_groups(model: nn.Module, layer: Layer, images: Tensor, groups: int) -> None:
     """Raises the InputError of `group_activation` if the layer or the groups do not fit, after one forward."""
     check_images(model, images)
+    images = of_its_dtype(model, images)
     with torch.no_grad(), evaluation_mode(model):
         _group_means(_forward(model, layer, images)[1], groups)
 
@@ -163,6 +164,7 @@ def _scores(
     check_images(model, images)
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}; expected at least 1")
+    images = of_its_dtype(model, images)
     with torch.no_grad(), evaluation_mode(model):
         name, features, logits = _forward(model, layer, images)
         chosen = check_classes(classes, logits)

@@ -18,6 +18,7 @@ from regard.maps.graph import at_rest
 from regard.maps.last import last_features
 from regard.maps.layers import Layer, find_layers, unwrapped
 from regard.maps.resize import resized
+from regard.modes import of_its_dtype
 
 
 class MapMethod(ABC):
@@ -88,7 +89,8 @@ class MapMethod(ABC):
         """The maps of one class an image, or of several.
 
         Args:
-            images: (N, 3, H, W), floating point, normalised as the model wants them, on its device.
+            images: (N, 3, H, W), floating point, normalised as the model wants them, on its device; they are cast to
+                the dtype of its parameters.
             classes: one class for all images, or one for each, (N,), or several for each, (N, K); None: the predicted.
             top: in place of classes: the so many with the highest scores, highest first.
             upsample: to the size of the images, bilinearly (`align_corners=False`); False: as large as the features, of
@@ -155,6 +157,7 @@ class MapMethod(ABC):
             raise InputError("classes and top are both given; give one of them")
         check_images(self.model, images, differentiates=self._differentiates)
         with at_rest(self.model):
+            images = of_its_dtype(self.model, images)
             yield images.clone() if images.is_inference() else images
 
 

@@ -21,6 +21,7 @@ from regard.attention.batch_norm import fold_norm, is_batch_norm, is_convolution
 from regard.attention.fold import fold_attention
 from regard.attention.shapes import example_images
 from regard.errors import InputError, unknown
+from regard.modes import of_its_dtype
 from regard.stages import unwrapped
 from regard.with_attention import named_layers
 
@@ -78,7 +79,7 @@ def _pairs(model: nn.Module, kept: Collection[str], images: Tensor | None) -> li
     """The names of layers and of the norms that can go into them."""
     if not any(is_batch_norm(module) for module in model.modules()):
         return []
-    examples = list(_examples(model)) if images is None else [images.to("meta")]
+    examples = list(_examples(model)) if images is None else [of_its_dtype(model, images).to("meta")]
     runs: list[list[tuple[str, str]]] = []
     for example in examples:
         with suppress(Exception):  # whatever a network raises that does not take these, or does not run on meta

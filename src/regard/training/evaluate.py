@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from regard.data import Batches, FileBatches
 from regard.logits import class_logits, logits_of, predicted_classes
-from regard.modes import evaluation_mode
+from regard.modes import evaluation_mode, of_its_dtype
 
 MANY_CLASSES = 10
 """Above so many, the five likeliest count too."""
@@ -45,7 +45,7 @@ def evaluate(
     right, among_five, images = torch.zeros_like(loss), torch.zeros_like(loss), 0
     with evaluation_mode(model):
         for batch in batches.epoch(0):
-            given = logits_of(model(batch.images))
+            given = logits_of(model(of_its_dtype(model, batch.images)))
             logits = class_logits(given)
             loss += F.cross_entropy(logits, batch.labels, reduction="sum")
             right += (predicted_classes(given) == batch.labels).sum()

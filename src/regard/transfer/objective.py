@@ -16,6 +16,7 @@ from regard.errors import InputError, unknown
 from regard.logits import class_logits, logits_of
 from regard.maps import MapTaps, Taps
 from regard.maps.activation import check_power
+from regard.modes import of_its_dtype
 from regard.transfer.activation import full_activation_loss, regressor
 from regard.transfer.attention import Form, Reduce, map_loss
 from regard.transfer.distillation import check_classes, soft_label_loss
@@ -100,13 +101,14 @@ class _Watched:
         self.forward: Callable[[Tensor], Tensor] = _compiled(model) if compile else model
 
     def __call__(self, images: Tensor) -> _Read:
+        seen = of_its_dtype(self.model, images) if self.dtype is None else images
         with ExitStack() as stack:
             for taps in (*self.taps, *self.feature_taps):
                 stack.enter_context(taps)
             if self.dtype is not None:
                 stack.enter_context(torch.autocast(images.device.type, self.dtype))
             try:
-                logits = logits_of(self.forward(images))
+                logits = logits_of(self.forward(seen))
             except RuntimeError as error:
                 if _IN_PLACE not in str(error):
                     raise
@@ -118,7 +120,11 @@ class _Watched:
             features = {name: given for taps in self.feature_taps for name, given in taps.features.items()}
         for taps in (*self.taps, *self.feature_taps):
             taps.clear()  # or the graph of this step would be held until the next
-        return _Read(logits if self.dtype is None else logits.float(), maps, features)
+        if self.dtype is not None:
+            logits = logits.float()
+        elif seen is not images:
+            logits = logits.to(images.dtype)
+        return _Read(logits, maps, features)
 
     @property
     def read(self) -> list[str]:
@@ -327,7 +333,10 @@ class Objective:
                 total = total + now.gradient * gradient
             if now.symmetry:
                 mirrored = images.detach().flip(3).requires_grad_()
-                symmetry = symmetry_loss(own, input_gradients(logits_of(self.student(mirrored)), labels, mirrored))
+                symmetry = symmetry_loss(
+                    own,
+                    input_gradients(logits_of(self.student(of_its_dtype(self.student, mirrored))), labels, mirrored),
+                )
                 total = total + now.symmetry * symmetry
             if now.input_gradient:
                 input_gradient = squared_length(own)

@@ -1,0 +1,63 @@
+"""Networks in half or double precision, given images in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from regard import bias, data, maps, models, training, transfer
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(4, 3, 16, 16, generator=GENERATOR)
+LABELS = torch.tensor([0, 1, 2, 0])
+BYTES = (IMAGES * 40 + 128).clamp(0, 255).byte()
+REGIONS = torch.zeros(4, 16, 16, dtype=torch.bool)
+REGIONS[:, 4:12, 4:12] = True
+
+
+def network(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(0)
+    return models.create("wrn-10-1", 3, attention="se").eval().to(dtype)
+
+
+def objective(student: nn.Module, teacher: nn.Module, **options) -> Tensor:
+    losses = transfer.Objective(student, teacher, beta=1.0, alpha=0.5, **options)(IMAGES, LABELS)
+    losses.total.backward()
+    return torch.stack([losses.total, losses.task, *losses.attention]).detach()
+
+
+def stored(model: nn.Module) -> Tensor:
+    images = data.ImageSet(BYTES, LABELS, ("a", "b", "c"), "made", "test", (0.5,) * 3, (0.2,) * 3)
+    score = training.evaluate(model, data.Batches(images, 4))
+    return torch.tensor([score.loss, score.accuracy])
+
+
+CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
+    **{name: lambda model, name=name: maps.create(name, model)(IMAGES) for name in ("gradcam", "hirescam", "gradient")},
+    "activation": lambda model: maps.create("activation", model, "group1")(IMAGES),
+    "gates": lambda model: (
+        maps.gate_activations(model, [(IMAGES, LABELS)]).layers["group0.block0.attention"].by_class.overall
+    ),
+    "groups": lambda model: maps.group_activation(model, "group2", IMAGES[:2], 1, 4),
+    "bias": lambda model: torch.tensor(bias.evaluate(model, [(IMAGES, LABELS, REGIONS)]).rows["auc"]),
+    "student": lambda model: objective(model, network(torch.float32)),
+    "teacher": lambda model: objective(network(torch.float32), model),
+    "both": lambda model: objective(model, network(model.fc.weight.dtype)),
+    "full activations": lambda model: objective(model, network(torch.float32), full_activation=1.0),
+    "gradients": lambda model: objective(model, network(torch.float32), gradient=1.0, symmetry=1.0),
+    "own teacher": lambda model: objective(network(torch.float32), transfer.Teacher(model, size=20, fold=True)),
+    "evaluate": stored,
+    "complexity": lambda model: torch.tensor(models.complexity(model, 16).multiply_adds),
+    "folded": lambda model: models.folded(model, images=IMAGES)(IMAGES.to(model.fc.weight.dtype)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CALLS)
+def test_images_are_cast_to_the_models_dtype(name, dtype) -> None:
+    expected, found = CALLS[name](network(torch.float32)), CALLS[name](network(dtype))
+    tolerance = 1e-4 if dtype == torch.float64 else 0.1
+    torch.testing.assert_close(found.double(), expected.double(), rtol=tolerance, atol=tolerance)
