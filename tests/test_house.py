@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "terminal": set(),
     "console": {"terminal"},
+    "launcher": {"errors"},
     "strict_yaml": {"errors"},
     "metrics_file": {"errors"},
     "modes": set(),
@@ -37,6 +38,7 @@ MAY_IMPORT = {
     "training": {
         "version",
         "errors",
+        "launcher",
         "files",
         "metrics_file",
         "strict_yaml",
@@ -52,7 +54,7 @@ MAY_IMPORT = {
     },
     "store": {"errors", "files", "metrics_file", "strict_yaml"},
     "tables": {"errors", "strict_yaml", "data", "bias", "store", "training"},
-    "reproduction": {"errors", "terminal", "modes", "data", "store", "tables", "training"},
+    "reproduction": {"errors", "launcher", "terminal", "modes", "data", "store", "tables", "training"},
     "report": {
         *("version", "errors", "files", "terminal", "logits", "data", "models", "maps", "bias", "training", "store"),
         "tables",
@@ -60,9 +62,9 @@ MAY_IMPORT = {
     "demo": {"errors", "terminal", "console", "bias", "training", "report", "data"},
     "commands": {
         *("errors", "files", "attention", "data", "models", "maps", "deployment", "bias", "training", "report", "demo"),
-        *("store", "tables", "reproduction", "logits", "terminal", "console"),
+        *("store", "tables", "reproduction", "logits", "terminal", "console", "launcher"),
     },
-    "cli": {"version", "errors", "terminal", "commands"},
+    "cli": {"version", "errors", "launcher", "terminal", "commands"},
     "__main__": {"cli"},
 }
 

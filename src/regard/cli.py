@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from regard.errors import DataWarning, InputError, SaidElsewhere
+from regard.launcher import rank_and_size
 from regard.terminal import replace_unencodable, say
 from regard.version import __version__
 
@@ -32,6 +33,9 @@ COMMANDS = {
     "import": "a checkpoint from elsewhere as a file that the other commands take",
     "export": "a network as an ONNX file, checked with onnxruntime",
 }
+
+# Of these a launcher may start several processes: they share the work, or, of the last, the runs of a store.
+_SHARED = ("train", "evaluate", "bias", "reproduce")
 
 _USAGE = """usage: regard COMMAND [OPTIONS]
 
@@ -57,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments[0] not in COMMANDS:
             raise InputError(f"unknown command {arguments[0]!r}; known: {', '.join(COMMANDS)}")
+        _check_alone(arguments[0])
         # `import` is a word of Python's own
         command = import_module(f"regard.commands.{arguments[0].replace('import', 'import_')}")
         with _shown_warnings():
@@ -76,6 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         say(f"regard: {place}{error.strerror or error}", error=True)
         return InputError.status
+
+
+def _check_alone(command: str) -> None:
+    """Raises InputError if several processes were started of a command that does not share its work."""
+    rank, size = rank_and_size()
+    if size > 1 and command not in _SHARED:
+        message = f"regard {command} works in one process, and {size} were started together; start one"
+        raise SaidElsewhere(message) if rank else InputError(message)
 
 
 @contextlib.contextmanager

@@ -304,10 +304,11 @@ def test_two_processes_give_what_one_gives(here: Path, capsys) -> None:
     one = run(capsys, *arguments)[1]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+        place = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_JOB_ID": "1"}
+        place["MASTER_PORT"] = str(free.getsockname()[1])
     command = [sys.executable, "-m", "regard", *arguments, "--device=cpu"]
-    both = [  # as torchrun starts them
-        subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env={**os.environ, **place, "RANK": rank})
+    both = [  # as srun starts them
+        subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env={**os.environ, **place, "SLURM_PROCID": rank})
         for rank in ("0", "1")
     ]
     said = [process.communicate(timeout=120) for process in both]

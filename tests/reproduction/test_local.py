@@ -25,11 +25,20 @@ from regard.tables import Setting, fill, load_table, markdown
 
 pytestmark = pytest.mark.slow
 
+LAUNCHED = {
+    **{"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+    **{"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
+    **{"ACCELERATE_MIXED_PRECISION": "fp16", "TORCHELASTIC_RUN_ID": "none", "PMI_RANK": "1", "PMI_SIZE": "2"},
+}
+"""What launchers set in the processes that they start; whoever takes it for theirs waits for others."""
+
 
 def test_a_table_is_filled_and_not_filled_again(
     small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
     assert main(["reproduce", str(small), "--seeds", "1", "--columns", "at", "--runs", "store", "--device", "cpu"]) == 0
     said = capfd.readouterr().out
     assert "2 runs for 1 seed; 0 finished, 0 begun, 2 missing" in said and "at once" in said
@@ -42,6 +51,7 @@ def test_a_table_is_filled_and_not_filled_again(
         ("one", "teacher"): 1,
     }
     at = json.loads((tmp_path / "store/at-seed0/environment.json").read_text())
+    assert at["processes"] == 1
     assert at["command"].startswith("regard train ") and at["command"].endswith("--run at-seed0 --resume")
     log = (tmp_path / "store/.logs/teacher-seed0.log").read_text()
     assert log.startswith("epoch 1/2") and "Warning" not in log
@@ -142,6 +152,16 @@ def alone(small: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     monkeypatch.setattr(sys, "argv", sys.argv)  # the worker puts its own there
     (job,) = make_plan(load_table(small), [], Setting(), range(1), columns=["student"], where={"threads": 1}).jobs
     return job
+
+
+def test_a_run_is_no_part_of_what_a_launcher_started(
+    alone: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker of Ray, which a launcher's process started."""
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    assert carry_out(order(str(tmp_path / "store"), alone))[0] == "finished"
+    assert not set(LAUNCHED) & set(os.environ)
 
 
 def test_a_run_whose_holder_died_on_another_machine_is_taken_over(alone: Job, tmp_path: Path) -> None:

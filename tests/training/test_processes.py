@@ -17,8 +17,9 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from regard import data
+from regard.cli import main
+from regard.launcher import first_node, rank_and_size
 from regard.training import Run, evaluate
-from regard.training.processes import _take_from_slurm, first_node
 from regard.training.sync_norms import sync_norms
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -163,15 +164,26 @@ def test_what_srun_says_is_taken_over_unless_another_launcher_spoke(monkeypatch)
     slurm = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "70123", "SLURM_STEP_NODELIST": "n[3-4]"}
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    _take_from_slurm()
-    assert "RANK" not in os.environ  # a step of one task
+    assert rank_and_size() == (0, 1) and "RANK" not in os.environ  # a step of one task
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2)")
-    _take_from_slurm()
+    assert rank_and_size() == (5, 8)
     found = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     assert found == {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
     assert os.environ["MASTER_ADDR"] == "n3" and os.environ["MASTER_PORT"] == "30123"
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("SLURM_PROCID", "6")
-    _take_from_slurm()
-    assert os.environ["RANK"] == "0"
+    assert rank_and_size() == (0, 8)
+
+
+@pytest.mark.parametrize("command", ["gates", "groups", "explain", "report", "demo"])
+def test_commands_of_one_process_are_not_started_many_times(command, monkeypatch, capsys, tmp_path) -> None:
+    """Each would write the same files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert main([command]) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == lines and all(f"regard {command}" in line and "2 were started" in line for line in error)
+    assert not list(tmp_path.iterdir())

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         "timm (with its pretrained weights), or NAME=CHECKPOINT. A SET is KIND:FOLDER, with KIND coco, imagenet, cub, "
         "pets, voc, stl10 or masks, or a set with regions that is held whole (clutter); runs know their own. The "
         "folder of the report (--out) has report.html, report.json, and for each network a .json and a .parquet with "
-        "a row an image. Stopped, the same command goes on; under torchrun several processes share the work.",
+        "a row an image. Stopped, the same command goes on; under torchrun or srun several processes share the work.",
     )
     parser.add_argument("--method", type=str, default="gradcam", help="of the maps")
     parser.add_argument(
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--shard", type=int | None, default=None, help="images kept at a time; 8 batches if not given")
     parser.add_argument("--pictures", type=int, default=12, help="images shown on the page")
     add_subject_options(parser)
-    with several_processes() as rank:
+    with several_processes(arguments) as rank:
         told: Callable[[str], None] = say if rank == 0 else lambda _: None
         found = subjects(parser, arguments, regions=True, say=told)
         _run(found, Console(quiet=rank > 0), rank, shlex.join(["regard", "bias", *arguments]))

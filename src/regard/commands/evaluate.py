@@ -29,10 +29,10 @@ def main(arguments: list[str]) -> int:
         description="Accuracy of networks: of runs and of checkpoints in their folders, on the test images of their "
         "data or of others with the same classes; of imported .safetensors files, of timm's names with pretrained "
         "weights, and of NAME=CHECKPOINT. Notes say where the images are other than those of the training; under "
-        "torchrun several processes share the work.",
+        "torchrun or srun several processes share the work.",
     )
     add_subject_options(parser)
-    with several_processes() as rank:
+    with several_processes(arguments) as rank:
         told: Callable[[str], None] = say if rank == 0 else lambda _: None
         for trial in trials(parser, arguments, labels=True, say=told):
             _tell_precision(trial, told)

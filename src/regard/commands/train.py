@@ -11,19 +11,20 @@ from jsonargparse import Namespace
 from regard import training
 from regard.commands.status import INTERRUPTED
 from regard.errors import InputError, SaidElsewhere
+from regard.launcher import rank_and_size
 from regard.reproduction.worker import leave
 from regard.store import Claim, Store
 from regard.terminal import say
 
 
 def main(arguments: list[str]) -> int:
+    main_process = rank_and_size()[0] == 0
     try:
         recipe, folder, options = _asked(arguments)
     except InputError as error:
-        if training.announced_rank():
+        if not main_process:
             raise SaidElsewhere(str(error)) from error  # every process was told the same
         raise
-    main_process = not training.announced_rank()
     with _claimed(Path(folder)) if main_process else nullcontext():
         outcome = training.train(
             recipe, folder, resume=options.resume, overwrite=options.overwrite, display=training.Lines()

@@ -18,6 +18,7 @@ import yaml
 
 from regard import training
 from regard.errors import InputError, first_line
+from regard.launcher import forget_launcher
 from regard.reproduction.engine import Ending
 from regard.reproduction.plan import Job
 from regard.store import Claim, Store, StoredRun
@@ -55,13 +56,15 @@ def carry_out(text: str) -> tuple[Ending, str]:
     """Does what `order` asks, and says how it ended.
 
     Works in the folder of the store, or, if that is not of this machine, in a folder from which the store is brought up
-    to date after every epoch. The process has to be one of its own: its working directory and arguments are changed.
+    to date after every epoch. The process has to be one of its own: its working directory, arguments and environment
+    are changed.
     """
     asked = json.loads(text)
     return _carry_out(asked, Store(asked["address"]))
 
 
 def _carry_out(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
+    forget_launcher()  # whoever started this process, the run is not theirs to share
     name = asked["name"]
     sys.argv = list(asked["command"])  # what one would type; the run keeps it
     claim = store.claim(name, wait=True, on_loss=leave)

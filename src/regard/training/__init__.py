@@ -25,7 +25,7 @@ from regard.training.parsing import (
     to_data,
     to_recipe,
 )
-from regard.training.processes import Processes, announced_rank
+from regard.training.processes import Processes, others_there
 from regard.training.recipe import (
     DataRecipe,
     ModelRecipe,
@@ -63,7 +63,6 @@ __all__ = [
     "WHERE",
     "add_data",
     "add_recipe",
-    "announced_rank",
     "build_network",
     "check",
     "data_arguments",
@@ -84,6 +83,7 @@ __all__ = [
     "make_objective",
     "make_optimizer",
     "open_trained",
+    "others_there",
     "pick_device",
     "plain",
     "recipe_file",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from regard import data
 from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
+from regard.launcher import rank_and_size
 from regard.training.run import pick_device
 
 Result = TypeVar("Result")
@@ -51,8 +52,7 @@ class Processes:
         Raises:
             InputError: the device or the precision are not to be had, processes do not find one another.
         """
-        _take_from_slurm()
-        several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+        several = rank_and_size()[1] > 1
         AcceleratorState._reset_state(reset_partial_state=not several)  # of an earlier run in this Python
         placed = pick_device(device)
         if precision == "float16" and placed.type != "cuda":
@@ -171,19 +171,6 @@ class Processes:
             raise SaidElsewhere("the main process could not go on")
         return follow()
 
-    @contextmanager
-    def joined(self) -> Iterator[None]:
-        """Within it, that another process is gone is a `LostProcess`; after it, the processes part."""
-        try:
-            yield
-        except (RuntimeError, dist.DistError) as error:
-            if self.count == 1 or not _LOST.search(str(error)):
-                raise
-            raise LostProcess(
-                f"process {self.rank} of {self.count} cannot reach the others: one ended, or did not answer in time "
-                f"({first_line(error)})"
-            ) from error
-
     def part(self) -> None:
         """Ends the connection to the other processes, once all are done."""
         self.accelerator.end_training()
@@ -192,26 +179,20 @@ class Processes:
             AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def announced_rank() -> int:
-    """The rank of this process as its launcher says it, before it joined the others; 0 without a launcher."""
-    _take_from_slurm()
-    return int(os.environ.get("RANK", 0))
+@contextmanager
+def others_there(rank: int, size: int) -> Iterator[None]:
+    """Within it, that another process is gone is a `LostProcess`.
 
-
-def _take_from_slurm() -> None:
-    """What `srun` says of its tasks, in the names that torch knows; nothing where another launcher has said it."""
-    said = os.environ
-    if "RANK" in said or "SLURM_PROCID" not in said or int(said.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
-        return
-    said["RANK"], said["WORLD_SIZE"] = said["SLURM_PROCID"], said["SLURM_STEP_NUM_TASKS"]
-    said["LOCAL_RANK"] = said.get("SLURM_LOCALID", "0")
-    said["LOCAL_WORLD_SIZE"] = re.split(r"\D", said.get("SLURM_STEP_TASKS_PER_NODE", said["WORLD_SIZE"]))[0]
-    nodes = said.get("SLURM_STEP_NODELIST") or said.get("SLURM_NODELIST", "localhost")
-    said.setdefault("MASTER_ADDR", first_node(nodes))
-    # The same for all tasks of a job, another for another job.
-    said.setdefault("MASTER_PORT", str(20000 + int(said.get("SLURM_JOB_ID", 0)) % 20000))
-
-
-def first_node(nodes: str) -> str:
-    """The first of Slurm's list of nodes: 'gpu[07-09,12],cpu1' -> 'gpu07'."""
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])
+    Args:
+        rank: of this process.
+        size: how many there are.
+    """
+    try:
+        yield
+    except (RuntimeError, dist.DistError) as error:
+        if size == 1 or not _LOST.search(str(error)):
+            raise
+        raise LostProcess(
+            f"process {rank} of {size} cannot reach the others: one ended, or did not answer in time "
+            f"({first_line(error)})"
+        ) from error

@@ -25,7 +25,7 @@ from regard.training.memory import enough_memory
 from regard.training.objective import make_objective
 from regard.training.optimizers import check_optimizer
 from regard.training.parts import fewest_images, left_out
-from regard.training.processes import Processes
+from regard.training.processes import Processes, others_there
 from regard.training.recipe import Recipe, plain
 from regard.training.record import mend_record
 from regard.training.run import Run, build_network, load_data, resolved
@@ -87,7 +87,7 @@ def train(
                 f"{recipe.precision}"
             )
         try:
-            with processes.joined(), enough_memory(recipe):
+            with others_there(processes.rank, processes.count), enough_memory(recipe):
                 return _train(recipe, Path(folder), processes, resume, overwrite, display, splits)
         finally:
             processes.part()
