@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import shlex
 import sys
 import unicodedata
+from collections.abc import Iterable
 
 
 def escaped(text: str) -> str:
@@ -25,6 +29,19 @@ def _escaped(character: str) -> str:
 def say(text: object, *, error: bool = False) -> None:
     """Prints one line, `escaped`."""
     print(escaped(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def command_line(arguments: Iterable[str]) -> str:
+    """Arguments as bash and zsh take them, in one line that can be printed: other bytes as `$'\\xe9'`."""
+    return " ".join(map(_quoted, arguments))
+
+
+def _quoted(argument: str) -> str:
+    if argument.isprintable():
+        return shlex.quote(argument)
+    known = re.sub(r"[\ud800-\udc7f\udd00-\udfff]", "?", argument)  # surrogates that stand for no byte
+    plain = (chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(known))
+    return f"$'{''.join(plain)}'"
 
 
 def replace_unencodable() -> None:

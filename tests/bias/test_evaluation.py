@@ -298,7 +298,18 @@ def test_files_that_are_no_reports(report, tmp_path):
     newer = json.dumps({**report.to_dict(), "version": 99})
     fewer = json.dumps({**report.to_dict(), "images": 36})
     report.save(path)
-    for wrong in (text[:-9], "[]", "{}", '{"format": 1, "version": 1}', newer, fewer, "\x00"):
+    bad = {
+        "layer": 5,
+        "threshold": "0.5",
+        "margin": 10**20,
+        "tolerance": 1.5,
+        "scored": None,
+        "classes": [1],
+        "model": [],
+    }
+    settings = [json.dumps({**report.to_dict(), name: value}) for name, value in bad.items()]
+    nan = text.replace('"threshold": 0.5', '"threshold": NaN')
+    for wrong in (text[:-9], "[]", "{}", '{"format": 1, "version": 1}', newer, fewer, "\x00", *settings, nan):
         path.write_text(wrong)
         with pytest.raises(InputError, match="bias.json") as error:
             Report.load(path)

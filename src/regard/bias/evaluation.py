@@ -21,6 +21,7 @@ from regard.data import Channels, Fit, ImageSet, Labelled, Reading, RegionSet, r
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, unwrapped
+from regard.terminal import command_line
 from regard.version import __version__
 
 _BATCHES_A_SHARD = 8
@@ -190,7 +191,7 @@ def evaluate(
         scored=scored,
         keys=found.rows.keys,
         skipped=found.skipped,
-        provenance={**settings, "torch": torch.__version__, "device": str(place), "command": " ".join(sys.argv)},
+        provenance={**settings, "torch": torch.__version__, "device": str(place), "command": command_line(sys.argv)},
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regard.bias.measures import check_pixels, check_threshold
 from regard.bias.rows import Rows, checked_columns, holds_rows, read_rows, write_rows
 from regard.bias.summary import Rate, Summary, by_size, summarise
 from regard.errors import InputError
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 
 _FORMAT = "regard bias report"
 _VERSION = 2
-_SETTINGS = ("model", "dataset", "split", "method", "layer", "target", "threshold", "margin", "tolerance", "scored")
+_SETTINGS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("model", "dataset", "split", "method", "layer", "target"), str),
+    "threshold": (float, int),
+    "margin": int,
+    "tolerance": int,
+    "scored": bool,
+}
 _NAMES = ("classes", "outputs", "skipped")
 
 
@@ -81,6 +88,11 @@ class Report:
 
     def __len__(self) -> int:
         return len(self.rows["label"])
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The tapped layers, as `maps.create` takes them; empty where the method has its own way."""
+        return tuple(filter(None, self.layer.split("+")))
 
     @cached_property
     def overall(self) -> Summary:
@@ -204,12 +216,13 @@ class Report:
         try:
             found = f"{values['format']} {values['version']}"
             if found != f"{_FORMAT} {_VERSION}":
-                raise InputError(f"{path} is a {found}; expected {_FORMAT} {_VERSION}; measure again with this regard")
+                raise InputError(f"a {found}; expected {_FORMAT} {_VERSION}; measure again with this regard")
             settings: dict[str, Any] = {name: values[name] for name in (*_SETTINGS, "provenance")}
             settings |= {name: tuple(values[name]) for name in _NAMES}
+            _check_settings(settings)
             images = int(values["images"])
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path} is no bias report ({type(error).__name__}: {error}); give one that save() wrote"
@@ -296,6 +309,19 @@ def _two_lines(cell: str) -> Text:
     value, _, interval = cell.partition(" (")
     text = Text(value)
     return text.append("\n").append(interval.removesuffix(")"), "dim") if interval else text
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Raises TypeError or InputError for settings that no report has."""
+    for name, kind in {**_SETTINGS, "provenance": dict}.items():
+        if not isinstance(settings[name], kind):
+            raise TypeError(f"{name} is a {type(settings[name]).__name__}")
+    for name in _NAMES:
+        if not all(isinstance(one, str) for one in settings[name]):
+            raise TypeError(f"{name} holds more than text")
+    check_threshold(settings["threshold"])
+    check_pixels("margin", settings["margin"])
+    check_pixels("tolerance", settings["tolerance"])
 
 
 def _rows_file(path: Path) -> Path:

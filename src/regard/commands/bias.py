@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import dropwhile
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,7 +23,7 @@ from regard.data import ImageSet
 from regard.errors import InputError
 from regard.files import check_written, written_aside
 from regard.report.template import MARK
-from regard.terminal import escaped, say
+from regard.terminal import command_line, escaped, say
 
 
 def main(arguments: list[str]) -> int:
@@ -58,11 +59,12 @@ def main(arguments: list[str]) -> int:
     with several_processes(arguments) as rank:
         told: Callable[[str], None] = say if rank == 0 else lambda _: None
         found = subjects(parser, arguments, regions=True, say=told)
-        _run(found, Console(quiet=rank > 0), rank, shlex.join(["regard", "bias", *arguments]))
+        _run(found, Console(quiet=rank > 0), rank, arguments)
     return 0
 
 
-def _run(found: Sequence[Subject], console: Console, rank: int, command: str) -> None:
+def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Sequence[str]) -> None:
+    command = command_line(["regard", "bias", *arguments])
     options = found[0].options
     images = found[0].images
     if any(subject.images is not images for subject in found):
@@ -87,6 +89,8 @@ def _run(found: Sequence[Subject], console: Console, rank: int, command: str) ->
     reports = [_measured(subject, folder / "shards" / name, console) for name, subject in by_name]
     if rank > 0:
         return
+    said = _settings(arguments)
+    reports = [replace(one, provenance={**one.provenance, "options": said}) for one in reports]
     for (name, subject), one in zip(by_name, reports, strict=True):
         one.save(folder / f"{name}.json")
         own = subject.network.bias_report(subject.options.weights)
@@ -112,6 +116,20 @@ def _run(found: Sequence[Subject], console: Console, rank: int, command: str) ->
     )
     _show(console, reports, comparisons, notes)
     console.print(escaped(f"the report is {page.resolve()}"), soft_wrap=True)
+
+
+def _settings(arguments: Sequence[str]) -> list[str]:
+    """The options, without those that say where the report goes and what it shows."""
+    found = []
+    options = iter(dropwhile(lambda argument: not argument.startswith("-"), arguments))
+    for option in options:
+        name, given, _ = option.partition("=")
+        if name in ("--out", "--shard", "--pictures"):
+            if not given:
+                next(options, None)
+        elif name != "--overwrite":
+            found.append(option)
+    return found
 
 
 def _check(subject: Subject) -> None:

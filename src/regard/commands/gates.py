@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-
 from regard import maps, report, training
 from regard.commands.studies import add_study_options, choose, folder_for, images_of, listed, progress, write_json
 from regard.commands.subjects import subjects
 from regard.console import Console
-from regard.terminal import escaped
+from regard.terminal import command_line, escaped
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +44,7 @@ def main(arguments: list[str]) -> int:
         subject.release()
         studies.append(report.GateStudy(subject.name, gates))
     classes, shown = found[0].classes, chosen.shown
-    command = shlex.join(["regard", "gates", *arguments])
+    command = command_line(["regard", "gates", *arguments])
     write_json(
         folder / "gates.json",
         {"command": command, "data": images_of(found[0]), **report.gates_record(studies, classes, shown)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from regard import maps, report, training
@@ -21,7 +20,7 @@ from regard.console import Console
 from regard.errors import InputError
 from regard.maps.groups import Target
 from regard.report.wording import number
-from regard.terminal import escaped
+from regard.terminal import command_line, escaped
 
 
 def main(arguments: list[str]) -> int:
@@ -69,7 +68,7 @@ def main(arguments: list[str]) -> int:
             )
         subject.release()
         studies.append(report.GroupStudy(subject.name, scores))
-    command = shlex.join(["regard", "groups", *arguments])
+    command = command_line(["regard", "groups", *arguments])
     write_json(
         folder / "groups.json",
         {"command": command, "data": images_of(found[0]), **report.groups_record(studies, found[0].classes)},

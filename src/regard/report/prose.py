@@ -74,10 +74,12 @@ def measured(rows: Sequence[Summary]) -> str:
     how = listed(dict.fromkeys(method_name(report.method) for report in reports))
     targets = listed(dict.fromkeys("label's" if r.target == "label" else "predicted" for r in reports))
     thresholds = listed(dict.fromkeys(f"{report.threshold:g}" for report in reports))
+    margins = listed(dict.fromkeys(str(report.margin) for report in reports))
+    inside = "is not inside the region" if margins == "0" else f"goes further than {margins} pixels beyond the region"
     return (
         f"Where a network looks is its {how} map of the {targets} class, scaled to [0, 1] an image; its focus is where "
         f"the map is at least {thresholds}. Position bias: the focus does not meet the region, the pixels of the "
-        "object. Range bias: they meet, but the focus is not inside the region. No image has both, so where the focus "
+        f"object. Range bias: they meet, but the focus {inside}. No image has both, so where the focus "
         "is hardly ever inside, one rises as the other falls. Spill: the share of the focus outside the region. "
         "Accuracy counts all test images, the others those with a focus and a region."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,11 @@ from regard.bias import Report
 from regard.report.seed_groups import SeedGroup, teacher_places, told
 from regard.report.summary import Summary
 from regard.report.wording import few
+from regard.terminal import command_line
 from regard.training import WHERE, Recipe, flat, plain
+
+# What `regard bias` takes where an option is not given.
+_DEFAULTS = {"method": "gradcam", "layer": None, "target": "predicted", "threshold": 0.5, "margin": 0, "tolerance": 0}
 
 
 @dataclass(frozen=True)
@@ -107,19 +110,23 @@ def _repeat(group: SeedGroup) -> Repeat:
         own = flat(plain(row.recipe)).items()
         other = {name: value for name, value in own if value != first[name] and name not in WHERE}
         options = [f"--{name}={_text(value)}" for name, value in other.items()]
-        commands.append(["regard", "train", _path(file), *options, "--run", str(row.run.folder)])
+        commands.append(["regard", "train", _path(file), *options, "--run", _path(str(row.run.folder))])
     commands += [_bias_command(row, row.bias) for row in group.rows if row.bias is not None]
     recorded = [row.environment["command"] for row in group.rows if isinstance(row.environment.get("command"), str)]
     return Repeat(
-        group.name, file, short(group.first.recipe), "\n".join(map(shlex.join, commands)), "\n".join(recorded)
+        group.name, file, short(group.first.recipe), "\n".join(map(command_line, commands)), "\n".join(recorded)
     )
 
 
 def _bias_command(row: Summary, bias: Report) -> list[str]:
-    settings = [] if bias.target == "predicted" else ["--target", bias.target]
-    settings += [] if bias.threshold == 0.5 else ["--threshold", f"{bias.threshold:g}"]
-    settings += ["--layer", bias.layer] if bias.layer else []
-    return ["regard", "bias", _path(str(row.run.folder)), *settings]
+    """With the options that were given, as the report records them, else those that say the same."""
+    said = bias.provenance.get("options")
+    if not isinstance(said, list) or not all(isinstance(option, str) for option in said):
+        settings = {name: getattr(bias, name) for name in ("method", "target", "threshold", "margin", "tolerance")}
+        settings["layer"] = ",".join(bias.layers) or None
+        given = {name: _text(value) for name, value in settings.items() if value != _DEFAULTS[name]}
+        said = [word for name, text in given.items() for word in (f"--{name}", text)]
+    return ["regard", "bias", _path(str(row.run.folder)), *said]
 
 
 def _text(value: Any) -> str:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from regard.bias import measure, scaled
 from regard.data import Batches, ImageSet
 from regard.data.draws import Draws
 from regard.errors import InputError
 from regard.logits import predicted_classes
-from regard.maps import GradCAM
+from regard.maps import GradCAM, MapMethod, create
 from regard.report.overlay import picture
 from regard.report.summary import Summary
 from regard.report.wording import gathered, listed
@@ -86,18 +85,18 @@ def make_sheet(rows: Sequence[Summary], reference: int, test: ImageSet, *, image
         apart: how many more to pick because the networks differ on them. Many networks get fewer images of both
             kinds, so that the page stays small.
     """
-    models: dict[str, nn.Module] = {}
+    mappers: dict[str, MapMethod] = {}
     left_out = []
     for row in rows:
         reason = _why_not(row, rows[reference], test)
         if reason is None:
             try:
-                models[row.name] = row.run.model("last")
+                mappers[row.name] = _mapper(row)
             except InputError as error:
                 reason = str(error)
         if reason is not None:
             left_out.append((row.name, reason))
-    shown = [row for row in rows if row.name in models]
+    shown = [row for row in rows if row.name in mappers]
     notes = gathered(left_out, "not on the sheet of test images")
     if not shown:
         return Sheet((), (), (), len(test), test.regions is not None, tuple(notes))
@@ -107,7 +106,7 @@ def make_sheet(rows: Sequence[Summary], reference: int, test: ImageSet, *, image
     fair = spread(len(test), count)
     differing = most_apart(shown, rows[reference], test, apart)
     places = sorted({*fair, *differing})
-    looks = {row.name: _look(models[row.name], row, test, places) for row in shown}
+    looks = {row.name: _look(mappers[row.name], row, test, places) for row in shown}
     notes += _disagreements(shown, test, places, looks)
     strips = {
         place: _strip(test, place, [looks[row.name][i] for row in shown], [row.name for row in shown])
@@ -178,21 +177,29 @@ class _Look:
     threshold: float
 
 
-def _look(model: nn.Module, row: Summary, test: ImageSet, places: Sequence[int]) -> list[_Look]:
+def _mapper(row: Summary) -> MapMethod:
+    """The method of a network's bias report, at its layers; without a report, Grad-CAM.
+
+    Raises:
+        InputError: there are no such weights, no such method, or no such layer.
+    """
+    model, report = row.run.model("last"), row.bias
+    return GradCAM(model) if report is None else create(report.method, model, report.layers or None)
+
+
+def _look(mapper: MapMethod, row: Summary, test: ImageSet, places: Sequence[int]) -> list[_Look]:
     """What the network makes of the images at these places, with the settings of its bias report."""
     report = row.bias
-    layer = report.layer if report and report.method == "gradcam" and report.layer else None
     by_label = report is not None and report.target == "label"
-    threshold = report.threshold if report else 0.5
+    threshold, margin = (report.threshold, report.margin) if report else (0.5, 0)
     chosen = test.subset(torch.tensor(places))
     batches = Batches(chosen, len(chosen), mean=row.recipe.data.mean, std=row.recipe.data.std, device="cpu")
     (batch,) = batches.epoch(0)
-    mapper = GradCAM(model, layer)
     heat = mapper(batch.images, batch.labels if by_label else None)
     predicted = predicted_classes(mapper.logits).tolist() if mapper.logits is not None else []
     verdicts, spills = [""] * len(places), [float("nan")] * len(places)
     if chosen.regions is not None:
-        measures = measure(heat, chosen.regions.cpu(), threshold)
+        measures = measure(heat, chosen.regions.cpu(), threshold, margin=margin)
         flags = zip(measures.flat, measures.position_bias, measures.range_bias, strict=True)
         verdicts = [verdict(*(bool(flag) for flag in each)) for each in flags]
         spills = measures.spill.tolist()

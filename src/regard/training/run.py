@@ -34,6 +34,7 @@ from regard.files import (
     written_files,
 )
 from regard.metrics_file import read_metrics
+from regard.terminal import command_line
 from regard.training.commit import commit
 from regard.training.frozen import freeze
 from regard.training.parsing import load_recipe
@@ -470,6 +471,6 @@ def environment(classes: tuple[str, ...]) -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "attention_kernels": attention.ops.backend("cuda" if torch.cuda.is_available() else "cpu"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "command": " ".join(sys.argv),
+        "command": command_line(sys.argv),
         "classes": list(classes),
     }

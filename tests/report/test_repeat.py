@@ -1,0 +1,100 @@
+"""What a report of runs shows of bias reports is what these measured, and its commands give the same numbers again."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regard import bias, training
+from regard.cli import main
+from regard.report import summarize
+from regard.report.sheet import make_sheet
+from regard.terminal import command_line
+
+RUN = "runs/it's [red]x[ & $HOME"
+TRAIN = [
+    *("--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=16", "--device=cpu", "--threads=1"),
+    *("--data.options={train: 32, test: 40}", "--augmentation.flip=false"),
+]
+MEASURE = ["--method=layercam", "--layer", "group1,group2", "--target=label", "--threshold=0.33333333", "--margin=3"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TRAIN, f"--run={RUN}"]) == 0
+    return tmp_path
+
+
+def commands(page: Path) -> tuple[str, list[list[str]]]:
+    """The recipe on a page, and the commands that repeat its one network."""
+    recipe, lines = map(html.unescape, re.findall(r"<pre>(.*?)</pre>", page.read_text(), re.DOTALL)[:2])
+    return recipe, [shlex.split(line) for line in lines.splitlines()]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if recorded:
+        assert main(["bias", RUN, *MEASURE, "--data.options={train: 32, test: 30}", "--out", "a", "--pictures=0"]) == 0
+    else:  # as by the library, which records no options
+        images = training.load_data(training.Run.open(RUN).recipe.data).test
+        how = {"method": "layercam", "layer": ["group1", "group2"], "target": "label", "margin": 3, "tolerance": 1}
+        one = bias.evaluate(training.Run.open(RUN).model(), images, threshold=1 / 3, **how)
+        one.save(f"{RUN}/bias.json")
+    before = bias.Report.load(f"{RUN}/bias.json")
+    assert before.layers == ("group1", "group2") and before.margin == 3
+    assert main(["report", RUN, "--images=4"]) == 0
+    recipe, (train, measure) = commands(here / "report.html")
+    assert train[:2] == ["regard", "train"] and measure[:2] == ["regard", "bias"]
+    assert not any(option in " ".join(measure) for option in ("--out", "--pictures"))
+    (here / "again").mkdir()
+    monkeypatch.chdir("again")
+    Path(train[2]).write_text(recipe)
+    assert main(train[1:]) == 0 and main(measure[1:]) == 0
+    again = bias.Report.load(f"{RUN}/bias.json")
+    for name in ("method", "layer", "target", "threshold", "margin", "tolerance", "keys"):
+        assert getattr(again, name) == getattr(before, name)
+    for name, values in before.rows.items():
+        np.testing.assert_array_equal(again.rows[name], values)
+
+
+def test_the_page_draws_what_was_measured(here: Path) -> None:
+    """By the method, at the layers, with the threshold and the margin of the bias report."""
+    assert main(["bias", RUN, *MEASURE, "--pictures=0"]) == 0
+    rows = summarize([RUN])
+    assert rows[0].bias is not None
+    measured = rows[0].bias.rows
+    sheet = make_sheet(rows, 0, training.load_data(rows[0].recipe.data).test, images=12)
+    for strip in sheet.fair:
+        flat, position, beyond = (measured[name][strip.place] for name in ("flat", "position_bias", "range_bias"))
+        expected = "no focus" if flat else "position bias" if position else "range bias" if beyond else "inside"
+        assert strip.cells[0].verdict == expected
+        spill = f"{measured['spill'][strip.place]:.0%} of the focus outside"
+        assert flat or spill in strip.cells[0].alt
+
+
+def test_a_method_that_is_not_known_is_said_on_the_page(here: Path) -> None:
+    run = training.Run.open(RUN)
+    images = training.load_data(run.recipe.data).test
+
+    def own(images, classes):
+        return images.mean(1)
+
+    bias.evaluate(run.model(), images, method=own).save(run.folder / "bias.json")
+    assert main(["report", RUN, "--images=4"]) == 0
+    assert "unknown method &#39;own&#39;" in (here / "report.html").read_text()
+
+
+def test_a_command_is_taken_by_a_shell_as_it_was_given() -> None:
+    arguments = ["it's [x]", os.fsdecode(b"\xe9t\xe9"), "a\nb'\\ é", "", "\x1b[31m", "$HOME `x`", "\u202ex", "--a=é"]
+    line = command_line(arguments)
+    assert line.isprintable()
+    said = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout
+    assert [os.fsdecode(part) for part in said.split(b"\0")[:-1]] == arguments
