@@ -6,9 +6,9 @@ import time
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from regard import InputError, attention, models
 
@@ -95,11 +95,125 @@ def test_what_is_not_counted_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "size"), [("mobilenetv3_small_050", 64), ("vit_tiny_patch16_224", 224), ("convnext_atto", 64)]
 )
-def test_multiply_adds_are_those_of_torch(name, size) -> None:
+def test_multiply_adds_of_published_networks(name, size) -> None:
     model = models.create(name).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as theirs:
+    by_hand = []
+
+    def add(layer, args, output) -> None:
+        if isinstance(layer, nn.Linear):
+            by_hand.append(output.numel() * layer.in_features)
+        elif isinstance(layer, nn.Conv2d):
+            by_hand.append(output.numel() * layer.weight[0].numel())
+
+    for layer in model.modules():
+        layer.register_forward_hook(add)
+    with torch.no_grad():
         model(torch.zeros(1, 3, size, size))
-    assert models.complexity(model, size).multiply_adds == theirs.get_total_flops() // 2
+    expected = sum(by_hand)
+    if name.startswith("vit"):  # 12 blocks compare 196 patches and a class token with each other, 192 values each
+        expected += 12 * 2 * 197**2 * 192
+    assert models.complexity(model, size).multiply_adds == expected
+
+
+def tokens(x):
+    return x.flatten(2).transpose(1, 2)  # (1, 16, 3) of an image of 4 x 4
+
+
+def attended(net, x):
+    y = net.enter(tokens(x))
+    return net.layer(y, y, y, need_weights=net.weights)[0]
+
+
+def dot_products(net, x):
+    y = net.enter(tokens(x))[:, None]
+    return F.scaled_dot_product_attention(y, y, y)
+
+
+def through(net, x):
+    return net.layer(net.enter(tokens(x)))
+
+
+def masked(net, x):
+    return net.layer(net.enter(tokens(x)), src_key_padding_mask=torch.zeros(1, 16, dtype=torch.bool, device=x.device))
+
+
+def transformer_layer():
+    return nn.TransformerEncoderLayer(12, 2, 20, batch_first=True)
+
+
+def with_weights(weights):
+    net = Network(attended, enter=nn.Linear(3, 12), layer=nn.MultiheadAttention(12, 2, batch_first=True))
+    net.weights = weights
+    return net
+
+
+ENTER, COMPARE = 16 * 3 * 12, 2 * 16 * 16 * 12  # a linear layer on 16 tokens; their dot products, and sums by weights
+HEADS, HIDDEN = 16 * 4 * 12 * 12, 16 * 2 * 12 * 20
+# What torch has evaluation paths of one operator for, and networks that show their values: multiply-adds.
+FUSED = {
+    "convolution": (lambda: nn.Conv2d(3, 5, 3), 5 * 2 * 2 * 27),
+    "linear": (lambda: Network(lambda net, x: net.fc(tokens(x)), fc=nn.Linear(3, 12)), ENTER),
+    "einsum": (
+        lambda: Network(lambda net, x: torch.einsum("nchw,oc->nohw", x, net.fc.weight), fc=nn.Linear(3, 12)),
+        ENTER,
+    ),
+    "dot products": (lambda: Network(dot_products, enter=nn.Linear(3, 12)), ENTER + COMPARE),
+    "attention": (lambda: with_weights(False), ENTER + HEADS + COMPARE),
+    "attention with weights": (lambda: with_weights(True), ENTER + HEADS + COMPARE),
+    "transformer layer": (
+        lambda: Network(through, enter=nn.Linear(3, 12), layer=transformer_layer()),
+        ENTER + HEADS + COMPARE + HIDDEN,
+    ),
+    "transformer with a mask": (
+        lambda: Network(masked, enter=nn.Linear(3, 12), layer=nn.TransformerEncoder(transformer_layer(), 2)),
+        ENTER + 2 * (HEADS + COMPARE + HIDDEN),
+    ),
+    "lstm": (
+        lambda: Network(lambda net, x: net.rnn(tokens(x))[0], rnn=nn.LSTM(3, 5, 2, bidirectional=True)),
+        16 * 2 * 4 * 5 * (3 + 5 + 10 + 5),
+    ),
+    "gru": (lambda: Network(lambda net, x: net.rnn(tokens(x))[0], rnn=nn.GRU(3, 5)), 16 * 3 * 5 * (3 + 5)),
+    "rnn": (lambda: Network(lambda net, x: net.rnn(tokens(x))[0], rnn=nn.RNN(3, 5)), 16 * 5 * (3 + 5)),
+    "bilinear": (lambda: Network(lambda net, x: net.fc(tokens(x), tokens(x)), fc=nn.Bilinear(3, 3, 7)), 16 * 7 * 3 * 3),
+    "deformable convolution": (
+        lambda: Network(
+            lambda net, x: net.conv(x, net.offset(x)),
+            offset=nn.Conv2d(3, 18, 3, padding=1),
+            conv=torchvision.ops.DeformConv2d(3, 6, 3, padding=1),
+        ),
+        16 * 27 * (18 + 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_every_path_of_torch_is_counted_alike(name) -> None:
+    build, multiply_adds = FUSED[name]
+    model = build()
+
+    def looks(net, x):
+        return net.model(x) if float(x.sum()) < 1 else x  # not to be known without values
+
+    plain = models.complexity(model, 4)
+    assert plain.multiply_adds == multiply_adds and plain.unsupported_operators == {}
+    looking = models.complexity(Network(looks, model=model), 4)
+    for cost in (plain, looking):
+        inside = {kind: count for kind, count in cost.operations.items() if kind != "other reduction"}
+        assert inside == {kind: count for kind, count in plain.operations.items() if kind != "other reduction"}
+    with torch.inference_mode():
+        assert models.complexity(model, 4).operations == plain.operations
+        assert models.complexity(Network(looks, model=model), 4).operations == looking.operations
+    inferring = Network(torch.inference_mode()(lambda net, x: net.model(x)), model=model)
+    assert models.complexity(inferring, 4).operations == plain.operations
+
+
+def test_what_cannot_be_counted_is_refused_or_shown() -> None:
+    cost = models.complexity(Network(lambda _, x: torch.fft.fft2(torch.cat((x, x), 1)).real.cumsum(1)), 4)
+    assert cost.multiply_adds == 0 and {"cumsum"} < cost.unsupported_operators.keys()
+    assert "cat" in cost.uncounted and "cat" not in cost.unsupported_operators
+    branches = Network(lambda _, x: torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,)))
+    with pytest.raises(InputError, match="cannot be counted"):
+        models.complexity(branches, 4)
 
 
 def test_transposed_and_grouped_convolutions() -> None:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from timm.layers import FrozenBatchNormAct2d
@@ -170,6 +171,15 @@ def by_size(net: Any, x: Tensor) -> Tensor:
     return net.norm(y) if x.shape[-1] < 100 else y.relu()
 
 
+def one_norm_or_another(looks: Callable[[Tensor], Any]) -> nn.Module:
+    """Which norm runs depends on values; zeros go one way, the images of the test the other."""
+    return Net(lambda net, x: (net.norm if looks(x) else net.other)(net.conv(x)), other=nn.BatchNorm2d(4))
+
+
+def tokens(net: Any, x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(plainly(net, x), 4).flatten(2).transpose(1, 2)  # (N, 16, 4)
+
+
 def held_in_a_list() -> nn.Module:
     net = Net(lambda net, x: net.held[0](net.conv(x)))
     net.held = [net.norm]
@@ -233,6 +243,45 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {  # networks, and the n
     "the norm's read": (lambda: Net(lambda net, x: net.norm(net.conv(x)) * net.norm.running_var.sum()), 1),
     "by hand": (lambda: Net(lambda net, x: net.norm(F.conv2d(x, net.conv.weight, net.conv.bias, padding=1))), 1),
     "by value": (lambda: Net(by_value), 1),
+    "by the positions of values": (lambda: one_norm_or_another(lambda x: len(x.nonzero())), 2),
+    "by a mask": (lambda: one_norm_or_another(lambda x: x[x > 0].numel()), 2),
+    "by different values": (lambda: one_norm_or_another(lambda x: len(x.unique()) > 1), 2),
+    "by closeness": (lambda: one_norm_or_another(lambda x: not torch.allclose(x, x * 0)), 2),
+    "by a list": (lambda: one_norm_or_another(lambda x: x.flatten().tolist()[0]), 2),
+    "by an array": (lambda: one_norm_or_another(lambda x: np.asarray(x).any()), 2),
+    "before a transformer layer": (
+        lambda: Net(
+            lambda net, x: net.last(net.layer(tokens(net, x)).flatten(1)),
+            layer=nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+            last=nn.BatchNorm1d(64),
+        ),
+        1,
+    ),
+    "before attention": (
+        lambda: Net(
+            lambda net, x: net.last(net.layer(*[tokens(net, x)] * 3)[0].flatten(1)),
+            layer=nn.MultiheadAttention(4, 2, batch_first=True),
+            last=nn.BatchNorm1d(64),
+        ),
+        1,
+    ),
+    "before a recurrent layer": (
+        lambda: Net(
+            lambda net, x: net.last(net.layer(tokens(net, x))[0][:, -1]),
+            layer=nn.LSTM(4, 5, batch_first=True),
+            last=nn.BatchNorm1d(5),
+        ),
+        1,
+    ),
+    "before a bilinear layer": (
+        lambda: Net(
+            lambda net, x: net.last(net.layer(*[tokens(net, x)[:, 0]] * 2)),
+            layer=nn.Bilinear(4, 4, 5),
+            last=nn.BatchNorm1d(5),
+        ),
+        1,
+    ),
+    "inside inference mode": (lambda: Net(torch.inference_mode()(plainly)), 0),
     "by size": (lambda: Net(by_size), 1),
     "with a tensor of no module": (lambda: Net(lambda net, x: plainly(net, x) * OWN), 0),
     "statistics of the batch": (lambda: Net(plainly, norm=nn.BatchNorm2d(4, track_running_stats=False)), 1),
@@ -267,6 +316,18 @@ def test_who_reads_what(name: str) -> None:
     build, left = CASES[name]
     torch.manual_seed(0)
     check(build(), left, images=images() if name.startswith(("linear", "transposed")) else None)
+
+
+def test_a_copy_made_in_inference_mode_is_folded_and_can_be_used_outside() -> None:
+    model = stirred(models.create("cifar-resnet11", attention="shuffle", attention_options={"groups": 4}).double())
+    for fold, left in ((models.folded, 0), (attention.fold, norms(model))):
+        with torch.inference_mode():
+            folded = fold(model)
+        assert norms(folded) == left and not any(p.is_inference() for p in folded.parameters())
+        x = images().requires_grad_()
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-9, atol=1e-9)
+        folded(x).sum().backward()
+        assert x.grad is not None
 
 
 def test_a_frozen_norm_goes_too() -> None:

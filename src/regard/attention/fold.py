@@ -20,6 +20,7 @@ from regard.errors import InputError
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@torch.inference_mode(False)  # the copy can be used anywhere
 def fold(model: Model) -> Model:
     """A copy of `model` for inference, with the same output, in which attention costs less.
 

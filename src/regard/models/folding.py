@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,6 +22,7 @@ from regard.attention.batch_norm import fold_norm, is_batch_norm, is_convolution
 from regard.attention.fold import fold_attention
 from regard.attention.shapes import example_images
 from regard.errors import InputError, unknown
+from regard.models.decomposing import decomposed
 from regard.modes import of_its_dtype
 from regard.stages import unwrapped
 from regard.with_attention import named_layers
@@ -29,9 +31,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # With these, what a network does next may depend on values, which are others for the next image.
-_LOOKS_AT_VALUES = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default}
+_VALUES_LEAVE = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__}
 
 
+@torch.inference_mode(False)  # the copy can be used anywhere
 def folded(model: Model, keep: Iterable[str] = (), *, images: Tensor | None = None) -> Model:
     """A copy of `model` for inference, with the same output up to rounding, that has less to compute.
 
@@ -211,6 +214,7 @@ class _Run(TorchDispatchMode):
             for first in (True, False):
                 hook = module.register_forward_hook(lambda _m, *seen: self._keep(seen), prepend=first)
                 self._undo.callback(hook.remove)
+        self._undo.enter_context(_Conversions(self))
         super().__enter__()
         return self
 
@@ -221,7 +225,10 @@ class _Run(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.looked_at_values |= func in _LOOKS_AT_VALUES
+        parts = decomposed(self, func, args, kwargs)
+        if parts is not NotImplemented:
+            return parts
+        self.looked_at_values |= _looks_at_values(func, args)
         for value in tree_leaves((args, kwargs)):
             found = self._known(value)
             if found is not None:
@@ -268,6 +275,25 @@ class _Run(TorchDispatchMode):
             found = self._known(value)
             if found is not None:
                 found.kept = True
+
+
+class _Conversions(TorchFunctionMode):
+    """Sees, for a run, when values leave the tensors by other ways than operators."""
+
+    def __init__(self, run: _Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.run.looked_at_values |= func in _VALUES_LEAVE
+        return func(*args, **(kwargs or {}))
+
+
+def _looks_at_values(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operator gives a number, or a tensor whose shape depends on values."""
+    if func is torch.ops.aten.index.Tensor:  # by masks, not by positions
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}.isdisjoint(func.tags)
 
 
 def _own_tensors(module: nn.Module) -> list[Tensor]:

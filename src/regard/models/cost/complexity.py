@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from regard.errors import InputError, first_line
-from regard.models.cost.counting import Kind, Operations, counted
+from regard.models.cost.counting import Kind, Operations, counted, unsupported
 from regard.modes import evaluation_mode
 from regard.stages import unwrapped
 
@@ -34,12 +34,21 @@ class Complexity:
         operations: how many of each kind; `regard.models.cost.counting.counted` says how each kind is counted.
         calls: how many operators of each kind.
         uncounted: calls by name of operators that were not counted; most of them only move values.
+            `unsupported_operators` are the others.
     """
 
     parameters: int
     operations: Mapping[Kind, int]
     calls: Mapping[Kind, int]
     uncounted: Mapping[str, int]
+
+    @property
+    def unsupported_operators(self) -> dict[str, int]:
+        """Calls by name of operators that compute something and were not counted.
+
+        Where there are any, the other figures are too small.
+        """
+        return unsupported(self.uncounted)
 
     @property
     def multiply_adds(self) -> int:
@@ -65,8 +74,9 @@ class Complexity:
 def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexity:
     """The cost of one forward pass of one RGB image of `image_size` (H, W), in evaluation mode.
 
-    Nothing is computed where the network allows it: tensors without values run through it. Modes of the modules and
-    values of the tensors are left as they were.
+    Nothing is computed where the network allows it: tensors without values run through it. One that looks at values
+    runs on an image of zeros, and what it does with that is counted. Modes of the modules and values of the tensors are
+    left as they were.
 
     Raises:
         InputError: the network does not take an image of that size.
@@ -81,6 +91,11 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
     except Exception:  # an operator that has no such form, or a network that looks at values
         try:
             found = _forward(model, {}, image)
+        except NotImplementedError as error:  # torch's operators that take functions
+            raise InputError(
+                f"the operations of {type(model).__name__} cannot be counted, for want of a rule of torch for one of "
+                f"them: {first_line(error)}"
+            ) from error
         except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
             raise InputError(
                 f"{type(model).__name__} does not take an image of {height} x {width}: {first_line(error)}"

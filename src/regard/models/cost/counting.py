@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regard.attention import ops
+from regard.models.decomposing import decomposed
 
 Kind = Literal[
     "convolution",
@@ -89,7 +92,25 @@ _REDUCTIONS = {
     "linalg_vector_norm",
 }
 _COPIES = {"clone", "copy", "_to_copy", "fill", "zero"}
-_INTERPOLATIONS = {"upsample_linear1d", "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d"}
+_INTERPOLATIONS = {
+    "upsample_linear1d",
+    "upsample_bilinear2d",
+    "_upsample_bilinear2d_aa",
+    "upsample_bicubic2d",
+    "_upsample_bicubic2d_aa",
+    "upsample_trilinear3d",
+    "grid_sampler_2d",
+    "grid_sampler_3d",
+}
+# What only moves, compares or draws values.
+_MOVES = re.compile(
+    r"as_strided|cat|stack|clone|copy|_to_copy|lift_fresh|fill|zero|masked_fill|index|_unsafe_index|index_select|index_put|index_copy|index_fill"
+    r"|gather|scatter|take|embedding|where|roll|flip|rot90|repeat|repeat_interleave|tile|unsafe_split\w*|transpose|t"
+    r"|\w+_copy|\w+_scatter|\w+_like|new_\w+|\w+_pad[123]?d?|constant_pad_nd|im2col|pixel_(un)?shuffle"
+    r"|(native_)?channel_shuffle|_?upsample_nearest\w*|max_unpool[23]d|tri[ul]|masked_select|nonzero|unique\w*"
+    r"|sort|argsort|topk|kthvalue|argmax|argmin|searchsorted|bucketize|equal|allclose|is_\w+|_local_scalar_dense|item"
+    r"|native_dropout|bernoulli|normal|uniform|random|exponential|multinomial|\w*contiguous|_reshape\w*"
+)
 
 
 @dataclass
@@ -100,7 +121,7 @@ class Operations:
         count: operations by kind.
         calls: operators by kind.
         uncounted: calls of operators that were not counted, by name: those that only move values, and those unknown
-            here. Views are not among them.
+            here, which `unsupported` gives. Views are not among them.
     """
 
     count: Counter[Kind] = field(default_factory=Counter)
@@ -108,13 +129,21 @@ class Operations:
     uncounted: Counter[str] = field(default_factory=Counter)
 
 
+def unsupported(uncounted: Mapping[str, int]) -> dict[str, int]:
+    """Those of the uncounted operators that do more than move values: what they compute is missing in the count."""
+    return {name: calls for name, calls in uncounted.items() if not _MOVES.fullmatch(name)}
+
+
 @contextmanager
 def counted() -> Iterator[Operations]:
     """Counts the operations of what runs inside.
 
-    Attention modules take their plain formulas inside, so that every operator shows. How each kind is counted:
+    Attention modules take their plain formulas inside, and torch takes transformer layers, dot-product attention and
+    recurrent layers in steps, not in one operator, so that every operator shows. How each kind is counted:
 
-    - convolution, 1-d convolution (with a kernel longer than 1), matrix product: multiply-adds.
+    - convolution, 1-d convolution (with a kernel longer than 1), matrix product: multiply-adds. A deformable
+      convolution is one whose samples are interpolated, which is elementwise; a bilinear layer is the matrix product of
+      its weight with all products of two inputs, which are elementwise.
     - convolution bias: one an output element. The bias of a matrix product is elementwise.
     - batch norm: two an element if it scales and shifts, else one.
     - other norm: the same; group, layer and instance norm, and any that takes statistics of the images at hand. A mean
@@ -128,8 +157,26 @@ def counted() -> Iterator[Operations]:
     - elementwise: one an output element; sums, products, powers, interpolation, …
     """
     found = Operations()
-    with ops.reference(), _Watch(found):
+    with _in_steps(), ops.reference(), _Watch(found):
         yield found
+
+
+@contextmanager
+def _in_steps() -> Iterator[None]:
+    """Torch takes the layers that it has one fused operator for step by step inside."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    libraries: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn  # of recurrent layers
+    enabled = [library.enabled for library in libraries]
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for library in libraries:
+            library.enabled = False
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for library, was in zip(libraries, enabled, strict=True):
+            library.enabled = was
 
 
 class _Watch(TorchDispatchMode):
@@ -141,6 +188,9 @@ class _Watch(TorchDispatchMode):
         self.last_mean: tuple[Tensor, Tensor] | None = None  # of what, and what it is
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        parts = decomposed(self, func, args, kwargs)
+        if parts is not NotImplemented:
+            return parts
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.removesuffix("_")
         counts = _counts(name, func, args, out)
@@ -163,6 +213,19 @@ def _counts(name: str, func: Any, args: Sequence[Any], out: Any) -> list[tuple[K
         left = args[_PRODUCTS[name]]
         bias: list[tuple[Kind, int]] = [("elementwise", out.numel())] if _PRODUCTS[name] else []
         return [("matrix product", out.numel() * left.shape[-1]), *bias]
+    if name == "deform_conv2d":
+        x, weight, offset, _, bias = args[:5]
+        samples = offset.shape[0] * x.shape[1] * weight.shape[2:].numel() * out.shape[2:].numel()
+        return [
+            ("convolution", out.numel() * weight[0].numel()),
+            ("convolution bias", out.numel()),
+            ("elementwise", samples),
+        ]
+    if name == "_trilinear" and args[3:6] == ([1, 3], [0], [1, 2]):  # of a bilinear layer
+        return [
+            ("matrix product", out.numel() * args[1][0].numel()),
+            ("elementwise", args[0].numel() * args[2].shape[-1]),
+        ]
     if name in _PRODUCTS_IN_ATTENTION:
         query, key, value = args[:3]  # (N, heads, tokens, size)
         return [("matrix product", query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1]))]
