@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 # What the layer is called in its wrapper. No name that networks use: it is taken out of names that users see.
 _LAYER = "without_attention"
@@ -77,6 +77,8 @@ class WithAttention(nn.Module):
         own = layer is None or name in self.__dict__ or name in self._modules or hasattr(type(self), name)
         if own or not hasattr(layer, name):
             super().__setattr__(name, value)
+        elif isinstance(value, Tensor) and name in layer._parameters:
+            layer._parameters[name] = value  # any tensor, as torch.func.functional_call puts in
         else:
             setattr(layer, name, value)
 

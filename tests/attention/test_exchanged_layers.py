@@ -158,6 +158,10 @@ def test_state_dicts_have_the_names_of_the_plain_network(where) -> None:
     assert {name: state._metadata[name] for name in plain._metadata} == plain._metadata
 
     other = attention.attach(NETWORKS["torchvision"](), "se", where=where)
+    with torch.no_grad():
+        expected = model.eval()(IMAGES)
+        torch.testing.assert_close(torch.func.functional_call(other.eval(), state, (IMAGES,)), expected)
+        assert not torch.allclose(other(IMAGES), expected)
     other.load_state_dict(state)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
     first = next(iter(put_in))
