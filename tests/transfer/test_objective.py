@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
@@ -305,3 +306,66 @@ def test_wrong_input_is_one_line() -> None:
             make()
         assert words in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
     assert transfer.Objective(student, other, image_size=32)(images, labels).attention  # attention alone may
+
+
+TASKS = {
+    "cross entropy": {"beta": 10},
+    "binary cross entropy": {"beta": 10, "task": "binary_cross_entropy"},
+    "gradient": {"beta": 0, "gradient": 0.1},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_labels_are_whole_numbers_of_any_dtype(task) -> None:
+    student, teacher = (network.eval() for network in networks("wrn-10-0.5", "wrn-10-1"))
+    images, labels = batch()
+    objective = transfer.Objective(student, teacher, **TASKS[task])
+    expected = objective(images, labels).total
+    for dtype in (torch.int32, torch.int16, torch.uint8):
+        assert torch.equal(objective(images, labels.to(dtype)).total, expected)
+    with torch.no_grad():
+        logits, taught = student(images), teacher(images)
+    loss = transfer.distillation_loss(logits, taught, labels)
+    assert torch.equal(transfer.distillation_loss(logits, taught, labels.int()), loss)
+
+
+WRONG_LABELS = {
+    "one too many": (torch.tensor([0, 1, 2, 10]), "run from 0 to 10; expected 0 to 9"),
+    "negative": (torch.tensor([0, -1, 2, 3], dtype=torch.int32), "run from -1 to 3"),
+    "ignored by torch": (torch.tensor([0, -100, 2, 3]), "run from -100 to 3"),
+    "no whole numbers": (torch.tensor([0.0, 1, 2, 3]), r"float32 \(4,\); expected whole numbers \(4,\)"),
+    "yes and no": (torch.tensor([True, False, True, True]), r"bool \(4,\)"),
+    "too few": (torch.tensor([0, 1]), r"int64 \(2,\)"),
+    "a column": (torch.tensor([[0], [1], [2], [3]]), r"int64 \(4, 1\)"),
+    "shares of other classes": (torch.full((4, 9), 1 / 9), r"float32 \(4, 9\)"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_LABELS)
+def test_labels_that_are_none_are_said(wrong) -> None:
+    student, teacher = networks("wrn-10-0.5", "wrn-10-1")
+    images, _ = batch()
+    labels, found = WRONG_LABELS[wrong]
+    for options in TASKS.values():
+        with pytest.raises(InputError, match=found) as caught:
+            transfer.Objective(student, teacher, **options)(images, labels)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=found):
+        transfer.distillation_loss(student(images), teacher(images), labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_teacher_in_another_precision_says_nearly_the_same(dtype) -> None:
+    student, teacher = networks("wrn-10-0.5", "wrn-10-1")
+    images, labels = batch()
+    weights = {"beta": 10, "alpha": 0.5, "full_activation": 0.1, "gradient": 0.1}
+    torch.manual_seed(2)
+    exact = transfer.Objective(student, teacher, **weights, image_size=32)
+    other = transfer.Objective(student, copy.deepcopy(teacher).to(dtype), **weights, image_size=32)
+    other.regressors.load_state_dict(exact.regressors.state_dict())
+    ours, theirs = other(images, labels), exact(images, labels)
+    for name in ("total", "distillation", "gradient"):
+        torch.testing.assert_close(getattr(ours, name).float(), getattr(theirs, name), rtol=0.05, atol=1e-3, msg=name)
+    torch.testing.assert_close(torch.stack(ours.attention).float(), torch.stack(theirs.attention), rtol=0.05, atol=1e-6)
+    ours.total.backward()
+    assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from regard.data import Batches, FileBatches
 from regard.logits import class_logits, logits_of, predicted_classes
 from regard.modes import evaluation_mode, of_its_dtype
+from regard.transfer.labels import checked_labels
 
 MANY_CLASSES = 10
 """Above so many, the five likeliest count too."""
@@ -39,6 +40,9 @@ def evaluate(
         model: on the device of the batches.
         batches: of several processes each has a part, with no image in two of them.
         summed: the sum over the processes of a tensor; None: this process is alone.
+
+    Raises:
+        InputError: labels that the model has no output for.
     """
     # Sums stay on the device: each look at them would wait for it.
     loss = torch.zeros((), dtype=torch.float64, device="cpu" if batches.device.type == "mps" else batches.device)
@@ -47,7 +51,7 @@ def evaluate(
         for batch in batches.epoch(0):
             given = logits_of(model(of_its_dtype(model, batch.images)))
             logits = class_logits(given)
-            loss += F.cross_entropy(logits, batch.labels, reduction="sum")
+            loss += F.cross_entropy(logits, checked_labels(batch.labels, logits), reduction="sum")
             right += (predicted_classes(given) == batch.labels).sum()
             five = logits.topk(min(5, logits.shape[1])).indices
             among_five += (five == batch.labels[:, None]).sum()

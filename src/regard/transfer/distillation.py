@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from regard.errors import InputError
 from regard.logits import class_logits
+from regard.transfer.labels import checked_labels
 
 
 def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4) -> Tensor:
@@ -48,12 +49,13 @@ def distillation_loss(
 
     Args:
         student_logits, teacher_logits: (N, K), or (N, 1) of a binary network.
-        labels: (N,), int64 in [0, K).
+        labels: (N,), whole numbers in [0, K).
         temperature: T > 0.
         alpha: in [0, 1].
 
     Raises:
-        InputError: the two have different shapes, or the temperature is not positive.
+        InputError: the two have different shapes, the temperature is not positive, or see `checked_labels`.
     """
     soft = soft_label_loss(student_logits, teacher_logits, temperature)
+    labels = checked_labels(labels, student_logits)
     return alpha * soft + (1 - alpha) * F.cross_entropy(class_logits(student_logits), labels)

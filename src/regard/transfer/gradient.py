@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regard.logits import class_logits
+from regard.transfer.labels import checked_labels
 
 
 def input_gradients(logits: Tensor, labels: Tensor, images: Tensor, *, create_graph: bool = True) -> Tensor:
@@ -22,14 +23,17 @@ def input_gradients(logits: Tensor, labels: Tensor, images: Tensor, *, create_gr
 
     Args:
         logits: (N, K), or (N, 1) of a binary network, computed from `images`.
-        labels: (N,), int64 in [0, K).
+        labels: (N,), whole numbers in [0, K).
         images: (N, 3, H, W) that require a gradient.
         create_graph: whether the gradients can be differentiated in turn.
 
     Returns:
         (N, 3, H, W).
+
+    Raises:
+        InputError: see `checked_labels`.
     """
-    loss = F.cross_entropy(class_logits(logits), labels, reduction="sum")
+    loss = F.cross_entropy(class_logits(logits), checked_labels(labels, logits), reduction="sum")
     (gradients,) = torch.autograd.grad(loss, images, create_graph=create_graph, retain_graph=True)
     return gradients
 

@@ -21,6 +21,7 @@ from regard.transfer.activation import full_activation_loss, regressor
 from regard.transfer.attention import Form, Reduce, map_loss
 from regard.transfer.distillation import check_classes, soft_label_loss
 from regard.transfer.gradient import gradient_loss, input_gradients, squared_length, symmetry_loss
+from regard.transfer.labels import checked_labels
 from regard.transfer.pairing import Asked, Pair, check_places, feature_shapes, find_pairs
 from regard.transfer.teacher import Teacher, frozen
 from regard.transfer.weight import Weight, as_weight, check_range
@@ -296,11 +297,11 @@ class Objective:
 
         Args:
             images: (N, 3, H, W), normalised as the student knows them.
-            labels: (N,), int64 in [0, K); or (N, K), the share of each class, as mixed images have.
+            labels: (N,), whole numbers in [0, K); or (N, K), the share of each class, as mixed images have.
             progress: the share of the run that is over, in [0, 1], for weights that change.
 
         Raises:
-            InputError: see `Objective`.
+            InputError: see `Objective` and `checked_labels`.
         """
         pupil = self._pupil or self._prepare((images.shape[2], images.shape[3]))
         now = _Weights(*(weight.at(progress) for weight in self.weights))
@@ -454,6 +455,7 @@ def _check_device(student: nn.Module, teacher: Teacher) -> None:
 
 def task_loss(logits: Tensor, labels: Tensor, task: Task, label_smoothing: float) -> Tensor:
     """The loss to the labels; see `Objective`. Of one output both tasks are its binary cross entropy."""
+    labels = checked_labels(labels, logits)
     if task == "cross_entropy" or logits.shape[1] == 1:
         return F.cross_entropy(class_logits(logits), labels, label_smoothing=label_smoothing)
     classes = logits.shape[1]
