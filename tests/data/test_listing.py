@@ -116,15 +116,12 @@ def test_what_is_passed_over_is_said_once(root, capsys):
 @every_lister
 @pytest.mark.parametrize("extension", data.EXTENSIONS)
 def test_every_ending_of_an_image(root, listed, extension):
-    kinds = {".jpe": "JPEG", ".jfif": "JPEG", ".j2k": "JPEG2000", ".pnm": "PPM", ".avif": "PNG", ".jp2": "PNG"}
     os.rename(root / "train" / "cat" / "1.png", root / "train" / "cat" / f"1{extension.upper()}")
-    Image.new("RGB", (8, 8), (200,) * 3).save(root / "train" / "cat" / "x", kinds.get(extension) or "PNG")
-    (root / "train" / "cat" / "x").rename(root / "train" / "cat" / f"1{extension.upper()}")
-    assert listed(root) == [(200, "cat"), (2, "dog")]
+    assert listed(root) == [(1, "cat"), (2, "dog")]
 
 
 def test_formats_by_content(root):
-    for extension in (".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ppm"):
+    for extension in (".jpg", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".ppm", ".jp2"):
         path = root / f"x{extension}"
         Image.new("RGB", (8, 8), (200,) * 3).save(path)
         assert abs(int(np.asarray(data.open_pictures([path]).image(0))[0, 0, 0]) - 200) <= 1

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from regard.data.decode import FORMATS
 from regard.errors import DataWarning, InputError
@@ -209,15 +210,22 @@ def entries_of(folder: Path) -> dict[str, bool]:
     Raises:
         InputError: it cannot be listed.
     """
-    found, made, root = {}, [], os.path.realpath(folder)
+    return {name: is_folder for name, is_folder, _ in _listed(folder)}
+
+
+def _listed(folder: Path) -> list[tuple[str, bool, str]]:
+    """What is in a folder, as of `entries_of`: name, whether it is a folder, and of a link to one where that is."""
+    found, made, root = [], [], os.path.realpath(folder)
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 is_folder = _is_folder(entry)
                 if is_folder and entry.name.lower() in _NOT_OF_A_PERSON:
                     made.append(entry.name)
-                elif not (entry.name.startswith(".") or (is_folder and _leads_up(entry, root))):
-                    found[entry.name] = is_folder
+                elif not entry.name.startswith("."):
+                    target = os.path.realpath(entry.path) if is_folder and entry.is_symlink() else ""
+                    if not (target and _is_within(root, target)):
+                        found.append((entry.name, is_folder, target))
     except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot list folder {show(folder)} ({reason}); make it readable") from error
@@ -237,8 +245,8 @@ def is_made_or_hidden(path: str) -> bool:
 def files_below(folder: Path, without: str | None = None) -> list[str]:
     """The paths of the files in a folder and those in it, from there, with '/' between the names, sorted.
 
-    What `entries_of` passes over is not among them. Links to folders are followed, after all folders that are no links;
-    every folder is listed once, and none that the folder itself is in: so links in a circle end.
+    What `entries_of` passes over is not among them. Links to folders are followed, after all folders that are no links,
+    the nearest first; every folder is listed once, and none that the folder itself is in: so links in a circle end.
 
     Args:
         folder: the folder.
@@ -250,21 +258,20 @@ def files_below(folder: Path, without: str | None = None) -> list[str]:
     root = os.path.realpath(folder)
     seen: set[str] = set()
     files: list[str] = []
-    waiting, links = [""], list[str]()
+    waiting, links = [(0, "", root)], list[tuple[int, str, str]]()  # by depth, path, and where that leads
     while waiting or links:
-        here = waiting.pop() if waiting else heapq.heappop(links)
-        place = os.path.realpath(os.path.join(folder, here))
+        depth, here, place = waiting.pop() if waiting else heapq.heappop(links)
         if here and (place in seen or _is_within(root, place) or os.path.abspath(Path(folder, here)) == without):
             continue
         seen.add(place)
-        for name, is_folder in entries_of(Path(folder, here)).items():
+        for name, is_folder, target in _listed(Path(place)):
             path = f"{here}/{name}" if here else name
             if not is_folder:
                 files.append(path)
-            elif os.path.islink(os.path.join(folder, path)):
-                heapq.heappush(links, path)
+            elif target:
+                heapq.heappush(links, (depth + 1, path, target))
             else:
-                waiting.append(path)
+                waiting.append((depth + 1, path, os.path.join(place, name)))
     return sorted(files)
 
 
@@ -273,10 +280,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-def _leads_up(entry: os.DirEntry[str], folder: str) -> bool:
-    return entry.is_symlink() and _is_within(folder, os.path.realpath(entry.path))
 
 
 def _is_within(place: str, folder: str) -> bool:
@@ -302,7 +305,13 @@ def is_image(name: str) -> bool:
 
 
 def _is_of_images(ending: str) -> bool:
-    return ending in (".heic", ".heif", ".jxl") or (mimetypes.guess_type(f"x{ending}")[0] or "").startswith("image/")
+    """Whether files with an ending that is not read are images all the same."""
+    Image.init()
+    return (
+        Image.EXTENSION.get(ending) in Image.OPEN
+        or ending in (".heic", ".heif", ".jxl")
+        or (mimetypes.guess_type(f"x{ending}")[0] or "").startswith("image/")
+    )
 
 
 def _class_folders(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from regard.data.regionset import Mask
 Ring = NDArray[np.floating[Any]]
 Runs = NDArray[np.int64]
 
-_MOST_CROSSINGS = 2**25
+_MOST_CROSSINGS = 2**24
 _CROSSINGS_AT_A_TIME = 2**20
 
 
@@ -36,7 +36,7 @@ def polygon_mask(rings: Iterable[Ring], width: int, height: int) -> Mask:
         bool (height, width).
 
     Raises:
-        ValueError: the edges cross more than 2^25 rows of pixels in all.
+        ValueError: the edges cross more than 2^24 rows of pixels in all.
     """
     mask = np.zeros((height, width), dtype=np.bool_)
     corners = [ring for ring in (np.asarray(ring, dtype=np.float64).reshape(-1, 2) for ring in rings) if len(ring) > 2]
