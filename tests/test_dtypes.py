@@ -55,6 +55,12 @@ CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
 }
 
 
+def test_costs_are_those_of_the_models_dtype() -> None:
+    bytes_of = {dtype: models.peak_memory(network(dtype), IMAGES).inference for dtype in (torch.float32, torch.float64)}
+    assert bytes_of[torch.float64] > 1.5 * bytes_of[torch.float32]
+    assert models.latency({"double": network(torch.float64)}, IMAGES, repeats=1, warmup=0)["double"].inference.seconds
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", CALLS)
 def test_images_are_cast_to_the_models_dtype(name, dtype) -> None:

@@ -53,8 +53,8 @@ def latency(
     Parameters, buffers and modes of the networks are left as they were; gradients are dropped.
 
     Args:
-        networks: by name; on the device, and of the dtype, of the images.
-        images: (N, 3, H, W).
+        networks: by name; on the device of the images.
+        images: (N, 3, H, W); they are cast to the dtype of each network.
         repeats: rounds that are measured.
         warmup: rounds before, which are not.
 

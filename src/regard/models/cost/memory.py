@@ -37,8 +37,8 @@ def peak_memory(network: nn.Module, images: Tensor) -> PeakMemory:
     Parameters, buffers and modes of the network are left as they were; gradients are dropped.
 
     Args:
-        network: on the device, and of the dtype, of the images.
-        images: (N, 3, H, W), on the CPU or a CUDA device.
+        network: on the device of the images.
+        images: (N, 3, H, W), on the CPU or a CUDA device; they are cast to the dtype of the network.
 
     Raises:
         InputError: another device, or a network that does not take the images.

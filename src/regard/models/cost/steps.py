@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.errors import InputError, first_line
-from regard.modes import evaluation_mode
+from regard.modes import evaluation_mode, of_its_dtype
 
 
 @contextmanager
 def inference(network: nn.Module, images: Tensor) -> Iterator[Callable[[], None]]:
     """Gives a function that runs `network` once on `images`, in evaluation mode and without gradients."""
+
+    images = of_its_dtype(network, images)
 
     def run() -> None:
         with torch.inference_mode():
@@ -32,6 +34,7 @@ def training(network: nn.Module, images: Tensor) -> Iterator[Callable[[], None]]
     Every parameter gets its gradient anew, and the learning rate is 0: afterwards parameters, buffers and modes are as
     they were. Gradients are gone.
     """
+    images = of_its_dtype(network, images)
     modes = {module: module.training for module in network.modules()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
