@@ -9,7 +9,7 @@ import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from regard.terminal import escaped
+from regard.terminal import escaped_lines
 
 
 class Console(rich.console.Console):
@@ -24,8 +24,4 @@ class Console(rich.console.Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(_lines(segment.text), segment.style)
-
-
-def _lines(text: str) -> str:
-    return "\n".join(map(escaped, text.split("\n")))
+            yield segment if segment.control else Segment(escaped_lines(segment.text), segment.style)

@@ -38,7 +38,8 @@ def read_written_yaml(text: str | bytes) -> Any:
     Raises:
         InputError: as `read_yaml`.
     """
-    return _read(text, _QUICK)
+    names = text if isinstance(text, bytes) else text.encode(errors="replace")
+    return _read(text, yaml.SafeLoader if b"\\uDC" in names else _QUICK)  # a path that is not UTF-8
 
 
 def check_aliases(text: str) -> None:
@@ -109,7 +110,8 @@ def _constructed(construct: Callable[[yaml.Node, bool], Any], node: yaml.Node, d
         return construct(node, deep)
     try:
         found = construct(node, deep)
-        str(found).encode()  # nothing that cannot be written again, such as a number of thousands of digits
+        # Nothing that cannot be written again, such as a number of thousands of digits. A path may hold any bytes.
+        str(found).encode(errors="surrogateescape")
     except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
         raise InputError(
             f"{reprlib.repr(node.value)} cannot be read (line {node.start_mark.line + 1}); if it is text, quote it"

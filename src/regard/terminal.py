@@ -20,6 +20,11 @@ def escaped(text: str) -> str:
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
+def escaped_lines(text: str) -> str:
+    """As `escaped`, line by line."""
+    return "\n".join(map(escaped, text.split("\n")))
+
+
 def _escaped(character: str) -> str:
     """Spaces of all widths stay, which Python does not call printable."""
     shown = character.isprintable() or unicodedata.category(character) == "Zs"

@@ -27,7 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("odd")
     draws = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
-        for part in ("set/train", "set/test", "pairs/images", "pairs/masks"):
+        for part in (f"set-{LATIN1}/train", f"set-{LATIN1}/test", "pairs/images", "pairs/masks"):
             (folder / part / name).mkdir(parents=True)
             pixels = draws.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             if part == "pairs/masks":
@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         None,
         [
             *("--model.name=wrn-10-0.5", "--model.attention=se", "--data.name=folder", "--data.size=32"),
-            *(f"--data.folder={folder / 'set'}", "--data.mean=[0.5,0.5,0.5]", "--data.std=[0.2,0.2,0.2]"),
+            *(f"--data.folder={folder}/set-{LATIN1}", "--data.mean=[0.5,0.5,0.5]", "--data.std=[0.2,0.2,0.2]"),
         ],
     )
     for seed, name in enumerate((LATIN1, "[b]x[/i]\x9b31m")):

@@ -21,6 +21,7 @@ from regard.console import Console
 from regard.errors import InputError
 from regard.files import write_text
 from regard.models import Cost
+from regard.terminal import escaped_lines
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _NONE = "–"
@@ -90,7 +91,7 @@ def main(arguments: list[str]) -> int:
     if options.out:
         write_text(options.out, text)
     else:
-        print(text, end="")
+        print(escaped_lines(text), end="")
     return 0
 
 

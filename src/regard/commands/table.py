@@ -14,7 +14,7 @@ from regard.console import Console
 from regard.errors import InputError
 from regard.files import write_text
 from regard.store import Store, StoredRun
-from regard.terminal import say
+from regard.terminal import escaped_lines, say
 
 DEFAULT = "runs"  # where runs go if nothing is said
 _FORMATS = ["terminal", "markdown", "html", "latex", "csv", "csv-comparisons"]
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
         return 0
     text = written(filled, form)
     if options.out is None:
-        print(text, end="" if text.endswith("\n") else "\n")
+        print(escaped_lines(text), end="" if text.endswith("\n") else "\n")
         return 0
     write_text(options.out, text)
     say(options.out)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from regard.files import write_text
 from regard.report import svg, wording
-from regard.terminal import escaped
+from regard.terminal import escaped_lines
 from regard.version import __version__
 
 MARK = 'name="generator" content="regard '
@@ -57,7 +57,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
 def _shown(value: Any) -> Any:
     """What a template shows of a value: of text, lines without characters that cannot be printed."""
     if isinstance(value, str) and not isinstance(value, Markup):
-        return "\n".join(map(escaped, value.split("\n")))
+        return escaped_lines(value)
     return value
 
 

@@ -159,12 +159,12 @@ def load_table(name: str | Path) -> PublishedTable:
         path = Path(name)
         if not path.is_file():
             raise InputError(f"there is no table file {path}")
-        text, where, base = path.read_text(errors="replace"), str(path), path.parent
+        text, where, base = path.read_text(encoding="utf-8", errors="replace"), str(path), path.parent
     else:
         if name not in table_names():
             raise unknown("table", name, table_names())
         where, base = f"{name}.yaml", None
-        text = resources.files("regard.tables").joinpath(where).read_text()
+        text = resources.files("regard.tables").joinpath(where).read_text(encoding="utf-8")
     try:
         return _table(Path(str(name)).stem, read_yaml(text), base, where)
     except InputError as error:

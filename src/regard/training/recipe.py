@@ -320,7 +320,7 @@ def check_intervals(fields_of: Any, prefix: str = "") -> None:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Writes the whole recipe, resolved, as YAML."""
-    path.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True))
+    path.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def plain(recipe: Recipe | DataRecipe) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from regard.errors import InputError, first_line
+from regard.terminal import escaped
 from regard.training.run import Run
 
 
@@ -43,7 +44,9 @@ def record_epoch(
             run.save_weights(network, "best", epoch, accuracy)
         run.write_metrics(rows)
         if unreadable:
-            (run.folder / "unreadable.txt").write_text("".join(f"{name}\n" for name in unreadable))
+            (run.folder / "unreadable.txt").write_text(
+                "".join(f"{escaped(name)}\n" for name in unreadable), encoding="utf-8"
+            )
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"epoch {epoch} could not be written to {run.folder} ({first_line(error)}); make room, then resume the run "

@@ -45,7 +45,7 @@ def published(network: str, attention: str | None, image_size: int, classes: int
 
 @cache
 def _table() -> tuple[int, int, dict[tuple[str, str], Published]]:
-    content = yaml.safe_load((files("regard.models.cost") / "sa_net.yaml").read_text())
+    content = yaml.safe_load((files("regard.models.cost") / "sa_net.yaml").read_text(encoding="utf-8"))
     rows = {
         (row["network"], row["attention"]): Published(
             content["source"], row["parameters"], row["gflops"], row.get("note", "")
