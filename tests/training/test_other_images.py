@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -158,3 +159,28 @@ def test_the_same_images_elsewhere_go_on(kind, begun, tmp_path) -> None:
     assert run.recipe.schedule.epochs == 3 and [row["epoch"] for row in run.metrics()] == [1, 2, 3]
     assert main([*options, f"--run={tmp_path / 'whole'}"]) == 0
     assert run.weights().read_bytes() == Run.open(tmp_path / "whole").weights().read_bytes()
+
+
+def test_a_run_that_recorded_no_images_is_refused(begun, tmp_path, capsys) -> None:
+    run = shutil.copytree(begun("folder") / "run", tmp_path / "run")
+    about = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps({name: about[name] for name in about if name != "data"}))
+    data = ["--data.name=folder", f"--data.folder={begun('folder') / 'data'}"]
+    assert main([*COMMAND, *data, f"--run={run}", "--resume"]) == 2
+    assert "environment.json" in capsys.readouterr().err
+
+
+def test_processes_that_read_other_images_do_not_train(begun, tmp_path, monkeypatch, capsys) -> None:
+    """As where each machine has a copy of the data, and one copy lacks an image."""
+
+    def of_all(self: object, value: tuple[tuple[str, ...], dict]) -> list:
+        other = copy.deepcopy(value)
+        other[1]["train"]["images"][1] -= 1
+        return [value, other]
+
+    data = ["--data.name=folder", f"--data.folder={begun('folder') / 'data'}"]
+    monkeypatch.setattr("regard.training.processes.Processes.of_all", of_all)
+    assert main([*COMMAND, *data, f"--run={tmp_path / 'run'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "process 1" in line and "3 training images of class 'dog'" in line
+    assert not (tmp_path / "run").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -25,14 +24,15 @@ def data_record(splits: data.Splits) -> Record:
     }
 
 
-def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], recorded: Record) -> str | None:
+def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], recorded: Any) -> str | None:
     """The first difference of classes and images from those of another record; None where there is none.
 
     Raises:
         KeyError, TypeError, ValueError: the other record is none.
     """
-    gone = [f"class {name!r} is gone" for name in then if name not in classes]
-    new = [f"class {name!r} is new" for name in classes if name not in then]
+    names, names_then = set(classes), set(then)
+    gone = [f"class {name!r} is gone" for name in then if name not in names]
+    new = [f"class {name!r} is new" for name in classes if name not in names_then]
     if gone or new:
         return ", ".join([*gone[:2], *new[:2]])
     if then != classes:
@@ -50,12 +50,13 @@ def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], 
 
 def check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> None:
     """Raises InputError where classes or images are not those that a run recorded, or it recorded none."""
-    path = run.folder / "environment.json"
+    then, recorded = run.classes, run.environment.get("data")
     try:
-        found = difference(classes, record, run.classes, json.loads(path.read_text())["data"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = difference(classes, record, then, recorded)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} does not say which images the run was trained on; start anew (--overwrite)"
+            f"{run.folder / 'environment.json'} does not say which images the run was trained on; start anew "
+            "(--overwrite)"
         ) from error
     if found is not None:
         raise InputError(
