@@ -18,6 +18,8 @@ from PIL import Image
 from regard.cli import main
 from regard.training import Run
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("cat", "dog")
 COMMAND = [
     *("train", "--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=4", "--schedule.milestones=[]"),

@@ -21,6 +21,8 @@ from regard import data, models, training
 from regard.training import Recipe, load_recipe
 from regard.training.fields import with_fields
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: load_recipe(path) for path in sorted((ROOT / "recipes").rglob("*.yaml"))}
 SIDE = 40  # of the images of sets that are read while training, so that they are made in no time

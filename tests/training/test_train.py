@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regard import InputError, data, training
+from regard import InputError, data, models, training
 from regard.training import Run, load_recipe
 from regard.training.meter import TERMS
 from regard.training.teacher import load_teachers
@@ -308,3 +308,8 @@ def test_attention_alone_can_come_from_a_teacher_of_other_classes(splits, teache
 def test_torn_metrics_are_read_up_to_the_tear(tmp_path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"epoch": 1}) + '\n{"epoch": 2, "lo')
     assert Run(tmp_path).metrics() == [{"epoch": 1}]
+
+
+def test_a_network_that_lacks_outputs_for_the_labels_is_not_scored(splits) -> None:
+    with pytest.raises(InputError, match="labels run from 0 to 9; expected 0 to 4"):
+        training.evaluate(models.create("wrn-10-0.5", 5), data.Batches(splits.test, 40))
