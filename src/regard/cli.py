@@ -36,6 +36,7 @@ COMMANDS = {
 
 # Of these a launcher may start several processes: they share the work, or, of the last, the runs of a store.
 _SHARED = ("train", "evaluate", "bias", "reproduce")
+_LONGEST = 4000  # characters of a message
 
 _USAGE = """usage: regard COMMAND [OPTIONS]
 
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.status
     except InputError as error:
         rank = os.environ.get("RANK", "0")  # of a process that a launcher started
-        say(f"regard{f' (process {rank})' if rank != '0' else ''}: {error}", error=True)
+        say(f"regard{f' (process {rank})' if rank != '0' else ''}: {error!s:.{_LONGEST}}", error=True)
         return error.status
     except KeyboardInterrupt:
         print("regard: stopped", file=sys.stderr)

@@ -45,7 +45,7 @@ def check_interval(name: str, value: float, interval: str) -> None:
     above = value >= low if interval[0] == "[" else value > low
     below = value <= high if interval[-1] == "]" else value < high
     if not (above and below):
-        raise InputError(f"{name} is {value:.6g}; it has to be in {interval}")
+        raise InputError(f"{name} is {value!r:.40}; it has to be in {interval}")
 
 
 def one_line(error: BaseException) -> str:

@@ -43,9 +43,15 @@ def read_written_yaml(text: str | bytes) -> Any:
 
 
 def check_aliases(text: str) -> None:
-    """Raises InputError where a list or group of fields in a YAML text holds itself or too much by aliases."""
-    if "*" in text:
-        _composed(text, _QUICK)
+    """Raises InputError where a list or group of fields in a text, if it is YAML, holds itself or too much."""
+    if "*" not in text:
+        return
+    try:
+        node = _QUICK(text).get_single_node()
+    except (yaml.YAMLError, ValueError):
+        return
+    if node is not None:
+        _check_extent(node)
 
 
 def _read(text: str | bytes, kind: Any) -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from pathlib import Path
 
 import pytest
 
 from regard import InputError
+from regard.cli import main
 from regard.training import Recipe, load_recipe
 from regard.training.recipe import write_recipe
 
@@ -38,6 +42,11 @@ def test_written_and_read_it_is_the_same(tmp_path) -> None:
     assert load_recipe(tmp_path / "again.yaml") == recipe
 
 
+BOMB = "[" + ", ".join(f"&a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 9)}]" for n in range(12)) + "]"
+REPEATED = (f"b{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 9)}]}}" for n in range(1, 9))
+MERGES = f"{{a: &m0 {{k: 1}}, {', '.join(REPEATED)}}}"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -57,6 +66,23 @@ def test_written_and_read_it_is_the_same(tmp_path) -> None:
         ("seed: 0x_", "'0x_' cannot be read (line 1)"),
         ("[" * 3000, "nested too deep"),
         ("!!python/object/apply:os.getcwd []", "no YAML"),
+        ("seed: !!bool foo", "'foo' cannot be read (line 1)"),
+        ("model: {options: &o {a: *o}}", "holds itself (line 1)"),
+        ("model: {frozen: &f [*f]}", "holds itself"),
+        ("transfer: {beta: &b {start: *b}}", "holds itself"),
+        (f"model: {{options: {{a: {BOMB}}}}}", "holds more than"),
+        (f"data: {{options: '{{a: {BOMB}}}'}}", "holds more than"),
+        (f"source: '{{a: {BOMB}}}'", "holds more than"),
+        (f"data: {{options: {MERGES}}}", "holds more than"),
+        (f"optimizer: {{options: '{MERGES}'}}", "holds more than"),
+        (f"transfer: {{teacher: [{'a, ' * 5000}]}}", "transfer.teacher has 5,000 values"),
+        ("data: {options: {train: [20]}}", "option train of data set 'clutter' is [20]"),
+        ("data: {options: {size: 8}}", "unknown option of data set 'clutter' 'size'"),
+        ("data: {name: fashion}", "unknown data set 'fashion'"),
+        ("transfer: {beta: .inf, teacher: a}", "transfer.beta"),
+        ("model: {name: 'a\\0b'}".replace("'", '"'), "a zero byte"),
+        ("augmentation: {padding: 1000000}", "padding is 1000000"),
+        ("augmentation: {repeats: 9223372036854775808}", "repeats is 9223372036854775808"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(tmp_path, text, words) -> None:
@@ -64,6 +90,79 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, text, words) -> None:
         load_recipe(write(tmp_path, text))
     assert words in str(caught.value), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "allowed", "refused"),
+    [
+        ("schedule.batch_size", [1, 2**24], [0, 2**24 + 1, 2**63, 10**400]),
+        ("schedule.accumulate", [1], [0, 2**63]),
+        ("schedule.epochs", [1, 10**6], [0, 2**63]),
+        ("schedule.warmup", [0, 0.5], [-1, math.inf, math.nan]),
+        ("schedule.floor", [0, 1], [-0.1, 1.1]),
+        ("schedule.factor", [0.1], [0, math.inf]),
+        ("optimizer.lr", [1e-30, 100], [0, -1, 1e300, math.inf, math.nan, 10**400]),
+        ("optimizer.momentum", [0, 0.999], [-0.1, 1]),
+        ("optimizer.weight_decay", [0], [-1, math.inf, math.nan]),
+        ("optimizer.clip", [1e-9, 1e9], [0, math.inf]),
+        ("label_smoothing", [0, 0.5], [-0.1, 1, math.nan]),
+        ("ema", [0, 0.9999], [1, -1]),
+        ("seed", [0, 2**63 - 1], [-1, 2**63]),
+        ("threads", [1, 1024], [0, 100_000]),
+        ("save_minutes", [0.5], [0, math.inf]),
+        ("wait_minutes", [0.5], [0, 1e300, 10**400]),
+        ("data.workers", [0, 1024], [-1, 100_000]),
+        ("data.size", [1, 16384], [0, 10**9]),
+        ("data.crop_pct", [0.875, 1], [0, 1.1, math.nan]),
+        ("data.train_images", [1], [0, 2**63]),
+        ("transfer.temperature", [4], [0, math.inf]),
+        ("transfer.power", [1, 4], [0.9, 1e300]),
+        ("transfer.teacher_size", [32], [0, 10**9]),
+    ],
+)
+def test_intervals_of_fields(field: str, allowed: list[float], refused: list[float]) -> None:
+    group, _, name = field.rpartition(".")
+    for value in (*allowed, *refused):
+        recipe = Recipe()
+        setattr(getattr(recipe, group) if group else recipe, name, value)
+        if value in allowed:
+            recipe.check()
+            continue
+        with pytest.raises(InputError) as caught:
+            recipe.check()
+        assert str(caught.value).startswith(f"{field} is ")
+
+
+@pytest.mark.parametrize(
+    "field", ["data.folder", "transfer.teacher", "model.name", "source", "run", "recipe", "classes"]
+)
+@pytest.mark.parametrize("value", ["x" * 300, "/".join(["y" * 200] * 30), "zero", "fifo"], ids=lambda value: value[:5])
+def test_names_that_are_none_and_files_that_are_none(
+    field: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    Path("zero").symlink_to("/dev/zero")
+    options: dict[str, str | list[str]] = {
+        "data.folder": ["--data.name=folder", f"--data.folder={value}"],
+        "transfer.teacher": ["--transfer.beta=1", f"--transfer.teacher={value}"],
+        "model.name": [f"--model.name={value}"],
+        "source": [f"--source={value}", "--model.name=unknown"],
+        "run": ["--run", value, "--model.name=wrn-10-1", "--schedule.epochs=1", "--schedule.milestones=[]"],
+        "recipe": [],
+        "classes": [
+            "--data.name=wds",
+            "--data.folder=.",
+            f"--data.options={json.dumps({'classes': value, 'train': 'a.tar', 'test': 'a.tar'})}",
+        ],
+    }
+    first = [value] if field == "recipe" else []
+    assert (
+        main(["train", *first, "--device=cpu", "--data.options={train: 20, test: 20}", "--run=run", *options[field]])
+        == 2
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("regard: ")
 
 
 def test_a_misspelt_option_names_the_nearest() -> None:

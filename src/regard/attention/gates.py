@@ -57,14 +57,16 @@ class SubAttention:
     `b` are learned, one value a channel and order. Order 0 is the plain gate, the published LSAS is order 1.
 
     Raises:
-        InputError: `order` is negative or no integer.
+        InputError: `order` is no integer in [0, 1000].
     """
 
     order: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.order, int) or isinstance(self.order, bool) or self.order < 0:
-            raise InputError(f"the order of a sub-attention gate is an integer of at least 0, not {self.order!r}")
+        if not isinstance(self.order, int) or isinstance(self.order, bool) or not 0 <= self.order <= 1000:
+            raise InputError(
+                f"the order of a sub-attention gate is an integer, at least 0, at most 1000, not {self.order!r:.40}"
+            )
 
     def build(
         self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from regard.errors import InputError, first_line, unknown
+from regard.errors import InputError, check_interval, first_line, unknown
 
 PaddingMode = Literal["zero", "reflect"]
 CropInterpolation = Literal["bilinear", "bicubic", "random"]
@@ -73,10 +73,10 @@ class Augmentation:
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        if self.padding is not None and self.padding < 0:
-            raise InputError(f"augmentation: padding is {self.padding}; give 0 or more pixels")
-        if self.crop is not None and self.crop < 1:
-            raise InputError(f"augmentation: crop is {self.crop}; give 1 or more pixels, or none for the whole image")
+        if self.padding is not None:
+            check_interval("augmentation.padding", self.padding, "[0, 1024]")
+        if self.crop is not None:
+            check_interval("augmentation.crop", self.crop, "[1, 16384]")
         for name, known in (
             ("padding_mode", PaddingMode),
             ("interpolation", CropInterpolation),
@@ -90,8 +90,9 @@ class Augmentation:
         for name in ("erasing", "mix_probability", "mix_switch"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"augmentation: {name} is {getattr(self, name)}; give a probability, 0 to 1")
-        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
+        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int):
             raise InputError(f"augmentation: repeats is {self.repeats}; give a whole number, 1 or more")
+        check_interval("augmentation.repeats", self.repeats, "[1, 1024]")
         if not _is_range(self.ratio):
             raise InputError(
                 f"augmentation: ratio is {list(self.ratio)}; give the least and the largest aspect ratio, above 0, "

@@ -178,8 +178,9 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"{show(path)} is no file; it should be one")
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{show(path)} cannot be read ({reason}); it should be there") from error
 
 
 def existing_folder(path: str | os.PathLike[str], expected: str = "give a folder that is there") -> Path:

@@ -109,7 +109,7 @@ def load_wds(
     fields = common("wds", size, unreadable=unreadable, crop_pct=crop_pct, interpolation=interpolation, workers=workers)
     numbers = {"lanes": lanes, "buffer": buffer, "train_images": train_images, "test_images": test_images}
     for name, value in numbers.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**48):
             raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
     root = "" if path is None else os.fspath(path)
     if root and not _scheme(root):

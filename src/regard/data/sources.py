@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -68,12 +69,13 @@ def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: option.default for name, option in parameters.items() if name not in _COMMON}
 
 
-# The options of a set, with their defaults.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "clutter": _defaults(clutter),
-    **{name: _defaults(function) for name, (function, _) in _OF_FILES.items()},
-    **{name: _defaults(function) for name, function in READ_WHILE_TRAINING.items()},
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "clutter": clutter,
+    **{name: function for name, (function, _) in _OF_FILES.items()},
+    **READ_WHILE_TRAINING,
 }
+# The options of a set, with their defaults.
+_OPTIONS = {name: _defaults(function) for name, function in _FUNCTIONS.items()}
 
 
 def names() -> list[str]:
@@ -166,13 +168,30 @@ def load(
     return _load_published(name, _root(folder, _PUBLISHED[name]), download)
 
 
-def _check_options(name: str, options: Iterable[str]) -> None:
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
     known = _OPTIONS.get(name, ())
-    for option in options:
+    for option, value in options.items():
         if not known:
             raise InputError(f"data set {name!r} has no options (found {option!r}); leave it out")
         if option not in known:
             raise unknown(f"option of data set {name!r}", option, known)
+        kind = get_type_hints(_FUNCTIONS[name], localns={"FileSet": FileSet})[option]
+        if not _is_of(value, kind):
+            raise InputError(
+                f"option {option} of data set {name!r} is {value!r:.100}; expected {getattr(kind, '__name__', kind)}"
+            )
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value that YAML may give is of a type that an option may have."""
+    parts = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_is_of(value, part) for part in parts)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_of(one, parts[0]) for one in value)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str)
+    return isinstance(value, float | int if kind is float else kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _root(folder: str | os.PathLike[str] | None, published: _Published) -> Path:

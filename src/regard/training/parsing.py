@@ -10,25 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace
 
-from regard.errors import InputError, one_line
+from regard.errors import InputError, first_line, one_line
 from regard.files import read_regular
 from regard.strict_yaml import check_aliases, read_yaml
 from regard.training.recipe import DataRecipe, Recipe, check_intervals, plain
 
 _LARGEST = 2**20  # bytes of a recipe
-_load_value = get_loader("yaml")
-
-
-def _load_checked(text: str) -> Any:
-    check_aliases(text)
-    return _load_value(text)
-
-
-# What a value is that cannot be read as YAML, jsonargparse takes for text.
-set_loader("yaml", _load_checked, (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError))
+_LONGEST = 1000  # characters of a message
+_MOST_VALUES = 1000  # in a field that is a list
 
 
 class RecipeParser(ArgumentParser):
@@ -38,18 +29,24 @@ class RecipeParser(ArgumentParser):
         # It also makes parsers of its own kind, with settings of its own.
         super().__init__(**{"allow_abbrev": False, **settings, "exit_on_error": False})
 
-    def parse_args(self, *arguments: Any, **settings: Any) -> Any:
+    def parse_args(self, *given: Any, **settings: Any) -> Any:
+        for argument in (*given, settings.get("args"))[0] or ():
+            check_aliases(argument.partition("=")[2] if argument.startswith("--") else argument)
+            if "\0" in argument:  # from a recipe
+                raise InputError(f"{argument!r:.100} holds a zero byte, which is in no name")
         try:
-            return super().parse_args(*arguments, **settings)
-        except RecursionError as error:
-            raise InputError("the value of an option is nested too deep to be read") from error
+            return super().parse_args(*given, **settings)
+        except InputError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:  # of !!bool no
+            raise InputError(f"the value of an option cannot be read ({first_line(error)})") from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(str(message).split())
         unrecognized = re.search(r"unrecognized arguments?: --([\w.-]+)", message, re.IGNORECASE)
         if unrecognized:
             message += _nearest(unrecognized[1], [action.dest for action in self._actions], "--")
-        raise InputError(message) from ex
+        raise InputError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…") from ex
 
 
 def add_recipe(parser: ArgumentParser) -> None:
@@ -145,6 +142,8 @@ def _flat(content: dict[Any, Any], known: Sequence[str], path: str, prefix: str 
         if not group and name not in known:
             raise InputError(f"{path}: a recipe has no field {name}{_nearest(name, known)}")
         if group and not isinstance(value, dict):
-            raise InputError(f"{path}: {name} is a group of fields, not {value!r}")
+            raise InputError(f"{path}: {name} is a group of fields, not {value!r:.100}")
+        if isinstance(value, list) and len(value) > _MOST_VALUES:
+            raise InputError(f"{path}: {name} has {len(value):,} values; expected at most {_MOST_VALUES:,}")
         found += _flat(value, known, path, f"{name}.") if group else [(name, value)]
     return found

@@ -107,10 +107,10 @@ class OptimizerRecipe:
     """
 
     name: str = "sgd"
-    lr: float = _within("(0, inf)", 0.1)
+    lr: float = _within("(0, 10^9]", 0.1)
     momentum: float = _within("[0, 1)", 0.9)
     nesterov: bool = False
-    weight_decay: float = _within("[0, inf)", 5e-4)
+    weight_decay: float = _within("[0, 10^9]", 5e-4)
     decay: Literal["all", "weights"] = "all"
     clip: float | None = _within("(0, inf)", None)
     options: dict[str, Any] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class ScheduleRecipe:
     accumulate: int = _within("[1, 2^24]", 1)
     shape: Literal["milestones", "cosine", "linear"] = "milestones"
     milestones: list[int] = field(default_factory=lambda: [60, 120, 160])
-    factor: float = _within("(0, inf)", 0.2)
+    factor: float = _within("(0, 10^9]", 0.2)
     floor: float = _within("[0, 1]", 0.0)
     warmup: float = _within("[0, 10^6]", 0.0)
     reset_momentum: bool = False
@@ -177,7 +177,7 @@ class TransferRecipe:
     alpha: Weighing = 0.0
     temperature: float = _within("(0, inf)", 4.0)
     layers: list[tuple[str | int, str | int]] | None = None
-    power: float = _within("[1, inf)", 2.0)
+    power: float = _within("[1, 100]", 2.0)
     reduce: Literal["mean", "sum", "max"] = "mean"
     form: Literal["code", "paper"] = "code"
     full_activation: Weighing = 0.0

@@ -449,7 +449,7 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # which the device called meta cannot
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} is not to be had here: {first_line(error)}") from error
     return device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -114,8 +115,8 @@ def as_weight(value: float | Weight | Mapping[str, Any]) -> Weight:
 
 
 def _number(what: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{what} is {value!r}; expected a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+        raise InputError(f"{what} is {value!r:.40}; expected a number, and a finite one")
     return float(value)
 
 
