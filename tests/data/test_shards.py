@@ -432,8 +432,8 @@ def test_lanes_that_do_not_go_with_batches_or_processes(made):
     [
         ({"train": "trian"}, "did you mean 'train'"),
         ({"train": "train-{000..005}.tar|many"}, "names no shards"),
-        ({"train": "train-{000..005}.tar|-3"}, "hold -3 images"),
-        ({"train": f"train-{{000..005}}.tar|{10**30}"}, "hold 1000"),
+        ({"train": "train-{000..005}.tar|-3"}, "train-{000..005}.tar|-3"),
+        ({"train": f"train-{{000..005}}.tar|{10**30}"}, "train-{000..005}.tar|1000"),
         ({"classes": "nowhere.txt"}, "nowhere.txt"),
         ({"classes": 0}, "classes: found 0"),
         ({"classes": 10**12}, "classes: found 1000000000000"),

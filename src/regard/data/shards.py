@@ -123,10 +123,6 @@ def load_wds(
         found = tuple(os.path.join(reader.root, name) for name in reader.split_info.filenames)
         _check_there(found)
         count = images or reader.num_samples or _counted(found, input_key, option, unreadable)
-        if not isinstance(count, int) or not 0 < count < 2**48:
-            raise InputError(
-                f"the {option} shards hold {str(count)[:40]} images; give how many (--data.options.{option}_images)"
-            )
         reader.num_samples = count
         lengths = dict(zip(found, reader.split_info.shard_lengths, strict=False))
         return Shards(reader, found, count, len(names), lanes, buffer, lengths)
