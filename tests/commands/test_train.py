@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import pytest
 from accelerate.tracking import TensorBoardTracker
+from PIL import Image
 
 from regard import cli, training
 from regard.commands import train
@@ -175,3 +176,17 @@ def test_a_run_is_claimed_where_it_lies(trained, run: Path, here: Path) -> None:
         assert Store("runs").claimed("mine") == Store("elsewhere").claims()["link"]
         assert Store("runs").claim("mine") is None
     assert Store("runs").claimed("mine") is None
+
+
+@pytest.mark.parametrize("kind", ["folder", "files"])
+@pytest.mark.parametrize("classes", [["cat"], ["cat", "dog"]])
+def test_that_all_images_are_of_one_class_is_said(here: Path, capsys, kind: str, classes: list[str]) -> None:
+    for name in classes:
+        for split in ("train", "test"):
+            (here / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(here / split / name / f"{i}.png")
+    data = [f"--data.name={kind}", "--data.folder=.", "--data.size=32", "--data.workers=0", "--run=run"]
+    options = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=4", "--device=cpu"]
+    assert cli.main(["train", *options, *data]) == 0
+    assert ("one class, 'cat'" in capsys.readouterr().out) == (classes == ["cat"])

@@ -48,6 +48,13 @@ def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], 
     return None
 
 
+def one_class(classes: tuple[str, ...], record: Record) -> str | None:
+    """The class that all training images are of, as far as that is known; None: there are more."""
+    counts = record["train"]["images"]
+    seen = [name for name, count in zip(classes, counts, strict=True) if count] if len(counts) == len(classes) else []
+    return seen[0] if len(seen) == 1 else None
+
+
 def check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> None:
     """Raises InputError where classes or images are not those that a run recorded, or it recorded none."""
     then, recorded = run.classes, run.environment.get("data")

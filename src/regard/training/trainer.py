@@ -15,7 +15,7 @@ from torch import nn
 from regard import data
 from regard.errors import InputError, SaidElsewhere
 from regard.files import UNFINISHED, remove_files, written_files
-from regard.training.data_record import Record, check_same_images, data_record, difference
+from regard.training.data_record import Record, check_same_images, data_record, difference, one_class
 from regard.training.display import Display
 from regard.training.fields import WHERE, flat
 from regard.training.frozen import freeze
@@ -123,6 +123,9 @@ def _train(
     run, classes = Run(folder), train_set.classes
     record = data_record(data.Splits(train_set, test_set))
     _check_equal_data(processes, classes, record)
+    only = one_class(classes, record)
+    if only is not None:
+        display.say(f"note: all training images are of one class, {only!r}: the accuracy says nothing (data.folder)")
     if resume:
         processes.alone(lambda: _check_same(recipe, run, classes, record))
     if recipe.augmentation.mixes and recipe.schedule.batch_size % (2 * processes.count):
