@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+import torch
 from accelerate.tracking import TensorBoardTracker
 from PIL import Image
 
@@ -190,3 +192,52 @@ def test_that_all_images_are_of_one_class_is_said(here: Path, capsys, kind: str,
     options = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=4", "--device=cpu"]
     assert cli.main(["train", *options, *data]) == 0
     assert ("one class, 'cat'" in capsys.readouterr().out) == (classes == ["cat"])
+
+
+@pytest.fixture
+def read_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is on a file system that may only be read."""
+
+    def refuse(owner: Any, name: str, writes: Callable[..., bool] = lambda *_: True) -> None:
+        function = getattr(owner, name)
+
+        def refused(path: Any, *more: Any, **options: Any) -> Any:
+            if not isinstance(path, int) and Path(os.path.abspath(path)).is_relative_to(here) and writes(*more):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return function(path, *more, **options)
+
+        monkeypatch.setattr(owner, name, refused)
+
+    for name in ("mkdir", "replace", "rename", "unlink"):
+        refuse(os, name)
+    refuse(os, "open", lambda flags, *_: bool(flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR)))
+    refuse(io, "open", lambda mode="r", *_: not set(mode) <= {"r", "b", "t"})
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"train {' '.join(TINY)} --run=new",
+        f"train {' '.join(TINY)} --overwrite",
+        f"train {' '.join(TINY)} --resume --schedule.epochs=2",
+        "import net.pt --model=wrn-10-1 --out=net.safetensors",
+        "bias runs/mine --device=cpu --overwrite",
+        "report runs/mine --images=0",
+        "explain image.png --model=runs/mine --device=cpu",
+        "table attention-transfer-cifar10 --out=table.csv",
+    ],
+    ids=lambda command: command.split()[0],
+)
+def test_a_place_that_cannot_be_written_is_one_line(run: Path, here: Path, monkeypatch, request, command: str) -> None:
+    (run / "bias.json").unlink()
+    Image.new("RGB", (32, 32)).save("image.png")
+    torch.save(training.Run.open(run).model().state_dict(), "net.pt")
+    before = contents(here)
+    request.getfixturevalue("read_only")
+    status, message = regard(*command.split())
+    assert status == 2 and any(word in message for word in ("Read-only file system", "cannot be written")), message
+    assert contents(here) == before
+    if command.startswith("train"):
+        assert regard("train", *TINY, "--resume") == (0, "")  # which is finished, and is only read

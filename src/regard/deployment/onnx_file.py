@@ -160,11 +160,16 @@ def _moved_once_whole(path: Path) -> Iterator[Path]:
 
     A folder of its own, because a second file, of weights, is found by its name.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        yield Path(folder) / path.name
-        written = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)  # the weights first
-        for file in written:
-            os.replace(file, path.with_name(file.name))
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            yield Path(folder) / path.name
+            written = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)  # the weights first
+            for file in written:
+                os.replace(file, path.with_name(file.name))
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror or first_line(error)}); make room, or give another place (--out)"
+        ) from error
 
 
 def _difference(model: nn.Module, path: Path, images: Tensor) -> float:

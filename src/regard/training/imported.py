@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from regard import models
-from regard.errors import InputError, one_line
+from regard.errors import InputError, first_line, one_line
 from regard.training.described import described_preprocessing
 from regard.training.parsing import RecipeParser
 from regard.training.recipe import ModelRecipe
@@ -172,7 +173,12 @@ def import_weights(
         "preprocessing": asdict(preprocessing),
         "imported_from": {"name": checkpoint.name, "sha256": sha256(checkpoint)},
     }
-    models.write_weights(model, out, notes)
+    try:
+        models.write_weights(model, out, notes)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write {out} ({first_line(error)}); make room, or give another place (--out)"
+        ) from error
     return Imported.open(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -222,6 +223,8 @@ def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -
         loop.trackers = Trackers(loop.recipe.trackers, run.folder, flat(plain(loop.recipe)))
         if not resume or not (run.folder / "recipe.yaml").is_file():
             run.begin(loop.recipe, classes, replaced, record)
+        elif not os.access(run.folder, os.W_OK):
+            raise InputError(f"the run folder {run.folder} cannot be written; make it writable, or go on with a copy")
         else:
             run.set_epochs(loop.recipe.schedule.epochs)
     except InputError:
