@@ -60,7 +60,7 @@ class Processes:
         if several and placed.index is not None:
             raise InputError(f"device is {device!r}, for {os.environ['WORLD_SIZE']} processes; give cuda, cpu or auto")
         if several and placed.type == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         try:
             self.accelerator = Accelerator(
                 device_placement=False,
