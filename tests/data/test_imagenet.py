@@ -139,7 +139,7 @@ def test_turned_images(tmp_path, write_image, orientation):
         (xml((TENCH, 1, 1, 2, 2), size=(13, 8)), "is for 13 x 8"),
         (xml((TENCH, 1, 1, 2, 2), size=(10**8, 10**8)), "is for 100000000 x 100000000"),
         ('<?xml version="1.0" encoding="nonsense"?>' + xml(), "is no XML"),
-        (xml() + " " * 2**20, "longer than"),
+        (xml() + " " * 2**20, "larger than"),
         ("<a>" * 10_000 + "</a>" * 10_000, None),
     ],
 )

@@ -18,6 +18,7 @@ from PIL import Image
 
 from regard.data.decode import FORMATS
 from regard.errors import DataWarning, InputError
+from regard.files import MOST_BYTES, read_regular
 
 EXTENSIONS = tuple(extension for extensions in FORMATS.values() for extension in extensions)
 # Folders that storage devices, operating systems and archives make beside those of a person, in small letters.
@@ -167,13 +168,15 @@ def read_text(path: Path) -> str:
         InputError: it is not there, cannot be read, or is no text.
     """
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        return read_regular(path, MOST_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{show(path)} is no text in UTF-8; get it again") from error
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file. Raises InputError: it is not there, or cannot be read."""
+    """All of a file of any size. Raises InputError: it is not there, or cannot be read."""
     if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
         raise InputError(f"{show(path)} is no file; it should be one")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import os
 import re
 import tarfile
@@ -167,8 +168,8 @@ def _reader(root: str, split: str, keys: dict[str, Any]) -> Any:
         or not all(type(count) is int and 0 <= count < 2**48 for count in (said.num_samples, *said.shard_lengths))
     ):
         raise InputError(
-            f"{' or '.join(_INFO)} in {root!r} is none: expected splits, each with a list of file names and whole "
-            "numbers of images"
+            f"{split[:200]!r}, or {' or '.join(_INFO)} in {root!r}, is none: expected splits, each with a list of file "
+            "names and whole numbers of images"
         )
     return reader
 
@@ -186,8 +187,9 @@ def _check_info(path: str) -> None:
 def _check_braces(split: str) -> None:
     """Has names with braces be no more than so many, before they are all written out."""
     ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}", split)
+    letters = re.findall(r"\{([A-Za-z])\.\.([A-Za-z])(?:\.\.-?\d+)?\}", split)
     # At most so many, where some are in others: of each range its length, of each other pair of braces its parts.
-    count = 1
+    count = math.prod(1 + abs(ord(last) - ord(first)) for first, last in letters)
     for first, last, step in ranges:
         digits = max(map(len, (first, last, step)))
         count *= 1 + abs(int(last) - int(first)) // (int(step or 1) or 1) if digits < 20 else _MOST_SHARDS + 1

@@ -10,6 +10,7 @@ from xml.parsers import expat
 
 from regard.data.decode import Unreadable
 from regard.data.listing import show
+from regard.files import read_regular
 
 _LARGEST = 2**20  # bytes; a file of boxes has a few thousand
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -33,15 +34,10 @@ def read_boxes(path: Path) -> Boxes:
         Unreadable: it is not there, no XML, not of this format, longer than 1 MiB, or declares a document type: with
             one, a few lines can grow to gigabytes, and no file of boxes needs any.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise Unreadable(f"{show(path)} is no file")
     try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST + 1)
+        content = read_regular(path, _LARGEST)
     except OSError as error:
-        raise Unreadable(f"{show(path)} cannot be opened ({error.strerror})") from error
-    if len(content) > _LARGEST:
-        raise Unreadable(f"{show(path)} is longer than {_LARGEST} bytes, which no file of boxes is")
+        raise Unreadable(f"{show(path)} cannot be read ({error.strerror}), which a file of boxes can") from error
     root = _parsed(content, path)
     try:
         objects = tuple((_text(one, "name"), _box(one)) for one in root.findall("object"))
