@@ -13,7 +13,7 @@ _LAYER = "without_attention"
 
 
 class WithAttention(nn.Module):
-    """`layer` followed by `attention`, or after it.
+    """A layer with attention behind it, or before it.
 
     The parents of `layer` call this module in its place, so attention keeps running when the layer is exchanged inside:
     by synchronised or frozen batch norms, by fusion, by quantisation. State dicts have the names of a network without

@@ -151,7 +151,7 @@ def _outside_fusion(model: nn.Module, site: Site) -> Site:
         host, name = unit, outer
     if host is site.host:
         return site
-    moved = _hooked(name, host, site.stage, site.block, residual=site.residual, producers=site.producers)
+    moved = _wrapped(name, host, site.stage, site.block, residual=site.residual, producers=site.producers)
     return replace(moved, channels=site.channels)
 
 
@@ -233,8 +233,8 @@ def _branch_site(stage: str, name: str, block: nn.Module, shared: set[nn.Module]
             producers=producers,
         )
     if end is None or not _features(end):
-        return _hooked(name, block, stage, block)
-    return _hooked(
+        return _wrapped(name, block, stage, block)
+    return _wrapped(
         f"{name}.{end.path}",
         end.layer,
         stage,
@@ -252,12 +252,12 @@ def _after_convolutions(model: nn.Module, stage: str, shared: set[nn.Module]) ->
     for name, layer in stage_layers(model)[stage]:
         if any(isinstance(part, nn.Conv2d) for part in descendants(layer)):
             producers: tuple[nn.Module, ...] = (layer,) if isinstance(layer, nn.Conv2d) else ()
-            found.append(_hooked(name, layer, stage, layer, producers=producers))
+            found.append(_wrapped(name, layer, stage, layer, producers=producers))
             open_end = True
         elif open_end and (is_norm(layer) or is_activation(layer)) and layer not in shared:
             site = found.pop()
             producers = (*site.producers, layer) if is_norm(layer) and site.producers else site.producers
-            found.append(_hooked(name, layer, stage, site.block, producers=producers))
+            found.append(_wrapped(name, layer, stage, site.block, producers=producers))
         else:
             open_end = False
     if not found:
@@ -284,7 +284,7 @@ def _after(stage: str, name: str, block: nn.Module, shared: set[nn.Module]) -> S
         channels = _slot_channels(block)
     elif (end := branch_end(block, shared)) is not None and end.join != "concatenation" and _features(end):
         channels = _channels(end.layer, *reversed(end.producers))
-    return replace(_hooked(name, block, stage, block), channels=channels)
+    return replace(_wrapped(name, block, stage, block), channels=channels)
 
 
 def _stage_sites(model: nn.Module, stages: Mapping[str, list[Named]]) -> Iterator[Site]:
@@ -295,13 +295,13 @@ def _stage_sites(model: nn.Module, stages: Mapping[str, list[Named]]) -> Iterato
         if not blocks:
             yield _after_convolutions(model, stage, shared)[-1]
         elif last is None:
-            yield _hooked(*_next(model, stage), stage, module, way="input")
+            yield _wrapped(*_next(model, stage), stage, module, way="input")
         else:
             yield _after(stage, *last, shared)
 
 
 def _last(name: str, module: nn.Module) -> Named | None:
-    """The module in `module` whose output is that of `module`; None if a hook can be put at no such module."""
+    """The module in `module` whose output is that of `module`; None if there is none that attention can follow."""
     if isinstance(module, nn.ModuleDict | nn.ModuleList):
         return None
     if not is_container(module):
@@ -350,10 +350,10 @@ def _layer_sites(model: nn.Module, patterns: Sequence[str], stages: Sequence[str
             raise InputError(f"{name} is a {type(module).__name__}, which attention cannot follow; name layers in it")
         if last[1] in shared:
             raise InputError(f"{last[0]} is called at several places; name another layer")
-        yield _hooked(*last, stage, last[1])
+        yield _wrapped(*last, stage, last[1])
 
 
-def _hooked(
+def _wrapped(
     name: str,
     host: nn.Module,
     stage: str | None,
