@@ -168,7 +168,7 @@ def test_blocks_of_ones_own() -> None:
 
 
 def small(kind: str) -> nn.Module:
-    """Networks with every way in which attention is called: by slots, and by wrappers of outputs, (N, H, W, C), inputs."""
+    """Networks with every way in which attention is called: slots, wrappers of outputs, (N, H, W, C), of inputs."""
     torch.manual_seed(0)
     blocks: dict[str, list[nn.Module]] = {
         "slots": [cifar_resnet.BasicBlock(4, 8, 2), timm_resnet.BasicBlock(8, 8)],
