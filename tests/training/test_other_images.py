@@ -163,6 +163,14 @@ def test_the_same_images_elsewhere_go_on(kind, begun, tmp_path) -> None:
     assert run.weights().read_bytes() == Run.open(tmp_path / "whole").weights().read_bytes()
 
 
+def test_broken_images_may_be_skipped_from_then_on(begun, tmp_path) -> None:
+    run = shutil.copytree(begun("files") / "run", tmp_path / "run")
+    options = [*COMMAND, "--data.name=files", f"--data.folder={begun('files') / 'data'}", "--schedule.epochs=2"]
+    assert main([*options, f"--run={run}", "--resume", "--data.unreadable=skip"]) == 0
+    assert Run.open(run).recipe.data.unreadable == "skip"
+    assert [row["epoch"] for row in Run.open(run).metrics()] == [1, 2]
+
+
 def test_a_run_that_recorded_no_images_is_refused(begun, tmp_path, capsys) -> None:
     run = shutil.copytree(begun("folder") / "run", tmp_path / "run")
     about = json.loads((run / "environment.json").read_text())

@@ -227,7 +227,7 @@ class _Reader:
                     shown.append(self._read(at, request.epoch, position))
                 except Unreadable as error:
                     if not self.skip:
-                        return f"{error}; remove or replace it, or have such images skipped (--data.unreadable skip)"
+                        return f"{error}; restore it, or have such images skipped (--data.unreadable skip)"
                     skipped.append(str(error))
                     continue
                 index.append(at)

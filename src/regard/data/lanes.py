@@ -331,7 +331,7 @@ class Lanes(IterableDataset[_Some | str]):
         try:
             yield from self._trained(own) if self._training else self._tested(own)
         except Unreadable as error:
-            hint = "" if self._skip else "; replace it, or have such skipped (--data.unreadable skip)"
+            hint = "" if self._skip else "; restore it, or have such skipped (--data.unreadable skip)"
             yield f"{error}{hint}"
         except InputError as error:
             yield str(error)

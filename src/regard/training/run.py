@@ -161,18 +161,20 @@ class Run:
             ) from error
         return self
 
-    def set_epochs(self, epochs: int) -> None:
-        """Changes the number of epochs in the recipe of a run that goes on.
+    def update(self, epochs: int, unreadable: Literal["error", "skip"]) -> None:
+        """Changes what a run that goes on may change in its recipe: the epochs, and what is done with broken images.
 
         Raises:
             InputError: the recipe cannot be written.
         """
         recipe = self.recipe
-        if recipe.schedule.epochs == epochs:
+        if (recipe.schedule.epochs, recipe.data.unreadable) == (epochs, unreadable):
             return
+        schedule = replace(recipe.schedule, epochs=epochs)
+        changed = replace(recipe, schedule=schedule, data=replace(recipe.data, unreadable=unreadable))
         try:
             with written_aside(self.folder / "recipe.yaml") as aside:
-                write_recipe(replace(recipe, schedule=replace(recipe.schedule, epochs=epochs)), aside)
+                write_recipe(changed, aside)
         except OSError as error:
             raise InputError(f"the recipe of {self.folder} cannot be written ({first_line(error)})") from error
 

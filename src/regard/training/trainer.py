@@ -226,7 +226,7 @@ def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -
         elif not os.access(run.folder, os.W_OK):
             raise InputError(f"the run folder {run.folder} cannot be written; make it writable, or go on with a copy")
         else:
-            run.set_epochs(loop.recipe.schedule.epochs)
+            run.update(loop.recipe.schedule.epochs, loop.recipe.data.unreadable)
     except InputError:
         if new:
             shutil.rmtree(run.folder.resolve(), ignore_errors=True)
@@ -245,6 +245,8 @@ def _check_same(recipe: Recipe, run: Run, classes: tuple[str, ...], record: Reco
         differing.remove("transfer.teacher")  # the runs were moved
     if recipe.schedule.epochs > run.recipe.schedule.epochs:
         differing.remove("schedule.epochs")
+    if "data.unreadable" in differing:  # an image broke on the way: put there anew it would be another
+        differing.remove("data.unreadable")
     if set(differing) <= {"data.mean", "data.std"}:  # which may have been taken from the images
         check_same_images(run, classes, record)
     if differing:
