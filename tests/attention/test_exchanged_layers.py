@@ -169,7 +169,7 @@ def test_state_dicts_have_the_names_of_the_plain_network(where) -> None:
     missing, unexpected = other.load_state_dict({**less, "1.bn2.scale": torch.ones(1)}, strict=False)
     assert set(missing) == {"1.bn2.weight", f"{first}.fc1.bias"}
     assert unexpected == ["1.bn2.scale"]
-    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: .*"1.bn2.weight"'):
+    with pytest.raises(RuntimeError, match="1.bn2.weight"):
         other.load_state_dict(less)
 
 

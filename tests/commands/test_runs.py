@@ -71,7 +71,7 @@ def test_a_pipe_gets_whole_lines(store: Path, capsys: pytest.CaptureFixture[str]
     assert by_name["at-work"].endswith(f"being run by pid {os.getpid()} on {os.uname().nodename}")
     assert "2/4" in by_name["at-work"]
     assert by_name["stopped"].endswith("unfinished")
-    assert "broken: recipe.yaml cannot be read (this is no YAML: while parsing" in by_name["torn"]
+    assert "broken: recipe.yaml cannot be read (this is no YAML: " in by_name["torn"]
     assert by_name["without-weights"].endswith("broken: it has no last.safetensors")
     assert "a-long-name" * 20 in by_name
     assert totals == "6 runs: 2 finished, 1 being run, 1 unfinished, 2 broken"

@@ -110,7 +110,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
         (["lsas-cifar", "--budget", "0"], "the budget is 0"),
         (["lsas-cifar", "--data", "{name: folder}"], "one by one"),
         (["my-table.yaml"], "there is no table file"),
-        (["lsas-cifar", "--data.nam", "x"], "unrecognized"),
+        (["lsas-cifar", "--data.nam", "x"], "--data.nam"),
     ],
 )
 def test_wrong_input_is_one_line(

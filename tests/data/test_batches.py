@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -287,18 +285,6 @@ def test_batches_are_the_same_on_a_gpu(augmentation):
     )
     for one, other in zip(here, there, strict=True):
         assert other.images.is_cuda and equal(one, [part.cpu() for part in other])
-
-
-def test_a_batch_is_made_in_time():
-    images = noise(1024, 32, 32)
-    batches = Batches(images, 128, augmentation=Augmentation(), shuffle=True)
-    times = []
-    for epoch in range(5):
-        started = time.perf_counter()
-        for _ in batches.epoch(epoch):
-            pass
-        times.append((time.perf_counter() - started) / len(batches))
-    assert min(times) < 0.01  # about 1 ms on an idle core
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import random
 import signal
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -217,10 +216,9 @@ def test_processes_end_as_soon_as_nobody_reads(made):
         assert len(list(batches.epoch(0))) == 6
         processes = set(multiprocessing.active_children()) - before
         assert len(processes) == 2
-        began = time.monotonic()
         del batches
-        assert time.monotonic() - began < 4  # torch waits 5 seconds for each that does not end
-        assert not any(process.is_alive() for process in processes)
+        # By themselves, so with status 0: torch ends those with a signal that do not.
+        assert [process.exitcode for process in processes] == [0, 0]
     finally:
         gc.enable()
 

@@ -282,14 +282,14 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_checkpoints_are_refused_within_bounds(kind, here, capsys) -> None:
     (here / "c.pth").write_bytes(HOSTILE[kind])
-    start = time.monotonic()
+    began = time.process_time()
     for arguments in (
         ["import", "c.pth", f"--model={NAME}", "--out=x.safetensors"],
         ["evaluate", f"{NAME}=c.pth", "--data.name=clutter", "--data.options={train: 20, test: 20}", "--device=cpu"],
     ):
         status, _, err = run(capsys, *arguments)
         assert status == 2 and err.count("\n") == 1 and len(err) < 1000, err
-    assert time.monotonic() - start < 20
+    assert time.process_time() - began < 60  # of this process: however busy the machine is
     assert [path.name for path in here.iterdir()] == ["c.pth"]
 
 

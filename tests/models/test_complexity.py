@@ -322,7 +322,6 @@ def test_networks_take_turns_and_are_left_as_they_were() -> None:
     assert turns == [(n, False, False) for n in one_round * 4] + [(n, True, True) for n in one_round * 4]
     assert len(found["slow"].inference.seconds) == 3
     assert found["slow"].inference.median >= 0.02 and found["slow"].training_step.median >= 0.02
-    assert found["quick"].inference.median < found["slow"].inference.median
     for name, net in networks.items():
         assert all(torch.equal(before[name][k], v) for k, v in net.state_dict().items())
         assert all(p.grad is None for p in net.parameters())

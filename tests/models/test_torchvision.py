@@ -158,8 +158,8 @@ def test_wrong_input() -> None:
         (lambda: models.create("torchvision/resnet51"), "no classification network 'torchvision/resnet51' (did you"),
         (lambda: models.create("torchvision/fasterrcnn_resnet50_fpn"), "no classification network"),
         (lambda: models.create("torchvison/resnet50"), "did you mean torchvision/resnet50"),
-        (lambda: models.create("torchvision/resnet18", blok=1), "unexpected keyword argument 'blok'"),
-        (lambda: models.create("torchvision/vit_b_16", image_size=50), "torchvision/vit_b_16: Input shape"),
+        (lambda: models.create("torchvision/resnet18", blok=1), "blok"),
+        (lambda: models.create("torchvision/vit_b_16", image_size=50), "torchvision/vit_b_16: "),
         (lambda: models.create("torchvision/resnet18", replace_stride_with_dilation=[1]), "torchvision/resnet18: "),
     ):
         with pytest.raises(InputError) as caught:

@@ -293,7 +293,7 @@ def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.Cap
         (["--at_once", "0"], "--at_once is 0"),
         (["--gpus", "1"], "--gpus is for --engine ray"),
         (["--retries", "-1"], "--retries is -1"),
-        (["--optimizer.lr", "1"], "unrecognized"),
+        (["--optimizer.lr", "1"], "--optimizer.lr"),
         (["--data.name", "folder"], "folder"),
     ],
 )

@@ -30,7 +30,7 @@ def start(arguments: Sequence[str], count: int) -> list[subprocess.Popen]:
     ]
 
 
-def ended(processes: Sequence[subprocess.Popen], seconds: float = 120) -> list[tuple[int, str, str]]:
+def ended(processes: Sequence[subprocess.Popen], seconds: float = 300) -> list[tuple[int, str, str]]:
     """Status, output and errors of each, once all have ended."""
     try:
         outcomes = [process.communicate(timeout=seconds) for process in processes]
