@@ -120,7 +120,7 @@ def parse_gate(gate: Gate | str) -> Gate:
             return Sigmoid()
         if gate == "hard-sigmoid":
             return HardSigmoid()
-        named = re.fullmatch(r"sub-attention(?:-(\d+))?", gate)
+        named = re.fullmatch(r"sub-attention(?:-(\d{1,3}))?", gate)
         if named:
             return SubAttention(int(named[1] or 1))
         raise InputError(

@@ -109,7 +109,7 @@ def _trained(path: str, options: Namespace) -> list[Cost]:
         gate=network.gate,
         stages=network.attention_stages,
         image_size=options.image_size or trained.preprocessing.size,
-        classes=trained.class_count,
+        classes=trained.outputs,
         options={network.attention: network.attention_options} if network.attention else None,
         network_options=network.options,
     )

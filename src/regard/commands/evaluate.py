@@ -117,7 +117,7 @@ def _weights(trial: Trial) -> str:
     """Which weights are scored."""
     if isinstance(trial.network, RunCheckpoint):
         return "moving average" if trial.network.averaged else "checkpoint"
-    return str(trial.options.weights)
+    return "moving average" if trial.options.ema else str(trial.options.weights)
 
 
 def _share(count: int, images: int) -> str:

@@ -8,7 +8,7 @@ from regard.models.cost.memory import PeakMemory, peak_memory
 from regard.models.create import MOST_CLASSES, create
 from regard.models.folding import folded
 from regard.models.nin import NIN
-from regard.models.official import count_classes, described_options, entries_for, load_official
+from regard.models.official import count_classes, count_entries, described_options, entries_for, load_official
 from regard.models.preact_resnet import PreActResNet
 from regard.models.weights import (
     check_fit,
@@ -35,6 +35,7 @@ __all__ = [
     "check_fit",
     "complexity",
     "count_classes",
+    "count_entries",
     "count_costs",
     "create",
     "described_options",

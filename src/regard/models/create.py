@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from regard.models.torchvision_networks import (
 )
 from regard.models.wide_resnet import WideResNet
 
+_MOST = 100_000  # of a number among the options of a network, such as its blocks or the side of its images
 MOST_CLASSES = 1_000_000
 """More are taken for an error, before there is memory for a classifier of so many rows."""
 
@@ -90,6 +91,8 @@ def create(
             f"{option!r} is no option of the network {name} itself; leave it out (weights of a file come by "
             "`regard import`, published ones by pretrained)"
         )
+    if any(abs(number) > _MOST for number in _numbers(options)):
+        raise InputError(f"{name} has an option beyond {_MOST:,}; expected the size of a network that can be made")
     try:
         model = build(num_classes=num_classes, **options)
     except TypeError as error:
@@ -111,6 +114,15 @@ def create(
     return model
 
 
+def _numbers(options: Any) -> Iterator[int]:
+    """The whole numbers among options."""
+    if isinstance(options, Mapping | list | tuple):
+        for part in options.values() if isinstance(options, Mapping) else options:
+            yield from _numbers(part)
+    elif isinstance(options, int):
+        yield options
+
+
 def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
     for form, family in _FAMILIES.items():
         numbers = re.fullmatch(form, name)
@@ -126,7 +138,7 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
         near = difflib.get_close_matches(name, [*timm.list_models(), *torchvision_names(), *examples], n=3)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise InputError(
-            f"unknown network {name!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, preact-resnet18, "
+            f"unknown network {name[:100]!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, preact-resnet18, "
             "preact-resnet34, nin-wide, nin-thin, nin-<width>, timm's names, torchvision/<name>"
         )
     return partial(_pretrained if pretrained else timm.create_model, name)

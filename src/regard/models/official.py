@@ -161,6 +161,11 @@ def described_options(name: str, checkpoint: Any, source: str = "the checkpoint"
     return {**({"block": "basic"} if basic else {}), **({"shortcut": "A"} if padded else {})}
 
 
+def count_entries(checkpoint: Any) -> int:
+    """How many tensors the largest state dict in a checkpoint has; 0 if there is none."""
+    return max(map(len, _state_dicts(checkpoint).values()), default=0)
+
+
 def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None:
     """The number of logits of the network in a checkpoint, by its last matrix; None if that cannot be told.
 
@@ -212,7 +217,11 @@ def _taken(source: str, taken: str, other: str, ema: bool) -> str:
     """What is said where a file holds several state dicts."""
     hint = ""
     if _is_average(taken) != _is_average(other):
-        hint = ", the weights without averaging" if ema else ", their moving average, which --ema takes"
+        hint = (
+            ", the weights without averaging"
+            if ema
+            else ", their moving average, which --ema takes (`regard import --ema` for a teacher)"
+        )
     return f"{source}: taken are the weights in {taken!r}; it also holds {other!r}{hint}"
 
 

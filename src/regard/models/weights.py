@@ -31,7 +31,7 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no checkpoint file {path}")
+        raise InputError(f"{path} is a folder" if path.is_dir() else f"there is no checkpoint file {path}")
     if file_kind(path) != "safetensors":
         return read_pickled(path)
     try:
@@ -120,7 +120,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
     ]
     odd = [name for name in both if not _is_dense(state[name]) or (state[name].is_complex() > own[name].is_complex())]
     faults = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        f"{len(names)} {what} ({', '.join(name[:100] for name in names[:3])}{', …' if len(names) > 3 else ''})"
         for what, names in (
             ("missing", missing),
             ("left over", left_over),

@@ -101,7 +101,7 @@ class Named:
     def preprocessing(self) -> Preprocessing:
         """As timm or torchvision describe it."""
         said = published_preprocessing(self.name)
-        return said or described_preprocessing(build_network(self.network, self.outputs, pretrained=False))
+        return said or described_preprocessing(build_network(self.network, 2, pretrained=False))
 
     def bias_report(self, which: Weights = "last") -> None:
         """Where the report on where it looks goes: it has no place of its own."""

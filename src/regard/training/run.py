@@ -19,6 +19,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from regard import attention, data, models
 from regard.data.fileset import SIZE
@@ -45,6 +46,7 @@ Weights = Literal["last", "best"]
 Channels = tuple[float, float, float]
 
 _MOST_PIXELS = 16384  # of the side of an image
+_PARAMETERS = 1000  # that a network may have whatever its weights, until they are compared
 
 # The side of the images of the sets whose images have one size of their own.
 _SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}
@@ -276,6 +278,11 @@ class Run:
         return len(self.classes)
 
     @property
+    def outputs(self) -> int:
+        """Length of the logits."""
+        return self.class_count
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """How it meets images in testing."""
         about = self.recipe.data
@@ -394,16 +401,42 @@ def load_network(
     Raises:
         InputError: the weights do not fit the network, or it cannot be made.
     """
-    try:
-        with torch.device("meta"):
-            model = build_network(network, outputs, pretrained=False)
-    except (RuntimeError, InputError):  # it computes with values as it is made, or says what is wrong again
-        model = build_network(network, outputs, pretrained=False)
+    most = _PARAMETERS + 4 * models.count_entries(checkpoint)
+    model = _shaped(network, outputs, most)
     entries = models.entries_for(model, checkpoint, source, ema=ema, say=say)
     models.check_fit(model, entries, source)
     model = build_network(network, outputs, pretrained=False)
     models.load_weights(model, entries, source)
     return model.eval()
+
+
+def _shaped(network: ModelRecipe, outputs: int, most: int) -> nn.Module:
+    """The network that a part of a recipe describes, with shapes and no values, where it can be made so.
+
+    Args:
+        network: what to make.
+        outputs: length of its logits.
+        most: parameters (tensors) that it may have.
+
+    Raises:
+        InputError: it has more parameters, or it cannot be made.
+    """
+    count = 0
+
+    def register(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise InputError(f"the network {network.name} has far more parameters than there are weights for it")
+
+    registered = register_module_parameter_registration_hook(register)
+    try:
+        with torch.device("meta"):
+            return build_network(network, outputs, pretrained=False)
+    except (RuntimeError, InputError):  # it computes with values as it is made, or says what is wrong again
+        return build_network(network, outputs, pretrained=False)
+    finally:
+        registered.remove()
 
 
 def load_data(recipe: DataRecipe) -> data.Splits:

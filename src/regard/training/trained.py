@@ -15,8 +15,8 @@ from regard.training.run import Run
 from regard.training.run_checkpoint import RunCheckpoint
 
 Trained = Run | Imported | Named
-"""All have `source`, `network`, `class_count`, `classes`, `preprocessing`, `model(which)`, `weights(which)` and
-`bias_report(which)`. A run may be a `RunCheckpoint`, the run as it was then."""
+"""All have `source`, `network`, `outputs`, `class_count`, `classes`, `preprocessing`, `model(which)`, `weights(which)`
+and `bias_report(which)`. A run may be a `RunCheckpoint`, the run as it was then."""
 
 
 def open_trained(source: str | Path, *, ema: bool = False, say: Callable[[str], None] | None = None) -> Trained:
