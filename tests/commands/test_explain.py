@@ -128,7 +128,7 @@ def broken(folder: Path) -> dict[str, str]:
         "empty.png": "is empty",
         "text.jpg": "is not an image of a known kind",
         "link.png": "cannot be opened (No such file or directory)",
-        "float.png": "is not an image of a known kind",
+        "float.png": "32 bits",
         "huge.png": "9999 x 9999 pixels, more than is safe to read",
         "pipe.png": "is no file",
     }
