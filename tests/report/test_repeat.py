@@ -80,6 +80,18 @@ def test_the_page_draws_what_was_measured(here: Path) -> None:
         assert flat or spill in strip.cells[0].alt
 
 
+def test_a_report_of_other_weights_is_said_on_the_page(here: Path) -> None:
+    assert main(["bias", RUN, "--pictures=0"]) == 0
+    assert main(["report", RUN, "--images=4"]) == 0
+    assert "measured with other weights" not in (here / "report.html").read_text()
+    run = training.Run.open(RUN)
+    model = run.model()
+    model.fc.bias.data += 1  # of all classes alike: the same are predicted
+    run.save_weights(model, "last", 1, 0.1)
+    assert main(["report", RUN, "--images=4"]) == 0
+    assert "measured with other weights" in (here / "report.html").read_text()
+
+
 def test_a_method_that_is_not_known_is_said_on_the_page(here: Path) -> None:
     run = training.Run.open(RUN)
     images = training.load_data(run.recipe.data).test

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from regard.bias import measure, scaled
+from regard.bias import Report, measure, scaled
 from regard.data import Batches, ImageSet
 from regard.data.draws import Draws
 from regard.errors import InputError
 from regard.logits import predicted_classes
 from regard.maps import GradCAM, MapMethod, create
+from regard.models import fingerprint
 from regard.report.overlay import picture
 from regard.report.summary import Summary
 from regard.report.wording import gathered, listed
@@ -107,7 +109,13 @@ def make_sheet(rows: Sequence[Summary], reference: int, test: ImageSet, *, image
     differing = most_apart(shown, rows[reference], test, apart)
     places = sorted({*fair, *differing})
     looks = {row.name: _look(mappers[row.name], row, test, places) for row in shown}
-    notes += _disagreements(shown, test, places, looks)
+    stale = [row.name for row in shown if row.bias and _is_stale(row.bias, mappers[row.name].model)]
+    if stale:
+        notes.append(
+            f"{listed(stale)}: bias.json was measured with other weights than those after the last epoch; measure "
+            "again (regard bias)."
+        )
+    notes += _disagreements([row for row in shown if row.name not in stale], test, places, looks)
     strips = {
         place: _strip(test, place, [looks[row.name][i] for row in shown], [row.name for row in shown])
         for i, place in enumerate(places)
@@ -185,6 +193,12 @@ def _mapper(row: Summary) -> MapMethod:
     """
     model, report = row.run.model("last"), row.bias
     return GradCAM(model) if report is None else create(report.method, model, report.layers or None)
+
+
+def _is_stale(report: Report, model: nn.Module) -> bool:
+    """Whether a report says that it is of other weights."""
+    measured = report.provenance.get("weights")
+    return measured is not None and measured != fingerprint(model)
 
 
 def _look(mapper: MapMethod, row: Summary, test: ImageSet, places: Sequence[int]) -> list[_Look]:
