@@ -211,3 +211,38 @@ def test_claims_that_nobody_here_would_write(
     claim(path) if callable(claim) else path.write_text(json.dumps(claim))
     assert f"being run by {holder}" in printed(capsys, "runs", store)
     assert Store(store).claim("good") is None
+
+
+NAMES = [
+    "[red]x",
+    "x]",
+    "cat)",
+    "a\nb",
+    "\x1b[31mred",
+    "\u202eevil",
+    os.fsdecode(b"caf\xe9"),
+    "$(touch ran)",
+    "<b>&",
+]
+
+
+def test_runs_of_every_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES:
+        write(Path("runs", name))
+    said = [
+        printed(capsys, "runs", "runs"),
+        printed(capsys, "runs", "runs", "--json"),
+        printed(capsys, "table", "lsas-resnet29", "--runs", "runs"),
+        printed(capsys, "report", "runs", "--images", "0"),
+        printed(capsys, "reproduce", "lsas-resnet29", "--runs", "runs", "--seeds", "1", "--dry_run"),
+    ]
+    assert [c for text in said for c in text if c != "\n" and not c.isprintable()] == []
+    lines = said[0].splitlines()[1:-1]
+    assert len(lines) == len(NAMES) and all(line.endswith("finished") for line in lines)
+    assert {record["run"] for record in json.loads(said[1])} == set(NAMES)
+    page = Path("report.html").read_text()
+    assert "&lt;b&gt;&amp;" in page and "<b>&" not in page and "[red]x" in page
+    assert not Path("ran").exists()

@@ -3,9 +3,11 @@
 import http.server
 import io
 import json
+import os
 import random
 import tarfile
 import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -398,6 +400,48 @@ def test_shards_from_a_command_if_that_is_allowed(made, monkeypatch):
 def test_what_a_recipe_of_others_must_not_do(name, wrong, made):
     with pytest.raises(InputError, match=wrong):
         data.load("wds", made, size=SIZE, classes=5, train=name, test="validation-000.tar")
+
+
+def info(**changes):
+    split = {"name": "train", "filenames": ["train-000.tar"], "shard_lengths": [10], "num_samples": 10, **changes}
+    return {"splits": {"train": split, "test": split}, "classes": list("abcde")}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        info(filenames=[5]),
+        info(filenames=5),
+        info(filenames="train-000.tar"),
+        info(filenames=[["train-000.tar"]]),
+        info(shard_lengths=["10"]),
+        info(shard_lengths=[10**400]),
+        info(shard_lengths=5),
+        info(num_samples="10"),
+        info(num_samples=-1),
+        info(num_samples=1e300),
+        {**info(), "splits": ["train"]},
+        {**info(), "splits": None},
+        {**info(), "classes": [["a"]]},
+        {**info(), "classes": 10**12},
+        {**info(), "classes": -1},
+        {**info(), "classes": "abcde"},
+        ["train"],
+        "train",
+        5,
+        None,
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+    ],
+)
+def test_an_info_of_other_types(said, own):
+    (own / "_info.json").unlink()
+    said(own / "_info.json") if callable(said) else (own / "_info.json").write_text(json.dumps(said))
+    with pytest.raises(InputError) as caught:
+        load(own)
+    assert "\n" not in str(caught.value)
+    with suppress(InputError):  # of an info that is none, and not needed here
+        assert len(load(own, train="train-000.tar|10", test="train-001.tar|10", classes=5).train) == 10
 
 
 @pytest.fixture
