@@ -37,4 +37,8 @@ def test_a_folder_of_another_is_found_before_anything_is_trained(tmp_path) -> No
         (tmp_path / "lsas-se" / "recipe.yaml").rename(tmp_path / "lsas-se" / ("recipe.yaml" if overwrite else "notes"))
         with pytest.raises(InputError, match="lsas-se"):
             demo.run_demo(tmp_path, overwrite=overwrite)
-    assert [path.name for path in tmp_path.rglob("*")] == ["lsas-se", "notes"]
+    (tmp_path / "report.html").write_text("a person's")
+    (tmp_path / "lsas-se" / "notes").unlink()
+    with pytest.raises(InputError, match="report.html is not overwritten"):
+        demo.run_demo(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["lsas-se", "report.html"]

@@ -59,7 +59,7 @@ MAY_IMPORT = {
         *("version", "errors", "files", "terminal", "logits", "data", "models", "maps", "bias", "training", "store"),
         "tables",
     },
-    "demo": {"errors", "terminal", "console", "bias", "training", "report", "data"},
+    "demo": {"errors", "files", "terminal", "console", "bias", "training", "report", "data"},
     "commands": {
         *("errors", "files", "attention", "data", "models", "maps", "deployment", "bias", "training", "report", "demo"),
         *("store", "tables", "reproduction", "logits", "terminal", "console", "launcher"),

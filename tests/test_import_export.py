@@ -84,6 +84,11 @@ def test_an_import_of_an_import_is_the_same_file(here, checkpoint, capsys) -> No
     assert all(torch.equal(v, checkpoint[k]) for k, v in load_file(here / "c.safetensors").items())
     assert run(capsys, *again)[0] == 2
     assert run(capsys, *again, "--overwrite")[0] == 0
+    bare = (here / "best.pth.tar").read_bytes()
+    (here / "mine.safetensors").write_bytes(bare)
+    status, _, err = run(capsys, *again[:-1], "--out=mine.safetensors", "--overwrite")
+    assert status == 2 and "mine.safetensors is not overwritten" in err
+    assert (here / "mine.safetensors").read_bytes() == bare
 
 
 def test_its_own_normalisation_and_class_names(here, capsys) -> None:

@@ -11,6 +11,8 @@ from rich.text import Text
 from regard import bias, data, report, training
 from regard.console import Console
 from regard.data import ImageSet
+from regard.files import check_written
+from regard.report.template import MARK
 from regard.terminal import escaped
 
 # What all runs share. Digits are not mirrored. In so few epochs a network gets past the background only with small
@@ -81,6 +83,7 @@ def run_demo(
     began = time.monotonic()
     console.print(f"making the built-in data; {len(NETWORKS)} networks to train")
     splits: data.Splits | None = None
+    check_written(folder / "report.html", MARK)
     for place in [_place(folder, name) for name in NETWORKS]:
         if overwrite or not (place / "recipe.yaml").is_file():
             training.Run.check_free(place, overwrite=overwrite)

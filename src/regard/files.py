@@ -167,7 +167,7 @@ def check_written(path: Path, mark: str) -> None:
     """
     try:
         if not path.is_file():
-            known = not path.exists()
+            known = not path.is_dir()  # devices and pipes are written to, and not replaced
         else:
             with path.open("rb") as file:
                 known = mark.encode() in file.read(1024)

@@ -133,7 +133,7 @@ def test_names_and_the_reference(store: Path) -> None:
 def test_wrong_places(store: Path) -> None:
     Path("file").write_text("")
     Path("bare/inside").mkdir(parents=True)
-    Path("report.html").write_text("before")
+    Path("report.html").write_text('<meta name="generator" content="regard 0">')
     for place, said in (
         ("nowhere", "there is no folder nowhere"),
         ("file", "is a file"),
@@ -144,7 +144,12 @@ def test_wrong_places(store: Path) -> None:
             run_report([place])
     with pytest.raises(InputError, match="give 0 or more"):
         run_report(["runs", "--images=-1"])
-    assert Path("report.html").read_text() == "before"
+    assert "regard 0" in Path("report.html").read_text()
+    Path("report.html").write_text("a person's")
+    with pytest.raises(InputError, match="report.html is not overwritten"):
+        run_report(["runs"])
+    assert Path("report.html").read_text() == "a person's"
+    Path("report.html").unlink()
     make(Path("begun"), "fresh", 0.0, epochs=0)
     with pytest.raises(InputError, match="no run to report: fresh is at its beginning"):
         run_report(["begun"])

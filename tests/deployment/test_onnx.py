@@ -129,9 +129,22 @@ class Branching(nn.Module):
         return images if images.sum().item() > 0 else -images
 
 
+def test_a_place_that_cannot_be_written(tmp_path, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match=r"cannot write .*net\.onnx .*No space left on device"):
+        deployment.export_onnx(nn.Conv2d(3, 2, 1), tmp_path / "net.onnx", 4, check=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_goes_wrong_leaves_no_file(small, tmp_path, monkeypatch) -> None:
     path = tmp_path / "net.onnx"
-    path.write_text("here before")
+    earlier = onnx.helper.make_model(onnx.helper.make_graph([], "earlier", [], []))
+    earlier.metadata_props.add(key="regard", value="0.1")
+    onnx.save(earlier, path)
+    before = path.read_bytes()
     cases = (
         (small, {}, "exists already"),
         (Forgetful(), {"overwrite": True}, r"deviates from torch's by 1\.0e-02"),
@@ -142,7 +155,14 @@ def test_what_goes_wrong_leaves_no_file(small, tmp_path, monkeypatch) -> None:
         with pytest.raises(InputError, match=words) as caught:
             deployment.export_onnx(model, path, 16, **options)
         assert "\n" not in str(caught.value)
-        assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("net.onnx", "here before")]
+        assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("net.onnx", before)]
+    del earlier.metadata_props[:]
+    onnx.save(earlier, path)
+    (tmp_path / "large.onnx.data").write_text("a person's")
+    monkeypatch.setattr(onnx_file, "_ONE_FILE", 1000)
+    for name in ("net.onnx", "large.onnx"):
+        with pytest.raises(InputError, match=rf"{name}.* not overwritten: regard export did not write it"):
+            deployment.export_onnx(small, tmp_path / name, 16, overwrite=True)
     with pytest.raises(InputError, match="no folder"):
         deployment.export_onnx(small, tmp_path / "none" / "net.onnx", 16)
     monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
         "imported .safetensors file, or the name of a network.",
     )
     parser.add_argument("--out", type=str, required=True, help="the file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that an earlier export wrote")
     parser.add_argument(
         "--weights",
         type=Literal["last", "best"],

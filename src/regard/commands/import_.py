@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--interpolation", type=str | None, default=None, help="of the resizing, as timm calls it")
     parser.add_argument("--out", type=str, required=True, help="the file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that an earlier import wrote")
     checkpoint = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if checkpoint is None and not {"-h", "--help"} & set(arguments):
         raise InputError("name the checkpoint right after the command")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import takewhile
+from pathlib import Path
 
 from regard import report
 from regard.commands.studies import listed
 from regard.errors import InputError
+from regard.files import check_written
+from regard.report.template import MARK
 from regard.store import Store
 from regard.terminal import say
 from regard.training import RecipeParser
@@ -32,6 +35,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments[len(places) :])
     if options.images < 0:
         raise InputError(f"--images {options.images}; give 0 or more")
+    check_written(Path(options.out), MARK)  # before the work
     page = report.report_runs(
         [folder for place in places or ["runs"] for folder in _folders(place)],
         options.out,

@@ -70,7 +70,7 @@ def export_onnx(
         check: run the file with onnxruntime on random images, at two batch sizes unless `batch` is given, and compare.
         metadata: goes into the file's metadata_props beside the version of regard: text as it is, anything else as
             JSON.
-        overwrite: replace a file that is there.
+        overwrite: replace a file that an earlier call wrote.
 
     Raises:
         InputError: a package that is needed is not installed, `path` is taken, torch cannot export the model, or
@@ -83,6 +83,11 @@ def export_onnx(
     _check_installed(("onnx", "onnxscript", *(("onnxruntime",) if check else ())))
     if path.exists() and (not overwrite or not path.is_file()):
         raise InputError(f"{path} exists already; replace it (--overwrite) or choose another (--out)")
+    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    second = [path.with_name(f"{path.name}.data")] if weights > _ONE_FILE else []
+    for taken in (path, *second):
+        if taken.exists() and not _was_exported(path):
+            raise InputError(f"{taken} is not overwritten: regard export did not write it; choose another (--out)")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}")
     shape = (channels, height, width)
@@ -92,7 +97,6 @@ def export_onnx(
         program = _program(model, example, batch is None, opset)
         for key, value in {"regard": __version__, **(metadata or {})}.items():
             program.model.metadata_props[key] = utf8(value) if isinstance(value, str) else json.dumps(value)
-        weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
         if weights > _ONE_FILE and utf8(path.name) != path.name:
             raise InputError(f"the name {path.name} is not UTF-8, as that of a second file of weights has to be")
         with _moved_once_whole(path) as aside:
@@ -107,6 +111,15 @@ def export_onnx(
                         f"{TOLERANCE:.0e}; {path} is not written (another --opset may help)"
                     )
     return Exported(path, int(program.model.opset_imports[""]), difference)
+
+
+def _was_exported(path: Path) -> bool:
+    try:
+        with utf8_path(path) as readable:
+            written = import_module("onnx").load(readable, load_external_data=False)
+    except Exception:  # whatever is in the file
+        return False
+    return any(one.key == "regard" for one in written.metadata_props)
 
 
 def _check_installed(packages: tuple[str, ...]) -> None:

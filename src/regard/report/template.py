@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from regard.files import write_text
+from regard.files import check_written, write_text
 from regard.report import svg, wording
 from regard.terminal import escaped_lines
 from regard.version import __version__
@@ -37,8 +37,9 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
         The path.
 
     Raises:
-        InputError: the place cannot be written.
+        InputError: the place cannot be written, or holds a file that regard did not write.
     """
+    check_written(Path(path), MARK)
     environment = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,

@@ -143,21 +143,25 @@ def import_weights(
         class_names: in the order of the logits.
         preprocessing: how images have to come to the network; what is None in it is taken from timm's description of
             the network, if it has one.
-        overwrite: replace a file that is there.
+        overwrite: replace a file that was imported before.
         ema: take the moving average of the weights, where the checkpoint holds both.
         say: is told what was taken of several state dicts, and what was left out.
 
     Raises:
         InputError: the checkpoint cannot be read safely or does not fit the network, its values or its logits of a
-            black image are no numbers, or `out` is there already. Nothing is written then.
+            black image are no numbers, or `out` is there already (with `overwrite`, and was not imported). Nothing is
+            written then.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     if out.suffix != ".safetensors":
         raise InputError(f"the file to write is {out}; its name has to end in .safetensors")
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent}")
-    if out.exists() and (not overwrite or not out.is_file()):
-        raise InputError(f"{out} exists already; replace it (--overwrite) or choose another (--out)")
+    if out.exists():
+        if not overwrite or not out.is_file():
+            raise InputError(f"{out} exists already; replace it (--overwrite) or choose another (--out)")
+        if not _was_imported(out):
+            raise InputError(f"{out} is not overwritten: regard import did not write it; choose another (--out)")
     content = models.read_checkpoint(checkpoint)
     outputs = _outputs(checkpoint, content, classes, class_names)
     options = {**models.described_options(network.name, content, str(checkpoint)), **network.options}
@@ -180,6 +184,13 @@ def import_weights(
             f"cannot write {out} ({first_line(error)}); make room, or give another place (--out)"
         ) from error
     return Imported.open(out)
+
+
+def _was_imported(path: Path) -> bool:
+    try:
+        return "imported_from" in models.read_notes(path)
+    except InputError:
+        return False
 
 
 @torch.no_grad()
