@@ -106,15 +106,16 @@ def write_text(path: str | Path, text: str) -> Path:
     Raises:
         InputError: the place cannot be written.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
+    path = Path(path)
+    place = Path(os.path.realpath(path))  # a link stays one
     try:
-        if path.is_dir():
+        if place.is_dir():
             raise InputError(f"cannot write {path}: it is a folder; give another place")
-        if path.exists() and not path.is_file():  # a device or a pipe, which is not to be replaced
-            path.write_text(text, encoding="utf-8", errors="replace")
+        if place.exists() and not place.is_file():  # a device or a pipe, which is not to be replaced
+            place.write_text(text, encoding="utf-8", errors="replace")
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as aside:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(place) as aside:
             aside.write_text(utf8(text), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
@@ -166,13 +167,14 @@ def check_written(path: Path, mark: str) -> None:
         InputError: it may not.
     """
     try:
-        if not path.is_file():
-            known = not path.is_dir()  # devices and pipes are written to, and not replaced
-        else:
-            with path.open("rb") as file:
-                known = mark.encode() in file.read(1024)
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder; give another place")
+        if not path.is_file():  # devices and pipes are written to, and not replaced
+            return
+        with path.open("rb") as file:
+            known = mark.encode() in file.read(1024)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
     if not known:
         raise InputError(f"{path} is not overwritten, for regard did not write it; move it, or choose another folder")
 
