@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from regard.attention import AttentionSlot
 from regard.errors import InputError
+from regard.models.create import MOST_CLASSES
 from regard.models.functional import as_entries, is_functional
 from regard.models.torchvision_networks import is_auxiliary
 from regard.models.weights import load_weights, read_checkpoint
@@ -174,7 +175,7 @@ def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None
         source: what to call it in messages.
 
     Raises:
-        InputError: it holds no state dict.
+        InputError: it holds no state dict, or a last matrix of no network.
     """
     count = None
     state = _unwrapped(_chosen(checkpoint, source, False, lambda _: None)[0])
@@ -183,6 +184,10 @@ def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None
         classifier = _CLASSIFIER.fullmatch(name)
         if classifier and f"{classifier[1] or ''}.".lstrip(".") in prefixes and value.ndim in (2, 4):
             count = len(value)  # the last, of a classifier of several layers
+            if not value.numel() or count > MOST_CLASSES:
+                raise InputError(
+                    f"{source}: {name[:100]} is {tuple(value.shape)}; expected at most {MOST_CLASSES:,} rows"
+                )
     return count
 
 
