@@ -30,6 +30,13 @@ def test_layer_and_options_reach_the_method(model):
     assert maps.create("gradcam", model, ["layer1", model.layer2], fuse="max").layers == ("layer1", "layer2")
 
 
+@pytest.mark.parametrize("name", maps.names())
+def test_a_method_is_made_again_by_the_layers_that_it_names(model, name):
+    method = maps.create(name, model)
+    again = maps.create(name, model, list(method.layers))
+    assert again.layers == method.layers and maps.create(name, model, method.layer).layer == method.layer
+
+
 def test_unknown_names_and_options(model):
     with pytest.raises(InputError, match="unknown method 'gradcm' .did you mean 'gradcam'"):
         maps.create("gradcm", model)

@@ -65,9 +65,10 @@ def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypa
         np.testing.assert_array_equal(again.rows[name], values)
 
 
-def test_the_page_draws_what_was_measured(here: Path) -> None:
+@pytest.mark.parametrize("options", [MEASURE, ["--method=gradient", "--threshold=0.2"]])
+def test_the_page_draws_what_was_measured(here: Path, options: list[str]) -> None:
     """By the method, at the layers, with the threshold and the margin of the bias report."""
-    assert main(["bias", RUN, *MEASURE, "--pictures=0"]) == 0
+    assert main(["bias", RUN, *options, "--pictures=0"]) == 0
     rows = summarize([RUN])
     assert rows[0].bias is not None
     measured = rows[0].bias.rows

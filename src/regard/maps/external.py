@@ -19,7 +19,7 @@ from regard.errors import InputError, first_line, unknown
 from regard.logits import logits_of
 from regard.maps.features import Reshape, arrangement
 from regard.maps.graph import check_ran, hooked, run
-from regard.maps.layers import Layer, find_layers, unwrapped
+from regard.maps.layers import Layer, find_layers, stands_for, unwrapped
 from regard.maps.method import Asked, MapMethod
 
 PREFIX = "grad-cam:"
@@ -30,6 +30,7 @@ _CONSTRUCTED = ("self", "model", "target_layers", "reshape_transform")  # what a
 _CALLED = ("self", "input_tensor", "targets", "target_idx")
 
 _ALL_LAYERS = ("FullGrad",)  # takes every layer with a bias, whatever it is given
+_BIASES = "biases"
 _FULL_SIZE = ("FullGrad", "SESS")  # puts its maps together at the size of the images
 _ONE_LAYER = ("ShapleyCAM",)  # frees the graph after the first
 _PLAIN_FEATURES = ("ShapleyCAM",)  # multiplies weights of reshaped features with features that are not
@@ -87,14 +88,14 @@ class ExternalMap(MapMethod):
             if self.name in _ONE_LAYER and len(layers) > 1:
                 raise InputError(f"{self.name} of the grad-cam package reads one layer; {len(layers)} given")
             return layers
-        if layer is not None:
+        if layer is not None and not stands_for(layer, _BIASES, self.model):
             raise InputError(f"{self.name} reads the biases of all layers; leave the layer out")
         if not _with_biases(unwrapped(self.model)):
             raise InputError(
                 f"{self.name} of the grad-cam package reads the biases of nn.Conv2d and nn.BatchNorm2d, and "
                 f"{type(unwrapped(self.model)).__name__} has none; take another method"
             )
-        return ("biases",)
+        return (_BIASES,)
 
     def _whole(self, images: Tensor, asked: Asked, upsample: bool) -> Tensor:
         logits, sizes = self._first_run(images)

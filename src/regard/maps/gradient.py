@@ -15,7 +15,7 @@ from regard.maps.activation import Reduce, activation_map, check_power
 from regard.maps.features import Reshape
 from regard.maps.fusion import Fuse
 from regard.maps.graph import Graph, graph_from_images, graph_from_layers
-from regard.maps.layers import Layer
+from regard.maps.layers import Layer, stands_for
 from regard.maps.method import Asked, MapMethod
 
 Loss = Literal["cross-entropy", "score"]
@@ -66,7 +66,7 @@ class GradientMap(GradientMethod):
 
     Args:
         model: see `MapMethod`.
-        layer: see `MapMethod`; None: the images themselves, and `layer` is then "input".
+        layer: see `MapMethod`; None or "input": the images themselves, and `layer` is then "input".
         power: at least 1.
         reduce: "mean", "sum" or "max".
         loss: "cross-entropy" with the asked class as label, or the "score" of the class.
@@ -93,7 +93,7 @@ class GradientMap(GradientMethod):
         check_power(power, reduce)
         if loss not in get_args(Loss):
             raise unknown("loss", loss, get_args(Loss))
-        self._of_images = layer is None
+        self._of_images = layer is None or stands_for(layer, _IMAGES, model)
         super().__init__(model, layer, fuse=fuse, reshape=reshape)
         self.power = power
         self.reduce: Reduce = reduce
@@ -101,7 +101,7 @@ class GradientMap(GradientMethod):
         self.symmetric = symmetric
 
     def _find(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
-        return (_IMAGES,) if layer is None else super()._find(layer)
+        return (_IMAGES,) if self._of_images else super()._find(layer)
 
     def _graph(self, images: Tensor) -> Graph:
         return graph_from_images(self.model, _IMAGES, images) if self._of_images else super()._graph(images)

@@ -58,6 +58,12 @@ def find_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None = None)
     return found
 
 
+def stands_for(layer: Layer | Sequence[Layer] | None, name: str, model: nn.Module) -> bool:
+    """Whether layers asked for are the one place of this name, which is none of the model's modules."""
+    alone = layer == name or (isinstance(layer, list | tuple) and list(layer) == [name])
+    return alone and name not in dict(unwrapped(model).named_modules())
+
+
 def _submodule(model: nn.Module, name: str) -> nn.Module:
     try:
         if name:
