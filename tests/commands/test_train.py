@@ -103,7 +103,7 @@ def run(finished: Path, here: Path) -> Path:
         "bias.json",
         "bias.parquet",
         "notes.txt",
-        "checkpoints/step-best.pt",
+        "checkpoints/step-100.pt",
         "data/a.jpg",
         "data/recipe.yaml",
     ):
@@ -120,7 +120,7 @@ def test_overwriting_removes_the_run_and_nothing_else(run: Path, here: Path, lin
     options = [*TINY, "--seed=1", "--overwrite", *(["--run=elsewhere"] if linked else [])]
     assert regard("train", *options) == (0, "")
     after = contents(run)
-    kept = {"notes.txt", "checkpoints/step-best.pt", "data/a.jpg", "data/recipe.yaml"}
+    kept = {"notes.txt", "checkpoints/step-100.pt", "data/a.jpg", "data/recipe.yaml"}
     assert before.keys() - after.keys() == {"bias.json", "bias.parquet"} and not after.keys() - before.keys()
     assert {name for name in after if after[name] == before[name]} - {"environment.json"} == kept
     assert training.Run.open(run).recipe.seed == 1 and len(training.Run.open(run).metrics()) == 1

@@ -106,4 +106,4 @@ def _checkpoints(folder: Path) -> list[Path]:
     """All checkpoints, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d+\.pt", path.name))
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{9,}\.pt", path.name))
