@@ -281,7 +281,7 @@ def test_steps_without_a_finite_gradient_are_left_out_and_counted(splits, tmp_pa
 
 def test_a_run_of_nothing_but_skipped_steps_is_given_up(splits, tmp_path) -> None:
     """Also where an epoch has fewer steps than are skipped before that."""
-    plan = recipe("--nonfinite=skip", "--optimizer.lr=1e30", "--schedule.epochs=20")
+    plan = recipe("--nonfinite=skip", "--optimizer.lr=1e9", "--schedule.epochs=20")
     fails(plan, tmp_path / "run", splits, "is no number, or infinite")
 
 
