@@ -27,14 +27,21 @@ def read_metrics(content: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(number: int, line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):  # of bytes that are no UTF-8, too
-        raise InputError(f"line {number} of metrics.jsonl is no JSON") from None
+def check_row(row: Any) -> None:
+    """Raises InputError where a line is not that of an epoch, or a number of it out of range."""
     if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 1:
-        raise InputError(f"line {number} of metrics.jsonl is not that of an epoch")
+        raise InputError("is not that of an epoch")
     for name, value in row.items():
         if isinstance(value, int) and not -_RANGE <= value < _RANGE:
-            raise InputError(f"line {number} of metrics.jsonl has a number out of range ({name})")
+            raise InputError(f"has a number out of range ({name})")
+
+
+def _row(number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        check_row(row)
+    except InputError as error:
+        raise InputError(f"line {number} of metrics.jsonl {error}") from error
+    except (ValueError, RecursionError):  # of bytes that are no UTF-8, too
+        raise InputError(f"line {number} of metrics.jsonl is no JSON") from None
     return row

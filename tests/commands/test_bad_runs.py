@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,18 @@ def test_an_index_with_another_digit_is_not_believed(
     (store / INDEX).write_bytes(index.replace(old, new))
     assert printed(capsys, "runs", store) == expected
     assert (store / INDEX).read_bytes() == index
+
+
+def test_an_index_that_somebody_wrote(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = printed(capsys, "runs", store)
+    for path in (store / "good").iterdir():
+        os.utime(path, (0, 0))
+    printed(capsys, "runs", store)
+    content = json.loads((store / INDEX).read_bytes().split(b"\n")[1])
+    for change in ({"data": 5}, {"model": [1]}, {"schedule": "x"}, {"transfer": {"teacher": 5}}, {"schedule": {}}):
+        text = json.dumps({**content, "recipes": [{**content["recipes"][0], **change}]}).encode()
+        (store / INDEX).write_bytes(sha256(text).hexdigest().encode() + b"\n" + text)
+        assert printed(capsys, "runs", store) == expected
 
 
 @pytest.mark.parametrize("change", [os.mkfifo, device, Path.mkdir])

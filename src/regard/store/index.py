@@ -11,10 +11,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import chain
+from types import NoneType
 from typing import Any, NamedTuple
 
+from regard.metrics_file import check_row
 from regard.store.place import READ, Place, Seen, Stamp
-from regard.store.reading import Reader, Reading
+from regard.store.reading import Reader, Reading, check_recipe
 from regard.store.stored import StoredRun
 
 _FILE = ".index.json"
@@ -169,11 +171,15 @@ def _decoded(content: Any) -> dict[str, _Entry]:
     recipes, environments = content["recipes"], content["environments"]
     if not all(isinstance(fields, dict) for fields in chain(recipes, environments)):
         raise TypeError("recipes and environments have fields")
+    for fields in recipes:
+        check_recipe({**fields, "seed": 0})
     entries = {}
     for name, values in content["runs"].items():
         recipe, metrics, environment, weights, number, seed, row, rate, about, classes, problem = values
-        if not isinstance(row, dict) or not isinstance(problem, str):
+        if not isinstance(row, dict) or not isinstance(problem, str) or type(seed) not in (int, NoneType):
             raise TypeError("not a run")
+        if row:
+            check_row(row)
         shared = None if number is None else recipes[number]
         run = StoredRun(
             name=name,

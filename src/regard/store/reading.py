@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
@@ -119,6 +120,15 @@ def _parsed(content: bytes) -> dict[str, Any]:
         recipe = json.loads(json.dumps(recipe, default=str))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"recipe.yaml holds what no recipe does ({one_line(error)})") from error
+    check_recipe(recipe)
+    fields: dict[str, Any] = recipe
+    return fields
+
+
+def check_recipe(recipe: Mapping[str, Any]) -> None:
+    """Raises InputError for a recipe that is not whole, or has fields of other types where one looks without reading
+    all of it.
+    """
     for part in _PARTS:
         if part in recipe and not isinstance(recipe[part], dict):
             raise InputError(f"recipe.yaml holds no fields in {part}")
@@ -136,7 +146,6 @@ def _parsed(content: bytes) -> dict[str, Any]:
             raise InputError(f"recipe.yaml says {name} {value!r:.100}, which it cannot be")
         if isinstance(value, list) and not all(isinstance(one, str) for one in value):
             raise InputError(f"recipe.yaml says {name} {value!r:.100}, which it cannot be")
-    return recipe
 
 
 def _json(content: bytes, file: str) -> dict[str, Any]:
