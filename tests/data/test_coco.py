@@ -150,6 +150,7 @@ def test_images_may_be_in_images(coco):
 
 
 def test_missing_images_are_counted_and_named(coco, refused):
+    (coco / "val2017" / "itself").symlink_to("itself")
     for i in (0, 2):
         (coco / "val2017" / f"{i:012}.jpg").unlink()
     message = refused(coco)

@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from regard.data.decode import Unreadable, quiet, upright
 from regard.data.draws import Draws
-from regard.data.listing import is_made_or_hidden
+from regard.data.listing import is_system_or_hidden
 from regard.data.part import Part
 from regard.data.shards import MOST_LANES, OF_ENDINGS, Shards, copied
 from regard.data.share import Share
@@ -238,7 +238,7 @@ class Lane:
 
 
 def _is_read(path: str) -> bool:
-    return not is_made_or_hidden(path)
+    return not is_system_or_hidden(path)
 
 
 def name_of(sample: dict[str, Any]) -> str:

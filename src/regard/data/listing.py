@@ -22,7 +22,7 @@ from regard.files import MOST_BYTES, read_regular
 
 EXTENSIONS = tuple(extension for extensions in FORMATS.values() for extension in extensions)
 # Folders that storage devices, operating systems and archives make beside those of a person, in small letters.
-_NOT_OF_A_PERSON = {
+_SYSTEM_FOLDERS = {
     *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp"),  # Synology, QNAP
     *("#recycle", "#snapshot", "~snapshot"),
     *("$recycle.bin", "recycler", "system volume information"),  # Windows
@@ -219,31 +219,31 @@ def entries_of(folder: Path) -> dict[str, bool]:
 
 def _listed(folder: Path) -> list[tuple[str, bool, str]]:
     """What is in a folder, as of `entries_of`: name, whether it is a folder, and of a link to one where that is."""
-    found, made, root = [], [], os.path.realpath(folder)
+    visible, system, root = [], [], os.path.realpath(folder)
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                is_folder = _is_folder(entry)
-                if is_folder and entry.name.lower() in _NOT_OF_A_PERSON:
-                    made.append(entry.name)
+                is_folder = leads_to_folder(entry)
+                if is_folder and entry.name.lower() in _SYSTEM_FOLDERS:
+                    system.append(entry.name)
                 elif not entry.name.startswith("."):
                     target = os.path.realpath(entry.path) if is_folder and entry.is_symlink() else ""
                     if not (target and _is_within(root, target)):
-                        found.append((entry.name, is_folder, target))
+                        visible.append((entry.name, is_folder, target))
     except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot list folder {show(folder)} ({reason}); make it readable") from error
-    for name in sorted(made):  # in the same words wherever it is, so that it is shown once
+    for name in sorted(system):  # in the same words wherever it is, so that it is shown once
         warnings.warn(
             f"folders named {name!r} are made by devices and archives: passed over", DataWarning, stacklevel=2
         )
-    return found
+    return visible
 
 
-def is_made_or_hidden(path: str) -> bool:
+def is_system_or_hidden(path: str) -> bool:
     """Whether a path, with '/' between the names, leads through what `entries_of` passes over."""
     *folders, name = [part for part in path.split("/") if part not in ("", ".", "..")] or [""]
-    return name.startswith(".") or any(part.startswith(".") or part.lower() in _NOT_OF_A_PERSON for part in folders)
+    return name.startswith(".") or any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in folders)
 
 
 def files_below(folder: Path, without: str | None = None) -> list[str]:
@@ -279,7 +279,8 @@ def files_below(folder: Path, without: str | None = None) -> list[str]:
     return sorted(files)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself

@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 from regard.data.decode import OnUnreadable
 from regard.data.imageset import Splits
-from regard.data.listing import TEST_NAMES, existing_folder, is_made_or_hidden, read_class_names, unique
+from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden, read_class_names, unique
 from regard.errors import InputError, one_line, unknown
 from regard.files import MOST_BYTES, read_regular
 
@@ -301,7 +301,7 @@ def _images_in(members: Iterable[str], endings: set[str]) -> int:
     for path in members:
         folder, _, name = path.rpartition("/")
         stem, _, ending = name.partition(".")
-        if is_made_or_hidden(path):
+        if is_system_or_hidden(path):
             continue
         if f"{folder}/{stem}" != current:
             current, has_image = f"{folder}/{stem}", False

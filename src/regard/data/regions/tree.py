@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from regard.data.listing import entries_of, images_below, is_image, show
+from regard.data.listing import entries_of, images_below, is_image, leads_to_folder, show
 from regard.errors import InputError
 
 _NAMED = 3  # of the files that are missing
@@ -60,7 +60,7 @@ class Tree:
 def _files_in(folder: Path) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
-            yield from (entry.name for entry in entries if not entry.is_dir())
+            yield from (entry.name for entry in entries if not leads_to_folder(entry))
     except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError) as error:  # ValueError: a name that no file system takes
