@@ -45,7 +45,7 @@ class LocalPlace(Place):
     def runs(self) -> dict[str, Seen]:
         try:
             with os.scandir(self._root) as entries:
-                names = [entry.name for entry in entries if entry.name[0] != "." and leads_to_folder(entry)]
+                names = [entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry)]
         except FileNotFoundError:
             return {}
         began = time.perf_counter()
@@ -157,7 +157,7 @@ def read_folder(reader: Reader, folder: Path) -> StoredRun:
     return reader.read(folder.name, *contents, weights=(folder / WEIGHTS).is_file()).run
 
 
-def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
