@@ -7,7 +7,7 @@ import json
 import tarfile
 import time
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import pytest
 import torch
@@ -296,10 +296,11 @@ def test_hostile_checkpoints_are_refused_within_bounds(kind, here, capsys) -> No
 def test_what_a_checkpoint_may_hold_besides(tmp_path) -> None:
     """Containers in several places, and small tensors that repeat their values, are in files of honest people."""
     betas = [0.9, 0.999]
-    torch.save(
-        {"state_dict": STATE, "a": betas, "b": [betas, betas], "ids": torch.arange(9).expand(2, 9)}, tmp_path / "c"
-    )
+    scheduler = {"milestones": Counter([30, 60, 60])}
+    ids = torch.arange(9).expand(2, 9)
+    torch.save({"model": STATE, "a": betas, "b": [betas, betas], "ids": ids, "scheduler": scheduler}, tmp_path / "c")
     content = models.read_checkpoint(tmp_path / "c")
+    assert content["scheduler"]["milestones"] == {30: 1, 60: 2}
     assert content["b"] == [betas, betas] and content["ids"].shape == (2, 9)
     ordered = OrderedDict(a=1, b=torch.ones(1))
     torch.save(ordered, tmp_path / "c")

@@ -131,7 +131,7 @@ class _Plain:
             raise _Unbounded(f"unfolds to more than {_VALUES:,} values; save the state dict alone")
         plain: Any = value
         if isinstance(value, dict):
-            plain = type(value)(zip(value, (item for item, _ in items), strict=True))
+            plain = type(value)(dict(zip(value, (item for item, _ in items), strict=True)))  # a Counter, too
         elif type(value) in (list, tuple):
             plain = type(value)(item for item, _ in items)
         self.made[id(value)] = plain, values
