@@ -112,6 +112,16 @@ def test_a_flipped_byte_is_said_and_the_checkpoint_before_taken(splits, whole, t
     assert run.weights().read_bytes() == whole.weights().read_bytes()
 
 
+def test_epochs_of_another_length_are_named(splits, unfinished) -> None:
+    """As where another number of processes leaves another last batch out."""
+    newest = max(unfinished.checkpoints.iterdir())
+    state = torch.load(newest, weights_only=True)
+    torch.save({**state, "meter": state["meter"][:2], "processes": 4}, newest)
+    before = contents(unfinished)
+    fails(recipe(), unfinished, splits, "2 steps by 4 processes, and has 3 by 1", resume=True)
+    assert contents(unfinished) == before
+
+
 def resumed_by_two(folders: list[Path]) -> list[int]:
     """The epochs from which two processes go on that see these folders."""
     given: list[Any] = [None, None]

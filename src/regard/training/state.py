@@ -64,10 +64,16 @@ def restore_state(loop: Loop) -> None:
         "unreadable",
     } - state.keys()
     lacking = ", ".join(sorted(missing))
-    if missing or state["meter"].shape != loop.meter.rows.shape:
+    if missing or state["meter"].shape[1:] != loop.meter.rows.shape[1:]:
         raise InputError(
             f"the newest checkpoint in {loop.run.checkpoints} is of another version of regard"
             f"{f' (it lacks {lacking})' if missing else ''}; start the run again (--overwrite)"
+        )
+    steps, before, now = len(state["meter"]), state["processes"], loop.processes.count
+    if steps != len(loop.batches):
+        raise InputError(
+            f"an epoch of {loop.run.folder} had {steps} steps by {before} processes, and has {len(loop.batches)} by "
+            f"{now}, since another last batch is left out; go on with as many as before, or start again (--overwrite)"
         )
     source = f"the checkpoint in {loop.run.checkpoints}"
     models.load_weights(loop.model, state["model"], source)
@@ -93,7 +99,6 @@ def restore_state(loop: Loop) -> None:
     loop.unreadable = tuple(state["unreadable"])
     if loop.processes.main:  # the others add nothing to it
         loop.meter.rows.copy_(state["meter"])
-    before, now = state["processes"], loop.processes.count
     loop.display.say(
         f"resumed {loop.run.folder} at epoch {loop.epoch + 1}, step {loop.step + 1}"
         + (f" (by {now} processes, before by {before}: the same up to rounding)" if before != now else "")
