@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import made_up
 import pytest
 from made_up import row, write_run, write_runs
@@ -277,6 +278,23 @@ def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path) -> None:
     assert "environment.json cannot be read" in store.runs()[0].problem
     (folder / "environment.json").rmdir()
     assert store.runs()[0].finished
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store("memory://too-large")
+    for name in ("good", "large"):
+        store.push(write_run(tmp_path, name))
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/too-large/large/metrics.jsonl", bytes(2**26 + 1))
+    read: list[str] = []
+    cat_file = type(system).cat_file
+    monkeypatch.setattr(
+        type(system), "cat_file", lambda *given, **more: read.append(given[1]) or cat_file(*given, **more)
+    )
+    found = by_name(Store("memory://too-large"))
+    assert found["good"].finished
+    assert "metrics.jsonl cannot be read" in found["large"].problem
+    assert "/too-large/good/metrics.jsonl" in read and "/too-large/large/metrics.jsonl" not in read
 
 
 def test_keys_and_dates_of_recipes_are_text(tmp_path: Path) -> None:

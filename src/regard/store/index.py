@@ -7,6 +7,7 @@ written to has none.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -14,6 +15,7 @@ from itertools import chain
 from types import NoneType
 from typing import Any, NamedTuple
 
+from regard.files import MOST_BYTES
 from regard.metrics_file import check_row
 from regard.store.place import READ, Place, Seen, Stamp
 from regard.store.reading import Reader, Reading, check_recipe
@@ -95,9 +97,17 @@ class Index:
         clock = self._place.clock()
         for begin in range(0, len(names), _BATCH):
             batch = names[begin : begin + _BATCH]
-            contents = self._place.read_each([f"{name}/{file}" for name in batch for file in READ])
+            contents = self._place.read_each(
+                [
+                    f"{name}/{file}"
+                    for name in batch
+                    for file, stamp in zip(READ, found[name][:3], strict=True)
+                    if not _is_large(stamp)
+                ]
+            )
             for name in batch:
-                seen, files = found[name], (next(contents), next(contents), next(contents))
+                seen = found[name]
+                files = [_LARGE if _is_large(stamp) else next(contents) for stamp in seen[:3]]
                 if any(stamp is not None and file is None for stamp, file in zip(seen, files, strict=False)):
                     continue  # a file that was there is gone, and so will the run be
                 reading = self._reader.read(name, *files, weights=seen.weights)
@@ -122,6 +132,13 @@ class Index:
             self._place.write(_FILE, sha256(content).hexdigest().encode() + b"\n" + content)
         except OSError:  # the store may only be read, or is full
             self._news = -len(entries)  # not tried again soon
+
+
+_LARGE = OSError(errno.EFBIG, f"it is larger than {MOST_BYTES:,} bytes")
+
+
+def _is_large(stamp: Stamp | None) -> bool:
+    return stamp is not None and stamp[0] > MOST_BYTES
 
 
 def _current(entry: _Entry | None, seen: Seen) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import InputError, first_line
-from regard.files import RUN_FILES, written_aside
+from regard.files import MOST_BYTES, RUN_FILES, read_regular, written_aside
 from regard.store.place import CHECKPOINTS, READ, Place, Stamp
 
 _MANIFEST = ".mirror.json"
@@ -44,7 +44,7 @@ class _Manifest:
         """That of a folder; an empty one if it has none, or one of another store or run."""
         of = [place.address, name]
         try:
-            content = json.loads((folder / _MANIFEST).read_bytes())
+            content = json.loads(read_regular(folder / _MANIFEST, MOST_BYTES))
             if content["of"] == of:
                 there = {path: (size, when) for path, (size, when) in content["there"].items()}
                 return cls(of, {path: list(look) for path, look in content["here"].items()}, there)
