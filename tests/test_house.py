@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "launcher": {"errors"},
     "strict_yaml": {"errors"},
     "metrics_file": {"errors"},
-    "modes": set(),
+    "modes": {"errors", "stages"},
     "logits": {"errors"},
     "with_attention": set(),
     "stages": {"errors", "with_attention"},
@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "demo": {"errors", "files", "terminal", "console", "bias", "training", "report", "data"},
     "commands": {
         *("errors", "files", "attention", "data", "models", "maps", "deployment", "bias", "training", "report", "demo"),
-        *("store", "tables", "reproduction", "logits", "terminal", "console", "launcher"),
+        *("store", "tables", "reproduction", "logits", "modes", "terminal", "console", "launcher"),
     },
     "cli": {"version", "errors", "launcher", "terminal", "commands"},
     "__main__": {"cli"},

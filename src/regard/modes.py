@@ -1,12 +1,20 @@
-"""Running a model in evaluation mode, as it was afterwards, on images of its dtype."""
+"""Running a model in evaluation mode, as it was afterwards, on images of its dtype and size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+
+from regard.errors import InputError
+from regard.stages import unwrapped
+
+_sizes_taken: WeakKeyDictionary[nn.Module, set[torch.Size]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -30,7 +38,58 @@ def of_its_dtype(model: nn.Module, images: Tensor) -> Tensor:
 
     They stay as they are under autocast, which casts by itself, if they are whole numbers, and if there is no such
     parameter.
+
+    Raises:
+        InputError: the model takes images of another size only.
     """
+    check_image_size(model, images)
     if torch.is_autocast_enabled(images.device.type) or not images.is_floating_point():
         return images
     return images.to(next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype))
+
+
+def check_image_size(model: nn.Module, images: Tensor) -> None:
+    """Refuses images (N, C, H, W) of a size that the model does not take.
+
+    That is so if it does not run on them, and runs on those of the size that its layers or its publishers say, both
+    tried without values.
+
+    Raises:
+        InputError: it does not take them.
+    """
+    network, size = unwrapped(model), images.shape[2:]
+    taken = _sizes_taken.setdefault(network, set())
+    if size in taken or images.ndim != 4:
+        return
+    known = _known_size(network)
+    if known is not None and known != size and not _runs(network, images, size) and _runs(network, images, known):
+        raise InputError(
+            f"{type(network).__name__} takes images of {known[0]} x {known[1]} pixels, and got {size[0]} x {size[1]}; "
+            "take images of that size (data.size, where they have many), or make the network for this one (an option "
+            "like img_size)"
+        )
+    taken.add(size)
+
+
+def _known_size(model: nn.Module) -> tuple[int, int] | None:
+    """(H, W) that a layer of timm or torchvision was made for, or that the network was published for."""
+    sizes = (getattr(module, name, None) for module in model.modules() for name in ("img_size", "image_size"))
+    published = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", ())[1:]
+    for size in (*sizes, published):
+        height, *width = (
+            [size] * 2 if isinstance(size, int) else size if isinstance(size, tuple | list) and size else [0]
+        )
+        if len(width) == 1 and isinstance(height, int) and isinstance(width[0], int):
+            return height, width[0]
+    return None
+
+
+def _runs(model: nn.Module, images: Tensor, size: tuple[int, ...]) -> bool:
+    state = {name: value.to("meta") for name, value in chain(model.named_parameters(), model.named_buffers())}
+    image = torch.empty(1, images.shape[1], *size, dtype=images.dtype, device="meta")
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            functional_call(model, state, (image,))
+    except Exception:  # networks raise almost anything at images that they do not take
+        return False
+    return True

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import dropwhile
 from pathlib import Path
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard import bias, report, training
@@ -22,6 +23,7 @@ from regard.console import Console
 from regard.data import ImageSet
 from regard.errors import InputError
 from regard.files import check_written, written_aside
+from regard.modes import check_image_size
 from regard.report.template import MARK
 from regard.terminal import command_line, escaped, say
 
@@ -72,6 +74,10 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
     folder = Path(options.out or "-".join(filter(None, ("bias", images.name, images.split))))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the report goes to a folder, choose another (--out)")
+    for subject in found:
+        _check(subject)
+        if len(found) > 1:  # one model at a time in memory; a single one need not be made twice
+            subject.release()
     names = _file_names(found)
     if rank == 0:
         check_written(folder / "report.json", '"command": "regard bias')
@@ -81,10 +87,6 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
             if options.overwrite:
                 remove_shards(folder / "shards" / name)
     wait_for_all()  # before anyone writes there
-    for subject in found:
-        _check(subject)
-        if len(found) > 1:  # one model at a time in memory; a single one need not be made twice
-            subject.release()
     by_name = list(zip(names, found, strict=True))
     reports = [_measured(subject, folder / "shards" / name, console) for name, subject in by_name]
     if rank > 0:
@@ -136,6 +138,10 @@ def _check(subject: Subject) -> None:
     """What would fail after hours: the method, its layer, the threshold, that the network runs."""
     options = subject.options
     distances = (options.margin, options.tolerance)
+    images, fit = subject.images, subject.fit
+    size = images.images.shape[2:] if isinstance(images, ImageSet) else fit.size if fit is not None else None
+    if size is not None:
+        check_image_size(subject.model, torch.empty(1, 3, *size, device="meta"))
     bias.Looker(subject.model, options.method, subject.layers, options.target, options.threshold, *distances)
     if options.shard is not None and options.shard < 1:
         raise InputError(f"--shard {options.shard}; expected at least 1")

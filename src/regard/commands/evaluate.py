@@ -18,6 +18,7 @@ from regard.data import FileSet
 from regard.data.shards import Shards
 from regard.errors import InputError
 from regard.logits import class_logits, logits_of, predicted_classes
+from regard.modes import of_its_dtype
 from regard.terminal import say
 from regard.training.run_checkpoint import RunCheckpoint
 
@@ -64,7 +65,7 @@ def _score(trial: Trial, rank: int) -> _Score:
     for batch in trial.batches(places, skipped=score.skipped):
         known = batch.labels >= 0
         labels = targets[batch.labels[known]]
-        given = logits_of(trial.model(batch.images))[known]
+        given = logits_of(trial.model(of_its_dtype(trial.model, batch.images)))[known]
         logits = class_logits(given)
         score.loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
         score.correct += int((predicted_classes(given) == labels).sum())

@@ -16,6 +16,7 @@ from torch import nn
 from regard import data
 from regard.errors import InputError, SaidElsewhere
 from regard.files import UNFINISHED, remove_files, written_files
+from regard.modes import check_image_size
 from regard.training.data_record import Record, check_same_images, data_record, difference, one_class
 from regard.training.display import Display
 from regard.training.fields import WHERE, flat
@@ -158,6 +159,7 @@ def _train(
         channels_last=recipe.channels_last,
         share=processes.share,
     )
+    check_image_size(model, torch.empty(1, 3, *batches.image_size, device="meta"))
     teachers = load_teachers(
         recipe.transfer, train_set, batches.image_size, processes.device, display.say, compile=recipe.compile
     )

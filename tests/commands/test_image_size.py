@@ -1,0 +1,61 @@
+"""Networks for images of one size, on images of another: one line names both, in every command and function."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from regard import InputError, attention, bias, data, maps, models, training
+from regard.cli import main
+
+NAME = "vit_tiny_patch16_224"
+SMALL = {"depth": 1, "embed_dim": 12, "num_heads": 2}
+CLUTTER = ["--data.name=clutter", "--data.options={train: 20, test: 20}", "--device=cpu"]
+
+
+def vision_transformer(**options) -> torch.nn.Module:
+    return models.create(NAME, 10, **SMALL, **options)
+
+
+def refused(capsys, expected: int, found: int, *arguments: str) -> None:
+    status = main(list(arguments))
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1, error
+    assert f"{expected} x {expected}" in error and f"{found} x {found}" in error
+
+
+@pytest.mark.parametrize("command", ["evaluate", "bias"])
+def test_a_checkpoint_on_images_of_another_size(capsys, tmp_path, monkeypatch, command) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(models.create(NAME, 10).state_dict(), "vit.pth")
+    refused(capsys, 224, 32, command, f"{NAME}=vit.pth", *CLUTTER)
+    assert list(tmp_path.glob("**/*.json")) == []
+
+
+@pytest.mark.parametrize("name", [NAME, "inception_v3", "torchvision/alexnet"])  # the last two need larger images
+def test_training_on_images_of_another_size_leaves_nothing(capsys, tmp_path, name) -> None:
+    expected = 299 if name == "inception_v3" else 224
+    refused(capsys, expected, 32, "train", *CLUTTER, f"--model.name={name}", f"--run={tmp_path / 'run'}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_function_refuses_images_of_another_size() -> None:
+    model, images = vision_transformer(), torch.zeros(2, 3, 32, 32)
+    _, test = data.load("clutter", train=20, test=20)
+    gated = attention.attach(vision_transformer(), "se", where=["patch_embed.proj"])
+    for call in (
+        lambda: maps.GradCAM(model)(images),
+        lambda: bias.evaluate(model, test),
+        lambda: training.evaluate(model, data.Batches(test, 10)),
+        lambda: maps.gate_activations(gated, [(images, torch.zeros(2, dtype=torch.long))]),
+        lambda: models.latency({"a": model}, images, repeats=1),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert "224 x 224" in str(caught.value) and "32 x 32" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_takes_the_images_is_not_refused() -> None:
+    images = torch.zeros(2, 3, 32, 48)
+    for model in (vision_transformer(img_size=(32, 48)), vision_transformer(dynamic_img_size=True)):
+        assert maps.create("gradient", model)(images).shape == (2, 32, 48)
