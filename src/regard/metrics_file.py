@@ -21,6 +21,10 @@ def read_metrics(content: bytes) -> list[dict[str, Any]]:
     if content.count(b"\n") > _MOST:
         raise InputError(f"metrics.jsonl has more than {_MOST:,} lines, and a run fewer epochs")
     *lines, rest = content.split(b"\n")
+    try:
+        rest.decode()
+    except UnicodeDecodeError:
+        raise InputError("metrics.jsonl is not UTF-8") from None
     rows = [_row(number, line) for number, line in enumerate(lines, start=1)]
     with suppress(InputError):
         rows += [_row(len(lines) + 1, rest)] if rest else []
