@@ -103,6 +103,7 @@ def test_the_command_line_says_and_chooses(here, capsys) -> None:
         assert equal(training.Imported.open("a.safetensors").model(), state)
         status, out, _ = run(capsys, "evaluate", f"{NAME}=ten.pth", *data, *options)
         assert status == 0 and "'state_dict'" in out and "'state_dict_ema'" in out
+        assert ("moving average) on" in out) == ("ten.pth --ema" in out) == bool(options)
     for arguments in (
         ["import", "one.pth", f"--model={NAME}", "--out=b.safetensors", "--ema"],
         ["evaluate", "a.safetensors", *data, "--ema"],

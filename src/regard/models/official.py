@@ -43,7 +43,7 @@ _WEIGHTS = (
     *("net_state_dict", "network_state_dict", "backbone", "params"),
 )
 # Moving averages of them (a teacher that learns from no data is one), and what is neither.
-_AVERAGE = re.compile(r"(?:^|[_.])(?:ema|swa|avg|average|averaged|shadow|teacher)(?:$|[_.])")
+_AVERAGE = re.compile(r"(?i)(?:^|[_.])(?:ema|swa|avg|average|averaged|shadow|teacher)(?:$|[_.])")
 _OTHER = re.compile(r"(?i)optim|sched|scaler|loss|criterion|rng|hyper|callback|regressors")
 _DEPTH = 4  # of dicts around a state dict
 _SHARE = 0.2  # of the entries, which a prefix has at least

@@ -62,7 +62,9 @@ class Named:
     @property
     def source(self) -> str:
         """What a person calls it by."""
-        return self.name if self.checkpoint is None else f"{self.name}={self.checkpoint}"
+        if self.checkpoint is None:
+            return self.name
+        return f"{self.name}={self.checkpoint}{' --ema' if self.ema else ''}"
 
     @cached_property
     def network(self) -> ModelRecipe:
