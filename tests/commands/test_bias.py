@@ -253,7 +253,6 @@ def test_the_files_of_a_person_stay(here: Path, capsys: pytest.CaptureFixture[st
     assert all((here / "mine" / name).read_text() == name for name in own)
 
 
-@pytest.mark.parametrize("option", [[], ["--overwrite"]])
 @pytest.mark.parametrize(
     ("command", "name"),
     [
@@ -262,11 +261,8 @@ def test_the_files_of_a_person_stay(here: Path, capsys: pytest.CaptureFixture[st
         *((study, f"{study}.{ending}") for study in ("gates", "groups") for ending in ("html", "json")),
     ],
 )
-def test_a_file_of_a_person_in_the_way(
-    here: Path, capsys: pytest.CaptureFixture[str], command: str, name: str, option: list[str]
-) -> None:
-    if option and command != "bias":
-        option = ["--batch_size=4"]  # there is nothing to overwrite
+def test_a_file_of_a_person_in_the_way(here: Path, capsys: pytest.CaptureFixture[str], command: str, name: str) -> None:
+    option = ["--overwrite"] if command == "bias" else []
     (here / "mine" / name).parent.mkdir(parents=True)
     (here / "mine" / name).write_text('{"of": "a person"}')
     options = {"bias": OPTIONS, "gates": OPTIONS[::3], "groups": (*OPTIONS[::3], "--layer=group3", "--groups=2")}
