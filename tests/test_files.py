@@ -43,6 +43,10 @@ def test_a_text_goes_through_links_and_into_devices_and_pipes(tmp_path):
     write_text(tmp_path / "pipe", "through")
     assert os.read(reader, 100) == b"through" and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     os.close(reader)
+    reader, writer = os.pipe()
+    write_text(f"/dev/fd/{writer}", "through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader), os.close(writer)
     with pytest.raises(InputError, match="No space left on device"):
         write_text("/dev/full", "nothing")
 

@@ -107,13 +107,13 @@ def write_text(path: str | Path, text: str) -> Path:
         InputError: the place cannot be written.
     """
     path = Path(path)
-    place = Path(os.path.realpath(path))  # a link stays one
     try:
-        if place.is_dir():
+        if path.is_dir():
             raise InputError(f"cannot write {path}: it is a folder; give another place")
-        if place.exists() and not place.is_file():  # a device or a pipe, which is not to be replaced
-            place.write_text(text, encoding="utf-8", errors="replace")
+        if path.exists() and not path.is_file():  # a device or a pipe, which is not to be replaced
+            path.write_text(text, encoding="utf-8", errors="replace")
             return path
+        place = Path(os.path.realpath(path))  # a link stays one
         place.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(place) as aside:
             aside.write_text(utf8(text), encoding="utf-8")
