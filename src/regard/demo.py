@@ -109,7 +109,8 @@ def run_demo(
         if not outcome.finished:
             console.print(Text(escaped(f"stopped and saved in {folder}; the same command without --overwrite goes on")))
             return None
-        if not (place / "bias.json").exists():
+        measured = place / "bias.json"
+        if not measured.exists() or measured.stat().st_mtime_ns < outcome.run.weights().stat().st_mtime_ns:
             _measure(outcome.run, splits.test, device)
         runs.append(outcome.run)
     rows = report.summarize(runs, list(NETWORKS))

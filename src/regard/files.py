@@ -157,7 +157,7 @@ def remove_files(folder: Path, files: Iterable[Path]) -> None:
 
 
 def check_written(path: Path, mark: str) -> None:
-    """Whether a file may be replaced: there is none, or regard wrote it.
+    """Whether a file may be replaced: there is none, it is empty, or regard wrote it.
 
     Args:
         path: of the file.

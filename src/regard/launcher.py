@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from regard.errors import InputError
 
@@ -23,27 +25,55 @@ def rank_and_size() -> tuple[int, int]:
         InputError: the variables are no such numbers.
     """
     said = os.environ
-    if "RANK" not in said and "SLURM_PROCID" in said and int(said.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+    if not said.get("RANK") and "SLURM_PROCID" in said and _number("SLURM_STEP_NUM_TASKS", 1) > 1:
         said["RANK"], said["WORLD_SIZE"] = said["SLURM_PROCID"], said["SLURM_STEP_NUM_TASKS"]
         said["LOCAL_RANK"] = said.get("SLURM_LOCALID", "0")
         said["LOCAL_WORLD_SIZE"] = re.split(r"\D", said.get("SLURM_STEP_TASKS_PER_NODE", said["WORLD_SIZE"]))[0]
         nodes = said.get("SLURM_STEP_NODELIST") or said.get("SLURM_NODELIST", "localhost")
-        said.setdefault("MASTER_ADDR", first_node(nodes))
+        said["MASTER_ADDR"] = said.get("MASTER_ADDR") or first_node(nodes)
         # The same for all tasks of a step, another for other steps and jobs.
-        step = int(said.get("SLURM_JOB_ID", 0)) + int(said.get("SLURM_STEP_ID", 0))
-        said.setdefault("MASTER_PORT", str(20000 + step % 20000))
-    rank, size = said.get("RANK", "0"), said.get("WORLD_SIZE", "1")
-    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
-        raise InputError(
-            f"RANK is {rank!r} and WORLD_SIZE {size!r}; start the processes by one launcher, or unset both"
-        )
-    return int(rank), int(size)
+        step = _number("SLURM_JOB_ID", 0) + _number("SLURM_STEP_ID", 0)
+        said["MASTER_PORT"] = said.get("MASTER_PORT") or str(20000 + step % 20000)
+    rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    if rank >= size:
+        raise InputError(f"RANK is {rank} and WORLD_SIZE {size}; start the processes by one launcher, or unset both")
+    return rank, size
 
 
-def forget_launcher() -> None:
-    """Removes these variables from the environment of a process that is no part of what the launcher started."""
-    for name in [name for name in os.environ if name in _NAMES or name.startswith(_PREFIXES)]:
-        del os.environ[name]
+def local_rank() -> int:
+    """The rank of this process among those on its machine, from 0.
+
+    Raises:
+        InputError: the variable is no such number.
+    """
+    return _number("LOCAL_RANK", 0)
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,18}", value):
+        raise InputError(f"{name} is {value!r}; expected a whole number as a launcher sets it, or unset it")
+    return int(value)
+
+
+def forget_launcher() -> dict[str, str]:
+    """Removes these variables from the environment of a process that is no part of what the launcher started.
+
+    Returns:
+        what was removed.
+    """
+    names = [name for name in os.environ if name in _NAMES or name.startswith(_PREFIXES)]
+    return {name: os.environ.pop(name) for name in names}
+
+
+@contextmanager
+def without_launcher() -> Iterator[None]:
+    """Within it these variables are not there: libraries take some of them for other processes to wait for."""
+    removed = forget_launcher()
+    try:
+        yield
+    finally:
+        os.environ.update(removed)
 
 
 def first_node(nodes: str) -> str:

@@ -140,11 +140,11 @@ def test_what_is_no_run_and_where_one_is_are_not_overwritten(run: Path, here: Pa
     assert contents(here) == before
 
 
-def no_memory(*args: object) -> NoReturn:
+def no_memory(*args: object, **options: object) -> NoReturn:
     raise MemoryError
 
 
-def no_account(*args: object) -> NoReturn:
+def no_account(*args: object, **options: object) -> NoReturn:
     raise OSError("not logged in")
 
 
@@ -178,6 +178,25 @@ def test_a_run_is_claimed_where_it_lies(trained, run: Path, here: Path) -> None:
         assert Store("runs").claimed("mine") == Store("elsewhere").claims()["link"]
         assert Store("runs").claim("mine") is None
     assert Store("runs").claimed("mine") is None
+
+
+def test_a_tracker_that_fails_on_the_way_does_not_end_the_run(here: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(TensorBoardTracker, "log", no_account)
+    monkeypatch.setattr(TensorBoardTracker, "finish", no_memory)
+    assert cli.main(["train", *TINY, '--trackers=["tensorboard"]']) == 0
+    assert len(training.Run.open("runs/mine").metrics()) == 1
+    assert sum("tensorboard failed" in line for line in capsys.readouterr().out.splitlines()) == 2
+
+
+def test_variables_of_launchers_do_not_make_one_process_several(here: Path, monkeypatch) -> None:
+    """Such as those in the shell of `salloc`, of a task of MPI, of a notebook that torchrun started."""
+    names = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "PMI_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "2"}
+    for name, value in {**names, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    assert regard("train", *TINY) == (0, "")
+    assert training.Run.open("runs/mine").environment["processes"] == 1
+    assert {name: os.environ.get(name) for name in before} == before
 
 
 @pytest.mark.parametrize("kind", ["folder", "files"])

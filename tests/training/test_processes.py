@@ -184,3 +184,14 @@ def test_commands_of_one_process_are_not_started_many_times(command, monkeypatch
         error = capsys.readouterr().err.splitlines()
         assert len(error) == lines and all(f"regard {command}" in line and "2 were started" in line for line in error)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID", "RANK"])
+def test_a_launchers_variable_that_is_no_number_is_named(name, monkeypatch, capsys) -> None:
+    for known in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(known, "")
+    for known, value in {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", name: "x"}.items():
+        monkeypatch.setenv(known, value)
+    assert main(["runs"]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and name in error[0] and "'x'" in error[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +12,7 @@ import torch.distributed as dist
 
 from regard import training
 from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
-from regard.launcher import rank_and_size
+from regard.launcher import local_rank, rank_and_size
 
 _PATIENCE = timedelta(days=7)  # one process may have far more left to do than the others
 
@@ -35,7 +34,7 @@ def several_processes(arguments: Sequence[str]) -> Iterator[int]:
         yield 0
         return
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     try:
         dist.init_process_group("gloo", timeout=_PATIENCE)
     except (ValueError, RuntimeError, dist.DistError) as error:

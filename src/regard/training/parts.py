@@ -11,9 +11,12 @@ from regard.training.recipe import Recipe
 
 
 def left_out(images: int, batch_size: int, processes: int) -> int:
-    """The images of the last batch of an epoch if it would leave a process fewer than two, which is then left out."""
+    """The images of the last batch of an epoch if it would leave a process fewer than two, which is then left out.
+
+    Where a whole batch leaves a process one, so may the last.
+    """
     left = images % batch_size
-    return left if left < 2 * processes <= batch_size else 0
+    return left if left < (2 if 2 * processes <= batch_size else 1) * processes else 0
 
 
 def fewest_images(recipe: Recipe, model: nn.Module, image_size: tuple[int, int], processes: int) -> int:

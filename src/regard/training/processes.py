@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from regard import data
 from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
-from regard.launcher import rank_and_size
+from regard.launcher import local_rank, rank_and_size, without_launcher
 from regard.training.run import pick_device
 
 Result = TypeVar("Result")
@@ -60,17 +60,18 @@ class Processes:
         if several and placed.index is not None:
             raise InputError(f"device is {device!r}, for {os.environ['WORLD_SIZE']} processes; give cuda, cpu or auto")
         if several and placed.type == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+            torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         try:
-            self.accelerator = Accelerator(
-                device_placement=False,
-                cpu=placed.type == "cpu",
-                mixed_precision=_PRECISIONS[precision],
-                kwargs_handlers=[
-                    InitProcessGroupKwargs(timeout=timedelta(minutes=wait_minutes)),
-                    DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True),
-                ],
-            )
+            with nullcontext() if several else without_launcher():
+                self.accelerator = Accelerator(
+                    device_placement=False,
+                    cpu=placed.type == "cpu",
+                    mixed_precision=_PRECISIONS[precision],
+                    kwargs_handlers=[
+                        InitProcessGroupKwargs(timeout=timedelta(minutes=wait_minutes)),
+                        DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True),
+                    ],
+                )
         except (ValueError, RuntimeError, dist.DistError) as error:
             if not several:
                 raise

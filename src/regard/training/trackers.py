@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -28,14 +28,16 @@ class Trackers:
         names: tensorboard, wandb, mlflow.
         folder: of the run.
         recipe: its fields, flat.
+        say: is told of a tracker that fails later, which does not end the run.
 
     Raises:
         InputError: a tracker is not installed, or cannot start.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, recipe: dict[str, Any]) -> None:
+    def __init__(self, names: Sequence[str], folder: Path, recipe: dict[str, Any], say: Callable[[str], None]) -> None:
         check_trackers(names)
         self._trackers: list[GeneralTracker] = []
+        self._say = say
         folder = folder.resolve()
         for name in names:
             kind = LOGGER_TYPE_TO_CLASS[name]
@@ -55,12 +57,17 @@ class Trackers:
 
     def log(self, row: dict[str, Any], step: int) -> None:
         """The metrics of an epoch, after so many steps."""
-        for tracker in self._trackers:
-            tracker.log(row, step=step)
+        self._each(lambda tracker: tracker.log(row, step=step))
 
     def finish(self) -> None:
+        self._each(lambda tracker: tracker.finish())
+
+    def _each(self, call: Callable[[GeneralTracker], object]) -> None:
         for tracker in self._trackers:
-            tracker.finish()
+            try:
+                call(tracker)
+            except Exception as error:  # as above; the same metrics are in the run folder
+                self._say(f"tracker {tracker.name} failed ({one_line(error)[:200]}); the run goes on")
 
 
 def _scalar(value: Any) -> Any:

@@ -222,7 +222,7 @@ def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -
     new = not run.folder.exists()
     replaced = run.files()
     try:
-        loop.trackers = Trackers(loop.recipe.trackers, run.folder, flat(plain(loop.recipe)))
+        loop.trackers = Trackers(loop.recipe.trackers, run.folder, flat(plain(loop.recipe)), loop.display.say)
         if not resume or not (run.folder / "recipe.yaml").is_file():
             run.begin(loop.recipe, classes, replaced, record)
         elif not os.access(run.folder, os.W_OK):
