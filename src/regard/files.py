@@ -172,10 +172,10 @@ def check_written(path: Path, mark: str) -> None:
         if not path.is_file():  # devices and pipes are written to, and not replaced
             return
         with path.open("rb") as file:
-            known = mark.encode() in file.read(1024)
+            start = file.read(1024)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
-    if not known:
+    if start and mark.encode() not in start:
         raise InputError(f"{path} is not overwritten, for regard did not write it; move it, or choose another folder")
 
 

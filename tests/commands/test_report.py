@@ -149,7 +149,7 @@ def test_wrong_places(store: Path) -> None:
     with pytest.raises(InputError, match="report.html is not overwritten"):
         run_report(["runs"])
     assert Path("report.html").read_text() == "a person's"
-    Path("report.html").write_text("")  # as mktemp makes it
+    Path("report.html").write_text("")
     make(Path("begun"), "fresh", 0.0, epochs=0)
     with pytest.raises(InputError, match="no run to report: fresh is at its beginning"):
         run_report(["begun"])
