@@ -30,11 +30,11 @@ class RecipeParser(ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **settings, "exit_on_error": False})
 
     def parse_args(self, *given: Any, **settings: Any) -> Any:
-        for argument in (*given, settings.get("args"))[0] or ():
-            check_aliases(argument.partition("=")[2] if argument.startswith("--") else argument)
-            if "\0" in argument:  # from a recipe
-                raise InputError(f"{argument!r:.100} holds a zero byte, which is in no name")
         try:
+            for argument in (*given, settings.get("args"))[0] or ():
+                check_aliases(argument.partition("=")[2] if argument.startswith("--") else argument)
+                if "\0" in argument:  # from a recipe
+                    raise InputError(f"{argument!r:.100} holds a zero byte, which is in no name")
             return super().parse_args(*given, **settings)
         except InputError:
             raise
