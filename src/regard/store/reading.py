@@ -30,7 +30,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "optimizer.options": (dict,),
     "transfer.teacher": (str, list, NoneType),
 }
-_LARGEST_RECIPE = 2**20  # bytes
+_LARGEST_RECIPE = 2**18  # bytes
 _MOST_EPOCHS = 2**31
 Content = bytes | OSError | None
 """Of a file; None: there is none."""

@@ -17,7 +17,7 @@ from regard.files import read_regular
 from regard.strict_yaml import check_aliases, read_yaml
 from regard.training.recipe import DataRecipe, Recipe, check_intervals, plain
 
-_LARGEST = 2**20  # bytes of a recipe
+_LARGEST = 2**18  # bytes of a recipe
 _LONGEST = 1000  # characters of a message
 _MOST_VALUES = 1000  # in a field that is a list
 
