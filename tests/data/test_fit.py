@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform
+from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 
 from regard.data.fit import Fit
 from regard.errors import InputError
@@ -30,6 +31,9 @@ def of_timm(fit, image, mean=(0.485, 0.456, 0.406)):
         mean=mean,
         normalize=False,
     )
+    for step in transform.transforms:
+        if isinstance(step, ResizeKeepRatio):  # some versions leave this out where images are not square
+            step.interpolation = str_to_interp_mode(fit.interpolation)
     return transform(image).permute(1, 2, 0).numpy()
 
 
