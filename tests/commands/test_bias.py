@@ -103,6 +103,11 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
     same_rows(Report.load(folder / "first.json"), first)
 
+    # nor is anything lost to a slip
+    for slip in ("--method=gradcan", "--threshold=2", "--shard=0"):
+        assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--overwrite", slip)[0] == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
     # resumed from what is there
     next(iter(before)).unlink()
     assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=0")[0] == 0

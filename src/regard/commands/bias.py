@@ -84,8 +84,8 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
         check_written(folder / "report.html", MARK)
         for name in names:
             bias.Report.check_place(folder / f"{name}.json")
-            if options.overwrite:
-                remove_shards(folder / "shards" / name)
+        for name in names if options.overwrite else ():
+            remove_shards(folder / "shards" / name)
     wait_for_all()  # before anyone writes there
     by_name = list(zip(names, found, strict=True))
     reports = [_measured(subject, folder / "shards" / name, console) for name, subject in by_name]
