@@ -26,6 +26,9 @@ class GatedAttention(nn.Module, ABC):
             parameters has its own for each.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
+
+    Raises:
+        InputError: in a forward pass: features of another shape, dtype or device; see `check_features`.
     """
 
     def __init__(

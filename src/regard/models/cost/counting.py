@@ -104,12 +104,14 @@ _INTERPOLATIONS = {
 }
 # What only moves, compares or draws values.
 _MOVES = re.compile(
-    r"as_strided|cat|stack|clone|copy|_to_copy|lift_fresh|fill|zero|masked_fill|index|_unsafe_index|index_select|index_put|index_copy|index_fill"
-    r"|gather|scatter|take|embedding|where|roll|flip|rot90|repeat|repeat_interleave|tile|unsafe_split\w*|transpose|t"
-    r"|\w+_copy|\w+_scatter|\w+_like|new_\w+|\w+_pad[123]?d?|constant_pad_nd|im2col|pixel_(un)?shuffle"
-    r"|(native_)?channel_shuffle|_?upsample_nearest\w*|max_unpool[23]d|tri[ul]|masked_select|nonzero|unique\w*"
-    r"|sort|argsort|topk|kthvalue|argmax|argmin|searchsorted|bucketize|equal|allclose|is_\w+|_local_scalar_dense|item"
+    r"as_strided|cat|stack|clone|copy|_to_copy|lift_fresh|fill|zero|masked_fill|index|_unsafe_index"
+    r"|index_select|index_put|index_copy|index_fill|gather|scatter|take|embedding|where|roll|flip|rot90|repeat"
+    r"|repeat_interleave|tile|unsafe_split\w*|transpose|t|\w+_copy|\w+_scatter|\w+_like|new_\w+"
+    r"|\w+_pad[123]?d?|constant_pad_nd|im2col|pixel_(un)?shuffle|(native_)?channel_shuffle"
+    r"|_?upsample_nearest\w*|max_unpool[23]d|tri[ul]|masked_select|nonzero|unique\w*|sort|argsort|topk"
+    r"|kthvalue|argmax|argmin|searchsorted|bucketize|equal|allclose|is_\w+|_local_scalar_dense|item"
     r"|native_dropout|bernoulli|normal|uniform|random|exponential|multinomial|\w*contiguous|_reshape\w*"
+    r"|_pa(ck|d)_pa(dd|ck)ed_sequence"
 )
 
 
