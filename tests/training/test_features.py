@@ -81,8 +81,10 @@ def test_norms_that_cannot_take_one_image_are_given_two(options, steps, parts, s
     monkeypatch.setattr(Step, "forward", noted)
     options = ["--model.name=wrn-10-0.5", "--model.attention=srm", "--schedule.epochs=1", *options.split()]
     if not steps:
-        with pytest.raises(InputError, match="schedule.batch_size 1 .* at least 2"):
-            trained(tmp_path, some, *options)
+        one = data.Splits(splits.train.subset(1), splits.test.subset(2))
+        for images, batch in ((some, 1), (one, 12)):
+            with pytest.raises(InputError, match=r"a batch of 1 leaves .* at least 2 \(schedule.batch_size"):
+                trained(tmp_path, images, *options, f"--schedule.batch_size={batch}")
         assert not list(tmp_path.iterdir())
         return
     run = trained(tmp_path, some, *options)

@@ -13,33 +13,36 @@ from regard.training.recipe import Recipe
 def left_out(images: int, batch_size: int, processes: int) -> int:
     """The images of the last batch of an epoch if it would leave a process fewer than two, which is then left out.
 
-    Where a whole batch leaves a process one, so may the last.
+    Where a whole batch leaves a process one, so may the last; a single batch stays.
     """
     left = images % batch_size
-    return left if left < (2 if 2 * processes <= batch_size else 1) * processes else 0
+    fewest = 2 if 2 * processes <= batch_size else 1
+    return left if left < fewest * processes and batch_size <= images else 0
 
 
-def fewest_images(recipe: Recipe, model: nn.Module, image_size: tuple[int, int], processes: int) -> int:
+def fewest_images(recipe: Recipe, model: nn.Module, images: int, image_size: tuple[int, int], processes: int) -> int:
     """The fewest images that a process takes at a time: one if the recipe asks for that and the network allows it.
 
     Args:
         recipe: of the run.
         model: on its device; it is set to training mode, and stays as it is else.
-        image_size: (h, w) of its images.
+        images: for training.
+        image_size: (h, w) of the images.
         processes: that share a batch.
 
     Raises:
         InputError: a process gets one image of a step, and the network has a batch norm that needs more.
     """
-    each = recipe.schedule.batch_size // processes
+    batch = min(recipe.schedule.batch_size, images)
+    each = batch // processes
     if -(-each // recipe.schedule.accumulate) > 1 or _takes_one(model, image_size):
         return min(2, -(-each // recipe.schedule.accumulate))
     if each > 1:
         return 2
     raise InputError(
         f"{recipe.model.name} has a batch norm over maps of one pixel, which needs two images at a time, and "
-        f"schedule.batch_size {recipe.schedule.batch_size} leaves a process one; give at least {2 * processes}, or fix "
-        "the norms (model.fixed_norms)"
+        f"a batch of {batch} leaves a process one; give at least {2 * processes} (schedule.batch_size, and as many "
+        "images), or fix the norms (model.fixed_norms)"
     )
 
 

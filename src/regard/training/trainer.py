@@ -163,7 +163,7 @@ def _train(
     teachers = load_teachers(
         recipe.transfer, train_set, batches.image_size, processes.device, display.say, compile=recipe.compile
     )
-    fewest = fewest_images(recipe, model, batches.image_size, processes.count)
+    fewest = fewest_images(recipe, model, len(train_set), batches.image_size, processes.count)
     objective = make_objective(recipe, model, teachers, batches.image_size)
     loop = Loop(recipe, run, objective, batches, test_batches, processes, display, fewest)
     loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resume))
