@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from dataclasses import replace
 from hashlib import sha256
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -168,7 +168,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
     state = lsas().state_dict()
     torch.save({**state, "fc.bias": torch.full((10,), math.nan)}, "nan.pt")
     torch.save({**state, "bn1.weight": torch.full((16,), 1e38), "bn1.bias": torch.full((16,), 3e38)}, "huge.pt")
-    torch.save({"state_dict": state, "args": argparse.Namespace(lr=1)}, "asks.pt")
+    torch.save({"state_dict": state, "args": SimpleNamespace(lr=1)}, "asks.pt")
     save_file(state, "bare.safetensors")
     (here / "empty.txt").write_text("\n")
     (here / "two.txt").write_text("cat\ndog\n")
@@ -192,7 +192,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
         (["import", "best.pth.tar", *model, "--mean=[0,0,0]", "--out=x.safetensors"], "go together"),
         (["import", "nan.pt", *model, "--out=x.safetensors"], "no number, in 1 of its tensors (fc.bias)"),
         (["import", "huge.pt", *model, "--out=x.safetensors"], "gives logits that are infinite"),
-        (["import", "asks.pt", *model, "--out=x.safetensors"], "refused: argparse.Namespace"),
+        (["import", "asks.pt", *model, "--out=x.safetensors"], "refused: types.SimpleNamespace"),
         (["evaluate", "bare.safetensors", *CLUTTER], "does not say what network"),
         (["evaluate", "best.pth.tar", *CLUTTER], "`regard import` makes one"),
         (["export", "bare.safetensors", "--out=x.onnx"], "does not say what network"),

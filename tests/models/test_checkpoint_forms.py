@@ -7,6 +7,7 @@ import json
 import tarfile
 import time
 import zipfile
+from argparse import Namespace
 from collections import Counter, OrderedDict
 
 import pytest
@@ -69,6 +70,7 @@ FORMS = {
     "average by prefix": {"state_dict": {**prefixed("ema_model.module.", AVERAGE), **prefixed("model.")}},
     "student and teacher": {"student": prefixed("module."), "teacher": AVERAGE, "center_loss": {"c": torch.ones(1)}},
     "average alone": {"state_dict_ema": STATE},
+    "options of timm": {"epoch": 3, "arch": "wrn", "state_dict": STATE, "args": Namespace(lr=0.1, betas=(0.9, 0.99))},
 }
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,7 +127,7 @@ class Pretends:
     ("value", "named"),
     [
         (Command(), "system"),
-        (argparse.Namespace(lr=0.1), "argparse.Namespace"),
+        (SimpleNamespace(lr=0.1), "types.SimpleNamespace"),
         (Path("x"), "pathlib"),
         (eval, "eval"),
         (Pretends(), "multiarray.scalar"),

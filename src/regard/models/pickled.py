@@ -32,8 +32,9 @@ def read_pickled(path: Path) -> Any:
     """What a file of `torch.save`, in its old or its new format, holds: tensors, numbers, text and plain containers.
 
     Tensors come to the CPU. Numbers of numpy become Python's, and variables of torch before 0.4 their tensors; classes
-    of this file stand in for both, and nothing that the file names is called. What the file holds is bounded by its
-    size: a container that stands in many places, or a tensor that repeats its values, is refused where it would not be.
+    of this file stand in for these and for `argparse.Namespace`, and nothing that the file names is called. What the
+    file holds is bounded by its size: a container that stands in many places, or a tensor that repeats its values, is
+    refused where it would not be.
 
     Raises:
         InputError: the file asks for more than that (the message names what), or it is cut short or no checkpoint.
@@ -85,7 +86,12 @@ def _number(dtype: Any, raw: Any) -> float | int | bool | complex:
     return np.frombuffer(raw, dtype.order + code, count=1)[0].item()
 
 
+class _Namespace:
+    """Stands in for `argparse.Namespace`, in which timm saves the options of a training."""
+
+
 _STAND_INS: list[Any] = [
+    (_Namespace, "argparse.Namespace"),
     (_Variable, "torch.autograd.variable.Variable"),
     (_Dtype, "numpy.dtype"),
     (_number, "numpy.core.multiarray.scalar"),
