@@ -173,6 +173,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
     (here / "empty.txt").write_text("\n")
     (here / "two.txt").write_text("cat\ndog\n")
     (here / "twice.txt").write_text("\n".join("abcdefghia"))
+    (here / "utf-16.txt").write_bytes("\n".join("abcdefghij").encode("utf-16-le"))
     model = ["--model=cifar-resnet11", *SE]
     wide = ["--model=wrn-16-1"]
     before = sorted(here.rglob("*"))
@@ -189,6 +190,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
         (["import", "best.pth.tar", *model, "--class_names=two.txt", "--out=x.safetensors"], "10 classes, not 2"),
         (["import", "best.pth.tar", *model, "--class_names=empty.txt", "--out=x.safetensors"], "names no classes"),
         (["import", "best.pth.tar", *model, "--class_names=twice.txt", "--out=x.safetensors"], "'a' named twice"),
+        (["import", "best.pth.tar", *model, "--class_names=utf-16.txt", "--out=x.safetensors"], "no text in UTF-8"),
         (["import", "best.pth.tar", *model, "--mean=[0,0,0]", "--out=x.safetensors"], "go together"),
         (["import", "nan.pt", *model, "--out=x.safetensors"], "no number, in 1 of its tensors (fc.bias)"),
         (["import", "huge.pt", *model, "--out=x.safetensors"], "gives logits that are infinite"),

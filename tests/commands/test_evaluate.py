@@ -265,6 +265,10 @@ def test_other_classes_are_refused(here: Path, capsys) -> None:
         models_file(len(imported_twice)), training.ModelRecipe(NETWORK), "twice.safetensors", class_names=imported_twice
     )
     assert "was trained for 6 classes" in refused(capsys, "evaluate", "twice.safetensors", *folder)  # which ant?
+    for part in ("images", "masks"):
+        (here / "plain" / part).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(here / "plain" / part / "0.png")
+    assert "masks have no classes" in refused(capsys, "evaluate", "net.safetensors", "--data=masks:plain")
 
 
 def models_file(classes: int) -> Path:

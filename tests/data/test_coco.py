@@ -235,6 +235,14 @@ def test_of_a_shape_without_area_the_box_counts(own, shape):
     assert np.array_equal(found.region(0), mask_of(box, square)) and found.classes[found.labels[0]] == "cat"
 
 
+def test_whole_numbers_may_be_written_with_a_point(own):
+    """As tables with gaps write them."""
+    images = [{"id": 10.0, "file_name": "000000000000.jpg", "width": 12.0, "height": 8.0}]
+    categories = [{"id": 7.0, "name": "dog"}, {"id": 3.0, "name": "cat"}]
+    found = data.open_regions(own(images=images, annotations=[annotation(10, 3.0, [SQUARE])], categories=categories))
+    assert np.array_equal(found.region(0), mask_of(SQUARE)) and found.classes[found.labels[0]] == "cat"
+
+
 def test_a_polygon_whose_halves_take_each_other_away_is_a_shape(own):
     bow_tie = [1, 1, 9, 7, 9, 1, 1, 7]
     found = data.open_regions(own(annotations=[annotation(10, 3, [bow_tie], bbox=[1, 1, 8, 6])]))
@@ -290,7 +298,11 @@ def test_a_file_that_is_malformed(own, refused, text, said):
         ({"images": [{"id": 1, "file_name": "000000000000.jpg", "width": 0, "height": 3}]}, "width 0 and height 3"),
         ({"images": [{"id": 1, "file_name": "000000000000.jpg", "width": 5}]}, "width 5 and height None"),
         ({"categories": [{"id": 3}]}, "an id and a name"),
+        ({"images": [{"id": 1.5, "file_name": "a.jpg"}]}, "no id"),
+        ({"images": [{"id": float("inf"), "file_name": "a.jpg"}]}, "no id"),
+        ({"images": [{"id": 1, "file_name": "000000000000.jpg", "width": 12.5, "height": 8}]}, "width 12.5"),
         ({"categories": [*CATEGORIES, {"id": 3, "name": "cow"}]}, "two categories"),
+        ({"categories": [*CATEGORIES, {"id": 4, "name": "cat"}]}, "'cat' named twice"),
         ({"annotations": [5]}, "no image_id"),
         ({"annotations": [annotation(99, 3, [SQUARE])] * 5}, "5 annotations"),
         ({"annotations": [annotation(10, 4, [SQUARE])]}, "category_id 4"),

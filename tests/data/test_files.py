@@ -15,6 +15,7 @@ from timm.data import create_transform
 
 from regard import data
 from regard.errors import InputError
+from regard.training import evaluate
 
 SIZE = 16
 VARIED = data.Augmentation(policy="rand-m7-mstd0.5-inc1", erasing=0.5, erasing_mode="pixel", interpolation="random")
@@ -186,7 +187,9 @@ def test_not_one_can_be_read(made):
     for path in made.rglob("*.JPEG"):
         path.write_text("no image")
     assert "not one of the 23 images can be read" in error_of(training, made, unreadable="skip")
-    assert list(data.make_batches(load(made, unreadable="skip").test, 4).epoch(0)) == []
+    test = data.make_batches(load(made, unreadable="skip").test, 4)
+    assert list(test.epoch(0)) == []
+    assert "not one of the 11 images" in error_of(lambda: evaluate(torch.nn.Flatten(), test))
 
 
 def test_a_worker_that_dies_is_one_line(made, monkeypatch):

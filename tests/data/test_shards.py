@@ -319,6 +319,7 @@ def test_what_macos_and_devices_leave_in_shards(own, counted):
     plain = list(members(range(10)))
     beside = [(f"{place}{name}", b"\x00\x05\x16\x07") for name, _ in plain for place in ("._", "__MACOSX/._", "./._")]
     beside += [(f"{place}/0.jpg", jpeg(0)) for place in ("__MACOSX", "@eaDir/0003.jpg", ".hidden")]
+    beside += [(name, b"x") for name in ("Thumbs.db", "cat/desktop.ini", ".DS_Store")]
     for number, path in enumerate(sorted(own.glob("*.tar"))):
         write_shard(path, [*plain[:4], *beside, *plain[4:]] if number % 2 else [*beside, *plain])
     names = {} if counted else {"train_images": 60, "test_images": 50}

@@ -405,6 +405,8 @@ def _label_outputs(
         say(f"{network.source}: its {len(outputs)} classes have no names; taken for those of {images.name}, in order")
         return tuple(range(len(outputs)))
     if needed or not isinstance(images, RegionSet):
+        if not classes:
+            raise InputError(f"the images of {images.name} have no classes; name a set that has (--data)")
         raise InputError(
             f"{network.source} was trained for {len(outputs)} classes ({', '.join(outputs[:3])}, …), and "
             f"{images.name} has {len(classes)} ({', '.join(classes[:3])}, …)"

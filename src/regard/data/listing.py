@@ -30,6 +30,7 @@ _SYSTEM_FOLDERS = {
     *("lost+found", "__pycache__"),
 }
 TEST_NAMES = ("test", "val", "valid", "validation")
+_SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # Windows
 _LAYOUT = "it must hold train/ and test/ (or val/, valid/, validation/), each with a folder for each class"
 
 
@@ -168,11 +169,14 @@ def read_text(path: Path) -> str:
         InputError: it is not there, cannot be read, or is no text.
     """
     try:
-        return read_regular(path, MOST_BYTES).decode("utf-8-sig")
+        text = read_regular(path, MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{show(path)} is no text in UTF-8; get it again") from error
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 has one beside every letter of English
+        raise InputError(f"{show(path)} is no text in UTF-8; save it as such, or get it again")
+    return text
 
 
 def read_bytes(path: Path) -> bytes:
@@ -241,9 +245,13 @@ def _listed(folder: Path) -> list[tuple[str, bool, str]]:
 
 
 def is_system_or_hidden(path: str) -> bool:
-    """Whether a path, with '/' between the names, leads through what `entries_of` passes over."""
+    """Whether a path, with '/' between the names, leads through what `entries_of` passes over, or to a file that an
+    operating system makes in every folder.
+    """
     *folders, name = [part for part in path.split("/") if part not in ("", ".", "..")] or [""]
-    return name.startswith(".") or any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in folders)
+    if name.startswith(".") or name.lower() in _SYSTEM_FILES:
+        return True
+    return any(part.startswith(".") or part.lower() in _SYSTEM_FOLDERS for part in folders)
 
 
 def files_below(folder: Path, without: str | None = None) -> list[str]:

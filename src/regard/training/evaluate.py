@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.data import Batches, FileBatches
+from regard.errors import InputError
 from regard.logits import class_logits, logits_of, predicted_classes
 from regard.modes import evaluation_mode, of_its_dtype
 from regard.transfer.labels import checked_labels
@@ -42,7 +43,7 @@ def evaluate(
         summed: the sum over the processes of a tensor; None: this process is alone.
 
     Raises:
-        InputError: labels that the model has no output for.
+        InputError: labels that the model has no output for, or not one image that can be read.
     """
     # Sums stay on the device: each look at them would wait for it.
     loss = torch.zeros((), dtype=torch.float64, device="cpu" if batches.device.type == "mps" else batches.device)
@@ -58,4 +59,9 @@ def evaluate(
             images += len(batch.labels)
     sums = torch.stack((loss, right, torch.full_like(loss, images), among_five))
     total, correct, count, five_correct = (sums if summed is None else summed(sums)).tolist()
+    if not count:
+        raise InputError(
+            f"not one of the {len(batches.images)} images for testing can be read"
+            f"{f' (the first: {batches.skipped[0]})' if batches.skipped else ''}; give readable ones"
+        )
     return Score(total / count, correct / count, int(count), five_correct / count)

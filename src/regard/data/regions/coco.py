@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regard.data.decode import Frame, Unreadable, frame_of
-from regard.data.listing import read_bytes, show
+from regard.data.listing import read_bytes, show, unique
 from regard.data.regions.fileset import FileSet
 from regard.data.regions.kind import Choices, Kind, chosen
 from regard.data.regions.shapes import polygon_mask, run_mask, runs_of
@@ -197,15 +197,18 @@ def _images(content: dict[str, Any], path: Path) -> tuple[list[str], NDArray[np.
     by_id: dict[int | str, int] = {}
     for place, image in enumerate(content["images"]):
         if not isinstance(image, dict) or not _is_id(image.get("id")):
-            raise InputError(f"image {place} in {show(path)} has no id; expected a number")
+            raise InputError(f"image {place} in {show(path)} has no id; expected a whole number, or a text")
         if image["id"] in by_id:
             raise InputError(f"two images in {show(path)} have the id {image['id']!r}; each needs its own")
         by_id[image["id"]] = place
         keys.append(check_inside(image.get("file_name"), path))
         width, height = image.get("width"), image.get("height")
         if width is not None or height is not None:
-            if not all(isinstance(n, int) and 0 < n < 2**31 for n in (width, height)):
-                raise InputError(f"image {keys[-1]!r} in {show(path)} has width {width!r} and height {height!r}")
+            if not all(_is_whole(n) and 0 < n < 2**31 for n in (width, height)):
+                raise InputError(
+                    f"image {keys[-1]!r} in {show(path)} has width {width!r} and height {height!r}; expected whole "
+                    "numbers of pixels, or neither"
+                )
             sizes[place] = np.array([width, height])
     if len(set(keys)) < len(keys):
         twice = Counter(keys).most_common(1)[0][0]
@@ -233,7 +236,8 @@ def _categories(content: dict[str, Any], path: Path) -> tuple[dict[int | str, in
             raise InputError(f"two categories in {show(path)} have the id {category['id']!r}; each needs its own")
         names[category["id"]] = category["name"]
     order = sorted(names, key=lambda key: (isinstance(key, str), key))
-    return {key: place for place, key in enumerate(order)}, [names[key] for key in order]
+    classes = unique([names[key] for key in order], f"categories in {show(path)}")
+    return {key: place for place, key in enumerate(order)}, list(classes)
 
 
 def _objects(
@@ -379,7 +383,12 @@ def _label(objects: Sequence[_Object]) -> int:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool)
+    return isinstance(value, str) or _is_whole(value)
+
+
+def _is_whole(value: object) -> TypeGuard[float]:
+    """Whether it is a whole number; tables in which some are missing write them all as 7.0."""
+    return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
 
 
 KIND = Kind(
