@@ -19,13 +19,15 @@ _PREFIXES = ("SLURM_", "TORCHELASTIC_", "ACCELERATE_", "OMPI_", "PMI_", "PMIX_",
 def rank_and_size() -> tuple[int, int]:
     """The rank of this process, from 0, and how many were started together; (0, 1) without a launcher.
 
-    What `srun` says of its tasks is put under the names that torch knows, unless another launcher has set them.
+    What `srun` says of its tasks is put under the names that torch knows, unless another launcher has set them. A
+    process at a terminal, as in the shell of `srun --pty bash`, was started by a person.
 
     Raises:
         InputError: the variables are no such numbers.
     """
     said = os.environ
-    if not said.get("RANK") and "SLURM_PROCID" in said and _number("SLURM_STEP_NUM_TASKS", 1) > 1:
+    tasks = _number("SLURM_STEP_NUM_TASKS", 1)
+    if not said.get("RANK") and "SLURM_PROCID" in said and tasks > 1 and not os.isatty(0):
         said["RANK"], said["WORLD_SIZE"] = said["SLURM_PROCID"], said["SLURM_STEP_NUM_TASKS"]
         said["LOCAL_RANK"] = said.get("SLURM_LOCALID", "0")
         said["LOCAL_WORLD_SIZE"] = re.split(r"\D", said.get("SLURM_STEP_TASKS_PER_NODE", said["WORLD_SIZE"]))[0]
@@ -34,6 +36,8 @@ def rank_and_size() -> tuple[int, int]:
         # The same for all tasks of a step, another for other steps and jobs.
         step = _number("SLURM_JOB_ID", 0) + _number("SLURM_STEP_ID", 0)
         said["MASTER_PORT"] = said.get("MASTER_PORT") or str(20000 + step % 20000)
+    if not said.get("RANK"):  # scripts for Slurm export WORLD_SIZE for the tasks that they start
+        return 0, 1
     rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if rank >= size:
         raise InputError(f"RANK is {rank} and WORLD_SIZE {size}; start the processes by one launcher, or unset both")

@@ -312,7 +312,14 @@ def test_two_processes_give_what_one_gives(here: Path, capsys) -> None:
         place["MASTER_PORT"] = str(free.getsockname()[1])
     command = [sys.executable, "-m", "regard", *arguments, "--device=cpu"]
     both = [  # as srun starts them
-        subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env={**os.environ, **place, "SLURM_PROCID": rank})
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=-1,
+            stderr=-1,
+            text=True,
+            env={**os.environ, **place, "SLURM_PROCID": rank},
+        )
         for rank in ("0", "1")
     ]
     said = [process.communicate(timeout=120) for process in both]

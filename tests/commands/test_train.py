@@ -188,10 +188,11 @@ def test_a_tracker_that_fails_on_the_way_does_not_end_the_run(here: Path, monkey
     assert sum("tensorboard failed" in line for line in capsys.readouterr().out.splitlines()) == 2
 
 
-def test_variables_of_launchers_do_not_make_one_process_several(here: Path, monkeypatch) -> None:
-    """Such as those in the shell of `salloc`, of a task of MPI, of a notebook that torchrun started."""
+@pytest.mark.parametrize("torch_says", [{"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "", "WORLD_SIZE": "4"}])
+def test_variables_of_launchers_do_not_make_one_process_several(torch_says, here: Path, monkeypatch) -> None:
+    """Such as those in the shell of `salloc`, in a script for Slurm, of a task of MPI, of a notebook of torchrun's."""
     names = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "PMI_SIZE": "2", "OMPI_COMM_WORLD_SIZE": "2"}
-    for name, value in {**names, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+    for name, value in {**names, "LOCAL_RANK": "0", **torch_says}.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
     assert regard("train", *TINY) == (0, "")

@@ -14,6 +14,7 @@ from regard import InputError, data, training
 from regard.training import Run, load_recipe
 from regard.training.averaging import Average
 from regard.training.loop import Loop
+from regard.training.parts import left_out
 from regard.training.processes import Processes
 from regard.training.step import Step
 from regard.transfer import Losses
@@ -89,6 +90,14 @@ def test_norms_that_cannot_take_one_image_are_given_two(options, steps, parts, s
         return
     run = trained(tmp_path, some, *options)
     assert sizes == parts and (run.checkpoints / f"step-{steps:09}.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "processes", "left"),
+    [(13, 12, 1, 1), (14, 12, 1, 0), (13, 1, 1, 0), (15, 12, 2, 3), (16, 12, 2, 0), (13, 2, 2, 1), (14, 3, 2, 0)],
+)
+def test_a_last_batch_too_small_to_share_is_left_out(images, batch_size, processes, left) -> None:
+    assert left_out(images, batch_size, processes) == left
 
 
 def test_the_moving_average_is_what_is_tested_and_kept(splits, plain, tmp_path) -> None:

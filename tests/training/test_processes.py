@@ -158,12 +158,15 @@ def test_what_srun_says_is_taken_over_unless_another_launcher_spoke(monkeypatch)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "isatty", lambda _: True)
     slurm = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "70123", "SLURM_STEP_NODELIST": "n[3-4]"}
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     assert rank_and_size() == (0, 1) and "RANK" not in os.environ  # a step of one task
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2)")
+    assert rank_and_size() == (0, 1) and "RANK" not in os.environ  # a shell
+    monkeypatch.setattr(os, "isatty", lambda _: False)
     assert rank_and_size() == (5, 8)
     found = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     assert found == {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
@@ -190,6 +193,7 @@ def test_commands_of_one_process_are_not_started_many_times(command, monkeypatch
 def test_a_launchers_variable_that_is_no_number_is_named(name, monkeypatch, capsys) -> None:
     for known in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(known, "")
+    monkeypatch.setattr(os, "isatty", lambda _: False)
     for known, value in {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", name: "x"}.items():
         monkeypatch.setenv(known, value)
     assert main(["runs"]) == 2

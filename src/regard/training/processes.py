@@ -52,13 +52,14 @@ class Processes:
         Raises:
             InputError: the device or the precision are not to be had, processes do not find one another.
         """
-        several = rank_and_size()[1] > 1
+        size = rank_and_size()[1]
+        several = size > 1
         AcceleratorState._reset_state(reset_partial_state=not several)  # of an earlier run in this Python
         placed = pick_device(device)
         if precision == "float16" and placed.type != "cuda":
             raise InputError(f"precision is float16, which needs a GPU, and the device is {placed}; give bfloat16")
         if several and placed.index is not None:
-            raise InputError(f"device is {device!r}, for {os.environ['WORLD_SIZE']} processes; give cuda, cpu or auto")
+            raise InputError(f"device is {device!r}, for {size} processes; give cuda, cpu or auto")
         if several and placed.type == "cuda":
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         try:

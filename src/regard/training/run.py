@@ -34,6 +34,7 @@ from regard.files import (
     written_aside,
     written_files,
 )
+from regard.launcher import rank_and_size
 from regard.metrics_file import read_metrics
 from regard.terminal import command_line
 from regard.training.commit import commit
@@ -503,7 +504,7 @@ def environment(classes: tuple[str, ...]) -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "processes": rank_and_size()[1],
         "attention_kernels": attention.ops.backend("cuda" if torch.cuda.is_available() else "cpu"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": command_line(sys.argv),
