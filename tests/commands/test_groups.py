@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from regard import data, maps, training
 from regard.cli import main
@@ -97,6 +98,23 @@ def test_wrong_input_is_one_line(call, tmp_path, arguments, words) -> None:
     assert (status, out) == (2, "")
     assert words in err and err.count("\n") == 1, err
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "before"
+
+
+def test_images_that_cannot_be_read_are_left_out_and_said(call, tmp_path) -> None:
+    paths = [tmp_path / "set" / name / f"{i}.png" for name in ("0", "1") for i in range(3)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(path)
+    paths[0].write_text("no image")
+    options = ["first", "--data=folder:set", "--layer=group2", "--groups=2", "--workers=0"]
+    status, _, err = call(*options, "--unreadable=skip")
+    assert status == 0 and "0/0.png" in err
+    record = json.loads((tmp_path / "groups-folder" / "groups.json").read_text())
+    assert [one["images"] for one in record["networks"][0]["classes"].values()] == [2, 3]
+    for path in paths:
+        path.write_text("no image")
+    status, _, err = call(*options, "--unreadable=skip")
+    assert status == 2 and "not one of the 6 images can be read" in err and err.count("\n") == 1
 
 
 def test_help(capsys) -> None:

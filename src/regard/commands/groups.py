@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> int:
     folder = folder_for("groups", options, found[0])
     target = _target(found, chosen, options.target)
     for subject, layer in zip(found, layers, strict=True):  # before the work
-        first = next(subject.batches(chosen.places[:1]))
-        maps.check_groups(subject.model, layer, first.images, options.groups)
+        first = next(subject.batches(chosen.places))
+        maps.check_groups(subject.model, layer, first.images[:1], options.groups)
         subject.release()
     console = Console()
     studies = []

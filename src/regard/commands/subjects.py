@@ -5,6 +5,7 @@ A `Trial` is on images of any kind; commands that go back to single images take 
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ from regard.commands.mismatches import tell_mismatches
 from regard.data import Channels, FileSet, Fit, ImageSet, Labelled, RegionSet
 from regard.data.shards import Shards
 from regard.data.sources import READ_WHILE_TRAINING
-from regard.errors import InputError, check_interval
+from regard.errors import DataWarning, InputError, check_interval
+from regard.report.wording import number
 from regard.training import DataRecipe, Preprocessing, RecipeParser, Run, Trained
 
 _NAMED = ("split", "images", "region", "boundary", "limit")  # options of sets of image files
@@ -87,7 +89,10 @@ class Trial:
 
         Args:
             places: of the images in their set.
-            skipped: takes the names of those that cannot be read.
+            skipped: takes the names of those that cannot be read; None: a warning tells of them.
+
+        Raises:
+            InputError: not one of them can be read, and `skipped` is None.
         """
         if places is not None and not len(places):
             return
@@ -101,11 +106,23 @@ class Trial:
             workers=options.workers,
             unreadable=images.unreadable if isinstance(images, FileSet) else options.unreadable,
         )
+        unread: list[str] = [] if skipped is None else skipped
+        count = 0
         for batch in source.read(places, self.device):
-            if skipped is not None:
-                skipped += batch.skipped
+            unread += batch.skipped
+            count += len(batch.images)
             if len(batch.images):
                 yield batch
+        if unread and skipped is None:
+            if not count:
+                raise InputError(
+                    f"not one of the {len(unread)} images can be read (the first: {unread[0]}); give readable ones"
+                )
+            warnings.warn(
+                f"{number(len(unread), 'image')} left out, unreadable (the first: {unread[0]})",
+                DataWarning,
+                stacklevel=2,
+            )
 
 
 @dataclass(eq=False)
