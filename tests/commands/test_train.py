@@ -140,6 +140,16 @@ def test_what_is_no_run_and_where_one_is_are_not_overwritten(run: Path, here: Pa
     assert contents(here) == before
 
 
+def test_a_link_to_itself_is_no_run_and_hides_none(run: Path, here: Path) -> None:
+    (run.parent / "loop").symlink_to("loop")
+    assert regard("runs") == (0, "")
+    for options in (["--run=runs/loop"], ["--run=runs/loop", "--overwrite"], ["--run=runs/loop/in"]):
+        status, message = regard("train", *TINY, *options)
+        assert status == 2 and options[0].removeprefix("--run=") in message
+    status, message = regard("train", *TINY, "--run=new", "--transfer.teacher=runs/loop", "--transfer.beta=1")
+    assert status == 2 and "runs/loop" in message
+
+
 def no_memory(*args: object, **options: object) -> NoReturn:
     raise MemoryError
 

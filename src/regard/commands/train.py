@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -45,7 +46,7 @@ def _claimed(folder: Path) -> Iterator[None]:
     Raises:
         InputError: somebody does.
     """
-    folder = folder.resolve()  # whatever links lead there
+    folder = Path(os.path.realpath(folder))  # whatever links lead there
     missing = [place for place in folder.parents if not place.exists()]
     claim = _claim(folder)
     try:

@@ -216,7 +216,7 @@ class _Lineages:
 
 def teacher_places(teacher: str, folder: Path) -> tuple[Path, Path]:
     """Where the run folder of a teacher may be: at its path, and, if runs were moved together, beside the student's."""
-    return Path(teacher).resolve(), folder.resolve().parent / Path(teacher).name
+    return Path(os.path.realpath(teacher)), folder.resolve().parent / Path(teacher).name
 
 
 def _caller(row: Summary, by_folder: Mapping[Path, str]) -> Callable[[str], str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -152,7 +153,7 @@ def _summary(
         name=name,
         run=run,
         recipe=recipe,
-        what=describe(recipe, lambda teacher: by_folder.get(Path(teacher).resolve())),
+        what=describe(recipe, lambda teacher: by_folder.get(Path(os.path.realpath(teacher)))),
         parameters=parameters,
         multiply_adds=multiply_adds,
         epochs=metrics[-1]["epoch"] if metrics else 0,

@@ -191,7 +191,7 @@ class Store:
     def _claims_of(self, name: str) -> tuple[Claims, str]:
         """The claims that a run is among, and its name there: a run that a link leads to is claimed where it lies."""
         if self.folder is not None and (self.folder / name).is_symlink():
-            place = (self.folder / name).resolve()
+            place = Path(os.path.realpath(self.folder / name))
             if place.parent != self.folder.resolve() and not place.name.startswith("."):
                 return self._linked.setdefault(place.parent, Claims(LocalPlace(place.parent))), place.name
             return self._claims, place.name

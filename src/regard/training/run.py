@@ -192,7 +192,7 @@ class Run:
         folder = Path(folder)
         try:
             place = Path(os.path.realpath(folder))
-            there = next(path for path in (place, *place.parents) if path.exists())
+            there = next(path for path in (place, *place.parents) if os.path.lexists(path))  # a link to itself is
             empty = place != there or (place.is_dir() and not any(place.iterdir()))
             writable = there.is_dir() and os.access(there, os.W_OK)
         except OSError as error:

@@ -101,8 +101,8 @@ def check(recipe: Recipe, folder: str | Path) -> None:
     check_optimizer(recipe.optimizer)
     check_trackers(recipe.trackers)
     for teacher in recipe.transfer.teachers:
-        place = Path(teacher).resolve()
-        if Path(folder).resolve() in (place, *place.parents):
+        place = Path(os.path.realpath(teacher))
+        if Path(os.path.realpath(folder)) in (place, *place.parents):
             raise InputError(f"the run {folder} cannot be its own teacher; name another (transfer.teacher, or --run)")
 
 
