@@ -18,8 +18,8 @@ class WithAttention(nn.Module):
     The parents of `layer` call this module in its place, so attention keeps running when the layer is exchanged inside:
     by synchronised or frozen batch norms, by fusion, by quantisation. State dicts have the names of a network without
     wrappers: the entries of `layer` are called as if it were here, and those of `attention` after the name of that
-    child. Attributes that this module does not have are those of `layer`; methods are not, since a call of one would
-    pass by attention.
+    child. State dicts with the names of `named_parameters()` load, too. Attributes that this module does not have are
+    those of `layer`; methods are not, since a call of one would pass by attention.
 
     Args:
         layer: any module of one output.
@@ -110,7 +110,7 @@ def _before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: A
     assert isinstance(module, WithAttention)
     for key in [key for key in state if key.startswith(prefix)]:
         inner = key.removeprefix(prefix)
-        if not inner.startswith(f"{module.attention_name}."):
+        if not inner.startswith((f"{module.attention_name}.", f"{_LAYER}.")):
             state[f"{prefix}{_LAYER}.{inner}"] = state.pop(key)
 
 

@@ -162,6 +162,8 @@ def test_state_dicts_have_the_names_of_the_plain_network(where) -> None:
         expected = model.eval()(IMAGES)
         torch.testing.assert_close(torch.func.functional_call(other.eval(), state, (IMAGES,)), expected)
         assert not torch.allclose(other(IMAGES), expected)
+    other.load_state_dict({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    torch.testing.assert_close(other(IMAGES), expected)
     other.load_state_dict(state)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
     first = next(iter(put_in))

@@ -207,6 +207,31 @@ def test_every_path_of_torch_is_counted_alike(name) -> None:
     assert models.complexity(inferring, 4).operations == plain.operations
 
 
+def packed(net, x):
+    return net.rnn(nn.utils.rnn.pack_padded_sequence(tokens(x), [16], batch_first=True))[0].data
+
+
+PLACES = 4 * 4
+MOVING = {
+    "nearest neighbours": (Network(lambda _, x: F.interpolate(x, scale_factor=2) * 1), {"elementwise": 4 * 3 * PLACES}),
+    "detached in place": (Network(lambda _, x: x.clone().detach_().squeeze_(0) * 1), {"elementwise": 3 * PLACES}),
+    "packed sequences": (
+        Network(packed, rnn=nn.RNN(3, 5, batch_first=True)),
+        {"matrix product": PLACES * 5 * (3 + 5), "elementwise": PLACES * 5 * 3, "other activation": PLACES * 5},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_what_moves_values_is_no_cost_in_inference_mode_either(name) -> None:
+    model, operations = MOVING[name]
+    plain = models.complexity(model, 4)
+    with torch.inference_mode():
+        inferring = models.complexity(model, 4)
+    assert inferring.operations == plain.operations == operations
+    assert inferring.unsupported_operators == plain.unsupported_operators == {}
+
+
 def test_what_cannot_be_counted_is_refused_or_shown() -> None:
     cost = models.complexity(Network(lambda _, x: torch.fft.fft2(torch.cat((x, x), 1)).real.cumsum(1)), 4)
     assert cost.multiply_adds == 0 and {"cumsum"} < cost.unsupported_operators.keys()

@@ -10,6 +10,8 @@ import torch
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
 
 def decomposed(mode: TorchDispatchMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
     """The output of `func`, whose parts `mode` sees one by one, if it has parts; else NotImplemented.
@@ -21,11 +23,12 @@ def decomposed(mode: TorchDispatchMode, func: Any, args: Sequence[Any], kwargs: 
         return NotImplemented
     TorchDispatchMode.__enter__(mode)  # not what a mode does besides when it starts and ends
     try:
-        return func.decompose(*args, **(kwargs or {}))
+        # As autograd does; `func.decompose` prefers what the compiler takes.
+        return func._op_dk(_COMPOSITE, *args, **(kwargs or {}))
     finally:
         TorchDispatchMode.__exit__(mode, None, None, None)
 
 
 @cache
 def _has_parts(func: OpOverload) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE)

@@ -111,7 +111,7 @@ _MOVES = re.compile(
     r"|_?upsample_nearest\w*|max_unpool[23]d|tri[ul]|masked_select|nonzero|unique\w*|sort|argsort|topk"
     r"|kthvalue|argmax|argmin|searchsorted|bucketize|equal|allclose|is_\w+|_local_scalar_dense|item"
     r"|native_dropout|bernoulli|normal|uniform|random|exponential|multinomial|\w*contiguous|_reshape\w*"
-    r"|_pa(ck|d)_pa(dd|ck)ed_sequence"
+    r"|_pack_padded_sequence|_pad_packed_sequence|detach|(un)?squeeze|_assert_\w+|_linalg_check_errors"
 )
 
 
