@@ -1,5 +1,6 @@
 """Sets of WebDataset shards, read while training."""
 
+import gzip
 import http.server
 import io
 import json
@@ -244,6 +245,23 @@ def spoil_between(path):
     with tarfile.open(path) as shard:
         end = shard.getmembers()[10].offset
     path.write_bytes(path.read_bytes()[:end])
+
+
+def test_shards_that_are_counted_are_whole(own):
+    named = {"train": "train-{000..005}.tar", "test": "validation-000.tar", "classes": 5}
+    (own / "_info.json").unlink()
+    path = own / "train-002.tar"
+    whole = path.read_bytes()
+    path.write_bytes(gzip.compress(whole))
+    assert len(load(own, **named).train) == 60
+    with tarfile.open(fileobj=io.BytesIO(whole)) as shard:
+        end = shard.getmembers()[10].offset
+    for cut in (end, end + 100, end - 100):
+        path.write_bytes(whole[:cut])
+        message = error_of(load, own, **named)
+        assert "train-002.tar' is broken" in message and "--data.unreadable skip" in message
+    path.write_bytes(whole[:end])
+    assert len(load(own, **named, unreadable="skip").train) == 55
 
 
 @pytest.mark.parametrize("spoil", [spoil_missing, spoil_cut, spoil_between])

@@ -281,6 +281,9 @@ def _counted(names: tuple[str, ...], input_key: str, option: str, unreadable: On
         try:
             with tarfile.open(name) as shard:
                 count += _images_in((member.name for member in shard if member.isreg()), endings)
+                # The block that ended the reading: of zeros in a whole file, not there or short in one cut off.
+                if shard.fileobj and shard.fileobj.tell() < shard.offset + tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("cut off: its end is missing")
         except (OSError, tarfile.TarError) as error:
             if unreadable == "error":
                 raise InputError(
