@@ -11,6 +11,7 @@ from rich.text import Text
 from regard import bias, data, report, training
 from regard.console import Console
 from regard.data import ImageSet
+from regard.errors import InputError
 from regard.files import check_written
 from regard.report.template import MARK
 from regard.terminal import escaped
@@ -66,7 +67,7 @@ def run_demo(
 
     Args:
         folder: where the run folders and the report go.
-        epochs: of every run.
+        epochs: of every run; None: `EPOCHS`.
         seed: of every run.
         device: 'auto', 'cpu', 'cuda', …
         overwrite: remove the runs of an earlier demo in the folder.
@@ -79,7 +80,7 @@ def run_demo(
         InputError: the folder holds something other than a demo, or one with other settings.
     """
     console = console or Console(soft_wrap=True)
-    folder = Path(folder)
+    folder, epochs = Path(folder), EPOCHS if epochs is None else epochs
     began = time.monotonic()
     console.print(f"making the built-in data; {len(NETWORKS)} networks to train")
     splits: data.Splits | None = None
@@ -87,6 +88,8 @@ def run_demo(
     for place in [_place(folder, name) for name in NETWORKS]:
         if overwrite or not (place / "recipe.yaml").is_file():
             training.Run.check_free(place, overwrite=overwrite)
+        elif (before := training.Run.open(place).recipe.schedule.epochs) != epochs:  # students of other teachers
+            raise InputError(f"{place} is of a demo of {before} epochs, not {epochs}; replace it (--overwrite)")
     runs = []
     for name, options in NETWORKS.items():
         recipe = training.load_recipe(
@@ -94,7 +97,7 @@ def run_demo(
             [
                 *COMMON,
                 *(option.replace("{teacher}", str(_place(folder, TEACHER))) for option in options),
-                f"--schedule.epochs={EPOCHS if epochs is None else epochs}",
+                f"--schedule.epochs={epochs}",
                 f"--seed={seed}",
                 f"--device={device}",
                 f"--source=the demo's network {name!r}",
@@ -109,8 +112,7 @@ def run_demo(
         if not outcome.finished:
             console.print(Text(escaped(f"stopped and saved in {folder}; the same command without --overwrite goes on")))
             return None
-        measured = place / "bias.json"
-        if not measured.exists() or measured.stat().st_mtime_ns < outcome.run.weights().stat().st_mtime_ns:
+        if not (place / "bias.json").exists():
             _measure(outcome.run, splits.test, device)
         runs.append(outcome.run)
     rows = report.summarize(runs, list(NETWORKS))
