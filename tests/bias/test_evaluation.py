@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -309,11 +310,25 @@ def test_files_that_are_no_reports(report, tmp_path):
     }
     settings = [json.dumps({**report.to_dict(), name: value}) for name, value in bad.items()]
     nan = text.replace('"threshold": 0.5', '"threshold": NaN')
-    for wrong in (text[:-9], "[]", "{}", '{"format": 1, "version": 1}', newer, fewer, "\x00", *settings, nan):
+    for wrong in (
+        text[:-9],
+        "[]",
+        "[" * 10**5,
+        "{}",
+        '{"format": 1, "version": 1}',
+        newer,
+        fewer,
+        "\x00",
+        *settings,
+        nan,
+    ):
         path.write_text(wrong)
         with pytest.raises(InputError, match="bias.json") as error:
             Report.load(path)
         assert "\n" not in str(error.value)
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(InputError, match="pipe.json: it is no regular file"):
+        Report.load(tmp_path / "pipe.json")
     with pytest.raises(InputError, match="cannot write"):
         report.save(tmp_path / "bias.json" / "below.json")
     with pytest.raises(InputError, match="ends in .json"):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -275,3 +276,16 @@ def test_a_file_of_a_person_in_the_way(here: Path, capsys: pytest.CaptureFixture
     assert status == 2 and str(Path(name).parent) in err and "mine" in err and err.count("\n") == 1
     assert (here / "mine" / name).read_text() == '{"of": "a person"}'
     assert [path.name for path in (here / "mine").rglob("*") if path.is_file()] == [Path(name).name]
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("[" * 10**5), os.mkfifo], ids=["nested", "pipe"])
+def test_a_plan_that_cannot_be_read(
+    here: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], object]
+) -> None:
+    shard = here / "mine/shards/first/000000.parquet"
+    shard.parent.mkdir(parents=True)
+    shard.write_text("a person's")
+    make(shard.with_name("plan.json"))
+    status, _, err = run(capsys, "bias", NETWORKS[0], *OPTIONS, "--out=mine", "--overwrite")
+    assert status == 2 and "shards/first" in err and err.count("\n") == 1
+    assert shard.read_text() == "a person's"

@@ -117,6 +117,14 @@ def test_a_checkpoint_in_its_run(clutter: Run, here: Path, capsys: pytest.Captur
     assert "one set of weights" in refused(capsys, "evaluate", str(newest), "--weights=best")
 
 
+def test_a_file_of_a_person_where_the_bias_of_weights_goes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = untrained(here / "run", tuple("0123456789"), CLUTTER)
+    (made.folder / "bias.json").write_text('{"of": "a person"}')
+    err = refused(capsys, "bias", "run", "--out=there", "--pictures=0")
+    assert "run/bias.json" in err and not (here / "there").exists()
+    assert (made.folder / "bias.json").read_text() == '{"of": "a person"}'
+
+
 def test_the_moving_average_is_what_is_scored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = trained(here / "run", "--ema=0.9")
     newest = sorted(made.checkpoints.iterdir())[-1]

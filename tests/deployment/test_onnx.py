@@ -149,7 +149,8 @@ def test_what_goes_wrong_leaves_no_file(small, tmp_path, monkeypatch) -> None:
         (small, {}, "exists already"),
         (Forgetful(), {"overwrite": True}, r"deviates from torch's by 1\.0e-02"),
         (Branching(), {"overwrite": True}, "cannot export Branching"),
-        (small, {"overwrite": True, "batch": 0}, "positive"),
+        (small, {"overwrite": True, "batch": 0}, "batch is 0"),
+        (small, {"overwrite": True, "batch": 10**20}, "batch is 1000"),
     )
     for model, options, words in cases:
         with pytest.raises(InputError, match=words) as caught:

@@ -378,7 +378,7 @@ def test_peak_memory_by_hand() -> None:
         (lambda: models.count_costs(["resnt50"]), "did you mean"),
         (lambda: models.count_costs(["wrn-10-1"], ["see"]), "unknown attention module 'see'"),
         (lambda: models.count_costs(["wrn-10-1"], ["se"], gate="tanh"), "unknown gate 'tanh'"),
-        (lambda: models.count_costs(["wrn-10-1"], image_size=0), "at least 1 pixel, not 0"),
+        (lambda: models.count_costs(["wrn-10-1"], image_size=0), "image_size is 0"),
         (lambda: models.count_costs(["wrn-10-1"], classes=0), "at least 1 class"),
         (lambda: models.count_costs(["vgg11"], image_size=8), "vgg11: VGG does not take an image of 8 x 8"),
         (lambda: models.count_costs(["wrn-10-1"], ["se"], stages=(5,)), "stages 1 to 3, not 5"),

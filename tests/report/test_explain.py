@@ -282,6 +282,7 @@ def test_settings_that_do_not_fit_are_named_before_anything_is_written(images, e
     pictures = data.open_pictures([images / "in" / "a.png"])
     for options, words in (
         ({"top": 0}, "top 0"),
+        ({"top": -1}, "top -1"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"threshold": 0.0}, "threshold 0"),
         ({"method": "gradcan"}, "gradcan"),

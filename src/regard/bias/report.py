@@ -15,8 +15,8 @@ import numpy as np
 from regard.bias.measures import check_pixels, check_threshold
 from regard.bias.rows import Rows, checked_columns, holds_rows, read_rows, write_rows
 from regard.bias.summary import Rate, Summary, by_size, summarise
-from regard.errors import InputError
-from regard.files import check_written, utf8, written_aside
+from regard.errors import InputError, first_line
+from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
 from regard.terminal import escaped
 
 if TYPE_CHECKING:
@@ -208,11 +208,11 @@ class Report:
         """
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_regular(path, MOST_BYTES))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}; give the file of a bias report") from None
-        except ValueError as error:
-            raise InputError(f"{path} is no bias report ({error}); give one that save() wrote") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} is no bias report ({first_line(error)}); give one that save() wrote") from None
         try:
             found = f"{values['format']} {values['version']}"
             if found != f"{_FORMAT} {_VERSION}":

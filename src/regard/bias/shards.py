@@ -13,7 +13,7 @@ import torch
 
 from regard.bias.rows import Rows, read_rows, write_rows
 from regard.errors import InputError, first_line
-from regard.files import remove_files, written_aside, written_files
+from regard.files import MOST_BYTES, read_regular, remove_files, written_aside, written_files
 
 _PLAN = "plan.json"
 _SHARDS = f"{'[0-9]' * 6}.parquet"
@@ -159,8 +159,8 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
 def _plan(folder: Path) -> dict[str, Any]:
     """Of the shards in a folder; empty if there is none."""
     try:
-        found = json.loads((folder / _PLAN).read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_regular(folder / _PLAN, MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

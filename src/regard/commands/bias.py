@@ -84,6 +84,8 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
         check_written(folder / "report.html", MARK)
         for name in names:
             bias.Report.check_place(folder / f"{name}.json")
+        for own in filter(None, map(_own_place, found)):
+            bias.Report.check_place(own)
         for name in names if options.overwrite else ():
             remove_shards(folder / "shards" / name)
     wait_for_all()  # before anyone writes there
@@ -95,8 +97,8 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
     reports = [replace(one, provenance={**one.provenance, "options": said}) for one in reports]
     for (name, subject), one in zip(by_name, reports, strict=True):
         one.save(folder / f"{name}.json")
-        own = subject.network.bias_report(subject.options.weights)
-        if own is not None and isinstance(subject.images, ImageSet):
+        own = _own_place(subject)
+        if own is not None:
             one.save(own)
     comparisons, notes = _compared(reports)
     with written_aside(folder / "report.json") as aside:
@@ -118,6 +120,11 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
     )
     _show(console, reports, comparisons, notes)
     console.print(escaped(f"the report is {page.resolve()}"), soft_wrap=True)
+
+
+def _own_place(subject: Subject) -> Path | None:
+    """Where the report goes besides: beside the weights, if the images are those of a run."""
+    return subject.network.bias_report(subject.options.weights) if isinstance(subject.images, ImageSet) else None
 
 
 def _settings(arguments: Sequence[str]) -> list[str]:

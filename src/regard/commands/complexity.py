@@ -18,7 +18,7 @@ from rich.table import Table
 from regard import attention, models, training
 from regard.commands.settings import check_place
 from regard.console import Console
-from regard.errors import InputError
+from regard.errors import InputError, check_interval
 from regard.files import write_text
 from regard.models import Cost
 from regard.terminal import escaped_lines
@@ -66,8 +66,8 @@ def main(arguments: list[str]) -> int:
     if not networks:
         raise InputError("name the network, or several, right after the command")
     check_place(options.out)
-    if options.batch < 1 or options.repeats < 1:
-        raise InputError(f"--batch and --repeats are at least 1, not {options.batch} and {options.repeats}")
+    check_interval("--batch", options.batch, "[1, 2^24]")
+    check_interval("--repeats", options.repeats, "[1, 10000]")
     device = training.pick_device(options.device)
     rows = [row for path in filter(_is_path, networks) for row in _trained(path, options)]
     rows += models.count_costs(

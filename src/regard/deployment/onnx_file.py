@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import ops
-from regard.errors import InputError, first_line
+from regard.errors import InputError, check_interval, first_line
 from regard.files import utf8, utf8_path
 from regard.modes import evaluation_mode
 from regard.version import __version__
@@ -78,8 +78,9 @@ def export_onnx(
     """
     path = Path(path)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width, channels) < 1 or (batch is not None and batch < 1):
-        raise InputError(f"an input of {(batch or 'N', channels, height, width)} is not possible; numbers are positive")
+    for name, number in {"height": height, "width": width, "channels": channels, "batch": batch}.items():
+        if number is not None:
+            check_interval(name, number, "[1, 2^24]" if name == "batch" else "[1, 2^16]")
     _check_installed(("onnx", "onnxscript", *(("onnxruntime",) if check else ())))
     if path.exists() and (not overwrite or not path.is_file()):
         raise InputError(f"{path} exists already; replace it (--overwrite) or choose another (--out)")

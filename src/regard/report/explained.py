@@ -22,7 +22,7 @@ from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.files import check_replaceable
 from regard.report.explain_page import Page
-from regard.report.explanation import Explanation, Refusal, Scored, explanations
+from regard.report.explanation import Explanation, Refusal, Scored, check_counts, explanations
 from regard.report.overlay import drawn
 from regard.version import __version__
 
@@ -102,6 +102,7 @@ def explain(
         raise InputError("no images given; expected at least one")
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold}; expected above 0, at most 1")
+    check_counts(top, batch_size)
     mapper = maps.create(method, model, layer=layer)
     settings: dict[str, Any] = {
         "regard": __version__,

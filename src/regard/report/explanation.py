@@ -87,6 +87,12 @@ class Refusal:
     reason: str
 
 
+def check_counts(top: int, batch_size: int) -> None:
+    """Raises InputError where these are below 1."""
+    if top < 1 or batch_size < 1:
+        raise InputError(f"top {top}, batch_size {batch_size}; expected 1 or more of each")
+
+
 def explanations(
     method: MapMethod,
     images: RegionSet,
@@ -121,8 +127,7 @@ def explanations(
     Raises:
         InputError: an image that cannot be read; a class or a number out of range.
     """
-    if top < 1 or batch_size < 1:
-        raise InputError(f"top {top}, batch_size {batch_size}; expected 1 or more of each")
+    check_counts(top, batch_size)
     parameter = next(method.model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     normalised = Normalisation(mean, std, device=device)

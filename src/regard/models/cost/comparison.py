@@ -12,7 +12,7 @@ from torch import nn
 
 from regard import attention as attention_modules
 from regard.attention import Gate, Sigmoid, parse_gate
-from regard.errors import InputError, one_line, unknown
+from regard.errors import InputError, check_interval, one_line, unknown
 from regard.models.cifar_resnet import CifarResNet
 from regard.models.cost.complexity import Complexity, complexity
 from regard.models.cost.latency import Latency, latency
@@ -120,8 +120,8 @@ def count_costs(
     for name in options:
         if name not in modules:
             raise InputError(f"there are options of {name!r}, which is not among the modules: {', '.join(modules)}")
-    if image_size is not None and image_size < 1:
-        raise InputError(f"images have a side of at least 1 pixel, not {image_size}")
+    if image_size is not None:
+        check_interval("image_size", image_size, "[1, 2^16]")
     rows: list[Cost] = []
     for network in dict.fromkeys(networks):
         small = isinstance(_without_values(network, classes or 10, own), CifarResNet | WideResNet)
