@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, get_pretrained_cfg
 from torch import nn
 
 from regard import attention as attention_modules
@@ -91,8 +91,10 @@ def create(
             f"{option!r} is no option of the network {name} itself; leave it out (weights of a file come by "
             "`regard import`, published ones by pretrained)"
         )
-    if any(abs(number) > _MOST for number in _numbers(options)):
-        raise InputError(f"{name} has an option beyond {_MOST:,}; expected the size of a network that can be made")
+    if any(not abs(number) <= _MOST for number in _numbers(options)):
+        raise InputError(
+            f"{name} has an option beyond {_MOST:,}, or NaN; expected the size of a network that can be made"
+        )
     try:
         model = build(num_classes=num_classes, **options)
     except TypeError as error:
@@ -114,12 +116,12 @@ def create(
     return model
 
 
-def _numbers(options: Any) -> Iterator[int]:
-    """The whole numbers among options."""
+def _numbers(options: Any) -> Iterator[float]:
+    """The numbers among options."""
     if isinstance(options, Mapping | list | tuple):
         for part in options.values() if isinstance(options, Mapping) else options:
             yield from _numbers(part)
-    elif isinstance(options, int):
+    elif isinstance(options, int | float):
         yield options
 
 
@@ -141,6 +143,10 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
             f"unknown network {name[:100]!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, preact-resnet18, "
             "preact-resnet34, nin-wide, nin-thin, nin-<width>, timm's names, torchvision/<name>"
         )
+    try:
+        get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise InputError(f"timm knows no weights of the name {name[:100]!r}; leave out what follows the dot") from error
     return partial(_pretrained if pretrained else timm.create_model, name)
 
 
