@@ -84,8 +84,8 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
         check_written(folder / "report.html", MARK)
         for name in names:
             bias.Report.check_place(folder / f"{name}.json")
-        for own in filter(None, map(_own_place, found)):
-            bias.Report.check_place(own)
+        for place in filter(None, map(_own_place, found)):
+            bias.Report.check_place(place)
         for name in names if options.overwrite else ():
             remove_shards(folder / "shards" / name)
     wait_for_all()  # before anyone writes there
