@@ -104,6 +104,13 @@ def wait_for_epochs(process: subprocess.Popen, folder: Path, epochs: int, second
         time.sleep(0.01)
 
 
+def test_threads_that_share_a_batch_unevenly(tmp_path) -> None:
+    """Batches of 4 and 3 images on two threads, which break memory in torch 2.14.1 if features are channels last."""
+    options = ["--model.name=wrn-10-0.5", "--data.options={train: 7, test: 4}", "--schedule.batch_size=4"]
+    options += ["--schedule.epochs=3", "--schedule.milestones=[]", "--threads=2", f"--run={tmp_path / 'run'}"]
+    assert subprocess.run([*COMMAND[:4], *options], capture_output=True).returncode == 0
+
+
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert subprocess.run([*COMMAND, f"--run={whole}"], capture_output=True).returncode == 0

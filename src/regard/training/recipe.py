@@ -252,7 +252,8 @@ class Recipe:
         seed: of the weights, the order of the images and their variation.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; of several processes each takes its own GPU.
         precision: of the forward pass: float32, or mixed with bfloat16 or float16 (whose loss is scaled).
-        channels_last: the memory layout in which convolutions are fastest.
+        channels_last: the memory layout in which convolutions are fastest. Not taken on a processor where oneDNN has a
+            fault with it: strided 1 x 1 convolutions of fewer than 16 channels, on threads that do not divide a batch.
         sync_norms: batch norms see the batch of all processes, not that of their own.
         threads: processor threads of a run on the CPU; torch's choice if not given.
         deterministic: the same weights from the same recipe, bit for bit, on the same machine.

@@ -137,6 +137,9 @@ def _train(
         )
     torch.manual_seed(recipe.seed)
     model = _network(recipe, len(train_set.classes), processes)
+    channels_last = recipe.channels_last and _takes_channels_last(model, recipe, len(train_set), processes)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
     whole_batches = isinstance(train_set, data.FileSet) or recipe.augmentation.mixes
     left = 0 if whole_batches else left_out(len(train_set), recipe.schedule.batch_size, processes.count)
     if left:
@@ -149,14 +152,14 @@ def _train(
         seed=recipe.seed,
         device=processes.device,
         drop_last=whole_batches or left > 0,
-        channels_last=recipe.channels_last,
+        channels_last=channels_last,
         share=processes.share,
     )
     test_batches = data.make_batches(
         test_set,
         _test_batch(test_set, processes.count),
         device=processes.device,
-        channels_last=recipe.channels_last,
+        channels_last=channels_last,
         share=processes.share,
     )
     check_image_size(model, torch.empty(1, 3, *batches.image_size, device="meta"))
@@ -198,8 +201,23 @@ def _network(recipe: Recipe, classes: int, processes: Processes) -> nn.Module:
     if recipe.sync_norms and processes.count > 1:
         model = sync_norms(model, processes.device)
     freeze(model, recipe.model.frozen, fixed_norms=recipe.model.fixed_norms)
-    model = model.to(processes.device)
-    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model
+    return model.to(processes.device)
+
+
+def _takes_channels_last(model: nn.Module, recipe: Recipe, images: int, processes: Processes) -> bool:
+    """Whether the network can be trained in the channels last layout on so many images.
+
+    On a processor, oneDNN writes the gradient of the weights of a strided 1 x 1 convolution of fewer than 16 channels
+    beyond its memory where the number of threads does not divide that of the images (torch 2.14.1, AMD EPYC).
+    """
+    batch, share = recipe.schedule.batch_size, torch.get_num_threads() * processes.count
+    divided = recipe.schedule.accumulate == 1 and batch % share == 0 and images % batch % share == 0
+    if processes.device.type != "cpu" or torch.get_num_threads() == 1 or divided:
+        return True
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    return not any(
+        layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16 for layer in convolutions
+    )
 
 
 def _test_batch(images: data.ImageSet | data.FileSet, processes: int) -> int:
