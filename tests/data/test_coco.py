@@ -284,6 +284,12 @@ def test_a_file_that_is_malformed(own, refused, text, said):
     assert said in refused(own(text))
 
 
+def test_a_category_without_annotations_whose_name_another_has_is_left_out(own):
+    images = data.open_regions(own(categories=[{"id": 0, "name": "cat"}, *CATEGORIES]))
+    assert images.classes == ("cat", "dog")
+    assert images.labels.tolist() == data.open_regions(own()).labels.tolist()
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -302,7 +308,7 @@ def test_a_file_that_is_malformed(own, refused, text, said):
         ({"images": [{"id": float("inf"), "file_name": "a.jpg"}]}, "no id"),
         ({"images": [{"id": 1, "file_name": "000000000000.jpg", "width": 12.5, "height": 8}]}, "width 12.5"),
         ({"categories": [*CATEGORIES, {"id": 3, "name": "cow"}]}, "two categories"),
-        ({"categories": [*CATEGORIES, {"id": 4, "name": "cat"}]}, "'cat' named twice"),
+        ({"categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "cat"}]}, "'cat' named twice"),
         ({"annotations": [5]}, "no image_id"),
         ({"annotations": [annotation(99, 3, [SQUARE])] * 5}, "5 annotations"),
         ({"annotations": [annotation(10, 4, [SQUARE])]}, "category_id 4"),

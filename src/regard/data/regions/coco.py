@@ -223,7 +223,10 @@ def _images_tree(places: Sequence[Path], keys: Sequence[str]) -> Tree:
 
 
 def _categories(content: dict[str, Any], path: Path) -> tuple[dict[int | str, int], list[str]]:
-    """The place of each category among the classes by its id, and the classes: in order of id."""
+    """The place of each category among the classes by its id, and the classes: in order of id.
+
+    A category without annotations is left out where another has its name: exports of Roboflow begin with such a one.
+    """
     names: dict[Any, str] = {}
     for category in content["categories"]:
         if (
@@ -236,6 +239,11 @@ def _categories(content: dict[str, Any], path: Path) -> tuple[dict[int | str, in
             raise InputError(f"two categories in {show(path)} have the id {category['id']!r}; each needs its own")
         names[category["id"]] = category["name"]
     order = sorted(names, key=lambda key: (isinstance(key, str), key))
+    counts = Counter(names.values())
+    if len(counts) < len(names):
+        named = (one.get("category_id") for one in content["annotations"] if isinstance(one, dict))
+        used = {key for key in named if isinstance(key, int | float | str)}
+        order = [key for key in order if counts[names[key]] == 1 or key in used]
     classes = unique([names[key] for key in order], f"categories in {show(path)}")
     return {key: place for place, key in enumerate(order)}, list(classes)
 
