@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ class Dying:
 
     def __getitem__(self, request):
         if request == 2:
+            time.sleep(1)  # until the second part is on the way: a thread of its own sends it
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.full((4,), request)
 
@@ -37,7 +39,8 @@ def test_a_process_that_ends_with_a_part_on_the_way_is_one_line(monkeypatch):
     watching = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's, which would say it first
     try:
         own.join(30)
-        monkeypatch.setattr(own, "is_alive", lambda: True)  # as for a moment of its end, when nobody sees it yet
+        seen = iter([True])  # as for a moment of its end, when nobody sees it yet
+        monkeypatch.setattr(own, "is_alive", lambda: next(seen, False))
         with pytest.raises(InputError, match="a process that reads images ended") as caught:
             list(parts)
     finally:
