@@ -312,7 +312,8 @@ def test_modules_run_on_the_kernels(monkeypatch, name, gated) -> None:
     with torch.no_grad():  # away from the start, where some gradients are 0
         for parameter in layer.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    x = features((2, 8, 5, 6), torch.float32, "contiguous")
+    # Batch norm over two images would give gradients that nearly cancel, of which rounding leaves little.
+    x = features((6, 8, 5, 6), torch.float32, "contiguous")
 
     def run(x: Tensor) -> list[Tensor]:
         y = layer(x.requires_grad_())

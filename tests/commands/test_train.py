@@ -261,7 +261,8 @@ def read_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda command: command.split()[0],
 )
 def test_a_place_that_cannot_be_written_is_one_line(run: Path, here: Path, monkeypatch, request, command: str) -> None:
-    (run / "bias.json").unlink()
+    for name in ("bias.json", "bias.parquet"):
+        (run / name).unlink()
     Image.new("RGB", (32, 32)).save("image.png")
     torch.save(training.Run.open(run).model().state_dict(), "net.pt")
     before = contents(here)
