@@ -8,7 +8,6 @@ from regard.attention.ops.channel import Statistic, channel_gated, plane_statist
 from regard.attention.ops.choice import backend, reference
 from regard.attention.ops.context import context, context_added, context_scaled
 from regard.attention.ops.cross import cross_gated, cross_statistics
-from regard.attention.ops.deviation import deviation
 from regard.attention.ops.group import group_gated, group_logits
 from regard.attention.ops.place import channel_place_gated, place_statistics
 from regard.attention.ops.plane import plane_gated, plane_logits
@@ -23,7 +22,6 @@ __all__ = [
     "context_scaled",
     "cross_gated",
     "cross_statistics",
-    "deviation",
     "group_gated",
     "group_logits",
     "place_statistics",

@@ -14,7 +14,6 @@ from torch.autograd import Function
 
 from regard.attention.ops.autograd import again, laid_out, like, small
 from regard.attention.ops.choice import kernels_for
-from regard.attention.ops.deviation import deviation
 from regard.attention.ops.plane import gate_parameters, product_of_sigmoids
 
 EPS = 1e-5
@@ -28,7 +27,13 @@ def group_logits(x: Tensor, weight: Tensor, bias: Tensor, eps: float = EPS) -> T
     maps = (grouped * grouped.mean((3, 4), keepdim=True)).sum(2)  # (N, G, H, W)
     centred = maps - maps.mean((2, 3), keepdim=True)
     variance = centred.square().sum((2, 3), keepdim=True) / (h * w - 1 if h * w > 1 else 1)
-    return weight[:, None, None] * (centred / (deviation(variance) + eps)) + bias[:, None, None]
+    return weight[:, None, None] * (centred / (_deviation(variance) + eps)) + bias[:, None, None]
+
+
+def _deviation(variance: Tensor) -> Tensor:
+    """The root of `variance`; its slope at 0 is taken as 0, so that constant maps have a gradient."""
+    varied = variance > 0
+    return torch.where(varied, torch.where(varied, variance, 1).sqrt(), 0)
 
 
 def group_gated(x: Tensor, weight: Tensor, bias: Tensor, gate: nn.Module, *, eps: float = EPS) -> Tensor:
