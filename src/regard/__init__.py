@@ -2,7 +2,7 @@
 
 Build it in (`attention`, `models`), transfer it (`transfer`, `training`), measure where a network looks and how wrong
 that is (`maps`, `bias`), on data of your own or built in (`data`), and take it elsewhere (`deployment`). Compare it
-with what was published (`store`, `tables`, `reproduction`), and show it (`report`).
+with what was published (`recipes`, `store`, `tables`, `reproduction`), and show it (`report`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         deployment,
         maps,
         models,
+        recipes,
         report,
         reproduction,
         store,
@@ -39,6 +40,7 @@ __all__ = [
     "deployment",
     "maps",
     "models",
+    "recipes",
     "report",
     "reproduction",
     "store",

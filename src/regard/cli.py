@@ -30,6 +30,7 @@ COMMANDS = {
     "reproduce": "fill a published table: run what is missing, on this machine or many",
     "runs": "the runs of a store: how far they are, how they did",
     "report": "one page of a set of runs: tables, curves over seeds, bias, maps, costs, commands",
+    "recipes": "the recipes that come with regard: lists, shows and copies them",
     "import": "a checkpoint from elsewhere as a file that the other commands take",
     "export": "a network as an ONNX file, checked with onnxruntime",
 }

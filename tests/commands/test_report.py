@@ -178,7 +178,7 @@ def test_data_that_lie_elsewhere(store: Path) -> None:
 
 def test_published_tables_that_the_runs_fill(store: Path) -> None:
     for column, accuracy in (("resnet29-se-cifar10", 0.4), ("resnet29-lsas-se-cifar10", 0.5)):
-        recipe = training.load_recipe(training.recipe_file(f"lsas/{column}"))
+        recipe = training.load_recipe(f"lsas/{column}")
         run = training.Run.create(Path("filled") / f"{column}-seed0", recipe, tuple("abcdefghij"))
         epochs = recipe.schedule.epochs
         row = {"epoch": epochs, "task": 1.0, "test_accuracy": accuracy, "test_images": 10_000}

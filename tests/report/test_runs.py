@@ -13,7 +13,7 @@ from regard import report
 from regard.report.runs import filled_tables, report_runs
 from regard.report.seed_differences import seed_difference
 from regard.tables import FilledTable
-from regard.training import Run, load_recipe, make_model, recipe_file
+from regard.training import Run, load_recipe, make_model
 
 CLASSES = tuple("abcdefghij")
 BASE = [60.0, 62.0, 61.0, 63.0, 59.0, 64.0]
@@ -21,7 +21,7 @@ BASE = [60.0, 62.0, 61.0, 63.0, 59.0, 64.0]
 
 def made(folder: Path, stem: str, seed: int, accuracy: float, *, teacher: str | None = None, done: bool = True) -> Run:
     """A run of a recipe that comes with regard, with so much accuracy, in percent."""
-    recipe = replace(load_recipe(recipe_file(stem)), seed=seed)
+    recipe = replace(load_recipe(stem), seed=seed)
     if teacher is not None:
         recipe = replace(recipe, transfer=replace(recipe.transfer, teacher=teacher))
     run = Run.create(folder / f"{Path(stem).name}-seed{seed}", recipe, CLASSES)

@@ -148,7 +148,7 @@ def test_the_command_trains_the_same(table: PublishedTable, tmp_path: Path) -> N
     for job in make_plan(table, [], setting, range(2), where=where).jobs:
         command = job.command
         assert command[:2] == ["regard", "train"] and command[-3:] == ["--run", job.name, "--resume"]
-        recipe = load_recipe(Path(__file__).parents[2] / command[2], command[3:-3])
+        recipe = load_recipe(command[2], command[3:-3])
         assert plain(recipe) == plain(job.recipe)
 
 

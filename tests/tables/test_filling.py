@@ -14,7 +14,7 @@ import yaml
 from regard.errors import InputError
 from regard.store import StoredRun
 from regard.tables import FilledTable, PublishedTable, Setting, fill, load_table
-from regard.training import load_recipe, plain, recipe_file
+from regard.training import load_recipe, plain
 
 SEEDS = (0, 1, 2)
 
@@ -48,7 +48,7 @@ def table(tmp_path: Path) -> PublishedTable:
 
 @cache
 def published(stem: str) -> dict[str, Any]:
-    return plain(load_recipe(recipe_file(f"attention-transfer/{stem}")))
+    return plain(load_recipe(f"attention-transfer/{stem}"))
 
 
 def stored(
@@ -267,7 +267,7 @@ def test_a_setting_does_not_change_what_is_compared() -> None:
     ("budget", "epochs", "milestones"), [(0.025, 5, [2, 3, 4]), (0.1, 20, [6, 12, 16]), (0.001, 1, [1, 1, 1])]
 )
 def test_a_budget_shortens_in_proportion(budget: float, epochs: int, milestones: list[int]) -> None:
-    recipe = Setting(budget).of(load_recipe(recipe_file("attention-transfer/wrn-16-1")))
+    recipe = Setting(budget).of(load_recipe("attention-transfer/wrn-16-1"))
     assert recipe.schedule.epochs == epochs and recipe.schedule.milestones == milestones
 
 
@@ -278,7 +278,7 @@ def test_a_recipe_that_is_not_there_is_said(tmp_path: Path) -> None:
             {"title": "t", "columns": {"a": "A"}, "rows": {"r": {"title": "R", "a": {"recipe": "lsas/none"}}}}
         )
     )
-    with pytest.raises(InputError, match="unknown recipe 'lsas/none'"):
+    with pytest.raises(InputError, match="there is no recipe file lsas/none"):
         fill(load_table(path), [])
 
 

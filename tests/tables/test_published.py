@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from regard import recipes
 from regard.errors import InputError
 from regard.tables.published import Cell, PublishedTable, load_table, table_names
-from regard.training import ModelRecipe, Recipe, make_model, recipe_folder, recipe_names
+from regard.training import ModelRecipe, Recipe, make_model
 
 NAMES = (
     *("attention-transfer-cifar10", "attention-transfer-fine-grained", "attention-transfer-gradients"),
@@ -163,17 +164,17 @@ def test_the_same_network_has_the_same_value_everywhere() -> None:
 def test_every_cell_has_a_recipe_of_its_own_column() -> None:
     for name in NAMES:
         for cell in cells_with_recipes(name):
-            assert cell.recipe in recipe_names()
+            assert cell.recipe in recipes.names()
             recipe_of(cell.recipe)  # which checks it
             assert cell.stem == Path(cell.recipe).name
         for row in shipped(name).rows:
-            recipes = [cell.recipe for cell in cells_with_recipes(name) if cell.row == row]
-            assert len(set(recipes)) == len(recipes), (name, row)
+            used = [cell.recipe for cell in cells_with_recipes(name) if cell.row == row]
+            assert len(set(used)) == len(used), (name, row)
 
 
 def test_run_folders_cannot_be_mixed_up() -> None:
     first: dict[str, Recipe] = {}
-    for name in recipe_names():
+    for name in recipes.names():
         recipe = replace(recipe_of(name), source="")
         # Two papers may have the same run.
         assert first.setdefault(Path(name).name, recipe) == recipe, name
@@ -204,8 +205,8 @@ def test_rows_differ_in_what_they_compare_alone() -> None:
     for name in NAMES:
         table = shipped(name)
         for row in table.rows:
-            recipes = [recipe_of(cell.recipe) for cell in cells_with_recipes(name) if cell.row == row]
-            ways = [(one.data, one.schedule, one.optimizer, one.augmentation) for one in recipes]
+            loaded = [recipe_of(cell.recipe) for cell in cells_with_recipes(name) if cell.row == row]
+            ways = [(one.data, one.schedule, one.optimizer, one.augmentation) for one in loaded]
             if name == "attention-transfer-gradients":  # whose teacher learned as in table 1
                 assert [way for way in ways if way != ways[0]] == [ways[-1]]
             else:
@@ -228,7 +229,7 @@ def test_recipes_name_the_values_of_their_cells() -> None:
 def test_readmes_name_the_values_of_the_tables() -> None:
     values = {cell.recipe: cell.published[0] for cell in all_cells() if cell.recipe and cell.published[0] is not None}
     seen = set()
-    for path in recipe_folder().glob("*/README.md"):
+    for path in recipes.FOLDER.glob("*/README.md"):
         for line in path.read_text().splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             if not line.startswith("|") or len(cells) < 3:
@@ -243,15 +244,15 @@ def test_readmes_name_the_values_of_the_tables() -> None:
 
 def test_every_published_recipe_is_in_a_table() -> None:
     used = {cell.recipe for cell in all_cells()}
-    for name in recipe_names():
+    for name in recipes.names():
         if not name.startswith("modern/") and "%" in recipe_of(name).source:
             assert name in used, name
-    assert {name for name in recipe_names() if name.startswith("builtin/")} <= used
+    assert {name for name in recipes.names() if name.startswith("builtin/")} <= used
 
 
 def test_readmes_name_tables_and_rows_that_there_are() -> None:
     named = set()
-    for path in recipe_folder().glob("*/README.md"):
+    for path in recipes.FOLDER.glob("*/README.md"):
         text = " ".join(path.read_text().split())
         for table, row in re.findall(r"regard (?:table|reproduce) ([\w-]+)(?: --rows ([\w-]+))?", text):
             assert not row or row in shipped(table).rows
@@ -326,11 +327,11 @@ def test_recipes_of_ones_own_lie_beside_the_table(own, tmp_path, monkeypatch) ->
 
 def test_a_recipe_that_is_not_there_is_found_when_it_is_loaded(own) -> None:
     cells = load_table(own(GOOD.replace("transfer/wrn-16-2", "transfer/wrn-16-3"))).cells
-    with pytest.raises(InputError, match=r"^[^\n]*mine\.yaml: row 16, large: unknown recipe '[^\n]*$"):
+    with pytest.raises(InputError, match=r"^[^\n]*mine\.yaml: row 16, large: there is no recipe file [^\n]*$"):
         cells["16", "large"].load()
     with pytest.raises(InputError, match=r"^[^\n]*mine\.yaml: row 16, taught: [^\n]*my/taught\.yaml[^\n]*$"):
         cells["16", "taught"].load()
-    with pytest.raises(InputError, match=r"^row r, c: unknown recipe 'nope'"):
+    with pytest.raises(InputError, match=r"^row r, c: there is no recipe file nope, and none of that name"):
         Cell("r", "c", (None,), recipe="nope").load()
     named = replace(cells["16", "small"], file="")
     assert named == cells["16", "small"]  # where it was read says nothing about a cell

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from regard import attention, data, models
+from regard import attention, data, models, recipes
 from regard.attention import registry
 from regard.stages import stages
 from regard.training import ModelRecipe, Recipe, load_recipe, make_model
@@ -20,7 +20,7 @@ from regard.training.optimizers import make_optimizer
 from regard.transfer import as_weight
 from regard.transfer.pairing import find_pairs
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = recipes.FOLDER
 PATHS = sorted(RECIPES.rglob("*.yaml"))
 AT = RECIPES / "attention-transfer"
 CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "cub": 200, "scenes": 67, "files": 1000, "clutter": 10}
@@ -117,15 +117,15 @@ def test_the_readme_lists_every_recipe_with_the_value_in_its_source(folder) -> N
                     assert re.search(expected, source), (line, source)
             listed += names
     assert set(listed) == {path.stem for path in folder.glob("*.yaml")}
-    mentioned = re.findall(r"recipes/([\w-]+/[\w-]+\.yaml)", text)
+    mentioned = re.findall(r"regard train ([\w-]+/[\w-]+)", text)
     assert mentioned
-    assert all((RECIPES / name).is_file() for name in mentioned)
+    assert set(mentioned) <= set(recipes.names())
 
 
 def commands() -> list[list[str]]:
     """The arguments of all `regard train RECIPE …` in what is written about recipes; a loop with every attention."""
     texts = [path.read_text() for path in sorted(RECIPES.rglob("README.md"))]
-    lines = [line for text in texts for line in re.findall(r"^.*regard train (recipes/\S+.*)$", text, re.MULTILINE)]
+    lines = [line for text in texts for line in re.findall(r"^.*regard train (\w\S+/.*)$", text, re.MULTILINE)]
     return [
         line.replace("$attention", name).split()
         for line in lines
@@ -135,11 +135,11 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
 def test_the_options_of_commands_are_understood(arguments) -> None:
-    path, *options = arguments
+    name, *options = arguments
     if "--run" in options:  # an option of the command, not of the recipe
         at = options.index("--run")
         del options[at : at + 2]
-    recipe = load_recipe(RECIPES.parent / path, options)
+    recipe = load_recipe(name, options)
     assert isinstance(built(json.dumps(asdict(recipe.model)), recipe.data.name), nn.Module)
 
 
@@ -207,9 +207,9 @@ def test_norms_of_imagenet_begin_as_in_the_published_code() -> None:
 
 @pytest.mark.parametrize("folder", ["lsas", "sa-net"])
 def test_recipes_of_imagenet_differ_in_the_network_alone(folder) -> None:
-    recipes = [recipe_of(path) for path in (RECIPES / folder).glob("imagenet-*.yaml")]
-    first = replace(recipes[0], source="", model=ModelRecipe())
-    assert all(replace(recipe, source="", model=ModelRecipe()) == first for recipe in recipes)
+    alike = [recipe_of(path) for path in (RECIPES / folder).glob("imagenet-*.yaml")]
+    first = replace(alike[0], source="", model=ModelRecipe())
+    assert all(replace(recipe, source="", model=ModelRecipe()) == first for recipe in alike)
     assert (first.schedule.epochs, first.schedule.batch_size, first.schedule.milestones) == (100, 256, [30, 60, 90])
     assert (first.schedule.factor, first.optimizer.lr, first.optimizer.momentum) == (0.1, 0.1, 0.9)
     assert (first.optimizer.weight_decay, first.optimizer.decay, first.label_smoothing) == (1e-4, "all", 0)

@@ -17,14 +17,14 @@ import pytest
 import torch
 from PIL import Image
 
-from regard import data, models, training
+from regard import data, models, recipes, training
 from regard.training import Recipe, load_recipe
 from regard.training.fields import with_fields
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-RECIPES = {path.stem: load_recipe(path) for path in sorted((ROOT / "recipes").rglob("*.yaml"))}
+RECIPES = {name.rpartition("/")[2]: load_recipe(name) for name in recipes.names()}
 SIDE = 40  # of the images of sets that are read while training, so that they are made in no time
 LARGEST = max(recipe.schedule.batch_size for recipe in RECIPES.values())
 
@@ -190,9 +190,9 @@ def test_the_command_for_a_cluster(stand_ins) -> None:
     text = (ROOT / "README.md").read_text().replace("\\\n", " ")
     (command,) = re.findall(r"^srun .*? regard train (.*)$", text, re.MULTILINE)
     nodes, each = map(int, re.findall(r"--(?:nodes|ntasks-per-node) (\d+)", text))
-    path, *options = [word for word in shlex.split(command) if word != "--resume"]
+    name, *options = [word for word in shlex.split(command) if word != "--resume"]
     at = options.index("--run")
-    recipe = on_stand_ins(load_recipe(ROOT / path, options[:at] + options[at + 2 :]), stand_ins)
+    recipe = on_stand_ins(load_recipe(name, options[:at] + options[at + 2 :]), stand_ins)
     for rank in (0, nodes * each - 1):
         part = first_batch(recipe, data.Share(rank, nodes * each))
         assert len(part.labels) == 2048 // (nodes * each) and part.total == 2048

@@ -79,8 +79,9 @@ def _asked(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
     """What to do, in which run folder, and the other options; checked."""
     parser = training.RecipeParser(
         prog="regard train",
-        usage="regard train [RECIPE.yaml] [OPTIONS]",
-        description="Train the network of a recipe. Every field of it is an option here and overrides the file.",
+        usage="regard train [RECIPE] [OPTIONS]",
+        description="Train the network of a recipe: a YAML file, or a name of `regard recipes`. Every field "
+        "of it is an option here and overrides the file.",
     )
     parser.add_argument("--run", type=str, default=None, help="the run folder; runs/<recipe>-seed<seed> if not given")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that folder, if there is one")

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from regard import recipes
 from regard.errors import InputError
 from regard.report.found import find_runs
 from regard.report.page import write_runs_html
@@ -20,7 +21,7 @@ from regard.tables.filled import FilledTable
 from regard.tables.filling import fill
 from regard.tables.matching import folder_name
 from regard.tables.published import PublishedTable, load_table, table_names
-from regard.training import ModelRecipe, Run, recipe_file
+from regard.training import ModelRecipe, Run
 
 
 def report_runs(
@@ -99,7 +100,7 @@ def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:
 
 @cache
 def _network_of(recipe: str) -> str:
-    return _network(yaml.safe_load(recipe_file(recipe).read_text(encoding="utf-8")))
+    return _network(yaml.safe_load(recipes.find(recipe).read_text(encoding="utf-8")))
 
 
 def _network(recipe: Mapping[str, Any]) -> str:

@@ -51,9 +51,8 @@ class Job:
     @property
     def command(self) -> list[str]:
         """What one would type, in the folder of the store, to train the same."""
-        path = self.source if self.source.endswith((".yaml", ".yml")) else f"recipes/{self.source}.yaml"
         options = [part for name, value in self.changes.items() for part in (f"--{name}", _argument(value))]
-        return ["regard", "train", path, *options, "--run", self.name, "--resume"]
+        return ["regard", "train", self.source, *options, "--run", self.name, "--resume"]
 
     @property
     def typed(self) -> str:

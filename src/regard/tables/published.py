@@ -33,7 +33,7 @@ from unicodedata import category
 from regard.errors import InputError, unknown
 from regard.strict_yaml import read_yaml
 from regard.tables.metrics import Metric, metric
-from regard.training import Recipe, load_recipe, recipe_file
+from regard.training import Recipe, load_recipe
 
 Statistic = Literal["mean", "median", "single"]
 
@@ -77,7 +77,7 @@ class Cell:
         if self.recipe is None:
             return None
         try:
-            return load_recipe(self.recipe if self.recipe.endswith((".yaml", ".yml")) else recipe_file(self.recipe))
+            return load_recipe(self.recipe)
         except InputError as error:
             place = f"{self.file}: row" if self.file else "row"
             raise InputError(f"{place} {self.row}, {self.column}: {error}") from error

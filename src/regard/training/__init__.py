@@ -11,7 +11,6 @@ from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.fields import WHERE, flat, with_fields
 from regard.training.imported import Imported, import_weights, sha256
 from regard.training.interrupt import Interrupt, interruptible
-from regard.training.library import recipe_file, recipe_folder, recipe_names
 from regard.training.named import Named
 from regard.training.objective import make_objective
 from regard.training.optimizers import make_optimizer
@@ -86,9 +85,6 @@ __all__ = [
     "others_there",
     "pick_device",
     "plain",
-    "recipe_file",
-    "recipe_folder",
-    "recipe_names",
     "sha256",
     "to_data",
     "to_recipe",

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
+from regard import recipes
 from regard.errors import InputError, first_line, one_line
 from regard.files import read_regular
 from regard.strict_yaml import check_aliases, read_yaml
@@ -58,7 +59,7 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """The recipe of a YAML file (None: the defaults), with fields overridden.
 
     Args:
-        path: of the file.
+        path: of the file, or one of `regard.recipes.names()`.
         overrides: as on the command line, `["--optimizer.lr", "0.05"]`.
 
     Raises:
@@ -104,11 +105,9 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
     """What a recipe file says, as the arguments that say the same."""
     if path is None:
         return []
-    path = Path(path)
+    path = recipes.find(path)
     try:
         content = read_yaml(read_regular(path, _LARGEST).decode(errors="replace"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no recipe file {path}") from error
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read ({error.strerror or error})") from error
     except InputError as error:
