@@ -39,7 +39,7 @@ QUANTUS = ("PointingGame", "RelevanceMassAccuracy", "RelevanceRankAccuracy", "To
 Work = Callable[[], object]
 
 
-class MadeUp(data.RegionSet):
+class MadeUp(data.ImageDataset):
     """Images with an ellipse as their region, made when they are asked for, of 256 pixels."""
 
     side = 256
@@ -57,7 +57,7 @@ class MadeUp(data.RegionSet):
         cells = np.random.default_rng(index).integers(0, 256, (8, 8, 3), np.uint8)
         return Image.fromarray(cells).resize((self.side, self.side), Image.Resampling.BILINEAR)
 
-    def region(self, index: int) -> np.ndarray:
+    def mask(self, index: int) -> np.ndarray:
         return ellipse(np.random.default_rng(index), self.side)
 
 

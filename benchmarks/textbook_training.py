@@ -132,7 +132,7 @@ def torchvision_loader(
 class Pictures(Dataset[tuple[Tensor, int]]):
     """The images of a set one by one, as torchvision's own data sets give them, through transforms for CIFAR."""
 
-    def __init__(self, images: data.ImageSet) -> None:
+    def __init__(self, images: data.InMemoryDataset) -> None:
         self.pictures = [v2.functional.to_pil_image(image) for image in images.images]
         self.labels = images.labels.tolist()
         self.transform = transforms.Compose(
@@ -152,7 +152,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def picture_loader(
-    images: data.ImageSet, batch: int, workers: int, device: torch.device
+    images: data.InMemoryDataset, batch: int, workers: int, device: torch.device
 ) -> Iterable[tuple[Tensor, Tensor]]:
     return _loader(Pictures(images), batch, workers, device)
 

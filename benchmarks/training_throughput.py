@@ -154,7 +154,7 @@ class Setting:
     def ours(self, network: nn.Module, batches: data.Batches | data.FileBatches) -> Ours:
         return Ours(network, batches, self.processes, self.precision)
 
-    def batches(self, images: data.ImageSet | data.FileSet, batch: int) -> data.Batches | data.FileBatches:
+    def batches(self, images: data.InMemoryDataset | data.FileSet, batch: int) -> data.Batches | data.FileBatches:
         """Batches as training has them."""
         gc.collect()  # loaders no longer in use: if a worker process does it, it complains that they are not its own
         return data.make_batches(
@@ -414,14 +414,14 @@ class Started:
         return statistics.median(row["images_per_second"] for row in training.Run.open(self.folder).metrics()[1:])
 
 
-def in_memory(count: int, side: int) -> data.ImageSet:
+def in_memory(count: int, side: int) -> data.InMemoryDataset:
     """So many built-in images, as bytes, enlarged to `side`."""
     made = data.load("clutter", train=min(count, 2560 if side == 32 else DISTINCT), test=10).train
     pixels = made.images
     if side != 32:
         pixels = F.interpolate(pixels.float(), (side, side), mode="bilinear").round().byte()
     index = torch.arange(count) % len(made)
-    return data.ImageSet(
+    return data.InMemoryDataset(
         pixels[index], made.labels[index], made.classes, made.name, made.split, mean=made.mean, std=made.std
     )
 

@@ -421,7 +421,9 @@ def epoch_table(images: int, batch: int, compiled: bool, repeats: int, device: t
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8)
     names = tuple(str(i) for i in range(10))
-    train = data.ImageSet(pixels, torch.randint(10, (images,)), names, "made up", "train", (0.5,) * 3, (0.29,) * 3)
+    train = data.InMemoryDataset(
+        pixels, torch.randint(10, (images,)), names, "made up", "train", (0.5,) * 3, (0.29,) * 3
+    )
     works: dict[str, Callable[[], float]] = {}
     for compile in (False, True) if compiled else (False,):
         kind = "compiled" if compile else "eager"
@@ -443,7 +445,7 @@ def epoch_table(images: int, batch: int, compiled: bool, repeats: int, device: t
 
 
 def epoch(
-    train: data.ImageSet, batch: int, student: str, teacher: str | None, compiled: bool, device: torch.device
+    train: data.InMemoryDataset, batch: int, student: str, teacher: str | None, compiled: bool, device: torch.device
 ) -> Callable[[], float]:
     """Seconds of an epoch, one after another."""
 

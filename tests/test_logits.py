@@ -57,7 +57,7 @@ def images() -> Tensor:
 def batches_of(labels: Tensor) -> data.Batches:
     images = torch.zeros(len(labels), 3, 32, 32, dtype=torch.uint8)
     classes = tuple(map(str, range(int(labels.max()) + 1)))
-    return data.Batches(data.ImageSet(images, labels, classes, "black", "test", (0.0,) * 3, (1.0,) * 3), 4)
+    return data.Batches(data.InMemoryDataset(images, labels, classes, "black", "test", (0.0,) * 3, (1.0,) * 3), 4)
 
 
 def pictures(folder, count: int = 3) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from regard import bias, data, report, training
 from regard.console import Console
-from regard.data import ImageSet
+from regard.data import InMemoryDataset
 from regard.errors import InputError
 from regard.files import check_written
 from regard.report.template import MARK
@@ -127,6 +127,6 @@ def _place(folder: Path, name: str) -> Path:
     return folder / name.lower().replace(" + ", "-").replace(" ", "-")
 
 
-def _measure(run: training.Run, images: ImageSet, device: str) -> None:
+def _measure(run: training.Run, images: InMemoryDataset, device: str) -> None:
     measured = bias.evaluate(run.model(), images, name=run.name, device=training.pick_device(device))
     measured.save(run.folder / "bias.json")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from regard.bias import Rate, Report, compare, evaluate, measure, wilson
-from regard.data import ImageSet
+from regard.data import InMemoryDataset
 from regard.errors import InputError
 from regard.maps import GradCAM
 
@@ -50,7 +50,7 @@ def image_set(n=37, regions=True, **changes):
         "std": STD,
         "regions": masks if regions else None,
     }
-    return ImageSet(**{**fields, **changes})
+    return InMemoryDataset(**{**fields, **changes})
 
 
 def normalised(images, mean=MEAN, std=STD):

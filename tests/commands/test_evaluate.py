@@ -83,7 +83,7 @@ def class_folders(folder: Path, classes: tuple[str, ...], side: int | tuple[int,
                 Image.fromarray(pixels).save(folder / split / kind / f"{i}.png")
 
 
-def logits(network: training.Trained, images: data.ImageSet, mean=MEAN, std=STD) -> torch.Tensor:
+def logits(network: training.Trained, images: data.InMemoryDataset, mean=MEAN, std=STD) -> torch.Tensor:
     mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
     with torch.no_grad():
         return network.model()((images.images / 255 - mean) / std)

@@ -11,13 +11,13 @@ from PIL import Image
 
 from regard import data, maps, training
 from regard.cli import main
-from regard.data import ImageSet
+from regard.data import InMemoryDataset
 
 CLUTTER = '--data.options={"train": 40, "test": 60}'
 
 
 @pytest.fixture(scope="module")
-def test_images() -> ImageSet:
+def test_images() -> InMemoryDataset:
     return data.load("clutter", train=40, test=60).test
 
 

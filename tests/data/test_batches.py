@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as transforms
 
-from regard.data import Augmentation, Batches, ImageSet, Share
+from regard.data import Augmentation, Batches, InMemoryDataset, Share
 from regard.errors import InputError
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -15,7 +15,7 @@ MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 def noise(count=64, height=8, width=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
-    return ImageSet(images, torch.arange(count) % 4, ("a", "b", "c", "d"), "noise", "train", MEAN, STD)
+    return InMemoryDataset(images, torch.arange(count) % 4, ("a", "b", "c", "d"), "noise", "train", MEAN, STD)
 
 
 def as_bytes(images):
@@ -90,7 +90,9 @@ def test_every_image_is_one_of_its_crops(size, padding, mode, crop, flip, channe
 @pytest.mark.parametrize("mode", ["zero", "reflect"])
 def test_every_crop_is_as_frequent(mode):
     images = noise(1)
-    many = ImageSet(images.images.repeat(3000, 1, 1, 1), images.labels.repeat(3000), images.classes, "", "", MEAN, STD)
+    many = InMemoryDataset(
+        images.images.repeat(3000, 1, 1, 1), images.labels.repeat(3000), images.classes, "", "", MEAN, STD
+    )
     batches = Batches(many, 3000, augmentation=Augmentation(1, mode), mean=ZERO, std=ONE)
     shown = as_bytes(next(batches.epoch(0)).images)
     crops = all_crops(images.images[0], 1, mode, 8, 8)
@@ -224,7 +226,7 @@ def test_resized_crops_are_those_of_torchvision(size, crop, scale):
 
 def test_a_uniform_image_stays_as_it_is():
     """Weights that are rounded still add up to one."""
-    white = ImageSet(
+    white = InMemoryDataset(
         torch.full((50, 3, 61, 83), 255, dtype=torch.uint8), torch.zeros(50).long(), ("a",), "", "", MEAN, STD
     )
     for crop in (1, 5, 32, 100):
@@ -406,7 +408,7 @@ def test_a_device_that_has_no_memory_for_the_set(monkeypatch):
     def refuse(self, device):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    monkeypatch.setattr(ImageSet, "to", refuse)
+    monkeypatch.setattr(InMemoryDataset, "to", refuse)
     with pytest.raises(InputError, match="the 64 train images take .* GiB, more than cpu has left") as caught:
         Batches(noise(), 8, device="cpu")
     assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 import numpy as np
 import pycocotools.mask
 import pytest
+import torch
 
 from regard import data
 from regard.data.regions.shapes import polygon_mask
@@ -59,19 +60,19 @@ def test_images_labels_and_regions(coco):
     assert (found.name, found.split, found.classes) == ("coco", "val", ("cat", "dog"))
     assert found.keys == tuple(f"{i:012}.jpg" for i in range(4))
     # The largest area counts: 20 + 4 of the dog, 16 of the cat. An image without objects has neither.
-    assert found.labels.tolist() == [1, 1, -1, 0] and found.labels.dtype == np.int64
-    assert np.array_equal(found.region(0), mask_of(SQUARE, WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
-    assert np.argwhere(found.region(1)).tolist() == [[0, 1], [1, 1], [2, 1], [3, 1]]
-    assert found.region(2).shape == (8, 12) and not found.region(2).any()
+    assert found.labels.tolist() == [1, 1, -1, 0] and found.labels.dtype == torch.int64
+    assert np.array_equal(found.mask(0), mask_of(SQUARE, WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
+    assert np.argwhere(found.mask(1)).tolist() == [[0, 1], [1, 1], [2, 1], [3, 1]]
+    assert found.mask(2).shape == (8, 12) and not found.mask(2).any()
     assert found.image(0).size == (12, 8) and found.image(0).mode == "RGB"
 
 
 def test_the_region_of_the_label_alone(coco):
     found = data.open_regions(coco, region="label")
-    assert np.array_equal(found.region(0), mask_of(WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
-    assert np.array_equal(found.region(3), mask_of(SQUARE)) and found.labels.tolist() == [1, 1, -1, 0]
-    assert found.fingerprint != data.open_regions(coco).fingerprint
-    assert data.open_regions(coco, region="all").fingerprint == data.open_regions(coco).fingerprint
+    assert np.array_equal(found.mask(0), mask_of(WIDE, [0, 6, 2, 6, 2, 8, 0, 8]))
+    assert np.array_equal(found.mask(3), mask_of(SQUARE)) and found.labels.tolist() == [1, 1, -1, 0]
+    assert found.fingerprint() != data.open_regions(coco).fingerprint()
+    assert data.open_regions(coco, region="all").fingerprint() == data.open_regions(coco).fingerprint()
 
 
 def test_the_area_that_is_given_counts(own):
@@ -94,25 +95,25 @@ def test_objects_without_a_segmentation_are_their_boxes(own):
         {"image_id": 12, "category_id": 3, "bbox": [2, 2, 0, 5], "segmentation": []},
     ]
     found = data.open_regions(own(annotations=boxes))
-    assert np.array_equal(found.region(0), mask_of([2, 1, 6, 1, 6, 4, 2, 4]))
-    assert found.region(1)[2:4].all() and found.region(1).sum() == 24
-    assert not found.region(2).any() and found.labels.tolist() == [0, 0, 0, -1]
+    assert np.array_equal(found.mask(0), mask_of([2, 1, 6, 1, 6, 4, 2, 4]))
+    assert found.mask(1)[2:4].all() and found.mask(1).sum() == 24
+    assert not found.mask(2).any() and found.labels.tolist() == [0, 0, 0, -1]
 
 
 def test_a_file_of_ones_own(own, tmp_path):
     path = own()
     found = data.open_regions(path)
     assert (found.name, found.split, len(found)) == ("coco", "", 4)
-    assert data.open_regions(f"coco:{path}").fingerprint == found.fingerprint
+    assert data.open_regions(f"coco:{path}").fingerprint() == found.fingerprint()
     elsewhere = (tmp_path / "images").rename(tmp_path / "pictures")
-    assert data.open_regions(path, images=elsewhere).fingerprint == found.fingerprint
+    assert data.open_regions(path, images=elsewhere).fingerprint() == found.fingerprint()
 
 
 def test_images_may_be_named_with_their_folder_and_sizes_left_out(own):
     images = [{"id": 10 + i, "file_name": f"images/{i:012}.jpg"} for i in range(4)]
     found = data.open_regions(own(images=images))
     assert found.keys[0] == "images/000000000000.jpg"
-    assert found.region(0).shape == (8, 12) and found.region(1).sum() == 4
+    assert found.mask(0).shape == (8, 12) and found.mask(1).sum() == 4
 
 
 def test_a_byte_order_mark(own):
@@ -125,7 +126,7 @@ def test_without_categories_there_are_no_labels(own, refused):
     annotations = [{"image_id": 10, "segmentation": [SQUARE]}]
     path = own(annotations=annotations, categories=[])
     found = data.open_regions(path)
-    assert found.classes == () and found.labels.tolist() == [-1] * 4 and found.region(0).sum() == 16
+    assert found.classes == () and found.labels.tolist() == [-1] * 4 and found.mask(0).sum() == 16
     assert "no categories" in refused(path, region="label")
 
 
@@ -166,17 +167,17 @@ def test_another_size_than_that_of_the_file(own):
     with pytest.raises(
         data.Unreadable, match=r"000000000000.jpg' has 12 x 8 pixels, but what .*own.json' says .* 13 x 8"
     ):
-        found.region(0)
+        found.mask(0)
     with pytest.raises(data.Unreadable, match="24 x 16"):
-        found.region(1)
-    assert found.region(2).shape == (8, 12)
+        found.mask(1)
+    assert found.mask(2).shape == (8, 12)
 
 
 def test_a_size_that_no_memory_holds(own):
     images = content()["images"]
     images[0] |= {"width": 2_000_000_000, "height": 2_000_000_000}
     with pytest.raises(data.Unreadable):
-        data.open_regions(own(images=images, annotations=[])).region(0)
+        data.open_regions(own(images=images, annotations=[])).mask(0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -188,21 +189,21 @@ def test_turned_images(own, tmp_path, write_image, orientation):
         tmp_path / "images" / "000000000003.jpg", pixels=shown, orientation=orientation, quality=95, subsampling=0
     )
     found = data.open_regions(own())
-    assert np.array_equal(found.region(3), np.asarray(found.image(3))[:, :, 0] > 128)
+    assert np.array_equal(found.mask(3), np.asarray(found.image(3))[:, :, 0] > 128)
 
 
 def test_annotations_of_the_upright_image(own, tmp_path, write_image):
     write_image(tmp_path / "images" / "000000000003.jpg", (8, 12), orientation=6)
-    assert np.array_equal(data.open_regions(own()).region(3), mask_of(SQUARE))
+    assert np.array_equal(data.open_regions(own()).mask(3), mask_of(SQUARE))
 
 
 def test_the_fingerprint_is_of_the_annotations(own):
-    first = data.open_regions(own()).fingerprint
-    assert data.open_regions(own(info={"year": 1999})).fingerprint == first
+    first = data.open_regions(own()).fingerprint()
+    assert data.open_regions(own(info={"year": 1999})).fingerprint() == first
     annotations = content()["annotations"]
     annotations[3]["segmentation"] = [[1, 1, 5, 1, 5, 5, 1, 5.25]]
-    assert data.open_regions(own(annotations=annotations)).fingerprint != first
-    assert data.open_regions(own(categories=[*CATEGORIES, {"id": 9, "name": "cow"}])).fingerprint != first
+    assert data.open_regions(own(annotations=annotations)).fingerprint() != first
+    assert data.open_regions(own(categories=[*CATEGORIES, {"id": 9, "name": "cow"}])).fingerprint() != first
 
 
 def run_lengths(mask):
@@ -232,7 +233,7 @@ def test_of_a_shape_without_area_the_box_counts(own, shape):
     annotations = [annotation(10, 3, shape, bbox=[2, 1, 4, 3]), annotation(10, 7, [[7, 4, 9, 4, 9, 6, 7, 6]])]
     found = data.open_regions(own(annotations=annotations))
     box, square = [2, 1, 6, 1, 6, 4, 2, 4], [7, 4, 9, 4, 9, 6, 7, 6]
-    assert np.array_equal(found.region(0), mask_of(box, square)) and found.classes[found.labels[0]] == "cat"
+    assert np.array_equal(found.mask(0), mask_of(box, square)) and found.classes[found.labels[0]] == "cat"
 
 
 def test_whole_numbers_may_be_written_with_a_point(own):
@@ -240,13 +241,13 @@ def test_whole_numbers_may_be_written_with_a_point(own):
     images = [{"id": 10.0, "file_name": "000000000000.jpg", "width": 12.0, "height": 8.0}]
     categories = [{"id": 7.0, "name": "dog"}, {"id": 3.0, "name": "cat"}]
     found = data.open_regions(own(images=images, annotations=[annotation(10, 3.0, [SQUARE])], categories=categories))
-    assert np.array_equal(found.region(0), mask_of(SQUARE)) and found.classes[found.labels[0]] == "cat"
+    assert np.array_equal(found.mask(0), mask_of(SQUARE)) and found.classes[found.labels[0]] == "cat"
 
 
 def test_a_polygon_whose_halves_take_each_other_away_is_a_shape(own):
     bow_tie = [1, 1, 9, 7, 9, 1, 1, 7]
     found = data.open_regions(own(annotations=[annotation(10, 3, [bow_tie], bbox=[1, 1, 8, 6])]))
-    assert np.array_equal(found.region(0), mask_of(bow_tie)) and 0 < found.region(0).sum() < 48
+    assert np.array_equal(found.mask(0), mask_of(bow_tie)) and 0 < found.mask(0).sum() < 48
 
 
 @pytest.mark.parametrize("sized", [True, False])
@@ -263,7 +264,7 @@ def test_a_run_length_code_is_of_the_size_that_it_states(own, tmp_path, write_im
     packed = pycocotools.mask.encode(np.asfortranarray(given.astype(np.uint8)))["counts"].decode()
     code = {"size": list(given.shape), "counts": run_lengths(given) if form == "list" else packed}
     found = data.open_regions(own(images=[image], annotations=[annotation(10, 3, code)]))
-    assert np.array_equal(found.region(0), upright)
+    assert np.array_equal(found.mask(0), upright)
 
 
 # What is wrong, and the one line about it.
@@ -338,14 +339,14 @@ def test_content_that_is_malformed(own, refused, changed, said):
 
 def test_degenerate_polygons_mark_nothing(own):
     found = data.open_regions(own(annotations=[annotation(10, 3, [[], [1, 2], [1, 2, 5, 6], [3, 3] * 4])]))
-    assert not found.region(0).any() and found.labels[0] == 0
+    assert not found.mask(0).any() and found.labels[0] == 0
 
 
 def test_a_code_for_an_image_of_unknown_size(own):
     images = [{"id": 10 + i, "file_name": f"{i:012}.jpg"} for i in range(4)]
     found = data.open_regions(own(images=images, annotations=[annotation(10, 3, {"size": [5, 5], "counts": [25]})]))
     with pytest.raises(data.Unreadable, match="has 12 x 8 pixels, but .* is for 5 x 5"):
-        found.region(0)
+        found.mask(0)
 
 
 def test_an_unknown_region(own, refused):
@@ -363,7 +364,7 @@ def test_a_split_of_a_single_file(own, refused):
 def test_an_area_that_no_image_has_does_not_count(own, area):
     annotations = [annotation(10, 3, [SQUARE], area=area), annotation(10, 7, [[0, 0, 12, 0, 12, 8, 0, 8]], area=96)]
     found = data.open_regions(own(annotations=annotations))
-    assert found.region(0).all() and found.classes[found.labels[0]] == "dog"
+    assert found.mask(0).all() and found.classes[found.labels[0]] == "dog"
 
 
 def test_a_polygon_of_very_many_corners(own, tmp_path, write_image):
@@ -373,11 +374,11 @@ def test_a_polygon_of_very_many_corners(own, tmp_path, write_image):
     circle = np.stack([200 + 100 * np.cos(angle), 150 + 100 * np.sin(angle)], axis=1)
     found = data.open_regions(own(images=[image], annotations=[annotation(10, 3, [circle.ravel().tolist()])]))
     y, x = np.indices((300, 400)) + 0.5
-    assert np.array_equal(found.region(0), np.hypot(x - 200, y - 150) < 100)
+    assert np.array_equal(found.mask(0), np.hypot(x - 200, y - 150) < 100)
     back_and_forth = np.stack([np.arange(120_000) // 300, np.tile([0, 300], 60_000)], axis=1)
     own(images=[image], annotations=[annotation(10, 3, [[*back_and_forth.ravel().tolist(), 400, 0]])])
     with pytest.raises(data.Unreadable, match="000000000000.jpg.*own.json.*120001 corners"):
-        data.open_regions(tmp_path / "own.json").region(0)
+        data.open_regions(tmp_path / "own.json").mask(0)
 
 
 def test_very_many_objects_of_one_image(own, tmp_path, write_image):
@@ -386,5 +387,5 @@ def test_very_many_objects_of_one_image(own, tmp_path, write_image):
     square = [0, 0, 40, 0, 40, 40, 0, 40]
     code = {"size": [300, 400], "counts": [40 * 300, 300, 359 * 300]}
     annotations = [annotation(10, 3, [square]), annotation(10, 3, code)] * 1000
-    region = data.open_regions(own(images=[image], annotations=annotations)).region(0)
+    region = data.open_regions(own(images=[image], annotations=annotations)).mask(0)
     assert region[:40, :40].all() and region[:, 40].all() and region.sum() == 1600 + 300

@@ -55,16 +55,16 @@ def test_images_labels_and_boxes_of_the_class(imagenet):
     assert found.labels[first] == 0 and found.labels[second] == 1
     expected = np.zeros((8, 12), dtype=bool)
     expected[1:4, 2:6] = expected[2:8, 8:10] = True
-    assert np.array_equal(found.region(first), expected)
-    assert found.region(second)[:3].all() and not found.region(second)[3:].any()
+    assert np.array_equal(found.mask(first), expected)
+    assert found.mask(second)[:3].all() and not found.mask(second)[3:].any()
     assert found.image(first).size == (12, 8)
 
 
 def test_the_fingerprint_sees_the_boxes(imagenet):
-    before = data.open_regions(imagenet).fingerprint
+    before = data.open_regions(imagenet).fingerprint()
     path = next(iter(imagenet.rglob("*00001.xml")))
     path.write_text(path.read_text().replace("<pose>x</pose>", ""))
-    assert data.open_regions(imagenet).fingerprint != before
+    assert data.open_regions(imagenet).fingerprint() != before
 
 
 def test_missing_boxes_of_validation_images(imagenet, refused):
@@ -83,21 +83,21 @@ def test_training_images_without_boxes_are_left_out(tmp_path, write_image, refus
         write_image(tmp_path / "train" / TENCH / f"{TENCH}_{i}.JPEG", seed=i)
     place(tmp_path / "Annotations" / "train" / TENCH / f"{TENCH}_1.xml", xml((TENCH, 1, 1, 3, 3)))
     found = data.open_regions(tmp_path)
-    assert found.split == "train" and found.keys == (f"{TENCH}/{TENCH}_1.JPEG",) and found.region(0).sum() == 4
+    assert found.split == "train" and found.keys == (f"{TENCH}/{TENCH}_1.JPEG",) and found.mask(0).sum() == 4
     (tmp_path / "Annotations" / "train" / TENCH / f"{TENCH}_1.xml").unlink()
     assert "3 of the 3 images" in refused(tmp_path)
     assert "no split 'val'" in refused(f"imagenet:{tmp_path}", split="val")
 
 
 def test_images_elsewhere(imagenet, tmp_path):
-    before = data.open_regions(imagenet).fingerprint
+    before = data.open_regions(imagenet).fingerprint()
     folder = images_of(imagenet)[0]
     while folder.name != "val":
         folder = folder.parent
     (tmp_path / "more").mkdir()
     moved = folder.rename(tmp_path / "more" / "val")
     for images in (moved, moved.parent):
-        assert data.open_regions(f"imagenet:{imagenet}", images=images).fingerprint == before
+        assert data.open_regions(f"imagenet:{imagenet}", images=images).fingerprint() == before
 
 
 def test_no_boxes_or_no_images(tmp_path, write_image, refused):
@@ -122,7 +122,7 @@ def test_turned_images(tmp_path, write_image, orientation):
     for size in ((12, 8), (0, 0), None):
         place(tmp_path / "bbox" / "val" / "a.xml", xml((TENCH, 2, 1, 6, 4), size=size))
         found = data.open_regions(tmp_path)
-        assert np.array_equal(found.region(0), np.asarray(found.image(0))[:, :, 0] == 255)
+        assert np.array_equal(found.mask(0), np.asarray(found.image(0))[:, :, 0] == 255)
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_malformed_boxes(tmp_path, write_image, text, said):
     place(tmp_path / "bbox" / "val" / "a.xml", text)
     found = data.open_regions(tmp_path)
     if said is None:
-        assert not found.region(0).any()
+        assert not found.mask(0).any()
         return
     with pytest.raises(data.Unreadable) as caught:
-        found.region(0)
+        found.mask(0)
     assert said in str(caught.value) and "a.xml" in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regard.data import ImageSet
-from regard.data.imageset import channel_statistics
+from regard.data import InMemoryDataset
+from regard.data.dataset import channel_statistics
 from regard.errors import InputError
 
 GREY = (0.5, 0.5, 0.5)
@@ -15,7 +15,7 @@ GREY = (0.5, 0.5, 0.5)
 def image_set(labels, regions=None, classes=("a", "b", "c")):
     labels = torch.tensor(labels)
     images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 4).contiguous()
-    return ImageSet(images, labels, classes, "mine", "train", GREY, GREY, regions)
+    return InMemoryDataset(images, labels, classes, "mine", "train", GREY, GREY, regions)
 
 
 def test_length_and_sharing():

@@ -41,7 +41,7 @@ def of_masks(root):
     (root / "masks").symlink_to("train")
     found = data.open_regions(f"masks:{root}")
     values = [int(np.asarray(found.image(i))[0, 0, 0]) for i in range(len(found))]
-    assert all(found.region(i).all() for i in range(len(found)))
+    assert all(found.mask(i).all() for i in range(len(found)))
     return list(zip(values, (found.classes[label] for label in found.labels), strict=True))
 
 

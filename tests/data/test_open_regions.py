@@ -28,8 +28,8 @@ def masks(tmp_path, write_image, write_mask):
 def test_the_kind_may_be_named_or_found(masks):
     named, found = data.open_regions(f"masks:{masks}"), data.open_regions(str(masks))
     assert named.name == found.name == "masks" and named.keys == found.keys and len(named) == 10
-    assert named.fingerprint == found.fingerprint
-    assert isinstance(named, data.RegionSet) and data.open_regions(masks).keys == named.keys
+    assert named.fingerprint() == found.fingerprint()
+    assert isinstance(named, data.ImageDataset) and data.open_regions(masks).keys == named.keys
 
 
 def test_limit_takes_images_at_evenly_spread_places(masks):
@@ -40,49 +40,49 @@ def test_limit_takes_images_at_evenly_spread_places(masks):
         assert part.keys == tuple(whole.keys[i] for i in places) and len(part) == limit
         assert part.labels.tolist() == whole.labels[places].tolist() and part.classes == whole.classes
         for i, place in enumerate(places):
-            assert np.array_equal(part.region(i), whole.region(place))
+            assert np.array_equal(part.mask(i), whole.mask(place))
             assert part.image(i).tobytes() == whole.image(place).tobytes()
-        assert part.fingerprint != whole.fingerprint
+        assert part.fingerprint() != whole.fingerprint()
     assert data.open_regions(masks, limit=10).keys == data.open_regions(masks, limit=99).keys == whole.keys
 
 
 def test_a_part_keeps_the_order_asked_for(masks):
     whole = data.open_regions(masks)
-    part = whole.part([7, 2, 2])
-    assert part.keys == tuple(whole.keys[i] for i in (7, 2, 2)) and np.array_equal(part.region(0), whole.region(7))
-    assert part.part([1]).keys == (whole.keys[2],)
+    part = whole.subset([7, 2, 2])
+    assert part.keys == tuple(whole.keys[i] for i in (7, 2, 2)) and np.array_equal(part.mask(0), whole.mask(7))
+    assert part.subset([1]).keys == (whole.keys[2],)
     with pytest.raises(InputError, match="places run from 3 to 10; expected 0 to 9"):
-        whole.part([3, 10])
+        whole.subset([3, 10])
 
 
 def test_sets_go_to_other_processes(masks):
     whole = data.open_regions(masks, limit=3)
     again = pickle.loads(pickle.dumps(whole))
-    assert again.keys == whole.keys and np.array_equal(again.region(1), whole.region(1))
+    assert again.keys == whole.keys and np.array_equal(again.mask(1), whole.mask(1))
 
 
 def test_the_fingerprint_is_of_what_is_in_the_set_not_of_where_it_is(masks, write_image, write_mask):
-    before = data.open_regions(masks).fingerprint
+    before = data.open_regions(masks).fingerprint()
     moved = masks.rename(masks.with_name("moved"))
-    assert data.open_regions(moved).fingerprint == before
+    assert data.open_regions(moved).fingerprint() == before
     write_mask(moved / "masks" / "a" / "0.png", np.ones((8, 12), dtype=bool))
-    changed = data.open_regions(moved).fingerprint
+    changed = data.open_regions(moved).fingerprint()
     assert changed != before
     write_image(moved / "images" / "a" / "0.jpg", (12, 8), seed=99, quality=99)
-    assert data.open_regions(moved).fingerprint not in (before, changed)
+    assert data.open_regions(moved).fingerprint() not in (before, changed)
     (moved / "images" / "a" / "0.jpg").rename(moved / "images" / "a" / "00.jpg")
     (moved / "masks" / "a" / "0.png").rename(moved / "masks" / "a" / "00.png")
-    assert data.open_regions(moved).fingerprint not in (before, changed)
+    assert data.open_regions(moved).fingerprint() not in (before, changed)
 
 
 @pytest.mark.parametrize("file", ["images/a/0.jpg", "masks/a/0.png"])
 def test_the_fingerprint_sees_other_contents_of_the_same_size(masks, file):
     path = masks / file
-    before, content = data.open_regions(masks).fingerprint, path.read_bytes()
+    before, content = data.open_regions(masks).fingerprint(), path.read_bytes()
     time = path.stat().st_mtime_ns
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     os.utime(path, ns=(time, time + 1))  # clocks of file systems may stand still for milliseconds
-    assert data.open_regions(masks).fingerprint != before
+    assert data.open_regions(masks).fingerprint() != before
 
 
 @pytest.mark.parametrize("kind", ["", "masks:"])
@@ -124,14 +124,14 @@ def test_class_folders(tmp_path, write_image, refused):
             for i in range(count):
                 write_image(tmp_path / split / name / f"{i}.png", seed=i)
     found = data.open_regions(tmp_path)
-    assert (found.name, found.split, found.classes, found.has_regions) == ("folder", "test", ("ant", "bee"), False)
+    assert (found.name, found.split, found.classes, found.has_masks) == ("folder", "test", ("ant", "bee"), False)
     assert found.keys == ("ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png") and found.labels.tolist() == [0, 0, 1, 1]
-    assert found.region(0).shape == (8, 12) and not found.region(0).any()
+    assert found.mask(0).shape == (8, 12) and not found.mask(0).any()
     assert len(data.open_regions(tmp_path, split="train")) == 6
     inner = data.open_regions(f"folder:{tmp_path / 'train'}")
     assert (len(inner), inner.split) == (6, "")
     assert "no split 'val' in" in refused(tmp_path, split="val")
-    assert found.fingerprint != inner.fingerprint
+    assert found.fingerprint() != inner.fingerprint()
 
 
 # Masks
@@ -139,14 +139,14 @@ def test_class_folders(tmp_path, write_image, refused):
 
 def test_masks_give_labels_by_class_folder(masks, write_image, write_mask):
     found = data.open_regions(masks)
-    assert found.classes == ("a", "b") and found.labels.tolist() == [0] * 5 + [1] * 5 and found.has_regions
+    assert found.classes == ("a", "b") and found.labels.tolist() == [0] * 5 + [1] * 5 and found.has_masks
     assert found.keys[:2] == ("a/0.jpg", "a/2.jpg")
-    region = found.region(1)
+    region = found.mask(1)
     assert region.dtype == bool and region.shape == (8, 12) and np.argwhere(region).tolist() == [[2, 2]]
     write_image(masks / "images" / "loose.webp")
     write_mask(masks / "masks" / "loose.png", np.zeros((8, 12), dtype=bool))
     found = data.open_regions(masks)
-    assert found.keys[-1] == "loose.webp" and found.labels[-1] == -1 and not found.region(10).any()
+    assert found.keys[-1] == "loose.webp" and found.labels[-1] == -1 and not found.mask(10).any()
 
 
 def test_masks_and_images_may_be_apart(masks, tmp_path):
@@ -203,7 +203,7 @@ def test_no_images(tmp_path, write_mask, refused):
 def test_a_mask_of_another_size_names_both(masks, write_mask):
     write_mask(masks / "masks" / "a" / "0.png", np.zeros((8, 13), dtype=bool))
     with pytest.raises(data.Unreadable) as caught:
-        data.open_regions(masks).region(0)
+        data.open_regions(masks).mask(0)
     message = str(caught.value)
     assert "images/a/0.jpg' has 12 x 8 pixels" in message and "masks/a/0.png' is for 13 x 8" in message
 
@@ -211,7 +211,7 @@ def test_a_mask_of_another_size_names_both(masks, write_mask):
 def test_an_unreadable_mask(masks):
     (masks / "masks" / "a" / "0.png").write_text("not a mask at all")
     with pytest.raises(data.Unreadable, match=r"masks/a/0.png' is not an image"):
-        data.open_regions(masks).region(0)
+        data.open_regions(masks).mask(0)
 
 
 def test_masks_of_every_kind(tmp_path):
@@ -267,7 +267,7 @@ def test_region_and_image_are_turned_together(tmp_path, write_image, write_mask,
     write_image(tmp_path / "images" / "x.png", pixels=shown, orientation=orientation)
     write_mask(tmp_path / "masks" / "x.png", mask)
     found = data.open_regions(tmp_path)
-    assert np.array_equal(found.region(0), np.asarray(found.image(0))[:, :, 0] == 255)
+    assert np.array_equal(found.mask(0), np.asarray(found.image(0))[:, :, 0] == 255)
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -275,4 +275,4 @@ def test_a_mask_of_the_size_of_the_upright_image_is_of_that(tmp_path, write_imag
     write_image(tmp_path / "images" / "x.png", (12, 8), orientation=orientation)
     mask = np.random.default_rng(0).random((12, 8)) > 0.5
     write_mask(tmp_path / "masks" / "x.png", mask)
-    assert np.array_equal(data.open_regions(tmp_path).region(0), mask)
+    assert np.array_equal(data.open_regions(tmp_path).mask(0), mask)

@@ -51,7 +51,7 @@ def test_a_folder_gives_its_images_in_order_and_nothing_else(tmp_path) -> None:
     names = ["a.png", "b/x.PNG", "c.jpeg", "d.webp", "e.gif", "f.bmp", "x.png/inside.png"]
     assert [place.as_posix() for place in found.places] == names
     assert found.keys == tuple(str(tmp_path / name) for name in names)
-    assert found.passed_over == 1 and not found.has_regions and list(found.labels) == [-1] * 7
+    assert found.passed_over == 1 and not found.has_masks and list(found.labels) == [-1] * 7
 
 
 def test_several_files_and_folders(tmp_path, monkeypatch) -> None:
@@ -100,7 +100,7 @@ def test_every_orientation_is_turned_upright(tmp_path) -> None:
         path = save(tmp_path / f"{orientation}.png", np.ascontiguousarray(pixels), exif=exif)
         assert np.array_equal(read(path), upright), orientation
         found = data.open_pictures([path], box=(0, 0, 1, 1))
-        region = found.region(0)
+        region = found.mask(0)
         assert region.shape == (H, W) and region[0, 0] and region.sum() == 1
 
 
@@ -196,13 +196,13 @@ def test_a_mask_for_one_image_and_masks_by_name(tmp_path) -> None:
         save(tmp_path / name, mask)
     (tmp_path / "masks" / "readme.txt").touch()
     found = data.open_pictures([tmp_path / "in"], mask=tmp_path / "masks")
-    assert found.has_regions and found.unmatched == 1
-    regions = [found.region(i) for i in range(3)]
+    assert found.has_masks and found.unmatched == 1
+    regions = [found.mask(i) for i in range(3)]
     assert [region.sum() for region in regions] == [1, 1, 0] and regions[0][1, 2]
     one = data.open_pictures([tmp_path / "in/c.png"], mask=tmp_path / "masks/d.png")
-    assert one.region(0).sum() == 1
+    assert one.mask(0).sum() == 1
     by_name = data.open_pictures([tmp_path / "in/a.png"], mask=tmp_path / "masks")
-    assert by_name.region(0).sum() == 1 and by_name.unmatched == 2
+    assert by_name.mask(0).sum() == 1 and by_name.unmatched == 2
 
 
 def test_a_mask_is_of_the_upright_image_or_of_the_pixels_as_they_are_stored(tmp_path) -> None:
@@ -212,7 +212,7 @@ def test_a_mask_is_of_the_upright_image_or_of_the_pixels_as_they_are_stored(tmp_
     exif[0x0112] = 6
     image = save(tmp_path / "a.jpg", np.ascontiguousarray(np.rot90(RGB)), exif=exif)
     for name, pixels in (("upright.png", upright), ("stored.png", np.rot90(upright))):
-        region = data.open_pictures([image], mask=save(tmp_path / name, np.ascontiguousarray(pixels))).region(0)
+        region = data.open_pictures([image], mask=save(tmp_path / name, np.ascontiguousarray(pixels))).mask(0)
         assert np.array_equal(region, upright > 0), name
 
 
@@ -222,7 +222,7 @@ def test_a_region_that_does_not_fit(tmp_path) -> None:
     save(tmp_path / "small" / "a.png", np.ones((2, 2), dtype=np.uint8))
     several = data.open_pictures([image, other], mask=tmp_path / "small")
     with pytest.raises(Unreadable, match=r"a.png' has 6 x 4 pixels, its mask '.*small/a.png' 2 x 2"):
-        several.region(0)
+        several.mask(0)
     for options, words in (
         ({"mask": small}, r"a.png' has 6 x 4 pixels, its mask '.*small.png' 2 x 2"),
         ({"box": (0, 0, 7, 4)}, "has 6 x 4 pixels; the box 0,0,7,4"),
@@ -245,8 +245,8 @@ def test_a_region_that_does_not_fit(tmp_path) -> None:
 
 def test_the_fingerprint_follows_the_files(tmp_path) -> None:
     image = save(tmp_path / "a.png")
-    first = data.open_pictures([image]).fingerprint
-    assert data.open_pictures([image]).fingerprint == first
-    assert data.open_pictures([image], box=(0, 0, 1, 1)).fingerprint != first
+    first = data.open_pictures([image]).fingerprint()
+    assert data.open_pictures([image]).fingerprint() == first
+    assert data.open_pictures([image], box=(0, 0, 1, 1)).fingerprint() != first
     save(image, GREY)
-    assert data.open_pictures([image]).fingerprint != first
+    assert data.open_pictures([image]).fingerprint() != first

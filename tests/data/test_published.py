@@ -51,20 +51,20 @@ def test_cub_boxes(cub):
         assert found.labels.tolist() == [0, 1]
         expected = np.zeros((8, 12), dtype=bool)
         expected[1:4, 2:6] = True
-        assert np.array_equal(found.region(0), expected)
-        assert found.region(1)[3:5].all() and found.region(1).sum() == 24
+        assert np.array_equal(found.mask(0), expected)
+        assert found.mask(1)[3:5].all() and found.mask(1).sum() == 24
     train = data.open_regions(cub, split="train")
-    assert train.split == "train" and train.labels.tolist() == [0, 1] and train.region(1).all()
+    assert train.split == "train" and train.labels.tolist() == [0, 1] and train.mask(1).all()
 
 
 def test_cub_segmentations(cub, segmentations):
     found, boxes = data.open_regions(cub), data.open_regions(cub, region="box")
     expected = np.zeros((8, 12), dtype=bool)
     expected[2:5, 3:9] = True
-    assert np.array_equal(found.region(0), expected) and boxes.region(0).sum() == 12
-    assert found.fingerprint != boxes.fingerprint
+    assert np.array_equal(found.mask(0), expected) and boxes.mask(0).sum() == 12
+    assert found.fingerprint() != boxes.fingerprint()
     Image.fromarray(np.full((8, 12, 4), 255, dtype=np.uint8)).save(segmentations / f"{found.keys[0][:-4]}.png")
-    assert found.region(0).all()  # some of them have more than one channel
+    assert found.mask(0).all()  # some of them have more than one channel
 
 
 def test_cub_files_that_are_missing(cub, segmentations, refused):
@@ -135,10 +135,10 @@ def test_pets(pets):
     found = data.open_regions(pets)
     assert (found.name, found.split, found.classes) == ("pets", "test", ("Abyssinian", "beagle", "great_pyrenees"))
     assert found.keys == ("Abyssinian_1.jpg", "great_pyrenees_7.jpg") and found.labels.tolist() == [0, 2]
-    assert found.region(0)[1:6, 1:8].all() and found.region(0).sum() == 35
+    assert found.mask(0)[1:6, 1:8].all() and found.mask(0).sum() == 35
     inner = data.open_regions(pets, boundary="outside")
-    assert inner.region(0)[2:5, 2:7].all() and inner.region(0).sum() == 15
-    assert inner.fingerprint != found.fingerprint
+    assert inner.mask(0)[2:5, 2:7].all() and inner.mask(0).sum() == 15
+    assert inner.fingerprint() != found.fingerprint()
     for split in ("train", "trainval"):
         train = data.open_regions(pets, split=split)
         assert train.split == "train" and train.labels.tolist() == [0, 1] and train.classes == found.classes
@@ -166,10 +166,10 @@ def test_pets_files_that_are_missing_or_malformed(pets, refused):
 def test_trimaps_of_other_numbers_and_sizes(pets, write_mask):
     write_mask(pets / "annotations" / "trimaps" / "Abyssinian_1.png", np.full((8, 12), 4, dtype=np.uint8))
     with pytest.raises(data.Unreadable, match=r"Abyssinian_1.png' has the number 4"):
-        data.open_regions(pets).region(0)
+        data.open_regions(pets).mask(0)
     write_mask(pets / "annotations" / "trimaps" / "Abyssinian_1.png", np.full((9, 12), 1, dtype=np.uint8))
     with pytest.raises(data.Unreadable, match="is for 12 x 9"):
-        data.open_regions(pets).region(0)
+        data.open_regions(pets).mask(0)
 
 
 # VOC
@@ -200,17 +200,17 @@ def test_voc(voc):
         assert (found.name, found.split, len(found.classes)) == ("voc", "val", 20)
         assert found.keys == ("2007_000033.jpg", "2007_000042.jpg")
         assert [found.classes[label] if label >= 0 else None for label in found.labels] == ["dog", None]
-        assert found.region(0).sum() == 12 + 16 + 8 and not found.region(1).any()
+        assert found.mask(0).sum() == 12 + 16 + 8 and not found.mask(1).any()
     assert data.open_regions(voc, split="train").keys == ("2007_000061.jpg",)
 
 
 def test_voc_borders_and_the_label_alone(voc, refused):
     everything = data.open_regions(voc)
     bare = data.open_regions(voc, boundary="outside")
-    assert bare.region(0).sum() == 28
+    assert bare.mask(0).sum() == 28
     dog = data.open_regions(voc, region="label")
-    assert dog.region(0)[4:8, 0:4].all() and dog.region(0).sum() == 16 and not dog.region(1).any()
-    assert len({everything.fingerprint, bare.fingerprint, dog.fingerprint}) == 3
+    assert dog.mask(0)[4:8, 0:4].all() and dog.mask(0).sum() == 16 and not dog.mask(1).any()
+    assert len({everything.fingerprint(), bare.fingerprint(), dog.fingerprint()}) == 3
     assert "borders do not say" in refused(voc, region="label", boundary="inside")
     assert "unknown boundary 'in'" in refused(voc, boundary="in")
 
@@ -220,10 +220,10 @@ def test_voc_files_that_are_missing_or_malformed(voc, refused):
     found = data.open_regions(voc)
     assert found.labels.tolist() == [-1, -1]
     with pytest.raises(data.Unreadable, match="number 30"):
-        found.region(0)
+        found.mask(0)
     (voc / "SegmentationClass" / "2007_000033.png").write_text("")
     with pytest.raises(data.Unreadable, match="is empty"):
-        data.open_regions(voc).region(0)
+        data.open_regions(voc).mask(0)
     (voc / "SegmentationClass" / "2007_000042.png").unlink()
     assert "1 of the 2 pictures of classes for val.txt" in refused(voc)
     (voc / "JPEGImages" / "2007_000042.jpg").unlink()
@@ -260,9 +260,9 @@ def test_voc_of_boxes_alone(voc_boxes, refused):
     expected = np.zeros((8, 12), dtype=bool)
     expected[0:3, 0:4] = True  # pixels are counted from 1
     alone = data.open_regions(voc_boxes, region="label")
-    assert np.array_equal(alone.region(0), expected) and not alone.region(1).any()
+    assert np.array_equal(alone.mask(0), expected) and not alone.mask(1).any()
     expected[1:5, 5:7] = True  # its corners the other way around
-    assert np.array_equal(found.region(0), expected) and not found.region(1).any()
+    assert np.array_equal(found.mask(0), expected) and not found.mask(1).any()
     assert "no borders" in refused(voc_boxes, boundary="inside")
     for file in (voc_boxes / "ImageSets" / "Main").iterdir():
         file.unlink()
@@ -270,7 +270,7 @@ def test_voc_of_boxes_alone(voc_boxes, refused):
     text = (voc_boxes / "Annotations" / "d.xml").read_text()
     (voc_boxes / "Annotations" / "d.xml").write_text(text.replace("<annotation>", "<annotation><object>"))
     with pytest.raises(data.Unreadable, match="d.xml"):
-        data.open_regions(voc_boxes).region(2)
+        data.open_regions(voc_boxes).mask(2)
     (voc_boxes / "Annotations" / "d.xml").unlink()
     (voc_boxes / "ImageSets" / "Main" / "val.txt").write_text("d\n")
     assert "'d.xml'" in refused(voc_boxes)
@@ -321,11 +321,11 @@ def test_stl10_from_its_binary_files(marks, binary):
         assert np.array_equal(np.asarray(found.image(i)), binary[i])
     expected = np.zeros((96, 96), dtype=bool)
     expected[6:54, 18:30] = expected[90:, 90:] = True
-    assert np.array_equal(found.region(0), expected)
-    assert not found.region(1).any() and found.region(2)[30:42].all() and found.region(2).sum() == 12 * 96
-    before, elsewhere = found.fingerprint, marks.parent / "elsewhere"
+    assert np.array_equal(found.mask(0), expected)
+    assert not found.mask(1).any() and found.mask(2)[30:42].all() and found.mask(2).sum() == 12 * 96
+    before, elsewhere = found.fingerprint(), marks.parent / "elsewhere"
     (marks / "stl10_binary").rename(elsewhere)
-    assert data.open_regions(marks, images=elsewhere).fingerprint == before
+    assert data.open_regions(marks, images=elsewhere).fingerprint() == before
 
 
 def test_stl10_is_read_as_torchvision_reads_it(marks, binary):
@@ -343,7 +343,7 @@ def test_stl10_from_pictures(marks, write_image, refused):
     pixels = write_image(marks / "airplane_2.png", (96, 96))
     found = data.open_regions(marks)
     assert found.keys == ("airplane_2.png",) and np.array_equal(np.asarray(found.image(0)), pixels)
-    assert found.region(0).sum() == 12 * 96
+    assert found.mask(0).sum() == 12 * 96
     write_image(marks / "airplane_3.png", (96, 96))
     assert "1 of the 2 images" in refused(marks) and "airplane_3.png" in refused(marks)
     assert "2 of the 2 images" in refused(marks, split="train")

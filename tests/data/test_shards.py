@@ -530,4 +530,4 @@ def test_shards_have_no_parts(made):
 def test_shards_are_read_in_testing(made):
     found = data.reading(load(made).test, 8)
     labelled = list(found.read(None, torch.device("cpu")))
-    assert found.count == 35 and sum(len(part.labels) for part in labelled) == 35 and found.has_regions is False
+    assert found.count == 35 and sum(len(part.labels) for part in labelled) == 35 and found.has_masks is False

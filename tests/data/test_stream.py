@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from regard import data
-from regard.data.regionset import RegionSet
+from regard.data.dataset import ImageDataset
 from regard.errors import InputError
 
 
@@ -31,7 +31,7 @@ FIT = data.Fit((16, 24), 0.9, "border", fill=(9, 8, 7))
 
 
 def batches(where, indices=None, size=4, fit=FIT, **options):
-    images = data.open_regions(where) if not isinstance(where, RegionSet) else where
+    images = data.open_regions(where) if not isinstance(where, ImageDataset) else where
     return list(data.stream(images, fit, range(len(images)) if indices is None else indices, size, **options))
 
 
@@ -45,7 +45,7 @@ def test_batches_come_in_order_with_all_that_belongs_to_an_image(masks):
         assert batch.images.shape[1:] == (3, 16, 24) and batch.regions.shape[1:] == (16, 24) and batch.skipped == ()
         for picture, label, region, place in zip(batch.images, batch.labels, batch.regions, batch.index, strict=True):
             assert np.array_equal(picture.permute(1, 2, 0), FIT.image(images.image(place)))
-            assert np.array_equal(region, FIT.region(images.region(place))) and label == images.labels[place]
+            assert np.array_equal(region, FIT.region(images.mask(place))) and label == images.labels[place]
             shown, where = data.looked(images, FIT, int(place))
             assert np.array_equal(shown, picture.permute(1, 2, 0)) and np.array_equal(where, region)
 
@@ -144,7 +144,7 @@ def test_sets_without_regions(masks):
 
 
 def test_memory_does_not_grow_with_the_set():
-    class Long(RegionSet):
+    class Long(ImageDataset):
         name, split, classes, fingerprint = "long", "", (), "x"
         keys = tuple(map(str, range(100_000)))
         labels = np.full(100_000, -1)
@@ -154,7 +154,7 @@ def test_memory_does_not_grow_with_the_set():
             self.asked += 1
             return Image.new("RGB", (4, 4))
 
-        def region(self, index):
+        def mask(self, index):
             return np.zeros((4, 4), dtype=bool)
 
     images = Long()
@@ -164,13 +164,13 @@ def test_memory_does_not_grow_with_the_set():
 
 
 def test_a_region_that_does_not_fit_its_image_is_unreadable():
-    class Odd(RegionSet):
+    class Odd(ImageDataset):
         name, split, classes, fingerprint, keys, labels = "odd", "", (), "x", ("k",), np.array([-1])
 
         def image(self, index):
             return Image.new("RGB", (4, 5))
 
-        def region(self, index):
+        def mask(self, index):
             return np.zeros((4, 5), dtype=bool)
 
     with pytest.raises(data.Unreadable, match="'k' has 4 x 5 pixels, its region 5 x 4"):
@@ -180,7 +180,7 @@ def test_a_region_that_does_not_fit_its_image_is_unreadable():
 def test_looked_takes_sets_in_memory():
     pixels = torch.randint(0, 256, (5, 3, 6, 7), dtype=torch.uint8)
     labels, regions = torch.zeros(5, dtype=torch.int64), torch.rand(5, 6, 7) > 0.5
-    test = data.ImageSet(pixels, labels, ("a",), "own", "test", (0.5,) * 3, (0.2,) * 3, regions)
+    test = data.InMemoryDataset(pixels, labels, ("a",), "own", "test", (0.5,) * 3, (0.2,) * 3, regions)
     shown, region = data.looked(test, None, 3)
     assert torch.equal(torch.from_numpy(shown).permute(2, 0, 1), test.images[3])
     assert torch.equal(torch.from_numpy(region), test.regions[3])
@@ -192,7 +192,7 @@ def test_a_fit_and_a_batch_go_to_other_processes(masks):
     assert torch.equal(again.images, batch.images) and pickle.loads(pickle.dumps(FIT)) == FIT
 
 
-class Dying(RegionSet):
+class Dying(ImageDataset):
     """Ends the process that reads its sixth image."""
 
     name, split, classes, fingerprint = "dying", "", (), "x"
@@ -204,7 +204,7 @@ class Dying(RegionSet):
             os.kill(os.getpid(), signal.SIGKILL)
         return Image.new("RGB", (4, 4))
 
-    def region(self, index):
+    def mask(self, index):
         return np.zeros((4, 4), dtype=bool)
 
 

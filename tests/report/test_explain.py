@@ -50,7 +50,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def explain(model, tmp_path):
-    def call(images: data.RegionSet, out: Path | None = None, **options):
+    def call(images: data.ImageDataset, out: Path | None = None, **options):
         settings = {"fit": FIT, "mean": MEAN, "std": STD, "names": NAMES, "source": "net", **options}
         return report.explain(model, images, out or tmp_path / "out", **settings)
 

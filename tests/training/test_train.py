@@ -254,7 +254,7 @@ def test_teachers_see_images_as_they_were_trained_on_them(precision, splits, tea
     assert len(said) == 1 and "own mean" in said[0]
     raw = splits.train.images[:4] / 255
 
-    def normalised(images: data.ImageSet) -> torch.Tensor:
+    def normalised(images: data.InMemoryDataset) -> torch.Tensor:
         return (raw - torch.tensor(images.mean)[:, None, None]) / torch.tensor(images.std)[:, None, None]
 
     torch.testing.assert_close(loaded.seen(normalised(other)), normalised(splits.train))

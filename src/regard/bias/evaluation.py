@@ -17,7 +17,7 @@ from regard.bias.looking import Looker, Mapper, Measured, Target
 from regard.bias.report import Report
 from regard.bias.rows import Rows
 from regard.bias.shards import Shard, in_shards
-from regard.data import Channels, Fit, ImageSet, Labelled, Reading, RegionSet, reading
+from regard.data import Channels, Fit, ImageDataset, InMemoryDataset, Labelled, Reading, reading
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, unwrapped
@@ -29,7 +29,7 @@ _BATCHES_A_SHARD = 8
 
 def evaluate(
     model: nn.Module,
-    dataset: ImageSet | RegionSet | Iterable[Sequence[Tensor]],
+    dataset: ImageDataset | Iterable[Sequence[Tensor]],
     *,
     method: str | Mapper = "gradcam",
     layer: Layer | Sequence[Layer] | None = None,
@@ -63,7 +63,7 @@ def evaluate(
 
     Args:
         model: maps images to class scores (N, classes).
-        dataset: an `ImageSet` or `RegionSet` with regions, or batches (images, labels, regions): floating point
+        dataset: an `ImageDataset` with masks, or batches (images, labels, regions): floating point
             (B, 3, H, W), already normalised; whole numbers (B,), outputs of the model or -1; bool (B, H, W).
         method: a name of `maps.names()`, a `MapMethod` of the model, or your own: called with images (B, 3, H, W) and
             classes (B,), it gives maps (B, h, w).
@@ -72,15 +72,15 @@ def evaluate(
         threshold: of the focus, above 0, at most 1.
         margin: of range bias, in pixels as the model sees them; see `measure`.
         tolerance: of the pointing game, likewise.
-        batch_size: of a set; None: 250 for an `ImageSet`, 32 for a `RegionSet`.
-        mean: of a set, by channel, with bytes 0 to 255 scaled to 0 to 1; None: that of the `ImageSet`.
+        batch_size: of a set; None: 250 for an `InMemoryDataset`, 32 for a `ImageDataset`.
+        mean: of a set, by channel, with bytes 0 to 255 scaled to 0 to 1; None: that of the `InMemoryDataset`.
         std: likewise.
-        fit: how the images of a `RegionSet`, and their regions with them, are resized and cropped; None: not at all.
-        workers: processes that read the images of a `RegionSet`; 0: none besides this one.
-        unreadable: on a file of a `RegionSet` that cannot be read, "error", or "skip" it and name it in the report.
+        fit: how the images of a `ImageDataset`, and their regions with them, are resized and cropped; None: not at all.
+        workers: processes that read the images of a `ImageDataset`; 0: none besides this one.
+        unreadable: on a file of a `ImageDataset` that cannot be read, "error", or "skip" it and name it in the report.
         outputs: names of the model's outputs; None: the classes of the set, if they are as many.
         label_outputs: for each class of the set the output that stands for it, or -1 for all: the report is then not
-            scored. None: the classes are the outputs, in order; a `RegionSet` with another number of classes than the
+            scored. None: the classes are the outputs, in order; a set of files with another number of classes than the
             model has outputs is then not scored.
         device: where to work; the model is moved there and, at the end, back. None: where the model is.
         folder: where the shards are kept; it is the caller's to remove.
@@ -97,13 +97,13 @@ def evaluate(
     if target not in ("predicted", "label"):
         raise unknown("target", target, ("predicted", "label"))
     looker = Looker(model, method, layer, target, threshold, margin, tolerance)
-    if isinstance(dataset, ImageSet | RegionSet):
+    if isinstance(dataset, ImageDataset):
         source = reading(dataset, batch_size, mean=mean, std=std, fit=fit, workers=workers, unreadable=unreadable)
     else:
         source = _as_they_come(dataset, mean, std)
-    if not source.has_regions:
+    if not source.has_masks:
         raise InputError(f"the {source.split} images of {source.name!r} have no regions; give a set that has")
-    as_many = isinstance(dataset, ImageSet)  # it has to have a class for each output
+    as_many = isinstance(dataset, InMemoryDataset)  # it has to have a class for each output
     matching = _Matching(source, target, label_outputs, as_many)
     total, done = source.count, 0
 

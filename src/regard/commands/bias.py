@@ -20,7 +20,7 @@ from regard.commands.processes import several_processes, wait_for_all
 from regard.commands.sights import sights
 from regard.commands.subjects import Subject, add_subject_options, subjects
 from regard.console import Console
-from regard.data import ImageSet
+from regard.data import InMemoryDataset
 from regard.errors import InputError
 from regard.files import check_written, written_aside
 from regard.modes import check_image_size
@@ -124,7 +124,7 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
 
 def _own_place(subject: Subject) -> Path | None:
     """Where the report goes besides: beside the weights, if the images are those of a run."""
-    return subject.network.bias_report(subject.options.weights) if isinstance(subject.images, ImageSet) else None
+    return subject.network.bias_report(subject.options.weights) if isinstance(subject.images, InMemoryDataset) else None
 
 
 def _settings(arguments: Sequence[str]) -> list[str]:
@@ -146,7 +146,7 @@ def _check(subject: Subject) -> None:
     options = subject.options
     distances = (options.margin, options.tolerance)
     images, fit = subject.images, subject.fit
-    size = images.images.shape[2:] if isinstance(images, ImageSet) else fit.size if fit is not None else None
+    size = images.images.shape[2:] if isinstance(images, InMemoryDataset) else fit.size if fit is not None else None
     if size is not None:
         check_image_size(subject.model, torch.empty(1, 3, *size, device="meta"))
     bias.Looker(subject.model, options.method, subject.layers, options.target, options.threshold, *distances)

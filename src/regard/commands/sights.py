@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from regard import bias, data, report
 from regard.commands.subjects import Subject
-from regard.data import ImageSet
+from regard.data import InMemoryDataset
 from regard.files import utf8
 
 
@@ -24,7 +24,7 @@ def sights(found: Sequence[Subject], reports: Sequence[bias.Report], count: int)
     chosen = report.choose_sights(reports, count)
     rows = [row for row, _ in chosen]
     images = found[0].images
-    if isinstance(images, ImageSet):
+    if isinstance(images, InMemoryDataset):
         places = [int(reports[0].keys[row]) for row in rows]
     else:
         by_key = {utf8(key): place for place, key in enumerate(images.keys)}

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from regard import report
 from regard.commands.subjects import Subject, add_subject_options
 from regard.console import Console
-from regard.data import ImageSet, RegionSet
+from regard.data import ImageDataset, InMemoryDataset
 from regard.errors import InputError
 from regard.files import check_written, write_text
 from regard.report.explanation import find_classes
@@ -90,11 +90,15 @@ def choose(found: Sequence[Subject], *, most: int | None = None) -> Chosen:
     return Chosen(sorted(places), counted, counted if few else report.some_classes(counted))
 
 
-def _same(first: ImageSet | RegionSet, second: ImageSet | RegionSet) -> bool:
+def _same(first: InMemoryDataset | ImageDataset, second: InMemoryDataset | ImageDataset) -> bool:
     """Whether two sets are the same images of the same classes."""
     if first is second:
         return True
-    if not isinstance(first, ImageSet) or not isinstance(second, ImageSet) or first.classes != second.classes:
+    if (
+        not isinstance(first, InMemoryDataset)
+        or not isinstance(second, InMemoryDataset)
+        or first.classes != second.classes
+    ):
         return False
     return torch.equal(first.labels, second.labels) and torch.equal(first.images, second.images)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from regard import data, terminal, training
 from regard.commands.mismatches import tell_mismatches
-from regard.data import Channels, FileSet, Fit, ImageSet, Labelled, RegionSet
+from regard.data import Channels, FileSet, Fit, ImageDataset, InMemoryDataset, Labelled
 from regard.data.shards import Shards
 from regard.data.sources import READ_WHILE_TRAINING
 from regard.errors import DataWarning, InputError, check_interval
@@ -48,7 +48,7 @@ class Trial:
 
     network: Trained
     name: str
-    images: ImageSet | RegionSet | FileSet
+    images: InMemoryDataset | ImageDataset | FileSet
     mean: Channels
     std: Channels
     fit: Fit | None
@@ -129,7 +129,7 @@ class Trial:
 class Subject(Trial):
     """A trial on images that one can go back to, one by one."""
 
-    images: ImageSet | RegionSet
+    images: InMemoryDataset | ImageDataset
 
 
 def add_subject_options(parser: RecipeParser) -> None:
@@ -181,8 +181,7 @@ def subjects(
     found = []
     for trial in trials(parser, arguments, labels=labels, say=say):
         images = trial.images
-        known = images.has_regions if isinstance(images, RegionSet) else getattr(images, "regions", None) is not None
-        if regions and not known:
+        if regions and not images.has_masks:
             raise InputError(f"the images of {images.name} have no regions; name a set that has (--data)")
         if not isinstance(trial, Subject):
             raise InputError(
@@ -229,7 +228,7 @@ def trials(
         said = Preprocessing(**{name: getattr(options.data, name) for name in _said(overrides)})
         return [_on_files(network, opened, said, options, labels, say) for network in networks]
     found = []
-    known: dict[str, ImageSet | FileSet] = {}  # networks trained on the same data share them
+    known: dict[str, InMemoryDataset | FileSet] = {}  # networks trained on the same data share them
     for network in networks:
         about = [*_own_data(network, parser, overrides), f"--data.workers={options.workers}"]
         own = parser.parse_args([*about, *overrides])
@@ -288,7 +287,7 @@ def _check_choices(options: Namespace) -> None:
             raise InputError(f"--{name} is for a set of image files; name it (--data coco:FOLDER, …)")
 
 
-def _limited(images: ImageSet | FileSet, limit: int | None) -> ImageSet | FileSet:
+def _limited(images: InMemoryDataset | FileSet, limit: int | None) -> InMemoryDataset | FileSet:
     if limit is None or limit >= len(images):
         return images
     if isinstance(images, FileSet) and isinstance(images.source, Shards):
@@ -326,7 +325,7 @@ def _own_data(network: Trained, parser: RecipeParser, overrides: list[str]) -> l
 
 def _on_a_set(
     network: Trained,
-    images: ImageSet | FileSet,
+    images: InMemoryDataset | FileSet,
     recipe: DataRecipe,
     options: Namespace,
     labels: bool,
@@ -364,7 +363,7 @@ def _of_others(network: Trained, recipe: DataRecipe) -> bool:
 
 def _on_files(
     network: Trained,
-    images: RegionSet,
+    images: ImageDataset,
     said: Preprocessing,
     options: Namespace,
     labels: bool,
@@ -398,7 +397,7 @@ def output_names(network: Trained) -> tuple[str, ...]:
 def _label_outputs(
     network: Trained,
     outputs: tuple[str, ...],
-    images: ImageSet | RegionSet | FileSet,
+    images: InMemoryDataset | ImageDataset | FileSet,
     needed: bool,
     say: Callable[[str], None],
 ) -> tuple[int, ...]:
@@ -421,7 +420,7 @@ def _label_outputs(
     if network.classes is None and len(classes) == len(outputs):
         say(f"{network.source}: its {len(outputs)} classes have no names; taken for those of {images.name}, in order")
         return tuple(range(len(outputs)))
-    if needed or not isinstance(images, RegionSet):
+    if needed or isinstance(images, InMemoryDataset | FileSet):
         if not classes:
             raise InputError(f"the images of {images.name} have no classes; name a set that has (--data)")
         raise InputError(

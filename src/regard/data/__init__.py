@@ -3,12 +3,12 @@
 from regard.data.augmentation import Augmentation
 from regard.data.batches import Batch, Batches
 from regard.data.builtin import clutter
+from regard.data.dataset import Channels, ImageDataset, InMemoryDataset, Splits
 from regard.data.decode import Unreadable
 from regard.data.file_batches import FileBatches
 from regard.data.fileset import FileSet
 from regard.data.fit import Fit
 from regard.data.folder import read_folder
-from regard.data.imageset import Channels, ImageSet, Splits
 from regard.data.listing import EXTENSIONS
 from regard.data.making import make_batches
 from regard.data.mixing import Mixing
@@ -16,7 +16,6 @@ from regard.data.normalisation import Normalisation
 from regard.data.pictures import Pictures, open_pictures
 from regard.data.reading import Labelled, Reading, reading
 from regard.data.regions import open_regions
-from regard.data.regionset import RegionSet
 from regard.data.share import Share
 from regard.data.sources import all_options, load, names
 from regard.data.stream import RegionBatch, looked, stream
@@ -30,14 +29,14 @@ __all__ = [
     "FileBatches",
     "FileSet",
     "Fit",
-    "ImageSet",
+    "InMemoryDataset",
     "Labelled",
     "Mixing",
     "Normalisation",
     "Pictures",
     "Reading",
     "RegionBatch",
-    "RegionSet",
+    "ImageDataset",
     "Share",
     "Splits",
     "Unreadable",

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regard.data.augmentation import Augmentation
+from regard.data.dataset import Channels, InMemoryDataset
 from regard.data.draws import Draws, Integers, check_seed
-from regard.data.imageset import Channels, ImageSet
 from regard.data.normalisation import Normalisation
 from regard.data.resized_crops import SHRUNK, draw_boxes, resized
 from regard.data.share import Share
@@ -77,7 +77,7 @@ class Batches:
 
     def __init__(
         self,
-        images: ImageSet,
+        images: InMemoryDataset,
         batch_size: int,
         *,
         augmentation: Augmentation | None = None,
@@ -241,7 +241,7 @@ def check_epoch(number: int, start: int, steps: int) -> None:
         raise InputError(f"step {start} does not exist; an epoch has {steps} steps, from 0")
 
 
-def _placed(images: ImageSet, device: torch.device | str) -> ImageSet:
+def _placed(images: InMemoryDataset, device: torch.device | str) -> InMemoryDataset:
     """The set on the device, if it has the memory."""
     try:
         return images.to(device)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
 from regard.data.draws import Draws, Integers, check_seed
-from regard.data.imageset import ImageSet, Splits, channel_statistics
 from regard.data.outline import outline
 from regard.errors import InputError, unknown
 
@@ -147,7 +147,7 @@ def clutter(
         for split in (train_set, test_set):
             split["regions"] = torch.from_numpy(outline(split["regions"].numpy(), DIGIT_SIZES[1]))
     shared: dict[str, Any] = {"classes": tuple("0123456789"), "name": "clutter", "mean": mean, "std": std}
-    return Splits(ImageSet(**train_set, **shared), ImageSet(**test_set, **shared))
+    return Splits(InMemoryDataset(**train_set, **shared), InMemoryDataset(**test_set, **shared))
 
 
 @functools.cache

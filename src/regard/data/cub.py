@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Literal, get_args
 
+from regard.data.dataset import Splits
 from regard.data.decode import OnUnreadable, quiet
-from regard.data.imageset import Splits
 from regard.data.listing import Listing, existing_folder
 from regard.data.regions import cub
 from regard.data.regions.kind import Choices
@@ -49,6 +49,6 @@ def load_cub(
         found = cub.open_cub(where, Choices(split=split, region="box"))
         files = [found.path(i) for i in range(len(found))]
         boxes = found.boxes if crop == "box" else None
-        listings.append(Listing(found.folder, found.classes, files, found.labels, boxes))
+        listings.append(Listing(found.folder, found.classes, files, found.labels.numpy(), boxes))
     with quiet():
         return read_splits("cub", listings, size, unreadable, memory_limit)

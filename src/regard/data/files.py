@@ -10,9 +10,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from regard.data.dataset import Splits
 from regard.data.decode import OnUnreadable, Unreadable
 from regard.data.fileset import FileSet, Places, common
-from regard.data.imageset import Splits
 from regard.data.listing import ClassFiles, class_splits
 
 

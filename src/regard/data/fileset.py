@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regard.data.dataset import Channels, chosen
 from regard.data.decode import OnUnreadable, Unreadable
 from regard.data.fit import Fit
-from regard.data.imageset import Channels, chosen
 from regard.data.shards import Shards
 from regard.errors import InputError
 
@@ -109,6 +109,7 @@ class FileSet:
     unreadable: OnUnreadable = "error"
     workers: int = 4
     skipped: tuple[str, ...] = ()
+    has_masks = False
 
     def __post_init__(self) -> None:
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
@@ -128,7 +129,7 @@ class FileSet:
         return Fit((self.size, self.size), self.crop_pct, "center", self.interpolation)
 
     def subset(self, which: int | Sequence[int] | Tensor) -> FileSet:
-        """A part of the set; see `ImageSet.subset`.
+        """A part of the set; see `InMemoryDataset.subset`.
 
         Raises:
             InputError: a count outside 1 to N, an index outside 0 to N - 1, or a set of shards, which are read from

@@ -9,16 +9,16 @@ from typing import IO
 
 import torch
 
+from regard.data.dataset import InMemoryDataset
 from regard.data.decode import Unreadable
 from regard.data.fileset import FileSet, Places
-from regard.data.imageset import ImageSet
 from regard.data.shards import Shards
 
 _MOST = 8192  # files that are read
 _BYTES = 2**28  # of all of them together
 
 
-def fingerprint(images: ImageSet | FileSet) -> str:
+def fingerprint(images: InMemoryDataset | FileSet) -> str:
     """A digest of what a set holds: the same wherever its files are, whenever they were written, and in every process.
 
     Of a set in memory, it is of all images, labels and regions. Of a set that is read while training, it is of all
@@ -29,7 +29,7 @@ def fingerprint(images: ImageSet | FileSet) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    if isinstance(images, ImageSet):
+    if isinstance(images, InMemoryDataset):
         for part in (images.images, images.labels, images.regions):
             if part is not None:
                 digest.update(f"{part.dtype} {tuple(part.shape)}".encode())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from regard.data.dataset import InMemoryDataset, Splits
 from regard.data.decode import OnUnreadable, quiet
-from regard.data.imageset import ImageSet, Splits
 from regard.data.listing import list_folder, list_splits
 from regard.data.whole import MEMORY_LIMIT, check_choices, pixels_of, read_listing, read_splits
 
@@ -36,7 +36,7 @@ def read_folder(
     classes: Sequence[str] | None = None,
     split: str = "train",
     memory_limit: int = MEMORY_LIMIT,
-) -> ImageSet:
+) -> InMemoryDataset:
     """Read a folder of class folders: one set, in order of class and then of path.
 
     Images are the files with an ending of `regard.data.EXTENSIONS`, in any case, in a class folder and the folders in

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regard.data.dataset import Splits
 from regard.data.decode import OnUnreadable
 from regard.data.fileset import FileSet, Places, common
-from regard.data.imageset import Splits
 from regard.data.listing import TEST_NAMES
 from regard.errors import InputError, one_line
 

@@ -8,14 +8,14 @@ import torch
 
 from regard.data.augmentation import Augmentation
 from regard.data.batches import Batches
+from regard.data.dataset import InMemoryDataset
 from regard.data.file_batches import FileBatches
 from regard.data.fileset import FileSet
-from regard.data.imageset import ImageSet
 from regard.data.share import Share
 
 
 def make_batches(
-    images: ImageSet | FileSet,
+    images: InMemoryDataset | FileSet,
     batch_size: int,
     *,
     augmentation: Augmentation | None = None,
@@ -27,7 +27,7 @@ def make_batches(
     share: Share | None = None,
 ) -> Batches | FileBatches:
     """`Batches` of a set that is held whole, `FileBatches` of one that is read while training; they take the same."""
-    make: Any = Batches if isinstance(images, ImageSet) else FileBatches
+    make: Any = Batches if isinstance(images, InMemoryDataset) else FileBatches
     return make(
         images,
         batch_size,

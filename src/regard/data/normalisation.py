@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.data.imageset import Channels
+from regard.data.dataset import Channels
 from regard.errors import InputError
 
 

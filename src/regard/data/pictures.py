@@ -9,22 +9,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from regard.data.dataset import ImageDataset, Mask
 from regard.data.decode import Unreadable, frame_of, picture, turned
 from regard.data.listing import EXTENSIONS, images_below, show
 from regard.data.regions.drawn import mask_of
 from regard.data.regions.fileset import states
-from regard.data.regionset import Mask, RegionSet
 from regard.errors import InputError
 
 Box = tuple[int, int, int, int]
 
 
-class Pictures(RegionSet):
+class Pictures(ImageDataset):
     """Image files without labels, in the order named, those of a folder in order of their paths.
 
-    Attributes, besides those of every `RegionSet`:
+    Attributes, besides those of every `ImageDataset`:
         paths: of the files; `keys` are the same as text.
         places: for each image where it is below the folder that was named; its name for a file that was named itself.
         masks: for each image the file of its region, None where it has none.
@@ -53,10 +54,9 @@ class Pictures(RegionSet):
         self.passed_over = passed_over
         self.unmatched = unmatched
         self.keys = tuple(map(str, self.paths))
-        self.labels = np.full(len(found), -1, dtype=np.int64)
-        self.has_regions = box is not None or any(self.masks)
+        self.labels = torch.full((len(found),), -1)
+        self.has_masks = box is not None or any(self.masks)
 
-    @property
     def fingerprint(self) -> str:
         masks = [None if mask is None else str(mask) for mask in self.masks]
         digest = hashlib.sha256(json.dumps([self.keys, masks, self.box]).encode())
@@ -67,7 +67,7 @@ class Pictures(RegionSet):
     def image(self, index: int) -> Image.Image:
         return picture(self.paths[index])
 
-    def region(self, index: int) -> Mask:
+    def mask(self, index: int) -> Mask:
         path, file = self.paths[index], self.masks[index]
         frame = frame_of(path)
         width, height = frame.upright
@@ -148,9 +148,9 @@ def open_pictures(
     else:
         masks, unmatched = _masks(Path(mask).expanduser(), images)
         pictures = Pictures(images, masks=masks, passed_over=passed_over, unmatched=unmatched)
-    if len(pictures) == 1 and pictures.has_regions:
+    if len(pictures) == 1 and pictures.has_masks:
         try:
-            pictures.region(0)
+            pictures.mask(0)
         except Unreadable as error:
             raise InputError(f"{error}; give another image or region") from error
     return pictures

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from regard.data.batches import Batches
+from regard.data.dataset import Channels, ImageDataset, InMemoryDataset
 from regard.data.decode import OnUnreadable
 from regard.data.file_batches import FileBatches
 from regard.data.fileset import FileSet, Places
-from regard.data.fingerprint import fingerprint
 from regard.data.fit import Fit
-from regard.data.imageset import Channels, ImageSet
 from regard.data.normalisation import Normalisation
-from regard.data.regionset import RegionSet
 from regard.data.stream import NothingReadable, stream
 from regard.errors import InputError
 
@@ -58,7 +56,7 @@ class Reading:
         batch_size: images at a time; 0: as they come.
         keys: what the images are called; empty: by their numbers.
         labels: (N,), where they are known before.
-        has_regions: whether the set has regions.
+        has_masks: whether the set has regions.
         settings: what the batches depend on, JSON-ready.
     """
 
@@ -70,12 +68,12 @@ class Reading:
     batch_size: int = 0
     keys: tuple[str, ...] = ()
     labels: np.ndarray | None = None
-    has_regions: bool = True
+    has_masks: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 def reading(
-    images: ImageSet | RegionSet | FileSet,
+    images: ImageDataset | FileSet,
     batch_size: int | None = None,
     *,
     mean: Channels | None = None,
@@ -88,18 +86,18 @@ def reading(
 
     Args:
         images: the set.
-        batch_size: images at a time; None: 250 of an `ImageSet`, else 32.
+        batch_size: images at a time; None: 250 of an `InMemoryDataset`, else 32.
         mean: of each channel, 0 to 1; None: that of the set, if it has one.
         std: likewise.
-        fit: how images of a `RegionSet`, and their regions with them, are resized and cropped; None: not at all. A
+        fit: how images of a `ImageDataset`, and their regions with them, are resized and cropped; None: not at all. A
             `FileSet` says it itself.
         workers: processes that read image files; 0: none besides this one.
         unreadable: on a file that cannot be read, "error" or "skip".
 
     Raises:
-        InputError: a `RegionSet` without mean or std.
+        InputError: a `ImageDataset` without mean or std.
     """
-    if isinstance(images, ImageSet):
+    if isinstance(images, InMemoryDataset):
         mean, std = images.mean if mean is None else mean, images.std if std is None else std
         return _of_images(images, 250 if batch_size is None else batch_size, mean, std)
     if isinstance(images, FileSet):
@@ -111,7 +109,7 @@ def reading(
     return _of_files(images, 32 if batch_size is None else batch_size, mean, std, fit or Fit(), workers, unreadable)
 
 
-def _of_images(images: ImageSet, size: int, mean: Channels, std: Channels) -> Reading:
+def _of_images(images: InMemoryDataset, size: int, mean: Channels, std: Channels) -> Reading:
     def read(places: Sequence[int] | None, device: torch.device) -> Iterator[Labelled]:
         part = images if places is None else images.subset(list(places))
         chosen = range(len(images)) if places is None else places
@@ -131,13 +129,13 @@ def _of_images(images: ImageSet, size: int, mean: Channels, std: Channels) -> Re
         len(images),
         size,
         labels=images.labels.cpu().numpy(),
-        has_regions=images.regions is not None,
-        settings={"data": fingerprint(images), "mean": mean, "std": std},
+        has_masks=images.regions is not None,
+        settings={"data": images.fingerprint(), "mean": mean, "std": std},
     )
 
 
 def _of_files(
-    images: RegionSet, size: int, mean: Channels, std: Channels, fit: Fit, workers: int, unreadable: OnUnreadable
+    images: ImageDataset, size: int, mean: Channels, std: Channels, fit: Fit, workers: int, unreadable: OnUnreadable
 ) -> Reading:
     def read(places: Sequence[int] | None, device: torch.device) -> Iterator[Labelled]:
         normalised = Normalisation(mean, std, device=device)
@@ -151,7 +149,7 @@ def _of_files(
                 yield Labelled(
                     normalised(batch.images.to(device, non_blocking=True)),
                     batch.labels.to(device, non_blocking=True),
-                    batch.regions.to(device, non_blocking=True) if images.has_regions else None,
+                    batch.regions.to(device, non_blocking=True) if images.has_masks else None,
                     batch.index.tolist(),
                     said(batch.skipped),
                 )
@@ -167,9 +165,9 @@ def _of_files(
         len(images),
         size,
         images.keys,
-        images.labels,
-        images.has_regions,
-        settings={"data": images.fingerprint, "mean": mean, "std": std, "fit": str(fit), "unreadable": unreadable},
+        images.labels.numpy(),
+        images.has_masks,
+        settings={"data": images.fingerprint(), "mean": mean, "std": std, "fit": str(fit), "unreadable": unreadable},
     )
 
 
@@ -195,6 +193,6 @@ def _of_file_set(images: FileSet, size: int) -> Reading:
         len(images),
         size,
         labels=images.source.labels if isinstance(images.source, Places) else None,
-        has_regions=False,
+        has_masks=False,
         settings={"fit": str(images.fit), "mean": images.mean, "std": images.std},
     )

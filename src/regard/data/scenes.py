@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from regard.data.dataset import Splits
 from regard.data.decode import OnUnreadable, quiet
-from regard.data.imageset import Splits
 from regard.data.listing import Listing, existing_folder, read_text, show
 from regard.data.regions.tree import Tree, check_all_there, check_inside
 from regard.data.whole import MEMORY_LIMIT, check_choices, read_splits

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from regard.data.dataset import Splits
 from regard.data.decode import OnUnreadable
-from regard.data.imageset import Splits
 from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden, read_class_names, unique
 from regard.errors import InputError, one_line, unknown
 from regard.files import MOST_BYTES, read_regular

@@ -15,12 +15,12 @@ import torch
 
 from regard.data.builtin import clutter
 from regard.data.cub import load_cub
+from regard.data.dataset import Channels, InMemoryDataset, Splits
 from regard.data.decode import OnUnreadable
 from regard.data.files import load_files
 from regard.data.fileset import FileSet
 from regard.data.folder import load_folder
 from regard.data.huggingface import load_hfds
-from regard.data.imageset import Channels, ImageSet, Splits
 from regard.data.scenes import load_scenes
 from regard.data.shards import load_wds
 from regard.errors import InputError, one_line, unknown
@@ -54,7 +54,7 @@ READ_WHILE_TRAINING: dict[str, Callable[..., Splits[FileSet]]] = {
     "wds": load_wds,
 }
 # Sets of image files that are held whole: what reads them, and what the folder is that they are in.
-_OF_FILES: dict[str, tuple[Callable[..., Splits[ImageSet]], str]] = {
+_OF_FILES: dict[str, tuple[Callable[..., Splits[InMemoryDataset]], str]] = {
     "cub": (load_cub, "the folder CUB_200_2011"),
     "folder": (load_folder, "a folder with train/ and test/ in it"),
     "scenes": (load_scenes, "a folder with Images/, TrainImages.txt and TestImages.txt in it"),
@@ -106,7 +106,7 @@ def load(
     interpolation: str = "bilinear",
     workers: int = 4,
     **options: Any,
-) -> Splits[ImageSet] | Splits[FileSet]:
+) -> Splits[InMemoryDataset] | Splits[FileSet]:
     """Load a data set as bytes, or find one that is read while training.
 
     Args:
@@ -232,11 +232,11 @@ def _load_published(name: str, root: Path, download: bool) -> Splits:
     return Splits(*sets)
 
 
-def _as_set(raw: Any, name: str, split: str) -> ImageSet:
+def _as_set(raw: Any, name: str, split: str) -> InMemoryDataset:
     """A data set of torchvision that holds its images as `data` and their classes as `targets` or `labels`."""
     images = torch.from_numpy(np.ascontiguousarray(raw.data))
     if images.shape[3] == 3:  # CIFAR comes as (N, H, W, 3)
         images = images.permute(0, 3, 1, 2).contiguous()
     labels = torch.as_tensor(raw.labels if name == "stl10" else raw.targets, dtype=torch.int64)
     published = _PUBLISHED[name]
-    return ImageSet(images, labels, tuple(raw.classes), name, split, published.mean, published.std)
+    return InMemoryDataset(images, labels, tuple(raw.classes), name, split, published.mean, published.std)

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regard.data.dataset import ImageDataset, Mask
 from regard.data.decode import OnUnreadable, Unreadable, quiet
 from regard.data.fit import Fit
-from regard.data.imageset import ImageSet
-from regard.data.regionset import Mask, RegionSet
 from regard.data.workers import Workers
 from regard.errors import InputError
 
@@ -52,7 +51,7 @@ class NothingReadable(InputError):
         self.skipped = skipped
 
 
-def looked(images: RegionSet | ImageSet, fit: Fit | None, index: int) -> tuple[NDArray[np.uint8], Mask]:
+def looked(images: ImageDataset, fit: Fit | None, index: int) -> tuple[NDArray[np.uint8], Mask]:
     """One image as the network sees it, and its region.
 
     Args:
@@ -67,17 +66,13 @@ def looked(images: RegionSet | ImageSet, fit: Fit | None, index: int) -> tuple[N
         Unreadable: the image or its region cannot be read, or they do not fit one another.
     """
     fit = fit or Fit()
-    if isinstance(images, ImageSet):
-        picture = images.images[index].permute(1, 2, 0).cpu().numpy()
-        region = None if images.regions is None else images.regions[index].cpu().numpy()
-        return picture, np.zeros(picture.shape[:2], dtype=np.bool_) if region is None else region
     try:
         with quiet():
             image = images.image(index)
             shown = fit.image(image)
-            if not images.has_regions:
-                return shown, np.zeros(shown.shape[:2], dtype=np.bool_)
-            region = images.region(index)
+            region = images.mask(index)
+        if region is None:
+            return shown, np.zeros(shown.shape[:2], dtype=np.bool_)
         if region.shape != image.size[::-1]:
             raise Unreadable(
                 f"{images.keys[index]!r} has {image.width} x {image.height} pixels, its region "
@@ -89,7 +84,7 @@ def looked(images: RegionSet | ImageSet, fit: Fit | None, index: int) -> tuple[N
 
 
 def stream(
-    images: RegionSet,
+    images: ImageDataset,
     fit: Fit,
     indices: Sequence[int] | range,
     batch_size: int,
@@ -129,7 +124,7 @@ def stream(
 class _Reader:
     """Reads the batch of a number; this is what goes to other processes."""
 
-    images: RegionSet
+    images: ImageDataset
     fit: Fit
     places: NDArray[np.int64]
     batch_size: int
@@ -166,7 +161,7 @@ class _Reader:
             shown, regions = [np.zeros((0, 0, 3), np.uint8)], [np.zeros((0, 0), np.bool_)]
         pixels = torch.from_numpy(np.stack(shown).transpose(0, 3, 1, 2).copy())
         where = torch.tensor(index, dtype=torch.int64)
-        labels = torch.from_numpy(self.images.labels[index].astype(np.int64))
+        labels = self.images.labels[index]
         return RegionBatch(pixels, labels, torch.from_numpy(np.stack(regions)), where, tuple(skipped))
 
 

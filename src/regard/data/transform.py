@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.data.augmentation import Augmentation
-from regard.data.imageset import Channels
+from regard.data.dataset import Channels
 from regard.data.seeded import seeded
 
 _PURPOSE = 8  # of the stream, among those of a seed

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
 from regard.data.decode import OnUnreadable, Unreadable, decode, size_of
-from regard.data.imageset import ImageSet, Splits, channel_statistics
 from regard.data.listing import Listing, show
 from regard.errors import InputError, first_line
 
@@ -84,7 +84,7 @@ def pixels_of(listing: Listing, size: int | None, unreadable: OnUnreadable, memo
 
 def read_listing(
     name: str, listing: Listing, split: str, pixels: tuple[int, int], size: int | None, unreadable: OnUnreadable
-) -> ImageSet:
+) -> InMemoryDataset:
     """The images, all of them (width, height) `pixels` large, in one set."""
     width, height = pixels
     try:
@@ -110,7 +110,7 @@ def read_listing(
     tensor = torch.from_numpy(images)
     mean, std = channel_statistics(tensor)
     skipped = tuple(str(listing.files[i]) for i in sorted(failed))
-    return ImageSet(tensor, torch.from_numpy(labels), listing.classes, name, split, mean, std, skipped=skipped)
+    return InMemoryDataset(tensor, torch.from_numpy(labels), listing.classes, name, split, mean, std, skipped=skipped)
 
 
 def gib(count: int) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from regard import maps
-from regard.data import Channels, Fit, RegionSet
+from regard.data import Channels, Fit, ImageDataset
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.files import check_replaceable
@@ -46,7 +46,7 @@ class Explained:
 
 def explain(
     model: nn.Module,
-    images: RegionSet,
+    images: ImageDataset,
     out: str | os.PathLike[str],
     *,
     fit: Fit,
@@ -220,7 +220,7 @@ def _written_aside(folder: Path, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _stems(images: RegionSet) -> list[str]:
+def _stems(images: ImageDataset) -> list[str]:
     """For each image the path of its files in the folder, without the ending; like its own, and no two alike."""
     places = getattr(images, "places", None) or [PurePath(key) for key in images.keys]
     taken: set[str] = set()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regard.bias import measure, scaled
-from regard.data import Channels, Fit, Normalisation, RegionBatch, RegionSet, stream
+from regard.data import Channels, Fit, ImageDataset, Normalisation, RegionBatch, stream
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.logits import class_logits
@@ -95,7 +95,7 @@ def check_counts(top: int, batch_size: int) -> None:
 
 def explanations(
     method: MapMethod,
-    images: RegionSet,
+    images: ImageDataset,
     fit: Fit,
     *,
     mean: Channels,
@@ -187,7 +187,7 @@ def _explained(
     maps: Tensor,
     logits: Tensor,
     classes: Tensor,
-    images: RegionSet,
+    images: ImageDataset,
     names: Sequence[str],
     top: int,
     threshold: float,
@@ -197,7 +197,7 @@ def _explained(
     probabilities = class_logits(logits).double().softmax(1).cpu()
     likeliest = probabilities.topk(min(top, len(names)), dim=1).indices.tolist()
     measures: dict[str, list[list[float | bool]]] = {}
-    if images.has_regions:
+    if images.has_masks:
         # Every map beside the region of its image, as if they were so many images.
         regions = batch.regions.to(maps.device).repeat_interleave(each, 0)
         found = measure(maps.flatten(0, 1), regions, threshold)
@@ -209,7 +209,7 @@ def _explained(
         return Scored(index, names[index], float(probabilities[i, index]))
 
     for i, place in enumerate(batch.index.tolist()):
-        region = batch.regions[i].cpu().numpy() if images.has_regions and bool(batch.regions[i].any()) else None
+        region = batch.regions[i].cpu().numpy() if images.has_masks and bool(batch.regions[i].any()) else None
         looks = [
             Look(
                 scored(i, index),
@@ -220,11 +220,12 @@ def _explained(
             for k, index in enumerate(classes[i].tolist())
         ]
         predicted = tuple(scored(i, index) for index in likeliest[i])
-        note = _note(images, place) if images.has_regions and region is None else ""
+        note = _note(images, place) if images.has_masks and region is None else ""
         yield Explanation(place, images.keys[place], pixels[i], region, predicted, tuple(looks), note)
 
 
-def _note(images: RegionSet, place: int) -> str:
-    if images.region(place).any():
+def _note(images: ImageDataset, place: int) -> str:
+    region = images.mask(place)
+    if region is not None and region.any():
         return "its region is cropped away or too small: no pixel of it is left in what the network sees"
     return "no region is given for it"

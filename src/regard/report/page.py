@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from regard.data import ImageSet, Splits
+from regard.data import InMemoryDataset, Splits
 from regard.errors import InputError, unknown
 from regard.report import charts, prose
 from regard.report.caveats import caveats, seeds
@@ -249,12 +249,12 @@ def _moved(row: Summary, folder: str | None) -> Summary:
     return replace(row, recipe=replace(row.recipe, data=replace(row.recipe.data, folder=folder)))
 
 
-def _data(row: Summary, folder: str | None) -> tuple[Splits[ImageSet] | None, list[str]]:
+def _data(row: Summary, folder: str | None) -> tuple[Splits[InMemoryDataset] | None, list[str]]:
     """The images of a run, and what to say if they cannot be had."""
     try:
         splits = load_data(replace(_moved(row, folder).recipe.data, download=False))
     except InputError as error:
         return None, [f"There is no sheet of test images: {error}."]
-    if not isinstance(splits.test, ImageSet):
+    if not isinstance(splits.test, InMemoryDataset):
         return None, [f"There is no sheet of test images: those of {splits.test.name} are read while training."]
     return splits, []

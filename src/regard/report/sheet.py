@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regard.bias import Report, measure, scaled
-from regard.data import Batches, ImageSet
+from regard.data import Batches, InMemoryDataset
 from regard.data.draws import Draws
 from regard.errors import InputError
 from regard.logits import predicted_classes
@@ -76,7 +76,9 @@ class Sheet:
     notes: tuple[str, ...]
 
 
-def make_sheet(rows: Sequence[Summary], reference: int, test: ImageSet, *, images: int = 12, apart: int = 4) -> Sheet:
+def make_sheet(
+    rows: Sequence[Summary], reference: int, test: InMemoryDataset, *, images: int = 12, apart: int = 4
+) -> Sheet:
     """Shows the networks that were tested on the images of the reference.
 
     Args:
@@ -136,7 +138,7 @@ def spread(total: int, count: int) -> list[int]:
     return [int(place) for place in Draws(0).integers(edges[:-1], edges[1:] - 1, count)]
 
 
-def most_apart(rows: Sequence[Summary], reference: Summary, test: ImageSet, count: int) -> list[int]:
+def most_apart(rows: Sequence[Summary], reference: Summary, test: InMemoryDataset, count: int) -> list[int]:
     """Places of the images on which the spill of the others is furthest from the reference's, in the mean.
 
     Empty unless the reference and another network were measured on these test images.
@@ -151,11 +153,11 @@ def most_apart(rows: Sequence[Summary], reference: Summary, test: ImageSet, coun
     return [int(place) for place in order if gap[place] > 0]
 
 
-def _same_labels(row: Summary, test: ImageSet) -> bool:
+def _same_labels(row: Summary, test: InMemoryDataset) -> bool:
     return row.bias is not None and np.array_equal(row.bias.rows["label"], test.labels.cpu().numpy())
 
 
-def _why_not(row: Summary, reference: Summary, test: ImageSet) -> str | None:
+def _why_not(row: Summary, reference: Summary, test: InMemoryDataset) -> str | None:
     """Why the network cannot be shown the test images of the reference; None: it can."""
     if not row.environment.get("classes"):
         return f"nothing in {row.run.folder} names its classes (environment.json)"
@@ -201,7 +203,7 @@ def _is_stale(report: Report, model: nn.Module) -> bool:
     return measured is not None and measured != fingerprint(model)
 
 
-def _look(mapper: MapMethod, row: Summary, test: ImageSet, places: Sequence[int]) -> list[_Look]:
+def _look(mapper: MapMethod, row: Summary, test: InMemoryDataset, places: Sequence[int]) -> list[_Look]:
     """What the network makes of the images at these places, with the settings of its bias report."""
     report = row.bias
     by_label = report is not None and report.target == "label"
@@ -227,7 +229,7 @@ def verdict(flat: bool, position: bool, range_: bool) -> str:
 
 
 def _disagreements(
-    rows: Sequence[Summary], test: ImageSet, places: Sequence[int], looks: Mapping[str, Sequence[_Look]]
+    rows: Sequence[Summary], test: InMemoryDataset, places: Sequence[int], looks: Mapping[str, Sequence[_Look]]
 ) -> list[str]:
     """What to say if the networks predict other classes than their reports say."""
     counts = {}
@@ -245,7 +247,7 @@ def _disagreements(
     ]
 
 
-def _strip(test: ImageSet, place: int, looks: Sequence[_Look], names: Sequence[str]) -> Strip:
+def _strip(test: InMemoryDataset, place: int, looks: Sequence[_Look], names: Sequence[str]) -> Strip:
     image = test.images[place].permute(1, 2, 0).cpu().numpy()
     region = None if test.regions is None else test.regions[place].cpu().numpy()
     label = test.classes[int(test.labels[place])]

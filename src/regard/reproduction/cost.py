@@ -153,7 +153,7 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
     """
     images = splits.train
     side = images.size if isinstance(images, data.FileSet) else images.images.shape[-1]
-    if isinstance(images, data.ImageSet) and recipe.augmentation.crop:
+    if isinstance(images, data.InMemoryDataset) and recipe.augmentation.crop:
         side = recipe.augmentation.crop
     classes = len(images.classes)
     # On a processor, large images are timed in small batches: a step would take minutes.

@@ -72,8 +72,8 @@ def check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> Non
         )
 
 
-def _counts(images: data.ImageSet | data.FileSet) -> list[int]:
-    if isinstance(images, data.ImageSet):
+def _counts(images: data.InMemoryDataset | data.FileSet) -> list[int]:
+    if isinstance(images, data.InMemoryDataset):
         labels = images.labels.cpu().numpy()
     elif isinstance(images.source, Places):
         labels = images.source.labels

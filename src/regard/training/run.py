@@ -464,14 +464,14 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     return data.Splits(_normalised(train, recipe), _normalised(test, recipe))
 
 
-def resolved(recipe: DataRecipe, images: data.ImageSet | data.FileSet) -> DataRecipe:
+def resolved(recipe: DataRecipe, images: data.InMemoryDataset | data.FileSet) -> DataRecipe:
     """The recipe with everything said that `images` took from defaults, which may change."""
     options = data.all_options(recipe.name, **recipe.options)
     size = images.size if isinstance(images, data.FileSet) else recipe.size
     return replace(recipe, size=size, mean=images.mean, std=images.std, options=options)
 
 
-def _normalised(images: data.ImageSet | data.FileSet, recipe: DataRecipe) -> data.ImageSet | data.FileSet:
+def _normalised(images: data.InMemoryDataset | data.FileSet, recipe: DataRecipe) -> data.InMemoryDataset | data.FileSet:
     return replace(images, mean=recipe.mean or images.mean, std=recipe.std or images.std)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from regard.data import FileSet, ImageSet
+from regard.data import FileSet, InMemoryDataset
 from regard.errors import InputError
 from regard.training.recipe import TransferRecipe
 from regard.training.trained import Trained, open_trained
@@ -20,7 +20,7 @@ _PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": None, "bfloat16"
 
 def load_teachers(
     recipe: TransferRecipe,
-    images: ImageSet | FileSet,
+    images: InMemoryDataset | FileSet,
     size: tuple[int, int],
     device: torch.device,
     say: Callable[[str], None],
@@ -53,7 +53,7 @@ class _Wanted:
     """A teacher that is asked for."""
 
     recipe: TransferRecipe
-    images: ImageSet | FileSet
+    images: InMemoryDataset | FileSet
     size: tuple[int, int]
     source: str
 

@@ -220,9 +220,9 @@ def _takes_channels_last(model: nn.Module, recipe: Recipe, images: int, processe
     )
 
 
-def _test_batch(images: data.ImageSet | data.FileSet, processes: int) -> int:
+def _test_batch(images: data.InMemoryDataset | data.FileSet, processes: int) -> int:
     """Images of a batch in testing: 500 small ones a process, and fewer of large ones, which take more memory."""
-    height, width = images.images.shape[2:] if isinstance(images, data.ImageSet) else (images.size, images.size)
+    height, width = images.images.shape[2:] if isinstance(images, data.InMemoryDataset) else (images.size, images.size)
     return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from regard.data.dataset import ImageDataset
 from regard.data.listing import existing_folder, show
 from regard.data.regions import coco, cub, folder, imagenet, masks, pets, stl10, voc
 from regard.data.regions.kind import Choices, Kind
-from regard.data.regionset import RegionSet
 from regard.errors import InputError, unknown
 
 # In the order in which they are recognised: what asks for the most is tried first.
@@ -26,7 +26,7 @@ def open_regions(
     region: str | None = None,
     boundary: str | None = None,
     limit: int | None = None,
-) -> RegionSet:
+) -> ImageDataset:
     """Open a set of image files with regions.
 
     That the files are there is checked; none of them is read, but for the annotations. `docs/regions.md` says for each
@@ -64,7 +64,7 @@ def open_regions(
     found = kind.open(path, choices)
     if limit is None or limit >= len(found):
         return found
-    return found.part((2 * np.arange(limit) + 1) * len(found) // (2 * limit))
+    return found.subset((2 * np.arange(limit) + 1) * len(found) // (2 * limit))
 
 
 def _parsed(where: str) -> tuple[str | None, Path]:

@@ -12,13 +12,13 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, frame_of
 from regard.data.listing import read_bytes, show, unique
 from regard.data.regions.fileset import FileSet
 from regard.data.regions.kind import Choices, Kind, chosen
 from regard.data.regions.shapes import polygon_mask, run_mask, runs_of
 from regard.data.regions.tree import Tree, check_all_there, check_inside
-from regard.data.regionset import Mask
 from regard.errors import InputError, first_line, unknown
 
 _PREFIX = "instances_"
@@ -84,13 +84,13 @@ class CocoSet(FileSet):
         self._runs = _Packed([[one.runs for one in several if one.runs is not None] for several in objects], _NO_RUNS)
         self._file = source
 
-    def region(self, index: int) -> Mask:
-        mask = super().region(index)
+    def mask(self, index: int) -> Mask:
+        frame = frame_of(self.path(index))
+        mask = self._turned(index, frame, self._marked(index, frame))
         by_size: dict[tuple[int, int], list[Runs]] = {}
         for runs in self._runs.of(index):
             by_size.setdefault((int(runs[-2]), int(runs[-1])), []).append(runs[:-2])
         for size, codes in by_size.items():
-            frame = frame_of(self.path(index))
             self._check_size(index, frame, size)
             mask = mask | self._turned(index, frame, run_mask(codes, *size))
         return mask

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regard.data.dataset import Mask
 from regard.data.decode import Frame, opened
 from regard.data.listing import show
 from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, chosen, read_rows
 from regard.data.regions.shapes import box_mask, first_pixels
 from regard.data.regions.tree import Tree, check_all_there, check_inside
-from regard.data.regionset import Mask
 from regard.errors import InputError
 
 _HALF = 128  # of the grey that says how many of the annotators marked a pixel

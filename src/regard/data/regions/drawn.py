@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regard.data.dataset import Mask
 from regard.data.decode import Unreadable, opened
 from regard.data.listing import show
-from regard.data.regionset import Mask
 
 _LOSSY = ("JPEG", "WEBP")
 _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L")

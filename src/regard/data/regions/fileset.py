@@ -6,19 +6,19 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from regard.data.dataset import ImageDataset, Mask
 from regard.data.decode import Frame, Unreadable, frame_of, picture, turned
 from regard.data.listing import show
-from regard.data.regionset import Mask, RegionSet
 
 
-class FileSet(RegionSet):
+class FileSet(ImageDataset):
     """A set whose images are files below one folder, under the names that its keys are."""
 
     def __init__(
@@ -34,7 +34,7 @@ class FileSet(RegionSet):
         self.split = split
         self.folder = folder
         self.keys = tuple(keys)
-        self.labels = np.asarray(labels, dtype=np.int64).reshape(len(self.keys))
+        self.labels = torch.from_numpy(np.array(labels, dtype=np.int64).reshape(len(self.keys)))
         self.classes = tuple(classes)
 
     def path(self, index: int) -> Path:
@@ -44,7 +44,7 @@ class FileSet(RegionSet):
     def image(self, index: int) -> Image.Image:
         return picture(self.path(index))
 
-    def region(self, index: int) -> Mask:
+    def mask(self, index: int) -> Mask | None:
         frame = frame_of(self.path(index))
         return self._turned(index, frame, self._marked(index, frame))
 
@@ -76,13 +76,12 @@ class FileSet(RegionSet):
     def _marks(self) -> Iterator[bytes]:
         """All that the regions are made of."""
 
-    @cached_property
     def fingerprint(self) -> str:
         """Of name, split, classes, keys, labels, `states` of the image files, and what the regions are made of: their
         shapes, or names and `states` of the files they are in. Where the files are does not matter.
         """
         digest = hashlib.sha256(json.dumps([self.name, self.split, self.classes, self.keys]).encode())
-        digest.update(self.labels.tobytes())
+        digest.update(self.labels.numpy().tobytes())
         digest.update(states(self.path(i) for i in range(len(self))))
         for part in self._marks():
             digest.update(part)

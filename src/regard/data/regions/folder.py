@@ -7,23 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
+from regard.data.dataset import Mask
 from regard.data.decode import Frame
 from regard.data.listing import Listing, list_folder
 from regard.data.regions.fileset import FileSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.masks import SPLITS
 from regard.data.regions.tree import Tree
-from regard.data.regionset import Mask
 
 
 class FolderSet(FileSet):
     """Images of a folder of class folders; where their regions are is not known."""
 
-    has_regions = False
+    has_masks = False
 
     def __init__(self, split: str, listing: Listing) -> None:
         keys = [file.relative_to(listing.folder).as_posix() for file in listing.files]
         super().__init__("folder", split, listing.folder, keys, listing.labels, listing.classes)
+
+    def mask(self, index: int) -> None:
+        return None
 
     def _marked(self, index: int, frame: Frame) -> Mask:
         return np.zeros((frame.height, frame.width), dtype=np.bool_)

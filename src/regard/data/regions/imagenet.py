@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from regard.data.dataset import Mask
 from regard.data.decode import Frame
 from regard.data.listing import EXTENSIONS, is_image, read_bytes, show
 from regard.data.regions.fileset import PairedSet
@@ -13,7 +14,6 @@ from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.pascal import read_boxes
 from regard.data.regions.shapes import box_mask
 from regard.data.regions.tree import Tree
-from regard.data.regionset import Mask
 from regard.errors import InputError
 
 _SPLITS = ("val", "train")

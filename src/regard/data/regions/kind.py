@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regard.data.dataset import ImageDataset
 from regard.data.listing import read_text, show
-from regard.data.regionset import RegionSet
 from regard.errors import InputError, unknown
 
 
@@ -36,7 +36,7 @@ class Kind:
     name: str
     layout: str
     recognised: Callable[[Path], bool]
-    open: Callable[[Path, Choices], RegionSet]
+    open: Callable[[Path, Choices], ImageDataset]
     takes: frozenset[str]
 
     def check(self, choices: Choices) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from regard.data.dataset import Mask
 from regard.data.decode import Frame
 from regard.data.listing import EXTENSIONS, show
 from regard.data.regions.drawn import mask_of
 from regard.data.regions.fileset import PairedSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.tree import Tree
-from regard.data.regionset import Mask
 from regard.errors import InputError
 
 SPLITS = ("test", "val", "valid", "validation", "train")

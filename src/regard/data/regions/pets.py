@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable
 from regard.data.listing import show
 from regard.data.regions.drawn import numbers_of
 from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, chosen, pick_split, read_rows
 from regard.data.regions.tree import Tree, check_all_there
-from regard.data.regionset import Mask
 from regard.errors import InputError
 
 _ANIMAL, _BACKGROUND, _BORDER = 1, 2, 3

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regard.data.regionset import Mask
+from regard.data.dataset import Mask
 
 Ring = NDArray[np.floating[Any]]
 Runs = NDArray[np.int64]

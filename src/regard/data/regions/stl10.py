@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable
 from regard.data.listing import read_bytes, show
 from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.shapes import grid_mask
 from regard.data.regions.tree import Tree
-from regard.data.regionset import Mask
 from regard.errors import InputError, first_line
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -65,9 +65,9 @@ class Stl10Set(FileSet):
         image = np.frombuffer(content, dtype=np.uint8).reshape(3, _SIDE, _SIDE).transpose(2, 1, 0)
         return Image.fromarray(np.ascontiguousarray(image))
 
-    def region(self, index: int) -> Mask:
+    def mask(self, index: int) -> Mask | None:
         if self._binary is None:
-            return super().region(index)
+            return super().mask(index)
         return self._marked(index, Frame(_SIDE, _SIDE, 1))
 
     def _marked(self, index: int, frame: Frame) -> Mask:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, quiet
 from regard.data.listing import read_text, show
 from regard.data.regions.drawn import numbers_of
@@ -17,7 +18,6 @@ from regard.data.regions.kind import Choices, Kind, chosen, pick_split
 from regard.data.regions.pascal import Boxes, read_boxes
 from regard.data.regions.shapes import box_mask
 from regard.data.regions.tree import Tree, check_all_there, check_inside
-from regard.data.regionset import Mask
 from regard.errors import InputError
 
 CLASSES = (

@@ -1,7 +1,9 @@
-"""A small labelled set of images, held whole as bytes."""
+"""Labelled images: the one interface that every data set has, and a set that is in memory."""
 
 from __future__ import annotations
 
+import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -9,17 +11,100 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from regard.data.draws import Draws
 from regard.errors import InputError
 
 Channels = tuple[float, float, float]
+Mask = NDArray[np.bool_]
+
+
+class ImageDataset(ABC):
+    """Images with labels and, where they are known, masks of the object.
+
+    A data set is one class with `image` and `mask`. Opening it checks that its files are there; images and masks are
+    read one by one, from any process or thread.
+
+    Attributes:
+        name: where it comes from: "coco", "voc", "masks", …
+        split: "train", "val", "test" or "".
+        classes: the names of its classes; may be empty.
+        keys: what each image is called, unique in the set: its path below the folder of images.
+        labels: int64 (N,), each an index into `classes`, or -1 where an image has none.
+        has_masks: whether masks are known.
+    """
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    labels: Tensor
+    has_masks: bool = True
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """The image, RGB and upright.
+
+        Raises:
+            Unreadable: it cannot be read.
+        """
+
+    @abstractmethod
+    def mask(self, index: int) -> Mask | None:
+        """The region of the object, bool (H, W), of the size of the upright image: empty where nothing is marked, None
+        where it is not known.
+
+        Raises:
+            Unreadable: it cannot be read, or does not fit the image.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hexadecimal digest that changes if images, labels or masks do."""
+
+    def subset(self, which: int | Sequence[int] | NDArray[np.int64] | Tensor) -> ImageDataset:
+        """A part of the set; classes stay those of the whole.
+
+        Args:
+            which: the indices of the images, in the order wanted, or how many: a number takes the classes in turn, so
+                that each has its share (to within one image, while it has any left), and within a class the images in
+                a fixed random order. The order is the same on every machine, and a smaller number gives the
+                beginning of a larger one.
+
+        Raises:
+            InputError: a count outside 1 to N, an index outside 0 to N - 1.
+        """
+        return Subset(self, chosen(which, self.labels))
+
+
+class Subset(ImageDataset):
+    """Some of the images of a data set, in an order of their own."""
+
+    def __init__(self, whole: ImageDataset, index: Tensor) -> None:
+        self._whole, self._index = whole, index
+        self.name, self.split, self.classes = whole.name, whole.split, whole.classes
+        self.has_masks = whole.has_masks
+        self.keys = tuple(whole.keys[i] for i in index.tolist())
+        self.labels = whole.labels[index]
+
+    def image(self, index: int) -> Image.Image:
+        return self._whole.image(int(self._index[index]))
+
+    def mask(self, index: int) -> Mask | None:
+        return self._whole.mask(int(self._index[index]))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self._whole.fingerprint().encode() + self._index.numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
-    """A labelled set of images of one size, as bytes on one device.
+class InMemoryDataset(ImageDataset):
+    """Labelled images of one size, as bytes on one device.
 
     Attributes:
         images: uint8 (N, 3, H, W), RGB.
@@ -29,7 +114,7 @@ class ImageSet:
         split: "train" or "test".
         mean: of each channel over the training split, with bytes 0 to 255 scaled to 0 to 1. Both splits carry it.
         std: standard deviation, likewise.
-        regions: bool (N, H, W), the ideal region of each image, or None where it is not known.
+        regions: bool (N, H, W), the mask of the object in each image, or None where it is not known.
         skipped: the paths of unreadable files that were left out.
 
     Raises:
@@ -60,27 +145,31 @@ class ImageSet:
         if regions is not None and (regions.dtype != torch.bool or regions.shape != images[:, 0].shape):
             expected = (images.shape[0], *images.shape[2:])
             raise InputError(f"regions are {_describe(regions)}; expected bool {expected}, one for each image")
+        object.__setattr__(self, "has_masks", regions is not None)
+        object.__setattr__(self, "keys", tuple(map(str, range(len(images)))))
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index].permute(1, 2, 0).cpu().numpy())
 
-    def to(self, device: torch.device | str) -> ImageSet:
+    def mask(self, index: int) -> Mask | None:
+        return None if self.regions is None else self.regions[index].cpu().numpy()
+
+    def fingerprint(self) -> str:
+        """Of all images, labels and regions: the same in every process, whatever the device."""
+        digest = hashlib.sha256()
+        for part in (self.images, self.labels, self.regions):
+            if part is not None:
+                digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> InMemoryDataset:
         """The same set with its tensors on the device; the tensors are shared if they are there already."""
         regions = None if self.regions is None else self.regions.to(device)
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), regions=regions)
 
-    def subset(self, which: int | Sequence[int] | Tensor) -> ImageSet:
-        """A part of the set; mean, std and classes stay those of the whole.
-
-        Args:
-            which: the indices of the images, in the order wanted, or how many: a number takes the classes in turn, so
-                that each has its share (to within one image, while it has any left), and within a class the images in
-                a fixed random order. The order is the same on every machine, and a smaller number gives the
-                beginning of a larger one.
-
-        Raises:
-            InputError: a count outside 1 to N, an index outside 0 to N - 1.
-        """
+    def subset(self, which: int | Sequence[int] | NDArray[np.int64] | Tensor) -> InMemoryDataset:
+        """A part of the set, as of `ImageDataset.subset`; mean and std stay those of the whole, too."""
         index = chosen(which, self.labels).to(self.images.device)
         regions = None if self.regions is None else self.regions[index]
         return replace(self, images=self.images[index], labels=self.labels[index], regions=regions)
@@ -96,13 +185,13 @@ class Splits(NamedTuple, Generic[Images]):
     test: Images
 
 
-def chosen(which: int | Sequence[int] | Tensor, labels: Tensor) -> Tensor:
-    """The indices of a part of a set with these labels (N,), int64; see `ImageSet.subset`."""
+def chosen(which: int | Sequence[int] | NDArray[np.int64] | Tensor, labels: Tensor) -> Tensor:
+    """The indices of a part of a set with these labels (N,), int64; see `ImageDataset.subset`."""
     count = len(labels)
     if isinstance(which, int):
         if not 1 <= which <= count:
             raise InputError(f"subset of {which} images of {count}; give a number from 1 to {count}")
-        return torch.from_numpy(_by_turns(labels.cpu().numpy())[:which])
+        return torch.from_numpy(_by_turns(labels.cpu().numpy() + 1)[:which])
     index = torch.as_tensor(which)
     if index.ndim != 1 or (index.numel() and (index.is_floating_point() or index.dtype == torch.bool)):
         raise InputError(f"indices are {_describe(index)}; expected a list of integers")
@@ -141,7 +230,7 @@ def _channels(values: NDArray[Any]) -> Channels:
 
 
 def _by_turns(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All indices in an order that takes the classes in turn."""
+    """Of labels from 0 on, all indices in an order that takes the classes in turn."""
     order = Draws(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     sizes = np.bincount(labels)
