@@ -51,7 +51,7 @@ def test_a_part_keeps_the_order_asked_for(masks):
     part = whole.subset([7, 2, 2])
     assert part.keys == tuple(whole.keys[i] for i in (7, 2, 2)) and np.array_equal(part.mask(0), whole.mask(7))
     assert part.subset([1]).keys == (whole.keys[2],)
-    with pytest.raises(InputError, match="places run from 3 to 10; expected 0 to 9"):
+    with pytest.raises(InputError, match="indices run from 3 to 10; expected 0 to 9"):
         whole.subset([3, 10])
 
 
@@ -126,7 +126,7 @@ def test_class_folders(tmp_path, write_image, refused):
     found = data.open_regions(tmp_path)
     assert (found.name, found.split, found.classes, found.has_masks) == ("folder", "test", ("ant", "bee"), False)
     assert found.keys == ("ant/0.png", "ant/1.png", "bee/0.png", "bee/1.png") and found.labels.tolist() == [0, 0, 1, 1]
-    assert found.mask(0).shape == (8, 12) and not found.mask(0).any()
+    assert found.mask(0) is None
     assert len(data.open_regions(tmp_path, split="train")) == 6
     inner = data.open_regions(f"folder:{tmp_path / 'train'}")
     assert (len(inner), inner.split) == (6, "")

@@ -47,7 +47,7 @@ class VocSet(FileSet):
     def _marked(self, index: int, frame: Frame) -> Mask:
         numbers = _numbers(self._maps[index])
         if self._alone:
-            mask = numbers == self.labels[index] + 1
+            mask = numbers == int(self.labels[index]) + 1
             mask &= numbers > 0  # an image without objects has the label -1
         else:
             mask = (numbers > 0) & (numbers != _VOID)
