@@ -1,0 +1,355 @@
+"""Random streams, the order of images, crops, flips and clutter's bytes are those that were recorded.
+
+What is recorded is in `first_batches.json`; `PYTHONPATH=tests python tests/data/test_first_batches.py [CASE…]` records
+it again, all of it or these cases. Recorded runs stay comparable only as long as nobody has to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import sources
+from support.first_batches import Seen, batches, evaluation_batches, mixed, recipe
+
+from regard import data
+
+RECORD = Path(__file__).with_name("first_batches.json")
+SIZE = 16
+PROCESSES = 2
+EXACT = 1.5e-5  # numbers are kept to five places, and rounding takes half of the last
+VERSIONS = {name: version(name) for name in ("pillow", "timm")}
+
+
+def held(name: str, size: int | None = SIZE, augmentation: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """The fields of a recipe on a set that is held in memory."""
+    return {"data": {"name": name, "size": size, **more}, "augmentation": augmentation or {}}
+
+
+def streamed(name: str, augmentation: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """The fields of a recipe on a set that is read while training."""
+    return {"data": {"name": name, "size": SIZE, "workers": 0, **more}, "augmentation": augmentation or {}}
+
+
+CLUTTER: dict[str, Any] = {"train": 18, "test": 7, "cue": 0.5, "seed": 3}
+RESIZED = {"scale": [0.08, 1.0]}
+
+# Folder of the source (empty: none), and fields of the recipe.
+TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
+    "clutter": ("", held("clutter", None, options=CLUTTER)),
+    "clutter, its last image left out": ("", held("clutter", None, options={**CLUTTER, "train": 17})),
+    "clutter, a part of it": ("", held("clutter", None, options=CLUTTER, train_images=10)),
+    "clutter, as in its recipes": ("", held("clutter", None, {"flip": False, "padding": 2}, options=CLUTTER)),
+    "cifar10": ("published", held("cifar10", None)),
+    "cifar10, zero padding": ("published", held("cifar10", None, {"padding_mode": "zero"})),
+    "cifar10, flips alone": ("published", held("cifar10", None, {"padding": 0})),
+    "cifar100": ("published", held("cifar100", None, mean=[0.5, 0.4, 0.3], std=[0.2, 0.25, 0.3])),
+    "cifar100, a part of it": ("published", held("cifar100", None, train_images=8)),
+    "stl10": ("published", held("stl10", None)),
+    "stl10, crops": ("published", held("stl10", None, {"padding_mode": "zero", "crop": 32})),
+    "folder": ("folder", held("folder")),
+    "folder, crops": ("folder", held("folder", 20, {"padding": 0, "crop": 16})),
+    "folder, resized crops": ("folder", held("folder", 24, {**RESIZED, "crop": 16})),
+    "folder, resized crops without flips": ("folder", held("folder", 20, {"scale": [0.5, 0.9], "flip": False})),
+    "folder, repeats": ("folder", held("folder", augmentation={"repeats": 3})),
+    "folder, a part of it": ("folder", held("folder", train_images=7)),
+    "folder, unreadable": ("broken", held("folder", unreadable="skip")),
+    "scenes": ("scenes", held("scenes")),
+    "scenes, resized crops": ("scenes", held("scenes", augmentation=RESIZED)),
+    "cub": ("cub", held("cub")),
+    "cub, whole images": ("cub", held("cub", options={"crop": "none"})),
+    "files": ("folder", streamed("files")),
+    "files, bicubic": ("folder", streamed("files", {"interpolation": "bicubic"}, interpolation="bicubic")),
+    "files, random interpolation": ("folder", streamed("files", {"interpolation": "random"}, crop_pct=1.0)),
+    "files, scale and ratio": ("folder", streamed("files", {"scale": [0.3, 0.8], "ratio": [0.5, 2.0]})),
+    "files, no flips": ("folder", streamed("files", {"flip": False})),
+    "files, color jitter": ("folder", streamed("files", {"color_jitter": 0.4})),
+    "files, RandAugment": ("folder", streamed("files", {"policy": "rand-m7-mstd0.5-inc1"})),
+    "files, AugMix": ("folder", streamed("files", {"policy": "augmix-m3-w3"})),
+    "files, 3-Augment": ("folder", streamed("files", {"policy": "3a", "color_jitter": 0.3})),
+    "files, erasing": ("folder", streamed("files", {"erasing": 0.7})),
+    "files, erasing with a colour": ("folder", streamed("files", {"erasing": 0.7, "erasing_mode": "rand"})),
+    "files, erasing with noise": ("folder", streamed("files", {"erasing": 0.7, "erasing_mode": "pixel"})),
+    "files, repeats": ("folder", streamed("files", {"repeats": 3})),
+    "files, a part of them": ("folder", streamed("files", train_images=8)),
+    "files, unreadable": ("broken", streamed("files", unreadable="skip")),
+    "hfds": ("hugging face", streamed("hfds")),
+    "hfds, a part of it": ("hugging face", streamed("hfds", {"policy": "rand-m9-mstd0.5"}, train_images=9)),
+    "wds": ("shards", streamed("wds", options={"buffer": 4})),
+    "wds, one lane": ("shards", streamed("wds", options={"buffer": 4, "lanes": 1})),
+    "wds, repeats": ("shards", streamed("wds", {"repeats": 2}, options={"buffer": 4})),
+}
+ALONE = ("wds, one lane",)  # which two processes cannot share
+WORKERS = [("files, RandAugment", 2), ("hfds", 1), ("wds", 1), ("wds", 2)]
+
+MIXING: dict[str, dict[str, Any]] = {
+    "mixup": {"mixup": 0.8},
+    "CutMix": {"cutmix": 1.0},
+    "mixup and CutMix": {"mixup": 0.2, "cutmix": 1.0, "mix_probability": 0.8, "mix_switch": 0.5},
+}
+
+CENTER = {"size": (SIZE, SIZE), "crop_pct": 0.875}
+WIDE = {"size": (12, 20), "crop_pct": 0.9, "interpolation": "bicubic"}
+SQUASH = {"size": (SIZE, SIZE), "crop_pct": 0.95, "crop_mode": "squash", "interpolation": "bicubic"}
+BORDER = {"size": (SIZE, SIZE), "crop_mode": "border", "fill": (120, 110, 100)}
+LARGE = {"size": (40, 40), "crop_pct": 0.95}
+
+# Folder of the source, what it is opened with, and how its images are fitted.
+REGIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "masks": ("masks", {}, CENTER),
+    "masks, squashed": ("masks", {}, SQUASH),
+    "masks, with a border": ("masks", {}, BORDER),
+    "masks, enlarged": ("masks", {"limit": 3}, LARGE),
+    "coco": ("coco", {}, CENTER),
+    "coco, wide": ("coco", {}, WIDE),
+    "coco, the label alone": ("coco", {"region": "label"}, CENTER),
+    "voc": ("voc", {}, CENTER),
+    "voc, no borders": ("voc", {"boundary": "outside"}, SQUASH),
+    "voc, boxes of the label": ("voc boxes", {"region": "label"}, CENTER),
+    "pets": ("pets", {}, CENTER),
+    "pets, no borders": ("pets", {"boundary": "outside"}, CENTER),
+    "cub": ("cub", {}, CENTER),
+    "cub, boxes": ("cub", {"region": "box", "split": "train", "limit": 4}, BORDER),
+    "imagenet": ("imagenet", {}, CENTER),
+    "stl10": ("stl10 marks", {}, CENTER),
+    "folder": ("folder/test", {"limit": 4}, CENTER),
+}
+
+
+def numbers(batch: Seen) -> list[list[float]]:
+    """For each image the mean of each channel, and the mean of all weighed by a slope, which sees shifts and flips."""
+    found = batch.images.double()
+    rows, columns = (torch.linspace(-1, 1, length, dtype=torch.float64) for length in found.shape[2:])
+    slope = 2 * rows[:, None] + columns
+    return torch.cat([found.mean((2, 3)), (found * slope).mean((1, 2, 3))[:, None]], 1).tolist()
+
+
+def told(seen: list[Seen], whole: int) -> dict[str, Any]:
+    """What is recorded of batches, `whole` of them with the numbers of their images."""
+    return {
+        "index": [batch.index.tolist() for batch in seen],
+        "labels": [batch.labels.tolist() for batch in seen],
+        "total": [batch.total for batch in seen],
+        "shape": list(seen[0].images.shape[1:]),
+        "numbers": [numbers(batch) for batch in seen[:whole]],
+    }
+
+
+def shared(seen: list[Seen], whole: int = 1) -> list[Any]:
+    """What is recorded of a rank's batches: less, for the labels and the rest are known."""
+    return [[batch.index.tolist() for batch in seen], [numbers(batch) for batch in seen[:whole]]]
+
+
+def trained(folder: Path, case: str, workers: int = 0) -> dict[str, Any]:
+    """What a training run on a source sees."""
+    source, fields = TRAINING[case]
+    fields = {**fields, "data": {**fields["data"]}, "schedule": {"batch_size": 4}, "seed": 11}
+    if source:
+        fields["data"]["folder"] = str(folder / source)
+    if workers:
+        fields["data"]["workers"] = workers
+    one = recipe(**fields)
+    first, later, test = batches(one), batches(one, 3), batches(one, split="test")
+    assert all(batch.images.dtype == torch.float32 and batch.labels.dtype == torch.int64 for batch in (*first, *test))
+    rest = batches(one, 3, 1)
+    assert len(rest) == len(later) - 1
+    for one_of, other in zip(rest, later[1:], strict=True):
+        assert torch.equal(one_of.images, other.images) and torch.equal(one_of.index, other.index)
+    ranks = () if case in ALONE else range(PROCESSES)
+    apart = [batches(one, rank=rank, world_size=PROCESSES) for rank in ranks]
+    label_of = dict(zip(*(torch.cat([batch[i] for batch in first]).tolist() for i in (2, 1)), strict=True))
+    for batch in (batch for seen in apart for batch in seen):
+        assert batch.labels.tolist() == [label_of[place] for place in batch.index.tolist()]
+    tests = [batches(one, split="test", rank=rank, world_size=PROCESSES) for rank in ranks]
+    return {
+        "epoch 0": told(first, 2),
+        "epoch 3": shared(later),
+        "test": told(test, 1),
+        "ranks": [shared(seen) for seen in apart],
+        "test of ranks": [shared(seen, 0) for seen in tests],
+        "skipped": [len(seen[-1].skipped) for seen in (first, later, test)],
+    }
+
+
+def mixtures(case: str) -> dict[str, Any]:
+    """The first batch of a run, mixed as at its first steps."""
+    fields = held("clutter", None, MIXING[case], options=CLUTTER)
+    one = recipe(**fields, schedule={"batch_size": 4}, seed=11, label_smoothing=0.1)
+    (seen, *others) = batches(one)
+    assert all(len(batch.labels) == 4 for batch in others)  # mixing takes full batches alone
+    found = [mixed(one, seen, 10, step) for step in (0, 1, 50)]
+    halves = [batches(one, rank=rank, world_size=PROCESSES)[0] for rank in range(PROCESSES)]
+    return {
+        "numbers": [numbers(batch) for batch in found],
+        "labels": [batch.labels[:, seen.labels.unique()].tolist() for batch in found],
+        "numbers of ranks": [numbers(mixed(one, half, 10, 1)) for half in halves],
+    }
+
+
+def measured(folder: Path, case: str, workers: int = 0) -> dict[str, Any]:
+    """What an evaluation of regions sees: of each mask its pixels, and the sums of their rows and columns."""
+    if case == "clutter":
+        images = data.load("clutter", **CLUTTER).test
+        seen = evaluation_batches(images, 4)
+    elif case.startswith("drawn"):
+        inner = folder / "masks"
+        named = {"mask": inner / "masks"} if case == "drawn masks" else {"box": (3, 4, 17, 15)}
+        images = data.open_pictures([inner / "images" if case == "drawn masks" else inner / "images/a/0.png"], **named)
+        seen = evaluation_batches(images, 4, workers=workers, fit=CENTER)
+    else:
+        source, choices, fit = REGIONS[case]
+        kind = ":" if source == "folder/test" else ""
+        images = data.open_regions(f"folder:{folder / source}" if kind else folder / source, **choices)
+        seen = evaluation_batches(images, 4, workers=workers, fit=fit)
+    masks = []
+    for batch in seen:
+        assert batch.images.dtype == torch.float32
+        if batch.masks is not None:
+            assert batch.masks.dtype == torch.bool and batch.masks.shape == batch.images[:, 0].shape
+            rows, columns = (torch.arange(length) for length in batch.masks.shape[1:])
+            sums = (batch.masks.sum((1, 2)), (batch.masks.sum(2) * rows).sum(1), (batch.masks.sum(1) * columns).sum(1))
+            masks.append(torch.stack(sums, 1).tolist())
+    return {**told(seen, 2), "masks": masks}
+
+
+def clutter_digests() -> dict[str, str]:
+    """SHA-256 of clutter's images, labels and regions."""
+    found = {}
+    for name, options in {"strokes": {}, "outline": {"region": "outline"}}.items():
+        for split, images in data.load("clutter", **{**CLUTTER, "train": 60, "test": 30, **options})._asdict().items():
+            digest = hashlib.sha256()
+            for values, kind in ((images.images, np.uint8), (images.labels, "<i8"), (images.regions, np.uint8)):
+                digest.update(values.numpy().astype(kind).tobytes())
+            found[f"{split}, {name}"] = digest.hexdigest()
+    return found
+
+
+def tolerance(source: str, augmentation: dict[str, Any], versions: dict[str, str]) -> float:
+    """How far numbers may be from the recorded ones.
+
+    Pillow and timm decide how images are resized and what their policies do, and releases differ: resized bytes by 1,
+    policies and CutMix by more. What regard draws by itself is always the same.
+    """
+    if versions == VERSIONS or (source in ("", "published") and not augmentation.get("cutmix")):
+        return EXACT
+    return np.inf if augmentation.get("policy") or augmentation.get("cutmix") else 0.02
+
+
+def close(found: Any, expected: Any, atol: float = EXACT, where: str = "") -> None:
+    """Floats are as recorded to `atol`; everything else is the same."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected), where
+        for key, value in expected.items():
+            close(found[key], value, atol, f"{where} {key}")
+    elif isinstance(expected, list) and any(isinstance(one, list | dict) for one in expected):
+        assert len(found) == len(expected), where
+        for place, value in enumerate(expected):
+            close(found[place], value, atol, f"{where} [{place}]")
+    elif isinstance(expected, list) and any(isinstance(one, float) for one in expected):
+        assert np.allclose(found, expected, rtol=0, atol=atol), (where, found, expected)
+    else:
+        assert found == expected, where
+
+
+def rounded(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {key: rounded(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value) for value in found]
+    return round(found, 5) if isinstance(found, float) else found
+
+
+EVALUATED = [*REGIONS, "drawn masks", "drawn box", "clutter"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("datasets")
+    pytest.importorskip("webdataset")
+    with sources.made(tmp_path_factory.mktemp("sources")) as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    return json.loads(RECORD.read_text())
+
+
+@pytest.mark.parametrize("case", TRAINING)
+def test_training_sees_the_batches_that_were_recorded(folder, record, case):
+    source, fields = TRAINING[case]
+    close(
+        trained(folder, case), record["training"][case], tolerance(source, fields["augmentation"], record["versions"])
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "workers"), WORKERS)
+def test_dataloader_workers_give_the_same(folder, record, case, workers):
+    source, fields = TRAINING[case]
+    atol = tolerance(source, fields["augmentation"], record["versions"])
+    close(trained(folder, case, workers), record["training"][case], atol)
+
+
+@pytest.mark.parametrize("case", MIXING)
+def test_images_are_mixed_as_recorded(record, case):
+    close(mixtures(case), record["mixing"][case], tolerance("", MIXING[case], record["versions"]))
+
+
+@pytest.mark.parametrize("case", EVALUATED)
+def test_evaluation_sees_the_images_and_regions_that_were_recorded(folder, record, case):
+    source = "" if case == "clutter" else "files"
+    close(measured(folder, case), record["evaluation"][case], tolerance(source, {}, record["versions"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["coco", "masks"])
+def test_evaluation_with_workers_sees_the_same(folder, record, case):
+    close(measured(folder, case, workers=2), record["evaluation"][case], tolerance("files", {}, record["versions"]))
+
+
+def test_clutter_has_the_bytes_that_were_recorded(record):
+    close(clutter_digests(), record["clutter"])
+
+
+def test_unreadable_files_are_named(folder):
+    for case in ("folder, unreadable", "files, unreadable"):
+        source, fields = TRAINING[case]
+        one = recipe(data={**fields["data"], "folder": str(folder / source)}, schedule={"batch_size": 1})
+        for split in ("train", "test"):
+            last = batches(one, split=split)[-1:]
+            assert all("1b.png" in "".join(batch.skipped) for batch in last)
+
+
+def _record(cases: list[str]) -> None:
+    """Writes what is seen now into the record: one case per line."""
+    known = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    with tempfile.TemporaryDirectory() as temporary, sources.made(Path(temporary)) as root:
+        now = {
+            "versions": {name: lambda found=found: found for name, found in VERSIONS.items()},
+            "training": {case: lambda case=case: trained(root, case) for case in TRAINING},
+            "mixing": {case: lambda case=case: mixtures(case) for case in MIXING},
+            "evaluation": {case: lambda case=case: measured(root, case) for case in EVALUATED},
+            "clutter": {name: lambda digest=digest: digest for name, digest in clutter_digests().items()},
+        }
+        parts = []
+        for part, by_case in now.items():
+            lines = []
+            for case, call in by_case.items():
+                old = known.get(part, {}).get(case)
+                found = rounded(call()) if old is None or not cases or case in cases or part == "versions" else old
+                lines.append(f"  {json.dumps(case)}: {json.dumps(found, separators=(',', ':'))}")
+            parts.append(f" {json.dumps(part)}: {{\n" + ",\n".join(lines) + "\n }")
+        RECORD.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+if __name__ == "__main__":
+    _record(sys.argv[1:])

@@ -1,0 +1,108 @@
+"""The one place where tests of random streams meet the code that reads images: batches of a recipe, and of a set with
+regions.
+
+What batches hold is recorded in `tests/data/first_batches.json`; where the code behind it changes its names, this file
+follows, and the record stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from regard import data, training
+from regard.training.parts import left_out
+
+
+class Seen(NamedTuple):
+    """A batch, or one process's part of it.
+
+    Attributes:
+        images: float32 (B, 3, h, w), normalised.
+        labels: int64 (B,).
+        index: int64 (B,).
+        total: images of the whole batch, over all processes.
+        masks: bool (B, h, w), where there are regions.
+        skipped: what could not be read, in words, of all that came up to this batch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor  # type: ignore[assignment]
+    total: int = 0
+    masks: Tensor | None = None
+    skipped: tuple[str, ...] = ()
+
+
+def recipe(**fields: dict[str, Any] | Any) -> training.Recipe:
+    """A recipe from its fields, as YAML has them."""
+    parts = {
+        "data": training.DataRecipe,
+        "augmentation": data.Augmentation,
+        "schedule": training.ScheduleRecipe,
+    }
+    return training.Recipe(**{name: parts[name](**one) if name in parts else one for name, one in fields.items()})
+
+
+def batches(
+    recipe: training.Recipe, epoch: int = 0, start: int = 0, *, split: str = "train", rank: int = 0, world_size: int = 1
+) -> list[Seen]:
+    """The batches that one process of a training run sees in an epoch, from step `start` on; or of the test set.
+
+    Test batches have the recipe's batch size, for all processes together.
+    """
+    train, test = training.load_data(recipe.data)
+    size, share = recipe.schedule.batch_size, data.Share(rank, world_size)
+    if split == "train":
+        whole = isinstance(train, data.FileSet) or recipe.augmentation.mixes
+        loader = data.make_batches(
+            train,
+            size,
+            augmentation=recipe.augmentation,
+            shuffle=True,
+            seed=recipe.seed,
+            drop_last=whole or left_out(len(train), size, world_size) > 0,
+            share=share,
+        )
+    else:
+        loader = data.make_batches(test, size, share=share)
+    images = train if split == "train" else test
+    return [
+        Seen(*batch, skipped=(*images.skipped, *loader.skipped))  # type: ignore[arg-type]
+        for batch in loader.epoch(epoch, start)
+    ]
+
+
+def mixed(recipe: training.Recipe, batch: Seen, classes: int, step: int) -> Seen:
+    """A batch as mixup and CutMix leave it at a step of the run; its labels are then soft, float32 (B, classes)."""
+    mixing = data.Mixing(recipe.augmentation, classes, recipe.seed, recipe.label_smoothing)
+    images, labels = mixing(batch.images.clone(), batch.labels, step)
+    return batch._replace(images=images, labels=labels)
+
+
+def evaluation_batches(
+    images: data.ImageSet | data.RegionSet, batch_size: int, *, workers: int = 0, fit: dict[str, Any] | None = None
+) -> list[Seen]:
+    """The batches that `regard bias` measures: images as the network sees them, and their regions.
+
+    Args:
+        images: a set with regions: of `data.load`, `data.open_regions` or `data.open_pictures`.
+        batch_size: images of a batch.
+        workers: processes that read.
+        fit: of sets of files: size (height, width), crop_pct, crop_mode, interpolation and fill, as timm has them.
+    """
+    held = isinstance(images, data.ImageSet)
+    source = data.reading(
+        images,
+        batch_size,
+        mean=None if held else (0.5, 0.4, 0.3),
+        std=None if held else (0.25, 0.2, 0.3),
+        fit=None if fit is None else data.Fit(**fit),
+        workers=workers,
+    )
+    return [
+        Seen(batch.images, batch.labels, torch.tensor(list(batch.places)), len(batch.images), batch.regions)
+        for batch in source.read(None, torch.device("cpu"))
+    ]
