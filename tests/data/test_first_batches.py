@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from support import sources
-from support.first_batches import Seen, batches, evaluation_batches, mixed, recipe
+from support.first_batches import Seen, batches, evaluation_batches, mixed, recipe, tensors
 
 from regard import data
 
@@ -226,7 +226,7 @@ def clutter_digests() -> dict[str, str]:
     for name, options in {"strokes": {}, "outline": {"region": "outline"}}.items():
         for split, images in data.load("clutter", **{**CLUTTER, "train": 60, "test": 30, **options})._asdict().items():
             digest = hashlib.sha256()
-            for values, kind in ((images.images, np.uint8), (images.labels, "<i8"), (images.regions, np.uint8)):
+            for values, kind in zip(tensors(images), (np.uint8, "<i8", np.uint8), strict=True):
                 digest.update(values.numpy().astype(kind).tobytes())
             found[f"{split}, {name}"] = digest.hexdigest()
     return found

@@ -83,7 +83,7 @@ def mixed(recipe: training.Recipe, batch: Seen, classes: int, step: int) -> Seen
 
 
 def evaluation_batches(
-    images: data.ImageSet | data.RegionSet, batch_size: int, *, workers: int = 0, fit: dict[str, Any] | None = None
+    images: data.ImageDataset, batch_size: int, *, workers: int = 0, fit: dict[str, Any] | None = None
 ) -> list[Seen]:
     """The batches that `regard bias` measures: images as the network sees them, and their regions.
 
@@ -93,7 +93,7 @@ def evaluation_batches(
         workers: processes that read.
         fit: of sets of files: size (height, width), crop_pct, crop_mode, interpolation and fill, as timm has them.
     """
-    held = isinstance(images, data.ImageSet)
+    held = isinstance(images, data.InMemoryDataset)
     source = data.reading(
         images,
         batch_size,
@@ -106,3 +106,9 @@ def evaluation_batches(
         Seen(batch.images, batch.labels, torch.tensor(list(batch.places)), len(batch.images), batch.regions)
         for batch in source.read(None, torch.device("cpu"))
     ]
+
+
+def tensors(images: data.InMemoryDataset) -> tuple[Tensor, Tensor, Tensor]:
+    """What a set in memory with regions holds: uint8 (N, 3, H, W), int64 (N,), bool (N, H, W)."""
+    assert images.regions is not None
+    return images.images, images.labels, images.regions
