@@ -13,6 +13,8 @@ _NAMES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME"),
 )
+_PORTS = 22739  # a prime
+_SPREAD = 14053  # about the golden section of it: multiples lie far apart
 _PREFIXES = ("SLURM_", "TORCHELASTIC_", "ACCELERATE_", "OMPI_", "PMI_", "PMIX_", "MV2_", "I_MPI_", "MPI_")
 
 
@@ -33,9 +35,9 @@ def rank_and_size() -> tuple[int, int]:
         said["LOCAL_WORLD_SIZE"] = re.split(r"\D", said.get("SLURM_STEP_TASKS_PER_NODE", said["WORLD_SIZE"]))[0]
         nodes = said.get("SLURM_STEP_NODELIST") or said.get("SLURM_NODELIST", "localhost")
         said["MASTER_ADDR"] = said.get("MASTER_ADDR") or first_node(nodes)
-        # The same for all tasks of a step, another for other steps and jobs.
-        step = _number("SLURM_JOB_ID", 0) + _number("SLURM_STEP_ID", 0)
-        said["MASTER_PORT"] = said.get("MASTER_PORT") or str(20000 + step % 20000)
+        said["MASTER_PORT"] = said.get("MASTER_PORT") or str(
+            step_port(_number("SLURM_JOB_ID", 0), _number("SLURM_STEP_ID", 0))
+        )
     if not said.get("RANK"):  # scripts for Slurm export WORLD_SIZE for the tasks that they start
         return 0, 1
     rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
@@ -72,12 +74,23 @@ def forget_launcher() -> dict[str, str]:
 
 @contextmanager
 def without_launcher() -> Iterator[None]:
-    """Within it these variables are not there: libraries take some of them for other processes to wait for."""
+    """Within it these variables are not there: for libraries that would wait for other processes, and for processes
+    that are no part of what the launcher started.
+    """
     removed = forget_launcher()
     try:
         yield
     finally:
         os.environ.update(removed)
+
+
+def step_port(job: int, step: int) -> int:
+    """The port where the tasks of a step of Slurm's meet, in [10000, 32739), below those that systems hand out.
+
+    The steps of a job have ports of their own, and so have those of jobs that may be on the same machine: of jobs whose
+    numbers are less than 50 apart, the first 280 steps differ.
+    """
+    return 10000 + (job * _SPREAD + step) % _PORTS
 
 
 def first_node(nodes: str) -> str:

@@ -345,7 +345,7 @@ def test_what_to_do_about_memory(root, monkeypatch):
     assert "--data.size, at most 23" in message and "--data.options.memory_limit" in message
     data.load("folder", root, size=23, memory_limit=10_000)
     # A limit is of no use where the machine has no more.
-    monkeypatch.setattr(whole, "_machine_memory", lambda: 50_000)
+    monkeypatch.setattr("regard.host.total_memory", lambda: 50_000)
     assert "--data.options.memory_limit" not in error_of(root, size=100, memory_limit=10_000)
     message = error_of(root, size=100)
     assert "this machine has" in message and "at most 37" in message and "memory_limit" not in message

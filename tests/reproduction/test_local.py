@@ -239,7 +239,7 @@ def test_a_folder_that_is_no_run_is_left_alone(alone: Job, tmp_path: Path) -> No
 @pytest.mark.parametrize(("threads", "fit"), [(1, 8), (3, 2), (16, 1)])
 def test_runs_share_the_processors(threads: int, fit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8), raising=False)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 * 2**30))
+    monkeypatch.setattr("regard.host.available_memory", lambda: 64 * 2**30)
     assert reproduce._fitting(None, torch.device("cpu"), threads) == fit
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from regard import data
 from regard.cli import main
-from regard.launcher import first_node, rank_and_size
+from regard.launcher import first_node, rank_and_size, step_port
 from regard.training import Run, evaluate
 from regard.training.sync_norms import sync_norms
 
@@ -170,10 +170,15 @@ def test_what_srun_says_is_taken_over_unless_another_launcher_spoke(monkeypatch)
     assert rank_and_size() == (5, 8)
     found = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     assert found == {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
-    assert os.environ["MASTER_ADDR"] == "n3" and os.environ["MASTER_PORT"] == "30123"
+    assert os.environ["MASTER_ADDR"] == "n3" and os.environ["MASTER_PORT"] == str(step_port(70123, 0))
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("SLURM_PROCID", "6")
     assert rank_and_size() == (0, 8)
+
+
+def test_steps_of_slurm_that_may_share_a_machine_do_not_share_a_port() -> None:
+    ports = [step_port(job, step) for job in range(70123, 70173) for step in range(280)]
+    assert len(set(ports)) == len(ports) and min(ports) >= 10000 and max(ports) < 32768
 
 
 @pytest.mark.parametrize("command", ["gates", "groups", "explain", "report", "demo"])

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from rich import box
 from rich.table import Table
 
-from regard import data, reproduction, tables, training
+from regard import data, host, reproduction, tables, training
 from regard.commands.settings import add_setting_options, asked_setting, split_name
 from regard.commands.status import INTERRUPTED
 from regard.commands.studies import listed
@@ -131,7 +131,7 @@ def _fitting(cost: Cost | None, device: torch.device, threads: int) -> int:
     """How many runs fit on this machine at once, on all its GPUs if none is named."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.type != "cuda":
-        return max(1, min(processors // threads, int(psutil.virtual_memory().available / 2**30 / _RUN_MEMORY)))
+        return max(1, min(processors // threads, int(host.available_memory() / 2**30 / _RUN_MEMORY)))
     need = max((rate.memory for rate in cost.rates.values()), default=0.0) if cost else 0.0
     gpus = list(range(torch.cuda.device_count())) if device.index is None else [device.index]
     free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus) / 2**30

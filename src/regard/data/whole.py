@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from regard import host
 from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
 from regard.data.decode import OnUnreadable, Unreadable, decode, size_of
 from regard.data.listing import Listing, show
@@ -65,7 +66,7 @@ def pixels_of(listing: Listing, size: int | None, unreadable: OnUnreadable, memo
     width, height = _first_size(listing, unreadable) if size is None else (size, size)
     count = len(listing.files)
     needed = count * 3 * height * width
-    machine = _machine_memory()
+    machine = host.total_memory()
     if needed > min(memory_limit, machine):
         limited = needed > memory_limit
         fitting = int((min(memory_limit, machine // 2) / (3 * count)) ** 0.5)  # something else wants memory, too
@@ -116,14 +117,6 @@ def read_listing(
 def gib(count: int) -> str:
     """So many bytes in words."""
     return f"{count / 2**30:.2g} GiB" if count < 100 * 2**30 else f"{count / 2**30:.0f} GiB"
-
-
-def _machine_memory() -> int:
-    """Bytes of memory of this machine; more than can be asked for, where that cannot be known."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 2**62
 
 
 def _first_size(listing: Listing, unreadable: OnUnreadable) -> tuple[int, int]:

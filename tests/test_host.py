@@ -1,0 +1,45 @@
+"""The memory that a container leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from regard import host
+
+GIB = 2**30
+
+
+def write(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def test_the_limit_of_a_container_is_the_memory(tmp_path: Path) -> None:
+    """As version 2 tells it, where a limit may be that of a group above; the cached files can go."""
+    write(tmp_path / "proc/self", cgroup="0::/job/step")
+    write(tmp_path / "sys/fs/cgroup/job/step", memory__max="max", memory__current=GIB)
+    job = tmp_path / "sys/fs/cgroup/job"
+    write(job, memory__max=GIB, memory__current=GIB // 2, memory__stat=f"anon 5\ninactive_file {GIB // 4}")
+    assert host.total_memory(tmp_path) == GIB
+    assert host.available_memory(tmp_path) == GIB * 3 // 4
+
+
+def test_version_1_of_containers(tmp_path: Path) -> None:
+    """Within one, the group is at the top, whatever it is called outside."""
+    write(tmp_path / "proc/self", cgroup="5:cpu:/a\n4:memory,hugetlb:/docker/abc\n0::/")
+    group = tmp_path / "sys/fs/cgroup/memory"
+    write(group, memory__limit_in_bytes=GIB, memory__usage_in_bytes=2 * GIB, memory__stat="total_inactive_file 5")
+    assert host.total_memory(tmp_path) == GIB
+    assert host.available_memory(tmp_path) == 0
+
+
+def test_without_a_limit_it_is_the_machines(tmp_path: Path) -> None:
+    assert host.total_memory(tmp_path) == psutil.virtual_memory().total
+    write(tmp_path / "proc/self", cgroup="4:memory:/")
+    group = tmp_path / "sys/fs/cgroup/memory"
+    write(group, memory__limit_in_bytes=2**63 - 4096, memory__usage_in_bytes=GIB, memory__stat="total_inactive_file 5")
+    assert host.total_memory(tmp_path) == psutil.virtual_memory().total
+    assert 0 < host.available_memory(tmp_path) <= host.total_memory(tmp_path)
