@@ -98,7 +98,7 @@ class Ours:
                 f"--schedule.batch_size={batches.batch_size}",
                 f"--device={processes.device}",
                 f"--precision={precision}",
-                "--save_minutes=1e9",  # there is no folder to save to
+                "--save_minutes=1e6",  # there is no folder to save to
             ],
         )
         with tempfile.TemporaryDirectory() as folder:
