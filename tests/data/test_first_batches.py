@@ -84,11 +84,10 @@ TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
     "hfds": ("hugging face", streamed("hfds")),
     "hfds, a part of it": ("hugging face", streamed("hfds", {"policy": "rand-m9-mstd0.5"}, train_images=9)),
     "wds": ("shards", streamed("wds", options={"buffer": 4})),
-    "wds, one lane": ("shards", streamed("wds", options={"buffer": 4, "lanes": 1})),
     "wds, repeats": ("shards", streamed("wds", {"repeats": 2}, options={"buffer": 4})),
 }
-ALONE = ("wds, one lane",)  # which two processes cannot share
-WORKERS = [("files, RandAugment", 2), ("hfds", 1), ("wds", 1), ("wds", 2)]
+ALONE = ("wds", "wds, repeats")  # whose images depend on the number of processes
+WORKERS = [("files, RandAugment", 2), ("hfds", 1), ("wds", 1)]
 
 MIXING: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.8},

@@ -19,8 +19,8 @@ from torch import nn
 from regard import data, terminal, training
 from regard.commands.mismatches import tell_mismatches
 from regard.data import Channels, FileSet, Fit, ImageDataset, InMemoryDataset, Labelled
-from regard.data.shards import Shards
 from regard.data.sources import READ_WHILE_TRAINING
+from regard.data.wds import WebDataset
 from regard.errors import DataWarning, InputError, check_interval
 from regard.report.wording import number
 from regard.training import DataRecipe, Preprocessing, RecipeParser, Run, Trained
@@ -290,7 +290,7 @@ def _check_choices(options: Namespace) -> None:
 def _limited(images: InMemoryDataset | FileSet, limit: int | None) -> InMemoryDataset | FileSet:
     if limit is None or limit >= len(images):
         return images
-    if isinstance(images, FileSet) and isinstance(images.source, Shards):
+    if isinstance(images, FileSet) and isinstance(images.source, WebDataset):
         raise InputError(f"--limit {limit}: shards are read whole; leave it out, or name fewer (--data.options.test)")
     return images.subset(limit)
 

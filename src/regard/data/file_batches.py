@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +18,12 @@ from regard.data.batches import Batch, check_batches, check_epoch, shuffled, ste
 from regard.data.decode import Unreadable, decoded, quiet
 from regard.data.draws import check_seed
 from regard.data.fileset import FileSet, Places
-from regard.data.lanes import Lanes, lanes_of
 from regard.data.normalisation import Normalisation
 from regard.data.part import Part
-from regard.data.shards import Shards
 from regard.data.share import Share
 from regard.data.transform import Transform
+from regard.data.wds import WebDataset
+from regard.data.wds_loader import ShardReader
 from regard.data.workers import Workers
 from regard.errors import InputError
 
@@ -56,9 +57,8 @@ class FileBatches:
 
     Raises:
         InputError: an argument outside its range, an empty set, an augmentation that is for sets held whole, repeats
-            of images in order, batches smaller than the number of processes, shards that do not make the lanes that the
-            batch needs. When it is come to: a file that cannot be read, unless such are skipped; a process that reads
-            ended.
+            of images in order, batches smaller than the number of processes. When it is come to: a file that cannot be
+            read, unless such are skipped; a process that reads ended.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FileBatches:
         share: Share | None = None,
     ) -> None:
         share = share or Share()
-        in_shards = isinstance(images.source, Shards)
+        in_shards = isinstance(images.source, WebDataset)
         drop_last = drop_last or (in_shards and shuffle)
         check_batches(images.name, images.split, len(images), batch_size, drop_last)
         if shuffle:
@@ -94,13 +94,9 @@ class FileBatches:
             images.size, images.mean, images.std, images.crop_pct, images.interpolation, augmentation, self._seed
         )
         self._skip = images.unreadable == "skip"
-        self._lanes = 0
         self._repeats = 1 if augmentation is None else augmentation.repeats
         self._workers: Workers | None = None
-        if isinstance(images.source, Shards):
-            if shuffle:
-                self._lanes = lanes_of(images.source, batch_size, share)
-        else:
+        if isinstance(images.source, Places):
             reader = _Reader(images.source, self._transform, self._skip, substitute=shuffle)
             self._workers = Workers(reader, images.workers, pinned=self._on_gpu, lasting=True)
 
@@ -126,8 +122,9 @@ class FileBatches:
         """
         check_epoch(number, start, len(self))
         source = self.images.source
-        parts = self._of_shards(source, number, start) if isinstance(source, Shards) else self._of_places(number, start)
-        return self._on_device(self._checked(parts))
+        if isinstance(source, WebDataset):
+            return self._on_device(self._checked(self._of_shards(source, number, start)))
+        return self._on_device(self._checked(self._of_places(number, start)))
 
     @property
     def _on_gpu(self) -> bool:
@@ -148,21 +145,22 @@ class FileBatches:
         assert self._workers is not None
         return self._workers.read(requests)
 
-    def _of_shards(self, shards: Shards, number: int, start: int) -> Iterator[Part | str]:
-        lanes = Lanes(
-            shards,
+    def _of_shards(self, dataset: WebDataset, number: int, start: int) -> Iterator[Part | str]:
+        reader = ShardReader(
+            dataset,
             self._transform,
             seed=self._seed,
             epoch=number,
             steps=range(start, len(self)),
             batch_size=self.batch_size,
             share=self._share,
-            count=self._lanes,
+            training=self._shuffle,
             skip=self._skip,
             repeats=self._repeats,
+            workers=self.images.workers,
         )
-        workers = Workers(lanes, lanes.workers(self.images.workers), pinned=self._on_gpu)
-        return lanes.gathered(workers.read())
+        parts = Workers(reader, reader.workers, pinned=self._on_gpu).read()
+        return parts if self._shuffle else islice(parts, start, None)
 
     def _checked(self, parts: Iterator[Part | str]) -> Iterator[Part]:
         for part in parts:

@@ -15,7 +15,7 @@ from torch import Tensor
 from regard.data.dataset import Channels, chosen
 from regard.data.decode import OnUnreadable, Unreadable
 from regard.data.fit import Fit
-from regard.data.shards import Shards
+from regard.data.wds import WebDataset
 from regard.errors import InputError
 
 SIZE = 224
@@ -97,7 +97,7 @@ class FileSet:
         InputError: a value other than these.
     """
 
-    source: Places | Shards
+    source: Places | WebDataset
     name: str
     split: str
     classes: tuple[str, ...]
@@ -135,7 +135,7 @@ class FileSet:
             InputError: a count outside 1 to N, an index outside 0 to N - 1, or a set of shards, which are read from
                 beginning to end.
         """
-        if isinstance(self.source, Shards):
+        if isinstance(self.source, WebDataset):
             raise InputError(
                 f"the {self.split} set of {self.name!r} is in shards, which are read whole; name fewer of them "
                 "(--data.options.train), and leave out train_images"

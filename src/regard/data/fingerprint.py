@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from typing import IO
 
 import torch
 
 from regard.data.dataset import InMemoryDataset
 from regard.data.decode import Unreadable
-from regard.data.fileset import FileSet, Places
-from regard.data.shards import Shards
+from regard.data.fileset import FileSet
+from regard.data.wds import WebDataset
 
 _MOST = 8192  # files that are read
 _BYTES = 2**28  # of all of them together
@@ -22,8 +21,8 @@ def fingerprint(images: InMemoryDataset | FileSet) -> str:
     """A digest of what a set holds: the same wherever its files are, whenever they were written, and in every process.
 
     Of a set in memory, it is of all images, labels and regions. Of a set that is read while training, it is of all
-    labels, and of name, size and first bytes of up to 8,192 images or shards, evenly spread; 256 MiB are read at most,
-    so that of small sets every byte counts. Of shards behind an address, only the names count.
+    labels, and of name, size and first bytes of up to 8,192 images, evenly spread; 256 MiB are read at most, so that of
+    small sets every byte counts. Of shards see `WebDataset.fingerprint`.
 
     Returns:
         64 hexadecimal digits.
@@ -36,22 +35,18 @@ def fingerprint(images: InMemoryDataset | FileSet) -> str:
                 digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
     source = images.source
+    if isinstance(source, WebDataset):
+        return source.fingerprint()
     digest.update(f"{len(source)}\n".encode())
-    if isinstance(source, Places):
-        digest.update(source.labels.tobytes())
-    count = len(source) if isinstance(source, Places) else len(source.names)
+    digest.update(source.labels.tobytes())
+    count = len(source)
     chosen = range(count) if count <= _MOST else [i * count // _MOST for i in range(_MOST)]
     for i in chosen:
-        name = source.name(i) if isinstance(source, Places) else source.names[i]
-        relative = name if isinstance(source, Places) and not os.path.isabs(name) else os.path.basename(name)
+        name = source.name(i)
+        relative = os.path.basename(name) if os.path.isabs(name) else name
         digest.update(f"{relative}\n".encode(errors="surrogateescape"))
-        with suppress(OSError, Unreadable), _opened(source, i) as file:
+        with suppress(OSError, Unreadable), source.open(i) as file:
             digest.update(f"{file.seek(0, os.SEEK_END)}\n".encode())
             file.seek(0)
             digest.update(file.read(_BYTES // len(chosen)))
     return digest.hexdigest()
-
-
-def _opened(source: Places | Shards, index: int) -> IO[bytes]:
-    """The file of an image, or a shard; of a shard behind an address there is none."""
-    return source.open(index) if isinstance(source, Places) else open(source.names[index], "rb")

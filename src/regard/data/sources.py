@@ -22,7 +22,7 @@ from regard.data.fileset import FileSet
 from regard.data.folder import load_folder
 from regard.data.huggingface import load_hfds
 from regard.data.scenes import load_scenes
-from regard.data.shards import load_wds
+from regard.data.wds import load_wds
 from regard.errors import InputError, one_line, unknown
 
 

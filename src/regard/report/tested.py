@@ -13,7 +13,7 @@ from regard.report.summary import Summary, images_tested
 from regard.report.wording import few, listed
 
 # What decides on training images, or on how images are read.
-_NOT_OF_TESTING = {"train", "train_images", "cue", "memory_limit", "lanes", "buffer"}
+_NOT_OF_TESTING = {"train", "train_images", "cue", "memory_limit", "buffer"}
 _WHOSE = ("folder", "files", "wds", "hfds")  # sets of whatever lies in their folders
 _BY_ADDRESS = ("wds", "hfds")  # whose folder is no place on a machine
 

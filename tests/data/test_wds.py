@@ -4,6 +4,7 @@ import gzip
 import http.server
 import io
 import json
+import multiprocessing
 import os
 import random
 import tarfile
@@ -17,7 +18,6 @@ from PIL import Image
 from timm.data import create_transform
 
 from regard import data
-from regard.data import lanes as of_lanes
 from regard.errors import InputError
 
 SHARDS, EACH = 6, 10
@@ -134,61 +134,68 @@ def test_an_epoch_has_batches_of_one_size_and_its_own_order(made):
     assert len(seen.unique()) == 60
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_workers_change_nothing(made, workers):
+def test_a_worker_reads_what_the_first_process_reads(made):
     policy = data.Augmentation(policy="rand-m7-mstd0.5-inc1", erasing=0.5, erasing_mode="pixel")
-    here, there = (list(training(made, augmentation=policy, workers=count).epoch(2)) for count in (0, workers))
+    here, there = (list(training(made, augmentation=policy, workers=count).epoch(2)) for count in (0, 1))
     assert same(here, there)
-    tests = [list(data.make_batches(load(made, workers=count).test, 8).epoch(0)) for count in (0, workers)]
-    assert same(*tests)
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(2, 12), (3, 12), (3, 18), (2, 8)])
+@pytest.mark.parametrize(("count", "batch_size", "workers"), [(2, 12, 0), (3, 12, 2), (3, 20, 0), (8, 16, 1)])
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_however_many_processes_see_the_same_batches(made, count, batch_size, repeats):
-    lanes = {12: 6, 18: 3, 8: 2}[batch_size]
+def test_processes_have_as_many_batches_of_other_images(made, count, batch_size, workers, repeats):
     varied = data.Augmentation(repeats=repeats)
-    whole = list(training(made, batch_size, augmentation=varied, lanes=lanes).epoch(1))
     shares = [data.Share(rank, count) for rank in range(count)]
-    parts = [list(training(made, batch_size, share, varied, lanes=lanes).epoch(1)) for share in shares]
-    for step, batch in enumerate(whole):
-        for share, part in zip(shares, parts, strict=True):
-            rows = torch.from_numpy(share.rows(batch_size))
-            assert torch.equal(part[step].images, batch.images[rows])
-            assert torch.equal(part[step].labels, batch.labels[rows]) and part[step].total == batch_size
+    parts = [list(training(made, batch_size, share, varied, workers=workers).epoch(1)) for share in shares]
+    for share, part in zip(shares, parts, strict=True):
+        rows = torch.from_numpy(share.rows(batch_size))
+        assert len(part) == 60 // batch_size and all(batch.total == batch_size for batch in part)
+        assert all(torch.equal(batch.index, step * batch_size + rows) for step, batch in enumerate(part))
+    firsts = [{image.numpy().tobytes() for image in part[0].images} for part in parts]
+    assert all(first.isdisjoint(other) for first in firsts for other in firsts if other is not first)
 
 
-def test_repeats_come_together_and_differently(made):
-    batch = next(training(made, 12, augmentation=data.Augmentation(repeats=2), lanes=3).epoch(0))
-    for number in range(3):
-        rows = data.Share(number, 3).rows(12)
-        one, two = batch.images[rows[:2]], batch.labels[rows[:2]]
-        assert two[0] == two[1] and not torch.equal(one[0], one[1])
-
-
-def test_repeats_that_do_not_divide_a_batch_go_on_in_the_next(made):
-    varied = data.Augmentation(repeats=3)
-    whole = list(training(made, 12, augmentation=varied, lanes=3).epoch(0))  # 4 images of each lane: 3 of one, 1 of two
-    for number in range(3):
-        rows = torch.from_numpy(data.Share(number, 3).rows(12))
-        labels = torch.cat([batch.labels[rows] for batch in whole]).tolist()
-        assert len(labels) == 20 and all(len(set(labels[i : i + 3])) == 1 for i in range(0, 20, 3))
-        assert len(set(labels)) > 1
-    assert same(list(training(made, 12, augmentation=varied, lanes=3).epoch(0, start=2)), whole[2:])
+@pytest.mark.parametrize("share", [data.Share(), data.Share(2, 3)])
+def test_repeats_come_together_and_differently_and_go_on_in_the_next_batch(made, share):
+    batches = training(made, 12, share, data.Augmentation(repeats=3))
+    whole = list(batches.epoch(0))
+    rows = len(share.rows(12))
+    labels = torch.cat([batch.labels for batch in whole])
+    assert all(len(set(labels[i : i + 3].tolist())) == 1 for i in range(0, 5 * rows, 3)) and len(labels.unique()) > 1
+    assert not torch.equal(whole[0].images[0], whole[0].images[1])
+    assert same(list(batches.epoch(0, start=2)), whole[2:])
 
 
 @pytest.mark.parametrize("start", [1, 4, 5])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1, 2, 4])
 def test_an_epoch_begun_at_a_step_is_the_rest_of_the_whole(made, start, workers):
     batches = training(made, workers=workers)
     whole, rest = list(batches.epoch(3)), list(batches.epoch(3, start))
     assert len(rest) == 5 - start and (start == 5 or same(whole[start:], rest))
 
 
-def test_a_lane_that_runs_out_begins_anew(made):
-    """Of four lanes over six shards two have twice the images of the others."""
-    epoch = list(training(made, 8, lanes=4).epoch(0))
+def test_a_worker_whose_shards_end_goes_on(made):
+    """Of four workers over six shards two have twice the images of the others."""
+    epoch = list(training(made, 8, workers=4).epoch(0))
     assert len(epoch) == 7 and all(len(batch.labels) == 8 for batch in epoch)
+
+
+def test_more_processes_than_shards_share_them(tmp_path):
+    """32 processes, 16 shards, batches of 1,024."""
+    write_shards(tmp_path, "train", 16, 4)
+    options = {"train": "train-{000..015}.tar|2048", "test": "train-000.tar", "classes": 5}
+    for rank in (0, 31):
+        batches = training(tmp_path, 1024, data.Share(rank, 32), **options)
+        assert len(batches) == 2 and len(next(batches.epoch(0)).labels) == 32
+
+
+def test_all_workers_read_however_many_processes_there_are(tmp_path):
+    """8 processes with 4 workers each have 2 of 64 shards for each worker."""
+    write_shards(tmp_path, "train", 64, 2)
+    options = {"train": "train-{000..063}.tar", "test": "train-000.tar", "classes": 5}
+    epoch = training(tmp_path, 16, data.Share(3, 8), workers=4, **options).epoch(0)
+    next(epoch)
+    assert len(multiprocessing.active_children()) == 4
+    assert len(list(epoch)) == 7
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -201,14 +208,15 @@ def test_testing_sees_every_image_once(made, count, workers):
         normalised(torch.as_tensor(transform(Image.open(io.BytesIO(jpeg(number)))))[None]).numpy().tobytes(): number
         for number in range(35)
     }
-    seen = []
+    seen = {}
     for rank in range(count):
         for batch in data.make_batches(test, 8, share=data.Share(rank, count)).epoch(0):
-            for image, label in zip(batch.images, batch.labels, strict=True):
+            for image, label, index in zip(batch.images, batch.labels, batch.index.tolist(), strict=True):
                 number = expected[image.numpy().tobytes()]
                 assert label == number % 5
-                seen.append(number)
-    assert sorted(seen) == list(range(35))
+                seen[index] = number
+    # The index tells shard and place in it, whoever reads.
+    assert seen == {place * 5 + shard: shard * 7 + place for shard in range(5) for place in range(7)}
 
 
 def test_testing_begun_at_a_step_is_the_rest(made):
@@ -268,12 +276,12 @@ def test_shards_that_are_counted_are_whole(own):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_shard_that_fails_during_training(own, spoil, workers):
     for unreadable in ("error", "skip"):
-        batches = training(own, workers=workers, unreadable=unreadable, lanes=3)
+        batches = training(own, workers=workers, unreadable=unreadable)
         if unreadable == "error":
-            before, path = batches, own / "train-003.tar"
+            path = own / "train-003.tar"
             kept = path.read_bytes()
             spoil(path)
-            message = error_of(lambda: before)  # noqa: B023
+            message = error_of(list, batches.epoch(0))
             assert "train-003.tar' cannot be read to its end" in message and "--data.unreadable skip" in message
             path.write_bytes(kept)
             continue
@@ -281,8 +289,8 @@ def test_a_shard_that_fails_during_training(own, spoil, workers):
         for number in range(2):
             epoch = list(batches.epoch(number))
             assert len(epoch) == 5 and all(len(batch.labels) == 12 for batch in epoch)
-        (shard,) = [name for name in batches.skipped if name.startswith("shard")]
-        assert "train-003.tar" in shard and all("train-003.tar/0030" in name for name in set(batches.skipped) - {shard})
+        (shard,) = batches.skipped
+        assert "train-003.tar' cannot be read to its end" in shard
 
 
 def spoil_images(folder):
@@ -299,7 +307,7 @@ def spoil_images(folder):
 def test_images_that_cannot_be_read(own, workers):
     spoil_images(own)
     message = error_of(training, own, workers=workers)
-    assert "train-002.tar/002" in message and "is broken" in message and "--data.unreadable skip" in message
+    assert "train-002.tar/002" in message and "is not an image" in message and "--data.unreadable skip" in message
     batches = training(own, workers=workers, unreadable="skip")
     epoch = list(batches.epoch(0))
     assert all(len(batch.labels) == 12 for batch in epoch)
@@ -311,15 +319,20 @@ def test_images_that_cannot_be_read(own, workers):
     assert len(test.skipped) == 1 and "validation-000.tar/0003" in test.skipped[0]
 
 
-def test_not_one_image_can_be_read(own, monkeypatch):
-    monkeypatch.setattr(of_lanes, "_IN_VAIN", 30)
+def test_not_one_image_can_be_read(own):
     for path in own.glob("train-*.tar"):
         write_shard(path, [("1.jpg", b"x"), ("1.cls", b"0")])
-    assert "30 images in a row" in error_of(training, own, unreadable="skip")
+    assert "60 images in a row" in error_of(training, own, unreadable="skip")
     for path in own.glob("train-*.tar"):
         path.write_bytes(b"x" * 2000)
     message = error_of(training, own, unreadable="skip")
-    assert "not one image can be read from the shards of lane 0" in message and "the first" in message
+    assert "not one image can be read from 6 shards" in message and "the first" in message
+
+
+def test_a_worker_whose_only_shard_is_broken_reads_others(own):
+    (own / "train-002.tar").write_bytes(b"x" * 2000)
+    batches = training(own, 4, workers=6, unreadable="skip")
+    assert [len(batch.labels) for number in range(2) for batch in batches.epoch(number)] == [4] * 30
 
 
 def test_labels_of_other_kinds(own):
@@ -357,7 +370,7 @@ def test_what_macos_and_devices_leave_in_shards(own, counted):
 def test_names_with_more_than_one_dot(own):
     dotted = [(f"img.{name}", content) for name, content in members(range(10))]
     write_shard(own / "train-000.tar", dotted)
-    message = error_of(training, own, lanes=6)
+    message = error_of(training, own)
     assert "train-000.tar'" in message and "1 of 10 images" in message and "first dot" in message
     (own / "_info.json").unlink()
     names = {"train": "train-000.tar|10", "test": "train-000.tar|10", "classes": 5}
@@ -479,16 +492,9 @@ def served(made):
 
 
 def test_shards_from_elsewhere(made, served):
-    assert same(list(training(served, workers=2).epoch(0)), list(training(made).epoch(0)))
-    message = error_of(training, served, train="train-{004..007}.tar|40", lanes=2)
+    assert same(list(training(served, workers=2).epoch(0)), list(training(made, workers=2).epoch(0)))
+    message = error_of(training, served, train="train-{004..007}.tar|40")
     assert "train-00" in message and "cannot be read to its end" in message
-
-
-def test_lanes_that_do_not_go_with_batches_or_processes(made):
-    assert "give 1 or 3" in error_of(training, made, 18, lanes=4)
-    message = error_of(training, made, 12, data.Share(0, 2), lanes=3)
-    assert "3 lanes" in message and "2 processes; give 2 or 6 (--data.options.lanes)" in message
-    assert "cannot be shared by 7 processes" in error_of(training, made, 28, data.Share(0, 7))
 
 
 @pytest.mark.parametrize(
@@ -504,7 +510,7 @@ def test_lanes_that_do_not_go_with_batches_or_processes(made):
         ({"classes": 10**12}, "classes: found 1000000000000"),
         ({"classes": list("abcda")}, "'a' named twice"),
         ({"classes": "/dev/zero"}, "/dev/zero"),
-        ({"lanes": 0}, "lanes is 0"),
+        ({"lanes": 4}, "lanes"),
         ({"buffer": 0}, "buffer is 0"),
         ({"train_images": 0}, "train_images is 0"),
         ({"size": 0}, "size is 0"),

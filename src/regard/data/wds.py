@@ -1,0 +1,394 @@
+"""WebDataset: images in shards, which are tar files on a disk or behind an address."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import itertools
+import json
+import math
+import os
+import re
+import tarfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlparse
+
+from PIL import Image
+
+from regard.data.dataset import Splits
+from regard.data.decode import OnUnreadable, Unreadable, decoded
+from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden, read_class_names, unique
+from regard.errors import InputError, one_line, unknown
+from regard.files import MOST_BYTES, read_regular
+
+if TYPE_CHECKING:
+    from regard.data.fileset import FileSet
+
+Sample = dict[str, Any]  # the files of an image by their ending, bytes, with __key__ and __url__
+DOTS = "What follows the first dot of a name in a shard is its ending: a name has no other dots"
+_INFO = ("_info.json", "info.json")
+_PIPES = "REGARD_PIPES"
+_PLAIN = re.compile(r"[\w.:/%@+=,~?&#-]+")
+_SHOWN = 5
+_MOST_CLASSES = 10**6
+_MOST_SHARDS = 500_000
+_MOST_BRACES = 20
+_FINGERPRINT_SHARDS = 8192
+_FINGERPRINT_BYTES = 2**28  # of all of them together
+
+
+@dataclass(frozen=True, eq=False)
+class WebDataset:
+    """Labelled images in shards, which are read from beginning to end.
+
+    Attributes:
+        shards: the path or address of each.
+        count: of the images.
+        classes: how many there are.
+        lengths: how many images a shard has, of those of which it is known.
+        buffer: images, not decoded, among which training draws the next.
+        input_key: the endings of images, with a semicolon between them.
+        target_key: the field of an image's .json that has its label; "" for its .cls.
+    """
+
+    shards: tuple[str, ...]
+    count: int
+    classes: int
+    lengths: dict[str, int] = field(default_factory=dict)
+    buffer: int = 512
+    input_key: str = "jpg;png;webp;jpeg"
+    target_key: str = ""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fingerprint(self) -> str:
+        """Of the number of images, and of name, size and first bytes of up to 8,192 shards, evenly spread; 256 MiB are
+        read at most. Of shards behind an address only the names count.
+        """
+        digest = hashlib.sha256(f"{self.count}\n".encode())
+        count = min(len(self.shards), _FINGERPRINT_SHARDS)
+        for shard in (self.shards[i * len(self.shards) // count] for i in range(count)):
+            digest.update(f"{os.path.basename(shard)}\n".encode(errors="surrogateescape"))
+            with suppress(OSError), open(shard, "rb") as file:
+                digest.update(f"{file.seek(0, os.SEEK_END)}\n".encode())
+                file.seek(0)
+                digest.update(file.read(_FINGERPRINT_BYTES // count))
+        return digest.hexdigest()
+
+    def decode(self, sample: Sample) -> tuple[Image.Image, int] | None:
+        """The image of a sample, upright RGB, and its label; None where the label in the .json is below 0: none.
+
+        Raises:
+            Unreadable: there is no image or no label, or it is broken.
+            InputError: the label is that of no class.
+        """
+        name = name_of(sample)
+        parts = [part for part in sample if not part.startswith("__")]
+        images = [ending for ending in _endings(self.input_key) if ending in sample]
+        target = "json" if self.target_key else "cls"
+        missing = [] if images else ["image"]
+        missing += [] if target in sample else [f"label (.{target})"]
+        if missing:
+            first = ", ".join(f".{part}" for part in parts[:3]) + (", …" if len(parts) > 3 else "")
+            hint = f". {DOTS}" if any("." in part for part in parts) else ""
+            raise Unreadable(f"{name!r} has no {' and no '.join(missing)}, but {first}{hint}")
+        try:
+            label = int(json.loads(sample["json"])[self.target_key] if self.target_key else sample["cls"])
+        except Exception as error:  # it may hold anything
+            raise Unreadable(f"{name!r} is broken (its .{target} holds no label: {one_line(error)})") from error
+        if self.target_key and label < 0:
+            return None
+        if not 0 <= label < self.classes:
+            raise InputError(
+                f"{name!r} has label {label}, and there are {self.classes} classes, from 0; give as many as there are "
+                "(--data.options.classes)"
+            )
+        return decoded(io.BytesIO(sample[images[0]]), name), label
+
+
+def name_of(sample: Sample) -> str:
+    """Its shard, and its key in it."""
+    return f"{sample['__url__']}/{sample['__key__']}"
+
+
+def load_wds(
+    path: str | os.PathLike[str] | None,
+    *,
+    size: int | None = None,
+    unreadable: OnUnreadable = "error",
+    crop_pct: float = 0.875,
+    interpolation: str = "bilinear",
+    workers: int = 4,
+    train: str = "train",
+    test: str | None = None,
+    train_images: int | None = None,
+    test_images: int | None = None,
+    classes: list[str] | str | int | None = None,
+    buffer: int = 512,
+    input_key: str = "jpg;png;webp;jpeg",
+    target_key: str | None = None,
+) -> Splits[FileSet]:
+    """Find the shards of two splits.
+
+    Args:
+        path: the folder of the shards, or its address (https://…, hf://…); None where the names of the shards say it
+            all.
+        size: side of the images as the network sees them; None for 224.
+        unreadable: as of `FileSet`, and so are the next three.
+        crop_pct: likewise.
+        interpolation: likewise.
+        workers: likewise.
+        train: the shards to train on: a split that `_info.json` or `info.json` beside the shards names, or their names
+            with braces, and after a bar the number of images in them: "train-{0000..1023}.tar|1281167".
+        test: those to test on; None for the first that the info names of test, val, valid and validation.
+        train_images: how many images the training shards hold, if neither info nor name says it; None for as many as
+            are counted in them, if they are on this machine.
+        test_images: likewise.
+        classes: their names, a file with a name a line, or how many there are; None for what the info says.
+        buffer: images, not decoded, that each DataLoader worker holds, of which it draws the next to train on.
+        input_key: the endings of images in the shards.
+        target_key: the field of an image's .json that has its label; None for its .cls.
+
+    Raises:
+        InputError: the library is not installed, no such split, shards that are not there, a number of images or
+            classes that is not known.
+    """
+    from regard.data.fileset import FileSet, common
+
+    fields = common("wds", size, unreadable=unreadable, crop_pct=crop_pct, interpolation=interpolation, workers=workers)
+    for name, value in {"buffer": buffer, "train_images": train_images, "test_images": test_images}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**48):
+            raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
+    if importlib.util.find_spec("webdataset") is None:
+        raise InputError("the library webdataset is not installed; install it (pip install webdataset)")
+    root = "" if path is None else os.fspath(path)
+    if root and not _scheme(root):
+        root = os.path.abspath(existing_folder(root))
+    info = _read_info(root)
+    splits = info.get("splits", {})
+    first = _of_split(train, splits, root)
+    if test is None:
+        test = next((name for name in TEST_NAMES if name in splits), None)
+    if test is None:
+        raise InputError("which shards to test on is not known; name them, or the split (--data.options.test)")
+    second = _of_split(test, splits, root)
+    names = _classes(classes, info, root)
+
+    def found(split: _Split, option: str, images: int | None) -> WebDataset:
+        _check_there(split.shards)
+        count = images or split.images or _counted(split.shards, input_key, option, unreadable)
+        return WebDataset(
+            split.shards, count, len(names), split.lengths, buffer, input_key, target_key or split.target_key
+        )
+
+    return Splits(
+        FileSet(found(first, "train", train_images), split="train", classes=names, **fields),
+        FileSet(found(second, "test", test_images), split="test", classes=names, **fields),
+    )
+
+
+class _Split(NamedTuple):
+    """What is said of a split: its shards, how many images each has, and all together (0: not said), and the field of
+    their .json with the label ("": none).
+    """
+
+    shards: tuple[str, ...]
+    lengths: dict[str, int]
+    images: int
+    target_key: str
+
+
+def _read_info(root: str) -> dict[str, Any]:
+    """What `_info.json` or `info.json` beside the shards says of them; {} where there is neither."""
+    import webdataset as wds
+
+    _check_address(root)
+    for name in _INFO:
+        path = os.path.join(root, name)
+        try:
+            if _scheme(root):
+                with wds.gopen(path) as stream:
+                    content = stream.read(MOST_BYTES)
+            else:
+                content = read_regular(path, MOST_BYTES)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if _scheme(root):  # which does not say whether there is none
+                continue
+            raise InputError(
+                f"{path!r} cannot be read ({error.strerror or error}); replace it, or remove it"
+            ) from error
+        try:
+            info = json.loads(content)
+            if isinstance(info, dict) and isinstance(info.get("splits", {}), dict):
+                return info
+        except (ValueError, RecursionError):
+            pass
+        raise InputError(f"{path!r} is none: expected splits, each with filenames, shard_lengths and num_samples")
+    return {}
+
+
+def _of_split(split: str, splits: dict[str, Any], root: str) -> _Split:
+    import webdataset as wds
+
+    filenames: Any
+    if "tar" in split or ".." in split:  # names
+        pattern, _, images = split.partition("|")
+        _check_braces(pattern)
+        try:
+            filenames, lengths, count, label = wds.SimpleShardList(pattern).urls, [], int(images or 0), ""
+        except (ValueError, IndexError) as error:
+            raise InputError(
+                f"{split[:200]!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
+                "'train-{0000..0099}.tar|128000', the number after the bar that of the images"
+            ) from error
+        root = "" if _scheme(split) else root  # an address of its own is not within the folder
+    elif split in splits and isinstance(splits[split], dict):
+        about = splits[split]
+        filenames, lengths = about.get("filenames"), about.get("shard_lengths", [])
+        count, label = about.get("num_samples", 0), about.get("alt_label", "")
+    elif splits:
+        raise unknown("split of the shards", split, list(splits))
+    else:
+        raise InputError(
+            f"no {' or '.join(_INFO)} in {root!r} says which shards split {split!r} has; name them, and how many "
+            "images they hold, as in 'train-{0000..0099}.tar|128000' (--data.options.train, --data.options.test)"
+        )
+    if (
+        not (isinstance(filenames, list) and filenames and all(isinstance(name, str) for name in filenames))
+        or not (isinstance(lengths, list) and isinstance(label, str))
+        or not all(type(number) is int and 0 <= number < 2**48 for number in (count, *lengths))
+    ):
+        raise InputError(
+            f"{split[:200]!r}, or {' or '.join(_INFO)} in {root!r}, is none: expected a list of file names and whole "
+            "numbers of images"
+        )
+    shards = tuple(os.path.join(root, name) for name in filenames)
+    return _Split(shards, dict(zip(shards, lengths, strict=False)), count, label)
+
+
+def _check_braces(names: str) -> None:
+    """Has names with braces be no more than so many, before they are all written out."""
+    ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}", names)
+    letters = re.findall(r"\{([A-Za-z])\.\.([A-Za-z])(?:\.\.-?\d+)?\}", names)
+    # At most so many, where some are in others: of each range its length, of each other pair of braces its parts.
+    count = math.prod(1 + abs(ord(last) - ord(first)) for first, last in letters)
+    for first, last, step in ranges:
+        digits = max(map(len, (first, last, step)))
+        count *= 1 + abs(int(last) - int(first)) // (int(step or 1) or 1) if digits < 20 else _MOST_SHARDS + 1
+    parts: list[int] = []
+    for character in names:
+        if character == "{":
+            parts.append(1)
+        elif character == "," and parts:
+            parts[-1] += 1
+        elif character == "}" and parts:
+            count *= parts.pop()
+        if count > _MOST_SHARDS or len(parts) > _MOST_BRACES:
+            raise InputError(
+                f"{names[:200]!r} names more than {_MOST_SHARDS:,} shards, or has more than {_MOST_BRACES} braces in "
+                "each other; name those that are there (--data.options.train, --data.options.test)"
+            )
+
+
+def _check_there(shards: tuple[str, ...]) -> None:
+    for shard in shards:
+        _check_address(shard)
+    missing = [shard for shard in shards if not _scheme(shard) and not os.path.isfile(shard)]
+    if missing:
+        listed = ", ".join(map(repr, missing[:_SHOWN]))
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise InputError(
+            f"{len(missing)} of {len(shards)} shards are not there: {listed}{more}; add them, or name those that are "
+            "(--data.options.train, --data.options.test)"
+        )
+
+
+def _scheme(name: str) -> str:
+    """What kind of address webdataset takes a name for: "https", "pipe" (a command), …; empty for a file."""
+    try:
+        return urlparse(name).scheme
+    except ValueError as error:
+        raise InputError(f"{name!r} is no address ({one_line(error)}); give another") from error
+
+
+def _check_address(name: str) -> None:
+    """webdataset runs what follows pipe:, and may hand addresses to a shell: a recipe of others must not do that."""
+    scheme = _scheme(name)
+    if scheme == "pipe":
+        if os.environ.get(_PIPES) != "1":
+            raise InputError(
+                f"{name!r} is a command to run; set {_PIPES}=1 to allow what recipes say, or give an address"
+            )
+    elif scheme and not _PLAIN.fullmatch(name):
+        raise InputError(f"{name!r} is no plain address; give one without spaces, quotes and the like")
+
+
+def _endings(input_key: str) -> list[str]:
+    return [ending.strip(". ").lower() for ending in input_key.split(";")]
+
+
+def _counted(shards: tuple[str, ...], input_key: str, option: str, unreadable: OnUnreadable) -> int:
+    """The images in shards, by their headers."""
+    elsewhere = [shard for shard in shards if _scheme(shard)]
+    if elsewhere:
+        raise InputError(
+            f"how many images {elsewhere[0]!r} and the other shards hold is not known; say it after a bar, as in "
+            f"'…-{{0000..0099}}.tar|128000' (--data.options.{option})"
+        )
+    endings = _endings(input_key)
+    count = 0
+    for shard in shards:
+        try:
+            with tarfile.open(shard) as file:
+                count += _images_in((member.name for member in file if member.isreg()), endings)
+                # The block that ended the reading: of zeros in a whole file, not there or short in one cut off.
+                if file.fileobj and file.fileobj.tell() < file.offset + tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError("cut off: its end is missing")
+        except (OSError, tarfile.TarError) as error:
+            if unreadable == "error":
+                raise InputError(
+                    f"shard {shard!r} is broken ({one_line(error)}); replace it, or have such shards skipped "
+                    "(--data.unreadable skip)"
+                ) from error
+    if not count:
+        raise InputError(
+            f"no images ({', '.join(sorted(endings))}) in {shards[0]!r} and the other shards; name others, or give the "
+            f"endings of theirs (--data.options.input_key). {DOTS}"
+        )
+    return count
+
+
+def _images_in(members: Iterable[str], endings: list[str]) -> int:
+    """Samples with an image among the files of a shard: those of a sample agree up to the first dot of their names."""
+    split = (os.path.split(path) for path in members if not is_system_or_hidden(path))
+    names = ((folder, *name.partition(".")) for folder, name in split)
+    samples = itertools.groupby(names, key=lambda name: name[:2])
+    return sum(any(ending.lower() in endings for *_, ending in files) for _, files in samples)
+
+
+def _classes(given: list[str] | str | int | None, info: dict[str, Any], root: str) -> tuple[str, ...]:
+    if given is None:
+        named = ("classes", "class_names", "labels", "num_classes")
+        given = next((info[key] for key in named if isinstance(info.get(key), list | int)), None)
+    if given is None:
+        raise InputError(
+            "the classes of the shards are not known; give their names, a file with a name a line, or how many there "
+            "are (--data.options.classes)"
+        )
+    if isinstance(given, str) and given.isdecimal() and len(given) < 16:
+        given = int(given)
+    if isinstance(given, str):
+        file = os.path.expanduser(given)
+        given = list(read_class_names(Path(file if os.path.exists(file) or not root else os.path.join(root, given))))
+    is_count = isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= _MOST_CLASSES
+    if not is_count and not (isinstance(given, list) and given and all(isinstance(name, str | int) for name in given)):
+        raise InputError(f"classes: found {given!r:.200}; give names, a file with a name a line, or how many there are")
+    return unique(list(map(str, range(given) if isinstance(given, int) else given)), "classes")
