@@ -491,6 +491,11 @@ def served(made):
     server.shutdown()
 
 
+def test_an_address_of_a_kind_that_nobody_opens():
+    batches = training("nowhere://a", 2, train="a.tar|4", test="b.tar|4", classes=2)
+    assert "'nowhere://a/a.tar' cannot be read to its end" in error_of(list, batches.epoch(0))
+
+
 def test_shards_from_elsewhere(made, served):
     assert same(list(training(served, workers=2).epoch(0)), list(training(made, workers=2).epoch(0)))
     message = error_of(training, served, train="train-{004..007}.tar|40")

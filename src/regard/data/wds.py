@@ -212,25 +212,17 @@ def _read_info(root: str) -> dict[str, Any]:
     for name in _INFO:
         path = os.path.join(root, name)
         try:
-            if _scheme(root):
-                with wds.gopen(path) as stream:
-                    content = stream.read(MOST_BYTES)
-            else:
-                content = read_regular(path, MOST_BYTES)
+            with wds.gopen(path) if _scheme(root) else io.BytesIO(read_regular(path, MOST_BYTES)) as file:
+                info = json.loads(file.read(MOST_BYTES))
         except FileNotFoundError:
             continue
-        except OSError as error:
-            if _scheme(root):  # which does not say whether there is none
+        except Exception as error:  # of a connection, or of what is in it
+            if _scheme(root):  # which need not say that there is none
                 continue
-            raise InputError(
-                f"{path!r} cannot be read ({error.strerror or error}); replace it, or remove it"
-            ) from error
-        try:
-            info = json.loads(content)
-            if isinstance(info, dict) and isinstance(info.get("splits", {}), dict):
-                return info
-        except (ValueError, RecursionError):
-            pass
+            reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+            raise InputError(f"{path!r} cannot be read ({reason}); replace it, or remove it") from error
+        if isinstance(info, dict) and isinstance(info.get("splits", {}), dict):
+            return info
         raise InputError(f"{path!r} is none: expected splits, each with filenames, shard_lengths and num_samples")
     return {}
 
