@@ -221,7 +221,7 @@ def test_a_region_that_does_not_fit(tmp_path) -> None:
     small = save(tmp_path / "small.png", np.ones((2, 2), dtype=np.uint8))
     save(tmp_path / "small" / "a.png", np.ones((2, 2), dtype=np.uint8))
     several = data.open_pictures([image, other], mask=tmp_path / "small")
-    with pytest.raises(Unreadable, match=r"a.png' has 6 x 4 pixels, its mask '.*small/a.png' 2 x 2"):
+    with pytest.raises(Unreadable, match=r"a.png' has 6 x 4 pixels, but '.*small/a.png' is for 2 x 2"):
         several.mask(0)
     for options, words in (
         ({"mask": small}, r"a.png' has 6 x 4 pixels, its mask '.*small.png' 2 x 2"),

@@ -10,6 +10,7 @@ from regard.data.decode import OnUnreadable, quiet
 from regard.data.listing import Listing, existing_folder
 from regard.data.regions import cub
 from regard.data.regions.kind import Choices
+from regard.data.regions.shapes import first_pixels
 from regard.data.whole import MEMORY_LIMIT, check_choices, read_splits
 from regard.errors import InputError, unknown
 
@@ -48,7 +49,7 @@ def load_cub(
     for split in ("train", "test"):
         found = cub.open_cub(where, Choices(split=split, region="box"))
         files = [found.path(i) for i in range(len(found))]
-        boxes = found.boxes if crop == "box" else None
+        boxes = first_pixels(found._boxes) if crop == "box" else None
         listings.append(Listing(found.folder, found.classes, files, found.labels.numpy(), boxes))
     with quiet():
         return read_splits("cub", listings, size, unreadable, memory_limit)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from regard.data.decode import square
 from regard.data.draws import Draws
+from regard.data.strings import Strings
 from regard.errors import InputError
 
 Channels = tuple[float, float, float]
@@ -39,7 +41,7 @@ class ImageDataset(ABC):
     name: str
     split: str
     classes: tuple[str, ...]
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     labels: Tensor
     has_masks: bool = True
 
@@ -53,6 +55,14 @@ class ImageDataset(ABC):
         Raises:
             Unreadable: it cannot be read.
         """
+
+    def square(self, index: int, size: int) -> Image.Image:
+        """The centre of the image, size x size pixels, its shorter side resized to that: bilinear, antialiased.
+
+        Raises:
+            Unreadable: it cannot be read.
+        """
+        return square(self.image(index), size)
 
     @abstractmethod
     def mask(self, index: int) -> Mask | None:
@@ -89,11 +99,14 @@ class Subset(ImageDataset):
         self._whole, self._index = whole, index
         self.name, self.split, self.classes = whole.name, whole.split, whole.classes
         self.has_masks = whole.has_masks
-        self.keys = tuple(whole.keys[i] for i in index.tolist())
+        self.keys = Strings(whole.keys[i] for i in index.tolist())
         self.labels = whole.labels[index]
 
     def image(self, index: int) -> Image.Image:
         return self._whole.image(int(self._index[index]))
+
+    def square(self, index: int, size: int) -> Image.Image:
+        return self._whole.square(int(self._index[index]), size)
 
     def mask(self, index: int) -> Mask | None:
         return self._whole.mask(int(self._index[index]))

@@ -70,67 +70,67 @@ class Frame(NamedTuple):
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
-def decode(path: Path, size: int | None, box: Box | None = None) -> NDArray[np.uint8]:
-    """The image in a file, upright.
+def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = None) -> tuple[Image.Image, Frame]:
+    """The image in a file, upright, RGB, and how the file stores it.
 
     Args:
-        path: the file.
-        size: None, or the side of the square to make of it: the centre, antialiased.
-        box: what to cut out first, as the file stores the image, in whole pixels: left, top, right, bottom. What is
-            beyond the image is left out. None: nothing is cut.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
+        path: of the file, or with `file` what it is called.
+        file: what to read, if it is open already.
+        box: what to cut out, as the file stores the image; what lies beyond the image is left out. None: nothing.
 
     Raises:
         Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels; or nothing of
             it is in the box.
     """
-    return np.asarray(picture(path, size, box))
-
-
-def picture(path: Path, size: int | None = None, box: Box | None = None) -> Image.Image:
-    """As `decode`, but a Pillow image, RGB."""
-    with opened(path) as image:
-        if size is not None and box is None:  # which is in pixels of the whole
-            # A JPEG far larger than wanted is decoded at a half, a quarter or an eighth, at once.
-            image.draft(None, (2 * size, 2 * size))
+    with opened(path, file) as image:
         # Before the EXIF is looked for: a PNG is decoded by that, and what is broken in it would be passed over.
         image.load()
-        shown = _rgb(_upright(image, None if box is None else _within(box, image, path)))
-        if size is not None and shown.size != (size, size):
-            shown = _centre(shown, size)
+        frame = Frame(*image.size, _orientation(image))
+        shown = upright(image, None if box is None else _within(box, image, path))
         shown.load()  # while the file is open
-        return shown
+        return shown, frame
 
 
-def decoded(file: IO[bytes], name: str) -> Image.Image:
-    """The image in an open file, upright, RGB.
-
-    Args:
-        file: read to its end.
-        name: for the error.
+def read_square(path: Path, size: int) -> Image.Image:
+    """The centre of the image in a file, upright, RGB, size x size pixels.
 
     Raises:
-        Unreadable: as of `decode`.
+        Unreadable: as of `read_image`.
     """
-    with opened(Path(name), file) as image:
+    with opened(path) as image:
+        # A JPEG far larger than wanted is decoded at a half, a quarter or an eighth, at once.
+        image.draft(None, (2 * size, 2 * size))
         image.load()
-        return upright(image)
+        return square(upright(image), size)
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """An image that is loaded, turned as its EXIF says, RGB."""
-    return _rgb(_upright(image, None))
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The centre of an image, size x size pixels: bilinear, antialiased."""
+    if image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """(width, height) of the image in a file, upright, from its header alone.
+def upright(image: Image.Image, box: Box | None = None) -> Image.Image:
+    """An image that is loaded, or what is in the box, turned as its EXIF says, RGB.
 
-    Raises:
-        Unreadable: no image, or not one that can be opened.
+    Of 16 bits the upper 8 count, transparency is dropped.
     """
-    return frame_of(path).upright
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError("its pixels have 32 bits, of a range that is not known; save it with 8 or 16 bits")
+    # Before anything else: conversion loses the EXIF.
+    turn = _UPRIGHT.get(_orientation(image))
+    image = image if box is None else image.crop(box)
+    image = image if turn is None else image.transpose(turn)
+    if image.mode.startswith("I"):
+        # 16 bits of grey, which Pillow's own conversion would cut off at 255.
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def frame_of(path: Path) -> Frame:
@@ -220,29 +220,3 @@ def _within(box: Box, image: Image.Image, path: Path) -> Box:
             f"row {top} to column {right}, row {bottom}"
         )
     return part
-
-
-def _upright(image: Image.Image, box: Box | None) -> Image.Image:
-    """The image, or what is in the box, turned."""
-    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-        raise ValueError("its pixels have 32 bits, of a range that is not known; save it with 8 or 16 bits")
-    # Before anything else: conversion loses the EXIF.
-    turn = _UPRIGHT.get(_orientation(image))
-    image = image if box is None else image.crop(box)
-    return image if turn is None else image.transpose(turn)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16 bits of grey, which Pillow's own conversion would cut off at 255.
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _centre(image: Image.Image, size: int) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from regard.data.augmentation import Augmentation
 from regard.data.batches import Batch, check_batches, check_epoch, shuffled, steps_of
-from regard.data.decode import Unreadable, decoded, quiet
+from regard.data.decode import Unreadable, quiet, read_image
 from regard.data.draws import check_seed
 from regard.data.fileset import FileSet, Places
 from regard.data.normalisation import Normalisation
@@ -241,7 +242,7 @@ class _Reader:
         name = self.images.name(place, whole=True)
         try:
             with self.images.open(place) as file, quiet():
-                image = decoded(file, name)
+                image = read_image(Path(name), file)[0]
         except OSError as error:
             raise Unreadable(f"{name!r} cannot be opened ({error.strerror or error})") from error
         return self.transform(image, epoch, position)

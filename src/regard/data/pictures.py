@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from regard.data.dataset import ImageDataset, Mask
-from regard.data.decode import Unreadable, frame_of, picture, turned
+from regard.data.dataset import Mask
+from regard.data.decode import Frame, Unreadable
+from regard.data.file_dataset import FileDataset, files_digest, open_regular
 from regard.data.listing import EXTENSIONS, images_below, show
 from regard.data.regions.drawn import mask_of
-from regard.data.regions.fileset import states
 from regard.errors import InputError
 
 Box = tuple[int, int, int, int]
 
 
-class Pictures(ImageDataset):
+class Pictures(FileDataset):
     """Image files without labels, in the order named, those of a folder in order of their paths.
 
     Attributes, besides those of every `ImageDataset`:
@@ -33,10 +30,6 @@ class Pictures(ImageDataset):
         passed_over: how many files in the folders are no images, by their names.
         unmatched: how many masks belong to no image.
     """
-
-    name = "pictures"
-    split = ""
-    classes = ()
 
     def __init__(
         self,
@@ -53,43 +46,37 @@ class Pictures(ImageDataset):
         self.box = box
         self.passed_over = passed_over
         self.unmatched = unmatched
-        self.keys = tuple(map(str, self.paths))
-        self.labels = torch.full((len(found),), -1)
+        super().__init__("pictures", "", Path(), list(map(str, self.paths)), [-1] * len(found), ())
         self.has_masks = box is not None or any(self.masks)
 
-    def fingerprint(self) -> str:
-        masks = [None if mask is None else str(mask) for mask in self.masks]
-        digest = hashlib.sha256(json.dumps([self.keys, masks, self.box]).encode())
-        digest.update(states(iter(self.paths)))
-        digest.update(states(mask for mask in self.masks if mask))
-        return digest.hexdigest()
+    def _annotation(self, index: int) -> Path:
+        mask = self.masks[index]
+        assert mask is not None
+        return mask
 
-    def image(self, index: int) -> Image.Image:
-        return picture(self.paths[index])
+    def _region(self, index: int, frame: Frame) -> Mask:
+        return mask_of(self._annotation(index))
 
     def mask(self, index: int) -> Mask:
-        path, file = self.paths[index], self.masks[index]
-        frame = frame_of(path)
+        frame = self._frame(index)
+        if self.masks[index] is not None:
+            return self._upright(index, frame, self._region(index, frame))
         width, height = frame.upright
-        if file is not None:
-            mask = mask_of(file)
-            if mask.shape == (height, width):
-                return mask
-            if mask.shape == (frame.height, frame.width):
-                return turned(mask, frame.orientation)
-            raise Unreadable(
-                f"{show(path)} has {width} x {height} pixels, its mask {show(file)} {mask.shape[1]} x {mask.shape[0]}; "
-                "expected as many"
-            )
         region = np.zeros((height, width), dtype=bool)
         if self.box is not None:
             x0, y0, x1, y1 = self.box
             if x1 > width or y1 > height:
                 raise Unreadable(
-                    f"{show(path)} has {width} x {height} pixels; the box {x0},{y0},{x1},{y1} does not lie in it"
+                    f"{show(self.path(index))} has {width} x {height} pixels; the box {x0},{y0},{x1},{y1} does not lie "
+                    "in it"
                 )
             region[y0:y1, x0:x1] = True
         return region
+
+    def _regions_digest(self) -> bytes:
+        files = [mask for mask in self.masks if mask]
+        digest = files_digest(torch.zeros(len(files)), lambda i: str(files[i]), lambda i: open_regular(files[i]))
+        return repr(self.box).encode() + digest.digest()
 
 
 def open_pictures(

@@ -66,7 +66,7 @@ class Reading:
     classes: tuple[str, ...] | None = None
     count: int | None = None
     batch_size: int = 0
-    keys: tuple[str, ...] = ()
+    keys: Sequence[str] = ()
     labels: np.ndarray | None = None
     has_masks: bool = True
     settings: dict[str, Any] = field(default_factory=dict)

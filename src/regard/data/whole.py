@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from regard import host
 from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
-from regard.data.decode import OnUnreadable, Unreadable, decode, size_of
+from regard.data.decode import OnUnreadable, Unreadable, frame_of, read_image, read_square, square
 from regard.data.listing import Listing, show
 from regard.errors import InputError, first_line
 
@@ -123,7 +123,7 @@ def _first_size(listing: Listing, unreadable: OnUnreadable) -> tuple[int, int]:
     first: Unreadable | None = None
     for file in listing.files:
         try:
-            return size_of(file)
+            return frame_of(file).upright
         except Unreadable as error:
             if unreadable == "error":
                 raise _fatal(error) from error
@@ -146,12 +146,17 @@ def _fill(
         for i in range(start, min(start + _FILES_A_TASK, len(files))):
             box = None if listing.boxes is None else listing.boxes[i].tolist()
             try:
-                pixels = decode(files[i], size, box)
+                if size is not None and box is None:
+                    image = read_square(files[i], size)
+                else:
+                    image = read_image(files[i], box=box)[0]
+                    image = image if size is None else square(image, size)
             except Unreadable as error:
                 if unreadable == "error":
                     raise _fatal(error) from error
                 failed[i] = error
                 continue
+            pixels = np.asarray(image)
             if pixels.shape[:2] != (height, width):
                 raise InputError(
                     f"images of different sizes: {show(files[i])} has {_by(pixels.shape[1], pixels.shape[0])} pixels, "

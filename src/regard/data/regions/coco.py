@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -13,58 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard.data.dataset import Mask
-from regard.data.decode import Frame, Unreadable, frame_of
+from regard.data.decode import Unreadable, frame_of
+from regard.data.file_dataset import FileDataset
 from regard.data.listing import read_bytes, show, unique
-from regard.data.regions.fileset import FileSet
 from regard.data.regions.kind import Choices, Kind, chosen
-from regard.data.regions.shapes import polygon_mask, run_mask, runs_of
 from regard.data.regions.tree import Tree, check_all_there, check_inside
+from regard.data.strings import Strings
 from regard.errors import InputError, first_line, unknown
 
 _PREFIX = "instances_"
 _PREFERRED = ("val", "test", "train")
+_MOST_PIXELS = 2**28  # of an image
+_LONGEST = 2**21  # pixels around all polygons of an image
+_FARTHEST = 2.0**26  # coordinate
 
-Points = NDArray[np.float32]
-Runs = NDArray[np.uint32]
-
-_LEAST_AREA = 1e-6  # of a polygon, in pixels
-
-_NO_POINTS: Points = np.zeros((0, 2), dtype=np.float32)
-_NO_RUNS: Runs = np.zeros(0, dtype=np.uint32)
+Size = tuple[int, int]  # width and height
+Code = dict[str, Any]  # a run-length code of COCO: {"size": [height, width], "counts": …}
 
 
-@dataclass(frozen=True, eq=False)
-class _Object:
-    """One annotation: polygons (n, 2) each, or a run-length code with the width and height that it is for behind it;
-    these two; its category, -1 for none, and its area in pixels."""
-
-    rings: list[Points]
-    runs: Runs | None
-    frame: tuple[int, int] | None
-    category: int
-    area: float
-
-
-class _Packed:
-    """Arrays of different lengths, some for each image, end to end: a few large arrays, which processes can share."""
-
-    def __init__(self, by_image: Sequence[Sequence[NDArray[Any]]], empty: NDArray[Any]) -> None:
-        arrays = [array for several in by_image for array in several]
-        self._values = np.concatenate([empty, *arrays])
-        self._ends = np.cumsum([0, *map(len, arrays)])
-        self._first = np.cumsum([0, *map(len, by_image)])
-
-    def of(self, image: int) -> list[NDArray[Any]]:
-        ends = self._ends[self._first[image] : self._first[image + 1] + 1]
-        return [self._values[start:end] for start, end in zip(ends, ends[1:], strict=False)]
-
-    def bytes(self) -> Iterator[bytes]:
-        yield self._values.tobytes()
-        yield self._ends.tobytes()
-        yield self._first.tobytes()
-
-
-class CocoSet(FileSet):
+class CocoDataset(FileDataset):
     """The images of one file of annotations; each region is the union of its objects, or of those of its label."""
 
     def __init__(
@@ -72,90 +40,70 @@ class CocoSet(FileSet):
         split: str,
         folder: Path,
         keys: Sequence[str],
-        classes: Sequence[str],
         labels: Sequence[int],
-        sizes: NDArray[np.int32],
-        objects: Sequence[Sequence[_Object]],
+        classes: Sequence[str],
+        codes: Sequence[Sequence[Code]],
         source: Path,
     ) -> None:
         super().__init__("coco", split, folder, keys, labels, classes)
-        self._sizes = sizes  # (N, 2), width and height, 0 where they are not given
-        self._rings = _Packed([[ring for one in several for ring in one.rings] for several in objects], _NO_POINTS)
-        self._runs = _Packed([[one.runs for one in several if one.runs is not None] for several in objects], _NO_RUNS)
-        self._file = source
+        # Of an image, one code for each size that its annotations are for, as JSON.
+        self._codes = Strings(json.dumps(several, default=bytes.decode) for several in codes)
+        self._source = source
 
     def mask(self, index: int) -> Mask:
-        frame = frame_of(self.path(index))
-        mask = self._turned(index, frame, self._marked(index, frame))
-        by_size: dict[tuple[int, int], list[Runs]] = {}
-        for runs in self._runs.of(index):
-            by_size.setdefault((int(runs[-2]), int(runs[-1])), []).append(runs[:-2])
-        for size, codes in by_size.items():
-            self._check_size(index, frame, size)
-            mask = mask | self._turned(index, frame, run_mask(codes, *size))
+        frame = self._frame(index)
+        mask = np.zeros(frame.upright[::-1], dtype=np.bool_)
+        for code in json.loads(self._codes[index]):
+            self._check_size(index, frame, (code["size"][1], code["size"][0]))
+            mask |= self._upright(index, frame, _library().decode([code])[:, :, 0].astype(np.bool_))
         return mask
 
-    def _marked(self, index: int, frame: Frame) -> Mask:
-        """The polygons and boxes alone: each run-length code says itself what it is for."""
-        width, height = map(int, self._sizes[index])
-        if not width:
-            width, height = frame.width, frame.height
-        self._check_size(index, frame, (width, height))
-        try:
-            return polygon_mask(self._rings.of(index), width, height)
-        except ValueError as error:
-            raise Unreadable(
-                f"{show(self.path(index))} cannot have its region: {self._source(index)}: {error}"
-            ) from error
+    def _annotation(self, index: int) -> Path:
+        return self._source
 
-    def _source(self, index: int) -> str:
-        return f"what {show(self._file)} says of it"
-
-    def _marks(self) -> Iterator[bytes]:
-        yield self._sizes.tobytes()
-        yield from self._rings.bytes()
-        yield from self._runs.bytes()
+    def _regions_digest(self) -> bytes:
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for code in self._codes:
+            digest.update(code.encode())
+        return digest.digest()
 
 
 def _recognised(where: Path) -> bool:
     return where.suffix.lower() == ".json" or any((where / "annotations").glob(f"{_PREFIX}*.json"))
 
 
-def _open(where: Path, choices: Choices) -> CocoSet:
+def _open(where: Path, choices: Choices) -> CocoDataset:
     region = chosen("region", choices.region, ("all", "label"), "all")
     if where.is_file():
         if choices.split is not None:
             raise InputError(f"{show(where)} is one split (found split {choices.split!r}); leave the split out")
         name = where.stem.removeprefix(_PREFIX)
         split = next((word for word in _PREFERRED if name.startswith(word)), "")
-        around = where.parent
-        places = [
-            around / "images",
-            around,
-            around.parent / name,
-            around.parent / "images" / name,
-            around.parent / "images",
-        ]
+        around, above = where.parent, where.parent.parent
+        folders = [around / "images", around, above / name, above / "images" / name, above / "images"]
     else:
         where, name = _split_file(where, choices.split)
         split = next((word for word in _PREFERRED if name.startswith(word)), name)
         root = where.parents[1]
-        places = [root / name, root / "images" / name, root / "images", root]
+        folders = [root / name, root / "images" / name, root / "images", root]
     content = _read(where)
     keys, sizes, by_id = _images(content, where)
-    tree = _images_tree([choices.images] if choices.images else places, keys)
+    trees = [Tree(folder) for folder in ([choices.images] if choices.images else folders)]
+    tree = min(trees, key=lambda tree: len(tree.missing(keys)))
     check_all_there(tree, keys, f"images that {where.name} names", "put them there, or say where they are (images)")
     categories, classes = _categories(content, where)
-    objects = _objects(content, where, by_id, sizes, categories)
+    if region == "label" and not classes:
+        raise InputError(f"{show(where)} has no categories, so that no image has a label; leave region='label' out")
+    objects = _by_image(content, where, by_id, categories)
     del content
-    labels = [_label(several) for several in objects]
-    if region == "label":
-        if not classes:
-            raise InputError(f"{show(where)} has no categories, so that no image has a label; leave region='label' out")
-        objects = [
-            [one for one in several if one.category == label] for several, label in zip(objects, labels, strict=True)
-        ]
-    return CocoSet(split, tree.root, keys, classes, labels, sizes, objects, where)
+    labels, codes = [], []
+    for key, size, several in zip(keys, sizes, objects, strict=True):
+        label, code = _regions(
+            where, size or _size_of(tree.root / key, several), several, categories, region == "label"
+        )
+        labels.append(label)
+        codes.append(code)
+    return CocoDataset(split, tree.root, keys, labels, classes, codes, where)
 
 
 def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
@@ -187,13 +135,15 @@ def _read(path: Path) -> dict[str, Any]:
     for name in ("annotations", "categories"):
         if not isinstance(content.setdefault(name, []), list):
             raise InputError(f"{name} in {show(path)} are no list; expected COCO's format")
+        if not all(isinstance(one, dict) for one in content[name]):
+            raise InputError(f"{name} in {show(path)} has what is no record; expected COCO's format")
     return content
 
 
-def _images(content: dict[str, Any], path: Path) -> tuple[list[str], NDArray[np.int32], dict[int | str, int]]:
-    """The file names, the sizes (N, 2), and the place of each image by its id."""
+def _images(content: dict[str, Any], path: Path) -> tuple[list[str], list[Size | None], dict[int | str, int]]:
+    """The file names, the sizes as far as they are stated, and the place of each image by its id."""
     keys: list[str] = []
-    sizes = np.zeros((len(content["images"]), 2), dtype=np.int32)
+    sizes: list[Size | None] = []
     by_id: dict[int | str, int] = {}
     for place, image in enumerate(content["images"]):
         if not isinstance(image, dict) or not _is_id(image.get("id")):
@@ -203,23 +153,19 @@ def _images(content: dict[str, Any], path: Path) -> tuple[list[str], NDArray[np.
         by_id[image["id"]] = place
         keys.append(check_inside(image.get("file_name"), path))
         width, height = image.get("width"), image.get("height")
-        if width is not None or height is not None:
-            if not all(_is_whole(n) and 0 < n < 2**31 for n in (width, height)):
-                raise InputError(
-                    f"image {keys[-1]!r} in {show(path)} has width {width!r} and height {height!r}; expected whole "
-                    "numbers of pixels, or neither"
-                )
-            sizes[place] = np.array([width, height])
+        if width is None and height is None:
+            sizes.append(None)
+            continue
+        if not (_is_whole(width) and _is_whole(height) and width > 0 and height > 0 and width * height < _MOST_PIXELS):
+            raise InputError(
+                f"image {keys[-1]!r} in {show(path)} has width {width!r} and height {height!r}; expected whole numbers "
+                "of pixels, or neither"
+            )
+        sizes.append((int(width), int(height)))
     if len(set(keys)) < len(keys):
         twice = Counter(keys).most_common(1)[0][0]
         raise InputError(f"{show(path)} names the image {twice!r} twice; name each once")
     return keys, sizes, by_id
-
-
-def _images_tree(places: Sequence[Path], keys: Sequence[str]) -> Tree:
-    """The one of the folders where most of the images are."""
-    trees = [Tree(place) for place in places]
-    return min(trees, key=lambda tree: len(tree.missing(keys)))
 
 
 def _categories(content: dict[str, Any], path: Path) -> tuple[dict[int | str, int], list[str]]:
@@ -229,11 +175,7 @@ def _categories(content: dict[str, Any], path: Path) -> tuple[dict[int | str, in
     """
     names: dict[Any, str] = {}
     for category in content["categories"]:
-        if (
-            not isinstance(category, dict)
-            or not _is_id(category.get("id"))
-            or not isinstance(category.get("name"), str)
-        ):
+        if not (_is_id(category.get("id")) and isinstance(category.get("name"), str)):
             raise InputError(f"a category in {show(path)} is {str(category)[:80]!r}; expected an id and a name")
         if category["id"] in names:
             raise InputError(f"two categories in {show(path)} have the id {category['id']!r}; each needs its own")
@@ -241,153 +183,170 @@ def _categories(content: dict[str, Any], path: Path) -> tuple[dict[int | str, in
     order = sorted(names, key=lambda key: (isinstance(key, str), key))
     counts = Counter(names.values())
     if len(counts) < len(names):
-        named = (one.get("category_id") for one in content["annotations"] if isinstance(one, dict))
-        used = {key for key in named if isinstance(key, int | float | str)}
+        used = {id_ for id_ in (one.get("category_id") for one in content["annotations"]) if _is_id(id_)}
         order = [key for key in order if counts[names[key]] == 1 or key in used]
     classes = unique([names[key] for key in order], f"categories in {show(path)}")
     return {key: place for place, key in enumerate(order)}, list(classes)
 
 
-def _objects(
-    content: dict[str, Any],
-    path: Path,
-    by_id: dict[int | str, int],
-    sizes: NDArray[np.int32],
-    categories: dict[int | str, int],
-) -> list[list[_Object]]:
-    """The objects of each image."""
-    objects: list[list[_Object]] = [[] for _ in by_id]
+def _by_image(
+    content: dict[str, Any], path: Path, by_id: dict[int | str, int], categories: dict[int | str, int]
+) -> list[list[dict[str, Any]]]:
+    """The annotations of each image, of known images and categories all."""
+    found: list[list[dict[str, Any]]] = [[] for _ in by_id]
     strangers = []
     for place, annotation in enumerate(content["annotations"]):
-        if not isinstance(annotation, dict) or not _is_id(annotation.get("image_id")):
+        image, category = annotation.get("image_id"), annotation.get("category_id")
+        if not _is_id(image):
             raise InputError(f"annotation {place} in {show(path)} has no image_id; expected the id of an image")
-        image = by_id.get(annotation["image_id"])
-        if image is None:
-            strangers.append(annotation["image_id"])
-            continue
-        try:
-            one = _object(annotation, sizes[image], categories)
-        except ValueError as error:
-            name = annotation.get("id", place)
-            raise InputError(f"annotation {name!r} in {show(path)} cannot be used: {first_line(error)}") from error
-        objects[image].append(one)
-        if one.frame is not None and not sizes[image, 0]:
-            sizes[image] = one.frame
+        if categories and not (_is_id(category) and category in categories):
+            raise InputError(
+                f"annotation {annotation.get('id', place)!r} in {show(path)} cannot be used: its category_id "
+                f"{category!r} is that of no category"
+            )
+        if image in by_id:
+            found[by_id[image]].append(annotation)
+        else:
+            strangers.append(image)
     if strangers:
         raise InputError(
             f"{len(strangers)} annotations in {show(path)} are of images that it does not name "
             f"(image_id {', '.join(map(repr, strangers[:3]))}{', …' if len(strangers) > 3 else ''}); "
             "name the images, or take the annotations out"
         )
-    return objects
+    return found
 
 
-def _object(annotation: dict[str, Any], size: NDArray[np.int32], categories: dict[int | str, int]) -> _Object:
-    """Raises ValueError for what is no annotation."""
-    category = -1
-    if categories:
-        found = annotation.get("category_id")
-        if not _is_id(found) or found not in categories:
-            raise ValueError(f"its category_id {found!r} is that of no category")
-        category = categories[found]
-    rings: list[Points] = []
-    runs: Runs | None = None
-    frame: tuple[int, int] | None = None
+def _size_of(image: Path, annotations: Sequence[dict[str, Any]]) -> Size | None:
+    """Of an image whose size is not stated: that of its file. None where there is nothing that needs it."""
+    if not annotations:
+        return None
+    try:
+        frame = frame_of(image)
+    except Unreadable:
+        return None  # whoever asks for the region will be told
+    return frame.width, frame.height
+
+
+def _regions(
+    path: Path,
+    size: Size | None,
+    annotations: Sequence[dict[str, Any]],
+    categories: dict[int | str, int],
+    alone: bool,
+) -> tuple[int, list[Code]]:
+    """The label of an image: the category of the largest area in all, the first of several; -1 if there is none. And
+    the union of its objects, or those of its label, for each size that they are for."""
+    objects: list[tuple[int, Code]] = []
+    areas: dict[int, float] = {}
+    length = 0.0
+    if size is None:
+        return -1, []
+    for annotation in annotations:
+        try:
+            code, around = _object(annotation, *size)
+            length += around
+            if length > _LONGEST:
+                raise ValueError(f"the polygons of its image are more than {_LONGEST} pixels long")
+        except ValueError as error:
+            raise InputError(
+                f"annotation {annotation.get('id')!r} of image {annotation['image_id']!r} in {show(path)} cannot be "
+                f"used: {first_line(error)}"
+            ) from error
+        category = categories.get(annotation["category_id"], -1) if categories else -1
+        area = annotation.get("area")
+        if isinstance(area, bool) or not isinstance(area, int | float) or not 0 < area < 2**62:
+            area = _area(code)
+        areas[category] = areas.get(category, 0.0) + area
+        objects.append((category, code))
+    areas.pop(-1, None)
+    label = max(sorted(areas), key=areas.__getitem__, default=-1)
+    by_size: dict[tuple[int, ...], list[Code]] = {size[::-1]: []}
+    for category, code in objects:
+        if not alone or category == label:
+            by_size.setdefault(tuple(code["size"]), []).append(code)
+    return label, [_union(codes, *of) for of, codes in by_size.items()]
+
+
+def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, float]:
+    """The run-length code of an annotation, and how many pixels long its polygons are.
+
+    Raises:
+        ValueError: it has none, or one that is malformed.
+    """
     shape, box = annotation.get("segmentation"), annotation.get("bbox")
+    code, length = _union([], height, width), 0.0
     if isinstance(shape, dict) and shape:
-        runs, frame = _runs(shape, size)
-        runs = runs if runs[1::2].any() else None
+        code = _run_lengths(shape, width, height)
     elif isinstance(shape, list) and shape:
-        rings = [ring for ring in map(_ring, shape) if len(ring)]
+        rings = [_numbers(ring, "polygon").reshape(-1, 2) for ring in shape]
+        rings = [ring for ring in rings if len(ring) > 2]
+        length = sum(float(np.abs(ring - np.roll(ring, 1, axis=0)).max(axis=1).sum()) for ring in rings)
+        if length <= _LONGEST:
+            code = _union(_library().frPoly([ring.ravel().tolist() for ring in rings], height, width), height, width)
     elif shape or box is None:
         raise ValueError("it has neither a segmentation nor a bbox")
-    if not rings and runs is None and box is not None:  # what has no area is no shape
-        rings = _box(box)
-    area = annotation.get("area")
-    if not (isinstance(area, int | float) and 0 < area < 2**62):
-        area = sum(map(_area, rings)) if runs is None else runs[1::2].sum()
-    if runs is not None:
-        runs = np.append(runs, np.array(frame, dtype=np.uint32))
-    return _Object(rings, runs, frame, category, float(area))
+    if box is not None and not _area(code):  # what has no area is no shape
+        x, y, *sides = _numbers(box, "bbox", 4).tolist()
+        if min(sides) < 0:
+            raise ValueError(f"its bbox is {sides[0]:g} wide and {sides[1]:g} high; expected no less than 0")
+        left, right = (min(max(edge, 0.0), width) for edge in (x, x + sides[0]))
+        top, bottom = (min(max(edge, 0.0), height) for edge in (y, y + sides[1]))
+        code = _library().frBbox([[left, top, right - left, bottom - top]], height, width)[0]
+    return code, length
 
 
-def _runs(shape: dict[str, Any], size: NDArray[np.int32]) -> tuple[Runs, tuple[int, int]]:
-    """A run-length code, and the width and height that it is for: those of the image as it is stored or upright."""
-    stated = shape.get("size")
-    if (
-        not isinstance(stated, list)
-        or len(stated) != 2
-        or not all(isinstance(n, int) and 0 < n < 2**31 for n in stated)
-    ):
-        raise ValueError(f"the size of its run-length code is {str(stated)[:60]}, not height and width")
-    height, width = stated
-    if size[0] and tuple(size) not in ((width, height), (height, width)):
-        raise ValueError(f"its run-length code is for {width} x {height} pixels, the image has {size[0]} x {size[1]}")
-    counts = shape.get("counts")
-    if counts in ([], ""):
-        return np.zeros(0, dtype=np.uint32), (width, height)
-    return runs_of(counts, width, height).astype(np.uint32), (width, height)
-
-
-def _ring(ring: object) -> Points:
-    """The corners of a polygon; none if it encloses nothing."""
-    numbers = _numbers(ring, "polygon")
-    if len(numbers) % 2:
-        raise ValueError(f"a polygon has {len(numbers)} numbers, not an x and a y for each corner")
-    corners = numbers.reshape(-1, 2)
-    return corners.astype(np.float32) if _encloses(corners) else _NO_POINTS
-
-
-def _encloses(corners: NDArray[Any]) -> bool:
-    if len(corners) < 3:
-        return False
-    if _area(corners) > _LEAST_AREA:
-        return True
-    # It may cross itself, so that its parts take each other away.
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    if not (high > low).all():
-        return False
-    return bool(polygon_mask([(corners - low) / (high - low) * (59.3, 61.7) + (0.21, 0.37)], 64, 64).any())
-
-
-def _box(box: object) -> list[Points]:
-    """The corners of a box of x, y, width and height; none if it is empty."""
-    numbers = _numbers(box, "bbox")
-    if len(numbers) != 4:
-        raise ValueError(f"its bbox has {len(numbers)} numbers, not x, y, width and height")
-    left, top, width, height = map(float, numbers)
-    if width < 0 or height < 0:
-        raise ValueError(f"its bbox is {width:g} wide and {height:g} high; expected no less than 0")
-    if not (width and height):
-        return []
-    corners = (left, top), (left + width, top), (left + width, top + height), (left, top + height)
-    return [np.array(corners, dtype=np.float32)]
-
-
-def _numbers(values: object, what: str) -> NDArray[Any]:
-    if not isinstance(values, list):
-        raise ValueError(f"its {what} is {str(values)[:60]}, not a list of numbers")
+def _run_lengths(shape: dict[str, Any], width: int, height: int) -> Code:
+    """A run-length code of the size that it states: that of the image as it is stored, or upright."""
+    size, counts = shape.get("size"), shape.get("counts")
+    if size not in ([height, width], [width, height]):
+        raise ValueError(f"its run-length code has the size {size!r:.60}, its image {width} x {height} pixels")
+    if not counts:
+        return _union([], *size)
     try:
-        numbers = np.array(values)
+        code = {"size": size, "counts": counts}
+        code = _library().frUncompressedRLE([code])[0] if isinstance(counts, list) else code
+        total = sum(_library().toUncompressedRLE([code])[0]["counts"])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError("its run-length code is malformed") from error
+    if total != width * height:
+        raise ValueError(f"its run-length code does not add up to {width} x {height} pixels")
+    return code
+
+
+def _union(codes: Sequence[Code], height: int, width: int) -> Code:
+    """What any of them covers, as one code."""
+    nothing = {"size": [height, width], "counts": [height * width]}
+    return _library().merge(codes or _library().frUncompressedRLE([nothing]))
+
+
+def _area(code: Code) -> float:
+    return float(_library().area([code])[0])
+
+
+def _numbers(values: object, what: str, count: int | None = None) -> NDArray[Any]:
+    if not isinstance(values, list) or not values and count:
+        raise ValueError(f"its {what} is {values!r:.60}, not a list of numbers")
+    try:
+        numbers = np.array(values or np.zeros(0))
     except (ValueError, OverflowError):  # lists of different lengths, whole numbers that no float holds
         numbers = np.array("")
-    if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers) < 1e9).all():
+    if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers) < _FARTHEST).all():
         raise ValueError(f"its {what} has a coordinate that is no number")
+    if len(numbers) % 2 or count not in (None, len(numbers)):
+        raise ValueError(f"its {what} has {len(numbers)} numbers; expected {count or 'an x and a y for each corner'}")
     return numbers
 
 
-def _area(corners: NDArray[Any]) -> float:
-    x, y = (corners - corners[0].astype(np.float64)).T
-    return abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
-
-
-def _label(objects: Sequence[_Object]) -> int:
-    """The category of the largest area in all, the first of several; -1 if there is none."""
-    areas: dict[int, float] = {}
-    for one in objects:
-        if one.category >= 0:
-            areas[one.category] = areas.get(one.category, 0.0) + one.area
-    return max(sorted(areas), key=areas.__getitem__, default=-1)
+@functools.cache
+def _library() -> Any:
+    try:
+        from faster_coco_eval import mask_api_new_cpp
+    except ImportError as error:
+        raise InputError(
+            "masks of COCO need the library faster-coco-eval; install it (pip install 'regard[coco]')"
+        ) from error
+    return mask_api_new_cpp
 
 
 def _is_id(value: object) -> bool:

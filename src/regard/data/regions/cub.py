@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from regard.data.dataset import Mask
-from regard.data.decode import Frame, opened
+from regard.data.decode import Frame, opened, read_image, square
+from regard.data.file_dataset import FileDataset
 from regard.data.listing import show
-from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, chosen, read_rows
 from regard.data.regions.shapes import box_mask, first_pixels
 from regard.data.regions.tree import Tree, check_all_there, check_inside
@@ -21,8 +22,14 @@ from regard.errors import InputError
 _HALF = 128  # of the grey that says how many of the annotators marked a pixel
 
 
-class CubSet(FileSet):
-    """The images of a split, each with its bird, or the box around it, as region."""
+class CubDataset(FileDataset):
+    """The images of a split, each with its bird, or the box around it, as region.
+
+    Args:
+        boxes: (N, 4), left, top, right and bottom of each bird, as the file stores its image.
+        segmentations: the folder of the segmentations; None: the regions are the boxes.
+        crop: whether images are cut to the boxes.
+    """
 
     def __init__(
         self,
@@ -33,32 +40,32 @@ class CubSet(FileSet):
         classes: Sequence[str],
         boxes: NDArray[np.float64],
         segmentations: Path | None,
+        crop: bool = False,
     ) -> None:
-        super().__init__("cub", split, root / "images", keys, labels, classes)
-        self._boxes = boxes  # (N, 4): left, top, right, bottom
-        self._segmentations = segmentations
+        files = None if segmentations is None else [segmentations / _picture(key) for key in keys]
+        super().__init__("cub", split, root / "images", keys, labels, classes, files)
+        self._boxes = boxes
+        self._crop = crop
 
-    @property
-    def boxes(self) -> NDArray[np.int64]:
-        """(N, 4): left, top, right, bottom of the pixels in each box; zeros where the regions are segmentations."""
-        return first_pixels(self._boxes)
+    def image(self, index: int) -> Image.Image:
+        return self._cut(index) if self._crop else super().image(index)
 
-    def _marked(self, index: int, frame: Frame) -> Mask:
-        if self._segmentations is None:
-            return box_mask([self._boxes[index]], frame.width, frame.height)
-        with opened(self._segmentations / _picture(self.keys[index])) as image:
+    def square(self, index: int, size: int) -> Image.Image:
+        return square(self._cut(index), size) if self._crop else super().square(index, size)
+
+    def _cut(self, index: int) -> Image.Image:
+        left, top, right, bottom = first_pixels(self._boxes[index]).tolist()
+        return read_image(self.path(index), box=(left, top, right, bottom))[0]
+
+    def _region(self, index: int, frame: Frame) -> Mask:
+        if self._annotations is None:
+            return box_mask([self._boxes[index]], *frame[:2])
+        with opened(self._annotation(index)) as image:
             grey = np.asarray(image.getchannel(0) if image.mode in ("L", "LA", "RGB", "RGBA") else image.convert("L"))
         return np.asarray(grey >= _HALF)
 
-    def _source(self, index: int) -> str:
-        return f"its segmentation {_picture(self.keys[index])!r}" if self._segmentations else "its box"
-
-    def _marks(self) -> Iterator[bytes]:
-        if self._segmentations is None:
-            yield self._boxes.tobytes()
-        else:
-            yield b"segmentations"
-            yield states(self._segmentations / _picture(key) for key in self.keys)
+    def _regions_digest(self) -> bytes:
+        return self._boxes.tobytes() + super()._regions_digest()
 
 
 def _picture(key: str) -> str:
@@ -69,7 +76,7 @@ def _root(where: Path) -> Path | None:
     return next((path for path in (where, where / "CUB_200_2011") if (path / "image_class_labels.txt").is_file()), None)
 
 
-def open_cub(where: Path, choices: Choices) -> CubSet:
+def open_cub(where: Path, choices: Choices) -> CubDataset:
     """A split of the set in this folder, or in `CUB_200_2011` in it.
 
     Raises:
@@ -112,7 +119,7 @@ def open_cub(where: Path, choices: Choices) -> CubSet:
         )
     classes = list(names.values())
     places = [order[labels[number]] for number in members]
-    return CubSet(split, root, keys, places, classes, boxes, folders[0] if region == "segmentation" else None)
+    return CubDataset(split, root, keys, places, classes, boxes, folders[0] if region == "segmentation" else None)
 
 
 def _table(path: Path, count: int, what: str) -> list[tuple[str, str]]:

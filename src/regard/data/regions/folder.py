@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from regard.data.dataset import Mask
-from regard.data.decode import Frame
+from regard.data.file_dataset import FileDataset
 from regard.data.listing import Listing, list_folder
-from regard.data.regions.fileset import FileSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.masks import SPLITS
 from regard.data.regions.tree import Tree
 
 
-class FolderSet(FileSet):
+class FolderDataset(FileDataset):
     """Images of a folder of class folders; where their regions are is not known."""
 
     has_masks = False
@@ -28,26 +23,17 @@ class FolderSet(FileSet):
     def mask(self, index: int) -> None:
         return None
 
-    def _marked(self, index: int, frame: Frame) -> Mask:
-        return np.zeros((frame.height, frame.width), dtype=np.bool_)
-
-    def _source(self, index: int) -> str:
-        return "nothing"
-
-    def _marks(self) -> Iterator[bytes]:
-        return iter(())
-
 
 def _recognised(where: Path) -> bool:
     return bool(Tree(where).folders())
 
 
-def _open(where: Path, choices: Choices) -> FolderSet:
+def _open(where: Path, choices: Choices) -> FolderDataset:
     splits = [name for name in SPLITS if (where / name).is_dir()]
     if not splits and choices.split is None:
-        return FolderSet("", list_folder(where))
+        return FolderDataset("", list_folder(where))
     split = pick_split(choices.split, splits, where, SPLITS)
-    return FolderSet(split, list_folder(where / split, testing=split != "train"))
+    return FolderDataset(split, list_folder(where / split, testing=split != "train"))
 
 
 KIND = Kind(

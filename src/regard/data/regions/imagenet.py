@@ -8,8 +8,8 @@ from pathlib import Path
 
 from regard.data.dataset import Mask
 from regard.data.decode import Frame
+from regard.data.file_dataset import FileDataset
 from regard.data.listing import EXTENSIONS, is_image, read_bytes, show
-from regard.data.regions.fileset import PairedSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.pascal import read_boxes
 from regard.data.regions.shapes import box_mask
@@ -23,15 +23,15 @@ _SYNSET = re.compile(r"n\d{8}")
 _FIRST_NAME = re.compile(rb"<name>\s*(n\d{8})\s*</name>")
 
 
-class ImageNetSet(PairedSet):
+class ImageNetDataset(FileDataset):
     """The images of a split, each with the boxes of its class as region."""
 
-    def _marked(self, index: int, frame: Frame) -> Mask:
-        found = read_boxes(self.beside(index))
-        size = found.size or (frame.width, frame.height)
+    def _region(self, index: int, frame: Frame) -> Mask:
+        found = read_boxes(self._annotation(index))
+        size = found.size or frame[:2]
         self._check_size(index, frame, size)
-        own = self.classes[self.labels[index]]
-        return box_mask([box for name, box in found.objects if name == own], *size)
+        label = self.classes[self.labels[index]]
+        return box_mask([box for name, box in found.objects if name == label], *size)
 
 
 def _root(where: Path) -> Path:
@@ -53,7 +53,7 @@ def _recognised(where: Path) -> bool:
     return bool(_folders(root, _IMAGES)) and bool(_folders(root, _BOXES))
 
 
-def _open(where: Path, choices: Choices) -> ImageNetSet:
+def _open(where: Path, choices: Choices) -> ImageNetDataset:
     root = _root(where)
     boxes = _folders(root, _BOXES)
     if not boxes:
@@ -78,7 +78,7 @@ def _open(where: Path, choices: Choices) -> ImageNetSet:
     classes = sorted(set(synsets))
     place = {synset: i for i, synset in enumerate(classes)}
     labels = [place[synset] for synset in synsets]
-    return ImageNetSet("imagenet", split, tree.root, keys, labels, classes, marks.root, box_keys)
+    return ImageNetDataset("imagenet", split, tree.root, keys, labels, classes, [marks.root / key for key in box_keys])
 
 
 def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]:

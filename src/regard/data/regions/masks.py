@@ -7,9 +7,9 @@ from pathlib import Path
 
 from regard.data.dataset import Mask
 from regard.data.decode import Frame
+from regard.data.file_dataset import FileDataset
 from regard.data.listing import EXTENSIONS, show
 from regard.data.regions.drawn import mask_of
-from regard.data.regions.fileset import PairedSet
 from regard.data.regions.kind import Choices, Kind, pick_split
 from regard.data.regions.tree import Tree
 from regard.errors import InputError
@@ -17,21 +17,18 @@ from regard.errors import InputError
 SPLITS = ("test", "val", "valid", "validation", "train")
 
 
-class MaskSet(PairedSet):
+class MaskDataset(FileDataset):
     """Images, and for each a picture that is not black where its region is."""
 
-    def _marked(self, index: int, frame: Frame) -> Mask:
-        return mask_of(self.beside(index))
-
-    def _source(self, index: int) -> str:
-        return f"its mask {super()._source(index)}"
+    def _region(self, index: int, frame: Frame) -> Mask:
+        return mask_of(self._annotation(index))
 
 
 def _recognised(where: Path) -> bool:
     return bool(_splits(where)) or (where / "masks").is_dir()
 
 
-def _open(where: Path, choices: Choices) -> MaskSet:
+def _open(where: Path, choices: Choices) -> MaskDataset:
     split = choices.split
     splits = [] if (where / "masks").is_dir() else _splits(where)
     if splits or split is not None:
@@ -55,8 +52,8 @@ def _open(where: Path, choices: Choices) -> MaskSet:
         )
     classes = sorted({key.split("/")[0] for key in keys if "/" in key})
     labels = [classes.index(key.split("/")[0]) if "/" in key else -1 for key in keys]
-    mask_keys = [by_stem[stem] for stem in wanted]
-    return MaskSet("masks", split or "", folder, keys, labels, classes, masks.root, mask_keys)
+    files = [masks.root / by_stem[stem] for stem in wanted]
+    return MaskDataset("masks", split or "", folder, keys, labels, classes, files)
 
 
 def _splits(where: Path) -> list[str]:

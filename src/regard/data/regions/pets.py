@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable
+from regard.data.file_dataset import FileDataset
 from regard.data.listing import show
 from regard.data.regions.drawn import numbers_of
-from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, chosen, pick_split, read_rows
 from regard.data.regions.tree import Tree, check_all_there
 from regard.errors import InputError
@@ -20,37 +20,33 @@ _ANIMAL, _BACKGROUND, _BORDER = 1, 2, 3
 _SPLITS = ("test", "trainval")
 
 
-class PetsSet(FileSet):
+class PetsDataset(FileDataset):
     """The images of one list, each with its animal as region."""
 
     def __init__(
         self, split: str, root: Path, names: Sequence[str], labels: Sequence[int], classes: Sequence[str], border: bool
     ) -> None:
-        super().__init__("pets", split, root / "images", [f"{name}.jpg" for name in names], labels, classes)
-        self._trimaps = [root / "annotations" / "trimaps" / f"{name}.png" for name in names]
+        trimaps = [root / "annotations" / "trimaps" / f"{name}.png" for name in names]
+        super().__init__("pets", split, root / "images", [f"{name}.jpg" for name in names], labels, classes, trimaps)
         self._border = border
 
-    def _marked(self, index: int, frame: Frame) -> Mask:
-        numbers = numbers_of(self._trimaps[index])
+    def _region(self, index: int, frame: Frame) -> Mask:
+        numbers = numbers_of(self._annotation(index))
         beyond = (numbers < _ANIMAL) | (numbers > _BORDER)
         if beyond.any():
-            raise Unreadable(f"{self._source(index)} has the number {numbers[beyond][0]}; expected 1, 2 or 3")
+            raise Unreadable(f"{show(self._annotation(index))} has the number {numbers[beyond][0]}; expected 1, 2 or 3")
         mask: Mask = numbers != _BACKGROUND if self._border else numbers == _ANIMAL
         return np.asarray(mask)
 
-    def _source(self, index: int) -> str:
-        return show(self._trimaps[index])
-
-    def _marks(self) -> Iterator[bytes]:
-        yield repr(self._border).encode()
-        yield states(iter(self._trimaps))
+    def _regions_digest(self) -> bytes:
+        return repr(self._border).encode() + super()._regions_digest()
 
 
 def _recognised(where: Path) -> bool:
     return (where / "annotations" / "trimaps").is_dir()
 
 
-def _open(where: Path, choices: Choices) -> PetsSet:
+def _open(where: Path, choices: Choices) -> PetsDataset:
     border = chosen("boundary", choices.boundary, ("inside", "outside"), "inside") == "inside"
     lists = where / "annotations"
     there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
@@ -82,7 +78,7 @@ def _open(where: Path, choices: Choices) -> PetsSet:
     )
     labels = [place[number] for number in members.values()]
     classes = [breeds[number] for number in sorted(breeds)]
-    return PetsSet("train" if split == "trainval" else split, where, list(members), labels, classes, border)
+    return PetsDataset("train" if split == "trainval" else split, where, list(members), labels, classes, border)
 
 
 KIND = Kind(

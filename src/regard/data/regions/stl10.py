@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from regard.data.dataset import Mask
-from regard.data.decode import Frame, Unreadable
+from regard.data.decode import Frame, Unreadable, square
+from regard.data.file_dataset import FileDataset, files_digest, open_regular
 from regard.data.listing import read_bytes, show
-from regard.data.regions.fileset import FileSet, states
 from regard.data.regions.kind import Choices, Kind, pick_split
-from regard.data.regions.shapes import grid_mask
 from regard.data.regions.tree import Tree
 from regard.errors import InputError, first_line
 
@@ -33,7 +33,7 @@ _PICTURE = re.compile(r"([a-z]+)_(\d+)\.png")
 Grid = NDArray[np.bool_]  # (16, 16), row and column
 
 
-class Stl10Set(FileSet):
+class Stl10Dataset(FileDataset):
     """The images whose objects are marked; each region is the union of its cells.
 
     Images are PNG files, or those of one of STL10's binary files; either way an image is called "airplane_4599.png"
@@ -47,43 +47,43 @@ class Stl10Set(FileSet):
         super().__init__("stl10", split, folder, keys, [CLASSES.index(name) for name, _ in members], CLASSES)
         self._places = np.array([place for _, place in members], dtype=np.int64)
         self._grids = np.stack(grids)
-        self._binary = binary
+        self._binary = None if binary is None else folder / binary
 
     def image(self, index: int) -> Image.Image:
         if self._binary is None:
             return super().image(index)
-        file = self.folder / self._binary
         try:
-            with open(file, "rb") as pixels:
-                pixels.seek(int(self._places[index]) * _BYTES)
-                content = pixels.read(_BYTES)
+            with open(self._binary, "rb") as file:
+                file.seek(int(self._places[index]) * _BYTES)
+                content = file.read(_BYTES)
         except OSError as error:
-            raise Unreadable(f"{show(file)} cannot be opened ({error.strerror})") from error
+            raise Unreadable(f"{show(self._binary)} cannot be opened ({error.strerror})") from error
         if len(content) != _BYTES:
-            raise Unreadable(f"{show(file)} is cut short")
+            raise Unreadable(f"{show(self._binary)} is cut short")
         # Each channel by columns.
         image = np.frombuffer(content, dtype=np.uint8).reshape(3, _SIDE, _SIDE).transpose(2, 1, 0)
         return Image.fromarray(np.ascontiguousarray(image))
 
+    def square(self, index: int, size: int) -> Image.Image:
+        return super().square(index, size) if self._binary is None else square(self.image(index), size)
+
     def mask(self, index: int) -> Mask | None:
-        if self._binary is None:
-            return super().mask(index)
-        return self._marked(index, Frame(_SIDE, _SIDE, 1))
+        return super().mask(index) if self._binary is None else self._region(index, Frame(_SIDE, _SIDE, 1))
 
-    def _marked(self, index: int, frame: Frame) -> Mask:
-        cells = np.argwhere(self._grids[index])[:, ::-1]
-        return grid_mask(cells, _CELLS, frame.width, frame.height)
+    def _region(self, index: int, frame: Frame) -> Mask:
+        # A pixel belongs to the cell that its centre is in.
+        rows, columns = ((2 * np.arange(length) + 1) * _CELLS // (2 * length) for length in (frame.height, frame.width))
+        return self._grids[index][np.ix_(rows, columns)]
 
-    def _source(self, index: int) -> str:
-        return "its grid"
-
-    def _marks(self) -> Iterator[bytes]:
-        yield self._grids.tobytes()
-        if self._binary is not None:
-            yield states(iter([self.folder / self._binary]))
+    def _regions_digest(self) -> bytes:
+        binary = self._binary
+        if binary is None:
+            return self._grids.tobytes()
+        one = torch.zeros(1, dtype=torch.int64)
+        return self._grids.tobytes() + files_digest(one, lambda _: "", lambda _: open_regular(binary)).digest()
 
 
-def _open(where: Path, choices: Choices) -> Stl10Set:
+def _open(where: Path, choices: Choices) -> Stl10Dataset:
     files = {name: found for name in Tree(where).files() if (found := _MARKS.fullmatch(name))}
     if not files:
         raise InputError(f"no stl10_<split>_<class>.json in {show(where)}; {KIND.layout}")
@@ -99,7 +99,7 @@ def _open(where: Path, choices: Choices) -> Stl10Set:
     for folder in [place for given in around for place in (given, given / _BINARY)]:
         if (folder / f"{split}_X.bin").is_file():
             members = _of_binary(folder, split, grids)
-            return Stl10Set(split, folder, members, [grids[one] for one in members], f"{split}_X.bin")
+            return Stl10Dataset(split, folder, members, [grids[one] for one in members], f"{split}_X.bin")
     for folder in [choices.images] if choices.images else [where, where / "images"]:
         pictures = [found for name in Tree(folder).files() if (found := _PICTURE.fullmatch(name))]
         if pictures:
@@ -110,7 +110,7 @@ def _open(where: Path, choices: Choices) -> Stl10Set:
                     f"{len(unmarked)} of the {len(members)} images in {show(folder)} are not marked for split {split!r}"
                     f" ({unmarked[0]!r} is the first); expected <class>_<place in the split>.png"
                 )
-            return Stl10Set(split, folder, members, [grids[one] for one in members], None)
+            return Stl10Dataset(split, folder, members, [grids[one] for one in members], None)
     raise InputError(
         f"neither {split}_X.bin nor images such as airplane_4599.png in {', '.join(map(show, around))}; {KIND.layout}, "
         "or say where the images are (images)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, quiet
+from regard.data.file_dataset import FileDataset
 from regard.data.listing import read_text, show
 from regard.data.regions.drawn import numbers_of
-from regard.data.regions.fileset import FileSet, PairedSet, states
 from regard.data.regions.kind import Choices, Kind, chosen, pick_split
 from regard.data.regions.pascal import Boxes, read_boxes
 from regard.data.regions.shapes import box_mask
@@ -33,19 +33,20 @@ _BOXES = "Annotations"
 _PREFERRED = ("val", "test", "train")
 
 
-class VocSet(FileSet):
+class VocDataset(FileDataset):
     """The images of one list, each with the objects of all classes, or of its label, as its region."""
 
     def __init__(self, split: str, folder: Path, names: Sequence[str], alone: bool, border: bool) -> None:
-        self._maps = [folder / _MAPS / f"{name}.png" for name in names]
+        pictures = [folder / _MAPS / f"{name}.png" for name in names]
+        with quiet():
+            labels = [_label(path) for path in pictures]
+        keys = [f"{name}.jpg" for name in names]
+        super().__init__("voc", split, folder / "JPEGImages", keys, labels, CLASSES, pictures)
         self._alone = alone
         self._border = border
-        with quiet():
-            labels = [_label(path) for path in self._maps]
-        super().__init__("voc", split, folder / "JPEGImages", [f"{name}.jpg" for name in names], labels, CLASSES)
 
-    def _marked(self, index: int, frame: Frame) -> Mask:
-        numbers = _numbers(self._maps[index])
+    def _region(self, index: int, frame: Frame) -> Mask:
+        numbers = _numbers(self._annotation(index))
         if self._alone:
             mask = numbers == int(self.labels[index]) + 1
             mask &= numbers > 0  # an image without objects has the label -1
@@ -53,12 +54,8 @@ class VocSet(FileSet):
             mask = (numbers > 0) & (numbers != _VOID)
         return mask | (numbers == _VOID) if self._border else mask
 
-    def _source(self, index: int) -> str:
-        return show(self._maps[index])
-
-    def _marks(self) -> Iterator[bytes]:
-        yield repr((self._alone, self._border)).encode()
-        yield states(iter(self._maps))
+    def _regions_digest(self) -> bytes:
+        return repr((self._alone, self._border)).encode() + super()._regions_digest()
 
 
 def _numbers(path: Path) -> NDArray[np.integer[Any]]:
@@ -80,7 +77,7 @@ def _label(path: Path) -> int:
     return int(counts.argmax()) if counts.any() else -1
 
 
-class VocBoxSet(PairedSet):
+class VocBoxDataset(FileDataset):
     """The images of one list, each with the boxes of all classes, or of its label, as its region."""
 
     def __init__(self, split: str, root: Path, keys: Sequence[str], box_keys: Sequence[str], alone: bool) -> None:
@@ -89,20 +86,20 @@ class VocBoxSet(PairedSet):
         names = {name for boxes in found for name, _ in boxes.objects}
         classes = CLASSES if names <= set(CLASSES) else tuple(sorted(names))
         labels = [_largest(boxes, classes) for boxes in found]
-        super().__init__("voc", split, root / "JPEGImages", keys, labels, classes, root / _BOXES, box_keys)
+        files = [root / _BOXES / key for key in box_keys]
+        super().__init__("voc", split, root / "JPEGImages", keys, labels, classes, files)
 
-    def _marked(self, index: int, frame: Frame) -> Mask:
-        found = read_boxes(self.beside(index))
-        size = found.size or (frame.width, frame.height)
+    def _region(self, index: int, frame: Frame) -> Mask:
+        found = read_boxes(self._annotation(index))
+        size = found.size or frame[:2]
         self._check_size(index, frame, size)
         label = self.classes[self.labels[index]]
         boxes = [box for name, box in found.objects if not self._alone or name == label]
         # Pixels are counted from 1, and the last is in the box.
         return box_mask([(left - 1, top - 1, right, bottom) for left, top, right, bottom in boxes], *size)
 
-    def _marks(self) -> Iterator[bytes]:
-        yield repr(self._alone).encode()
-        yield from super()._marks()
+    def _regions_digest(self) -> bytes:
+        return repr(self._alone).encode() + super()._regions_digest()
 
 
 def _boxes(path: Path) -> Boxes:
@@ -141,7 +138,7 @@ def _xml_files(root: Path) -> list[str]:
     return [name for name in Tree(root / _BOXES).files() if name.lower().endswith(".xml")]
 
 
-def _open(where: Path, choices: Choices) -> VocSet | VocBoxSet:
+def _open(where: Path, choices: Choices) -> VocDataset | VocBoxDataset:
     region = chosen("region", choices.region, ("all", "label"), "all")
     root = _root(where)
     if root is None:
@@ -161,10 +158,10 @@ def _open(where: Path, choices: Choices) -> VocSet | VocBoxSet:
     hint = "unpack VOC there again"
     check_all_there(tree, [f"JPEGImages/{name}.jpg" for name in names], f"images that {file.name} names", hint)
     check_all_there(tree, [f"{_MAPS}/{name}.png" for name in names], f"pictures of classes for {file.name}", hint)
-    return VocSet(split, root, names, region == "label", boundary == "inside")
+    return VocDataset(split, root, names, region == "label", boundary == "inside")
 
 
-def _open_boxes(root: Path, split: str | None, alone: bool) -> VocBoxSet:
+def _open_boxes(root: Path, split: str | None, alone: bool) -> VocBoxDataset:
     images = {path.rpartition(".")[0]: path for path in Tree(root / "JPEGImages").images()}
     # Lists such as cat_val.txt say which of all images show a class.
     there = [name for name in _lists(root / _BOX_LISTS) if "_" not in name]
@@ -178,7 +175,7 @@ def _open_boxes(root: Path, split: str | None, alone: bool) -> VocBoxSet:
     check_all_there(Tree(root / "JPEGImages"), keys, f"images that {source} names", "add them")
     box_keys = [f"{name}.xml" for name in names]
     check_all_there(Tree(root / _BOXES), box_keys, f"files of boxes for {source}", "add them")
-    return VocBoxSet(split or "", root, keys, box_keys, alone)
+    return VocBoxDataset(split or "", root, keys, box_keys, alone)
 
 
 def _lists(folder: Path) -> list[str]:
