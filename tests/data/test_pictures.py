@@ -224,7 +224,7 @@ def test_a_region_that_does_not_fit(tmp_path) -> None:
     with pytest.raises(Unreadable, match=r"a.png' has 6 x 4 pixels, but '.*small/a.png' is for 2 x 2"):
         several.mask(0)
     for options, words in (
-        ({"mask": small}, r"a.png' has 6 x 4 pixels, its mask '.*small.png' 2 x 2"),
+        ({"mask": small}, r"a.png' has 6 x 4 pixels, but '.*small.png' is for 2 x 2"),
         ({"box": (0, 0, 7, 4)}, "has 6 x 4 pixels; the box 0,0,7,4"),
         ({"box": (1, 1, 1, 3)}, "left and top before"),
         ({"box": (-1, 0, 3, 3)}, "left and top before"),
