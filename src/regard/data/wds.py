@@ -21,7 +21,7 @@ from urllib.parse import urlparse
 from PIL import Image
 
 from regard.data.dataset import Splits
-from regard.data.decode import OnUnreadable, Unreadable, decoded
+from regard.data.decode import OnUnreadable, Unreadable, read_image
 from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden, read_class_names, unique
 from regard.errors import InputError, one_line, unknown
 from regard.files import MOST_BYTES, read_regular
@@ -109,7 +109,7 @@ class WebDataset:
                 f"{name!r} has label {label}, and there are {self.classes} classes, from 0; give as many as there are "
                 "(--data.options.classes)"
             )
-        return decoded(io.BytesIO(sample[images[0]]), name), label
+        return read_image(Path(name), io.BytesIO(sample[images[0]]))[0], label
 
 
 def name_of(sample: Sample) -> str:
