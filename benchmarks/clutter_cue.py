@@ -104,7 +104,7 @@ def measured(folder: Path) -> list[Trained]:
         for cue in CUES:
             for name in NETWORKS:
                 run = training.Run.open(place(folder, name, cue, seed))
-                about = run.preprocessing
+                about = training.load_pretrained(run.folder).preprocessing
                 model = run.model()
                 how = {"mean": about.mean, "std": about.std, "name": name}
                 one = bias.evaluate(model, images, margin=CELL, **how)

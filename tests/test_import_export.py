@@ -58,7 +58,7 @@ def test_import_then_everything_else(here, checkpoint, capsys) -> None:
     assert all(torch.equal(v, checkpoint[k]) for k, v in load_file(here / "lsas.safetensors").items())
     with safe_open(here / "lsas.safetensors", "pt") as file:
         assert list(file.metadata()) == ["notes"]
-    imported = training.Imported.open("lsas.safetensors")
+    imported = training.load_pretrained("lsas.safetensors")
     assert (imported.network.gate, imported.network.attention_stages) == ("sub-attention", [3])
     assert (imported.class_count, imported.classes, imported.preprocessing) == (10, None, training.Preprocessing())
     assert all(torch.equal(v, checkpoint[k]) for k, v in imported.model().state_dict().items())
@@ -97,7 +97,7 @@ def test_its_own_normalisation_and_class_names(here, capsys) -> None:
     (here / "names.txt").write_bytes(("\ufeff" + "\r\n".join("0123456789")).encode())
     told = ["--class_names=names.txt", "--mean=[0.1,0.2,0.3]", "--std=[0.5,0.5,0.25]", "--size=32"]
     assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", *told, "--out=net.safetensors")[0] == 0
-    imported = training.Imported.open("net.safetensors")
+    imported = training.load_pretrained("net.safetensors")
     assert imported.classes == tuple("0123456789")
     status, out, _ = run(capsys, "evaluate", "net.safetensors", *CLUTTER)
     assert status == 0 and "its own mean and standard deviation" in out and "no names" not in out
@@ -158,7 +158,7 @@ def test_an_imported_teacher(here, splits, capsys) -> None:
 
     with torch.no_grad():
         found = teacher.model(teacher.seen(normalised(other.mean, other.std)))
-        expected = training.open_trained("teacher").model()(normalised(stored.mean, stored.std))
+        expected = training.load_pretrained("teacher").model()(normalised(stored.mean, stored.std))
     assert torch.allclose(found, expected, atol=1e-5)
     with pytest.raises(InputError, match="one set of weights"):
         load_teachers(replace(teach, weights="best"), other, (32, 32), cpu, said.append)
@@ -226,7 +226,7 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
     about = {entry.key: entry.value for entry in onnx.load("run.onnx").metadata_props}
     assert json.loads(about["classes"]) == list("0123456789")
     assert json.loads(about["mean"]) == pytest.approx(splits.train.mean)
-    network = training.Run.open("run").network
+    network = training.Run.open("run").recipe.model
     training.import_weights("run/last.safetensors", network, "net.safetensors")
     assert run(capsys, "export", "net.safetensors", "--out=net.onnx", "--check=false", "--batch=4")[0] == 0
     status, out, _ = run(capsys, "export", "wrn-10-0.5", "--attention=se", "--image_size=16", "--out=name.onnx")

@@ -81,7 +81,7 @@ def test_commands_take_a_network_of_one_output(here, capsys) -> None:
     about = ["--mean=[0.5,0.5,0.5]", "--std=[0.25,0.25,0.25]", "--size=32", "--class_names=names.txt"]
     for name in ("negative", "two"):
         assert run(capsys, "import", f"{name}.pth", f"--model={NAME}", *about, f"--out={name}.safetensors")[0] == 0
-    assert training.Imported.open("negative.safetensors").class_count == 2
+    assert training.load_pretrained("negative.safetensors").class_count == 2
 
     status, out, _ = run(capsys, "explain", "set/test/cat/0.png", "--model=negative.safetensors", "--device=cpu")
     assert status == 0

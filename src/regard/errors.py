@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import is_dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 
 class InputError(ValueError):
@@ -46,6 +48,28 @@ def check_interval(name: str, value: float, interval: str) -> None:
     below = value <= high if interval[-1] == "]" else value < high
     if not (above and below):
         raise InputError(f"{name} is {value!r:.40}; it has to be in {interval}")
+
+
+def check_fields(instance: Any, prefix: str = "") -> None:
+    """Checks the fields of a dataclass, and of dataclasses in them, against their types.
+
+    Intervals stand in the type, `Annotated[int, "[1, 10^6]"]`, which None may leave, and choices are a `Literal`.
+
+    Args:
+        instance: of a dataclass.
+        prefix: of the names of its fields in the message.
+
+    Raises:
+        InputError: the first field that is out of its interval, or none of its choices.
+    """
+    for name, kind in get_type_hints(type(instance), include_extras=True).items():
+        value = getattr(instance, name)
+        if is_dataclass(value):
+            check_fields(value, f"{prefix}{name}.")
+        elif get_origin(kind) is Annotated and value is not None:
+            check_interval(f"{prefix}{name}", value, kind.__metadata__[0])
+        elif get_origin(kind) is Literal and value not in get_args(kind):
+            raise unknown(f"{prefix}{name}", value, get_args(kind))
 
 
 def one_line(error: BaseException) -> str:

@@ -83,7 +83,7 @@ def class_folders(folder: Path, classes: tuple[str, ...], side: int | tuple[int,
                 Image.fromarray(pixels).save(folder / split / kind / f"{i}.png")
 
 
-def logits(network: training.Trained, images: data.InMemoryDataset, mean=MEAN, std=STD) -> torch.Tensor:
+def logits(network: training.Pretrained, images: data.InMemoryDataset, mean=MEAN, std=STD) -> torch.Tensor:
     mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
     with torch.no_grad():
         return network.model()((images.images / 255 - mean) / std)
@@ -109,8 +109,9 @@ def test_a_checkpoint_in_its_run(clutter: Run, here: Path, capsys: pytest.Captur
     assert status == 0, err
     assert f"{newest} (checkpoint) on clutter test: accuracy" in out and "note" not in out
     assert numbers(out) == numbers(run(capsys, "evaluate", str(clutter.folder))[1])
-    about = training.open_trained(newest)
-    assert (about.classes, about.preprocessing) == (clutter.classes, clutter.preprocessing)
+    about = training.load_pretrained(newest)
+    whole = training.load_pretrained(clutter.folder)
+    assert (about.classes, about.preprocessing) == (whole.classes, whole.preprocessing)
     status, out, err = run(capsys, "bias", str(newest), "--pictures=0", "--out=there")
     assert status == 0, err
     assert (clutter.folder / f"bias-{newest.stem}.json").is_file() and not (clutter.folder / "bias.json").exists()
@@ -237,7 +238,7 @@ def test_precision(here: Path, capsys) -> None:
 # Classes
 
 
-def imported(here: Path, names: tuple[str, ...]) -> training.Imported:
+def imported(here: Path, names: tuple[str, ...]) -> training.Pretrained:
     torch.manual_seed(1)
     torch.save(models.create(NETWORK, len(names)).state_dict(), "net.pt")
     told = Preprocessing(MEAN, STD, 32)
@@ -347,7 +348,9 @@ def on_files(here: Path) -> Run:
 
 
 def test_a_run_on_files_sees_images_as_in_testing(on_files: Run, here: Path, capsys) -> None:
-    assert on_files.preprocessing == Preprocessing(MEAN, STD, 32, 0.8, interpolation="bicubic")
+    assert training.load_pretrained(on_files.folder).preprocessing == Preprocessing(
+        MEAN, STD, 32, 0.8, interpolation="bicubic"
+    )
     status, out, err = run(capsys, "evaluate", "run", "--workers=0")
     assert status == 0, err
     assert "run (last) on files" in out and "9 images" in out and "note" not in out
@@ -386,6 +389,8 @@ def test_a_network_from_elsewhere_on_files(here: Path, capsys) -> None:
 def test_the_size_of_files_is_known_without_being_said(here: Path) -> None:
     recipe = training.load_recipe(None, ["--data.name=wds", "--data.folder=x"])
     made = Run.create(here / "run", recipe, ("a", "b"))
-    assert (made.preprocessing.size, made.preprocessing.crop_pct) == (224, 0.875)
+    about = training.load_pretrained(made.folder, None).preprocessing
+    assert (about.size, about.crop_pct) == (224, 0.875)
     held = replace(recipe, data=replace(recipe.data, name="cifar10"))
-    assert Run.create(here / "held", held, ("a", "b")).preprocessing == Preprocessing(size=32)
+    other = Run.create(here / "held", held, ("a", "b"))
+    assert training.load_pretrained(other.folder, None).preprocessing == Preprocessing(size=32)

@@ -53,7 +53,7 @@ def test_two_networks(call, runs, tmp_path, test_images) -> None:
     page = (tmp_path / "study" / "groups.html").read_text()
     assert (record["target"], record["data"]) == ("label", "clutter test")
     for name, layer, one in zip(("first", "second"), ("group1", "group2"), record["networks"], strict=True):
-        model = training.open_trained(str(runs / name)).model("last")
+        model = training.load_pretrained(str(runs / name)).model()
         assert (one["network"], one["layer"], one["groups"]) == (str(runs / name), layer, 4)
         for label in (3, 7):
             places = (test_images.labels == label).nonzero()[:, 0]

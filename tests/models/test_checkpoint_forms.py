@@ -79,7 +79,7 @@ def test_every_form_loads(form, tmp_path) -> None:
     torch.save(FORMS[form], tmp_path / "c.pth")
     said: list[str] = []
     assert equal(models.load_official(network(9), tmp_path / "c.pth", say=said.append), STATE)
-    assert equal(training.open_trained(f"{NAME}={tmp_path / 'c.pth'}").model(), STATE)
+    assert equal(training.load_pretrained(f"{NAME}={tmp_path / 'c.pth'}").model(), STATE)
     assert models.count_classes(models.read_checkpoint(tmp_path / "c.pth")) == 3
     both = any("average" in form or form == key for key in ("ema beside model", "student and teacher"))
     if both and form != "average alone":
@@ -102,7 +102,7 @@ def test_the_command_line_says_and_chooses(here, capsys) -> None:
             capsys, "import", "both.pth.tar", f"--model={NAME}", "--out=a.safetensors", "--overwrite", *options
         )
         assert status == 0 and "'state_dict'" in out and "'state_dict_ema'" in out
-        assert equal(training.Imported.open("a.safetensors").model(), state)
+        assert equal(training.load_pretrained("a.safetensors").model(), state)
         status, out, _ = run(capsys, "evaluate", f"{NAME}=ten.pth", *data, *options)
         assert status == 0 and "'state_dict'" in out and "'state_dict_ema'" in out
         assert ("moving average) on" in out) == ("ten.pth --ema" in out) == bool(options)
@@ -409,8 +409,8 @@ def test_resnets_for_cifar_as_most_people_have_them(option, here, capsys) -> Non
     expected = theirs.eval()(images)
     by_hand = models.create("cifar-resnet20", 10, block="basic", shortcut=option)
     for model in (
-        training.Imported.open("r.safetensors").model(),
-        training.open_trained("cifar-resnet20=resnet20.th").model(),
+        training.load_pretrained("r.safetensors").model(),
+        training.load_pretrained("cifar-resnet20=resnet20.th").model(),
         models.load_official(by_hand, "resnet20.th").eval(),
     ):
         assert torch.allclose(model(images), expected, atol=1e-6)

@@ -64,7 +64,7 @@ def test_names_and_what_is_said_of_them() -> None:
 
 @pytest.mark.parametrize("name", ["resnet50", "convnext_small", "efficientnet_b1", "inception_v3", "swin_v2_t"])
 def test_images_come_as_torchvision_has_them(name: str) -> None:
-    about = training.open_trained(f"torchvision/{name}").preprocessing
+    about = training.load_pretrained(f"torchvision/{name}").preprocessing
     pixels = np.random.default_rng(0).integers(0, 256, (301, 433, 3), dtype=np.uint8)
     found = torch.from_numpy(training.fit_of(about).image(Image.fromarray(pixels))).permute(2, 0, 1) / 255
     found = (found - torch.tensor(about.mean)[:, None, None]) / torch.tensor(about.std)[:, None, None]

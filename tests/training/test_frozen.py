@@ -223,15 +223,15 @@ def test_runs_and_imported_files_from_before_still_open(splits, tmp_path) -> Non
     kept = [line for line in lines if not line.strip().startswith(("frozen:", "fixed_norms:", "scale:"))]
     assert len(kept) == len(lines) - 3
     recipe.write_text("".join(kept))
-    assert run.network.frozen == [] and run.recipe.augmentation.scale is None
+    assert run.recipe.model.frozen == [] and run.recipe.augmentation.scale is None
     run.model()
-    imported = training.import_weights(run.weights(), run.network, tmp_path / "imported.safetensors")
+    imported = training.import_weights(run.weights(), run.recipe.model, tmp_path / "imported.safetensors")
     network = {
         name: value for name, value in imported.network.__dict__.items() if name not in ("frozen", "fixed_norms")
     }
-    state, notes = models.read_checkpoint(imported.path), models.read_notes(imported.path)
+    state, notes = models.read_checkpoint(imported.source), models.read_notes(imported.source)
     model = imported.model()
     models.write_weights(model, tmp_path / "old.safetensors", {**notes, "network": network})
-    old = training.Imported.open(tmp_path / "old.safetensors")
+    old = training.load_pretrained(tmp_path / "old.safetensors")
     assert old.network == imported.network
     assert all(torch.equal(value, state[name]) for name, value in old.model().state_dict().items())

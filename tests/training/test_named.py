@@ -15,8 +15,8 @@ def test_a_name_with_a_checkpoint(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = models.create("resnet18", 7).eval()
     torch.save(model.state_dict(), tmp_path / "mine.pth")
-    trained = training.open_trained(f"resnet18={tmp_path / 'mine.pth'}")
-    assert isinstance(trained, training.Named) and trained.class_count == 7 and trained.classes is None
+    trained = training.load_pretrained(f"resnet18={tmp_path / 'mine.pth'}")
+    assert trained.class_count == 7 and trained.classes is None
     x = torch.randn(2, 3, 64, 64)
     found = trained.model()
     assert not found.training and torch.equal(found(x), model(x))
@@ -25,25 +25,22 @@ def test_a_name_with_a_checkpoint(tmp_path: Path) -> None:
     fit = training.fit_of(about)
     assert fit.size == (224, 224) and fit.crop_pct == about.crop_pct and fit.fill == (124, 116, 104)
     with pytest.raises(InputError, match="one set of weights"):
-        trained.weights("best")
+        training.load_pretrained(f"resnet18={tmp_path / 'mine.pth'}", "best")
 
 
 def test_a_name_of_timm_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    build = training.named.build_network
 
-    def offline(network: training.ModelRecipe, classes: int, **options: bool) -> torch.nn.Module:
-        asked.append((network.pretrained, options.get("pretrained")))
-        if network.pretrained and options.get("pretrained") is None:
-            raise OSError("no route to host\nat all")
-        return build(network, classes, **options)
+    def offline(network: training.ModelRecipe, classes: int) -> torch.nn.Module:
+        asked.append((network.pretrained, classes))
+        raise ValueError("no route to host\nat all")
 
-    monkeypatch.setattr(training.named, "build_network", offline)
-    trained = training.open_trained("resnet18")
+    monkeypatch.setattr(training.pretrained, "build_network", offline)
+    trained = training.load_pretrained("resnet18")
     assert trained.source == "resnet18" and trained.class_count == 1000 and trained.preprocessing.size == 224
     with pytest.raises(InputError, match="of resnet18 cannot be had \\(no route to host at all\\); check the network"):
         trained.model()
-    assert asked == [(True, False), (True, None)]
+    assert asked == [(True, 1000)]
 
 
 def test_a_name_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,14 +50,13 @@ def test_a_name_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     torch.save(model.state_dict(), cache / "shufflenetv2_x0.5-f707e7126e.pth")
-    trained = training.open_trained("torchvision/shufflenet_v2_x0_5")
-    assert isinstance(trained, training.Named) and trained.weights() is None
+    trained = training.load_pretrained("torchvision/shufflenet_v2_x0_5")
     assert trained.source == "torchvision/shufflenet_v2_x0_5" and trained.class_count == 1000
     # As timm's networks call them, which have no names of their own for the classes: for one class there is one name.
     assert trained.classes == training.imagenet_classes()
     about = trained.preprocessing
     assert about.mean == (0.485, 0.456, 0.406) and (about.size, about.crop_pct) == (224, 0.875)
-    assert about.interpolation == "bilinear" and about == training.described_preprocessing(model)
+    assert about.interpolation == "bilinear" and about == training.Preprocessing.of(model.pretrained_cfg)
     x, found = torch.randn(2, 3, 64, 64), trained.model()
     assert not found.training and torch.equal(found(x), model(x))
 
@@ -69,7 +65,7 @@ def test_a_name_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_name_of_torchvision_with_a_checkpoint(name: str, tmp_path: Path) -> None:
     model = models.create(f"torchvision/{name}", 7).eval()
     torch.save({"state_dict": model.state_dict()}, tmp_path / "mine.pth")
-    trained = training.open_trained(f"torchvision/{name}={tmp_path / 'mine.pth'}")
+    trained = training.load_pretrained(f"torchvision/{name}={tmp_path / 'mine.pth'}")
     assert trained.class_count == 7 and trained.classes is None and trained.preprocessing.size == 224
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(trained.model()(x), model(x))
@@ -84,7 +80,7 @@ def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: p
     with pytest.raises(
         InputError, match=r"of torchvision/squeezenet1_1 could not be had \(OSError: no route to host\)"
     ):
-        training.open_trained("torchvision/squeezenet1_1").model()
+        training.load_pretrained("torchvision/squeezenet1_1").model()
 
 
 @pytest.mark.parametrize(
@@ -101,13 +97,13 @@ def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: p
 def test_wrong_input(source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=words):
-        training.open_trained(source)
+        training.load_pretrained(source)
 
 
 def test_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     torch.save(models.create("resnet18", 7).state_dict(), tmp_path / "mine.pth")
     with pytest.raises(InputError, match="mine.pth"):
-        training.open_trained(f"resnet34={tmp_path / 'mine.pth'}").model()
+        training.load_pretrained(f"resnet34={tmp_path / 'mine.pth'}").model()
     (tmp_path / "list.pth").write_bytes(b"")
     with pytest.raises(InputError, match="list.pth"):
-        training.open_trained(f"resnet34={tmp_path / 'list.pth'}").class_count  # noqa: B018
+        training.load_pretrained(f"resnet34={tmp_path / 'list.pth'}")

@@ -124,7 +124,7 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
 
 def _own_place(subject: Subject) -> Path | None:
     """Where the report goes besides: beside the weights, if the images are those of a run."""
-    return subject.network.bias_report(subject.options.weights) if isinstance(subject.images, InMemoryDataset) else None
+    return subject.network.bias_report if isinstance(subject.images, InMemoryDataset) else None
 
 
 def _settings(arguments: Sequence[str]) -> list[str]:

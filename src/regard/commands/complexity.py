@@ -101,7 +101,7 @@ def _is_path(name: str) -> bool:
 
 def _trained(path: str, options: Namespace) -> list[Cost]:
     """The network of a run folder or imported file, without its attention and with it."""
-    trained = training.open_trained(path)
+    trained = training.load_pretrained(path, None)
     network = trained.network
     rows = models.count_costs(
         [network.name],

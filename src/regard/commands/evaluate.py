@@ -20,7 +20,6 @@ from regard.errors import InputError
 from regard.logits import class_logits, logits_of, predicted_classes
 from regard.modes import of_its_dtype
 from regard.terminal import say
-from regard.training.run_checkpoint import RunCheckpoint
 
 
 def main(arguments: list[str]) -> int:
@@ -100,7 +99,7 @@ def _tell(trial: Trial, score: _Score, say: Callable[[str], None]) -> None:
     if len(trial.outputs) > training.MANY_CLASSES:
         shares.append(f"top-5 {_share(score.among_five, score.images)}")
     say(
-        f"{trial.name} ({_weights(trial)}) on {data}: {', '.join(shares)}, loss {score.loss / score.images:.4f}, "
+        f"{trial.name} ({trial.network.weights}) on {data}: {', '.join(shares)}, loss {score.loss / score.images:.4f}, "
         f"{score.images} images"
     )
     if skipped:
@@ -108,17 +107,10 @@ def _tell(trial: Trial, score: _Score, say: Callable[[str], None]) -> None:
 
 
 def _tell_precision(trial: Trial, say: Callable[[str], None]) -> None:
-    network = trial.network
-    if isinstance(network, training.Run) and network.recipe.precision != "float32":
-        precision = network.recipe.precision
+    recipe = trial.network.recipe
+    if recipe is not None and recipe.precision != "float32":
+        precision = recipe.precision
         say(f"note: {trial.name} was trained with precision {precision}; it is scored in float32, as in its tests")
-
-
-def _weights(trial: Trial) -> str:
-    """Which weights are scored."""
-    if isinstance(trial.network, RunCheckpoint):
-        return "moving average" if trial.network.averaged else "checkpoint"
-    return "moving average" if trial.options.ema else str(trial.options.weights)
 
 
 def _share(count: int, images: int) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from regard import data, report, training
-from regard.commands.subjects import output_names
 from regard.errors import InputError
 from regard.report import Explanation, Refusal
 from regard.report.explain_page import measured
 from regard.report.explained import check_folder
 from regard.report.wording import number, percent, printable
 from regard.terminal import say
-from regard.training import Trained
+from regard.training import Pretrained
 
 
 def main(arguments: list[str]) -> int:
@@ -64,23 +63,22 @@ def main(arguments: list[str]) -> int:
         )
     pictures = data.open_pictures(options.images, box=_box(options.box), mask=options.mask, without=options.out)
     check_folder(Path(options.out), overwrite=options.overwrite)
-    network = training.open_trained(options.model, ema=options.ema, say=print)
-    names = output_names(network)
+    network = training.load_pretrained(options.model, options.weights, ema=options.ema, say=print)
     mean, std = _normalisation(network)
     alone = len(options.images) == 1 and not Path(options.images[0]).is_dir()
     explained = report.explain(
-        network.model(options.weights).to(training.pick_device(options.device)),
+        network.model().to(training.pick_device(options.device)),
         pictures,
         options.out,
         fit=training.fit_of(network.preprocessing),
         mean=mean,
         std=std,
-        names=names,
+        names=network.output_names,
         source=network.source,
         method=options.method,
         layer=_layers(options.layer),
         top=options.top,
-        classes=report.find_classes(options.classes, names),
+        classes=report.find_classes(options.classes, network.output_names),
         threshold=options.threshold,
         batch_size=options.batch_size,
         workers=options.workers,
@@ -117,7 +115,7 @@ def _tell(each: Explanation | Refusal) -> None:
         say(f"  not measured: {each.note}")
 
 
-def _normalisation(network: Trained) -> tuple[data.Channels, data.Channels]:
+def _normalisation(network: Pretrained) -> tuple[data.Channels, data.Channels]:
     about = network.preprocessing
     if about.mean is None or about.std is None:
         raise InputError(

@@ -46,12 +46,12 @@ def main(arguments: list[str]) -> int:
         given = [name for name in ("classes", "attention", "attention_stages") if getattr(options, name) is not None]
         if given or options.pretrained:
             raise InputError(f"{source} says itself what network it is; leave --{(given or ['pretrained'])[0]} out")
-        trained = training.open_trained(source)
-        model, about, classes = trained.model(options.weights), trained.preprocessing, trained.classes
+        trained = training.load_pretrained(source, options.weights)
+        model, about, classes = trained.model(), trained.preprocessing, trained.classes
     else:
         network = to_network(source, options, pretrained=options.pretrained)
         model = _by_name(network, options.classes)
-        about, classes = training.described_preprocessing(model), None
+        about, classes = training.Preprocessing.of(training.describe(source)), None
     size = options.image_size or about.size
     if size is None and isinstance(model, models.CifarResNet | models.WideResNet):
         size = _SIDE
@@ -78,6 +78,5 @@ def main(arguments: list[str]) -> int:
 
 def _by_name(network: training.ModelRecipe, classes: int | None) -> nn.Module:
     if classes is None:
-        about = training.described_classes(network.name)
-        classes = 10 if about is None else about
+        classes = training.describe(network.name).get("num_classes", 10)
     return training.build_network(network, classes).eval()

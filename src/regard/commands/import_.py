@@ -41,10 +41,6 @@ def main(arguments: list[str]) -> int:
         raise InputError("name the checkpoint right after the command")
     options = parser.parse_args(arguments[1:] if checkpoint else arguments)
     assert checkpoint is not None  # --help ends before
-    if (options.mean is None) != (options.std is None):
-        raise InputError("--mean and --std go together")
-    if options.crop_pct is not None and not 0 < options.crop_pct <= 1:
-        raise InputError(f"--crop_pct {options.crop_pct}; expected above 0, at most 1")
     imported = training.import_weights(
         checkpoint,
         to_network(options.model, options),
@@ -67,5 +63,5 @@ def main(arguments: list[str]) -> int:
     size = "" if about.size is None else f", {about.size} pixels"
     say(f"read {checkpoint}: {network.name}{attention}, {imported.class_count} classes, {parameters:,} parameters")
     say(f"images: {normalised}{size}")
-    say(f"written to {imported.path}, sha256 {training.sha256(imported.path)}")
+    say(f"written to {options.out}, sha256 {training.sha256(Path(options.out))}")
     return 0

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from regard.training import Preprocessing, Trained
+from regard.training import Preprocessing, Pretrained
 
 
-def tell_mismatches(network: Trained, seen: Preprocessing, images: str, say: Callable[[str], None]) -> None:
+def tell_mismatches(network: Pretrained, seen: Preprocessing, images: str, say: Callable[[str], None]) -> None:
     """Says, a line each, in what images differ from those a network knows.
 
     Args:

@@ -23,7 +23,7 @@ from regard.data.sources import READ_WHILE_TRAINING
 from regard.data.wds import WebDataset
 from regard.errors import DataWarning, InputError, check_interval
 from regard.report.wording import number
-from regard.training import DataRecipe, Preprocessing, RecipeParser, Run, Trained
+from regard.training import DataRecipe, Preprocessing, Pretrained, RecipeParser
 
 _NAMED = ("split", "images", "region", "boundary", "limit")  # options of sets of image files
 _RESIZED = ("cub", "folder", "scenes", *READ_WHILE_TRAINING)  # sets that take a size
@@ -46,7 +46,7 @@ class Trial:
         options: those of the command, with the data of this network.
     """
 
-    network: Trained
+    network: Pretrained
     name: str
     images: InMemoryDataset | ImageDataset | FileSet
     mean: Channels
@@ -70,7 +70,7 @@ class Trial:
     @cached_property
     def model(self) -> nn.Module:
         """The network, in evaluation mode, on its device."""
-        return self.network.model(self.options.weights).to(self.device)
+        return self.network.model().to(self.device)
 
     @property
     def layers(self) -> list[str] | str | None:
@@ -219,9 +219,7 @@ def trials(
         raise InputError(f"{twice[0]} is named twice; name each network once")
     options = parser.parse_args(overrides)
     _check(options)
-    networks = [training.open_trained(source, ema=options.ema, say=say) for source in sources]
-    for network in networks:
-        network.weights(options.weights)  # before hours of work
+    networks = [training.load_pretrained(source, options.weights, ema=options.ema, say=say) for source in sources]
     if files is not None:
         _complete(options, in_files=True)
         opened = data.open_regions(files, **{name: getattr(options, name) for name in _NAMED})
@@ -301,11 +299,11 @@ def _said(overrides: Sequence[str]) -> set[str]:
     return {name for name in Preprocessing.__dataclass_fields__ if f"--data.{name}" in names}
 
 
-def _own_data(network: Trained, parser: RecipeParser, overrides: list[str]) -> list[str]:
+def _own_data(network: Pretrained, parser: RecipeParser, overrides: list[str]) -> list[str]:
     """The arguments for the data that a network was trained on, as far as it knows them, or what it asks of others."""
     named = any(argument.startswith("--data.name") for argument in overrides)
     name = parser.parse_args(overrides).data.name if named else None
-    if isinstance(network, Run):
+    if network.recipe is not None:
         own = network.recipe.data
         if name in (None, own.name):
             return training.data_arguments(replace(own, train_images=None))  # of the test images
@@ -324,7 +322,7 @@ def _own_data(network: Trained, parser: RecipeParser, overrides: list[str]) -> l
 
 
 def _on_a_set(
-    network: Trained,
+    network: Pretrained,
     images: InMemoryDataset | FileSet,
     recipe: DataRecipe,
     options: Namespace,
@@ -332,7 +330,7 @@ def _on_a_set(
     say: Callable[[str], None],
 ) -> Trial:
     """A trial on a set by name."""
-    outputs = output_names(network)
+    outputs = network.output_names
     found = _label_outputs(network, outputs, images, labels, say)
     seen = Preprocessing(images.mean, images.std)
     fit: Fit | None = None
@@ -356,13 +354,13 @@ def _on_a_set(
     return Subject(network, network.source, images, *about)
 
 
-def _of_others(network: Trained, recipe: DataRecipe) -> bool:
+def _of_others(network: Pretrained, recipe: DataRecipe) -> bool:
     """Whether the data of a recipe are none of those that a network was trained on."""
-    return not isinstance(network, Run) or network.recipe.data.name != recipe.name
+    return network.recipe is None or network.recipe.data.name != recipe.name
 
 
 def _on_files(
-    network: Trained,
+    network: Pretrained,
     images: ImageDataset,
     said: Preprocessing,
     options: Namespace,
@@ -370,7 +368,7 @@ def _on_files(
     say: Callable[[str], None],
 ) -> Subject:
     """A trial on image files, which come as the network knows them, but for what is said."""
-    outputs = output_names(network)
+    outputs = network.output_names
     found = _label_outputs(network, outputs, images, labels, say)
     seen = said.over(network.preprocessing)
     if seen.mean is None or seen.std is None:
@@ -383,19 +381,8 @@ def _on_files(
     return Subject(network, network.source, images, seen.mean, seen.std, fit, outputs, found, device, options)
 
 
-def output_names(network: Trained) -> tuple[str, ...]:
-    """The names of the network's outputs, "class 17" where they are not known."""
-    if network.classes is not None:
-        # A network of one output has two classes.
-        return network.classes if len(network.classes) > 1 else (*network.classes, f"not {network.classes[0]}")
-    count = network.class_count
-    if count == training.described_classes(network.network.name) == len(training.imagenet_classes()):
-        return training.imagenet_classes()
-    return tuple(f"class {i}" for i in range(count))
-
-
 def _label_outputs(
-    network: Trained,
+    network: Pretrained,
     outputs: tuple[str, ...],
     images: InMemoryDataset | ImageDataset | FileSet,
     needed: bool,

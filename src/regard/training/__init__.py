@@ -1,17 +1,12 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
-from regard.training.described import (
-    described_classes,
-    described_preprocessing,
-    imagenet_classes,
-    imagenet_synsets,
-)
+from regard.training.datasets import load_data
 from regard.training.display import Display, Lines
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.fields import WHERE, flat, with_fields
-from regard.training.imported import Imported, import_weights, sha256
+from regard.training.imported import import_weights, sha256
 from regard.training.interrupt import Interrupt, interruptible
-from regard.training.named import Named
+from regard.training.networks import build_network, make_model
 from regard.training.objective import make_objective
 from regard.training.optimizers import make_optimizer
 from regard.training.parsing import (
@@ -24,7 +19,10 @@ from regard.training.parsing import (
     to_data,
     to_recipe,
 )
-from regard.training.processes import Processes, others_there
+from regard.training.preprocessing import Preprocessing, fit_of
+from regard.training.pretrained import Pretrained, load_pretrained
+from regard.training.processes import Processes, others_there, pick_device
+from regard.training.published import describe, imagenet_classes, imagenet_synsets
 from regard.training.recipe import (
     DataRecipe,
     ModelRecipe,
@@ -34,30 +32,27 @@ from regard.training.recipe import (
     TransferRecipe,
     plain,
 )
-from regard.training.run import Preprocessing, Run, build_network, fit_of, load_data, make_model, pick_device
+from regard.training.run import Run
 from regard.training.schedule import learning_rate
-from regard.training.trained import Trained, open_trained
 from regard.training.trainer import Outcome, check, train
 
 __all__ = [
     "DataRecipe",
     "Display",
-    "Imported",
     "Interrupt",
     "Lines",
     "MANY_CLASSES",
     "ModelRecipe",
-    "Named",
     "OptimizerRecipe",
     "Outcome",
     "Preprocessing",
+    "Pretrained",
     "Processes",
     "Recipe",
     "RecipeParser",
     "Run",
     "ScheduleRecipe",
     "Score",
-    "Trained",
     "TransferRecipe",
     "WHERE",
     "add_data",
@@ -65,8 +60,7 @@ __all__ = [
     "build_network",
     "check",
     "data_arguments",
-    "described_classes",
-    "described_preprocessing",
+    "describe",
     "evaluate",
     "file_arguments",
     "fit_of",
@@ -77,11 +71,11 @@ __all__ = [
     "interruptible",
     "learning_rate",
     "load_data",
+    "load_pretrained",
     "load_recipe",
     "make_model",
     "make_objective",
     "make_optimizer",
-    "open_trained",
     "others_there",
     "pick_device",
     "plain",

@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from regard import recipes
-from regard.errors import InputError, first_line, one_line
+from regard.errors import InputError, check_fields, first_line, one_line
 from regard.files import read_regular
 from regard.strict_yaml import check_aliases, read_yaml
-from regard.training.recipe import DataRecipe, Recipe, check_intervals, plain
+from regard.training.recipe import DataRecipe, Recipe, plain
 
 _LARGEST = 2**18  # bytes of a recipe
 _LONGEST = 1000  # characters of a message
@@ -97,7 +97,7 @@ def data_arguments(recipe: DataRecipe) -> list[str]:
 def to_data(parser: ArgumentParser, arguments: Namespace) -> DataRecipe:
     """The checked data recipe among parsed arguments."""
     recipe: DataRecipe = parser.instantiate(arguments).data
-    check_intervals(recipe, "data.")
+    check_fields(recipe, "data.")
     return recipe
 
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from regard import data
 from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
 from regard.launcher import local_rank, rank_and_size, without_launcher
-from regard.training.run import pick_device
 
 Result = TypeVar("Result")
 
@@ -198,3 +197,19 @@ def others_there(rank: int, size: int) -> Iterator[None]:
             f"process {rank} of {size} cannot reach the others: one ended, or did not answer in time "
             f"({first_line(error)})"
         ) from error
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; 'auto' is a GPU if there is one.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # which the device called meta cannot
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} is not to be had here: {first_line(error)}") from error
+    return device

@@ -6,23 +6,18 @@ A recipe file is YAML that says only what differs from the defaults; the command
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 
 from regard.data import Augmentation, all_options
-from regard.errors import InputError, check_interval
+from regard.errors import InputError, check_fields
 from regard.transfer import Weight, as_weight, check_range
 
 Weighing = float | dict[str, Any]
 """A number, or the fields of a `transfer.Weight`."""
-
-
-def _within(interval: str, default: float | None) -> Any:
-    """A field whose value, if there is one, has to be in an interval; see `check_interval`."""
-    return field(default=default, metadata={"interval": interval})
 
 
 @dataclass
@@ -53,12 +48,12 @@ class DataRecipe:
     name: str = "clutter"
     folder: str | None = None
     download: bool = False
-    size: int | None = _within("[1, 16384]", None)
-    crop_pct: float = _within("(0, 1]", 0.875)
+    size: Annotated[int | None, "[1, 16384]"] = None
+    crop_pct: Annotated[float, "(0, 1]"] = 0.875
     interpolation: str = "bilinear"
     unreadable: Literal["error", "skip"] = "error"
-    workers: int = _within("[0, 1024]", 4)
-    train_images: int | None = _within("[1, 2^40]", None)
+    workers: Annotated[int, "[0, 1024]"] = 4
+    train_images: Annotated[int | None, "[1, 2^40]"] = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -107,12 +102,12 @@ class OptimizerRecipe:
     """
 
     name: str = "sgd"
-    lr: float = _within("(0, 10^9]", 0.1)
-    momentum: float = _within("[0, 1)", 0.9)
+    lr: Annotated[float, "(0, 10^9]"] = 0.1
+    momentum: Annotated[float, "[0, 1)"] = 0.9
     nesterov: bool = False
-    weight_decay: float = _within("[0, 10^9]", 5e-4)
+    weight_decay: Annotated[float, "[0, 10^9]"] = 5e-4
     decay: Literal["all", "weights"] = "all"
-    clip: float | None = _within("(0, inf)", None)
+    clip: Annotated[float | None, "(0, inf)"] = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -132,14 +127,14 @@ class ScheduleRecipe:
         reset_momentum: forget the momentum at every milestone.
     """
 
-    epochs: int = _within("[1, 10^6]", 200)
-    batch_size: int = _within("[1, 2^24]", 128)
-    accumulate: int = _within("[1, 2^24]", 1)
+    epochs: Annotated[int, "[1, 10^6]"] = 200
+    batch_size: Annotated[int, "[1, 2^24]"] = 128
+    accumulate: Annotated[int, "[1, 2^24]"] = 1
     shape: Literal["milestones", "cosine", "linear"] = "milestones"
     milestones: list[int] = field(default_factory=lambda: [60, 120, 160])
-    factor: float = _within("(0, 10^9]", 0.2)
-    floor: float = _within("[0, 1]", 0.0)
-    warmup: float = _within("[0, 10^6]", 0.0)
+    factor: Annotated[float, "(0, 10^9]"] = 0.2
+    floor: Annotated[float, "[0, 1]"] = 0.0
+    warmup: Annotated[float, "[0, 10^6]"] = 0.0
     reset_momentum: bool = False
 
 
@@ -175,16 +170,16 @@ class TransferRecipe:
     weights: Literal["last", "best"] = "last"
     beta: Weighing = 0.0
     alpha: Weighing = 0.0
-    temperature: float = _within("(0, inf)", 4.0)
+    temperature: Annotated[float, "(0, inf)"] = 4.0
     layers: list[tuple[str | int, str | int]] | None = None
-    power: float = _within("[1, 100]", 2.0)
+    power: Annotated[float, "[1, 100]"] = 2.0
     reduce: Literal["mean", "sum", "max"] = "mean"
     form: Literal["code", "paper"] = "code"
     full_activation: Weighing = 0.0
     gradient: Weighing = 0.0
     symmetry: Weighing = 0.0
     input_gradient: Weighing = 0.0
-    teacher_size: int | None = _within("[1, 16384]", None)
+    teacher_size: Annotated[int | None, "[1, 16384]"] = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     fold: bool = True
 
@@ -274,20 +269,20 @@ class Recipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     transfer: TransferRecipe = field(default_factory=TransferRecipe)
     task: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
-    label_smoothing: float = _within("[0, 1)", 0.0)
-    ema: float = _within("[0, 1)", 0.0)
-    seed: int = _within("[0, 2^63)", 0)
+    label_smoothing: Annotated[float, "[0, 1)"] = 0.0
+    ema: Annotated[float, "[0, 1)"] = 0.0
+    seed: Annotated[int, "[0, 2^63)"] = 0
     device: str = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
     sync_norms: bool = False
-    threads: int | None = _within("[1, 1024]", None)
+    threads: Annotated[int | None, "[1, 1024]"] = None
     deterministic: bool = True
     compile: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"
     trackers: list[Literal["tensorboard", "wandb", "mlflow"]] = field(default_factory=list)
-    save_minutes: float = _within("(0, 10^6]", 15.0)
-    wait_minutes: float = _within("(0, 10^6]", 10.0)
+    save_minutes: Annotated[float, "(0, 10^6]"] = 15.0
+    wait_minutes: Annotated[float, "(0, 10^6]"] = 10.0
 
     def check(self) -> None:
         """Finds values that make no sense before any work starts.
@@ -295,7 +290,7 @@ class Recipe:
         Raises:
             InputError: the first such field, with what it may be.
         """
-        check_intervals(self)
+        check_fields(self)
         all_options(self.data.name, **self.data.options)
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise InputError("optimizer.nesterov is true; it has to be false without momentum")
@@ -307,16 +302,6 @@ class Recipe:
                 "compile is asked together with transfer.gradient, transfer.symmetry or transfer.input_gradient, which "
                 "derive twice, as compiled networks cannot; leave compile out"
             )
-
-
-def check_intervals(fields_of: Any, prefix: str = "") -> None:
-    """Raises InputError at the first field of a recipe, or of a part of one, that is not in its interval."""
-    for one in fields(fields_of):
-        value = getattr(fields_of, one.name)
-        if is_dataclass(value):
-            check_intervals(value, f"{prefix}{one.name}.")
-        elif value is not None and "interval" in one.metadata:
-            check_interval(f"{prefix}{one.name}", value, one.metadata["interval"])
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

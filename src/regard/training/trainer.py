@@ -18,19 +18,21 @@ from regard.errors import InputError, SaidElsewhere
 from regard.files import UNFINISHED, remove_files, written_files
 from regard.modes import check_image_size
 from regard.training.data_record import Record, check_same_images, data_record, difference, one_class
+from regard.training.datasets import load_data, resolved
 from regard.training.display import Display
 from regard.training.fields import WHERE, flat
 from regard.training.frozen import freeze
 from regard.training.interrupt import interruptible
 from regard.training.loop import Loop
 from regard.training.memory import enough_memory
+from regard.training.networks import build_network
 from regard.training.objective import make_objective
 from regard.training.optimizers import check_optimizer
 from regard.training.parts import fewest_images, left_out
 from regard.training.processes import Processes, others_there
 from regard.training.recipe import Recipe, plain
 from regard.training.record import mend_record
-from regard.training.run import Run, build_network, load_data, resolved
+from regard.training.run import Run
 from regard.training.state import restore_state
 from regard.training.sync_norms import sync_norms
 from regard.training.teacher import load_teachers
@@ -163,8 +165,10 @@ def _train(
         share=processes.share,
     )
     check_image_size(model, torch.empty(1, 3, *batches.image_size, device="meta"))
-    teachers = load_teachers(
-        recipe.transfer, train_set, batches.image_size, processes.device, display.say, compile=recipe.compile
+    teachers = processes.first(  # first, for their weights may be downloaded
+        lambda: load_teachers(
+            recipe.transfer, train_set, batches.image_size, processes.device, display.say, compile=recipe.compile
+        )
     )
     fewest = fewest_images(recipe, model, len(train_set), batches.image_size, processes.count)
     objective = make_objective(recipe, model, teachers, batches.image_size)

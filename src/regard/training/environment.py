@@ -1,0 +1,73 @@
+"""What a run depends on besides its recipe: versions, the machine, the commit of the sources."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import timm
+import torch
+import torchvision
+
+import regard
+from regard import attention
+from regard.launcher import rank_and_size
+from regard.terminal import command_line
+from regard.version import __version__
+
+
+@cache
+def commit() -> str | None:
+    """The commit that is checked out where regard's sources lie; None if they are no checkout of regard.
+
+    Changes since then are not seen.
+    """
+    root = Path(regard.__file__).resolve().parents[2]
+    if not (root / "pyproject.toml").is_file():
+        return None
+    git = root / ".git"
+    try:
+        if git.is_file():  # a further worktree
+            git = root / git.read_text().removeprefix("gitdir:").strip()
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref:"):
+            return head
+        ref = head.removeprefix("ref:").strip()
+        common = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
+        if (common / ref).is_file():
+            return (common / ref).read_text().strip()
+        packed = (common / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(f" {ref}")), None)
+    except OSError:
+        return None
+
+
+def environment(classes: tuple[str, ...]) -> dict[str, Any]:
+    """What a run depends on besides its recipe.
+
+    Args:
+        classes: the names of the classes, in the order of the logits.
+    """
+    gpu = torch.cuda.is_available()
+    return {
+        "regard": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "accelerate": accelerate.__version__,
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": rank_and_size()[1],
+        "attention_kernels": attention.ops.backend("cuda" if gpu else "cpu"),
+        "gpu": torch.cuda.get_device_name() if gpu else None,
+        "command": command_line(sys.argv),
+        "classes": list(classes),
+    }

@@ -1,0 +1,78 @@
+"""How images come to a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from typing import Annotated, Any, Literal
+
+from regard import data
+from regard.errors import InputError, check_fields
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images come to a network, in the words of timm's data config.
+
+    Attributes:
+        mean: subtracted from the channels, in [0, 1]; None: that of the data.
+        std: the channels are divided by it; None: that of the data.
+        size: side of the images in pixels; None: not known.
+        crop_pct: the share of the resized image's shorter side that is left by the crop, in (0, 1]; None: all of it.
+        crop_mode: "center", "squash" or "border", as timm calls them; None: "center".
+        interpolation: of the resizing, as timm calls it; None: "bilinear".
+    """
+
+    mean: Channels | None = None
+    std: Channels | None = None
+    size: Annotated[int | None, "[1, 16384]"] = None
+    crop_pct: Annotated[float | None, "(0, 1]"] = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    interpolation: str | None = None
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Preprocessing:
+        """That of timm's `pretrained_cfg`, or a part of one.
+
+        Raises:
+            TypeError, ValueError: mean or std are not three numbers.
+        """
+        mean, std = (about[name] and _channels(about[name]) if name in about else None for name in ("mean", "std"))
+        size = about.get("input_size")
+        rest = (about.get(name) for name in ("crop_pct", "crop_mode", "interpolation"))
+        return cls(mean, std, size[-1] if size else None, *rest)
+
+    def check(self) -> None:
+        """Raises InputError for values out of range."""
+        if (self.mean is None) != (self.std is None):
+            raise InputError("mean and std go together")
+        if not all(map(math.isfinite, (*(self.mean or ()), *(self.std or ())))) or 0 in (self.std or ()):
+            raise InputError(f"mean {self.mean}, std {self.std}; expected finite numbers, no std of 0")
+        check_fields(self)
+
+    def over(self, other: Preprocessing) -> Preprocessing:
+        """What is given here, and where nothing is, what is given there."""
+        mine, theirs = astuple(self), astuple(other)
+        return Preprocessing(*(a if a is not None else b for a, b in zip(mine, theirs, strict=True)))
+
+
+def _channels(values: Any) -> Channels:
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def fit_of(preprocessing: Preprocessing) -> data.Fit:
+    """How an image file is resized and cropped for a network; not at all if its size is not known."""
+    if preprocessing.size is None:
+        return data.Fit()
+    red, green, blue = (round(255 * value) for value in preprocessing.mean or (0.0, 0.0, 0.0))
+    return data.Fit(
+        size=(preprocessing.size, preprocessing.size),
+        crop_pct=preprocessing.crop_pct or 1.0,
+        crop_mode=preprocessing.crop_mode or "center",
+        interpolation=preprocessing.interpolation or "bilinear",
+        fill=(red, green, blue),
+    )

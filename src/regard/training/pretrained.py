@@ -1,0 +1,258 @@
+"""A trained network, wherever it comes from, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+
+import timm
+from torch import nn
+
+from regard import models
+from regard.data.fileset import SIZE
+from regard.data.sources import READ_WHILE_TRAINING
+from regard.errors import InputError, one_line
+from regard.models.torchvision_networks import is_of_torchvision
+from regard.training.networks import build_network, load_network
+from regard.training.parsing import RecipeParser
+from regard.training.preprocessing import Preprocessing
+from regard.training.published import class_names, describe, imagenet_classes
+from regard.training.recipe import DataRecipe, ModelRecipe, Recipe
+from regard.training.run import Run, Weights
+
+_SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}  # of images that have one size of their own
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A trained network, which is not built before it is asked for.
+
+    Attributes:
+        source: what a person calls it by.
+        network: the network, as a recipe describes it.
+        outputs: length of the logits; 1 of a binary network, whose logit is that of class 1.
+        classes: the names of the classes in the order of the logits; None if they are not known.
+        preprocessing: how images come to it in testing.
+        model: builds it, in evaluation mode, on the CPU; an InputError says that the weights cannot be had or read, or
+            do not fit.
+        weights: which these are: "last", "best", "checkpoint" or "moving average".
+        recipe: of the run that it is from; None of others.
+        bias_report: the file of its bias report on the images of its run; None: it has no place of its own.
+    """
+
+    source: str
+    network: ModelRecipe
+    outputs: int
+    classes: tuple[str, ...] | None
+    preprocessing: Preprocessing
+    model: Callable[[], nn.Module] = field(repr=False, compare=False)
+    weights: str = "last"
+    recipe: Recipe | None = None
+    bias_report: Path | None = None
+
+    @property
+    def class_count(self) -> int:
+        return len(self.output_names)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the classes, "class 17" where they are not known; two of a network of one output."""
+        if self.classes is not None:
+            return self.classes if len(self.classes) > 1 else (*self.classes, f"not {self.classes[0]}")
+        count = max(self.outputs, 2)
+        if count == describe(self.network.name).get("num_classes") == len(imagenet_classes()):
+            return imagenet_classes()
+        return tuple(f"class {i}" for i in range(count))
+
+
+def load_pretrained(
+    source: str | Path,
+    weights: Weights | None = "last",
+    *,
+    ema: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Pretrained:
+    """A trained network.
+
+    Args:
+        source: a run folder, a checkpoint within one, a file that `regard import` wrote, a name of timm ("resnet50") or
+            torchvision ("torchvision/resnet50") with published weights, or NAME=CHECKPOINT.
+        weights: of a run, those after the last epoch or those that tested best; None: it need not have any yet.
+        ema: of NAME=CHECKPOINT, take the moving average of the weights where the file holds both.
+        say: is told what was taken of such a file, and what was left out.
+
+    Raises:
+        InputError: it is none of these; the run has no such weights; `best` or a moving average are asked of what has
+            one set of weights.
+    """
+    path = Path(source)
+    name, given, file = str(source).partition("=")
+    if path.is_dir():
+        found = _of_run(Run.open(path), weights)
+    elif path.is_file():
+        found = _of_file(path)
+    elif given or timm.is_model(name) or is_of_torchvision(name):
+        found = _of_checkpoint(name, Path(file), ema, say) if given else _published(name)
+    elif path.suffix == ".pt" and _run_around(path):
+        raise InputError(f"there is no checkpoint {source}; its run keeps the newest only")
+    else:
+        raise InputError(f"there is no run folder {source}, and timm knows no network of that name")
+    if weights == "best" and found.weights != "best":
+        raise InputError(f"{found.source} has one set of weights; leave --weights best out")
+    if ema and (path.exists() or not given):
+        raise InputError(f"--ema is for a network as NAME=CHECKPOINT, not for {source}; leave it out")
+    return found
+
+
+def _of_run(run: Run, weights: Weights | None) -> Pretrained:
+    if weights is not None:
+        run.weights(weights)  # there are some
+    which = weights or "last"
+    return _in_run(run, str(run.folder), which, partial(run.model, which), "" if which == "last" else f"-{which}")
+
+
+def _of_file(path: Path) -> Pretrained:
+    if path.suffix == ".safetensors":
+        return _imported(path)
+    run = _run_around(path)
+    if run is None:
+        raise InputError(
+            f"{path} is no run folder, no checkpoint within one and no imported .safetensors file; `regard import` "
+            f"makes one, and NAME={path} says what network it belongs to"
+        )
+    averaged = run.recipe.ema > 0
+
+    def model() -> nn.Module:
+        content = models.read_checkpoint(path)
+        state = content.get("ema" if averaged else "model") if isinstance(content, Mapping) else None
+        if not isinstance(state, Mapping):
+            missing = "moving average of the weights, which its run keeps" if averaged else "network"
+            raise InputError(f"{path} is no checkpoint of the run it lies in: it holds no {missing}")
+        return load_network(run.recipe.model, len(run.classes), state, str(path))
+
+    return _in_run(run, str(path), "moving average" if averaged else "checkpoint", model, f"-{path.stem}")
+
+
+def _in_run(run: Run, source: str, weights: str, model: Callable[[], nn.Module], ending: str) -> Pretrained:
+    recipe, classes = run.recipe, run.classes
+    return Pretrained(
+        source,
+        recipe.model,
+        len(classes),
+        classes,
+        _in_testing(recipe.data),
+        model,
+        weights,
+        recipe,
+        run.folder / f"bias{ending}.json",
+    )
+
+
+def _run_around(path: Path) -> Run | None:
+    """The run folder that a file lies in, in its `checkpoints` or beside its recipe; None if there is none."""
+    near = path.absolute().parent
+    whole = ("recipe.yaml", "environment.json")
+    folders = (folder for folder in (near.parent, near) if all((folder / name).is_file() for name in whole))
+    return next(map(Run, folders), None)
+
+
+def _in_testing(recipe: DataRecipe) -> Preprocessing:
+    """How a run meets images in testing."""
+    if recipe.name in READ_WHILE_TRAINING:
+        size = recipe.size or SIZE
+        return Preprocessing(recipe.mean, recipe.std, size, recipe.crop_pct, interpolation=recipe.interpolation)
+    return Preprocessing(recipe.mean, recipe.std, recipe.size or _SIDES.get(recipe.name))
+
+
+def _imported(path: Path) -> Pretrained:
+    """What a file that `import_weights` wrote says of itself in its metadata."""
+    notes = models.read_notes(path)
+    if "network" not in notes:
+        if (path.parent / "recipe.yaml").is_file():
+            raise InputError(f"{path} is part of a run; name its folder, {path.parent}")
+        raise InputError(
+            f"{path} does not say what network its weights belong to; `regard import {path} --model NAME --out …` "
+            "makes a file that does"
+        )
+    try:
+        known = {name: notes.get(name) for name in ("network", "classes", "class_names", "preprocessing")}
+        about = _notes_parser().instantiate(_notes_parser().parse_object(known))
+        about.preprocessing.check()
+        _check_outputs(path, about.classes, about.class_names)
+    except (InputError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path} does not describe its network as `regard import` does ({one_line(error)[:200]}); import the "
+            "checkpoint again"
+        ) from error
+    names = None if about.class_names is None else tuple(about.class_names)
+
+    def model() -> nn.Module:
+        return load_network(about.network, about.classes, models.read_checkpoint(path), str(path))
+
+    report = path.with_suffix(".bias.json")
+    return Pretrained(str(path), about.network, about.classes, names, about.preprocessing, model, bias_report=report)
+
+
+@cache
+def _notes_parser() -> RecipeParser:
+    parser = RecipeParser(prog="notes")
+    parser.add_class_arguments(ModelRecipe, "network")
+    parser.add_class_arguments(Preprocessing, "preprocessing")
+    parser.add_argument("--classes", type=int)
+    parser.add_argument("--class_names", type=list[str] | None)
+    return parser
+
+
+def _check_outputs(path: Path, outputs: int, names: Sequence[str] | None) -> None:
+    """Raises InputError unless the file has a tensor with a row for each output, and a name is there for each class."""
+    if not 1 <= outputs <= models.MOST_CLASSES or outputs not in (
+        shape[0] for shape in models.read_shapes(path).values() if shape and 0 not in shape
+    ):
+        raise InputError(f"it says {outputs} classes, and no tensor of it has so many rows")
+    if names is not None and len(names) != max(outputs, 2) and len(names) != outputs:
+        raise InputError(f"it has {outputs} outputs and names {len(names)} classes")
+
+
+def _published(name: str) -> Pretrained:
+    about = describe(name)
+    if not is_of_torchvision(name) and not timm.is_model_pretrained(name):
+        raise InputError(
+            f"timm has no pretrained weights for {name}; name one that has, or give a checkpoint ({name}=FILE)"
+        )
+    network, outputs = ModelRecipe(name, pretrained=True), int(about["num_classes"])
+
+    def model() -> nn.Module:
+        try:
+            return build_network(network, outputs).eval()
+        except InputError:
+            raise
+        except Exception as error:  # the network, the cache and the hub's own libraries give almost any
+            raise InputError(
+                f"the pretrained weights of {name} cannot be had ({one_line(error)[:200]}); check the network, or "
+                f"give a checkpoint ({name}=FILE)"
+            ) from error
+
+    return Pretrained(name, network, outputs, class_names(name), Preprocessing.of(about), model)
+
+
+def _of_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None] | None) -> Pretrained:
+    """The network `name` with the weights of a file; see `models.load_official`."""
+    about = describe(name)
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {str(path)!r} for the network {name}")
+    content = models.read_checkpoint(path)
+    network = ModelRecipe(name, options=models.described_options(name, content, str(path)))
+    outputs = models.count_classes(content, str(path)) or about.get("num_classes")
+    if outputs is None:
+        raise InputError(f"the number of classes cannot be told from {path}; `regard import` takes it (--classes)")
+    del content  # read again when the network is built
+
+    def model() -> nn.Module:
+        return load_network(network, outputs, models.read_checkpoint(path), str(path), ema=ema, say=say)
+
+    source = f"{name}={path}{' --ema' if ema else ''}"
+    return Pretrained(
+        source, network, outputs, None, Preprocessing.of(about), model, "moving average" if ema else "last"
+    )
