@@ -1,4 +1,4 @@
-"""The one error a person is meant to read."""
+"""The one error a person is meant to read, and what commands exit with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped when asked to, and saved; the same command goes on
+LOCKED = 76  # another process works in the run
+TAKEN_OVER = 77  # another process took the run over, for this one had stood still
+"""Exit statuses, besides 0 for done and 2 for wrong input."""
 
 
 class InputError(ValueError):
@@ -25,7 +30,13 @@ class DataWarning(UserWarning):
 class LostProcess(InputError):
     """Another process of a run is gone. The run can be resumed from its last checkpoint."""
 
-    status = 75
+    status = INTERRUPTED
+
+
+class Locked(InputError):
+    """Another process works in the run."""
+
+    status = LOCKED
 
 
 class SaidElsewhere(InputError):

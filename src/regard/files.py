@@ -27,7 +27,7 @@ RUN_FILES = (
 
 
 MOST_BYTES = 2**26
-"""Of a file that is read whole without anybody having said how large it is: more than an index of 100,000 runs has."""
+"""Of a file that is read whole without anybody having said how large it is."""
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:

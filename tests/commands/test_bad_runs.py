@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ import pytest
 import yaml
 
 from regard.cli import main
-from regard.store import Store
 from regard.tables import Setting, load_table
 from regard.training import plain
-
-INDEX = ".index.json"
 
 
 def write(folder: Path, seed: int = 0, accuracy: Any = 0.08) -> Path:
@@ -129,16 +125,9 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["read", "from the index"])
-def test_bad_runs_are_named_and_hide_no_other(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], again: bool
-) -> None:
+def test_bad_runs_are_named_and_hide_no_other(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, change in BAD.items():
         change(write(store / name))
-    if again:
-        for path in store.glob("*/*"):
-            os.utime(path, (0, 0))
-        Store(store).runs()
     lines = {line.split()[0]: line for line in printed(capsys, "runs", store).splitlines() if line}
     assert lines["good"].split()[1:3] == ["8/8", "8.00"] and lines["good"].endswith("finished")
     assert [name for name in BAD if "broken: " not in lines[name]] == []
@@ -158,72 +147,6 @@ def test_the_report_names_bad_runs_and_shows_the_others(
     page = (tmp_path / "report.html").read_text()
     assert "8.0%" in page or "8.00" in page
     assert [name for name in BAD | BAD_IN_REPORT if name not in page] == []
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [(b'"test_accuracy":0.08', b'"test_accuracy":0.99'), (b'"epochs":8', b'"epochs":9')]
-)
-def test_an_index_with_another_digit_is_not_believed(
-    old: bytes, new: bytes, store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for path in (store / "good").iterdir():
-        os.utime(path, (0, 0))
-    expected = printed(capsys, "runs", store)
-    index = (store / INDEX).read_bytes()
-    assert old in index and "8.00" in expected
-    (store / INDEX).write_bytes(index.replace(old, new))
-    assert printed(capsys, "runs", store) == expected
-    assert (store / INDEX).read_bytes() == index
-
-
-def test_an_index_that_somebody_wrote(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    expected = printed(capsys, "runs", store)
-    for path in (store / "good").iterdir():
-        os.utime(path, (0, 0))
-    printed(capsys, "runs", store)
-    content = json.loads((store / INDEX).read_bytes().split(b"\n")[1])
-    for change in ({"data": 5}, {"model": [1]}, {"schedule": "x"}, {"transfer": {"teacher": 5}}, {"schedule": {}}):
-        text = json.dumps({**content, "recipes": [{**content["recipes"][0], **change}]}).encode()
-        (store / INDEX).write_bytes(sha256(text).hexdigest().encode() + b"\n" + text)
-        assert printed(capsys, "runs", store) == expected
-
-
-@pytest.mark.parametrize("change", [os.mkfifo, device, Path.mkdir])
-def test_an_index_that_is_no_file(
-    change: Callable[[Path], object], store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    change(store / INDEX)
-    assert "8.00" in printed(capsys, "runs", store)
-
-
-CLAIM = {"began": 1.0, "lease": 60.0, "beat": 1, "held": True, "over": []}
-PROCESS = {"host": "h", "boot": "", "space": "", "pid": 7, "start": 1}
-
-
-@pytest.mark.parametrize(
-    ("claim", "holder"),
-    [
-        ({**CLAIM, "process": PROCESS}, "pid 7 on h"),
-        ({**CLAIM, "process": PROCESS, "beat": float("inf")}, "an unknown process"),
-        ({**CLAIM, "process": PROCESS, "lease": float("inf")}, "an unknown process"),
-        ({**CLAIM, "process": PROCESS, "lease": 10**400}, "an unknown process"),
-        ({**CLAIM, "process": PROCESS, "began": 10**400}, "an unknown process"),
-        ({**CLAIM, "process": PROCESS, "began": float("nan")}, "an unknown process"),
-        ({**CLAIM, "process": PROCESS, "over": [["a"]]}, "an unknown process"),
-        ({**CLAIM, "process": {**PROCESS, "pid": 10**400}}, "an unknown process"),
-        ({**CLAIM, "process": {**PROCESS, "host": "\x1b[31m\n[red]"}}, "an unknown process"),
-        ({**CLAIM, "process": {**PROCESS, "host": ["h"]}}, "an unknown process"),
-        (os.mkfifo, "an unknown process"),
-    ],
-)
-def test_claims_that_nobody_here_would_write(
-    claim: Any, holder: str, store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (store / ".claims" / "good").mkdir(parents=True)
-    path = store / ".claims" / "good" / "a.json"
-    claim(path) if callable(claim) else path.write_text(json.dumps(claim))
-    assert f"being run by {holder}" in printed(capsys, "runs", store)
-    assert Store(store).claim("good") is None
 
 
 NAMES = [

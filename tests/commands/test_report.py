@@ -12,12 +12,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support.buckets import TestBucket, bucket
 
 from regard import data, training
 from regard.commands.report import main as run_report
 from regard.errors import InputError
 from regard.store import Store
-from regard.store.remote import RemotePlace
 
 pytestmark = pytest.mark.slow
 
@@ -194,22 +194,25 @@ def test_runs_behind_an_address(made: Path, tmp_path: Path, monkeypatch: pytest.
     """They are brought here without their checkpoints, and only once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REGARD_CACHE", str(tmp_path / "cache"))
-    address = "memory://regard-test-report/runs"
+    with bucket() as address:
+        _check_runs_behind_an_address(made, tmp_path, address)
+
+
+def _check_runs_behind_an_address(made: Path, tmp_path: Path, address: str) -> None:
     store = Store(address)
     for folder in sorted(made.iterdir()):
         copy = shutil.copytree(folder, tmp_path / "work" / folder.name)
         (copy / "checkpoints").mkdir()
-        (copy / "checkpoints/step-3.pt").write_bytes(bytes(1000))
-        store.push(copy)
+        (copy / "checkpoints/step-000000003.pt").write_bytes(bytes(1000))
+        store.upload(copy)
     shutil.rmtree(tmp_path / "work")
     of_all = page(address)
     assert "se" in of_all and "3 seeds" in of_all
     here = list((tmp_path / "cache").rglob("*/recipe.yaml"))
     assert len(here) == 6 and not list((tmp_path / "cache").rglob("*.pt"))
-    with monkeypatch.context() as patch:
-        patch.setattr(RemotePlace, "get", None)  # nothing is left to bring
-        assert page(address) == of_all
-        assert "plain-seed1" in page(f"{address}/plain-seed1/")
-    with pytest.raises(InputError, match="there is no run at memory://regard-test-report/none"):
-        page("memory://regard-test-report/none")
+    TestBucket.away.add("get")  # nothing is left to bring
+    assert page(address) == of_all
+    assert "plain-seed1" in page(f"{address}/plain-seed1/")
+    with pytest.raises(InputError, match="there is no run at testbucket://runs/none"):
+        page("testbucket://runs/none")
     assert page(f"file://{made}") == page(str(made))

@@ -59,7 +59,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[str]
 
 def test_a_pipe_gets_whole_lines(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(store / ("a-long-name" * 20), 4)
-    with Store(store).claim("at-work"):  # type: ignore[union-attr]
+    with Store(store).lock("at-work"):
         header, *lines, totals = printed(capsys, store)
     assert header.split() == ["run", "epochs", "accuracy,", "%", "network", "seed", "version", "state"]
     by_name = {line.split()[0]: line for line in lines}
@@ -126,19 +126,6 @@ def test_terminals(
     for name in ("finished-run", "at-work", "4/4", "90.40"):
         assert any(name in line for line in lines)
     assert lines[-1].startswith("5 runs: 1 finished")
-
-
-def test_rebuild(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    printed(capsys, store)
-    for path in (store / "finished-run").iterdir():
-        os.utime(path, (1, 1))
-    printed(capsys, store)
-    metrics = store / "finished-run" / "metrics.jsonl"
-    metrics.write_text(metrics.read_text().replace("0.904", "0.111"))
-    os.utime(metrics, (1, 1))  # as if it were the same
-    assert "11.10" not in "\n".join(printed(capsys, store))
-    assert "11.10" in "\n".join(printed(capsys, store, "--rebuild"))
-    assert "11.10" in "\n".join(printed(capsys, store))
 
 
 def test_what_is_wrong_is_said(

@@ -162,7 +162,7 @@ def test_what_somebody_else_holds_is_not_started_in_vain(store: Store, monkeypat
         return seen
 
     monkeypatch.setattr(store, "run", run)
-    monkeypatch.setattr(store, "claimed", lambda name: "pid 1 on MOON")
+    monkeypatch.setattr(store, "holder", lambda name: "pid 1 on MOON")
     said: list[str] = []
     engine = Pretended({"far": ["elsewhere"]})
     carried = carry_out_plan(plan(job("far")), engine, store, say=said.append)

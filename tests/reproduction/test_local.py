@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from regard.commands import reproduce
 from regard.reproduction import Cost, Job, LocalEngine, Rate, carry_out_plan, make_plan
 from regard.reproduction.worker import carry_out, carry_out_logged, order
 from regard.store import Store
-from regard.store.remote import RemotePlace
 from regard.tables import Setting, fill, load_table, markdown
 
 pytestmark = pytest.mark.slow
@@ -59,7 +57,7 @@ def test_a_table_is_filled_and_not_filled_again(
     assert main(["reproduce", str(small), "--seeds", "1", "--columns", "at", "--runs", "store", "--device", "cpu"]) == 0
     assert "2 finished, 0 begun, 0 missing" in capfd.readouterr().out
     assert (tmp_path / "store/at-seed0/last.safetensors").read_bytes() == weights
-    assert markdown(fill(table, Store("store").rebuild())) == markdown(filled)
+    assert markdown(fill(table, Store("store").runs())) == markdown(filled)
 
 
 def test_a_killed_worker_loses_nothing(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +99,7 @@ def test_two_workers_at_one_run_do_not_step_on_one_another(small: Path, tmp_path
     said = [process.communicate(text, timeout=240)[0] for process in both]
     # the later one may also come when all is done
     assert sorted(process.returncode for process in both) in ([0, 76], [0, 0]), said
-    assert sum("is at it" in words or "finished by somebody else" in words for words in said) == 1
+    assert sum("works in" in words or "finished by somebody else" in words for words in said) == 1
     log = (tmp_path / "store/.logs/student-seed0.log").read_text()
     assert log.count("epoch 40/40") == 1 == log.count("epoch 1/40")  # it was trained once
 
@@ -123,9 +121,7 @@ def test_interrupting_saves_and_the_same_command_goes_on(small: Path, tmp_path: 
     run = store.run("student-seed0")
     assert run is not None and 1 <= run.epochs < 200
     assert list((tmp_path / "store/student-seed0/checkpoints").glob("step-*.pt"))
-    again = store.claim("student-seed0")  # nobody holds it
-    assert again is not None
-    again.release()
+    assert store.holder("student-seed0") is None
 
 
 def test_a_store_that_is_not_of_this_machine(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,44 +160,15 @@ def test_a_run_is_no_part_of_what_a_launcher_started(
     assert not set(LAUNCHED) & set(os.environ)
 
 
-def test_a_run_whose_holder_died_on_another_machine_is_taken_over(alone: Job, tmp_path: Path) -> None:
-    """Though each worker is a process of its own, which never saw that claim before."""
-    holder = {"host": "other", "boot": "b", "space": "s", "pid": 77, "start": 5}
-    content = {"process": holder, "began": 1.0, "lease": 1.0, "beat": 5, "held": True, "over": []}
-    path = tmp_path / "store/.claims/student-seed0/dead.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(content))
-    assert carry_out(order(str(tmp_path / "store"), alone))[0] == "finished"
-
-
-def test_a_run_whose_last_files_were_not_sent_is_sent_again(alone: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The network was away as the last epoch was sent: its checkpoint came there, its metrics did not."""
-    address = "memory://regard-test-cut-off"
-    write = RemotePlace.write
-
-    def refuse(self: RemotePlace, path: str, content: bytes) -> None:
-        if path.endswith("metrics.jsonl") and content.count(b"\n") == alone.epochs:
-            raise OSError("no route to host")
-        write(self, path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RemotePlace, "write", refuse)
-        ending, message = carry_out(order(address, alone))
-        assert ending == "failed" and "no route to host" in message
-    assert carry_out(order(address, alone))[0] == "finished"
-    run = Store(address).run(alone.name)
-    assert run is not None and run.finished
-
-
 def test_files_that_were_lost_are_written_again_from_the_checkpoint(alone: Job, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    assert carry_out(order(store.location, alone))[0] == "finished"
+    assert carry_out(order(str(store.folder), alone))[0] == "finished"
     folder = tmp_path / "store" / alone.name
     weights, metrics = (folder / "last.safetensors").read_bytes(), (folder / "metrics.jsonl").read_bytes()
     (folder / "last.safetensors").unlink()
     (folder / "metrics.jsonl").write_bytes(metrics[: len(metrics) // 2])
     assert not store.run(alone.name).finished
-    assert carry_out(order(store.location, alone))[0] == "finished"
+    assert carry_out(order(str(store.folder), alone))[0] == "finished"
     assert store.run(alone.name).finished
     assert (folder / "last.safetensors").read_bytes() == weights
     assert (folder / "metrics.jsonl").read_bytes() == metrics
@@ -213,18 +180,6 @@ def test_what_the_store_does_not_show_is_not_called_finished(
     monkeypatch.setattr("regard.reproduction.worker.training.train", lambda *_, **__: SimpleNamespace(finished=True))
     ending, message = carry_out(order(str(tmp_path / "store"), alone))
     assert ending == "failed" and "metrics or weights are missing" in message
-
-
-def test_a_store_is_found_by_processes_elsewhere(alone: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker of a cluster has another working directory than the command."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    store = Store("store")
-    text, copy = order(store.location, alone), pickle.dumps(store)
-    monkeypatch.chdir(tmp_path)
-    assert carry_out(text)[0] == "finished"
-    assert [run.name for run in pickle.loads(copy).runs()] == [alone.name]
-    assert (tmp_path / "here/store" / alone.name).is_dir()
 
 
 def test_a_folder_that_is_no_run_is_left_alone(alone: Job, tmp_path: Path) -> None:
@@ -259,9 +214,7 @@ def test_a_run_that_cannot_work_says_why(small: Path, tmp_path: Path, monkeypatc
     ending, message = carry_out_logged(order(str(tmp_path / "store"), job))
     assert ending == "failed" and "wrn-10-nonsense" in message and "student-seed0.log" in message
     assert "wrn-10-nonsense" in (tmp_path / "store/.logs/student-seed0.log").read_text()
-    again = Store(tmp_path / "store").claim("student-seed0")  # nobody holds it
-    assert again is not None
-    again.release()
+    assert Store(tmp_path / "store").holder("student-seed0") is None
 
 
 def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

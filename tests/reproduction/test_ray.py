@@ -55,7 +55,7 @@ def test_a_cluster_fills_a_table_though_a_worker_is_killed(cluster, small: Path,
     def kill_once() -> bool:
         for name in ("student-seed0", "teacher-seed0"):
             seen = store.run(name)
-            held = store.claimed(name)
+            held = store.holder(name)
             if not killed and held and seen is not None and 1 <= seen.epochs < 9:
                 os.kill(int(held.split()[1]), signal.SIGKILL)
                 killed.append(name)

@@ -1,49 +1,25 @@
-"""Runs of a store, and the index: quick, and never wrong."""
+"""The runs of a store: all that can be read, and what is wrong with the others."""
 
 from __future__ import annotations
 
-import errno
 import json
-import multiprocessing
-import os
-import pickle
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
-import made_up
 import pytest
-from made_up import row, write_run, write_runs
+from support import runs
+from support.buckets import TestBucket
+from support.runs import row, write_run, write_runs
 
 from regard.errors import InputError
-from regard.store import Store, local
-from regard.store.local import LocalPlace
-
-pytestmark = pytest.mark.slow
-
-INDEX = ".index.json"
+from regard.store import Store
 
 
 def by_name(store: Store) -> dict[str, object]:
     return {run.name: run for run in store.runs()}
-
-
-def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files of runs that are read from now on."""
-    read: list[str] = []
-    own = LocalPlace.read
-
-    def counted(self: LocalPlace, path: str) -> bytes | None:
-        if path != INDEX:
-            read.append(path)
-        return own(self, path)
-
-    monkeypatch.setattr(LocalPlace, "read", counted)
-    return read
 
 
 def test_what_a_run_says(tmp_path: Path) -> None:
@@ -61,148 +37,56 @@ def test_what_a_run_says(tmp_path: Path) -> None:
     assert run.weights
 
 
-def test_from_the_index_runs_are_as_they_were_read(tmp_path: Path) -> None:
-    for seed in range(3):
-        write_run(tmp_path, f"run{seed}", seed=seed, done=seed)
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "metrics.jsonl").write_text("")
-    read = Store(tmp_path).runs()
-    assert (tmp_path / INDEX).exists()
-    assert Store(tmp_path).runs() == read == Store(tmp_path).rebuild()
-    assert [run.name for run in read] == ["broken", "run0", "run1", "run2"]
+def test_a_thousand_runs(tmp_path: Path) -> None:
+    write_runs(tmp_path / "with a space", 1_000)
+    found = Store(tmp_path / "with a space").runs()
+    assert len(found) == 1_000 and all(run.finished for run in found)
+    assert len({run.recipe["model"]["name"] for run in found}) == 200
+    assert sorted({run.seed for run in found}) == list(range(5))
 
 
-def test_recipes_are_stored_once(tmp_path: Path) -> None:
-    write_runs(tmp_path, 20, recipes=2)
-    Store(tmp_path).runs()
-    assert len(json.loads((tmp_path / INDEX).read_text().splitlines()[1])["recipes"]) == 2
-    assert len({run.recipe["model"]["name"] for run in Store(tmp_path).runs()}) == 2
-    assert sorted(run.seed for run in Store(tmp_path).runs()) == sorted([*range(10)] * 2)
-
-
-@pytest.fixture
-def quick_folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory where the system has that, as a disk takes long to remove thousands of files."""
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path))
-    yield folder
-    shutil.rmtree(folder)
-
-
-def test_ten_thousand_runs(quick_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = quick_folder / "with a space"
-    write_runs(store, 10_000)
-    assert len(Store(store).runs()) == 10_000
-    read = count_reads(monkeypatch)
-    runs = Store(store).runs()
-    assert len(runs) == 10_000 and all(run.finished for run in runs)
-    assert not read  # the index has it all
-
-
-def test_nothing_is_read_where_nothing_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_runs(tmp_path, 5)
-    Store(tmp_path).runs()
-    read = count_reads(monkeypatch)
-    store = Store(tmp_path)
-    assert len(store.runs()) == len(store.runs()) == 5
-    assert not read
-    store.rebuild()
-    assert len(read) == 15
-
-
-def test_changes_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_are_seen(tmp_path: Path) -> None:
     for name in ("changed", "kept", "removed", "weights"):
         write_run(tmp_path, name, done=2)
-    stores = [Store(tmp_path), Store(tmp_path)]
-    assert len(stores[0].runs()) == 4
-    read = count_reads(monkeypatch)
+    store = Store(tmp_path)
+    assert list(by_name(store)) == ["changed", "kept", "removed", "weights"]
     with open(tmp_path / "changed" / "metrics.jsonl", "a") as file:
         file.write(json.dumps(row(3)) + "\n")
-    for file in (tmp_path / "removed").iterdir():
-        file.unlink()
-    (tmp_path / "removed").rmdir()
+    shutil.rmtree(tmp_path / "removed")
     (tmp_path / "weights" / "last.safetensors").unlink()
     write_run(tmp_path, "new")
-    for store in (*stores, Store(tmp_path)):
-        found = by_name(store)
-        assert list(found) == ["changed", "kept", "new", "weights"]
-        assert (found["changed"].epochs, found["kept"].epochs) == (3, 2)
-        assert (found["kept"].weights, found["weights"].weights) == (True, False)
-    assert not any(path.startswith("kept") for path in read)
+    found = by_name(store)
+    assert list(found) == ["changed", "kept", "new", "weights"]
+    assert (found["changed"].epochs, found["kept"].epochs) == (3, 2)
+    assert (found["kept"].weights, found["weights"].weights) == (True, False)
 
 
-def test_a_change_within_the_grain_of_the_clock_is_seen(tmp_path: Path) -> None:
-    """The same size and the same time, as coarse clocks give them."""
-    folder = write_run(tmp_path, "run", done=1, accuracy=0.25, age=0)
-    metrics = folder / "metrics.jsonl"
-    now = metrics.stat().st_mtime
-    store = Store(tmp_path)
-    assert store.runs()[0].row["test_accuracy"] == 0.25
-    metrics.write_text(metrics.read_text().replace("0.25", "0.75"))
-    os.utime(metrics, (now, now))
-    assert store.runs()[0].row["test_accuracy"] == 0.75
-    assert Store(tmp_path).runs()[0].row["test_accuracy"] == 0.75
+def test_a_bucket_says_the_same_as_a_folder(tmp_path: Path, bucket: str) -> None:
+    for number in range(3):
+        write_run(tmp_path, f"run {number}", seed=number, done=number)
+        Store(bucket).upload(tmp_path / f"run {number}")
+    system = fsspec.filesystem("testbucket")
+    for path in ("broken/metrics.jsonl", ".hidden/recipe.yaml", "recipe.yaml", "pictures/a.png"):
+        for place in (tmp_path / path, "/runs/" + path):
+            content = b"{}\n"
+            if isinstance(place, Path):
+                place.parent.mkdir(exist_ok=True)
+                place.write_bytes(content)
+            else:
+                system.pipe_file(place, content)
+    assert Store(bucket).runs() == Store(tmp_path).runs()
+    assert [run.name for run in Store(bucket).runs()] == ["broken", "run 0", "run 1", "run 2"]
+    assert Store(bucket).run("run 2") == Store(tmp_path).run("run 2")
+    assert Store(bucket).run("pictures") is Store(bucket).run("nothing") is None
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"\x00\x01\xff",
-        b"[]",
-        b"null",
-        b'{"version": 0}',
-        b'{"version": 1}',
-        b'{"version": 1, "recipes": [], "environments": [], "runs": {"run": [1, 2, 3]}}',
-        b'{"version": 1, "recipes": [7], "environments": [7], "runs": {}}',
-        b"[" * 100_000,
-        None,
-    ],
-)
-def test_any_other_index_is_made_anew(tmp_path: Path, content: bytes | None) -> None:
-    write_run(tmp_path, "run")
-    expected = Store(tmp_path).runs()
-    whole = (tmp_path / INDEX).read_bytes()
-    for broken in [content] if content is not None else [whole[:cut] for cut in range(0, len(whole), 97)]:
-        (tmp_path / INDEX).write_bytes(broken)
-        assert Store(tmp_path).runs() == expected
-        assert (tmp_path / INDEX).read_bytes() == whole
-    (tmp_path / INDEX).unlink()
-    assert Store(tmp_path).runs() == expected
-
-
-def test_an_index_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_run(tmp_path, "run")
-    (tmp_path / INDEX).mkdir()  # not even root writes or reads a file there
-    (tmp_path / INDEX / "x").write_text("")
-    store = Store(tmp_path)
-    assert len(store.runs()) == 1
-    read = count_reads(monkeypatch)
-    assert len(store.runs()) == 1
-    assert not read
-    assert sorted(os.listdir(tmp_path)) == [INDEX, "run"]
-
-
-def test_a_store_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(target: Path) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", str(target))
-
-    monkeypatch.setattr(local, "beside", refuse)  # by which everything is written
-    write_run(tmp_path, "run")
-    store = Store(tmp_path)
-    assert len(store.runs()) == len(Store(tmp_path).runs()) == 1
-    read = count_reads(monkeypatch)
-    assert len(store.runs()) == 1
-    assert not read
-    assert os.listdir(tmp_path) == ["run"]
-    with pytest.raises(InputError, match="has to be writable"):
-        store.claim("run")
-
-
-def test_a_slow_disk_is_looked_at_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_runs(tmp_path, 100)
-    expected = Store(tmp_path).runs()
-    monkeypatch.setattr(local, "_SLOW", 0.0)
-    assert Store(tmp_path).runs() == Store(tmp_path).rebuild() == expected
+def test_a_bucket_that_is_not_to_be_reached(bucket: str) -> None:
+    store = Store(bucket)
+    TestBucket.away.add("list")
+    with pytest.raises(InputError, match=r"cannot be read \(the network is away\)"):
+        store.runs()
+    with pytest.raises(InputError, match=r"cannot be reached \(the network is away\)"):
+        Store(bucket)
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
@@ -219,7 +103,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         Store(tmp_path / "recipe.yaml")
 
 
-RECIPE = made_up.recipe()
+RECIPE = runs.recipe()
 LINES = "".join(json.dumps(row(epoch)) + "\n" for epoch in (1, 2, 3))
 
 
@@ -280,60 +164,33 @@ def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path) -> None:
     assert store.runs()[0].finished
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store("memory://too-large")
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, bucket: str) -> None:
+    store = Store(bucket)
     for name in ("good", "large"):
-        store.push(write_run(tmp_path, name))
-    system = fsspec.filesystem("memory")
-    system.pipe_file("/too-large/large/metrics.jsonl", bytes(2**26 + 1))
-    read: list[str] = []
-    cat_file = type(system).cat_file
-    monkeypatch.setattr(
-        type(system), "cat_file", lambda *given, **more: read.append(given[1]) or cat_file(*given, **more)
-    )
-    found = by_name(Store("memory://too-large"))
+        store.upload(write_run(tmp_path, name))
+    fsspec.filesystem("testbucket").pipe_file("/runs/large/metrics.jsonl", bytes(2**26 + 1))
+    TestBucket.traffic.clear()
+    found = by_name(store)
     assert found["good"].finished
     assert "metrics.jsonl cannot be read" in found["large"].problem
-    assert "/too-large/good/metrics.jsonl" in read and "/too-large/large/metrics.jsonl" not in read
+    assert "read good/metrics.jsonl" in TestBucket.traffic and "read large/metrics.jsonl" not in TestBucket.traffic
 
 
 def test_keys_and_dates_of_recipes_are_text(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "run")
-    recipe = made_up.recipe().replace("options: {}", "options: {1: 2020-01-01}", 1)
+    recipe = runs.recipe().replace("options: {}", "options: {1: 2020-01-01}", 1)
     (folder / "recipe.yaml").write_text(recipe)
-    os.utime(folder / "recipe.yaml", (0, 0))
     (run,) = Store(tmp_path).runs()
     assert run.recipe["data"]["options"] == {"1": "2020-01-01"}
-    assert Store(tmp_path).runs() == [run]
 
 
 def test_seeds_of_every_kind(tmp_path: Path) -> None:
     """The seed is taken from the text where recipes are the same but for it: as YAML would."""
     for number, seed in enumerate(("0", "17", "9223372036854775807", "0x1F", "010", "1_000")):
         folder = write_run(tmp_path, f"run{number}")
-        (folder / "recipe.yaml").write_text(made_up.recipe().replace("seed: 0", f"seed: {seed}"))
-    (write_run(tmp_path, "run6") / "recipe.yaml").write_text(made_up.recipe() + "seed: 5\n")  # the last one counts
+        (folder / "recipe.yaml").write_text(runs.recipe().replace("seed: 0", f"seed: {seed}"))
+    (write_run(tmp_path, "run6") / "recipe.yaml").write_text(runs.recipe() + "seed: 5\n")  # the last one counts
     assert [run.seed for run in Store(tmp_path).runs()] == [0, 17, 9223372036854775807, 31, 8, 1000, 5]
-
-
-def _write_and_list(folder: Path, who: int) -> None:
-    store = Store(folder)
-    for number in range(40):
-        write_run(folder, f"run{who}-{number}", seed=number, age=0 if number % 2 else 100)
-        assert all(not run.problem for run in store.runs())
-
-
-def test_processes_that_write_and_list_at_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_write_and_list, args=(tmp_path, who)) for who in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    assert len(Store(tmp_path).runs()) == 120
-    assert all(run.finished for run in Store(tmp_path).runs())
-    assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
 
 
 def test_the_store_does_not_wait_for_torch() -> None:
@@ -346,7 +203,6 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Store(str(tmp_path)).address == str(tmp_path)
     assert Store("memory://addresses/x").folder is None
     assert Store("memory://addresses/x/").address == "memory://addresses/x"
-    assert pickle.loads(pickle.dumps(Store("memory://addresses/x"))).address == "memory://addresses/x"
     with pytest.raises(InputError, match="no address of a store"):
         Store("nothing://x")
     with pytest.raises(InputError, match="chain"):

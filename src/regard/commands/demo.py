@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from regard.commands.status import INTERRUPTED
 from regard.demo import run_demo
+from regard.errors import INTERRUPTED
 from regard.training import RecipeParser
 
 

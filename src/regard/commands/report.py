@@ -56,9 +56,9 @@ def _folders(place: str) -> list[str]:
     above, _, name = place.rstrip("/").rpartition("/")
     one = Store(above) if not above.endswith(("/", ":")) else None
     if one is not None and not name.startswith(".") and one.run(name) is not None:
-        return [str(one.copy(name))]
+        return [str(one.fetch(name, checkpoints=False))]
     store = Store(place)
     names = [run.name for run in store.runs()]
     if not names:
         raise InputError(f"there is no run at {place}; give the address of a store, or of a run")
-    return [str(store.copy(name)) for name in names]
+    return [str(store.fetch(name, checkpoints=False)) for name in names]

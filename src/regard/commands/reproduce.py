@@ -13,11 +13,10 @@ from rich.table import Table
 
 from regard import data, host, reproduction, tables, training
 from regard.commands.settings import add_setting_options, asked_setting, split_name
-from regard.commands.status import INTERRUPTED
 from regard.commands.studies import listed
 from regard.commands.table import DEFAULT, show
 from regard.console import Console
-from regard.errors import InputError, check_interval
+from regard.errors import INTERRUPTED, InputError, check_interval
 from regard.reproduction import Carried, Cost, Engine, LocalEngine, Plan, RayEngine, duration
 from regard.store import Store
 from regard.tables.words import counted

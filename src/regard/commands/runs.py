@@ -26,7 +26,7 @@ _NARROW, _NARROWER = 110, 80  # characters of a terminal, below which columns ar
 def main(arguments: list[str]) -> int:
     parser = _Parser(
         prog="regard runs",
-        usage="regard runs [STORE] [--unfinished] [--json] [--rebuild]",
+        usage="regard runs [STORE] [--unfinished] [--json]",
         description="The runs of a store: a folder of run folders, or an address such as s3://bucket/runs. How many "
         "epochs each has done, its test accuracy after the last of them, its network, its seed, the version of regard "
         "that trains it, and whether it is finished, at work, or broken.",
@@ -34,13 +34,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("store", nargs="?", default="runs", metavar="STORE", help="a folder or an address; runs")
     parser.add_argument("--unfinished", action="store_true", help="only runs that are not finished")
     parser.add_argument("--json", action="store_true", help="a list of JSON instead of a table")
-    parser.add_argument("--rebuild", action="store_true", help="read every run anew, without the index of the store")
     options = parser.parse_args(arguments)
     store = Store(options.store)
     if not store.exists():
         raise InputError(f"there is no store {store.address}; give the folder of your runs, or an address")
-    runs = store.rebuild() if options.rebuild else store.runs()
-    holders = store.claims()
+    runs = store.runs()
+    holders = store.locked()
     shown = [run for run in runs if not (options.unfinished and run.finished)]
     if options.json:
         print(json.dumps([_record(run, holders) for run in shown], indent=1))

@@ -3,76 +3,140 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
 from regard import training
-from regard.commands.status import INTERRUPTED
-from regard.errors import InputError, SaidElsewhere
+from regard.errors import INTERRUPTED, InputError, Locked, SaidElsewhere
 from regard.launcher import rank_and_size
-from regard.reproduction.worker import leave
-from regard.store import Claim, Store
+from regard.store import Lock, MissingRun, Store, is_address, local_run, split_address
 from regard.terminal import say
+
+_PAUSES = (2.0, 10.0, 30.0, 60.0)  # seconds before the last upload is tried again
 
 
 def main(arguments: list[str]) -> int:
     main_process = rank_and_size()[0] == 0
     try:
-        recipe, folder, options = _asked(arguments)
+        recipe, run, options = _asked(arguments)
     except InputError as error:
         if not main_process:
             raise SaidElsewhere(str(error)) from error  # every process was told the same
         raise
-    with _claimed(Path(folder)) if main_process else nullcontext():
-        outcome = training.train(
-            recipe, folder, resume=options.resume, overwrite=options.overwrite, display=training.Lines()
-        )
+    place = _in_bucket(run, recipe, options, main_process) if is_address(run) else _in_folder(Path(run), main_process)
+    with place as (folder, display):
+        outcome = training.train(recipe, folder, resume=options.resume, overwrite=options.overwrite, display=display)
     if not outcome.finished:
         if main_process:
-            say(f"stopped and saved; `regard train --run {folder} --resume` goes on")
+            say(f"stopped and saved; `regard train --run {run} --resume` goes on")
         return INTERRUPTED
     if main_process:
-        say(f"{folder}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
+        say(f"{run}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
     return 0
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Nobody else works in the run folder meanwhile, such as `regard reproduce` that fills a table.
+def _in_folder(run: Path, main_process: bool) -> Iterator[tuple[Path, training.Display]]:
+    """Gives the run folder, in which nobody else works meanwhile, such as `regard reproduce` that fills a table.
 
     Raises:
-        InputError: somebody does.
+        Locked: somebody does.
     """
-    folder = Path(os.path.realpath(folder))  # whatever links lead there
-    missing = [place for place in folder.parents if not place.exists()]
-    claim = _claim(folder)
+    place = Path(os.path.realpath(run))  # whatever links lead there
+    missing = [folder for folder in place.parents if not folder.exists()]
     try:
-        yield
+        with _lock(place) if main_process else nullcontext():
+            yield run, training.Lines()
     finally:
-        if claim is not None:
-            claim.release()
-        for place in missing:
-            with suppress(OSError):  # the run is in it
-                place.rmdir()
+        for folder in () if place.exists() else (place.parent / ".locks", *missing):
+            with suppress(OSError):  # there is something else in it
+                folder.rmdir()
 
 
-def _claim(folder: Path) -> Claim | None:
-    """None where no claim can be made: beside the run nothing may be written, or the run's name is a hidden one."""
+def _lock(run: Path) -> Lock:
+    """One that holds nothing where beside the run nothing may be written, or the run's name is a hidden one."""
     try:
-        store = Store(folder.parent)
-        claim = store.claim(folder.name, on_loss=leave)
-        if claim is None:
-            say(f"{store.claimed(folder.name)} has {folder}; waiting to see whether it is alive")
-            claim = store.claim(folder.name, wait=True, on_loss=leave)
-        holder = None if claim else store.claimed(folder.name)
+        return Store(run.parent).lock(run.name)
+    except Locked:
+        raise
     except InputError:
-        return None
-    if claim is None:
-        raise InputError(f"{holder or 'another process'} works in {folder}; wait for it, or give another --run")
-    return claim
+        return Lock()
+
+
+@contextmanager
+def _in_bucket(
+    run: str, recipe: training.Recipe, options: Namespace, main_process: bool
+) -> Iterator[tuple[Path, training.Display]]:
+    """Gives a folder of this machine with what the bucket has of the run, in which nobody else works meanwhile. What
+    comes of it is uploaded after every epoch and checkpoint and at the end, after which the folder is removed.
+
+    Raises:
+        Locked: somebody works in the run.
+        InputError: there is such a run, which is to be neither resumed nor replaced, or the bucket is away at the end.
+    """
+    store, name = split_address(run)
+    if main_process and (holder := store.holder(name)) is not None:
+        say(f"{holder} has {run}; waiting to see whether it is alive")
+    with store.lock(name) if main_process else nullcontext(Lock()) as lock:
+        folder = store.cache / "train" / name
+        with suppress(MissingRun):
+            store.fetch(name, folder.parent, checkpoints=options.resume)
+            if not (options.resume or options.overwrite):
+                raise InputError(f"{run} exists already; go on with it (--resume), replace it (--overwrite), or not")
+        display = _UploadingLines(store, folder, lock, recipe.save_minutes)
+        yield folder, display
+        if main_process:
+            display.finish()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _UploadingLines(training.Lines):
+    """Lines of a run that is uploaded while it goes on."""
+
+    def __init__(self, store: Store, folder: Path, lock: Lock, minutes: float) -> None:
+        super().__init__()
+        self.store, self.folder, self.lock, self.minutes = store, folder, lock, minutes
+        self.uploaded = time.monotonic()
+
+    def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None:
+        super().step(epoch, step, means, images_per_second)
+        if time.monotonic() - self.uploaded > 60 * self.minutes:  # there is a checkpoint since
+            self.try_upload()
+
+    def epoch(self, row: dict[str, Any], unreadable: Sequence[str] = ()) -> None:
+        super().epoch(row, unreadable)
+        self.try_upload()
+
+    def try_upload(self) -> None:
+        """Of a bucket that is away, the next upload brings the rest."""
+        try:
+            self.upload()
+        except InputError as error:
+            self.say(f"{error}; the upload is tried again after the next epoch")
+
+    def upload(self) -> None:
+        self.lock.check()
+        self.store.upload(self.folder)
+        self.uploaded = time.monotonic()
+
+    def finish(self) -> None:
+        """Uploads what is left, and waits for a bucket that is away."""
+        for pause in _PAUSES:
+            try:
+                return self.upload()
+            except InputError as error:
+                self.say(f"{error}; the upload is tried again in {pause:.0f} s")
+                time.sleep(pause)
+        try:
+            self.upload()
+        except InputError as error:
+            raise InputError(f"{error}; the run is in {self.folder}, and with --resume the rest is uploaded") from error
 
 
 def _asked(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
@@ -83,16 +147,34 @@ def _asked(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
         description="Train the network of a recipe: a YAML file, or a name of `regard recipes`. Every field "
         "of it is an option here and overrides the file.",
     )
-    parser.add_argument("--run", type=str, default=None, help="the run folder; runs/<recipe>-seed<seed> if not given")
+    parser.add_argument(
+        "--run",
+        type=str,
+        default=None,
+        help="the run folder, or the address of one, s3://bucket/runs/NAME; runs/<recipe>-seed<seed> if not given",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in that folder, if there is one")
     parser.add_argument("--overwrite", action="store_true", help="remove a run that is in that folder already")
     training.add_recipe(parser)
     path = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     options = parser.parse_args([*training.file_arguments(parser, path), *arguments])
-    if path is None and options.resume and options.run is not None and Path(options.run).exists():
-        stored = training.Run.open(options.run).folder / "recipe.yaml"
+    if options.run is not None and is_address(options.run):
+        store, name = split_address(options.run)
+        options.run = options.run if store.folder is None else str(store.folder / name)
+    if path is None and options.resume and (stored := _stored_recipe(options.run)) is not None:
+        given = options.run
         options = parser.parse_args([*training.file_arguments(parser, stored), *arguments])
+        options.run = given
     recipe = training.to_recipe(parser, options)
-    folder = options.run or f"runs/{Path(path).stem if path else recipe.model.name}-seed{recipe.seed}"
-    training.check(recipe, folder)
-    return recipe, folder, options
+    run = options.run or f"runs/{Path(path).stem if path else recipe.model.name}-seed{recipe.seed}"
+    training.check(recipe, run)
+    return recipe, run, options
+
+
+def _stored_recipe(run: str | None) -> Path | None:
+    """The recipe of a run that is there."""
+    if run is None or not (is_address(run) or Path(run).exists()):
+        return None
+    with suppress(MissingRun):
+        return training.Run.open(local_run(run)).folder / "recipe.yaml"
+    return None

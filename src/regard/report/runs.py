@@ -14,9 +14,7 @@ from regard.errors import InputError
 from regard.report.found import find_runs
 from regard.report.page import write_runs_html
 from regard.report.seed_groups import seed_groups
-from regard.store import StoredRun
-from regard.store.local import read_folder
-from regard.store.reading import Reader
+from regard.store import StoredRun, read_run
 from regard.tables.filled import FilledTable
 from regard.tables.filling import fill
 from regard.tables.matching import folder_name
@@ -73,23 +71,24 @@ def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
 
     The teachers of these runs are looked for beside them. They fill no cell unless they are among the runs.
     """
-    reader = Reader()
     stores: dict[Path, list[StoredRun]] = {}
     for run in runs:
         place = run.folder.resolve()
-        stores.setdefault(place.parent, []).append(read_folder(reader, place))
+        if (found := read_run(place)) is not None:
+            stores.setdefault(place.parent, []).append(found)
     tables = [load_table(name) for name in table_names()]
-    found = []
+    filled = []
     for folder, stored in stores.items():
-        beside = _teachers(reader, folder, stored)
-        found += [fill(table, stored, beside=beside) for table in tables if _may_hold(table, stored)]
-    return [one for one in found if _compared(one)]
+        beside = _teachers(folder, stored)
+        filled += [fill(table, stored, beside=beside) for table in tables if _may_hold(table, stored)]
+    return [one for one in filled if _compared(one)]
 
 
-def _teachers(reader: Reader, folder: Path, runs: Sequence[StoredRun]) -> list[StoredRun]:
+def _teachers(folder: Path, runs: Sequence[StoredRun]) -> list[StoredRun]:
     """The runs in a folder that taught some of its runs, but for these themselves."""
     names = {folder_name(teacher) for run in runs for teacher in run.teachers} - {run.name for run in runs}
-    return [read_folder(reader, folder / name) for name in sorted(names) if (folder / name / "recipe.yaml").is_file()]
+    found = [read_run(folder / name) for name in sorted(names)]
+    return [run for run in found if run is not None]
 
 
 def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:

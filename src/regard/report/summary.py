@@ -16,8 +16,7 @@ from regard.errors import InputError, one_line
 from regard.files import MOST_BYTES, read_regular
 from regard.models import complexity
 from regard.report.wording import describe
-from regard.store.local import read_folder
-from regard.store.reading import Reader
+from regard.store import read_run
 from regard.training import Recipe, Run, make_model
 
 # Test images and their side in pixels, for the sets that are always the same.
@@ -101,11 +100,12 @@ def summarize(
     by_folder = {run.folder.resolve(): title for run, title in zip(opened, titles, strict=True)}
     costs: dict[str, tuple[int | None, int | None]] = {}
     recipes: dict[str, Recipe] = {}
-    rows, reader = [], Reader()
+    rows = []
     for run, title in zip(opened, titles, strict=True):
         try:
-            if problem := read_folder(reader, run.folder).problem:
-                raise InputError(f"{run.folder} is broken: {problem}")
+            stored = read_run(run.folder)
+            if stored is not None and stored.problem:
+                raise InputError(f"{run.folder} is broken: {stored.problem}")
             rows.append(_summary(run, _recipe(run, recipes), title, by_folder, costs))
         except Exception as error:  # a network gives almost any for a recipe that nobody wrote; the others are shown
             if broken is None:

@@ -121,7 +121,7 @@ class _Carrying:
             self.say(f"{self._place(job)} was finished by somebody else")
             return True
         self.not_before[job.name] = time.monotonic() + _ELSEWHERE
-        return self.store.claimed(job.name) is not None
+        return self.store.holder(job.name) is not None
 
     def note_stopped(self, ended: Ended) -> None:
         """Takes down how a job ended that was asked to stop: one that is lost then had not begun, or stood still."""

@@ -15,7 +15,7 @@ from typing import IO
 from regard.errors import InputError
 from regard.reproduction.engine import Ended, Ending
 from regard.reproduction.plan import Job
-from regard.reproduction.worker import STATUS, order
+from regard.reproduction.worker import STATUS, absolute_address, order
 from regard.store import Store
 
 _PATIENCE = 120.0  # seconds for a run to save and end
@@ -68,7 +68,7 @@ class LocalEngine:
         )
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(order(self.store.location, job).encode())
+            process.stdin.write(order(absolute_address(self.store), job).encode())
             process.stdin.close()
         self._running.append(_Running(job, process, log, gpu, file))
 

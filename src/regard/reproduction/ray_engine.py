@@ -13,7 +13,7 @@ from typing import Any
 from regard.errors import InputError, first_line
 from regard.reproduction.engine import Ended
 from regard.reproduction.plan import Job
-from regard.reproduction.worker import carry_out_logged, order, wrong_data
+from regard.reproduction.worker import absolute_address, carry_out_logged, order, wrong_data
 from regard.store import Store
 
 _PATIENCE = 120.0  # seconds for runs to save and end
@@ -79,7 +79,7 @@ class RayEngine:
         for job in jobs:
             kinds.setdefault(repr(job.recipe.data), job)
         look = self._ray.remote(max_calls=1)(wrong_data).options(num_cpus=self.cpus, name="look at the data")
-        looks = [(job, look.remote(order(self.store.location, job))) for job in kinds.values()]
+        looks = [(job, look.remote(order(absolute_address(self.store), job))) for job in kinds.values()]
         for job, task in looks:
             try:
                 wrong = self._ray.get(task)
@@ -90,7 +90,7 @@ class RayEngine:
 
     def start(self, job: Job) -> None:
         task = self._work.options(num_cpus=self.cpus, num_gpus=self.gpus, name=job.name)
-        self._running[task.remote(order(self.store.location, job))] = job
+        self._running[task.remote(order(absolute_address(self.store), job))] = job
 
     def wait(self, seconds: float) -> list[Ended]:
         if not self._running:

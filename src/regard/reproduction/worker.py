@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -17,17 +16,21 @@ from typing import Any
 import yaml
 
 from regard import training
-from regard.errors import InputError, first_line
+from regard.errors import InputError, Locked, first_line
 from regard.launcher import forget_launcher
 from regard.reproduction.engine import Ending
 from regard.reproduction.plan import Job
-from regard.store import Claim, Store, StoredRun
+from regard.store import Lock, Store, StoredRun
 from regard.terminal import replace_unencodable
 from regard.training import Display, Lines
 
 STATUS: dict[Ending, int] = {"finished": 0, "failed": 2, "stopped": 75, "elsewhere": 76, "lost": 77}
 """The exit status of a worker's process."""
-_scratch: list[str] = []  # folders of this process that go with it
+
+
+def absolute_address(store: Store) -> str:
+    """As a process finds it whose working directory is another."""
+    return store.address if store.folder is None else os.path.abspath(store.folder)
 
 
 def order(address: str, job: Job) -> str:
@@ -67,26 +70,26 @@ def _carry_out(asked: dict[str, Any], store: Store) -> tuple[Ending, str]:
     forget_launcher()  # whoever started this process, the run is not theirs to share
     name = asked["name"]
     sys.argv = list(asked["command"])  # what one would type; the run keeps it
-    claim = store.claim(name, wait=True, on_loss=leave)
-    if claim is None:
-        return "elsewhere", f"{store.claimed(name) or 'somebody else'} is at it"
-    with claim:
+    try:
+        lock = store.lock(name)
+    except Locked as error:
+        return "elsewhere", str(error)
+    with lock:
         begun = store.run(name)
         if begun is not None and begun.finished:
             return "finished", "finished by somebody else"
         try:
-            return _train(asked, store, claim, begun)
+            return _train(asked, store, lock, begun)
         except InputError as error:
             return "failed", str(error)
 
 
-def _train(asked: dict[str, Any], store: Store, claim: Claim, begun: StoredRun | None) -> tuple[Ending, str]:
+def _train(asked: dict[str, Any], store: Store, lock: Lock, begun: StoredRun | None) -> tuple[Ending, str]:
     name, teacher = asked["name"], asked["teacher"]
     if begun is None and store.folder is not None and _occupied(store.folder / name):
         raise InputError(f"{store.folder / name} is there and is no run; remove or rename it")
     recipe = _recipe(_resumed(asked["recipe"], begun))
     with tempfile.TemporaryDirectory(prefix="regard-", ignore_cleanup_errors=True) as scratch:
-        _scratch.append(scratch)
         base = store.folder if store.folder is not None else Path(scratch)
         if store.folder is None:
             for other in filter(None, (teacher, begun and name)):
@@ -98,7 +101,7 @@ def _train(asked: dict[str, Any], store: Store, claim: Claim, begun: StoredRun |
             display: Display = Lines()
             mirrored: _Mirrored | None = None
             if store.folder is None:
-                display = mirrored = _Mirrored(display, store, claim, Path(name), recipe.save_minutes)
+                display = mirrored = _Mirrored(display, store, lock, Path(name), recipe.save_minutes)
             outcome = training.train(recipe, name, resume=True, display=display)
             if mirrored is not None:
                 mirrored.push()
@@ -120,8 +123,8 @@ def _occupied(folder: Path) -> bool:
 class _Mirrored(Display):
     """Brings a store up to date while a run goes on."""
 
-    def __init__(self, display: Display, store: Store, claim: Claim, folder: Path, minutes: float) -> None:
-        self.display, self.store, self.claim = display, store, claim
+    def __init__(self, display: Display, store: Store, lock: Lock, folder: Path, minutes: float) -> None:
+        self.display, self.store, self.lock = display, store, lock
         self.folder, self.minutes = folder.absolute(), minutes
         self.pushed = time.monotonic()
 
@@ -144,9 +147,8 @@ class _Mirrored(Display):
         self.display.stop()
 
     def push(self) -> None:
-        if not self.claim.check():  # cut off for long, and taken over
-            leave()
-        self.store.push(self.folder)
+        self.lock.check()  # cut off for long, and taken over
+        self.store.upload(self.folder)
         self.pushed = time.monotonic()
 
 
@@ -168,15 +170,6 @@ def _recipe(fields: dict[str, Any]) -> training.Recipe:
         yaml.safe_dump(fields, file, allow_unicode=True)
         file.flush()
         return training.load_recipe(file.name)
-
-
-def leave() -> None:
-    """Ends the process at once: another has the run, and two would write over one another."""
-    print("regard: the run was taken over by another process, for this one had stood still", file=sys.stderr)
-    sys.stderr.flush()
-    for folder in _scratch:
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(STATUS["lost"])
 
 
 def carry_out_logged(text: str) -> tuple[Ending, str]:

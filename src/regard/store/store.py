@@ -5,30 +5,35 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import fsspec
+from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from regard.errors import InputError, first_line, one_line
-from regard.store import mirror
-from regard.store.claims import LONGEST, Claim, Claims
-from regard.store.index import Index
-from regard.store.local import LocalPlace
-from regard.store.place import Place
-from regard.store.remote import RemotePlace
-from regard.store.stored import StoredRun
+from regard.files import MOST_BYTES
+from regard.store import transfer
+from regard.store.bucket import Bucket
+from regard.store.locks import LEASE, BucketLocks, FolderLocks, Lock, leave
+from regard.store.runs import CHECKPOINTS, READ, TOO_LARGE, WEIGHTS, Content, StoredRun, parse_run, read_run
 
-_T = TypeVar("_T")
+_THREADS = 16
+
+
+class MissingRun(InputError):
+    """There is no run of that name."""
 
 
 class Store:
     """The run folders directly below an address, of this machine or not.
 
-    Hidden names, which begin with a dot, and other folders are not runs. The store keeps an index, claims and logs
-    below hidden names of its own; all of them may be removed while nobody works.
+    Hidden names, which begin with a dot, and other folders are not runs. Locks and logs lie below hidden names; they
+    may be removed while nobody works.
 
     Args:
         address: a folder, which need not be there yet, or an address of fsspec: `s3://bucket/runs`, `gs://…`,
@@ -43,23 +48,17 @@ class Store:
     """
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        self._place = _place(os.fspath(address))
-        self.address = self._place.address
-        self.folder = self._place.folder
-        self._index = Index(self._place)
-        self._claims = Claims(self._place)
-        self._linked: dict[Path, Claims] = {}  # of the folders that links to runs lead to
+        found = _open(os.fspath(address))
+        self.folder = found if isinstance(found, Path) else None
+        self.address = os.fspath(address).rstrip("/") if self.folder is None else str(found)
+        # An absolute one stays where it is if the process changes its folder.
+        self._found = found.absolute() if isinstance(found, Path) else found
+        self._locks = (
+            FolderLocks(self._found) if isinstance(self._found, Path) else BucketLocks(self._found, self.address)
+        )
 
     def __repr__(self) -> str:
         return f"Store({self.address!r})"
-
-    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
-        return Store, (self.location,)
-
-    @property
-    def location(self) -> str:
-        """The address as a process finds it whose working directory is another."""
-        return self.address if self.folder is None else os.path.abspath(self.folder)
 
     def exists(self) -> bool:
         """Whether there is anything at the address.
@@ -67,166 +66,189 @@ class Store:
         Raises:
             InputError: it cannot be reached.
         """
-        return self._told(self._place.exists)
+        with self._one_line("read"):
+            return self._found.is_dir() if isinstance(self._found, Path) else self._found.exists()
 
     def runs(self) -> list[StoredRun]:
-        """All runs, by name, from the index where their files are as they were. Recipes are shared between the runs;
-        do not change them.
+        """All runs, by name.
 
         Raises:
             InputError: the store cannot be read. Of a single run, that is its `problem`.
         """
-        return self._told(self._index.runs)
-
-    def rebuild(self) -> list[StoredRun]:
-        """All runs, as `runs` gives them, all read anew.
-
-        Raises:
-            InputError: the store cannot be read.
-        """
-        return self._told(self._index.rebuild)
+        with self._one_line("read"):
+            if isinstance(self._found, Path):
+                found = (read_run(self._found / name) for name in _folders(self._found))
+                return [run for run in found if run is not None]
+            return _read(self._found)
 
     def run(self, name: str) -> StoredRun | None:
-        """One run, read anew; None if there is none of that name.
+        """One run; None if there is none of that name.
 
         Raises:
             InputError: the store cannot be read, or that is no name of a run.
         """
         _check_name(name)
-        return self._told(lambda: self._index.read(name))
+        with self._one_line("read"):
+            if isinstance(self._found, Path):
+                return read_run(self._found / name)
+            return next(iter(_read(self._found, name)), None)
 
-    def fetch(self, name: str, into: Path) -> Path:
-        """A run folder on this machine.
+    def lock(self, name: str, *, lease: float = LEASE, on_loss: Callable[[], object] = leave) -> Lock:
+        """The right to work at a run, which one process at a time has, of all that use the store.
 
-        Of a store on this machine that is the run's own. Of another it is `into/name`, to which is brought what is not
-        there already.
-
-        Raises:
-            InputError: there is no such run, or it cannot be brought here.
-        """
-        _check_name(name)
-        if self.folder is None:
-            return mirror.fetch(self._place, name, into)
-        if not (self.folder / name).is_dir():
-            raise InputError(f"there is no run {name} in {self.address}")
-        return self.folder / name
-
-    def copy(self, name: str) -> Path:
-        """A run folder on this machine to look at, without its checkpoints.
-
-        Of a store on this machine that is the run's own. Of another it is below `$REGARD_CACHE` or the person's cache
-        folder, where what did not change stays for the next time.
-
-        Raises:
-            InputError: there is no such run, or it cannot be brought here.
-        """
-        if self.folder is not None:
-            return self.fetch(name, self.folder)
-        _check_name(name)
-        return mirror.fetch(self._place, name, _cache(self.address) / "runs", checkpoints=False)
-
-    def push(self, folder: Path, name: str | None = None) -> None:
-        """Sends what changed in a run folder since it was last sent or fetched, and removes what was removed there.
-
-        Nothing is to be done for the folders of a store on this machine itself. Hidden files and those that end in
-        `.part` stay. What fails is tried again a few times.
-
-        Args:
-            folder: of the run.
-            name: in the store; the folder's if not given.
-
-        Raises:
-            InputError: there is no such folder, or the store cannot be written.
-        """
-        name = folder.resolve().name if name is None else name
-        _check_name(name)
-        if self.folder is None or folder.resolve() != (self.folder / name).resolve():
-            mirror.push(self._place, folder, name)
-
-    def claim(
-        self, name: str, *, lease: float = 60.0, wait: bool = False, on_loss: Callable[[], None] | None = None
-    ) -> Claim | None:
-        """The right to work at a run, which one process at a time has, of all that use the store; None: another has it.
-
-        A process that is killed loses it at once for those on the same machine, else when the lease is over: whoever
-        calls this of the same store every few seconds, or waits, has it then.
+        In a folder it is free as soon as its process is gone, on whatever machine that was. In a bucket it is free
+        once its holder has given no sign of life for the time of the lease; who is still alive is seen after a few
+        seconds.
 
         Args:
             name: of the run, which need not be there yet.
-            lease: seconds without a sign of life after which others may take it over.
-            wait: if another has it, wait until that one gives a sign of life (a sixth of its lease) or has lost it.
-            on_loss: called from a thread if that happens.
+            lease: seconds, of a bucket.
+            on_loss: called if another took over the lock of a process that had stood still in a bucket; by default
+                the process ends at once, with the status `errors.TAKEN_OVER`.
 
         Raises:
-            InputError: the store cannot be written, or that is no name of a run.
+            Locked: another process has it. Its status is `errors.LOCKED`.
+            InputError: the store cannot be written or has no locks, or that is no name of a run.
         """
         _check_name(name)
-        if not 0 < lease <= LONGEST:
-            raise InputError(f"the lease is {lease:g} seconds; it has to be positive, and at most {LONGEST:g}")
-        claims, name = self._claims_of(name)
-        return claims.claim(name, lease, on_loss, wait=wait)
+        with self._one_line("locked"):
+            return self._locks.lock(name, lease, on_loss)
 
-    def claimed(self, name: str) -> str | None:
+    def holder(self, name: str) -> str | None:
         """Who works at a run, as "pid 123 on HOST"; None: nobody.
 
         Raises:
             InputError: the store cannot be read, or that is no name of a run.
         """
         _check_name(name)
-        claims, name = self._claims_of(name)
-        return self._told(lambda: claims.holder(name))
+        with self._one_line("read"):
+            return self._locks.holder(name)
 
-    def claims(self) -> dict[str, str]:
-        """Who works at which run, as it seems: run -> "pid 123 on HOST".
+    def locked(self) -> dict[str, str]:
+        """Who works at which run: run -> "pid 123 on HOST".
 
         Raises:
             InputError: the store cannot be read.
         """
-        found = self._told(self._claims.holders)
-        if self.folder is not None:
-            linked = [name for name in self._told(lambda: self._place.names("")) if (self.folder / name).is_symlink()]
-            found |= {name: holder for name in linked if name[0] != "." and (holder := self.claimed(name))}
-        return found
+        with self._one_line("read"):
+            names = sorted(self._locks.names())
+            return {name: holder for name in names if (holder := self._locks.holder(name)) is not None}
 
-    def _claims_of(self, name: str) -> tuple[Claims, str]:
-        """The claims that a run is among, and its name there: a run that a link leads to is claimed where it lies."""
-        if self.folder is not None and (self.folder / name).is_symlink():
-            place = Path(os.path.realpath(self.folder / name))
-            if place.parent != self.folder.resolve() and not place.name.startswith("."):
-                return self._linked.setdefault(place.parent, Claims(LocalPlace(place.parent))), place.name
-            return self._claims, place.name
-        return self._claims, name
+    def upload(self, folder: Path, name: str | None = None) -> None:
+        """Sends what changed in a run folder to a bucket, and removes there what was removed here.
+
+        Only the files of a run are sent (`files.RUN_FILES`); others at either end stay. Metrics go last, so that no
+        reader finds an epoch whose weights are not there.
+
+        Args:
+            folder: of the run.
+            name: in the store; the folder's if not given.
+
+        Raises:
+            InputError: the store cannot be written, or is a folder, whose runs are trained where they lie.
+        """
+        name = folder.name if name is None else name
+        _check_name(name)
+        if isinstance(self._found, Path):
+            raise InputError(f"{self.address} is a folder, and nothing is uploaded to it; train in it, or copy the run")
+        with self._one_line("written"):
+            transfer.upload(self._found, folder, name)
+
+    def fetch(self, name: str, into: Path | None = None, *, checkpoints: bool = True) -> Path:
+        """A run folder on this machine: of a folder the run's own, of a bucket `into/name`.
+
+        Only what is not here already is brought. If several processes of a machine want it, one brings it.
+
+        Args:
+            name: of the run.
+            into: a folder; `cache` if not given.
+            checkpoints: whether they come along, without which a run can be looked at but not resumed.
+
+        Raises:
+            MissingRun: there is no such run.
+            InputError: it cannot be brought here.
+        """
+        _check_name(name)
+        if isinstance(self._found, Path):
+            if not (self._found / name).is_dir():
+                raise MissingRun(f"there is no run {name} in {self.address}")
+            return Path(self.address, name)
+        into = self.cache / "runs" if into is None else into
+        with self._one_line("read"):
+            into.mkdir(parents=True, exist_ok=True)
+            with FileLock(into / f".{name}.lock"):
+                if not transfer.fetch(self._found, name, into / name, checkpoints=checkpoints):
+                    raise MissingRun(f"there is no run {name} in {self.address}")
+        return into / name
+
+    @property
+    def cache(self) -> Path:
+        """The folder of this machine for what belongs to a bucket: below `$REGARD_CACHE`, or the person's cache."""
+        own = os.environ.get("REGARD_CACHE")
+        cache = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regard"
+        return cache / "stores" / hashlib.sha256(self.address.encode()).hexdigest()[:16]
 
     def log(self, name: str) -> Path:
-        """The file of this machine for what a run prints; its folder is there.
-
-        It is `.logs/NAME.log` in the store, or below `$REGARD_CACHE` or the person's cache folder for one that is not
-        on this machine.
+        """The file of this machine for what a run prints, `.logs/NAME.log` in a folder, else in the cache; its folder
+        is there.
 
         Raises:
             InputError: that folder cannot be made, or that is no name of a run.
         """
         _check_name(name)
-        folder = _cache(self.address) / "logs" if self.folder is None else self.folder / ".logs"
+        folder = self.cache / "logs" if self.folder is None else self.folder / ".logs"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"the folder {folder} for logs cannot be made ({first_line(error)})") from error
         return folder / f"{name}.log"
 
-    def _told(self, work: Callable[[], _T]) -> _T:
+    @contextmanager
+    def _one_line(self, done: str) -> Iterator[None]:
+        """Every file system has errors of its own."""
         try:
-            return work()
-        except OSError as error:
-            raise InputError(f"the store {self.address} cannot be read ({first_line(error)})") from error
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"the store {self.address} cannot be {done} ({first_line(error)})") from error
 
 
-def _place(address: str) -> Place:
+def is_address(text: str) -> bool:
+    """Whether a text is an address such as `s3://bucket/runs`, not a path."""
+    return re.match(r"[A-Za-z][\w+.-]*://", text) is not None
+
+
+def split_address(address: str) -> tuple[Store, str]:
+    """The store and the name of a run at an address such as `s3://bucket/runs/NAME`."""
+    above, _, name = address.rstrip("/").rpartition("/")
+    if above.endswith(("/", ":")):
+        raise InputError(
+            f"{address} is no address of a run; expected a store's and a name, as in s3://bucket/runs/NAME"
+        )
+    return Store(above), name
+
+
+def local_run(source: str) -> str:
+    """The run at an address such as `s3://bucket/runs/NAME`, brought to this machine without its checkpoints; what is
+    no address is given back.
+
+    Raises:
+        MissingRun: there is no such run.
+        InputError: it cannot be brought here.
+    """
+    if not is_address(source):
+        return source
+    store, name = split_address(source)
+    return str(store.fetch(name, checkpoints=False))
+
+
+def _open(address: str) -> Path | Bucket:
     if "::" in address and "://" in address:
         raise InputError(
             f"{address} is a chain of addresses; a store has one address, such as {address.split('::')[-1]}"
         )
-    if not re.match(r"[A-Za-z][\w+.-]*://", address):
+    if not is_address(address):
         return _folder(Path(address))
     try:
         system, root = fsspec.core.url_to_fs(address)
@@ -236,26 +258,59 @@ def _place(address: str) -> Place:
         raise InputError(f"{address} is no address of a store: {one_line(error)}") from error
     if isinstance(system, LocalFileSystem):
         return _folder(Path(root))
-    place = RemotePlace(system, root, address)
+    bucket = Bucket(system, root)
     try:
-        place.exists()
-    except OSError as error:
+        bucket.exists()
+    except Exception as error:
         raise InputError(f"the store {address} cannot be reached ({first_line(error)})") from error
-    return place
+    return bucket
 
 
-def _folder(folder: Path) -> LocalPlace:
+def _folder(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a store is a folder of run folders")
-    return LocalPlace(folder)
+    return folder
+
+
+def _folders(root: Path) -> list[str]:
+    """The names of the folders in a folder that are not hidden."""
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry))
+    except FileNotFoundError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _read(bucket: Bucket, name: str = "") -> list[StoredRun]:
+    """All runs, or one of them, by name."""
+    runs: dict[str, dict[str, int]] = defaultdict(dict)
+    for path, (size, _) in bucket.files(name).items():
+        run, _, file = f"{name}/{path}".lstrip("/").partition("/")
+        runs[run][CHECKPOINTS if file.startswith(f"{CHECKPOINTS}/") else file] = size
+
+    def content(path: str, size: int | None) -> Content:
+        try:
+            return None if size is None else TOO_LARGE if size > MOST_BYTES else bucket.read(path)
+        except Exception as error:
+            return OSError(first_line(error))
+
+    def read(run: str) -> StoredRun:
+        contents = [content(f"{run}/{file}", runs[run].get(file)) for file in READ]
+        return parse_run(run, *contents, weights=WEIGHTS in runs[run])
+
+    makes_a_run = {"recipe.yaml", "metrics.jsonl", CHECKPOINTS}
+    names = sorted(run for run, files in runs.items() if run[:1] not in ("", ".") and makes_a_run & files.keys())
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return list(threads.map(read, names))
 
 
 def _check_name(name: str) -> None:
     if not name or name.startswith(".") or "/" in name or os.sep in name:
         raise InputError(f"{name!r} is no name of a run: that is the name of a folder, without a dot at its beginning")
-
-
-def _cache(address: str) -> Path:
-    own = os.environ.get("REGARD_CACHE")
-    cache = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regard"
-    return cache / "stores" / hashlib.sha256(address.encode()).hexdigest()[:16]

@@ -1,0 +1,217 @@
+"""Locks: one process at a time works at a run, of all processes on all machines that use its store.
+
+In a folder the operating system keeps the lock (`filelock`), over NFS, too: it is free as soon as its process is gone,
+however that ended. In a bucket a lock is an object with a number, created on the condition that there is none. Its
+holder writes the time into it again and again. An object that stays the same for the time of the lease, by the clock of
+whoever waits, has lapsed: the waiter creates the next number. A holder that finds a higher number than its own has lost
+the run. Only lower numbers are deleted, and an empty object is a lock that was released.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from filelock import FileLock, Timeout
+
+from regard.errors import TAKEN_OVER, Locked
+from regard.files import read_regular
+from regard.store.bucket import Bucket
+
+LEASE = 60.0  # seconds
+_FOLDER = ".locks"
+_BEATS = 6  # signs of life in a lease
+_LOOKS = 30  # at another's lock in a lease
+_WAIT = 1.0  # seconds for those who only look whether a lock is free
+_PROCESS = re.compile(r"pid \d{1,10} on [\w.-]{1,255}", re.ASCII)
+
+
+class Lock:
+    """The right to work at a run, until `release`. A context manager."""
+
+    def check(self) -> None:
+        """Looks whether another took the run over; see `Store.lock` for what happens then."""
+
+    def release(self) -> None:
+        """Gives the run up. Again, it does nothing."""
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+def leave() -> NoReturn:
+    """Ends the process at once: another has the run, and two would write over one another."""
+    print("regard: the run was taken over by another process, for this one had stood still", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(TAKEN_OVER)
+
+
+class FolderLocks:
+    """The locks of the runs in a folder. A run that a link leads to is locked where it really lies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def lock(self, name: str, lease: float, on_loss: Callable[[], object]) -> Lock:
+        """See `Store.lock`. Raises OSError."""
+        path, process = self._paths(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=_WAIT)
+        except Timeout:
+            raise _locked(self.holder(name), self._folder / name) from None
+        process.write_bytes(_this_process())
+        return _FolderLock(lock, process)
+
+    def holder(self, name: str) -> str | None:
+        """Who has a lock; None: nobody, as far as one can see."""
+        path, process = self._paths(name)
+        try:
+            said = read_regular(process, 1000)
+            lock = FileLock(path, thread_local=False)
+            lock.acquire(timeout=0)
+            _FolderLock(lock, process).release()  # of a process that was killed
+            return None
+        except Timeout:
+            return _printable(said)
+        except OSError:
+            return None
+
+    def names(self) -> set[str]:
+        """The runs that may be locked."""
+        names = {path.name.removesuffix(".process") for path in (self._folder / _FOLDER).glob("*.process")}
+        with suppress(OSError), os.scandir(self._folder) as entries:
+            names |= {entry.name for entry in entries if entry.is_symlink() and entry.name[0] != "."}
+        return names
+
+    def _paths(self, name: str) -> tuple[Path, Path]:
+        """The lock, which is empty, and the file that says who has it."""
+        place = Path(os.path.realpath(self._folder / name))
+        return place.parent / _FOLDER / f"{place.name}.lock", place.parent / _FOLDER / f"{place.name}.process"
+
+
+class _FolderLock(Lock):
+    def __init__(self, lock: FileLock, process: Path) -> None:
+        self._lock, self._process = lock, process
+
+    def release(self) -> None:
+        if self._lock.is_locked:
+            with suppress(OSError):
+                self._process.unlink()
+                os.unlink(self._lock.lock_file)  # whoever waits for it sees that it is gone, and makes another
+            self._lock.release()
+
+
+class BucketLocks:
+    """The locks of the runs in a bucket."""
+
+    def __init__(self, bucket: Bucket, address: str) -> None:
+        self._bucket, self._address = bucket, address
+
+    def lock(self, name: str, lease: float, on_loss: Callable[[], object]) -> Lock:
+        """See `Store.lock`. Raises what its file system raises."""
+        number, content = _newest(self._bucket, name)
+        until = time.monotonic() + lease
+        while content and time.monotonic() < until:
+            time.sleep(lease / _LOOKS)
+            newest, now = _newest(self._bucket, name)
+            if newest > number or now not in (content, b""):
+                raise _locked(_printable(now.partition(b"\n")[0]), f"{self._address}/{name}")
+            content = now
+        if not self._bucket.create(_object(name, number + 1), _sign_of_life()):
+            raise _locked(self.holder(name), f"{self._address}/{name}")
+        for older in _numbers(self._bucket, name):
+            if older <= number:
+                self._bucket.remove(_object(name, older))
+        return _BucketLock(self._bucket, name, number + 1, lease, on_loss)
+
+    def holder(self, name: str) -> str | None:
+        """Who has a lock; None: nobody who gave a sign of life lately, by the clocks of both machines."""
+        process, _, when = _newest(self._bucket, name)[1].partition(b"\n")
+        try:
+            silent = time.time() - float(when) > 5 * LEASE
+        except ValueError:
+            silent = not process
+        return None if silent else _printable(process)
+
+    def names(self) -> set[str]:
+        """The runs that may be locked."""
+        return {path.rpartition("/")[0] for path, (size, _) in self._bucket.files(_FOLDER).items() if size}
+
+
+class _BucketLock(Lock):
+    """A thread gives signs of life."""
+
+    def __init__(self, bucket: Bucket, name: str, number: int, lease: float, on_loss: Callable[[], object]) -> None:
+        self._bucket, self._name, self._number, self._on_loss = bucket, name, number, on_loss
+        self._mutex, self._end = threading.Lock(), threading.Event()
+        threading.Thread(target=self._beat, args=(lease / _BEATS,), name=f"lock of {name}", daemon=True).start()
+
+    def _beat(self, seconds: float) -> None:
+        while not self._end.wait(seconds):
+            self.check()
+
+    def check(self) -> None:
+        lost = False
+        with self._mutex, suppress(Exception):  # of a bucket that is away; the next look tells
+            if self._end.is_set():
+                return
+            lost = max(_numbers(self._bucket, self._name), default=0) > self._number
+            if lost:
+                self._end.set()
+            else:
+                self._bucket.write(_object(self._name, self._number), _sign_of_life())
+        if lost:
+            self._on_loss()
+
+    def release(self) -> None:
+        with self._mutex, suppress(Exception):  # else it lapses
+            if not self._end.is_set():
+                self._end.set()
+                self._bucket.write(_object(self._name, self._number), b"")
+
+
+def _object(name: str, number: int) -> str:
+    return f"{_FOLDER}/{name}/{number}"
+
+
+def _numbers(bucket: Bucket, name: str) -> list[int]:
+    return [int(path) for path in bucket.files(f"{_FOLDER}/{name}") if path.isdecimal()]
+
+
+def _newest(bucket: Bucket, name: str) -> tuple[int, bytes]:
+    """Number and content of a run's lock; -1 and nothing if it never had one."""
+    number = max(_numbers(bucket, name), default=-1)
+    try:
+        return number, bucket.read(_object(name, number)) if number >= 0 else b""
+    except FileNotFoundError:  # there is a higher one since
+        return _newest(bucket, name)
+
+
+def _this_process() -> bytes:
+    return f"pid {os.getpid()} on {platform.node()}".encode()
+
+
+def _sign_of_life() -> bytes:
+    return b"%b\n%.6f" % (_this_process(), time.time())
+
+
+def _printable(process: bytes) -> str:
+    said = process.decode(errors="replace")
+    return said if _PROCESS.fullmatch(said) else "another process"
+
+
+def _locked(holder: str | None, run: object) -> Locked:
+    return Locked(f"{holder or 'another process'} works in {run}; wait for it, or give another --run")

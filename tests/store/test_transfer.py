@@ -1,0 +1,245 @@
+"""Run folders to a bucket and back: what changed, in an order that never shows an epoch without its weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+from support.buckets import TestBucket
+from support.runs import row, write_run
+
+from regard.errors import InputError
+from regard.store import MissingRun, Store, local_run, split_address
+
+traffic = TestBucket.traffic
+
+
+@pytest.fixture
+def store(bucket: str) -> Store:
+    return Store(bucket)
+
+
+def train(folder: Path, epoch: int) -> None:
+    """An epoch's traces in a run folder, each file put in the place of the one before; two checkpoints are kept."""
+
+    def write(name: str, text: str) -> None:
+        (folder / "aside").write_text(text)
+        os.replace(folder / "aside", folder / name)
+
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    write("last.safetensors", f"weights {epoch}")
+    write("metrics.jsonl", "".join(json.dumps(row(number)) + "\n" for number in range(1, epoch + 1)))
+    write(f"checkpoints/step-{epoch:09}.pt", f"state {epoch}")
+    (folder / "checkpoints" / f"step-{epoch - 2:09}.pt").unlink(missing_ok=True)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
+
+
+def stored(name: str) -> dict[str, str]:
+    start = f"/runs/{name}/"
+    found = {path: file.getvalue().decode() for path, file in TestBucket.store.items()}
+    return {path.removeprefix(start): text for path, text in found.items() if path.startswith(start)}
+
+
+def write(path: str, text: str) -> None:
+    fsspec.filesystem("testbucket").pipe_file(f"/runs/{path}", text.encode())
+
+
+def test_there_and_back(store: Store, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "a run", epochs=9, done=0)
+    train(folder, 1)
+    for name in (".hidden", "notes.txt", "weights.part", "checkpoints/mine.pt"):
+        (folder / name).write_text("a person's")
+    store.upload(folder)
+    sent = {path: text for path, text in contents(folder).items() if text != "a person's"}
+    assert stored("a run") == sent and len(sent) == 5
+    assert (store.run("a run").epochs, store.run("a run").weights) == (1, True)
+    store.upload(folder, "another [*] é")
+    assert [run.name for run in store.runs()] == ["a run", "another [*] é"]
+    for name in ("a run", "another [*] é"):
+        back = store.fetch(name, tmp_path / "elsewhere" / "deep")
+        assert back == tmp_path / "elsewhere" / "deep" / name and contents(back) == sent
+    for name in ("nothing", ".."):
+        with pytest.raises(InputError, match=name):
+            store.fetch(name, tmp_path)
+
+
+def test_a_folder_is_its_own_copy(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "run")
+    store = Store(tmp_path)
+    assert store.fetch("run", tmp_path / "elsewhere") == folder and not (tmp_path / "elsewhere").exists()
+    with pytest.raises(MissingRun):
+        store.fetch("nothing")
+    with pytest.raises(InputError, match="is a folder"):
+        store.upload(folder)
+
+
+def test_only_what_changed_is_sent_and_metrics_last(store: Store, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "run", epochs=9, done=0)
+    for epoch in (1, 2, 3):
+        train(folder, epoch)
+        store.upload(folder)
+        assert stored("run") == contents(folder)
+        expected = [f"put checkpoints/step-{epoch:09}.pt", "put last.safetensors", "put metrics.jsonl"]
+        if epoch == 1:
+            expected[:0] = ["put environment.json", "put recipe.yaml"]
+        if epoch == 3:
+            expected.append("remove checkpoints/step-000000001.pt")
+        assert [call.replace("run/", "") for call in traffic] == expected
+        traffic.clear()
+        Store(store.address).upload(folder)
+        assert not traffic
+
+
+def test_a_change_of_the_same_size_and_time_is_sent(store: Store, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "run", epochs=9, done=0)
+    train(folder, 1)
+    weights = folder / "last.safetensors"
+    when = weights.stat().st_mtime_ns
+    store.upload(folder)
+    train(folder, 2)
+    os.utime(weights, ns=(when, when))
+    store.upload(folder)
+    assert stored("run") == contents(folder)
+
+
+def test_what_another_changed_in_the_bucket_is_sent_again(store: Store, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "run")
+    store.upload(folder)
+    write("run/last.safetensors", "of another")
+    write("run/bias.json", "of another")
+    traffic.clear()
+    store.upload(folder)
+    assert traffic == ["put run/last.safetensors"]
+    assert stored("run") == {**contents(folder), "bias.json": "of another"}
+
+
+def test_a_run_that_was_begun_anew_takes_the_place_of_the_other(store: Store, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "run", epochs=9, done=0)
+    train(folder, 5)
+    store.upload(folder)
+    shutil.rmtree(folder)
+    write_run(tmp_path, "run", seed=1, epochs=9, done=0)
+    write("run/notes.txt", "a person's")
+    write("run/bias.json", "of the other")
+    traffic.clear()
+    store.upload(folder)
+    assert traffic.index("remove run/metrics.jsonl") < traffic.index("put run/recipe.yaml")
+    assert stored("run") == {**contents(folder), "notes.txt": "a person's"}
+    assert store.run("run").epochs == 0
+
+
+def test_two_machines_in_turn(store: Store, tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", "run", epochs=9, done=0)
+    for epoch in (1, 2, 3):
+        train(one, epoch)
+        store.upload(one)
+    other = store.fetch("run", tmp_path / "other")
+    assert contents(other) == contents(one)
+    traffic.clear()
+    assert store.fetch("run", tmp_path / "other") == other
+    store.upload(other)
+    assert traffic == ["read run/metrics.jsonl"]
+    for epoch in (4, 5):
+        train(other, epoch)
+    traffic.clear()
+    store.upload(other)
+    assert not [call for call in traffic if "recipe" in call]
+    assert store.fetch("run", tmp_path / "one") == one
+    assert contents(one) == contents(other) == stored("run")
+
+
+def test_what_is_further_on_here_stays(store: Store, tmp_path: Path) -> None:
+    """The last epochs could not be sent, or not all of them."""
+    folder = write_run(tmp_path, "run", epochs=9, done=0)
+    train(folder, 1)
+    store.upload(folder)
+    train(folder, 2)
+    TestBucket.away.add("remove")
+    train(folder, 3)
+    with pytest.raises(InputError, match=r"cannot be written \(the network is away\)"):
+        store.upload(folder)
+    TestBucket.away.clear()
+    train(folder, 4)
+    further = contents(folder)
+    store.fetch("run", tmp_path)
+    assert contents(folder) == further
+    (folder / "recipe.yaml").unlink()
+    store.fetch("run", tmp_path)
+    assert contents(folder) == further
+    store.upload(folder)
+    assert stored("run") == further
+
+
+@pytest.mark.parametrize("word", ["list", "put", "remove"])
+def test_a_bucket_that_was_away_gets_the_rest(store: Store, tmp_path: Path, word: str) -> None:
+    folder = write_run(tmp_path, "run", epochs=9, done=0)
+    train(folder, 1)
+    store.upload(folder)
+    for epoch in (2, 3):
+        train(folder, epoch)
+    TestBucket.away.add(word)
+    with pytest.raises(InputError, match=r"testbucket://runs cannot be written \(the network is away\)"):
+        store.upload(folder)
+    assert stored("run").keys() >= {"checkpoints/step-000000001.pt", "last.safetensors", "metrics.jsonl"}
+    TestBucket.away.clear()
+    store.upload(folder)
+    assert stored("run") == contents(folder)
+
+
+def test_a_copy_of_a_run_that_was_removed_is_not_taken_for_it(store: Store, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "run")
+    with pytest.raises(MissingRun):
+        store.fetch("run", tmp_path)
+    assert contents(folder)  # it was never sent
+    store.upload(folder)
+    for path in stored("run"):
+        fsspec.filesystem("testbucket").rm_file(f"/runs/run/{path}")
+    with pytest.raises(MissingRun, match="there is no run run in testbucket://runs"):
+        store.fetch("run", tmp_path)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"of": 1}', '{"of": ["/runs", "run"], "files": {"a": 1}}', None])
+def test_without_its_notes_everything_is_sent(store: Store, tmp_path: Path, content: str | None) -> None:
+    folder = write_run(tmp_path, "run")
+    store.upload(folder)
+    notes = folder / ".mirror.json"
+    text = notes.read_text()[:-20] if content is None else content
+    notes.write_text(text)
+    store.upload(folder)
+    assert stored("run") == contents(folder)
+    notes.write_text(text)
+    store.fetch("run", tmp_path)
+    assert stored("run") == contents(folder)
+
+
+def test_paths_that_lead_out_of_the_run_are_left_there(store: Store, tmp_path: Path) -> None:
+    store.upload(write_run(tmp_path, "run"))
+    write("run/tensorboard/../../metrics.jsonl", "evil")
+    write("run/tensorboard/../events.out.tfevents.1", "evil")
+    back = store.fetch("run", tmp_path / "back")
+    assert "evil" not in contents(tmp_path / "back").values() and store.run("run").finished
+    assert contents(back) == contents(tmp_path / "run")
+
+
+def test_a_run_by_its_address(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGARD_CACHE", str(tmp_path / "cache"))
+    train(write_run(tmp_path, "run", epochs=9, done=0), 1)
+    store.upload(tmp_path / "run")
+    found, name = split_address(f"{store.address}/run/")
+    assert (found.address, name) == (store.address, "run")
+    copy = Path(local_run(f"{store.address}/run"))
+    assert copy.is_relative_to(tmp_path / "cache") and copy.name == "run"
+    assert not (copy / "checkpoints").exists() and (copy / "last.safetensors").read_text() == "weights 1"
+    assert local_run("runs/run") == "runs/run"
+    assert local_run((tmp_path / "run").as_uri()) == str(tmp_path / "run")
+    with pytest.raises(InputError, match="no address of a run"):
+        split_address("memory://x")
