@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-REGARD = [sys.executable, "-c", "import sys; from regard.cli import main; sys.exit(main())"]
+_MAIN = "import sys; from regard.cli import main; sys.exit(main())"
 
 
-def start(arguments: Sequence[str], count: int) -> list[subprocess.Popen]:
-    """So many processes of one command, that find one another as torchrun's do."""
+def start(arguments: Sequence[str], count: int, before: str = "") -> list[subprocess.Popen]:
+    """So many processes of one command, that find one another as torchrun's do; first they run the Python `before`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -20,7 +20,7 @@ def start(arguments: Sequence[str], count: int) -> list[subprocess.Popen]:
     shared |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [*REGARD, *arguments],
+            [sys.executable, "-c", f"{before}\n{_MAIN}", *arguments],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -281,9 +281,8 @@ def test_without_channels_last_it_is_the_same_up_to_rounding(splits, plain, tmp_
 
 
 def test_the_commit_of_a_checkout(tmp_path, monkeypatch) -> None:
-    from regard.training.commit import commit
-
     import regard
+    from regard.training.environment import commit
 
     source = tmp_path / "src" / "regard" / "__init__.py"
     source.parent.mkdir(parents=True)

@@ -57,6 +57,31 @@ def test_synchronised_norms_make_two_processes_one(tmp_path) -> None:
     assert_near(*(load_file(Run.open(tmp_path / name).weights()) for name in ("1", "2")), 1e-4)
 
 
+# Takes the place of the download: says which process asked, and writes weights after a while.
+DOWNLOAD = """
+import os, time, torch
+
+def download(url, path, *_):
+    from regard import models
+    with open("asked", "a") as file:
+        print(os.environ["RANK"], file=file)
+    time.sleep(1)
+    torch.save(models.create("torchvision/squeezenet1_1", 1000).state_dict(), path)
+
+torch.hub.download_url_to_file = download
+"""
+
+
+def test_one_process_downloads_the_teacher(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    teacher = ["--transfer.teacher=torchvision/squeezenet1_1", "--transfer.beta=1", "--transfer.layers=[[0, 0]]"]
+    options = [*SMALL, "--data.options={train: 28, test: 20}", "--schedule.epochs=1", "--run=run", *teacher]
+    for status, _, errors in ended(start(options, 2, DOWNLOAD)):
+        assert status == 0, errors
+    assert Path("asked").read_text().split() == ["0"]
+
+
 def assert_near(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], bound: float) -> None:
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():

@@ -141,12 +141,15 @@ class Processes:
         return tuple(dict.fromkeys(name for part in self.of_all(names) for name in part))
 
     def first(self, work: Callable[[], Result]) -> Result:
-        """What `work` gives: the main process does it first, the others once it is done.
+        """What `work` gives: the main process does it first, then one process of each other machine, then the rest.
 
         Raises:
-            SaidElsewhere: the main process could not do it, and says why.
+            SaidElsewhere: another process could not do it, and says why.
         """
-        return self._led(work, work)
+        main, local_main = self.main, self.accelerator.is_local_main_process
+        turns = (main, local_main and not main, not local_main and not main)
+        results = [self._together(work, mine) for mine in turns]
+        return results[turns.index(True)]
 
     def alone(self, work: Callable[[], object]) -> None:
         """The main process does `work`, the others wait for it.
@@ -154,23 +157,19 @@ class Processes:
         Raises:
             SaidElsewhere: the main process could not do it, and says why.
         """
-        self._led(work, lambda: None)
+        self._together(work, self.main)
 
-    def _led(self, lead: Callable[[], Any], follow: Callable[[], Any]) -> Any:
-        if self.count == 1:
-            return lead()
-        if self.main:
-            done = False
-            try:
-                result = lead()
-                done = True
-            finally:
-                self.largest(float(not done))
-            return result
-        (failed,) = self.largest(0.0)
+    def _together(self, work: Callable[[], Any], mine: bool) -> Any:
+        """What `work` gives where it is this process's turn, once all are done whose turn it is."""
+        done = False
+        try:
+            result = work() if mine else None
+            done = True
+        finally:
+            (failed,) = self.largest(float(not done))
         if failed:
-            raise SaidElsewhere("the main process could not go on")
-        return follow()
+            raise SaidElsewhere("another process could not go on")
+        return result
 
     def part(self) -> None:
         """Ends the connection to the other processes, once all are done."""
