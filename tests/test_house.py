@@ -54,6 +54,7 @@ MAY_IMPORT = {
         "models",
         "maps",
         "transfer",
+        "store",
     },
     "store": {"errors", "files", "metrics_file", "strict_yaml"},
     "tables": {"errors", "strict_yaml", "data", "bias", "store", "training"},

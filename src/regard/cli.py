@@ -51,7 +51,7 @@ commands:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; 0 done, 2 wrong input, 75 interrupted and resumable."""
+    """Runs a command; 0 done, 2 wrong input, 75 interrupted and resumable, 76 another process works in the run."""
     replace_unencodable()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):

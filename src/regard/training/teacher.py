@@ -9,6 +9,7 @@ from torch import nn
 
 from regard.data import FileSet, InMemoryDataset
 from regard.errors import InputError
+from regard.store import local_run
 from regard.training.pretrained import Pretrained, load_pretrained
 from regard.training.recipe import TransferRecipe
 from regard.transfer import Teacher
@@ -33,7 +34,7 @@ def load_teachers(
     or of a fixed size of its own, gets them so, and a note is said.
 
     Args:
-        recipe: what to take over from whom.
+        recipe: what to take over from whom. A teacher in a bucket is downloaded once by all processes of a machine.
         images: what the student is trained on.
         size: (h, w) of the student's images.
         device: where the teachers run.
@@ -46,7 +47,7 @@ def load_teachers(
     """
     teachers = []
     for source in recipe.teachers:
-        pretrained = load_pretrained(source, recipe.weights, say=say)
+        pretrained = load_pretrained(local_run(source), recipe.weights, say=say)
         _check_classes(recipe, pretrained, images.classes, say)
         network, own = pretrained.model(), pretrained.preprocessing
         mean, std = own.mean or images.mean, own.std or images.std
