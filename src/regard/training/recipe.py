@@ -146,8 +146,9 @@ class TransferRecipe:
     linear, cosine (with begin and until, shares of the run) and step (with milestones, shares of the run, and factor).
 
     Args:
-        teacher: a run folder or its address (s3://bucket/runs/NAME), an imported .safetensors file, a name of timm or torchvision/NAME with pretrained
-            weights, or NAME=CHECKPOINT; or several, whose losses are averaged; none if not given.
+        teacher: a run folder or its address (s3://bucket/runs/NAME), an imported .safetensors file, a name of timm or
+            torchvision/NAME with pretrained weights, or NAME=CHECKPOINT; or several, whose losses are averaged; none
+            if not given.
         weights: of a run folder, the weights after the last epoch or those that tested best.
         beta: weight of the attention losses.
         alpha: weight of distillation, in [0, 1].
