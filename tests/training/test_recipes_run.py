@@ -19,7 +19,7 @@ from PIL import Image
 
 from regard import data, models, recipes, training
 from regard.training import Recipe, load_recipe
-from regard.training.fields import with_fields
+from regard.training.recipe import with_fields
 
 pytestmark = pytest.mark.slow
 

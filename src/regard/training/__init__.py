@@ -3,7 +3,6 @@
 from regard.training.datasets import load_data
 from regard.training.display import Display, Lines
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
-from regard.training.fields import WHERE, flat, with_fields
 from regard.training.imported import import_weights, sha256
 from regard.training.interrupt import Interrupt, interruptible
 from regard.training.networks import build_network, make_model
@@ -24,13 +23,16 @@ from regard.training.pretrained import Pretrained, load_pretrained
 from regard.training.processes import Processes, others_there, pick_device
 from regard.training.published import describe, imagenet_classes, imagenet_synsets
 from regard.training.recipe import (
+    WHERE,
     DataRecipe,
     ModelRecipe,
     OptimizerRecipe,
     Recipe,
     ScheduleRecipe,
     TransferRecipe,
+    flat,
     plain,
+    with_fields,
 )
 from regard.training.run import Run
 from regard.training.schedule import learning_rate

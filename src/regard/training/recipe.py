@@ -6,7 +6,8 @@ A recipe file is YAML that says only what differs from the defaults; the command
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,25 +20,31 @@ from regard.transfer import Weight, as_weight, check_range
 Weighing = float | dict[str, Any]
 """A number, or the fields of a `transfer.Weight`."""
 
+WHERE = (
+    *("source", "device", "threads", "trackers", "save_minutes", "wait_minutes"),
+    *("data.folder", "data.download", "data.workers"),
+)
+"""Fields that say where and how a run takes place, not its result; they may be others when it is resumed."""
+
 
 @dataclass
 class DataRecipe:
     """What to train and test on.
 
     Args:
-        name: held whole: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67),
-            folder (train/ and test/ of class folders). Read while training, for sets of any size: files (such folders,
-            ImageNet's among them), wds (WebDataset shards), hfds (data sets of Hugging Face).
-        folder: where the data lie, for wds also an address; for downloads, where they go.
+        name: in memory: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67),
+            folder (train/ and test/ of class folders). Streamed from disk, of any size: files (such folders, ImageNet's
+            among them), wds (WebDataset shards), hfds (data sets of Hugging Face).
+        folder: where the data lie, for wds also an address; downloads go there.
         download: fetch the set if it is not there (cifar10, cifar100, stl10, hfds).
-        size: side of the images in pixels. Sets held whole are resized to it, the shorter side, and the centre taken;
-            needed for cub, scenes, and folders whose images differ in size. Sets read while training are trained on in
-            this size, 224 if not given.
-        crop_pct: of sets read while training: in testing, the share of the resized image's shorter side that is left by
-            the crop of the centre.
-        interpolation: of sets read while training: how test images are resized, bilinear, bicubic, …
+        size: side of the images in pixels. Sets in memory are resized to it, the shorter side, and cropped at the
+            centre; needed for cub, scenes, and folders whose images differ in size. Of streamed sets the side in
+            training, 224 if not given.
+        crop_pct: of streamed sets: in testing, the share of the resized image's shorter side that the centre crop
+            leaves.
+        interpolation: of streamed sets: how test images are resized, bilinear, bicubic, …
         unreadable: what to do with an image file that cannot be read: stop with an error, or skip and count it.
-        workers: processes that read images, for each process that trains; sets read while training only.
+        workers: DataLoader workers of each process; streamed sets only.
         train_images: train on so many images, the same for every seed and mixed over the classes; all if not given.
         mean: subtracted from the channels, in [0, 1]; that of the training images if not given.
         std: the channels are divided by it; that of the training images if not given.
@@ -88,14 +95,14 @@ class ModelRecipe:
 
 @dataclass
 class OptimizerRecipe:
-    """What takes the steps.
+    """The optimizer.
 
     Args:
         name: sgd, adamw, or any optimizer of timm (lamb, lion, muon, …).
-        lr: learning rate at its height.
-        momentum: of sgd and others that have one, in [0, 1).
-        nesterov: sgd looks ahead by one step.
-        weight_decay: pulls parameters to zero.
+        lr: the highest learning rate.
+        momentum: of sgd and others that have one.
+        nesterov: Nesterov momentum in sgd.
+        weight_decay: factor of the decay to zero in each step.
         decay: which parameters decay: all, or only the weights of convolutions and matrices.
         clip: gradients whose norm over all parameters is greater are scaled down to it; none if not given.
         options: further arguments of the optimizer, for example betas of adamw.
@@ -113,16 +120,16 @@ class OptimizerRecipe:
 
 @dataclass
 class ScheduleRecipe:
-    """How long, in what batches, and how the learning rate falls.
+    """Epochs, batches and the learning rate over time.
 
     Args:
-        epochs: times that every training image is seen.
-        batch_size: images a step, over all processes.
-        accumulate: each process takes its images of a step in so many parts, one after another, for less memory.
+        epochs: passes over the training images.
+        batch_size: images per step, over all processes.
+        accumulate: gradient accumulation: each process takes its images of a step in so many parts, for less memory.
         shape: the learning rate falls by factor at the milestones, or along a half cosine or a line to floor.
         milestones: epochs at whose start the learning rate falls.
         factor: what the learning rate is multiplied with at a milestone.
-        floor: share of the learning rate that is left at the end of a cosine or a line, in [0, 1].
+        floor: share of the learning rate that is left at the end of a cosine or a line.
         warmup: epochs, whole or not, over which the learning rate first rises from zero.
         reset_momentum: forget the momentum at every milestone.
     """
@@ -151,7 +158,7 @@ class TransferRecipe:
             if not given.
         weights: of a run folder, the weights after the last epoch or those that tested best.
         beta: weight of the attention losses.
-        alpha: weight of distillation, in [0, 1].
+        alpha: weight of distillation, 0 to 1.
         temperature: of distillation.
         layers: where attention is compared: pairs of the student's layer and the teacher's, by name or by number of
             the stage, from 0, or from -1 backwards; by default the stages, in order or by depth and resolution.
@@ -234,29 +241,28 @@ class Recipe:
     """A training run.
 
     Args:
-        source: the published run that this is, or what it is for.
+        source: the published run that this is, or its purpose.
         data: what to train and test on.
         augmentation: how training images are varied.
         model: the network to train.
-        optimizer: what takes the steps.
-        schedule: how long and how fast.
+        optimizer: which, and its settings.
+        schedule: epochs, batches, learning rate.
         transfer: what to take over from a teacher.
-        task: the loss to the labels: cross_entropy, or binary_cross_entropy, each class for itself.
-        label_smoothing: share of the label given to all classes alike, in [0, 1).
-        ema: decay a step of the moving average of the weights, which is then what is tested and kept, in [0, 1); 0 for
-            none.
+        task: the loss to the labels: cross_entropy, or binary_cross_entropy, one for each class.
+        label_smoothing: share of the label given to all classes alike.
+        ema: decay per step of the moving average of the weights, which is then tested and kept; 0 for none.
         seed: of the weights, the order of the images and their variation.
         device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; of several processes each takes its own GPU.
         precision: of the forward pass: float32, or mixed with bfloat16 or float16 (whose loss is scaled).
         channels_last: the memory layout in which convolutions are fastest. Not taken on a processor where oneDNN has a
             fault with it: strided 1 x 1 convolutions of fewer than 16 channels, on threads that do not divide a batch.
-        sync_norms: batch norms see the batch of all processes, not that of their own.
+        sync_norms: batch norms take their statistics over all processes, not over their own.
         threads: processor threads of a run on the CPU; torch's choice if not given.
         deterministic: the same weights from the same recipe, bit for bit, on the same machine.
         compile: compile the networks (torch.compile); not possible with gradient, symmetry and input_gradient of
             transfer, whose losses need derivatives of derivatives.
-        nonfinite: on a gradient that is infinite or no number: stop, or skip the step and count it. With float16 such
-            steps are skipped in any case, and the loss is scaled less.
+        nonfinite: on a gradient that is not finite: stop, or skip the step and count it. With float16 such steps are
+            skipped in any case, and the loss is scaled less.
         trackers: where metrics go besides the run folder: tensorboard, wandb, mlflow.
         save_minutes: save a checkpoint within an epoch when so many minutes have passed since the last.
         wait_minutes: how long processes wait for one another before they give up.
@@ -286,11 +292,7 @@ class Recipe:
     wait_minutes: Annotated[float, "(0, 10^6]"] = 10.0
 
     def check(self) -> None:
-        """Finds values that make no sense before any work starts.
-
-        Raises:
-            InputError: the first such field, with what it may be.
-        """
+        """Raises InputError at the first field out of its range, and at fields that exclude one another."""
         check_fields(self)
         all_options(self.data.name, **self.data.options)
         if self.optimizer.nesterov and not self.optimizer.momentum:
@@ -319,3 +321,21 @@ def _listed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _listed(item) for key, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted names, such as `data.folder`; options stay together."""
+    flattened: dict[str, Any] = {}
+    for name, value in fields.items():
+        nested = isinstance(value, dict) and not name.endswith("options")
+        flattened |= flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flattened
+
+
+def with_fields(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with fields changed, by dotted names such as `data.folder` and `device`."""
+    for name, value in changes.items():
+        group, _, field_name = name.rpartition(".")
+        change: dict[str, Any] = {field_name: value}
+        recipe = replace(recipe, **({group: replace(getattr(recipe, group), **change)} if group else change))
+    return recipe

@@ -20,7 +20,6 @@ from regard.modes import check_image_size
 from regard.training.data_record import Record, check_same_images, data_record, difference, one_class
 from regard.training.datasets import load_data, resolved
 from regard.training.display import Display
-from regard.training.fields import WHERE, flat
 from regard.training.frozen import freeze
 from regard.training.interrupt import interruptible
 from regard.training.loop import Loop
@@ -30,7 +29,7 @@ from regard.training.objective import make_objective
 from regard.training.optimizers import check_optimizer
 from regard.training.parts import fewest_images, left_out
 from regard.training.processes import Processes, others_there
-from regard.training.recipe import Recipe, plain
+from regard.training.recipe import WHERE, Recipe, flat, plain
 from regard.training.record import mend_record
 from regard.training.run import Run
 from regard.training.state import restore_state
