@@ -218,19 +218,25 @@ def set_table(
     model: nn.Module, layer: str, count: int, size: int, batch: int, workers: int, repeats: int, device: torch.device
 ) -> str:
     images = MadeUp(count)
-    fit = data.Fit(size=(size, size), crop_pct=0.875)
-    normalised = data.Normalisation(MEAN, STD, device=device)
+    transform = data.Transform(size=(size, size), crop_pct=0.875)
 
     def alone() -> int:
-        predicted = [
-            forward(model, normalised(part.images.to(device, non_blocking=True))).argmax(1)
-            for part in data.stream(images, fit, range(count), batch, workers=workers)
-        ]
+        how = {"mean": MEAN, "std": STD, "workers": workers, "device": device, "masks": True}
+        loader = data.create_loader(images, batch, transform=transform, **how)
+        predicted = [forward(model, part.images).argmax(1) for part in loader.epoch(0)]
         return len(torch.cat(predicted).cpu())
 
     def measured() -> bias.Report:
         return bias.evaluate(
-            model, images, layer=layer, fit=fit, mean=MEAN, std=STD, batch_size=batch, workers=workers, device=device
+            model,
+            images,
+            layer=layer,
+            transform=transform,
+            mean=MEAN,
+            std=STD,
+            batch_size=batch,
+            workers=workers,
+            device=device,
         )
 
     works: dict[str, Work] = {
@@ -280,7 +286,7 @@ def memory_table(count: int, size: int, batch: int, workers: int, device: torch.
     report = bias.evaluate(
         model,
         images,
-        fit=data.Fit(size=(size, size), crop_pct=0.875),
+        transform=data.Transform(size=(size, size), crop_pct=0.875),
         mean=MEAN,
         std=STD,
         batch_size=batch,

@@ -88,9 +88,7 @@ class Ours:
             where work is queued, it means nothing.
     """
 
-    def __init__(
-        self, network: nn.Module, batches: data.Batches | data.FileBatches, processes: Processes, precision: str
-    ) -> None:
+    def __init__(self, network: nn.Module, batches: data.Loader, processes: Processes, precision: str) -> None:
         recipe = training.load_recipe(
             None,
             [
@@ -102,7 +100,7 @@ class Ours:
             ],
         )
         with tempfile.TemporaryDirectory() as folder:
-            run = training.Run.create(Path(folder) / "run", recipe, batches.images.classes)
+            run = training.Run.create(Path(folder) / "run", recipe, batches.dataset.classes)
             self.loop = Loop(recipe, run, Objective(network, None), batches, batches, processes, Display())
         self.waiting: list[float] = []
         self.besides: list[float] = []
@@ -151,22 +149,24 @@ class Setting:
         model = models.create(name, classes, **options)
         return model.to(self.device, memory_format=torch.channels_last).train()
 
-    def ours(self, network: nn.Module, batches: data.Batches | data.FileBatches) -> Ours:
+    def ours(self, network: nn.Module, batches: data.Loader) -> Ours:
         return Ours(network, batches, self.processes, self.precision)
 
-    def batches(self, images: data.InMemoryDataset | data.FileSet, batch: int) -> data.Batches | data.FileBatches:
+    def batches(self, images: data.InMemoryDataset | data.FileSet, batch: int) -> data.Loader:
         """Batches as training has them."""
         gc.collect()  # loaders no longer in use: if a worker process does it, it complains that they are not its own
-        return data.make_batches(
+        size = (self.size, self.size) if isinstance(images, data.FileSet) else None
+        return data.create_loader(
             images,
             batch,
-            augmentation=data.Augmentation(),
+            transform=data.Transform(size, augmentation=data.Augmentation()),
+            workers=self.workers,
             shuffle=True,
             device=self.device,
             channels_last=True,
         )
 
-    def bare(self, network: nn.Module, batches: data.Batches | data.FileBatches) -> Bare:
+    def bare(self, network: nn.Module, batches: data.Loader) -> Bare:
         optimizer = training.make_optimizer(network, training.OptimizerRecipe(lr=LR))
         batch = next(batches.epoch(0))
         step = bare_step(network, optimizer, self.device, self.precision)

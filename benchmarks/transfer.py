@@ -466,8 +466,13 @@ def epoch(
     model = network(student)
     guide = transfer.Teacher(network(teacher), precision="auto", fold=True, compile=compiled) if teacher else None
     objective = transfer.Objective(model, guide, beta=BETA, compile=compiled)
-    batches = data.Batches(
-        train, batch, augmentation=recipe.augmentation, shuffle=True, device=device, channels_last=True
+    batches = data.create_loader(
+        train,
+        batch,
+        transform=data.Transform(augmentation=recipe.augmentation),
+        shuffle=True,
+        device=device,
+        channels_last=True,
     )
     with tempfile.TemporaryDirectory() as folder:
         run = training.Run.create(Path(folder) / "run", recipe, train.classes)

@@ -31,7 +31,7 @@ def objective(student: nn.Module, teacher: nn.Module, **options) -> Tensor:
 
 def stored(model: nn.Module) -> Tensor:
     images = data.InMemoryDataset(BYTES, LABELS, ("a", "b", "c"), "made", "test", (0.5,) * 3, (0.2,) * 3)
-    score = training.evaluate(model, data.Batches(images, 4))
+    score = training.evaluate(model, data.create_loader(images, 4))
     return torch.tensor([score.loss, score.accuracy])
 
 

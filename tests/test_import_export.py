@@ -64,7 +64,7 @@ def test_import_then_everything_else(here, checkpoint, capsys) -> None:
     assert all(torch.equal(v, checkpoint[k]) for k, v in imported.model().state_dict().items())
 
     status, out, _ = run(capsys, "evaluate", "lsas.safetensors", *CLUTTER)
-    score = training.evaluate(imported.model(), data.Batches(data.clutter(train=20, test=40).test, 40))
+    score = training.evaluate(imported.model(), data.create_loader(data.clutter(train=20, test=40).test, 40))
     assert status == 0 and "10 classes have no names" in out and f"accuracy {score.accuracy:.2%}" in out
 
     assert run(capsys, "bias", "lsas.safetensors", *CLUTTER)[0] == 0

@@ -65,7 +65,7 @@ def test_one_image_with_a_box(here, capsys) -> None:
         assert f"spill {one['measures']['spill']:.2f}  miss {one['measures']['miss']:.2f}" in line
         assert one["verdict"] in line and "AUC" in line and "peak " in line
     assert lines[-1] == "one image explained; written to shown: three pictures, explain.json, explain.html"
-    assert content["fit"]["size"] == [32, 32] and content["mean"] == [0.5, 0.4, 0.3]
+    assert content["transform"]["size"] == [32, 32] and content["mean"] == [0.5, 0.4, 0.3]
 
 
 def test_a_run_folder_and_several_layers(here, capsys, tmp_path) -> None:
@@ -221,7 +221,7 @@ def test_masks_by_name(here, capsys) -> None:
         (["a.png", *MODEL, "--box=1,2,3,x"], "expected x0,y0,x1,y1"),
         (["a.png", *MODEL, "--box=0,0,61,40"], "has 60 x 40 pixels; the box 0,0,61,40"),
         (["a.png", "b.png", *MODEL, "--box=0,0,6,4"], "one box for 2 images"),
-        (["a.png", *MODEL, "--mask=small.png"], "its mask 'small.png' 2 x 2"),
+        (["a.png", *MODEL, "--mask=small.png"], "'small.png' is for 2 x 2"),
         (["a.png", *MODEL, "--mask=none"], "no mask and no folder of masks"),
         (["a.png", *MODEL, "--mask=text.png"], "'text.png' is not an image"),
         (["a.png", *MODEL, "--method=gradcan"], "gradcan"),

@@ -58,7 +58,7 @@ def test_two_networks(call, runs, tmp_path, test_images) -> None:
         for label in (3, 7):
             places = (test_images.labels == label).nonzero()[:, 0]
             places = places[[len(places) // 4, 3 * len(places) // 4]]
-            own = next(iter(data.Batches(test_images.subset(places), 2).epoch(0))).images
+            own = next(iter(data.create_loader(test_images.subset(places), 2).epoch(0))).images
             expected = maps.group_activation(model, layer, own, label, 4).mean(0)
             assert one["classes"][str(label)]["scores"] == pytest.approx(expected.tolist(), rel=1e-3)
             assert one["classes"][str(label)]["images"] == 2

@@ -46,7 +46,7 @@ def test_every_function_refuses_images_of_another_size() -> None:
     for call in (
         lambda: maps.GradCAM(model)(images),
         lambda: bias.evaluate(model, test),
-        lambda: training.evaluate(model, data.Batches(test, 10)),
+        lambda: training.evaluate(model, data.create_loader(test, 10)),
         lambda: maps.gate_activations(gated, [(images, torch.zeros(2, dtype=torch.long))]),
         lambda: models.latency({"a": model}, images, repeats=1),
     ):

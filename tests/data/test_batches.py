@@ -3,9 +3,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.loaders import rank_rows
 from torchvision.transforms.v2 import functional as transforms
 
-from regard.data import Augmentation, Batches, InMemoryDataset, Share
+from regard.data import Augmentation, InMemoryDataset, Transform, create_loader
 from regard.errors import InputError
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -16,6 +17,10 @@ def noise(count=64, height=8, width=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
     return InMemoryDataset(images, torch.arange(count) % 4, ("a", "b", "c", "d"), "noise", "train", MEAN, STD)
+
+
+def make(images, batch_size, *, augmentation=None, **options):
+    return create_loader(images, batch_size, transform=Transform(augmentation=augmentation), **options)
 
 
 def as_bytes(images):
@@ -41,7 +46,7 @@ def equal(first, second):
 
 def test_without_augmentation_and_shuffling_images_come_whole_and_in_order():
     images = noise(10)
-    batches = list(Batches(images, 4).epoch(0))
+    batches = list(make(images, 4).epoch(0))
     assert [len(batch.images) for batch in batches] == [4, 4, 2]
     assert torch.equal(torch.cat([batch.index for batch in batches]), torch.arange(10))
     assert torch.equal(torch.cat([batch.labels for batch in batches]), images.labels)
@@ -52,7 +57,7 @@ def test_without_augmentation_and_shuffling_images_come_whole_and_in_order():
 
 
 def test_mean_and_std_can_be_given():
-    got = next(iter(Batches(noise(), 8, mean=ZERO, std=ONE).epoch(0))).images
+    got = next(iter(make(noise(), 8, mean=ZERO, std=ONE).epoch(0))).images
     assert torch.allclose(got, noise().images[:8] / 255, atol=1e-6)
 
 
@@ -68,7 +73,7 @@ def test_mean_and_std_can_be_given():
 def test_every_image_is_one_of_its_crops(size, padding, mode, crop, flip, channels_last):
     images = noise(6, *size)
     crop = None if crop is None else min(crop, min(size) + 2 * padding)
-    batches = Batches(
+    batches = make(
         images,
         4,
         augmentation=Augmentation(padding, mode, crop, flip),
@@ -93,7 +98,7 @@ def test_every_crop_is_as_frequent(mode):
     many = InMemoryDataset(
         images.images.repeat(3000, 1, 1, 1), images.labels.repeat(3000), images.classes, "", "", MEAN, STD
     )
-    batches = Batches(many, 3000, augmentation=Augmentation(1, mode), mean=ZERO, std=ONE)
+    batches = make(many, 3000, augmentation=Augmentation(1, mode), mean=ZERO, std=ONE)
     shown = as_bytes(next(batches.epoch(0)).images)
     crops = all_crops(images.images[0], 1, mode, 8, 8)
     counts = [int((shown == crop).flatten(1).all(1).sum()) for crop in crops.values()]
@@ -107,7 +112,7 @@ def test_an_epoch_gives_every_image_once(count, batch_size, drop_last, number):
     images = noise(count, 4, 4)
     if drop_last and batch_size > count:
         return
-    batches = Batches(images, batch_size, shuffle=True, drop_last=drop_last)
+    batches = make(images, batch_size, shuffle=True, drop_last=drop_last)
     given_batches = list(batches.epoch(number))
     assert len(given_batches) == len(batches) == (count // batch_size if drop_last else -(-count // batch_size))
     index = torch.cat([batch.index for batch in given_batches]).tolist()
@@ -121,7 +126,7 @@ def test_an_epoch_gives_every_image_once(count, batch_size, drop_last, number):
 @pytest.mark.parametrize("start", [0, 1, 3, 8, 9])
 def test_an_epoch_begun_at_a_step_is_the_rest_of_the_whole(start):
     def batches(augmentation):
-        return Batches(noise(), 7, augmentation=augmentation, shuffle=True, seed=3, drop_last=True)
+        return make(noise(), 7, augmentation=augmentation, shuffle=True, seed=3, drop_last=True)
 
     for augmentation in (Augmentation(2), RESIZED):
         whole, rest = list(batches(augmentation).epoch(5)), list(batches(augmentation).epoch(5, start))
@@ -131,7 +136,7 @@ def test_an_epoch_begun_at_a_step_is_the_rest_of_the_whole(start):
 
 def test_epochs_and_seeds_differ_and_repeat():
     def first(seed, epoch):
-        return next(Batches(noise(), 64, augmentation=Augmentation(2), shuffle=True, seed=seed).epoch(epoch))
+        return next(make(noise(), 64, augmentation=Augmentation(2), shuffle=True, seed=seed).epoch(epoch))
 
     kinds = [first(0, 0), first(0, 1), first(1, 0), first(1, 1)]
     for i, one in enumerate(kinds):
@@ -142,7 +147,7 @@ def test_epochs_and_seeds_differ_and_repeat():
 
 def test_order_crops_and_flips_are_drawn_apart():
     def first(shuffle, augmentation):
-        return next(Batches(noise(), 64, augmentation=augmentation, shuffle=shuffle).epoch(0))
+        return next(make(noise(), 64, augmentation=augmentation, shuffle=shuffle).epoch(0))
 
     both = first(True, Augmentation(2))
     assert torch.equal(first(True, None).index, both.index)
@@ -154,13 +159,13 @@ def test_order_crops_and_flips_are_drawn_apart():
 
 def test_the_order_never_changes():
     images = noise(10)
-    order = [batch.index.tolist() for batch in Batches(images, 5, shuffle=True, seed=1).epoch(2)]
+    order = [batch.index.tolist() for batch in make(images, 5, shuffle=True, seed=1).epoch(2)]
     assert order == [[7, 9, 8, 1, 4], [6, 0, 5, 3, 2]]
 
 
 def test_channels_last_is_the_same_in_another_layout():
     def first(channels_last, augmentation):
-        return next(Batches(noise(), 8, augmentation=augmentation, channels_last=channels_last).epoch(0)).images
+        return next(make(noise(), 8, augmentation=augmentation, channels_last=channels_last).epoch(0)).images
 
     for augmentation in (None, Augmentation(2), Augmentation(2, "zero", crop=5), Augmentation(0, scale=(0.1, 1))):
         plain, last = first(False, augmentation), first(True, augmentation)
@@ -171,17 +176,17 @@ def test_channels_last_is_the_same_in_another_layout():
 def test_the_set_is_left_as_it_was():
     images = noise()
     before = images.images.clone()
-    for batch in Batches(images, 16, augmentation=Augmentation(2, "zero"), shuffle=True).epoch(0):
+    for batch in make(images, 16, augmentation=Augmentation(2, "zero"), shuffle=True).epoch(0):
         batch.images.zero_()
-    for batch in Batches(images, 16).epoch(0):
+    for batch in make(images, 16).epoch(0):
         batch.images.zero_()
     assert torch.equal(images.images, before)
 
 
 def test_the_set_is_not_copied_where_it_is_already():
     images = noise()
-    assert Batches(images, 8).images is images
-    assert Batches(images, 8, device="cpu").images.images.data_ptr() == images.images.data_ptr()
+    assert make(images, 8).dataset is images
+    assert make(images, 8, device="cpu").dataset.images.data_ptr() == images.images.data_ptr()
 
 
 RESIZED = Augmentation(padding=0, scale=(0.08, 1.0))
@@ -198,7 +203,7 @@ RESIZED = Augmentation(padding=0, scale=(0.08, 1.0))
 )
 def test_resized_crops_are_those_of_torchvision(size, crop, scale):
     images = noise(40, *size)
-    batches = Batches(
+    batches = make(
         images,
         40,
         augmentation=Augmentation(padding=0, crop=crop, scale=scale),
@@ -209,10 +214,10 @@ def test_resized_crops_are_those_of_torchvision(size, crop, scale):
     )
     wanted = batches.image_size
     assert wanted == (size if crop is None else (crop, crop))
-    order, (flipped, *boxes) = batches._draw(3)
+    flipped, *boxes = batches._draw_crops(3)
     (batch,) = batches.epoch(3)
-    assert torch.equal(batch.index, order) and 5 < flipped.sum() < 35
-    for shown, index, flip, *box in zip(as_bytes(batch.images), order, flipped, *boxes, strict=True):
+    assert 5 < flipped.sum() < 35
+    for shown, index, flip, *box in zip(as_bytes(batch.images), batch.index, flipped, *boxes, strict=True):
         top, left, height, width = map(int, box)
         assert 0 <= top <= size[0] - height and 0 <= left <= size[1] - width and min(height, width) > 0
         source = images.images[index]
@@ -230,14 +235,14 @@ def test_a_uniform_image_stays_as_it_is():
         torch.full((50, 3, 61, 83), 255, dtype=torch.uint8), torch.zeros(50).long(), ("a",), "", "", MEAN, STD
     )
     for crop in (1, 5, 32, 100):
-        (batch,) = Batches(
+        (batch,) = make(
             white, 50, augmentation=Augmentation(padding=0, crop=crop, scale=(0.08, 1.0)), mean=ZERO, std=ONE
         ).epoch(0)
         assert (as_bytes(batch.images) == 255).all()
 
 
 def test_shares_of_the_area_and_aspect_ratios_are_as_asked():
-    _, (_, top, left, height, width) = Batches(noise(20_000, 64, 64), 20_000, augmentation=RESIZED)._draw(0)
+    _, top, left, height, width = make(noise(20_000, 64, 64), 20_000, augmentation=RESIZED)._draw_crops(0)
     area, ratio = (height * width).double() / 64**2, width.double() / height
     assert area.min() < 0.1 and area.max() == 1 and ratio.min() > 0.7 and ratio.max() < 1.45
     # Where every box fits, shares are uniform; and as many boxes are upright as lie flat.
@@ -252,14 +257,14 @@ def test_shares_of_the_area_and_aspect_ratios_are_as_asked():
 
 def test_resized_crops_leave_order_and_flips_as_they_are():
     plain, resized = (
-        Batches(noise(), 64, augmentation=augmentation, shuffle=True, seed=1)._draw(2)
-        for augmentation in (Augmentation(0), RESIZED)
+        make(noise(), 64, augmentation=varied, shuffle=True, seed=1) for varied in (Augmentation(0), RESIZED)
     )
-    assert torch.equal(plain[0], resized[0]) and torch.equal(plain[1][0], resized[1][0])
+    assert torch.equal(next(plain.epoch(2)).index, next(resized.epoch(2)).index)
+    assert torch.equal(plain._draw_crops(2)[0], resized._draw_crops(2)[0])
 
 
 def test_the_same_seed_still_gives_the_same_resized_crops():
-    _, (_, *boxes) = Batches(noise(6, 32, 32), 6, augmentation=RESIZED, seed=1)._draw(2)
+    _, *boxes = make(noise(6, 32, 32), 6, augmentation=RESIZED, seed=1)._draw_crops(2)
     seen = [[5, 11, 20, 17], [1, 6, 27, 26], [0, 8, 13, 18], [3, 11, 24, 21], [3, 0, 24, 32], [0, 3, 32, 27]]
     assert torch.stack(boxes, 1).tolist() == seen
 
@@ -269,7 +274,7 @@ def test_resized_crops_do_not_depend_on_threads_or_autocast():
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            return next(Batches(noise(16, 50, 50), 16, augmentation=RESIZED).epoch(0)).images
+            return next(make(noise(16, 50, 50), 16, augmentation=RESIZED).epoch(0)).images
         finally:
             torch.set_num_threads(before)
 
@@ -282,8 +287,7 @@ def test_resized_crops_do_not_depend_on_threads_or_autocast():
 @pytest.mark.parametrize("augmentation", [Augmentation(3, "zero"), Augmentation(3), RESIZED])
 def test_batches_are_the_same_on_a_gpu(augmentation):
     here, there = (
-        Batches(noise(), 10, augmentation=augmentation, shuffle=True, device=device).epoch(1)
-        for device in ("cpu", "cuda")
+        make(noise(), 10, augmentation=augmentation, shuffle=True, device=device).epoch(1) for device in ("cpu", "cuda")
     )
     for one, other in zip(here, there, strict=True):
         assert other.images.is_cuda and equal(one, [part.cpu() for part in other])
@@ -305,7 +309,7 @@ def test_batches_are_the_same_on_a_gpu(augmentation):
 )
 def test_wrong_arguments_are_named(arguments, expected):
     with pytest.raises(InputError, match=expected) as caught:
-        Batches(**{"images": noise(), "batch_size": 8, **arguments})
+        make(**{"images": noise(), "batch_size": 8, **arguments})
     assert "\n" not in str(caught.value)
 
 
@@ -342,7 +346,7 @@ def test_scale_and_padding_do_not_go_together():
     assert Augmentation(scale=(0.08, 1)).border == 0 and Augmentation().border == 4
 
 
-FILES_ONLY = [
+STREAMED_ONLY = [
     {"ratio": (0.5, 2.0)},
     {"interpolation": "bicubic"},
     {"color_jitter": 0.4},
@@ -352,54 +356,53 @@ FILES_ONLY = [
 ]
 
 
-@pytest.mark.parametrize("fields", FILES_ONLY)
-def test_fields_of_sets_read_while_training_are_refused(fields):
-    with pytest.raises(InputError, match=f"{next(iter(fields))} is for sets that are read while training"):
-        Batches(noise(), 8, augmentation=Augmentation(**fields))
+@pytest.mark.parametrize("fields", STREAMED_ONLY)
+def test_fields_of_streamed_sets_are_refused(fields):
+    with pytest.raises(InputError, match=f"{next(iter(fields))} is for streamed data sets"):
+        make(noise(), 8, augmentation=Augmentation(**fields))
 
 
 def test_ratio_may_come_as_a_list():
-    assert len(Batches(noise(), 8, augmentation=Augmentation(ratio=[3 / 4, 4 / 3]))) == 8
+    assert len(make(noise(), 8, augmentation=Augmentation(ratio=[3 / 4, 4 / 3]))) == 8
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_however_many_processes_see_the_same_batches(count):
-    def batches(share, shuffle=True):
+    def batches(shuffle, **sliced):
         augmentation = Augmentation(2, repeats=2) if shuffle else None
-        return Batches(noise(), 12, augmentation=augmentation, shuffle=shuffle, seed=2, share=share)
+        return make(noise(), 12, augmentation=augmentation, shuffle=shuffle, seed=2, **sliced)
 
     for shuffle in (True, False):
-        whole = list(batches(None, shuffle).epoch(1))
+        whole = list(batches(shuffle).epoch(1))
         for rank in range(count):
-            share = Share(rank, count)
-            for batch, part in zip(whole, batches(share, shuffle).epoch(1), strict=True):
-                rows = torch.from_numpy(share.rows(batch.total))
+            for batch, part in zip(whole, batches(shuffle, rank=rank, world_size=count).epoch(1), strict=True):
+                rows = torch.tensor(rank_rows(batch.total, rank, count))
                 assert part.total == batch.total == len(batch.labels)
                 assert all(torch.equal(one, other[rows]) for one, other in zip(part[:3], batch[:3], strict=True))
 
 
 def test_repeats():
     seen = []
-    for batch in Batches(noise(63), 12, augmentation=Augmentation(3, repeats=3), shuffle=True).epoch(0):
+    for batch in make(noise(63), 12, augmentation=Augmentation(3, repeats=3), shuffle=True).epoch(0):
         shown = batch.images.unflatten(0, (-1, 3))
         index = batch.index.unflatten(0, (-1, 3))
         assert (index == index[:, :1]).all() and not torch.equal(shown[0, 0], shown[0, 1])
         seen += index[:, 0].tolist()
     assert len(seen) == len(set(seen)) == 21
     # In batches of another size they are the same, and a batch may end between two of an image.
-    cut = list(Batches(noise(63), 8, augmentation=Augmentation(3, repeats=3), shuffle=True).epoch(0))
+    cut = list(make(noise(63), 8, augmentation=Augmentation(3, repeats=3), shuffle=True).epoch(0))
     assert torch.cat([batch.index for batch in cut]).tolist() == [place for place in seen for _ in range(3)]
     with pytest.raises(InputError, match="random order"):
-        Batches(noise(), 9, augmentation=Augmentation(3, repeats=3))
+        make(noise(), 9, augmentation=Augmentation(3, repeats=3))
 
 
 def test_a_last_batch_smaller_than_the_number_of_processes():
     with pytest.raises(InputError, match="the last batch of an epoch of 64 images has 1, .* such as 8"):
-        Batches(noise(), 9, shuffle=True, share=Share(0, 3))
+        make(noise(), 9, shuffle=True, rank=0, world_size=3)
     with pytest.raises(InputError, match="at least 9"):
-        Batches(noise(), 8, shuffle=True, share=Share(0, 9))
-    assert len(Batches(noise(), 9, shuffle=True, drop_last=True, share=Share(0, 3))) == 7
-    parts = [list(Batches(noise(), 9, share=Share(rank, 3)).epoch(0)) for rank in range(3)]
+        make(noise(), 8, shuffle=True, rank=0, world_size=9)
+    assert len(make(noise(), 9, shuffle=True, drop_last=True, rank=0, world_size=3)) == 7
+    parts = [list(make(noise(), 9, rank=rank, world_size=3).epoch(0)) for rank in range(3)]
     index = torch.cat([batch.index for part in parts for batch in part])
     assert sorted(index.tolist()) == list(range(64))
 
@@ -410,16 +413,16 @@ def test_a_device_that_has_no_memory_for_the_set(monkeypatch):
 
     monkeypatch.setattr(InMemoryDataset, "to", refuse)
     with pytest.raises(InputError, match="the 64 train images take .* GiB, more than cpu has left") as caught:
-        Batches(noise(), 8, device="cpu")
+        make(noise(), 8, device="cpu")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("asked", [(-1, 0), (0, -1), (0, 9)])
 def test_an_epoch_or_step_that_is_none_is_refused_at_once(asked):
     with pytest.raises(InputError, match="does not exist"):
-        Batches(noise(), 8).epoch(*asked)
+        make(noise(), 8).epoch(*asked)
 
 
 def test_an_empty_set_is_refused():
     with pytest.raises(InputError, match="empty"):
-        Batches(noise().subset([]), 8)
+        make(noise().subset([]), 8)

@@ -5,12 +5,12 @@ import multiprocessing
 import os
 import random
 import signal
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.loaders import rank_rows, streamed
 from timm.data import create_transform
 
 from regard import data
@@ -32,12 +32,15 @@ def made(tmp_path, write_image):
 
 
 def load(folder, **options):
-    return data.load("files", folder, size=SIZE, **{"workers": 0, **options})
+    return data.load("files", folder, **options)
 
 
-def training(folder, batch_size=8, augmentation=VARIED, share=None, seed=1, **options):
-    train = load(folder, **options).train
-    return data.make_batches(train, batch_size, augmentation=augmentation, shuffle=True, seed=seed, share=share)
+def training(folder, batch_size=8, augmentation=VARIED, seed=1, **options):
+    return streamed(load(folder).train, batch_size, augmentation=augmentation, shuffle=True, seed=seed, **options)
+
+
+def skipped_in(batches):
+    return list(dict.fromkeys(reason for batch in batches for reason in batch.skipped))
 
 
 def same(first, second):
@@ -51,7 +54,7 @@ def same(first, second):
 def error_of(call, *arguments, **options):
     with pytest.raises(InputError) as caught:
         found = call(*arguments, **options)
-        if isinstance(found, data.FileBatches):
+        if isinstance(found, data.Loader):
             list(found.epoch(0))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -77,11 +80,11 @@ def test_images_in_folders_within_class_folders_belong_to_the_class(made):
 
 
 def test_testing_is_what_timm_does(made):
-    test = load(made, crop_pct=0.9, interpolation="bicubic").test
+    test = load(made).test
     transform = create_transform(
         SIZE, is_training=False, crop_pct=0.9, interpolation="bicubic", mean=test.mean, std=test.std
     )
-    batches = list(data.make_batches(test, 4).epoch(0))
+    batches = list(streamed(test, 4, crop_pct=0.9, interpolation="bicubic").epoch(0))
     assert [len(batch.labels) for batch in batches] == [4, 4, 3] == [batch.total for batch in batches]
     for i in range(11):
         batch = batches[i // 4]
@@ -96,8 +99,8 @@ def test_turned_images_and_those_of_other_kinds_are_upright_rgb(made, write_imag
     folder = made / "val" / "ab"
     write_image(folder / "00.png", pixels=np.rot90(shown).copy(), orientation=6)
     Image.fromarray(np.full((20, 20), 40_000, dtype=np.uint16)).save(folder / "01.png")
-    test = replace(load(made).test, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_pct=1.0)
-    images = next(data.make_batches(test, 3).epoch(0)).images
+    test = load(made).test
+    images = next(streamed(test, 3, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_pct=1.0).epoch(0)).images
     names = [test.source.name(i) for i in range(3)]
     turned, grey = images[names.index("ab/00.png")], images[names.index("ab/01.png")]
     assert turned[:, :7].min() == 1 and turned[:, 9:].max() == 0
@@ -125,9 +128,9 @@ def test_order_and_variation_are_as_of_sets_held_whole(made):
 def test_however_many_processes_see_the_same_batches(made, count, batch_size):
     whole = list(training(made, batch_size).epoch(1))
     for rank in range(count):
-        share = data.Share(rank, count)
-        for batch, part in zip(whole, training(made, batch_size, share=share).epoch(1), strict=True):
-            rows = torch.from_numpy(share.rows(len(batch.labels)))
+        mine = training(made, batch_size, rank=rank, world_size=count)
+        for batch, part in zip(whole, mine.epoch(1), strict=True):
+            rows = rank_rows(len(batch.labels), rank, count)
             assert torch.equal(part.images, batch.images[rows]) and torch.equal(part.index, batch.index[rows])
             assert part.total == batch.total == len(batch.labels)
 
@@ -135,8 +138,8 @@ def test_however_many_processes_see_the_same_batches(made, count, batch_size):
 @pytest.mark.parametrize("count", [2, 3])
 def test_testing_sees_every_image_once(made, count):
     test = load(made).test
-    shares = [data.Share(rank, count) for rank in range(count)]
-    index = [batch.index for share in shares for batch in data.make_batches(test, 5, share=share).epoch(0)]
+    loaders = [streamed(test, 5, rank=rank, world_size=count) for rank in range(count)]
+    index = [batch.index for loader in loaders for batch in loader.epoch(0)]
     assert sorted(torch.cat(index).tolist()) == list(range(11))
 
 
@@ -164,22 +167,23 @@ def test_files_that_cannot_be_read(made, workers):
     batches = training(made, workers=workers, unreadable="skip")
     epoch = list(batches.epoch(0))
     index = torch.cat([batch.index for batch in epoch]).tolist()
-    places = {batches.images.source.name(i): i for i in range(23)}
+    places = {key: i for i, key in enumerate(batches.dataset.keys)}
     assert len(index) == 23 and not {places["b/04.JPEG"], places["b/07.JPEG"]} & set(index)
     assert index.count(places["b/10.JPEG"]) == 3  # in place of both
     assert same(epoch[1:], list(training(made, workers=workers, unreadable="skip").epoch(0, 1)))
-    list(batches.epoch(1))
-    assert len(batches.skipped) == 2
-    assert "04.JPEG' is empty" in " ".join(batches.skipped) and "07.JPEG' is not an image" in " ".join(batches.skipped)
-    test = data.make_batches(load(made, unreadable="skip", workers=workers).test, 4)
-    assert sum(len(batch.labels) for batch in test.epoch(0)) == 10
-    assert len(test.skipped) == 1 and "03.JPEG' is broken" in test.skipped[0]
+    skipped = skipped_in([*epoch, *batches.epoch(1)])
+    assert len(skipped) == 2
+    assert "04.JPEG' is empty" in " ".join(skipped) and "07.JPEG' is not an image" in " ".join(skipped)
+    test = list(streamed(load(made).test, 4, unreadable="skip", workers=workers).epoch(0))
+    assert sum(len(batch.labels) for batch in test) == 10
+    (reason,) = skipped_in(test)
+    assert reason.startswith("ab/03.JPEG: ") and "03.JPEG' is broken" in reason
 
 
 def test_a_file_that_is_gone(made):
     train = load(made).train
     (made / "train" / "ab" / "00.JPEG").unlink()
-    message = error_of(lambda: data.make_batches(train, 4))
+    message = error_of(lambda: streamed(train, 4))
     assert "00.JPEG' cannot be opened (No such file or directory)" in message
 
 
@@ -187,8 +191,9 @@ def test_not_one_can_be_read(made):
     for path in made.rglob("*.JPEG"):
         path.write_text("no image")
     assert "not one of the 23 images can be read" in error_of(training, made, unreadable="skip")
-    test = data.make_batches(load(made, unreadable="skip").test, 4)
-    assert list(test.epoch(0)) == []
+    test = streamed(load(made).test, 4, unreadable="skip")
+    batches = list(test.epoch(0))
+    assert [len(batch.images) for batch in batches] == [0, 0, 0] and len(skipped_in(batches)) == 11
     assert "not one of the 11 images" in error_of(lambda: evaluate(torch.nn.Flatten(), test))
 
 
@@ -196,9 +201,9 @@ def test_a_worker_that_dies_is_one_line(made, monkeypatch):
     def die(self, image, epoch, position):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("regard.data.transform.Transform.__call__", die)
+    monkeypatch.setattr("regard.data.transforms.TrainingTransform.__call__", die)
     message = error_of(training, made, workers=2)
-    assert "a process that reads images ended" in message and "--data.workers" in message
+    assert "a DataLoader worker died" in message and "--data.workers" in message
 
 
 def test_workers_leave_the_end_to_the_first_process(made):
@@ -236,27 +241,24 @@ def test_global_random_numbers_are_left_alone(made):
 
 
 def test_erasing(made):
-    train = replace(load(made).train, mean=(0.5, 0.25, 0.75), std=(0.2, 0.2, 0.2))
-    plain, erased = (
-        next(
-            data.make_batches(train, 23, augmentation=data.Augmentation(erasing=erasing), shuffle=True, seed=1).epoch(0)
-        ).images
-        for erasing in (0.0, 1.0)
-    )
+
+    def first(**fields):
+        varied = data.Augmentation(**fields)
+        return next(training(made, 23, varied, mean=(0.5, 0.25, 0.75), std=(0.2, 0.2, 0.2)).epoch(0)).images
+
+    plain, erased = first(), first(erasing=1.0)
     changed = (plain != erased).any(1)
     assert 0.01 < changed.float().mean() < 0.4 and changed.flatten(1).any(1).all()
     assert erased.permute(0, 2, 3, 1)[changed].abs().max() < 0.02  # the mean colour, to a byte
     for mode in ("rand", "pixel"):
-        varied = data.Augmentation(erasing=1.0, erasing_mode=mode)
-        other = next(data.make_batches(train, 23, augmentation=varied, shuffle=True, seed=1).epoch(0)).images
+        other = first(erasing=1.0, erasing_mode=mode)
         assert ((other == plain).all(1) == ~changed).float().mean() > 0.99
 
 
 def test_channels_last_is_the_same_in_another_layout(made):
     train = load(made).train
     plain, last = (
-        next(data.make_batches(train, 4, channels_last=channels_last).epoch(0)).images
-        for channels_last in (False, True)
+        next(streamed(train, 4, channels_last=channels_last).epoch(0)).images for channels_last in (False, True)
     )
     assert torch.equal(plain, last) and last.is_contiguous(memory_format=torch.channels_last)
 
@@ -266,22 +268,32 @@ def test_a_part_of_the_set(made):
     part = train.subset(6)
     assert len(part) == 6 and np.bincount(part.source.labels).tolist() == [2, 2, 2]
     again = part.subset([3, 0])
-    batch = next(data.make_batches(again, 2).epoch(0))
+    batch = next(streamed(again, 2).epoch(0))
     assert [again.source.name(i) for i in range(2)] == [part.source.name(3), part.source.name(0)]
     assert batch.labels.tolist() == part.source.labels[[3, 0]].tolist()
     assert "give a number from 1 to 23" in error_of(train.subset, 24)
 
 
-def test_reading(made):
-    test = load(made).test
-    found = data.reading(test, 4)
-    every = list(found.read(None, torch.device("cpu")))
-    some = list(found.read([10, 2], torch.device("cpu")))
-    assert found.count == 11 and found.labels.tolist() == test.source.labels.tolist()
-    assert some[0].places == [10, 2] and torch.equal(some[0].images[1], every[0].images[2])
-    (made / "val" / "ab" / "00.JPEG").write_text("no image")
-    skipping = list(data.reading(test, 4, unreadable="skip").read([0], torch.device("cpu")))
-    assert len(skipping[0].labels) == 0 and "00.JPEG" in skipping[0].skipped[0]
+def test_the_image_that_a_step_saw(made):
+    loader = training(made, workers=2)
+    whole = list(loader.epoch(3))
+    for position in (0, 9, 22):
+        batch, row = whole[position // 8], position % 8
+        one = loader.sample(3, position)
+        assert torch.equal(one.images[0], batch.images[row]) and one.index[0] == batch.index[row]
+        assert one.labels[0] == batch.labels[row]
+    assert "position 23 does not exist" in error_of(loader.sample, 3, 23)
+
+
+def test_workers_of_a_test_end_with_it_and_those_of_training_stay(made):
+    before = set(multiprocessing.active_children())
+    train, test = training(made, workers=1), streamed(load(made).test, 4, workers=2)
+    list(train.epoch(0))
+    (own,) = set(multiprocessing.active_children()) - before
+    list(test.epoch(0))
+    assert set(multiprocessing.active_children()) - before == {own}
+    list(train.epoch(1))
+    assert set(multiprocessing.active_children()) - before == {own}
 
 
 @pytest.mark.parametrize(
@@ -301,33 +313,29 @@ def test_wrong_folders(made, spoil, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"size": 0}, "size is 0"),
         ({"crop_pct": 0}, "crop_pct"),
         ({"interpolation": "bi"}, "interpolation"),
         ({"workers": -1}, "workers is -1"),
         ({"unreadable": "maybe"}, "unreadable is 'maybe'"),
-        ({"lanes": 2}, "lanes"),
+        ({"batch_size": 0}, "batch size is 0"),
     ],
 )
 def test_wrong_options(made, options, said):
-    assert said in error_of(data.load, "files", made, **options)
+    assert said in error_of(streamed, load(made).train, **{"batch_size": 4, **options})
+    assert "lanes" in error_of(data.load, "files", made, lanes=2)
 
 
-def test_augmentations_of_sets_held_whole_are_refused(made):
+def test_augmentations_of_sets_in_memory_are_refused(made):
     for fields in ({"padding": 4}, {"crop": 8}, {"padding_mode": "zero"}):
         message = error_of(training, made, augmentation=data.Augmentation(**fields))
-        assert next(iter(fields)) in message and "held whole" in message
+        assert next(iter(fields)) in message and "in memory" in message
     assert len(training(made, augmentation=data.Augmentation(padding=0))) == 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_on_a_gpu(made, workers):
-    train = load(made, workers=workers).train
-    here, there = (
-        list(data.make_batches(train, 5, augmentation=VARIED, shuffle=True, device=device).epoch(0))
-        for device in ("cpu", "cuda")
-    )
+    here, there = (list(training(made, 5, workers=workers, device=device).epoch(0)) for device in ("cpu", "cuda"))
     for one, other in zip(here, there, strict=True):
-        assert other.images.is_cuda and torch.allclose(one.images, other.images.cpu(), atol=1e-5)
+        assert other.images.is_cuda and torch.equal(one.images, other.images.cpu())
         assert torch.equal(one.labels, other.labels.cpu()) and torch.equal(one.index, other.index.cpu())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.loaders import rank_rows, streamed
 
 from regard import data
 from regard.data.fingerprint import fingerprint
@@ -61,16 +62,16 @@ def error_of(*arguments, **options):
 def test_a_folder_of_parquet_files(home):
     train, test = load(write(home, [0, 1, 2], datasets.ClassLabel(names=["x", "y", "z"])))
     assert (len(train), len(test), train.classes, train.name) == (14, 9, ("x", "y", "z"), "hfds")
-    whole = list(data.make_batches(test, 4).epoch(0))
+    whole = list(streamed(test, 4).epoch(0))
     assert torch.cat([batch.labels for batch in whole]).tolist() == [i % 3 for i in range(9)]
     varied = data.Augmentation(policy="rand-m7-mstd0.5-inc1")
     make = [
-        data.make_batches(load(home, workers=workers).train, 6, augmentation=varied, shuffle=True, share=share)
-        for workers, share in ((0, None), (2, None), (0, data.Share(1, 2)))
+        streamed(train, 6, augmentation=varied, shuffle=True, **options)
+        for options in ({}, {"workers": 2}, {"rank": 1, "world_size": 2})
     ]
     first, other, part = (list(batches.epoch(1)) for batches in make)
     for one, two, three in zip(first, other, part, strict=True):
-        rows = torch.from_numpy(data.Share(1, 2).rows(len(one.labels)))
+        rows = rank_rows(len(one.labels), 1, 2)
         assert torch.equal(one.images, two.images) and torch.equal(one.images[rows], three.images)
     rest = list(make[0].epoch(1, 2))
     assert len(rest) == 1 and torch.equal(rest[0].images, first[2].images)
@@ -89,7 +90,7 @@ def test_fingerprints_are_of_labels_and_images(home, monkeypatch):
 def test_names_and_numbers_as_classes(home):
     train, test = load(write(home, ["q", "p"], datasets.Value("string")))
     assert train.classes == ("p", "q") and test.source.labels.tolist() == [1, 0] * 4 + [1]
-    assert next(data.make_batches(test, 3).epoch(0)).labels.tolist() == [1, 0, 1]
+    assert next(streamed(test, 3).epoch(0)).labels.tolist() == [1, 0, 1]
     (other := home.parent / "numbers").mkdir()
     assert load(write(other, [0, 3], datasets.Value("int64"))).train.classes == ("0", "1", "2", "3")
 
@@ -109,10 +110,11 @@ def test_other_columns_and_splits(home):
 def test_images_that_cannot_be_read(home):
     folder = write(home, [0, 1], datasets.ClassLabel(names=["x", "y"]), broken=(3,), empty=(5,))
     with pytest.raises(InputError, match=r"3.jpg' is not an image.*--data.unreadable skip"):
-        list(data.make_batches(load(folder).test, 4).epoch(0))
-    batches = data.make_batches(load(folder, unreadable="skip").test, 4)
-    assert sum(len(batch.labels) for batch in batches.epoch(0)) == 7
-    assert "3.jpg" in batches.skipped[0] and "image 5' has no image" in batches.skipped[1]
+        list(streamed(load(folder).test, 4).epoch(0))
+    batches = list(streamed(load(folder).test, 4, unreadable="skip").epoch(0))
+    skipped = [reason for batch in batches for reason in batch.skipped]
+    assert sum(len(batch.labels) for batch in batches) == 7
+    assert "3.jpg" in skipped[0] and "image 5' has no image" in skipped[1]
 
 
 def test_what_is_not_there(home, tmp_path):

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from support.loaders import streamed
 
 from regard import data
 from regard.cli import main
@@ -153,11 +154,7 @@ def test_files_that_would_be_waited_for(root):
     os.mkfifo(root / "train" / "cat" / "0.png")
     for name in ("folder", "files"):
         with pytest.raises(Exception, match="is no file"):
-            list(
-                data.make_batches(data.load(name, root, **({"workers": 0} if name == "files" else {})).train, 2).epoch(
-                    0
-                )
-            )
+            list(streamed(data.load(name, root).train, 2).epoch(0))
 
 
 def test_classes_named_twice(root):

@@ -1,10 +1,11 @@
-"""Shares of batches, and images of a batch mixed with one another."""
+"""Slices of batches, and images of a batch mixed with one another."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.loaders import rank_rows
 
 from regard import data
 from regard.errors import InputError
@@ -17,19 +18,22 @@ def batch(count=8, seed=0):
     return torch.rand(count, 3, 12, 12, generator=generator), torch.arange(count) % 5
 
 
-@given(st.integers(0, 70), st.integers(1, 9))
-def test_shares_are_the_whole(total, count):
-    parts = [data.Share(rank, count).rows(total) for rank in range(count)]
+@given(st.integers(1, 70), st.integers(1, 9))
+def test_slices_of_all_ranks_are_the_whole(total, count):
+    images = torch.zeros(total, 3, 1, 1, dtype=torch.uint8)
+    black = data.InMemoryDataset(images, torch.zeros(total).long(), ("a",), "black", "test", (0.0,) * 3, (1.0,) * 3)
+    loaders = [data.create_loader(black, total, rank=rank, world_size=count) for rank in range(count)]
+    parts = [np.concatenate([[], *(batch.index.numpy() for batch in loader.epoch(0))]) for loader in loaders]
     assert sorted(np.concatenate(parts).tolist()) == list(range(total))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1 and all((np.diff(part) > 0).all() for part in parts)
     if total % (2 * count) == 0:
         assert all((part + part[::-1] == total - 1).all() for part in parts)
 
 
-def test_a_share_that_is_none():
+def test_a_rank_that_does_not_exist():
     for rank, count in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(InputError, match="does not exist"):
-            data.Share(rank, count)
+            data.create_loader(data.clutter(train=10, test=10).test, 4, rank=rank, world_size=count)
 
 
 @pytest.mark.parametrize("step", range(6))
@@ -38,7 +42,7 @@ def test_processes_mix_as_one_does(step, count):
     images, labels = batch()
     whole, soft = data.Mixing(BOTH, 5, 3, 0.1)(images.clone(), labels, step)
     for rank in range(count):
-        rows = torch.from_numpy(data.Share(rank, count).rows(8))
+        rows = rank_rows(8, rank, count)
         part, part_soft = data.Mixing(BOTH, 5, 3, 0.1)(images[rows], labels[rows], step)
         assert torch.equal(part, whole[rows]) and torch.equal(part_soft, soft[rows])
 

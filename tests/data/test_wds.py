@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.loaders import rank_rows, streamed
 from timm.data import create_transform
 
 from regard import data
@@ -77,14 +78,25 @@ def own(made, tmp_path):
 
 
 def load(folder, **options):
-    return data.load("wds", folder, size=SIZE, **{"workers": 0, "buffer": 8, **options})
+    return data.load("wds", folder, **{"buffer": 8, **options})
 
 
-def training(folder, batch_size=12, share=None, augmentation=None, seed=1, **options):
-    train = load(folder, **options).train
-    return data.make_batches(
-        train, batch_size, augmentation=augmentation or data.Augmentation(), shuffle=True, seed=seed, share=share
+def training(folder, batch_size=12, sliced=(0, 1), augmentation=None, workers=0, unreadable="error", **options):
+    return streamed(
+        load(folder, unreadable=unreadable, **options).train,
+        batch_size,
+        augmentation=augmentation or data.Augmentation(),
+        shuffle=True,
+        seed=1,
+        rank=sliced[0],
+        world_size=sliced[1],
+        workers=workers,
+        unreadable=unreadable,
     )
+
+
+def skipped_in(batches):
+    return list(dict.fromkeys(reason for batch in batches for reason in batch.skipped))
 
 
 def same(first, second):
@@ -98,7 +110,7 @@ def same(first, second):
 def error_of(call, *arguments, **options):
     with pytest.raises(InputError) as caught:
         found = call(*arguments, **options)
-        if isinstance(found, data.FileBatches):
+        if isinstance(found, data.Loader):
             list(found.epoch(0))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -107,7 +119,7 @@ def error_of(call, *arguments, **options):
 def test_what_info_says(made):
     train, test = load(made)
     assert (len(train), len(test), train.classes) == (60, 35, tuple("abcde"))
-    assert (train.name, train.split, test.split, train.size) == ("wds", "train", "test", SIZE)
+    assert (train.name, train.split, test.split) == ("wds", "train", "test")
 
 
 def test_names_with_braces_and_counts(made, tmp_path):
@@ -144,21 +156,21 @@ def test_a_worker_reads_what_the_first_process_reads(made):
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_processes_have_as_many_batches_of_other_images(made, count, batch_size, workers, repeats):
     varied = data.Augmentation(repeats=repeats)
-    shares = [data.Share(rank, count) for rank in range(count)]
-    parts = [list(training(made, batch_size, share, varied, workers=workers).epoch(1)) for share in shares]
-    for share, part in zip(shares, parts, strict=True):
-        rows = torch.from_numpy(share.rows(batch_size))
+    slices = [(rank, count) for rank in range(count)]
+    parts = [list(training(made, batch_size, sliced, varied, workers=workers).epoch(1)) for sliced in slices]
+    for sliced, part in zip(slices, parts, strict=True):
+        rows = torch.tensor(rank_rows(batch_size, *sliced))
         assert len(part) == 60 // batch_size and all(batch.total == batch_size for batch in part)
         assert all(torch.equal(batch.index, step * batch_size + rows) for step, batch in enumerate(part))
     firsts = [{image.numpy().tobytes() for image in part[0].images} for part in parts]
     assert all(first.isdisjoint(other) for first in firsts for other in firsts if other is not first)
 
 
-@pytest.mark.parametrize("share", [data.Share(), data.Share(2, 3)])
-def test_repeats_come_together_and_differently_and_go_on_in_the_next_batch(made, share):
-    batches = training(made, 12, share, data.Augmentation(repeats=3))
+@pytest.mark.parametrize("sliced", [(0, 1), (2, 3)])
+def test_repeats_come_together_and_differently_and_go_on_in_the_next_batch(made, sliced):
+    batches = training(made, 12, sliced, data.Augmentation(repeats=3))
     whole = list(batches.epoch(0))
-    rows = len(share.rows(12))
+    rows = len(rank_rows(12, *sliced))
     labels = torch.cat([batch.labels for batch in whole])
     assert all(len(set(labels[i : i + 3].tolist())) == 1 for i in range(0, 5 * rows, 3)) and len(labels.unique()) > 1
     assert not torch.equal(whole[0].images[0], whole[0].images[1])
@@ -184,7 +196,7 @@ def test_more_processes_than_shards_share_them(tmp_path):
     write_shards(tmp_path, "train", 16, 4)
     options = {"train": "train-{000..015}.tar|2048", "test": "train-000.tar", "classes": 5}
     for rank in (0, 31):
-        batches = training(tmp_path, 1024, data.Share(rank, 32), **options)
+        batches = training(tmp_path, 1024, (rank, 32), **options)
         assert len(batches) == 2 and len(next(batches.epoch(0)).labels) == 32
 
 
@@ -192,7 +204,7 @@ def test_all_workers_read_however_many_processes_there_are(tmp_path):
     """8 processes with 4 workers each have 2 of 64 shards for each worker."""
     write_shards(tmp_path, "train", 64, 2)
     options = {"train": "train-{000..063}.tar", "test": "train-000.tar", "classes": 5}
-    epoch = training(tmp_path, 16, data.Share(3, 8), workers=4, **options).epoch(0)
+    epoch = training(tmp_path, 16, (3, 8), workers=4, **options).epoch(0)
     next(epoch)
     assert len(multiprocessing.active_children()) == 4
     assert len(list(epoch)) == 7
@@ -201,7 +213,7 @@ def test_all_workers_read_however_many_processes_there_are(tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_testing_sees_every_image_once(made, count, workers):
-    test = load(made, workers=workers).test
+    test = load(made).test
     transform = create_transform(SIZE, is_training=False, crop_pct=0.875, interpolation="bilinear", use_prefetcher=True)
     normalised = data.Normalisation(test.mean, test.std)
     expected = {
@@ -210,7 +222,7 @@ def test_testing_sees_every_image_once(made, count, workers):
     }
     seen = {}
     for rank in range(count):
-        for batch in data.make_batches(test, 8, share=data.Share(rank, count)).epoch(0):
+        for batch in streamed(test, 8, rank=rank, world_size=count, workers=workers).epoch(0):
             for image, label, index in zip(batch.images, batch.labels, batch.index.tolist(), strict=True):
                 number = expected[image.numpy().tobytes()]
                 assert label == number % 5
@@ -220,7 +232,7 @@ def test_testing_sees_every_image_once(made, count, workers):
 
 
 def test_testing_begun_at_a_step_is_the_rest(made):
-    batches = data.make_batches(load(made).test, 10)
+    batches = streamed(load(made).test, 10)
     assert same(list(batches.epoch(0))[2:], list(batches.epoch(0, 2)))
 
 
@@ -286,10 +298,9 @@ def test_a_shard_that_fails_during_training(own, spoil, workers):
             path.write_bytes(kept)
             continue
         spoil(own / "train-003.tar")
-        for number in range(2):
-            epoch = list(batches.epoch(number))
-            assert len(epoch) == 5 and all(len(batch.labels) == 12 for batch in epoch)
-        (shard,) = batches.skipped
+        seen = [batch for number in range(2) for batch in batches.epoch(number)]
+        assert len(seen) == 10 and all(len(batch.labels) == 12 for batch in seen)
+        (shard,) = skipped_in(seen)
         assert "train-003.tar' cannot be read to its end" in shard
 
 
@@ -312,11 +323,12 @@ def test_images_that_cannot_be_read(own, workers):
     epoch = list(batches.epoch(0))
     assert all(len(batch.labels) == 12 for batch in epoch)
     assert same(epoch[3:], list(training(own, workers=workers, unreadable="skip").epoch(0, 3)))
-    list(batches.epoch(1))
-    assert len(batches.skipped) == 2 and all("train-002.tar/002" in name for name in batches.skipped)
-    test = data.make_batches(load(own, unreadable="skip", workers=workers).test, 8)
-    assert sum(len(batch.labels) for batch in test.epoch(0)) == 34
-    assert len(test.skipped) == 1 and "validation-000.tar/0003" in test.skipped[0]
+    skipped = skipped_in([*epoch, *batches.epoch(1)])
+    assert len(skipped) == 2 and all("train-002.tar/002" in name for name in skipped)
+    test = list(streamed(load(own).test, 8, unreadable="skip", workers=workers).epoch(0))
+    assert sum(len(batch.labels) for batch in test) == 34
+    (reason,) = skipped_in(test)
+    assert "validation-000.tar/0003" in reason
 
 
 def test_not_one_image_can_be_read(own):
@@ -357,9 +369,9 @@ def test_what_macos_and_devices_leave_in_shards(own, counted):
     options = {"train": "train-{000..005}.tar", "test": "validation-{000..004}.tar", "classes": 5, **names}
     (own / "_info.json").unlink()
     assert [len(part) for part in load(own, **options)] == [60, 50]
-    test = data.make_batches(load(own, **options).test, 8)
-    labels = torch.cat([batch.labels for batch in test.epoch(0)])
-    assert labels.bincount().tolist() == [10] * 5 and not test.skipped
+    test = list(streamed(load(own, **options).test, 8).epoch(0))
+    labels = torch.cat([batch.labels for batch in test])
+    assert labels.bincount().tolist() == [10] * 5 and not skipped_in(test)
     clean = own / "clean"
     clean.mkdir()
     for path in own.glob("*.tar"):
@@ -414,12 +426,12 @@ def test_labels_in_json(tmp_path):
 def test_shards_from_a_command_if_that_is_allowed(made, monkeypatch):
     monkeypatch.setenv("REGARD_PIPES", "1")
     names = {"train": f"pipe:cat {made}/train-{{000..005}}.tar|60", "test": f"pipe:cat {made}/validation-000.tar|7"}
-    piped = data.load("wds", made, size=SIZE, workers=0, buffer=8, classes=5, **names)
+    piped = load(made, classes=5, **names)
     plain = training(made)
-    batches = data.make_batches(piped.train, 12, augmentation=data.Augmentation(), shuffle=True, seed=1)
+    batches = streamed(piped.train, 12, augmentation=data.Augmentation(), shuffle=True, seed=1)
     assert same(list(batches.epoch(0)), list(plain.epoch(0)))
-    failing = data.load("wds", made, size=SIZE, workers=0, classes=5, **{**names, "test": "pipe:false .tar|7"})
-    assert "pipe:false .tar" in error_of(lambda: data.make_batches(failing.test, 4))
+    failing = load(made, classes=5, **{**names, "test": "pipe:false .tar|7"})
+    assert "pipe:false .tar" in error_of(lambda: streamed(failing.test, 4))
 
 
 @pytest.mark.parametrize(
@@ -536,9 +548,3 @@ def test_what_is_not_known_is_asked_for(tmp_path):
 
 def test_shards_have_no_parts(made):
     assert "read whole" in error_of(load(made).train.subset, 3)
-
-
-def test_shards_are_read_in_testing(made):
-    found = data.reading(load(made).test, 8)
-    labelled = list(found.read(None, torch.device("cpu")))
-    assert found.count == 35 and sum(len(part.labels) for part in labelled) == 35 and found.has_masks is False

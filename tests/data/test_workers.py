@@ -41,7 +41,7 @@ def test_a_process_that_ends_with_a_part_on_the_way_is_one_line(monkeypatch):
         own.join(30)
         seen = iter([True])  # as for a moment of its end, when nobody sees it yet
         monkeypatch.setattr(own, "is_alive", lambda: next(seen, False))
-        with pytest.raises(InputError, match="a process that reads images ended") as caught:
+        with pytest.raises(InputError, match="a DataLoader worker died") as caught:
             list(parts)
     finally:
         signal.signal(signal.SIGCHLD, watching)

@@ -16,7 +16,7 @@ from regard.errors import InputError
 from regard.report import explain_page, overlay
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-FIT = data.Fit((32, 32), crop_pct=0.8, interpolation="bicubic")
+TRANSFORM = data.Transform((32, 32), crop_pct=0.8, interpolation="bicubic")
 NAMES = ("cat", "dog", "<script>alert(1)</script>", "a [bold]bee[/bold]", "cow")
 
 
@@ -51,7 +51,7 @@ def images(tmp_path_factory) -> Path:
 @pytest.fixture
 def explain(model, tmp_path):
     def call(images: data.ImageDataset, out: Path | None = None, **options):
-        settings = {"fit": FIT, "mean": MEAN, "std": STD, "names": NAMES, "source": "net", **options}
+        settings = {"transform": TRANSFORM, "mean": MEAN, "std": STD, "names": NAMES, "source": "net", **options}
         return report.explain(model, images, out or tmp_path / "out", **settings)
 
     return call
@@ -62,7 +62,7 @@ def records(folder: Path) -> dict:
 
 
 def seen(path: Path) -> torch.Tensor:
-    pixels = torch.from_numpy(FIT.image(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255
+    pixels = TRANSFORM.image(Image.open(path).convert("RGB"))[None] / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
@@ -83,7 +83,7 @@ def test_its_numbers_are_those_of_the_network_the_maps_and_the_measures(model, i
         "deep/c.png",
     ]
     assert [one.key for one in told] == [one["path"] for one in content["images"]]
-    region = torch.from_numpy(FIT.region(np.asarray(Image.open(images / "masks" / "a.png")) > 0))[None]
+    region = torch.from_numpy(TRANSFORM.mask(np.asarray(Image.open(images / "masks" / "a.png")) > 0))[None]
     for record in content["images"]:
         inputs = seen(Path(record["path"]))
         with torch.no_grad():
@@ -118,7 +118,8 @@ def test_its_pictures_show_image_map_focus_and_region(model, images, explain) ->
     )
     mask = np.zeros((40, 60), dtype=bool)
     mask[8:30, 20:44] = True
-    pixels, region = FIT.image(Image.open(images / "in" / "a.png")), FIT.region(mask)
+    pixels = TRANSFORM.image(Image.open(images / "in" / "a.png")).permute(1, 2, 0).numpy()
+    region = TRANSFORM.mask(mask)
     heat = bias.scaled(maps.create("gradcam", model)(seen(images / "in" / "a.png")))[0].numpy()
     assert np.array_equal(plain, overlay.drawn(pixels, None, region))
     assert plain.shape == (128, 128, 3) and shown.shape == plain.shape
@@ -274,7 +275,7 @@ def test_images_of_unlike_sizes_where_the_network_has_none(images, explain, tmp_
     (tmp_path / "in").mkdir()
     photo(0, 40, 32).save(tmp_path / "in" / "a.png")
     photo(1, 32, 48).save(tmp_path / "in" / "b.png")
-    found = explain(data.open_pictures([tmp_path / "in"]), fit=data.Fit())
+    found = explain(data.open_pictures([tmp_path / "in"]), transform=data.Transform())
     assert [(one["height"], one["width"]) for one in records(found.folder)["images"]] == [(32, 40), (48, 32)]
 
 
@@ -301,6 +302,6 @@ def test_a_network_that_gives_no_numbers_is_shown_as_such(model, images, tmp_pat
         for parameter in broken.parameters():
             parameter.fill_(float("nan"))
     pictures = data.open_pictures([images / "in" / "a.png"])
-    found = report.explain(broken, pictures, tmp_path / "out", fit=FIT, mean=MEAN, std=STD, names=NAMES)
+    found = report.explain(broken, pictures, tmp_path / "out", transform=TRANSFORM, mean=MEAN, std=STD, names=NAMES)
     (record,) = records(found.folder)["images"]
     assert record["maps"][0]["probability"] is None and record["maps"][0]["verdict"] == "no focus"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from regard import data, training
@@ -54,25 +53,28 @@ def batches(
     Test batches have the recipe's batch size, for all processes together.
     """
     train, test = training.load_data(recipe.data)
-    size, share = recipe.schedule.batch_size, data.Share(rank, world_size)
+    size, sliced = recipe.schedule.batch_size, {"rank": rank, "world_size": world_size}
     if split == "train":
-        whole = isinstance(train, data.FileSet) or recipe.augmentation.mixes
-        loader = data.make_batches(
+        whole = training.is_streamed(recipe.data) or recipe.augmentation.mixes
+        loader = training.make_loader(
             train,
+            recipe.data,
             size,
             augmentation=recipe.augmentation,
             shuffle=True,
             seed=recipe.seed,
             drop_last=whole or left_out(len(train), size, world_size) > 0,
-            share=share,
+            **sliced,
         )
     else:
-        loader = data.make_batches(test, size, share=share)
-    images = train if split == "train" else test
-    return [
-        Seen(*batch, skipped=(*images.skipped, *loader.skipped))  # type: ignore[arg-type]
-        for batch in loader.epoch(epoch, start)
-    ]
+        loader = training.make_loader(test, recipe.data, size, **sliced)
+    found = []
+    skipped = dict.fromkeys((train if split == "train" else test).skipped)
+    for batch in loader.epoch(epoch, start):
+        skipped |= dict.fromkeys(batch.skipped)
+        if len(batch.images):
+            found.append(Seen(*batch[:4], skipped=tuple(skipped)))
+    return found
 
 
 def mixed(recipe: training.Recipe, batch: Seen, classes: int, step: int) -> Seen:
@@ -91,21 +93,20 @@ def evaluation_batches(
         images: a set with regions: of `data.load`, `data.open_regions` or `data.open_pictures`.
         batch_size: images of a batch.
         workers: processes that read.
-        fit: of sets of files: size (height, width), crop_pct, crop_mode, interpolation and fill, as timm has them.
+        fit: of images that are not in memory: size (height, width), crop_pct, crop_mode, interpolation
+            and fill, as timm has them.
     """
-    held = isinstance(images, data.InMemoryDataset)
-    source = data.reading(
+    in_memory = isinstance(images, data.InMemoryDataset)
+    loader = data.create_loader(
         images,
         batch_size,
-        mean=None if held else (0.5, 0.4, 0.3),
-        std=None if held else (0.25, 0.2, 0.3),
-        fit=None if fit is None else data.Fit(**fit),
+        mean=None if in_memory else (0.5, 0.4, 0.3),
+        std=None if in_memory else (0.25, 0.2, 0.3),
+        transform=None if fit is None else data.Transform(**fit),
         workers=workers,
+        masks=True,
     )
-    return [
-        Seen(batch.images, batch.labels, torch.tensor(list(batch.places)), len(batch.images), batch.regions)
-        for batch in source.read(None, torch.device("cpu"))
-    ]
+    return [Seen(*batch) for batch in loader.epoch(0)]
 
 
 def tensors(images: data.InMemoryDataset) -> tuple[Tensor, Tensor, Tensor]:

@@ -108,7 +108,7 @@ def test_the_moving_average_is_what_is_tested_and_kept(splits, plain, tmp_path) 
     assert all(torch.equal(value, learned[name]) for name, value in state["model"].items())
     assert all(torch.equal(value, kept[name]) for name, value in state["ema"].items())
     assert any(not torch.equal(value, learned[name]) for name, value in kept.items())
-    score = training.evaluate(run.model(), data.Batches(splits.test, 7))
+    score = training.evaluate(run.model(), data.create_loader(splits.test, 7))
     assert score.accuracy == pytest.approx(run.metrics()[-1]["test_accuracy"])
 
 

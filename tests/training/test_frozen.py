@@ -200,7 +200,7 @@ def test_a_run_with_frozen_layers(splits, tmp_path) -> None:
     # To look into it everything is as in any other network.
     assert all(p.requires_grad for p in model.parameters()) and not any(p.training for p in model.modules())
     assert fixed(model, ()) and torch.isfinite(maps.GradCAM(model.eval(), "group0")(torch.randn(2, 3, 32, 32))).all()
-    score = training.evaluate(run.model(), data.Batches(splits.test, 40))
+    score = training.evaluate(run.model(), data.create_loader(splits.test, 40))
     assert score.accuracy == pytest.approx(run.metrics()[-1]["test_accuracy"])
 
 

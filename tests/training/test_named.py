@@ -22,8 +22,9 @@ def test_a_name_with_a_checkpoint(tmp_path: Path) -> None:
     assert not found.training and torch.equal(found(x), model(x))
     about = trained.preprocessing
     assert about.mean == (0.485, 0.456, 0.406) and about.size == 224 and about.interpolation == "bicubic"
-    fit = training.fit_of(about)
-    assert fit.size == (224, 224) and fit.crop_pct == about.crop_pct and fit.fill == (124, 116, 104)
+    transform = training.transform_of(about)
+    assert transform.size == (224, 224) and transform.crop_pct == about.crop_pct
+    assert transform.fill == (124, 116, 104)
     with pytest.raises(InputError, match="one set of weights"):
         training.load_pretrained(f"resnet18={tmp_path / 'mine.pth'}", "best")
 

@@ -119,7 +119,7 @@ def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_p
     # Each process normalised its own images; what was tested, by both, is what was saved.
     _, test = data.load("clutter", train=563, test=40)
     run = Run.open(other)
-    score = evaluate(run.model(), data.Batches(test, 40, mean=run.recipe.data.mean, std=run.recipe.data.std))
+    score = evaluate(run.model(), data.create_loader(test, 40, mean=run.recipe.data.mean, std=run.recipe.data.std))
     assert score.accuracy == run.metrics()[-1]["test_accuracy"]
     assert score.loss == pytest.approx(run.metrics()[-1]["test_loss"], rel=1e-5)
 

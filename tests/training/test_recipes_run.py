@@ -146,17 +146,19 @@ def on_stand_ins(recipe: Recipe, folder: Path) -> Recipe:
     return with_fields(recipe, {**changes, "data.workers": 0})
 
 
-def first_batch(recipe: Recipe, share: data.Share | None = None) -> data.Batch:
+def first_batch(recipe: Recipe, rank: int = 0, world_size: int = 1) -> data.Batch:
     """The first batch of a training, as of this process, after mixing."""
     train = training.load_data(recipe.data).train
-    batches = data.make_batches(
+    batches = training.make_loader(
         train,
+        recipe.data,
         recipe.schedule.batch_size,
         augmentation=recipe.augmentation,
         shuffle=True,
         seed=recipe.seed,
-        drop_last=isinstance(train, data.FileSet) or recipe.augmentation.mixes,
-        share=share,
+        drop_last=training.is_streamed(recipe.data) or recipe.augmentation.mixes,
+        rank=rank,
+        world_size=world_size,
     )
     batch = next(batches.epoch(0))
     if recipe.augmentation.mixes:
@@ -194,7 +196,7 @@ def test_the_command_for_a_cluster(stand_ins) -> None:
     at = options.index("--run")
     recipe = on_stand_ins(load_recipe(name, options[:at] + options[at + 2 :]), stand_ins)
     for rank in (0, nodes * each - 1):
-        part = first_batch(recipe, data.Share(rank, nodes * each))
+        part = first_batch(recipe, rank, nodes * each)
         assert len(part.labels) == 2048 // (nodes * each) and part.total == 2048
 
 

@@ -69,12 +69,12 @@ def test_a_run_leaves_everything_behind(splits, tmp_path) -> None:
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert run.classes == tuple("0123456789")
     assert run.recipe.data.mean == pytest.approx(splits.train.mean)
-    score = training.evaluate(run.model(), data.Batches(splits.test, 7))
+    score = training.evaluate(run.model(), data.create_loader(splits.test, 7))
     assert score.accuracy == pytest.approx(rows[-1]["test_accuracy"])
     assert score.loss == pytest.approx(rows[-1]["test_loss"], rel=1e-5)
     assert len(list(run.checkpoints.iterdir())) == 2
     best = max(row["test_accuracy"] for row in rows)
-    assert training.evaluate(run.model("best"), data.Batches(splits.test, 40)).accuracy == pytest.approx(best)
+    assert training.evaluate(run.model("best"), data.create_loader(splits.test, 40)).accuracy == pytest.approx(best)
 
 
 def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(splits, tmp_path) -> None:
@@ -319,4 +319,4 @@ def test_torn_metrics_are_read_up_to_the_tear(tmp_path) -> None:
 
 def test_a_network_that_lacks_outputs_for_the_labels_is_not_scored(splits) -> None:
     with pytest.raises(InputError, match="labels run from 0 to 9; expected 0 to 4"):
-        training.evaluate(models.create("wrn-10-0.5", 5), data.Batches(splits.test, 40))
+        training.evaluate(models.create("wrn-10-0.5", 5), data.create_loader(splits.test, 40))

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 class Golden:
-    """The recorded batches, as `data.Batches` gives its own."""
+    """The recorded batches, as `data.create_loader` gives its own."""
 
     images = SimpleNamespace(classes=tuple("0123456789"))
 

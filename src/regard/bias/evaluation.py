@@ -17,8 +17,9 @@ from regard.bias.looking import Looker, Mapper, Measured, Target
 from regard.bias.report import Report
 from regard.bias.rows import Rows
 from regard.bias.shards import Shard, in_shards
-from regard.data import Channels, Fit, ImageDataset, InMemoryDataset, Labelled, Reading, reading
+from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, create_loader
 from regard.data.decode import OnUnreadable
+from regard.data.loader import default_batch_size
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, unwrapped
 from regard.terminal import command_line
@@ -40,7 +41,7 @@ def evaluate(
     batch_size: int | None = None,
     mean: Channels | None = None,
     std: Channels | None = None,
-    fit: Fit | None = None,
+    transform: Transform | None = None,
     workers: int = 0,
     unreadable: OnUnreadable = "error",
     outputs: Sequence[str] | None = None,
@@ -75,9 +76,9 @@ def evaluate(
         batch_size: of a set; None: 250 for an `InMemoryDataset`, 32 for a `ImageDataset`.
         mean: of a set, by channel, with bytes 0 to 255 scaled to 0 to 1; None: that of the `InMemoryDataset`.
         std: likewise.
-        fit: how the images of a `ImageDataset`, and their regions with them, are resized and cropped; None: not at all.
-        workers: processes that read the images of a `ImageDataset`; 0: none besides this one.
-        unreadable: on a file of a `ImageDataset` that cannot be read, "error", or "skip" it and name it in the report.
+        transform: how the images of a set, and their regions with them, are resized and cropped; None: not at all.
+        workers: DataLoader workers that read the images of a set; 0: they are read inline.
+        unreadable: on an image of a set that cannot be read, "error", or "skip" it and name it in the report.
         outputs: names of the model's outputs; None: the classes of the set, if they are as many.
         label_outputs: for each class of the set the output that stands for it, or -1 for all: the report is then not
             scored. None: the classes are the outputs, in order; a set of files with another number of classes than the
@@ -97,15 +98,13 @@ def evaluate(
     if target not in ("predicted", "label"):
         raise unknown("target", target, ("predicted", "label"))
     looker = Looker(model, method, layer, target, threshold, margin, tolerance)
-    if isinstance(dataset, ImageDataset):
-        source = reading(dataset, batch_size, mean=mean, std=std, fit=fit, workers=workers, unreadable=unreadable)
-    else:
-        source = _as_they_come(dataset, mean, std)
+    source = dataset if isinstance(dataset, ImageDataset) else _Given(dataset, mean, std)
     if not source.has_masks:
         raise InputError(f"the {source.split} images of {source.name!r} have no regions; give a set that has")
     as_many = isinstance(dataset, InMemoryDataset)  # it has to have a class for each output
     matching = _Matching(source, target, label_outputs, as_many)
-    total, done = source.count, 0
+    total = None if isinstance(source, _Given) else len(source)
+    size, done = batch_size or default_batch_size(source), 0
 
     def progressed(images: int) -> None:
         nonlocal done
@@ -115,19 +114,37 @@ def evaluate(
 
     with _working_place(model, device) as (place, dtype):
 
-        def work(places: range | None) -> Shard:
+        def batches(images: range | None) -> Iterator[Batch]:
+            if isinstance(source, _Given):
+                return source.epoch()
+            return create_loader(
+                source if images is None else source.subset(images),
+                size,
+                transform=transform,
+                device=place,
+                mean=mean,
+                std=std,
+                workers=workers,
+                unreadable=unreadable,
+                masks=True,
+            ).epoch(0)
+
+        def key_of(index: int) -> str:
+            return str(index) if isinstance(source, _Given) else source.keys[index]
+
+        def work(images: range | None) -> Shard:
             parts: list[Measured] = []
             keys: list[str] = []
             skipped: list[str] = []
-            for batch in source.read(places, place):
+            for batch in batches(images):
                 if len(batch.images):
                     labels = batch.labels.to(place)
-                    assert batch.regions is not None  # as found above
-                    regions = batch.regions.to(place)
+                    assert batch.masks is not None  # as found above
+                    regions = batch.masks.to(place)
                     part = looker.measured(batch.images.to(place, dtype), labels, matching.targets(labels), regions)
                     matching.check(part.outputs, batch.labels)
                     parts.append(part)
-                    keys += [source.keys[i] if source.keys else str(i) for i in batch.places]
+                    keys += [key_of(i if images is None else images[i]) for i in batch.index.tolist()]
                 skipped += batch.skipped
                 progressed(len(batch.images) + len(batch.skipped))
             columns = Measured.columns(parts)  # waits for the device
@@ -135,6 +152,8 @@ def evaluate(
 
         settings: dict[str, Any] = {}
         if folder is not None:
+            if isinstance(source, _Given):
+                raise InputError("batches as they come cannot be kept in shards; give a set, or leave folder out")
             settings = {
                 "regard": __version__,
                 "weights": models.fingerprint(model),
@@ -145,18 +164,20 @@ def evaluate(
                 "margin": margin,
                 "tolerance": tolerance,
                 "label_outputs": label_outputs and list(label_outputs),
-                "batch_size": source.batch_size,
+                "batch_size": size,
                 "shard": shard,
-                **source.settings,
+                "data": source.fingerprint(),
+                "mean": mean or source.mean,
+                "std": std or source.std,
+                "transform": str(transform),
+                "unreadable": unreadable,
             }
         if total is None:
-            if folder is not None:
-                raise InputError("batches as they come cannot be kept in shards; give a set, or leave folder out")
             found = work(None)
         else:
             found = in_shards(
                 total,
-                shard or _BATCHES_A_SHARD * source.batch_size,
+                shard or _BATCHES_A_SHARD * size,
                 work,
                 folder=None if folder is None else Path(folder),
                 plan=settings,
@@ -198,7 +219,9 @@ def evaluate(
 class _Matching:
     """Which outputs of the model stand for the labels of a set."""
 
-    def __init__(self, source: Reading, target: Target, label_outputs: Sequence[int] | None, as_many: bool) -> None:
+    def __init__(
+        self, source: ImageDataset | _Given, target: Target, label_outputs: Sequence[int] | None, as_many: bool
+    ) -> None:
         self._source = source
         self._as_many = as_many
         self._given = label_outputs
@@ -250,19 +273,25 @@ class _Matching:
         return self._source.classes is None or len(self._source.classes) == outputs
 
 
-def _as_they_come(batches: Iterable[Sequence[Tensor]], mean: Channels | None, std: Channels | None) -> Reading:
+class _Given:
     """Batches (images, labels, regions) from anywhere."""
-    if mean is not None or std is not None:
-        raise InputError("mean and std are for a set; batches come normalised: leave them out")
 
-    def read(places: Sequence[int] | None, device: torch.device) -> Iterator[Labelled]:
+    classes = labels = None
+    has_masks = True
+
+    def __init__(self, batches: Iterable[Sequence[Tensor]], mean: Channels | None, std: Channels | None) -> None:
+        if mean is not None or std is not None:
+            raise InputError("mean and std are for a set; batches come normalised: leave them out")
+        self._batches = batches
+        self.name, self.split = str(getattr(batches, "name", "batches")), str(getattr(batches, "split", ""))
+
+    def epoch(self) -> Iterator[Batch]:
         start = 0
-        for batch in batches:
+        for batch in self._batches:
             images, labels, regions = _checked(batch)
-            yield Labelled(images, labels, regions, range(start, start + len(images)))
+            index = torch.arange(start, start + len(images))
+            yield Batch(images, labels, index, len(images), regions)
             start += len(images)
-
-    return Reading(read, str(getattr(batches, "name", "batches")), str(getattr(batches, "split", "")))
 
 
 def _checked(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

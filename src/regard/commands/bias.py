@@ -145,8 +145,7 @@ def _check(subject: Subject) -> None:
     """What would fail after hours: the method, its layer, the threshold, that the network runs."""
     options = subject.options
     distances = (options.margin, options.tolerance)
-    images, fit = subject.images, subject.fit
-    size = images.images.shape[2:] if isinstance(images, InMemoryDataset) else fit.size if fit is not None else None
+    size = subject.loader().image_size
     if size is not None:
         check_image_size(subject.model, torch.empty(1, 3, *size, device="meta"))
     bias.Looker(subject.model, options.method, subject.layers, options.target, options.threshold, *distances)
@@ -171,9 +170,9 @@ def _measured(subject: Subject, folder: Path, console: Console) -> bias.Report:
             batch_size=options.batch_size,
             mean=subject.mean,
             std=subject.std,
-            fit=subject.fit,
+            transform=subject.transform,
             workers=options.workers,
-            unreadable=options.unreadable,
+            unreadable=subject.unreadable,
             outputs=subject.outputs,
             label_outputs=subject.label_outputs,
             device=subject.device,

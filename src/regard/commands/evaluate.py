@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from regard import bias, training
 from regard.commands.processes import several_processes
 from regard.commands.subjects import Trial, add_subject_options, trials
-from regard.data import FileSet
-from regard.data.wds import WebDataset
 from regard.errors import InputError
 from regard.logits import class_logits, logits_of, predicted_classes
 from regard.modes import of_its_dtype
@@ -56,12 +54,11 @@ class _Score:
 def _score(trial: Trial, rank: int) -> _Score:
     """Of this process's part of the images, all of them if it is alone."""
     score = _Score()
-    count = _processes()
-    if count > 1 and isinstance(trial.images, FileSet) and isinstance(trial.images.source, WebDataset):
-        raise InputError(f"{trial.images.name} is in shards, which one process reads in their order; start only one")
-    places = None if count == 1 else range(rank, len(trial.images), count)
     targets = torch.tensor(trial.label_outputs, device=trial.device)
-    for batch in trial.batches(places, skipped=score.skipped):
+    for batch in trial.loader(rank=rank, world_size=_processes()).epoch(0):
+        score.skipped += batch.skipped
+        if not len(batch.images):
+            continue
         known = batch.labels >= 0
         labels = targets[batch.labels[known]]
         given = logits_of(trial.model(of_its_dtype(trial.model, batch.images)))[known]

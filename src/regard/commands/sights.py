@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from numpy.typing import NDArray
 
-from regard import bias, data, report
+from regard import bias, report
 from regard.commands.subjects import Subject
-from regard.data import InMemoryDataset
+from regard.data import denormalised
 from regard.files import utf8
 
 
@@ -23,12 +23,8 @@ def sights(found: Sequence[Subject], reports: Sequence[bias.Report], count: int)
     """
     chosen = report.choose_sights(reports, count)
     rows = [row for row, _ in chosen]
-    images = found[0].images
-    if isinstance(images, InMemoryDataset):
-        places = [int(reports[0].keys[row]) for row in rows]
-    else:
-        by_key = {utf8(key): place for place, key in enumerate(images.keys)}
-        places = [by_key[reports[0].keys[row]] for row in rows]
+    by_key = {utf8(key): place for place, key in enumerate(found[0].images.keys)}
+    places = [by_key[reports[0].keys[row]] for row in rows]
     seen = [_seen(subject, one, rows, places) for subject, one in zip(found, reports, strict=True)]
     shown = []
     for i, (row, why) in enumerate(chosen):
@@ -44,9 +40,12 @@ def _seen(
     options = subject.options
     looker = bias.Looker(subject.model, options.method, subject.layers, threshold=options.threshold)
     explained = torch.as_tensor(one.rows["explained"][list(rows)], device=subject.device)
-    heats: list[NDArray] = []
-    for batch in subject.batches(places):
-        maps, _, _ = looker.maps(batch.images, explained[len(heats) : len(heats) + len(batch.images)])
-        heats += list(bias.scaled(maps).double().cpu().numpy())
+    seen: list[tuple[NDArray, NDArray, NDArray]] = []
+    for batch in subject.batches(places, masks=True):
+        maps, _, _ = looker.maps(batch.images, explained[len(seen) : len(seen) + len(batch.images)])
+        pictures = denormalised(batch.images, subject.mean, subject.std).permute(0, 2, 3, 1)
+        assert batch.masks is not None
+        parts = (pictures, batch.masks, bias.scaled(maps).double())
+        seen += zip(*(part.cpu().numpy() for part in parts), strict=True)
     subject.release()
-    return [(*data.looked(subject.images, subject.fit, place), heat) for place, heat in zip(places, heats, strict=True)]
+    return seen

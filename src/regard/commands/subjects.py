@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -18,7 +19,8 @@ from torch import nn
 
 from regard import data, terminal, training
 from regard.commands.mismatches import tell_mismatches
-from regard.data import Channels, FileSet, Fit, ImageDataset, InMemoryDataset, Labelled
+from regard.data import Batch, Channels, FileSet, ImageDataset, InMemoryDataset, Transform
+from regard.data.decode import OnUnreadable
 from regard.data.sources import READ_WHILE_TRAINING
 from regard.data.wds import WebDataset
 from regard.errors import DataWarning, InputError, check_interval
@@ -39,7 +41,8 @@ class Trial:
         images: the set.
         mean: of the channels, in [0, 1], subtracted from the images.
         std: the channels are divided by it.
-        fit: how image files are resized and cropped; None for sets whose images come in one size of their own.
+        transform: how images are resized and cropped; not at all of sets whose images come in one size of their own.
+        unreadable: on an image that cannot be read, "error", or "skip" it.
         outputs: names of the network's outputs, "class 17" where they are not known.
         label_outputs: for each class of the set the output that stands for it, -1 where none does.
         device: where the network is.
@@ -51,7 +54,8 @@ class Trial:
     images: InMemoryDataset | ImageDataset | FileSet
     mean: Channels
     std: Channels
-    fit: Fit | None
+    transform: Transform
+    unreadable: OnUnreadable
     outputs: tuple[str, ...]
     label_outputs: tuple[int, ...]
     device: torch.device
@@ -84,36 +88,41 @@ class Trial:
         """Forgets the model; it is made again when asked for."""
         self.__dict__.pop("model", None)
 
-    def batches(self, places: Sequence[int] | None = None, *, skipped: list[str] | None = None) -> Iterator[Labelled]:
-        """The images at these places, None: all, in batches, on the device of the network.
+    def loader(self, which: Sequence[int] | None = None, **options: Any) -> data.Loader:
+        """The batches of the images, on the device of the network.
 
         Args:
-            places: of the images in their set.
-            skipped: takes the names of those that cannot be read; None: a warning tells of them.
-
-        Raises:
-            InputError: not one of them can be read, and `skipped` is None.
+            which: the indices of some images; None: all.
+            options: others of `data.create_loader`.
         """
-        if places is not None and not len(places):
-            return
-        options, images = self.options, self.images
-        source = data.reading(
-            images,
-            options.batch_size,
+        return data.create_loader(
+            self.images if which is None else self.images.subset(which),
+            self.options.batch_size,
+            transform=self.transform,
             mean=self.mean,
             std=self.std,
-            fit=self.fit,
-            workers=options.workers,
-            unreadable=images.unreadable if isinstance(images, FileSet) else options.unreadable,
+            workers=self.options.workers,
+            unreadable=self.unreadable,
+            device=self.device,
+            **options,
         )
-        unread: list[str] = [] if skipped is None else skipped
+
+    def batches(self, which: Sequence[int] | None = None, *, masks: bool = False) -> Iterator[Batch]:
+        """The batches of `loader` that have images; a warning tells of those that cannot be read.
+
+        Raises:
+            InputError: not one of them can be read.
+        """
+        if which is not None and not len(which):
+            return
+        unread: list[str] = []
         count = 0
-        for batch in source.read(places, self.device):
+        for batch in self.loader(which, masks=masks).epoch(0):
             unread += batch.skipped
             count += len(batch.images)
             if len(batch.images):
                 yield batch
-        if unread and skipped is None:
+        if unread:
             if not count:
                 raise InputError(
                     f"not one of the {len(unread)} images can be read (the first: {unread[0]}); give readable ones"
@@ -316,8 +325,7 @@ def _own_data(network: Pretrained, parser: RecipeParser, overrides: list[str]) -
     if about.size is not None and name in _RESIZED:
         asked["size"] = about.size
         if name in READ_WHILE_TRAINING:
-            fit = training.fit_of(about)
-            asked |= {"crop_pct": fit.crop_pct, "interpolation": fit.interpolation}
+            asked |= {"crop_pct": about.crop_pct or 1.0, "interpolation": about.interpolation or "bilinear"}
     return [f"--data.{field}={value}" for field, value in asked.items()]
 
 
@@ -333,10 +341,11 @@ def _on_a_set(
     outputs = network.output_names
     found = _label_outputs(network, outputs, images, labels, say)
     seen = Preprocessing(images.mean, images.std)
-    fit: Fit | None = None
+    transform = Transform()
     if isinstance(images, FileSet):
-        fit = images.fit
-        seen = Preprocessing(images.mean, images.std, images.size, images.crop_pct, fit.crop_mode, images.interpolation)
+        transform = images.transform
+        seen = replace(seen, size=images.size, crop_pct=images.crop_pct, crop_mode="center")
+        seen = replace(seen, interpolation=images.interpolation)
     else:
         height, width = images.images.shape[2:]
         seen = replace(seen, size=height if height == width else None)
@@ -348,7 +357,8 @@ def _on_a_set(
     elif (own.mean, own.std) == (seen.mean, seen.std) and _of_others(network, recipe):
         say(f"{network.source}: images are normalised with its own mean and standard deviation")
     tell_mismatches(network, seen, images.name, say)
-    about = (images.mean, images.std, fit, outputs, found, training.pick_device(options.device), options)
+    device = training.pick_device(options.device)
+    about = (images.mean, images.std, transform, recipe.unreadable, outputs, found, device, options)
     if isinstance(images, FileSet):
         return Trial(network, network.source, images, *about)
     return Subject(network, network.source, images, *about)
@@ -377,8 +387,8 @@ def _on_files(
         )
     tell_mismatches(network, seen, images.name, say)
     device = training.pick_device(options.device)
-    fit = training.fit_of(seen)
-    return Subject(network, network.source, images, seen.mean, seen.std, fit, outputs, found, device, options)
+    how = (seen.mean, seen.std, training.transform_of(seen), options.unreadable)
+    return Subject(network, network.source, images, *how, outputs, found, device, options)
 
 
 def _label_outputs(

@@ -12,36 +12,36 @@ PaddingMode = Literal["zero", "reflect"]
 CropInterpolation = Literal["bilinear", "bicubic", "random"]
 ErasingMode = Literal["const", "rand", "pixel"]
 
-_OF_FILES = ("ratio", "interpolation", "color_jitter", "policy", "erasing", "erasing_mode")
-_OF_WHOLE = ("padding", "padding_mode", "crop")
+_OF_STREAMED = ("ratio", "interpolation", "color_jitter", "policy", "erasing", "erasing_mode")
+_IN_MEMORY = ("padding", "padding_mode", "crop")
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes to training images.
 
-    Sets held whole are padded, cropped at a random place and flipped at random; with `scale`, in place of padding and
-    crop, they get random resized crops. Sets read while training always get random resized crops, and take the fields
-    marked (files), which others refuse.
+    Images in memory are padded, cropped at a random place and flipped at random; with `scale`, in place of padding and
+    crop, they get random resized crops. Streamed images always get random resized crops, and take the fields marked
+    (streamed), which others refuse.
 
     Attributes:
-        padding: pixels added on every side before the crop, 0 or more; none for 4, but 0 with scale and for sets read
-            while training.
+        padding: pixels added on every side before the crop, 0 or more; none for 4, but 0 with scale and for streamed
+            images.
         padding_mode: what they show: "zero" for black, "reflect" for the image mirrored at its border pixels.
         crop: side in pixels of the square cut out of the padded image, or with scale of what a crop is resized to; none
-            for the size of the image itself. Of sets read while training data.size says it.
+            for the size of the image itself. Of streamed images data.size says it.
         flip: mirror every second image left to right, on average.
         scale: least and largest share of the image's area in a random resized crop, such as [0.08, 1]: of random size,
-            aspect ratio (3/4 to 4/3) and place; bilinear, antialiased. None for no resizing; of sets read while
-            training for [0.08, 1].
-        ratio: least and largest aspect ratio, width to height, of random resized crops (files).
-        interpolation: how these are resized: bilinear, bicubic, or random, one of the two for each image (files).
+            aspect ratio (3/4 to 4/3) and place; bilinear, antialiased. None for no resizing; of streamed
+            images for [0.08, 1].
+        ratio: least and largest aspect ratio, width to height, of random resized crops (streamed).
+        interpolation: how these are resized: bilinear, bicubic, or random, one of the two for each image (streamed).
         color_jitter: brightness, contrast and saturation change by factors of up to so much above and below 1; 0 for
-            none (files).
+            none (streamed).
         policy: random operations on an image by timm's notation, such as rand-m7-mstd0.5-inc1 (RandAugment, arXiv
-            1909.13719), augmix-m3-w3 or 3a (files).
-        erasing: probability that a box of the image is erased (arXiv 1708.04896), 0 to 1 (files).
-        erasing_mode: what it then shows: const, the mean colour; rand, one random colour; pixel, noise (files).
+            1909.13719), augmix-m3-w3 or 3a (streamed).
+        erasing: probability that a box of the image is erased (arXiv 1708.04896), 0 to 1 (streamed).
+        erasing_mode: what it then shows: const, the mean colour; rand, one random colour; pixel, noise (streamed).
         mixup: alpha of mixup (arXiv 1710.09412): two images are added, weighed by a draw from Beta(alpha, alpha); 0
             for none.
         cutmix: alpha of CutMix (arXiv 1905.04899): a box of one image is put into another; 0 for none.
@@ -129,7 +129,7 @@ class Augmentation:
 
     @property
     def border(self) -> int:
-        """Pixels added on every side of the images of a set held whole."""
+        """Pixels added on every side of the images of a set in memory."""
         if self.padding is not None:
             return self.padding
         return 4 if self.scale is None else 0
@@ -139,28 +139,23 @@ class Augmentation:
         """Whether images of a batch are mixed with one another."""
         return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
 
-    def check_whole(self) -> None:
-        """Raises InputError for fields that a set held whole does not know."""
-        given = self._given(_OF_FILES)
+    def check_in_memory(self) -> None:
+        """Raises InputError for fields that images in memory do not know."""
+        given = self._given(_OF_STREAMED)
         if given:
             raise InputError(
-                f"augmentation: {', '.join(given)} is for sets that are read while training (--data.name files, wds or "
-                "hfds), and this one is held whole; leave it out"
+                f"augmentation: {', '.join(given)} is for streamed data sets (--data.name files, wds or hfds), and "
+                "this one is in memory; leave it out"
             )
 
-    def check_files(self) -> None:
-        """Raises InputError for fields that a set read while training does not know."""
-        given = [name for name in self._given(_OF_WHOLE) if name != "padding" or self.padding]
+    def check_streamed(self) -> None:
+        """Raises InputError for fields that images that are streamed do not know."""
+        given = [name for name in self._given(_IN_MEMORY) if name != "padding" or self.padding]
         if given:
             raise InputError(
-                f"augmentation: {', '.join(given)} is for sets that are held whole; images read while training get "
-                "random resized crops (augmentation.scale) of the size of data.size; leave it out"
+                f"augmentation: {', '.join(given)} is for data sets in memory; streamed images get random resized "
+                "crops (augmentation.scale) of the size of data.size; leave it out"
             )
-
-    def check_order(self, *, shuffle: bool) -> None:
-        """Raises InputError where repeats are asked for of images in order."""
-        if self.repeats > 1 and not shuffle:
-            raise InputError("augmentation: repeats is for batches in random order; leave it out, or shuffle")
 
     def _given(self, names: Sequence[str]) -> list[str]:
         default: dict[str, Any] = {field.name: field.default for field in fields(self)}

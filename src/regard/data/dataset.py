@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -36,6 +36,8 @@ class ImageDataset(ABC):
         keys: what each image is called, unique in the set: its path below the folder of images.
         labels: int64 (N,), each an index into `classes`, or -1 where an image has none.
         has_masks: whether masks are known.
+        mean: of each channel, 0 to 1, if the set has one of its own.
+        std: likewise.
     """
 
     name: str
@@ -44,6 +46,8 @@ class ImageDataset(ABC):
     keys: Sequence[str]
     labels: Tensor
     has_masks: bool = True
+    mean: Channels | None = None
+    std: Channels | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,7 +102,7 @@ class Subset(ImageDataset):
     def __init__(self, whole: ImageDataset, index: Tensor) -> None:
         self._whole, self._index = whole, index
         self.name, self.split, self.classes = whole.name, whole.split, whole.classes
-        self.has_masks = whole.has_masks
+        self.has_masks, self.mean, self.std = whole.has_masks, whole.mean, whole.std
         self.keys = Strings(whole.keys[i] for i in index.tolist())
         self.labels = whole.labels[index]
 
@@ -139,8 +143,8 @@ class InMemoryDataset(ImageDataset):
     classes: tuple[str, ...]
     name: str
     split: str
-    mean: Channels
-    std: Channels
+    mean: Channels = field()
+    std: Channels = field()
     regions: Tensor | None = None
     skipped: tuple[str, ...] = ()
 

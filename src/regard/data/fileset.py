@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, Any, Protocol, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from regard.data.dataset import Channels, chosen
-from regard.data.decode import OnUnreadable, Unreadable
-from regard.data.fit import Fit
+from regard.data.dataset import Channels, ImageDataset, chosen
+from regard.data.decode import OnUnreadable, Unreadable, read_image
+from regard.data.transforms import Transform
 from regard.data.wds import WebDataset
 from regard.errors import InputError
 
@@ -91,7 +93,7 @@ class FileSet:
         interpolation: how images are resized in testing: "bilinear", "bicubic", …
         unreadable: on an image that cannot be read, "error", or "skip" it and name it.
         workers: processes that read images.
-        skipped: nothing; what is skipped is known when it is come to, see `FileBatches`.
+        skipped: nothing; what is skipped is known when it is come to, see `Batch`.
 
     Raises:
         InputError: a value other than these.
@@ -118,15 +120,15 @@ class FileSet:
             raise InputError(f"unreadable is {self.unreadable!r}; give 'error' or 'skip'")
         if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 0:
             raise InputError(f"workers is {self.workers!r}; give 0 or more")
-        _ = self.fit
+        _ = self.transform
 
     def __len__(self) -> int:
         return len(self.source)
 
     @property
-    def fit(self) -> Fit:
+    def transform(self) -> Transform:
         """How its images are resized and cropped in testing."""
-        return Fit((self.size, self.size), self.crop_pct, "center", self.interpolation)
+        return Transform((self.size, self.size), self.crop_pct, "center", self.interpolation)
 
     def subset(self, which: int | Sequence[int] | Tensor) -> FileSet:
         """A part of the set; see `InMemoryDataset.subset`.
@@ -141,6 +143,45 @@ class FileSet:
                 "(--data.options.train), and leave out train_images"
             )
         return replace(self, source=self.source.subset(chosen(which, torch.from_numpy(self.source.labels))))
+
+
+class PlacesDataset(ImageDataset):
+    """The images of a set that are read from places, as a data set."""
+
+    has_masks = False
+
+    def __init__(self, files: FileSet) -> None:
+        assert isinstance(files.source, Places)
+        self._places = files.source
+        self.name, self.split, self.classes = files.name, files.split, files.classes
+        self.mean, self.std = files.mean, files.std
+        self.labels = torch.from_numpy(files.source.labels)
+        self.keys = _Names(files.source)
+
+    def image(self, index: int) -> Image.Image:
+        name = self._places.name(index, whole=True)
+        try:
+            with self._places.open(index) as file:
+                return read_image(Path(name), file)[0]
+        except OSError as error:
+            raise Unreadable(f"{name!r} cannot be opened ({error.strerror or error})") from error
+
+    def mask(self, index: int) -> None:
+        return None
+
+    def fingerprint(self) -> str:
+        raise NotImplementedError
+
+
+class _Names(Sequence[str]):
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._places.name(index)
 
 
 def common(name: str, size: int | None, **rest: Any) -> dict[str, Any]:

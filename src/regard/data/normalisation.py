@@ -1,10 +1,13 @@
-"""Bytes made into the numbers that a network expects."""
+"""Bytes made into the numbers that a network expects, on its device."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from regard.data.batch import Batch
 from regard.data.dataset import Channels
 from regard.errors import InputError
 
@@ -16,25 +19,20 @@ class Normalisation:
         mean: of each channel, 0 to 1, subtracted.
         std: of each channel, above 0, divided by.
         device: where the images are.
-        memory_format: of the images it gives.
+        channels_last: give images in torch.channels_last memory format.
 
     Raises:
         InputError: not three numbers each, or a std that is not above 0.
     """
 
     def __init__(
-        self,
-        mean: Channels,
-        std: Channels,
-        *,
-        device: torch.device | str | None = None,
-        memory_format: torch.memory_format = torch.contiguous_format,
+        self, mean: Channels, std: Channels, *, device: torch.device | str | None = None, channels_last: bool = False
     ) -> None:
         if len(mean) != 3 or len(std) != 3:
             raise InputError(f"mean or std is {mean}, {std}; give three numbers, for red, green and blue")
         if min(std) <= 0:
             raise InputError(f"std is {std}; give three numbers above 0")
-        self._format = memory_format
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._mean = _of_bytes(mean, device)
         self._factor = _of_bytes(std, device).reciprocal()
         self._constants: tuple[Tensor, Tensor] | None = None
@@ -53,6 +51,57 @@ class Normalisation:
             self._constants = mean, factor
         mean, factor = self._constants
         return images.to(torch.float32, memory_format=self._format).sub_(mean).mul_(factor)
+
+
+def denormalised(images: Tensor, mean: Channels, std: Channels) -> Tensor:
+    """The bytes that were normalised: float (B, 3, h, w) -> uint8 (B, 3, h, w), exact."""
+    shift, factor = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
+    return images.mul(factor).add_(shift).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+class Prefetcher:
+    """Brings batches of bytes to a device and normalises them; to a GPU one batch ahead, on a CUDA stream of its own.
+
+    Args:
+        normalise: with its constants on the device.
+        device: where the batches go.
+    """
+
+    def __init__(self, normalise: Normalisation, device: torch.device) -> None:
+        self._normalise, self._device = normalise, device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches in the memory of the processor, images uint8 -> the same on the device, images float32."""
+        if self._stream is None:
+            yield from map(self._moved, batches)
+            return
+        ahead: Batch | None = None
+        for batch in batches:
+            with torch.cuda.stream(self._stream):
+                moved = self._moved(batch)
+            if ahead is not None:
+                yield ahead
+            ahead = self._arrived(moved, self._stream)
+        if ahead is not None:
+            yield ahead
+
+    def _moved(self, batch: Batch) -> Batch:
+        images, labels, index, masks = (
+            None if part is None else part.to(self._device, non_blocking=True)
+            for part in (batch.images, batch.labels, batch.index, batch.masks)
+        )
+        assert images is not None and labels is not None and index is not None
+        return batch._replace(images=self._normalise(images), labels=labels, index=index, masks=masks)
+
+    def _arrived(self, batch: Batch, copying: torch.cuda.Stream) -> Batch:
+        """The batch, which what is computed from now on waits for."""
+        computing = torch.cuda.current_stream(self._device)
+        computing.wait_stream(copying)
+        for part in (batch.images, batch.labels, batch.index, batch.masks):
+            if part is not None:
+                part.record_stream(computing)  # its memory is not given to the next copy before it is used
+        return batch
 
 
 def _of_bytes(values: Channels, device: torch.device | str | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Processes that read, while the one that asks for what they read works on."""
+"""DataLoader workers: processes that read, while the one that asks for what they read works on."""
 
 from __future__ import annotations
 
@@ -6,42 +6,52 @@ import signal
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from regard.errors import InputError, first_line
 
 
+class Failure(NamedTuple):
+    """An InputError of a worker: as an exception it would come back with a traceback in its message.
+
+    Attributes:
+        message: of the error, one line.
+        traceback: of where it was raised.
+    """
+
+    message: str
+    traceback: str
+
+
 class Workers:
-    """Some processes that read; what they give comes in the order it was asked for, however many there are.
+    """Some DataLoader workers; what they give comes in the order it was asked for, however many there are.
 
     Args:
-        source: what is read: `source[request]` for every request; or, of a `torch.utils.data.IterableDataset`, what it
-            gives in each of the processes, in turn. It goes to the processes once, when they begin.
-        count: of the processes; 0 reads here, when it is asked for.
+        source: what is read: `source[request]` for every request; or, of an `IterableDataset`, what it gives in each of
+            the workers, in turn. It goes to them once, when they begin. A `Failure` in it is raised.
+        count: of the workers; 0 reads inline, when it is asked for.
         pinned: in page-locked memory, from which a GPU copies by itself.
-        lasting: keep the processes for the next time.
+        lasting: keep the workers for the next time.
     """
 
     def __init__(self, source: Any, count: int, *, pinned: bool = False, lasting: bool = False) -> None:
-        self.count = count
         self._source = source
         self._requests = _Requests()
         self._loader: DataLoader[Any] | None = None
         self._running: Any = None
-        self._ending: weakref.finalize[Any, Any] | None = None  # of the processes that are there
+        self._ending: weakref.finalize[Any, Any] | None = None  # of the workers that are there
         self._turn = 0
         if not count:
             return
-        ordered = isinstance(source, torch.utils.data.IterableDataset)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of more workers than processors, which is for the person to say
             self._loader = DataLoader(
                 source,
                 batch_size=None,
-                sampler=None if ordered else self._requests,  # any iterable will do
+                sampler=None if isinstance(source, IterableDataset) else self._requests,  # any iterable will do
                 num_workers=count,
                 collate_fn=_as_it_is,
                 worker_init_fn=_begin,
@@ -54,15 +64,23 @@ class Workers:
         """What is read for the requests, or what the source gives by itself.
 
         Raises:
-            InputError: a process ended.
+            InputError: a `Failure`, whose traceback is a note of the error; a worker died.
         """
-        self._requests.now = requests
+        for part in self._parts(requests):
+            if isinstance(part, Failure):
+                error = InputError(part.message)
+                error.add_note(part.traceback)
+                raise error
+            yield part
+
+    def _parts(self, requests: Iterable[Any]) -> Iterator[Any]:
         if self._loader is None:
-            if isinstance(self._source, torch.utils.data.IterableDataset):
+            if isinstance(self._source, IterableDataset):
                 yield from self._source
             else:
                 yield from (self._source[request] for request in requests)
             return
+        self._requests.now = requests
         self._turn += 1
         turn = self._turn
         try:
@@ -70,8 +88,8 @@ class Workers:
                 warnings.simplefilter("ignore")  # as above
                 found = iter(self._loader)
             if found is not self._running:
-                # It keeps the queues through which the processes are told to end. Without it, in a circle of objects,
-                # these would be gone before; and at the end of Python the processes would be waited for, which wait.
+                # It keeps the queues through which the workers are told to end. Without it, in a circle of objects,
+                # these would be gone before; and at the end of Python the workers would be waited for, which wait.
                 self._running, self._ending = found, weakref.finalize(self, _end, found)
             while turn == self._turn:
                 try:
@@ -79,18 +97,21 @@ class Workers:
                 except StopIteration:
                     return
                 yield part
-            raise AssertionError("these processes read something else by now; read one thing after another")
+            raise AssertionError("these workers read something else by now; read one thing after another")
         except (RuntimeError, EOFError, ConnectionError) as error:
             # The last two: it ended while a part, in memory that it shares, was on the way.
             if str(error).startswith("Caught "):
-                raise  # of what is read; the process only passed it on
-            raise _ended(error) from error
+                raise  # of what is read; the worker only passed it on
+            raise InputError(
+                f"a DataLoader worker died ({first_line(error)}); if memory ran out, try fewer of them (--workers, or "
+                "--data.workers of a recipe) or smaller batches (--batch_size)"
+            ) from error
         finally:
             if turn == self._turn and not self._loader.persistent_workers:
                 self.close()
 
     def close(self) -> None:
-        """Ends the processes; they begin anew when something is read again."""
+        """Ends the workers; they begin anew when something is read again."""
         if self._ending is not None and self._loader is not None:
             self._loader._iterator = self._running = None
             self._ending()
@@ -108,13 +129,6 @@ class _Requests:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.now)
-
-
-def _ended(error: Exception) -> InputError:
-    return InputError(
-        f"a process that reads images ended ({first_line(error)}); if memory ran out, try fewer of them "
-        "(--workers, or --data.workers of a recipe) or smaller batches (--batch_size)"
-    )
 
 
 def _as_it_is(part: Any) -> Any:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from regard import maps
-from regard.data import Channels, Fit, ImageDataset
+from regard.data import Channels, ImageDataset, Transform
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.files import check_replaceable
@@ -49,7 +49,7 @@ def explain(
     images: ImageDataset,
     out: str | os.PathLike[str],
     *,
-    fit: Fit,
+    transform: Transform,
     mean: Channels,
     std: Channels,
     names: Sequence[str],
@@ -77,7 +77,7 @@ def explain(
         model: images (N, 3, H, W) -> logits; on the device that the work is to be done on.
         images: to explain, such as `data.open_pictures` gives.
         out: the folder to write.
-        fit: how the images are resized and cropped for the network.
+        transform: how the images are resized and cropped for the network.
         mean: subtracted from the channels, which are in [0, 1].
         std: the channels are divided by it.
         names: of the outputs.
@@ -112,14 +112,14 @@ def explain(
         "threshold": threshold,
         "top": top,
         "classes": [{"index": index, "class": names[index]} for index in classes],
-        "fit": asdict(fit),
+        "transform": asdict(transform),
         "mean": mean,
         "std": std,
     }
     found = explanations(
         mapper,
         images,
-        fit,
+        transform,
         mean=mean,
         std=std,
         names=names,

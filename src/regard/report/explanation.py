@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regard.bias import measure, scaled
-from regard.data import Channels, Fit, ImageDataset, Normalisation, RegionBatch, stream
+from regard.data import Batch, Channels, ImageDataset, Transform, create_loader, denormalised
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.logits import class_logits
@@ -96,7 +96,7 @@ def check_counts(top: int, batch_size: int) -> None:
 def explanations(
     method: MapMethod,
     images: ImageDataset,
-    fit: Fit,
+    transform: Transform,
     *,
     mean: Channels,
     std: Channels,
@@ -113,7 +113,7 @@ def explanations(
     Args:
         method: of the maps, with its model.
         images: to explain.
-        fit: how they are resized and cropped; without a size they are taken one by one, as large as they are.
+        transform: how they are resized and cropped; without a size they are taken one by one, as large as they are.
         mean: subtracted from the channels, which are in [0, 1].
         std: the channels are divided by it.
         names: of the network's outputs.
@@ -130,24 +130,40 @@ def explanations(
     check_counts(top, batch_size)
     parameter = next(method.model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    normalised = Normalisation(mean, std, device=device)
     at_once = max(1, min(batch_size, _MAPS // (len(classes) or min(top, len(names)))))
-    step = at_once if fit.size else 1  # of unlike sizes
-    places = range(len(images))
-    for batch in stream(images, fit, places, step, workers=workers, unreadable=unreadable):
-        found: dict[int, Explanation | Refusal] = {
-            place: Refusal(place, images.keys[place], reason) for place, reason in batch.skipped
-        }
+    loader = create_loader(
+        images,
+        at_once if transform.size else 1,  # of unlike sizes
+        transform=transform,
+        device=device,
+        mean=mean,
+        std=std,
+        workers=workers,
+        unreadable=unreadable,
+        masks=True,
+    )
+    start = explained = 0
+    for batch in loader.epoch(0):
+        found: dict[int, Explanation | Refusal] = {}
+        unread = sorted(set(range(start, start + batch.total)) - set(batch.index.tolist()))
+        for place, reason in zip(unread, batch.skipped, strict=True):
+            found[place] = Refusal(place, images.keys[place], reason.removeprefix(f"{images.keys[place]}: "))
+        start += batch.total
         if len(batch.images):
-            shown = normalised(batch.images.to(device))
             if classes:
-                maps = method(shown, torch.tensor(classes, device=device).expand(len(shown), -1))
+                maps = method(batch.images, torch.tensor(classes, device=device).expand(len(batch.images), -1))
             else:
-                maps = method(shown, top=min(top, len(names)))
+                maps = method(batch.images, top=min(top, len(names)))
             assert method.logits is not None and method.classes is not None
-            given = _explained(batch, maps, method.logits, method.classes, images, names, top, threshold)
+            pixels = denormalised(batch.images, mean, std).permute(0, 2, 3, 1).cpu().numpy()
+            given = _explained(batch, pixels, maps, method.logits, method.classes, images, names, top, threshold)
             found |= {explanation.place: explanation for explanation in given}
+            explained += len(batch.images)
         yield from (found[place] for place in sorted(found))
+    if not explained:
+        raise InputError(
+            f"not one of the {start} images can be read (the last: {batch.skipped[-1]}); give readable ones"
+        )
 
 
 def find_classes(asked: Sequence[str], names: Sequence[str], whose: str = "the network") -> tuple[int, ...]:
@@ -183,7 +199,8 @@ def _class_index(asked: str, names: Sequence[str], whose: str) -> int:
 
 
 def _explained(
-    batch: RegionBatch,
+    batch: Batch,
+    pixels: NDArray[np.uint8],
     maps: Tensor,
     logits: Tensor,
     classes: Tensor,
@@ -197,19 +214,18 @@ def _explained(
     probabilities = class_logits(logits).double().softmax(1).cpu()
     likeliest = probabilities.topk(min(top, len(names)), dim=1).indices.tolist()
     measures: dict[str, list[list[float | bool]]] = {}
-    if images.has_masks:
+    if batch.masks is not None:
         # Every map beside the region of its image, as if they were so many images.
-        regions = batch.regions.to(maps.device).repeat_interleave(each, 0)
-        found = measure(maps.flatten(0, 1), regions, threshold)
+        found = measure(maps.flatten(0, 1), batch.masks.repeat_interleave(each, 0), threshold)
         measures = {name: values.cpu().view(count, each).tolist() for name, values in found.items()}
     heats = scaled(maps.flatten(0, 1)).double().view(maps.shape).cpu().numpy()
-    pixels = batch.images.permute(0, 2, 3, 1).cpu().numpy()
+    masks = None if batch.masks is None else batch.masks.cpu().numpy()
 
     def scored(i: int, index: int) -> Scored:
         return Scored(index, names[index], float(probabilities[i, index]))
 
     for i, place in enumerate(batch.index.tolist()):
-        region = batch.regions[i].cpu().numpy() if images.has_masks and bool(batch.regions[i].any()) else None
+        region = masks[i] if masks is not None and masks[i].any() else None
         looks = [
             Look(
                 scored(i, index),
@@ -220,7 +236,7 @@ def _explained(
             for k, index in enumerate(classes[i].tolist())
         ]
         predicted = tuple(scored(i, index) for index in likeliest[i])
-        note = _note(images, place) if images.has_masks and region is None else ""
+        note = _note(images, place) if masks is not None and region is None else ""
         yield Explanation(place, images.keys[place], pixels[i], region, predicted, tuple(looks), note)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regard.bias import Report, measure, scaled
-from regard.data import Batches, InMemoryDataset
+from regard.data import InMemoryDataset, create_loader
 from regard.data.draws import Draws
 from regard.errors import InputError
 from regard.logits import predicted_classes
@@ -209,8 +209,8 @@ def _look(mapper: MapMethod, row: Summary, test: InMemoryDataset, places: Sequen
     by_label = report is not None and report.target == "label"
     threshold, margin = (report.threshold, report.margin) if report else (0.5, 0)
     chosen = test.subset(torch.tensor(places))
-    batches = Batches(chosen, len(chosen), mean=row.recipe.data.mean, std=row.recipe.data.std, device="cpu")
-    (batch,) = batches.epoch(0)
+    recipe = row.recipe.data
+    (batch,) = create_loader(chosen, len(chosen), mean=recipe.mean, std=recipe.std, device="cpu").epoch(0)
     heat = mapper(batch.images, batch.labels if by_label else None)
     predicted = predicted_classes(mapper.logits).tolist() if mapper.logits is not None else []
     verdicts, spills = [""] * len(places), [float("nan")] * len(places)

@@ -1,6 +1,6 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
-from regard.training.datasets import load_data
+from regard.training.datasets import is_streamed, load_data, make_loader
 from regard.training.display import Display, Lines
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.imported import import_weights, sha256
@@ -18,7 +18,7 @@ from regard.training.parsing import (
     to_data,
     to_recipe,
 )
-from regard.training.preprocessing import Preprocessing, fit_of
+from regard.training.preprocessing import Preprocessing, transform_of
 from regard.training.pretrained import Pretrained, load_pretrained
 from regard.training.processes import Processes, others_there, pick_device
 from regard.training.published import describe, imagenet_classes, imagenet_synsets
@@ -65,16 +65,17 @@ __all__ = [
     "describe",
     "evaluate",
     "file_arguments",
-    "fit_of",
     "flat",
     "imagenet_classes",
     "imagenet_synsets",
     "import_weights",
     "interruptible",
+    "is_streamed",
     "learning_rate",
     "load_data",
     "load_pretrained",
     "load_recipe",
+    "make_loader",
     "make_model",
     "make_objective",
     "make_optimizer",
@@ -85,5 +86,6 @@ __all__ = [
     "to_data",
     "to_recipe",
     "train",
+    "transform_of",
     "with_fields",
 ]

@@ -1,4 +1,4 @@
-"""The data of recipes."""
+"""The data of recipes, and their batches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from regard import data
+from regard.data.fileset import SIZE
 from regard.data.sources import READ_WHILE_TRAINING
 from regard.training.recipe import DataRecipe
 
@@ -43,3 +44,48 @@ def resolved(recipe: DataRecipe, images: data.InMemoryDataset | data.FileSet) ->
 
 def _normalised(images: data.InMemoryDataset | data.FileSet, recipe: DataRecipe) -> data.InMemoryDataset | data.FileSet:
     return replace(images, mean=recipe.mean or images.mean, std=recipe.std or images.std)
+
+
+def make_loader(
+    images: data.InMemoryDataset | data.FileSet,
+    recipe: DataRecipe,
+    batch_size: int,
+    *,
+    augmentation: data.Augmentation | None = None,
+    **options: Any,
+) -> data.Loader:
+    """The batches of images as a recipe says they are resized, normalised and read.
+
+    Args:
+        images: those of the recipe, for training or testing.
+        recipe: of the data.
+        batch_size: images in a batch, over all processes.
+        augmentation: in training.
+        options: the others of `data.create_loader`.
+
+    Raises:
+        InputError: as `data.create_loader`.
+    """
+    size = (recipe.size or SIZE,) * 2 if is_streamed(recipe) else None
+    transform = data.Transform(size, recipe.crop_pct, interpolation=recipe.interpolation, augmentation=augmentation)
+    return data.create_loader(
+        images,
+        batch_size,
+        transform=transform,
+        mean=recipe.mean,
+        std=recipe.std,
+        workers=recipe.workers,
+        unreadable=recipe.unreadable,
+        **options,
+    )
+
+
+def is_streamed(recipe: DataRecipe) -> bool:
+    """Whether the images of a recipe are read while it trains."""
+    return recipe.name in READ_WHILE_TRAINING
+
+
+def test_batch_size(images: data.InMemoryDataset | data.FileSet, recipe: DataRecipe, processes: int) -> int:
+    """Images of a batch in testing: 500 small ones a process, and fewer of large ones, which take more memory."""
+    width, height = images.image(0).size if isinstance(images, data.InMemoryDataset) else (recipe.size or SIZE,) * 2
+    return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))

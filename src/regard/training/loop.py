@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from regard.data import Batch, Batches, FileBatches, Mixing
+from regard.data import Batch, Loader, Mixing
 from regard.training.averaging import Average
 from regard.training.display import Display
 from regard.training.evaluate import MANY_CLASSES, evaluate
@@ -42,8 +42,8 @@ class Loop:
         recipe: Recipe,
         run: Run,
         objective: Objective,
-        batches: Batches | FileBatches,
-        test_batches: Batches | FileBatches,
+        batches: Loader,
+        test_batches: Loader,
         processes: Processes,
         display: Display,
         fewest: int = 2,
@@ -59,10 +59,11 @@ class Loop:
         self.learning = [p for p in self.forward.parameters() if p.requires_grad]
         self.optimizer = processes.optimizer(make_optimizer(self.model, recipe.optimizer, objective.parameters()))
         self.scaler = processes.accelerator.scaler
-        self.mixing = _mixing(recipe, len(batches.images.classes))
+        self.mixing = _mixing(recipe, len(batches.dataset.classes))
         self.rows: list[dict[str, Any]] = []  # of the finished epochs
         self.epoch = self.step = 0  # the next step to take
         self.unreadable: tuple[str, ...] = ()  # files, and why
+        self.skipped: dict[str, None] = {}  # the same, of this process, each once
         self.lost = 0  # steps without a finite gradient, one after another, before this epoch
         self.meter = Meter(len(batches), self.learning[0])
         self.saved_at = time.perf_counter()
@@ -106,6 +107,7 @@ class Loop:
         began = time.perf_counter()
         batch = next(source)
         self.waited += time.perf_counter() - began
+        self.skipped.update(dict.fromkeys(batch.skipped))
         return batch
 
     def take_step(self, batch: Batch) -> None:
@@ -181,6 +183,7 @@ class Loop:
         check_weights(self.model, self.run)
         self.processes.share_buffers(self.average.kept)
         score = evaluate(self.average.kept, self.test_batches, summed=self.processes.summed)
+        self.skipped.update(dict.fromkeys(score.skipped))
         self.note_unreadable()
         best = max((row["test_accuracy"] for row in self.rows), default=-1.0)
         row = {
@@ -190,7 +193,7 @@ class Loop:
             "skipped_steps": len(measured.bad()),
             "test_loss": score.loss,
             "test_accuracy": score.accuracy,
-            **({"test_top5": score.top5} if len(self.batches.images.classes) > MANY_CLASSES else {}),
+            **({"test_top5": score.top5} if len(self.batches.dataset.classes) > MANY_CLASSES else {}),
             "test_images": score.images,
             "images_per_second": self.rate,
             "waiting": waited,
@@ -210,7 +213,7 @@ class Loop:
 
     def note_unreadable(self) -> None:
         """Adds the files that any process could not read to those of before."""
-        new = (*self.unreadable, *self.batches.skipped, *self.test_batches.skipped)
+        new = (*self.unreadable, *self.skipped)
         self.unreadable = self.processes.all_names(tuple(dict.fromkeys(new)))
 
     def save(self) -> None:

@@ -45,7 +45,7 @@ def enough_memory(recipe: Recipe) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if _KILLED.search(str(error)):
             raise LostProcess(
-                f"a process that reads images was killed ({first_line(error)}); if memory ran out, give fewer of them "
+                f"a DataLoader worker was killed ({first_line(error)}); if memory ran out, give fewer of them "
                 "(data.workers); --resume goes on from the last checkpoint"
             ) from error
         lacking = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -64,12 +64,12 @@ def _channels(values: Any) -> Channels:
     return red, green, blue
 
 
-def fit_of(preprocessing: Preprocessing) -> data.Fit:
+def transform_of(preprocessing: Preprocessing) -> data.Transform:
     """How an image file is resized and cropped for a network; not at all if its size is not known."""
     if preprocessing.size is None:
-        return data.Fit()
+        return data.Transform()
     red, green, blue = (round(255 * value) for value in preprocessing.mean or (0.0, 0.0, 0.0))
-    return data.Fit(
+    return data.Transform(
         size=(preprocessing.size, preprocessing.size),
         crop_pct=preprocessing.crop_pct or 1.0,
         crop_mode=preprocessing.crop_mode or "center",

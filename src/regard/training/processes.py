@@ -17,7 +17,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from regard import data
 from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
 from regard.launcher import local_rank, rank_and_size, without_launcher
 
@@ -36,7 +35,6 @@ class Processes:
         device: of this process.
         rank: of this process, from 0.
         count: of the processes.
-        share: this process's part of every batch.
     """
 
     def __init__(self, device: str, precision: str, wait_minutes: float, *, unused: bool = False) -> None:
@@ -78,7 +76,6 @@ class Processes:
             raise LostProcess(f"the processes of the run do not find one another ({first_line(error)})") from error
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device if several else placed
-        self.share = data.Share(self.rank, self.count)
 
     @property
     def overruled(self) -> str | None:

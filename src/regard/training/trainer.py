@@ -18,7 +18,7 @@ from regard.errors import InputError, SaidElsewhere
 from regard.files import UNFINISHED, remove_files, written_files
 from regard.modes import check_image_size
 from regard.training.data_record import Record, check_same_images, data_record, difference, one_class
-from regard.training.datasets import load_data, resolved
+from regard.training.datasets import is_streamed, load_data, make_loader, resolved, test_batch_size
 from regard.training.display import Display
 from regard.training.frozen import freeze
 from regard.training.interrupt import interruptible
@@ -141,12 +141,14 @@ def _train(
     channels_last = recipe.channels_last and _takes_channels_last(model, recipe, len(train_set), processes)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    whole_batches = isinstance(train_set, data.FileSet) or recipe.augmentation.mixes
+    whole_batches = is_streamed(recipe.data) or recipe.augmentation.mixes
     left = 0 if whole_batches else left_out(len(train_set), recipe.schedule.batch_size, processes.count)
     if left:
         display.say(f"the last batch of an epoch would have {left} of {len(train_set)} images, and is left out")
-    batches = data.make_batches(
+    sliced = {"rank": processes.rank, "world_size": processes.count}
+    batches = make_loader(
         train_set,
+        recipe.data,
         recipe.schedule.batch_size,
         augmentation=recipe.augmentation,
         shuffle=True,
@@ -154,23 +156,24 @@ def _train(
         device=processes.device,
         drop_last=whole_batches or left > 0,
         channels_last=channels_last,
-        share=processes.share,
+        **sliced,
     )
-    test_batches = data.make_batches(
+    test_batches = make_loader(
         test_set,
-        _test_batch(test_set, processes.count),
+        recipe.data,
+        test_batch_size(test_set, recipe.data, processes.count),
         device=processes.device,
         channels_last=channels_last,
-        share=processes.share,
+        **sliced,
     )
-    check_image_size(model, torch.empty(1, 3, *batches.image_size, device="meta"))
+    size = batches.image_size
+    assert size is not None
+    check_image_size(model, torch.empty(1, 3, *size, device="meta"))
     teachers = processes.first(  # first, for their weights may be downloaded
-        lambda: load_teachers(
-            recipe.transfer, train_set, batches.image_size, processes.device, display.say, compile=recipe.compile
-        )
+        lambda: load_teachers(recipe.transfer, train_set, size, processes.device, display.say, compile=recipe.compile)
     )
-    fewest = fewest_images(recipe, model, len(train_set), batches.image_size, processes.count)
-    objective = make_objective(recipe, model, teachers, batches.image_size)
+    fewest = fewest_images(recipe, model, len(train_set), size, processes.count)
+    objective = make_objective(recipe, model, teachers, size)
     loop = Loop(recipe, run, objective, batches, test_batches, processes, display, fewest)
     loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resume))
     if resume:
@@ -221,12 +224,6 @@ def _takes_channels_last(model: nn.Module, recipe: Recipe, images: int, processe
     return not any(
         layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16 for layer in convolutions
     )
-
-
-def _test_batch(images: data.InMemoryDataset | data.FileSet, processes: int) -> int:
-    """Images of a batch in testing: 500 small ones a process, and fewer of large ones, which take more memory."""
-    height, width = images.images.shape[2:] if isinstance(images, data.InMemoryDataset) else (images.size, images.size)
-    return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))
 
 
 def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:

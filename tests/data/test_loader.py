@@ -1,10 +1,10 @@
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import textwrap
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,34 +27,46 @@ def masks(tmp_path, write_image, write_mask):
     return tmp_path
 
 
-FIT = data.Fit((16, 24), 0.9, "border", fill=(9, 8, 7))
+BORDER = data.Transform((16, 24), 0.9, "border", fill=(9, 8, 7))
 
 
-def batches(where, indices=None, size=4, fit=FIT, **options):
-    images = data.open_regions(where) if not isinstance(where, ImageDataset) else where
-    return list(data.stream(images, fit, range(len(images)) if indices is None else indices, size, **options))
+def loader(where, size=4, transform=BORDER, **options):
+    images = where if isinstance(where, ImageDataset) else data.open_regions(where)
+    how = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "masks": True}
+    return data.create_loader(images, size, transform=transform, **{**how, **options})
+
+
+def batches(where, size=4, **options):
+    return list(loader(where, size, **options).epoch(0))
 
 
 def test_batches_come_in_order_with_all_that_belongs_to_an_image(masks):
     images = data.open_regions(masks)
     found = batches(images)
-    assert [len(batch.index) for batch in found] == [4, 4, 3]
+    assert [len(batch.index) for batch in found] == [4, 4, 3] == [batch.total for batch in found]
     assert torch.cat([batch.index for batch in found]).tolist() == list(range(11))
     for batch in found:
-        assert (batch.images.dtype, batch.labels.dtype, batch.regions.dtype) == (torch.uint8, torch.int64, torch.bool)
-        assert batch.images.shape[1:] == (3, 16, 24) and batch.regions.shape[1:] == (16, 24) and batch.skipped == ()
-        for picture, label, region, place in zip(batch.images, batch.labels, batch.regions, batch.index, strict=True):
-            assert np.array_equal(picture.permute(1, 2, 0), FIT.image(images.image(place)))
-            assert np.array_equal(region, FIT.region(images.mask(place))) and label == images.labels[place]
-            shown, where = data.looked(images, FIT, int(place))
-            assert np.array_equal(shown, picture.permute(1, 2, 0)) and np.array_equal(where, region)
+        assert (batch.images.dtype, batch.labels.dtype, batch.masks.dtype) == (torch.float32, torch.int64, torch.bool)
+        assert batch.images.shape[1:] == (3, 16, 24) and batch.masks.shape[1:] == (16, 24) and batch.skipped == ()
+        pixels = data.denormalised(batch.images, (0.0,) * 3, (1.0,) * 3)
+        for picture, label, mask, place in zip(pixels, batch.labels, batch.masks, batch.index, strict=True):
+            assert torch.equal(picture, BORDER.image(images.image(place)))
+            assert np.array_equal(mask, BORDER.mask(images.mask(place))) and label == images.labels[place]
+    assert all(batch.masks is None for batch in batches(images, masks=False))
 
 
-def test_any_places_in_any_order(masks):
-    found = batches(masks, [7, 0, 7, 3], size=3)
-    assert [batch.index.tolist() for batch in found] == [[7, 0, 7], [3]]
+def test_bytes_come_back_from_normalised_images(masks):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    plain, normalised = batches(masks)[0].images, batches(masks, mean=mean, std=std)[0].images
+    assert torch.equal(data.denormalised(normalised, mean, std), data.denormalised(plain, (0.0,) * 3, (1.0,) * 3))
+
+
+def test_some_images_in_any_order(masks):
+    images = data.open_regions(masks)
+    found = batches(images.subset([7, 0, 7, 3]), size=3)
+    assert [batch.index.tolist() for batch in found] == [[0, 1, 2], [3]]
     assert torch.equal(found[0].images[0], found[0].images[2])
-    assert batches(masks, []) == []
+    assert torch.equal(found[0].images[1], batches(images)[0].images[0])
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -68,7 +80,7 @@ def test_workers_change_nothing(masks, workers):
         strict=True,
     ):
         assert here.skipped == there.skipped
-        assert all(torch.equal(a, b) for a, b in zip(here[:4], there[:4], strict=True))
+        assert all(torch.equal(here[i], there[i]) for i in (0, 1, 2, 4))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -84,41 +96,47 @@ def test_an_unreadable_image_is_one_line(masks, workers):
 
 def test_what_comes_before_an_unreadable_image_comes(masks):
     (masks / "images" / "b" / "09.png").write_text("not an image")
-    stream = data.stream(data.open_regions(masks), FIT, range(11), 2)
+    stream = loader(masks, 2).epoch(0)
     assert next(stream).index.tolist() == [0, 1]
 
 
-def test_skipped_images_are_listed_even_if_no_batch_follows(masks):
+def test_skipped_images_are_listed_with_their_batch(masks):
     images = data.open_regions(masks)
     for place in (0, 1, 5, 9, 10):
         (masks / "images" / images.keys[place]).write_text("not an image")
     (masks / "masks" / images.keys[4]).write_text("no mask")
     found = batches(images, size=2, unreadable="skip")
-    assert [batch.index.tolist() for batch in found] == [[2, 3], [6, 7], [8]]
-    assert [[place for place, _ in batch.skipped] for batch in found] == [[0, 1], [4, 5], [9, 10]]
-    assert "masks/a/08.png' is not an image" in found[1].skipped[0][1]
+    assert [batch.index.tolist() for batch in found] == [[], [2, 3], [], [6, 7], [8], []]
+    named = [[reason.partition(": ")[0] for reason in batch.skipped] for batch in found]
+    assert named == [["a/00.png", "a/02.png"], [], ["a/08.png", "a/10.png"], [], ["b/07.png"], ["b/09.png"]]
+    assert "masks/a/08.png' is not an image" in found[2].skipped[0]
+    assert found[0].images.shape[:2] == (0, 3) and len(found[0].masks) == 0
 
 
 def test_not_one_can_be_read(masks):
     for file in (masks / "images").rglob("*.png"):
         file.write_text("not an image")
+    found = batches(masks, unreadable="skip")
+    assert [len(batch.images) for batch in found] == [0, 0, 0] and sum(len(batch.skipped) for batch in found) == 11
     with pytest.raises(InputError, match="not one of the 11 images can be read"):
-        batches(masks, unreadable="skip")
+        batches(masks, unreadable="skip", shuffle=True)
 
 
-def test_images_of_one_size_need_no_fit_and_others_do(masks, write_image, write_mask):
+def test_images_of_one_size_need_no_transform_and_others_do(masks, write_image, write_mask):
     with pytest.raises(InputError) as caught:
-        batches(masks, fit=data.Fit())
+        batches(masks, transform=None)
     assert "'a/02.png' has 22 x 29 pixels, 'a/00.png' 20 x 31; give one size for all" in str(caught.value)
-    assert batches(masks, [3], fit=data.Fit())[0].images.shape == (1, 3, 25, 26)
+    assert batches(data.open_regions(masks).subset([3]), transform=None)[0].images.shape == (1, 3, 25, 26)
 
 
-def test_an_image_too_long_for_the_fit_is_unreadable(masks, write_image, write_mask):
+def test_an_image_too_long_for_the_transform_is_unreadable(masks, write_image, write_mask):
     write_image(masks / "images" / "a" / "00.png", (40_000, 1))
     write_mask(masks / "masks" / "a" / "00.png", np.ones((1, 40_000), dtype=bool))
     with pytest.raises(InputError, match=r"'a/00.png' cannot be fitted: an image of 40000 x 1"):
-        batches(masks, fit=data.Fit((224, 224)))
-    assert batches(masks, fit=data.Fit((224, 224)), unreadable="skip")[0].skipped[0][0] == 0
+        batches(masks, transform=data.Transform((224, 224)))
+    assert (
+        batches(masks, transform=data.Transform((224, 224)), unreadable="skip")[0].skipped[0].startswith("a/00.png: ")
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,27 +145,25 @@ def test_an_image_too_long_for_the_fit_is_unreadable(masks, write_image, write_m
         ({"size": 0}, "batch size is 0"),
         ({"workers": -1}, "workers is -1"),
         ({"unreadable": "ignore"}, "unreadable is 'ignore'"),
-        ({"indices": [3, 11]}, "places run from 3 to 11; expected 0 to 10"),
-        ({"indices": [-1]}, "places run from -1"),
+        ({"mean": None}, "say how the network wants them"),
+        ({"seed": -1, "shuffle": True}, "seed -1"),
     ],
 )
 def test_wrong_arguments_are_found_at_once(masks, options, said):
-    arguments = {"indices": range(11), "size": 4} | options
     with pytest.raises(InputError, match=said):
-        data.stream(data.open_regions(masks), FIT, arguments.pop("indices"), arguments.pop("size"), **arguments)
+        loader(masks, **options)
 
 
 def test_sets_without_regions(masks):
     found = batches(data.open_regions(f"folder:{masks / 'images'}"))
-    assert len(found) == 3 and not any(batch.regions.any() for batch in found)
-    assert found[0].regions.shape == (4, 16, 24)
+    assert len(found) == 3 and all(batch.masks is None for batch in found)
 
 
 def test_memory_does_not_grow_with_the_set():
     class Long(ImageDataset):
-        name, split, classes, fingerprint = "long", "", (), "x"
+        name, split, classes, fingerprint = "long", "", (), lambda _: "x"
         keys = tuple(map(str, range(100_000)))
-        labels = np.full(100_000, -1)
+        labels = torch.full((100_000,), -1)
         asked = 0
 
         def image(self, index):
@@ -158,14 +174,13 @@ def test_memory_does_not_grow_with_the_set():
             return np.zeros((4, 4), dtype=bool)
 
     images = Long()
-    stream = data.stream(images, data.Fit(), range(100_000), 10)
-    next(stream)
-    assert images.asked == 20  # one batch is held back
+    next(loader(images, 10, transform=None).epoch(0))
+    assert images.asked == 10
 
 
-def test_a_region_that_does_not_fit_its_image_is_unreadable():
+def test_a_mask_that_does_not_fit_its_image_is_unreadable():
     class Odd(ImageDataset):
-        name, split, classes, fingerprint, keys, labels = "odd", "", (), "x", ("k",), np.array([-1])
+        name, split, classes, fingerprint, keys, labels = "odd", "", (), lambda _: "x", ("k",), torch.tensor([-1])
 
         def image(self, index):
             return Image.new("RGB", (4, 5))
@@ -173,31 +188,37 @@ def test_a_region_that_does_not_fit_its_image_is_unreadable():
         def mask(self, index):
             return np.zeros((4, 5), dtype=bool)
 
-    with pytest.raises(data.Unreadable, match="'k' has 4 x 5 pixels, its region 5 x 4"):
-        data.looked(Odd(), data.Fit(), 0)
+    with pytest.raises(InputError, match="'k' has 4 x 5 pixels, its mask 5 x 4"):
+        batches(Odd(), transform=None)
 
 
-def test_looked_takes_sets_in_memory():
+def test_sets_in_memory_have_the_same_batches():
     pixels = torch.randint(0, 256, (5, 3, 6, 7), dtype=torch.uint8)
     labels, regions = torch.zeros(5, dtype=torch.int64), torch.rand(5, 6, 7) > 0.5
     test = data.InMemoryDataset(pixels, labels, ("a",), "own", "test", (0.5,) * 3, (0.2,) * 3, regions)
-    shown, region = data.looked(test, None, 3)
-    assert torch.equal(torch.from_numpy(shown).permute(2, 0, 1), test.images[3])
-    assert torch.equal(torch.from_numpy(region), test.regions[3])
+
+    class Streamed(ImageDataset):
+        name, split, classes, keys, labels = test.name, test.split, test.classes, test.keys, test.labels
+        image, mask, fingerprint = test.image, test.mask, test.fingerprint
+
+    for one, other in zip(batches(test, 2), batches(Streamed(), 2, transform=None), strict=True):
+        assert all(torch.equal(one[i], other[i]) for i in (0, 1, 2, 4)) and one.total == other.total
 
 
-def test_a_fit_and_a_batch_go_to_other_processes(masks):
-    batch = batches(masks)[0]
-    again = pickle.loads(pickle.dumps(batch))
-    assert torch.equal(again.images, batch.images) and pickle.loads(pickle.dumps(FIT)) == FIT
+def test_the_whole_set_is_not_read_to_make_a_loader():
+    """Of a set in memory the fingerprint takes all its bytes."""
+    test = data.clutter(train=10, test=20).test
+    with mock.patch.object(data.InMemoryDataset, "fingerprint") as fingerprint:
+        batches(test), batches(test.subset([1, 2]))
+    assert not fingerprint.called
 
 
 class Dying(ImageDataset):
     """Ends the process that reads its sixth image."""
 
-    name, split, classes, fingerprint = "dying", "", (), "x"
+    name, split, classes, fingerprint = "dying", "", (), lambda _: "x"
     keys = tuple(map(str, range(40)))
-    labels = np.full(40, -1)
+    labels = torch.full((40,), -1)
 
     def image(self, index):
         if index == 5:
@@ -210,14 +231,14 @@ class Dying(ImageDataset):
 
 def test_a_worker_that_dies_is_one_line():
     with pytest.raises(InputError) as caught:
-        batches(Dying(), size=2, fit=data.Fit(), workers=2)
-    assert "a process that reads images ended" in str(caught.value) and "--workers" in str(caught.value)
+        batches(Dying(), size=2, transform=None, workers=2)
+    assert "a DataLoader worker died" in str(caught.value) and "--workers" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_leaving_early_ends_the_workers(masks):
     before = set(multiprocessing.active_children())  # those of a loader that failed may take a while
-    stream = data.stream(data.open_regions(masks), FIT, range(11), 1, workers=2)
+    stream = loader(masks, 1, workers=2).epoch(0)
     next(stream)
     own = set(multiprocessing.active_children()) - before
     assert len(own) == 2
@@ -227,7 +248,7 @@ def test_leaving_early_ends_the_workers(masks):
 
 def test_workers_leave_ctrl_c_to_the_first_process(masks):
     """Which may want to finish what it is at."""
-    stream = data.stream(data.open_regions(masks), FIT, list(range(11)) * 20, 1, workers=2)
+    stream = loader(data.open_regions(masks).subset(list(range(11)) * 20), 1, workers=2).epoch(0)
     next(stream), next(stream), next(stream)
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGINT)
@@ -243,9 +264,10 @@ def test_ctrl_c_ends_all_processes(masks):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs behind without one
         torch.set_num_threads(1)
         from regard import data
-        images = data.open_regions({str(masks)!r})
+        images = data.open_regions({str(masks)!r}).subset(list(range(11)) * 10_000)
+        how = dict(transform=data.Transform((16, 16)), mean=(0.5,) * 3, std=(0.5,) * 3, workers=2)
         try:
-            for batch in data.stream(images, data.Fit((16, 16)), list(range(11)) * 10_000, 1, workers=2):
+            for batch in data.create_loader(images, 1, **how).epoch(0):
                 print("batch", flush=True)
                 time.sleep(0.01)
         except KeyboardInterrupt:

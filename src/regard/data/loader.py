@@ -1,0 +1,304 @@
+"""Batches of any data set, from one function; and the loader of images that are read as they are needed."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from regard.data.batch import Batch, Loader, rank_rows
+from regard.data.dataset import Channels, ImageDataset, InMemoryDataset
+from regard.data.decode import OnUnreadable, Unreadable, quiet
+from regard.data.draws import Integers
+from regard.data.fileset import FileSet, PlacesDataset
+from regard.data.memory_loader import InMemoryLoader
+from regard.data.normalisation import Normalisation, Prefetcher
+from regard.data.transforms import TrainingTransform, Transform
+from regard.data.wds import WebDataset
+from regard.data.wds_loader import ShardLoader
+from regard.data.workers import Failure, Workers
+from regard.errors import InputError
+
+
+def create_loader(
+    dataset: ImageDataset | FileSet,
+    batch_size: int | None = None,
+    *,
+    transform: Transform | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    workers: int = 0,
+    unreadable: OnUnreadable = "error",
+    drop_last: bool = False,
+    channels_last: bool = False,
+    masks: bool = False,
+) -> Loader:
+    """The batches of a data set, for training, testing and everything else.
+
+    Images in memory are cropped and flipped as tensors, on their device. Others are read by DataLoader workers, while
+    what was read before is worked on: no more than a few batches are in memory, whatever the set.
+
+    Args:
+        dataset: the images.
+        batch_size: images in a batch, over all processes, 1 or more; the last of an epoch has what is left. None for
+            250 of images in memory, else 32.
+        transform: how images, and masks with them, are resized and cropped, or varied; None for not at all. Of images
+            in memory the augmentation alone counts.
+        shuffle: a new random order in every epoch, in place of the order of the set. Then the next image that can be
+            read stands in for one that cannot, so that batches are full; in order it is left out. Of shards, every
+            epoch then has the same length, in which the last images of some may be left out, and others come twice.
+        seed: of all that is random, 0 to 2^64 - 1.
+        rank: which slice of every batch to give, from 0; those of all ranks together are the batch. In order, there may
+            be a last batch of which nothing is for this rank, and which it is not given.
+        world_size: of the processes.
+        device: where the batches are; None for where the set is, or the CPU.
+        mean: of each channel, 0 to 1, subtracted; None for the set's own.
+        std: of each channel, above 0, divided by; None for the set's own.
+        workers: DataLoader workers that read images; 0 reads them inline.
+        unreadable: on an image that cannot be read, "error", or "skip" it and list it in `Batch.skipped`.
+        drop_last: leave out the last batch of an epoch if it is not full.
+        channels_last: give images in torch.channels_last memory format.
+        masks: give masks, too, if the set has them.
+
+    Raises:
+        InputError: an argument outside its range, an empty set, an augmentation of the other kind of sets or that does
+            not fit the images, no mean and std, batches that the processes cannot share, a device without memory for
+            the set.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise InputError(f"workers is {workers!r}; give 0 or more")
+    if unreadable not in get_args(OnUnreadable):
+        raise InputError(f"unreadable is {unreadable!r}; give 'error' or 'skip'")
+    batch_size = default_batch_size(dataset) if batch_size is None else batch_size
+    transform = transform or Transform()
+    mean, std = mean or dataset.mean, std or dataset.std
+    if mean is None or std is None:
+        raise InputError(f"images of {dataset.name!r} are bytes; say how the network wants them (mean, std)")
+    if isinstance(dataset, InMemoryDataset):
+        return InMemoryLoader(
+            dataset,
+            batch_size,
+            augmentation=transform.augmentation,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            drop_last=drop_last,
+            normalise=Normalisation(
+                mean, std, device=dataset.images.device if device is None else device, channels_last=channels_last
+            ),
+            masks=masks,
+        )
+    device = torch.device("cpu" if device is None else device)
+    prefetch = Prefetcher(Normalisation(mean, std, device=device, channels_last=channels_last), device)
+    varied = None if transform.augmentation is None else TrainingTransform(transform, mean, std, seed)
+    if isinstance(dataset, FileSet) and isinstance(dataset.source, WebDataset):
+        return ShardLoader(
+            dataset,
+            batch_size,
+            transform,
+            varied,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            prefetch=prefetch,
+            workers=workers,
+            skip=unreadable == "skip",
+        )
+    return StreamedLoader(
+        PlacesDataset(dataset) if isinstance(dataset, FileSet) else dataset,
+        batch_size,
+        transform,
+        varied,
+        shuffle=shuffle,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        drop_last=drop_last,
+        prefetch=prefetch,
+        workers=workers,
+        skip=unreadable == "skip",
+        masks=masks,
+    )
+
+
+def default_batch_size(dataset: object) -> int:
+    """Images in a batch where nobody says it: 250 of images in memory, which are small as a rule, else 32."""
+    return 250 if isinstance(dataset, InMemoryDataset) else 32
+
+
+class StreamedLoader(Loader):
+    """Batches of images that DataLoader workers read as they are needed; see `create_loader`."""
+
+    dataset: ImageDataset
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        transform: Transform,
+        varied: TrainingTransform | None,
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        drop_last: bool,
+        prefetch: Prefetcher,
+        workers: int,
+        skip: bool,
+        masks: bool,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_size,
+            augmentation=transform.augmentation,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+            image_size=transform.size,
+            drop_last=drop_last,
+        )
+        if masks and varied is not None:
+            raise InputError("masks do not follow random changes of images; leave the augmentation out")
+        self._prefetch = prefetch
+        reader = _Reader(dataset, transform, varied, skip=skip, substitute=shuffle, masks=masks and dataset.has_masks)
+        # Those of training stay; those of a test would only take memory until the next one.
+        self._workers = Workers(reader, min(workers, len(self)), pinned=device.type == "cuda", lasting=shuffle)
+
+    def _batches(self, number: int, start: int) -> Iterator[Batch]:
+        return self._prefetch(self._workers.read(self._requests(number, start)))
+
+    def _requests(self, number: int, start: int) -> Iterator[_Request]:
+        order = self._order(number)
+        for step in range(start, len(self)):
+            first = step * self.batch_size
+            total = min(self.batch_size, len(order) - first)
+            positions = first + rank_rows(total, self._rank, self._world_size)
+            if len(positions):  # in order, an odd image or two at the end are for others
+                yield _Request(number, positions, order[positions], total)
+
+
+class _Request(NamedTuple):
+    """A slice of a batch: epoch, positions in its order and places in the set (B,), and images of the whole batch."""
+
+    epoch: int
+    positions: Integers
+    places: Integers
+    total: int
+
+
+class _Reader:
+    """Reads slices of batches; this is what goes to the workers."""
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        transform: Transform,
+        varied: TrainingTransform | None,
+        *,
+        skip: bool,
+        substitute: bool,
+        masks: bool,
+    ) -> None:
+        self._dataset, self._transform, self._varied = dataset, transform, varied
+        self._skip, self._substitute, self._masks = skip, substitute, masks
+
+    def __getitem__(self, request: _Request) -> Batch | Failure:
+        try:
+            return self._read(request)
+        except InputError as error:
+            return Failure(str(error), traceback.format_exc())
+
+    def _read(self, request: _Request) -> Batch:
+        """Images are uint8 (B, 3, h, w)."""
+        images: list[Tensor] = []
+        masks: list[Tensor] = []
+        index: list[int] = []
+        skipped: list[str] = []
+        for position, first in zip(request.positions.tolist(), request.places.tolist(), strict=True):
+            for place in self._candidates(first):
+                try:
+                    image, mask = self._sample(place, request.epoch, position)
+                except Unreadable as error:
+                    if not self._skip:
+                        raise InputError(
+                            f"{error}; remove or replace it, or have such images skipped (--unreadable skip, or "
+                            "--data.unreadable skip of a recipe)"
+                        ) from error
+                    skipped.append(f"{self._dataset.keys[place]}: {error}")
+                    continue
+                if images and image.shape != images[0].shape:
+                    raise InputError(self._of_two_sizes((index[0], place), (images[0], image)))
+                images.append(image)
+                masks += [] if mask is None else [mask]
+                index.append(place)
+                break
+            else:
+                if self._substitute:
+                    raise InputError(
+                        f"not one of the {len(self._dataset)} images can be read (the last: {skipped[-1]}); give "
+                        "readable ones"
+                    )
+        return Batch(
+            torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
+            self._dataset.labels[index],
+            torch.tensor(index, dtype=torch.int64),
+            request.total,
+            torch.stack(masks) if masks else torch.empty(0, 0, 0, dtype=torch.bool) if self._masks else None,
+            tuple(skipped),
+        )
+
+    def _candidates(self, first: int) -> Sequence[int] | Iterator[int]:
+        """The image that is wanted, and those that may stand in for it."""
+        count = len(self._dataset)
+        return ((first + away) % count for away in range(count)) if self._substitute else (first,)
+
+    def _sample(self, place: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
+        """One image as the network sees it, and its mask; empty where the set has masks, and not of this image."""
+        try:
+            with quiet():
+                image = self._dataset.image(place)
+                if self._varied is not None:
+                    return self._varied(image, epoch, position), None
+                pixels = self._transform.image(image)
+                if not self._masks:
+                    return pixels, None
+                return pixels, self._mask(place, image, pixels)
+        except InputError as error:
+            raise Unreadable(f"{self._dataset.keys[place]!r} cannot be fitted: {error}") from error
+
+    def _mask(self, place: int, image: Image.Image, pixels: Tensor) -> Tensor:
+        mask = self._dataset.mask(place)
+        if mask is None:
+            return torch.zeros(pixels.shape[1:], dtype=torch.bool)
+        if mask.shape != image.size[::-1]:
+            raise Unreadable(
+                f"{self._dataset.keys[place]!r} has {image.width} x {image.height} pixels, its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}"
+            )
+        return torch.from_numpy(np.ascontiguousarray(self._transform.mask(mask)))
+
+    def _of_two_sizes(self, places: tuple[int, int], images: tuple[Tensor, Tensor]) -> str:
+        (first, other), (key, of) = (
+            (f"{one.shape[2]} x {one.shape[1]}" for one in images),
+            (repr(self._dataset.keys[place]) for place in places),
+        )
+        return f"images of different sizes: {of} has {other} pixels, {key} {first}; give one size for all (--data.size)"

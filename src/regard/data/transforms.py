@@ -1,0 +1,222 @@
+"""How images, and masks with them, come to what a network sees: by timm's transforms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from regard.data.augmentation import Augmentation
+from regard.data.dataset import Channels, Mask
+from regard.data.seeded import seeded
+from regard.errors import InputError, unknown
+
+CropMode = Literal["center", "squash", "border"]
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+_PURPOSE = 8  # of the stream, among those of a seed
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How an image is resized and cropped for a network, as timm does it, and in training how it is varied.
+
+    Attributes:
+        size: (height, width) of what the network sees; None leaves images as they are, whatever the rest says. Images
+            in memory have their size.
+        crop_pct: in evaluation, the share of the resized image, along each side, that the crop keeps; above 0.
+        crop_mode: "center": the shorter side is resized and the centre cut out. "squash": both sides are resized,
+            whatever that does to the proportions, and the centre is cut out. "border": the longer side is resized, and
+            the rest filled.
+        interpolation: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
+        fill: (red, green, blue), 0 to 255, of the border in mode "border". Where the other modes have to pad, they
+            pad with black.
+        augmentation: random changes in place of all that but the size; None in evaluation.
+
+    Raises:
+        InputError: a value other than these.
+    """
+
+    size: tuple[int, int] | None = None
+    crop_pct: float = 1.0
+    crop_mode: CropMode = "center"
+    interpolation: str = "bilinear"
+    fill: tuple[int, int, int] = (0, 0, 0)
+    augmentation: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            _check_integers("size", self.size, "height and width in pixels", 2, 1, math.inf)
+        _check_integers("fill", self.fill, "three numbers from 0 to 255", 3, 0, 255)
+        if not (isinstance(self.crop_pct, int | float) and math.isfinite(self.crop_pct) and self.crop_pct > 0):
+            raise InputError(f"crop_pct is {self.crop_pct!r}; give a number above 0, at most 1 as a rule")
+        if self.crop_mode not in get_args(CropMode):
+            raise unknown("crop_mode", self.crop_mode, get_args(CropMode))
+        if self.interpolation not in _INTERPOLATIONS:
+            raise unknown("interpolation", self.interpolation, _INTERPOLATIONS)
+        if self.size is not None and min(self.size) < self.crop_pct:
+            raise InputError(f"crop_pct is {self.crop_pct}, which leaves nothing of an image; give 1 or less")
+
+    def image(self, image: Image.Image) -> Tensor:
+        """The pixels that the network sees in evaluation, before they are normalised.
+
+        Args:
+            image: RGB.
+
+        Returns:
+            uint8 (3, h, w): to the bit those of `timm.data.create_transform`.
+
+        Raises:
+            InputError: the image is so long and narrow that it would vanish, or be larger than is safe, once resized.
+        """
+        if self.size is None:
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        self._check_shape(*image.size)
+        return self._steps(image)
+
+    def mask(self, mask: Mask) -> Mask:
+        """The mask of what the network sees in evaluation: resized and cropped as the image is.
+
+        A pixel is in it if the mask covers at least half of what the pixel covers of the image. Along a side that is
+        enlarged the pixel takes after the one at its centre. What was padded is not in the mask.
+
+        Args:
+            mask: bool (H, W), of the size of the image.
+
+        Returns:
+            bool (h, w).
+
+        Raises:
+            InputError: as of `image`.
+        """
+        from timm.data.transforms import center_crop_or_pad
+
+        if self.size is None:
+            return mask.copy()
+        height, width = mask.shape
+        self._check_shape(width, height)
+        resize = self._steps.transforms[0]
+        new_width, new_height = resize(Image.fromarray(mask.view(np.uint8))).size
+        covered, row_unit = _covered(mask, height, new_height)
+        covered, column_unit = _covered(covered.T, width, new_width)
+        # In whole numbers, so that exactly a half is a half.
+        half = 2 * covered.T.astype(np.int64) >= row_unit * column_unit
+        return center_crop_or_pad(torch.from_numpy(half)[None], list(self.size))[0].numpy()
+
+    @cached_property
+    def _steps(self) -> Any:
+        """timm's resizing, cropping, and then bytes."""
+        from timm.data import create_transform
+        from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
+
+        assert self.size is not None
+        red, green, blue = self.fill
+        steps = create_transform(
+            self.size,
+            is_training=False,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+            interpolation=self.interpolation,
+            mean=(red / 255, green / 255, blue / 255),  # which timm takes for the border's colour
+            use_prefetcher=True,  # which wants bytes
+        )
+        for step in steps.transforms:
+            if isinstance(step, ResizeKeepRatio):  # some versions leave this out where images are not square
+                step.interpolation = str_to_interp_mode(self.interpolation)
+        return steps
+
+    def _check_shape(self, width: int, height: int) -> None:
+        assert self.size is not None
+        if self.crop_mode == "squash":
+            return
+        ratios = [side / math.floor(one / self.crop_pct) for side, one in zip((height, width), self.size, strict=True)]
+        ratio = min(ratios) if self.crop_mode == "center" else max(ratios)
+        new_width, new_height, limit = round(width / ratio), round(height / ratio), Image.MAX_IMAGE_PIXELS
+        if min(new_width, new_height) < 1 or (limit is not None and new_width * new_height > limit):
+            raise InputError(
+                f"an image of {width} x {height} pixels is too long and narrow: it would be resized to "
+                f"{new_width} x {new_height}"
+            )
+
+
+class TrainingTransform:
+    """timm's transform for training, random by seed, epoch and position alone.
+
+    Args:
+        transform: with a square size and an augmentation.
+        mean: of each channel, 0 to 1.
+        std: likewise.
+        seed: of what is random.
+    """
+
+    def __init__(self, transform: Transform, mean: Channels, std: Channels, seed: int) -> None:
+        from timm.data import create_transform
+        from timm.data.random_erasing import RandomErasing
+
+        augmentation = transform.augmentation
+        assert augmentation is not None and transform.size is not None
+        augmentation.check_streamed()
+        self._seed = seed
+        self._steps = create_transform(
+            transform.size,
+            is_training=True,
+            scale=augmentation.scale,
+            ratio=augmentation.ratio,
+            hflip=0.5 if augmentation.flip else 0.0,
+            color_jitter=augmentation.color_jitter or None,  # type: ignore[arg-type]  # None for none
+            auto_augment=augmentation.policy,
+            interpolation=augmentation.interpolation,
+            mean=mean,
+            std=std,
+            use_prefetcher=True,
+        )
+        self._erasing: Any = None
+        if augmentation.erasing:
+            self._erasing = RandomErasing(augmentation.erasing, mode=augmentation.erasing_mode, device="cpu")
+            self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+
+    def __call__(self, image: Image.Image, epoch: int, position: int) -> Tensor:
+        """An image, RGB, at a position of an epoch's order -> uint8 (3, h, w)."""
+        with seeded(self._seed, epoch, _PURPOSE, position):
+            pixels: Tensor = self._steps(image)
+            return pixels if self._erasing is None else self._erased(pixels)
+
+    def _erased(self, pixels: Tensor) -> Tensor:
+        # timm erases normalised values, with those of a normal distribution. What is not erased comes back as it was.
+        values = pixels.float().div_(255).sub_(self._mean).div_(self._std)
+        values = self._erasing(values).mul_(self._std).add_(self._mean).mul_(255)
+        return values.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _covered(values: NDArray[Any], length: int, new_length: int) -> tuple[NDArray[Any], int]:
+    """How much each of `new_length` pixels covers of values (length, ...).
+
+    Returns:
+        integers (new_length, ...), and what they are where all values are 1.
+    """
+    places = np.arange(new_length)
+    if new_length >= length:
+        return values[(2 * places + 1) * length // (2 * new_length)], 1
+    # Place i covers i * length to (i + 1) * length, where each value is new_length long.
+    whole, part = np.divmod(np.arange(new_length + 1) * length, new_length)
+    values = np.concatenate([values, np.zeros_like(values[:1])])
+    kind = np.int32 if values.dtype == np.bool_ else np.int64  # the first time up to length, then up to its square
+    between = np.add.reduceat(values, whole, axis=0, dtype=kind)[:-1]
+    cut = values[whole] * part.astype(kind).reshape(-1, *[1] * (values.ndim - 1))
+    return between * kind(new_length) + cut[1:] - cut[:-1], length
+
+
+def _check_integers(name: str, values: object, expected: str, count: int, low: int, high: float) -> None:
+    if not (
+        isinstance(values, tuple)
+        and len(values) == count
+        and all(isinstance(one, int) and not isinstance(one, bool) and low <= one <= high for one in values)
+    ):
+        raise InputError(f"{name} is {values!r}; give {expected}")
