@@ -62,22 +62,13 @@ def _number(name: str, default: int) -> int:
     return int(value)
 
 
-def forget_launcher() -> dict[str, str]:
-    """Removes these variables from the environment of a process that is no part of what the launcher started.
-
-    Returns:
-        what was removed.
-    """
-    names = [name for name in os.environ if name in _NAMES or name.startswith(_PREFIXES)]
-    return {name: os.environ.pop(name) for name in names}
-
-
 @contextmanager
 def without_launcher() -> Iterator[None]:
     """Within it these variables are not there: for libraries that would wait for other processes, and for processes
     that are no part of what the launcher started.
     """
-    removed = forget_launcher()
+    names = [name for name in os.environ if name in _NAMES or name.startswith(_PREFIXES)]
+    removed = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from regard import data
 from regard.reproduction import Plan, cost, estimate, make_plan
 from regard.store import StoredRun
 from regard.tables import Setting, load_table
-from regard.training import Recipe, load_data, plain
+from regard.training import DataRecipe, load_data, plain
 
 CPU = torch.device("cpu")
 
@@ -24,20 +24,15 @@ def plan(small: Path) -> Plan:
 
 @pytest.fixture(autouse=True)
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every network is timed at 100 images a second in training, 400 in testing; what was timed is kept."""
+    """Every network is timed at 100 images per second; what was timed is kept."""
     asked: list[str] = []
 
     def rate(recipe, teacher, splits, device) -> cost.Rate:
         asked.append(f"{recipe.model.name}{' taught' if teacher else ''}")
-        return cost.Rate(100.0, 400.0, 0.0, "timed")
+        return cost.Rate(100.0, 0.0, "timed")
 
     monkeypatch.setattr(cost, "measured_rate", rate)
     return asked
-
-
-def materials(recipe: Recipe) -> data.Splits:
-    """As if time stood still meanwhile."""
-    return load_data(recipe.data)
 
 
 @pytest.fixture(autouse=True)
@@ -53,52 +48,64 @@ def run(plan: Plan, name: str, rate: float, gpu: str | None = None) -> StoredRun
     return StoredRun("earlier", plain(replace(recipe, seed=9)), {"epoch": 2}, rate, {"gpu": gpu}, 10, True)
 
 
+ONE = 2 * (60 / 100 + 40 / 300)
+"""Seconds of a run: two epochs, and a test image takes a third of a training image."""
+
+
 def test_a_cost_is_images_over_rates(plan: Plan, timed: list[str]) -> None:
-    found = estimate(plan, [], materials, CPU)
-    assert set(found.seconds.values()) == {2 * (60 / 100 + 40 / 400)}
-    assert found.total(plan.todo) == pytest.approx(6 * 1.4)
+    found = estimate(plan, [], CPU)
+    assert list(found.seconds.values()) == [pytest.approx(ONE)] * 6
+    assert found.total(plan.todo) == pytest.approx(6 * ONE)
     # each kind is timed once, whatever the seeds
     assert sorted(timed) == ["wrn-10-0.5", "wrn-10-0.5 taught", "wrn-10-1"]
-    assert found.without(plan, 1, "at") == pytest.approx(2 * 1.4)
-    assert found.without(plan, 1, "teacher") == 0  # it teaches
-    assert found.without(plan, 0, "one") == pytest.approx(6 * 1.4)
 
 
-def test_each_run_is_a_process_that_starts_and_loads_its_data(plan: Plan, clock: list[float]) -> None:
+def test_each_run_is_a_process_that_starts_and_loads_its_data(
+    plan: Plan, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also of what was loaded once: each process loads it anew."""
-    loaded: list[str] = []
 
-    def slow(recipe: Recipe) -> data.Splits:
-        clock[0] += 0.0 if loaded else 5.0
-        loaded.append(recipe.data.name)
-        return load_data(recipe.data)
+    def slow(recipe: DataRecipe) -> data.Splits:
+        clock[0] += 5.0
+        return load_data(recipe)
 
-    found = estimate(plan, [], slow, CPU, start=3.0)
-    assert list(found.seconds.values()) == [pytest.approx(3 + 5 + 1.4)] * 6
+    monkeypatch.setattr(cost.training, "load_data", slow)
+    found = estimate(plan, [], CPU, start=3.0)
+    assert list(found.seconds.values()) == [pytest.approx(3 + 5 + ONE)] * 6 and clock == [5.0]
+
+
+def test_data_that_cannot_be_read_are_said(plan: Plan) -> None:
+    (first, *rest) = plan.jobs
+    elsewhere = replace(first, recipe=replace(first.recipe, data=DataRecipe(name="folder", folder="nowhere")))
+    found = estimate(replace(plan, jobs=(elsewhere, *rest)), [], CPU)
+    assert "nowhere" in found.unreadable[first.name] and found.unknown.keys() == found.unreadable.keys()
+    assert found.seconds.keys() == {job.name for job in rest}
 
 
 def test_students_wait_in_the_estimate_too(plan: Plan) -> None:
-    found = estimate(plan, [], materials, CPU)
-    one = 1.4
-    assert found.elapsed(plan, 1) == pytest.approx(6 * one)
-    assert found.elapsed(plan, 2) == pytest.approx(4 * one)  # the last student alone, after its teacher
-    assert found.elapsed(plan, 6) == pytest.approx(2 * one)  # a teacher, then its student
-    assert found.elapsed(replace(plan, jobs=plan.jobs[:1]), 4) == pytest.approx(one)
+    found = estimate(plan, [], CPU)
+    assert found.elapsed(plan, 1) == pytest.approx(6 * ONE)
+    assert found.elapsed(plan, 2) == pytest.approx(4 * ONE)  # the last student alone, after its teacher
+    assert found.elapsed(plan, 6) == pytest.approx(2 * ONE)  # a teacher, then its student
+    assert found.elapsed(replace(plan, jobs=plan.jobs[:1]), 4) == pytest.approx(ONE)
 
 
 def test_earlier_runs_on_the_same_device_tell_the_rate(plan: Plan, timed: list[str]) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
-    found = estimate(plan, earlier, materials, CPU)
-    assert found.rates["student-seed1"].training == 20.0 and found.rates["student-seed1"].source == "1 earlier run"
+    found = estimate(plan, earlier, CPU)
+    assert (
+        found.rates["student-seed1"].images_per_second == 20.0
+        and found.rates["student-seed1"].source == "1 earlier run"
+    )
     assert found.seconds["student-seed1"] == pytest.approx(2 * (60 / 20 + 40 / 60))  # a test is a third of a step
-    assert found.rates["teacher-seed0"].training == 100.0
+    assert found.rates["teacher-seed0"].images_per_second == 100.0
     assert sorted(timed) == ["wrn-10-0.5 taught", "wrn-10-1"]
 
 
 def test_of_gpus_elsewhere_only_earlier_runs_tell(plan: Plan, timed: list[str]) -> None:
     earlier = [run(plan, "student-seed0", 20.0), run(plan, "student-seed0", 60.0, gpu="a GPU")]
-    found = estimate(plan, earlier, materials, None)
-    assert found.rates["student-seed1"].training == 60.0
+    found = estimate(plan, earlier, None)
+    assert found.rates["student-seed1"].images_per_second == 60.0
     assert found.unknown["teacher-seed0"] == "there is no earlier run on a GPU to go by"
     assert not timed
 
@@ -108,8 +115,8 @@ def test_what_is_done_costs_nothing(plan: Plan) -> None:
         replace(job, state="finished") if job.seed == 0 else replace(job, state="begun", epochs_done=1)
         for job in plan.jobs
     )
-    found = estimate(replace(plan, jobs=jobs), [], materials, CPU)
-    assert found.total(plan.todo) == pytest.approx(3 * 0.7)
+    found = estimate(replace(plan, jobs=jobs), [], CPU)
+    assert found.total(plan.todo) == pytest.approx(3 * ONE / 2)
 
 
 def test_a_rate_is_really_measured(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,5 +126,5 @@ def test_a_rate_is_really_measured(plan: Plan, monkeypatch: pytest.MonkeyPatch) 
     splits: data.Splits = load_data(at.recipe.data)
     before = torch.get_rng_state()
     rate = cost.measured_rate(at.recipe, teacher.recipe, splits, CPU)
-    assert 10 < rate.training < 1e6 and rate.training < rate.testing
+    assert 10 < rate.images_per_second < 1e6
     assert torch.equal(torch.get_rng_state(), before)

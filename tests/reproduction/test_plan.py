@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from regard.errors import InputError
 from regard.reproduction import Job, Plan, make_plan
 from regard.store import StoredRun
 from regard.tables import PublishedTable, Setting, fill, load_table
-from regard.training import load_recipe, plain
+from regard.tables.matching import folder_name
+from regard.terminal import command_line
+from regard.training import Recipe, flat, load_recipe, plain
 
 TABLE = """
 title: made up
@@ -52,7 +56,7 @@ def names(plan: Plan) -> list[str]:
 
 
 def test_teachers_come_before_students_and_first_seeds_first(table: PublishedTable) -> None:
-    plan = make_plan(table, [], Setting(), range(2))
+    plan = make_plan(table, [], Setting(), range(2), store="s3://bucket/runs")
     assert names(plan) == [
         "wrn-16-1-seed0",
         "wrn-16-2-seed0",
@@ -67,7 +71,8 @@ def test_teachers_come_before_students_and_first_seeds_first(table: PublishedTab
     ]
     jobs = {job.name: job for job in plan.jobs}
     at = jobs["wrn-16-1-from-16-2-at-seed1"]
-    assert at.teacher == "wrn-16-2-seed1" == at.recipe.transfer.teacher
+    assert at.teacher == "wrn-16-2-seed1"
+    assert at.recipe.transfer.teacher == "s3://bucket/runs/wrn-16-2-seed1"
     assert at.recipe.seed == 1
     assert all(job.state == "missing" for job in plan.jobs)
     # one recipe, one run: the student is of both rows
@@ -142,14 +147,94 @@ def test_columns_bring_their_teachers(table: PublishedTable) -> None:
         table.only(["three"])
 
 
-def test_the_command_trains_the_same(table: PublishedTable, tmp_path: Path) -> None:
+def trained_by(command: list[str]) -> Recipe:
+    """The recipe that `regard train` reads from a command."""
+    assert command[:2] == ["regard", "train"] and command[-3] == "--run" and command[-1] == "--resume"
+    return load_recipe(command[2], command[3:-3])
+
+
+def test_the_command_trains_the_same_from_any_folder(
+    table: PublishedTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     setting = Setting(0.1, {"data.train_images": 1000})
     where = {"data.folder": "/data/cifar", "threads": 1}
-    for job in make_plan(table, [], setting, range(2), where=where).jobs:
-        command = job.command
-        assert command[:2] == ["regard", "train"] and command[-3:] == ["--run", job.name, "--resume"]
-        recipe = load_recipe(command[2], command[3:-3])
-        assert plain(recipe) == plain(job.recipe)
+    jobs = make_plan(table, [], setting, range(2), store="runs", where=where).jobs
+    monkeypatch.chdir("/")
+    for job in jobs:
+        assert job.command[2].startswith("attention-transfer/")  # its name, known everywhere
+        assert job.command[-2] == str(tmp_path / "runs" / job.name)
+        assert trained_by(shlex.split(command_line(job.command))) == job.recipe
+
+
+FIELDS = {
+    "data.folder": """a folder's "name": [x] # $y""",
+    "data.options": {"cue": 1e-05},
+    "data.mean": (0.5, 0.25, 1e-05),
+    "data.std": None,
+    "augmentation.flip": False,
+    "model.options": {"block": "basic", "deep": {"list": [1, None, "0.5", True]}},
+    "model.attention_stages": [2, 3],
+    "model.frozen": ["conv1", "layer 1"],
+    "optimizer.lr": 1e-05,
+    "optimizer.clip": 5.0,
+    "schedule.milestones": [],
+    "transfer.teacher": ["/runs/it's one", "s3://runs/two"],
+    "transfer.beta": {"start": 1000.0, "end": 0.0, "shape": "linear"},
+    "transfer.layers": [("layer1", 0), ("0", -1)],
+    "trackers": ["tensorboard"],
+    "threads": None,
+    "channels_last": False,
+    "source": "--a; 'b' \"c\": {d: 1}",
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_kind_of_value_comes_through_a_shell(field: str, tmp_path: Path) -> None:
+    """Lists, tables, null, truth, small numbers and text with quotes are read from the command as they were."""
+    (tmp_path / "base.yaml").write_text(
+        "data: {std: [1, 1, 1]}\nthreads: 2\ntransfer: {teacher: x, beta: 1}\nmodel: {name: cifar-resnet20}\n"
+    )
+    content = {"title": "own", "columns": {"a": "A"}, "rows": {"r": {"title": "R", "a": {"recipe": "base.yaml"}}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    table = load_table(tmp_path / "own.yaml")
+    (job,) = make_plan(table, [], Setting(), range(1), where={field: FIELDS[field]}).jobs
+    line = command_line(job.command)
+    assert "\n" not in line
+    assert flat(plain(trained_by(shlex.split(line)))) == flat(plain(job.recipe))
+    printed = subprocess.run(["sh", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True)
+    assert printed.stdout.split("\0")[:-1] == job.command
+
+
+def test_a_run_that_was_begun_otherwise_goes_on_as_it_was_begun(table: PublishedTable) -> None:
+    """With the fields that compute the same in another way, or were measured; where it runs is as asked."""
+    table = table.only(["one"])
+    plan = make_plan(table, [], Setting(), range(1), columns=["at"])
+    teacher, student = (as_stored(job, epochs=3) for job in plan.jobs)
+    recipe = plain(plan.jobs[1].recipe)
+    recipe |= {"compile": True, "channels_last": False, "device": "cuda:3", "threads": 7}
+    recipe["data"] |= {"mean": [0.1, 0.2, 1e-05], "std": [1.0, 1.0, 0.5], "workers": 9}
+    recipe["transfer"] |= {"fold": False, "teacher": "elsewhere/wrn-16-2-seed0"}
+    runs = [teacher, replace(student, recipe=recipe)]
+    job = make_plan(table, runs, Setting(), range(1), columns=["at"], store="/new", where={"threads": 2}).jobs[1]
+    assert job.state == "begun"
+    again = trained_by(job.command)
+    assert again == job.recipe
+    assert again.compile and not again.channels_last and not again.transfer.fold
+    assert again.data.mean == (0.1, 0.2, 1e-05)
+    assert (again.device, again.threads, again.data.workers) == ("auto", 2, 4)
+    assert again.transfer.teacher == "/new/wrn-16-2-seed0"
+
+
+def test_jobs_stand_in_levels_teachers_first(table: PublishedTable) -> None:
+    plan = make_plan(table, [], Setting(), range(2))
+    teachers, students = plan.levels
+    assert len(teachers) == 6 and {job.teacher for job in teachers} == {None}
+    assert len(students) == 4 and {job.teacher for job in students} <= {job.name for job in teachers}
+    runs = [as_stored(job) for job in teachers]
+    assert [[job.name for job in level] for level in make_plan(table, runs, Setting(), range(2)).levels] == [
+        [job.name for job in students]
+    ]
 
 
 def test_tables_of_ones_own_work_alike(tmp_path: Path) -> None:
@@ -165,7 +250,7 @@ def test_tables_of_ones_own_work_alike(tmp_path: Path) -> None:
 
 
 def test_places_are_known_wherever_a_worker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers have the store as working directory; what a recipe names from ours is not there."""
+    """Commands run in any directory, where what a recipe names from this one is not."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "mine.yaml").write_text(
@@ -188,7 +273,7 @@ def test_a_student_that_was_begun_goes_on_with_its_own_teacher(table: PublishedT
     runs = [as_stored(teacher, "a-copy"), as_stored(teacher), as_stored(student, epochs=3)]
     again = {job.name: job for job in make_plan(table, runs, Setting(), range(1), columns=["at"]).jobs}
     assert again[student.name].state == "begun" and again[student.name].teacher == teacher.name
-    assert again[student.name].recipe.transfer.teacher == teacher.name
+    assert folder_name(str(again[student.name].recipe.transfer.teacher)) == teacher.name
     assert again[teacher.name].state == "finished" and "a-copy" not in again
     fresh = {job.name: job for job in make_plan(table, runs[:2], Setting(), range(1), columns=["at"]).jobs}
     assert fresh[student.name].teacher == "a-copy"

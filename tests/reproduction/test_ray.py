@@ -1,4 +1,4 @@
-"""A table filled by a Ray cluster of two workers, one of which is killed on the way."""
+"""A table filled by a Ray cluster of two machines, which is stopped, and where processes are killed on the way."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from regard.errors import InputError
-from regard.reproduction import RayEngine, carry_out_plan, make_plan
+from regard.reproduction import Plan, RayExecutor, make_plan, run_plan
 from regard.store import Store
 from regard.tables import Setting, fill, load_table
 from regard.training import DataRecipe
@@ -33,52 +34,67 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
     two.shutdown()
 
 
-def test_a_cluster_fills_a_table_though_a_worker_is_killed(cluster, small: Path, tmp_path: Path) -> None:
+def planned(table: Path, store: Store) -> Plan:
+    where = {"threads": 1, "device": "cpu"}
+    return make_plan(load_table(table), store.runs(), Setting(), range(1), store=store.address, where=where)
+
+
+def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, small: Path, tmp_path: Path) -> None:
     for name in ("student", "teacher"):
         path = small.parent / f"{name}.yaml"
-        path.write_text(path.read_text().replace("epochs: 2", "epochs: 12"))
+        path.write_text(path.read_text().replace("epochs: 2", "epochs: 20"))
     store = Store(tmp_path / "store")
-    table = load_table(small)
-    columns = ["student", "teacher"]
-    plan = make_plan(table, [], Setting(), range(1), columns=columns, where={"threads": 1, "device": "cpu"})
-    engine = RayEngine(store, cluster.address)
-    assert engine.slots == 2
     with pytest.raises(InputError, match="the cluster has 2 and 0 in all"):
-        RayEngine(store, cluster.address, gpus=1)
-    elsewhere = replace(plan.jobs[0].recipe, data=DataRecipe(name="folder", folder=str(tmp_path / "nowhere")))
-    wrong = r"the data of student-seed0 cannot be read on the cluster: .*nowhere"
-    with pytest.raises(InputError, match=wrong):
-        engine.check([plan.jobs[1], replace(plan.jobs[0], recipe=elsewhere)])  # those of the first are there
+        RayExecutor(cluster.address, gpus=1)
+    plan = planned(small, store)
+    executor = RayExecutor(cluster.address, retries=1)
+    elsewhere = DataRecipe(name="folder", folder=str(tmp_path / "nowhere"))
+    student = replace(plan.jobs[0], recipe=replace(plan.jobs[0].recipe, data=elsewhere))
+    with pytest.raises(InputError, match=r"the data of student-seed0 cannot be read on the cluster: .*nowhere"):
+        executor.check([student, *plan.jobs[1:]])
     assert not store.exists()
-    killed: list[str] = []
+
+    def epochs(name: str) -> int:
+        run = store.run(name)
+        return run.epochs if run is not None and store.holder(name) else 0
+
+    # Stopped, the runs save and end.
+    outcome = run_plan(plan, executor, store, stop=lambda: epochs("student-seed0") > 0)
+    assert outcome.stopped and not outcome.failed and "at-seed0" not in outcome.finished
+    assert list((tmp_path / "store/student-seed0/checkpoints").glob("*.pt"))
+    assert not store.locked()
+
+    killed: dict[str, int] = {}
 
     def kill_once() -> bool:
+        """The process of one run, and of another the process of Ray that started it."""
         for name in ("student-seed0", "teacher-seed0"):
-            seen = store.run(name)
-            held = store.holder(name)
-            if not killed and held and seen is not None and 1 <= seen.epochs < 9:
-                os.kill(int(held.split()[1]), signal.SIGKILL)
-                killed.append(name)
+            holder = store.holder(name)
+            if name not in killed and holder is not None and epochs(name) < 18:
+                process = psutil.Process(int(holder.split()[1]))
+                killed[name] = process.pid if name == "student-seed0" else process.ppid()
+                os.kill(killed[name], signal.SIGKILL)
         return False
 
-    said: list[str] = []
-    carried = carry_out_plan(plan, engine, store, retries=1, say=said.append, stop=kill_once)
-    assert killed, said
-    assert carried.finished == {"student-seed0", "teacher-seed0"}, said
-    assert any(f"{killed[0]} was lost" in line and "goes on from its checkpoint" in line for line in said)
-    cells = fill(table, store.runs()).cells
-    assert [len(cells["one", column].seeds) for column in columns] == [1, 1]
-    assert "epoch 12/12" in (tmp_path / f"store/.logs/{killed[0]}.log").read_text()
+    lines: list[str] = []
+    outcome = run_plan(
+        planned(small, store), RayExecutor(cluster.address, retries=1), store, stop=kill_once, say=lines.append
+    )
+    assert killed.keys() == {"student-seed0", "teacher-seed0"}, lines
+    assert outcome.finished == {"student-seed0", "teacher-seed0", "at-seed0"}, lines
+    assert all(len(cell.seeds) == 1 for cell in fill(load_table(small), store.runs()).cells.values())
+    assert "SIGKILL" not in " ".join(lines)  # Ray tried again by itself
+    assert "epoch 20/20" in (tmp_path / "store/.logs/student-seed0.log").read_text()
 
 
-def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_said() -> None:
     with pytest.raises(InputError, match="no Ray cluster at 127.0.0.1:1"):
-        RayEngine(Store(tmp_path), "127.0.0.1:1")
+        RayExecutor("127.0.0.1:1")
     with pytest.raises(InputError, match="no Ray cluster at auto"):
-        RayEngine(Store(tmp_path), "auto")
+        RayExecutor("auto")
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(0, 0), (1, -1), (1, 1.5)])
-def test_shares_that_make_no_sense_are_said(tmp_path: Path, cpus: float, gpus: float) -> None:
+def test_shares_that_make_no_sense_are_said(cpus: float, gpus: float) -> None:
     with pytest.raises(InputError, match="more than 0 processors"):
-        RayEngine(Store(tmp_path), cpus=cpus, gpus=gpus)
+        RayExecutor(cpus=cpus, gpus=gpus)

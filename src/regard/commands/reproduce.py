@@ -11,16 +11,16 @@ from jsonargparse import Namespace
 from rich import box
 from rich.table import Table
 
-from regard import data, host, reproduction, tables, training
+from regard import host, reproduction, tables, training
 from regard.commands.settings import add_setting_options, asked_setting, split_name
 from regard.commands.studies import listed
 from regard.commands.table import DEFAULT, show
 from regard.console import Console
 from regard.errors import INTERRUPTED, InputError, check_interval
-from regard.reproduction import Carried, Cost, Engine, LocalEngine, Plan, RayEngine, duration
+from regard.reproduction import Cost, Executor, LocalExecutor, Outcome, Plan, RayExecutor, duration
 from regard.store import Store
 from regard.tables.words import counted
-from regard.terminal import say
+from regard.terminal import command_line, say
 
 _RUN_MEMORY = 3.0  # GiB of a run on the processor, as of one on CIFAR-10
 _GPU_SHARE = 0.9  # of the memory of a GPU that runs may take together
@@ -37,42 +37,56 @@ def main(arguments: list[str]) -> int:
     table = tables.load_table(name).only(listed(options.rows) or None)
     setting, where = asked_setting(parser, options, rest)
     setting = setting or tables.Setting()
-    device = training.pick_device(options.device or "auto") if options.engine == "local" else torch.device("cpu")
-    elsewhere = options.engine == "ray" and bool(options.gpus)
-    if options.engine == "local" and device.type == "cpu" and options.threads is None:
-        where["threads"] = 1  # small networks gain little from more, and several runs share the processors
+    local = options.engine == "local" and not options.commands
+    device = training.pick_device(options.device or "auto") if local else torch.device("cpu")
+    if local and device.type == "cpu":
+        where.setdefault("threads", 1)  # small networks gain little from more, and several runs share the processors
     if options.engine == "ray" and not options.gpus:
         where.setdefault("device", "cpu")  # whatever a machine of the cluster has
         where.setdefault("threads", max(1, int(options.cpus)))
     store = Store(options.runs)
     runs = store.runs()
+    columns = listed(options.columns) or None
     plan = reproduction.make_plan(
-        table, runs, setting, range(options.seeds), columns=listed(options.columns) or None, where=where
+        table,
+        runs,
+        setting,
+        range(options.seeds),
+        store=str(store.folder or store.address),
+        columns=columns,
+        where=where,
     )
-    materials = _Materials()
+    if options.commands:
+        for number, level in enumerate(plan.levels):
+            print("\n" * (number > 0) + "\n".join(command_line(job.command) for job in level))
+        return 0
     cost = None
-    if plan.todo and (options.dry_run or options.engine == "local"):
+    if plan.todo and (options.dry_run or local):
         start = time.time() - psutil.Process().create_time()  # what another will take to import as much
-        cost = reproduction.estimate(plan, runs, materials, None if elsewhere else device, start)
-    at_once = options.at_once or (_fitting(cost, device, options.threads or 1) if options.engine == "local" else 1)
-    _tell(plan, cost, at_once, options)
+        cost = reproduction.estimate(plan, runs, None if options.gpus else device, start)
+    slots = options.at_once or (_fitting(cost, device, options.threads or 1) if local else 1)
+    _tell(plan, cost, slots, options)
     if options.dry_run:
         return 0
-    carried = Carried(finished={job.name for job in plan.jobs})
+    if cost is not None and cost.unreadable:  # before hours of work
+        raise InputError(next(iter(cost.unreadable.values())))
+    outcome = Outcome()
     if plan.todo:
-        if options.engine == "local":
-            materials.check(plan)
-        carried = _carry_out(plan, store, options, at_once, device)
+        executor = _executor(plan, options, slots, device)
+        with training.interruptible() as interrupt:
+            outcome = reproduction.run_plan(
+                plan, executor, store, retries=options.retries, say=say, stop=lambda: bool(interrupt)
+            )
     show(tables.fill(table, store.runs(), setting))
-    return _ended(carried)
+    return _status(outcome)
 
 
 def _parser() -> training.RecipeParser:
     parser = training.RecipeParser(
         prog="regard reproduce",
         usage="regard reproduce NAME [OPTIONS]   (NAME: of a table, see `regard table`, or FILE.yaml)",
-        description="Works out which runs a table still needs, carries them out, teachers before students, and ends "
-        "with the table. Runs that were interrupted are resumed, those that failed are tried again. The same command "
+        description="Works out which runs a table still needs, runs them, teachers before students, and ends with the "
+        "table. Runs that were interrupted are resumed, those that failed are tried again. The same command "
         "goes on where it was stopped, and may be given on several machines that share a store.",
     )
     parser.add_argument("--seeds", type=int, default=5, help="runs of each cell: seeds 0, 1, …")
@@ -81,6 +95,9 @@ def _parser() -> training.RecipeParser:
     parser.add_argument("--runs", type=str, default=DEFAULT, help="the store: a folder of runs, or an fsspec address")
     parser.add_argument(
         "--dry_run", "--dry-run", action="store_true", help="only tell what would be run, and what it costs"
+    )
+    parser.add_argument(
+        "--commands", action="store_true", help="only print the commands of the runs, for a job array or GNU parallel"
     )
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
     parser.add_argument("--at_once", type=int, default=None, help="runs at a time on this machine; as many as fit")
@@ -107,25 +124,6 @@ def _check(options: Namespace) -> None:
             raise InputError(f"--{given[0]} is for --engine ray")
 
 
-class _Materials:
-    """The data of recipes, each read once."""
-
-    def __init__(self) -> None:
-        self._splits: dict[str, data.Splits] = {}
-
-    def __call__(self, recipe: training.Recipe) -> data.Splits:
-        key = repr(recipe.data)
-        if key not in self._splits:
-            self._splits[key] = training.load_data(recipe.data)
-        return self._splits[key]
-
-    def check(self, plan: Plan) -> None:
-        """Raises InputError if the data of a run are not there, before hours of work."""
-        for job in plan.todo:
-            self(job.recipe)
-        self._splits.clear()  # the runs read them again, in processes of their own
-
-
 def _fitting(cost: Cost | None, device: torch.device, threads: int) -> int:
     """How many runs fit on this machine at once, on all its GPUs if none is named."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -137,21 +135,17 @@ def _fitting(cost: Cost | None, device: torch.device, threads: int) -> int:
     return max(1, min(int(_GPU_SHARE * free / (need + 1.0)), _MOST_A_GPU) * len(gpus))  # 1 GiB for its own context
 
 
-def _carry_out(plan: Plan, store: Store, options: Namespace, at_once: int, device: torch.device) -> Carried:
-    engine: Engine
-    if options.engine == "ray":
-        engine = cluster = RayEngine(store, options.address, cpus=options.cpus, gpus=options.gpus or 0.0)
-        cluster.check(plan.todo)
-    else:
+def _executor(plan: Plan, options: Namespace, slots: int, device: torch.device) -> Executor:
+    if options.engine == "local":
         gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
-        engine = LocalEngine(store, at_once, gpus)
-    with training.interruptible() as interrupt:
-        return reproduction.carry_out_plan(
-            plan, engine, store, retries=options.retries, say=say, stop=lambda: bool(interrupt)
-        )
+        return LocalExecutor(slots, gpus)
+    cluster = RayExecutor(options.address, cpus=options.cpus, gpus=options.gpus or 0.0, retries=options.retries)
+    cluster.check(plan.todo)
+    say(f"{counted(len(plan.todo), 'run')} given to Ray")
+    return cluster
 
 
-def _tell(plan: Plan, cost: Cost | None, at_once: int, options: Namespace) -> None:
+def _tell(plan: Plan, cost: Cost | None, slots: int, options: Namespace) -> None:
     """The plan; whole for a dry run, else in a few lines."""
     todo = plan.todo
     begun = sum(job.state == "begun" for job in todo)
@@ -171,8 +165,8 @@ def _tell(plan: Plan, cost: Cost | None, at_once: int, options: Namespace) -> No
     if not cost.seconds:
         return
     total = cost.total(todo)
-    together = f"; {duration(cost.elapsed(plan, at_once))} with {at_once} at once, if they do not slow one another"
-    say(f"cost: {duration(total)} one run at a time{together if min(at_once, len(todo)) > 1 else ''}")
+    together = f"; {duration(cost.elapsed(plan, slots))} with {slots} at once, if they do not slow one another"
+    say(f"cost: {duration(total)} one run at a time{together if min(slots, len(todo)) > 1 else ''}")
     if options.dry_run:
         for line in _savings(plan, cost):
             say(line)
@@ -190,7 +184,7 @@ def _tell_jobs(plan: Plan, cost: Cost | None) -> None:
             job.state,
             f"{job.epochs_done}/{job.epochs}" if job.state != "missing" else str(job.epochs),
             job.teacher or "",
-            f"{rate.training:,.0f} ({rate.source})" if rate else "",
+            f"{rate.images_per_second:,.0f} ({rate.source})" if rate else "",
             duration(seconds) if seconds else "",
         )
     console = Console()
@@ -200,27 +194,27 @@ def _tell_jobs(plan: Plan, cost: Cost | None) -> None:
 
 
 def _savings(plan: Plan, cost: Cost) -> list[str]:
-    """What leaving out a row, a column or the last seed would save."""
-    found: list[tuple[float, str]] = []
-    rows = {row for job in plan.todo for row, _ in job.cells}
-    columns = {column for job in plan.todo for _, column in job.cells}
-    if len(rows) > 1:
-        found += [(cost.without(plan, 0, row), f"row {row}") for row in rows]
-    if len(columns) > 1:
-        found += [(cost.without(plan, 1, column), f"column {column}") for column in columns]
+    """What leaving out a row, a column or the last seed would save, most first."""
+    seconds: dict[str, float] = {}
+    for axis, kind in enumerate(("row", "column")):
+        keys = {cell[axis] for job in plan.todo for cell in job.cells}
+        for key in keys if len(keys) > 1 else ():
+            alone = [job for job in plan.todo if all(cell[axis] == key for cell in job.cells)]
+            seconds[f"{kind} {key}"] = cost.total(alone)
     if len(plan.seeds) > 1:
         last = plan.seeds[-1]
-        found.append((cost.total([job for job in plan.todo if job.seed == last]), f"the last seed ({last})"))
-    order = sorted(found, key=lambda one: (-one[0], one[1]))
-    return [f"leaving out {what} saves {duration(seconds)}" for seconds, what in order if seconds > 0]
+        seconds[f"the last seed ({last})"] = cost.total(job for job in plan.todo if job.seed == last)
+    order = sorted(seconds, key=lambda what: (-seconds[what], what))
+    return [f"leaving out {what} saves {duration(seconds[what])}" for what in order if seconds[what] > 0]
 
 
-def _ended(carried: Carried) -> int:
-    for name, reason in sorted({**carried.failed, **carried.skipped}.items()):
+def _status(outcome: Outcome) -> int:
+    """The exit status; says what is not done."""
+    for name, reason in sorted({**outcome.failed, **outcome.skipped}.items()):
         say(f"not done: {name}: {reason}")
-    if carried.failed:
+    if outcome.failed:
         say("The same command tries again, from the newest checkpoint; a run whose folder is removed begins anew.")
-    if carried.stopped:
+    if outcome.stopped:
         say("stopped; the same command goes on")
         return INTERRUPTED
-    return 1 if carried.failed else 0
+    return 1 if outcome.failed else 0

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from regard import data, training
-from regard.errors import InputError
-from regard.modes import evaluation_mode
+from regard.errors import InputError, first_line
 from regard.reproduction.plan import Job, Plan
 from regard.store import StoredRun
 from regard.tables.matching import Facts
@@ -19,7 +19,7 @@ from regard.tables.words import counted
 from regard.training import ModelRecipe, Recipe, plain
 
 _STEPS = 3  # that are timed
-_FORWARD = 3.0  # times as fast as in training; a backward pass takes as long as two forward
+_TEST = 3.0  # times as fast as training: a backward pass takes as long as two forward
 
 
 @dataclass(frozen=True)
@@ -27,60 +27,49 @@ class Rate:
     """How fast a run goes.
 
     Attributes:
-        training: images a second.
-        testing: images a second.
-        memory: of the GPU at its height, GiB; 0 on the processor.
-        source: in words, where it was measured.
+        images_per_second: in training.
+        memory: peak memory of the GPU, in GiB; 0 on the processor.
+        source: where it was measured: "2 earlier runs", "3 steps timed now".
     """
 
-    training: float
-    testing: float
+    images_per_second: float
     memory: float
     source: str
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a plan.
+    """The cost of a plan.
 
     Attributes:
-        seconds: name -> seconds that are left of a run; those that are finished have 0.
-        rates: name -> the rate that it rests on.
-        unknown: name -> why nothing is known of its cost.
+        seconds: name -> seconds that are left of a run that is not finished.
+        rates: name -> the rate that this rests on.
+        unknown: name -> why the cost is not known.
+        unreadable: name -> why the data of the run cannot be read; its cost is unknown, too.
     """
 
-    seconds: dict[str, float]
-    rates: dict[str, Rate]
-    unknown: dict[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, Rate] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
-    def total(self, jobs: Sequence[Job]) -> float:
+    def total(self, jobs: Iterable[Job]) -> float:
+        """Seconds of some jobs, one after another."""
         return sum(self.seconds.get(job.name, 0.0) for job in jobs)
 
-    def elapsed(self, plan: Plan, at_once: int) -> float:
-        """Seconds until all is done with so many runs at once, students after their teachers, if these do not slow one
-        another.
-        """
-        free = [0.0] * at_once  # when each place is
-        done = {job.name: 0.0 for job in plan.jobs if job.state == "finished"}
+    def elapsed(self, plan: Plan, slots: int) -> float:
+        """Seconds of a plan with so many runs at once, students after teachers, if runs do not slow one another."""
+        free = [0.0] * slots  # when each slot is
+        done: dict[str, float] = {}
         for job in plan.todo:  # teachers come first
-            ready = done.get(job.teacher, 0.0) if job.teacher else 0.0
-            place = min(range(at_once), key=lambda place: (max(free[place], ready), -free[place]))
-            free[place] = done[job.name] = max(free[place], ready) + self.seconds.get(job.name, 0.0)
+            ready = done.get(job.teacher or "", 0.0)
+            slot = min(range(slots), key=lambda slot: (max(free[slot], ready), -free[slot]))
+            free[slot] = done[job.name] = max(free[slot], ready) + self.seconds.get(job.name, 0.0)
         return max(free)
 
-    def without(self, plan: Plan, axis: int, key: str) -> float:
-        """Seconds that are saved if a row (axis 0) or a column (axis 1) is not wanted."""
-        return self.total([job for job in plan.todo if all(place[axis] == key for place in job.cells)])
 
-
-def estimate(
-    plan: Plan,
-    runs: Sequence[StoredRun],
-    materials: Callable[[Recipe], data.Splits],
-    device: torch.device | None,
-    start: float = 0.0,
-) -> Cost:
-    """What is left to do, one run at a time.
+def estimate(plan: Plan, runs: Sequence[StoredRun], device: torch.device | None, start: float = 0.0) -> Cost:
+    """What is left of every run. The data of all of them are read.
 
     The rates are those of earlier runs of the same recipe on the same kind of device, also of other seeds and lengths;
     for others a few steps are timed now, on made-up images of the same size.
@@ -88,38 +77,53 @@ def estimate(
     Args:
         plan: the runs.
         runs: of the store.
-        materials: the data of a recipe.
         device: that the runs will be on; None: GPUs of other machines, of which only earlier runs tell.
-        start: seconds that a process takes until it can do something, to which the time is added that the data take.
+        start: seconds that a process takes to start, to which the time is added that its data take.
     """
-    cost = Cost({}, {}, {})
-    earlier: dict[str, list[float]] = {}
-    for run in runs:
-        if run.images_per_second and not run.problem and _like(device, run.environment.get("gpu")):
-            earlier.setdefault(_kind(Facts(run.recipe)), []).append(run.images_per_second)
-    timed: dict[str, Rate] = {}
-    loading: dict[str, float] = {}  # seconds, by what is loaded
+    cost = Cost()
+    earlier = _earlier_rates(runs, device)
     jobs = {job.name: job for job in plan.jobs}
-    for job in plan.jobs:
-        if job.state == "finished":
-            continue
+    loaded: dict[str, tuple[data.Splits, float]] = {}  # by what is loaded; with the seconds that it took
+    timed: dict[str, Rate] = {}  # by kind
+    for job in plan.todo:
+        key, kind = repr(job.recipe.data), _kind(Facts(plain(job.recipe)))
         try:
-            began = time.perf_counter()
-            splits = materials(job.recipe)
-            took = loading.setdefault(repr(job.recipe.data), time.perf_counter() - began)
-            kind = _kind(Facts(plain(job.recipe)))
+            if key not in loaded:
+                began = time.perf_counter()
+                loaded[key] = training.load_data(job.recipe.data), time.perf_counter() - began
+        except InputError as error:
+            cost.unreadable[job.name] = cost.unknown[job.name] = str(error)
+            continue
+        splits, took = loaded[key]
+        try:
             if kind not in timed:
                 teacher = jobs[job.teacher].recipe if job.teacher else None
-                timed[kind] = _rate(job.recipe, teacher, splits, device, earlier.get(kind, []))
+                timed[kind] = _rate(job.recipe, teacher, splits, device, earlier[kind])
         except (InputError, RuntimeError) as error:
-            cost.unknown[job.name] = str(error).splitlines()[0]
+            cost.unknown[job.name] = first_line(error)
             continue
-        rate = timed[kind]
-        left = job.epochs - job.epochs_done
-        seconds = start + took + left * len(splits.train) / rate.training
-        cost.seconds[job.name] = seconds + left * len(splits.test) / rate.testing
-        cost.rates[job.name] = rate
+        rate = cost.rates[job.name] = timed[kind]
+        images = (job.epochs - job.epochs_done) * (len(splits.train) + len(splits.test) / _TEST)
+        cost.seconds[job.name] = start + took + images / rate.images_per_second
     return cost
+
+
+def _earlier_rates(runs: Sequence[StoredRun], device: torch.device | None) -> defaultdict[str, list[float]]:
+    """Images per second of the runs that were on such a device, by kind."""
+    here = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None
+    rates: defaultdict[str, list[float]] = defaultdict(list)
+    for run in runs:
+        gpu = run.environment.get("gpu")
+        alike = gpu is not None if device is None else gpu == here
+        if alike and run.images_per_second and not run.problem:
+            rates[_kind(Facts(run.recipe))].append(run.images_per_second)
+    return rates
+
+
+def _kind(facts: Facts) -> str:
+    """The same for runs that go equally fast: those of one cell, with images of one size."""
+    fields = facts.fields
+    return repr((facts.key, fields["data.name"], fields["data.size"], fields["precision"], fields["compile"]))
 
 
 def _rate(
@@ -131,23 +135,15 @@ def _rate(
         return measured_rate(recipe, teacher, splits, device)
     # Of a GPU here the memory has to be known, too.
     memory = measured_rate(recipe, teacher, splits, device).memory if device and device.type == "cuda" else 0.0
-    training = statistics.median(earlier)
-    return Rate(training, _FORWARD * training, memory, counted(len(earlier), "earlier run"))
-
-
-def _like(device: torch.device | None, gpu: str | None) -> bool:
-    """Whether a run on a GPU of this name, or on none, tells how fast a device is."""
-    if device is None:
-        return gpu is not None
-    return gpu == (torch.cuda.get_device_name(device) if device.type == "cuda" else None)
+    return Rate(statistics.median(earlier), memory, counted(len(earlier), "earlier run"))
 
 
 def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, device: torch.device) -> Rate:
-    """Times a few training steps and a test batch of a recipe, on made-up images.
+    """Times a few training steps of a recipe, on made-up images.
 
     Args:
         recipe: whose network and losses.
-        teacher: the recipe of its teacher, if it is a run; else its teachers are networks of the names that it says.
+        teacher: the recipe of its teacher, if that is a run; else the teachers are networks of the names it gives.
         splits: the data, for the size of the images and the number of classes.
         device: where.
     """
@@ -158,51 +154,32 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
     classes = len(images.classes)
     # On a processor, large images are timed in small batches: a step would take minutes.
     count = recipe.schedule.batch_size if device.type != "cpu" or side <= 64 else min(8, recipe.schedule.batch_size)
+    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        threads = torch.get_num_threads()
-        if recipe.threads is not None:
-            torch.set_num_threads(recipe.threads)
         try:
+            torch.set_num_threads(recipe.threads or threads)
             model = training.build_network(recipe.model, classes, pretrained=False).to(device)
             model = model.to(memory_format=torch.channels_last)
-            taught = [
+            teachers = [
                 training.build_network(network, classes, pretrained=False).to(device).eval()
                 for network in ([teacher.model] if teacher else map(ModelRecipe, recipe.transfer.teachers))
             ]
             batch = torch.randn(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
             labels = torch.randint(classes, (count,), device=device)
-            objective = training.make_objective(recipe, model, taught, (side, side))
+            objective = training.make_objective(recipe, model, teachers, (side, side))
+            optimizer = training.make_optimizer(model, recipe.optimizer, objective.parameters())
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            optimizer = training.make_optimizer(model, recipe.optimizer, objective.parameters())
-
-            def step() -> None:
+            took = []
+            for _ in range(_STEPS + 1):  # the first is not counted
+                began = time.perf_counter()
                 objective(batch, labels).total.backward()
                 optimizer.step()
                 optimizer.zero_grad()
-
-            took = _time(step, device)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                took.append(time.perf_counter() - began)
             memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
-            with torch.no_grad(), evaluation_mode(model):
-                tested = _time(lambda: model(batch), device)
         finally:
             torch.set_num_threads(threads)
-    return Rate(count / took, count / tested, memory, f"{_STEPS} steps timed now")
-
-
-def _time(step: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a step, the median of a few, after one that is not counted."""
-    took = []
-    for _ in range(_STEPS + 1):
-        began = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        took.append(time.perf_counter() - began)
-    return statistics.median(took[1:])
-
-
-def _kind(facts: Facts) -> str:
-    """The same for runs that go equally fast: those of one cell, with images of one size."""
-    fields = facts.fields
-    return repr((facts.key, fields["data.name"], fields["data.size"], fields["precision"], fields["compile"]))
+    return Rate(count / statistics.median(took[1:]), memory, f"{_STEPS} steps timed now")

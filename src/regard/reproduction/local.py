@@ -1,4 +1,4 @@
-"""Runs on this machine, some at once, each in a process of its own."""
+"""Runs the commands of jobs on this machine, some at once, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,69 +8,50 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from regard.errors import InputError
-from regard.reproduction.engine import Ended, Ending
+from regard.errors import INTERRUPTED, LOCKED, TAKEN_OVER, InputError
+from regard.launcher import without_launcher
 from regard.reproduction.plan import Job
-from regard.reproduction.worker import STATUS, absolute_address, order
+from regard.reproduction.scheduler import Ended, Ending
 from regard.store import Store
 
-_PATIENCE = 120.0  # seconds for a run to save and end
+PATIENCE = 120.0
+"""Seconds that a run has to save and end when it is asked to stop."""
+_ENDINGS: dict[int, Ending] = {0: "finished", INTERRUPTED: "stopped", LOCKED: "locked", TAKEN_OVER: "locked"}
+"""The exit statuses of `regard train`; any other: it failed."""
+_LAST = 2000  # bytes of a log in which the last line is looked for
 
 
-@dataclass
-class _Running:
-    job: Job
-    process: subprocess.Popen[bytes]
-    log: Path
-    gpu: int | None
-    file: IO[bytes] = field(repr=False)
-
-
-class LocalEngine:
+class LocalExecutor:
     """This machine.
 
     Args:
-        store: where the runs are.
-        at_once: how many runs at a time, at least 1.
+        slots: how many runs at once, at least 1.
         gpus: how many GPUs they share; each run has one, the one with the fewest runs.
 
     Raises:
-        InputError: `at_once` is less than 1.
+        InputError: `slots` is less than 1.
     """
 
-    def __init__(self, store: Store, at_once: int = 1, gpus: int = 0) -> None:
-        if at_once < 1:
-            raise InputError(f"{at_once} runs at once; it has to be at least 1")
-        self.store, self.slots, self.gpus = store, at_once, gpus
+    queues = False
+
+    def __init__(self, slots: int = 1, gpus: int = 0) -> None:
+        if slots < 1:
+            raise InputError(f"{slots} runs at once; it has to be at least 1")
+        self.slots, self.gpus = slots, gpus
         self._running: list[_Running] = []
 
     def start(self, job: Job) -> None:
-        log = self.store.log(job.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = dict(os.environ)
-        gpu = self._free_gpu()
-        if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = _visible(gpu)
-        elif self.slots > 1 and job.recipe.threads is not None:
-            environment["OMP_NUM_THREADS"] = str(job.recipe.threads)
-        file = open(log, "ab")  # noqa: SIM115
-        process = subprocess.Popen(
-            [sys.executable, "-c", "import sys; from regard.reproduction.worker import main; sys.exit(main())"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,  # how it ended, in a line; what it prints goes to the log
-            stderr=file,
-            env=environment,
-            start_new_session=True,  # Ctrl-C comes to this process, which asks the runs to save
-        )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(order(absolute_address(self.store), job).encode())
-            process.stdin.close()
-        self._running.append(_Running(job, process, log, gpu, file))
+        log, environment, gpu = Store(job.store).log(job.name), {}, None
+        if self.gpus:
+            taken = [one.gpu for one in self._running]
+            gpu = min(range(self.gpus), key=lambda gpu: (taken.count(gpu), gpu))
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
+        self._running.append(_Running(job, start_command(job.command, log, environment), log, gpu))
 
     def wait(self, seconds: float) -> list[Ended]:
         until = time.monotonic() + seconds
@@ -80,13 +61,12 @@ class LocalEngine:
                 break
             time.sleep(min(0.1, seconds))
         self._running = [one for one in self._running if one not in ended]
-        return [_ended(one) for one in ended]
+        return [Ended(one.job, *ending_of(one.process.returncode, one.log)) for one in ended]
 
     def stop(self) -> list[Ended]:
         for one in self._running:
-            with contextlib.suppress(ProcessLookupError):
-                one.process.send_signal(signal.SIGTERM)
-        until = time.monotonic() + _PATIENCE
+            one.process.terminate()
+        until = time.monotonic() + PATIENCE
         ended: list[Ended] = []
         while self._running and time.monotonic() < until:
             ended += self.wait(1.0)
@@ -98,25 +78,45 @@ class LocalEngine:
     def close(self) -> None:
         self.stop()
 
-    def _free_gpu(self) -> int | None:
-        if not self.gpus:
-            return None
-        return min(range(self.gpus), key=lambda gpu: (sum(one.gpu == gpu for one in self._running), gpu))
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+    log: Path
+    gpu: int | None
 
 
-def _ended(one: _Running) -> Ended:
-    one.file.close()
-    status, said = one.process.returncode, one.process.stdout
-    message = said.read().decode(errors="replace").strip() if said is not None else ""
-    if said is not None:
-        said.close()
+def start_command(
+    command: list[str], log: Path, environment: Mapping[str, str] = {}, before: Callable[[], object] | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts a command of regard in a process of its own, which is no part of what a launcher started.
+
+    Args:
+        command: that begins with "regard".
+        log: the file that gets all it prints.
+        environment: variables that it has besides those of this process.
+        before: called in the new process before the command.
+    """
+    with open(log, "ab") as file, without_launcher():
+        return subprocess.Popen(
+            [sys.executable, "-P", "-u", "-m", "regard", *command[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,  # Ctrl-C comes to this process alone, which asks the runs to save
+            preexec_fn=before,
+        )
+
+
+def ending_of(status: int, log: Path) -> tuple[Ending, str]:
+    """How a command ended, and its last line, from its exit status and its log."""
     if status < 0:
-        return Ended(one.job, "lost", f"its process was ended by {signal.Signals(-status).name} (see {one.log})")
-    ending: Ending = next((ending for ending, known in STATUS.items() if known == status), "failed")
-    return Ended(one.job, ending, message or f"it ended with status {status} (see {one.log})")
-
-
-def _visible(gpu: int) -> str:
-    """What a GPU of this process is called outside it."""
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return said.split(",")[gpu] if said else str(gpu)
+        return "killed", f"by {signal.Signals(-status).name}; see {log}"
+    with contextlib.suppress(OSError), open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - _LAST))
+        lines = file.read().decode(errors="replace").split("\n")
+        message = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    ending = _ENDINGS.get(status, "failed")
+    return ending, f"{message} (see {log})" if ending == "failed" else message

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from regard.errors import InputError
 from regard.store import StoredRun
-from regard.tables import FilledTable, Matcher, PublishedTable, Setting, fill, run_name
+from regard.tables import Matcher, PublishedTable, Setting, fill, run_name
 from regard.tables.matching import digest, folder_name
-from regard.training import Recipe, flat, plain, with_fields
+from regard.training import WHERE, Recipe, field_arguments, flat, load_recipe, plain, with_fields
 
 State = Literal["finished", "begun", "missing"]
 
@@ -24,20 +25,20 @@ class Job:
 
     Attributes:
         name: of its folder in the store.
-        recipe: the whole of it; its teacher, if it has one of the table, is named as its folder is.
-        changes: the fields in which it is other than the file of its recipe, by dotted name.
-        source: the recipe's name, or the path of its file.
+        store: the address of the store, from any directory.
+        recipe: the whole of it.
+        command: `regard train` with this recipe, from any directory.
         seed: of the recipe.
         teacher: the name of the run that has to be finished before.
-        cells: (row, column) of all that it fills or teaches.
+        cells: (row, column) of all cells that it fills or teaches.
         state: finished, begun (it has a folder, and is resumed), or missing.
-        epochs_done: of the recipe's.
+        epochs_done: how many epochs of the recipe are finished.
     """
 
     name: str
+    store: str
     recipe: Recipe = field(repr=False)
-    changes: Mapping[str, Any] = field(repr=False)
-    source: str
+    command: list[str] = field(repr=False)
     seed: int
     teacher: str | None
     cells: tuple[tuple[str, str], ...]
@@ -46,23 +47,13 @@ class Job:
 
     @property
     def epochs(self) -> int:
+        """The epochs of the recipe."""
         return self.recipe.schedule.epochs
-
-    @property
-    def command(self) -> list[str]:
-        """What one would type, in the folder of the store, to train the same."""
-        options = [part for name, value in self.changes.items() for part in (f"--{name}", _argument(value))]
-        return ["regard", "train", self.source, *options, "--run", self.name, "--resume"]
-
-    @property
-    def typed(self) -> str:
-        """The command, for a shell."""
-        return shlex.join(self.command)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is there, and what is to be done.
+    """What is there, and what is to be run.
 
     Attributes:
         table: with the rows that were asked for.
@@ -80,7 +71,18 @@ class Plan:
 
     @property
     def todo(self) -> list[Job]:
+        """The jobs that are not finished."""
         return [job for job in self.jobs if job.state != "finished"]
+
+    @property
+    def levels(self) -> list[list[Job]]:
+        """The jobs that are not finished: those that wait for no other job, those that wait for these, and so on."""
+        depth: dict[str, int] = {}
+        levels: dict[int, list[Job]] = defaultdict(list)
+        for job in self.todo:  # teachers come first
+            depth[job.name] = depth.get(job.teacher or "", -1) + 1
+            levels[depth[job.name]].append(job)
+        return [levels[level] for level in sorted(levels)]
 
 
 def make_plan(
@@ -89,6 +91,7 @@ def make_plan(
     setting: Setting,
     seeds: Sequence[int],
     *,
+    store: str = "runs",
     columns: Sequence[str] | None = None,
     where: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -101,6 +104,7 @@ def make_plan(
         runs: of the store.
         setting: of all runs.
         seeds: of each cell.
+        store: the address of the store.
         columns: that are wanted, with their teachers; None: all.
         where: fields of the recipes that say where and how runs take place, such as `data.folder` and `device`.
 
@@ -110,87 +114,80 @@ def make_plan(
     for column in columns or ():
         if column not in table.columns:
             raise InputError(f"{table.name} has no column {column!r}; it has {', '.join(table.columns)}")
-    makers = _Makers(table, runs, setting, dict(where or {}))
+    planner = _Planner(table, runs, setting, store if "://" in store else os.path.abspath(store), dict(where or {}))
     for seed in seeds:
         for place, cell in table.cells.items():
             if cell.recipe is not None and (columns is None or cell.column in columns):
-                makers.job(place, seed)
-    if not makers.jobs:
+                planner.add(place, seed)
+    if not planner.jobs:
         raise InputError(f"{table.name} has no recipe for any of these cells; there is nothing to run")
-    jobs = makers.jobs.values()
-    return Plan(
-        table,
-        setting,
-        tuple(seeds),
-        tuple(
-            replace(job, cells=tuple(place for place in table.cells if place in makers.cells[job.name])) for job in jobs
-        ),
-        tuple(place for place, cell in table.cells.items() if cell.recipe is None),
-    )
+    jobs = [
+        replace(job, cells=tuple(place for place in table.cells if place in planner.cells[job.name]))
+        for job in planner.jobs.values()
+    ]
+    without_recipe = tuple(place for place, cell in table.cells.items() if cell.recipe is None)
+    return Plan(table, setting, tuple(seeds), tuple(jobs), without_recipe)
 
 
-class _Makers:
+class _Planner:
     """The jobs so far. Cells with one recipe share their runs."""
 
     def __init__(
-        self, table: PublishedTable, runs: Sequence[StoredRun], setting: Setting, where: Mapping[str, Any]
+        self, table: PublishedTable, runs: Sequence[StoredRun], setting: Setting, store: str, where: Mapping[str, Any]
     ) -> None:
-        self.table, self.setting, self.where = table, setting, where
+        self.table, self.setting, self.store, self.where = table, setting, store, where
         self.matcher = Matcher(table)
         self.stored = {run.name: run for run in runs}
-        self.filled: FilledTable = fill(table, runs, setting)
+        self.filled = fill(table, runs, setting)
         self.jobs: dict[str, Job] = {}
         self.cells: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        self.new: dict[tuple[str | None, ...], str] = {}  # the names of new runs, by what they are
+        self.new: dict[tuple[str | None, ...], str] = {}  # names of new runs, by recipe, seed and teacher
 
-    def job(self, place: tuple[str, str], seed: int, run: str | None = None) -> Job:
-        """The run of a cell and a seed; its teacher's is made before it.
+    def add(self, place: tuple[str, str], seed: int, run: str | None = None) -> Job:
+        """The job of a cell and a seed; that of its teacher is added before it.
 
         Args:
             place: of the cell.
             seed: of the run.
-            run: its name, if it is to be a certain one of those in the store.
+            run: the name of the run in the store that it has to be; None: any that fills the cell, or a new one.
         """
         cell = self.table.cells[place]
-        there = self.there(place, seed) if run is None else self.stored[run]
+        stored = self.stored[run] if run is not None else self.stored_run(place, seed)
         teacher = None
         if cell.teacher is not None:
-            whose = (cell.row, cell.teacher)
-            teacher = self.job(whose, seed, self.begun_with(there)).name
+            teacher = self.add((cell.row, cell.teacher), seed, self.teacher_of(stored)).name
             self.cells[teacher].add(place)
-        name = there.name if there is not None else self.free_name(place, seed, teacher)
+        name = stored.name if stored is not None else self.new_name(place, seed, teacher)
         self.cells[name].add(place)
         if name not in self.jobs:
-            recipe, changes = self.recipe(place, seed, teacher)
+            recipe, command = self.recipe(place, seed, name, teacher, stored)
             self.jobs[name] = Job(
                 name=name,
+                store=self.store,
                 recipe=recipe,
-                changes=changes,
-                source=cell.recipe or "",
+                command=command,
                 seed=seed,
                 teacher=teacher,
                 cells=(),
-                state="missing" if there is None else "finished" if there.finished else "begun",
-                epochs_done=0 if there is None else there.epochs,
+                state="missing" if stored is None else "finished" if stored.finished else "begun",
+                epochs_done=0 if stored is None else stored.epochs,
             )
         return self.jobs[name]
 
-    def begun_with(self, student: StoredRun | None) -> str | None:
-        """The run that a student in the store learns from, which may not be the first of its seed."""
+    def teacher_of(self, student: StoredRun | None) -> str | None:
+        """The teacher of a run, if both are in the store; it may not be the first run of its recipe and seed."""
         names = [] if student is None else [folder_name(path) for path in student.teachers]
         return next((name for name in names if name in self.stored), None)
 
-    def there(self, place: tuple[str, str], seed: int) -> StoredRun | None:
+    def stored_run(self, place: tuple[str, str], seed: int) -> StoredRun | None:
         """The run in the store that fills a cell with a seed, a finished one if there is one."""
         cell = self.filled.cells[place]
-        for one in cell.seeds:
-            if one.seed == seed:
-                return self.stored[one.run]
-        others = (*cell.waiting, *cell.unfinished)  # those whose teacher was damaged count once it is mended
-        return next((self.stored[name] for name in others if self.stored[name].seed == seed), None)
+        finished = [one.run for one in cell.seeds]
+        names = (*finished, *cell.waiting, *cell.unfinished)  # waiting: finished, but a file of its teacher is lost
+        return next((self.stored[name] for name in names if self.stored[name].seed == seed), None)
 
-    def free_name(self, place: tuple[str, str], seed: int, teacher: str | None) -> str:
-        """A name for a new run that nothing else in the store has."""
+    def new_name(self, place: tuple[str, str], seed: int, teacher: str | None) -> str:
+        """A name for a new run that no other has."""
         cell, recipe = self.table.cells[place], self.matcher.recipes[place]
         key = (digest(self.setting.of(recipe)), str(seed), teacher)
         if key not in self.new:
@@ -202,27 +199,37 @@ class _Makers:
             self.new[key] = name
         return self.new[key]
 
-    def recipe(self, place: tuple[str, str], seed: int, teacher: str | None) -> tuple[Recipe, dict[str, Any]]:
-        """The whole recipe of a run, and how it differs from its file."""
-        published = self.matcher.recipes[place]
+    def recipe(
+        self, place: tuple[str, str], seed: int, name: str, teacher: str | None, stored: StoredRun | None
+    ) -> tuple[Recipe, list[str]]:
+        """The whole recipe of a run, and the command that trains it."""
+        published, cell = self.matcher.recipes[place], self.table.cells[place]
         recipe = with_fields(self.setting.of(published), {**self.where, "seed": seed})
-        places = {"data.folder": recipe.data.folder, "transfer.teacher": recipe.transfer.teacher}
-        found = {name: absolute(place) for name, place in places.items() if isinstance(place, str)}
+        teachers: Any = recipe.transfer.teacher
         if teacher is not None:
-            found["transfer.teacher"] = teacher
-        recipe = with_fields(recipe, found)
+            teachers = f"{self.store}/{teacher}"
+        elif teachers is not None:
+            teachers = _absolute(teachers) if isinstance(teachers, str) else [_absolute(one) for one in teachers]
+        folder = recipe.data.folder and _absolute(recipe.data.folder)
+        recipe = with_fields(recipe, {"data.folder": folder, "transfer.teacher": teachers})
         recipe.check()
-        now, then = flat(plain(recipe)), flat(plain(published))
-        return recipe, {name: value for name, value in now.items() if value != then.get(name)}
+        fields, file = flat(plain(recipe)), flat(plain(published))
+        begun = stored if stored is not None and not stored.finished else None
+        if begun is not None:
+            # It may have been begun with other fields that compute the same, such as `compile`: it goes on with these.
+            same = fields.keys() - {*WHERE, "transfer.teacher"}
+            fields |= {field: value for field, value in flat(dict(begun.recipe)).items() if field in same}
+        options = field_arguments({field: value for field, value in fields.items() if value != file.get(field)})
+        if begun is not None:
+            with suppress(InputError):  # of a value that cannot be, which the run will say
+                recipe = load_recipe(cell.recipe, options)
+        source = cell.recipe or ""
+        if source.endswith((".yaml", ".yml")):
+            source = os.path.abspath(source)
+        return recipe, ["regard", "train", source, *options, "--run", f"{self.store}/{name}", "--resume"]
 
 
-def absolute(place: str) -> str:
-    """A file or folder of this machine as workers find it, whose working directory is another; else what was given."""
+def _absolute(place: str) -> str:
+    """A file or folder of this machine as commands find it from any directory; anything else as it is."""
     path = Path(place).expanduser()
     return str(path.resolve()) if path.exists() else place
-
-
-def _argument(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -91,7 +91,12 @@ def add_data(parser: ArgumentParser) -> None:
 
 def data_arguments(recipe: DataRecipe) -> list[str]:
     """The arguments that say the same as `recipe`."""
-    return [f"--data.{name}={_as_argument(value)}" for name, value in plain(recipe).items()]
+    return field_arguments({f"data.{name}": value for name, value in plain(recipe).items()})
+
+
+def field_arguments(fields: Mapping[str, Any]) -> list[str]:
+    """The arguments that say the same as fields by dotted names."""
+    return [f"--{name}={_as_argument(value)}" for name, value in fields.items()]
 
 
 def to_data(parser: ArgumentParser, arguments: Namespace) -> DataRecipe:
@@ -118,7 +123,7 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
         raise InputError(f"{path} is no recipe: it holds a {type(content).__name__}, not fields with values")
     known = [action.dest for action in parser._actions if not action.dest.endswith(".help")]
     try:
-        return [f"--{name}={_as_argument(value)}" for name, value in _flat(content, known, str(path))]
+        return field_arguments(dict(_flat(content, known, str(path))))
     except (TypeError, RecursionError) as error:
         raise InputError(f"{path} holds what no recipe does ({one_line(error)})") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from regard.errors import InputError
 from regard.store import local_run
 from regard.training.pretrained import Pretrained, load_pretrained
 from regard.training.recipe import TransferRecipe
+from regard.training.run import Run
 from regard.transfer import Teacher
 from regard.transfer.teacher import Precision
 
@@ -42,12 +44,14 @@ def load_teachers(
         compile: whether they are compiled.
 
     Raises:
-        InputError: there is no such run, file or network, its weights cannot be had, or its classes rule out what is
-            asked.
+        InputError: there is no such run, file or network, a run is not finished, weights cannot be had, or its classes
+            rule out what is asked.
     """
     teachers = []
     for source in recipe.teachers:
-        pretrained = load_pretrained(local_run(source), recipe.weights, say=say)
+        place = local_run(source)
+        _check_finished(source, place)
+        pretrained = load_pretrained(place, recipe.weights, say=say)
         _check_classes(recipe, pretrained, images.classes, say)
         network, own = pretrained.model(), pretrained.preprocessing
         mean, std = own.mean or images.mean, own.std or images.std
@@ -72,6 +76,18 @@ def load_teachers(
             )
         )
     return teachers
+
+
+def _check_finished(source: str, place: str) -> None:
+    """Raises InputError for a run that has epochs left; `place` is its folder."""
+    if Path(place).is_dir():
+        run = Run.open(place)
+        rows, epochs = run.metrics(), run.recipe.schedule.epochs
+        if rows and rows[-1]["epoch"] < epochs:
+            raise InputError(
+                f"teacher {source} has {rows[-1]['epoch']} of {epochs} epochs; finish it first, or name one of its "
+                "checkpoints"
+            )
 
 
 def _check_classes(

@@ -1,0 +1,197 @@
+"""Runs the commands of jobs on the machines of a Ray cluster, several to a GPU if they are small."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from regard import training
+from regard.errors import InputError, first_line
+from regard.reproduction.local import PATIENCE, ending_of, start_command
+from regard.reproduction.plan import Job
+from regard.reproduction.scheduler import Ended, Ending
+from regard.store import Store
+from regard.training import DataRecipe
+
+_ANSWER = 10.0  # seconds for a cluster to answer
+_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
+
+
+class RayExecutor:
+    """A Ray cluster (https://docs.ray.io). Its machines need regard, data and recipe files under the same paths, and
+    the store.
+
+    Every job is a task; that of a student takes the result of its teacher's.
+
+    Args:
+        address: of the cluster, "auto" for the one of this machine, "ray://HOST:10001"; None: a cluster of this machine
+            alone, made now.
+        cpus: of each run.
+        gpus: of each run; a fraction lets several share one.
+        retries: how often a run is tried again that failed, or was lost with its machine.
+
+    Raises:
+        InputError: Ray is not installed, there is no such cluster, or it never has so much for a run.
+    """
+
+    slots = sys.maxsize
+    queues = True
+
+    def __init__(self, address: str | None = None, *, cpus: float = 1, gpus: float = 0.0, retries: int = 2) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports its use otherwise
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError("--engine ray needs Ray: pip install 'regard[ray]'") from error
+        if cpus <= 0 or gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+            raise InputError(
+                f"a run cannot have {cpus:g} processors and {gpus:g} GPUs: give more than 0 processors, and a whole "
+                "number of GPUs or a fraction of one"
+            )
+        self._ray: Any = ray
+        self._running: dict[Any, Job] = {}  # by the reference of its task
+        self._failed: set[str] = set()
+        self._made = not ray.is_initialized()
+        if self._made:
+            _check_reachable(address)
+            try:
+                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+                raise _no_cluster(address, error) from error
+        has = ray.cluster_resources()
+        if has.get("CPU", 0) < cpus or has.get("GPU", 0) < gpus:
+            self.close()
+            raise InputError(
+                f"a run is to have {cpus:g} processors and {gpus:g} GPUs, and the cluster has "
+                f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g} in all"
+            )
+        self._run = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=[RunFailed])(
+            run_command
+        )
+        self._look = self._ray.remote(num_cpus=cpus)(wrong_data)
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Has each kind of data that the jobs need read once, on a machine of the cluster.
+
+        Raises:
+            InputError: some cannot be read there.
+        """
+        kinds = {repr(job.recipe.data): job for job in reversed(jobs)}
+        for job, task in [(job, self._look.remote(job.recipe.data)) for job in kinds.values()]:
+            try:
+                wrong = self._ray.get(task)
+            except self._ray.exceptions.RayError:  # a fault of the cluster, which the runs meet, or do not
+                continue
+            if wrong is not None:
+                raise InputError(f"the data of {job.name} cannot be read on the cluster: {wrong}")
+
+    def start(self, job: Job) -> None:
+        self._failed.discard(job.name)
+        teacher = next((task for task, other in self._running.items() if other.name == job.teacher), None)
+        task = self._run.options(name=job.name).remote(job.command, job.store, job.name, teacher)
+        self._running[task] = job
+
+    def wait(self, seconds: float) -> list[Ended]:
+        if not self._running:
+            time.sleep(seconds)
+            return []
+        done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        return [self._ended(task) for task in done]
+
+    def stop(self) -> list[Ended]:
+        for task in self._running:
+            self._ray.cancel(task, force=False)
+        until = time.monotonic() + PATIENCE
+        ended: list[Ended] = []
+        while self._running and time.monotonic() < until:
+            ended += self.wait(1.0)
+        for task in self._running:
+            self._ray.cancel(task, force=True)
+        while self._running:
+            ended += self.wait(1.0)
+        return ended
+
+    def close(self) -> None:
+        if self._made and self._ray.is_initialized():
+            self.stop()
+            self._ray.shutdown()
+
+    def _ended(self, task: Any) -> Ended:
+        job = self._running.pop(task)
+        try:
+            return Ended(job, *self._ray.get(task))
+        except self._ray.exceptions.TaskCancelledError:
+            return Ended(job, "stopped", "stopped")
+        except self._ray.exceptions.RayError as error:
+            if job.teacher in self._failed:  # the error is the teacher's
+                return Ended(job, "waiting")
+            self._failed.add(job.name)
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, RunFailed):
+                return Ended(job, *cause.args)
+            raised = isinstance(error, self._ray.exceptions.RayTaskError)
+            return Ended(job, "failed" if raised else "killed", f"{type(error).__name__}: {first_line(error)}")
+
+
+class RunFailed(Exception):
+    """The command of a run failed or was killed. Its arguments are the ending and the message."""
+
+
+def run_command(command: list[str], store: str, name: str, teacher: tuple[Ending, str] | None) -> tuple[Ending, str]:
+    """The task of a job: runs its command, if the task of its teacher is finished; how it ended, and its last line.
+
+    Raises:
+        RunFailed: Ray is to try again.
+    """
+    if teacher is not None and teacher[0] != "finished":
+        return "waiting", ""
+    log = Store(store).log(name)
+    libc = ctypes.CDLL(None)
+    # Where the kernel can, it ends the run with this process: Ray starts another then.
+    process = start_command(
+        command, log, before=lambda: sys.platform == "linux" and libc.prctl(_END_WITH_PARENT, signal.SIGKILL)
+    )
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)  # Ray's way of cancelling is a KeyboardInterrupt between two instructions of Python
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+    ending, message = ending_of(process.returncode, log)
+    if ending in ("failed", "killed"):
+        raise RunFailed(ending, message)
+    return ending, message
+
+
+def wrong_data(recipe: DataRecipe) -> str | None:
+    """What is wrong with data, as this machine sees them; None if they can be read."""
+    try:
+        training.load_data(recipe)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raises InputError if nobody answers at HOST:PORT, for which Ray itself waits for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> InputError:
+    return InputError(
+        f"there is no Ray cluster at {address} ({first_line(error)}); `ray start --head` starts one, and for one that "
+        "asks for a token set RAY_AUTH_MODE=token"
+    )

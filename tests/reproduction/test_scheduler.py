@@ -1,0 +1,235 @@
+"""Order, retries and what goes on when a run fails; with an executor that only pretends."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from regard.reproduction import Ended, Job, Plan, duration, run_plan, scheduler
+from regard.reproduction.plan import State
+from regard.reproduction.scheduler import Ending
+from regard.store import Store, StoredRun
+from regard.tables import Setting, load_table
+from regard.training import Recipe
+
+
+class Pretended:
+    """An executor whose jobs end at once, as it was told."""
+
+    queues = False
+
+    def __init__(self, endings: dict[str, list[Ending]], slots: int = 2) -> None:
+        self.endings, self.slots = endings, slots
+        self.started: list[str] = []
+        self.running: list[Job] = []
+        self.most = 0
+        self.closed = False
+
+    def start(self, job: Job) -> None:
+        self.started.append(job.name)
+        self.running.append(job)
+        self.most = max(self.most, len(self.running))
+
+    def wait(self, seconds: float) -> list[Ended]:
+        if not self.running:
+            return []
+        job = self.running.pop(0)
+        left = self.endings.get(job.name)
+        return [Ended(job, left.pop(0) if left else "finished", "so it was")]
+
+    def stop(self) -> list[Ended]:
+        ended = [Ended(job, "stopped", "stopped and saved") for job in self.running]
+        self.running = []
+        return ended
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Runs(Store):
+    """A store whose runs have as many epochs as it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.epochs: dict[str, int] = defaultdict(lambda: 200)
+        self.holders: dict[str, str] = {}
+
+    def run(self, name: str) -> StoredRun:
+        row = {"epoch": self.epochs[name]}
+        return StoredRun(name, {"schedule": {"epochs": 200}}, row, weights=True)
+
+    def holder(self, name: str) -> str | None:
+        return self.holders.get(name)
+
+
+def job(name: str, teacher: str | None = None, state: State = "missing") -> Job:
+    return Job(name, "runs", Recipe(), [], 0, teacher, (("row", name),), state)
+
+
+def plan(*jobs: Job) -> Plan:
+    return Plan(load_table("lsas-cifar"), Setting(), (0,), jobs)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Runs:
+    return Runs(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "_LOCKED", 0.05)
+
+
+def test_students_wait_for_their_teachers(store: Runs) -> None:
+    executor = Pretended({}, slots=8)
+    outcome = run_plan(plan(job("student", "teacher"), job("teacher"), job("alone")), executor, store)
+    assert executor.started == ["teacher", "alone", "student"]
+    assert outcome.finished == {"student", "teacher", "alone"}
+    assert not outcome.failed and not outcome.skipped and not outcome.stopped
+    assert executor.closed
+
+
+def test_no_more_at_once_than_there_are_slots(store: Runs) -> None:
+    executor = Pretended({}, slots=3)
+    run_plan(plan(*(job(str(number)) for number in range(10))), executor, store)
+    assert executor.most == 3 and len(executor.started) == 10
+
+
+def test_what_is_finished_is_not_started(store: Runs) -> None:
+    executor = Pretended({})
+    outcome = run_plan(plan(job("teacher", state="finished"), job("student", "teacher")), executor, store)
+    assert executor.started == ["student"]
+    assert outcome.finished == {"teacher", "student"}
+
+
+def test_a_failure_is_tried_again_and_the_rest_goes_on(store: Runs) -> None:
+    lines: list[str] = []
+    executor = Pretended({"weak": ["failed", "failed"], "hopeless": ["failed"] * 9}, slots=1)
+    jobs = (job("weak"), job("hopeless"), job("student", "hopeless"), job("grandchild", "student"), job("other"))
+    outcome = run_plan(plan(*jobs), executor, store, retries=2, say=lines.append)
+    assert executor.started.count("weak") == 3 and executor.started.count("hopeless") == 3
+    assert outcome.finished == {"weak", "other"}
+    assert set(outcome.failed) == {"hopeless"} and set(outcome.skipped) == {"student", "grandchild"}
+    assert any("hopeless failed for good: so it was" in line for line in lines)
+    assert any("student is skipped: its teacher hopeless failed" in line for line in lines)
+
+
+@pytest.mark.parametrize("ending", ["killed", "stopped"])
+def test_being_killed_without_progress_counts_as_failure(store: Runs, ending: Ending) -> None:
+    """Or stopped though nobody asked: a run ends so, too, whose DataLoader worker was killed for want of memory."""
+    store.epochs["victim"] = 0
+    executor = Pretended({"victim": [ending] * 9})
+    outcome = run_plan(plan(job("victim")), executor, store, retries=1)
+    assert executor.started == ["victim", "victim"] and set(outcome.failed) == {"victim"}
+
+
+@pytest.mark.parametrize("ending", ["killed", "stopped"])
+def test_being_killed_after_another_epoch_does_not_count(store: Runs, ending: Ending) -> None:
+    class Killed(Pretended):
+        def start(self, job: Job) -> None:
+            super().start(job)
+            store.epochs[job.name] += 1
+
+    store.epochs["victim"] = 192
+    executor = Killed({"victim": [ending] * 7})
+    outcome = run_plan(plan(job("victim")), executor, store, retries=0)
+    assert len(executor.started) == 8 and outcome.finished == {"victim"}
+
+
+def test_a_run_that_is_not_in_the_store_is_not_called_finished(store: Runs) -> None:
+    store.epochs["lost"] = 199
+    outcome = run_plan(plan(job("lost"), job("student", "lost")), Pretended({}), store, retries=0)
+    assert set(outcome.failed) == {"lost"} and set(outcome.skipped) == {"student"} and not outcome.finished
+    assert "metrics or weights are not in" in outcome.failed["lost"]
+
+
+def test_a_run_of_another_process_is_waited_for(store: Runs) -> None:
+    lines: list[str] = []
+
+    class Elsewhere(Pretended):
+        def start(self, job: Job) -> None:
+            super().start(job)
+            store.epochs["teacher"] += 100 * (len(self.started) == 3)
+
+    executor = Elsewhere({"teacher": ["locked", "locked"]})
+    store.epochs["teacher"] = 100
+    outcome = run_plan(plan(job("teacher"), job("student", "teacher")), executor, store, say=lines.append)
+    assert executor.started == ["teacher"] * 3 + ["student"]
+    assert outcome.finished == {"teacher", "student"}
+    assert sum("waiting" in line for line in lines) == 1
+
+
+def test_a_run_that_is_locked_is_not_started_in_vain(store: Runs) -> None:
+    """Neither while it is locked, nor once it is finished there."""
+    looks: list[str] = []
+
+    class Elsewhere(Runs):
+        def run(self, name: str) -> StoredRun:
+            looks.append(name)
+            self.epochs[name] = 200 if len(looks) > 2 else 1
+            return super().run(name)
+
+    elsewhere = Elsewhere(store.folder or Path())
+    elsewhere.holders["far"] = "pid 1 on MOON"
+    lines: list[str] = []
+    executor = Pretended({"far": ["locked"]})
+    outcome = run_plan(plan(job("far")), executor, elsewhere, say=lines.append)
+    assert executor.started == ["far"] and outcome.finished == {"far"}
+    assert any("was finished by another process" in line for line in lines)
+
+
+def test_stopping_saves_and_ends(store: Runs) -> None:
+    executor = Pretended({})
+    asked = iter([False, False, True])
+    jobs = [job(str(number)) for number in range(9)]
+    outcome = run_plan(plan(*jobs), executor, store, stop=lambda: next(asked, True))
+    assert outcome.stopped and len(outcome.finished) == 2 and executor.closed and not executor.running
+
+
+def test_being_killed_while_stopping_is_no_failure(store: Runs) -> None:
+    """As a process that was still starting, which cannot stop in good order yet."""
+
+    class Starting(Pretended):
+        def stop(self) -> list[Ended]:
+            return [Ended(job, "killed", "by SIGTERM") for job in self.running]
+
+    lines: list[str] = []
+    stop = iter([False, True]).__next__
+    outcome = run_plan(plan(job("one"), job("two", "one")), Starting({}), store, retries=0, say=lines.append, stop=stop)
+    assert outcome.stopped and not outcome.failed and not outcome.skipped
+    assert not any("failed" in line or "trying again" in line for line in lines)
+
+
+def test_an_executor_with_a_queue_takes_students_at_once_and_tries_again_itself(store: Runs) -> None:
+    class Queue(Pretended):
+        queues = True
+
+    endings: dict[str, list[Ending]] = {
+        "locked": ["locked"],
+        "its student": ["waiting"],
+        "hopeless": ["failed"],
+        "its victim": ["waiting"],
+    }
+    store.epochs["locked"] = 199
+
+    class Later(Queue):
+        def start(self, job: Job) -> None:
+            super().start(job)
+            store.epochs["locked"] += self.started.count("locked") == 2
+
+    executor = Later(endings, slots=99)
+    jobs = (job("locked"), job("its student", "locked"), job("hopeless"), job("its victim", "hopeless"))
+    outcome = run_plan(plan(*jobs), executor, store, retries=5)
+    assert executor.started == ["locked", "its student", "hopeless", "its victim", "locked", "its student"]
+    assert outcome.finished == {"locked", "its student"}
+    assert set(outcome.failed) == {"hopeless"} and set(outcome.skipped) == {"its victim"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (45, "45 s"), (720, "12 min"), (3 * 3600 + 300, "3 h 05 min"), (100 * 3600, "4 days 4 h")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
