@@ -20,7 +20,7 @@ from regard.data.memory_loader import InMemoryLoader
 from regard.data.normalisation import Normalisation, Prefetcher
 from regard.data.transforms import TrainingTransform, Transform
 from regard.data.wds import WebDataset
-from regard.data.wds_loader import ShardLoader
+from regard.data.wds_loader import WebDatasetLoader
 from regard.data.workers import Failure, Workers
 from regard.errors import InputError
 
@@ -104,7 +104,7 @@ def create_loader(
     prefetch = Prefetcher(Normalisation(mean, std, device=device, channels_last=channels_last), device)
     varied = None if transform.augmentation is None else TrainingTransform(transform, mean, std, seed)
     if isinstance(dataset, FileSet) and isinstance(dataset.source, WebDataset):
-        return ShardLoader(
+        return WebDatasetLoader(
             dataset,
             batch_size,
             transform,

@@ -10,11 +10,13 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count, islice, repeat
 
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from regard.data.batch import Batch, Loader, rank_rows
@@ -32,10 +34,11 @@ _PURPOSE = 9  # of the random stream, among those of a seed
 _MOST_UNREADABLE = 10_000  # images in a row
 
 
-class ShardLoader(Loader):
+class WebDatasetLoader(Loader):
     """The batches of a set of shards; see `create_loader`.
 
-    In training only full batches come. In order, ranks may have any number of batches.
+    In training all batches are full. In order, ranks may have any number of batches. They depend on the numbers of
+    processes and of workers, but not on where in an epoch one begins: what comes before is read, not decoded.
     """
 
     dataset: FileSet
@@ -68,181 +71,170 @@ class ShardLoader(Loader):
             image_size=transform.size,
             drop_last=shuffle,
         )
-        self._transform, self._varied, self._prefetch = transform, varied, prefetch
-        self._worker_count, self._skip = workers, skip
+        assert isinstance(dataset.source, WebDataset)
+        self._shards, self._transform, self._varied = dataset.source, transform, varied
+        self._prefetch, self._skip = prefetch, skip
+        self._workers = min(workers, max(1, len(self._shards.shards) // world_size))  # each has a shard at least
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
-        assert isinstance(self.dataset.source, WebDataset)
-        reader = ShardReader(
-            self.dataset.source,
+        reader = _Reader(
+            self._shards,
             self._transform,
             self._varied,
+            training=self._shuffle,
             seed=self._seed,
             epoch=number,
             steps=range(start, len(self)),
             batch_size=self.batch_size,
             rank=self._rank,
             world_size=self._world_size,
-            training=self._shuffle,
+            streams=max(1, self._workers),
             skip=self._skip,
             repeats=self._repeats,
-            workers=self._worker_count,
         )
-        parts = Workers(reader, reader.workers, pinned=self.device.type == "cuda").read()
-        return self._prefetch(parts if self._shuffle else islice(parts, start, None))
+        found = Workers(reader, self._workers, pinned=self.device.type == "cuda").read()
+        return self._prefetch(found if self._shuffle else islice(found, start, None))
 
 
-class ShardReader(IterableDataset[Batch | Failure]):
-    """One process's batches in an epoch, images uint8, and in place of the next a failure.
-
-    Args:
-        dataset: what is read.
-        transform: makes an image what the network sees in tests.
-        varied: makes it that in training.
-        seed: of all that is random.
-        epoch: its number.
-        steps: which of its batches; of tests all are given.
-        batch_size: over all processes.
-        rank: whose rows of the batches.
-        world_size: of the processes.
-        training: shards and images in random order, and as often as batches need them; else all images once.
-        skip: whether shards and images that cannot be read are passed over.
-        repeats: how often each image comes in a row in training; a batch may end between two of them.
-        workers: DataLoader workers that there may be.
+@dataclass(eq=False)
+class _Reader(IterableDataset[Batch | Failure]):
+    """One rank's batches in an epoch, images uint8; this is what goes to the workers.
 
     Attributes:
-        workers: DataLoader workers to use: each has at least one shard.
+        training: shards and images in random order, and as often as batches need them; else all images once.
+        steps: which batches, in training.
+        streams: as many as there are workers, 1 where there are none.
+        skip: whether shards and images that cannot be read are passed over.
+        repeats: how often each image comes in a row in training; a batch may end between two of them.
     """
 
-    def __init__(
-        self,
-        dataset: WebDataset,
-        transform: Transform,
-        varied: TrainingTransform | None,
-        *,
-        seed: int,
-        epoch: int,
-        steps: range,
-        batch_size: int,
-        rank: int,
-        world_size: int,
-        training: bool,
-        skip: bool,
-        repeats: int = 1,
-        workers: int = 0,
-    ) -> None:
-        self._dataset, self._transform, self._varied = dataset, transform, varied
-        self._seed, self._epoch, self._steps, self._batch_size = seed, epoch, steps, batch_size
-        self._rank, self._world_size, self._training = rank, world_size, training
-        self._skip, self._repeats = skip, repeats
-        self.workers = min(workers, max(1, len(dataset.shards) // world_size))
-        self._streams = max(1, self.workers)
-        self._skipped: list[str] = []
-        self._reported: set[str] = set()
+    dataset: WebDataset
+    transform: Transform
+    varied: TrainingTransform | None
+    training: bool
+    seed: int
+    epoch: int
+    steps: range
+    batch_size: int
+    rank: int
+    world_size: int
+    streams: int
+    skip: bool
+    repeats: int
+    skipped: list[str] = field(default_factory=list)
+    reported: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Batch | Failure]:
         worker = get_worker_info()
         number = 0 if worker is None else worker.id
         try:
-            yield from self._train(number) if self._training else self._test(number)
+            yield from self._train(number) if self.training else self._test(number)
         except Unreadable as error:
-            hint = "" if self._skip else "; restore it, or have such skipped (--data.unreadable skip)"
+            hint = "" if self.skip else "; restore it, or have such skipped (--data.unreadable skip)"
             yield Failure(f"{error}{hint}", traceback.format_exc())
         except InputError as error:
             yield Failure(str(error), traceback.format_exc())
 
     def _train(self, worker: int) -> Iterator[Batch]:
         # The DataLoader takes from its workers in turn, the first batch from the first.
-        steps = self._steps[worker :: self._streams]
+        steps = self.steps[worker :: self.streams]
         if not steps:
             return
-        stream = steps[0] % self._streams
-        rows = rank_rows(self._batch_size, self._rank, self._world_size)
-        passed = steps[0] // self._streams * len(rows)  # rows of this stream's batches before
-        samples = islice(self._shuffled(stream), passed // self._repeats, None)
-        images = islice(self._images(samples), passed % self._repeats, None)
+        stream = steps[0] % self.streams
+        rows = rank_rows(self.batch_size, self.rank, self.world_size)
+        passed = steps[0] // self.streams * len(rows)  # rows of this stream's batches before
+        samples = islice(self._shuffled(stream), passed // self.repeats, None)
+        images = islice(self._images(samples), passed % self.repeats, None)
         for step in steps:
-            positions = (step * self._batch_size + rows).tolist()
-            yield self._batch([(*found, at) for at, found in zip(positions, images, strict=False)])
+            positions = (step * self.batch_size + rows).tolist()
+            found = zip(positions, images, strict=False)
+            yield self._batch([(self._pixels(image, at), label, at) for at, (image, label) in found])
 
     def _test(self, stream: int) -> Iterator[Batch]:
-        decoded = map(self._decoded, self._samples(range(len(self._dataset.shards)), stream))
-        images = (found for found in decoded if found is not None)
-        while found := list(islice(images, max(1, self._batch_size // self._world_size))):
+        size = max(1, self.batch_size // self.world_size)
+        found: list[tuple[Tensor, int, int]] = []
+        for sample in self._samples(range(len(self.dataset.shards)), stream):
+            decoded = self._decoded(sample)
+            if decoded is None:
+                continue
+            try:
+                pixels = self._pixels(decoded[0], 0)
+            except InputError as error:
+                self._pass_over(f"{name_of(sample)!r} cannot be fitted: {error}")
+                continue
+            found.append((pixels, decoded[1], sample["__index__"]))
+            if len(found) == size:
+                yield self._batch(found)
+                found = []
+        if found or self.skipped:
             yield self._batch(found)
-        if self._skipped:
-            yield self._batch([])
 
-    def _batch(self, found: list[tuple[Image.Image, int, int]]) -> Batch:
-        """Of images, each with label and index."""
-        shown = [self._seen(image, index) for image, _, index in found]
-        images = torch.stack(shown) if shown else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    def _pixels(self, image: Image.Image, position: int) -> Tensor:
+        return self.transform.image(image) if self.varied is None else self.varied(image, self.epoch, position)
+
+    def _batch(self, found: list[tuple[Tensor, int, int]]) -> Batch:
+        """Of pixels, each with label and index."""
+        images = torch.stack([image for image, *_ in found]) if found else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
         labels, index = (torch.tensor([row[i] for row in found], dtype=torch.int64) for i in (1, 2))
-        skipped, self._skipped = tuple(self._skipped), []
-        return Batch(images, labels, index, self._batch_size, None, skipped)
-
-    def _seen(self, image: Image.Image, position: int) -> torch.Tensor:
-        return self._transform.image(image) if self._varied is None else self._varied(image, self._epoch, position)
+        skipped, self.skipped = tuple(self.skipped), []
+        return Batch(images, labels, index, self.batch_size, skipped=skipped)
 
     def _images(self, samples: Iterable[Sample]) -> Iterator[tuple[Image.Image, int]]:
         """The images to train on, with labels. The next one that can be read is also seen in place of one that cannot.
 
         So no image changes its place, and an epoch can begin in its middle without decoding what came before.
         """
-        most = min(len(self._dataset), _MOST_UNREADABLE)
+        most = min(len(self.dataset), _MOST_UNREADABLE)
         waiting = 0
         for sample in samples:
             waiting += 1
             found = self._decoded(sample)
             if found is not None:
-                yield from repeat(found[:2], waiting * self._repeats)
+                yield from repeat(found, waiting * self.repeats)
                 waiting = 0
             elif waiting >= most:
                 raise Unreadable(f"not one of {most} images in a row could be read (the last: {name_of(sample)!r})")
 
-    def _decoded(self, sample: Sample) -> tuple[Image.Image, int, int] | None:
-        """Image, label and index of a sample; None if it is to be passed over."""
+    def _decoded(self, sample: Sample) -> tuple[Image.Image, int] | None:
+        """Image and label of a sample; None if it is to be passed over."""
         try:
             with quiet():
-                found = self._dataset.decode(sample)
+                return self.dataset.decode(sample)
         except Unreadable as error:
             self._pass_over(str(error))
             return None
-        return None if found is None else (*found, sample["__index__"])
 
     def _shuffled(self, stream: int) -> Iterator[Sample]:
         """The samples of a stream in random order, again and again: each turn from other shards."""
         import webdataset as wds
 
-        shards = len(self._dataset.shards)
+        shards, buffer = len(self.dataset.shards), self.dataset.buffer
         in_vain = 0
         for turn in count():
-            order = Draws(self._seed, self._epoch, _PURPOSE, turn).permutation(shards).tolist()
-            key = self._seed, self._epoch, _PURPOSE, turn, self._rank, stream
-            drawn = random.Random(int(Draws(*key).integers(0, 2**31 - 1, 1)[0]))
-            buffer = self._dataset.buffer
-            shuffle = wds.shuffle(bufsize=buffer, initial=-(-buffer // 4), rng=drawn)
-            in_vain += -(-shards // (self._world_size * self._streams))
+            order = Draws(self.seed, self.epoch, _PURPOSE, turn).permutation(shards).tolist()
+            drawn = Draws(self.seed, self.epoch, _PURPOSE, turn, self.rank, stream).integers(0, 2**31 - 1, 1)
+            shuffle = wds.shuffle(bufsize=buffer, initial=-(-buffer // 4), rng=random.Random(int(drawn[0])))
+            in_vain += -(-shards // (self.world_size * self.streams))
             for sample in wds.DataPipeline(partial(self._samples, order, stream), shuffle):
                 in_vain = 0
                 yield sample
             if in_vain >= shards:
-                first = f" (the first: {self._skipped[0]})" if self._skipped else ""
+                first = f" (the first: {self.skipped[0]})" if self.skipped else ""
                 raise Unreadable(f"not one image can be read from {shards} shards{first}")
 
     def _samples(self, order: Iterable[int], stream: int) -> Iterator[Sample]:
         """The samples of a stream's part of the shards in this order."""
-        rank, processes = self._rank, self._world_size
-        shared = len(self._dataset.shards) < processes
-        own = order if shared else islice(order, rank + stream * processes, None, self._streams * processes)
+        shared = len(self.dataset.shards) < self.world_size
+        first, step = self.rank + stream * self.world_size, self.streams * self.world_size
+        own = order if shared else islice(order, first, None, step)
         samples = chain.from_iterable(map(self._read, own))
-        return islice(samples, rank, None, processes) if shared else samples
+        return islice(samples, self.rank, None, self.world_size) if shared else samples
 
     def _read(self, number: int) -> Iterator[Sample]:
         """The samples of a shard, each with an index of its own; a shard that is cut off is an error at its end."""
         import webdataset as wds
 
-        shard, shards = self._dataset.shards[number], len(self._dataset.shards)
+        shard, shards = self.dataset.shards[number], len(self.dataset.shards)
         pipeline = wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples(select_files=_is_read))
         found, dotted = 0, False
         try:
@@ -251,7 +243,7 @@ class ShardReader(IterableDataset[Batch | Failure]):
                 yield {**sample, "__index__": found * shards + number}
                 found += 1
             # A tar file that is cut off between two images ends like a whole one.
-            expected = self._dataset.lengths.get(shard, found)
+            expected = self.dataset.lengths.get(shard, found)
             reason = f"it ends after {found} of {expected} images" + (f". {DOTS}" if dotted else "")
             cut = found < expected
         except Exception as error:  # of tarfile, of decompression, of a connection
@@ -260,11 +252,11 @@ class ShardReader(IterableDataset[Batch | Failure]):
             self._pass_over(f"shard {shard!r} cannot be read to its end ({reason})")
 
     def _pass_over(self, message: str) -> None:
-        if not self._skip:
+        if not self.skip:
             raise Unreadable(message)
-        if message not in self._reported:
-            self._reported.add(message)
-            self._skipped.append(message)
+        if message not in self.reported:
+            self.reported.add(message)
+            self.skipped.append(message)
 
 
 def _is_read(path: str) -> bool:
