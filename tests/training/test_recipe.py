@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,14 @@ def test_intervals_of_fields(field: str, allowed: list[float], refused: list[flo
         with pytest.raises(InputError) as caught:
             recipe.check()
         assert str(caught.value).startswith(f"{field} is ")
+
+
+def test_help_tells_the_intervals_of_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"--optimizer.momentum MOMENTUM [^-]*In \[0, 1\)", text)
+    assert re.search(r"--seed SEED [^-]*In \[0, 2\^63\)", text)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -53,6 +54,7 @@ class RecipeParser(ArgumentParser):
 def add_recipe(parser: ArgumentParser) -> None:
     """Adds every field of a recipe to `parser`, as `--optimizer.lr` and the like."""
     parser.add_class_arguments(Recipe, None)
+    _show_intervals(parser, Recipe)
 
 
 def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -87,6 +89,18 @@ def _recipe_parser() -> RecipeParser:
 def add_data(parser: ArgumentParser) -> None:
     """Adds the fields that say what data to use to `parser`, as `--data.name` and the like."""
     parser.add_class_arguments(DataRecipe, "data")
+    _show_intervals(parser, DataRecipe, "data.")
+
+
+def _show_intervals(parser: ArgumentParser, fields_of: type, prefix: str = "") -> None:
+    """Adds the intervals of fields, which stand in their types, to the help of their options."""
+    options = {action.dest: action for action in parser._actions}
+    for name, kind in get_type_hints(fields_of, include_extras=True).items():
+        if is_dataclass(kind):
+            _show_intervals(parser, cast(type, kind), f"{prefix}{name}.")
+        elif get_origin(kind) is Annotated:
+            option = options[f"{prefix}{name}"]
+            option.help = f"{option.help} In {kind.__metadata__[0]}."
 
 
 def data_arguments(recipe: DataRecipe) -> list[str]:
