@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import fsspec
@@ -228,6 +229,20 @@ def test_paths_that_lead_out_of_the_run_are_left_there(store: Store, tmp_path: P
     back = store.fetch("run", tmp_path / "back")
     assert "evil" not in contents(tmp_path / "back").values() and store.run("run").finished
     assert contents(back) == contents(tmp_path / "run")
+
+
+def test_several_processes_download_a_run_once(store: Store, tmp_path: Path) -> None:
+    """As those of a machine that all want a teacher."""
+    store.upload(write_run(tmp_path, "run"))
+    traffic.clear()
+    threads = [threading.Thread(target=Store(store.address).fetch, args=("run", tmp_path / "back")) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert contents(tmp_path / "back" / "run") == contents(tmp_path / "run")
+    got = [call for call in traffic if call.startswith("get")]
+    assert len(got) == len(set(got)) == 3
 
 
 def test_a_run_by_its_address(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

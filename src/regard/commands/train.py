@@ -88,7 +88,8 @@ def _in_bucket(
         with suppress(MissingRun):
             store.fetch(name, folder.parent, checkpoints=options.resume)
             if not (options.resume or options.overwrite):
-                raise InputError(f"{run} exists already; go on with it (--resume), replace it (--overwrite), or not")
+                message = f"{run} exists already; go on with it (--resume), replace it (--overwrite) or choose another"
+                raise InputError(message) if main_process else SaidElsewhere(message)
         display = _UploadingLines(store, folder, lock, recipe.save_minutes)
         yield folder, display
         if main_process:

@@ -71,25 +71,22 @@ class StoredRun:
     @property
     def epochs(self) -> int:
         """How many are finished."""
-        epoch = self.row.get("epoch", 0)
-        return epoch if isinstance(epoch, int) else 0
+        return int(self.row.get("epoch", 0))
 
     @property
     def epochs_asked(self) -> int:
         """How many its recipe asks for; 0 if it does not say."""
-        epochs = (self.recipe.get("schedule") or {}).get("epochs", 0)
-        return epochs if isinstance(epochs, int) else 0
+        return int(self.recipe.get("schedule", {}).get("epochs", 0))
 
     @property
     def seed(self) -> int:
-        seed = self.recipe.get("seed", 0)
-        return seed if isinstance(seed, int) else 0
+        return int(self.recipe.get("seed", 0))
 
     @property
     def teachers(self) -> list[str]:
         """As its recipe calls them."""
-        teacher = (self.recipe.get("transfer") or {}).get("teacher") or []
-        return [str(one) for one in (teacher if isinstance(teacher, list) else [teacher])]
+        teacher = self.recipe.get("transfer", {}).get("teacher") or []
+        return [teacher] if isinstance(teacher, str) else list(teacher)
 
     @property
     def finished(self) -> bool:

@@ -48,13 +48,11 @@ class Store:
     """
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        found = _open(os.fspath(address))
-        self.folder = found if isinstance(found, Path) else None
-        self.address = os.fspath(address).rstrip("/") if self.folder is None else str(found)
-        # An absolute one stays where it is if the process changes its folder.
-        self._found = found.absolute() if isinstance(found, Path) else found
+        self._place = _open(os.fspath(address))
+        self.folder = self._place if isinstance(self._place, Path) else None
+        self.address = os.fspath(address).rstrip("/") if self.folder is None else str(self.folder)
         self._locks = (
-            FolderLocks(self._found) if isinstance(self._found, Path) else BucketLocks(self._found, self.address)
+            FolderLocks(self._place) if isinstance(self._place, Path) else BucketLocks(self._place, self.address)
         )
 
     def __repr__(self) -> str:
@@ -67,7 +65,7 @@ class Store:
             InputError: it cannot be reached.
         """
         with self._one_line("read"):
-            return self._found.is_dir() if isinstance(self._found, Path) else self._found.exists()
+            return self._place.is_dir() if isinstance(self._place, Path) else self._place.exists()
 
     def runs(self) -> list[StoredRun]:
         """All runs, by name.
@@ -76,10 +74,9 @@ class Store:
             InputError: the store cannot be read. Of a single run, that is its `problem`.
         """
         with self._one_line("read"):
-            if isinstance(self._found, Path):
-                found = (read_run(self._found / name) for name in _folders(self._found))
-                return [run for run in found if run is not None]
-            return _read(self._found)
+            if isinstance(self._place, Path):
+                return _read_folder(self._place)
+            return _read_bucket(self._place)
 
     def run(self, name: str) -> StoredRun | None:
         """One run; None if there is none of that name.
@@ -89,9 +86,9 @@ class Store:
         """
         _check_name(name)
         with self._one_line("read"):
-            if isinstance(self._found, Path):
-                return read_run(self._found / name)
-            return next(iter(_read(self._found, name)), None)
+            if isinstance(self._place, Path):
+                return read_run(self._place / name)
+            return next(iter(_read_bucket(self._place, name)), None)
 
     def lock(self, name: str, *, lease: float = LEASE, on_loss: Callable[[], object] = leave) -> Lock:
         """The right to work at a run, which one process at a time has, of all that use the store.
@@ -149,10 +146,10 @@ class Store:
         """
         name = folder.name if name is None else name
         _check_name(name)
-        if isinstance(self._found, Path):
+        if isinstance(self._place, Path):
             raise InputError(f"{self.address} is a folder, and nothing is uploaded to it; train in it, or copy the run")
         with self._one_line("written"):
-            transfer.upload(self._found, folder, name)
+            transfer.upload(self._place, folder, name)
 
     def fetch(self, name: str, into: Path | None = None, *, checkpoints: bool = True) -> Path:
         """A run folder on this machine: of a folder the run's own, of a bucket `into/name`.
@@ -169,15 +166,15 @@ class Store:
             InputError: it cannot be brought here.
         """
         _check_name(name)
-        if isinstance(self._found, Path):
-            if not (self._found / name).is_dir():
+        if isinstance(self._place, Path):
+            if not (self._place / name).is_dir():
                 raise MissingRun(f"there is no run {name} in {self.address}")
             return Path(self.address, name)
         into = self.cache / "runs" if into is None else into
         with self._one_line("read"):
             into.mkdir(parents=True, exist_ok=True)
             with FileLock(into / f".{name}.lock"):
-                if not transfer.fetch(self._found, name, into / name, checkpoints=checkpoints):
+                if not transfer.fetch(self._place, name, into / name, checkpoints=checkpoints):
                     raise MissingRun(f"there is no run {name} in {self.address}")
         return into / name
 
@@ -272,23 +269,17 @@ def _folder(folder: Path) -> Path:
     return folder
 
 
-def _folders(root: Path) -> list[str]:
-    """The names of the folders in a folder that are not hidden."""
-    try:
-        with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry))
-    except FileNotFoundError:
+def _read_folder(folder: Path) -> list[StoredRun]:
+    """All runs, by name."""
+    if not folder.is_dir():
         return []
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.name[0] != ".")
+    found = (read_run(folder / name) for name in names if os.path.isdir(folder / name))
+    return [run for run in found if run is not None]
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _read(bucket: Bucket, name: str = "") -> list[StoredRun]:
+def _read_bucket(bucket: Bucket, name: str = "") -> list[StoredRun]:
     """All runs, or one of them, by name."""
     runs: dict[str, dict[str, int]] = defaultdict(dict)
     for path, (size, _) in bucket.files(name).items():
