@@ -66,7 +66,7 @@ def test_names_and_what_is_said_of_them() -> None:
 def test_images_come_as_torchvision_has_them(name: str) -> None:
     about = training.load_pretrained(f"torchvision/{name}").preprocessing
     pixels = np.random.default_rng(0).integers(0, 256, (301, 433, 3), dtype=np.uint8)
-    found = training.transform_of(about).image(Image.fromarray(pixels)) / 255
+    found = about.transform().image(Image.fromarray(pixels)) / 255
     found = (found - torch.tensor(about.mean)[:, None, None]) / torch.tensor(about.std)[:, None, None]
     expected = torchvision.models.get_model_weights(name).DEFAULT.transforms()(Image.fromarray(pixels))
     torch.testing.assert_close(found, expected)

@@ -22,7 +22,7 @@ def test_a_name_with_a_checkpoint(tmp_path: Path) -> None:
     assert not found.training and torch.equal(found(x), model(x))
     about = trained.preprocessing
     assert about.mean == (0.485, 0.456, 0.406) and about.size == 224 and about.interpolation == "bicubic"
-    transform = training.transform_of(about)
+    transform = about.transform()
     assert transform.size == (224, 224) and transform.crop_pct == about.crop_pct
     assert transform.fill == (124, 116, 104)
     with pytest.raises(InputError, match="one set of weights"):

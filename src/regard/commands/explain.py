@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
         network.model().to(training.pick_device(options.device)),
         pictures,
         options.out,
-        transform=training.transform_of(network.preprocessing),
+        transform=network.preprocessing.transform(),
         mean=mean,
         std=std,
         names=network.output_names,

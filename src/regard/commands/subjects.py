@@ -387,7 +387,7 @@ def _on_files(
         )
     tell_mismatches(network, seen, images.name, say)
     device = training.pick_device(options.device)
-    how = (seen.mean, seen.std, training.transform_of(seen), options.unreadable)
+    how = (seen.mean, seen.std, seen.transform(), options.unreadable)
     return Subject(network, network.source, images, *how, outputs, found, device, options)
 
 

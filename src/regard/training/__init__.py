@@ -19,7 +19,7 @@ from regard.training.parsing import (
     to_data,
     to_recipe,
 )
-from regard.training.preprocessing import Preprocessing, transform_of
+from regard.training.preprocessing import Preprocessing
 from regard.training.pretrained import Pretrained, load_pretrained
 from regard.training.processes import Processes, others_there, pick_device
 from regard.training.published import describe, imagenet_classes, imagenet_synsets
@@ -88,6 +88,5 @@ __all__ = [
     "to_data",
     "to_recipe",
     "train",
-    "transform_of",
     "with_fields",
 ]

@@ -40,10 +40,15 @@ class Preprocessing:
         Raises:
             TypeError, ValueError: mean or std are not three numbers.
         """
-        mean, std = (about[name] and _channels(about[name]) if name in about else None for name in ("mean", "std"))
         size = about.get("input_size")
-        rest = (about.get(name) for name in ("crop_pct", "crop_mode", "interpolation"))
-        return cls(mean, std, size[-1] if size else None, *rest)
+        return cls(
+            _channels(about.get("mean")),
+            _channels(about.get("std")),
+            size[-1] if size else None,
+            about.get("crop_pct"),
+            about.get("crop_mode"),
+            about.get("interpolation"),
+        )
 
     def check(self) -> None:
         """Raises InputError for values out of range."""
@@ -58,21 +63,22 @@ class Preprocessing:
         mine, theirs = astuple(self), astuple(other)
         return Preprocessing(*(a if a is not None else b for a, b in zip(mine, theirs, strict=True)))
 
+    def transform(self) -> data.Transform:
+        """How an image file is resized and cropped for the network; not at all if its size is not known."""
+        if self.size is None:
+            return data.Transform()
+        red, green, blue = (round(255 * value) for value in self.mean or (0.0, 0.0, 0.0))
+        return data.Transform(
+            size=(self.size, self.size),
+            crop_pct=self.crop_pct or 1.0,
+            crop_mode=self.crop_mode or "center",
+            interpolation=self.interpolation or "bilinear",
+            fill=(red, green, blue),
+        )
 
-def _channels(values: Any) -> Channels:
+
+def _channels(values: Any) -> Channels | None:
+    if values is None:
+        return None
     red, green, blue = map(float, values)
     return red, green, blue
-
-
-def transform_of(preprocessing: Preprocessing) -> data.Transform:
-    """How an image file is resized and cropped for a network; not at all if its size is not known."""
-    if preprocessing.size is None:
-        return data.Transform()
-    red, green, blue = (round(255 * value) for value in preprocessing.mean or (0.0, 0.0, 0.0))
-    return data.Transform(
-        size=(preprocessing.size, preprocessing.size),
-        crop_pct=preprocessing.crop_pct or 1.0,
-        crop_mode=preprocessing.crop_mode or "center",
-        interpolation=preprocessing.interpolation or "bilinear",
-        fill=(red, green, blue),
-    )

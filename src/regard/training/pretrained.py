@@ -12,9 +12,9 @@ from torch import nn
 
 from regard import models
 from regard.data.fileset import SIZE
-from regard.data.sources import READ_WHILE_TRAINING
 from regard.errors import InputError, one_line
 from regard.models.torchvision_networks import is_of_torchvision
+from regard.training.datasets import is_streamed
 from regard.training.networks import build_network, load_network
 from regard.training.parsing import RecipeParser
 from regard.training.preprocessing import Preprocessing
@@ -160,7 +160,7 @@ def _run_around(path: Path) -> Run | None:
 
 def _in_testing(recipe: DataRecipe) -> Preprocessing:
     """How a run meets images in testing."""
-    if recipe.name in READ_WHILE_TRAINING:
+    if is_streamed(recipe):
         size = recipe.size or SIZE
         return Preprocessing(recipe.mean, recipe.std, size, recipe.crop_pct, interpolation=recipe.interpolation)
     return Preprocessing(recipe.mean, recipe.std, recipe.size or _SIDES.get(recipe.name))

@@ -52,7 +52,7 @@ def load_teachers(
         place = local_run(source)
         _check_finished(source, place)
         pretrained = load_pretrained(place, recipe.weights, say=say)
-        _check_classes(recipe, pretrained, images.classes, say)
+        _check_classes(recipe, source, pretrained, images.classes, say)
         network, own = pretrained.model(), pretrained.preprocessing
         mean, std = own.mean or images.mean, own.std or images.std
         if (mean, std) != (images.mean, images.std):
@@ -91,9 +91,13 @@ def _check_finished(source: str, place: str) -> None:
 
 
 def _check_classes(
-    recipe: TransferRecipe, pretrained: Pretrained, classes: tuple[str, ...], say: Callable[[str], None]
+    recipe: TransferRecipe,
+    source: str,
+    pretrained: Pretrained,
+    classes: tuple[str, ...],
+    say: Callable[[str], None],
 ) -> None:
-    source, count = pretrained.source, pretrained.class_count
+    count = pretrained.class_count
     compared = [name for name in ("alpha", "gradient") if recipe.uses(name)]
     if count != len(classes):
         if compared:
