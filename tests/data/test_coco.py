@@ -353,7 +353,7 @@ def test_a_code_for_an_image_of_unknown_size(own):
 
 
 def test_an_unknown_region(own, refused):
-    assert "unknown region 'labels' (did you mean 'label'?)" in refused(own(), region="labels")
+    assert "unknown region of data set 'coco' 'labels' (did you mean 'label'?)" in refused(own(), region="labels")
 
 
 def test_a_split_of_a_single_file(own, refused):

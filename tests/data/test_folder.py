@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from regard import data
-from regard.data import whole
+from regard.data import in_memory
 from regard.data.decode import read_image
 from regard.errors import DataWarning, InputError
 
@@ -355,7 +355,7 @@ def test_memory_that_is_not_to_be_had(root, monkeypatch):
     def refuse(*_, **__):
         raise MemoryError("Unable to allocate 1 TiB")
 
-    monkeypatch.setattr(whole.np, "empty", refuse)
+    monkeypatch.setattr(in_memory.np, "empty", refuse)
     assert "no memory left for the 6 images" in error_of(root)
 
 

@@ -109,8 +109,8 @@ def test_a_folder_of_nothing_known(tmp_path, refused):
 
 
 def test_choices_that_mean_nothing_are_named(masks, refused):
-    assert "no choice of region (found 'label')" in refused(masks, region="label")
-    assert "no choice of boundary" in refused(masks, boundary="inside")
+    assert "option of data set 'masks' 'region'; known: images" in refused(masks, region="label")
+    assert "option of data set 'masks' 'boundary'" in refused(masks, boundary="inside")
     assert "limit is 0" in refused(masks, limit=0)
     assert "no folder" in refused(masks, images=masks / "pictures")
 

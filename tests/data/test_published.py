@@ -109,7 +109,7 @@ def test_cub_files_that_are_no_text(cub, refused):
 
 def test_cub_without_segmentations(cub, refused):
     assert "no segmentations/" in refused(cub, region="segmentation")
-    assert "unknown region 'boxes' (did you mean 'box'?)" in refused(cub, region="boxes")
+    assert "unknown region of data set 'cub' 'boxes' (did you mean 'box'?)" in refused(cub, region="boxes")
     assert "unknown split 'val'" in refused(cub, split="val")
 
 
@@ -212,7 +212,7 @@ def test_voc_borders_and_the_label_alone(voc, refused):
     assert dog.mask(0)[4:8, 0:4].all() and dog.mask(0).sum() == 16 and not dog.mask(1).any()
     assert len({everything.fingerprint(), bare.fingerprint(), dog.fingerprint()}) == 3
     assert "borders do not say" in refused(voc, region="label", boundary="inside")
-    assert "unknown boundary 'in'" in refused(voc, boundary="in")
+    assert "unknown boundary of data set 'voc' 'in'" in refused(voc, boundary="in")
 
 
 def test_voc_files_that_are_missing_or_malformed(voc, refused):

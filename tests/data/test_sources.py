@@ -50,12 +50,17 @@ def test_names():
         "cifar10",
         "cifar100",
         "clutter",
+        "coco",
         "cub",
         "files",
         "folder",
         "hfds",
+        "imagenet",
+        "masks",
+        "pets",
         "scenes",
         "stl10",
+        "voc",
         "wds",
     ]
 

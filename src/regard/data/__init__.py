@@ -6,14 +6,14 @@ from regard.data.builtin import clutter
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset, Splits
 from regard.data.decode import Unreadable
 from regard.data.fileset import FileSet
-from regard.data.folder import read_folder
 from regard.data.listing import EXTENSIONS
 from regard.data.loader import create_loader
 from regard.data.mixing import Mixing
 from regard.data.normalisation import Normalisation, denormalised
 from regard.data.pictures import Pictures, open_pictures
-from regard.data.regions import open_regions
-from regard.data.sources import all_options, load, names
+from regard.data.regions.folder import read_folder
+from regard.data.registry import register, register_splits
+from regard.data.sources import all_options, load, names, open_regions
 from regard.data.transforms import Transform
 
 __all__ = [
@@ -40,4 +40,6 @@ __all__ = [
     "open_pictures",
     "open_regions",
     "read_folder",
+    "register",
+    "register_splits",
 ]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
 from regard.data.draws import Draws, Integers, check_seed
 from regard.data.outline import outline
+from regard.data.registry import register_splits
 from regard.errors import InputError, unknown
 
 Bytes = NDArray[np.uint8]
@@ -92,6 +93,7 @@ class Plan:
     scrap_tint: Integers  # (SCRAPS, N, 3)
 
 
+@register_splits("clutter")
 def clutter(
     *,
     train: int = 6000,

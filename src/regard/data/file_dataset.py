@@ -25,13 +25,15 @@ _MOST_BYTES = 2**28  # of all of them together
 
 
 class FileDataset(ImageDataset):
-    """Image files below one folder, under the names that its keys are.
+    """Image files below one folder, under the names that its keys are: without masks, unless a subclass has them.
 
     Args:
         name: as of `ImageDataset`, and so are `split`, `keys`, `labels` and `classes`.
         folder: of the images.
         annotations: for each image the file that says where its region is; None where there are no such files.
     """
+
+    has_masks = False
 
     def __init__(
         self,
@@ -62,6 +64,8 @@ class FileDataset(ImageDataset):
         return read_square(self.path(index), size)
 
     def mask(self, index: int) -> Mask | None:
+        if not self.has_masks:
+            return None
         frame = self._frame(index)
         return self._upright(index, frame, self._region(index, frame))
 

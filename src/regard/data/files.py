@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from regard.data.dataset import Splits
 from regard.data.decode import OnUnreadable, Unreadable
+from regard.data.file_dataset import FileDataset
 from regard.data.fileset import FileSet, Places, common
-from regard.data.listing import ClassFiles, class_splits
+from regard.data.regions.folder import class_splits
+from regard.data.registry import register_splits
 
 
+@register_splits("files", streamed=True)
 def load_files(
     path: str | os.PathLike[str],
     *,
@@ -42,21 +45,16 @@ def load_files(
     fields = common(
         "files", size, unreadable=unreadable, crop_pct=crop_pct, interpolation=interpolation, workers=workers
     )
-    train, test = class_splits(path)
+    train, test = class_splits(path, "files")
     return Splits(
         FileSet(_places(train), split="train", classes=train.classes, **fields),
         FileSet(_places(test), split="test", classes=test.classes, **fields),
     )
 
 
-def _places(found: ClassFiles) -> Places:
-    from timm.utils.misc import natural_key
-
-    paths: list[str] = []
-    for name, files in zip(found.classes, found.files, strict=True):  # in the order of timm's reader of folders
-        paths += sorted((os.path.join(found.folder, name, file) for file in files), key=natural_key)
-    labels = np.repeat(np.arange(len(found.classes), dtype=np.int64), [len(files) for files in found.files])
-    return Places(_Files(found.folder, paths, labels), labels)
+def _places(found: FileDataset) -> Places:
+    labels = found.labels.numpy()
+    return Places(_Files(found.folder, [os.path.join(found.folder, key) for key in found.keys], labels), labels)
 
 
 class _Files:

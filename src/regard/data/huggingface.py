@@ -14,13 +14,15 @@ from regard.data.dataset import Splits
 from regard.data.decode import OnUnreadable
 from regard.data.fileset import FileSet, Places, common
 from regard.data.listing import TEST_NAMES
+from regard.data.registry import register_splits
 from regard.errors import InputError, one_line
 
 _MANY = 100_000  # more classes than that are a wrong column
 
 
+@register_splits("hfds", streamed=True)
 def load_hfds(
-    path: str | os.PathLike[str] | None,
+    path: str | os.PathLike[str] | None = None,
     *,
     size: int | None = None,
     unreadable: OnUnreadable = "error",

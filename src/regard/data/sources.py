@@ -1,98 +1,41 @@
-"""Data sets by name."""
+"""Data sets by name, for training and for measuring."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+import warnings
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
-import torch
 
-from regard.data.builtin import clutter
-from regard.data.cub import load_cub
-from regard.data.dataset import Channels, InMemoryDataset, Splits
+from regard.data import builtin, files, huggingface, published, regions, wds  # which register what they read
+from regard.data.dataset import ImageDataset, Splits
 from regard.data.decode import OnUnreadable
-from regard.data.files import load_files
-from regard.data.fileset import FileSet
-from regard.data.folder import load_folder
-from regard.data.huggingface import load_hfds
-from regard.data.scenes import load_scenes
-from regard.data.wds import load_wds
-from regard.errors import InputError, one_line, unknown
+from regard.data.listing import existing_folder, show
+from regard.data.registry import FIELDS, SOURCES, Source
+from regard.errors import DataWarning, InputError, unknown
 
+_ = builtin, files, huggingface, published, regions, wds
 
-@dataclass(frozen=True)
-class _Published:
-    """A data set of torchvision: its class there, its files, and mean and std of its training images."""
-
-    title: str
-    kind: str
-    files: str
-    mean: Channels
-    std: Channels
-
-
-_PUBLISHED = {
-    "cifar10": _Published(
-        "CIFAR-10", "CIFAR10", "cifar-10-batches-py", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    ),
-    "cifar100": _Published(
-        "CIFAR-100", "CIFAR100", "cifar-100-python", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-    ),
-    "stl10": _Published("STL10", "STL10", "stl10_binary", (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
-}
-
-# Sets that are read while training: what finds them.
-READ_WHILE_TRAINING: dict[str, Callable[..., Splits[FileSet]]] = {
-    "files": load_files,
-    "hfds": load_hfds,
-    "wds": load_wds,
-}
-# Sets of image files that are held whole: what reads them, and what the folder is that they are in.
-_OF_FILES: dict[str, tuple[Callable[..., Splits[InMemoryDataset]], str]] = {
-    "cub": (load_cub, "the folder CUB_200_2011"),
-    "folder": (load_folder, "a folder with train/ and test/ in it"),
-    "scenes": (load_scenes, "a folder with Images/, TrainImages.txt and TestImages.txt in it"),
-}
-# What fields of their own say, and no options.
-_COMMON = ("path", "size", "unreadable", "crop_pct", "interpolation", "workers", "download")
-
-
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a function, with their defaults."""
-    parameters = inspect.signature(function).parameters
-    return {name: option.default for name, option in parameters.items() if name not in _COMMON}
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "clutter": clutter,
-    **{name: function for name, (function, _) in _OF_FILES.items()},
-    **READ_WHILE_TRAINING,
-}
-# The options of a set, with their defaults.
-_OPTIONS = {name: _defaults(function) for name, function in _FUNCTIONS.items()}
+# Sets that are read while training.
+READ_WHILE_TRAINING = {name for name, source in SOURCES.items() if source.streamed}
 
 
 def names() -> list[str]:
     """The names that `load` knows, sorted."""
-    return sorted(["clutter", *_OF_FILES, *_PUBLISHED, *READ_WHILE_TRAINING])
+    return sorted(SOURCES)
 
 
 def all_options(name: str, /, **given: Any) -> dict[str, Any]:
     """All options of a data set: its defaults, but for those given. What is kept of a run should not change with them.
 
     Raises:
-        InputError: an unknown name, an option that the data set does not have.
+        InputError: an unknown name, an option that the data set does not have, or of another type.
     """
-    if name not in names():
-        raise unknown("data set", name, names())
-    _check_options(name, given)
-    return {**_OPTIONS.get(name, {}), **given}
+    return _source(name).all_options(given)
 
 
 def load(
@@ -106,137 +49,160 @@ def load(
     interpolation: str = "bilinear",
     workers: int = 4,
     **options: Any,
-) -> Splits[InMemoryDataset] | Splits[FileSet]:
-    """Load a data set as bytes, or find one that is read while training.
+) -> Splits:
+    """Load a data set into memory, or open one that is read while training: what to train on, and what to test on.
 
     Args:
-        name: "clutter", made on the spot; "cifar10", "cifar100" or "stl10", through torchvision; "cub", CUB-200-2011;
-            "scenes", MIT's indoor scenes of 67 kinds; or "folder", any images in class folders. Read while training:
+        name: in memory: "clutter", made on the spot; "cifar10", "cifar100" or "stl10", through torchvision; "cub",
+            CUB-200-2011; "scenes", MIT's indoor scenes; or "folder", any images in class folders. Read while training:
             "files", images in class folders (ImageNet's among them); "wds", WebDataset shards; "hfds", data sets of
-            Hugging Face.
-        folder: where the files are, or go to. For "folder" the one with `train/` and `test/` (or `val/`, `valid/`,
-            `validation/`). For "cub" `CUB_200_2011`, or the one it is in. For "scenes" the one with `Images/`,
-            `TrainImages.txt` and `TestImages.txt`. For "cifar10", "cifar100" and "stl10" the one that torchvision calls
-            root, by default a `regard` folder in the person's cache. None for "clutter".
+            Hugging Face; what `open_regions` opens and is not named yet, such as "voc"; and what was registered (see
+            `register`): there images without a label are left out.
+        folder: where the files are, or go to. For "folder" and "files" the one with `train/` and `test/` (or `val/`,
+            `valid/`, `validation/`). For "cifar10", "cifar100" and "stl10" the one that torchvision calls root, by
+            default a `regard` folder in the person's cache. None for "clutter".
         download: whether "cifar10", "cifar100", "stl10" or "hfds" may be fetched if it is not there.
-        size: for "cub", "folder" and "scenes", the side of the images in pixels; see `read_folder`. The first and the
-            last need it.
-        unreadable: for the same, and sets read while training, "error" or "skip"; see `read_folder`.
+        size: the side of the images in pixels; "cub" and "scenes" need it. Not for "clutter", "cifar10", "cifar100" and
+            "stl10", whose images are of one size.
+        unreadable: on an image that cannot be read, "error" or "skip".
         crop_pct: of sets read while training, as of `FileSet`, and so are the next two.
         interpolation: likewise.
         workers: likewise.
-        options: for "clutter" the arguments of `clutter`; for "cub", "folder" and "scenes" `memory_limit`, the most
-            bytes that the images of a split may take; for "cub" also `crop`, "box" or "none": whether each image is cut
-            to the box of its bird. For "wds" and "hfds" see `load_wds` and `load_hfds`.
-
-    Returns:
-        the training and the test images, and with "clutter" their regions.
+        options: those of the data set; for "cub", "folder" and "scenes" `memory_limit`, the most bytes that the images
+            of a split may take.
 
     Raises:
         InputError: an unknown name, a folder that is not there or does not hold what it should, an option that the
             data set does not have.
     """
-    options = all_options(name, **options)
-    if name in READ_WHILE_TRAINING:
-        if name == "hfds":
-            options["download"] = download
-        elif folder is None:
-            raise InputError(f"data set {name!r} needs a folder; give it (--data.folder)")
-        return READ_WHILE_TRAINING[name](
-            folder,
-            size=size,
-            unreadable=unreadable,
-            crop_pct=crop_pct,
-            interpolation=interpolation,
-            workers=workers,
-            **options,
-        )
-    if name in _OF_FILES:
-        read, wanted = _OF_FILES[name]
-        if folder is None:
-            raise InputError(f"data set {name!r} needs {wanted}; give one (--data.folder)")
-        return read(folder, size=size, unreadable=unreadable, **options)
-    if size is not None:
+    source = _source(name)
+    options = source.all_options(options)
+    if source.load is None:
+        return _opened_splits(source, folder, options)
+    takes = inspect.signature(source.load).parameters
+    if size is not None and "size" not in takes:
         raise InputError(f"data set {name!r} has images of one size; leave size out (found {size})")
-    if name == "clutter":
-        if folder is not None:
-            raise InputError(
-                f"data set 'clutter' is made, not read from a folder (found {str(folder)!r}); leave the folder out, "
-                "or say what it holds (--data.name folder)"
-            )
-        return clutter(**options)
-    return _load_published(name, _root(folder, _PUBLISHED[name]), download)
-
-
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    known = _OPTIONS.get(name, ())
-    for option, value in options.items():
-        if not known:
-            raise InputError(f"data set {name!r} has no options (found {option!r}); leave it out")
-        if option not in known:
-            raise unknown(f"option of data set {name!r}", option, known)
-        kind = get_type_hints(_FUNCTIONS[name], localns={"FileSet": FileSet})[option]
-        if not _is_of(value, kind):
-            raise InputError(
-                f"option {option} of data set {name!r} is {value!r:.100}; expected {getattr(kind, '__name__', kind)}"
-            )
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value that YAML may give is of a type that an option may have."""
-    parts = get_args(kind)
-    if get_origin(kind) is UnionType:
-        return any(_is_of(value, part) for part in parts)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_is_of(one, parts[0]) for one in value)
-    if get_origin(kind) is Literal:
-        return isinstance(value, str)
-    return isinstance(value, float | int if kind is float else kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _root(folder: str | os.PathLike[str] | None, published: _Published) -> Path:
-    if folder is None:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "regard"
-    path = Path(folder).expanduser()
-    # The folder of the files themselves is taken for the one around it.
-    return path.absolute().parent if path.name == published.files else path
-
-
-def _load_published(name: str, root: Path, download: bool) -> Splits:
-    from torchvision import datasets
-
-    published = _PUBLISHED[name]
-    kind: Any = getattr(datasets, published.kind)
-    if not download and not (root / published.files).is_dir():
+    fields = {
+        "download": download,
+        "size": size,
+        "unreadable": unreadable,
+        "crop_pct": crop_pct,
+        "interpolation": interpolation,
+        "workers": workers,
+    }
+    options |= {field: fields[field] for field in FIELDS if field in takes}
+    if "path" in takes:
+        if folder is None and takes["path"].default is inspect.Parameter.empty:
+            raise _needs_folder(source)
+        return source.load(folder, **options)
+    if folder is not None:
         raise InputError(
-            f"{published.title} not found under {str(root)!r} (expected {published.files}/ in it); "
-            "give the folder it is in (--data.folder), or have it downloaded (--data.download true)"
+            f"data set {name!r} is made, not read from a folder (found {str(folder)!r}); leave the folder out, or say "
+            "what it holds (--data.name folder)"
         )
-    sets = []
-    for split in ("train", "test"):
-        which = {"split": split} if name == "stl10" else {"train": split == "train"}
-        try:
-            raw = kind(root, download=download, **which)
-        except Exception as error:  # torchvision gives a RuntimeError, the network and pickle almost any other
-            reason = one_line(error)
-            if download:
-                raise InputError(
-                    f"{published.title} could not be downloaded to {str(root)!r} ({reason}); "
-                    "check the network and the folder, or give a folder that has it (--data.folder)"
-                ) from error
-            raise InputError(
-                f"{published.title} under {str(root / published.files)!r} is incomplete or corrupted ({reason}); "
-                "remove it, and have it downloaded again (--data.download true)"
-            ) from error
-        sets.append(_as_set(raw, name, split))
-    return Splits(*sets)
+    return source.load(**options)
 
 
-def _as_set(raw: Any, name: str, split: str) -> InMemoryDataset:
-    """A data set of torchvision that holds its images as `data` and their classes as `targets` or `labels`."""
-    images = torch.from_numpy(np.ascontiguousarray(raw.data))
-    if images.shape[3] == 3:  # CIFAR comes as (N, H, W, 3)
-        images = images.permute(0, 3, 1, 2).contiguous()
-    labels = torch.as_tensor(raw.labels if name == "stl10" else raw.targets, dtype=torch.int64)
-    published = _PUBLISHED[name]
-    return InMemoryDataset(images, labels, tuple(raw.classes), name, split, published.mean, published.std)
+def open_regions(
+    where: str | os.PathLike[str], *, split: str | None = None, limit: int | None = None, **options: Any
+) -> ImageDataset:
+    """Open a set of image files with regions.
+
+    That the files are there is checked; none of them is read, but for the annotations. `docs/regions.md` says for each
+    kind which files are expected where.
+
+    Args:
+        where: "KIND:PATH", where KIND is "coco", "cub", "folder", "imagenet", "masks", "pets", "scenes", "stl10", "voc"
+            or one that was registered (see `register`); or a path alone, whose kind is then found from what is there.
+        split: of the set; None for the held-out one, if there is one.
+        limit: the most images to take: they are taken at evenly spread places.
+        options: of the kind; None leaves one to the kind. `images`, the folder of the images, if it is not where the
+            kind expects it; for "coco", "imagenet", "masks" and "stl10". `region`: for "coco" and "voc", "all" objects
+            of an image or only those of its "label"; for "cub" the "segmentation" or the "box". `boundary`: for "pets"
+            and "voc", whether pixels marked as border are "inside" the region or "outside".
+
+    Returns:
+        the set, in the order of the annotations or of the paths of the images.
+
+    Raises:
+        InputError: nothing there, an unknown kind or option, files that are missing or malformed.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; give 1 or more")
+    source, path = _parsed(os.fspath(where))
+    given = {
+        name: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in options.items()
+        if value is not None
+    }
+    source.all_options(given, opening=True)
+    images = _open(source, path, split, given)
+    if limit is None or limit >= len(images):
+        return images
+    return images.subset((2 * np.arange(limit) + 1) * len(images) // (2 * limit))
+
+
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise unknown("data set", name, SOURCES)
+    return SOURCES[name]
+
+
+def _needs_folder(source: Source) -> InputError:
+    layout = f" ({source.layout.removeprefix('expected ')})" if source.layout else ""
+    return InputError(f"data set {source.name!r} needs a folder{layout}; give one (--data.folder)")
+
+
+def _open(source: Source, path: Path, split: str | None, options: dict[str, Any]) -> ImageDataset:
+    assert source.open is not None
+    if not path.is_file() or source.name != "coco":
+        existing_folder(path, source.layout)
+    return source.open(path, split=split, **options)
+
+
+def _opened_splits(source: Source, folder: str | os.PathLike[str] | None, options: dict[str, Any]) -> Splits:
+    """The training split and the held-out one of a set that gives one at a time."""
+    if folder is None:
+        raise _needs_folder(source)
+    path = Path(folder).expanduser()
+    train, test = (_open(source, path, split, options) for split in ("train", None))
+    if test.split == train.split:
+        raise InputError(f"data set {source.name!r} has no split in {show(path)} to test on; add one")
+    return Splits(_labelled(train), _labelled(test))
+
+
+def _labelled(images: ImageDataset) -> ImageDataset:
+    which = (images.labels >= 0).nonzero().flatten()
+    left = len(images) - len(which)
+    if not len(which):
+        raise InputError(f"no image of split {images.split!r} of {images.name!r} has a label; give ones to learn from")
+    if left:
+        text = (
+            f"{left} of the {len(images)} images of split {images.split!r} of {images.name!r} have no label: left out"
+        )
+        warnings.warn(text, DataWarning, stacklevel=2)
+    return images.subset(which) if left else images
+
+
+def _parsed(where: str) -> tuple[Source, Path]:
+    """The kind, which is named or found from what is there, and the path."""
+    kinds = {name: source for name, source in SOURCES.items() if source.open is not None}
+    name, colon, rest = where.partition(":")
+    if colon and name in kinds:
+        if not rest:
+            raise InputError(f"no path after {where!r}; {kinds[name].layout}")
+        return kinds[name], Path(rest).expanduser()
+    path = Path(where).expanduser()
+    # A colon may belong to a path; one after a single letter is a drive's.
+    if colon and re.fullmatch(r"[a-z0-9_-]{2,}", name) and not path.exists():
+        raise unknown("kind of data", name, kinds)
+    if not path.exists():
+        raise InputError(f"no file or folder {show(path)}; give KIND:PATH, with KIND one of {', '.join(sorted(kinds))}")
+    for kind in kinds.values():
+        if kind.recognised(path):
+            return kind, path
+    raise InputError(
+        f"{show(path)} is none of the known kinds of data: no annotations/instances_….json or .json file (coco), "
+        "image_class_labels.txt (cub), annotations/trimaps/ (pets), ImageSets/Segmentation/ (voc), stl10_….json "
+        "(stl10), Annotations/CLS-LOC/ (imagenet), masks/ (masks), or folders of images (folder)"
+    )

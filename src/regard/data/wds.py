@@ -22,7 +22,9 @@ from PIL import Image
 
 from regard.data.dataset import Splits
 from regard.data.decode import OnUnreadable, Unreadable, read_image
-from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden, read_class_names, unique
+from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden
+from regard.data.registry import register_splits
+from regard.data.text_files import read_class_names, unique
 from regard.errors import InputError, one_line, unknown
 from regard.files import MOST_BYTES, read_regular
 
@@ -117,6 +119,7 @@ def name_of(sample: Sample) -> str:
     return f"{sample['__url__']}/{sample['__key__']}"
 
 
+@register_splits("wds", streamed=True)
 def load_wds(
     path: str | os.PathLike[str] | None,
     *,

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from regard.data.dataset import Mask
 from regard.data.decode import Unreadable, frame_of
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import read_bytes, show, unique
-from regard.data.regions.kind import Choices, Kind, chosen
-from regard.data.regions.tree import Tree, check_all_there, check_inside
+from regard.data.listing import Tree, existing_folder, show
+from regard.data.registry import register
 from regard.data.strings import Strings
+from regard.data.text_files import check_inside, read_bytes, unique
 from regard.errors import InputError, first_line, unknown
 
 _PREFIX = "instances_"
@@ -34,6 +34,8 @@ Code = dict[str, Any]  # a run-length code of COCO: {"size": [height, width], "c
 
 class CocoDataset(FileDataset):
     """The images of one file of annotations; each region is the union of its objects, or of those of its label."""
+
+    has_masks = True
 
     def __init__(
         self,
@@ -68,49 +70,61 @@ class CocoDataset(FileDataset):
         return digest.digest()
 
 
-def _recognised(where: Path) -> bool:
-    return where.suffix.lower() == ".json" or any((where / "annotations").glob(f"{_PREFIX}*.json"))
+_LAYOUT = "expected a folder with annotations/instances_val2017.json and val2017/, or a .json file in COCO's format"
 
 
-def _open(where: Path, choices: Choices) -> CocoDataset:
-    region = chosen("region", choices.region, ("all", "label"), "all")
-    if where.is_file():
-        if choices.split is not None:
-            raise InputError(f"{show(where)} is one split (found split {choices.split!r}); leave the split out")
-        name = where.stem.removeprefix(_PREFIX)
+def _recognised(path: Path) -> bool:
+    return path.suffix.lower() == ".json" or any((path / "annotations").glob(f"{_PREFIX}*.json"))
+
+
+@register("coco", layout=_LAYOUT, recognised=_recognised)
+def open_coco(
+    path: Path, split: str | None = None, images: str | None = None, region: Literal["all", "label"] = "all"
+) -> CocoDataset:
+    """The images of a file of annotations, or of that of a split.
+
+    Args:
+        path: of the file, or of the folder of the set.
+        split: "val", "val2017", …
+        images: the folder of the images, if it is not where COCO has it.
+        region: "all" objects of an image, or those of its "label".
+    """
+    if path.is_file():
+        if split is not None:
+            raise InputError(f"{show(path)} is one split (found split {split!r}); leave the split out")
+        name = path.stem.removeprefix(_PREFIX)
         split = next((word for word in _PREFERRED if name.startswith(word)), "")
-        around, above = where.parent, where.parent.parent
+        around, above = path.parent, path.parent.parent
         folders = [around / "images", around, above / name, above / "images" / name, above / "images"]
     else:
-        where, name = _split_file(where, choices.split)
+        path, name = _split_file(path, split)
         split = next((word for word in _PREFERRED if name.startswith(word)), name)
-        root = where.parents[1]
+        root = path.parents[1]
         folders = [root / name, root / "images" / name, root / "images", root]
-    content = _read(where)
-    keys, sizes, by_id = _images(content, where)
-    trees = [Tree(folder) for folder in ([choices.images] if choices.images else folders)]
+    content = _read(path)
+    keys, sizes, by_id = _images(content, path)
+    trees = [Tree(folder) for folder in ([existing_folder(images)] if images else folders)]
     tree = min(trees, key=lambda tree: len(tree.missing(keys)))
-    check_all_there(tree, keys, f"images that {where.name} names", "put them there, or say where they are (images)")
-    categories, classes = _categories(content, where)
+    tree.check(keys, f"images that {path.name} names", "put them there, or say where they are (images)")
+    categories, classes = _categories(content, path)
     if region == "label" and not classes:
-        raise InputError(f"{show(where)} has no categories, so that no image has a label; leave region='label' out")
-    objects = _by_image(content, where, by_id, categories)
+        raise InputError(f"{show(path)} has no categories, so that no image has a label; leave region='label' out")
+    objects = _by_image(content, path, by_id, categories)
     del content
     labels, codes = [], []
     for key, size, several in zip(keys, sizes, objects, strict=True):
-        label, code = _regions(
-            where, size or _size_of(tree.root / key, several), several, categories, region == "label"
-        )
+        size = size or _size_of(tree.root / key, several)
+        label, code = _regions(path, size, several, categories, region == "label")
         labels.append(label)
         codes.append(code)
-    return CocoDataset(split, tree.root, keys, labels, classes, codes, where)
+    return CocoDataset(split, tree.root, keys, labels, classes, codes, path)
 
 
 def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
     """The file of annotations of a split, and the name that it has there: "val2017" for "val"."""
     files = {path.stem.removeprefix(_PREFIX): path for path in sorted((root / "annotations").glob(f"{_PREFIX}*.json"))}
     if not files:
-        raise InputError(f"no annotations/{_PREFIX}….json in {show(root)}; {KIND.layout}")
+        raise InputError(f"no annotations/{_PREFIX}….json in {show(root)}; {_LAYOUT}")
     names = list(files)
     if split is not None:
         found = [split] if split in files else [name for name in names if name.rstrip("0123456789") == split]
@@ -356,12 +370,3 @@ def _is_id(value: object) -> bool:
 def _is_whole(value: object) -> TypeGuard[float]:
     """Whether it is a whole number; tables in which some are missing write them all as 7.0."""
     return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
-
-
-KIND = Kind(
-    "coco",
-    "expected a folder with annotations/instances_val2017.json and val2017/, or a .json file in COCO's format",
-    _recognised,
-    _open,
-    frozenset({"split", "images", "region"}),
-)

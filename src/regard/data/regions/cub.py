@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from regard.data.dataset import Mask
-from regard.data.decode import Frame, opened, read_image, square
+from regard.data.dataset import InMemoryDataset, Mask, Splits
+from regard.data.decode import Box, Frame, OnUnreadable, opened, read_image, square, turned
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import show
-from regard.data.regions.kind import Choices, Kind, chosen, read_rows
+from regard.data.in_memory import MEMORY_LIMIT, check_reading, read_splits
+from regard.data.listing import Tree, existing_folder, show
 from regard.data.regions.shapes import box_mask, first_pixels
-from regard.data.regions.tree import Tree, check_all_there, check_inside
-from regard.errors import InputError
+from regard.data.registry import register, register_splits
+from regard.data.text_files import check_inside, read_rows
+from regard.errors import InputError, unknown
 
 _HALF = 128  # of the grey that says how many of the annotators marked a pixel
+
+
+_LAYOUT = (
+    "expected the folder CUB_200_2011 with images/, images.txt, classes.txt, image_class_labels.txt, "
+    "train_test_split.txt, bounding_boxes.txt"
+)
 
 
 class CubDataset(FileDataset):
     """The images of a split, each with its bird, or the box around it, as region.
 
     Args:
-        boxes: (N, 4), left, top, right and bottom of each bird, as the file stores its image.
+        boxes: (N, 4), left, top, right and bottom of each bird, as the file stores its image; None where they are not
+            needed.
         segmentations: the folder of the segmentations; None: the regions are the boxes.
-        crop: whether images are cut to the boxes.
+        crop: "box" cuts images, and their regions with them, to the boxes.
     """
+
+    has_masks = True
 
     def __init__(
         self,
@@ -38,14 +50,14 @@ class CubDataset(FileDataset):
         keys: Sequence[str],
         labels: Sequence[int],
         classes: Sequence[str],
-        boxes: NDArray[np.float64],
+        boxes: NDArray[np.float64] | None,
         segmentations: Path | None,
-        crop: bool = False,
+        crop: str = "none",
     ) -> None:
         files = None if segmentations is None else [segmentations / _picture(key) for key in keys]
         super().__init__("cub", split, root / "images", keys, labels, classes, files)
-        self._boxes = boxes
-        self._crop = crop
+        self._boxes = boxes if boxes is not None else np.zeros((len(keys), 4))
+        self._crop = crop == "box"
 
     def image(self, index: int) -> Image.Image:
         return self._cut(index) if self._crop else super().image(index)
@@ -54,8 +66,20 @@ class CubDataset(FileDataset):
         return square(self._cut(index), size) if self._crop else super().square(index, size)
 
     def _cut(self, index: int) -> Image.Image:
+        image, frame = read_image(self.path(index), box=self._box(index))
+        self._last = index, frame
+        return image
+
+    def _box(self, index: int) -> Box:
+        """The pixels in the box of a bird, as the file stores its image."""
         left, top, right, bottom = first_pixels(self._boxes[index]).tolist()
-        return read_image(self.path(index), box=(left, top, right, bottom))[0]
+        return left, top, right, bottom
+
+    def _upright(self, index: int, frame: Frame, mask: Mask) -> Mask:
+        if self._crop and mask.shape == (frame.height, frame.width):
+            left, top, right, bottom = self._box(index)
+            return turned(mask[max(top, 0) : bottom, max(left, 0) : right], frame.orientation)
+        return super()._upright(index, frame, mask)
 
     def _region(self, index: int, frame: Frame) -> Mask:
         if self._annotations is None:
@@ -76,21 +100,35 @@ def _root(where: Path) -> Path | None:
     return next((path for path in (where, where / "CUB_200_2011") if (path / "image_class_labels.txt").is_file()), None)
 
 
-def open_cub(where: Path, choices: Choices) -> CubDataset:
-    """A split of the set in this folder, or in `CUB_200_2011` in it.
+@register("cub", layout=_LAYOUT, recognised=lambda path: _root(path) is not None)
+def open_cub(
+    path: Path,
+    split: str | None = None,
+    region: Literal["segmentation", "box"] | None = None,
+    crop: Literal["box", "none"] = "none",
+) -> CubDataset:
+    """A split of the set in this folder, or in `CUB_200_2011` in it: 5,994 images for training, 5,794 for testing.
+
+    Args:
+        path: the folder.
+        split: "train" or "test".
+        region: the "segmentation" of the bird, or its "box"; None: the segmentation where there is one.
+        crop: "box" cuts every image to the box of its bird; "none" takes it whole.
 
     Raises:
         InputError: files that are missing or malformed.
     """
-    root = _root(where)
+    root = _root(path)
     if root is None:
-        raise InputError(f"no image_class_labels.txt in {show(where)}; {KIND.layout}")
-    split = chosen("split", choices.split, ("train", "test"), "test")
+        raise InputError(f"no image_class_labels.txt in {show(path)}; {_LAYOUT}")
+    split = "test" if split is None else split
+    if split not in ("train", "test"):
+        raise unknown("split", split, ("train", "test"))
     paths = {
-        number: check_inside(path, root / "images.txt") for number, path in _table(root / "images.txt", 2, "a path")
+        number: check_inside(name, root / "images.txt") for number, name in _table(root / "images.txt", 2, "a path")
     }
     names = dict(_table(root / "classes.txt", 2, "the name of a class"))
-    order = {number: place for place, number in enumerate(names)}
+    order = {number: label for label, number in enumerate(names)}
     training = dict(_table(root / "train_test_split.txt", 2, "1 for training, else 0"))
     labels = dict(_table(root / "image_class_labels.txt", 2, "the number of a class"))
     members = [number for number in paths if training.get(number) == ("1" if split == "train" else "0")]
@@ -103,23 +141,43 @@ def open_cub(where: Path, choices: Choices) -> CubDataset:
                 "which classes.txt does not name; get both again"
             )
     keys = [paths[number] for number in members]
-    tree = Tree(root / "images")
-    check_all_there(tree, keys, "images that images.txt names", "unpack the set there again")
-    folders = [path for path in (root / "segmentations", root.parent / "segmentations") if path.is_dir()]
-    region = chosen("region", choices.region, ("segmentation", "box"), "segmentation" if folders else "box")
-    boxes = np.zeros((len(keys), 4))
+    Tree(root / "images").check(keys, "images that images.txt names", "unpack the set there again")
+    folder = next((one for one in (root / "segmentations", root.parent / "segmentations") if one.is_dir()), None)
+    if region == "segmentation" and folder is None:
+        raise InputError(f"no segmentations/ in {show(root)} or beside it; unpack segmentations.tgz there")
     if region == "box":
-        boxes = _boxes(root / "bounding_boxes.txt", members)
-    else:
-        if not folders:
-            raise InputError(f"no segmentations/ in {show(root)} or beside it; unpack segmentations.tgz there")
+        folder = None
+    if folder is not None:
         wanted = [_picture(key) for key in keys]
-        check_all_there(
-            Tree(folders[0]), wanted, f"segmentations of the {split} images", "unpack segmentations.tgz again"
-        )
-    classes = list(names.values())
-    places = [order[labels[number]] for number in members]
-    return CubDataset(split, root, keys, places, classes, boxes, folders[0] if region == "segmentation" else None)
+        Tree(folder).check(wanted, f"segmentations of the {split} images", "unpack segmentations.tgz again")
+    boxes = None if folder is not None and crop == "none" else _boxes(root / "bounding_boxes.txt", members)
+    return CubDataset(
+        split, root, keys, [order[labels[number]] for number in members], list(names.values()), boxes, folder, crop
+    )
+
+
+@register_splits("cub")
+def load_cub(
+    path: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    unreadable: OnUnreadable = "error",
+    crop: Literal["box", "none"] = "box",
+    memory_limit: int = MEMORY_LIMIT,
+) -> Splits[InMemoryDataset]:
+    """Read both splits, as `read_into_memory` does; 1.1 GiB are needed for each at 256 pixels.
+
+    Images are cut to the boxes of their birds, as in Attention Transfer (arXiv 1612.03928, section 4.2.1), unless
+    `crop` is "none".
+
+    Of a bird's box, as of an image, `size` takes the shorter side, and then the centre.
+    """
+    check_reading(size, unreadable, memory_limit)
+    if size is None:
+        raise InputError("the images of data set 'cub' are of many sizes; give one for all (--data.size 256)")
+    where = existing_folder(path, _LAYOUT)
+    train, test = (open_cub(where, split, "box", crop) for split in ("train", "test"))
+    return read_splits(train, test, size=size, unreadable=unreadable, memory_limit=memory_limit)
 
 
 def _table(path: Path, count: int, what: str) -> list[tuple[str, str]]:
@@ -145,13 +203,3 @@ def _boxes(path: Path, members: Sequence[str]) -> NDArray[np.float64]:
             raise InputError(f"{show(path)} has a box of negative size for image {number}; expected width and height")
         boxes.append((x, y, x + width, y + height))
     return np.array(boxes)
-
-
-KIND = Kind(
-    "cub",
-    "expected the folder CUB_200_2011 with images/, images.txt, classes.txt, image_class_labels.txt, "
-    "train_test_split.txt, bounding_boxes.txt",
-    lambda where: _root(where) is not None,
-    open_cub,
-    frozenset({"split", "region"}),
-)

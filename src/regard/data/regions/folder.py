@@ -1,45 +1,186 @@
-"""Class folders of images, without regions."""
+"""Class folders of images, without masks: ImageNet as it is unpacked, or one's own."""
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from regard.data.dataset import InMemoryDataset, Splits
+from regard.data.decode import OnUnreadable
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import Listing, list_folder
-from regard.data.regions.kind import Choices, Kind, pick_split
-from regard.data.regions.masks import SPLITS
-from regard.data.regions.tree import Tree
-
-
-class FolderDataset(FileDataset):
-    """Images of a folder of class folders; where their regions are is not known."""
-
-    has_masks = False
-
-    def __init__(self, split: str, listing: Listing) -> None:
-        keys = [file.relative_to(listing.folder).as_posix() for file in listing.files]
-        super().__init__("folder", split, listing.folder, keys, listing.labels, listing.classes)
-
-    def mask(self, index: int) -> None:
-        return None
-
-
-def _recognised(where: Path) -> bool:
-    return bool(Tree(where).folders())
-
-
-def _open(where: Path, choices: Choices) -> FolderDataset:
-    splits = [name for name in SPLITS if (where / name).is_dir()]
-    if not splits and choices.split is None:
-        return FolderDataset("", list_folder(where))
-    split = pick_split(choices.split, splits, where, SPLITS)
-    return FolderDataset(split, list_folder(where / split, testing=split != "train"))
-
-
-KIND = Kind(
-    "folder",
-    "expected a folder for each class with its images in it, or such folders in test/, val/ or train/",
-    _recognised,
-    _open,
-    frozenset({"split"}),
+from regard.data.in_memory import MEMORY_LIMIT, read_into_memory, read_splits
+from regard.data.listing import (
+    EXTENSIONS,
+    SPLITS,
+    TEST_NAMES,
+    Tree,
+    existing_folder,
+    first_of,
+    images_below,
+    is_image,
+    show,
 )
+from regard.data.registry import pick_split, register, register_splits
+from regard.data.text_files import unique
+from regard.errors import DataWarning, InputError
+
+_LAYOUT = "it must hold train/ and test/ (or val/, valid/, validation/), each with a folder for each class"
+
+
+@register(
+    "folder",
+    layout="expected a folder for each class with its images in it, or such folders in test/, val/ or train/",
+    recognised=lambda path: bool(Tree(path).folders()),
+)
+def open_folder(path: Path, split: str | None = None) -> FileDataset:
+    """The images of a split; of class folders without splits, all."""
+    splits = [name for name in SPLITS if (path / name).is_dir()]
+    if not splits and split is None:
+        return class_folders(path)
+    split = pick_split(split, splits, path, SPLITS)
+    return class_folders(path / split, split, testing=split != "train")
+
+
+@register_splits("folder")
+def load_folder(
+    path: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    unreadable: OnUnreadable = "error",
+    memory_limit: int = MEMORY_LIMIT,
+) -> Splits[InMemoryDataset]:
+    """Read `train/` and `test/` (or `val/`, `valid/`, `validation/`: the first that is there) of class folders.
+
+    The class folders for testing are among those for training; of classes without test images a warning tells. Mean and
+    std are those of the training images. For the rest see `read_folder`; the memory limit holds for each of the two.
+    """
+    return read_splits(*class_splits(path, "folder"), size=size, unreadable=unreadable, memory_limit=memory_limit)
+
+
+def read_folder(
+    path: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    unreadable: OnUnreadable = "error",
+    classes: Sequence[str] | None = None,
+    split: str = "train",
+    memory_limit: int = MEMORY_LIMIT,
+) -> InMemoryDataset:
+    """Read a folder of class folders: one set, in order of class and then of path.
+
+    Images are the files with an ending of `regard.data.EXTENSIONS`, in any case, in a class folder and the folders in
+    it, linked ones too; other files, hidden ones, and folders that devices and archives make are passed over. Images of
+    every kind become RGB: they are turned upright as their EXIF orientation says, of an animation the first picture
+    counts, 16 bits become 8, transparency is dropped.
+
+    Args:
+        path: the folder.
+        size: as of `read_into_memory`, and so are `unreadable` and `memory_limit`.
+        unreadable: likewise.
+        classes: the names that the class folders must have, in the order of the labels; None for those that are there,
+            sorted.
+        split: what the set is for, "train" or "test".
+        memory_limit: likewise.
+
+    Raises:
+        InputError: nothing there, no class folders, a class without (readable) images, and as `read_into_memory`.
+    """
+    images = class_folders(existing_folder(path), split, classes=classes)
+    return read_into_memory(images, size=size, unreadable=unreadable, memory_limit=memory_limit)
+
+
+def class_folders(
+    folder: Path,
+    split: str = "",
+    *,
+    name: str = "folder",
+    classes: Sequence[str] | None = None,
+    wanted_by: str = "as asked for",
+    testing: bool = False,
+) -> FileDataset:
+    """The images in a folder of class folders, in order of class and then of path.
+
+    Args:
+        folder: the folder.
+        split: as of `ImageDataset`.
+        name: likewise; those of "files" are in timm's order: numbers in names count.
+        classes: the names that the class folders must have, in the order of the labels; None for any, sorted.
+        wanted_by: who says so.
+        testing: classes may be without images; a warning names them.
+
+    Raises:
+        InputError: no class folders or other ones, one without images, or a name twice.
+    """
+    from timm.utils.misc import natural_key
+
+    there = _folders(folder)
+    names = tuple(there) if classes is None else unique(classes, "classes")
+    if set(there) - set(names) or (len(there) < len(names) and not testing):
+        raise _difference(folder, names, there, wanted_by)
+    keys: list[str] = []
+    counts: list[int] = []
+    for one in names:
+        files, others = images_below(folder / one) if one in there else ([], 0)
+        if not files and not testing:
+            raise _no_images(folder / one, others)
+        files.sort(key=lambda file: file.split("/"))
+        if name == "files":
+            files.sort(key=natural_key)
+        keys += [f"{one}/{file}" for file in files]
+        counts.append(len(files))
+    without = [one for one, count in zip(names, counts, strict=True) if not count]
+    if not keys:
+        raise _no_images(folder / there[0])
+    if without:
+        warnings.warn(f"classes without test images in {show(folder)}: {first_of(without)}", DataWarning, stacklevel=2)
+    return FileDataset(name, split, folder, keys, np.repeat(np.arange(len(names)), counts), names)
+
+
+def class_splits(path: str | os.PathLike[str], name: str) -> Splits[FileDataset]:
+    """The images for training and for testing in a folder; see `load_folder`."""
+    root = existing_folder(path, _LAYOUT)
+    train = class_folders(existing_folder(root / "train", _LAYOUT), "train", name=name)
+    folder = next((root / test for test in TEST_NAMES if (root / test).is_dir()), None)
+    if folder is None:
+        raise InputError(f"no {_or(TEST_NAMES)} folder in {show(root)}; {_LAYOUT}")
+    wanted_by = f"as in {show(train.folder)}"
+    test = class_folders(folder, "test", name=name, classes=train.classes, wanted_by=wanted_by, testing=True)
+    return Splits(train, test)
+
+
+def _folders(folder: Path) -> list[str]:
+    tree = Tree(folder)
+    names = tree.folders()
+    if not names:
+        loose = sum(map(is_image, tree.files()))
+        what = f"{loose} images but no class folders" if loose else "no class folders"
+        raise InputError(f"{what} in {show(folder)}; expected a folder for each class with its images in it")
+    return names
+
+
+def _no_images(folder: Path, others: int = 0) -> InputError:
+    """The error for a class folder without images, though with so many other files."""
+    beside = f" (but {others} other files)" if others else ""
+    return InputError(
+        f"no images in class folder {show(folder)}{beside}; expected {_or(EXTENSIONS)} files: add some, or remove the "
+        "folder"
+    )
+
+
+def _difference(folder: Path, expected: Sequence[str], found: Sequence[str], wanted_by: str) -> InputError:
+    parts = [
+        f"{what} {first_of(sorted(names))}"
+        for what, names in (("missing", set(expected) - set(found)), ("unexpected", set(found) - set(expected)))
+        if names
+    ]
+    return InputError(
+        f"the class folders of {show(folder)} differ: {', '.join(parts)}; expected the {len(expected)} {wanted_by}"
+    )
+
+
+def _or(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -9,13 +9,17 @@ from pathlib import Path
 from regard.data.dataset import Mask
 from regard.data.decode import Frame
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import EXTENSIONS, is_image, read_bytes, show
-from regard.data.regions.kind import Choices, Kind, pick_split
+from regard.data.listing import EXTENSIONS, Tree, existing_folder, first_of, is_image, show
 from regard.data.regions.pascal import read_boxes
 from regard.data.regions.shapes import box_mask
-from regard.data.regions.tree import Tree
+from regard.data.registry import pick_split, register
+from regard.data.text_files import read_bytes
 from regard.errors import InputError
 
+_LAYOUT = (
+    "expected a folder with images in val/<class>/ (or Data/CLS-LOC/val/) and boxes in Annotations/CLS-LOC/val/*.xml "
+    "(or bbox/val/)"
+)
 _SPLITS = ("val", "train")
 _IMAGES = ("Data/CLS-LOC", ".", "images")
 _BOXES = ("Annotations/CLS-LOC", "Annotations", "bbox")
@@ -26,6 +30,8 @@ _FIRST_NAME = re.compile(rb"<name>\s*(n\d{8})\s*</name>")
 class ImageNetDataset(FileDataset):
     """The images of a split, each with the boxes of its class as region."""
 
+    has_masks = True
+
     def _region(self, index: int, frame: Frame) -> Mask:
         found = read_boxes(self._annotation(index))
         size = found.size or frame[:2]
@@ -34,8 +40,8 @@ class ImageNetDataset(FileDataset):
         return box_mask([box for name, box in found.objects if name == label], *size)
 
 
-def _root(where: Path) -> Path:
-    return where / "ILSVRC" if (where / "ILSVRC").is_dir() else where
+def _root(path: Path) -> Path:
+    return path / "ILSVRC" if (path / "ILSVRC").is_dir() else path
 
 
 def _folders(root: Path, places: Sequence[str]) -> dict[str, Path]:
@@ -48,30 +54,33 @@ def _folders(root: Path, places: Sequence[str]) -> dict[str, Path]:
     }
 
 
-def _recognised(where: Path) -> bool:
-    root = _root(where)
+def _recognised(path: Path) -> bool:
+    root = _root(path)
     return bool(_folders(root, _IMAGES)) and bool(_folders(root, _BOXES))
 
 
-def _open(where: Path, choices: Choices) -> ImageNetDataset:
-    root = _root(where)
+@register("imagenet", layout=_LAYOUT, recognised=_recognised)
+def open_imagenet(path: Path, split: str | None = None, images: str | None = None) -> ImageNetDataset:
+    """The images of a split, "val" or "train"; `images` is their folder, if it is not where ILSVRC has it."""
+    root = _root(path)
     boxes = _folders(root, _BOXES)
     if not boxes:
         raise InputError(
-            f"no folder of boxes ({', '.join(f'{place}/val' for place in _BOXES)}) in {show(root)}; {KIND.layout}"
+            f"no folder of boxes ({', '.join(f'{place}/val' for place in _BOXES)}) in {show(root)}; {_LAYOUT}"
         )
-    if choices.images is None:
-        images = _folders(root, _IMAGES)
+    if images is None:
+        folders = _folders(root, _IMAGES)
     else:
-        images = {split: choices.images / split for split in _SPLITS if (choices.images / split).is_dir()}
-        images = images or dict.fromkeys(_SPLITS, choices.images)
-    there = [split for split in _SPLITS if split in boxes and split in images]
+        folder = existing_folder(images)
+        folders = {name: folder / name for name in _SPLITS if (folder / name).is_dir()}
+        folders = folders or dict.fromkeys(_SPLITS, folder)
+    there = [name for name in _SPLITS if name in boxes and name in folders]
     if not there:
         raise InputError(
-            f"boxes but no images ({', '.join(f'{place}/val' for place in _IMAGES)}) in {show(root)}; {KIND.layout}"
+            f"boxes but no images ({', '.join(f'{place}/val' for place in _IMAGES)}) in {show(root)}; {_LAYOUT}"
         )
-    split = pick_split(choices.split, there, root, _SPLITS)
-    tree, marks = Tree(images[split]), Tree(boxes[split])
+    split = pick_split(split, there, root, _SPLITS)
+    tree, marks = Tree(folders[split]), Tree(boxes[split])
     keys, box_keys = _pairs(tree, marks, split)
     by_class = "/" in keys[0]
     synsets = [key.split("/")[0] for key in keys] if by_class else _named(marks.root, box_keys)
@@ -102,10 +111,9 @@ def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]
             found[key] = place
     # Only some of the training images have boxes.
     if without and (split != "train" or not found):
-        first = ", ".join(map(repr, without[:3])) + (", …" if len(without) > 3 else "")
         raise InputError(
             f"{len(without)} of the {len(keys)} images in {show(images.root)} have no boxes in {show(boxes.root)} "
-            f"({first}); expected an .xml file of the same name"
+            f"({first_of(without, 3)}); expected an .xml file of the same name"
         )
     return list(found), list(found.values())
 
@@ -125,13 +133,3 @@ def _named(folder: Path, files: Sequence[str]) -> list[str]:
             "first); get them again, or put the images into folders by class"
         )
     return named
-
-
-KIND = Kind(
-    "imagenet",
-    "expected a folder with images in val/<class>/ (or Data/CLS-LOC/val/) and boxes in Annotations/CLS-LOC/val/*.xml "
-    "(or bbox/val/)",
-    _recognised,
-    _open,
-    frozenset({"split", "images"}),
-)

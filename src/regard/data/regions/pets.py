@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import show
+from regard.data.listing import Tree, show
 from regard.data.regions.drawn import numbers_of
-from regard.data.regions.kind import Choices, Kind, chosen, pick_split, read_rows
-from regard.data.regions.tree import Tree, check_all_there
+from regard.data.registry import pick_split, register
+from regard.data.text_files import read_rows
 from regard.errors import InputError
 
 _ANIMAL, _BACKGROUND, _BORDER = 1, 2, 3
 _SPLITS = ("test", "trainval")
+_LAYOUT = "expected a folder with images/, annotations/trimaps/, annotations/trainval.txt and annotations/test.txt"
 
 
 class PetsDataset(FileDataset):
     """The images of one list, each with its animal as region."""
+
+    has_masks = True
 
     def __init__(
         self, split: str, root: Path, names: Sequence[str], labels: Sequence[int], classes: Sequence[str], border: bool
@@ -42,17 +46,14 @@ class PetsDataset(FileDataset):
         return repr(self._border).encode() + super()._regions_digest()
 
 
-def _recognised(where: Path) -> bool:
-    return (where / "annotations" / "trimaps").is_dir()
-
-
-def _open(where: Path, choices: Choices) -> PetsDataset:
-    border = chosen("boundary", choices.boundary, ("inside", "outside"), "inside") == "inside"
-    lists = where / "annotations"
+@register("pets", layout=_LAYOUT, recognised=lambda path: (path / "annotations" / "trimaps").is_dir())
+def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", "outside"] = "inside") -> PetsDataset:
+    """The images of a split, "test" or "train"; `boundary` says whether borders belong to the animal."""
+    lists = path / "annotations"
     there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
     if not there:
-        raise InputError(f"neither test.txt nor trainval.txt in {show(lists)}; {KIND.layout}")
-    split = pick_split("trainval" if choices.split == "train" else choices.split, there, lists, _SPLITS)
+        raise InputError(f"neither test.txt nor trainval.txt in {show(lists)}; {_LAYOUT}")
+    split = pick_split("trainval" if split == "train" else split, there, lists, _SPLITS)
     breeds: dict[int, str] = {}  # of both lists, so that a label means the same in both
     members: dict[str, int] = {}
     for name in there:
@@ -70,21 +71,11 @@ def _open(where: Path, choices: Choices) -> PetsDataset:
             if name == split:
                 members[row[0]] = number
     place = {number: i for i, number in enumerate(sorted(breeds))}
-    tree = Tree(where)
-    what, hint = f"that {split}.txt names", "unpack the set there again"
-    check_all_there(tree, [f"images/{name}.jpg" for name in members], f"images {what}", hint)
-    check_all_there(
-        tree, [f"annotations/trimaps/{name}.png" for name in members], f"trimaps of the images {what}", hint
-    )
+    what, hint = f"images that {split}.txt names", "unpack the set there again"
+    Tree(path).check([f"images/{name}.jpg" for name in members], what, hint)
+    Tree(path).check([f"annotations/trimaps/{name}.png" for name in members], f"trimaps of {what}", hint)
     labels = [place[number] for number in members.values()]
     classes = [breeds[number] for number in sorted(breeds)]
-    return PetsDataset("train" if split == "trainval" else split, where, list(members), labels, classes, border)
-
-
-KIND = Kind(
-    "pets",
-    "expected a folder with images/, annotations/trimaps/, annotations/trainval.txt and annotations/test.txt",
-    _recognised,
-    _open,
-    frozenset({"split", "boundary"}),
-)
+    return PetsDataset(
+        "train" if split == "trainval" else split, path, list(members), labels, classes, boundary == "inside"
+    )

@@ -16,13 +16,17 @@ from PIL import Image
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, square
 from regard.data.file_dataset import FileDataset, files_digest, open_regular
-from regard.data.listing import read_bytes, show
-from regard.data.regions.kind import Choices, Kind, pick_split
-from regard.data.regions.tree import Tree
+from regard.data.listing import Tree, existing_folder, show
+from regard.data.registry import pick_split, register
+from regard.data.text_files import read_bytes
 from regard.errors import InputError, first_line
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
+_LAYOUT = (
+    "expected a folder with stl10_test_airplane.json, … and, in it or beside it, stl10_binary/ with test_X.bin and "
+    "test_y.bin"
+)
 _CELLS = 16
 _SIDE = 96
 _BYTES = 3 * _SIDE * _SIDE
@@ -39,6 +43,8 @@ class Stl10Dataset(FileDataset):
     Images are PNG files, or those of one of STL10's binary files; either way an image is called "airplane_4599.png"
     after its class and its place in the split.
     """
+
+    has_masks = True
 
     def __init__(
         self, split: str, folder: Path, members: Sequence[tuple[str, int]], grids: Sequence[Grid], binary: str | None
@@ -83,27 +89,35 @@ class Stl10Dataset(FileDataset):
         return self._grids.tobytes() + files_digest(one, lambda _: "", lambda _: open_regular(binary)).digest()
 
 
-def _open(where: Path, choices: Choices) -> Stl10Dataset:
-    files = {name: found for name in Tree(where).files() if (found := _MARKS.fullmatch(name))}
-    if not files:
-        raise InputError(f"no stl10_<split>_<class>.json in {show(where)}; {KIND.layout}")
-    there = sorted({found[1] for found in files.values()})
-    split = pick_split(choices.split, there, where, ("test", "train"))
+def _marked(path: Path) -> dict[str, re.Match[str]]:
+    """The files of marks."""
+    return {name: found for name in Tree(path).files() if (found := _MARKS.fullmatch(name))}
+
+
+@register("stl10", layout=_LAYOUT, recognised=lambda path: bool(_marked(path)))
+def open_stl10(path: Path, split: str | None = None, images: str | None = None) -> Stl10Dataset:
+    """The marked images of a split, "test" or "train"; `images` is the folder that they are in, or their binary file,
+    if it is none of those where they are looked for."""
+    marks = _marked(path)
+    if not marks:
+        raise InputError(f"no stl10_<split>_<class>.json in {show(path)}; {_LAYOUT}")
+    there = sorted({found[1] for found in marks.values()})
+    split = pick_split(split, there, path, ("test", "train"))
     grids: dict[tuple[str, int], Grid] = {}
-    for name, found in files.items():
+    for name, found in marks.items():
         if found[1] == split:
             if found[2] not in CLASSES:
-                raise InputError(f"{show(where / name)} is of no class of STL10; those are {', '.join(CLASSES)}")
-            grids |= {(found[2], place): grid for place, grid in _read(where / name).items()}
-    around = [choices.images] if choices.images else [where, where.parent]
+                raise InputError(f"{show(path / name)} is of no class of STL10; those are {', '.join(CLASSES)}")
+            grids |= {(found[2], place): grid for place, grid in _read(path / name).items()}
+    around = [existing_folder(images)] if images else [path, path.parent]
     for folder in [place for given in around for place in (given, given / _BINARY)]:
         if (folder / f"{split}_X.bin").is_file():
             members = _of_binary(folder, split, grids)
             return Stl10Dataset(split, folder, members, [grids[one] for one in members], f"{split}_X.bin")
-    for folder in [choices.images] if choices.images else [where, where / "images"]:
-        pictures = [found for name in Tree(folder).files() if (found := _PICTURE.fullmatch(name))]
+    for folder in around if images else [path, path / "images"]:
+        pictures = [match for name in Tree(folder).files() if (match := _PICTURE.fullmatch(name))]
         if pictures:
-            members = sorted((found[1], int(found[2])) for found in pictures)
+            members = sorted((match[1], int(match[2])) for match in pictures)
             unmarked = [f"{name}_{place}.png" for name, place in members if (name, place) not in grids]
             if unmarked:
                 raise InputError(
@@ -112,7 +126,7 @@ def _open(where: Path, choices: Choices) -> Stl10Dataset:
                 )
             return Stl10Dataset(split, folder, members, [grids[one] for one in members], None)
     raise InputError(
-        f"neither {split}_X.bin nor images such as airplane_4599.png in {', '.join(map(show, around))}; {KIND.layout}, "
+        f"neither {split}_X.bin nor images such as airplane_4599.png in {', '.join(map(show, around))}; {_LAYOUT}, "
         "or say where the images are (images)"
     )
 
@@ -164,13 +178,3 @@ def _read(path: Path) -> dict[int, Grid]:
 
 def _is_cell(cell: Any) -> bool:
     return isinstance(cell, list) and len(cell) == 2 and all(isinstance(n, int) for n in cell)
-
-
-KIND = Kind(
-    "stl10",
-    "expected a folder with stl10_test_airplane.json, … and, in it or beside it, stl10_binary/ with test_X.bin and "
-    "test_y.bin",
-    lambda where: any(_MARKS.fullmatch(name) for name in Tree(where).files()),
-    _open,
-    frozenset({"split", "images"}),
-)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, quiet
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import read_text, show
+from regard.data.listing import Tree, show
 from regard.data.regions.drawn import numbers_of
-from regard.data.regions.kind import Choices, Kind, chosen, pick_split
 from regard.data.regions.pascal import Boxes, read_boxes
 from regard.data.regions.shapes import box_mask
-from regard.data.regions.tree import Tree, check_all_there, check_inside
+from regard.data.registry import pick_split, register
+from regard.data.text_files import check_inside, read_text
 from regard.errors import InputError
 
 CLASSES = (
@@ -25,6 +25,10 @@ CLASSES = (
     *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 
+_LAYOUT = (
+    "expected the folder VOC2012 (or VOC2007, or VOCdevkit) with JPEGImages/, SegmentationClass/ and "
+    "ImageSets/Segmentation/, or with JPEGImages/ and Annotations/*.xml"
+)
 _VOID = 255
 _LISTS = "ImageSets/Segmentation"
 _MAPS = "SegmentationClass"
@@ -35,6 +39,8 @@ _PREFERRED = ("val", "test", "train")
 
 class VocDataset(FileDataset):
     """The images of one list, each with the objects of all classes, or of its label, as its region."""
+
+    has_masks = True
 
     def __init__(self, split: str, folder: Path, names: Sequence[str], alone: bool, border: bool) -> None:
         pictures = [folder / _MAPS / f"{name}.png" for name in names]
@@ -79,6 +85,8 @@ def _label(path: Path) -> int:
 
 class VocBoxDataset(FileDataset):
     """The images of one list, each with the boxes of all classes, or of its label, as its region."""
+
+    has_masks = True
 
     def __init__(self, split: str, root: Path, keys: Sequence[str], box_keys: Sequence[str], alone: bool) -> None:
         self._alone = alone
@@ -138,27 +146,39 @@ def _xml_files(root: Path) -> list[str]:
     return [name for name in Tree(root / _BOXES).files() if name.lower().endswith(".xml")]
 
 
-def _open(where: Path, choices: Choices) -> VocDataset | VocBoxDataset:
-    region = chosen("region", choices.region, ("all", "label"), "all")
-    root = _root(where)
+@register("voc", layout=_LAYOUT, recognised=lambda path: _root(path) is not None)
+def open_voc(
+    path: Path,
+    split: str | None = None,
+    region: Literal["all", "label"] = "all",
+    boundary: Literal["inside", "outside"] | None = None,
+) -> VocDataset | VocBoxDataset:
+    """The images of a list.
+
+    Args:
+        path: the folder of a year, or of several.
+        split: the list; None for "val", else "test", else "train".
+        region: "all" objects of an image, or those of its "label".
+        boundary: whether borders are "inside" the region or "outside"; None for inside, with region "label" outside.
+    """
+    root = _root(path)
     if root is None:
-        raise InputError(f"neither {_LISTS}/ nor {_BOXES}/*.xml in {show(where)}; {KIND.layout}")
+        raise InputError(f"neither {_LISTS}/ nor {_BOXES}/*.xml in {show(path)}; {_LAYOUT}")
     if not _has_segmentations(root):
-        if choices.boundary is not None:
+        if boundary is not None:
             raise InputError("boxes have no borders; leave the boundary out")
-        return _open_boxes(root, choices.split, region == "label")
+        return _open_boxes(root, split, region == "label")
     # Borders belong to no object in particular, so that they can only be inside of all.
-    boundary = chosen("boundary", choices.boundary, ("inside", "outside"), "inside" if region == "all" else "outside")
     if region == "label" and boundary == "inside":
         raise InputError("borders do not say which object they are of; leave boundary='inside' out with region='label'")
-    split = pick_split(choices.split, _lists(root / _LISTS), root / _LISTS, _PREFERRED)
+    border = boundary == "inside" or (boundary is None and region == "all")
+    split = pick_split(split, _lists(root / _LISTS), root / _LISTS, _PREFERRED)
     file = root / _LISTS / f"{split}.txt"
-    tree = Tree(root)
-    names = _names(file, {path.rpartition(".")[0] for path in Tree(root / "JPEGImages").files()})
+    names = _names(file, {name.rpartition(".")[0] for name in Tree(root / "JPEGImages").files()})
     hint = "unpack VOC there again"
-    check_all_there(tree, [f"JPEGImages/{name}.jpg" for name in names], f"images that {file.name} names", hint)
-    check_all_there(tree, [f"{_MAPS}/{name}.png" for name in names], f"pictures of classes for {file.name}", hint)
-    return VocDataset(split, root, names, region == "label", boundary == "inside")
+    Tree(root).check([f"JPEGImages/{name}.jpg" for name in names], f"images that {file.name} names", hint)
+    Tree(root).check([f"{_MAPS}/{name}.png" for name in names], f"pictures of classes for {file.name}", hint)
+    return VocDataset(split, root, names, region == "label", border)
 
 
 def _open_boxes(root: Path, split: str | None, alone: bool) -> VocBoxDataset:
@@ -172,9 +192,9 @@ def _open_boxes(root: Path, split: str | None, alone: bool) -> VocBoxDataset:
     else:
         names, source = [name.rpartition(".")[0] for name in _xml_files(root)], f"{_BOXES}/"
     keys = [images.get(name, f"{name}.jpg") for name in names]
-    check_all_there(Tree(root / "JPEGImages"), keys, f"images that {source} names", "add them")
+    Tree(root / "JPEGImages").check(keys, f"images that {source} names", "add them")
     box_keys = [f"{name}.xml" for name in names]
-    check_all_there(Tree(root / _BOXES), box_keys, f"files of boxes for {source}", "add them")
+    Tree(root / _BOXES).check(box_keys, f"files of boxes for {source}", "add them")
     return VocBoxDataset(split or "", root, keys, box_keys, alone)
 
 
@@ -193,13 +213,3 @@ def _names(file: Path, images: Collection[str]) -> list[str]:
     if not names:
         raise InputError(f"{show(file)} has no lines; expected the name of an image in each")
     return list(dict.fromkeys(names))
-
-
-KIND = Kind(
-    "voc",
-    "expected the folder VOC2012 (or VOC2007, or VOCdevkit) with JPEGImages/, SegmentationClass/ and "
-    "ImageSets/Segmentation/, or with JPEGImages/ and Annotations/*.xml",
-    lambda where: _root(where) is not None,
-    _open,
-    frozenset({"split", "region", "boundary"}),
-)

@@ -1,0 +1,214 @@
+"""Data sets read into memory: one block of bytes, all images of one size."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from regard import host
+from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics
+from regard.data.decode import OnUnreadable, Unreadable, quiet
+from regard.data.file_dataset import FileDataset
+from regard.data.listing import show
+from regard.errors import InputError, first_line
+
+MEMORY_LIMIT = 4 * 2**30
+
+_IMAGES_A_TASK = 64
+
+
+def read_into_memory(
+    dataset: ImageDataset,
+    *,
+    size: int | None = None,
+    unreadable: OnUnreadable = "error",
+    memory_limit: int = MEMORY_LIMIT,
+) -> InMemoryDataset:
+    """Read all images of a data set, without masks.
+
+    Args:
+        dataset: the data set.
+        size: make the images size x size pixels: shorter side resized to it (bilinear, antialiased), then the centre.
+            Needed if they are of different sizes.
+        unreadable: on an image that cannot be read, "error", or "skip" it and list it in the set's `skipped`.
+        memory_limit: the most bytes that the images may take: 3 x height x width each. 4 GiB unless said.
+
+    Returns:
+        a set whose mean and std are its own.
+
+    Raises:
+        InputError: an image that cannot be read, a class of which none can, images of different sizes and no `size`, or
+            more bytes than `memory_limit` or the machine has: that is said before the images are read.
+    """
+    check_reading(size, unreadable, memory_limit)
+    with quiet():
+        return _read(dataset, _pixels(dataset, size, unreadable, memory_limit), size, unreadable)
+
+
+def read_splits(
+    train: ImageDataset,
+    test: ImageDataset,
+    *,
+    size: int | None,
+    unreadable: OnUnreadable,
+    memory_limit: int,
+) -> Splits:
+    """As `read_into_memory`, of images for training and for testing: both carry mean and std of the first. The memory
+    limit holds for each of the two."""
+    check_reading(size, unreadable, memory_limit)
+    with quiet():
+        sizes = [_pixels(images, size, unreadable, memory_limit) for images in (train, test)]
+        if sizes[0] != sizes[1]:
+            raise InputError(
+                f"images {_where(train)} have {_by(*sizes[0])} pixels, {_where(test)} {_by(*sizes[1])}; give one size "
+                f"for all (--data.size {min(sizes[0])})"
+            )
+        first, second = (_read(images, sizes[0], size, unreadable) for images in (train, test))
+    return Splits(replace(first, split="train"), replace(second, split="test", mean=first.mean, std=first.std))
+
+
+def check_reading(size: int | None, unreadable: str, memory_limit: int) -> None:
+    """Raises InputError for a size or a limit that is none, or another word for `unreadable`."""
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise InputError(f"size is {size!r}; give the side of the images in pixels, 1 or more")
+    if unreadable not in get_args(OnUnreadable):
+        raise InputError(f"unreadable is {unreadable!r}; give 'error' or 'skip'")
+    if isinstance(memory_limit, bool) or not isinstance(memory_limit, int) or memory_limit < 1:
+        raise InputError(f"memory_limit is {memory_limit!r}; give a whole number of bytes, such as {MEMORY_LIMIT}")
+
+
+def _pixels(dataset: ImageDataset, size: int | None, unreadable: OnUnreadable, memory_limit: int) -> tuple[int, int]:
+    """(width, height) of the images to be, if they fit in memory: as asked for, or of the first that can be read."""
+    width, height = _first_size(dataset, unreadable) if size is None else (size, size)
+    count = len(dataset)
+    needed, machine = count * 3 * height * width, host.total_memory()
+    if needed > min(memory_limit, machine):
+        limited = needed > memory_limit
+        fitting = int((min(memory_limit, machine // 2) / (3 * count)) ** 0.5)  # something else wants memory, too
+        ways = [f"a smaller size (--data.size{f', at most {fitting}' if fitting else ''})", "a folder of fewer images"]
+        if limited and needed <= machine:
+            ways.append("a larger limit (--data.options.memory_limit, in bytes)")
+        raise InputError(
+            f"the {count} images {_where(dataset)} would take {gib(needed)} of memory at {_by(width, height)} pixels, "
+            f"and {'the limit is' if limited else 'this machine has'} {gib(memory_limit if limited else machine)}; "
+            f"give {', '.join(ways[:-1])} or {ways[-1]}"
+        )
+    return width, height
+
+
+def _first_size(dataset: ImageDataset, unreadable: OnUnreadable) -> tuple[int, int]:
+    first: Unreadable | None = None
+    for i in range(len(dataset)):
+        try:
+            return dataset.image(i).size
+        except Unreadable as error:
+            if unreadable == "error":
+                raise _fatal(error) from error
+            first = first or error
+    raise InputError(
+        f"not one of the {len(dataset)} images {_where(dataset)} can be read (the first: {first}); give readable ones"
+    )
+
+
+def _read(
+    dataset: ImageDataset, pixels: tuple[int, int], size: int | None, unreadable: OnUnreadable
+) -> InMemoryDataset:
+    """The images, all of them (width, height) `pixels` large."""
+    width, height = pixels
+    try:
+        images = np.empty((len(dataset), 3, height, width), dtype=np.uint8)
+    except MemoryError as error:
+        raise InputError(
+            f"there is no memory left for the {len(dataset)} images {_where(dataset)} at {_by(width, height)} pixels "
+            f"({first_line(error)}); give a smaller size (--data.size)"
+        ) from error
+    labels = dataset.labels
+    failed = _fill(images, dataset, size, unreadable)
+    if failed:
+        readable = torch.ones(len(labels), dtype=torch.bool)
+        readable[list(failed)] = False
+        for label in labels.unique().tolist():
+            members = torch.nonzero(labels == label).flatten().tolist()
+            if not readable[members].any():
+                raise InputError(
+                    f"not one of the {len(members)} images {_where(dataset, dataset.classes[label])} can be read (the "
+                    f"first: {failed[members[0]]}); give readable ones, or leave the class out"
+                )
+        images, labels = images[readable.numpy()], labels[readable]
+    tensor = torch.from_numpy(images)
+    mean, std = channel_statistics(tensor)
+    skipped = tuple(_name(dataset, i) for i in sorted(failed))
+    return InMemoryDataset(tensor, labels, dataset.classes, dataset.name, dataset.split, mean, std, skipped=skipped)
+
+
+def _fill(
+    images: NDArray[np.uint8], dataset: ImageDataset, size: int | None, unreadable: OnUnreadable
+) -> dict[int, Unreadable]:
+    """Read every image into its place (3, H, W). Returns, by place, what is wrong with those that are to be skipped."""
+    height, width = images.shape[2:]
+
+    def read(start: int) -> dict[int, Unreadable]:
+        failed = {}
+        for i in range(start, min(start + _IMAGES_A_TASK, len(dataset))):
+            try:
+                image = dataset.image(i) if size is None else dataset.square(i, size)
+            except Unreadable as error:
+                if unreadable == "error":
+                    raise _fatal(error) from error
+                failed[i] = error
+                continue
+            if image.size != (width, height):
+                raise InputError(
+                    f"images of different sizes: {_name(dataset, i)!r} has {_by(*image.size)} pixels, the first "
+                    f"{_by(width, height)}; give one size for all (--data.size {min(width, height)})"
+                )
+            images[i] = np.asarray(image).transpose(2, 0, 1)
+        return failed
+
+    failed: dict[int, Unreadable] = {}
+    pool = ThreadPoolExecutor(_threads(dataset))
+    try:
+        # Taken in order, so that of several faults the first is named, whoever was fastest.
+        for part in pool.map(read, range(0, len(dataset), _IMAGES_A_TASK)):
+            failed |= part
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return failed
+
+
+def _threads(dataset: ImageDataset) -> int:
+    """Threads to read with: more than one only hinder where images are small, and take the interpreter's time most."""
+    most = min(8, os.cpu_count() or 1)
+    if not isinstance(dataset, FileDataset):
+        return most
+    files = [dataset.path(i) for i in range(0, len(dataset), 1 + len(dataset) // 32)]
+    mean = sum(os.path.getsize(file) for file in files if os.path.exists(file)) / len(files)
+    return 1 if mean < 4096 else most
+
+
+def _where(dataset: ImageDataset, part: str = "") -> str:
+    if isinstance(dataset, FileDataset):
+        return f"in {show(dataset.folder / part)}"
+    return f"of {dataset.name!r}" + (f", class {part!r}," if part else "")
+
+
+def _name(dataset: ImageDataset, index: int) -> str:
+    return str(dataset.path(index)) if isinstance(dataset, FileDataset) else dataset.keys[index]
+
+
+def _fatal(error: Unreadable) -> InputError:
+    return InputError(f"{error}; remove or replace it, or have such files skipped (--data.unreadable skip)")
+
+
+def gib(count: int) -> str:
+    return f"{count / 2**30:.2g} GiB" if count < 100 * 2**30 else f"{count / 2**30:.0f} GiB"
+
+
+def _by(width: int, height: int) -> str:
+    return f"{width} x {height}"

@@ -1,0 +1,137 @@
+"""The data sets that regard knows, by name: how they are opened, and with which options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from regard.data.dataset import ImageDataset, Splits
+from regard.data.listing import show
+from regard.errors import InputError, unknown
+
+Opens = TypeVar("Opens", bound=Callable[..., ImageDataset])
+Loads = TypeVar("Loads", bound=Callable[..., Splits])
+
+# What fields of a recipe say, or arguments of their own, and no options.
+FIELDS = ("size", "unreadable", "crop_pct", "interpolation", "workers", "download")
+
+
+@dataclass
+class Source:
+    """A data set by name.
+
+    Attributes:
+        name: what people call it.
+        layout: which files are expected where, one line.
+        recognised: whether a path looks like it.
+        open: path, split and options -> the images of a split, "train", another, or None for the held-out one.
+        load: path and options -> both splits; None: those that `open` gives.
+        streamed: whether its images are read while training, and not held in memory.
+    """
+
+    name: str
+    layout: str = ""
+    recognised: Callable[[Path], bool] = lambda path: False
+    open: Callable[..., ImageDataset] | None = None
+    load: Callable[..., Splits] | None = None
+    streamed: bool = True
+
+    def all_options(self, given: Mapping[str, Any], *, opening: bool = False) -> dict[str, Any]:
+        """The options of `load`, or `open`, given and by default.
+
+        Raises:
+            InputError: an option that there is not, or of another type.
+        """
+        function = self.open if opening or self.load is None else self.load
+        assert function is not None
+        parameters = inspect.signature(function).parameters
+        known = {name: option.default for name, option in parameters.items() if name not in ("path", "split", *FIELDS)}
+        for name, value in given.items():
+            if not known:
+                raise InputError(f"data set {self.name!r} has no options (found {name!r}); leave it out")
+            if name not in known:
+                raise unknown(f"option of data set {self.name!r}", name, known)
+            check_type(f"{name} of data set {self.name!r}", value, get_type_hints(function)[name])
+        return {**known, **given}
+
+
+SOURCES: dict[str, Source] = {}
+
+
+def register(
+    name: str, *, layout: str = "", recognised: Callable[[Path], bool] | None = None
+) -> Callable[[Opens], Opens]:
+    """Make a data set known to `open_regions` and `load`, and so to every command, by a name.
+
+    What is decorated is a class of data sets, or a function that gives one. It is called with the path of the files (a
+    `Path` that is there), with the split (`split`: "train", another, or None for the held-out one), and with its other
+    keyword arguments, where they are given: those are the options of the data set.
+
+    Args:
+        name: of the data set.
+        layout: which files are expected where, for a message: one line that begins with "expected".
+        recognised: whether a path looks like the data set, for paths that are given without a name.
+    """
+
+    def registered(opens: Opens) -> Opens:
+        source = SOURCES.setdefault(name, Source(name))
+        source.layout, source.open = layout, opens
+        if recognised is not None:
+            source.recognised = recognised
+        return opens
+
+    return registered
+
+
+def register_splits(name: str, *, streamed: bool = False) -> Callable[[Loads], Loads]:
+    """As `register`, of a function that gives both splits: for sets that have other options, or are in memory, in
+    training.
+
+    It is called with the path as it was given, or None, if it takes one; with those of `FIELDS` that it takes; and with
+    its other keyword arguments, which are the options.
+    """
+
+    def registered(loads: Loads) -> Loads:
+        source = SOURCES.setdefault(name, Source(name))
+        source.load, source.streamed = loads, streamed
+        return loads
+
+    return registered
+
+
+def pick_split(given: str | None, there: Sequence[str], where: Path, preferred: Sequence[str]) -> str:
+    """The split that was asked for; else the first of the preferred ones that is there.
+
+    Raises:
+        InputError: there is none, or not the one asked for.
+    """
+    if given is not None:
+        if given not in there:
+            raise InputError(f"no split {given!r} in {show(where)}; there are: {', '.join(there) or 'none'}")
+        return given
+    if not there:
+        raise InputError(f"no splits in {show(where)}; expected one of {', '.join(preferred)}")
+    return next((name for name in preferred if name in there), there[0])
+
+
+def check_type(what: str, value: Any, kind: Any) -> None:
+    """Raises InputError for a value, as YAML may give it, that is not of the type of an option."""
+    words = [word for part in (kind, *get_args(kind)) for word in get_args(part) if isinstance(word, str)]
+    if words and isinstance(value, str) and value not in words:
+        raise unknown(what, value, words)
+    if not _is_of(value, kind):
+        raise InputError(f"option {what} is {value!r:.100}; expected {getattr(kind, '__name__', kind)}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    parts = get_args(kind)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_of(one, parts[0]) for one in value)
+    if get_origin(kind) is Literal:
+        return value in parts
+    if parts:  # a union
+        return any(_is_of(value, part) for part in parts)
+    return isinstance(value, float | int if kind is float else kind) and (kind is bool or not isinstance(value, bool))

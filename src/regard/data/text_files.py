@@ -1,0 +1,95 @@
+"""Files of text that come with images: lists, tables, names of classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from regard.data.listing import first_of, show
+from regard.errors import InputError
+from regard.files import MOST_BYTES, read_regular
+
+
+def read_text(path: Path) -> str:
+    """A file of text.
+
+    Raises:
+        InputError: it is not there, cannot be read, or is no text.
+    """
+    try:
+        text = read_regular(path, MOST_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 has one beside every letter of English
+        raise InputError(f"{show(path)} is no text in UTF-8; save it as such, or get it again")
+    return text
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a file of any size. Raises InputError: it is not there, or cannot be read."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
+        raise InputError(f"{show(path)} is no file; it should be one")
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{show(path)} cannot be read ({reason}); it should be there") from error
+
+
+def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
+    """The lines of a file as lists of words, without empty lines and those that begin with '#'.
+
+    Raises:
+        InputError: it cannot be read, has no lines, or has one of fewer words than `least`.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) < least:
+            raise InputError(f"line {number} of {show(path)} is {line[:80]!r}; expected {expected}")
+        rows.append(words)
+    if not rows:
+        raise InputError(f"{show(path)} has no lines; expected {expected} in each")
+    return rows
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The names of classes in a file with a name a line, without empty lines.
+
+    Raises:
+        InputError: as of `read_text`; no names, or one twice.
+    """
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not names:
+        raise InputError(f"{show(path)} names no classes; expected one a line")
+    return unique(names, show(path))
+
+
+def unique(names: Sequence[str], source: str) -> tuple[str, ...]:
+    """The names of classes, if each is there once.
+
+    Raises:
+        InputError: one is there twice; it says where they come from.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{source}: {first_of(twice)} named twice; give every class a name of its own")
+    return tuple(names)
+
+
+def check_inside(path: object, source: Path) -> str:
+    """The path of a file from a folder, as a file of annotations gives it, if it stays in that folder.
+
+    Raises:
+        InputError: it does not, or is no path.
+    """
+    if isinstance(path, str) and path and "\0" not in path:
+        pure = PurePosixPath(path.replace("\\", "/"))
+        if not pure.is_absolute() and ".." not in pure.parts and pure.parts:
+            return pure.as_posix()
+    raise InputError(f"{show(source)} names an image {path!r}; expected a path within the folder of images")
