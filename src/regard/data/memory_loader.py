@@ -13,9 +13,9 @@ from regard.data.augmentation import Augmentation
 from regard.data.batch import Batch, Loader, rank_rows
 from regard.data.dataset import InMemoryDataset
 from regard.data.draws import Draws
+from regard.data.in_memory import gib
 from regard.data.normalisation import Normalisation
 from regard.data.resized_crops import SHRUNK, draw_boxes, resized
-from regard.data.whole import gib
 from regard.errors import InputError
 
 
