@@ -71,13 +71,17 @@ def check_fields(instance: Any, prefix: str = "") -> None:
         prefix: of the names of its fields in the message.
 
     Raises:
-        InputError: the first field that is out of its interval, or none of its choices.
+        InputError: the first field that is out of its interval, no whole number where one is asked for, or none of its
+            choices.
     """
     for name, kind in get_type_hints(type(instance), include_extras=True).items():
         value = getattr(instance, name)
         if is_dataclass(value):
             check_fields(value, f"{prefix}{name}.")
         elif get_origin(kind) is Annotated and value is not None:
+            whole = float not in (kind.__origin__, *get_args(kind.__origin__))
+            if isinstance(value, bool) or (whole and not isinstance(value, int)):
+                raise InputError(f"{prefix}{name} is {value!r:.40}; it has to be a {'whole ' if whole else ''}number")
             check_interval(f"{prefix}{name}", value, kind.__metadata__[0])
         elif get_origin(kind) is Literal and value not in get_args(kind):
             raise unknown(f"{prefix}{name}", value, get_args(kind))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from regard.errors import InputError, check_interval, first_line, unknown
+from regard.errors import InputError, check_fields, first_line
 
 PaddingMode = Literal["zero", "reflect"]
 CropInterpolation = Literal["bilinear", "bicubic", "random"]
@@ -55,44 +55,25 @@ class Augmentation:
         InputError: a value other than these.
     """
 
-    padding: int | None = None
+    padding: Annotated[int | None, "[0, 1024]"] = None
     padding_mode: PaddingMode = "reflect"
-    crop: int | None = None
+    crop: Annotated[int | None, "[1, 16384]"] = None
     flip: bool = True
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: CropInterpolation = "bilinear"
-    color_jitter: float = 0.0
+    color_jitter: Annotated[float, "[0, inf)"] = 0.0
     policy: str | None = None
-    erasing: float = 0.0
+    erasing: Annotated[float, "[0, 1]"] = 0.0
     erasing_mode: ErasingMode = "const"
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_probability: float = 1.0
-    mix_switch: float = 0.5
-    repeats: int = 1
+    mixup: Annotated[float, "[0, inf)"] = 0.0
+    cutmix: Annotated[float, "[0, inf)"] = 0.0
+    mix_probability: Annotated[float, "[0, 1]"] = 1.0
+    mix_switch: Annotated[float, "[0, 1]"] = 0.5
+    repeats: Annotated[int, "[1, 1024]"] = 1
 
     def __post_init__(self) -> None:
-        if self.padding is not None:
-            check_interval("augmentation.padding", self.padding, "[0, 1024]")
-        if self.crop is not None:
-            check_interval("augmentation.crop", self.crop, "[1, 16384]")
-        for name, known in (
-            ("padding_mode", PaddingMode),
-            ("interpolation", CropInterpolation),
-            ("erasing_mode", ErasingMode),
-        ):
-            if getattr(self, name) not in get_args(known):
-                raise unknown(f"augmentation.{name}", getattr(self, name), get_args(known))
-        for name in ("color_jitter", "mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"augmentation: {name} is {getattr(self, name)}; give 0 or more")
-        for name in ("erasing", "mix_probability", "mix_switch"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"augmentation: {name} is {getattr(self, name)}; give a probability, 0 to 1")
-        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int):
-            raise InputError(f"augmentation: repeats is {self.repeats}; give a whole number, 1 or more")
-        check_interval("augmentation.repeats", self.repeats, "[1, 1024]")
+        check_fields(self, "augmentation.")
         if not _is_range(self.ratio):
             raise InputError(
                 f"augmentation: ratio is {list(self.ratio)}; give the least and the largest aspect ratio, above 0, "
