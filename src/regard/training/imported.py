@@ -50,7 +50,7 @@ def import_weights(
 
     Raises:
         InputError: the checkpoint cannot be read safely or does not fit the network, its values or its logits of a
-            black image are no numbers, or `out` is there already (with `overwrite`, and was not imported). Nothing is
+            black image are not finite, or `out` is there already (with `overwrite`, and was not imported). Nothing is
             written then.
     """
     checkpoint, out = Path(checkpoint), Path(out)
@@ -71,7 +71,7 @@ def import_weights(
     network = replace(network, pretrained=False, options=options)
     model = load_network(network, outputs, content, str(checkpoint), ema=ema, say=say)
     preprocessing = preprocessing.over(Preprocessing.of(describe(network.name)))
-    check_numbers(model, preprocessing.size or 32, str(checkpoint))
+    check_finite(model, preprocessing.size or 32, str(checkpoint))
     notes = {
         "regard": __version__,
         "network": asdict(network),
@@ -97,20 +97,14 @@ def _was_imported(path: Path) -> bool:
 
 
 @torch.no_grad()
-def check_numbers(model: nn.Module, size: int, source: str) -> None:
-    """Whether all values of `model` and its logits of a black image are numbers.
-
-    Raises:
-        InputError: some are infinite or no number.
-    """
+def check_finite(model: nn.Module, size: int, source: str) -> None:
+    """Raises InputError unless all values of `model` and its logits of a black image are finite."""
     bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if bad:
         names = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
-        raise InputError(
-            f"{source} holds values that are infinite or no number, in {len(bad)} of its tensors ({names})"
-        )
+        raise InputError(f"{source} holds values that are NaN or infinite, in {len(bad)} of its tensors ({names})")
     if not torch.isfinite(model(torch.zeros(1, 3, size, size))).all():
-        raise InputError(f"{source} gives logits that are infinite or no number for a black image of {size} pixels")
+        raise InputError(f"{source} gives logits that are NaN or infinite for a black image of {size} pixels")
 
 
 def sha256(path: Path) -> str:
