@@ -443,7 +443,7 @@ def test_shards_from_a_command_if_that_is_allowed(made, monkeypatch):
 )
 def test_what_a_recipe_of_others_must_not_do(name, wrong, made):
     with pytest.raises(InputError, match=wrong):
-        data.load("wds", made, size=SIZE, classes=5, train=name, test="validation-000.tar")
+        data.load("wds", made, classes=5, train=name, test="validation-000.tar")
 
 
 def info(**changes):
@@ -530,8 +530,6 @@ def test_shards_from_elsewhere(made, served):
         ({"lanes": 4}, "lanes"),
         ({"buffer": 0}, "buffer is 0"),
         ({"train_images": 0}, "train_images is 0"),
-        ({"size": 0}, "size is 0"),
-        ({"interpolation": "bi"}, "interpolation"),
     ],
 )
 def test_wrong_options(made, options, said):

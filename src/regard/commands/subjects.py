@@ -19,16 +19,16 @@ from torch import nn
 
 from regard import data, terminal, training
 from regard.commands.mismatches import tell_mismatches
-from regard.data import Batch, Channels, FileSet, ImageDataset, InMemoryDataset, Transform
+from regard.data import Batch, Channels, FileSet, ImageDataset, InMemoryDataset, Transform, WebDataset
 from regard.data.decode import OnUnreadable
 from regard.data.sources import READ_WHILE_TRAINING
-from regard.data.wds import WebDataset
 from regard.errors import DataWarning, InputError, check_interval
 from regard.report.wording import number
 from regard.training import DataRecipe, Preprocessing, Pretrained, RecipeParser
 
 _NAMED = ("split", "images", "region", "boundary", "limit")  # options of sets of image files
 _RESIZED = ("cub", "folder", "scenes", *READ_WHILE_TRAINING)  # sets that take a size
+_Named = InMemoryDataset | FileSet | WebDataset
 
 
 @dataclass(eq=False)
@@ -51,7 +51,7 @@ class Trial:
 
     network: Pretrained
     name: str
-    images: InMemoryDataset | ImageDataset | FileSet
+    images: ImageDataset | FileSet | WebDataset
     mean: Channels
     std: Channels
     transform: Transform
@@ -235,7 +235,7 @@ def trials(
         said = Preprocessing(**{name: getattr(options.data, name) for name in _said(overrides)})
         return [_on_files(network, opened, said, options, labels, say) for network in networks]
     found = []
-    known: dict[str, InMemoryDataset | FileSet] = {}  # networks trained on the same data share them
+    known: dict[str, _Named] = {}  # networks trained on the same data share them
     for network in networks:
         about = [*_own_data(network, parser, overrides), f"--data.workers={options.workers}"]
         own = parser.parse_args([*about, *overrides])
@@ -247,7 +247,7 @@ def trials(
         key = repr(recipe)
         if key not in known:
             known[key] = _limited(training.load_data(recipe).test, own.limit)
-        found.append(_on_a_set(network, known[key], recipe, own, labels, say))
+        found.append(_on_a_set(network, known[key], recipe, own, say))
     return found
 
 
@@ -294,11 +294,9 @@ def _check_choices(options: Namespace) -> None:
             raise InputError(f"--{name} is for a set of image files; name it (--data coco:FOLDER, …)")
 
 
-def _limited(images: InMemoryDataset | FileSet, limit: int | None) -> InMemoryDataset | FileSet:
+def _limited(images: _Named, limit: int | None) -> _Named:
     if limit is None or limit >= len(images):
         return images
-    if isinstance(images, FileSet) and isinstance(images.source, WebDataset):
-        raise InputError(f"--limit {limit}: shards are read whole; leave it out, or name fewer (--data.options.test)")
     return images.subset(limit)
 
 
@@ -331,26 +329,24 @@ def _own_data(network: Pretrained, parser: RecipeParser, overrides: list[str]) -
 
 def _on_a_set(
     network: Pretrained,
-    images: InMemoryDataset | FileSet,
+    images: _Named,
     recipe: DataRecipe,
     options: Namespace,
-    labels: bool,
     say: Callable[[str], None],
 ) -> Trial:
     """A trial on a set by name."""
     outputs = network.output_names
-    found = _label_outputs(network, outputs, images, labels, say)
+    found = _label_outputs(network, outputs, images, True, say)
     seen = Preprocessing(images.mean, images.std)
-    transform = Transform()
-    if isinstance(images, FileSet):
-        transform = images.transform
-        seen = replace(seen, size=images.size, crop_pct=images.crop_pct, crop_mode="center")
-        seen = replace(seen, interpolation=images.interpolation)
-    else:
+    transform = training.make_transform(recipe)
+    if isinstance(images, InMemoryDataset):
         height, width = images.images.shape[2:]
         seen = replace(seen, size=height if height == width else None)
         if recipe.name in _RESIZED and recipe.size is not None:
             seen = replace(seen, crop_pct=1.0, crop_mode="center", interpolation="bilinear")  # see `data.read_folder`
+    elif transform.size is not None:
+        seen = replace(seen, size=transform.size[0], crop_pct=transform.crop_pct, crop_mode="center")
+        seen = replace(seen, interpolation=transform.interpolation)
     own = network.preprocessing
     if own.mean is None or own.std is None:
         say(f"note: {network.source} does not say how its images are normalised; they are as those of {images.name}")
@@ -359,9 +355,9 @@ def _on_a_set(
     tell_mismatches(network, seen, images.name, say)
     device = training.pick_device(options.device)
     about = (images.mean, images.std, transform, recipe.unreadable, outputs, found, device, options)
-    if isinstance(images, FileSet):
-        return Trial(network, network.source, images, *about)
-    return Subject(network, network.source, images, *about)
+    if isinstance(images, ImageDataset):
+        return Subject(network, network.source, images, *about)
+    return Trial(network, network.source, images, *about)
 
 
 def _of_others(network: Pretrained, recipe: DataRecipe) -> bool:
@@ -394,7 +390,7 @@ def _on_files(
 def _label_outputs(
     network: Pretrained,
     outputs: tuple[str, ...],
-    images: InMemoryDataset | ImageDataset | FileSet,
+    images: ImageDataset | FileSet | WebDataset,
     needed: bool,
     say: Callable[[str], None],
 ) -> tuple[int, ...]:
@@ -417,7 +413,7 @@ def _label_outputs(
     if network.classes is None and len(classes) == len(outputs):
         say(f"{network.source}: its {len(outputs)} classes have no names; taken for those of {images.name}, in order")
         return tuple(range(len(outputs)))
-    if needed or isinstance(images, InMemoryDataset | FileSet):
+    if needed:
         if not classes:
             raise InputError(f"the images of {images.name} have no classes; name a set that has (--data)")
         raise InputError(

@@ -15,6 +15,7 @@ from regard.data.regions.folder import read_folder
 from regard.data.registry import register, register_splits
 from regard.data.sources import all_options, load, names, open_regions
 from regard.data.transforms import Transform
+from regard.data.wds import WebDataset
 
 __all__ = [
     "EXTENSIONS",
@@ -31,6 +32,7 @@ __all__ = [
     "Splits",
     "Transform",
     "Unreadable",
+    "WebDataset",
     "all_options",
     "clutter",
     "create_loader",

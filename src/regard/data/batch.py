@@ -14,6 +14,7 @@ from regard.data.augmentation import Augmentation
 from regard.data.dataset import ImageDataset
 from regard.data.draws import Draws, Integers, check_seed
 from regard.data.fileset import FileSet
+from regard.data.wds import WebDataset
 from regard.errors import InputError
 
 
@@ -53,7 +54,7 @@ class Loader(ABC):
 
     def __init__(
         self,
-        dataset: ImageDataset | FileSet,
+        dataset: ImageDataset | FileSet | WebDataset,
         batch_size: int,
         *,
         augmentation: Augmentation | None,

@@ -17,7 +17,6 @@ from torch import Tensor
 from regard.data.dataset import Channels, ImageDataset, chosen
 from regard.data.decode import OnUnreadable, Unreadable, read_image
 from regard.data.transforms import Transform
-from regard.data.wds import WebDataset
 from regard.errors import InputError
 
 SIZE = 224
@@ -83,7 +82,7 @@ class FileSet:
 
     Attributes:
         source: what reads them.
-        name: where it comes from: "files", "wds" or "hfds".
+        name: where it comes from: "files" or "hfds".
         split: "train" or "test".
         classes: the names of the classes.
         mean: of each channel, 0 to 1, that the network's images are normalised by.
@@ -99,7 +98,7 @@ class FileSet:
         InputError: a value other than these.
     """
 
-    source: Places | WebDataset
+    source: Places
     name: str
     split: str
     classes: tuple[str, ...]
@@ -134,14 +133,8 @@ class FileSet:
         """A part of the set; see `InMemoryDataset.subset`.
 
         Raises:
-            InputError: a count outside 1 to N, an index outside 0 to N - 1, or a set of shards, which are read from
-                beginning to end.
+            InputError: a count outside 1 to N, an index outside 0 to N - 1.
         """
-        if isinstance(self.source, WebDataset):
-            raise InputError(
-                f"the {self.split} set of {self.name!r} is in shards, which are read whole; name fewer of them "
-                "(--data.options.train), and leave out train_images"
-            )
         return replace(self, source=self.source.subset(chosen(which, torch.from_numpy(self.source.labels))))
 
 
@@ -151,7 +144,6 @@ class PlacesDataset(ImageDataset):
     has_masks = False
 
     def __init__(self, files: FileSet) -> None:
-        assert isinstance(files.source, Places)
         self._places = files.source
         self.name, self.split, self.classes = files.name, files.split, files.classes
         self.mean, self.std = files.mean, files.std

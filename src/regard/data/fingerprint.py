@@ -6,9 +6,7 @@ import hashlib
 import os
 from contextlib import suppress
 
-import torch
-
-from regard.data.dataset import InMemoryDataset
+from regard.data.dataset import ImageDataset
 from regard.data.decode import Unreadable
 from regard.data.fileset import FileSet
 from regard.data.wds import WebDataset
@@ -17,26 +15,19 @@ _MOST = 8192  # files that are read
 _BYTES = 2**28  # of all of them together
 
 
-def fingerprint(images: InMemoryDataset | FileSet) -> str:
+def fingerprint(images: ImageDataset | WebDataset | FileSet) -> str:
     """A digest of what a set holds: the same wherever its files are, whenever they were written, and in every process.
 
-    Of a set in memory, it is of all images, labels and regions. Of a set that is read while training, it is of all
-    labels, and of name, size and first bytes of up to 8,192 images, evenly spread; 256 MiB are read at most, so that of
-    small sets every byte counts. Of shards see `WebDataset.fingerprint`.
+    Of a set that is read while training, it is of all labels, and of name, size and first bytes of up to 8,192 images,
+    evenly spread; 256 MiB are read at most, so that of small sets every byte counts.
 
     Returns:
         64 hexadecimal digits.
     """
+    if not isinstance(images, FileSet):
+        return images.fingerprint()
     digest = hashlib.sha256()
-    if isinstance(images, InMemoryDataset):
-        for part in (images.images, images.labels, images.regions):
-            if part is not None:
-                digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
-                digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
     source = images.source
-    if isinstance(source, WebDataset):
-        return source.fingerprint()
     digest.update(f"{len(source)}\n".encode())
     digest.update(source.labels.tobytes())
     count = len(source)

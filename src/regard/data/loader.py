@@ -26,7 +26,7 @@ from regard.errors import InputError
 
 
 def create_loader(
-    dataset: ImageDataset | FileSet,
+    dataset: ImageDataset | FileSet | WebDataset,
     batch_size: int | None = None,
     *,
     transform: Transform | None = None,
@@ -103,7 +103,7 @@ def create_loader(
     device = torch.device("cpu" if device is None else device)
     prefetch = Prefetcher(Normalisation(mean, std, device=device, channels_last=channels_last), device)
     varied = None if transform.augmentation is None else TrainingTransform(transform, mean, std, seed)
-    if isinstance(dataset, FileSet) and isinstance(dataset.source, WebDataset):
+    if isinstance(dataset, WebDataset):
         return WebDatasetLoader(
             dataset,
             batch_size,

@@ -54,9 +54,7 @@ class Source:
                 raise InputError(f"data set {self.name!r} has no options (found {name!r}); leave it out")
             if name not in known:
                 raise unknown(f"option of data set {self.name!r}", name, known)
-            check_type(
-                f"{name} of data set {self.name!r}", value, get_type_hints(function, localns={"FileSet": object})[name]
-            )
+            check_type(f"{name} of data set {self.name!r}", value, get_type_hints(function)[name])
         return {**known, **given}
 
 

@@ -80,7 +80,7 @@ def load(
     if source.load is None:
         return _opened_splits(source, folder, options)
     takes = inspect.signature(source.load).parameters
-    if size is not None and "size" not in takes:
+    if size is not None and "size" not in takes and not source.streamed:
         raise InputError(f"data set {name!r} has images of one size; leave size out (found {size})")
     fields = {
         "download": download,

@@ -15,21 +15,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlparse
 
 from PIL import Image
 
-from regard.data.dataset import Splits
+from regard.data.dataset import Channels, Splits
 from regard.data.decode import OnUnreadable, Unreadable, read_image
 from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden
 from regard.data.registry import register_splits
 from regard.data.text_files import read_class_names, unique
 from regard.errors import InputError, one_line, unknown
 from regard.files import MOST_BYTES, read_regular
-
-if TYPE_CHECKING:
-    from regard.data.fileset import FileSet
 
 Sample = dict[str, Any]  # the files of an image by their ending, bytes, with __key__ and __url__
 DOTS = "What follows the first dot of a name in a shard is its ending: a name has no other dots"
@@ -46,25 +43,36 @@ _FINGERPRINT_BYTES = 2**28  # of all of them together
 
 @dataclass(frozen=True, eq=False)
 class WebDataset:
-    """Labelled images in shards, which are read from beginning to end.
+    """Labelled images in shards, which are read from beginning to end: none can be asked for by its place.
 
     Attributes:
         shards: the path or address of each.
         count: of the images.
-        classes: how many there are.
+        split: "train" or "test".
+        classes: their names.
+        mean: of each channel, 0 to 1, that the network's images are normalised by.
+        std: likewise.
         lengths: how many images a shard has, of those of which it is known.
         buffer: images, not decoded, among which training draws the next.
         input_key: the endings of images, with a semicolon between them.
         target_key: the field of an image's .json that has its label; "" for its .cls.
+        name: of the kind of data set.
+        skipped: nothing; what cannot be read is known when it is come to, see `Batch`.
     """
 
     shards: tuple[str, ...]
     count: int
-    classes: int
+    split: str
+    classes: tuple[str, ...]
+    mean: Channels
+    std: Channels
     lengths: dict[str, int] = field(default_factory=dict)
     buffer: int = 512
     input_key: str = "jpg;png;webp;jpeg"
     target_key: str = ""
+    name: str = "wds"
+    skipped: tuple[str, ...] = ()
+    has_masks = False
 
     def __len__(self) -> int:
         return self.count
@@ -82,6 +90,13 @@ class WebDataset:
                 file.seek(0)
                 digest.update(file.read(_FINGERPRINT_BYTES // count))
         return digest.hexdigest()
+
+    def subset(self, which: object) -> NoReturn:
+        """Raises InputError: there are no parts of it."""
+        raise InputError(
+            f"the {self.split} set of {self.name!r} is in shards, which are read whole; name fewer of them "
+            f"(--data.options.{self.split}), and leave out train_images and --limit"
+        )
 
     def decode(self, sample: Sample) -> tuple[Image.Image, int] | None:
         """The image of a sample, upright RGB, and its label; None where the label in the .json is below 0: none.
@@ -106,10 +121,10 @@ class WebDataset:
             raise Unreadable(f"{name!r} is broken (its .{target} holds no label: {one_line(error)})") from error
         if self.target_key and label < 0:
             return None
-        if not 0 <= label < self.classes:
+        if not 0 <= label < len(self.classes):
             raise InputError(
-                f"{name!r} has label {label}, and there are {self.classes} classes, from 0; give as many as there are "
-                "(--data.options.classes)"
+                f"{name!r} has label {label}, and there are {len(self.classes)} classes, from 0; give as many as there "
+                "are (--data.options.classes)"
             )
         return read_image(Path(name), io.BytesIO(sample[images[0]]))[0], label
 
@@ -123,11 +138,7 @@ def name_of(sample: Sample) -> str:
 def load_wds(
     path: str | os.PathLike[str] | None,
     *,
-    size: int | None = None,
     unreadable: OnUnreadable = "error",
-    crop_pct: float = 0.875,
-    interpolation: str = "bilinear",
-    workers: int = 4,
     train: str = "train",
     test: str | None = None,
     train_images: int | None = None,
@@ -136,17 +147,13 @@ def load_wds(
     buffer: int = 512,
     input_key: str = "jpg;png;webp;jpeg",
     target_key: str | None = None,
-) -> Splits[FileSet]:
+) -> Splits[WebDataset]:
     """Find the shards of two splits.
 
     Args:
         path: the folder of the shards, or its address (https://…, hf://…); None where the names of the shards say it
             all.
-        size: side of the images as the network sees them; None for 224.
-        unreadable: as of `FileSet`, and so are the next three.
-        crop_pct: likewise.
-        interpolation: likewise.
-        workers: likewise.
+        unreadable: whether a shard that is broken is an "error" where images are counted, or "skip" it.
         train: the shards to train on: a split that `_info.json` or `info.json` beside the shards names, or their names
             with braces, and after a bar the number of images in them: "train-{0000..1023}.tar|1281167".
         test: those to test on; None for the first that the info names of test, val, valid and validation.
@@ -162,9 +169,8 @@ def load_wds(
         InputError: the library is not installed, no such split, shards that are not there, a number of images or
             classes that is not known.
     """
-    from regard.data.fileset import FileSet, common
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    fields = common("wds", size, unreadable=unreadable, crop_pct=crop_pct, interpolation=interpolation, workers=workers)
     for name, value in {"buffer": buffer, "train_images": train_images, "test_images": test_images}.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**48):
             raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
@@ -183,17 +189,23 @@ def load_wds(
     second = _of_split(test, splits, root)
     names = _classes(classes, info, root)
 
-    def found(split: _Split, option: str, images: int | None) -> WebDataset:
-        _check_there(split.shards)
-        count = images or split.images or _counted(split.shards, input_key, option, unreadable)
+    def found(about: _Split, split: str, images: int | None) -> WebDataset:
+        _check_there(about.shards)
+        count = images or about.images or _counted(about.shards, input_key, split, unreadable)
         return WebDataset(
-            split.shards, count, len(names), split.lengths, buffer, input_key, target_key or split.target_key
+            about.shards,
+            count,
+            split,
+            names,
+            IMAGENET_DEFAULT_MEAN,
+            IMAGENET_DEFAULT_STD,
+            about.lengths,
+            buffer,
+            input_key,
+            target_key or about.target_key,
         )
 
-    return Splits(
-        FileSet(found(first, "train", train_images), split="train", classes=names, **fields),
-        FileSet(found(second, "test", test_images), split="test", classes=names, **fields),
-    )
+    return Splits(found(first, "train", train_images), found(second, "test", test_images))
 
 
 class _Split(NamedTuple):

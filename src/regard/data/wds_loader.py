@@ -22,7 +22,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 from regard.data.batch import Batch, Loader, rank_rows
 from regard.data.decode import Unreadable, quiet
 from regard.data.draws import Draws
-from regard.data.fileset import FileSet
 from regard.data.listing import is_system_or_hidden
 from regard.data.normalisation import Prefetcher
 from regard.data.transforms import TrainingTransform, Transform
@@ -41,11 +40,11 @@ class WebDatasetLoader(Loader):
     processes and of workers, but not on where in an epoch one begins: what comes before is read, not decoded.
     """
 
-    dataset: FileSet
+    dataset: WebDataset
 
     def __init__(
         self,
-        dataset: FileSet,
+        dataset: WebDataset,
         batch_size: int,
         transform: Transform,
         varied: TrainingTransform | None,
@@ -71,14 +70,13 @@ class WebDatasetLoader(Loader):
             image_size=transform.size,
             drop_last=shuffle,
         )
-        assert isinstance(dataset.source, WebDataset)
-        self._shards, self._transform, self._varied = dataset.source, transform, varied
+        self._transform, self._varied = transform, varied
         self._prefetch, self._skip = prefetch, skip
-        self._workers = min(workers, max(1, len(self._shards.shards) // world_size))  # each has a shard at least
+        self._workers = min(workers, max(1, len(dataset.shards) // world_size))  # each has a shard at least
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         reader = _Reader(
-            self._shards,
+            self.dataset,
             self._transform,
             self._varied,
             training=self._shuffle,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from regard import data, training
+from regard.data.fileset import SIZE
 from regard.errors import InputError, first_line
 from regard.reproduction.plan import Job, Plan
 from regard.store import StoredRun
@@ -148,7 +149,7 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
         device: where.
     """
     images = splits.train
-    side = images.size if isinstance(images, data.FileSet) else images.images.shape[-1]
+    side = images.images.shape[-1] if isinstance(images, data.InMemoryDataset) else recipe.data.size or SIZE
     if isinstance(images, data.InMemoryDataset) and recipe.augmentation.crop:
         side = recipe.augmentation.crop
     classes = len(images.classes)

@@ -1,6 +1,6 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
-from regard.training.datasets import is_streamed, load_data, make_loader
+from regard.training.datasets import is_streamed, load_data, make_loader, make_transform
 from regard.training.display import Display, Lines
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.imported import import_weights, sha256
@@ -78,6 +78,7 @@ __all__ = [
     "load_pretrained",
     "load_recipe",
     "make_loader",
+    "make_transform",
     "make_model",
     "make_objective",
     "make_optimizer",

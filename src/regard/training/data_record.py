@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from regard import data
-from regard.data.fileset import Places
 from regard.data.fingerprint import fingerprint
 from regard.errors import InputError
 from regard.training.run import Run
@@ -72,11 +71,8 @@ def check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> Non
         )
 
 
-def _counts(images: data.InMemoryDataset | data.FileSet) -> list[int]:
-    if isinstance(images, data.InMemoryDataset):
-        labels = images.labels.cpu().numpy()
-    elif isinstance(images.source, Places):
-        labels = images.source.labels
-    else:
+def _counts(images: data.ImageDataset | data.WebDataset | data.FileSet) -> list[int]:
+    if isinstance(images, data.WebDataset):
         return [len(images)]
+    labels = images.labels.cpu().numpy() if isinstance(images, data.ImageDataset) else images.source.labels
     return np.bincount(labels, minlength=len(images.classes)).tolist()

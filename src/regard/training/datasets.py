@@ -10,6 +10,8 @@ from regard.data.fileset import SIZE
 from regard.data.sources import READ_WHILE_TRAINING
 from regard.training.recipe import DataRecipe
 
+Images = data.InMemoryDataset | data.FileSet | data.WebDataset
+
 
 def load_data(recipe: DataRecipe) -> data.Splits:
     """The data of a recipe, with its mean and standard deviation.
@@ -35,19 +37,19 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     return data.Splits(_normalised(train, recipe), _normalised(test, recipe))
 
 
-def resolved(recipe: DataRecipe, images: data.InMemoryDataset | data.FileSet) -> DataRecipe:
+def resolved(recipe: DataRecipe, images: Images) -> DataRecipe:
     """The recipe with everything said that `images` took from defaults, which may change."""
     options = data.all_options(recipe.name, **recipe.options)
-    size = images.size if isinstance(images, data.FileSet) else recipe.size
+    size = recipe.size or SIZE if is_streamed(recipe) else recipe.size
     return replace(recipe, size=size, mean=images.mean, std=images.std, options=options)
 
 
-def _normalised(images: data.InMemoryDataset | data.FileSet, recipe: DataRecipe) -> data.InMemoryDataset | data.FileSet:
+def _normalised(images: Images, recipe: DataRecipe) -> Images:
     return replace(images, mean=recipe.mean or images.mean, std=recipe.std or images.std)
 
 
 def make_loader(
-    images: data.InMemoryDataset | data.FileSet,
+    images: Images,
     recipe: DataRecipe,
     batch_size: int,
     *,
@@ -66,12 +68,10 @@ def make_loader(
     Raises:
         InputError: as `data.create_loader`.
     """
-    size = (recipe.size or SIZE,) * 2 if is_streamed(recipe) else None
-    transform = data.Transform(size, recipe.crop_pct, interpolation=recipe.interpolation, augmentation=augmentation)
     return data.create_loader(
         images,
         batch_size,
-        transform=transform,
+        transform=make_transform(recipe, augmentation),
         mean=recipe.mean,
         std=recipe.std,
         workers=recipe.workers,
@@ -80,12 +80,20 @@ def make_loader(
     )
 
 
+def make_transform(recipe: DataRecipe, augmentation: data.Augmentation | None = None) -> data.Transform:
+    """How the images of a recipe are resized and cropped; not at all of sets whose images come in one size."""
+    if not is_streamed(recipe):
+        return data.Transform(augmentation=augmentation)
+    size = (recipe.size or SIZE,) * 2
+    return data.Transform(size, recipe.crop_pct, interpolation=recipe.interpolation, augmentation=augmentation)
+
+
 def is_streamed(recipe: DataRecipe) -> bool:
     """Whether the images of a recipe are read while it trains."""
     return recipe.name in READ_WHILE_TRAINING
 
 
-def test_batch_size(images: data.InMemoryDataset | data.FileSet, recipe: DataRecipe, processes: int) -> int:
+def test_batch_size(images: Images, recipe: DataRecipe, processes: int) -> int:
     """Images of a batch in testing: 500 small ones a process, and fewer of large ones, which take more memory."""
     width, height = images.image(0).size if isinstance(images, data.InMemoryDataset) else (recipe.size or SIZE,) * 2
     return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))
