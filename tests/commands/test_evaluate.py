@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -384,6 +385,33 @@ def test_a_network_from_elsewhere_on_files(here: Path, capsys) -> None:
     assert status == 0, err
     assert "its own mean and standard deviation" in out and "note" not in out
     assert numbers(out) == numbers(run(capsys, "evaluate", "net.safetensors", "--data=folder:set/test")[1])
+
+
+def test_a_network_on_shards(here: Path, capsys) -> None:
+    """As on the same files; commands that go back to single images refuse them."""
+    classes = ("ant", "bee", "cat")
+    class_folders(here / "set", classes)
+    files = sorted((here / "set/test").rglob("*.png"))
+    for shard in range(2):
+        with tarfile.open(here / f"{shard}.tar", "w") as archive:
+            for path in files[shard::2]:
+                name = f"{path.parent.name}{path.stem}"
+                (here / "cls").write_text(str(classes.index(path.parent.name)))
+                archive.add(path, f"{name}.png")
+                archive.add(here / "cls", f"{name}.cls")
+    options = f"{{train: 0.tar, test: '{{0,1}}.tar', classes: {list(classes)}}}"
+    untrained(
+        here / "run", classes, "--data.name=wds", "--data.folder=.", "--data.size=32", f"--data.options={options}"
+    )
+    on_files = ("--data.name=files", "--data.folder=set")
+    expected = numbers(run(capsys, "evaluate", "run", *on_files)[1])
+    for workers in (0, 2):
+        status, out, err = run(capsys, "evaluate", "run", f"--workers={workers}")
+        assert status == 0 and numbers(out) == expected, err
+    assert "read whole" in refused(capsys, "evaluate", "run", "--limit=3")
+    assert "read in their order" in refused(capsys, "groups", "run", "--out=out")
+    assert "read in their order" in refused(capsys, "gates", "run", "--out=out")
+    assert "no regions" in refused(capsys, "bias", "run", "--out=out")
 
 
 def test_the_size_of_files_is_known_without_being_said(here: Path) -> None:
