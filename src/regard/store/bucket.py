@@ -11,17 +11,7 @@ from fsspec import AbstractFileSystem
 
 from regard.errors import InputError
 
-_VERSIONS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "content_md5",
-    "generation",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "updated",
-)
+_VERSIONS = ("ETag", "etag", "checksum", "mtime", "last_modified", "modified", "created")
 """Names that file systems have for what tells one version of a file from another, the best first."""
 
 
@@ -102,5 +92,5 @@ class Bucket:
 
 
 def _version(info: dict[str, Any]) -> tuple[int, str]:
-    tag = next((info[key] for key in (*_VERSIONS, "created") if info.get(key)), "")
+    tag = next((info[key] for key in _VERSIONS if info.get(key)), "")
     return int(info.get("size") or 0), str(tag.timestamp() if isinstance(tag, datetime) else tag)
