@@ -72,7 +72,9 @@ class FolderLocks:
             lock.acquire(timeout=_WAIT)
         except Timeout:
             raise _locked(self.holder(name), self._folder / name) from None
-        process.write_bytes(_this_process())
+        with suppress(OSError):  # of a full disk; then nobody can say who has it
+            process.unlink(missing_ok=True)
+            process.write_bytes(_this_process())
         return _FolderLock(lock, process)
 
     def holder(self, name: str) -> str | None:

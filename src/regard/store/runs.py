@@ -96,6 +96,8 @@ class StoredRun:
 
 def read_run(folder: Path) -> StoredRun | None:
     """A run folder on this machine; None if it is none: it has neither a recipe, metrics nor checkpoints."""
+    if not folder.is_dir():
+        return None
     recipe, metrics, environment = (_content(folder / file) for file in READ)
     if recipe is None and metrics is None and not (folder / CHECKPOINTS).is_dir():
         return None

@@ -275,8 +275,9 @@ def _read_folder(folder: Path) -> list[StoredRun]:
         return []
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.name[0] != ".")
-    found = (read_run(folder / name) for name in names if os.path.isdir(folder / name))
-    return [run for run in found if run is not None]
+    with ThreadPoolExecutor(_THREADS) as threads:  # they wait for a disk over the network side by side
+        found = threads.map(lambda name: read_run(folder / name), names)
+        return [run for run in found if run is not None]
 
 
 def _read_bucket(bucket: Bucket, name: str = "") -> list[StoredRun]:
