@@ -35,7 +35,7 @@ from PIL import Image
 
 from regard import InputError, data
 from regard.training import Run
-from regard.training.checkpoints import load_checkpoint
+from regard.training.checkpoint import read_newest
 
 Check = tuple[str, int, str, list[str]]  # what was tried, how often, what happened, what was lost or wrong
 
@@ -409,14 +409,14 @@ def broken_checkpoints(lab: Lab) -> list[Check]:
     source = checkpoints(lab.stopped(SHORT))[-1]
     folder = lab.new()
     folder.mkdir()
-    expected = load_checkpoint(source.parent, lambda line: None)
+    expected = read_newest(source.parent, lambda line: None)
     for _ in range(300):
         path = folder / source.name
         shutil.copyfile(source, path)
         place = moments.randrange(source.stat().st_size)
         flip(path, place)
         try:
-            if not same(load_checkpoint(folder, lambda line: None), expected):
+            if not same(read_newest(folder, lambda line: None), expected):
                 lost.append(f"byte {place} flipped is not noticed")
         except InputError:
             refused += 1
@@ -676,17 +676,17 @@ def no_numbers(lab: Lab) -> list[Check]:
     checks: list[Check] = []
     for what, spoil, words in (
         ("a gradient is infinite", "self.learning[0].grad[0] = float('inf')", "gradient"),
-        ("the weights become no numbers", "self.learning[0].data[0] = float('nan')", "loss"),
+        ("the weights become NaN", "self.learning[0].data[0] = float('nan')", "loss"),
     ):
         for count in (1, 2):
             run = lab.new()
             command = lab.start(SHORT, run, count, first=SPOILT.format(spoil=spoil))
             command.end()
-            lost = command.wrong(WRONG, words, "no number", "epoch 3") + leftovers(run)
+            lost = command.wrong(WRONG, words, "NaN or infinite", "epoch 3") + leftovers(run)
             for path in checkpoints(run):
                 state = torch.load(path, weights_only=True)
                 if not all(value.isfinite().all() for value in state["model"].values()):
-                    lost.append(f"{path.name} has weights that are no numbers")
+                    lost.append(f"{path.name} has weights that are NaN")
             lost += lab.finish(SHORT, run, count)
             happened = "stopped, good checkpoints kept; resumed to the same weights"
             checks.append((what if count == 1 else f"{what}, {count} processes", 1, happened, lost))
@@ -705,7 +705,7 @@ def no_numbers(lab: Lab) -> list[Check]:
         plan = (*SHORT, "--optimizer.lr=1e10", "--schedule.warmup=0", "--ema=0", "--optimizer.clip=null", *more)
         command = lab.start(plan, run)
         command.end()
-        lost = command.wrong(WRONG, "is no number, or infinite") + leftovers(run)
+        lost = command.wrong(WRONG, "is NaN or infinite") + leftovers(run)
         checks.append((what, 1, "stopped, an error of one line", lost))
     return checks
 

@@ -49,7 +49,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import data, models, training
-from regard.training.display import Display
 from regard.training.interrupt import Interrupt
 from regard.training.loop import Loop
 from regard.training.processes import Processes
@@ -101,14 +100,14 @@ class Ours:
         )
         with tempfile.TemporaryDirectory() as folder:
             run = training.Run.create(Path(folder) / "run", recipe, batches.dataset.classes)
-            self.loop = Loop(recipe, run, Objective(network, None), batches, batches, processes, Display())
+            self.loop = Loop(recipe, run, Objective(network, None), batches, batches, processes)
         self.waiting: list[float] = []
         self.besides: list[float] = []
 
     def __call__(self) -> float:
         loop, clock = self.loop, Clock()
         loop.step = 0
-        loop.meter.rows.zero_()
+        loop.meter.reset()
         with (
             mock.patch.object(loop, "forward", clock.around(loop.forward)),
             mock.patch.object(Tensor, "backward", clock.around(Tensor.backward)),

@@ -44,7 +44,6 @@ from torch import Tensor, nn
 
 from regard import data, maps, models, training, transfer
 from regard.stages import stages
-from regard.training.display import Display
 from regard.training.interrupt import Interrupt
 from regard.training.loop import Loop
 from regard.training.processes import Processes
@@ -477,11 +476,11 @@ def epoch(
     with tempfile.TemporaryDirectory() as folder:
         run = training.Run.create(Path(folder) / "run", recipe, train.classes)
         processes = Processes(str(device), recipe.precision, recipe.wait_minutes)
-        loop = Loop(recipe, run, objective, batches, batches, processes, Display())
+        loop = Loop(recipe, run, objective, batches, batches, processes)
 
     def work() -> float:
         loop.step = 0
-        loop.meter.rows.zero_()
+        loop.meter.reset()
         took = seconds(lambda: loop.train_epoch(Interrupt()), device)
         loop.epoch += 1
         return took

@@ -26,7 +26,7 @@ def network(dtype: torch.dtype) -> nn.Module:
 def objective(student: nn.Module, teacher: nn.Module, **options) -> Tensor:
     losses = transfer.Objective(student, teacher, beta=1.0, alpha=0.5, **options)(IMAGES, LABELS)
     losses.total.backward()
-    return torch.stack([losses.total, losses.task, *losses.attention]).detach()
+    return torch.stack([losses.total, losses.terms["task"], *losses.pairs["attention"]]).detach()
 
 
 def stored(model: nn.Module) -> Tensor:

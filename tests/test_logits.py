@@ -175,7 +175,9 @@ def test_scores_and_losses_of_one_output(images) -> None:
         losses = objective(images, labels)
         z = student(images)[:, 0]
         assert losses.logits.shape == (4, 1)
-        assert losses.task.item() == pytest.approx(F.binary_cross_entropy_with_logits(z, labels.float()).item())
+        assert losses.terms["task"].item() == pytest.approx(
+            F.binary_cross_entropy_with_logits(z, labels.float()).item()
+        )
         same = transfer.distillation_loss(two_outputs(student)(images), teacher(images), labels, alpha=0.5)
         assert losses.total.item() == pytest.approx(same.item(), rel=1e-5)
     batches = batches_of(torch.tensor([0, 1, 1, 0, 1, 1]))

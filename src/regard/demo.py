@@ -107,7 +107,7 @@ def run_demo(
         console.print(Text(f"\n{name}", style="bold"))
         place = _place(folder, name)
         outcome = training.train(
-            recipe, place, resume=not overwrite, overwrite=overwrite, display=training.Lines(console), splits=splits
+            recipe, place, resume=not overwrite, overwrite=overwrite, hooks=[training.Progress(console)], splits=splits
         )
         if not outcome.finished:
             console.print(Text(escaped(f"stopped and saved in {folder}; the same command without --overwrite goes on")))

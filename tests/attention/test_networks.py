@@ -406,5 +406,5 @@ def test_transfer_between_networks_with_attention() -> None:
     teacher = attention.attach(models.create("convnext_atto", 5), "se")
     losses = transfer.Objective(student, teacher, beta=1.0)(torch.randn(2, 3, 64, 64), torch.tensor([1, 2]))
     losses.total.backward()
-    assert len(losses.attention) == 4
+    assert len(losses.pairs["attention"]) == 4
     assert all(p.grad.isfinite().all() for m in attention.attached(student).values() for p in m.parameters())

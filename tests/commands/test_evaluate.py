@@ -143,7 +143,7 @@ def test_the_moving_average_is_what_is_scored(here: Path, capsys: pytest.Capture
             (whole.images / 255 - torch.tensor(whole.mean)[:, None, None]) / torch.tensor(whole.std)[:, None, None]
         )
     assert scored(found, whole.labels) != numbers(out)
-    del content["ema"]
+    del content["hooks"]["WeightAverage"]
     torch.save(content, newest)
     assert "holds no moving average" in refused(capsys, "evaluate", str(newest))
 

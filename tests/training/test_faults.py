@@ -21,7 +21,7 @@ from PIL import Image
 from regard import InputError, data, training
 from regard.models import read_checkpoint
 from regard.training import Run, load_recipe
-from regard.training.checkpoints import check_whole, load_checkpoint
+from regard.training.checkpoint import check_whole, read_newest
 from regard.training.loop import Loop
 
 pytestmark = pytest.mark.slow
@@ -82,14 +82,14 @@ def goes_on(plan: training.Recipe, run: Run | Path, splits: data.Splits, whole: 
 
 def test_any_byte_of_a_checkpoint_flipped_is_noticed_or_of_no_effect(whole, tmp_path) -> None:
     newest = max(whole.checkpoints.iterdir())
-    expected = load_checkpoint(whole.checkpoints, print)
+    expected = read_newest(whole.checkpoints, print)
     moments, refused = random.Random("bytes"), 0
     for _ in range(100):
         damaged = bytearray(newest.read_bytes())
         damaged[moments.randrange(len(damaged))] ^= 1 << moments.randrange(8)
         (tmp_path / newest.name).write_bytes(damaged)
         try:
-            found = load_checkpoint(tmp_path, lambda line: None)
+            found = read_newest(tmp_path, lambda line: None)
         except InputError:
             refused += 1
         else:  # it was in the padding between two parts
@@ -104,9 +104,9 @@ def test_a_flipped_byte_is_said_and_the_checkpoint_before_taken(splits, whole, t
     damaged[len(damaged) // 2] ^= 1
     newest.write_bytes(damaged)
     said: list[str] = []
-    display = training.Display()
-    display.say = said.append  # type: ignore[method-assign]
-    training.train(recipe(), run.folder, splits=splits, resume=True, display=display)
+    notes = training.Hook()
+    notes.note = said.append
+    training.train(recipe(), run.folder, splits=splits, resume=True, hooks=[notes])
     assert any(newest.name in line and "the checkpoint before" in line for line in said)
     assert any("epoch 3, step 1" in line for line in said)
     assert run.weights().read_bytes() == whole.weights().read_bytes()
@@ -116,7 +116,7 @@ def test_epochs_of_another_length_are_named(splits, unfinished) -> None:
     """As where another number of processes leaves another last batch out."""
     newest = max(unfinished.checkpoints.iterdir())
     state = torch.load(newest, weights_only=True)
-    torch.save({**state, "meter": state["meter"][:2], "processes": 4}, newest)
+    torch.save({**state, "steps": 2, "processes": 4}, newest)
     before = contents(unfinished)
     fails(recipe(), unfinished, splits, "2 steps by 4 processes, and has 3 by 1", resume=True)
     assert contents(unfinished) == before
@@ -135,7 +135,7 @@ def resumed_by_two(folders: list[Path]) -> list[int]:
             together.wait()
             return values
 
-        state = load_checkpoint(folders[own], lambda line: None, of_all)
+        state = read_newest(folders[own], lambda line: None, of_all)
         assert state is not None
         return state["epoch"]
 
@@ -153,7 +153,7 @@ def test_of_two_processes_one_fails_to_read_once_and_both_go_on_from_the_same_st
             raise InputError(f"{path} cannot be read")
         return read_checkpoint(path)
 
-    monkeypatch.setattr("regard.training.checkpoints.read_checkpoint", glitch)
+    monkeypatch.setattr("regard.models.read_checkpoint", glitch)
     assert resumed_by_two([whole.checkpoints] * 2) == [2, 2]
     assert len(reads) == 4
 
@@ -163,7 +163,7 @@ def test_two_processes_that_see_other_files_do_not_go_on_from_them(whole, tmp_pa
     other = shutil.copytree(whole.checkpoints, tmp_path / "checkpoints")
     older, newest = sorted(other.iterdir())
     monkeypatch.setattr(
-        "regard.training.checkpoints.check_whole",
+        "regard.training.checkpoint.check_whole",
         lambda path: f"{threading.get_ident()}" if path.name == newest.name else check_whole(path),
     )
     assert resumed_by_two([whole.checkpoints, other]) == [2, 2]
@@ -276,7 +276,7 @@ def test_stopped_by_numbers_that_are_none_it_can_go_on(how, what, splits, whole,
             recipe(),
             tmp_path / "run",
             splits,
-            f"the {what} is no number, or infinite, in epoch 2",
+            f"the {what} is NaN or infinite in epoch 2",
             "checkpoint is kept",
         )
     goes_on(recipe(), tmp_path / "run", splits, whole)
@@ -292,7 +292,7 @@ def test_steps_without_a_finite_gradient_are_left_out_and_counted(splits, tmp_pa
 def test_a_run_of_nothing_but_skipped_steps_is_given_up(splits, tmp_path) -> None:
     """Also where an epoch has fewer steps than are skipped before that."""
     plan = recipe("--nonfinite=skip", "--optimizer.lr=1e9", "--schedule.epochs=20")
-    fails(plan, tmp_path / "run", splits, "is no number, or infinite")
+    fails(plan, tmp_path / "run", splits, "is NaN or infinite")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +13,10 @@ from safetensors.torch import load_file
 
 from regard import InputError, data, training
 from regard.training import Run, load_recipe
-from regard.training.averaging import Average
-from regard.training.loop import Loop
-from regard.training.parts import left_out
+from regard.training.batch_size import left_out
+from regard.training.hooks import WeightAverage
+from regard.training.loop import Loop, Step
 from regard.training.processes import Processes
-from regard.training.step import Step
 from regard.transfer import Losses
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ def test_the_moving_average_is_what_is_tested_and_kept(splits, plain, tmp_path) 
     state = torch.load(sorted(run.checkpoints.iterdir())[-1], weights_only=True)
     learned = load_file(plain.weights())  # the average changes nothing about the learning
     assert all(torch.equal(value, learned[name]) for name, value in state["model"].items())
-    assert all(torch.equal(value, kept[name]) for name, value in state["ema"].items())
+    assert all(torch.equal(value, kept[name]) for name, value in state["hooks"]["WeightAverage"].items())
     assert any(not torch.equal(value, learned[name]) for name, value in kept.items())
     score = training.evaluate(run.model(), data.create_loader(splits.test, 7))
     assert score.accuracy == pytest.approx(run.metrics()[-1]["test_accuracy"])
@@ -116,14 +116,16 @@ def test_the_moving_average_is_the_formula() -> None:
     network = torch.nn.Linear(1, 1, bias=False)
     values = [1.0, 2.0, 4.0, 8.0]
     expected = network.weight.item()
-    average = Average(network, 0.4)
+    average, loop = WeightAverage(0.4), SimpleNamespace(model=network)
+    average.setup(loop)
     for step, value in enumerate(values):
         with torch.no_grad():
             network.weight.fill_(value)
-        average.update(step)
+        loop.steps_done = step + 1
+        average.after_step(loop)
         decay = 0.0 if step == 0 else min(0.4, 1 - (1 + step) ** (-2 / 3))
         expected = decay * expected + (1 - decay) * value
-        assert average.kept.weight.item() == pytest.approx(expected)
+        assert loop.tested.weight.item() == pytest.approx(expected)
 
 
 def test_gradients_are_clipped(splits, plain, tmp_path) -> None:
@@ -183,14 +185,14 @@ def test_other_optimizers_go_on_bit_for_bit(name, splits, tmp_path) -> None:
     options = (f"--optimizer.name={name}", "--optimizer.lr=0.003", "--ema=0.9", "--schedule.shape=cosine")
     whole = trained(tmp_path / "whole", splits, *options)
     stopped = StopAfterAnEpoch()
-    outcome = training.train(recipe(*options), tmp_path / "other", splits=splits, display=stopped)
+    outcome = training.train(recipe(*options), tmp_path / "other", splits=splits, hooks=[stopped])
     assert not outcome.finished
     again = training.train(recipe(*options), tmp_path / "other", splits=splits, resume=True)
     assert again.finished and again.run.weights().read_bytes() == whole.weights().read_bytes()
 
 
-class StopAfterAnEpoch(training.Display):
-    def epoch(self, row, unreadable=()) -> None:
+class StopAfterAnEpoch(training.Hook):
+    def after_epoch(self, loop, row) -> None:
         import os
         import signal
 
@@ -199,8 +201,8 @@ class StopAfterAnEpoch(training.Display):
 
 def test_checkpoints_within_an_epoch(splits, tmp_path, monkeypatch) -> None:
     saved = []
-    monkeypatch.setattr("regard.training.loop.save_state", lambda loop, rows: saved.append((loop.epoch, loop.step)))
-    monkeypatch.setattr("regard.training.loop._LOOK", 0.0)
+    monkeypatch.setattr("regard.training.loop.save_checkpoint", lambda loop, _: saved.append((loop.epoch, loop.step)))
+    monkeypatch.setattr("regard.training.loop._CHECK", 0.0)
     trained(tmp_path, splits, "--save_minutes=1e-9")
     assert saved == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
 
@@ -208,7 +210,7 @@ def test_checkpoints_within_an_epoch(splits, tmp_path, monkeypatch) -> None:
 def test_dropout_depends_on_the_seed_and_the_step_alone(splits, tmp_path) -> None:
     options = ("--model.name=resnet10t", "--model.options={drop_rate: 0.5}", "--schedule.epochs=2")
     whole = trained(tmp_path / "whole", splits, *options)
-    training.train(recipe(*options), tmp_path / "other", splits=splits, display=StopAfterAnEpoch())
+    training.train(recipe(*options), tmp_path / "other", splits=splits, hooks=[StopAfterAnEpoch()])
     torch.rand(3)
     again = training.train(recipe(*options), tmp_path / "other", splits=splits, resume=True).run
     assert again.weights().read_bytes() == whole.weights().read_bytes()
@@ -244,7 +246,7 @@ def test_steps_without_a_finite_gradient_are_left_out_and_counted(splits, tmp_pa
     run = trained(tmp_path, splits, "--nonfinite=skip")
     assert [row["skipped_steps"] for row in run.metrics()] == [1, 1]
     assert all(value.isfinite().all() for value in load_file(run.weights()).values())
-    with pytest.raises(InputError, match="the gradient is no number, or infinite, in epoch 1, step 2"):
+    with pytest.raises(InputError, match="the gradient is NaN or infinite in epoch 1, step 2"):
         trained(tmp_path / "stops", splits)
 
 
@@ -256,7 +258,7 @@ def test_a_run_of_nothing_but_such_steps_is_given_up(splits, tmp_path, monkeypat
         return clip(self)
 
     monkeypatch.setattr(Loop, "clip", never)
-    monkeypatch.setattr("regard.training.sanity._SKIPPED", 3)
+    monkeypatch.setattr("regard.training.meter._SKIPPED", 3)
     with pytest.raises(InputError, match="and in 3 steps one after another"):
         trained(tmp_path, splits, "--nonfinite=skip")
 

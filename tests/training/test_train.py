@@ -18,8 +18,9 @@ import torch
 
 from regard import InputError, data, models, training
 from regard.training import Run, load_recipe
-from regard.training.meter import TERMS
+from regard.training.loop import Loop
 from regard.training.teacher import load_teachers
+from regard.transfer import TERMS
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +141,7 @@ def test_asked_to_stop_it_saves_within_the_epoch_and_goes_on_from_there(number, 
     plan = recipe("--schedule.epochs=2", "--schedule.batch_size=8")
     whole = training.train(plan, tmp_path / "whole", splits=splits).run
     stopper = StopAt(4, number)
-    outcome = training.train(plan, tmp_path / "stopped", splits=splits, display=stopper)
+    outcome = training.train(plan, tmp_path / "stopped", splits=splits, hooks=[stopper])
     assert not outcome.finished and outcome.test_accuracy is None
     (checkpoint,) = outcome.run.checkpoints.iterdir()
     assert 0 < int(checkpoint.stem.removeprefix("step-")) < 12
@@ -150,13 +151,23 @@ def test_asked_to_stop_it_saves_within_the_epoch_and_goes_on_from_there(number, 
     assert untimed(whole.folder) == untimed(again.run.folder)
 
 
-class StopAt(training.Display):
+class Notes(training.Hook):
+    """What a person is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
+
+class StopAt(training.Hook):
     """Sends a signal a moment after the start."""
 
     def __init__(self, step: int, number: int) -> None:
         self.number = number
 
-    def start(self, run: str, epochs: int, steps: int, done: int) -> None:
+    def setup(self, loop: Loop) -> None:
         threading.Timer(0.05, os.kill, (os.getpid(), self.number)).start()
 
 
@@ -176,11 +187,9 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(splits, tmp_path) -> No
     expected = run.weights().read_bytes()
     newest = max(run.checkpoints.iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
-    said: list[str] = []
-    display = training.Display()
-    display.say = said.append
-    training.train(plan, run.folder, splits=splits, resume=True, display=display)
-    assert any("cut short" in line and "the checkpoint before" in line for line in said)
+    notes = Notes()
+    training.train(plan, run.folder, splits=splits, resume=True, hooks=[notes])
+    assert any("cut short" in line and "the checkpoint before" in line for line in notes.lines)
     assert run.weights().read_bytes() == expected
     for path in run.checkpoints.iterdir():
         path.write_bytes(b"nothing")
@@ -192,7 +201,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(splits, tmp_path) -> No
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(splits, tmp_path) -> None:
     plan = recipe("--schedule.milestones=[1, 1, 1]", "--schedule.factor=1e9")
     with pytest.raises(
-        InputError, match=r"no number, or infinite, in epoch 2, step [23], at learning rate 1e\+26"
+        InputError, match=r"is NaN or infinite in epoch 2, step [23], at learning rate 1e\+26"
     ) as caught:
         training.train(plan, tmp_path / "run", splits=splits)
     assert "\n" not in str(caught.value)
@@ -228,7 +237,7 @@ def test_all_of_transfer_resumes_to_the_same_weights(splits, teacher, tmp_path) 
     whole = training.train(plan, tmp_path / "whole", splits=splits).run
     row = whole.metrics()[-1]
     assert all(row[term] > 0 for term in TERMS)
-    stopped = training.train(plan, tmp_path / "stopped", splits=splits, display=StopAt(1, signal.SIGINT))
+    stopped = training.train(plan, tmp_path / "stopped", splits=splits, hooks=[StopAt(1, signal.SIGINT)])
     assert not stopped.finished
     again = training.train(plan, tmp_path / "stopped", splits=splits, resume=True)
     assert whole.weights().read_bytes() == again.run.weights().read_bytes()
@@ -304,12 +313,10 @@ def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, t
 
 def test_attention_alone_can_come_from_a_teacher_of_other_classes(splits, teacher, tmp_path) -> None:
     fewer = data.Splits(*(replace(s, classes=s.classes[:5], labels=s.labels % 5) for s in splits))
-    said: list[str] = []
-    display = training.Display()
-    display.say = said.append
+    notes = Notes()
     plan = recipe(f"--transfer.teacher={teacher}", "--transfer.beta=1", "--schedule.epochs=1")
-    assert training.train(plan, tmp_path / "run", splits=fewer, display=display).finished
-    assert any("only its attention is used" in line for line in said)
+    assert training.train(plan, tmp_path / "run", splits=fewer, hooks=[notes]).finished
+    assert any("only its attention is used" in line for line in notes.lines)
 
 
 def test_torn_metrics_are_read_up_to_the_tear(tmp_path) -> None:

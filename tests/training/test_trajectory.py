@@ -9,7 +9,6 @@ import torch
 
 from regard import attention, models, training
 from regard.data import Batch
-from regard.training.display import Display
 from regard.training.interrupt import Interrupt
 from regard.training.loop import Loop
 from regard.transfer import Objective
@@ -43,7 +42,8 @@ def test_golden_trajectory_through_the_loop(goldens, relative_error, tmp_path) -
     processes = training.Processes("cpu", "float32", 1)
     run = training.Run.create(tmp_path / "run", recipe, Golden.images.classes)
     batches = Golden(goldens)
-    loop = Loop(recipe, run, Objective(model, None), batches, batches, processes, Display())
+    loop = Loop(recipe, run, Objective(model, None), batches, batches, processes)
     assert loop.train_epoch(Interrupt())
-    losses = loop.meter.rows[:, 1] / loop.meter.rows[:, 0]
+    measured = loop.measured().columns
+    losses = measured["loss"] / measured["images"]
     assert relative_error(losses, goldens.outputs("trajectory_lsas")["losses"]) < 1e-9

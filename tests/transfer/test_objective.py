@@ -98,20 +98,20 @@ def test_every_term_with_its_weight_at_its_time() -> None:
     )
     losses = objective(images, labels, progress=0.5)
     expected = (
-        (1 - 0.6) * losses.task
-        + 0.6 * losses.distillation
-        + 50 * sum(losses.attention)
-        + 2 * sum(losses.full_activation)
-        + 0.3 * losses.gradient
-        + 0.2 * losses.symmetry
-        + 0.1 * losses.input_gradient
+        (1 - 0.6) * losses.terms["task"]
+        + 0.6 * losses.terms["distillation"]
+        + 50 * sum(losses.pairs["attention"])
+        + 2 * sum(losses.pairs["full_activation"])
+        + 0.3 * losses.terms["gradient"]
+        + 0.2 * losses.terms["symmetry"]
+        + 0.1 * losses.terms["input_gradient"]
     )
     torch.testing.assert_close(losses.total, expected)
     losses.total.backward()
     assert all(p.grad is not None for p in [*student.parameters(), *objective.parameters()])
     assert len(list(objective.parameters())) == 6  # three convolutions, weight and bias
     at_the_end = objective(images, labels, progress=1.0)
-    assert at_the_end.attention == () and at_the_end.distillation is not None
+    assert "attention" not in at_the_end.pairs and "distillation" in at_the_end.terms
 
 
 def test_a_term_without_weight_is_not_computed() -> None:
@@ -121,11 +121,11 @@ def test_a_term_without_weight_is_not_computed() -> None:
     beta = {"start": 1.0, "shape": "step", "milestones": [0.5], "factor": 0.0}
     objective = transfer.Objective(student, teacher, beta=transfer.as_weight(beta), image_size=32)
     calls.clear()
-    assert len(objective(*batch(), progress=0.4).attention) == 3 and len(calls) == 1
+    assert len(objective(*batch(), progress=0.4).pairs["attention"]) == 3 and len(calls) == 1
     losses = objective(*batch(), progress=0.6)
-    assert losses.attention == () and len(calls) == 1 and losses.total == losses.task
+    assert not losses.pairs and len(calls) == 1 and losses.total == losses.terms["task"]
     alone = transfer.Objective(student, None)(*batch())
-    assert alone[2:4] == ((), None) and alone.full_activation == () and alone.gradient is None
+    assert list(alone.terms) == ["task"] and not alone.pairs
 
 
 def test_several_teachers_teach_their_mean() -> None:
@@ -134,13 +134,15 @@ def test_several_teachers_teach_their_mean() -> None:
     settings = {"beta": 100, "alpha": 0.5, "gradient": 0.1}
     each = [transfer.Objective(student, teacher, **settings)(images, labels) for teacher in (one, other)]
     both = transfer.Objective(student, [one, transfer.Teacher(other)], **settings)(images, labels)
-    torch.testing.assert_close(both.distillation, (each[0].distillation + each[1].distillation) / 2)
-    torch.testing.assert_close(both.gradient, (each[0].gradient + each[1].gradient) / 2)
-    assert len(both.attention) == 6
-    torch.testing.assert_close(sum(both.attention), sum(sum(losses.attention) for losses in each) / 2)
+    torch.testing.assert_close(
+        both.terms["distillation"], (each[0].terms["distillation"] + each[1].terms["distillation"]) / 2
+    )
+    torch.testing.assert_close(both.terms["gradient"], (each[0].terms["gradient"] + each[1].terms["gradient"]) / 2)
+    assert len(both.pairs["attention"]) == 6
+    torch.testing.assert_close(sum(both.pairs["attention"]), sum(sum(losses.pairs["attention"]) for losses in each) / 2)
     torch.testing.assert_close(both.total, (each[0].total + each[1].total) / 2)
     # The gradient is that of the loss to the mean of the soft labels.
-    both.distillation.backward()
+    both.terms["distillation"].backward()
     found = gradients(student)
     logits = student(images)
     with torch.no_grad():
@@ -168,8 +170,8 @@ def test_any_pair(student, teacher, size) -> None:
     objective = transfer.Objective(own, timm.create_model(teacher), beta=1e3, image_size=size)
     losses = objective(*batch(size, 2))
     losses.total.backward()
-    assert len(losses.attention) == len(objective.pairs) >= 3
-    assert all(loss.isfinite() and loss > 0 for loss in losses.attention)
+    assert len(losses.pairs["attention"]) == len(objective.pairs) >= 3
+    assert all(loss.isfinite() and loss > 0 for loss in losses.pairs["attention"])
     before = [p.grad for p in own.parameters() if p.grad is not None]
     assert len(before) > 10 and all(grad.isfinite().all() for grad in before)
 
@@ -185,7 +187,7 @@ def test_teachers_of_another_size_and_normalisation() -> None:
     with maps.MapTaps(student) as own:
         student(images)
     expected = transfer.map_loss(own.maps["group0"], F.adaptive_avg_pool2d(taps.maps["group0"], 32))
-    torch.testing.assert_close(losses.attention[0], expected)
+    torch.testing.assert_close(losses.pairs["attention"][0], expected)
 
 
 @pytest.mark.parametrize(
@@ -261,10 +263,10 @@ def test_compiled_it_is_the_same(monkeypatch) -> None:
         transfer.Objective(student, transfer.Teacher(teacher, compile=True), alpha=0.5, **settings, **other)
         for other in ({"beta": 0}, {"layers": [0]})
     )
-    torch.testing.assert_close(alone(images, labels).distillation, losses.distillation)
-    torch.testing.assert_close(again(images, labels).attention[0], losses.attention[0])
+    torch.testing.assert_close(alone(images, labels).terms["distillation"], losses.terms["distillation"])
+    torch.testing.assert_close(again(images, labels).pairs["attention"][0], losses.pairs["attention"][0])
     for objective, terms in ((alone, 0), (compiled, 3), (alone, 0), (again, 1)):
-        assert len(objective(images, labels).attention) == terms
+        assert len(objective(images, labels).pairs.get("attention", ())) == terms
     with pytest.raises(InputError, match="derive twice"):
         transfer.Objective(student, teacher, gradient=1.0, compile=True)
 
@@ -305,7 +307,7 @@ def test_wrong_input_is_one_line() -> None:
         with pytest.raises(InputError) as caught:
             make()
         assert words in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
-    assert transfer.Objective(student, other, image_size=32)(images, labels).attention  # attention alone may
+    assert transfer.Objective(student, other, image_size=32)(images, labels).pairs["attention"]  # attention alone may
 
 
 TASKS = {
@@ -364,8 +366,11 @@ def test_a_teacher_in_another_precision_says_nearly_the_same(dtype) -> None:
     other = transfer.Objective(student, copy.deepcopy(teacher).to(dtype), **weights, image_size=32)
     other.regressors.load_state_dict(exact.regressors.state_dict())
     ours, theirs = other(images, labels), exact(images, labels)
-    for name in ("total", "distillation", "gradient"):
-        torch.testing.assert_close(getattr(ours, name).float(), getattr(theirs, name), rtol=0.05, atol=1e-3, msg=name)
-    torch.testing.assert_close(torch.stack(ours.attention).float(), torch.stack(theirs.attention), rtol=0.05, atol=1e-6)
+    for name in ("task", "distillation", "gradient"):
+        torch.testing.assert_close(ours.terms[name].float(), theirs.terms[name], rtol=0.05, atol=1e-3, msg=name)
+    torch.testing.assert_close(ours.total.float(), theirs.total, rtol=0.05, atol=1e-3)
+    torch.testing.assert_close(
+        torch.stack(ours.pairs["attention"]).float(), torch.stack(theirs.pairs["attention"]), rtol=0.05, atol=1e-6
+    )
     ours.total.backward()
     assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)

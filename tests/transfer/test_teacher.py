@@ -63,9 +63,11 @@ def test_in_half_precision_it_says_nearly_the_same() -> None:
         objective = transfer.Objective(student, transfer.Teacher(model, precision=torch.bfloat16, fold=fold), alpha=0.5)
         half = objective(images, labels)
         assert half.logits.dtype == torch.float32
-        torch.testing.assert_close(half.distillation, exact.distillation, rtol=0.05, atol=1e-3)
-        torch.testing.assert_close(torch.stack(half.attention), torch.stack(exact.attention), rtol=0.05, atol=1e-6)
-        assert half.distillation != exact.distillation
+        torch.testing.assert_close(half.terms["distillation"], exact.terms["distillation"], rtol=0.05, atol=1e-3)
+        torch.testing.assert_close(
+            torch.stack(half.pairs["attention"]), torch.stack(exact.pairs["attention"]), rtol=0.05, atol=1e-6
+        )
+        assert half.terms["distillation"] != exact.terms["distillation"]
         running = objective._lessons[0].watched.model
         kinds = {type(m): m.weight.dtype for m in running.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
         assert kinds[nn.Conv2d] == torch.bfloat16 and kinds.get(nn.BatchNorm2d, torch.float32) == torch.float32

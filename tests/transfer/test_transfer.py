@@ -35,7 +35,7 @@ def descend(objective, model, goldens, weight_decay) -> list[list[float]]:
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
-        rows.append([losses.total.item(), *(loss.item() for loss in losses.attention)])
+        rows.append([losses.total.item(), *(loss.item() for loss in losses.pairs.get("attention", ()))])
     return rows
 
 
@@ -88,13 +88,15 @@ def test_the_total_is_the_weighted_sum() -> None:
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     for form, weight in (("code", 100.0), ("paper", 50.0)):
         losses = transfer.Objective(student, teacher, beta=100, alpha=0.3, form=form)(images, labels)
-        expected = 0.7 * losses.task + 0.3 * losses.distillation + weight * sum(losses.attention)
+        expected = (
+            0.7 * losses.terms["task"] + 0.3 * losses.terms["distillation"] + weight * sum(losses.pairs["attention"])
+        )
         torch.testing.assert_close(losses.total, expected)
-        assert len(losses.attention) == 3
-    torch.testing.assert_close(losses.task, F.cross_entropy(losses.logits, labels))
+        assert len(losses.pairs["attention"]) == 3
+    torch.testing.assert_close(losses.terms["task"], F.cross_entropy(losses.logits, labels))
     chosen = transfer.Objective(student, teacher, beta=1, layers=["group1", ("group2", "bn")])(images, labels)
-    assert len(chosen.attention) == 2
-    assert transfer.Objective(student, teacher, beta=0, alpha=0.5)(images, labels).attention == ()
+    assert len(chosen.pairs["attention"]) == 2
+    assert not transfer.Objective(student, teacher, beta=0, alpha=0.5)(images, labels).pairs
     losses.total.backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert not student._forward_hooks and not student.group0._forward_hooks

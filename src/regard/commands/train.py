@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import Namespace
 
@@ -29,9 +28,9 @@ def main(arguments: list[str]) -> int:
         if not main_process:
             raise SaidElsewhere(str(error)) from error  # every process was told the same
         raise
-    place = _in_bucket(run, recipe, options, main_process) if is_address(run) else _in_folder(Path(run), main_process)
-    with place as (folder, display):
-        outcome = training.train(recipe, folder, resume=options.resume, overwrite=options.overwrite, display=display)
+    place = _in_bucket(run, options, main_process) if is_address(run) else _in_folder(Path(run), main_process)
+    with place as (folder, hooks):
+        outcome = training.train(recipe, folder, resume=options.resume, overwrite=options.overwrite, hooks=hooks)
     if not outcome.finished:
         if main_process:
             say(f"stopped and saved; `regard train --run {run} --resume` goes on")
@@ -42,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _in_folder(run: Path, main_process: bool) -> Iterator[tuple[Path, training.Display]]:
+def _in_folder(run: Path, main_process: bool) -> Iterator[tuple[Path, list[training.Hook]]]:
     """Gives the run folder, in which nobody else works meanwhile, such as `regard reproduce` that fills a table.
 
     Raises:
@@ -52,7 +51,7 @@ def _in_folder(run: Path, main_process: bool) -> Iterator[tuple[Path, training.D
     missing = [folder for folder in place.parents if not folder.exists()]
     try:
         with _lock(place) if main_process else nullcontext():
-            yield run, training.Lines()
+            yield run, [training.Progress()]
     finally:
         for folder in () if place.exists() else (place.parent / ".locks", *missing):
             with suppress(OSError):  # there is something else in it
@@ -70,9 +69,7 @@ def _lock(run: Path) -> Lock:
 
 
 @contextmanager
-def _in_bucket(
-    run: str, recipe: training.Recipe, options: Namespace, main_process: bool
-) -> Iterator[tuple[Path, training.Display]]:
+def _in_bucket(run: str, options: Namespace, main_process: bool) -> Iterator[tuple[Path, list[training.Hook]]]:
     """Gives a folder of this machine with what the bucket has of the run, in which nobody else works meanwhile. What
     comes of it is uploaded after every epoch and checkpoint and at the end, after which the folder is removed.
 
@@ -90,41 +87,29 @@ def _in_bucket(
             if not (options.resume or options.overwrite):
                 message = f"{run} exists already; go on with it (--resume), replace it (--overwrite) or choose another"
                 raise InputError(message) if main_process else SaidElsewhere(message)
-        display = _UploadingLines(store, folder, lock, recipe.save_minutes)
-        yield folder, display
+        uploads = _Uploads(store, folder, lock)
+        yield folder, [training.Progress(), training.Upload(uploads.try_now)]
         if main_process:
-            display.finish()
+            uploads.finish()
             shutil.rmtree(folder, ignore_errors=True)
 
 
-class _UploadingLines(training.Lines):
-    """Lines of a run that is uploaded while it goes on."""
+class _Uploads:
+    """Uploads of a run while it goes on, and at its end."""
 
-    def __init__(self, store: Store, folder: Path, lock: Lock, minutes: float) -> None:
-        super().__init__()
-        self.store, self.folder, self.lock, self.minutes = store, folder, lock, minutes
-        self.uploaded = time.monotonic()
+    def __init__(self, store: Store, folder: Path, lock: Lock) -> None:
+        self.store, self.folder, self.lock = store, folder, lock
 
-    def step(self, epoch: int, step: int, means: dict[str, float], images_per_second: float) -> None:
-        super().step(epoch, step, means, images_per_second)
-        if time.monotonic() - self.uploaded > 60 * self.minutes:  # there is a checkpoint since
-            self.try_upload()
-
-    def epoch(self, row: dict[str, Any], unreadable: Sequence[str] = ()) -> None:
-        super().epoch(row, unreadable)
-        self.try_upload()
-
-    def try_upload(self) -> None:
+    def try_now(self, _: Path) -> None:
         """Of a bucket that is away, the next upload brings the rest."""
         try:
             self.upload()
         except InputError as error:
-            self.say(f"{error}; the upload is tried again after the next epoch")
+            say(f"{error}; the upload is tried again after the next epoch")
 
     def upload(self) -> None:
         self.lock.check()
         self.store.upload(self.folder)
-        self.uploaded = time.monotonic()
 
     def finish(self) -> None:
         """Uploads what is left, and waits for a bucket that is away."""
@@ -132,7 +117,7 @@ class _UploadingLines(training.Lines):
             try:
                 return self.upload()
             except InputError as error:
-                self.say(f"{error}; the upload is tried again in {pause:.0f} s")
+                say(f"{error}; the upload is tried again in {pause:.0f} s")
                 time.sleep(pause)
         try:
             self.upload()

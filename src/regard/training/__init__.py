@@ -1,13 +1,13 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
 from regard.training.datasets import is_streamed, load_data, make_loader, make_transform
-from regard.training.display import Display, Lines
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
+from regard.training.hooks import Hook, Upload
 from regard.training.imported import import_weights, sha256
 from regard.training.interrupt import Interrupt, interruptible
 from regard.training.networks import build_network, make_model
 from regard.training.objective import make_objective
-from regard.training.optimizers import make_optimizer
+from regard.training.optimizers import learning_rate, make_optimizer
 from regard.training.parsing import (
     RecipeParser,
     add_data,
@@ -22,6 +22,7 @@ from regard.training.parsing import (
 from regard.training.preprocessing import Preprocessing
 from regard.training.pretrained import Pretrained, load_pretrained
 from regard.training.processes import Processes, others_there, pick_device
+from regard.training.progress import Progress
 from regard.training.published import describe, imagenet_classes, imagenet_synsets
 from regard.training.recipe import (
     WHERE,
@@ -36,14 +37,12 @@ from regard.training.recipe import (
     with_fields,
 )
 from regard.training.run import Run
-from regard.training.schedule import learning_rate
 from regard.training.trainer import Outcome, check, train
 
 __all__ = [
     "DataRecipe",
-    "Display",
+    "Hook",
     "Interrupt",
-    "Lines",
     "MANY_CLASSES",
     "ModelRecipe",
     "OptimizerRecipe",
@@ -51,12 +50,14 @@ __all__ = [
     "Preprocessing",
     "Pretrained",
     "Processes",
+    "Progress",
     "Recipe",
     "RecipeParser",
     "Run",
     "ScheduleRecipe",
     "Score",
     "TransferRecipe",
+    "Upload",
     "WHERE",
     "add_data",
     "add_recipe",

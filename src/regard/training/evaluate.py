@@ -20,52 +20,66 @@ MANY_CLASSES = 10
 
 
 class Score(NamedTuple):
-    """Means over the images: cross entropy, and accuracy in [0, 1].
+    """How a network did on `images` images.
 
-    `top5` is the share of images whose class is among the five likeliest, `skipped` are the images that this process
-    could not read, and why.
+    `loss` is the mean cross entropy, NaN of no images; `top5` counts those whose class is among the five likeliest;
+    `skipped` are the images that this process could not read, and why.
     """
 
     loss: float
-    accuracy: float
+    correct: int
+    top5: int
     images: int
-    top5: float
     skipped: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.correct / self.images
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, *, summed: Callable[[Tensor], Tensor] | None = None) -> Score:
+def evaluate(
+    model: nn.Module,
+    loader: Loader,
+    *,
+    outputs: Tensor | None = None,
+    summed: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> Score:
     """The score of `model` on every image of `loader`, in evaluation mode; the mode is put back after.
 
     Args:
         model: on the device of the batches.
-        loader: of several processes each has a part, with no image in two of them.
-        summed: the sum over the processes of a tensor; None: this process is alone.
+        loader: of several processes each has its slice, with no image in two of them.
+        outputs: for each label the output of the model that stands for it, int64 (classes,); images with a label of -1
+            are left out. None: labels are outputs.
+        summed: gives the sum of a tensor over the processes.
 
     Raises:
-        InputError: labels that the model has no output for, or not one image that can be read.
+        InputError: labels that the model has no output for; without `outputs`, not one image that can be read.
     """
-    # Sums stay on the device: each look at them would wait for it.
-    loss = torch.zeros((), dtype=torch.float64, device="cpu" if loader.device.type == "mps" else loader.device)
-    right, among_five, images = torch.zeros_like(loss), torch.zeros_like(loss), 0
+    # Sums stay on the device, for to read them would wait for it. That of Apple has no float64.
+    sums = torch.zeros(4, dtype=torch.float64, device="cpu" if loader.device.type == "mps" else loader.device)
     skipped: list[str] = []
     with evaluation_mode(model):
         for batch in loader.epoch(0):
             skipped += batch.skipped
             if not len(batch.images):
                 continue
-            given = logits_of(model(of_its_dtype(model, batch.images)))
+            given, labels = logits_of(model(of_its_dtype(model, batch.images))), batch.labels
+            if outputs is not None:
+                known = labels >= 0
+                given, labels = given[known], outputs[labels[known]]
             logits = class_logits(given)
-            loss += F.cross_entropy(logits, checked_labels(batch.labels, logits), reduction="sum")
-            right += (predicted_classes(given) == batch.labels).sum()
-            five = logits.topk(min(5, logits.shape[1])).indices
-            among_five += (five == batch.labels[:, None]).sum()
-            images += len(batch.labels)
-    sums = torch.stack((loss, right, torch.full_like(loss, images), among_five))
-    total, correct, count, five_correct = (sums if summed is None else summed(sums)).tolist()
-    if not count:
+            loss = F.cross_entropy(logits, checked_labels(labels, logits), reduction="sum")
+            correct = (predicted_classes(given) == labels).sum()
+            top5 = (logits.topk(min(5, logits.shape[1])).indices == labels[:, None]).sum()
+            sums += torch.stack([value.to(sums) for value in (loss, correct, top5, torch.full_like(top5, len(labels)))])
+    total, right, among_five, images = summed(sums).tolist()
+    if not images and outputs is None:
         raise InputError(
             f"not one of the {len(loader.dataset)} images for testing can be read"
             f"{f' (the first: {skipped[0]})' if skipped else ''}; give readable ones"
         )
-    return Score(total / count, correct / count, int(count), five_correct / count, tuple(skipped))
+    mean = total / images if images else float("nan")
+    return Score(mean, int(right), int(among_five), int(images), tuple(skipped))

@@ -1,81 +1,108 @@
-"""The training loop: epochs of steps, a look at the losses every second, a test and a checkpoint after every epoch."""
+"""The training loop: epochs of steps, the losses checked every second, a test and a checkpoint after every epoch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from regard.data import Batch, Loader, Mixing
-from regard.training.averaging import Average
-from regard.training.display import Display
+from regard.data import Batch, Loader
+from regard.training.batch_size import part_sizes
+from regard.training.checkpoint import save_checkpoint
 from regard.training.evaluate import MANY_CLASSES, evaluate
+from regard.training.hooks import Hook
 from regard.training.interrupt import Interrupt
-from regard.training.memory import forget_peak, peak_memory
-from regard.training.meter import Measured, Meter
-from regard.training.optimizers import make_optimizer, reset_momentum
-from regard.training.parts import part_sizes
+from regard.training.memory import peak_memory, reset_peak_memory
+from regard.training.meter import Measured, Meter, check_losses, check_weights
+from regard.training.optimizers import learning_rate, make_optimizer, reset_momentum
 from regard.training.processes import Processes
 from regard.training.recipe import Recipe
 from regard.training.record import record_epoch
 from regard.training.run import Run
-from regard.training.sanity import check_measured, check_weights
-from regard.training.schedule import learning_rate
 from regard.training.seeds import seed_step
-from regard.training.state import save_state
-from regard.training.step import Step
-from regard.training.trackers import Trackers
-from regard.transfer import Objective
+from regard.transfer import Losses, Objective
 
-_LOOK = 1.0  # seconds between two looks at the losses: each waits for the device
+_CHECK = 1.0  # seconds between two checks of the losses: each waits for the device
+
+
+class Step(nn.Module):
+    """Images and labels to losses.
+
+    As one module with all that learns in it, it can be wrapped by what averages gradients over processes and by what
+    chooses the precision. Teachers do not learn, and are no part of it.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.student, self.regressors = objective.student, objective.regressors
+        self._losses = objective.__call__
+
+    def forward(self, images: Tensor, labels: Tensor, progress: float) -> Losses:
+        return self._losses(images, labels, progress)
 
 
 class Loop:
-    """The state of a run, and what takes it forward. Of several processes each has one, in step with the others."""
+    """The state of a run, and what takes it forward. Of several processes each has one, in step with the others.
+
+    Attributes:
+        model: the network that learns.
+        tested: the network that is tested and saved; the same, unless a hook replaces it.
+        begin: called once, after the first step.
+        rows: of metrics.jsonl, one per finished epoch.
+        epoch, step: the next step to take, from 0.
+        unreadable: files that could not be read, and why.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         run: Run,
         objective: Objective,
-        batches: Loader,
-        test_batches: Loader,
+        loader: Loader,
+        test_loader: Loader,
         processes: Processes,
-        display: Display,
+        hooks: Sequence[Hook] = (),
+        *,
         fewest: int = 2,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.recipe, self.run, self.objective, self.processes = recipe, run, objective, processes
-        self.batches, self.test_batches, self.display = batches, test_batches, display
-        self.fewest = fewest  # images at a time
-        self.begin: Callable[[], None] | None = None  # once, when the first step is taken
-        self.trackers: Trackers | None = None
-        self.model = objective.student
-        self.average = Average(self.model, recipe.ema)
+        self.loader, self.test_loader, self.hooks = loader, test_loader, hooks
+        self.fewest, self.begin = fewest, begin  # images at a time
+        self.run_id = ""
+        self.model = self.tested = objective.student
+        for hook in hooks:
+            hook.setup(self)
         self.forward = processes.step_module(Step(objective))
         self.learning = [p for p in self.forward.parameters() if p.requires_grad]
         self.optimizer = processes.optimizer(make_optimizer(self.model, recipe.optimizer, objective.parameters()))
         self.scaler = processes.accelerator.scaler
-        self.mixing = _mixing(recipe, len(batches.dataset.classes))
-        self.rows: list[dict[str, Any]] = []  # of the finished epochs
-        self.epoch = self.step = 0  # the next step to take
-        self.unreadable: tuple[str, ...] = ()  # files, and why
-        self.skipped: dict[str, None] = {}  # the same, of this process, each once
-        self.lost = 0  # steps without a finite gradient, one after another, before this epoch
-        self.meter = Meter(len(batches), self.learning[0])
+        self.meter = Meter(len(loader), self.learning[0])
+        self.rows: list[dict[str, Any]] = []
+        self.epoch = self.step = 0
+        self.unreadable: tuple[str, ...] = ()
+        self.skipped: dict[str, None] = {}  # by this process, each once
+        self.bad_before = 0  # steps without a finite gradient, one after another, right before this epoch
+        self.begun = False
         self.saved_at = time.perf_counter()
 
     @property
     def steps_done(self) -> int:
-        return self.epoch * len(self.batches) + self.step
+        return self.epoch * len(self.loader) + self.step
 
     @property
     def progress(self) -> float:
         """The share of the run that is over."""
-        return self.steps_done / (self.recipe.schedule.epochs * len(self.batches))
+        return self.steps_done / (self.recipe.schedule.epochs * len(self.loader))
+
+    def note(self, message: str) -> None:
+        """Tells a person."""
+        for hook in self.hooks:
+            hook.note(message)
 
     def run_on(self, interrupt: Interrupt) -> bool:
         """Trains to the end, or until interrupted; whether it came to the end."""
@@ -88,55 +115,55 @@ class Loop:
     def train_epoch(self, interrupt: Interrupt) -> bool:
         """Takes the remaining steps of the epoch; False if interrupted, and saved, before its end."""
         self.model.train()
-        forget_peak(self.processes.device)
-        self.began, self.waited, self.began_at = time.perf_counter(), 0.0, self.step
-        self.looked, self.looked_at, self.next_look = self.began, self.step, self.step + 1
-        source = self.batches.epoch(self.epoch, start=self.step)
-        while self.step < len(self.batches):
-            self.take_step(self.wait_for(source))
+        reset_peak_memory(self.processes.device)
+        self.began, self.waited, self.first = time.perf_counter(), 0.0, self.step
+        self.checked_at, self.checked, self.next_check = self.began, self.step, self.step + 1
+        batches = self.loader.epoch(self.epoch, start=self.step)
+        while self.step < len(self.loader):
+            self.take_step(self.wait_for(batches))
             self.step += 1
-            last = self.step == len(self.batches)
-            if last or self.step == self.next_look or (interrupt and self.processes.count == 1):
-                stop = self.look(interrupt)
+            for hook in self.hooks:
+                hook.after_step(self)
+            last = self.step == len(self.loader)
+            if last or self.step == self.next_check or (interrupt and self.processes.count == 1):
+                stop = self.check(interrupt)
                 if stop and not last:
                     self.save()
                     return False
         return True
 
-    def wait_for(self, source: Iterator[Batch]) -> Batch:
+    def wait_for(self, batches: Iterator[Batch]) -> Batch:
         began = time.perf_counter()
-        batch = next(source)
+        batch = next(batches)
         self.waited += time.perf_counter() - began
         self.skipped.update(dict.fromkeys(batch.skipped))
         return batch
 
     def take_step(self, batch: Batch) -> None:
-        """Forward, backward and a step of the optimizer, on this process's part of a batch."""
+        """Forward, backward and a step of the optimizer, on this process's slice of a batch."""
         self.prepare_step()
-        images, labels = batch.images, batch.labels
-        if self.mixing is not None:
-            images, labels = self.mixing(images, labels, self.steps_done)
-        sizes = part_sizes(len(images), self.recipe.schedule.accumulate, self.fewest)
-        parts = list(zip(images.split(sizes), labels.split(sizes), strict=True))
-        for number, (some, theirs) in enumerate(parts, start=1):
+        for hook in self.hooks:
+            batch = hook.before_step(self, batch)
+        sizes = part_sizes(len(batch.images), self.recipe.schedule.accumulate, self.fewest)
+        parts = list(zip(batch.images.split(sizes), batch.labels.split(sizes), strict=True))
+        for number, (images, labels) in enumerate(parts, start=1):
             # Gradients are averaged over the processes with those of the last part.
             with nullcontext() if number == len(parts) else self.processes.accelerator.no_sync(self.forward):
-                losses = self.forward(some, theirs, self.progress)
+                losses = self.forward(images, labels, self.progress)
                 # Losses are means over images, and gradients become means over processes.
-                share = len(some) * self.processes.count / batch.total
+                share = len(images) * self.processes.count / batch.total
                 self.processes.accelerator.backward(losses.total if share == 1 else losses.total * share)
-            self.meter.add(self.step, losses, theirs)
+            self.meter.add(self.step, losses, labels)
         norm = self.clip()
         # With a scaled loss, the optimizer itself leaves out steps whose gradient is not finite.
         if self.scaler is not None or self.recipe.nonfinite == "stop" or norm.isfinite():
             self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update(self.steps_done)
 
     def prepare_step(self) -> None:
         schedule = self.recipe.schedule
         seed_step(self.recipe.seed, self.steps_done, self.processes.rank, self.processes.device)
-        self.lr = learning_rate(schedule, self.recipe.optimizer.lr, self.steps_done, len(self.batches))
+        self.lr = learning_rate(schedule, self.recipe.optimizer.lr, self.steps_done, len(self.loader))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         if schedule.reset_momentum and self.step == 0 and self.epoch in schedule.milestones:
@@ -152,39 +179,40 @@ class Loop:
         self.meter.add_norm(self.step, norm, self.processes.count)
         return norm
 
-    def look(self, interrupt: Interrupt) -> bool:
-        """Waits for the device, checks the losses, shows the progress; whether to stop. All processes look at once."""
+    def check(self, interrupt: Interrupt) -> bool:
+        """Waits for the device and reads the losses; whether to stop. All processes do so after the same step."""
         measured = self.measured()
         now = time.perf_counter()
         due = now - self.saved_at > 60 * self.recipe.save_minutes
-        took = (now - self.looked) / (self.step - self.looked_at)
-        stop, pace, save = self.processes.largest(bool(interrupt), took, due)
-        check_measured(measured, self.recipe, self.run, self.epoch, len(self.batches), self.lost)
-        self.rate = Measured(measured.rows[self.began_at :]).images / (now - self.began)
-        if self.begin is not None:
+        step_took = (now - self.checked_at) / (self.step - self.checked)
+        stop, slowest, save = self.processes.largest(bool(interrupt), step_took, due)
+        check_losses(measured, self.recipe, self.run, self.epoch, len(self.loader), self.bad_before)
+        if not self.begun:
             self.begin()
-            self.begin = None
-        self.display.step(self.epoch, self.step, measured.means(), self.rate)
-        if save and not stop and self.step < len(self.batches):
+            self.begun = True
+        self.images_per_second = measured.images(self.first) / (now - self.began)
+        for hook in self.hooks:
+            hook.after_check(self, measured.means())
+        if save and not stop and self.step < len(self.loader):
             self.save()
-        self.looked, self.looked_at = now, self.step
-        self.next_look = self.step + max(1, int(_LOOK / max(pace, 1e-6)))
+        self.checked_at, self.checked = now, self.step
+        self.next_check = self.step + max(1, int(_CHECK / max(slowest, 1e-6)))
         return bool(stop)
 
     def measured(self) -> Measured:
         """The steps of this epoch, over all processes."""
-        return Measured(self.processes.summed(self.meter.rows[: self.step]))
+        return Measured(self.meter.columns, self.processes.summed(self.meter.rows[: self.step]))
 
     def finish_epoch(self) -> None:
         """Tests, and writes down the epoch."""
         measured = self.measured()
         took = time.perf_counter() - self.began
-        waited, memory = self.processes.largest(self.waited / took, peak_memory(self.processes.device))
+        waiting, memory = self.processes.largest(self.waited / took, peak_memory(self.processes.device))
         check_weights(self.model, self.run)
-        self.processes.share_buffers(self.average.kept)
-        score = evaluate(self.average.kept, self.test_batches, summed=self.processes.summed)
+        self.processes.share_buffers(self.tested)
+        score = evaluate(self.tested, self.test_loader, summed=self.processes.summed)
         self.skipped.update(dict.fromkeys(score.skipped))
-        self.note_unreadable()
+        self.collect_unreadable()
         best = max((row["test_accuracy"] for row in self.rows), default=-1.0)
         row = {
             "epoch": self.epoch + 1,
@@ -193,41 +221,34 @@ class Loop:
             "skipped_steps": len(measured.bad()),
             "test_loss": score.loss,
             "test_accuracy": score.accuracy,
-            **({"test_top5": score.top5} if len(self.batches.dataset.classes) > MANY_CLASSES else {}),
+            **({"test_top5": score.top5 / score.images} if len(self.loader.dataset.classes) > MANY_CLASSES else {}),
             "test_images": score.images,
-            "images_per_second": self.rate,
-            "waiting": waited,
+            "images_per_second": self.images_per_second,
+            "waiting": waiting,
             "peak_memory": memory,
             "unreadable": len(self.unreadable),
         }
         self.rows.append(row)
-        self.lost = measured.lost(self.lost)
+        self.bad_before = measured.bad_at_the_end(self.bad_before)
         self.epoch, self.step = self.epoch + 1, 0
-        self.meter = Meter(len(self.batches), self.learning[0])
+        self.meter.reset()
         if self.processes.main:
-            record_epoch(self.run, self.average.kept, self.rows, self.unreadable, best=score.accuracy > best)
+            record_epoch(self.run, self.tested, self.rows, self.unreadable, best=score.accuracy > best)
         self.save()
-        self.display.epoch(row, self.unreadable)
-        if self.trackers is not None:
-            self.trackers.log(row, self.steps_done)
+        for hook in self.hooks:
+            hook.after_epoch(self, row)
 
-    def note_unreadable(self) -> None:
+    def collect_unreadable(self) -> None:
         """Adds the files that any process could not read to those of before."""
-        new = (*self.unreadable, *self.skipped)
-        self.unreadable = self.processes.all_names(tuple(dict.fromkeys(new)))
+        self.unreadable = self.processes.all_names(tuple(dict.fromkeys((*self.unreadable, *self.skipped))))
 
     def save(self) -> None:
         """Saves a checkpoint of all that the rest of the run depends on."""
         check_weights(self.model, self.run)
-        self.note_unreadable()
+        self.collect_unreadable()
         rows = self.processes.summed(self.meter.rows)
         if self.processes.main:
-            save_state(self, rows)
+            save_checkpoint(self, dict(zip(self.meter.columns, rows.unbind(1), strict=True)))
+            for hook in self.hooks:
+                hook.after_checkpoint(self)
         self.saved_at = time.perf_counter()
-
-
-def _mixing(recipe: Recipe, classes: int) -> Mixing | None:
-    augmentation = recipe.augmentation
-    if not augmentation.mixes:
-        return None
-    return Mixing(augmentation, classes, recipe.seed, recipe.label_smoothing)

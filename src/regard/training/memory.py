@@ -15,7 +15,7 @@ from regard.training.recipe import Recipe
 _KILLED = re.compile(r"DataLoader worker .* (killed|exited)")  # said wherever the run is at that moment
 
 
-def forget_peak(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Begins to measure anew, where that can be."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

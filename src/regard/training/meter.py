@@ -1,100 +1,171 @@
-"""What is measured in the course of an epoch, kept on the device until it is asked for."""
+"""The losses of an epoch, kept on the device until they are read, and what they must not be."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
+import torch
+from torch import Tensor, nn
+
+from regard.errors import InputError
 from regard.logits import predicted_classes
+from regard.training.optimizers import learning_rate
+from regard.training.recipe import Recipe
+from regard.training.run import Run
 from regard.transfer import Losses
 
-TERMS = ("attention", "distillation", "full_activation", "gradient", "symmetry", "input_gradient")
-"""The terms of `Losses` besides the task."""
-_COLUMNS = ("images", "loss", "task", *TERMS, "accuracy", "gradient_norm")
-_NORM = _COLUMNS.index("gradient_norm")
+_FIXED = ("gradient_norm", "images", "loss", "accuracy")
+_SKIPPED = 50  # steps left out one after another, after which a run is given up
 
 
 class Meter:
-    """A row of sums a step, so that reading them waits for the device only when they are read.
+    """One row per step, so that reading them waits for the device only when they are read.
 
-    Sums are of this process. Those of several are added by whoever knows them all.
+    A term of the loss gets a column at the first step that has it. Sums are of this process; those of several are added
+    by whoever knows them all.
 
     Args:
         steps: of the epoch.
         like: a parameter of the network: the rows are where it is, in its precision, float32 at least.
 
     Attributes:
-        rows: (steps, columns): images, then sums over the images, then the gradient's norm.
+        columns: the gradient's norm, the number of images, then sums over the images: loss, correct answers, terms.
+        rows: (steps, columns).
     """
 
     def __init__(self, steps: int, like: Tensor) -> None:
+        self.columns = list(_FIXED)
         dtype = torch.promote_types(like.dtype, torch.float32)
-        self.rows = torch.zeros(steps, len(_COLUMNS), device=like.device, dtype=dtype)
+        self.rows = torch.zeros(steps, len(_FIXED), device=like.device, dtype=dtype)
+
+    @property
+    def terms(self) -> list[str]:
+        """The names of the terms of the loss so far."""
+        return self.columns[len(_FIXED) :]
 
     @torch.no_grad()
     def add(self, step: int, losses: Losses, labels: Tensor) -> None:
         """Adds the images of a step, or of a part of it."""
+        self._widen([name for name in losses.terms if name not in self.columns])
         zero = self.rows.new_zeros(())
         classes = labels if labels.ndim == 1 else labels.argmax(1)
-        means = torch.stack(
-            (
-                zero + 1,
-                losses.total,
-                losses.task,
-                *(_summed(getattr(losses, name), zero) for name in TERMS),
-                (predicted_classes(losses.logits) == classes).to(zero.dtype).mean(),
-            )
-        )
-        self.rows[step, :_NORM].add_(means, alpha=len(labels))
+        correct = (predicted_classes(losses.logits) == classes).to(zero.dtype).mean()
+        terms = (losses.terms.get(name, zero) for name in self.terms)
+        means = torch.stack((zero + 1, losses.total, correct, *terms))
+        self.rows[step, 1:].add_(means, alpha=len(labels))
 
     @torch.no_grad()
     def add_norm(self, step: int, norm: Tensor, processes: int) -> None:
         """The norm of the gradient, which all processes have and only one of them counts."""
-        self.rows[step, _NORM] = norm / processes
+        self.rows[step, 0] = norm / processes
+
+    def reset(self) -> None:
+        """Begins the next epoch."""
+        self.rows.zero_()
+
+    def load(self, columns: dict[str, Tensor], *, here: bool) -> None:
+        """Goes on from what was saved, by name: (steps,) each.
+
+        Args:
+            columns: of all processes together.
+            here: whether this process is the one that goes on from it; the others have the columns and add nothing.
+        """
+        self._widen([name for name in columns if name not in self.columns])
+        for place, name in enumerate(self.columns):
+            if here and name in columns:
+                self.rows[:, place] = columns[name]
+
+    def _widen(self, names: Sequence[str]) -> None:
+        if names:
+            self.columns += names
+            self.rows = torch.cat((self.rows, self.rows.new_zeros(len(self.rows), len(names))), 1)
 
 
 class Measured:
-    """The rows of all processes, on the processor.
+    """What the meters of all processes say together, on the processor.
 
     Args:
-        rows: (steps, columns), as `Meter.rows`.
+        columns: as `Meter.columns`.
+        rows: (steps, columns), as `Meter.rows`, summed over the processes.
+
+    Attributes:
+        columns: by name, float64 (steps,).
+        finite: whether loss and gradient of each step are finite, (steps,).
     """
 
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows.cpu().double()
+    def __init__(self, columns: Sequence[str], rows: Tensor) -> None:
+        self.columns = dict(zip(columns, rows.cpu().double().unbind(1), strict=True))
+        self.finite = self.columns["loss"].isfinite() & self.columns["gradient_norm"].isfinite()
 
-    @property
-    def images(self) -> int:
-        return int(self.rows[:, 0].sum())
+    def images(self, start: int = 0) -> int:
+        """How many images there were from a step on."""
+        return int(self.columns["images"][start:].sum())
 
     def bad(self) -> list[int]:
-        """The steps whose loss or gradient is no number, or infinite."""
-        return (~(self.rows[:, 1].isfinite() & self.rows[:, _NORM].isfinite())).nonzero()[:, 0].tolist()
+        """The steps whose loss or gradient is not finite."""
+        return (~self.finite).nonzero()[:, 0].tolist()
 
-    def lost(self, before: int) -> int:
+    def bad_at_the_end(self, before: int) -> int:
         """How many of the last steps are bad one after another, after so many before these."""
-        bad = set(self.bad())
-        last_good = next((step for step in range(len(self.rows) - 1, -1, -1) if step not in bad), None)
-        return before + len(self.rows) if last_good is None else len(self.rows) - 1 - last_good
-
-    def loss_is_bad(self, step: int) -> bool:
-        return not self.rows[step, 1].isfinite().item()
+        good = self.finite.nonzero()[:, 0].tolist()
+        return len(self.finite) - 1 - good[-1] if good else before + len(self.finite)
 
     def means(self) -> dict[str, float]:
-        """The losses and the accuracy in [0, 1], means over the images; the gradient's norm, mean over the steps.
+        """Means over the images: loss, terms, and accuracy in [0, 1]; the gradient's norm, mean over the steps.
 
         Steps without a finite loss or gradient are left out.
         """
-        rows = self.rows[self.rows[:, 1].isfinite() & self.rows[:, _NORM].isfinite()]
-        images = rows[:, 0].sum().item()
+        columns = {name: values[self.finite] for name, values in self.columns.items()}
+        images = columns.pop("images").sum().item()
         if not images:
             return {}
-        means = {name: rows[:, i].sum().item() / images for i, name in enumerate(_COLUMNS[1:_NORM], start=1)}
-        return {**means, "gradient_norm": rows[:, _NORM].mean().item()}
+        norm, accuracy = columns.pop("gradient_norm"), columns.pop("accuracy")
+        means = {name: values.sum().item() / images for name, values in columns.items()}
+        return {**means, "accuracy": accuracy.sum().item() / images, "gradient_norm": norm.mean().item()}
 
 
-def _summed(term: Tensor | tuple[Tensor, ...] | None, zero: Tensor) -> Tensor:
-    """A term of the loss, 0 where it was not computed."""
-    if isinstance(term, tuple):
-        return torch.stack(term).sum() if term else zero
-    return zero if term is None else term
+def check_weights(model: nn.Module, run: Run) -> None:
+    """Raises InputError if a weight is not finite: before it is tested or saved."""
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"weights are NaN or infinite ({broken[0]} and {len(broken) - 1} more); {_kept(run)} (try a lower learning "
+            "rate, a warm-up, or optimizer.clip)"
+        )
+
+
+def check_losses(measured: Measured, recipe: Recipe, run: Run, epoch: int, steps: int, bad_before: int) -> None:
+    """Stops a run whose losses or gradients are not finite.
+
+    With float16, whose loss is scaled too much now and then, and where the recipe has such steps skipped, only many
+    steps one after another without a finite gradient are the end.
+
+    Args:
+        measured: the steps of the epoch so far.
+        recipe: of the run.
+        run: its folder.
+        epoch: from 0.
+        steps: of a whole epoch.
+        bad_before: steps without a finite gradient, one after another, right before this epoch.
+
+    Raises:
+        InputError: the run is to be stopped.
+    """
+    bad = measured.bad()
+    tolerant = recipe.nonfinite == "skip" or recipe.precision == "float16"
+    at_the_end = measured.bad_at_the_end(bad_before)
+    if not bad or (tolerant and at_the_end < _SKIPPED):
+        return
+    first = bad[-at_the_end:][0] if tolerant else bad[0]
+    lr = learning_rate(recipe.schedule, recipe.optimizer.lr, epoch * steps + first, steps)
+    what = "gradient" if measured.columns["loss"][first].isfinite() else "loss"
+    raise InputError(
+        f"the {what} is NaN or infinite in epoch {epoch + 1}, step {first + 1}"
+        f"{f', and in {at_the_end} steps one after another' if tolerant else ''}, at learning rate {lr:.3g}; "
+        f"{_kept(run)} (try a lower learning rate, a warm-up, or optimizer.clip)"
+    )
+
+
+def _kept(run: Run) -> str:
+    there = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+    return f"{'the last good checkpoint is kept' if there else 'there is no checkpoint yet'} in {run.checkpoints}"

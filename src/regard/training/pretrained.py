@@ -126,7 +126,10 @@ def _of_file(path: Path) -> Pretrained:
 
     def model() -> nn.Module:
         content = models.read_checkpoint(path)
-        state = content.get("ema" if averaged else "model") if isinstance(content, Mapping) else None
+        state: Any = content if isinstance(content, Mapping) else {}
+        if averaged:
+            state = state.get("hooks") or {}
+        state = state.get("WeightAverage" if averaged else "model")
         if not isinstance(state, Mapping):
             missing = "moving average of the weights, which its run keeps" if averaged else "network"
             raise InputError(f"{path} is no checkpoint of the run it lies in: it holds no {missing}")

@@ -105,7 +105,7 @@ class Run:
         recipe: Recipe,
         classes: tuple[str, ...],
         replaced: Sequence[Path] = (),
-        images: dict[str, Any] | None = None,
+        about: dict[str, Any] | None = None,
     ) -> None:
         """Makes the folder of a run that starts.
 
@@ -113,16 +113,16 @@ class Run:
             recipe: of the run.
             classes: the names of the classes, in the order of the logits.
             replaced: files of the run before, which are removed.
-            images: what is recorded of the data; see `data_record`.
+            about: what else is written to `environment.json`.
 
         Raises:
             InputError: the folder cannot be written.
         """
-        about = environment(classes) | ({"data": images} if images else {})
+        known = environment(classes) | (about or {})
 
         def write(folder: Path) -> None:
             with written_aside(folder / "environment.json") as aside:
-                aside.write_text(json.dumps(about, indent=1))
+                aside.write_text(json.dumps(known, indent=1))
             with written_aside(folder / "recipe.yaml") as aside:
                 write_recipe(recipe, aside)
 

@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils import deterministic
 
 from regard import data
 from regard.errors import InputError, SaidElsewhere
-from regard.files import UNFINISHED, remove_files, written_files
 from regard.modes import check_image_size
-from regard.training.data_record import Record, check_same_images, data_record, difference, one_class
+from regard.training.batch_size import fewest_images, left_out, takes_channels_last
+from regard.training.checkpoint import restore
 from regard.training.datasets import is_streamed, load_data, make_loader, resolved, test_batch_size
-from regard.training.display import Display
 from regard.training.frozen import freeze
+from regard.training.hooks import Hook, Mix, Trackers, WeightAverage, check_trackers
 from regard.training.interrupt import interruptible
 from regard.training.loop import Loop
 from regard.training.memory import enough_memory
 from regard.training.networks import build_network
 from regard.training.objective import make_objective
 from regard.training.optimizers import check_optimizer
-from regard.training.parts import fewest_images, left_out
 from regard.training.processes import Processes, others_there
-from regard.training.recipe import WHERE, Recipe, flat, plain
+from regard.training.recipe import Recipe
 from regard.training.record import mend_record
+from regard.training.resume import Record, check_same_run, data_record, difference, one_class
 from regard.training.run import Run
-from regard.training.state import restore_state
 from regard.training.sync_norms import sync_norms
 from regard.training.teacher import load_teachers
-from regard.training.trackers import Trackers, check_trackers
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    display: Display | None = None,
+    hooks: Sequence[Hook] = (),
     splits: data.Splits | None = None,
 ) -> Outcome:
     """Trains the network of `recipe` in the run folder `folder`.
@@ -71,27 +71,21 @@ def train(
         folder: of the run; made.
         resume: go on with the run in `folder`, if there is one, from its newest checkpoint.
         overwrite: replace a run that is in `folder` already; files that a person put there stay.
-        display: told of the progress.
+        hooks: take part in it, after those of the recipe (mixing, moving average, trackers); such as `Progress()`.
         splits: the data, if they are loaded already; they have to be those of the recipe.
 
     Raises:
         InputError: something in the recipe, the data, the teacher or the folder is not right (nothing was changed
-            then); or the loss is no number, memory or disk are full, another process is gone (the last good checkpoint
+            then); or the loss is not finite, memory or disk are full, another process is gone (the last good checkpoint
             is kept).
     """
     check(recipe, folder)
     varies = recipe.transfer.uses("full_activation") and recipe.transfer.weight("full_activation").shape != "constant"
     with _settings(recipe):
         processes = Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=varies)
-        display = (display or Display()) if processes.main else Display()
-        if processes.overruled:
-            display.say(
-                f"note: accelerate launch was asked for {processes.overruled}; what counts is the recipe's precision, "
-                f"{recipe.precision}"
-            )
         try:
             with others_there(processes.rank, processes.count), enough_memory(recipe):
-                return _train(recipe, Path(folder), processes, resume, overwrite, display, splits)
+                return _train(recipe, Run(Path(folder)), processes, hooks, resume, overwrite, splits)
         finally:
             processes.part()
 
@@ -109,96 +103,90 @@ def check(recipe: Recipe, folder: str | Path) -> None:
 
 def _train(
     recipe: Recipe,
-    folder: Path,
+    run: Run,
     processes: Processes,
+    hooks: Sequence[Hook],
     resume: bool,
     overwrite: bool,
-    display: Display,
     splits: data.Splits | None,
 ) -> Outcome:
-    processes.alone(lambda: _check_folder(folder, resume, overwrite))  # before the data are read
-    train_set, test_set = splits or processes.first(lambda: load_data(recipe.data))  # first, for it may be a download
-    for images in (train_set, test_set):
-        if images.skipped:
-            names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
-            display.say(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
-    recipe = replace(recipe, data=resolved(recipe.data, train_set))
-    run, classes = Run(folder), train_set.classes
-    record = data_record(data.Splits(train_set, test_set))
-    _check_equal_data(processes, classes, record)
-    only = one_class(classes, record)
-    if only is not None:
-        display.say(f"note: all training images are of one class, {only!r}: the accuracy says nothing (data.folder)")
-    if resume:
-        processes.alone(lambda: _check_same(recipe, run, classes, record))
-    if recipe.augmentation.mixes and recipe.schedule.batch_size % (2 * processes.count):
-        raise InputError(
-            f"mixup and cutmix take images in pairs; give a batch size that {2 * processes.count} divides "
-            f"(schedule.batch_size is {recipe.schedule.batch_size}, over {processes.count} processes)"
+    hooks = [hook for hook in hooks if processes.main or not hook.main_only]
+
+    def note(message: str) -> None:
+        for hook in hooks:
+            hook.note(message)
+
+    if processes.overruled:
+        note(
+            f"note: accelerate launch was asked for {processes.overruled}; what counts is the recipe's precision, "
+            f"{recipe.precision}"
         )
+    processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are read
+    splits = splits or processes.first(lambda: load_data(recipe.data))  # first, for it may be a download
+    recipe = replace(recipe, data=resolved(recipe.data, splits.train))
+    record = _record(splits, processes, note)
+    if resume:
+        processes.alone(lambda: check_same_run(recipe, run, splits.train.classes, record))
+
     torch.manual_seed(recipe.seed)
-    model = _network(recipe, len(train_set.classes), processes)
-    channels_last = recipe.channels_last and _takes_channels_last(model, recipe, len(train_set), processes)
+    model = _network(recipe, len(splits.train.classes), processes)
+    channels_last = recipe.channels_last and takes_channels_last(
+        model, recipe, len(splits.train), processes.device, processes.count
+    )
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    whole_batches = is_streamed(recipe.data) or recipe.augmentation.mixes
-    left = 0 if whole_batches else left_out(len(train_set), recipe.schedule.batch_size, processes.count)
-    if left:
-        display.say(f"the last batch of an epoch would have {left} of {len(train_set)} images, and is left out")
-    sliced = {"rank": processes.rank, "world_size": processes.count}
-    batches = make_loader(
-        train_set,
-        recipe.data,
-        recipe.schedule.batch_size,
-        augmentation=recipe.augmentation,
-        shuffle=True,
-        seed=recipe.seed,
-        device=processes.device,
-        drop_last=whole_batches or left > 0,
-        channels_last=channels_last,
-        **sliced,
-    )
-    test_batches = make_loader(
-        test_set,
-        recipe.data,
-        test_batch_size(test_set, recipe.data, processes.count),
-        device=processes.device,
-        channels_last=channels_last,
-        **sliced,
-    )
-    size = batches.image_size
+    loader, test_loader = _loaders(recipe, splits, processes, channels_last, note)
+    size = loader.image_size
     assert size is not None
     check_image_size(model, torch.empty(1, 3, *size, device="meta"))
-    teachers = processes.first(  # first, for their weights may be downloaded
-        lambda: load_teachers(recipe.transfer, train_set, size, processes.device, display.say, compile=recipe.compile)
+    teachers = processes.first(  # for it may be a download
+        lambda: load_teachers(recipe.transfer, splits.train, size, processes.device, note, compile=recipe.compile)
     )
-    fewest = fewest_images(recipe, model, len(train_set), size, processes.count)
+    fewest = fewest_images(recipe, model, len(splits.train), size, processes.count)
     objective = make_objective(recipe, model, teachers, size)
-    loop = Loop(recipe, run, objective, batches, test_batches, processes, display, fewest)
-    loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resume))
-    if resume:
-        restore_state(loop)
-        if processes.main and loop.rows and loop.step == 0:
-            mend_record(run, loop.average.kept, loop.rows, loop.unreadable)
-    display.start(run.name, recipe.schedule.epochs, len(batches), loop.steps_done)
+
+    hooks = [*_hooks(recipe, len(splits.train.classes), processes), *hooks]
     try:
+        loop = Loop(recipe, run, objective, loader, test_loader, processes, hooks, fewest=fewest)
+        loop.begin = lambda: processes.alone(lambda: _begin(loop, splits.train.classes, record, resume))
+        if resume:
+            restore(loop)
+            if processes.main and loop.rows and loop.step == 0:
+                mend_record(run, loop.tested, loop.rows, loop.unreadable)
         with interruptible() as interrupt:
             finished = loop.run_on(interrupt)
     finally:
-        display.stop()
-        if loop.trackers is not None:
-            loop.trackers.finish()
+        for hook in hooks:
+            hook.finish()
     return Outcome(run, finished, loop.rows[-1]["test_accuracy"] if loop.rows else None)
 
 
-def _check_equal_data(processes: Processes, classes: tuple[str, ...], record: Record) -> None:
-    """Raises InputError where not all processes have the same images."""
+def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
+    if not resume or not (run.folder / "recipe.yaml").is_file():
+        Run.check_free(run.folder, overwrite=overwrite)
+
+
+def _record(splits: data.Splits, processes: Processes, note: Callable[[str], None]) -> Record:
+    """What the run records of its images, the same for all processes; notes what there is to know of them.
+
+    Raises:
+        InputError: the processes have different images.
+    """
+    for images in splits:
+        if images.skipped:
+            names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
+            note(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
+    record, classes = data_record(splits), splits.train.classes
     (first, *others) = processes.of_all((classes, record))
     for rank, other in enumerate(others, start=1):
         found = difference(*other, *first)
         if found is not None:
             message = f"process {rank} reads other images than process 0: {found}; give all the same (data.folder)"
             raise InputError(message) if processes.main else SaidElsewhere(message)
+    only = one_class(classes, record)
+    if only is not None:
+        note(f"note: all training images are of one class, {only!r}: the accuracy says nothing (data.folder)")
+    return record
 
 
 def _network(recipe: Recipe, classes: int, processes: Processes) -> nn.Module:
@@ -210,39 +198,71 @@ def _network(recipe: Recipe, classes: int, processes: Processes) -> nn.Module:
     return model.to(processes.device)
 
 
-def _takes_channels_last(model: nn.Module, recipe: Recipe, images: int, processes: Processes) -> bool:
-    """Whether the network can be trained in the channels last layout on so many images.
-
-    On a processor, oneDNN writes the gradient of the weights of a strided 1 x 1 convolution of fewer than 16 channels
-    beyond its memory where the number of threads does not divide that of the images (torch 2.14.1, AMD EPYC).
-    """
-    batch, share = recipe.schedule.batch_size, torch.get_num_threads() * processes.count
-    divided = recipe.schedule.accumulate == 1 and batch % share == 0 and images % batch % share == 0
-    if processes.device.type != "cpu" or torch.get_num_threads() == 1 or divided:
-        return True
-    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    return not any(
-        layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16 for layer in convolutions
+def _loaders(
+    recipe: Recipe, splits: data.Splits, processes: Processes, channels_last: bool, note: Callable[[str], None]
+) -> tuple[data.Loader, data.Loader]:
+    """The batches of training and test."""
+    train, test = splits
+    batch_size, mixes = recipe.schedule.batch_size, recipe.augmentation.mixes
+    if mixes and batch_size % (2 * processes.count):
+        raise InputError(
+            f"mixup and cutmix take images in pairs; give a batch size that {2 * processes.count} divides "
+            f"(schedule.batch_size is {batch_size}, over {processes.count} processes)"
+        )
+    whole_batches = is_streamed(recipe.data) or mixes
+    left = 0 if whole_batches else left_out(len(train), batch_size, processes.count)
+    if left:
+        note(f"the last batch of an epoch would have {left} of {len(train)} images, and is left out")
+    sliced = {"rank": processes.rank, "world_size": processes.count}
+    loader = make_loader(
+        train,
+        recipe.data,
+        batch_size,
+        augmentation=recipe.augmentation,
+        shuffle=True,
+        seed=recipe.seed,
+        device=processes.device,
+        drop_last=whole_batches or left > 0,
+        channels_last=channels_last,
+        **sliced,
     )
+    test_loader = make_loader(
+        test,
+        recipe.data,
+        test_batch_size(test, recipe.data, processes.count),
+        device=processes.device,
+        channels_last=channels_last,
+        **sliced,
+    )
+    return loader, test_loader
 
 
-def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    if not resume or not (folder / "recipe.yaml").is_file():
-        Run.check_free(folder, overwrite=overwrite)
+def _hooks(recipe: Recipe, classes: int, processes: Processes) -> list[Hook]:
+    """The hooks that a recipe asks for."""
+    hooks: list[Hook] = []
+    if recipe.augmentation.mixes:
+        hooks.append(Mix(data.Mixing(recipe.augmentation, classes, recipe.seed, recipe.label_smoothing)))
+    if recipe.ema:
+        hooks.append(WeightAverage(recipe.ema))
+    if processes.main and recipe.trackers:
+        hooks.append(Trackers(recipe.trackers))
+    return hooks
 
 
 def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -> None:
-    """Makes the run folder, or replaces the run in it, or writes that it has more epochs, and starts the trackers.
+    """Makes the run folder, or replaces the run in it, or writes that it has more epochs, and starts the hooks.
 
     This comes after the first step: whatever ends a run before leaves nothing, and a run that is replaced as it was.
     """
     run = loop.run
-    new = not run.folder.exists()
-    replaced = run.files()
+    resumed = resume and (run.folder / "recipe.yaml").is_file()
+    new, replaced = not run.folder.exists(), run.files()
+    loop.run_id = (run.environment.get("id") if resumed else None) or uuid.uuid4().hex
     try:
-        loop.trackers = Trackers(loop.recipe.trackers, run.folder, flat(plain(loop.recipe)), loop.display.say)
-        if not resume or not (run.folder / "recipe.yaml").is_file():
-            run.begin(loop.recipe, classes, replaced, record)
+        for hook in loop.hooks:
+            hook.start(loop)
+        if not resumed:
+            run.begin(loop.recipe, classes, replaced, {"id": loop.run_id, "data": record})
         elif not os.access(run.folder, os.W_OK):
             raise InputError(f"the run folder {run.folder} cannot be written; make it writable, or go on with a copy")
         else:
@@ -253,44 +273,31 @@ def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -
         raise
 
 
-def _check_same(recipe: Recipe, run: Run, classes: tuple[str, ...], record: Record) -> None:
-    """Raises InputError if a run that is there is of another recipe, but for more epochs, or of other images."""
-    folder = run.folder
-    if not (folder / "recipe.yaml").is_file():
-        return
-    remove_files(folder, written_files(folder, [UNFINISHED, f"checkpoints/{UNFINISHED}"]))
-    now, then = flat(plain(recipe)), flat(plain(run.recipe))
-    differing = [name for name in now if now[name] != then.get(name) and name not in WHERE]
-    if "transfer.teacher" in differing and _last_parts(recipe) == _last_parts(run.recipe):
-        differing.remove("transfer.teacher")  # the runs were moved
-    if recipe.schedule.epochs > run.recipe.schedule.epochs:
-        differing.remove("schedule.epochs")
-    if "data.unreadable" in differing:  # an image broke on the way: put there anew it would be another
-        differing.remove("data.unreadable")
-    if set(differing) <= {"data.mean", "data.std"}:  # which may have been taken from the images
-        check_same_images(run, classes, record)
-    if differing:
-        changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
-        raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")
-
-
-def _last_parts(recipe: Recipe) -> list[str]:
-    return [Path(teacher).name for teacher in recipe.transfer.teachers]
-
-
 @contextmanager
 def _settings(recipe: Recipe) -> Iterator[None]:
     """torch's settings for the run, put back after it."""
-    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    benchmark = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = recipe.deterministic, not recipe.deterministic
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
+    cudnn, threads = torch.backends.cudnn, torch.get_num_threads()
+    of_cudnn = cudnn.deterministic, cudnn.benchmark
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = "fill_uninitialized_memory"
+    fills = getattr(deterministic, fill)
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     try:
+        cudnn.deterministic, cudnn.benchmark = recipe.deterministic, not recipe.deterministic
+        torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
+        setattr(deterministic, fill, False)  # of memory that is written to before it is read
+        if recipe.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if recipe.threads is not None:
+            torch.set_num_threads(recipe.threads)
         with warnings.catch_warnings():
             # Of parameters of one row, such as gates, whose memory is the same in either layout.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             yield
     finally:
         torch.set_num_threads(threads)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
+        cudnn.deterministic, cudnn.benchmark = of_cudnn
+        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+        setattr(deterministic, fill, fills)
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

@@ -7,13 +7,15 @@ losses.total.backward()
 - `Objective`: the sum of all terms; `Losses`: what it gives.
 - `Teacher`: a network to learn from that sees images in its own way, or runs faster than it is.
 - `Weight`: a weight that changes over the run.
-- `attention_loss`, `distillation_loss`, `full_activation_loss`, `gradient_loss`, `symmetry_loss` and others: the terms.
+- `term` registers a further term of the loss, of a `ForwardPass`; `TERMS` has them all.
+- `attention_loss`, `distillation_loss`, `full_activation_loss`, `gradient_loss`, `symmetry_loss` …: formulas.
 """
 
 from regard.transfer.activation import full_activation_loss, regressor
 from regard.transfer.attention import Form, Reduce, attention_loss, equivalent_beta, map_loss
 from regard.transfer.distillation import distillation_loss, soft_label_loss
 from regard.transfer.gradient import gradient_loss, input_gradients, squared_length, symmetry_loss
+from regard.transfer.losses import TERMS, ForwardPass, Term, term
 from regard.transfer.objective import Losses, Objective
 from regard.transfer.pairing import Pair, find_pairs
 from regard.transfer.teacher import Teacher
@@ -21,11 +23,14 @@ from regard.transfer.weight import Weight, as_weight, check_range
 
 __all__ = [
     "Form",
+    "ForwardPass",
     "Losses",
     "Objective",
     "Pair",
     "Reduce",
+    "TERMS",
     "Teacher",
+    "Term",
     "Weight",
     "as_weight",
     "attention_loss",
@@ -41,4 +46,5 @@ __all__ = [
     "soft_label_loss",
     "squared_length",
     "symmetry_loss",
+    "term",
 ]

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import FunctionType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,12 @@ from regard.logits import class_logits, logits_of
 from regard.maps import MapTaps, Taps
 from regard.maps.activation import check_power
 from regard.modes import of_its_dtype
-from regard.transfer.activation import full_activation_loss, regressor
-from regard.transfer.attention import Form, Reduce, map_loss
-from regard.transfer.distillation import check_classes, soft_label_loss
-from regard.transfer.gradient import gradient_loss, input_gradients, squared_length, symmetry_loss
+from regard.transfer.activation import regressor
+from regard.transfer.attention import Form, Reduce
+from regard.transfer.distillation import check_classes
+from regard.transfer.gradient import input_gradients
 from regard.transfer.labels import checked_labels
+from regard.transfer.losses import TERMS, ForwardPass, Outputs, Taught
 from regard.transfer.pairing import Asked, Pair, check_places, feature_shapes, find_pairs
 from regard.transfer.teacher import Teacher, frozen
 from regard.transfer.weight import Weight, as_weight, check_range
@@ -33,52 +34,20 @@ _IN_PLACE = "is being modified inplace"  # what torch says of a layer that chang
 
 
 class Losses(NamedTuple):
-    """The terms of one step, scalars but for the logits; the terms are without their weights.
+    """The losses of one step, scalars without their weights but for the total.
 
-    A term whose weight is 0 at this step is None, or empty. With several teachers, what is taken over is the mean over
-    them: in the tuples stand the terms of all, each divided by their number.
+    A term whose weight is 0 at this step is not there.
     """
 
     total: Tensor
-    task: Tensor
-    """The loss to the labels."""
-    attention: tuple[Tensor, ...]
-    """The attention loss of each pair of taps."""
-    distillation: Tensor | None
-    """The soft-label loss."""
+    """What is trained for, with the weights."""
     logits: Tensor
     """The student's, (N, K), or (N, 1) of a binary network."""
-    full_activation: tuple[Tensor, ...] = ()
-    """The mean squared difference of features of each pair of taps."""
-    gradient: Tensor | None = None
-    """The squared distance between the input gradients of student and teacher."""
-    symmetry: Tensor | None = None
-    """The squared distance between the student's input gradients of images and of their mirrors."""
-    input_gradient: Tensor | None = None
-    """The squared length of the student's input gradients."""
-
-
-class _Weights(NamedTuple):
-    """A `Weight` each, or at a place of the run a number."""
-
-    beta: Any
-    alpha: Any
-    full_activation: Any
-    gradient: Any
-    symmetry: Any
-    input_gradient: Any
-
-
-class _Read(NamedTuple):
-    """What is read of a network in a forward."""
-
-    logits: Tensor
-    maps: dict[str, Tensor]
-    """Name of a layer -> (N, h, w)."""
-    features: dict[str, Tensor]
-    """Name of a layer -> (N, C, h, w)."""
-    gradients: Tensor | None = None
-    """By the images, (N, 3, H, W)."""
+    terms: dict[str, Tensor]
+    """`task`, the loss to the labels, and the terms of `regard.transfer.losses` by name. With several teachers, what is
+    taken over is the mean over them."""
+    pairs: dict[str, tuple[Tensor, ...]]
+    """Of terms that compare layers, the loss of each pair; their sum is the term."""
 
 
 class _Watched:
@@ -101,7 +70,7 @@ class _Watched:
         self.dtype = dtype
         self.forward: Callable[[Tensor], Tensor] = _compiled(model) if compile else model
 
-    def __call__(self, images: Tensor) -> _Read:
+    def __call__(self, images: Tensor) -> Outputs:
         seen = of_its_dtype(self.model, images) if self.dtype is None else images
         with ExitStack() as stack:
             for taps in (*self.taps, *self.feature_taps):
@@ -125,7 +94,7 @@ class _Watched:
             logits = logits.float()
         elif seen is not images:
             logits = logits.to(images.dtype)
-        return _Read(logits, maps, features)
+        return Outputs(logits, maps, features)
 
     @property
     def read(self) -> list[str]:
@@ -157,9 +126,9 @@ class _Lesson(NamedTuple):
 
 
 class Objective:
-    """The loss of a student, a sum of terms with their weights:
+    """The loss of a student, a sum of terms (see `regard.transfer.losses`) with their weights:
 
-        (1 - alpha) task + alpha distillation + beta sum(attention) + full_activation sum(full_activation)
+        (1 - alpha) task + alpha distillation + beta attention + full_activation full_activation
             + gradient gradient + symmetry symmetry + input_gradient input_gradient
 
     with beta / 2 in place of beta for form 'paper'. Every weight is a number or a `Weight` that changes over the run. A
@@ -188,15 +157,13 @@ class Objective:
         label_smoothing: of the task, in [0, 1).
         task: the loss to the labels: 'cross_entropy', or 'binary_cross_entropy', the mean over images and classes of
             the loss of each class for itself.
-        full_activation: weight of full-activation transfer. It has 1 x 1 convolutions that learn with the student: give
-            the optimizer `parameters()` as well.
-        gradient: weight of gradient-based transfer; see `regard.transfer.gradient` for this and the next two.
-        symmetry: weight of the mirror symmetry of the student's input gradients.
-        input_gradient: weight of the squared length of the student's input gradients (min-l2).
         image_size: side of the images in pixels, or (h, w). Given, both networks run once on a black image now, so that
             layers are found and checked; otherwise that happens with the first batch.
         compile: compile the student with what is read of it (`torch.compile`); teachers say so themselves. Not possible
             together with the three terms on gradients, which derive twice.
+        **weights: of the other terms, 0 if not given: `full_activation`, whose 1 x 1 convolutions learn with the
+            student (give the optimizer `parameters()` as well); `gradient`, `symmetry` and `input_gradient`, see
+            `regard.transfer.gradient`; and terms that are registered besides.
 
     Raises:
         InputError: weights out of range; gradient transfer without a teacher; a teacher on another device. With
@@ -218,24 +185,12 @@ class Objective:
         form: Form = "code",
         label_smoothing: float = 0.0,
         task: Task = "cross_entropy",
-        full_activation: float | Weight = 0.0,
-        gradient: float | Weight = 0.0,
-        symmetry: float | Weight = 0.0,
-        input_gradient: float | Weight = 0.0,
         image_size: int | tuple[int, int] | None = None,
         compile: bool = False,
+        **weights: float | Weight,
     ) -> None:
         self.teachers = _teachers(teacher)
-        if not self.teachers:  # beta has a default, so it does not ask for a teacher
-            beta = alpha = full_activation = 0.0
-        given = (beta, alpha, full_activation, gradient, symmetry, input_gradient)
-        self.weights = _Weights(*map(as_weight, given))
-        for name, weight in zip(_Weights._fields, self.weights, strict=True):
-            check_range(name, weight, 0, 1 if name == "alpha" else torch.inf)
-        if not self.teachers and self.weights.gradient.used:
-            raise InputError(
-                "gradient transfer needs a teacher, and there is none (symmetry and input_gradient do not)"
-            )
+        self.weights = _weights({"beta": beta, "alpha": alpha, **weights}, alone=not self.teachers)
         if temperature <= 0:
             raise InputError(f"the temperature of distillation is positive, not {temperature}")
         if not 0 <= label_smoothing < 1:
@@ -245,10 +200,11 @@ class Objective:
         if form not in get_args(Form):
             raise unknown("form of the attention loss", form, get_args(Form))
         check_power(power, reduce)
-        self._on_gradients = any(weight.used for weight in self.weights[3:])
-        if compile and self._on_gradients:
+        derive = [term.weight for term in TERMS.values() if term.derives]
+        self._derives = any(self.weights[name].used for name in derive)
+        if compile and self._derives:
             raise InputError(
-                "gradient, symmetry and input_gradient derive twice, which compiled networks cannot; leave compile out"
+                f"{', '.join(derive)}: these derive twice, which compiled networks cannot; leave compile out"
             )
         self.student = student
         for one in self.teachers:
@@ -288,7 +244,7 @@ class Objective:
         Raises:
             InputError: there will be some, not known before the first batch, unless `image_size` was given.
         """
-        if self.weights.full_activation.used:
+        if self.weights["full_activation"].used:
             self._check_prepared("convolutions of full-activation transfer are")
         return self.regressors.parameters()
 
@@ -304,79 +260,43 @@ class Objective:
             InputError: see `Objective` and `checked_labels`.
         """
         pupil = self._pupil or self._prepare((images.shape[2], images.shape[3]))
-        now = _Weights(*(weight.at(progress) for weight in self.weights))
-        derives = now.gradient > 0 or now.symmetry > 0 or now.input_gradient > 0
-        if derives:
+        weights = {name: weight.at(progress) for name, weight in self.weights.items()}
+        used = {name: term for name, term in TERMS.items() if weights[term.weight]}
+        if any(term.derives for term in used.values()):
             images = images.detach().requires_grad_()
         # Teachers first: what they need is free again when the student fills the memory.
-        lessons = self._lessons if any((now.beta, now.alpha, now.full_activation, now.gradient)) else []
-        taught = [self._teach(lesson, images, labels, gradients=now.gradient > 0) for lesson in lessons]
-        read = pupil(images)
-        logits = read.logits
-        total = task = task_loss(logits, labels, self.task, self.label_smoothing)
+        lessons = self._lessons if any(term.teacher for term in used.values()) else []
+        gradients = any(term.teacher and term.derives for term in used.values())
+        taught = [self._teach(lesson, images, labels, gradients=gradients) for lesson in lessons]
+        step = ForwardPass(self.student, images, labels, pupil(images), taught, self.form, self.temperature)
 
-        distillation = None
-        if now.alpha:
-            distillation = _mean([soft_label_loss(logits, one.logits, self.temperature) for one in taught])
-            total = (1 - now.alpha) * task + now.alpha * distillation
+        task = task_loss(step.outputs.logits, labels, self.task, self.label_smoothing)
+        total = (1 - weights["alpha"]) * task if weights["alpha"] else task
+        terms, pairs = {"task": task}, {}
+        for name, term in used.items():
+            loss = term.loss(step)
+            if isinstance(loss, tuple):
+                pairs[name] = loss
+                loss = sum(loss[1:], start=loss[0])
+            terms[name] = loss
+            half = name == "attention" and self.form == "paper"
+            total = total + (weights[term.weight] / 2 if half else weights[term.weight]) * loss
+        return Losses(total, step.outputs.logits, terms, pairs)
 
-        attention, full_activation = self._compare(read, lessons, taught, now)
-        if attention:
-            total = total + (now.beta if self.form == "code" else now.beta / 2) * _sum(attention)
-        if full_activation:
-            total = total + now.full_activation * _sum(full_activation)
-
-        gradient = symmetry = input_gradient = None
-        if derives:
-            own = input_gradients(logits, labels, images)
-            if now.gradient:
-                gradient = _mean([gradient_loss(own, one.gradients) for one in taught if one.gradients is not None])
-                total = total + now.gradient * gradient
-            if now.symmetry:
-                mirrored = images.detach().flip(3).requires_grad_()
-                symmetry = symmetry_loss(
-                    own,
-                    input_gradients(logits_of(self.student(of_its_dtype(self.student, mirrored))), labels, mirrored),
-                )
-                total = total + now.symmetry * symmetry
-            if now.input_gradient:
-                input_gradient = squared_length(own)
-                total = total + now.input_gradient * input_gradient
-        return Losses(total, task, attention, distillation, logits, full_activation, gradient, symmetry, input_gradient)
-
-    def _compare(
-        self, read: _Read, lessons: Sequence[_Lesson], taught: Sequence[_Read], now: _Weights
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The terms of attention and of full activations, each divided by the number of teachers."""
-        attention: list[Tensor] = []
-        full_activation: list[Tensor] = []
-        for lesson, one in zip(lessons, taught, strict=True):
-            if now.beta:
-                attention += [
-                    map_loss(read.maps[pair.student], one.maps[pair.teacher], self.form) for pair in lesson.pairs
-                ]
-            if now.full_activation:
-                full_activation += [
-                    full_activation_loss(read.features[pair.student], one.features[pair.teacher], regress)
-                    for pair, regress in zip(lesson.pairs, lesson.regressors, strict=True)
-                ]
-        if len(lessons) > 1:
-            attention = [term / len(lessons) for term in attention]
-            full_activation = [term / len(lessons) for term in full_activation]
-        return tuple(attention), tuple(full_activation)
-
-    def _teach(self, lesson: _Lesson, images: Tensor, labels: Tensor, *, gradients: bool) -> _Read:
-        """What is read of a teacher, without a graph."""
+    def _teach(self, lesson: _Lesson, images: Tensor, labels: Tensor, *, gradients: bool) -> Taught:
+        """What a teacher gives, without a graph."""
         teacher, watched = lesson.teacher, lesson.watched
         if not gradients:
             with torch.no_grad():
-                return watched(teacher.seen(images))
+                return Taught(watched(teacher.seen(images)), lesson.pairs, lesson.regressors)
         with torch.enable_grad(), frozen(watched.model):
             own = images.detach().requires_grad_()
-            read = watched(teacher.seen(own))
-            found = input_gradients(read.logits, labels, own, create_graph=False)
-        maps, features = ({name: value.detach() for name, value in part.items()} for part in (read.maps, read.features))
-        return _Read(read.logits.detach(), maps, features, found)
+            outputs = watched(teacher.seen(own))
+            found = input_gradients(outputs.logits, labels, own, create_graph=False)
+        maps, features = (
+            {name: value.detach() for name, value in part.items()} for part in (outputs.maps, outputs.features)
+        )
+        return Taught(Outputs(outputs.logits.detach(), maps, features, found), lesson.pairs, lesson.regressors)
 
     def _prepare(self, size: tuple[int, int]) -> _Watched:
         """Finds and checks the layers, once the size of the images is known."""
@@ -389,27 +309,27 @@ class Objective:
         return self._pupil
 
     def _lesson(self, teacher: Teacher, size: tuple[int, int]) -> _Lesson:
-        compares = self.weights.beta.used or self.weights.full_activation.used
+        compares = self.weights["beta"].used or self.weights["full_activation"].used
         seen = teacher.size or size
         pairs = find_pairs(self.student, teacher.model, self.layers, size, seen) if compares else []
         of_teacher, there = feature_shapes(teacher.model, [pair.teacher for pair in pairs], seen, "teacher")
         of_student, here = feature_shapes(self.student, [pair.student for pair in pairs], size, "student")
         self._check_classes(here.shape[1], there.shape[1])
-        if self.weights.beta.used:
+        if self.weights["beta"].used:
             check_places(pairs, of_student, of_teacher)
         regressors: list[nn.Module] = []
-        if self.weights.full_activation.used:
+        if self.weights["full_activation"].used:
             like = next(self.student.parameters())
             regressors = [
                 regressor(of_student[pair.student][0], of_teacher[pair.teacher][0]).to(like.device, like.dtype)
                 for pair in pairs
             ]
         names = list(dict.fromkeys(pair.teacher for pair in pairs))
-        exact = self.weights.gradient.used
+        exact = self.weights["gradient"].used
         watched = self._watched(
             teacher.network(names, exact=exact),
             names,
-            compile=teacher.compile and not self._on_gradients,
+            compile=teacher.compile and not self._derives,
             dtype=None if exact else teacher.dtype(),
         )
         return _Lesson(teacher, watched, pairs, regressors)
@@ -417,15 +337,15 @@ class Objective:
     def _watched(
         self, model: nn.Module, layers: list[str], *, compile: bool, dtype: torch.dtype | None = None
     ) -> _Watched:
-        of_maps = layers if self.weights.beta.used else []
-        of_features = layers if self.weights.full_activation.used else []
+        of_maps = layers if self.weights["beta"].used else []
+        of_features = layers if self.weights["full_activation"].used else []
         reduce: Reduce = "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
         return _Watched(model, of_maps, of_features, self.power, reduce, compile=compile, dtype=dtype)
 
     def _check_classes(self, own: int, taught: int) -> None:
-        if self.weights.alpha.used:
+        if self.weights["alpha"].used:
             check_classes(own, taught)
-        if self.weights.gradient.used and own != taught:
+        if self.weights["gradient"].used and own != taught:
             raise InputError(
                 f"gradient transfer compares losses of the same labels; the student has {own} classes and the teacher "
                 f"{taught} (gradient = 0 leaves it out)"
@@ -434,6 +354,29 @@ class Objective:
     def _check_prepared(self, what: str) -> None:
         if self._pupil is None:
             raise InputError(f"the {what} not known before the first batch; give image_size= to have them now")
+
+
+def _weights(given: dict[str, float | Weight], *, alone: bool) -> dict[str, Weight]:
+    """The weights of all terms by name.
+
+    Raises:
+        InputError: there is no such term, a weight out of range, gradient transfer without a teacher.
+    """
+    needed = {term.weight: term for term in TERMS.values()}
+    for name in given.keys() - needed.keys():
+        raise unknown("weight of a loss", name, needed)
+    weights = {}
+    for name, term in needed.items():
+        weight = as_weight(given.get(name, 0.0))
+        check_range(name, weight, 0, 1 if name == "alpha" else torch.inf)
+        if alone and term.teacher:  # beta has a default, so it does not ask for a teacher
+            if term.derives and weight.used:
+                raise InputError(
+                    "gradient transfer needs a teacher, and there is none (symmetry and input_gradient do not)"
+                )
+            weight = as_weight(0.0)
+        weights[name] = weight
+    return weights
 
 
 def _teachers(given: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None) -> tuple[Teacher, ...]:
@@ -462,11 +405,3 @@ def task_loss(logits: Tensor, labels: Tensor, task: Task, label_smoothing: float
     shares = F.one_hot(labels, classes).to(logits.dtype) if labels.ndim == 1 else labels
     shares = shares * (1 - label_smoothing) + label_smoothing / classes
     return F.binary_cross_entropy_with_logits(logits, shares)
-
-
-def _sum(terms: Sequence[Tensor]) -> Tensor:
-    return sum(terms[1:], start=terms[0])
-
-
-def _mean(terms: Sequence[Tensor]) -> Tensor:
-    return _sum(terms) / len(terms) if len(terms) > 1 else terms[0]

@@ -1,7 +1,8 @@
-"""What a run records of its images, and whether those that it is resumed with are the same."""
+"""What a run records of its images, and whether recipe and images that it is resumed with are the same."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from regard import data
 from regard.data.fingerprint import fingerprint
 from regard.errors import InputError
+from regard.files import UNFINISHED, remove_files, written_files
+from regard.training.recipe import WHERE, Recipe, flat, plain
 from regard.training.run import Run
 
 Record = dict[str, Any]
@@ -54,7 +57,32 @@ def one_class(classes: tuple[str, ...], record: Record) -> str | None:
     return seen[0] if len(seen) == 1 else None
 
 
-def check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> None:
+def check_same_run(recipe: Recipe, run: Run, classes: tuple[str, ...], record: Record) -> None:
+    """Raises InputError if a run that is there is of another recipe, but for more epochs, or of other images."""
+    folder = run.folder
+    if not (folder / "recipe.yaml").is_file():
+        return
+    remove_files(folder, written_files(folder, [UNFINISHED, f"checkpoints/{UNFINISHED}"]))
+    now, then = flat(plain(recipe)), flat(plain(run.recipe))
+    differing = [name for name in now if now[name] != then.get(name) and name not in WHERE]
+    if "transfer.teacher" in differing and _folder_names(recipe) == _folder_names(run.recipe):
+        differing.remove("transfer.teacher")  # the runs were moved
+    if recipe.schedule.epochs > run.recipe.schedule.epochs:
+        differing.remove("schedule.epochs")
+    if "data.unreadable" in differing:  # an image broke on the way: put there anew it would be another
+        differing.remove("data.unreadable")
+    if set(differing) <= {"data.mean", "data.std"}:  # which may have been taken from the images
+        _check_same_images(run, classes, record)
+    if differing:
+        changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
+        raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")
+
+
+def _folder_names(recipe: Recipe) -> list[str]:
+    return [Path(teacher).name for teacher in recipe.transfer.teachers]
+
+
+def _check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> None:
     """Raises InputError where classes or images are not those that a run recorded, or it recorded none."""
     then, recorded = run.classes, run.environment.get("data")
     try:

@@ -1,0 +1,180 @@
+"""Checkpoints: the state of a run between two steps, from which it goes on as if never interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from regard import models
+from regard.errors import InputError, first_line, one_line
+from regard.files import written_aside
+
+if TYPE_CHECKING:
+    from regard.training.loop import Loop
+
+_KEPT = 2  # the newest, and the one before in case the newest cannot be read
+
+
+def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
+    """Saves the state of a loop, and removes all but the newest two checkpoints. Only one process does.
+
+    Nothing in it depends on the process: what is random is drawn from the seed and the step.
+
+    Args:
+        loop: between two steps.
+        meter: the columns of the epoch so far, over all processes.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; older checkpoints are still there.
+    """
+    state = {
+        "epoch": loop.epoch,
+        "step": loop.step,
+        "steps": len(loop.loader),
+        "processes": loop.processes.count,
+        "model": loop.model.state_dict(),
+        "regressors": loop.objective.regressors.state_dict(),
+        "optimizer": loop.optimizer.state_dict(),
+        "scaler": loop.scaler.state_dict() if loop.scaler is not None else None,
+        "hooks": {type(hook).__name__: kept for hook in loop.hooks if (kept := hook.state_dict())},
+        "rows": loop.rows,
+        "unreadable": loop.unreadable,
+        "meter": meter,
+    }
+    folder = loop.run.checkpoints
+    path = folder / f"step-{loop.steps_done:09d}.pt"
+    try:
+        folder.mkdir(exist_ok=True)
+        with written_aside(path) as aside, open(aside, "wb") as file:  # torch's own files do not say what is wrong
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:
+        left = "the one before is still there" if _checkpoints(folder) else "there is none before it"
+        raise InputError(f"the checkpoint {path} could not be written ({first_line(_cause(error))}); {left}") from error
+    for old in _checkpoints(folder)[:-_KEPT]:
+        old.unlink()
+
+
+def restore(loop: Loop) -> None:
+    """Goes on from the newest checkpoint that can be read; from the start if there is none.
+
+    Raises:
+        InputError: no checkpoint can be read, or they are of another network or another version of regard.
+    """
+    folder = loop.run.checkpoints
+    state = read_newest(folder, loop.note, loop.processes.of_all)
+    if state is None:
+        return
+    source, anew = f"the checkpoint in {folder}", "start the run again (--overwrite)"
+    before, now = state.get("processes", 1), loop.processes.count
+    if state.get("steps", len(loop.loader)) != len(loop.loader):
+        raise InputError(
+            f"an epoch of {loop.run.folder} had {state['steps']} steps by {before} processes, and has "
+            f"{len(loop.loader)} by {now}, since another last batch is left out; go on with as many as before, or "
+            f"{anew}"
+        )
+    try:
+        models.load_weights(loop.model, state["model"], source)
+        theirs, ours = state["optimizer"]["param_groups"], loop.optimizer.state_dict()["param_groups"]
+        if any(not mine.keys() <= other.keys() for other, mine in zip(theirs, ours, strict=False)):
+            raise InputError(f"{source} is of another optimizer; {anew}")  # torch would load it
+        loop.objective.regressors.load_state_dict(state["regressors"])
+        loop.optimizer.load_state_dict(state["optimizer"])
+        if loop.scaler is not None:
+            loop.scaler.load_state_dict(state["scaler"])
+        for hook in loop.hooks:
+            if hook.state_dict():
+                hook.load_state_dict(state["hooks"][type(hook).__name__])
+        loop.epoch, loop.step, loop.rows = state["epoch"], state["step"], state["rows"]
+        loop.unreadable = tuple(state["unreadable"])
+        loop.meter.load(state["meter"], here=loop.processes.main)
+    except KeyError as error:
+        raise InputError(f"{source} is of another version of regard (it lacks {error}); {anew}") from error
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{source} is of another network, optimizer or version of regard ({one_line(error)[:200]}); {anew}"
+        ) from error
+    loop.note(
+        f"resumed {loop.run.folder} at epoch {loop.epoch + 1}, step {loop.step + 1}"
+        + (f" (by {now} processes, before by {before}: the same up to rounding)" if before != now else "")
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the system said, if that is behind an error of torch's."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__cause__ or behind.__context__
+    return behind or error
+
+
+def read_newest(
+    folder: Path, note: Callable[[str], None], of_all: Callable[[Any], list[Any]] = lambda value: [value]
+) -> dict[str, Any] | None:
+    """The state of the newest checkpoint that every process can read; None if there is none at all.
+
+    Args:
+        folder: of the checkpoints.
+        note: is told of checkpoints that could not be read.
+        of_all: gives what each process gives to it, by rank. The first process says which checkpoints there are, and
+            a checkpoint counts only if all have read the same bytes: so all go on from the same step.
+
+    Raises:
+        InputError: there are checkpoints, and none can be read.
+    """
+    paths: list[Path] = of_all(_checkpoints(folder))[0]
+    for path in reversed(paths):
+        state: Any = None
+        digest = problem = ""
+        try:
+            digest, state = check_whole(path), models.read_checkpoint(path)
+            problem = "" if isinstance(state, dict) else f"{path} holds no state of a run"
+        except InputError as error:
+            problem = str(error)
+        read = of_all((digest, problem))
+        failed = [f"{said} (process {rank})" if rank else said for rank, (_, said) in enumerate(read) if said]
+        problem = failed[0] if failed else ""
+        if not problem and len(set(read)) > 1:
+            problem = f"{path} is not the same file for all processes"
+        if not problem:
+            return state
+        note(f"{problem}; trying the checkpoint before")
+    if paths:
+        raise InputError(f"none of the {len(paths)} checkpoints in {folder} can be read; start the run again elsewhere")
+    return None
+
+
+def check_whole(path: Path) -> str:
+    """Compares every part of a checkpoint with the checksum that torch wrote with it, which torch itself does not.
+
+    Returns:
+        a digest of all parts.
+
+    Raises:
+        InputError: the file is cut short, or a byte of it is another.
+    """
+    try:
+        with zipfile.ZipFile(path) as parts:
+            broken = parts.testzip()
+            digest = repr([(part.filename, part.file_size, part.CRC) for part in parts.infolist()])
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise InputError(f"{path} is cut short or corrupted ({first_line(error)})") from error
+    if broken is not None:
+        raise InputError(f"{path} is corrupted (the checksum of {broken} is another)")
+    return hashlib.sha256(digest.encode()).hexdigest()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if re.fullmatch(r"step-\d{9,}\.pt", path.name))

@@ -1,0 +1,185 @@
+"""What takes part in a run beside the loop itself: a hook for each trick, tracker and display."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import utils
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from timm.utils import ModelEmaV3
+
+from regard.data import Batch, Mixing
+from regard.errors import InputError, one_line
+from regard.training.recipe import flat, plain
+
+if TYPE_CHECKING:
+    from regard.training.loop import Loop
+
+
+class Hook:
+    """Called at the turns of a run; what a hook does not override does nothing.
+
+    Attributes:
+        main_only: whether of several processes only the main one has it. Others have it each, in step.
+    """
+
+    main_only = False
+
+    def setup(self, loop: Loop) -> None:
+        """When the loop is made, before it goes on from a checkpoint."""
+
+    def start(self, loop: Loop) -> None:
+        """In the main process, after the first step, right before the run folder is made: an InputError leaves none."""
+
+    def before_step(self, loop: Loop, batch: Batch) -> Batch:
+        """Gives the batch of the step, this one or another."""
+        return batch
+
+    def after_step(self, loop: Loop) -> None:
+        """After the optimizer's step; `loop.steps_done` counts it."""
+
+    def after_check(self, loop: Loop, means: dict[str, float]) -> None:
+        """About once per second, when the losses were read.
+
+        Args:
+            loop: with `images_per_second`.
+            means: over the epoch so far: `loss`, its terms, `accuracy`, `gradient_norm`.
+        """
+
+    def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
+        """After the test; `row` is the epoch's line of metrics.jsonl, and in the run folder with all else."""
+
+    def after_checkpoint(self, loop: Loop) -> None:
+        """In the main process, after a checkpoint was saved, at the end of an epoch or within one."""
+
+    def note(self, message: str) -> None:
+        """Told what a person should know, in one line."""
+
+    def finish(self) -> None:
+        """At the end, whatever it is."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
+
+
+class WeightAverage(Hook):
+    """The moving average of weights and buffers, by timm, which is tested and saved in place of the network.
+
+    The decay grows to `decay` over the first steps, as `1 - (1 + step) ^ (-2 / 3)`, so that a short run is not held
+    back by where it began.
+
+    Args:
+        decay: per step, in (0, 1).
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def setup(self, loop: Loop) -> None:
+        self._average = ModelEmaV3(loop.model, self.decay, use_warmup=True)
+        loop.tested = self._average.module
+
+    def after_step(self, loop: Loop) -> None:
+        self._average.update(loop.model, step=loop.steps_done)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._average.module.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._average.module.load_state_dict(state)
+
+
+class Mix(Hook):
+    """Mixup and CutMix."""
+
+    def __init__(self, mixing: Mixing) -> None:
+        self.mixing = mixing
+
+    def before_step(self, loop: Loop, batch: Batch) -> Batch:
+        images, labels = self.mixing(batch.images, batch.labels, loop.steps_done)
+        return batch._replace(images=images, labels=labels)
+
+
+class Upload(Hook):
+    """Brings the run folder elsewhere after every checkpoint.
+
+    Args:
+        upload: takes the run folder.
+    """
+
+    main_only = True
+
+    def __init__(self, upload: Callable[[Path], object]) -> None:
+        self.upload = upload
+
+    def after_checkpoint(self, loop: Loop) -> None:
+        self.upload(loop.run.folder)
+
+
+class Trackers(Hook):
+    """Where metrics go besides the run folder, by accelerate. What trackers write lies in the run folder, unless they
+    send it elsewhere.
+
+    Args:
+        names: tensorboard, wandb, mlflow.
+
+    Raises:
+        InputError: a tracker is not installed; or, when it starts, cannot start.
+    """
+
+    main_only = True
+
+    def __init__(self, names: Sequence[str]) -> None:
+        check_trackers(names)
+        self.names = names
+        self._trackers: list[GeneralTracker] = []
+        self._note: Callable[[str], None] = print
+
+    def start(self, loop: Loop) -> None:
+        self._note = loop.note
+        folder, fields = loop.run.folder.resolve(), flat(plain(loop.recipe))
+        for name in self.names:
+            kind = LOGGER_TYPE_TO_CLASS[name]
+            options: dict[str, Any] = {"logging_dir": str(folder)} if kind.requires_logging_directory else {}
+            if name == "wandb":  # the same run there when it is resumed here
+                options.update(name=folder.name, id=loop.run_id, resume="allow", dir=str(folder))
+            if name == "mlflow":
+                options["run_name"] = folder.name
+            try:
+                tracker = kind("regard" if name != "tensorboard" else "tensorboard", **options)
+                tracker.start()
+                tracker.store_init_configuration({field: _scalar(value) for field, value in fields.items()})
+            except Exception as error:  # the network, accounts and files of others give almost any
+                raise InputError(f"tracker {name} cannot start ({one_line(error)[:200]})") from error
+            self._trackers.append(tracker)
+
+    def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
+        self._each(lambda tracker: tracker.log(row, step=loop.steps_done))
+
+    def finish(self) -> None:
+        self._each(lambda tracker: tracker.finish())
+
+    def _each(self, call: Callable[[GeneralTracker], object]) -> None:
+        for tracker in self._trackers:
+            try:
+                call(tracker)
+            except Exception as error:  # as above; the same metrics are in the run folder
+                self._note(f"tracker {tracker.name} failed ({one_line(error)[:200]}); the run goes on")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises InputError for a tracker whose package is not installed."""
+    for name in names:
+        if not getattr(utils, f"is_{name}_available")():
+            raise InputError(f"trackers has {name}, which is not installed (pip install {name})")
+
+
+def _scalar(value: Any) -> Any:
+    return value if isinstance(value, int | float | str | bool) else json.dumps(value)
