@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -46,7 +47,8 @@ Attention in convolutional networks: train with it, transfer it, measure where i
 commands:
 {commands}
 
-`regard COMMAND --help` tells the options of a command. `regard --version` tells the version.
+`regard COMMAND --help` tells the options of a command. `regard --version` tells the version. With REGARD_TRACEBACK=1
+an error of one line also shows what is behind it.
 """
 
 
@@ -69,8 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _shown_warnings():
             return command.main(arguments[1:])
     except SaidElsewhere as error:
+        _show_traceback(error)
         return error.status
     except InputError as error:
+        _show_traceback(error)
         rank = os.environ.get("RANK", "0")  # of a process that a launcher started
         say(f"regard{f' (process {rank})' if rank != '0' else ''}: {error!s:.{_LONGEST}}", error=True)
         return error.status
@@ -80,9 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:  # a name that is too long, a disk that is full or may only be read
+        _show_traceback(error)
         place = f"{error.filename}: " if error.filename else ""
         say(f"regard: {place}{error.strerror or error}", error=True)
         return InputError.status
+
+
+def _show_traceback(error: BaseException) -> None:
+    """What is behind an error of one line, if REGARD_TRACEBACK is set: causes, and notes of DataLoader workers."""
+    if os.environ.get("REGARD_TRACEBACK", "0") not in ("", "0"):
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            say(line, error=True)
 
 
 def _check_alone(command: str) -> None:

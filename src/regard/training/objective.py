@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from regard.training.recipe import Recipe
-from regard.transfer import Objective, Teacher
+from regard.transfer import TERMS, Objective, Teacher
 
 
 def make_objective(
@@ -28,8 +28,6 @@ def make_objective(
     return Objective(
         model,
         teachers or None,
-        beta=asked.weight("beta"),
-        alpha=asked.weight("alpha"),
         temperature=asked.temperature,
         layers=asked.layers,
         power=asked.power,
@@ -37,10 +35,7 @@ def make_objective(
         form=asked.form,
         label_smoothing=0.0 if recipe.augmentation.mixes else recipe.label_smoothing,  # mixed labels come smoothed
         task=recipe.task,
-        full_activation=asked.weight("full_activation"),
-        gradient=asked.weight("gradient"),
-        symmetry=asked.weight("symmetry"),
-        input_gradient=asked.weight("input_gradient"),
         image_size=image_size,
         compile=recipe.compile,
+        **{term.weight: asked.weight(term.weight) for term in TERMS.values()},
     )

@@ -15,7 +15,7 @@ import yaml
 
 from regard.data import Augmentation, all_options
 from regard.errors import InputError, check_fields
-from regard.transfer import Weight, as_weight, check_range
+from regard.transfer import TERMS, Weight, as_weight, check_range
 
 Weighing = float | dict[str, Any]
 """A number, or the fields of a `transfer.Weight`."""
@@ -215,7 +215,7 @@ class TransferRecipe:
 
     def check(self) -> None:
         """Raises InputError at the first weight out of range, and where weights and teacher do not go together."""
-        for name in (*FROM_TEACHER, *ALONE):
+        for name in (term.weight for term in TERMS.values()):
             check_range(f"transfer.{name}", self.weight(name), 0, 1 if name == "alpha" else math.inf)
         if not self.teachers and self.uses(*FROM_TEACHER):
             given = [f"transfer.{name}" for name in FROM_TEACHER if self.uses(name)]
@@ -225,15 +225,15 @@ class TransferRecipe:
             )
         if self.teachers and not self.uses(*FROM_TEACHER):
             raise InputError(
-                "transfer.teacher is given, but transfer.beta, transfer.alpha, transfer.full_activation and "
-                "transfer.gradient are all 0: nothing to transfer"
+                f"transfer.teacher is given, but {', '.join(f'transfer.{name}' for name in FROM_TEACHER)} are all 0: "
+                "nothing to transfer"
             )
 
 
-FROM_TEACHER = ("beta", "alpha", "full_activation", "gradient")
+FROM_TEACHER = tuple(term.weight for term in TERMS.values() if term.teacher)
 """The weights of what is taken over from a teacher."""
-ALONE = ("symmetry", "input_gradient")
-"""The weights of what is asked of the student alone."""
+DERIVED = tuple(term.weight for term in TERMS.values() if term.derives)
+"""The weights of terms that need gradients by the images."""
 
 
 @dataclass
@@ -300,10 +300,10 @@ class Recipe:
         self.transfer.check()
         if self.schedule.reset_momentum and self.optimizer.name != "sgd":
             raise InputError(f"schedule.reset_momentum is for sgd; optimizer.name is {self.optimizer.name}")
-        if self.compile and self.transfer.uses("gradient", *ALONE):
+        if self.compile and self.transfer.uses(*DERIVED):
             raise InputError(
-                "compile is asked together with transfer.gradient, transfer.symmetry or transfer.input_gradient, which "
-                "derive twice, as compiled networks cannot; leave compile out"
+                f"compile is asked together with {', '.join(f'transfer.{name}' for name in DERIVED)}, which derive "
+                "twice, as compiled networks cannot; leave compile out"
             )
 
 

@@ -1,0 +1,194 @@
+"""What is added to training: a hook, a term of the loss, a tracker that is the same run when it is resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import accelerate.tracking
+import pytest
+import torch
+
+import regard
+from regard import InputError, data, training
+from regard.cli import main
+from regard.data import Batch
+from regard.training import Run, load_recipe
+from regard.training.loop import Loop
+
+SMALL = [
+    *("--model.name=wrn-10-0.5", "--schedule.batch_size=16", "--schedule.milestones=[]", "--device=cpu"),
+    *("--threads=1", "--data.options={train: 32, test: 10}"),
+]
+
+
+@pytest.fixture
+def splits() -> data.Splits:
+    return data.load("clutter", train=32, test=10)
+
+
+class Noise(training.Hook):
+    """A training trick: noise on the images, that falls with every step."""
+
+    def __init__(self) -> None:
+        self.strength, self.calls = 0.1, []
+
+    def before_step(self, loop: Loop, batch: Batch) -> Batch:
+        return batch._replace(images=batch.images + self.strength * torch.randn_like(batch.images))
+
+    def after_step(self, loop: Loop) -> None:
+        self.strength *= 0.5
+        self.calls.append(loop.steps_done)
+
+    def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
+        self.calls.append(row["epoch"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"strength": self.strength}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.strength = state["strength"]
+
+
+def test_a_hook_takes_part_and_goes_on_where_it_was(splits, tmp_path) -> None:
+    def train(name: str, epochs: int, hook: training.Hook) -> Run:
+        recipe = load_recipe(None, [*SMALL, f"--schedule.epochs={epochs}"])
+        return training.train(recipe, tmp_path / name, splits=splits, resume=True, hooks=[hook]).run
+
+    hook = Noise()
+    whole = train("whole", 2, hook)
+    assert hook.calls == [1, 2, 1, 3, 4, 2]
+    assert train("plain", 2, training.Hook()).weights().read_bytes() != whole.weights().read_bytes()
+    train("halves", 1, Noise())
+    assert train("halves", 2, Noise()).weights().read_bytes() == whole.weights().read_bytes()
+    with pytest.raises(InputError, match="lacks 'Noise'"):
+        train("plain", 3, Noise())
+
+
+def test_the_run_folder_is_brought_elsewhere_after_every_checkpoint(splits, tmp_path) -> None:
+    def upload(folder: Path) -> None:
+        shutil.copytree(folder, tmp_path / "elsewhere", dirs_exist_ok=True)
+        uploads.append(len(Run(folder).metrics()))
+
+    uploads: list[int] = []
+    recipe = load_recipe(None, [*SMALL, "--schedule.epochs=2"])
+    run = training.train(recipe, tmp_path / "run", splits=splits, hooks=[training.Upload(upload)]).run
+    assert uploads == [1, 2]
+    assert Run.open(tmp_path / "elsewhere").weights().read_bytes() == run.weights().read_bytes()
+
+
+class Wandb(accelerate.tracking.GeneralTracker):
+    """In place of accelerate's, which needs an account: keeps what it was made with."""
+
+    name, requires_logging_directory = "wandb", False
+    made: list[dict[str, Any]] = []
+
+    def __init__(self, project: str, **options: Any) -> None:
+        self.made.append(options)
+
+    tracker = None
+
+    def start(self) -> None: ...
+    def store_init_configuration(self, values: dict[str, Any]) -> None: ...
+    def log(self, values: dict[str, Any], step: int | None = None, **more: Any) -> None: ...
+    def finish(self) -> None: ...
+
+
+def test_a_run_keeps_its_id_for_trackers_wherever_it_lies(splits, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: True)
+    monkeypatch.setitem(accelerate.tracking.LOGGER_TYPE_TO_CLASS, "wandb", Wandb)
+    monkeypatch.setattr(Wandb, "made", [])
+
+    def train(folder: str, epochs: int, **how: bool) -> None:
+        recipe = load_recipe(None, [*SMALL, '--trackers=["wandb"]', f"--schedule.epochs={epochs}"])
+        training.train(recipe, tmp_path / folder, splits=splits, **how)
+
+    train("a/run", 1)
+    shutil.move(tmp_path / "a" / "run", tmp_path / "moved")
+    train("moved", 2, resume=True)
+    train("a/run", 1)
+    train("a/run", 1, overwrite=True)
+    first, moved, another, anew = (options["id"] for options in Wandb.made)
+    assert first == moved and len({first, another, anew}) == 3
+
+
+def test_a_run_of_deterministic_algorithms_leaves_torch_as_it_was(splits, tmp_path) -> None:
+    class Seen(training.Hook):
+        def after_step(self, loop: Loop) -> None:
+            seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic))
+
+    for asked in (True, False):
+        seen: list[tuple[bool, bool]] = []
+        before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic, dict(os.environ)
+        recipe = load_recipe(None, [*SMALL, "--schedule.epochs=1", f"--deterministic={asked}"])
+        training.train(recipe, tmp_path / str(asked), splits=splits, hooks=[Seen()])
+        assert set(seen) == {(asked, asked)}
+        after = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic, dict(os.environ)
+        assert after == before
+
+
+TERM = '''
+
+@term()
+def confidence(step: ForwardPass) -> Tensor:
+    """The mean probability of the likeliest class."""
+    return step.outputs.logits.softmax(1).amax(1).mean()
+'''
+
+
+@pytest.mark.slow
+def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *SMALL, "--schedule.epochs=1", "--run=older"]) == 0
+
+    package = shutil.copytree(Path(regard.__file__).parent, "copy/regard", ignore=shutil.ignore_patterns("__pycache__"))
+    losses, recipe = Path(package, "transfer/losses.py"), Path(package, "training/recipe.py")
+    losses.write_text(losses.read_text() + TERM)
+    field = "    input_gradient: Weighing = 0.0\n"
+    recipe.write_text(recipe.read_text().replace(field, f"{field}    confidence: Weighing = 0.0\n"))
+    run = "from regard.cli import main; import sys; sys.exit(main(sys.argv[1:7]) or main(sys.argv[7:]))"
+    resumed = ["train", "--run=older", "--resume", "--schedule.epochs=2", "--device=cpu", "--threads=1"]
+    anew = ["train", *SMALL, "--schedule.epochs=1", "--run=new", "--transfer.confidence=0.5"]
+    done = subprocess.run(
+        [sys.executable, "-c", run, *resumed, *anew],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "copy")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resumed older at epoch 2" in done.stdout
+    assert [row["epoch"] for row in Run.open("older").metrics()] == [1, 2]
+    row = json.loads(Path("new/metrics.jsonl").read_text())
+    assert 0.1 <= row["confidence"] <= 1
+    assert row["loss"] == pytest.approx(row["task"] + 0.5 * row["confidence"], rel=1e-5)
+    assert f"confidence {row['confidence']:.3g}" in done.stdout
+
+
+def test_a_checkpoint_of_other_terms_is_gone_on_from(splits, tmp_path) -> None:
+    recipe = load_recipe(None, [*SMALL, "--schedule.epochs=1", "--transfer.input_gradient=0.1"])
+    run = training.train(recipe, tmp_path / "run", splits=splits).run
+    (newest,) = run.checkpoints.iterdir()
+    state = torch.load(newest, weights_only=True)
+    del state["meter"]["input_gradient"]
+    torch.save({**state, "meter": {**state["meter"], "gone": torch.zeros(2)}}, newest)
+    recipe = load_recipe(None, [*SMALL, "--schedule.epochs=2", "--transfer.input_gradient=0.1"])
+    row = training.train(recipe, tmp_path / "run", splits=splits, resume=True).run.metrics()[-1]
+    assert row["input_gradient"] > 0 and row["loss"] > row["task"]
+
+
+def test_what_is_behind_an_error_of_one_line(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("model: [")
+    lines = {}
+    for asked in ("0", "1"):
+        monkeypatch.setenv("REGARD_TRACEBACK", asked)
+        assert main(["evaluate", "run"]) == 2
+        lines[asked] = capsys.readouterr().err.splitlines()
+    assert len(lines["0"]) == 1 and lines["1"][-1] == lines["0"][0]
+    assert "Traceback" in lines["1"][0] and any("evaluate.py" in line for line in lines["1"])
