@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from support.buckets import bucket
 from regard.cli import main
 from regard.commands import reproduce
 from regard.errors import InputError
-from regard.reproduction import Cost, Ended, Job, LocalExecutor, Rate, local, make_plan, run_plan
+from regard.reproduction import Cost, Ended, Job, LocalExecutor, Outcome, Rate, local, make_plan, run_plan, scheduler
 from regard.store import Store
 from regard.tables import Setting, fill, load_table, markdown
 
@@ -116,14 +117,25 @@ def test_a_killed_process_loses_nothing(small: Path, tmp_path: Path) -> None:
     assert ends[0] == ends[1]
 
 
-def test_a_run_of_another_process_is_left_alone(small: Path, tmp_path: Path) -> None:
-    """As when two machines fill one table."""
-    job = student(small, tmp_path / "store")
-    with Store(tmp_path / "store").lock(job.name):
-        ended = run_to_end(LocalExecutor(), job)
-        assert ended.ending == "locked" and "pid" in ended.message
-    assert not (tmp_path / "store" / job.name).exists()
-    assert run_to_end(LocalExecutor(), job).ending == "finished"
+def test_two_schedulers_share_the_runs_of_one_store(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when two machines fill one table: each run is trained once, and both tell the whole."""
+    monkeypatch.setattr(scheduler, "_LOCKED", 1.0)
+    address, columns = str(tmp_path / "store"), ["student", "teacher"]
+    where = {"threads": 1, "device": "cpu"}
+    plan = make_plan(load_table(small), [], Setting(), range(1), store=address, columns=columns, where=where)
+
+    def run(lines: list[str]) -> Outcome:
+        return run_plan(plan, LocalExecutor(), Store(address), say=lines.append)
+
+    lines: list[list[str]] = [[], []]
+    with ThreadPoolExecutor() as threads:
+        outcomes = list(threads.map(run, lines))
+    assert [outcome.finished for outcome in outcomes] == [{"student-seed0", "teacher-seed0"}] * 2, lines
+    for name in ("student-seed0", "teacher-seed0"):
+        assert (tmp_path / f"store/.logs/{name}.log").read_text().count("epoch 1/2") == 1, lines
+    assert "works at" in str(lines)
 
 
 def test_interrupting_saves_and_the_same_command_goes_on(small: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from regard import training
 from regard.errors import InputError, first_line
-from regard.reproduction.local import PATIENCE, ending_of, start_command
+from regard.reproduction.local import ending_of, start_command
 from regard.reproduction.plan import Job
 from regard.reproduction.scheduler import Ended, Ending
 from regard.store import Store
@@ -58,8 +58,7 @@ class RayExecutor:
         self._ray: Any = ray
         self._running: dict[Any, Job] = {}  # by the reference of its task
         self._failed: set[str] = set()
-        self._made = not ray.is_initialized()
-        if self._made:
+        if not ray.is_initialized():
             _check_reachable(address)
             try:
                 ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
@@ -67,7 +66,6 @@ class RayExecutor:
                 raise _no_cluster(address, error) from error
         has = ray.cluster_resources()
         if has.get("CPU", 0) < cpus or has.get("GPU", 0) < gpus:
-            self.close()
             raise InputError(
                 f"a run is to have {cpus:g} processors and {gpus:g} GPUs, and the cluster has "
                 f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g} in all"
@@ -105,23 +103,9 @@ class RayExecutor:
         done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
         return [self._ended(task) for task in done]
 
-    def stop(self) -> list[Ended]:
+    def stop(self, *, force: bool) -> None:
         for task in self._running:
-            self._ray.cancel(task, force=False)
-        until = time.monotonic() + PATIENCE
-        ended: list[Ended] = []
-        while self._running and time.monotonic() < until:
-            ended += self.wait(1.0)
-        for task in self._running:
-            self._ray.cancel(task, force=True)
-        while self._running:
-            ended += self.wait(1.0)
-        return ended
-
-    def close(self) -> None:
-        if self._made and self._ray.is_initialized():
-            self.stop()
-            self._ray.shutdown()
+            self._ray.cancel(task, force=force)
 
     def _ended(self, task: Any) -> Ended:
         job = self._running.pop(task)

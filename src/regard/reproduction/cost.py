@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch.utils.benchmark import Timer
 
 from regard import data, training
 from regard.data.fileset import SIZE
@@ -155,32 +156,26 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
     classes = len(images.classes)
     # On a processor, large images are timed in small batches: a step would take minutes.
     count = recipe.schedule.batch_size if device.type != "cpu" or side <= 64 else min(8, recipe.schedule.batch_size)
-    threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            torch.set_num_threads(recipe.threads or threads)
-            model = training.build_network(recipe.model, classes, pretrained=False).to(device)
-            model = model.to(memory_format=torch.channels_last)
-            teachers = [
-                training.build_network(network, classes, pretrained=False).to(device).eval()
-                for network in ([teacher.model] if teacher else map(ModelRecipe, recipe.transfer.teachers))
-            ]
-            batch = torch.randn(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
-            labels = torch.randint(classes, (count,), device=device)
-            objective = training.make_objective(recipe, model, teachers, (side, side))
-            optimizer = training.make_optimizer(model, recipe.optimizer, objective.parameters())
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-            took = []
-            for _ in range(_STEPS + 1):  # the first is not counted
-                began = time.perf_counter()
-                objective(batch, labels).total.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                took.append(time.perf_counter() - began)
-            memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
-        finally:
-            torch.set_num_threads(threads)
-    return Rate(count / statistics.median(took[1:]), memory, f"{_STEPS} steps timed now")
+        model = training.build_network(recipe.model, classes, pretrained=False).to(device)
+        model = model.to(memory_format=torch.channels_last)
+        teachers = [
+            training.build_network(network, classes, pretrained=False).to(device).eval()
+            for network in ([teacher.model] if teacher else map(ModelRecipe, recipe.transfer.teachers))
+        ]
+        batch = torch.randn(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
+        labels = torch.randint(classes, (count,), device=device)
+        objective = training.make_objective(recipe, model, teachers, (side, side))
+        optimizer = training.make_optimizer(model, recipe.optimizer, objective.parameters())
+
+        def step() -> None:
+            objective(batch, labels).total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        timer = Timer("step()", globals={"step": step}, num_threads=recipe.threads or torch.get_num_threads())
+        seconds = timer.timeit(_STEPS).mean
+        memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
+    return Rate(count / seconds, memory, f"{_STEPS} steps timed now")

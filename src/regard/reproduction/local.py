@@ -18,8 +18,6 @@ from regard.reproduction.plan import Job
 from regard.reproduction.scheduler import Ended, Ending
 from regard.store import Store
 
-PATIENCE = 120.0
-"""Seconds that a run has to save and end when it is asked to stop."""
 _ENDINGS: dict[int, Ending] = {0: "finished", INTERRUPTED: "stopped", LOCKED: "locked", TAKEN_OVER: "locked"}
 """The exit statuses of `regard train`; any other: it failed."""
 _LAST = 2000  # bytes of a log in which the last line is looked for
@@ -63,20 +61,9 @@ class LocalExecutor:
         self._running = [one for one in self._running if one not in ended]
         return [Ended(one.job, *ending_of(one.process.returncode, one.log)) for one in ended]
 
-    def stop(self) -> list[Ended]:
+    def stop(self, *, force: bool) -> None:
         for one in self._running:
-            one.process.terminate()
-        until = time.monotonic() + PATIENCE
-        ended: list[Ended] = []
-        while self._running and time.monotonic() < until:
-            ended += self.wait(1.0)
-        for one in self._running:
-            one.process.kill()
-            one.process.wait()
-        return ended + self.wait(0.0)
-
-    def close(self) -> None:
-        self.stop()
+            one.process.send_signal(signal.SIGKILL if force else signal.SIGTERM)
 
 
 @dataclass
@@ -117,6 +104,6 @@ def ending_of(status: int, log: Path) -> tuple[Ending, str]:
     with contextlib.suppress(OSError), open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - _LAST))
         lines = file.read().decode(errors="replace").split("\n")
-        message = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        message = next((line.strip() for line in reversed(lines) if line.strip()), "").removeprefix("regard: ")
     ending = _ENDINGS.get(status, "failed")
     return ending, f"{message} (see {log})" if ending == "failed" else message

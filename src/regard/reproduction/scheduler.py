@@ -12,6 +12,7 @@ from regard.reproduction.plan import Job, Plan
 from regard.store import Store
 
 _POLL = 0.5  # seconds between two looks at the running jobs
+_PATIENCE = 120.0  # seconds that runs have to save and end
 _LOCKED = 10.0  # seconds until a run that another process works at is looked at again
 
 Ending = Literal["finished", "stopped", "locked", "waiting", "failed", "killed"]
@@ -52,11 +53,8 @@ class Executor(Protocol):
     def wait(self, seconds: float) -> list[Ended]:
         """The jobs that ended since the last call; waits for one, at most so long."""
 
-    def stop(self) -> list[Ended]:
-        """Asks all jobs to save and end, and waits for them."""
-
-    def close(self) -> None:
-        """Stops what is left, and releases what it holds."""
+    def stop(self, *, force: bool) -> None:
+        """Asks all jobs to save and end; or ends them at once."""
 
 
 @dataclass
@@ -101,18 +99,12 @@ def run_plan(
     """
     scheduler = _Scheduler(plan, executor, store, retries, say)
     try:
-        while scheduler.open:
-            if stop():
-                scheduler.outcome.stopped = True
-                say("asked to stop: the runs save and end")
-                for ended in executor.stop():
-                    scheduler.note(ended)
-                break
+        while scheduler.open and not stop():
             scheduler.start_ready()
-            for ended in executor.wait(_POLL):
-                scheduler.note(ended)
+            scheduler.note_ended(_POLL)
     finally:
-        executor.close()
+        if scheduler.open:
+            scheduler.stop()
     return scheduler.outcome
 
 
@@ -159,22 +151,33 @@ class _Scheduler:
         self.locked_until[job.name] = time.monotonic() + _LOCKED
         return self.store.holder(job.name) is not None
 
-    def note(self, ended: Ended) -> None:
-        """Takes down how a job ended."""
+    def stop(self) -> None:
+        """Lets the running jobs save and end."""
+        self.outcome.stopped = True
+        self.say("stopping: the runs save and end")
+        for force in (False, True):
+            self.executor.stop(force=force)
+            until = time.monotonic() + _PATIENCE
+            while self.running and time.monotonic() < until:
+                self.note_ended(_POLL)
+
+    def note_ended(self, seconds: float) -> None:
+        """Takes down what ended; waits for it so long."""
+        for ended in self.executor.wait(seconds):
+            self._note(ended)
+
+    def _note(self, ended: Ended) -> None:
         name, ending, message = ended.job.name, ended.ending, ended.message
         took = time.monotonic() - self.running.pop(name)
         if ending == "finished" and not self._is_finished(name):
-            ending, message = (
-                "failed",
-                f"it came to its end, but its metrics or weights are not in {self.store.address}",
-            )
+            ending, message = "failed", f"metrics or weights of the whole run are missing in {self.store.address}"
         if ending == "finished":
             self._finish(name, f"finished in {duration(took)}: {message.rpartition(': ')[2]}")
         elif self.outcome.stopped:  # it may have been killed before it could save
             self.say(f"{name} is stopped, and goes on from its checkpoint, if there is one ({message})")
         elif ending == "locked":
             if name not in self.locked_until:
-                self.say(f"{name}: {message}; waiting for it")
+                self.say(f"{self.store.holder(name) or 'another process'} works at {name}; waiting for it")
             self.locked_until[name] = time.monotonic() + _LOCKED
         elif ending != "waiting":
             self.locked_until.pop(name, None)
