@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import io
 import itertools
@@ -12,16 +11,17 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlparse
 
+import torch
 from PIL import Image
 
 from regard.data.dataset import Channels, Splits
 from regard.data.decode import OnUnreadable, Unreadable, read_image
+from regard.data.file_dataset import files_digest, open_regular
 from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden
 from regard.data.registry import register_splits
 from regard.data.text_files import read_class_names, unique
@@ -37,8 +37,6 @@ _SHOWN = 5
 _MOST_CLASSES = 10**6
 _MOST_SHARDS = 500_000
 _MOST_BRACES = 20
-_FINGERPRINT_SHARDS = 8192
-_FINGERPRINT_BYTES = 2**28  # of all of them together
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +48,13 @@ class WebDataset:
         count: of the images.
         split: "train" or "test".
         classes: their names.
-        mean: of each channel, 0 to 1, that the network's images are normalised by.
-        std: likewise.
         lengths: how many images a shard has, of those of which it is known.
         buffer: images, not decoded, among which training draws the next.
         input_key: the endings of images, with a semicolon between them.
         target_key: the field of an image's .json that has its label; "" for its .cls.
-        name: of the kind of data set.
+        mean: of each channel, 0 to 1, that images are normalised by: that of ImageNet unless said.
+        std: likewise.
+        name: "wds".
         skipped: nothing; what cannot be read is known when it is come to, see `Batch`.
     """
 
@@ -64,12 +62,12 @@ class WebDataset:
     count: int
     split: str
     classes: tuple[str, ...]
-    mean: Channels
-    std: Channels
     lengths: dict[str, int] = field(default_factory=dict)
     buffer: int = 512
     input_key: str = "jpg;png;webp;jpeg"
     target_key: str = ""
+    mean: Channels = (0.485, 0.456, 0.406)
+    std: Channels = (0.229, 0.224, 0.225)
     name: str = "wds"
     skipped: tuple[str, ...] = ()
     has_masks = False
@@ -78,17 +76,13 @@ class WebDataset:
         return self.count
 
     def fingerprint(self) -> str:
-        """Of the number of images, and of name, size and first bytes of up to 8,192 shards, evenly spread; 256 MiB are
-        read at most. Of shards behind an address only the names count.
+        """Of the number of images, and of name, size and first bytes of up to 8,192 shards, evenly spread. Of shards
+        behind an address only the names count.
         """
-        digest = hashlib.sha256(f"{self.count}\n".encode())
-        count = min(len(self.shards), _FINGERPRINT_SHARDS)
-        for shard in (self.shards[i * len(self.shards) // count] for i in range(count)):
-            digest.update(f"{os.path.basename(shard)}\n".encode(errors="surrogateescape"))
-            with suppress(OSError), open(shard, "rb") as file:
-                digest.update(f"{file.seek(0, os.SEEK_END)}\n".encode())
-                file.seek(0)
-                digest.update(file.read(_FINGERPRINT_BYTES // count))
+        lengths = torch.tensor([self.lengths.get(shard, -1) for shard in self.shards])
+        names = self.shards
+        digest = files_digest(lengths, lambda i: os.path.basename(names[i]), lambda i: open_regular(Path(names[i])))
+        digest.update(f"{self.count}".encode())
         return digest.hexdigest()
 
     def subset(self, which: object) -> NoReturn:
@@ -169,8 +163,6 @@ def load_wds(
         InputError: the library is not installed, no such split, shards that are not there, a number of images or
             classes that is not known.
     """
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
     for name, value in {"buffer": buffer, "train_images": train_images, "test_images": test_images}.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**48):
             raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
@@ -181,42 +173,26 @@ def load_wds(
         root = os.path.abspath(existing_folder(root))
     info = _read_info(root)
     splits = info.get("splits", {})
-    first = _of_split(train, splits, root)
+    first = _of_split(train, "train", splits, root)
     if test is None:
         test = next((name for name in TEST_NAMES if name in splits), None)
     if test is None:
         raise InputError("which shards to test on is not known; name them, or the split (--data.options.test)")
-    second = _of_split(test, splits, root)
+    second = _of_split(test, "test", splits, root)
     names = _classes(classes, info, root)
 
-    def found(about: _Split, split: str, images: int | None) -> WebDataset:
-        _check_there(about.shards)
-        count = images or about.images or _counted(about.shards, input_key, split, unreadable)
-        return WebDataset(
-            about.shards,
-            count,
-            split,
-            names,
-            IMAGENET_DEFAULT_MEAN,
-            IMAGENET_DEFAULT_STD,
-            about.lengths,
-            buffer,
-            input_key,
-            target_key or about.target_key,
+    def completed(found: WebDataset, images: int | None) -> WebDataset:
+        _check_there(found.shards)
+        return replace(
+            found,
+            classes=names,
+            count=images or found.count or _counted(found.shards, input_key, found.split, unreadable),
+            buffer=buffer,
+            input_key=input_key,
+            target_key=target_key or found.target_key,
         )
 
-    return Splits(found(first, "train", train_images), found(second, "test", test_images))
-
-
-class _Split(NamedTuple):
-    """What is said of a split: its shards, how many images each has, and all together (0: not said), and the field of
-    their .json with the label ("": none).
-    """
-
-    shards: tuple[str, ...]
-    lengths: dict[str, int]
-    images: int
-    target_key: str
+    return Splits(completed(first, train_images), completed(second, test_images))
 
 
 def _read_info(root: str) -> dict[str, Any]:
@@ -242,30 +218,31 @@ def _read_info(root: str) -> dict[str, Any]:
     return {}
 
 
-def _of_split(split: str, splits: dict[str, Any], root: str) -> _Split:
+def _of_split(said: str, split: str, splits: dict[str, Any], root: str) -> WebDataset:
+    """What names or the info say of a split; the count is 0 where it is not said, and classes are left out."""
     import webdataset as wds
 
     filenames: Any
-    if "tar" in split or ".." in split:  # names
-        pattern, _, images = split.partition("|")
+    if said not in splits and ("tar" in said or ".." in said):  # names
+        pattern, _, images = said.partition("|")
         _check_braces(pattern)
         try:
             filenames, lengths, count, label = wds.SimpleShardList(pattern).urls, [], int(images or 0), ""
         except (ValueError, IndexError) as error:
             raise InputError(
-                f"{split[:200]!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
+                f"{said[:200]!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
                 "'train-{0000..0099}.tar|128000', the number after the bar that of the images"
             ) from error
-        root = "" if _scheme(split) else root  # an address of its own is not within the folder
-    elif split in splits and isinstance(splits[split], dict):
-        about = splits[split]
+        root = "" if _scheme(said) else root  # an address of its own is not within the folder
+    elif said in splits and isinstance(splits[said], dict):
+        about = splits[said]
         filenames, lengths = about.get("filenames"), about.get("shard_lengths", [])
         count, label = about.get("num_samples", 0), about.get("alt_label", "")
     elif splits:
-        raise unknown("split of the shards", split, list(splits))
+        raise unknown("split of the shards", said, list(splits))
     else:
         raise InputError(
-            f"no {' or '.join(_INFO)} in {root!r} says which shards split {split!r} has; name them, and how many "
+            f"no {' or '.join(_INFO)} in {root!r} says which shards split {said!r} has; name them, and how many "
             "images they hold, as in 'train-{0000..0099}.tar|128000' (--data.options.train, --data.options.test)"
         )
     if (
@@ -274,11 +251,11 @@ def _of_split(split: str, splits: dict[str, Any], root: str) -> _Split:
         or not all(type(number) is int and 0 <= number < 2**48 for number in (count, *lengths))
     ):
         raise InputError(
-            f"{split[:200]!r}, or {' or '.join(_INFO)} in {root!r}, is none: expected a list of file names and whole "
+            f"{said[:200]!r}, or {' or '.join(_INFO)} in {root!r}, is none: expected a list of file names and whole "
             "numbers of images"
         )
     shards = tuple(os.path.join(root, name) for name in filenames)
-    return _Split(shards, dict(zip(shards, lengths, strict=False)), count, label)
+    return WebDataset(shards, count, split, (), dict(zip(shards, lengths, strict=False)), target_key=label)
 
 
 def _check_braces(names: str) -> None:
