@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import FunctionType
 
@@ -130,3 +131,10 @@ def test_every_public_name_is_there_and_documented(package: str) -> None:
 def test_help_does_not_load_torch() -> None:
     code = "import sys; from regard.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_timm_is_one_whose_transforms_give_tensors() -> None:
+    """Before 1.0.16 they give arrays; `tests/data` reads images and labels with the version that is installed."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    (bound,) = (one.partition(">=")[2] for one in project["dependencies"] if one.startswith("timm"))
+    assert tuple(map(int, bound.split("."))) >= (1, 0, 16)
