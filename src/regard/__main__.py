@@ -6,4 +6,5 @@ import sys
 
 from regard.cli import main
 
+sys.argv[0] = "regard"  # runs record what one would type
 sys.exit(main())

@@ -76,7 +76,8 @@ def test_a_table_is_filled_and_not_filled_again(
     }
     at = json.loads((tmp_path / "store/at-seed0/environment.json").read_text())
     assert at["processes"] == 1
-    assert "train " in at["command"] and at["command"].endswith(f"--run {tmp_path}/store/at-seed0 --resume")
+    assert at["command"].startswith("regard train ")
+    assert at["command"].endswith(f"--run {tmp_path}/store/at-seed0 --resume")
     log = (tmp_path / "store/.logs/teacher-seed0.log").read_text()
     assert log.startswith("epoch 1/2") and "Warning" not in log
     weights = (tmp_path / "store/at-seed0/last.safetensors").read_bytes()

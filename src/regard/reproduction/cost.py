@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.benchmark import Timer
 
 from regard import data, training
 from regard.data.fileset import SIZE
@@ -168,14 +167,20 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
         objective = training.make_objective(recipe, model, teachers, (side, side))
         optimizer = training.make_optimizer(model, recipe.optimizer, objective.parameters())
 
-        def step() -> None:
-            objective(batch, labels).total.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        timer = Timer("step()", globals={"step": step}, num_threads=recipe.threads or torch.get_num_threads())
-        seconds = timer.timeit(_STEPS).mean
+        took, threads = [], torch.get_num_threads()
+        try:
+            torch.set_num_threads(recipe.threads or threads)
+            for _ in range(_STEPS + 1):  # the first is not counted
+                began = time.perf_counter()
+                objective(batch, labels).total.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                took.append(time.perf_counter() - began)
+        finally:
+            torch.set_num_threads(threads)
         memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
-    return Rate(count / seconds, memory, f"{_STEPS} steps timed now")
+    return Rate(count / statistics.median(took[1:]), memory, f"{_STEPS} steps timed now")
