@@ -5,47 +5,94 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
-from regard.data.dataset import Splits
-from regard.data.decode import OnUnreadable
-from regard.data.fileset import FileSet, Places, common
+from regard.data.dataset import ImageDataset, Splits
+from regard.data.decode import Unreadable, read_image
+from regard.data.file_dataset import files_digest
 from regard.data.listing import TEST_NAMES
 from regard.data.registry import register_splits
+from regard.data.strings import Keys
 from regard.errors import InputError, one_line
 
 _MANY = 100_000  # more classes than that are a wrong column
+
+
+class HuggingFaceDataset(ImageDataset):
+    """A split of a data set, as timm's reader gives its images."""
+
+    name = "hfds"
+    has_masks = False
+
+    def __init__(self, split: str, reader: Any, labels: Tensor, classes: tuple[str, ...]) -> None:
+        self.split, self.labels, self.classes = split, labels, classes
+        self.keys = _Names(reader)
+        self._reader = reader
+
+    def image(self, index: int) -> Image.Image:
+        name = self.keys[index]
+        try:
+            with self._open(index) as file:
+                return read_image(Path(name), file)[0]
+        except OSError as error:
+            raise Unreadable(f"{name!r} cannot be opened ({error.strerror or error})") from error
+
+    def mask(self, index: int) -> None:
+        return None
+
+    def fingerprint(self) -> str:
+        """Of all labels, and of name, size and first bytes of up to 8,192 images; see `FileDataset.fingerprint`."""
+        return files_digest(self.labels, lambda i: _inside(self.keys[i]), self._open).hexdigest()
+
+    def _open(self, index: int) -> IO[bytes]:
+        try:
+            return self._reader[index][0]
+        except (AssertionError, KeyError, TypeError) as error:  # as timm fails to take what is empty
+            raise Unreadable(f"{self.keys[index]!r} has no image") from error
+
+
+class _Names(Keys):
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def _key(self, index: int) -> str:
+        try:
+            return self._reader.filename(index, absolute=True) or f"image {index}"
+        except TypeError:  # of what is empty
+            return f"image {index}"
+
+
+def _inside(name: str) -> str:
+    """A path without the folder of the set, which may be anywhere."""
+    return os.path.basename(name) if os.path.isabs(name) else name
 
 
 @register_splits("hfds", streamed=True)
 def load_hfds(
     path: str | os.PathLike[str] | None = None,
     *,
-    size: int | None = None,
-    unreadable: OnUnreadable = "error",
-    crop_pct: float = 0.875,
-    interpolation: str = "bilinear",
-    workers: int = 4,
     download: bool = False,
     dataset: str | None = None,
     train: str = "train",
     test: str | None = None,
     input_key: str = "image",
     target_key: str = "label",
-) -> Splits[FileSet]:
+) -> Splits[HuggingFaceDataset]:
     """Open two splits of a data set.
 
     Args:
         path: where the library `datasets` keeps what it prepares, by default its own cache; without `dataset` the
             folder of the data set itself.
-        size: side of the images as the network sees them; None for 224.
-        unreadable: as of `FileSet`, and so are the next three.
-        crop_pct: likewise.
-        interpolation: likewise.
-        workers: likewise.
         download: whether it may be fetched if it is not there.
         dataset: its name on the hub, or a folder of Parquet files or images.
         train: the split to train on.
@@ -56,9 +103,6 @@ def load_hfds(
     Raises:
         InputError: the library is not installed, no such data set, split or column, or labels that are none.
     """
-    fields = common(
-        "hfds", size, unreadable=unreadable, crop_pct=crop_pct, interpolation=interpolation, workers=workers
-    )
     if dataset is None:
         if path is None:
             raise InputError(
@@ -91,8 +135,8 @@ def load_hfds(
             f"split {second.split!r} of {dataset!r} has other classes than split {train!r}; give two with the same"
         )
     return Splits(
-        FileSet(_places(first, target_key, classes), split="train", classes=classes, **fields),
-        FileSet(_places(second, target_key, classes), split="test", classes=classes, **fields),
+        HuggingFaceDataset("train", first, _labels(first, target_key, classes), classes),
+        HuggingFaceDataset("test", second, _labels(second, target_key, classes), classes),
     )
 
 
@@ -184,7 +228,7 @@ def _distinct(reader: Any, target_key: str, dataset: str) -> list[Any]:
     return sorted(values)
 
 
-def _places(reader: Any, target_key: str, classes: tuple[str, ...]) -> Places:
+def _labels(reader: Any, target_key: str, classes: tuple[str, ...]) -> Tensor:
     values = reader.dataset.data.column(target_key).to_pylist()
     try:
         labels: NDArray[np.int64] = np.array(
@@ -197,4 +241,4 @@ def _places(reader: Any, target_key: str, classes: tuple[str, ...]) -> Places:
             f"split {reader.split!r} has labels that are no classes of the training images ({one_line(error)}); leave "
             "these images out"
         ) from error
-    return Places(reader, labels)
+    return torch.from_numpy(labels)

@@ -61,6 +61,12 @@ def load_folder(
     return read_splits(*class_splits(path, "folder"), size=size, unreadable=unreadable, memory_limit=memory_limit)
 
 
+@register_splits("files", streamed=True)
+def load_files(path: str | os.PathLike[str]) -> Splits[FileDataset]:
+    """Open the same folders, in the order of timm's reader of folders, to be read while training."""
+    return class_splits(path, "files")
+
+
 def read_folder(
     path: str | os.PathLike[str],
     *,
