@@ -87,7 +87,7 @@ class Loaded:
 
 
 def timm_loader(
-    folder: Path, size: int, batch: int, workers: int, device: torch.device, like: data.FileSet
+    folder: Path, size: int, batch: int, workers: int, device: torch.device, like: data.ImageDataset
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """timm's loader with its prefetcher, as its train.py makes it."""
     found = timm.data.create_dataset("", root=str(folder), split="train", is_training=True, batch_size=batch)
@@ -114,7 +114,7 @@ def timm_optimizer(network: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 
 def torchvision_loader(
-    folder: Path, size: int, batch: int, workers: int, device: torch.device, like: data.FileSet
+    folder: Path, size: int, batch: int, workers: int, device: torch.device, like: data.ImageDataset
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """Class folders through transforms and a DataLoader."""
     transform = v2.Compose(

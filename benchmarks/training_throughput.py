@@ -151,10 +151,10 @@ class Setting:
     def ours(self, network: nn.Module, batches: data.Loader) -> Ours:
         return Ours(network, batches, self.processes, self.precision)
 
-    def batches(self, images: data.InMemoryDataset | data.FileSet, batch: int) -> data.Loader:
+    def batches(self, images: data.ImageDataset, batch: int) -> data.Loader:
         """Batches as training has them."""
         gc.collect()  # loaders no longer in use: if a worker process does it, it complains that they are not its own
-        size = (self.size, self.size) if isinstance(images, data.FileSet) else None
+        size = (self.size, self.size) if not isinstance(images, data.InMemoryDataset) else None
         return data.create_loader(
             images,
             batch,
@@ -243,7 +243,7 @@ def about_files(setting: Setting) -> str:
 def network_from_files(setting: Setting, folder: Path) -> tuple[str, float]:
     """The table of ResNet50 from files, and the images a second of the bare step."""
     size, batch, workers, device = setting.size, setting.batch, setting.workers, setting.device
-    images = data.load("files", folder, size=size, workers=workers).train
+    images = data.load("files", folder).train
     classes, batches = len(images.classes), setting.batches(images, batch)
     ours = setting.ours(setting.resnet50(classes), batches)
     bare = setting.bare(setting.resnet50(classes), batches)
@@ -279,7 +279,7 @@ def network_from_files(setting: Setting, folder: Path) -> tuple[str, float]:
 
 def alone(setting: Setting, folder: Path, ceiling: float) -> str:
     """How fast files are read, alone and by a network that asks for more than there is."""
-    images = data.load("files", folder, size=setting.size, workers=setting.workers).train
+    images = data.load("files", folder).train
     batches = setting.batches(images, max(64, setting.batch))
     few = nn.AvgPool2d(1, setting.size // 4)  # 16 pixels of each image
     network = nn.Sequential(few, nn.Flatten(), nn.LazyLinear(len(images.classes)))

@@ -64,7 +64,7 @@ def test_what_is_found(made):
     train, test = load(made)
     assert (len(train), len(test), train.classes) == (23, 11, ("ab", "b", "c d"))
     assert (train.name, train.split, test.split, train.skipped) == ("files", "train", "test", ())
-    assert train.source.name(0) == "ab/00.JPEG" and train.source.labels.tolist() == sorted([i % 3 for i in range(23)])
+    assert train.keys[0] == "ab/00.JPEG" and train.labels.tolist() == sorted([i % 3 for i in range(23)])
     (made / "train" / "b" / "._04.JPEG").write_text("hidden")
     (made / "train" / "b" / "readme.txt").write_text("none")
     assert len(load(made).train) == 23
@@ -74,9 +74,9 @@ def test_images_in_folders_within_class_folders_belong_to_the_class(made):
     (made / "train" / "ab" / "b").mkdir()
     (made / "train" / "ab" / "00.JPEG").rename(made / "train" / "ab" / "b" / "00.JPEG")
     train = load(made).train
-    names = [train.source.name(i) for i in range(23)]
+    names = [train.keys[i] for i in range(23)]
     assert names[:8] == [f"ab/{i:02}.JPEG" for i in range(3, 23, 3)] + ["ab/b/00.JPEG"]
-    assert train.source.labels.tolist() == sorted([i % 3 for i in range(23)])
+    assert train.labels.tolist() == sorted([i % 3 for i in range(23)])
 
 
 def test_testing_is_what_timm_does(made):
@@ -88,9 +88,9 @@ def test_testing_is_what_timm_does(made):
     assert [len(batch.labels) for batch in batches] == [4, 4, 3] == [batch.total for batch in batches]
     for i in range(11):
         batch = batches[i // 4]
-        expected = transform(Image.open(made / "val" / test.source.name(i)))
+        expected = transform(Image.open(made / "val" / test.keys[i]))
         assert torch.allclose(batch.images[i % 4], expected, atol=1e-5) and batch.index[i % 4] == i
-        assert batch.labels[i % 4] == test.source.labels[i]
+        assert batch.labels[i % 4] == test.labels[i]
 
 
 def test_turned_images_and_those_of_other_kinds_are_upright_rgb(made, write_image):
@@ -101,7 +101,7 @@ def test_turned_images_and_those_of_other_kinds_are_upright_rgb(made, write_imag
     Image.fromarray(np.full((20, 20), 40_000, dtype=np.uint16)).save(folder / "01.png")
     test = load(made).test
     images = next(streamed(test, 3, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_pct=1.0).epoch(0)).images
-    names = [test.source.name(i) for i in range(3)]
+    names = [test.keys[i] for i in range(3)]
     turned, grey = images[names.index("ab/00.png")], images[names.index("ab/01.png")]
     assert turned[:, :7].min() == 1 and turned[:, 9:].max() == 0
     assert torch.allclose(grey, torch.tensor(40_000 / 256 / 255), atol=0.01)
@@ -266,11 +266,11 @@ def test_channels_last_is_the_same_in_another_layout(made):
 def test_a_part_of_the_set(made):
     train = load(made).train
     part = train.subset(6)
-    assert len(part) == 6 and np.bincount(part.source.labels).tolist() == [2, 2, 2]
+    assert len(part) == 6 and np.bincount(part.labels).tolist() == [2, 2, 2]
     again = part.subset([3, 0])
     batch = next(streamed(again, 2).epoch(0))
-    assert [again.source.name(i) for i in range(2)] == [part.source.name(3), part.source.name(0)]
-    assert batch.labels.tolist() == part.source.labels[[3, 0]].tolist()
+    assert [again.keys[i] for i in range(2)] == [part.keys[3], part.keys[0]]
+    assert batch.labels.tolist() == part.labels[[3, 0]].tolist()
     assert "give a number from 1 to 23" in error_of(train.subset, 24)
 
 

@@ -249,8 +249,7 @@ def test_a_class_may_be_without_test_images(root, name, removed):
     with pytest.warns(DataWarning, match="without test images in .*test': 'ant'"):
         train, test = data.load(name, root)
     assert train.classes == test.classes == ("ant", "bee")
-    labels = test.source.labels if name == "files" else test.labels
-    assert labels.tolist() == [1] * len(test)
+    assert test.labels.tolist() == [1] * len(test)
     for file in (root / "test" / "bee").iterdir():
         file.unlink()
     assert repr(str(root / "test"))[:-1] in error_of(root)

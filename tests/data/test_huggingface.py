@@ -9,7 +9,6 @@ from PIL import Image
 from support.loaders import rank_rows, streamed
 
 from regard import data
-from regard.data.fingerprint import fingerprint
 from regard.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -49,7 +48,7 @@ def home(tmp_path, monkeypatch):
 
 
 def load(folder, **options):
-    return data.load("hfds", folder, size=SIZE, **{"workers": 0, **options})
+    return data.load("hfds", folder, size=SIZE, **options)
 
 
 def error_of(*arguments, **options):
@@ -79,17 +78,17 @@ def test_a_folder_of_parquet_files(home):
 
 def test_fingerprints_are_of_labels_and_images(home, monkeypatch):
     kind = datasets.ClassLabel(names=["cat", "dog"])
-    first = fingerprint(load(write(home, [0, 1], kind)).train)
+    first = load(write(home, [0, 1], kind)).train.fingerprint()
     (home.parent / "elsewhere").mkdir()
-    assert fingerprint(load(write(home.parent / "elsewhere", [0, 1], kind)).train) == first
-    assert fingerprint(load(write(home, [1, 0], kind)).train) != first
+    assert load(write(home.parent / "elsewhere", [0, 1], kind)).train.fingerprint() == first
+    assert load(write(home, [1, 0], kind)).train.fingerprint() != first
     monkeypatch.setitem(globals(), "jpeg", lambda number, drawn=jpeg: drawn(7 if number == 3 else number))
-    assert fingerprint(load(write(home, [0, 1], kind)).train) != first
+    assert load(write(home, [0, 1], kind)).train.fingerprint() != first
 
 
 def test_names_and_numbers_as_classes(home):
     train, test = load(write(home, ["q", "p"], datasets.Value("string")))
-    assert train.classes == ("p", "q") and test.source.labels.tolist() == [1, 0] * 4 + [1]
+    assert train.classes == ("p", "q") and test.labels.tolist() == [1, 0] * 4 + [1]
     assert next(streamed(test, 3).epoch(0)).labels.tolist() == [1, 0, 1]
     (other := home.parent / "numbers").mkdir()
     assert load(write(other, [0, 3], datasets.Value("int64"))).train.classes == ("0", "1", "2", "3")

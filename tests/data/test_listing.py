@@ -27,8 +27,8 @@ def of_folder(root):
 def of_files(root):
     train = data.load("files", root).train
     places = range(len(train))
-    values = [int(np.asarray(Image.open(train.source.name(i, whole=True)))[0, 0, 0]) for i in places]
-    return list(zip(values, (train.classes[label] for label in train.source.labels), strict=True))
+    values = [int(np.asarray(train.image(i))[0, 0, 0]) for i in places]
+    return list(zip(values, (train.classes[label] for label in train.labels), strict=True))
 
 
 def of_regions(root):

@@ -5,6 +5,7 @@ A `Trial` is on images of any kind; commands that go back to single images take 
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,16 +20,15 @@ from torch import nn
 
 from regard import data, terminal, training
 from regard.commands.mismatches import tell_mismatches
-from regard.data import Batch, Channels, FileSet, ImageDataset, InMemoryDataset, Transform, WebDataset
+from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, WebDataset
 from regard.data.decode import OnUnreadable
-from regard.data.sources import READ_WHILE_TRAINING
+from regard.data.registry import SOURCES
 from regard.errors import DataWarning, InputError, check_interval
 from regard.report.wording import number
 from regard.training import DataRecipe, Preprocessing, Pretrained, RecipeParser
 
 _NAMED = ("split", "images", "region", "boundary", "limit")  # options of sets of image files
-_RESIZED = ("cub", "folder", "scenes", *READ_WHILE_TRAINING)  # sets that take a size
-_Named = InMemoryDataset | FileSet | WebDataset
+_Named = ImageDataset | WebDataset
 
 
 @dataclass(eq=False)
@@ -51,7 +51,7 @@ class Trial:
 
     network: Pretrained
     name: str
-    images: ImageDataset | FileSet | WebDataset
+    images: ImageDataset | WebDataset
     mean: Channels
     std: Channels
     transform: Transform
@@ -240,7 +240,7 @@ def trials(
         about = [*_own_data(network, parser, overrides), f"--data.workers={options.workers}"]
         own = parser.parse_args([*about, *overrides])
         _check_choices(own)
-        _complete(own, in_files=own.data.name in READ_WHILE_TRAINING)
+        _complete(own, in_files=training.is_streamed(own.data))
         recipe = training.to_data(parser, own)
         if own.unreadable == "skip":
             recipe = replace(recipe, unreadable="skip")
@@ -265,7 +265,8 @@ def _set_of_files(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             value = next(left, "")
         if not value or value.startswith("-"):
             raise InputError("--data is followed by the set: coco:FOLDER, masks:FOLDER, clutter, …")
-        if value in data.names():
+        # A folder may be called as a kind of data is.
+        if value in SOURCES and (SOURCES[value].load is not None or not os.path.exists(value)):
             others.append(f"--data.name={value}")
         else:
             where = value
@@ -290,7 +291,7 @@ def _complete(options: Namespace, *, in_files: bool) -> None:
 def _check_choices(options: Namespace) -> None:
     """Raises InputError for a choice that means nothing for the set, which is not one of image files."""
     for name in _NAMED:
-        if getattr(options, name) is not None and not (name == "limit" and options.data.name in READ_WHILE_TRAINING):
+        if getattr(options, name) is not None and not (name == "limit" and training.is_streamed(options.data)):
             raise InputError(f"--{name} is for a set of image files; name it (--data coco:FOLDER, …)")
 
 
@@ -320,9 +321,9 @@ def _own_data(network: Pretrained, parser: RecipeParser, overrides: list[str]) -
     asked: dict[str, object] = {}
     if about.mean is not None and about.std is not None:
         asked |= {"mean": list(about.mean), "std": list(about.std)}
-    if about.size is not None and name in _RESIZED:
+    if about.size is not None and SOURCES[name].takes_size:
         asked["size"] = about.size
-        if name in READ_WHILE_TRAINING:
+        if data.is_streamed(name):
             asked |= {"crop_pct": about.crop_pct or 1.0, "interpolation": about.interpolation or "bilinear"}
     return [f"--data.{field}={value}" for field, value in asked.items()]
 
@@ -337,12 +338,13 @@ def _on_a_set(
     """A trial on a set by name."""
     outputs = network.output_names
     found = _label_outputs(network, outputs, images, True, say)
+    assert images.mean is not None and images.std is not None
     seen = Preprocessing(images.mean, images.std)
     transform = training.make_transform(recipe)
     if isinstance(images, InMemoryDataset):
         height, width = images.images.shape[2:]
         seen = replace(seen, size=height if height == width else None)
-        if recipe.name in _RESIZED and recipe.size is not None:
+        if SOURCES[recipe.name].takes_size and recipe.size is not None:
             seen = replace(seen, crop_pct=1.0, crop_mode="center", interpolation="bilinear")  # see `data.read_folder`
     elif transform.size is not None:
         seen = replace(seen, size=transform.size[0], crop_pct=transform.crop_pct, crop_mode="center")
@@ -390,7 +392,7 @@ def _on_files(
 def _label_outputs(
     network: Pretrained,
     outputs: tuple[str, ...],
-    images: ImageDataset | FileSet | WebDataset,
+    images: ImageDataset | WebDataset,
     needed: bool,
     say: Callable[[str], None],
 ) -> tuple[int, ...]:

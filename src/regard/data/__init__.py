@@ -5,7 +5,6 @@ from regard.data.batch import Batch, Loader
 from regard.data.builtin import clutter
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset, Splits
 from regard.data.decode import Unreadable
-from regard.data.fileset import FileSet
 from regard.data.listing import EXTENSIONS
 from regard.data.loader import create_loader
 from regard.data.mixing import Mixing
@@ -13,7 +12,7 @@ from regard.data.normalisation import Normalisation, denormalised
 from regard.data.pictures import Pictures, open_pictures
 from regard.data.regions.folder import read_folder
 from regard.data.registry import register, register_splits
-from regard.data.sources import all_options, load, names, open_regions
+from regard.data.sources import all_options, is_streamed, load, names, open_regions
 from regard.data.transforms import Transform
 from regard.data.wds import WebDataset
 
@@ -22,7 +21,6 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Channels",
-    "FileSet",
     "ImageDataset",
     "InMemoryDataset",
     "Loader",
@@ -37,6 +35,7 @@ __all__ = [
     "clutter",
     "create_loader",
     "denormalised",
+    "is_streamed",
     "load",
     "names",
     "open_pictures",

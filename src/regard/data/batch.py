@@ -13,7 +13,6 @@ from torch import Tensor
 from regard.data.augmentation import Augmentation
 from regard.data.dataset import ImageDataset
 from regard.data.draws import Draws, Integers, check_seed
-from regard.data.fileset import FileSet
 from regard.data.wds import WebDataset
 from regard.errors import InputError
 
@@ -54,7 +53,7 @@ class Loader(ABC):
 
     def __init__(
         self,
-        dataset: ImageDataset | FileSet | WebDataset,
+        dataset: ImageDataset | WebDataset,
         batch_size: int,
         *,
         augmentation: Augmentation | None,

@@ -38,6 +38,7 @@ class ImageDataset(ABC):
         has_masks: whether masks are known.
         mean: of each channel, 0 to 1, if the set has one of its own.
         std: likewise.
+        skipped: what was left out as the set was opened, for it could not be read.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ImageDataset(ABC):
     has_masks: bool = True
     mean: Channels | None = None
     std: Channels | None = None
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

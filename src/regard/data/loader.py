@@ -15,7 +15,6 @@ from regard.data.batch import Batch, Loader, rank_rows
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset
 from regard.data.decode import OnUnreadable, Unreadable, quiet
 from regard.data.draws import Integers
-from regard.data.fileset import FileSet, PlacesDataset
 from regard.data.memory_loader import InMemoryLoader
 from regard.data.normalisation import Normalisation, Prefetcher
 from regard.data.transforms import TrainingTransform, Transform
@@ -26,7 +25,7 @@ from regard.errors import InputError
 
 
 def create_loader(
-    dataset: ImageDataset | FileSet | WebDataset,
+    dataset: ImageDataset | WebDataset,
     batch_size: int | None = None,
     *,
     transform: Transform | None = None,
@@ -119,7 +118,7 @@ def create_loader(
             skip=unreadable == "skip",
         )
     return StreamedLoader(
-        PlacesDataset(dataset) if isinstance(dataset, FileSet) else dataset,
+        dataset,
         batch_size,
         transform,
         varied,

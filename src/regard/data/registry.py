@@ -16,7 +16,7 @@ Opens = TypeVar("Opens", bound=Callable[..., ImageDataset])
 Loads = TypeVar("Loads", bound=Callable[..., Splits])
 
 # What fields of a recipe say, or arguments of their own, and no options.
-FIELDS = ("size", "unreadable", "crop_pct", "interpolation", "workers", "download")
+FIELDS = ("size", "unreadable", "download")
 
 
 @dataclass
@@ -38,6 +38,11 @@ class Source:
     open: Callable[..., ImageDataset] | None = None
     load: Callable[..., Splits] | None = None
     streamed: bool = True
+
+    @property
+    def takes_size(self) -> bool:
+        """Whether images are resized: read into memory, or while training."""
+        return self.streamed or (self.load is not None and "size" in inspect.signature(self.load).parameters)
 
     def all_options(self, given: Mapping[str, Any], *, opening: bool = False) -> dict[str, Any]:
         """The options of `load`, or `open`, given and by default.

@@ -11,22 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from regard.data import builtin, files, huggingface, published, regions, wds  # which register what they read
+from regard.data import builtin, huggingface, published, regions, wds  # which register what they read
 from regard.data.dataset import ImageDataset, Splits
 from regard.data.decode import OnUnreadable
 from regard.data.listing import existing_folder, show
 from regard.data.registry import FIELDS, SOURCES, Source
 from regard.errors import DataWarning, InputError, unknown
 
-_ = builtin, files, huggingface, published, regions, wds
-
-# Sets that are read while training.
-READ_WHILE_TRAINING = {name for name, source in SOURCES.items() if source.streamed}
+_ = builtin, huggingface, published, regions, wds
 
 
 def names() -> list[str]:
     """The names that `load` knows, sorted."""
     return sorted(SOURCES)
+
+
+def is_streamed(name: str) -> bool:
+    """Whether the images of a data set are read while training, and not held in memory.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    return _source(name).streamed
 
 
 def all_options(name: str, /, **given: Any) -> dict[str, Any]:
@@ -45,9 +51,6 @@ def load(
     download: bool = False,
     size: int | None = None,
     unreadable: OnUnreadable = "error",
-    crop_pct: float = 0.875,
-    interpolation: str = "bilinear",
-    workers: int = 4,
     **options: Any,
 ) -> Splits:
     """Load a data set into memory, or open one that is read while training: what to train on, and what to test on.
@@ -62,12 +65,8 @@ def load(
             `valid/`, `validation/`). For "cifar10", "cifar100" and "stl10" the one that torchvision calls root, by
             default a `regard` folder in the person's cache. None for "clutter".
         download: whether "cifar10", "cifar100", "stl10" or "hfds" may be fetched if it is not there.
-        size: the side of the images in pixels; "cub" and "scenes" need it. Not for "clutter", "cifar10", "cifar100" and
-            "stl10", whose images are of one size.
-        unreadable: on an image that cannot be read, "error" or "skip".
-        crop_pct: of sets read while training, as of `FileSet`, and so are the next two.
-        interpolation: likewise.
-        workers: likewise.
+        size: of files that are read into memory, the side of the images in pixels; "cub" and "scenes" need it.
+        unreadable: of the same, on an image that cannot be read, "error" or "skip".
         options: those of the data set; for "cub", "folder" and "scenes" `memory_limit`, the most bytes that the images
             of a split may take.
 
@@ -77,30 +76,23 @@ def load(
     """
     source = _source(name)
     options = source.all_options(options)
-    if source.load is None:
-        return _opened_splits(source, folder, options)
-    takes = inspect.signature(source.load).parameters
-    if size is not None and "size" not in takes and not source.streamed:
+    if size is not None and not source.takes_size:
         raise InputError(f"data set {name!r} has images of one size; leave size out (found {size})")
-    fields = {
-        "download": download,
-        "size": size,
-        "unreadable": unreadable,
-        "crop_pct": crop_pct,
-        "interpolation": interpolation,
-        "workers": workers,
-    }
+    if source.load is None:
+        return _normalised(_opened_splits(source, folder, options))
+    takes = inspect.signature(source.load).parameters
+    fields = {"download": download, "size": size, "unreadable": unreadable}
     options |= {field: fields[field] for field in FIELDS if field in takes}
     if "path" in takes:
         if folder is None and takes["path"].default is inspect.Parameter.empty:
             raise _needs_folder(source)
-        return source.load(folder, **options)
+        return _normalised(source.load(folder, **options))
     if folder is not None:
         raise InputError(
             f"data set {name!r} is made, not read from a folder (found {str(folder)!r}); leave the folder out, or say "
             "what it holds (--data.name folder)"
         )
-    return source.load(**options)
+    return _normalised(source.load(**options))
 
 
 def open_regions(
@@ -169,6 +161,16 @@ def _opened_splits(source: Source, folder: str | os.PathLike[str] | None, option
     if test.split == train.split:
         raise InputError(f"data set {source.name!r} has no split in {show(path)} to test on; add one")
     return Splits(_labelled(train), _labelled(test))
+
+
+def _normalised(splits: Splits) -> Splits:
+    """Those that have no mean and standard deviation of their own are normalised as ImageNet's images are."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    for images in splits:
+        if images.mean is None:
+            images.mean, images.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    return splits
 
 
 def _labelled(images: ImageDataset) -> ImageDataset:

@@ -1,6 +1,6 @@
 """What the images of a data set are called, without a Python string for each.
 
-DataLoader workers share a block of bytes; of a million strings each worker would get a copy, bit by bit, as it reads them.
+DataLoader workers share a block of bytes; of a million strings each would get a copy, bit by bit, as it reads them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import torch
 
 from regard import data, training
-from regard.data.fileset import SIZE
 from regard.errors import InputError, first_line
 from regard.reproduction.plan import Job, Plan
 from regard.store import StoredRun
@@ -149,7 +148,7 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
         device: where.
     """
     images = splits.train
-    side = images.images.shape[-1] if isinstance(images, data.InMemoryDataset) else recipe.data.size or SIZE
+    side = images.images.shape[-1] if isinstance(images, data.InMemoryDataset) else recipe.data.size or training.SIZE
     if isinstance(images, data.InMemoryDataset) and recipe.augmentation.crop:
         side = recipe.augmentation.crop
     classes = len(images.classes)

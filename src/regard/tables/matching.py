@@ -17,13 +17,11 @@ from pathlib import PurePath
 from typing import Any
 
 from regard import data
-from regard.data.fileset import SIZE
-from regard.data.sources import READ_WHILE_TRAINING
 from regard.errors import InputError
 from regard.store import StoredRun
 from regard.tables.published import Cell, PublishedTable
 from regard.tables.setting import WITHIN, Setting, shortened
-from regard.training import WHERE, Recipe, ScheduleRecipe, flat, plain
+from regard.training import SIZE, WHERE, Recipe, ScheduleRecipe, flat, plain
 
 # How the same is computed.
 _TECHNICAL = {
@@ -55,7 +53,7 @@ class Facts:
             usual = data.all_options(name)
             others = {option: value for option, value in options.items() if value != usual.get(option)}
             self.fields["data.options"] = {option: others[option] for option in others if option not in _ROOM}
-        if name in READ_WHILE_TRAINING and self.fields["data.size"] is None:
+        if name in data.names() and data.is_streamed(name) and self.fields["data.size"] is None:
             self.fields["data.size"] = SIZE
 
     @cached_property

@@ -1,6 +1,6 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
-from regard.training.datasets import is_streamed, load_data, make_loader, make_transform
+from regard.training.datasets import SIZE, is_streamed, load_data, make_loader, make_transform
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.hooks import Hook, Upload
 from regard.training.imported import import_weights, sha256
@@ -40,6 +40,7 @@ from regard.training.run import Run
 from regard.training.trainer import Outcome, check, train
 
 __all__ = [
+    "SIZE",
     "DataRecipe",
     "Hook",
     "Interrupt",

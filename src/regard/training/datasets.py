@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
 from regard import data
-from regard.data.fileset import SIZE
-from regard.data.sources import READ_WHILE_TRAINING
 from regard.training.recipe import DataRecipe
 
-Images = data.InMemoryDataset | data.FileSet | data.WebDataset
+Images = data.ImageDataset | data.WebDataset
+
+SIZE = 224  # of streamed images, where no size is given
 
 
 def load_data(recipe: DataRecipe) -> data.Splits:
@@ -20,16 +21,12 @@ def load_data(recipe: DataRecipe) -> data.Splits:
         InputError: the data are not there or cannot be read.
     """
     data.all_options(recipe.name, **recipe.options)  # fields are no options
-    how: dict[str, Any] = {}
-    if recipe.name in READ_WHILE_TRAINING:
-        how = {name: getattr(recipe, name) for name in ("crop_pct", "interpolation", "workers")}
     train, test = data.load(
         recipe.name,
         recipe.folder,
         download=recipe.download,
         size=recipe.size,
         unreadable=recipe.unreadable,
-        **how,
         **recipe.options,
     )
     if recipe.train_images is not None:
@@ -45,7 +42,13 @@ def resolved(recipe: DataRecipe, images: Images) -> DataRecipe:
 
 
 def _normalised(images: Images, recipe: DataRecipe) -> Images:
-    return replace(images, mean=recipe.mean or images.mean, std=recipe.std or images.std)
+    mean, std = recipe.mean or images.mean, recipe.std or images.std
+    assert mean is not None and std is not None
+    if isinstance(images, data.InMemoryDataset | data.WebDataset):
+        return replace(images, mean=mean, std=std)
+    found = copy(images)
+    found.mean, found.std = mean, std
+    return found
 
 
 def make_loader(
@@ -90,7 +93,7 @@ def make_transform(recipe: DataRecipe, augmentation: data.Augmentation | None = 
 
 def is_streamed(recipe: DataRecipe) -> bool:
     """Whether the images of a recipe are read while it trains."""
-    return recipe.name in READ_WHILE_TRAINING
+    return data.is_streamed(recipe.name)
 
 
 def test_batch_size(images: Images, recipe: DataRecipe, processes: int) -> int:

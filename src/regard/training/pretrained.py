@@ -12,10 +12,9 @@ import timm
 from torch import nn
 
 from regard import models
-from regard.data.fileset import SIZE
 from regard.errors import InputError, one_line
 from regard.models.torchvision_networks import is_of_torchvision
-from regard.training.datasets import is_streamed
+from regard.training.datasets import SIZE, is_streamed
 from regard.training.networks import build_network, load_network
 from regard.training.parsing import RecipeParser
 from regard.training.preprocessing import Preprocessing

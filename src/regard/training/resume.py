@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from regard import data
-from regard.data.fingerprint import fingerprint
 from regard.errors import InputError
 from regard.files import UNFINISHED, remove_files, written_files
 from regard.training.recipe import WHERE, Recipe, flat, plain
@@ -21,7 +20,7 @@ Record = dict[str, Any]
 def data_record(splits: data.Splits) -> Record:
     """The record of a data set; the same for every process that reads the same files, wherever they are."""
     return {
-        name: {"images": _counts(images), "fingerprint": fingerprint(images)}
+        name: {"images": _counts(images), "fingerprint": images.fingerprint()}
         for name, images in zip(("train", "test"), splits, strict=True)
     }
 
@@ -99,8 +98,7 @@ def _check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> No
         )
 
 
-def _counts(images: data.ImageDataset | data.WebDataset | data.FileSet) -> list[int]:
+def _counts(images: data.ImageDataset | data.WebDataset) -> list[int]:
     if isinstance(images, data.WebDataset):
         return [len(images)]
-    labels = images.labels.cpu().numpy() if isinstance(images, data.ImageDataset) else images.source.labels
-    return np.bincount(labels, minlength=len(images.classes)).tolist()
+    return np.bincount(images.labels.cpu().numpy(), minlength=len(images.classes)).tolist()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from regard.data import FileSet, InMemoryDataset
+from regard.data import ImageDataset, WebDataset
 from regard.errors import InputError
 from regard.store import local_run
 from regard.training.pretrained import Pretrained, load_pretrained
@@ -22,7 +22,7 @@ _PRECISIONS: dict[str, Precision] = {"auto": "auto", "float32": None, "bfloat16"
 
 def load_teachers(
     recipe: TransferRecipe,
-    images: InMemoryDataset | FileSet,
+    images: ImageDataset | WebDataset,
     size: tuple[int, int],
     device: torch.device,
     say: Callable[[str], None],
