@@ -102,16 +102,22 @@ class Transform:
             return mask.copy()
         height, width = mask.shape
         self._check_shape(width, height)
-        resize = self._steps.transforms[0]
-        new_width, new_height = resize(Image.fromarray(mask.view(np.uint8))).size
+        new_width, new_height = self._nearest(Image.fromarray(mask.view(np.uint8))).size
         covered, row_unit = _covered(mask, height, new_height)
         covered, column_unit = _covered(covered.T, width, new_width)
-        # In whole numbers, so that exactly a half is a half.
-        half = 2 * covered.T.astype(np.int64) >= row_unit * column_unit
+        half = 2 * covered.T >= row_unit * column_unit  # in whole numbers, so that exactly a half is a half
         return center_crop_or_pad(torch.from_numpy(half)[None], list(self.size))[0].numpy()
 
     @cached_property
     def _steps(self) -> Any:
+        return self._timm(self.interpolation)
+
+    @cached_property
+    def _nearest(self) -> Any:
+        """Resizes as `_steps` does, in no time: what counts is the size."""
+        return self._timm("nearest").transforms[0]
+
+    def _timm(self, interpolation: str) -> Any:
         """timm's resizing, cropping, and then bytes."""
         from timm.data import create_transform
         from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
@@ -123,13 +129,13 @@ class Transform:
             is_training=False,
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
-            interpolation=self.interpolation,
+            interpolation=interpolation,
             mean=(red / 255, green / 255, blue / 255),  # which timm takes for the border's colour
             use_prefetcher=True,  # which wants bytes
         )
         for step in steps.transforms:
             if isinstance(step, ResizeKeepRatio):  # some versions leave this out where images are not square
-                step.interpolation = str_to_interp_mode(self.interpolation)
+                step.interpolation = str_to_interp_mode(interpolation)
         return steps
 
     def _check_shape(self, width: int, height: int) -> None:
@@ -204,13 +210,16 @@ def _covered(values: NDArray[Any], length: int, new_length: int) -> tuple[NDArra
     places = np.arange(new_length)
     if new_length >= length:
         return values[(2 * places + 1) * length // (2 * new_length)], 1
-    # Place i covers i * length to (i + 1) * length, where each value is new_length long.
-    whole, part = np.divmod(np.arange(new_length + 1) * length, new_length)
-    values = np.concatenate([values, np.zeros_like(values[:1])])
-    kind = np.int32 if values.dtype == np.bool_ else np.int64  # the first time up to length, then up to its square
-    between = np.add.reduceat(values, whole, axis=0, dtype=kind)[:-1]
-    cut = values[whole] * part.astype(kind).reshape(-1, *[1] * (values.ndim - 1))
-    return between * kind(new_length) + cut[1:] - cut[:-1], length
+    # Pixel i covers i * length to (i + 1) * length, where each value is new_length long: a part of its first value, those
+    # between, and a part of its last.
+    edges, cut = np.divmod(np.arange(new_length + 1, dtype=np.int32) * length, new_length)
+    values = np.concatenate([values, np.zeros_like(values[:1])]).astype(np.int32)
+    first, last = edges[:-1], edges[1:]
+    covered = values[last] * cut[1:, None] + values[first] * (new_length - cut[:-1, None])
+    for step in range(1, int((last - first).max())):
+        between = np.where(first + step < last, new_length, 0)
+        covered += values[np.minimum(first + step, length)] * between[:, None].astype(np.int32)
+    return covered, length
 
 
 def _check_integers(name: str, values: object, expected: str, count: int, low: int, high: float) -> None:
