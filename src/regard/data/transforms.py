@@ -105,7 +105,7 @@ class Transform:
         new_width, new_height = self._nearest(Image.fromarray(mask.view(np.uint8))).size
         covered, row_unit = _covered(mask, height, new_height)
         covered, column_unit = _covered(covered.T, width, new_width)
-        half = 2 * covered.T >= row_unit * column_unit  # in whole numbers, so that exactly a half is a half
+        half = covered.T >= row_unit * column_unit / 2  # whole numbers: exactly a half is a half
         return center_crop_or_pad(torch.from_numpy(half)[None], list(self.size))[0].numpy()
 
     @cached_property
@@ -210,7 +210,7 @@ def _covered(values: NDArray[Any], length: int, new_length: int) -> tuple[NDArra
     places = np.arange(new_length)
     if new_length >= length:
         return values[(2 * places + 1) * length // (2 * new_length)], 1
-    # Pixel i covers i * length to (i + 1) * length, where each value is new_length long: a part of its first value, those
+    # Pixel i covers i * length to (i + 1) * length, where each value is new_length long: a part of its first value, all
     # between, and a part of its last.
     edges, cut = np.divmod(np.arange(new_length + 1, dtype=np.int32) * length, new_length)
     values = np.concatenate([values, np.zeros_like(values[:1])]).astype(np.int32)
