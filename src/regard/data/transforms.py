@@ -105,8 +105,8 @@ class Transform:
         new_width, new_height = self._nearest(Image.fromarray(mask.view(np.uint8))).size
         covered, row_unit = _covered(mask, height, new_height)
         covered, column_unit = _covered(covered.T, width, new_width)
-        half = covered.T >= row_unit * column_unit / 2  # whole numbers: exactly a half is a half
-        return center_crop_or_pad(torch.from_numpy(half)[None], list(self.size))[0].numpy()
+        half = 2 * covered >= row_unit * column_unit  # in whole numbers, so that exactly a half is a half
+        return center_crop_or_pad(torch.from_numpy(half.T)[None], list(self.size))[0].numpy()
 
     @cached_property
     def _steps(self) -> Any:
