@@ -113,16 +113,15 @@ class _Uploads:
 
     def finish(self) -> None:
         """Uploads what is left, and waits for a bucket that is away."""
-        for pause in _PAUSES:
+        for pause in (*_PAUSES, None):
             try:
                 return self.upload()
             except InputError as error:
+                if pause is None:
+                    message = f"{error}; the run is in {self.folder}, and with --resume the rest is uploaded"
+                    raise InputError(message) from error
                 say(f"{error}; the upload is tried again in {pause:.0f} s")
                 time.sleep(pause)
-        try:
-            self.upload()
-        except InputError as error:
-            raise InputError(f"{error}; the run is in {self.folder}, and with --resume the rest is uploaded") from error
 
 
 def _asked(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
