@@ -185,6 +185,13 @@ def test_an_epoch_begun_at_a_step_is_the_rest_of_the_whole(made, start, workers)
     assert len(rest) == 5 - start and (start == 5 or same(whole[start:], rest))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_by_its_position_in_an_epoch(made, workers):
+    batches = training(made, workers=workers)
+    seen, one = list(batches.epoch(1))[3], batches.sample(1, 3 * 12 + 5)
+    assert torch.equal(one.images[0], seen.images[5]) and one.labels[0] == seen.labels[5] and len(one.images) == 1
+
+
 def test_a_worker_whose_shards_end_goes_on(made):
     """Of four workers over six shards two have twice the images of the others."""
     epoch = list(training(made, 8, workers=4).epoch(0))
