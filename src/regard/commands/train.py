@@ -48,12 +48,12 @@ def _in_folder(run: Path, main_process: bool) -> Iterator[tuple[Path, list[train
         Locked: somebody does.
     """
     place = Path(os.path.realpath(run))  # whatever links lead there
-    missing = [folder for folder in place.parents if not folder.exists()]
+    made = [folder for folder in (place.parent / ".locks", *place.parents) if not folder.exists()]
     try:
         with _lock(place) if main_process else nullcontext():
             yield run, [training.Progress()]
     finally:
-        for folder in () if place.exists() else (place.parent / ".locks", *missing):
+        for folder in made:
             with suppress(OSError):  # there is something else in it
                 folder.rmdir()
 
