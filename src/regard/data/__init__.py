@@ -5,6 +5,7 @@ from regard.data.batch import Batch, Loader
 from regard.data.builtin import clutter
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset, Splits
 from regard.data.decode import Unreadable
+from regard.data.in_memory import read_into_memory
 from regard.data.listing import EXTENSIONS
 from regard.data.loader import create_loader
 from regard.data.mixing import Mixing
@@ -41,6 +42,7 @@ __all__ = [
     "open_pictures",
     "open_regions",
     "read_folder",
+    "read_into_memory",
     "register",
     "register_splits",
 ]

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from regard.data.dataset import ImageDataset, Splits
 from regard.data.listing import show
@@ -52,14 +52,14 @@ class Source:
         """
         function = self.open if opening or self.load is None else self.load
         assert function is not None
-        parameters = inspect.signature(function).parameters
+        parameters = inspect.signature(function, eval_str=True).parameters
         known = {name: option.default for name, option in parameters.items() if name not in ("path", "split", *FIELDS)}
         for name, value in given.items():
             if not known:
                 raise InputError(f"data set {self.name!r} has no options (found {name!r}); leave it out")
             if name not in known:
                 raise unknown(f"option of data set {self.name!r}", name, known)
-            check_type(f"{name} of data set {self.name!r}", value, get_type_hints(function)[name])
+            check_type(f"{name} of data set {self.name!r}", value, parameters[name].annotation)
         return {**known, **given}
 
 
@@ -123,7 +123,9 @@ def pick_split(given: str | None, there: Sequence[str], where: Path, preferred: 
 
 
 def check_type(what: str, value: Any, kind: Any) -> None:
-    """Raises InputError for a value, as YAML may give it, that is not of the type of an option."""
+    """Raises InputError for a value, as YAML may give it, that is not of the type of an option, if it has one."""
+    if kind is inspect.Parameter.empty:
+        return
     words = [word for part in (kind, *get_args(kind)) for word in get_args(part) if isinstance(word, str)]
     if words and isinstance(value, str) and value not in words:
         raise unknown(what, value, words)

@@ -1,0 +1,76 @@
+"""A data set that somebody adds: the one in the documents, through its registration alone."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from regard import data
+from regard.bias import Report
+from regard.cli import main
+from regard.data.registry import SOURCES
+from regard.errors import InputError
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+@pytest.fixture
+def discs(tmp_path, monkeypatch):
+    """The class, registered for the time of a test, and a folder of its files, my/."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(SOURCES)
+    section = DOCUMENT.read_text().partition("## A set of one's own")[2]
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)
+    generator = np.random.default_rng(0)
+    Path("my").mkdir()
+    for split, count in (("train", 8), ("test", 6)):
+        drawn = generator.integers([8, 8, 3, 0], [24, 24, 8, 2], (count, 4)).tolist()
+        Path(f"my/{split}.json").write_text(json.dumps(drawn))
+    yield names["Discs"]
+    SOURCES.clear()
+    SOURCES.update(before)
+
+
+def test_every_command_knows_it(discs, capsys):
+    of_it = ["--data.name=discs", "--data.folder=my", "--data.size=32", "--data.workers=0"]
+    short = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=4", "--device=cpu"]
+    assert main(["train", *of_it, *short, "--run=run"]) == 0
+    recorded = json.loads(Path("run/environment.json").read_text())["data"]["train"]["images"]
+    assert recorded == np.bincount(discs(Path("my"), "train").labels).tolist()
+    assert main(["train", *of_it, *short, "--schedule.epochs=2", "--run=run", "--resume"]) == 0
+    assert main(["evaluate", "run"]) == 0
+    capsys.readouterr()
+    assert main(["bias", "run", "--data", "discs:my", "--method=gradcam", "--out=bias", "--device=cpu"]) == 0
+    report = Report.load(next(Path("bias").glob("run*.json")))
+    assert len(report) == 6 and "discs" in capsys.readouterr().out
+
+
+def test_it_is_opened_as_all_are(discs):
+    found = data.open_regions("discs:my", grey=90)
+    assert len(found) == 6 and found.split == "test" and found.image(0).getpixel((0, 0)) == (90, 90, 90)
+    assert len(data.open_regions("discs:my", split="train", limit=3)) == 3
+    assert data.all_options("discs") == {"grey": 60} and data.is_streamed("discs")
+    with pytest.raises(InputError, match="grey of data set 'discs' is 'x'; expected int"):
+        data.load("discs", "my", grey="x")
+    with pytest.raises(InputError, match="needs a folder .a folder with train.json"):
+        data.load("discs")
+
+
+def test_its_fingerprint_follows_images_masks_and_labels(discs):
+    first = data.open_regions("discs:my")
+    assert first.fingerprint() == data.open_regions("discs:my").fingerprint()
+    assert len({first.fingerprint(), data.open_regions("discs:my", grey=61).fingerprint()}) == 2
+    assert first.subset([1, 0]).fingerprint() != first.fingerprint()
+
+
+def test_it_is_read_into_memory(discs):
+    held = data.read_into_memory(discs(Path("my")), size=16)
+    assert held.images.shape == (6, 3, 16, 16) and torch.equal(held.labels, discs(Path("my")).labels)
+    whole = data.read_into_memory(discs(Path("my")))
+    assert np.array_equal(whole.images[2].permute(1, 2, 0).numpy(), np.asarray(discs(Path("my")).image(2)))
+    with pytest.raises(InputError, match="6 images of 'discs' would take"):
+        data.read_into_memory(discs(Path("my")), memory_limit=100)
