@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from regard.errors import InputError
 from regard.reproduction import Ended, Job, Plan, duration, run_plan, scheduler
 from regard.reproduction.plan import State
 from regard.reproduction.scheduler import Ending
@@ -193,6 +194,21 @@ def test_being_killed_while_stopping_is_no_failure(store: Runs) -> None:
     outcome = run_plan(plan(job("one"), job("two", "one")), Starting({}), store, retries=0, say=lines.append, stop=stop)
     assert outcome.stopped and not outcome.failed and not outcome.skipped
     assert not any("failed" in line or "trying again" in line for line in lines)
+
+
+def test_a_job_that_cannot_be_started_ends_the_others_in_good_order(store: Runs) -> None:
+    class Full(Pretended):
+        def start(self, job: Job) -> None:
+            if job.name == "two":
+                raise InputError("the disk is full")
+            super().start(job)
+
+    lines: list[str] = []
+    executor = Full({})
+    with pytest.raises(InputError, match="the disk is full"):
+        run_plan(plan(job("one"), job("two")), executor, store, say=lines.append)
+    assert executor.started == ["one"] and not executor.running
+    assert any("one is stopped" in line for line in lines)
 
 
 def test_an_executor_with_a_queue_takes_students_at_once_and_tries_again_itself(store: Runs) -> None:

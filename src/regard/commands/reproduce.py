@@ -114,10 +114,9 @@ def _parser() -> training.RecipeParser:
 
 def _check(options: Namespace) -> None:
     check_interval("--seeds", options.seeds, "[1, 10000]")
-    if options.retries < 0:
-        raise InputError(f"--retries is {options.retries}; it has to be at least 0")
-    if options.at_once is not None and options.at_once < 1:
-        raise InputError(f"--at_once is {options.at_once}; it has to be at least 1")
+    check_interval("--retries", options.retries, "[0, 10000]")
+    if options.at_once is not None:
+        check_interval("--at_once", options.at_once, "[1, 10000]")
     if options.engine == "local":
         given = [name for name in ("address", "gpus") if options[name] is not None]
         if given:

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from regard import training
@@ -136,12 +137,10 @@ def run_command(command: list[str], store: str, name: str, teacher: tuple[Ending
     """
     if teacher is not None and teacher[0] != "finished":
         return "waiting", ""
-    log = Store(store).log(name)
-    libc = ctypes.CDLL(None)
-    # Where the kernel can, it ends the run with this process: Ray starts another then.
-    process = start_command(
-        command, log, before=lambda: sys.platform == "linux" and libc.prctl(_END_WITH_PARENT, signal.SIGKILL)
-    )
+    log, before = Store(store).log(name), None
+    if sys.platform == "linux":  # the run ends with this process, for then Ray starts it again
+        before = partial(ctypes.CDLL(None).prctl, _END_WITH_PARENT, signal.SIGKILL)
+    process = start_command(command, log, before=before)
     try:
         while process.poll() is None:
             time.sleep(0.2)  # Ray's way of cancelling is a KeyboardInterrupt between two instructions of Python

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +101,10 @@ def ending_of(status: int, log: Path) -> tuple[Ending, str]:
     """How a command ended, and its last line, from its exit status and its log."""
     if status < 0:
         return "killed", f"by {signal.Signals(-status).name}; see {log}"
-    with contextlib.suppress(OSError), open(log, "rb") as file:
+    text = ""
+    with suppress(OSError), open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - _LAST))
-        lines = file.read().decode(errors="replace").split("\n")
-        message = next((line.strip() for line in reversed(lines) if line.strip()), "").removeprefix("regard: ")
+        text = file.read().decode(errors="replace").strip()
+    message = text.rpartition("\n")[2].strip().removeprefix("regard: ")
     ending = _ENDINGS.get(status, "failed")
     return ending, f"{message} (see {log})" if ending == "failed" else message

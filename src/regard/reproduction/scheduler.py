@@ -132,8 +132,8 @@ class _Scheduler:
                 if not self.executor.queues and name not in self.locked_until:
                     done = f", after epoch {self.epochs[name]} of {job.epochs}" if self.epochs[name] else ""
                     self.say(f"{self._progress(name)} begins{done}")
-                self.running[name] = time.monotonic()
                 self.executor.start(job)
+                self.running[name] = time.monotonic()
 
     def _has_teacher(self, job: Job) -> bool:
         queued = self.executor.queues and job.teacher in self.running
