@@ -510,6 +510,15 @@ def served(made):
     server.shutdown()
 
 
+def test_images_of_different_sizes(own):
+    write_shard(
+        own / "validation-000.tar", [("a.jpg", jpeg(1)), ("a.cls", b"1"), ("b.jpg", jpeg(2, 20)), ("b.cls", b"2")]
+    )
+    test = load(own, test="validation-000.tar").test
+    assert "one size for all" in error_of(list, data.create_loader(test, 2).epoch(0))
+    assert [len(batch.labels) for batch in data.create_loader(test, 1).epoch(0)] == [1, 1]
+
+
 def test_an_address_of_a_kind_that_nobody_opens():
     batches = training("nowhere://a", 2, train="a.tar|4", test="b.tar|4", classes=2)
     assert "'nowhere://a/a.tar' cannot be read to its end" in error_of(list, batches.epoch(0))

@@ -28,7 +28,7 @@ from regard.report.wording import number
 from regard.training import DataRecipe, Preprocessing, Pretrained, RecipeParser
 
 _NAMED = ("split", "images", "region", "boundary", "limit")  # options of sets of image files
-_Named = ImageDataset | WebDataset
+_Images = ImageDataset | WebDataset
 
 
 @dataclass(eq=False)
@@ -51,7 +51,7 @@ class Trial:
 
     network: Pretrained
     name: str
-    images: ImageDataset | WebDataset
+    images: _Images
     mean: Channels
     std: Channels
     transform: Transform
@@ -235,7 +235,7 @@ def trials(
         said = Preprocessing(**{name: getattr(options.data, name) for name in _said(overrides)})
         return [_on_files(network, opened, said, options, labels, say) for network in networks]
     found = []
-    known: dict[str, _Named] = {}  # networks trained on the same data share them
+    known: dict[str, _Images] = {}  # networks trained on the same data share them
     for network in networks:
         about = [*_own_data(network, parser, overrides), f"--data.workers={options.workers}"]
         own = parser.parse_args([*about, *overrides])
@@ -295,7 +295,7 @@ def _check_choices(options: Namespace) -> None:
             raise InputError(f"--{name} is for a set of image files; name it (--data coco:FOLDER, …)")
 
 
-def _limited(images: _Named, limit: int | None) -> _Named:
+def _limited(images: _Images, limit: int | None) -> _Images:
     if limit is None or limit >= len(images):
         return images
     return images.subset(limit)
@@ -330,7 +330,7 @@ def _own_data(network: Pretrained, parser: RecipeParser, overrides: list[str]) -
 
 def _on_a_set(
     network: Pretrained,
-    images: _Named,
+    images: _Images,
     recipe: DataRecipe,
     options: Namespace,
     say: Callable[[str], None],
@@ -392,7 +392,7 @@ def _on_files(
 def _label_outputs(
     network: Pretrained,
     outputs: tuple[str, ...],
-    images: ImageDataset | WebDataset,
+    images: _Images,
     needed: bool,
     say: Callable[[str], None],
 ) -> tuple[int, ...]:

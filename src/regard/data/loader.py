@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -102,22 +102,8 @@ def create_loader(
     device = torch.device("cpu" if device is None else device)
     prefetch = Prefetcher(Normalisation(mean, std, device=device, channels_last=channels_last), device)
     varied = None if transform.augmentation is None else TrainingTransform(transform, mean, std, seed)
-    if isinstance(dataset, WebDataset):
-        return WebDatasetLoader(
-            dataset,
-            batch_size,
-            transform,
-            varied,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            prefetch=prefetch,
-            workers=workers,
-            skip=unreadable == "skip",
-        )
-    return StreamedLoader(
+    kind: Any = WebDatasetLoader if isinstance(dataset, WebDataset) else StreamedLoader
+    loader: Loader = kind(
         dataset,
         batch_size,
         transform,
@@ -133,6 +119,7 @@ def create_loader(
         skip=unreadable == "skip",
         masks=masks,
     )
+    return loader
 
 
 def default_batch_size(dataset: object) -> int:

@@ -39,7 +39,7 @@ _MOST_SHARDS = 500_000
 _MOST_BRACES = 20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class WebDataset:
     """Labelled images in shards, which are read from beginning to end: none can be asked for by its place.
 
@@ -52,7 +52,7 @@ class WebDataset:
         buffer: images, not decoded, among which training draws the next.
         input_key: the endings of images, with a semicolon between them.
         target_key: the field of an image's .json that has its label; "" for its .cls.
-        mean: of each channel, 0 to 1, that images are normalised by: that of ImageNet unless said.
+        mean: of each channel, 0 to 1, as of `ImageDataset`.
         std: likewise.
         name: "wds".
         skipped: nothing; what cannot be read is known when it is come to, see `Batch`.
@@ -66,8 +66,8 @@ class WebDataset:
     buffer: int = 512
     input_key: str = "jpg;png;webp;jpeg"
     target_key: str = ""
-    mean: Channels = (0.485, 0.456, 0.406)
-    std: Channels = (0.229, 0.224, 0.225)
+    mean: Channels | None = None
+    std: Channels | None = None
     name: str = "wds"
     skipped: tuple[str, ...] = ()
     has_masks = False

@@ -36,8 +36,9 @@ _MOST_UNREADABLE = 10_000  # images in a row
 class WebDatasetLoader(Loader):
     """The batches of a set of shards; see `create_loader`.
 
-    In training all batches are full. In order, ranks may have any number of batches. They depend on the numbers of
-    processes and of workers, but not on where in an epoch one begins: what comes before is read, not decoded.
+    There are no masks. In training all batches are full; in order, ranks may have any number of batches. They depend on
+    the numbers of processes and of workers, but not on where in an epoch one begins: what comes before is read, not
+    decoded.
     """
 
     dataset: WebDataset
@@ -54,9 +55,11 @@ class WebDatasetLoader(Loader):
         rank: int,
         world_size: int,
         device: torch.device,
+        drop_last: bool,
         prefetch: Prefetcher,
         workers: int,
         skip: bool,
+        masks: bool,
     ) -> None:
         super().__init__(
             dataset,
@@ -68,7 +71,7 @@ class WebDatasetLoader(Loader):
             world_size=world_size,
             device=device,
             image_size=transform.size,
-            drop_last=shuffle,
+            drop_last=drop_last or shuffle,
         )
         self._transform, self._varied = transform, varied
         self._prefetch, self._skip = prefetch, skip
@@ -172,6 +175,8 @@ class _Reader(IterableDataset[Batch | Failure]):
 
     def _batch(self, found: list[tuple[Tensor, int, int]]) -> Batch:
         """Of pixels, each with label and index."""
+        if len({image.shape for image, *_ in found}) > 1:
+            raise InputError(f"images of different sizes in {self.dataset.name!r}; give one size for all (--data.size)")
         images = torch.stack([image for image, *_ in found]) if found else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
         labels, index = (torch.tensor([row[i] for row in found], dtype=torch.int64) for i in (1, 2))
         skipped, self.skipped = tuple(self.skipped), []
