@@ -37,9 +37,10 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
         OSError: there is none (FileNotFoundError), it cannot be read, is no regular file (EINVAL) or larger (EFBIG).
     """
     with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-        content = file.read(most + 1)
+        content = file.read(min(status.st_size, most) + 1)  # not more, for that much memory is asked for
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", os.fspath(path))
     return content

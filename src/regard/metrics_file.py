@@ -20,9 +20,8 @@ def read_metrics(content: bytes) -> list[dict[str, Any]]:
     """
     if content.count(b"\n") > _MOST:
         raise InputError(f"metrics.jsonl has more than {_MOST:,} lines, and a run fewer epochs")
-    *lines, rest = content.split(b"\n")
     try:
-        rest.decode()
+        *lines, rest = content.decode().split("\n")
     except UnicodeDecodeError:
         raise InputError("metrics.jsonl is not UTF-8") from None
     rows = [_row(number, line) for number, line in enumerate(lines, start=1)]
@@ -31,21 +30,23 @@ def read_metrics(content: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-def check_row(row: Any) -> None:
-    """Raises InputError where a line is not that of an epoch, or a number of it out of range."""
-    if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 1:
-        raise InputError("is not that of an epoch")
-    for name, value in row.items():
-        if isinstance(value, int) and not -_RANGE <= value < _RANGE:
-            raise InputError(f"has a number out of range ({name})")
+def _whole_number(digits: str) -> int:
+    number = int(digits)
+    if not -_RANGE <= number < _RANGE:
+        raise InputError("has a number out of range")
+    return number
 
 
-def _row(number: int, line: bytes) -> dict[str, Any]:
+_DECODER = json.JSONDecoder(parse_int=_whole_number)
+
+
+def _row(number: int, line: str) -> dict[str, Any]:
     try:
-        row: dict[str, Any] = json.loads(line)
-        check_row(row)
+        row = _DECODER.decode(line)
+        if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 1:
+            raise InputError("is not that of an epoch")
     except InputError as error:
         raise InputError(f"line {number} of metrics.jsonl {error}") from error
-    except (ValueError, RecursionError):  # of bytes that are no UTF-8, too
+    except (ValueError, RecursionError):
         raise InputError(f"line {number} of metrics.jsonl is no JSON") from None
     return row
