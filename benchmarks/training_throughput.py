@@ -49,9 +49,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard import data, models, training
+from regard.training.distributed import Processes
 from regard.training.interrupt import Interrupt
 from regard.training.loop import Loop
-from regard.training.processes import Processes
 from regard.transfer import Objective
 
 PARTS = ("memory", "files", "cifar", "processes")

@@ -189,7 +189,7 @@ def test_processes_that_read_other_images_do_not_train(begun, tmp_path, monkeypa
         return [value, other]
 
     data = ["--data.name=folder", f"--data.folder={begun('folder') / 'data'}"]
-    monkeypatch.setattr("regard.training.processes.Processes.of_all", of_all)
+    monkeypatch.setattr("regard.training.distributed.Processes.of_all", of_all)
     assert main([*COMMAND, *data, f"--run={tmp_path / 'run'}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "process 1" in line and "3 training images of class 'dog'" in line

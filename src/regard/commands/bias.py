@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from regard import bias, report, training
 from regard.bias.shards import remove_shards
-from regard.commands.processes import several_processes, wait_for_all
+from regard.commands.processes import joined
 from regard.commands.sights import sights
 from regard.commands.subjects import Subject, add_subject_options, subjects
 from regard.console import Console
@@ -58,14 +58,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--shard", type=int | None, default=None, help="images kept at a time; 8 batches if not given")
     parser.add_argument("--pictures", type=int, default=12, help="images shown on the page")
     add_subject_options(parser)
-    with several_processes(arguments) as rank:
-        told: Callable[[str], None] = say if rank == 0 else lambda _: None
+    with joined(arguments) as processes:
+        told: Callable[[str], None] = say if processes.main else lambda _: None
         found = subjects(parser, arguments, regions=True, say=told)
-        _run(found, Console(quiet=rank > 0), rank, arguments)
+        _run(found, Console(quiet=not processes.main), processes, arguments)
     return 0
 
 
-def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Sequence[str]) -> None:
+def _run(found: Sequence[Subject], console: Console, processes: training.Processes, arguments: Sequence[str]) -> None:
     command = command_line(["regard", "bias", *arguments])
     options = found[0].options
     images = found[0].images
@@ -79,7 +79,7 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
         if len(found) > 1:  # one model at a time in memory; a single one need not be made twice
             subject.release()
     names = _file_names(found)
-    if rank == 0:
+    if processes.main:
         check_written(folder / "report.json", '"command": "regard bias')
         check_written(folder / "report.html", MARK)
         for name in names:
@@ -88,10 +88,10 @@ def _run(found: Sequence[Subject], console: Console, rank: int, arguments: Seque
             bias.Report.check_place(place)
         for name in names if options.overwrite else ():
             remove_shards(folder / "shards" / name)
-    wait_for_all()  # before anyone writes there
+    processes.wait()  # before anyone writes there
     by_name = list(zip(names, found, strict=True))
     reports = [_measured(subject, folder / "shards" / name, console) for name, subject in by_name]
-    if rank > 0:
+    if not processes.main:
         return
     said = _settings(arguments)
     reports = [replace(one, provenance={**one.provenance, "options": said}) for one in reports]

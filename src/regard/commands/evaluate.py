@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
 from itertools import chain
-from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.nn import functional as F
 
 from regard import bias, training
-from regard.commands.processes import several_processes
+from regard.commands.processes import joined
 from regard.commands.subjects import Trial, add_subject_options, trials
 from regard.errors import InputError
-from regard.logits import class_logits, logits_of, predicted_classes
-from regard.modes import of_its_dtype
 from regard.terminal import say
 
 
@@ -30,63 +24,20 @@ def main(arguments: list[str]) -> int:
         "torchrun or srun several processes share the work.",
     )
     add_subject_options(parser)
-    with several_processes(arguments) as rank:
-        told: Callable[[str], None] = say if rank == 0 else lambda _: None
+    with joined(arguments) as processes:
+        told: Callable[[str], None] = say if processes.main else lambda _: None
         for trial in trials(parser, arguments, labels=True, say=told):
             _tell_precision(trial, told)
-            _tell(trial, _all_of(_score(trial, rank)), told)
+            loader = trial.loader(rank=processes.rank, world_size=processes.count)
+            outputs = torch.tensor(trial.label_outputs, device=trial.device)
+            score = training.evaluate(trial.model, loader, outputs=outputs, summed=processes.summed)
+            _tell(trial, score, sorted(chain(*processes.of_all(score.skipped))), told)
             trial.release()
     return 0
 
 
-@dataclass
-class _Score:
-    """Sums over the images that have a label, and the files that could not be read."""
-
-    loss: float = 0.0
-    correct: int = 0
-    among_five: int = 0
-    images: int = 0
-    skipped: list[str] = field(default_factory=list)
-
-
-@torch.no_grad()
-def _score(trial: Trial, rank: int) -> _Score:
-    """Of this process's part of the images, all of them if it is alone."""
-    score = _Score()
-    targets = torch.tensor(trial.label_outputs, device=trial.device)
-    for batch in trial.loader(rank=rank, world_size=_processes()).epoch(0):
-        score.skipped += batch.skipped
-        if not len(batch.images):
-            continue
-        known = batch.labels >= 0
-        labels = targets[batch.labels[known]]
-        given = logits_of(trial.model(of_its_dtype(trial.model, batch.images)))[known]
-        logits = class_logits(given)
-        score.loss += F.cross_entropy(logits, labels, reduction="sum").double().item()
-        score.correct += int((predicted_classes(given) == labels).sum())
-        five = logits.topk(min(5, logits.shape[1])).indices
-        score.among_five += int((five == labels[:, None]).sum())
-        score.images += len(labels)
-    return score
-
-
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _all_of(part: _Score) -> _Score:
-    """The scores of all processes together."""
-    if _processes() == 1:
-        return part
-    parts: list[Any] = [None] * _processes()
-    dist.all_gather_object(parts, astuple(part))
-    loss, correct, among_five, images, skipped = zip(*parts, strict=True)
-    return _Score(sum(loss), sum(correct), sum(among_five), sum(images), sorted(chain(*skipped)))
-
-
-def _tell(trial: Trial, score: _Score, say: Callable[[str], None]) -> None:
-    skipped = [*getattr(trial.images, "skipped", ()), *score.skipped]  # held whole, as they were read; others, now
+def _tell(trial: Trial, score: training.Score, skipped: list[str], say: Callable[[str], None]) -> None:
+    skipped = [*getattr(trial.images, "skipped", ()), *skipped]  # when they were read into memory, and now
     unread = f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:3])}{', …' if len(skipped) > 3 else ''}"
     if not score.images:
         reason = f" ({unread})" if skipped else ""
@@ -94,9 +45,9 @@ def _tell(trial: Trial, score: _Score, say: Callable[[str], None]) -> None:
     data = f"{trial.images.name} {trial.images.split}".strip()
     shares = [f"accuracy {_share(score.correct, score.images)}"]
     if len(trial.outputs) > training.MANY_CLASSES:
-        shares.append(f"top-5 {_share(score.among_five, score.images)}")
+        shares.append(f"top-5 {_share(score.top5, score.images)}")
     say(
-        f"{trial.name} ({trial.network.weights}) on {data}: {', '.join(shares)}, loss {score.loss / score.images:.4f}, "
+        f"{trial.name} ({trial.network.weights}) on {data}: {', '.join(shares)}, loss {score.loss:.4f}, "
         f"{score.images} images"
     )
     if skipped:

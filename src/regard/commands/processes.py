@@ -1,27 +1,19 @@
-"""Several processes of one command, as `torchrun` and `srun` start them."""
+"""Several processes of one command that does not train, as `torchrun` and `srun` start them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any
 
-import torch
-import torch.distributed as dist
+from regard.errors import InputError, SaidElsewhere
+from regard.training import Processes
 
-from regard import training
-from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
-from regard.launcher import local_rank, rank_and_size
-
-_PATIENCE = timedelta(days=7)  # one process may have far more left to do than the others
+_WEEK = 7 * 24 * 60.0  # minutes: one process may have far more left to do than the others
 
 
 @contextmanager
-def several_processes(arguments: Sequence[str]) -> Iterator[int]:
-    """Joins the processes that a launcher started, each with its own GPU if there are any; gives this one's number.
-
-    Without a launcher there is one, number 0.
+def joined(arguments: Sequence[str]) -> Iterator[Processes]:
+    """Joins the processes that a launcher started, each with its own GPU if there are any; without one there is one.
 
     Args:
         arguments: of the command.
@@ -29,29 +21,9 @@ def several_processes(arguments: Sequence[str]) -> Iterator[int]:
     Raises:
         InputError: the processes have other arguments, or one is gone.
     """
-    rank, size = rank_and_size()
-    if size == 1:
-        yield 0
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    try:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
-    except (ValueError, RuntimeError, dist.DistError) as error:
-        raise LostProcess(f"the processes do not find one another ({first_line(error)})") from error
-    try:
-        with training.others_there(rank, size):
-            given: list[Any] = [None] * size
-            dist.all_gather_object(given, list(arguments))
-            if any(other != given[0] for other in given):
-                message = f"{size} processes were started together with different arguments; start each alone"
-                raise SaidElsewhere(message) if rank else InputError(message)
-            yield rank
-    finally:
-        dist.destroy_process_group()
-
-
-def wait_for_all() -> None:
-    """Waits until every process of the command is here; of one, not at all."""
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
+    with Processes("cpu", wait_minutes=_WEEK) as processes:  # what they tell one another is on processors
+        first, *others = processes.of_all(list(arguments))
+        if any(other != first for other in others):
+            message = f"{processes.count} processes were started together with different arguments; start each alone"
+            raise InputError(message) if processes.main else SaidElsewhere(message)
+        yield processes

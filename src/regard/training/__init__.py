@@ -1,6 +1,7 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
 from regard.training.datasets import SIZE, is_streamed, load_data, make_loader, make_transform
+from regard.training.distributed import Processes, pick_device
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.hooks import Hook, Upload
 from regard.training.imported import import_weights, sha256
@@ -21,7 +22,6 @@ from regard.training.parsing import (
 )
 from regard.training.preprocessing import Preprocessing
 from regard.training.pretrained import Pretrained, load_pretrained
-from regard.training.processes import Processes, others_there, pick_device
 from regard.training.progress import Progress
 from regard.training.published import describe, imagenet_classes, imagenet_synsets
 from regard.training.recipe import (
@@ -84,7 +84,6 @@ __all__ = [
     "make_model",
     "make_objective",
     "make_optimizer",
-    "others_there",
     "pick_device",
     "plain",
     "sha256",

@@ -13,13 +13,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from regard.data import Batch, Loader
 from regard.training.batch_size import part_sizes
 from regard.training.checkpoint import save_checkpoint
+from regard.training.distributed import Processes
 from regard.training.evaluate import MANY_CLASSES, evaluate
 from regard.training.hooks import Hook
 from regard.training.interrupt import Interrupt
 from regard.training.memory import peak_memory, reset_peak_memory
 from regard.training.meter import Measured, Meter, check_losses, check_weights
 from regard.training.optimizers import learning_rate, make_optimizer, reset_momentum
-from regard.training.processes import Processes
 from regard.training.recipe import Recipe
 from regard.training.record import record_epoch
 from regard.training.run import Run

@@ -21,6 +21,7 @@ from regard.modes import check_image_size
 from regard.training.batch_size import fewest_images, left_out, takes_channels_last
 from regard.training.checkpoint import restore
 from regard.training.datasets import is_streamed, load_data, make_loader, resolved, test_batch_size
+from regard.training.distributed import Processes
 from regard.training.frozen import freeze
 from regard.training.hooks import Hook, Mix, Trackers, WeightAverage, check_trackers
 from regard.training.interrupt import interruptible
@@ -29,7 +30,6 @@ from regard.training.memory import enough_memory
 from regard.training.networks import build_network
 from regard.training.objective import make_objective
 from regard.training.optimizers import check_optimizer
-from regard.training.processes import Processes, others_there
 from regard.training.recipe import Recipe
 from regard.training.record import mend_record
 from regard.training.resume import Record, check_same_run, data_record, difference, one_class
@@ -81,13 +81,12 @@ def train(
     """
     check(recipe, folder)
     varies = recipe.transfer.uses("full_activation") and recipe.transfer.weight("full_activation").shape != "constant"
-    with _settings(recipe):
-        processes = Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=varies)
-        try:
-            with others_there(processes.rank, processes.count), enough_memory(recipe):
-                return _train(recipe, Run(Path(folder)), processes, hooks, resume, overwrite, splits)
-        finally:
-            processes.part()
+    with (
+        _settings(recipe),
+        Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=varies) as processes,
+        enough_memory(recipe),
+    ):
+        return _train(recipe, Run(Path(folder)), processes, hooks, resume, overwrite, splits)
 
 
 def check(recipe: Recipe, folder: str | Path) -> None:

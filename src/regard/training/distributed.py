@@ -1,11 +1,11 @@
-"""The processes of a run: one, or as many as `accelerate launch`, `torchrun` or Slurm's `srun` started."""
+"""The processes of a command: one, or as many as `accelerate launch`, `torchrun` or Slurm's `srun` started."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ _LOST = re.compile(r"peer|timed? ?out|connection|NCCL|gloo|socket", re.IGNORECAS
 
 
 class Processes:
-    """The processes of a run, and this one's place among them.
+    """The processes of a command, and this one's place among them; as a context, it leaves them at the end.
 
     Attributes:
         accelerator: accelerate's, for mixed precision and what wraps networks.
@@ -37,8 +37,10 @@ class Processes:
         count: of the processes.
     """
 
-    def __init__(self, device: str, precision: str, wait_minutes: float, *, unused: bool = False) -> None:
-        """Joins the other processes, if there are any; waits for all to come.
+    def __init__(
+        self, device: str, precision: str = "float32", wait_minutes: float = 10.0, *, unused: bool = False
+    ) -> None:
+        """Joins the other processes, if there are any; waits for all to come. Each takes a GPU, if there are any.
 
         Args:
             device: auto, cpu, cuda, or where this process is the only one any name of a device.
@@ -57,7 +59,7 @@ class Processes:
             raise InputError(f"precision is float16, which needs a GPU, and the device is {placed}; give bfloat16")
         if several and placed.index is not None:
             raise InputError(f"device is {device!r}, for {size} processes; give cuda, cpu or auto")
-        if several and placed.type == "cuda":
+        if several and torch.cuda.is_available():
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         try:
             with nullcontext() if several else without_launcher():
@@ -70,10 +72,10 @@ class Processes:
                         DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True),
                     ],
                 )
-        except (ValueError, RuntimeError, dist.DistError) as error:
+        except (ValueError, RuntimeError) as error:
             if not several:
                 raise
-            raise LostProcess(f"the processes of the run do not find one another ({first_line(error)})") from error
+            raise LostProcess(f"the processes do not find one another ({first_line(error)})") from error
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device if several else placed
 
@@ -168,31 +170,30 @@ class Processes:
             raise SaidElsewhere("another process could not go on")
         return result
 
-    def part(self) -> None:
-        """Ends the connection to the other processes, once all are done."""
+    def wait(self) -> None:
+        """Waits for all processes."""
+        self.of_all(None)
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Leaves the other processes.
+
+        Raises:
+            LostProcess: the error is that another process is gone.
+        """
         self.accelerator.end_training()
-        if self.count > 1 and dist.is_initialized():
+        if self.count == 1:
+            return
+        if dist.is_initialized():
             dist.destroy_process_group()
-            AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@contextmanager
-def others_there(rank: int, size: int) -> Iterator[None]:
-    """Within it, that another process is gone is a `LostProcess`.
-
-    Args:
-        rank: of this process.
-        size: how many there are.
-    """
-    try:
-        yield
-    except (RuntimeError, dist.DistError) as error:
-        if size == 1 or not _LOST.search(str(error)):
-            raise
-        raise LostProcess(
-            f"process {rank} of {size} cannot reach the others: one ended, or did not answer in time "
-            f"({first_line(error)})"
-        ) from error
+        AcceleratorState._reset_state(reset_partial_state=True)
+        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
+            raise LostProcess(
+                f"process {self.rank} of {self.count} cannot reach the others: one ended, or did not answer in time "
+                f"({first_line(error)})"
+            ) from error
 
 
 def pick_device(name: str) -> torch.device:
