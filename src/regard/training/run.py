@@ -44,16 +44,15 @@ class Run:
     folder: Path
 
     @classmethod
-    def create(cls, folder: str | Path, recipe: Recipe, classes: tuple[str, ...], *, overwrite: bool = False) -> Run:
-        """A new run folder. Of a run that is there its files are removed; files that a person put there stay.
+    def create(cls, folder: str | Path, recipe: Recipe, classes: tuple[str, ...]) -> Run:
+        """A new run folder.
 
         Raises:
-            InputError: the folder exists and `overwrite` is not set, it holds something other than a run, or it cannot
-                be written.
+            InputError: the folder is there and not empty, or it cannot be written.
         """
-        cls.check_free(folder, overwrite=overwrite)
+        cls.check_free(folder)
         run = cls(Path(folder))
-        run.begin(recipe, classes, run.files())
+        run.begin(recipe, classes)
         return run
 
     @classmethod
