@@ -21,7 +21,7 @@ RUN_FILES = (
     *("metrics.jsonl", "unreadable.txt", "last.safetensors", "best.safetensors", f"checkpoints/{_STEP}.pt"),
     *(f"{name}.{ending}" for name in ("bias", "bias-best", f"bias-{_STEP}") for ending in ("json", "parquet")),
     *("tensorboard/events.out.tfevents.*", "tensorboard/*/events.out.tfevents.*", "tensorboard/*/hparams.yml"),
-    *(".mirror.json", UNFINISHED, f"checkpoints/{UNFINISHED}"),
+    *(".manifest.json", UNFINISHED, f"checkpoints/{UNFINISHED}"),
 )
 """Patterns of the files that a run writes beside its recipe and environment; others in its folder are a person's."""
 

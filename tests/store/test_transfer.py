@@ -208,16 +208,18 @@ def test_a_copy_of_a_run_that_was_removed_is_not_taken_for_it(store: Store, tmp_
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"of": 1}', '{"of": ["/runs", "run"], "files": {"a": 1}}', None])
-def test_without_its_notes_everything_is_sent(store: Store, tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"run": 1}', '{"run": ["/runs", "run"], "files": {"a": 1}}', None]
+)
+def test_without_its_manifest_everything_is_uploaded(store: Store, tmp_path: Path, content: str | None) -> None:
     folder = write_run(tmp_path, "run")
     store.upload(folder)
-    notes = folder / ".mirror.json"
-    text = notes.read_text()[:-20] if content is None else content
-    notes.write_text(text)
+    manifest = folder / ".manifest.json"
+    text = manifest.read_text()[:-20] if content is None else content
+    manifest.write_text(text)
     store.upload(folder)
     assert stored("run") == contents(folder)
-    notes.write_text(text)
+    manifest.write_text(text)
     store.fetch("run", tmp_path)
     assert stored("run") == contents(folder)
 

@@ -23,7 +23,7 @@ _PAUSES = (2.0, 10.0, 30.0, 60.0)  # seconds before the last upload is tried aga
 def main(arguments: list[str]) -> int:
     main_process = rank_and_size()[0] == 0
     try:
-        recipe, run, options = _asked(arguments)
+        recipe, run, options = _parse(arguments)
     except InputError as error:
         if not main_process:
             raise SaidElsewhere(str(error)) from error  # every process was told the same
@@ -124,7 +124,7 @@ class _Uploads:
                 time.sleep(pause)
 
 
-def _asked(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
+def _parse(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
     """What to do, in which run folder, and the other options; checked."""
     parser = training.RecipeParser(
         prog="regard train",

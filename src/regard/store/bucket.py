@@ -42,10 +42,10 @@ class Bucket:
         self.system.invalidate_cache()
         root = self._at(folder)
         try:
-            found = self.system.find(root, detail=True)
+            infos = self.system.find(root, detail=True)
         except FileNotFoundError:
             return {}
-        return {path[len(root) :].strip("/"): _version(info) for path, info in found.items()}
+        return {path[len(root) :].strip("/"): _version(info) for path, info in infos.items()}
 
     def version(self, path: str) -> tuple[int, str]:
         self.system.invalidate_cache()

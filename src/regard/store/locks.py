@@ -81,13 +81,13 @@ class FolderLocks:
         """Who has a lock; None: nobody, as far as one can see."""
         path, process = self._paths(name)
         try:
-            said = read_regular(process, 1000)
+            content = read_regular(process, 1000)
             lock = FileLock(path, thread_local=False)
             lock.acquire(timeout=0)
             _FolderLock(lock, process).release()  # of a process that was killed
             return None
         except Timeout:
-            return _printable(said)
+            return _printable(content)
         except OSError:
             return None
 
@@ -100,8 +100,8 @@ class FolderLocks:
 
     def _paths(self, name: str) -> tuple[Path, Path]:
         """The lock, which is empty, and the file that says who has it."""
-        place = Path(os.path.realpath(self._folder / name))
-        return place.parent / _FOLDER / f"{place.name}.lock", place.parent / _FOLDER / f"{place.name}.process"
+        run = Path(os.path.realpath(self._folder / name))
+        return run.parent / _FOLDER / f"{run.name}.lock", run.parent / _FOLDER / f"{run.name}.process"
 
 
 class _FolderLock(Lock):
@@ -211,8 +211,8 @@ def _sign_of_life() -> bytes:
 
 
 def _printable(process: bytes) -> str:
-    said = process.decode(errors="replace")
-    return said if _PROCESS.fullmatch(said) else "another process"
+    text = process.decode(errors="replace")
+    return text if _PROCESS.fullmatch(text) else "another process"
 
 
 def _locked(holder: str | None, run: object) -> Locked:

@@ -190,8 +190,8 @@ def _check(recipe: Mapping[str, Any]) -> None:
         if type(value) is not int or not 0 <= value < most:
             raise InputError(f"recipe.yaml is not whole: it says no {name}")
     for name, kinds in _KINDS.items():
-        part, _, own = name.partition(".")
-        value = recipe.get(part, {}).get(own, kinds[0]())
+        part, _, key = name.partition(".")
+        value = recipe.get(part, {}).get(key, kinds[0]())
         wrong = not isinstance(value, kinds) or isinstance(value, bool)
         if wrong or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
             raise InputError(f"recipe.yaml says {name} {value!r:.100}, which it cannot be")

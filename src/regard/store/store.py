@@ -48,11 +48,13 @@ class Store:
     """
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        self._place = _open(os.fspath(address))
-        self.folder = self._place if isinstance(self._place, Path) else None
+        self._location = _open(os.fspath(address))
+        self.folder = self._location if isinstance(self._location, Path) else None
         self.address = os.fspath(address).rstrip("/") if self.folder is None else str(self.folder)
         self._locks = (
-            FolderLocks(self._place) if isinstance(self._place, Path) else BucketLocks(self._place, self.address)
+            FolderLocks(self._location)
+            if isinstance(self._location, Path)
+            else BucketLocks(self._location, self.address)
         )
 
     def __repr__(self) -> str:
@@ -65,7 +67,7 @@ class Store:
             InputError: it cannot be reached.
         """
         with self._one_line("read"):
-            return self._place.is_dir() if isinstance(self._place, Path) else self._place.exists()
+            return self._location.is_dir() if isinstance(self._location, Path) else self._location.exists()
 
     def runs(self) -> list[StoredRun]:
         """All runs, by name.
@@ -74,9 +76,9 @@ class Store:
             InputError: the store cannot be read. Of a single run, that is its `problem`.
         """
         with self._one_line("read"):
-            if isinstance(self._place, Path):
-                return _read_folder(self._place)
-            return _read_bucket(self._place)
+            if isinstance(self._location, Path):
+                return _read_folder(self._location)
+            return _read_bucket(self._location)
 
     def run(self, name: str) -> StoredRun | None:
         """One run; None if there is none of that name.
@@ -86,9 +88,9 @@ class Store:
         """
         _check_name(name)
         with self._one_line("read"):
-            if isinstance(self._place, Path):
-                return read_run(self._place / name)
-            return next(iter(_read_bucket(self._place, name)), None)
+            if isinstance(self._location, Path):
+                return read_run(self._location / name)
+            return next(iter(_read_bucket(self._location, name)), None)
 
     def lock(self, name: str, *, lease: float = LEASE, on_loss: Callable[[], object] = leave) -> Lock:
         """The right to work at a run, which one process at a time has, of all that use the store.
@@ -132,9 +134,9 @@ class Store:
             return {name: holder for name in names if (holder := self._locks.holder(name)) is not None}
 
     def upload(self, folder: Path, name: str | None = None) -> None:
-        """Sends what changed in a run folder to a bucket, and removes there what was removed here.
+        """Uploads what changed in a run folder to a bucket, and removes there what was removed here.
 
-        Only the files of a run are sent (`files.RUN_FILES`); others at either end stay. Metrics go last, so that no
+        Only the files of a run are uploaded (`files.RUN_FILES`); others at either end stay. Metrics go last, so that no
         reader finds an epoch whose weights are not there.
 
         Args:
@@ -146,15 +148,15 @@ class Store:
         """
         name = folder.name if name is None else name
         _check_name(name)
-        if isinstance(self._place, Path):
+        if isinstance(self._location, Path):
             raise InputError(f"{self.address} is a folder, and nothing is uploaded to it; train in it, or copy the run")
         with self._one_line("written"):
-            transfer.upload(self._place, folder, name)
+            transfer.upload(self._location, folder, name)
 
     def fetch(self, name: str, into: Path | None = None, *, checkpoints: bool = True) -> Path:
         """A run folder on this machine: of a folder the run's own, of a bucket `into/name`.
 
-        Only what is not here already is brought. If several processes of a machine want it, one brings it.
+        Only what is not here already is downloaded, and only once if several processes of a machine want it.
 
         Args:
             name: of the run.
@@ -163,26 +165,26 @@ class Store:
 
         Raises:
             MissingRun: there is no such run.
-            InputError: it cannot be brought here.
+            InputError: it cannot be downloaded.
         """
         _check_name(name)
-        if isinstance(self._place, Path):
-            if not (self._place / name).is_dir():
+        if isinstance(self._location, Path):
+            if not (self._location / name).is_dir():
                 raise MissingRun(f"there is no run {name} in {self.address}")
             return Path(self.address, name)
         into = self.cache / "runs" if into is None else into
         with self._one_line("read"):
             into.mkdir(parents=True, exist_ok=True)
             with FileLock(into / f".{name}.lock"):
-                if not transfer.fetch(self._place, name, into / name, checkpoints=checkpoints):
+                if not transfer.fetch(self._location, name, into / name, checkpoints=checkpoints):
                     raise MissingRun(f"there is no run {name} in {self.address}")
         return into / name
 
     @property
     def cache(self) -> Path:
         """The folder of this machine for what belongs to a bucket: below `$REGARD_CACHE`, or the person's cache."""
-        own = os.environ.get("REGARD_CACHE")
-        cache = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regard"
+        variable = os.environ.get("REGARD_CACHE")
+        cache = Path(variable or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "regard"))
         return cache / "stores" / hashlib.sha256(self.address.encode()).hexdigest()[:16]
 
     def log(self, name: str) -> Path:
@@ -227,12 +229,11 @@ def split_address(address: str) -> tuple[Store, str]:
 
 
 def local_run(source: str) -> str:
-    """The run at an address such as `s3://bucket/runs/NAME`, brought to this machine without its checkpoints; what is
-    no address is given back.
+    """The run at an address such as `s3://bucket/runs/NAME`, downloaded without checkpoints; other sources as they are.
 
     Raises:
         MissingRun: there is no such run.
-        InputError: it cannot be brought here.
+        InputError: it cannot be downloaded.
     """
     if not is_address(source):
         return source
@@ -276,8 +277,8 @@ def _read_folder(folder: Path) -> list[StoredRun]:
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.name[0] != ".")
     with ThreadPoolExecutor(_THREADS) as threads:  # they wait for a disk over the network side by side
-        found = threads.map(lambda name: read_run(folder / name), names)
-        return [run for run in found if run is not None]
+        runs = threads.map(lambda name: read_run(folder / name), names)
+        return [run for run in runs if run is not None]
 
 
 def _read_bucket(bucket: Bucket, name: str = "") -> list[StoredRun]:
