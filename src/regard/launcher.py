@@ -27,18 +27,18 @@ def rank_and_size() -> tuple[int, int]:
     Raises:
         InputError: the variables are no such numbers.
     """
-    said = os.environ
+    environ = os.environ
     tasks = _number("SLURM_STEP_NUM_TASKS", 1)
-    if not said.get("RANK") and "SLURM_PROCID" in said and tasks > 1 and not os.isatty(0):
-        said["RANK"], said["WORLD_SIZE"] = said["SLURM_PROCID"], said["SLURM_STEP_NUM_TASKS"]
-        said["LOCAL_RANK"] = said.get("SLURM_LOCALID", "0")
-        said["LOCAL_WORLD_SIZE"] = re.split(r"\D", said.get("SLURM_STEP_TASKS_PER_NODE", said["WORLD_SIZE"]))[0]
-        nodes = said.get("SLURM_STEP_NODELIST") or said.get("SLURM_NODELIST", "localhost")
-        said["MASTER_ADDR"] = said.get("MASTER_ADDR") or first_node(nodes)
-        said["MASTER_PORT"] = said.get("MASTER_PORT") or str(
-            step_port(_number("SLURM_JOB_ID", 0), _number("SLURM_STEP_ID", 0))
-        )
-    if not said.get("RANK"):  # scripts for Slurm export WORLD_SIZE for the tasks that they start
+    if not environ.get("RANK") and "SLURM_PROCID" in environ and tasks > 1 and not os.isatty(0):
+        environ["RANK"], environ["WORLD_SIZE"] = environ["SLURM_PROCID"], environ["SLURM_STEP_NUM_TASKS"]
+        environ["LOCAL_RANK"] = environ.get("SLURM_LOCALID", "0")
+        per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", environ["WORLD_SIZE"])
+        environ["LOCAL_WORLD_SIZE"] = re.split(r"\D", per_node)[0]
+        nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST", "localhost")
+        environ["MASTER_ADDR"] = environ.get("MASTER_ADDR") or first_node(nodes)
+        port = step_port(_number("SLURM_JOB_ID", 0), _number("SLURM_STEP_ID", 0))
+        environ["MASTER_PORT"] = environ.get("MASTER_PORT") or str(port)
+    if not environ.get("RANK"):  # scripts for Slurm export WORLD_SIZE for the tasks that they start
         return 0, 1
     rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if rank >= size:

@@ -64,8 +64,8 @@ def test_a_table_is_filled_and_not_filled_again(
         monkeypatch.setenv(name, value)
     command = ["reproduce", str(small), "--seeds", "1", "--columns", "at", "--runs", "store", "--device", "cpu"]
     assert main(command) == 0
-    said = capfd.readouterr().out
-    assert "2 runs for 1 seed; 0 finished, 0 begun, 2 missing" in said and "at once" in said
+    output = capfd.readouterr().out
+    assert "2 runs for 1 seed; 0 finished, 0 begun, 2 missing" in output and "at once" in output
     table = load_table(small)
     runs = Store("store").runs()
     filled = fill(table, runs)
@@ -149,9 +149,9 @@ def test_interrupting_saves_and_the_same_command_goes_on(small: Path, tmp_path: 
     while time.monotonic() < until and ((seen := store.run("student-seed0")) is None or seen.epochs < 1):
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 75, said
-    assert "the same command goes on" in said
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 75, output
+    assert "the same command goes on" in output
     run = store.run("student-seed0")
     assert run is not None and 1 <= run.epochs < 200
     assert list((tmp_path / "store/student-seed0/checkpoints").glob("step-*.pt"))
@@ -282,9 +282,9 @@ def test_runs_share_the_gpus_that_are_meant(device: str, fit: int, monkeypatch: 
 def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["reproduce", str(small), "--seeds", "3", "--dry_run", "--device", "cpu"]
     assert main([*command, "--runs", str(tmp_path / "store")]) == 0
-    said = capfd.readouterr().out
-    assert "9 runs for 3 seeds" in said and "steps timed now" in said
-    assert "leaving out the last seed (2) saves" in said and "leaving out column at saves" in said
+    output = capfd.readouterr().out
+    assert "9 runs for 3 seeds" in output and "steps timed now" in output
+    assert "leaving out the last seed (2) saves" in output and "leaving out column at saves" in output
     assert not Store(tmp_path / "store").runs()
 
 

@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
         start = time.time() - psutil.Process().create_time()  # what another will take to import as much
         cost = reproduction.estimate(plan, runs, None if options.gpus else device, start)
     slots = options.at_once or (_fitting(cost, device, options.threads or 1) if local else 1)
-    _tell(plan, cost, slots, options)
+    _print_plan(plan, cost, slots, options)
     if options.dry_run:
         return 0
     if cost is not None and cost.unreadable:  # before hours of work
@@ -144,7 +144,7 @@ def _executor(plan: Plan, options: Namespace, slots: int, device: torch.device) 
     return cluster
 
 
-def _tell(plan: Plan, cost: Cost | None, slots: int, options: Namespace) -> None:
+def _print_plan(plan: Plan, cost: Cost | None, slots: int, options: Namespace) -> None:
     """The plan; whole for a dry run, else in a few lines."""
     todo = plan.todo
     begun = sum(job.state == "begun" for job in todo)
@@ -156,7 +156,7 @@ def _tell(plan: Plan, cost: Cost | None, slots: int, options: Namespace) -> None
     if plan.without_recipe:
         say(f"{counted(len(plan.without_recipe), 'cell')} of the table have no recipe, and stay empty")
     if options.dry_run and todo:
-        _tell_jobs(plan, cost)
+        _print_jobs(plan, cost)
     if cost is None or not todo:
         return
     for reason in sorted(set(cost.unknown.values())):
@@ -171,7 +171,7 @@ def _tell(plan: Plan, cost: Cost | None, slots: int, options: Namespace) -> None
             say(line)
 
 
-def _tell_jobs(plan: Plan, cost: Cost | None) -> None:
+def _print_jobs(plan: Plan, cost: Cost | None) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("run", "state", "epochs", "after", "images/s", "cost"):
         table.add_column(heading, overflow="fold", justify="right" if heading in ("images/s", "cost") else "left")
