@@ -6,7 +6,7 @@ import torch
 
 from regard import data
 from regard.data import builtin
-from regard.data.draws import Draws
+from regard.data.random import RandomStream
 from regard.errors import InputError
 
 
@@ -68,7 +68,7 @@ def test_training_and_testing_share_no_digit():
 
 def test_images_show_a_digit_of_their_label_and_scraps_of_any():
     digits = builtin.digits()[1]
-    plan = builtin.plan(digits, 3000, 0.0, Draws(0))
+    plan = builtin.plan(digits, 3000, 0.0, RandomStream(0))
     assert (digits.labels[plan.digit] == plan.label).all()
     assert len(np.unique(plan.digit)) == len(np.unique(plan.scrap_digit)) == 360
     assert np.unique(plan.size).tolist() == list(range(12, 21))
@@ -77,7 +77,7 @@ def test_images_show_a_digit_of_their_label_and_scraps_of_any():
 
 @pytest.mark.parametrize("cue", [0.0, 0.4, 0.9, 1.0])
 def test_the_cue_sets_how_often_background_and_label_agree(cue):
-    plan = builtin.plan(builtin.digits()[0], 20000, cue, Draws(1))
+    plan = builtin.plan(builtin.digits()[0], 20000, cue, RandomStream(1))
     agree = plan.background == plan.label
     assert abs(agree.mean() - (cue + (1 - cue) / 10)) < 0.01
     # Without the cue the background says nothing: every pair of label and background is as frequent.
@@ -94,7 +94,7 @@ def test_backgrounds_can_be_told_apart_by_their_class():
 
 
 def test_crops_stay_within_the_area_of_their_class():
-    plan = builtin.plan(builtin.digits()[0], 5000, 0.0, Draws(2))
+    plan = builtin.plan(builtin.digits()[0], 5000, 0.0, RandomStream(2))
     _, top, left, height, width = (np.array(column)[plan.background] for column in zip(*builtin.AREAS, strict=True))
     assert (plan.crop_top * plan.scale >= top).all() and (plan.crop_left * plan.scale >= left).all()
     assert ((plan.crop_top + 32) * plan.scale <= top + height).all()
@@ -104,7 +104,7 @@ def test_crops_stay_within_the_area_of_their_class():
 def test_the_region_is_the_digit():
     """One plan without scraps, with the digits and without: they differ in the region, and hardly around it."""
     digits = builtin.digits()[0]
-    plan = builtin.plan(digits, 200, 0.5, Draws(4))
+    plan = builtin.plan(digits, 200, 0.5, RandomStream(4))
     plan.scraps[:] = 0
     shown = builtin._make("train", digits, plan)
     without = builtin._make("train", builtin.Digits(digits.cells * 0, digits.labels), plan)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from regard.data.augmentation import Augmentation
 from regard.data.dataset import ImageDataset
-from regard.data.draws import Draws, Integers, check_seed
+from regard.data.random import Integers, RandomStream, check_seed
 from regard.data.wds import WebDataset
 from regard.errors import InputError
 
@@ -38,6 +38,73 @@ class Batch(NamedTuple):
     skipped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Which images come when, and to whom; the attributes are those of `create_loader`.
+
+    Attributes:
+        repeats: how often each image comes in a row.
+    """
+
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    drop_last: bool = False
+    repeats: int = 1
+
+    def steps(self, count: int) -> int:
+        """Batches in an epoch of so many images."""
+        full, left = divmod(count, self.batch_size)
+        return full + (left > 0 and not self.drop_last)
+
+    def order(self, epoch: int, count: int) -> Integers:
+        """The images of an epoch in order, int64 (count,)."""
+        if not self.shuffle:
+            return np.arange(count, dtype=np.int64)
+        order = RandomStream(self.seed, epoch, 0).permutation(count)
+        return order if self.repeats == 1 else np.repeat(order[: -(-count // self.repeats)], self.repeats)[:count]
+
+    def rows(self, total: int) -> Integers:
+        """The rank's rows of a batch of `total` images."""
+        return rank_rows(total, self.rank, self.world_size)
+
+    def check(self, dataset: ImageDataset | WebDataset) -> None:
+        """Raises InputError for a batch size that is none, or does not go with the images and processes."""
+        check_seed(self.seed)
+        count, size, world_size = len(dataset), self.batch_size, self.world_size
+        if isinstance(size, bool) or size < 1:
+            raise InputError(f"batch size is {size}; give 1 or more")
+        if not count:
+            raise InputError(f"the {dataset.split} set of {dataset.name!r} is empty; give one with images")
+        if not 0 <= self.rank < world_size:
+            raise InputError(f"rank {self.rank} does not exist; give one from 0 to {world_size - 1}")
+        if self.repeats > 1 and not self.shuffle:
+            raise InputError("augmentation: repeats is for batches in random order; leave it out, or shuffle")
+        if self.drop_last and size > count:
+            raise InputError(
+                f"batch size {size} is more than the {count} images, and without the last batch none is left; give "
+                f"at most {count}"
+            )
+        if not self.shuffle:  # then a process may have nothing of the last batch
+            return
+        if size < world_size:
+            raise InputError(
+                f"batch size {size} is less than the {world_size} processes that share it; give at least "
+                f"{world_size} (--schedule.batch_size)"
+            )
+        last = size if self.drop_last else count % size or size
+        if last < world_size:
+            fitting = (one for step in range(1, count) for one in (size - step, size + step) if one >= world_size)
+            best = next(one for one in fitting if count % one == 0 or count % one >= world_size)
+            raise InputError(
+                f"with batch size {size} the last batch of an epoch of {count} images has {last}, less than the "
+                f"{world_size} processes that share it; give another batch size, such as {best} "
+                "(--schedule.batch_size)"
+            )
+
+
 class Loader(ABC):
     """The batches of a data set, epoch after epoch.
 
@@ -54,30 +121,18 @@ class Loader(ABC):
     def __init__(
         self,
         dataset: ImageDataset | WebDataset,
-        batch_size: int,
-        *,
-        augmentation: Augmentation | None,
-        shuffle: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-        device: torch.device | str,
+        sampling: Sampling,
+        device: torch.device,
         image_size: tuple[int, int] | None,
-        drop_last: bool,
     ) -> None:
-        self.dataset, self.batch_size = dataset, batch_size
-        self.device, self.image_size = torch.device(device), image_size
-        self._shuffle, self._seed, self._drop_last = shuffle, check_seed(seed), drop_last
-        self._rank, self._world_size = rank, world_size
-        self._repeats = 1 if augmentation is None else augmentation.repeats
-        if self._repeats > 1 and not shuffle:
-            raise InputError("augmentation: repeats is for batches in random order; leave it out, or shuffle")
-        self._check()
+        self.dataset, self.batch_size = dataset, sampling.batch_size
+        self.device, self.image_size = device, image_size
+        self._sampling = sampling
+        sampling.check(dataset)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        full, left = divmod(len(self.dataset), self.batch_size)
-        return full + (left > 0 and not self._drop_last)
+        return self._sampling.steps(len(self.dataset))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, of each the rank's slice.
@@ -108,7 +163,7 @@ class Loader(ABC):
         if not 0 <= step < len(self) or position >= len(self.dataset):
             raise InputError(f"position {position} does not exist; an epoch has {len(self.dataset)} images, from 0")
         total = min(self.batch_size, len(self.dataset) - step * self.batch_size)
-        (mine,) = np.nonzero(rank_rows(total, self._rank, self._world_size) == row)
+        (mine,) = np.nonzero(self._sampling.rows(total) == row)
         if not len(mine):
             raise InputError(f"position {position} is that of another process; ask a loader of all images")
         batch = next(iter(self.epoch(epoch, step)))
@@ -119,45 +174,6 @@ class Loader(ABC):
     @abstractmethod
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch that exists, from a step that does."""
-
-    def _order(self, number: int) -> Integers:
-        """The images of an epoch in order, int64 (N,)."""
-        count = len(self.dataset)
-        if not self._shuffle:
-            return np.arange(count, dtype=np.int64)
-        order = Draws(self._seed, number, 0).permutation(count)
-        return order if self._repeats == 1 else np.repeat(order[: -(-count // self._repeats)], self._repeats)[:count]
-
-    def _check(self) -> None:
-        """Raises InputError for a batch size that is none, or does not go with the images and processes."""
-        count, size, world_size = len(self.dataset), self.batch_size, self._world_size
-        if isinstance(size, bool) or size < 1:
-            raise InputError(f"batch size is {size}; give 1 or more")
-        if not count:
-            raise InputError(f"the {self.dataset.split} set of {self.dataset.name!r} is empty; give one with images")
-        if not 0 <= self._rank < world_size:
-            raise InputError(f"rank {self._rank} does not exist; give one from 0 to {world_size - 1}")
-        if self._drop_last and size > count:
-            raise InputError(
-                f"batch size {size} is more than the {count} images, and without the last batch none is left; give "
-                f"at most {count}"
-            )
-        if not self._shuffle:  # then a process may have nothing of the last batch
-            return
-        if size < world_size:
-            raise InputError(
-                f"batch size {size} is less than the {world_size} processes that share it; give at least "
-                f"{world_size} (--schedule.batch_size)"
-            )
-        last = size if self._drop_last else count % size or size
-        if last < world_size:
-            fitting = (one for step in range(1, count) for one in (size - step, size + step) if one >= world_size)
-            best = next(one for one in fitting if count % one == 0 or count % one >= world_size)
-            raise InputError(
-                f"with batch size {size} the last batch of an epoch of {count} images has {last}, less than the "
-                f"{world_size} processes that share it; give another batch size, such as {best} "
-                "(--schedule.batch_size)"
-            )
 
 
 def rank_rows(total: int, rank: int, world_size: int) -> Integers:

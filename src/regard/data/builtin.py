@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
-from regard.data.draws import Draws, Integers, check_seed
 from regard.data.outline import outline
+from regard.data.random import Integers, RandomStream, check_seed
 from regard.data.registry import register_splits
 from regard.errors import InputError, unknown
 
@@ -142,8 +142,8 @@ def clutter(
     if region not in get_args(Region):
         raise unknown("region of clutter", region, get_args(Region))
     train_digits, test_digits = digits()
-    train_set = _make("train", train_digits, plan(train_digits, train, cue, Draws(seed, 0)))
-    test_set = _make("test", test_digits, plan(test_digits, test, test_cue, Draws(seed, 1)))
+    train_set = _make("train", train_digits, plan(train_digits, train, cue, RandomStream(seed, 0)))
+    test_set = _make("test", test_digits, plan(test_digits, test, test_cue, RandomStream(seed, 1)))
     mean, std = channel_statistics(train_set["images"])
     if region == "outline":
         for split in (train_set, test_set):
@@ -164,14 +164,14 @@ def digits() -> tuple[Digits, Digits]:
     return Digits(cells[~for_testing], labels[~for_testing]), Digits(cells[for_testing], labels[for_testing])
 
 
-def plan(digits: Digits, count: int, cue: float, draws: Draws) -> Plan:
+def plan(digits: Digits, count: int, cue: float, draws: RandomStream) -> Plan:
     """Draw everything for `count` images of the digits. The cue decides the backgrounds, and nothing else."""
     label = draws.permutation(count) % 10
     first_of_class = np.searchsorted(digits.labels, np.arange(11))
     size = draws.integers(*DIGIT_SIZES, count)
     each = (SCRAPS, count)
     scrap_size = draws.integers(*SCRAP_SIZES, each)
-    agrees, other = draws.chances(cue, count), draws.integers(0, 9, count)
+    agrees, other = draws.bernoulli(cue, count), draws.integers(0, 9, count)
     background = np.where(agrees, label, other)
     scale = draws.integers(*SCALES, count)
     _, top, left, height, width = (np.array(column)[background] for column in zip(*AREAS, strict=True))
@@ -182,14 +182,14 @@ def plan(digits: Digits, count: int, cue: float, draws: Draws) -> Plan:
         top=draws.integers(0, SIDE - size, count),
         left=draws.integers(0, SIDE - size, count),
         contrast=draws.integers(85, 120, count),
-        brighter=draws.chances(0.5, count),
+        brighter=draws.bernoulli(0.5, count),
         tint=draws.integers(0, 255, (count, 3)),
         background=background,
         scale=scale,
         # In pixels of the photograph reduced by the scale; the crop stays inside its area.
         crop_top=draws.integers(-(-top // scale), (top + height) // scale - SIDE, count),
         crop_left=draws.integers(-(-left // scale), (left + width) // scale - SIDE, count),
-        mirrored=draws.chances(0.5, count),
+        mirrored=draws.bernoulli(0.5, count),
         gain=draws.integers(80, 200, count),
         brightness=draws.integers(-24, 24, count),
         scraps=draws.integers(1, SCRAPS, count),

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.data.decode import square
-from regard.data.draws import Draws
+from regard.data.random import RandomStream
 from regard.data.strings import Picked
 from regard.errors import InputError
 
@@ -255,7 +255,7 @@ def _channels(values: NDArray[Any]) -> Channels:
 
 def _by_turns(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Of labels from 0 on, all indices in an order that takes the classes in turn."""
-    order = Draws(0).permutation(len(labels))
+    order = RandomStream(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     sizes = np.bincount(labels)
     # The how-manieth of its class each one is.

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from regard.data.batch import Batch, Loader, rank_rows
+from regard.data.batch import Batch, Loader, Sampling
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset
 from regard.data.decode import OnUnreadable, Unreadable, quiet
-from regard.data.draws import Integers
 from regard.data.memory_loader import InMemoryLoader
 from regard.data.normalisation import Normalisation, Prefetcher
+from regard.data.random import Integers
 from regard.data.transforms import TrainingTransform, Transform
 from regard.data.wds import WebDataset
 from regard.data.wds_loader import WebDatasetLoader
@@ -83,43 +83,25 @@ def create_loader(
     mean, std = mean or dataset.mean, std or dataset.std
     if mean is None or std is None:
         raise InputError(f"images of {dataset.name!r} are bytes; say how the network wants them (mean, std)")
+    varied = transform.augmentation
+    repeats = 1 if varied is None else varied.repeats
+    if masks and varied is not None:
+        raise InputError("masks do not follow random changes of images; leave the augmentation out")
+    drop_last = drop_last or (shuffle and isinstance(dataset, WebDataset))
+    sampling = Sampling(batch_size, shuffle, seed, rank, world_size, drop_last, repeats)
+    if device is None:
+        device = dataset.images.device if isinstance(dataset, InMemoryDataset) else "cpu"
+    device = torch.device(device)
+    normalise = Normalisation(mean, std, device=device, channels_last=channels_last)
     if isinstance(dataset, InMemoryDataset):
-        return InMemoryLoader(
-            dataset,
-            batch_size,
-            augmentation=transform.augmentation,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            drop_last=drop_last,
-            normalise=Normalisation(
-                mean, std, device=dataset.images.device if device is None else device, channels_last=channels_last
-            ),
-            masks=masks,
-        )
-    device = torch.device("cpu" if device is None else device)
-    prefetch = Prefetcher(Normalisation(mean, std, device=device, channels_last=channels_last), device)
-    varied = None if transform.augmentation is None else TrainingTransform(transform, mean, std, seed)
-    kind: Any = WebDatasetLoader if isinstance(dataset, WebDataset) else StreamedLoader
-    loader: Loader = kind(
-        dataset,
-        batch_size,
-        transform,
-        varied,
-        shuffle=shuffle,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        device=device,
-        drop_last=drop_last,
-        prefetch=prefetch,
-        workers=workers,
-        skip=unreadable == "skip",
-        masks=masks,
+        return InMemoryLoader(dataset, sampling, varied, normalise, device, masks=masks)
+    training = None if varied is None else TrainingTransform(transform, mean, std, seed)
+    prefetch, skip = Prefetcher(normalise, device), unreadable == "skip"
+    if isinstance(dataset, WebDataset):
+        return WebDatasetLoader(dataset, sampling, transform, training, prefetch, workers=workers, skip=skip)
+    return StreamedLoader(
+        dataset, sampling, transform, training, prefetch, workers=workers, skip=skip, masks=masks and dataset.has_masks
     )
-    return loader
 
 
 def default_batch_size(dataset: object) -> int:
@@ -135,49 +117,32 @@ class StreamedLoader(Loader):
     def __init__(
         self,
         dataset: ImageDataset,
-        batch_size: int,
+        sampling: Sampling,
         transform: Transform,
-        varied: TrainingTransform | None,
-        *,
-        shuffle: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
-        drop_last: bool,
+        training: TrainingTransform | None,
         prefetch: Prefetcher,
+        *,
         workers: int,
         skip: bool,
         masks: bool,
     ) -> None:
-        super().__init__(
-            dataset,
-            batch_size,
-            augmentation=transform.augmentation,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            image_size=transform.size,
-            drop_last=drop_last,
-        )
-        if masks and varied is not None:
-            raise InputError("masks do not follow random changes of images; leave the augmentation out")
+        super().__init__(dataset, sampling, prefetch.device, transform.size)
         self._prefetch = prefetch
-        reader = _Reader(dataset, transform, varied, skip=skip, substitute=shuffle, masks=masks and dataset.has_masks)
+        reader = _Reader(dataset, transform, training, skip=skip, substitute=sampling.shuffle, masks=masks)
         # Those of training stay; those of a test would only take memory until the next one.
-        self._workers = Workers(reader, min(workers, len(self)), pinned=device.type == "cuda", lasting=shuffle)
+        self._workers = Workers(
+            reader, min(workers, len(self)), pinned=prefetch.device.type == "cuda", lasting=sampling.shuffle
+        )
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         return self._prefetch(self._workers.read(self._requests(number, start)))
 
     def _requests(self, number: int, start: int) -> Iterator[_Request]:
-        order = self._order(number)
+        order = self._sampling.order(number, len(self.dataset))
         for step in range(start, len(self)):
             first = step * self.batch_size
             total = min(self.batch_size, len(order) - first)
-            positions = first + rank_rows(total, self._rank, self._world_size)
+            positions = first + self._sampling.rows(total)
             if len(positions):  # in order, an odd image or two at the end are for others
                 yield _Request(number, positions, order[positions], total)
 

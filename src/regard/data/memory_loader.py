@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regard.data.augmentation import Augmentation
-from regard.data.batch import Batch, Loader, rank_rows
+from regard.data.batch import Batch, Loader, Sampling
 from regard.data.dataset import InMemoryDataset
-from regard.data.draws import Draws
 from regard.data.in_memory import gib
 from regard.data.normalisation import Normalisation
+from regard.data.random import RandomStream
 from regard.data.resized_crops import SHRUNK, draw_boxes, resized
 from regard.errors import InputError
 
@@ -32,16 +32,11 @@ class InMemoryLoader(Loader):
     def __init__(
         self,
         dataset: InMemoryDataset,
-        batch_size: int,
-        *,
+        sampling: Sampling,
         augmentation: Augmentation | None,
-        shuffle: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-        device: torch.device | str | None,
-        drop_last: bool,
         normalise: Normalisation,
+        device: torch.device,
+        *,
         masks: bool,
     ) -> None:
         height, width = dataset.images.shape[2:]
@@ -49,21 +44,7 @@ class InMemoryLoader(Loader):
         if augmentation is not None:
             augmentation.check_in_memory()
             size = _crop_size(augmentation, height, width)
-            if masks:
-                raise InputError("masks do not follow random changes of images; leave the augmentation out")
-        dataset = dataset if device is None else _placed(dataset, device)
-        super().__init__(
-            dataset,
-            batch_size,
-            augmentation=augmentation,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            device=dataset.images.device,
-            image_size=size,
-            drop_last=drop_last,
-        )
+        super().__init__(_placed(dataset, device), sampling, device, size)
         self.image_size: tuple[int, int] = size
         self._augmentation, self._normalise, self._masks = augmentation, normalise, masks
         self._scale = None if augmentation is None else augmentation.scale
@@ -73,14 +54,14 @@ class InMemoryLoader(Loader):
             self._padded_columns, self._column_shown = _sources(width, augmentation, self.device)
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
-        order = torch.from_numpy(self._order(number)).to(self.device)
+        order = torch.from_numpy(self._sampling.order(number, len(self.dataset))).to(self.device)
         crops = self._draw_crops(number)
         data = self.dataset
         for step in range(start, len(self)):
             here = slice(step * self.batch_size, (step + 1) * self.batch_size)
             total = len(order[here])
-            whole = self._world_size == 1
-            rows = None if whole else torch.from_numpy(rank_rows(total, self._rank, self._world_size)).to(self.device)
+            whole = self._sampling.world_size == 1
+            rows = None if whole else torch.from_numpy(self._sampling.rows(total)).to(self.device)
             if rows is not None and not len(rows):  # in order, an odd image or two at the end are for others
                 continue
 
@@ -90,7 +71,7 @@ class InMemoryLoader(Loader):
             index = mine(order)
 
             def those(values: Tensor, mine: Any = mine, index: Tensor = index) -> Tensor:
-                return values.index_select(0, index) if self._shuffle else mine(values)
+                return values.index_select(0, index) if self._sampling.shuffle else mine(values)
 
             images = those(data.images)
             if crops is not None:
@@ -106,13 +87,13 @@ class InMemoryLoader(Loader):
             return None
         count = len(self.dataset)
 
-        def stream(purpose: int) -> Draws:
-            return Draws(self._seed, number, purpose)
+        def stream(purpose: int) -> RandomStream:
+            return RandomStream(self._sampling.seed, number, purpose)
 
         def on_device(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(values).to(self.device)
 
-        flipped = on_device(stream(2).chances(0.5 if self._augmentation.flip else 0.0, count))
+        flipped = on_device(stream(2).bernoulli(0.5 if self._augmentation.flip else 0.0, count))
         corners = stream(1)
         if self._scale is not None:
             height, width = self.dataset.images.shape[2:]
@@ -142,8 +123,10 @@ class InMemoryLoader(Loader):
         return crops
 
 
-def _placed(dataset: InMemoryDataset, device: torch.device | str) -> InMemoryDataset:
+def _placed(dataset: InMemoryDataset, device: torch.device) -> InMemoryDataset:
     """The set on the device, if it has the memory."""
+    if dataset.images.device == device:
+        return dataset
     try:
         return dataset.to(device)
     except torch.OutOfMemoryError as error:

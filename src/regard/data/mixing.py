@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.data.augmentation import Augmentation
-from regard.data.draws import check_seed
-from regard.data.seeded import seeded
+from regard.data.random import check_seed, seeded
 from regard.errors import InputError
 
 _PURPOSE = 7  # of the stream, among those of a seed

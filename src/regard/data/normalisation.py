@@ -68,7 +68,7 @@ class Prefetcher:
     """
 
     def __init__(self, normalise: Normalisation, device: torch.device) -> None:
-        self._normalise, self._device = normalise, device
+        self._normalise, self.device = normalise, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -88,7 +88,7 @@ class Prefetcher:
 
     def _moved(self, batch: Batch) -> Batch:
         images, labels, index, masks = (
-            None if part is None else part.to(self._device, non_blocking=True)
+            None if part is None else part.to(self.device, non_blocking=True)
             for part in (batch.images, batch.labels, batch.index, batch.masks)
         )
         assert images is not None and labels is not None and index is not None
@@ -96,7 +96,7 @@ class Prefetcher:
 
     def _arrived(self, batch: Batch, copying: torch.cuda.Stream) -> Batch:
         """The batch, which what is computed from now on waits for."""
-        computing = torch.cuda.current_stream(self._device)
+        computing = torch.cuda.current_stream(self.device)
         computing.wait_stream(copying)
         for part in (batch.images, batch.labels, batch.index, batch.masks):
             if part is not None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regard.data.draws import Draws, Integers
+from regard.data.random import Integers, RandomStream
 
 SHRUNK = 128  # at most so many times: of more pixels the weights below would be too coarse
 
@@ -33,7 +33,9 @@ class Boxes(NamedTuple):
     width: Integers
 
 
-def draw_boxes(sizes: Draws, places: Draws, count: int, height: int, width: int, scale: tuple[float, float]) -> Boxes:
+def draw_boxes(
+    sizes: RandomStream, places: RandomStream, count: int, height: int, width: int, scale: tuple[float, float]
+) -> Boxes:
     """Boxes in `count` images of height x width pixels.
 
     The share of the image's area that each has is drawn uniformly from `scale`, its aspect ratio from 3/4 to 4/3,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regard.data.augmentation import Augmentation
 from regard.data.dataset import Channels, Mask
-from regard.data.seeded import seeded
+from regard.data.random import seeded
 from regard.errors import InputError, unknown
 
 CropMode = Literal["center", "squash", "border"]

@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from regard.data.batch import Batch, Loader, rank_rows
+from regard.data.batch import Batch, Loader, Sampling, rank_rows
 from regard.data.decode import Unreadable, quiet
-from regard.data.draws import Draws
 from regard.data.listing import is_system_or_hidden
 from regard.data.normalisation import Prefetcher
+from regard.data.random import RandomStream
 from regard.data.transforms import TrainingTransform, Transform
 from regard.data.wds import DOTS, Sample, WebDataset, name_of
 from regard.data.workers import Failure, Workers
@@ -46,55 +46,37 @@ class WebDatasetLoader(Loader):
     def __init__(
         self,
         dataset: WebDataset,
-        batch_size: int,
+        sampling: Sampling,
         transform: Transform,
-        varied: TrainingTransform | None,
-        *,
-        shuffle: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-        device: torch.device,
-        drop_last: bool,
+        training: TrainingTransform | None,
         prefetch: Prefetcher,
+        *,
         workers: int,
         skip: bool,
-        masks: bool,
     ) -> None:
-        super().__init__(
-            dataset,
-            batch_size,
-            augmentation=transform.augmentation,
-            shuffle=shuffle,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            image_size=transform.size,
-            drop_last=drop_last or shuffle,
-        )
-        self._transform, self._varied = transform, varied
+        super().__init__(dataset, sampling, prefetch.device, transform.size)
+        self._transform, self._varied = transform, training
         self._prefetch, self._skip = prefetch, skip
-        self._workers = min(workers, max(1, len(dataset.shards) // world_size))  # each has a shard at least
+        self._workers = min(workers, max(1, len(dataset.shards) // sampling.world_size))  # each has a shard at least
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         reader = _Reader(
             self.dataset,
             self._transform,
             self._varied,
-            training=self._shuffle,
-            seed=self._seed,
+            training=self._sampling.shuffle,
+            seed=self._sampling.seed,
             epoch=number,
             steps=range(start, len(self)),
             batch_size=self.batch_size,
-            rank=self._rank,
-            world_size=self._world_size,
+            rank=self._sampling.rank,
+            world_size=self._sampling.world_size,
             streams=max(1, self._workers),
             skip=self._skip,
-            repeats=self._repeats,
+            repeats=self._sampling.repeats,
         )
         found = Workers(reader, self._workers, pinned=self.device.type == "cuda").read()
-        return self._prefetch(found if self._shuffle else islice(found, start, None))
+        return self._prefetch(found if self._sampling.shuffle else islice(found, start, None))
 
 
 @dataclass(eq=False)
@@ -214,8 +196,8 @@ class _Reader(IterableDataset[Batch | Failure]):
         shards, buffer = len(self.dataset.shards), self.dataset.buffer
         in_vain = 0
         for turn in count():
-            order = Draws(self.seed, self.epoch, _PURPOSE, turn).permutation(shards).tolist()
-            drawn = Draws(self.seed, self.epoch, _PURPOSE, turn, self.rank, stream).integers(0, 2**31 - 1, 1)
+            order = RandomStream(self.seed, self.epoch, _PURPOSE, turn).permutation(shards).tolist()
+            drawn = RandomStream(self.seed, self.epoch, _PURPOSE, turn, self.rank, stream).integers(0, 2**31 - 1, 1)
             shuffle = wds.shuffle(bufsize=buffer, initial=-(-buffer // 4), rng=random.Random(int(drawn[0])))
             in_vain += -(-shards // (self.world_size * self.streams))
             for sample in wds.DataPipeline(partial(self._samples, order, stream), shuffle):

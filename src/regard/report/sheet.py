@@ -12,7 +12,7 @@ from torch import nn
 
 from regard.bias import Report, measure, scaled
 from regard.data import InMemoryDataset, create_loader
-from regard.data.draws import Draws
+from regard.data.random import RandomStream
 from regard.errors import InputError
 from regard.logits import predicted_classes
 from regard.maps import GradCAM, MapMethod, create
@@ -135,7 +135,7 @@ def make_sheet(
 def spread(total: int, count: int) -> list[int]:
     """Places of images that nobody picked: one drawn (seed 0) from each of `count` equal parts of the set."""
     edges = np.arange(count + 1) * total // count
-    return [int(place) for place in Draws(0).integers(edges[:-1], edges[1:] - 1, count)]
+    return [int(place) for place in RandomStream(0).integers(edges[:-1], edges[1:] - 1, count)]
 
 
 def most_apart(rows: Sequence[Summary], reference: Summary, test: InMemoryDataset, count: int) -> list[int]:

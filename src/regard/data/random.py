@@ -1,8 +1,13 @@
-"""Random numbers that are the same on every machine, for ever."""
+"""Random streams, fixed by a key alone: the same on every machine, for ever."""
 
 from __future__ import annotations
 
+import contextlib
+import random
+from collections.abc import Iterator
+
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from regard.errors import InputError
@@ -10,7 +15,7 @@ from regard.errors import InputError
 Integers = NDArray[np.int64]
 
 
-class Draws:
+class RandomStream:
     """A stream of random integers, fixed by its key alone.
 
     It uses only the raw 64-bit output of PCG64, which numpy guarantees never to change (its distributions may), and
@@ -36,7 +41,7 @@ class Draws:
         span = (np.asarray(high, dtype=np.int64) - first + 1).astype(np.uint64)
         return first + ((self._raw(shape) >> np.uint64(32)) * span >> np.uint64(32)).astype(np.int64)
 
-    def chances(self, probability: float, shape: int | tuple[int, ...]) -> NDArray[np.bool_]:
+    def bernoulli(self, probability: float, shape: int | tuple[int, ...]) -> NDArray[np.bool_]:
         """True with the given probability."""
         return (self._raw(shape) >> np.uint64(32)) < np.uint64(round(probability * 2**32))
 
@@ -54,3 +59,24 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise InputError(f"seed {seed!r} is not an integer from 0 to 2^64 - 1; give such an integer")
     return seed
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Within, what `random`, `numpy.random` and torch (on the CPU) draw is fixed by the key alone; after, they go on
+    as if nothing had been drawn.
+
+    Args:
+        key: as of `RandomStream`.
+    """
+    before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    first, second, third = RandomStream(*key).integers(0, 2**32 - 1, 3).tolist()
+    random.seed(first)
+    np.random.seed(second)
+    torch.default_generator.manual_seed(third)  # torch.manual_seed would seed the generators of devices, too
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.random.set_rng_state(before[2])
