@@ -94,6 +94,15 @@ def test_an_unreadable_image_is_one_line(masks, workers):
     assert "a/10.png' is not an image" in message and "--unreadable skip" in message and "\n" not in message
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_behind_an_error_comes_with_it(masks, workers):
+    (masks / "images" / "b" / "09.png").write_text("not an image")
+    with pytest.raises(InputError) as caught:
+        batches(masks, workers=workers)
+    (note,) = caught.value.__notes__
+    assert note.startswith("Traceback") and "UnidentifiedImageError" in note and "Traceback" not in str(caught.value)
+
+
 def test_what_comes_before_an_unreadable_image_comes(masks):
     (masks / "images" / "b" / "09.png").write_text("not an image")
     stream = loader(masks, 2).epoch(0)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jsonargparse import Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard import report
 from regard.commands.subjects import Subject, add_subject_options
 from regard.console import Console
-from regard.data import ImageDataset, InMemoryDataset
+from regard.data import ImageDataset
 from regard.errors import InputError
 from regard.files import check_written, write_text
 from regard.report.explanation import find_classes
@@ -90,17 +89,9 @@ def choose(found: Sequence[Subject], *, most: int | None = None) -> Chosen:
     return Chosen(sorted(places), counted, counted if few else report.some_classes(counted))
 
 
-def _same(first: InMemoryDataset | ImageDataset, second: InMemoryDataset | ImageDataset) -> bool:
+def _same(first: ImageDataset, second: ImageDataset) -> bool:
     """Whether two sets are the same images of the same classes."""
-    if first is second:
-        return True
-    if (
-        not isinstance(first, InMemoryDataset)
-        or not isinstance(second, InMemoryDataset)
-        or first.classes != second.classes
-    ):
-        return False
-    return torch.equal(first.labels, second.labels) and torch.equal(first.images, second.images)
+    return first is second or (first.classes == second.classes and first.fingerprint() == second.fingerprint())
 
 
 def listed(text: str) -> list[str]:
