@@ -40,13 +40,13 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"there is no store {store.address}; give the folder of your runs, or an address")
     runs = store.runs()
     holders = store.locked()
-    shown = [run for run in runs if not (options.unfinished and run.finished)]
+    selected = [run for run in runs if not (options.unfinished and run.finished)]
     if options.json:
-        print(json.dumps([_record(run, holders) for run in shown], indent=1))
+        print(json.dumps([_record(run, holders) for run in selected], indent=1))
         return 0
     terminal = sys.stdout.isatty()
-    if shown:
-        _print_table(shown, holders, Console().width if terminal else None)
+    if selected:
+        _print_table(selected, holders, Console().width if terminal else None)
     say(_totals(runs, holders) if runs else f"{store.address} has no runs")
     return 0
 
@@ -59,7 +59,7 @@ class _Parser(ArgumentParser):
 
 
 def _state(run: StoredRun, holders: Mapping[str, str]) -> tuple[str, str]:
-    """In a word, and in words."""
+    """The state, and a description of it."""
     if run.name in holders:
         return "running", f"being run by {holders[run.name]}"
     if run.problem:
@@ -72,7 +72,7 @@ def _state(run: StoredRun, holders: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _record(run: StoredRun, holders: Mapping[str, str]) -> dict[str, Any]:
-    state, words = _state(run, holders)
+    state, description = _state(run, holders)
     return {
         "run": run.name,
         "epochs": run.epochs,
@@ -82,24 +82,24 @@ def _record(run: StoredRun, holders: Mapping[str, str]) -> dict[str, Any]:
         "seed": run.seed if run.recipe else None,
         "version": run.environment.get("regard"),
         "state": state,
-        "about": words,
+        "about": description,
     }
 
 
 def _accuracy(run: StoredRun) -> float | None:
-    """After the last epoch, in [0, 1]; None if it is not said."""
+    """After the last epoch, in [0, 1]; None if it is not known."""
     share = run.row.get("test_accuracy")
     return share if isinstance(share, int | float) and 0 <= share <= 1 else None
 
 
 def _network(run: StoredRun) -> str:
-    """In few words: "cifar-resnet164, se, sub-attention, from wrn-16-2-seed0"."""
+    """In short: "cifar-resnet164, se, sub-attention, from wrn-16-2-seed0"."""
     model = run.recipe.get("model") or {}
-    words = [model.get("name"), model.get("attention")]
+    parts = [model.get("name"), model.get("attention")]
     if model.get("gate") not in (None, "sigmoid"):
-        words.append(model["gate"])
-    words += [f"from {PurePosixPath(teacher).name}" for teacher in run.teachers]
-    return ", ".join(_printable(word) for word in words if word) or _NONE
+        parts.append(model["gate"])
+    parts += [f"from {PurePosixPath(teacher).name}" for teacher in run.teachers]
+    return ", ".join(_printable(part) for part in parts if part) or _NONE
 
 
 def _print_table(runs: Sequence[StoredRun], holders: Mapping[str, str], width: int | None) -> None:
@@ -138,7 +138,7 @@ _STYLES = {"broken": "red", "unfinished": "yellow", "running": "cyan", "finished
 
 def _cells(run: StoredRun, holders: Mapping[str, str]) -> dict[str, str]:
     accuracy = _accuracy(run)
-    kind, words = _state(run, holders)
+    state, description = _state(run, holders)
     return {
         "run": _printable(run.name),
         "epochs": f"{run.epochs}/{run.epochs_asked}" if run.recipe else _NONE,
@@ -146,19 +146,18 @@ def _cells(run: StoredRun, holders: Mapping[str, str]) -> dict[str, str]:
         "network": _network(run),
         "seed": str(run.seed) if run.recipe else _NONE,
         "version": _printable(run.environment.get("regard") or _NONE),
-        "state": _printable(words),
-        "kind": kind,
+        "state": _printable(description),
+        "kind": state,
     }
 
 
 def _totals(runs: Sequence[StoredRun], holders: Mapping[str, str]) -> str:
-    """Of all runs, shown or not."""
+    """How many runs there are of each state, selected or not."""
     counts = Counter(_state(run, holders)[0] for run in runs)
     kinds = {"finished": "finished", "running": "being run", "unfinished": "unfinished", "broken": "broken"}
-    said = ", ".join(f"{counts[kind]:,} {words}" for kind, words in kinds.items() if counts[kind])
-    return f"{len(runs):,} run{'' if len(runs) == 1 else 's'}: {said}"
+    totals = ", ".join(f"{counts[kind]:,} {label}" for kind, label in kinds.items() if counts[kind])
+    return f"{len(runs):,} run{'' if len(runs) == 1 else 's'}: {totals}"
 
 
 def _printable(text: object) -> str:
-    words = str(text)
-    return words if words.isprintable() else ascii(words)
+    return str(text) if str(text).isprintable() else ascii(str(text))
