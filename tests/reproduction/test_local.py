@@ -43,8 +43,10 @@ def lengthen(table: Path, recipe: str, epochs: int) -> None:
 def student(table: Path, store: Path) -> Job:
     """The job of one student."""
     where = {"threads": 1, "device": "cpu"}
-    plan = make_plan(load_table(table), [], Setting(), range(1), store=str(store), columns=["student"], where=where)
-    return plan.jobs[0]
+    runs, columns = Store(store).runs(), ["student"]
+    return make_plan(load_table(table), runs, Setting(), range(1), store=str(store), columns=columns, where=where).jobs[
+        0
+    ]
 
 
 def run_to_end(executor: LocalExecutor, job: Job) -> Ended:
@@ -240,16 +242,20 @@ def test_a_store_that_is_a_bucket(small: Path, tmp_path: Path, monkeypatch: pyte
         assert main(plan.jobs[0].command[1:]) == 0  # finished
 
 
-def test_files_that_were_lost_are_written_again_from_the_checkpoint(small: Path, tmp_path: Path) -> None:
+def test_a_run_that_lost_files_is_mended_as_it_was_begun(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From its checkpoint, with a field of its own that computes the same."""
     job = student(small, tmp_path / "store")
-    assert main(job.command[1:]) == 0
+    assert main([*job.command[1:], "--channels_last=false"]) == 0
     folder = tmp_path / "store" / job.name
     weights, metrics = (folder / "last.safetensors").read_bytes(), (folder / "metrics.jsonl").read_bytes()
     (folder / "last.safetensors").unlink()
     (folder / "metrics.jsonl").write_bytes(metrics[: len(metrics) // 2])
-    assert not Store(tmp_path / "store").run(job.name).finished
-    assert main(job.command[1:]) == 0
-    assert Store(tmp_path / "store").run(job.name).finished
+    assert main(job.command[1:]) == 2 and "channels_last was False" in capsys.readouterr().err
+    again = student(small, tmp_path / "store")
+    assert again.state == "begun" and main(again.command[1:]) == 0
+    assert student(small, tmp_path / "store").state == "finished"
     assert (folder / "last.safetensors").read_bytes() == weights
     assert (folder / "metrics.jsonl").read_bytes() == metrics
 
