@@ -144,8 +144,8 @@ def test_preprocessing_that_is_said(here: Path, capsys: pytest.CaptureFixture[st
     assert status == 2 and "--data.mean, --data.std" in err
     said = ["--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25,0.25]", "--data.size=24", "--pictures=1"]
     assert run(capsys, "bias", "plain.safetensors", *OPTIONS, *said)[0] == 0
-    fit = Report.load(here / "bias-masks/plain.json").provenance["fit"]
-    assert "size=(24, 24)" in fit and "crop_pct=1.0" in fit
+    transform = Report.load(here / "bias-masks/plain.json").provenance["transform"]
+    assert "size=(24, 24)" in transform and "crop_pct=1.0" in transform
 
 
 def test_two_processes_give_what_one_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from regard import bias, report, training
 from regard.bias.shards import remove_shards
+from regard.commands.evaluations import Evaluation, add_evaluation_options, evaluations
 from regard.commands.processes import joined
 from regard.commands.sights import sights
-from regard.commands.subjects import Subject, add_subject_options, subjects
 from regard.console import Console
 from regard.data import InMemoryDataset
 from regard.errors import InputError
@@ -57,27 +57,29 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="measure again what is in that folder")
     parser.add_argument("--shard", type=int | None, default=None, help="images kept at a time; 8 batches if not given")
     parser.add_argument("--pictures", type=int, default=12, help="images shown on the page")
-    add_subject_options(parser)
+    add_evaluation_options(parser)
     with joined(arguments) as processes:
         told: Callable[[str], None] = say if processes.main else lambda _: None
-        found = subjects(parser, arguments, regions=True, say=told)
+        found = evaluations(parser, arguments, masks=True, say=told)
         _run(found, Console(quiet=not processes.main), processes, arguments)
     return 0
 
 
-def _run(found: Sequence[Subject], console: Console, processes: training.Processes, arguments: Sequence[str]) -> None:
+def _run(
+    found: Sequence[Evaluation], console: Console, processes: training.Processes, arguments: Sequence[str]
+) -> None:
     command = command_line(["regard", "bias", *arguments])
     options = found[0].options
-    images = found[0].images
-    if any(subject.images is not images for subject in found):
+    images = found[0].dataset
+    if any(evaluation.images is not images for evaluation in found):
         raise InputError("the networks were trained on different data; name the images for all (--data)")
     folder = Path(options.out or "-".join(filter(None, ("bias", images.name, images.split))))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the report goes to a folder, choose another (--out)")
-    for subject in found:
-        _check(subject)
+    for evaluation in found:
+        _check(evaluation)
         if len(found) > 1:  # one model at a time in memory; a single one need not be made twice
-            subject.release()
+            evaluation.release()
     names = _file_names(found)
     if processes.main:
         check_written(folder / "report.json", '"command": "regard bias')
@@ -90,14 +92,14 @@ def _run(found: Sequence[Subject], console: Console, processes: training.Process
             remove_shards(folder / "shards" / name)
     processes.wait()  # before anyone writes there
     by_name = list(zip(names, found, strict=True))
-    reports = [_measured(subject, folder / "shards" / name, console) for name, subject in by_name]
+    reports = [_measured(evaluation, folder / "shards" / name, console) for name, evaluation in by_name]
     if not processes.main:
         return
     said = _settings(arguments)
     reports = [replace(one, provenance={**one.provenance, "options": said}) for one in reports]
-    for (name, subject), one in zip(by_name, reports, strict=True):
+    for (name, evaluation), one in zip(by_name, reports, strict=True):
         one.save(folder / f"{name}.json")
-        own = _own_place(subject)
+        own = _own_place(evaluation)
         if own is not None:
             one.save(own)
     comparisons, notes = _compared(reports)
@@ -122,9 +124,9 @@ def _run(found: Sequence[Subject], console: Console, processes: training.Process
     console.print(escaped(f"the report is {page.resolve()}"), soft_wrap=True)
 
 
-def _own_place(subject: Subject) -> Path | None:
+def _own_place(evaluation: Evaluation) -> Path | None:
     """Where the report goes besides: beside the weights, if the images are those of a run."""
-    return subject.network.bias_report if isinstance(subject.images, InMemoryDataset) else None
+    return evaluation.pretrained.bias_report if isinstance(evaluation.images, InMemoryDataset) else None
 
 
 def _settings(arguments: Sequence[str]) -> list[str]:
@@ -141,47 +143,47 @@ def _settings(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _check(subject: Subject) -> None:
+def _check(evaluation: Evaluation) -> None:
     """What would fail after hours: the method, its layer, the threshold, that the network runs."""
-    options = subject.options
+    options = evaluation.options
     distances = (options.margin, options.tolerance)
-    size = subject.loader().image_size
+    size = evaluation.loader().image_size
     if size is not None:
-        check_image_size(subject.model, torch.empty(1, 3, *size, device="meta"))
-    bias.Looker(subject.model, options.method, subject.layers, options.target, options.threshold, *distances)
+        check_image_size(evaluation.model, torch.empty(1, 3, *size, device="meta"))
+    bias.Looker(evaluation.model, options.method, evaluation.layers, options.target, options.threshold, *distances)
     if options.shard is not None and options.shard < 1:
         raise InputError(f"--shard {options.shard}; expected at least 1")
     if options.pictures < 0:
         raise InputError(f"--pictures {options.pictures}; expected 0 or more")
 
 
-def _measured(subject: Subject, folder: Path, console: Console) -> bias.Report:
-    options = subject.options
-    with _progress(console, subject.name) as progress:
+def _measured(evaluation: Evaluation, folder: Path, console: Console) -> bias.Report:
+    options = evaluation.options
+    with _progress(console, evaluation.name) as progress:
         one = bias.evaluate(
-            subject.model,
-            subject.images,
+            evaluation.model,
+            evaluation.dataset,
             method=options.method,
-            layer=subject.layers,
+            layer=evaluation.layers,
             target=options.target,
             threshold=options.threshold,
             margin=options.margin,
             tolerance=options.tolerance,
             batch_size=options.batch_size,
-            mean=subject.mean,
-            std=subject.std,
-            transform=subject.transform,
+            mean=evaluation.mean,
+            std=evaluation.std,
+            transform=evaluation.transform,
             workers=options.workers,
-            unreadable=subject.unreadable,
-            outputs=subject.outputs,
-            label_outputs=subject.label_outputs,
-            device=subject.device,
+            unreadable=evaluation.unreadable,
+            outputs=evaluation.pretrained.output_names,
+            label_outputs=evaluation.label_outputs,
+            device=evaluation.device,
             folder=folder,
             shard=options.shard,
             progress=progress,
-            name=subject.name,
+            name=evaluation.name,
         )
-    subject.release()
+    evaluation.release()
     return one
 
 
@@ -242,12 +244,12 @@ def _show(
             console.print(f"  {line}", soft_wrap=True)
 
 
-def _file_names(found: Sequence[Subject]) -> list[str]:
-    """The subjects as names of files, each once: the last part of a path, or the name of a network."""
+def _file_names(found: Sequence[Evaluation]) -> list[str]:
+    """The networks as names of files, each once: the last part of a path, or the name of a network."""
     names: list[str] = []
-    for subject in found:
-        source = Path(subject.name)
-        said = source.name if source.exists() else subject.name
+    for evaluation in found:
+        source = Path(evaluation.name)
+        said = source.name if source.exists() else evaluation.name
         plain = re.sub(r"[^\w.+-]+", "-", said.removesuffix(".safetensors")).strip("-.") or "network"
         name, number = plain, 2
         while name in (*names, "report", "shards"):

@@ -8,8 +8,8 @@ from itertools import chain
 import torch
 
 from regard import bias, training
+from regard.commands.evaluations import Evaluation, add_evaluation_options, evaluations
 from regard.commands.processes import joined
-from regard.commands.subjects import Trial, add_subject_options, trials
 from regard.errors import InputError
 from regard.terminal import say
 
@@ -23,42 +23,42 @@ def main(arguments: list[str]) -> int:
         "weights, and of NAME=CHECKPOINT. Notes say where the images are other than those of the training; under "
         "torchrun or srun several processes share the work.",
     )
-    add_subject_options(parser)
+    add_evaluation_options(parser)
     with joined(arguments) as processes:
         told: Callable[[str], None] = say if processes.main else lambda _: None
-        for trial in trials(parser, arguments, labels=True, say=told):
-            _tell_precision(trial, told)
-            loader = trial.loader(rank=processes.rank, world_size=processes.count)
-            outputs = torch.tensor(trial.label_outputs, device=trial.device)
-            score = training.evaluate(trial.model, loader, outputs=outputs, summed=processes.summed)
-            _tell(trial, score, sorted(chain(*processes.of_all(score.skipped))), told)
-            trial.release()
+        for evaluation in evaluations(parser, arguments, labels=True, streams=True, say=told):
+            _tell_precision(evaluation, told)
+            loader = evaluation.loader(rank=processes.rank, world_size=processes.count)
+            outputs = torch.tensor(evaluation.label_outputs, device=evaluation.device)
+            score = training.evaluate(evaluation.model, loader, outputs=outputs, summed=processes.summed)
+            _tell(evaluation, score, sorted(chain(*processes.of_all(score.skipped))), told)
+            evaluation.release()
     return 0
 
 
-def _tell(trial: Trial, score: training.Score, skipped: list[str], say: Callable[[str], None]) -> None:
-    skipped = [*getattr(trial.images, "skipped", ()), *skipped]  # when they were read into memory, and now
+def _tell(evaluation: Evaluation, score: training.Score, skipped: list[str], say: Callable[[str], None]) -> None:
+    skipped = [*getattr(evaluation.images, "skipped", ()), *skipped]  # when they were read into memory, and now
     unread = f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:3])}{', …' if len(skipped) > 3 else ''}"
     if not score.images:
         reason = f" ({unread})" if skipped else ""
-        raise InputError(f"not one image of {trial.images.name} has a label that {trial.name} knows{reason}")
-    data = f"{trial.images.name} {trial.images.split}".strip()
+        raise InputError(f"not one image of {evaluation.images.name} has a label that {evaluation.name} knows{reason}")
+    data = f"{evaluation.images.name} {evaluation.images.split}".strip()
     shares = [f"accuracy {_share(score.correct, score.images)}"]
-    if len(trial.outputs) > training.MANY_CLASSES:
+    if len(evaluation.pretrained.output_names) > training.MANY_CLASSES:
         shares.append(f"top-5 {_share(score.top5, score.images)}")
     say(
-        f"{trial.name} ({trial.network.weights}) on {data}: {', '.join(shares)}, loss {score.loss:.4f}, "
+        f"{evaluation.name} ({evaluation.pretrained.weights}) on {data}: {', '.join(shares)}, loss {score.loss:.4f}, "
         f"{score.images} images"
     )
     if skipped:
         say(unread)
 
 
-def _tell_precision(trial: Trial, say: Callable[[str], None]) -> None:
-    recipe = trial.network.recipe
+def _tell_precision(evaluation: Evaluation, say: Callable[[str], None]) -> None:
+    recipe = evaluation.pretrained.recipe
     if recipe is not None and recipe.precision != "float32":
         precision = recipe.precision
-        say(f"note: {trial.name} was trained with precision {precision}; it is scored in float32, as in its tests")
+        say(f"note: {evaluation.name} was trained with precision {precision}; it is scored in float32, as in its tests")
 
 
 def _share(count: int, images: int) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from regard import maps, report, training
+from regard.commands.evaluations import evaluations
 from regard.commands.studies import add_study_options, choose, folder_for, images_of, listed, progress, write_json
-from regard.commands.subjects import subjects
 from regard.console import Console
 from regard.terminal import command_line, escaped
 
@@ -26,23 +26,23 @@ def main(arguments: list[str]) -> int:
         "--of", choices=["gate", "output"], default="gate", help="the gate, or the mean of what the module gives"
     )
     add_study_options(parser, per_class=None)
-    found = subjects(parser, arguments)
+    found = evaluations(parser, arguments)
     options = found[0].options
     chosen = choose(found)
     folder = folder_for("gates", options, found[0])
     layers = listed(options.layers) or None
-    for subject in found:
-        maps.attention_layers(subject.model, layers, of=options.of)  # before the work
-        subject.release()
+    for evaluation in found:
+        maps.attention_layers(evaluation.model, layers, of=options.of)  # before the work
+        evaluation.release()
     console = Console()
     studies = []
-    for subject in found:
-        with progress(console, subject.name, len(chosen.places)) as told:
+    for evaluation in found:
+        with progress(console, evaluation.name, len(chosen.places)) as told:
             gates = maps.gate_activations(
-                subject.model, subject.batches(chosen.places), layers=layers, of=options.of, progress=told
+                evaluation.model, evaluation.batches(chosen.places), layers=layers, of=options.of, progress=told
             )
-        subject.release()
-        studies.append(report.GateStudy(subject.name, gates))
+        evaluation.release()
+        studies.append(report.GateStudy(evaluation.name, gates))
     classes, shown = found[0].classes, chosen.shown
     command = command_line(["regard", "gates", *arguments])
     write_json(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from regard import maps, report, training
+from regard.commands.evaluations import Evaluation, evaluations
 from regard.commands.studies import (
     Chosen,
     add_study_options,
@@ -15,7 +16,6 @@ from regard.commands.studies import (
     progress,
     write_json,
 )
-from regard.commands.subjects import Subject, subjects
 from regard.console import Console
 from regard.errors import InputError
 from regard.maps.groups import Target
@@ -42,32 +42,32 @@ def main(arguments: list[str]) -> int:
         help="whose probability: of the label, or of the class predicted for the whole image; the label if it can be",
     )
     add_study_options(parser, per_class=20)
-    found = subjects(parser, arguments)
+    found = evaluations(parser, arguments)
     options = found[0].options
     layers = _layers(found, options.layer)
     chosen = choose(found, most=report.SHOWN)
     folder = folder_for("groups", options, found[0])
     target = _target(found, chosen, options.target)
-    for subject, layer in zip(found, layers, strict=True):  # before the work
-        first = next(subject.batches(chosen.places))
-        maps.check_groups(subject.model, layer, first.images[:1], options.groups)
-        subject.release()
+    for evaluation, layer in zip(found, layers, strict=True):  # before the work
+        first = next(evaluation.batches(chosen.places))
+        maps.check_groups(evaluation.model, layer, first.images[:1], options.groups)
+        evaluation.release()
     console = Console()
     studies = []
-    for subject, layer in zip(found, layers, strict=True):
-        with progress(console, subject.name, len(chosen.places) * options.groups) as told:
+    for evaluation, layer in zip(found, layers, strict=True):
+        with progress(console, evaluation.name, len(chosen.places) * options.groups) as told:
             scores = maps.group_scores(
-                subject.model,
+                evaluation.model,
                 layer,
-                subject.batches(chosen.places),
+                evaluation.batches(chosen.places),
                 options.groups,
                 target=target,
-                outputs=subject.label_outputs,
+                outputs=evaluation.label_outputs,
                 batch_size=options.batch_size,
                 progress=told,
             )
-        subject.release()
-        studies.append(report.GroupStudy(subject.name, scores))
+        evaluation.release()
+        studies.append(report.GroupStudy(evaluation.name, scores))
     command = command_line(["regard", "groups", *arguments])
     write_json(
         folder / "groups.json",
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _layers(found: Sequence[Subject], text: str) -> list[str]:
+def _layers(found: Sequence[Evaluation], text: str) -> list[str]:
     """The layer of each network."""
     names = listed(text)
     if not names:
@@ -98,14 +98,13 @@ def _layers(found: Sequence[Subject], text: str) -> list[str]:
     return names * len(found) if len(names) == 1 else names
 
 
-def _target(found: Sequence[Subject], chosen: Chosen, asked: Target | None) -> Target:
+def _target(found: Sequence[Evaluation], chosen: Chosen, asked: Target | None) -> Target:
     """Whose probability is taken, the same for all networks."""
-    for subject in found:
-        lacking = [label for label in chosen.labels if subject.label_outputs[label] < 0]
+    for evaluation in found:
+        lacking = [label for label in chosen.labels if evaluation.label_outputs[label] < 0]
         if lacking and asked is None:
             return "predicted"
         if lacking and asked == "label":
-            raise InputError(
-                f"no output of {subject.name} stands for class {subject.classes[lacking[0]]!r}; leave --target out"
-            )
+            lacked = evaluation.classes[lacking[0]]
+            raise InputError(f"no output of {evaluation.name} stands for class {lacked!r}; leave --target out")
     return asked or "label"

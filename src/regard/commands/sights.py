@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from regard import bias, report
-from regard.commands.subjects import Subject
+from regard.commands.evaluations import Evaluation
 from regard.data import denormalised
 from regard.files import utf8
 
 
-def sights(found: Sequence[Subject], reports: Sequence[bias.Report], count: int) -> list[report.Sight]:
+def sights(found: Sequence[Evaluation], reports: Sequence[bias.Report], count: int) -> list[report.Sight]:
     """The images that `report.choose_sights` picks, with the map of each network.
 
     Args:
@@ -23,9 +23,9 @@ def sights(found: Sequence[Subject], reports: Sequence[bias.Report], count: int)
     """
     chosen = report.choose_sights(reports, count)
     rows = [row for row, _ in chosen]
-    by_key = {utf8(key): place for place, key in enumerate(found[0].images.keys)}
+    by_key = {utf8(key): place for place, key in enumerate(found[0].dataset.keys)}
     places = [by_key[reports[0].keys[row]] for row in rows]
-    seen = [_seen(subject, one, rows, places) for subject, one in zip(found, reports, strict=True)]
+    seen = [_seen(evaluation, one, rows, places) for evaluation, one in zip(found, reports, strict=True)]
     shown = []
     for i, (row, why) in enumerate(chosen):
         pictures, regions, heats = zip(*(views[i] for views in seen), strict=True)
@@ -34,18 +34,18 @@ def sights(found: Sequence[Subject], reports: Sequence[bias.Report], count: int)
 
 
 def _seen(
-    subject: Subject, one: bias.Report, rows: Sequence[int], places: Sequence[int]
+    evaluation: Evaluation, one: bias.Report, rows: Sequence[int], places: Sequence[int]
 ) -> list[tuple[NDArray, NDArray, NDArray]]:
     """Picture, region and map of each image, as the network sees it."""
-    options = subject.options
-    looker = bias.Looker(subject.model, options.method, subject.layers, threshold=options.threshold)
-    explained = torch.as_tensor(one.rows["explained"][list(rows)], device=subject.device)
+    options = evaluation.options
+    looker = bias.Looker(evaluation.model, options.method, evaluation.layers, threshold=options.threshold)
+    explained = torch.as_tensor(one.rows["explained"][list(rows)], device=evaluation.device)
     seen: list[tuple[NDArray, NDArray, NDArray]] = []
-    for batch in subject.batches(places, masks=True):
+    for batch in evaluation.batches(places, masks=True):
         maps, _, _ = looker.maps(batch.images, explained[len(seen) : len(seen) + len(batch.images)])
-        pictures = denormalised(batch.images, subject.mean, subject.std).permute(0, 2, 3, 1)
+        pictures = denormalised(batch.images, evaluation.mean, evaluation.std).permute(0, 2, 3, 1)
         assert batch.masks is not None
         parts = (pictures, batch.masks, bias.scaled(maps).double())
         seen += zip(*(part.cpu().numpy() for part in parts), strict=True)
-    subject.release()
+    evaluation.release()
     return seen

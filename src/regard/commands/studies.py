@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard import report
-from regard.commands.subjects import Subject, add_subject_options
+from regard.commands.evaluations import Evaluation, add_evaluation_options
 from regard.console import Console
 from regard.data import ImageDataset
 from regard.errors import InputError
@@ -37,7 +37,7 @@ def add_study_options(parser: RecipeParser, *, per_class: int | None) -> None:
     parser.add_argument(
         "--out", type=str | None, default=None, help="the folder that is written; STUDY-SET if not given"
     )
-    add_subject_options(parser)
+    add_evaluation_options(parser)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Chosen:
     shown: list[int]
 
 
-def choose(found: Sequence[Subject], *, most: int | None = None) -> Chosen:
+def choose(found: Sequence[Evaluation], *, most: int | None = None) -> Chosen:
     """The images that all networks are tried on.
 
     Args:
@@ -65,8 +65,8 @@ def choose(found: Sequence[Subject], *, most: int | None = None) -> Chosen:
     Raises:
         InputError: the networks have different images, which have no labels, or none of a class asked for.
     """
-    options, images = found[0].options, found[0].images
-    if not all(_same(images, subject.images) for subject in found):
+    options, images = found[0].options, found[0].dataset
+    if not all(_same(images, evaluation.dataset) for evaluation in found):
         raise InputError("the networks were trained on different data; name the images for all (--data)")
     if options.per_class is not None and options.per_class < 1:
         raise InputError(f"--per_class {options.per_class}; expected at least 1")
@@ -99,18 +99,18 @@ def listed(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def images_of(subject: Subject) -> str:
+def images_of(evaluation: Evaluation) -> str:
     """What the images of a network are called."""
-    return " ".join(filter(None, (subject.images.name, subject.images.split)))
+    return " ".join(filter(None, (evaluation.images.name, evaluation.images.split)))
 
 
-def folder_for(study: str, options: Namespace, subject: Subject) -> Path:
+def folder_for(study: str, options: Namespace, evaluation: Evaluation) -> Path:
     """Where the study goes.
 
     Raises:
         InputError: there is a file in its place, or one in it that no study wrote would be lost.
     """
-    folder = Path(options.out or "-".join(filter(None, (study, subject.images.name, subject.images.split))))
+    folder = Path(options.out or "-".join(filter(None, (study, evaluation.images.name, evaluation.images.split))))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the study goes to a folder, choose another (--out)")
     check_written(folder / f"{study}.json", f'"command": "regard {study}')

@@ -1,7 +1,4 @@
-"""What the commands that try trained networks on images share: the networks, the images, and how they come together.
-
-A `Trial` is on images of any kind; commands that go back to single images take a `Subject`.
-"""
+"""What the commands that run trained networks on images share: the networks, the images, and how they meet."""
 
 from __future__ import annotations
 
@@ -25,56 +22,65 @@ from regard.data.decode import OnUnreadable
 from regard.data.registry import SOURCES
 from regard.errors import DataWarning, InputError, check_interval
 from regard.report.wording import number
-from regard.training import DataRecipe, Preprocessing, Pretrained, RecipeParser
+from regard.training import Preprocessing, Pretrained, RecipeParser
 
-_NAMED = ("split", "images", "region", "boundary", "limit")  # options of sets of image files
-_Images = ImageDataset | WebDataset
+_OF_FILES = ("split", "images", "region", "boundary", "limit")  # options of data sets of image files
 
 
 @dataclass(eq=False)
-class Trial:
-    """A trained network and the images it is tried on.
+class Evaluation:
+    """A trained network and the images that it is evaluated on.
 
     Attributes:
-        network: the network.
-        name: what the person called it; no two subjects of a command have the same.
-        images: the set.
+        pretrained: the network; no two of a command have the same `source`.
+        images: the data set.
         mean: of the channels, in [0, 1], subtracted from the images.
         std: the channels are divided by it.
-        transform: how images are resized and cropped; not at all of sets whose images come in one size of their own.
+        transform: how images are resized and cropped; not at all where they come in one size of their own.
         unreadable: on an image that cannot be read, "error", or "skip" it.
-        outputs: names of the network's outputs, "class 17" where they are not known.
-        label_outputs: for each class of the set the output that stands for it, -1 where none does.
+        label_outputs: for each class of the data set the output that stands for it, -1 where none does.
         device: where the network is.
         options: those of the command, with the data of this network.
     """
 
-    network: Pretrained
-    name: str
-    images: _Images
+    pretrained: Pretrained
+    images: ImageDataset | WebDataset
     mean: Channels
     std: Channels
     transform: Transform
     unreadable: OnUnreadable
-    outputs: tuple[str, ...]
     label_outputs: tuple[int, ...]
     device: torch.device
     options: Namespace
 
     @property
-    def labelled(self) -> bool:
-        """Whether labels of the images are outputs of the network, so that it can be right or wrong."""
-        return any(output >= 0 for output in self.label_outputs)
+    def name(self) -> str:
+        """What the person called the network."""
+        return self.pretrained.source
+
+    @property
+    def dataset(self) -> ImageDataset:
+        """The images, if one can go back to each of them.
+
+        Raises:
+            InputError: they are read in their order only.
+        """
+        if isinstance(self.images, ImageDataset):
+            return self.images
+        raise InputError(
+            f"the images of {self.images.name} are read in their order, and this command goes back to some; name a set "
+            "of files (--data folder:FOLDER, imagenet:FOLDER, …)"
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Of the set."""
+        """Of the data set."""
         return self.images.classes
 
     @cached_property
     def model(self) -> nn.Module:
         """The network, in evaluation mode, on its device."""
-        return self.network.model().to(self.device)
+        return self.pretrained.model().to(self.device)
 
     @property
     def layers(self) -> list[str] | str | None:
@@ -134,21 +140,14 @@ class Trial:
             )
 
 
-@dataclass(eq=False)
-class Subject(Trial):
-    """A trial on images that one can go back to, one by one."""
-
-    images: InMemoryDataset | ImageDataset
-
-
-def add_subject_options(parser: RecipeParser) -> None:
+def add_evaluation_options(parser: RecipeParser) -> None:
     """Adds the options that say which images, and how they are worked on."""
     training.add_data(parser)
     (whole,) = (action for action in parser._actions if action.dest == "data")
-    whole.metavar = "SET"  # see `_set_of_files`
+    whole.metavar = "SET"  # see `_files_of`
     whole.help = (
         "the images: coco:FOLDER, imagenet:FOLDER, cub:, pets:, voc:, stl10:, masks: or folder:FOLDER, a folder or "
-        "COCO file that shows which it is, or a set that is held whole, by name; of runs, those they were tested on"
+        "COCO file that shows which it is, or a data set by name; of runs, those they were tested on"
     )
     parser.add_argument("--split", type=str | None, default=None, help="of a set of files: train, val, test, …")
     parser.add_argument("--images", type=str | None, default=None, help="the folder of images, if it is elsewhere")
@@ -163,60 +162,34 @@ def add_subject_options(parser: RecipeParser) -> None:
         "--ema", action="store_true", help="of NAME=CHECKPOINT, take the moving average, where the file holds both"
     )
     parser.add_argument("--batch_size", type=int | None, default=None, help="images at a time")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read image files; 0: none besides")
+    parser.add_argument("--workers", type=int, default=2, help="DataLoader workers; 0: none")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
 
 
-def subjects(
+def evaluations(
     parser: RecipeParser,
     arguments: list[str],
     *,
-    regions: bool = False,
+    masks: bool = False,
     labels: bool = False,
+    streams: bool = False,
     say: Callable[[str], None] = terminal.say,
-) -> list[Subject]:
-    """The trials of `trials`, all of them on images that one can go back to.
+) -> list[Evaluation]:
+    """The networks that the arguments begin with, each with the images it is evaluated on; all checked.
 
     Args:
-        parser: with `add_subject_options`.
+        parser: with `add_evaluation_options`.
         arguments: of the command.
-        regions: whether the images have to have regions.
-        labels: whether their labels have to be outputs of the network.
-        say: is told what is taken for granted.
-
-    Raises:
-        InputError: as `trials`; images without regions, or that are read in their order only.
-    """
-    found = []
-    for trial in trials(parser, arguments, labels=labels, say=say):
-        images = trial.images
-        if regions and not images.has_masks:
-            raise InputError(f"the images of {images.name} have no regions; name a set that has (--data)")
-        if not isinstance(trial, Subject):
-            raise InputError(
-                f"the images of {images.name} are read in their order, and this command goes back to some; name a set "
-                "of files (--data folder:FOLDER, imagenet:FOLDER, …)"
-            )
-        found.append(trial)
-    return found
-
-
-def trials(
-    parser: RecipeParser, arguments: list[str], *, labels: bool = False, say: Callable[[str], None] = terminal.say
-) -> list[Trial]:
-    """The networks that the arguments begin with, each with the images it is to be tried on; all checked.
-
-    Args:
-        parser: with `add_subject_options`.
-        arguments: of the command.
+        masks: whether the images have to have regions.
         labels: whether labels of the images have to be outputs of the network.
-        say: is told what is taken for granted, and where images come otherwise than in training.
+        streams: whether images that are read in their order only will do.
+        say: is told what is assumed, and where images come otherwise than in training.
 
     Raises:
         InputError: no network, one that cannot be opened, images that are not there or do not fit.
     """
     sources = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
-    files, overrides = _set_of_files(arguments[len(sources) :])
+    files, overrides = _files_of(arguments[len(sources) :])
     if not sources:
         parser.parse_args(overrides)  # --help ends here
         raise InputError(
@@ -230,28 +203,26 @@ def trials(
     _check(options)
     networks = [training.load_pretrained(source, options.weights, ema=options.ema, say=say) for source in sources]
     if files is not None:
-        _complete(options, in_files=True)
-        opened = data.open_regions(files, **{name: getattr(options, name) for name in _NAMED})
-        said = Preprocessing(**{name: getattr(options.data, name) for name in _said(overrides)})
-        return [_on_files(network, opened, said, options, labels, say) for network in networks]
-    found = []
-    known: dict[str, _Images] = {}  # networks trained on the same data share them
-    for network in networks:
-        about = [*_own_data(network, parser, overrides), f"--data.workers={options.workers}"]
-        own = parser.parse_args([*about, *overrides])
-        _check_choices(own)
-        _complete(own, in_files=training.is_streamed(own.data))
-        recipe = training.to_data(parser, own)
-        if own.unreadable == "skip":
-            recipe = replace(recipe, unreadable="skip")
-        key = repr(recipe)
-        if key not in known:
-            known[key] = _limited(training.load_data(recipe).test, own.limit)
-        found.append(_on_a_set(network, known[key], recipe, own, say))
+        opened = data.open_regions(files, **{name: getattr(options, name) for name in _OF_FILES})
+        given = {name for name in Preprocessing.__dataclass_fields__ if _is_given(f"--data.{name}", overrides)}
+        asked = Preprocessing(**{name: getattr(options.data, name) for name in given})
+        found = [_on_files(network, opened, asked, options, labels, say) for network in networks]
+    else:
+        known: dict[str, ImageDataset | WebDataset] = {}  # networks trained on the same data share them
+        found = [_on_a_set(network, known, parser, overrides, say) for network in networks]
+    for one in found:
+        if masks and not one.images.has_masks:
+            raise InputError(f"the images of {one.images.name} have no regions; name a set that has (--data)")
+        if not streams:
+            _ = one.dataset
     return found
 
 
-def _set_of_files(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+def _is_given(option: str, arguments: Sequence[str]) -> bool:
+    return any(argument.partition("=")[0] == option for argument in arguments)
+
+
+def _files_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """What --data says, if that is a set of files to be read one by one, and the other arguments."""
     where: str | None = None
     others: list[str] = []
@@ -282,35 +253,9 @@ def _check(options: Namespace) -> None:
         raise InputError(f"--limit {options.limit}; expected at least 1")
 
 
-def _complete(options: Namespace, *, in_files: bool) -> None:
-    """Says what --batch_size is if it is not given."""
-    if options.batch_size is None:
-        options.batch_size = 32 if in_files else 250
-
-
-def _check_choices(options: Namespace) -> None:
-    """Raises InputError for a choice that means nothing for the set, which is not one of image files."""
-    for name in _NAMED:
-        if getattr(options, name) is not None and not (name == "limit" and training.is_streamed(options.data)):
-            raise InputError(f"--{name} is for a set of image files; name it (--data coco:FOLDER, …)")
-
-
-def _limited(images: _Images, limit: int | None) -> _Images:
-    if limit is None or limit >= len(images):
-        return images
-    return images.subset(limit)
-
-
-def _said(overrides: Sequence[str]) -> set[str]:
-    """The parts of a preprocessing that a person says."""
-    names = {argument.partition("=")[0] for argument in overrides}
-    return {name for name in Preprocessing.__dataclass_fields__ if f"--data.{name}" in names}
-
-
 def _own_data(network: Pretrained, parser: RecipeParser, overrides: list[str]) -> list[str]:
     """The arguments for the data that a network was trained on, as far as it knows them, or what it asks of others."""
-    named = any(argument.startswith("--data.name") for argument in overrides)
-    name = parser.parse_args(overrides).data.name if named else None
+    name = parser.parse_args(overrides).data.name if _is_given("--data.name", overrides) else None
     if network.recipe is not None:
         own = network.recipe.data
         if name in (None, own.name):
@@ -330,14 +275,28 @@ def _own_data(network: Pretrained, parser: RecipeParser, overrides: list[str]) -
 
 def _on_a_set(
     network: Pretrained,
-    images: _Images,
-    recipe: DataRecipe,
-    options: Namespace,
+    known: dict[str, ImageDataset | WebDataset],
+    parser: RecipeParser,
+    overrides: list[str],
     say: Callable[[str], None],
-) -> Trial:
-    """A trial on a set by name."""
-    outputs = network.output_names
-    found = _label_outputs(network, outputs, images, True, say)
+) -> Evaluation:
+    """On a data set by name: one of those known, or a new one, which is known then."""
+    own_data = [*_own_data(network, parser, overrides), f"--data.workers={parser.parse_args(overrides).workers}"]
+    options = parser.parse_args([*own_data, *overrides])
+    streamed = training.is_streamed(options.data)
+    for name in _OF_FILES:
+        if getattr(options, name) is not None and not (name == "limit" and streamed):
+            raise InputError(f"--{name} is for a set of image files; name it (--data coco:FOLDER, …)")
+    options.batch_size = options.batch_size or (32 if streamed else 250)
+    recipe = training.to_data(parser, options)
+    if options.unreadable == "skip":
+        recipe = replace(recipe, unreadable="skip")
+    if repr(recipe) not in known:
+        images = training.load_data(recipe).test
+        fewer = options.limit is not None and options.limit < len(images)
+        known[repr(recipe)] = images.subset(options.limit) if fewer else images
+    images = known[repr(recipe)]
+    label_outputs = _label_outputs(network, images, True, say)
     assert images.mean is not None and images.std is not None
     seen = Preprocessing(images.mean, images.std)
     transform = training.make_transform(recipe)
@@ -352,52 +311,41 @@ def _on_a_set(
     own = network.preprocessing
     if own.mean is None or own.std is None:
         say(f"note: {network.source} does not say how its images are normalised; they are as those of {images.name}")
-    elif (own.mean, own.std) == (seen.mean, seen.std) and _of_others(network, recipe):
+    elif (own.mean, own.std) == (seen.mean, seen.std) and (
+        network.recipe is None or network.recipe.data.name != recipe.name
+    ):
         say(f"{network.source}: images are normalised with its own mean and standard deviation")
     tell_mismatches(network, seen, images.name, say)
-    device = training.pick_device(options.device)
-    about = (images.mean, images.std, transform, recipe.unreadable, outputs, found, device, options)
-    if isinstance(images, ImageDataset):
-        return Subject(network, network.source, images, *about)
-    return Trial(network, network.source, images, *about)
-
-
-def _of_others(network: Pretrained, recipe: DataRecipe) -> bool:
-    """Whether the data of a recipe are none of those that a network was trained on."""
-    return network.recipe is None or network.recipe.data.name != recipe.name
+    how = (images.mean, images.std, transform, recipe.unreadable)
+    return Evaluation(network, images, *how, label_outputs, training.pick_device(options.device), options)
 
 
 def _on_files(
     network: Pretrained,
     images: ImageDataset,
-    said: Preprocessing,
+    asked: Preprocessing,
     options: Namespace,
     labels: bool,
     say: Callable[[str], None],
-) -> Subject:
-    """A trial on image files, which come as the network knows them, but for what is said."""
-    outputs = network.output_names
-    found = _label_outputs(network, outputs, images, labels, say)
-    seen = said.over(network.preprocessing)
+) -> Evaluation:
+    """On image files, which come as the network knows them, but for what is asked."""
+    options.batch_size = options.batch_size or 32
+    label_outputs = _label_outputs(network, images, labels, say)
+    seen = asked.over(network.preprocessing)
     if seen.mean is None or seen.std is None:
         raise InputError(
             f"{network.source} does not say how its images are normalised; say it (--data.mean, --data.std)"
         )
     tell_mismatches(network, seen, images.name, say)
-    device = training.pick_device(options.device)
     how = (seen.mean, seen.std, seen.transform(), options.unreadable)
-    return Subject(network, network.source, images, *how, outputs, found, device, options)
+    return Evaluation(network, images, *how, label_outputs, training.pick_device(options.device), options)
 
 
 def _label_outputs(
-    network: Pretrained,
-    outputs: tuple[str, ...],
-    images: _Images,
-    needed: bool,
-    say: Callable[[str], None],
+    network: Pretrained, images: ImageDataset | WebDataset, needed: bool, say: Callable[[str], None]
 ) -> tuple[int, ...]:
-    """For each class of the set the output of the network that stands for it, -1 where none does."""
-    classes = images.classes
+    """For each class of the data set the output of the network that stands for it, -1 where none does."""
+    classes, outputs = images.classes, network.output_names
     names = outputs
     if names == training.imagenet_classes() and set(classes) <= set(training.imagenet_synsets()):
         names = training.imagenet_synsets()
