@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from regard import InputError, data, training
 from regard.training import Run, load_recipe
 from regard.training.batch_size import left_out
-from regard.training.distributed import Processes
+from regard.training.distributed import Processes, Step
 from regard.training.hooks import WeightAverage
-from regard.training.loop import Loop, Step
+from regard.training.loop import Loop
 from regard.transfer import Losses
 
 pytestmark = pytest.mark.slow

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
 from regard.launcher import local_rank, rank_and_size, without_launcher
+from regard.transfer import Losses, Objective
 
 Result = TypeVar("Result")
 
@@ -135,10 +136,6 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
-    def all_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The names that any process gives, each once; all have to ask for it."""
-        return tuple(dict.fromkeys(name for part in self.of_all(names) for name in part))
-
     def first(self, work: Callable[[], Result]) -> Result:
         """What `work` gives: the main process does it first, then one process of each other machine, then the rest.
 
@@ -194,6 +191,22 @@ class Processes:
                 f"process {self.rank} of {self.count} cannot reach the others: one ended, or did not answer in time "
                 f"({first_line(error)})"
             ) from error
+
+
+class Step(nn.Module):
+    """Images and labels to losses.
+
+    As one module with all that learns in it, it can be wrapped by what averages gradients over processes and by what
+    chooses the precision. Teachers do not learn, and are no part of it.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.student, self.regressors = objective.student, objective.regressors
+        self._losses = objective.__call__
+
+    def forward(self, images: Tensor, labels: Tensor, progress: float) -> Losses:
+        return self._losses(images, labels, progress)
 
 
 def pick_device(name: str) -> torch.device:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from regard.data import Batch, Loader
 from regard.training.batch_size import part_sizes
 from regard.training.checkpoint import save_checkpoint
-from regard.training.distributed import Processes
+from regard.training.distributed import Processes, Step
 from regard.training.evaluate import MANY_CLASSES, evaluate
 from regard.training.hooks import Hook
 from regard.training.interrupt import Interrupt
@@ -21,28 +21,11 @@ from regard.training.memory import peak_memory, reset_peak_memory
 from regard.training.meter import Measured, Meter, check_losses, check_weights
 from regard.training.optimizers import learning_rate, make_optimizer, reset_momentum
 from regard.training.recipe import Recipe
-from regard.training.record import record_epoch
 from regard.training.run import Run
 from regard.training.seeds import seed_step
-from regard.transfer import Losses, Objective
+from regard.transfer import Objective
 
 _CHECK = 1.0  # seconds between two checks of the losses: each waits for the device
-
-
-class Step(nn.Module):
-    """Images and labels to losses.
-
-    As one module with all that learns in it, it can be wrapped by what averages gradients over processes and by what
-    chooses the precision. Teachers do not learn, and are no part of it.
-    """
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.student, self.regressors = objective.student, objective.regressors
-        self._losses = objective.__call__
-
-    def forward(self, images: Tensor, labels: Tensor, progress: float) -> Losses:
-        return self._losses(images, labels, progress)
 
 
 class Loop:
@@ -51,10 +34,10 @@ class Loop:
     Attributes:
         model: the network that learns.
         tested: the network that is tested and saved; the same, unless a hook replaces it.
-        begin: called once, after the first step.
-        rows: of metrics.jsonl, one per finished epoch.
         epoch, step: the next step to take, from 0.
+        rows: of metrics.jsonl, one per finished epoch.
         unreadable: files that could not be read, and why.
+        begin: called after the first step.
     """
 
     def __init__(
@@ -68,11 +51,11 @@ class Loop:
         hooks: Sequence[Hook] = (),
         *,
         fewest: int = 2,
-        begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.recipe, self.run, self.objective, self.processes = recipe, run, objective, processes
         self.loader, self.test_loader, self.hooks = loader, test_loader, hooks
-        self.fewest, self.begin = fewest, begin  # images at a time
+        self.fewest = fewest  # images at a time
+        self.begin: Callable[[], None] | None = None
         self.run_id = ""
         self.model = self.tested = objective.student
         for hook in hooks:
@@ -87,22 +70,7 @@ class Loop:
         self.unreadable: tuple[str, ...] = ()
         self.skipped: dict[str, None] = {}  # by this process, each once
         self.bad_before = 0  # steps without a finite gradient, one after another, right before this epoch
-        self.begun = False
         self.saved_at = time.perf_counter()
-
-    @property
-    def steps_done(self) -> int:
-        return self.epoch * len(self.loader) + self.step
-
-    @property
-    def progress(self) -> float:
-        """The share of the run that is over."""
-        return self.steps_done / (self.recipe.schedule.epochs * len(self.loader))
-
-    def note(self, message: str) -> None:
-        """Tells a person."""
-        for hook in self.hooks:
-            hook.note(message)
 
     def run_on(self, interrupt: Interrupt) -> bool:
         """Trains to the end, or until interrupted; whether it came to the end."""
@@ -120,7 +88,10 @@ class Loop:
         self.checked_at, self.checked, self.next_check = self.began, self.step, self.step + 1
         batches = self.loader.epoch(self.epoch, start=self.step)
         while self.step < len(self.loader):
-            self.take_step(self.wait_for(batches))
+            asked = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - asked
+            self.take_step(batch)
             self.step += 1
             for hook in self.hooks:
                 hook.after_step(self)
@@ -132,15 +103,9 @@ class Loop:
                     return False
         return True
 
-    def wait_for(self, batches: Iterator[Batch]) -> Batch:
-        began = time.perf_counter()
-        batch = next(batches)
-        self.waited += time.perf_counter() - began
-        self.skipped.update(dict.fromkeys(batch.skipped))
-        return batch
-
     def take_step(self, batch: Batch) -> None:
         """Forward, backward and a step of the optimizer, on this process's slice of a batch."""
+        self.skipped.update(dict.fromkeys(batch.skipped))
         self.prepare_step()
         for hook in self.hooks:
             batch = hook.before_step(self, batch)
@@ -161,6 +126,7 @@ class Loop:
         self.optimizer.zero_grad()
 
     def prepare_step(self) -> None:
+        """Seeds what is random in the step, and sets its learning rate."""
         schedule = self.recipe.schedule
         seed_step(self.recipe.seed, self.steps_done, self.processes.rank, self.processes.device)
         self.lr = learning_rate(schedule, self.recipe.optimizer.lr, self.steps_done, len(self.loader))
@@ -187,9 +153,9 @@ class Loop:
         step_took = (now - self.checked_at) / (self.step - self.checked)
         stop, slowest, save = self.processes.largest(bool(interrupt), step_took, due)
         check_losses(measured, self.recipe, self.run, self.epoch, len(self.loader), self.bad_before)
-        if not self.begun:
+        if self.begin is not None:
             self.begin()
-            self.begun = True
+            self.begin = None
         self.images_per_second = measured.images(self.first) / (now - self.began)
         for hook in self.hooks:
             hook.after_check(self, measured.means())
@@ -199,21 +165,16 @@ class Loop:
         self.next_check = self.step + max(1, int(_CHECK / max(slowest, 1e-6)))
         return bool(stop)
 
-    def measured(self) -> Measured:
-        """The steps of this epoch, over all processes."""
-        return Measured(self.meter.columns, self.processes.summed(self.meter.rows[: self.step]))
-
     def finish_epoch(self) -> None:
         """Tests, and writes down the epoch."""
         measured = self.measured()
-        took = time.perf_counter() - self.began
-        waiting, memory = self.processes.largest(self.waited / took, peak_memory(self.processes.device))
+        waiting = self.waited / (time.perf_counter() - self.began)
+        waiting, memory = self.processes.largest(waiting, peak_memory(self.processes.device))
         check_weights(self.model, self.run)
         self.processes.share_buffers(self.tested)
         score = evaluate(self.tested, self.test_loader, summed=self.processes.summed)
         self.skipped.update(dict.fromkeys(score.skipped))
         self.collect_unreadable()
-        best = max((row["test_accuracy"] for row in self.rows), default=-1.0)
         row = {
             "epoch": self.epoch + 1,
             "lr": self.lr,
@@ -233,14 +194,10 @@ class Loop:
         self.epoch, self.step = self.epoch + 1, 0
         self.meter.reset()
         if self.processes.main:
-            record_epoch(self.run, self.tested, self.rows, self.unreadable, best=score.accuracy > best)
+            self.run.record_epoch(self.tested, self.rows, self.unreadable)
         self.save()
         for hook in self.hooks:
             hook.after_epoch(self, row)
-
-    def collect_unreadable(self) -> None:
-        """Adds the files that any process could not read to those of before."""
-        self.unreadable = self.processes.all_names(tuple(dict.fromkeys((*self.unreadable, *self.skipped))))
 
     def save(self) -> None:
         """Saves a checkpoint of all that the rest of the run depends on."""
@@ -252,3 +209,26 @@ class Loop:
             for hook in self.hooks:
                 hook.after_checkpoint(self)
         self.saved_at = time.perf_counter()
+
+    def measured(self) -> Measured:
+        """The steps of this epoch, over all processes."""
+        return Measured(self.meter.columns, self.processes.summed(self.meter.rows[: self.step]))
+
+    def collect_unreadable(self) -> None:
+        """Adds the files that any process could not read to those of before."""
+        found = self.processes.of_all((*self.unreadable, *self.skipped))
+        self.unreadable = tuple(dict.fromkeys(name for names in found for name in names))
+
+    @property
+    def steps_done(self) -> int:
+        return self.epoch * len(self.loader) + self.step
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is over."""
+        return self.steps_done / (self.recipe.schedule.epochs * len(self.loader))
+
+    def note(self, message: str) -> None:
+        """Tells a person."""
+        for hook in self.hooks:
+            hook.note(message)

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError
 from torch import nn
 
 from regard import models
@@ -24,6 +26,7 @@ from regard.files import (
     written_files,
 )
 from regard.metrics_file import read_metrics
+from regard.terminal import escaped
 from regard.training.environment import environment
 from regard.training.networks import load_network
 from regard.training.parsing import load_recipe
@@ -219,10 +222,6 @@ class Run:
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
 
-    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        with written_aside(self.folder / "metrics.jsonl") as aside:
-            aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
     def weights(self, which: Weights = "last") -> Path:
         """The file of weights.
 
@@ -234,9 +233,46 @@ class Run:
             raise InputError(f"{self.folder} has no {path.name}: no epoch of it is finished")
         return path
 
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        with written_aside(self.folder / "metrics.jsonl") as aside:
+            aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
     def save_weights(self, model: nn.Module, which: Weights, epoch: int, test_accuracy: float) -> None:
         notes = {"regard": __version__, "epoch": epoch, "test_accuracy": test_accuracy}
         models.write_weights(model, self.folder / f"{which}.safetensors", notes)
+
+    def record_epoch(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
+        """Writes the metrics, the weights (also as the best ones, if they are) and the list of unreadable files.
+
+        Raises:
+            InputError: the disk is full, or the folder cannot be written; what was there before is there still.
+        """
+        epoch, accuracy = rows[-1]["epoch"], rows[-1]["test_accuracy"]
+        try:
+            self.save_weights(model, "last", epoch, accuracy)
+            if all(accuracy > row["test_accuracy"] for row in rows[:-1]):
+                self.save_weights(model, "best", epoch, accuracy)
+            self.write_metrics(rows)
+            if unreadable:
+                lines = "".join(f"{escaped(name)}\n" for name in unreadable)
+                (self.folder / "unreadable.txt").write_text(lines, encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"epoch {epoch} could not be written to {self.folder} ({first_line(error)}); make room, then resume "
+                "the run (--resume)"
+            ) from error
+
+    def mend(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
+        """Writes what the folder lacks of the last finished epoch, which its checkpoint is of: a copy may have been cut
+        off between the two, and files may have been lost.
+
+        Raises:
+            InputError: as `record_epoch`.
+        """
+        with suppress(InputError):  # metrics that cannot be read are written again
+            if len(self.metrics()) >= len(rows) and (self.folder / "last.safetensors").is_file():
+                return
+        self.record_epoch(model, rows, unreadable)
 
     def model(self, which: Weights = "last") -> nn.Module:
         """The trained network, in evaluation mode, on the CPU.

@@ -31,7 +31,6 @@ from regard.training.networks import build_network
 from regard.training.objective import make_objective
 from regard.training.optimizers import check_optimizer
 from regard.training.recipe import Recipe
-from regard.training.record import mend_record
 from regard.training.resume import Record, check_same_run, data_record, difference, one_class
 from regard.training.run import Run
 from regard.training.sync_norms import sync_norms
@@ -151,7 +150,7 @@ def _train(
         if resume:
             restore(loop)
             if processes.main and loop.rows and loop.step == 0:
-                mend_record(run, loop.tested, loop.rows, loop.unreadable)
+                run.mend(loop.tested, loop.rows, loop.unreadable)
         with interruptible() as interrupt:
             finished = loop.run_on(interrupt)
     finally:
