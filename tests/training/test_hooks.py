@@ -142,7 +142,7 @@ def confidence(step: ForwardPass) -> Tensor:
 
 
 @pytest.mark.slow
-def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch, capsys) -> None:
+def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", *SMALL, "--schedule.epochs=1", "--run=older"]) == 0
 
@@ -179,16 +179,3 @@ def test_a_checkpoint_of_other_terms_is_gone_on_from(splits, tmp_path) -> None:
     recipe = load_recipe(None, [*SMALL, "--schedule.epochs=2", "--transfer.input_gradient=0.1"])
     row = training.train(recipe, tmp_path / "run", splits=splits, resume=True).run.metrics()[-1]
     assert row["input_gradient"] > 0 and row["loss"] > row["task"]
-
-
-def test_what_is_behind_an_error_of_one_line(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "recipe.yaml").write_text("model: [")
-    lines = {}
-    for asked in ("0", "1"):
-        monkeypatch.setenv("REGARD_TRACEBACK", asked)
-        assert main(["evaluate", "run"]) == 2
-        lines[asked] = capsys.readouterr().err.splitlines()
-    assert len(lines["0"]) == 1 and lines["1"][-1] == lines["0"][0]
-    assert "Traceback" in lines["1"][0] and any("evaluate.py" in line for line in lines["1"])
