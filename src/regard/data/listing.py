@@ -126,11 +126,11 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
                 heapq.heappush(links, (depth + 1, path, target))
             else:
                 waiting.append((depth + 1, path, os.path.join(real, name)))
-    images = sorted(filter(is_image, files))
-    for ending in sorted({os.path.splitext(file)[1].lower() for file in files} - {*EXTENSIONS}):
+    others = [file for file in files if not is_image(file)]
+    for ending in sorted({os.path.splitext(file)[1].lower() for file in others}):
         if _is_of_images(ending):
             warnings.warn(f"{ending} files are passed over: not read as images", DataWarning, stacklevel=2)
-    return images, len(files) - len(images)
+    return sorted(filter(is_image, files)), len(others)
 
 
 def is_image(name: str) -> bool:
