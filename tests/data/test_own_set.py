@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from regard import data
 from regard.bias import Report
 from regard.cli import main
 from regard.data.registry import SOURCES
-from regard.errors import InputError
+from regard.errors import DataWarning, InputError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
 
@@ -74,3 +75,46 @@ def test_it_is_read_into_memory(discs):
     assert np.array_equal(whole.images[2].permute(1, 2, 0).numpy(), np.asarray(discs(Path("my")).image(2)))
     with pytest.raises(InputError, match="6 images of 'discs' would take"):
         data.read_into_memory(discs(Path("my")), memory_limit=100)
+
+
+# Kinds that are opened one split at a time may be trained on, too.
+
+
+@pytest.fixture
+def masks(tmp_path, write_image, write_mask):
+    """train/ and val/ of two class folders and one image that lies in none."""
+    for split in ("train", "val"):
+        for seed, name in enumerate(("a/0", "b/1", "loose")):
+            write_image(tmp_path / split / "images" / f"{name}.png", seed=seed)
+            write_mask(tmp_path / split / "masks" / f"{name}.png", np.ones((8, 12), dtype=bool))
+    return tmp_path
+
+
+def test_images_without_a_label_are_left_out_in_training(masks):
+    with pytest.warns(DataWarning, match="1 of the 3 images of split 'train' of 'masks' have no label: left out"):
+        train, test = data.load("masks", masks)
+    assert (train.split, test.split, train.labels.tolist(), list(train.keys)) == (
+        "train",
+        "val",
+        [0, 1],
+        ["a/0.png", "b/1.png"],
+    )
+    assert train.mask(0).all() and train.classes == ("a", "b")
+    loader = data.create_loader(test, 2, transform=data.Transform((8, 8)), masks=True)
+    assert [batch.masks.shape for batch in loader.epoch(0)] == [(2, 8, 8)]
+
+
+def test_a_set_without_a_split_to_test_on(masks):
+    (masks / "val").rename(masks / "other")
+    with pytest.raises(InputError, match="'masks' has no split in .* to test on"):
+        data.load("masks", masks)
+
+
+def test_an_image_file_is_opened_once_for_image_and_mask(masks, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        Image, "open", lambda file, *rest, at=Image.open, **more: opened.append(str(file)) or at(file, *rest, **more)
+    )
+    found = data.open_regions(f"masks:{masks}", split="val")
+    found.image(1), found.mask(1)
+    assert len(opened) == len(set(opened)) == 2

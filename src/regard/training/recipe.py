@@ -34,7 +34,7 @@ class DataRecipe:
     Args:
         name: in memory: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67),
             folder (train/ and test/ of class folders). Streamed from disk, of any size: files (such folders, ImageNet's
-            among them), wds (WebDataset shards), hfds (data sets of Hugging Face).
+            among them), wds (WebDataset shards), hfds (data sets of Hugging Face), coco, imagenet, masks, pets, voc.
         folder: where the data lie, for wds also an address; downloads go there.
         download: fetch the set if it is not there (cifar10, cifar100, stl10, hfds).
         size: side of the images in pixels. Sets in memory are resized to it, the shorter side, and cropped at the
