@@ -1,4 +1,4 @@
-"""Networks by name, as the commands take them."""
+"""Pretrained networks by name, as the commands take them."""
 
 from __future__ import annotations
 
