@@ -215,8 +215,8 @@ def _by_image(
             raise InputError(f"annotation {place} in {show(path)} has no image_id; expected the id of an image")
         if categories and not (_is_id(category) and category in categories):
             raise InputError(
-                f"annotation {annotation.get('id', place)!r} in {show(path)} cannot be used: its category_id "
-                f"{category!r} is that of no category"
+                f"annotation {annotation.get('id', place)!r:.60} in {show(path)} cannot be used: its category_id "
+                f"{category!r:.60} is that of no category"
             )
         if image in by_id:
             found[by_id[image]].append(annotation)
@@ -264,7 +264,7 @@ def _regions(
                 raise ValueError(f"the polygons of its image are more than {_LONGEST} pixels long")
         except ValueError as error:
             raise InputError(
-                f"annotation {annotation.get('id')!r} of image {annotation['image_id']!r} in {show(path)} cannot be "
+                f"annotation {annotation.get('id')!r:.60} of image {annotation['image_id']!r:.60} in {show(path)} cannot be "
                 f"used: {first_line(error)}"
             ) from error
         category = categories.get(annotation["category_id"], -1) if categories else -1
@@ -313,12 +313,14 @@ def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, 
 def _run_lengths(shape: dict[str, Any], width: int, height: int) -> Code:
     """A run-length code of the size that it states: that of the image as it is stored, or upright."""
     size, counts = shape.get("size"), shape.get("counts")
-    if size not in ([height, width], [width, height]):
+    if size == [width, height]:
+        height, width = width, height
+    elif size != [height, width]:
         raise ValueError(f"its run-length code has the size {size!r:.60}, its image {width} x {height} pixels")
-    if not counts:
-        return _union([], *size)
+    if counts in ([], ""):
+        return _union([], height, width)
     try:
-        code = {"size": size, "counts": counts}
+        code = {"size": [height, width], "counts": counts}
         code = _library().frUncompressedRLE([code])[0] if isinstance(counts, list) else code
         total = sum(_library().toUncompressedRLE([code])[0]["counts"])
     except (RuntimeError, TypeError, ValueError) as error:
