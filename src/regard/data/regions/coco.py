@@ -289,25 +289,26 @@ def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, 
         ValueError: it has none, or one that is malformed.
     """
     shape, box = annotation.get("segmentation"), annotation.get("bbox")
-    code, length = _union([], height, width), 0.0
+    codes: list[Code] = []
+    length = 0.0
     if isinstance(shape, dict) and shape:
-        code = _run_lengths(shape, width, height)
+        codes = [_run_lengths(shape, width, height)]
     elif isinstance(shape, list) and shape:
         rings = [_numbers(ring, "polygon").reshape(-1, 2) for ring in shape]
         rings = [ring for ring in rings if len(ring) > 2]
-        length = sum(float(np.abs(ring - np.roll(ring, 1, axis=0)).max(axis=1).sum()) for ring in rings)
-        if length <= _LONGEST:
-            code = _union(_library().frPoly([ring.ravel().tolist() for ring in rings], height, width), height, width)
+        length = sum(float(np.abs(ring[1:] - ring[:-1]).max(axis=1).sum()) for ring in rings)
+        if rings and length <= _LONGEST:
+            codes = _library().frPoly([ring.ravel().tolist() for ring in rings], height, width)
     elif shape or box is None:
         raise ValueError("it has neither a segmentation nor a bbox")
-    if box is not None and not _area(code):  # what has no area is no shape
+    if box is not None and not any(map(_area, codes)):  # what has no area is no shape
         x, y, *sides = _numbers(box, "bbox", 4).tolist()
         if min(sides) < 0:
             raise ValueError(f"its bbox is {sides[0]:g} wide and {sides[1]:g} high; expected no less than 0")
         left, right = (min(max(edge, 0.0), width) for edge in (x, x + sides[0]))
         top, bottom = (min(max(edge, 0.0), height) for edge in (y, y + sides[1]))
-        code = _library().frBbox([[left, top, right - left, bottom - top]], height, width)[0]
-    return code, length
+        codes = _library().frBbox([[left, top, right - left, bottom - top]], height, width)
+    return codes[0] if len(codes) == 1 else _union(codes, height, width), length
 
 
 def _run_lengths(shape: dict[str, Any], width: int, height: int) -> Code:
