@@ -264,8 +264,8 @@ def _regions(
                 raise ValueError(f"the polygons of its image are more than {_LONGEST} pixels long")
         except ValueError as error:
             raise InputError(
-                f"annotation {annotation.get('id')!r:.60} of image {annotation['image_id']!r:.60} in {show(path)} cannot be "
-                f"used: {first_line(error)}"
+                f"annotation {annotation.get('id')!r:.60} of image {annotation['image_id']!r:.60} in {show(path)} "
+                f"cannot be used: {first_line(error)}"
             ) from error
         category = categories.get(annotation["category_id"], -1) if categories else -1
         area = annotation.get("area")
