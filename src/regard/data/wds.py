@@ -6,7 +6,6 @@ import importlib.util
 import io
 import itertools
 import json
-import math
 import os
 import re
 import tarfile
@@ -37,6 +36,7 @@ _SHOWN = 5
 _MOST_CLASSES = 10**6
 _MOST_SHARDS = 500_000
 _MOST_BRACES = 20
+_BRACES = re.compile(r"{([^{}]*)}")
 
 
 @dataclass(eq=False)
@@ -164,7 +164,7 @@ def load_wds(
             classes that is not known.
     """
     for name, value in {"buffer": buffer, "train_images": train_images, "test_images": test_images}.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**48):
+        if value is not None and not 1 <= value < 2**48:
             raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
     if importlib.util.find_spec("webdataset") is None:
         raise InputError("the library webdataset is not installed; install it (pip install webdataset)")
@@ -260,22 +260,21 @@ def _of_split(said: str, split: str, splits: dict[str, Any], root: str) -> WebDa
 
 def _check_braces(names: str) -> None:
     """Has names with braces be no more than so many, before they are all written out."""
-    ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}", names)
-    letters = re.findall(r"\{([A-Za-z])\.\.([A-Za-z])(?:\.\.-?\d+)?\}", names)
-    # At most so many, where some are in others: of each range its length, of each other pair of braces its parts.
-    count = math.prod(1 + abs(ord(last) - ord(first)) for first, last in letters)
-    for first, last, step in ranges:
-        digits = max(map(len, (first, last, step)))
-        count *= 1 + abs(int(last) - int(first)) // (int(step or 1) or 1) if digits < 20 else _MOST_SHARDS + 1
-    parts: list[int] = []
-    for character in names:
-        if character == "{":
-            parts.append(1)
-        elif character == "," and parts:
-            parts[-1] += 1
-        elif character == "}" and parts:
-            count *= parts.pop()
-        if count > _MOST_SHARDS or len(parts) > _MOST_BRACES:
+    count, depth, left = 1, 0, names
+    while innermost := _BRACES.findall(left):
+        left, depth = _BRACES.sub("", left), depth + 1
+        for inside in innermost:
+            numbers = re.fullmatch(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?(\d{1,18}))?", inside)
+            letters = re.fullmatch(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?\d+)?", inside)
+            if numbers:
+                choices = 1 + abs(int(numbers[2]) - int(numbers[1])) // (int(numbers[3] or 1) or 1)
+            elif letters:
+                choices = 1 + abs(ord(letters[2]) - ord(letters[1]))
+            else:
+                commas = inside.count(",")
+                choices = 1 + commas if commas or ".." not in inside else _MOST_SHARDS + 1  # a range of longer numbers
+            count = min(count * choices, _MOST_SHARDS + 1)
+        if count > _MOST_SHARDS or depth > _MOST_BRACES:
             raise InputError(
                 f"{names[:200]!r} names more than {_MOST_SHARDS:,} shards, or has more than {_MOST_BRACES} braces in "
                 "each other; name those that are there (--data.options.train, --data.options.test)"
@@ -287,11 +286,10 @@ def _check_there(shards: tuple[str, ...]) -> None:
         _check_address(shard)
     missing = [shard for shard in shards if not _scheme(shard) and not os.path.isfile(shard)]
     if missing:
-        listed = ", ".join(map(repr, missing[:_SHOWN]))
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise InputError(
-            f"{len(missing)} of {len(shards)} shards are not there: {listed}{more}; add them, or name those that are "
-            "(--data.options.train, --data.options.test)"
+            f"{len(missing)} of {len(shards)} shards are not there: {', '.join(map(repr, missing[:_SHOWN]))}"
+            f"{', …' if len(missing) > _SHOWN else ''}; add them, or name those that are (--data.options.train, "
+            "--data.options.test)"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count, islice, repeat
 
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from regard.data.batch import Batch, Loader, Sampling, rank_rows
+from regard.data.batch import Batch, Loader, Sampling
 from regard.data.decode import Unreadable, quiet
 from regard.data.listing import is_system_or_hidden
 from regard.data.normalisation import Prefetcher
@@ -55,26 +55,12 @@ class WebDatasetLoader(Loader):
         skip: bool,
     ) -> None:
         super().__init__(dataset, sampling, prefetch.device, transform.size)
-        self._transform, self._varied = transform, training
-        self._prefetch, self._skip = prefetch, skip
+        self._prefetch = prefetch
         self._workers = min(workers, max(1, len(dataset.shards) // sampling.world_size))  # each has a shard at least
+        self._reader = _Reader(dataset, sampling, transform, training, max(1, self._workers), skip)
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
-        reader = _Reader(
-            self.dataset,
-            self._transform,
-            self._varied,
-            training=self._sampling.shuffle,
-            seed=self._sampling.seed,
-            epoch=number,
-            steps=range(start, len(self)),
-            batch_size=self.batch_size,
-            rank=self._sampling.rank,
-            world_size=self._sampling.world_size,
-            streams=max(1, self._workers),
-            skip=self._skip,
-            repeats=self._sampling.repeats,
-        )
+        reader = replace(self._reader, epoch=number, steps=range(start, len(self)))
         found = Workers(reader, self._workers, pinned=self.device.type == "cuda").read()
         return self._prefetch(found if self._sampling.shuffle else islice(found, start, None))
 
@@ -84,34 +70,28 @@ class _Reader(IterableDataset[Batch | Failure]):
     """One rank's batches in an epoch, images uint8; this is what goes to the workers.
 
     Attributes:
-        training: shards and images in random order, and as often as batches need them; else all images once.
-        steps: which batches, in training.
         streams: as many as there are workers, 1 where there are none.
         skip: whether shards and images that cannot be read are passed over.
-        repeats: how often each image comes in a row in training; a batch may end between two of them.
+        epoch: its number.
+        steps: which batches, in training.
     """
 
     dataset: WebDataset
+    sampling: Sampling
     transform: Transform
-    varied: TrainingTransform | None
-    training: bool
-    seed: int
-    epoch: int
-    steps: range
-    batch_size: int
-    rank: int
-    world_size: int
+    training: TrainingTransform | None
     streams: int
     skip: bool
-    repeats: int
-    skipped: list[str] = field(default_factory=list)
-    reported: set[str] = field(default_factory=set)
+    epoch: int = 0
+    steps: range = range(0)
+    skipped: list[str] = field(init=False, default_factory=list)
+    reported: set[str] = field(init=False, default_factory=set)
 
     def __iter__(self) -> Iterator[Batch | Failure]:
         worker = get_worker_info()
         number = 0 if worker is None else worker.id
         try:
-            yield from self._train(number) if self.training else self._test(number)
+            yield from self._train(number) if self.sampling.shuffle else self._test(number)
         except Unreadable as error:
             hint = "" if self.skip else "; restore it, or have such skipped (--data.unreadable skip)"
             yield Failure(f"{error}{hint}", traceback.format_exc())
@@ -124,17 +104,17 @@ class _Reader(IterableDataset[Batch | Failure]):
         if not steps:
             return
         stream = steps[0] % self.streams
-        rows = rank_rows(self.batch_size, self.rank, self.world_size)
+        rows = self.sampling.rows(self.sampling.batch_size)
         passed = steps[0] // self.streams * len(rows)  # rows of this stream's batches before
-        samples = islice(self._shuffled(stream), passed // self.repeats, None)
-        images = islice(self._images(samples), passed % self.repeats, None)
+        samples = islice(self._shuffled(stream), passed // self.sampling.repeats, None)
+        images = islice(self._images(samples), passed % self.sampling.repeats, None)
         for step in steps:
-            positions = (step * self.batch_size + rows).tolist()
+            positions = (step * self.sampling.batch_size + rows).tolist()
             found = zip(positions, images, strict=False)
             yield self._batch([(self._pixels(image, at), label, at) for at, (image, label) in found])
 
     def _test(self, stream: int) -> Iterator[Batch]:
-        size = max(1, self.batch_size // self.world_size)
+        size = max(1, self.sampling.batch_size // self.sampling.world_size)
         found: list[tuple[Tensor, int, int]] = []
         for sample in self._samples(range(len(self.dataset.shards)), stream):
             decoded = self._decoded(sample)
@@ -153,7 +133,7 @@ class _Reader(IterableDataset[Batch | Failure]):
             yield self._batch(found)
 
     def _pixels(self, image: Image.Image, position: int) -> Tensor:
-        return self.transform.image(image) if self.varied is None else self.varied(image, self.epoch, position)
+        return self.transform.image(image) if self.training is None else self.training(image, self.epoch, position)
 
     def _batch(self, found: list[tuple[Tensor, int, int]]) -> Batch:
         """Of pixels, each with label and index."""
@@ -162,7 +142,7 @@ class _Reader(IterableDataset[Batch | Failure]):
         images = torch.stack([image for image, *_ in found]) if found else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
         labels, index = (torch.tensor([row[i] for row in found], dtype=torch.int64) for i in (1, 2))
         skipped, self.skipped = tuple(self.skipped), []
-        return Batch(images, labels, index, self.batch_size, skipped=skipped)
+        return Batch(images, labels, index, self.sampling.batch_size, skipped=skipped)
 
     def _images(self, samples: Iterable[Sample]) -> Iterator[tuple[Image.Image, int]]:
         """The images to train on, with labels. The next one that can be read is also seen in place of one that cannot.
@@ -175,7 +155,7 @@ class _Reader(IterableDataset[Batch | Failure]):
             waiting += 1
             found = self._decoded(sample)
             if found is not None:
-                yield from repeat(found, waiting * self.repeats)
+                yield from repeat(found, waiting * self.sampling.repeats)
                 waiting = 0
             elif waiting >= most:
                 raise Unreadable(f"not one of {most} images in a row could be read (the last: {name_of(sample)!r})")
@@ -196,10 +176,12 @@ class _Reader(IterableDataset[Batch | Failure]):
         shards, buffer = len(self.dataset.shards), self.dataset.buffer
         in_vain = 0
         for turn in count():
-            order = RandomStream(self.seed, self.epoch, _PURPOSE, turn).permutation(shards).tolist()
-            drawn = RandomStream(self.seed, self.epoch, _PURPOSE, turn, self.rank, stream).integers(0, 2**31 - 1, 1)
+            order = RandomStream(self.sampling.seed, self.epoch, _PURPOSE, turn).permutation(shards).tolist()
+            drawn = RandomStream(self.sampling.seed, self.epoch, _PURPOSE, turn, self.sampling.rank, stream).integers(
+                0, 2**31 - 1, 1
+            )
             shuffle = wds.shuffle(bufsize=buffer, initial=-(-buffer // 4), rng=random.Random(int(drawn[0])))
-            in_vain += -(-shards // (self.world_size * self.streams))
+            in_vain += -(-shards // (self.sampling.world_size * self.streams))
             for sample in wds.DataPipeline(partial(self._samples, order, stream), shuffle):
                 in_vain = 0
                 yield sample
@@ -209,21 +191,21 @@ class _Reader(IterableDataset[Batch | Failure]):
 
     def _samples(self, order: Iterable[int], stream: int) -> Iterator[Sample]:
         """The samples of a stream's part of the shards in this order."""
-        shared = len(self.dataset.shards) < self.world_size
-        first, step = self.rank + stream * self.world_size, self.streams * self.world_size
+        shared = len(self.dataset.shards) < self.sampling.world_size
+        first, step = self.sampling.rank + stream * self.sampling.world_size, self.streams * self.sampling.world_size
         own = order if shared else islice(order, first, None, step)
         samples = chain.from_iterable(map(self._read, own))
-        return islice(samples, self.rank, None, self.world_size) if shared else samples
+        return islice(samples, self.sampling.rank, None, self.sampling.world_size) if shared else samples
 
     def _read(self, number: int) -> Iterator[Sample]:
         """The samples of a shard, each with an index of its own; a shard that is cut off is an error at its end."""
         import webdataset as wds
 
         shard, shards = self.dataset.shards[number], len(self.dataset.shards)
-        pipeline = wds.DataPipeline(wds.SimpleShardList([shard]), wds.tarfile_to_samples(select_files=_is_read))
+        samples = wds.tarfile_to_samples(select_files=lambda path: not is_system_or_hidden(path))
         found, dotted = 0, False
         try:
-            for sample in pipeline:
+            for sample in wds.DataPipeline(wds.SimpleShardList([shard]), samples):
                 dotted = dotted or any("." in part for part in sample if not part.startswith("__"))
                 yield {**sample, "__index__": found * shards + number}
                 found += 1
@@ -242,7 +224,3 @@ class _Reader(IterableDataset[Batch | Failure]):
         if message not in self.reported:
             self.reported.add(message)
             self.skipped.append(message)
-
-
-def _is_read(path: str) -> bool:
-    return not is_system_or_hidden(path)
