@@ -174,8 +174,7 @@ def load_wds(
     info = _read_info(root)
     splits = info.get("splits", {})
     first = _of_split(train, "train", splits, root)
-    if test is None:
-        test = next((name for name in TEST_NAMES if name in splits), None)
+    test = test or next((name for name in TEST_NAMES if name in splits), None)
     if test is None:
         raise InputError("which shards to test on is not known; name them, or the split (--data.options.test)")
     second = _of_split(test, "test", splits, root)

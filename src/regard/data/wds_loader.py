@@ -176,10 +176,9 @@ class _Reader(IterableDataset[Batch | Failure]):
         shards, buffer = len(self.dataset.shards), self.dataset.buffer
         in_vain = 0
         for turn in count():
-            order = RandomStream(self.sampling.seed, self.epoch, _PURPOSE, turn).permutation(shards).tolist()
-            drawn = RandomStream(self.sampling.seed, self.epoch, _PURPOSE, turn, self.sampling.rank, stream).integers(
-                0, 2**31 - 1, 1
-            )
+            key = self.sampling.seed, self.epoch, _PURPOSE, turn
+            order = RandomStream(*key).permutation(shards).tolist()
+            drawn = RandomStream(*key, self.sampling.rank, stream).integers(0, 2**31 - 1, 1)
             shuffle = wds.shuffle(bufsize=buffer, initial=-(-buffer // 4), rng=random.Random(int(drawn[0])))
             in_vain += -(-shards // (self.sampling.world_size * self.streams))
             for sample in wds.DataPipeline(partial(self._samples, order, stream), shuffle):
