@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -339,3 +340,14 @@ def test_batches_are_the_same_on_a_gpu(made, workers):
     for one, other in zip(here, there, strict=True):
         assert other.images.is_cuda and torch.equal(one.images, other.images.cpu())
         assert torch.equal(one.labels, other.labels.cpu()) and torch.equal(one.index, other.index.cpu())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_one_stream_of_the_gpu_for_all_epochs(made, monkeypatch):
+    with monkeypatch.context() as patched:
+        stream = mock.Mock(side_effect=torch.cuda.Stream)
+        patched.setattr(torch.cuda, "Stream", stream)
+        loader = training(made, device="cuda")
+        for epoch in range(3):
+            assert sum(len(batch.images) for batch in loader.epoch(epoch)) == 23
+    assert stream.call_count == 1

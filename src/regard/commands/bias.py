@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         description="Where networks look, against the regions of the objects: every rate with its interval, and each "
         "network against the first, image by image. A MODEL is a run folder, an imported .safetensors file, a name of "
         "timm (with its pretrained weights), or NAME=CHECKPOINT. A SET is KIND:FOLDER, with KIND coco, imagenet, cub, "
-        "pets, voc, stl10 or masks, or a set with regions that is held whole (clutter); runs know their own. The "
+        "pets, voc, stl10 or masks, or a set in memory with regions (clutter); runs know their own. The "
         "folder of the report (--out) has report.html, report.json, and for each network a .json and a .parquet with "
         "a row an image. Stopped, the same command goes on; under torchrun or srun several processes share the work.",
     )

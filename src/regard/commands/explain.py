@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         "--ema", action="store_true", help="of NAME=CHECKPOINT, take the moving average, where the file holds both"
     )
     parser.add_argument("--batch_size", type=int, default=16, help="images at a time")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read image files; 0: none besides")
+    parser.add_argument("--workers", type=int, default=0, help="DataLoader workers; 0 reads inline")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
     options = parser.parse_args(arguments)
     if not options.images:

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face, read while training, through timm's reader."""
+"""Streamed data sets of Hugging Face, through timm's reader."""
 
 from __future__ import annotations
 

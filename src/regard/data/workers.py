@@ -1,4 +1,4 @@
-"""DataLoader workers: processes that read, while the one that asks for what they read works on."""
+"""DataLoader workers, which read while the main process works on what was read before."""
 
 from __future__ import annotations
 
