@@ -27,6 +27,7 @@ class Source:
         name: what people call it.
         layout: which files are expected where, one line.
         recognised: whether a path looks like it.
+        one_file: whether the path may be that of a file; else it is that of a folder.
         open: path, split and options -> the images of a split, "train", another, or None for the held-out one.
         load: path and options -> both splits; None: those that `open` gives.
         streamed: whether its images are read while training, and not held in memory.
@@ -35,6 +36,7 @@ class Source:
     name: str
     layout: str = ""
     recognised: Callable[[Path], bool] = lambda path: False
+    one_file: bool = False
     open: Callable[..., ImageDataset] | None = None
     load: Callable[..., Splits] | None = None
     streamed: bool = True
@@ -67,7 +69,7 @@ SOURCES: dict[str, Source] = {}
 
 
 def register(
-    name: str, *, layout: str = "", recognised: Callable[[Path], bool] | None = None
+    name: str, *, layout: str = "", recognised: Callable[[Path], bool] | None = None, one_file: bool = False
 ) -> Callable[[Opens], Opens]:
     """Make a data set known to `open_regions` and `load`, and so to every command, by a name.
 
@@ -79,11 +81,12 @@ def register(
         name: of the data set.
         layout: which files are expected where, for a message: one line that begins with "expected".
         recognised: whether a path looks like the data set, for paths that are given without a name.
+        one_file: whether the path may be that of a file; else it is that of a folder.
     """
 
     def registered(opens: Opens) -> Opens:
         source = SOURCES.setdefault(name, Source(name))
-        source.layout, source.open = layout, opens
+        source.layout, source.one_file, source.open = layout, one_file, opens
         if recognised is not None:
             source.recognised = recognised
         return opens

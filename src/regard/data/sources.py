@@ -147,7 +147,7 @@ def _needs_folder(source: Source) -> InputError:
 
 def _open(source: Source, path: Path, split: str | None, options: dict[str, Any]) -> ImageDataset:
     assert source.open is not None
-    if not path.is_file() or source.name != "coco":
+    if not (source.one_file and path.is_file()):
         existing_folder(path, source.layout)
     return source.open(path, split=split, **options)
 

@@ -77,7 +77,7 @@ def _recognised(path: Path) -> bool:
     return path.suffix.lower() == ".json" or any((path / "annotations").glob(f"{_PREFIX}*.json"))
 
 
-@register("coco", layout=_LAYOUT, recognised=_recognised)
+@register("coco", layout=_LAYOUT, recognised=_recognised, one_file=True)
 def open_coco(
     path: Path, split: str | None = None, images: str | None = None, region: Literal["all", "label"] = "all"
 ) -> CocoDataset:
