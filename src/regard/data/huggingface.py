@@ -1,40 +1,43 @@
-"""Streamed data sets of Hugging Face, through timm's reader."""
+"""Streamed data sets of Hugging Face, through the library datasets."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from regard.data.dataset import ImageDataset, Splits
 from regard.data.decode import Unreadable, read_image
-from regard.data.file_dataset import files_digest
-from regard.data.listing import TEST_NAMES
+from regard.data.file_dataset import files_digest, open_regular
+from regard.data.listing import TEST_NAMES, first_of
 from regard.data.registry import register_splits
-from regard.data.strings import Keys
+from regard.data.strings import Strings
 from regard.errors import InputError, one_line
 
 _MANY = 100_000  # more classes than that are a wrong column
 
 
 class HuggingFaceDataset(ImageDataset):
-    """A split of a data set, as timm's reader gives its images."""
+    """A split of a data set, of which `images` is the column of encoded images, and `labels` that of their classes."""
 
     name = "hfds"
     has_masks = False
 
-    def __init__(self, split: str, reader: Any, labels: Tensor, classes: tuple[str, ...]) -> None:
+    def __init__(self, split: str, images: Any, labels: Tensor, classes: tuple[str, ...]) -> None:
+        import pyarrow.compute
+
         self.split, self.labels, self.classes = split, labels, classes
-        self.keys = _Names(reader)
-        self._reader = reader
+        (self._column,) = images.column_names
+        paths = pyarrow.compute.struct_field(images.data.column(self._column), "path").to_pylist()
+        self.keys = Strings(path or f"image {i}" for i, path in enumerate(paths))
+        self._images = images
 
     def image(self, index: int) -> Image.Image:
         name = self.keys[index]
@@ -52,24 +55,12 @@ class HuggingFaceDataset(ImageDataset):
         return files_digest(self.labels, lambda i: _inside(self.keys[i]), self._open).hexdigest()
 
     def _open(self, index: int) -> IO[bytes]:
-        try:
-            return self._reader[index][0]
-        except (AssertionError, KeyError, TypeError) as error:  # as timm fails to take what is empty
-            raise Unreadable(f"{self.keys[index]!r} has no image") from error
-
-
-class _Names(Keys):
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-
-    def __len__(self) -> int:
-        return len(self._reader)
-
-    def _key(self, index: int) -> str:
-        try:
-            return self._reader.filename(index, absolute=True) or f"image {index}"
-        except TypeError:  # of what is empty
-            return f"image {index}"
+        found = self._images[index][self._column] or {}
+        if found.get("bytes"):
+            return io.BytesIO(found["bytes"])
+        if found.get("path"):
+            return open_regular(Path(found["path"]))
+        raise Unreadable(f"{self.keys[index]!r} has no image")
 
 
 def _inside(name: str) -> str:
@@ -116,86 +107,58 @@ def load_hfds(
         if not os.path.isdir(dataset):
             raise InputError(f"no folder {dataset!r}; give one with Parquet files or images, or the name of a data set")
 
-    def opened(split: str, classes: dict[Any, int] | None = None) -> Any:
-        return _reader(dataset, cache, split, input_key, target_key, classes, download)
-
-    first = opened(train)
-    second = opened(test) if test is not None else _first_of(opened, dataset)
-    classes = tuple(map(str, first.class_to_idx))
-    if not classes:  # not ClassLabel
-        values = _distinct(first, target_key, dataset)
-        if all(isinstance(value, int) for value in values):
-            classes = tuple(map(str, range(max(values) + 1)))
-        else:
-            classes = tuple(map(str, values))
-            numbers = {value: label for label, value in enumerate(values)}
-            first, second = opened(train, numbers), opened(second.split, numbers)
-    elif tuple(map(str, second.class_to_idx)) != classes:
-        raise InputError(
-            f"split {second.split!r} of {dataset!r} has other classes than split {train!r}; give two with the same"
-        )
-    return Splits(
-        HuggingFaceDataset("train", first, _labels(first, target_key, classes), classes),
-        HuggingFaceDataset("test", second, _labels(second, target_key, classes), classes),
-    )
+    first, second = _tables(dataset, cache, train, test, download)
+    columns = ", ".join(map(repr, first.column_names))
+    for option, wanted, what in (("input_key", input_key, "images"), ("target_key", target_key, "classes")):
+        if wanted not in first.column_names:
+            raise InputError(
+                f"{dataset!r} has no column {wanted!r} with {what}, but {columns}; say which one has them "
+                f"(--data.options.{option})"
+            )
+    if first.features[target_key] != second.features[target_key]:
+        raise InputError(f"the splits {train!r} and {test!r} of {dataset!r} have other classes; give two with the same")
+    classes, numbers = _classes(first, target_key, dataset)
+    sets = []
+    for split, table in (("train", first), ("test", second)):
+        labels = _labels(table.data.column(target_key).to_pylist(), numbers, split)
+        sets.append(HuggingFaceDataset(split, _encoded(table, input_key), labels, classes))
+    return Splits(*sets)
 
 
-def _first_of(opened: Any, dataset: str) -> Any:
-    for name in TEST_NAMES:
-        with contextlib.suppress(_NoSplit):
-            return opened(name)
+def _tables(dataset: str, cache: str | None, train: str, test: str | None, download: bool) -> list[Any]:
+    """Both splits, as the library gives them."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError("the library datasets is not installed; install it (pip install datasets)") from error
+    try:
+        with _quietly(offline=not download):
+            if test is None:
+                there = datasets.load_dataset(dataset, cache_dir=cache)
+                test = next((name for name in TEST_NAMES if name in there), None)
+            if test is not None:
+                return list(datasets.load_dataset(dataset, cache_dir=cache, split=[train, test]))
+    except Exception as error:  # of the hub, or of Arrow: almost any
+        reason = one_line(error)
+        hint = "; have it fetched (--data.download true), or give the folder that it is in"
+        hint = "" if download or "Unknown split" in reason else hint
+        raise InputError(f"data set {dataset!r} cannot be opened ({reason[:300]}){hint}") from error
     raise InputError(
         f"{dataset!r} has no split {', '.join(TEST_NAMES[:-1])} or {TEST_NAMES[-1]}; say which one to test on "
         "(--data.options.test)"
     )
 
 
-class _NoSplit(InputError):
-    """The data set has no such split."""
+def _encoded(table: Any, column: str) -> Any:
+    """The column of images, not decoded."""
+    import datasets
 
-
-def _reader(
-    dataset: str,
-    cache: str | None,
-    split: str,
-    input_key: str,
-    target_key: str,
-    classes: dict[Any, int] | None,
-    download: bool,
-) -> Any:
     try:
-        # Not by timm's create_reader, of which older releases write paths in small letters.
-        from timm.data.readers.reader_hfds import ReaderHfds
-    except ImportError as error:
-        raise InputError("the library datasets is not installed; install it (pip install datasets)") from error
-    try:
-        with _quietly(offline=not download):
-            reader = ReaderHfds(
-                dataset,
-                cache,
-                split,
-                input_key=input_key,
-                target_key=target_key,
-                class_map=classes,  # type: ignore[arg-type]  # None for none
-                download=download,
-            )
-    except Exception as error:  # of the hub, of Arrow, of a column that is not there: almost any
-        reason = one_line(error)
-        if "Unknown split" in reason:
-            raise _NoSplit(f"{dataset!r}: {reason}") from error
-        hint = "" if download else "; have it fetched (--data.download true), or give the folder that it is in"
-        raise InputError(f"data set {dataset!r} cannot be opened ({reason[:300]}){hint}") from error
-    table = reader.dataset.data
-    # timm names the column of images a type, and the library then makes one of nothing where there is none.
-    empty = table.num_rows and table.column(input_key).null_count == table.num_rows
-    columns = [name for name in table.column_names if name != input_key or not empty]
-    for option, wanted, what in (("input_key", input_key, "images"), ("target_key", target_key, "classes")):
-        if wanted not in columns:
-            raise InputError(
-                f"{dataset!r} has no column {wanted!r} with {what}, but {', '.join(map(repr, columns))}; say which one "
-                f"has them (--data.options.{option})"
-            )
-    return reader
+        return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    except Exception as error:  # as Arrow fails to take numbers for images
+        raise InputError(
+            f"column {column!r} has no images ({one_line(error)[:300]}); say which one has (--data.options.input_key)"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -217,28 +180,28 @@ def _quietly(*, offline: bool) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _distinct(reader: Any, target_key: str, dataset: str) -> list[Any]:
-    values = reader.dataset.unique(target_key)
-    whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
-    if not (whole or all(isinstance(value, str) for value in values)) or len(values) > _MANY:
-        raise InputError(
-            f"column {target_key!r} of {dataset!r} has no classes (such as {values[0]!r}); say which one has "
-            "(--data.options.target_key)"
-        )
-    return sorted(values)
+def _classes(table: Any, column: str, dataset: str) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """The names of the classes, and the label of each value of their column."""
+    names = getattr(table.features[column], "names", None)
+    if names is not None:  # ClassLabel
+        return tuple(names), {label: label for label in range(len(names))}
+    simple = hasattr(table.features[column], "dtype")
+    values: set[Any] = set(table.data.column(column).to_pylist()) if simple else {None}
+    if values and len(values) <= _MANY:
+        if all(type(value) is int and 0 <= value < _MANY for value in values):
+            return tuple(map(str, range(max(values) + 1))), {label: label for label in range(max(values) + 1)}
+        if all(isinstance(value, str) for value in values):
+            return tuple(sorted(values)), {value: label for label, value in enumerate(sorted(values))}
+    raise InputError(
+        f"column {column!r} of {dataset!r} has no classes (such as {first_of(list(values), 1)}); say which one has "
+        "(--data.options.target_key)"
+    )
 
 
-def _labels(reader: Any, target_key: str, classes: tuple[str, ...]) -> Tensor:
-    values = reader.dataset.data.column(target_key).to_pylist()
+def _labels(values: list[Any], numbers: dict[Any, int], split: str) -> Tensor:
     try:
-        labels: NDArray[np.int64] = np.array(
-            [reader.class_to_idx[value] for value in values] if reader.remap_class else values, dtype=np.int64
-        )
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-            raise ValueError(f"labels run from {labels.min()} to {labels.max()}, and there are {len(classes)} classes")
-    except (KeyError, TypeError, ValueError) as error:
+        return torch.tensor([numbers[value] for value in values], dtype=torch.int64)
+    except KeyError as error:
         raise InputError(
-            f"split {reader.split!r} has labels that are no classes of the training images ({one_line(error)}); leave "
-            "these images out"
+            f"images to {split} have the label {error}, which is no class of the training images; leave them out"
         ) from error
-    return torch.from_numpy(labels)
