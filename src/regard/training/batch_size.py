@@ -53,7 +53,7 @@ def part_sizes(count: int, parts: int, fewest: int) -> list[int]:
     if last >= fewest:
         return [size] * (count // size) + [last] * (last < size)
     parts = max(1, min(parts, count // fewest))
-    return [(count + place) // parts for place in reversed(range(parts))]
+    return [(count + part) // parts for part in reversed(range(parts))]
 
 
 def takes_channels_last(model: nn.Module, recipe: Recipe, images: int, device: torch.device, processes: int) -> bool:

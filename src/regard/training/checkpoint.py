@@ -141,7 +141,9 @@ def read_newest(
         except InputError as error:
             problem = str(error)
         read = of_all((digest, problem))
-        failed = [f"{said} (process {rank})" if rank else said for rank, (_, said) in enumerate(read) if said]
+        failed = [
+            f"{message} (process {rank})" if rank else message for rank, (_, message) in enumerate(read) if message
+        ]
         problem = failed[0] if failed else ""
         if not problem and len(set(read)) > 1:
             problem = f"{path} is not the same file for all processes"

@@ -29,7 +29,7 @@ _LOST = re.compile(r"peer|timed? ?out|connection|NCCL|gloo|socket", re.IGNORECAS
 
 
 class Processes:
-    """The processes of a command, and this one's place among them; as a context, it leaves them at the end.
+    """The processes of a command, and this one's rank; as a context, it leaves them at the end.
 
     Attributes:
         accelerator: accelerate's, for mixed precision and what wraps networks.
@@ -83,8 +83,8 @@ class Processes:
     @property
     def overruled(self) -> str | None:
         """The precision that `accelerate launch` was asked for, where the recipe says another."""
-        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        return asked if asked not in ("no", self.accelerator.mixed_precision) else None
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        return launched if launched not in ("no", self.accelerator.mixed_precision) else None
 
     @property
     def main(self) -> bool:

@@ -88,9 +88,9 @@ class Loop:
         self.checked_at, self.checked, self.next_check = self.began, self.step, self.step + 1
         batches = self.loader.epoch(self.epoch, start=self.step)
         while self.step < len(self.loader):
-            asked = time.perf_counter()
+            before = time.perf_counter()
             batch = next(batches)
-            self.waited += time.perf_counter() - asked
+            self.waited += time.perf_counter() - before
             self.take_step(batch)
             self.step += 1
             for hook in self.hooks:

@@ -37,8 +37,8 @@ def peak_memory(device: torch.device) -> float:
 
 @contextmanager
 def enough_memory(recipe: Recipe) -> Iterator[None]:
-    """Within it, that there is no memory left is an InputError that says what to change; and so is that a process that
-    reads was killed, which is mostly for the same reason.
+    """Within it, that there is no memory left is an InputError that says what to change; and so is that a DataLoader
+    worker was killed, which is mostly for the same reason.
     """
     try:
         yield

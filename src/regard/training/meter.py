@@ -71,9 +71,9 @@ class Meter:
             here: whether this process is the one that goes on from it; the others have the columns and add nothing.
         """
         self._widen([name for name in columns if name not in self.columns])
-        for place, name in enumerate(self.columns):
+        for column, name in enumerate(self.columns):
             if here and name in columns:
-                self.rows[:, place] = columns[name]
+                self.rows[:, column] = columns[name]
 
     def _widen(self, names: Sequence[str]) -> None:
         if names:

@@ -94,8 +94,8 @@ def check(recipe: Recipe, folder: str | Path) -> None:
     check_optimizer(recipe.optimizer)
     check_trackers(recipe.trackers)
     for teacher in recipe.transfer.teachers:
-        place = Path(os.path.realpath(teacher))
-        if Path(os.path.realpath(folder)) in (place, *place.parents):
+        path = Path(os.path.realpath(teacher))
+        if Path(os.path.realpath(folder)) in (path, *path.parents):
             raise InputError(f"the run {folder} cannot be its own teacher; name another (transfer.teacher, or --run)")
 
 
