@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from regard.data.listing import first_of, show
-from regard.errors import InputError
+from regard.errors import InputError, first_line
 from regard.files import MOST_BYTES, read_regular
 
 
@@ -37,6 +39,14 @@ def read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{show(path)} cannot be read ({reason}); it should be there") from error
+
+
+def read_json(path: Path) -> Any:
+    """What is in a file of JSON of any size. Raises InputError: it cannot be read, or is no JSON."""
+    try:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
 
 
 def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
@@ -71,14 +81,14 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def unique(names: Sequence[str], source: str) -> tuple[str, ...]:
-    """The names of classes, if each is there once.
+    """The names, if each is there once.
 
     Raises:
         InputError: one is there twice; it says where they come from.
     """
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise InputError(f"{source}: {first_of(twice)} named twice; give every class a name of its own")
+        raise InputError(f"{source}: {first_of(twice)} named twice; give each a name of its own")
     return tuple(names)
 
 

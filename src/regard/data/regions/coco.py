@@ -19,7 +19,7 @@ from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, existing_folder, show
 from regard.data.registry import register
 from regard.data.strings import Strings
-from regard.data.text_files import check_inside, read_bytes, unique
+from regard.data.text_files import check_inside, read_json, unique
 from regard.errors import InputError, first_line, unknown
 
 _PREFIX = "instances_"
@@ -102,7 +102,9 @@ def open_coco(
         root = path.parents[1]
         folders = [root / name, root / "images" / name, root / "images", root]
     content = _read(path)
-    keys, sizes, by_id = _images(content, path)
+    by_id = _by_id(content["images"], "image", path)
+    keys = unique([check_inside(image.get("file_name"), path) for image in by_id.values()], f"images in {show(path)}")
+    sizes = [_size(image, path) for image in by_id.values()]
     trees = [Tree(folder) for folder in ([existing_folder(images)] if images else folders)]
     tree = min(trees, key=lambda tree: len(tree.missing(keys)))
     tree.check(keys, f"images that {path.name} names", "put them there, or say where they are (images)")
@@ -138,97 +140,76 @@ def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
     return files[found[0]], found[0]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    text = read_bytes(path)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list) or not content["images"]:
-        raise InputError(f"{show(path)} has no list of images; expected COCO's format: images, annotations, categories")
-    for name in ("annotations", "categories"):
-        if not isinstance(content.setdefault(name, []), list):
-            raise InputError(f"{name} in {show(path)} are no list; expected COCO's format")
-        if not all(isinstance(one, dict) for one in content[name]):
-            raise InputError(f"{name} in {show(path)} has what is no record; expected COCO's format")
-    return content
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    content = read_json(path)
+    if not isinstance(content, dict) or not content.get("images"):
+        raise InputError(f"{show(path)} has no images; expected COCO's format: images, annotations, categories")
+    found = {name: content.get(name, []) for name in ("images", "annotations", "categories")}
+    for name, records in found.items():
+        if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
+            raise InputError(f"{name} in {show(path)} are no list of records; expected COCO's format")
+    return found
 
 
-def _images(content: dict[str, Any], path: Path) -> tuple[list[str], list[Size | None], dict[int | str, int]]:
-    """The file names, the sizes as far as they are stated, and the place of each image by its id."""
-    keys: list[str] = []
-    sizes: list[Size | None] = []
-    by_id: dict[int | str, int] = {}
-    for place, image in enumerate(content["images"]):
-        if not isinstance(image, dict) or not _is_id(image.get("id")):
-            raise InputError(f"image {place} in {show(path)} has no id; expected a whole number, or a text")
-        if image["id"] in by_id:
-            raise InputError(f"two images in {show(path)} have the id {image['id']!r}; each needs its own")
-        by_id[image["id"]] = place
-        keys.append(check_inside(image.get("file_name"), path))
-        width, height = image.get("width"), image.get("height")
-        if width is None and height is None:
-            sizes.append(None)
-            continue
-        if not (_is_whole(width) and _is_whole(height) and width > 0 and height > 0 and width * height < _MOST_PIXELS):
+def _by_id(records: Sequence[dict[str, Any]], what: str, path: Path) -> dict[Any, dict[str, Any]]:
+    """Images or categories by their ids."""
+    found = {}
+    for place, record in enumerate(records):
+        key = record.get("id")
+        if not _is_id(key) or key in found:
             raise InputError(
-                f"image {keys[-1]!r} in {show(path)} has width {width!r} and height {height!r}; expected whole numbers "
-                "of pixels, or neither"
+                f"{what} {place} in {show(path)} has the id {key!r:.60}; expected a number or a text, each its own"
             )
-        sizes.append((int(width), int(height)))
-    if len(set(keys)) < len(keys):
-        twice = Counter(keys).most_common(1)[0][0]
-        raise InputError(f"{show(path)} names the image {twice!r} twice; name each once")
-    return keys, sizes, by_id
+        found[key] = record
+    return found
 
 
-def _categories(content: dict[str, Any], path: Path) -> tuple[dict[int | str, int], list[str]]:
+def _size(image: dict[str, Any], path: Path) -> Size | None:
+    """As the file states it, if it does."""
+    width, height = image.get("width"), image.get("height")
+    if width is None and height is None:
+        return None
+    if not (_is_whole(width) and _is_whole(height) and width > 0 and height > 0 and width * height < _MOST_PIXELS):
+        raise InputError(
+            f"image {image['file_name']!r} in {show(path)} has width {width!r} and height {height!r}; expected whole "
+            "numbers of pixels, or neither"
+        )
+    return int(width), int(height)
+
+
+def _categories(content: dict[str, list[dict[str, Any]]], path: Path) -> tuple[dict[int | str, int], list[str]]:
     """The place of each category among the classes by its id, and the classes: in order of id.
 
     A category without annotations is left out where another has its name: exports of Roboflow begin with such a one.
     """
-    names: dict[Any, str] = {}
-    for category in content["categories"]:
-        if not (_is_id(category.get("id")) and isinstance(category.get("name"), str)):
-            raise InputError(f"a category in {show(path)} is {str(category)[:80]!r}; expected an id and a name")
-        if category["id"] in names:
-            raise InputError(f"two categories in {show(path)} have the id {category['id']!r}; each needs its own")
-        names[category["id"]] = category["name"]
+    names = {key: one.get("name") for key, one in _by_id(content["categories"], "category", path).items()}
+    for key, name in names.items():
+        if not isinstance(name, str):
+            raise InputError(f"category {key!r:.60} in {show(path)} has the name {name!r:.60}; expected a text")
     order = sorted(names, key=lambda key: (isinstance(key, str), key))
     counts = Counter(names.values())
     if len(counts) < len(names):
-        used = {id_ for id_ in (one.get("category_id") for one in content["annotations"]) if _is_id(id_)}
+        used = {key for key in (one.get("category_id") for one in content["annotations"]) if _is_id(key)}
         order = [key for key in order if counts[names[key]] == 1 or key in used]
-    classes = unique([names[key] for key in order], f"categories in {show(path)}")
+    classes = unique([str(names[key]) for key in order], f"categories in {show(path)}")
     return {key: place for place, key in enumerate(order)}, list(classes)
 
 
 def _by_image(
-    content: dict[str, Any], path: Path, by_id: dict[int | str, int], categories: dict[int | str, int]
+    content: dict[str, list[dict[str, Any]]], path: Path, by_id: dict[Any, Any], categories: dict[int | str, int]
 ) -> list[list[dict[str, Any]]]:
     """The annotations of each image, of known images and categories all."""
-    found: list[list[dict[str, Any]]] = [[] for _ in by_id]
-    strangers = []
+    found: dict[Any, list[dict[str, Any]]] = {key: [] for key in by_id}
     for place, annotation in enumerate(content["annotations"]):
         image, category = annotation.get("image_id"), annotation.get("category_id")
-        if not _is_id(image):
-            raise InputError(f"annotation {place} in {show(path)} has no image_id; expected the id of an image")
-        if categories and not (_is_id(category) and category in categories):
+        known = _is_id(image) and image in found
+        if not known or (categories and not (_is_id(category) and category in categories)):
             raise InputError(
-                f"annotation {annotation.get('id', place)!r:.60} in {show(path)} cannot be used: its category_id "
-                f"{category!r:.60} is that of no category"
+                f"annotation {annotation.get('id', place)!r:.60} in {show(path)} has image_id {image!r:.60} and "
+                f"category_id {category!r:.60}; expected those of an image and a category in the file"
             )
-        if image in by_id:
-            found[by_id[image]].append(annotation)
-        else:
-            strangers.append(image)
-    if strangers:
-        raise InputError(
-            f"{len(strangers)} annotations in {show(path)} are of images that it does not name "
-            f"(image_id {', '.join(map(repr, strangers[:3]))}{', …' if len(strangers) > 3 else ''}); "
-            "name the images, or take the annotations out"
-        )
-    return found
+        found[image].append(annotation)
+    return list(found.values())
 
 
 def _size_of(image: Path, annotations: Sequence[dict[str, Any]]) -> Size | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from regard.data.decode import Frame, Unreadable, square
 from regard.data.file_dataset import FileDataset, files_digest, open_regular
 from regard.data.listing import Tree, existing_folder, show
 from regard.data.registry import pick_split, register
-from regard.data.text_files import read_bytes
-from regard.errors import InputError, first_line
+from regard.data.text_files import read_bytes, read_json
+from regard.errors import InputError
 
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
@@ -152,11 +151,7 @@ def _of_binary(folder: Path, split: str, grids: dict[tuple[str, int], Grid]) -> 
 
 def _read(path: Path) -> dict[int, Grid]:
     """The grid of each image, by its place in the split."""
-    text = read_bytes(path)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{show(path)} is no table of images; expected place -> object -> list of [x, y]")
     grids = {}
