@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-from regard.errors import DataWarning, InputError, SaidElsewhere
+from regard.errors import DataWarning, InputError, SaidElsewhere, first_line
 from regard.launcher import rank_and_size
 from regard.terminal import replace_unencodable, say
 from regard.version import __version__
@@ -87,6 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _show_traceback(error)
         place = f"{error.filename}: " if error.filename else ""
         say(f"regard: {place}{error.strerror or error}", error=True)
+        return InputError.status
+    except RuntimeError as error:
+        from regard.data.workers import KILLED
+
+        if not KILLED.search(str(error)):
+            raise
+        _show_traceback(error)
+        say(f"regard: {first_line(error)}; if memory ran out, give fewer workers or smaller batches", error=True)
         return InputError.status
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from regard.data.workers import KILLED
 from regard.errors import InputError, LostProcess, first_line
 from regard.training.recipe import Recipe
-
-_KILLED = re.compile(r"DataLoader worker .* (killed|exited)")  # said wherever the run is at that moment
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -43,7 +41,7 @@ def enough_memory(recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if _KILLED.search(str(error)):
+        if KILLED.search(str(error)):
             raise LostProcess(
                 f"a DataLoader worker was killed ({first_line(error)}); if memory ran out, give fewer of them "
                 "(data.workers); --resume goes on from the last checkpoint"
