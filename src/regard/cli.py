@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-from regard.errors import DataWarning, InputError, SaidElsewhere, first_line
+from regard.errors import KILLED_WORKER, DataWarning, InputError, SaidElsewhere, first_line
 from regard.launcher import rank_and_size
 from regard.terminal import replace_unencodable, say
 from regard.version import __version__
@@ -89,9 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"regard: {place}{error.strerror or error}", error=True)
         return InputError.status
     except RuntimeError as error:
-        from regard.data.workers import KILLED
-
-        if not KILLED.search(str(error)):
+        if not KILLED_WORKER.search(str(error)):
             raise
         _show_traceback(error)
         say(f"regard: {first_line(error)}; if memory ran out, give fewer workers or smaller batches", error=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -11,6 +12,9 @@ INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped when asked to, and saved;
 LOCKED = 76  # another process works in the run
 TAKEN_OVER = 77  # another process took the run over, for this one had stood still
 """Exit statuses, besides 0 for done and 2 for wrong input."""
+
+KILLED_WORKER = re.compile(r"DataLoader worker .* (killed|exited)")
+"""What torch says of one, wherever the main thread is just then."""
 
 
 class InputError(ValueError):

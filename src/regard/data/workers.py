@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import warnings
 import weakref
@@ -13,8 +12,6 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from regard.errors import InputError, first_line
-
-KILLED = re.compile(r"DataLoader worker .* (killed|exited)")  # torch raises it wherever the main thread is just then
 
 
 class Failure(NamedTuple):

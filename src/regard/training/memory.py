@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from regard.data.workers import KILLED
-from regard.errors import InputError, LostProcess, first_line
+from regard.errors import KILLED_WORKER, InputError, LostProcess, first_line
 from regard.training.recipe import Recipe
 
 
@@ -41,7 +40,7 @@ def enough_memory(recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if KILLED.search(str(error)):
+        if KILLED_WORKER.search(str(error)):
             raise LostProcess(
                 f"a DataLoader worker was killed ({first_line(error)}); if memory ran out, give fewer of them "
                 "(data.workers); --resume goes on from the last checkpoint"
