@@ -50,8 +50,7 @@ from torch.nn import functional as F
 
 from regard import data, models, training
 from regard.training.distributed import Processes
-from regard.training.interrupt import Interrupt
-from regard.training.loop import Loop
+from regard.training.loop import Interrupt, Loop
 from regard.transfer import Objective
 
 PARTS = ("memory", "files", "cifar", "processes")

@@ -45,8 +45,7 @@ from torch import Tensor, nn
 from regard import data, maps, models, training, transfer
 from regard.stages import stages
 from regard.training.distributed import Processes
-from regard.training.interrupt import Interrupt
-from regard.training.loop import Loop
+from regard.training.loop import Interrupt, Loop
 
 BETA = 1e3
 OPTIMIZER = training.OptimizerRecipe(lr=0.01)

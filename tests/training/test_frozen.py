@@ -13,7 +13,7 @@ from torch import nn
 from regard import InputError, data, maps, models, training
 from regard.modes import evaluation_mode
 from regard.training import load_recipe, make_model, make_optimizer
-from regard.training.frozen import freeze
+from regard.training.networks import freeze
 
 FROZEN = ("conv0", "group0")
 

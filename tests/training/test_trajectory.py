@@ -9,8 +9,7 @@ import torch
 
 from regard import attention, models, training
 from regard.data import Batch
-from regard.training.interrupt import Interrupt
-from regard.training.loop import Loop
+from regard.training.loop import Interrupt, Loop
 from regard.transfer import Objective
 
 pytestmark = pytest.mark.slow

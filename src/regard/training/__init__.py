@@ -3,11 +3,10 @@
 from regard.training.datasets import SIZE, is_streamed, load_data, make_loader, make_transform
 from regard.training.distributed import Processes, pick_device
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
-from regard.training.hooks import Hook, Upload
+from regard.training.hooks import Hook, Progress, Upload
 from regard.training.imported import import_weights, sha256
-from regard.training.interrupt import Interrupt, interruptible
+from regard.training.loop import Interrupt, interruptible
 from regard.training.networks import build_network, make_model
-from regard.training.objective import make_objective
 from regard.training.optimizers import learning_rate, make_optimizer
 from regard.training.parsing import (
     RecipeParser,
@@ -22,7 +21,6 @@ from regard.training.parsing import (
 )
 from regard.training.preprocessing import Preprocessing
 from regard.training.pretrained import Pretrained, load_pretrained
-from regard.training.progress import Progress
 from regard.training.published import describe, imagenet_classes, imagenet_synsets
 from regard.training.recipe import (
     WHERE,
@@ -37,7 +35,7 @@ from regard.training.recipe import (
     with_fields,
 )
 from regard.training.run import Run
-from regard.training.trainer import Outcome, check, train
+from regard.training.trainer import Outcome, check, make_objective, train
 
 __all__ = [
     "SIZE",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -16,16 +19,23 @@ from regard.training.checkpoint import save_checkpoint
 from regard.training.distributed import Processes, Step
 from regard.training.evaluate import MANY_CLASSES, evaluate
 from regard.training.hooks import Hook
-from regard.training.interrupt import Interrupt
-from regard.training.memory import peak_memory, reset_peak_memory
-from regard.training.meter import Measured, Meter, check_losses, check_weights
+from regard.training.meter import Measured, Meter, check_losses, check_weights, peak_memory, reset_peak_memory
 from regard.training.optimizers import learning_rate, make_optimizer, reset_momentum
 from regard.training.recipe import Recipe
 from regard.training.run import Run
-from regard.training.seeds import seed_step
 from regard.transfer import Objective
 
 _CHECK = 1.0  # seconds between two checks of the losses: each waits for the device
+
+
+class Interrupt:
+    """Whether the run has been asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
 
 
 class Loop:
@@ -128,7 +138,7 @@ class Loop:
     def prepare_step(self) -> None:
         """Seeds what is random in the step, and sets its learning rate."""
         schedule = self.recipe.schedule
-        seed_step(self.recipe.seed, self.steps_done, self.processes.rank, self.processes.device)
+        self.processes.seed_step(self.recipe.seed, self.steps_done)
         self.lr = learning_rate(schedule, self.recipe.optimizer.lr, self.steps_done, len(self.loader))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
@@ -232,3 +242,27 @@ class Loop:
         """Tells a person."""
         for hook in self.hooks:
             hook.note(message)
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Within it, Ctrl-C and SIGTERM are noted instead of obeyed; a second Ctrl-C is obeyed at once.
+
+    Outside the main thread, where Python takes no signals, nothing is changed.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if interrupt and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        interrupt.signal = signal.Signals(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,7 +1,8 @@
-"""The losses of an epoch, kept on the device until they are read, and what they must not be."""
+"""What is measured in an epoch: losses, kept on the device until they are read, and memory."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -122,6 +123,26 @@ class Measured:
         norm, accuracy = columns.pop("gradient_norm"), columns.pop("accuracy")
         means = {name: values.sum().item() / images for name, values in columns.items()}
         return {**means, "accuracy": accuracy.sum().item() / images, "gradient_norm": norm.mean().item()}
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begins to measure anew, where that can be."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that was in use, in GiB: by tensors on the GPU, or by the process since it began (0 where the
+    system does not say).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB, on macOS in bytes
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def check_weights(model: nn.Module, run: Run) -> None:

@@ -16,25 +16,22 @@ from torch import nn
 from torch.utils import deterministic
 
 from regard import data
-from regard.errors import InputError, SaidElsewhere
+from regard.errors import KILLED_WORKER, InputError, LostProcess, SaidElsewhere, first_line
 from regard.modes import check_image_size
 from regard.training.batch_size import fewest_images, left_out, takes_channels_last
 from regard.training.checkpoint import restore
 from regard.training.datasets import is_streamed, load_data, make_loader, resolved, test_batch_size
 from regard.training.distributed import Processes
-from regard.training.frozen import freeze
 from regard.training.hooks import Hook, Mix, Trackers, WeightAverage, check_trackers
-from regard.training.interrupt import interruptible
-from regard.training.loop import Loop
-from regard.training.memory import enough_memory
-from regard.training.networks import build_network
-from regard.training.objective import make_objective
+from regard.training.loop import Loop, interruptible
+from regard.training.networks import build_network, freeze
 from regard.training.optimizers import check_optimizer
 from regard.training.recipe import Recipe
 from regard.training.resume import Record, check_same_run, data_record, difference, one_class
 from regard.training.run import Run
 from regard.training.sync_norms import sync_norms
 from regard.training.teacher import load_teachers
+from regard.transfer import TERMS, Objective, Teacher
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def train(
     with (
         _settings(recipe),
         Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=varies) as processes,
-        enough_memory(recipe),
+        _enough_memory(recipe),
     ):
         return _train(recipe, Run(Path(folder)), processes, hooks, resume, overwrite, splits)
 
@@ -157,6 +154,37 @@ def _train(
         for hook in hooks:
             hook.finish()
     return Outcome(run, finished, loop.rows[-1]["test_accuracy"] if loop.rows else None)
+
+
+def make_objective(
+    recipe: Recipe, model: nn.Module, teachers: Sequence[nn.Module | Teacher], image_size: tuple[int, int]
+) -> Objective:
+    """The losses of a recipe.
+
+    Args:
+        recipe: says which, and how much each counts.
+        model: the student.
+        teachers: as many as the recipe names; none if it names none.
+        image_size: (h, w) of the student's images.
+
+    Raises:
+        InputError: student and teachers do not go together as asked.
+    """
+    asked = recipe.transfer
+    return Objective(
+        model,
+        teachers or None,
+        temperature=asked.temperature,
+        layers=asked.layers,
+        power=asked.power,
+        reduce=asked.reduce,
+        form=asked.form,
+        label_smoothing=0.0 if recipe.augmentation.mixes else recipe.label_smoothing,  # mixed labels come smoothed
+        task=recipe.task,
+        image_size=image_size,
+        compile=recipe.compile,
+        **{term.weight: asked.weight(term.weight) for term in TERMS.values()},
+    )
 
 
 def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
@@ -299,3 +327,27 @@ def _settings(recipe: Recipe) -> Iterator[None]:
         setattr(deterministic, fill, fills)
         if workspace is None:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+@contextmanager
+def _enough_memory(recipe: Recipe) -> Iterator[None]:
+    """Within it, that there is no memory left is an InputError that says what to change; and so is that a DataLoader
+    worker was killed, which is mostly for the same reason.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if KILLED_WORKER.search(str(error)):
+            raise LostProcess(
+                f"a DataLoader worker was killed ({first_line(error)}); if memory ran out, give fewer of them "
+                "(data.workers); --resume goes on from the last checkpoint"
+            ) from error
+        lacking = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not lacking:
+            raise
+        ways = [f"a smaller batch (schedule.batch_size is {recipe.schedule.batch_size})"]
+        ways.append(f"its parts one after another (schedule.accumulate is {recipe.schedule.accumulate})")
+        if recipe.precision == "float32":
+            ways.append("precision bfloat16")
+        ways.append("smaller images (data.size, augmentation.crop) or a smaller network")
+        raise InputError(f"there is no memory left ({first_line(error)}); try {', '.join(ways)}") from error
