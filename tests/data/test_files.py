@@ -286,6 +286,28 @@ def test_the_image_that_a_step_saw(made):
     assert "position 23 does not exist" in error_of(loader.sample, 3, 23)
 
 
+def test_an_image_by_its_position_while_an_epoch_is_read(made):
+    loader = training(made, workers=2)
+    whole = [batch.images for batch in loader.epoch(0)]
+    assert torch.equal(loader.sample(0, 9).images[0], whole[1][1])
+    seen = [(batch.images, loader.sample(0, 9).images[0]) for batch in loader.epoch(0)]
+    assert all(
+        torch.equal(images, batch) and torch.equal(one, whole[1][1])
+        for (images, one), batch in zip(seen, whole, strict=True)
+    )
+
+
+def test_in_order_a_position_is_that_of_the_set_also_after_an_image_that_is_skipped(made):
+    test = load(made).test
+    (made / "val" / test.keys[1]).write_bytes(b"none")
+    loader = streamed(test, 4, unreadable="skip")
+    ((message, images),) = [(batch.skipped, batch.images) for batch in loader.epoch(0, 0) if batch.skipped]
+    assert torch.equal(loader.sample(0, 2).images[0], images[1])
+    assert loader.sample(0, 3).index.tolist() == [3]
+    one = loader.sample(0, 1)
+    assert not len(one.images) and one.skipped == message
+
+
 def test_workers_of_a_test_end_with_it_and_those_of_training_stay(made):
     before = set(multiprocessing.active_children())
     train, test = training(made, workers=1), streamed(load(made).test, 4, workers=2)

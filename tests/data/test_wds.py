@@ -192,6 +192,14 @@ def test_an_image_by_its_position_in_an_epoch(made, workers):
     assert torch.equal(one.images[0], seen.images[5]) and one.labels[0] == seen.labels[5] and len(one.images) == 1
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_order_an_image_by_its_position(made, workers):
+    loader = streamed(load(made).test, 4, workers=workers)
+    seen = torch.cat([batch.images for batch in loader.epoch(0)])
+    assert all(torch.equal(loader.sample(0, at).images[0], seen[at]) for at in range(0, len(seen), 5))
+    assert "does not exist" in error_of(loader.sample, 0, len(seen))
+
+
 def test_a_worker_whose_shards_end_goes_on(made):
     """Of four workers over six shards two have twice the images of the others."""
     epoch = list(training(made, 8, workers=4).epoch(0))

@@ -37,6 +37,12 @@ class Batch(NamedTuple):
     masks: Tensor | None = None
     skipped: tuple[str, ...] = ()
 
+    def row(self, number: int) -> Batch:
+        """A batch of one of the images."""
+        one = slice(number, number + 1)
+        masks = None if self.masks is None else self.masks[one]
+        return Batch(self.images[one], self.labels[one], self.index[one], 1, masks)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -74,8 +80,10 @@ class Sampling:
         """Raises InputError for a batch size that is none, or does not go with the images and processes."""
         check_seed(self.seed)
         count, size, world_size = len(dataset), self.batch_size, self.world_size
-        if isinstance(size, bool) or size < 1:
-            raise InputError(f"batch size is {size}; give 1 or more")
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"batch size is {size!r}; give a whole number, 1 or more")
+        if world_size < 1:
+            raise InputError(f"world_size is {world_size}; give 1 or more")
         if not count:
             raise InputError(f"the {dataset.split} set of {dataset.name!r} is empty; give one with images")
         if not 0 <= self.rank < world_size:
@@ -154,10 +162,11 @@ class Loader(ABC):
     def sample(self, epoch: int, position: int) -> Batch:
         """A batch of one image: the one at a position of an epoch's order, exactly as its step saw it.
 
-        The whole batch is read for it.
+        It may be asked for within an epoch, which goes on. Of an image that is skipped, for it cannot be read, the
+        batch is empty, and `Batch.skipped` says why.
 
         Raises:
-            InputError: there is no such position, or it is another process's.
+            InputError: there is no such position, or it is another process's; the image cannot be read.
         """
         step, row = divmod(position, self.batch_size)
         if not 0 <= step < len(self) or position >= len(self.dataset):
@@ -166,10 +175,11 @@ class Loader(ABC):
         (mine,) = np.nonzero(self._sampling.rows(total) == row)
         if not len(mine):
             raise InputError(f"position {position} is that of another process; ask a loader of all images")
-        batch = next(iter(self.epoch(epoch, step)))
-        one = slice(int(mine[0]), int(mine[0]) + 1)
-        masks = None if batch.masks is None else batch.masks[one]
-        return Batch(batch.images[one], batch.labels[one], batch.index[one], 1, masks)
+        return self._sample(epoch, step, int(mine[0]))
+
+    def _sample(self, epoch: int, step: int, row: int) -> Batch:
+        """The image in a row of the rank's slice of a batch."""
+        return next(iter(self.epoch(epoch, step))).row(row)
 
     @abstractmethod
     def _batches(self, number: int, start: int) -> Iterator[Batch]:

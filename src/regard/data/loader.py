@@ -20,7 +20,7 @@ from regard.data.random import Integers
 from regard.data.transforms import TrainingTransform, Transform
 from regard.data.wds import WebDataset
 from regard.data.wds_loader import WebDatasetLoader
-from regard.data.workers import Failure, Workers
+from regard.data.workers import Failure, Workers, read_inline
 from regard.errors import InputError
 
 
@@ -128,7 +128,9 @@ class StreamedLoader(Loader):
     ) -> None:
         super().__init__(dataset, sampling, prefetch.device, transform.size)
         self._prefetch = prefetch
-        reader = _Reader(dataset, transform, training, skip=skip, substitute=sampling.shuffle, masks=masks)
+        self._reader = reader = _Reader(
+            dataset, transform, training, skip=skip, substitute=sampling.shuffle, masks=masks
+        )
         # Those of training stay; those of a test would only take memory until the next one.
         self._workers = Workers(
             reader, min(workers, len(self)), pinned=prefetch.device.type == "cuda", lasting=sampling.shuffle
@@ -136,6 +138,13 @@ class StreamedLoader(Loader):
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         return self._prefetch(self._workers.read(self._requests(number, start)))
+
+    def _sample(self, epoch: int, step: int, row: int) -> Batch:
+        # Read here, and alone: the workers may be reading an epoch, and other images of the batch may be left out.
+        request = next(self._requests(epoch, step))
+        one = slice(row, row + 1)
+        alone = _Request(epoch, request.positions[one], request.places[one], 1)
+        return next(self._prefetch(read_inline(self._reader, [alone])))
 
     def _requests(self, number: int, start: int) -> Iterator[_Request]:
         order = self._sampling.order(number, len(self.dataset))

@@ -64,6 +64,18 @@ class WebDatasetLoader(Loader):
         found = Workers(reader, self._workers, pinned=self.device.type == "cuda").read()
         return self._prefetch(found if self._sampling.shuffle else islice(found, start, None))
 
+    def sample(self, epoch: int, position: int) -> Batch:
+        if self._sampling.shuffle:
+            return super().sample(epoch, position)
+        if self._sampling.world_size > 1:
+            raise InputError("in order, each process has shards of its own; ask a loader of all images (world_size 1)")
+        passed = position
+        for batch in self.epoch(epoch) if position >= 0 else ():  # several of them may not be full
+            if passed < len(batch.images):
+                return batch.row(passed)
+            passed -= len(batch.images)
+        raise InputError(f"position {position} does not exist; an epoch has {position - passed} images, from 0")
+
 
 @dataclass(eq=False)
 class _Reader(IterableDataset[Batch | Failure]):

@@ -66,12 +66,7 @@ class Workers:
         Raises:
             InputError: a `Failure`, whose traceback is a note of the error; a worker died.
         """
-        for part in self._parts(requests):
-            if isinstance(part, Failure):
-                error = InputError(part.message)
-                error.add_note(part.traceback)
-                raise error
-            yield part
+        yield from _checked(self._parts(requests))
 
     def _parts(self, requests: Iterable[Any]) -> Iterator[Any]:
         if self._loader is None:
@@ -115,6 +110,20 @@ class Workers:
         if self._ending is not None and self._loader is not None:
             self._loader._iterator = self._running = None
             self._ending()
+
+
+def read_inline(source: Any, requests: Iterable[Any]) -> Iterator[Any]:
+    """`source[request]` for every request, without workers. Raises InputError for a `Failure`, as they do."""
+    return _checked(source[request] for request in requests)
+
+
+def _checked(parts: Iterable[Any]) -> Iterator[Any]:
+    for part in parts:
+        if isinstance(part, Failure):
+            error = InputError(part.message)
+            error.add_note(part.traceback)
+            raise error
+        yield part
 
 
 def _end(running: Any) -> None:
