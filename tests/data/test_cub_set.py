@@ -131,7 +131,7 @@ def test_files_that_cannot_be_read(cub):
 
 
 def test_what_is_missing_is_said(cub, tmp_path):
-    assert "many sizes; give one for all (--data.size 256)" in error_of(cub, size=None)
+    assert "give one size for all (--data.size" in error_of(cub, size=None)
     assert "needs a folder (the folder CUB_200_2011 with" in error_of(None)
     assert "no folder" in error_of(tmp_path / "nowhere") and "images.txt" in error_of(tmp_path / "nowhere")
     assert "no image_class_labels.txt" in error_of(cub / "CUB_200_2011" / "images")

@@ -59,7 +59,7 @@ def test_files_that_cannot_be_read(scenes):
 
 
 def test_what_is_missing_is_said(scenes, tmp_path):
-    assert "many sizes; give one for all (--data.size 256)" in error_of(scenes, size=None)
+    assert "give one size for all (--data.size" in error_of(scenes, size=None)
     assert "needs a folder (a folder with Images/" in error_of(None)
     assert "no folder" in error_of(scenes / "nowhere")
     message = error_of(scenes / "Images")

@@ -61,7 +61,6 @@ def read_splits(
 ) -> Splits:
     """As `read_into_memory`, of images for training and for testing: both carry mean and std of the first. The memory
     limit holds for each of the two."""
-    check_reading(size, unreadable, memory_limit)
     with quiet():
         sizes = [_pixels(images, size, unreadable, memory_limit) for images in (train, test)]
         if sizes[0] != sizes[1]:

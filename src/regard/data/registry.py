@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from regard.data.dataset import ImageDataset, Splits
+from regard.data.in_memory import MEMORY_LIMIT
 from regard.data.listing import show
 from regard.errors import InputError, unknown
 
@@ -16,7 +17,7 @@ Opens = TypeVar("Opens", bound=Callable[..., ImageDataset])
 Loads = TypeVar("Loads", bound=Callable[..., Splits])
 
 # What fields of a recipe say, or arguments of their own, and no options.
-FIELDS = ("size", "unreadable", "download")
+FIELDS = ("unreadable", "download")
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Source:
         open: path, split and options -> the images of a split, "train", another, or None for the held-out one.
         load: path and options -> both splits; None: those that `open` gives.
         streamed: whether its images are read while training, and not held in memory.
+        resized: whether those that `load` gives are read into memory, at the size that is asked for.
     """
 
     name: str
@@ -40,11 +42,12 @@ class Source:
     open: Callable[..., ImageDataset] | None = None
     load: Callable[..., Splits] | None = None
     streamed: bool = True
+    resized: bool = False
 
     @property
     def takes_size(self) -> bool:
         """Whether images are resized: read into memory, or while training."""
-        return self.streamed or (self.load is not None and "size" in inspect.signature(self.load).parameters)
+        return self.streamed or self.resized
 
     def all_options(self, given: Mapping[str, Any], *, opening: bool = False) -> dict[str, Any]:
         """The options of `load`, or `open`, given and by default.
@@ -56,12 +59,15 @@ class Source:
         assert function is not None
         parameters = inspect.signature(function, eval_str=True).parameters
         known = {name: option.default for name, option in parameters.items() if name not in ("path", "split", *FIELDS)}
+        types = {name: parameters[name].annotation for name in known}
+        if self.resized and not opening:
+            known["memory_limit"], types["memory_limit"] = MEMORY_LIMIT, int
         for name, value in given.items():
             if not known:
                 raise InputError(f"data set {self.name!r} has no options (found {name!r}); leave it out")
             if name not in known:
                 raise unknown(f"option of data set {self.name!r}", name, known)
-            check_type(f"{name} of data set {self.name!r}", value, parameters[name].annotation)
+            check_type(f"{name} of data set {self.name!r}", value, types[name])
         return {**known, **given}
 
 
@@ -94,9 +100,9 @@ def register(
     return registered
 
 
-def register_splits(name: str, *, streamed: bool = False) -> Callable[[Loads], Loads]:
+def register_splits(name: str, *, streamed: bool = False, resized: bool = False) -> Callable[[Loads], Loads]:
     """As `register`, of a function that gives both splits: for sets that have other options, or are in memory, in
-    training.
+    training; with `resized` they are read into memory.
 
     It is called with the path as it was given, or None, if it takes one; with those of `FIELDS` that it takes; and with
     its other keyword arguments, which are the options.
@@ -104,7 +110,7 @@ def register_splits(name: str, *, streamed: bool = False) -> Callable[[Loads], L
 
     def registered(loads: Loads) -> Loads:
         source = SOURCES.setdefault(name, Source(name))
-        source.load, source.streamed = loads, streamed
+        source.load, source.streamed, source.resized = loads, streamed, resized
         return loads
 
     return registered

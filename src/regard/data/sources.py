@@ -14,6 +14,7 @@ import numpy as np
 from regard.data import builtin, huggingface, published, regions, wds  # which register what they read
 from regard.data.dataset import ImageDataset, Splits
 from regard.data.decode import OnUnreadable
+from regard.data.in_memory import MEMORY_LIMIT, check_reading, read_splits
 from regard.data.listing import existing_folder, show
 from regard.data.registry import FIELDS, SOURCES, Source
 from regard.errors import DataWarning, InputError, unknown
@@ -76,17 +77,22 @@ def load(
     """
     source = _source(name)
     options = source.all_options(options)
+    memory_limit = options.pop("memory_limit", MEMORY_LIMIT)
+    check_reading(size, unreadable, memory_limit)
     if size is not None and not source.takes_size:
         raise InputError(f"data set {name!r} has images of one size; leave size out (found {size})")
     if source.load is None:
         return _normalised(_opened_splits(source, folder, options))
     takes = inspect.signature(source.load).parameters
-    fields = {"download": download, "size": size, "unreadable": unreadable}
+    fields = {"download": download, "unreadable": unreadable}
     options |= {field: fields[field] for field in FIELDS if field in takes}
     if "path" in takes:
         if folder is None and takes["path"].default is inspect.Parameter.empty:
             raise _needs_folder(source)
-        return _normalised(source.load(folder, **options))
+        splits = source.load(folder, **options)
+        if source.resized:
+            splits = read_splits(*splits, size=size, unreadable=unreadable, memory_limit=memory_limit)
+        return _normalised(splits)
     if folder is not None:
         raise InputError(
             f"data set {name!r} is made, not read from a folder (found {str(folder)!r}); leave the folder out, or say "

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from regard.data.dataset import InMemoryDataset, Mask, Splits
-from regard.data.decode import Box, Frame, OnUnreadable, opened, read_image, square, turned
+from regard.data.dataset import Mask, Splits
+from regard.data.decode import Box, Frame, opened, read_image, square, turned
 from regard.data.file_dataset import FileDataset
-from regard.data.in_memory import MEMORY_LIMIT, check_reading, read_splits
 from regard.data.listing import Tree, existing_folder, show
 from regard.data.regions.shapes import box_mask, first_pixels
 from regard.data.registry import register, register_splits
@@ -156,28 +155,15 @@ def open_cub(
     )
 
 
-@register_splits("cub")
-def load_cub(
-    path: str | os.PathLike[str],
-    *,
-    size: int | None = None,
-    unreadable: OnUnreadable = "error",
-    crop: Literal["box", "none"] = "box",
-    memory_limit: int = MEMORY_LIMIT,
-) -> Splits[InMemoryDataset]:
-    """Read both splits, as `read_into_memory` does; 1.1 GiB are needed for each at 256 pixels.
+@register_splits("cub", resized=True)
+def load_cub(path: str | os.PathLike[str], *, crop: Literal["box", "none"] = "box") -> Splits[CubDataset]:
+    """Both splits, of which each needs 1.1 GiB at 256 pixels.
 
     Images are cut to the boxes of their birds, as in Attention Transfer (arXiv 1612.03928, section 4.2.1), unless
-    `crop` is "none".
-
-    Of a bird's box, as of an image, `size` takes the shorter side, and then the centre.
+    `crop` is "none". Of a box, as of an image, the size takes the shorter side, and then the centre.
     """
-    check_reading(size, unreadable, memory_limit)
-    if size is None:
-        raise InputError("the images of data set 'cub' are of many sizes; give one for all (--data.size 256)")
     where = existing_folder(path, _LAYOUT)
-    train, test = (open_cub(where, split, "box", crop) for split in ("train", "test"))
-    return read_splits(train, test, size=size, unreadable=unreadable, memory_limit=memory_limit)
+    return Splits(*(open_cub(where, split, "box", crop) for split in ("train", "test")))
 
 
 def _table(path: Path, count: int, what: str) -> list[tuple[str, str]]:
@@ -192,14 +178,13 @@ def _boxes(path: Path, members: Sequence[str]) -> NDArray[np.float64]:
     boxes = []
     for number in members:
         try:
-            x, y, width, height = map(float, table[number])
-        except KeyError:
-            raise InputError(f"{show(path)} has no box for image {number}; get it again") from None
+            x, y, width, height = map(float, table.get(number, ()))
         except ValueError:
-            raise InputError(f"{show(path)} has the box {' '.join(table[number])!r}; expected four numbers") from None
-        if not all(map(math.isfinite, (x, y, width, height))):
-            raise InputError(f"{show(path)} has the box {' '.join(table[number])!r}; expected four finite numbers")
-        if width < 0 or height < 0:
-            raise InputError(f"{show(path)} has a box of negative size for image {number}; expected width and height")
+            x = y = width = height = math.nan
+        if not (math.isfinite(x + y + width + height) and min(width, height) >= 0):
+            raise InputError(
+                f"{show(path)} has the box {' '.join(table.get(number, ()))[:80]!r} for image {number}; expected x, y, "
+                "width and height"
+            )
         boxes.append((x, y, x + width, y + height))
     return np.array(boxes)

@@ -12,7 +12,7 @@ import numpy as np
 from regard.data.dataset import InMemoryDataset, Splits
 from regard.data.decode import OnUnreadable
 from regard.data.file_dataset import FileDataset
-from regard.data.in_memory import MEMORY_LIMIT, read_into_memory, read_splits
+from regard.data.in_memory import MEMORY_LIMIT, read_into_memory
 from regard.data.listing import (
     EXTENSIONS,
     SPLITS,
@@ -45,25 +45,18 @@ def open_folder(path: Path, split: str | None = None) -> FileDataset:
     return class_folders(path / split, split, testing=split != "train")
 
 
-@register_splits("folder")
-def load_folder(
-    path: str | os.PathLike[str],
-    *,
-    size: int | None = None,
-    unreadable: OnUnreadable = "error",
-    memory_limit: int = MEMORY_LIMIT,
-) -> Splits[InMemoryDataset]:
-    """Read `train/` and `test/` (or `val/`, `valid/`, `validation/`: the first that is there) of class folders.
+@register_splits("folder", resized=True)
+def load_folder(path: str | os.PathLike[str]) -> Splits[FileDataset]:
+    """`train/` and `test/` (or `val/`, `valid/`, `validation/`: the first that is there) of class folders.
 
-    The class folders for testing are among those for training; of classes without test images a warning tells. Mean and
-    std are those of the training images. For the rest see `read_folder`; the memory limit holds for each of the two.
+    The class folders for testing are among those for training; of classes without test images a warning tells.
     """
-    return read_splits(*class_splits(path, "folder"), size=size, unreadable=unreadable, memory_limit=memory_limit)
+    return class_splits(path, "folder")
 
 
 @register_splits("files", streamed=True)
 def load_files(path: str | os.PathLike[str]) -> Splits[FileDataset]:
-    """Open the same folders, in the order of timm's reader of folders, to be read while training."""
+    """The same folders, in the order of timm's reader of folders, to be read while training."""
     return class_splits(path, "files")
 
 

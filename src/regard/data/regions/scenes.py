@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from regard.data.dataset import InMemoryDataset, Splits
-from regard.data.decode import OnUnreadable
+from regard.data.dataset import Splits
 from regard.data.file_dataset import FileDataset
-from regard.data.in_memory import MEMORY_LIMIT, check_reading, read_splits
 from regard.data.listing import Tree, existing_folder, show
 from regard.data.registry import register, register_splits
 from regard.data.text_files import check_inside, read_text
@@ -46,21 +44,11 @@ def open_scenes(path: Path, split: str | None = None) -> FileDataset:
     )
 
 
-@register_splits("scenes")
-def load_scenes(
-    path: str | os.PathLike[str],
-    *,
-    size: int | None = None,
-    unreadable: OnUnreadable = "error",
-    memory_limit: int = MEMORY_LIMIT,
-) -> Splits[InMemoryDataset]:
-    """Read both, as `read_into_memory` does. 1 GiB is needed for the training images at 256 pixels."""
-    check_reading(size, unreadable, memory_limit)
-    if size is None:
-        raise InputError("the images of data set 'scenes' are of many sizes; give one for all (--data.size 256)")
+@register_splits("scenes", resized=True)
+def load_scenes(path: str | os.PathLike[str]) -> Splits[FileDataset]:
+    """Both lists; 1 GiB is needed for the training images at 256 pixels."""
     root = existing_folder(path, _LAYOUT)
-    train, test = (open_scenes(root, split) for split in _LISTS)
-    return read_splits(train, test, size=size, unreadable=unreadable, memory_limit=memory_limit)
+    return Splits(*(open_scenes(root, split) for split in _LISTS))
 
 
 def _keys(path: Path) -> list[str]:
