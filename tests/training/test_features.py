@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -289,16 +290,16 @@ def test_the_commit_of_a_checkout(tmp_path, monkeypatch) -> None:
     source = tmp_path / "src" / "regard" / "__init__.py"
     source.parent.mkdir(parents=True)
     monkeypatch.setattr(regard, "__file__", str(source))
-    git, found = tmp_path / ".git", commit.__wrapped__
+
+    def git(*arguments: str) -> str:
+        author = ["-c", "user.name=A", "-c", "user.email=a@b.c"]
+        return subprocess.run(["git", "-C", tmp_path, *author, *arguments], capture_output=True, text=True).stdout
+
+    found = commit.__wrapped__
     assert found() is None  # installed somewhere
     (tmp_path / "pyproject.toml").touch()
     assert found() is None  # unpacked from an archive
-    git.mkdir()
-    (git / "HEAD").write_text("ref: refs/heads/main\n")
-    (git / "packed-refs").write_text("# pack-refs\n1234 refs/heads/main\n")
-    assert found() == "1234"
-    (git / "refs/heads").mkdir(parents=True)
-    (git / "refs/heads/main").write_text("5678\n")
-    assert found() == "5678"
-    (git / "HEAD").write_text("9abc\n")
-    assert found() == "9abc"
+    git("init")
+    assert found() is None
+    git("commit", "--allow-empty", "-m", "first")
+    assert found() == git("rev-parse", "HEAD").strip() != ""

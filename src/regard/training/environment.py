@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -28,22 +29,12 @@ def commit() -> str | None:
     Changes since then are not seen.
     """
     root = Path(regard.__file__).resolve().parents[2]
-    if not (root / "pyproject.toml").is_file():
+    if not (root / "pyproject.toml").is_file() or not (root / ".git").exists():
         return None
-    git = root / ".git"
+    git = ["git", "-c", "safe.directory=*", "-C", str(root), "rev-parse", "HEAD"]  # whoever the sources belong to
     try:
-        if git.is_file():  # a further worktree
-            git = root / git.read_text().removeprefix("gitdir:").strip()
-        head = (git / "HEAD").read_text().strip()
-        if not head.startswith("ref:"):
-            return head
-        ref = head.removeprefix("ref:").strip()
-        common = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
-        if (common / ref).is_file():
-            return (common / ref).read_text().strip()
-        packed = (common / "packed-refs").read_text().splitlines()
-        return next((line.split()[0] for line in packed if line.endswith(f" {ref}")), None)
-    except OSError:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # there is no git, or no commit
         return None
 
 

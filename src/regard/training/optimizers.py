@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -18,48 +17,32 @@ from regard.training.recipe import OptimizerRecipe, ScheduleRecipe
 
 _FUSED = (optim.SGD, optim.Adam, optim.AdamW)  # have a kernel for all parameters at once on CUDA
 # What optimizers take and training does not: to climb, to be derived, to be part of a CUDA graph.
-_NOT_HERE = ("maximize", "differentiable", "capturable")
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """An optimizer.
-
-    Attributes:
-        make: its class.
-        fields: its arguments that are fields of the recipe, and no options.
-        options: what it is made with if the recipe's options do not say otherwise.
-    """
-
-    make: Any
-    fields: tuple[str, ...]
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def known(self) -> list[str]:
-        """The arguments that are options."""
-        taken = ("params", *self.fields, *_NOT_HERE)
-        return [name for name in inspect.signature(self.make).parameters if name not in taken]
+_NOT_HERE = ("params", "maximize", "differentiable", "capturable")
 
 
 @cache
-def _kinds() -> dict[str, _Kind]:
-    fields = ("lr", "weight_decay")
-    kinds = {}
-    for name in map(str, timm.optim.list_optimizers()):
-        info = timm.optim.get_optimizer_info(name)
-        # Not those that need apex or bitsandbytes, nor those that need second derivatives.
-        if not isinstance(info.opt_class, str) and not info.second_order:
-            momentum = ("momentum",) if info.has_momentum else ()
-            kinds[name] = _Kind(info.opt_class, (*fields, *momentum), info.defaults or {})
-    kinds["sgd"] = _Kind(optim.SGD, (*fields, "momentum", "nesterov"))
-    kinds["adamw"] = _Kind(optim.AdamW, fields)
-    return kinds
+def _optimizers() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """The class of each, and what it is made with if the recipe's options do not say otherwise."""
+    infos = {name: timm.optim.get_optimizer_info(name) for name in map(str, timm.optim.list_optimizers())}
+    # Not those that need apex or bitsandbytes, nor those that need second derivatives.
+    of_timm = {
+        name: (info.opt_class, info.defaults or {})
+        for name, info in infos.items()
+        if not isinstance(info.opt_class, str) and not info.second_order
+    }
+    return {**of_timm, "sgd": (optim.SGD, {}), "adamw": (optim.AdamW, {})}
 
 
 def optimizer_names() -> list[str]:
     """The names that a recipe can give an optimizer, sorted."""
-    return sorted(_kinds())
+    return sorted(_optimizers())
+
+
+def _arguments(name: str) -> tuple[list[str], list[str]]:
+    """The arguments of an optimizer that are fields of the recipe, and those that are options."""
+    known = [key for key in inspect.signature(_optimizers()[name][0]).parameters if key not in _NOT_HERE]
+    fields = ["lr", "weight_decay", "momentum", *(["nesterov"] if name == "sgd" else [])]
+    return [key for key in known if key in fields], [key for key in known if key not in fields]
 
 
 def check_optimizer(recipe: OptimizerRecipe) -> None:
@@ -69,24 +52,29 @@ def check_optimizer(recipe: OptimizerRecipe) -> None:
         InputError: an unknown name or option, an option that is a field of the recipe, a value that the optimizer does
             not take, a momentum or nesterov for one without.
     """
-    if recipe.name not in _kinds():
-        raise unknown("optimizer", recipe.name, _kinds())
-    kind = _kinds()[recipe.name]
+    if recipe.name not in _optimizers():
+        raise unknown("optimizer", recipe.name, _optimizers())
+    fields, options = _arguments(recipe.name)
     for option in recipe.options:
-        if option in kind.fields:
+        if option in fields:
             raise InputError(f"optimizer.options has {option}; give it as optimizer.{option}")
-        if option not in kind.known:
-            raise unknown(f"option of optimizer {recipe.name}", option, kind.known)
-    if "momentum" not in kind.fields and recipe.momentum != OptimizerRecipe.momentum:
+        if option not in options:
+            raise unknown(f"option of optimizer {recipe.name}", option, options)
+    if "momentum" not in fields and recipe.momentum != OptimizerRecipe.momentum:
         raise InputError(
             f"optimizer.momentum is {recipe.momentum}, and {recipe.name} has none; leave it out"
-            + (" (its betas are an option: optimizer.options)" if "betas" in kind.known else "")
+            + (" (its betas are an option: optimizer.options)" if "betas" in options else "")
         )
-    if recipe.nesterov and "nesterov" not in kind.fields:
-        as_option = " or give it in optimizer.options" if "nesterov" in kind.known else ""
+    if recipe.nesterov and "nesterov" not in fields:
+        as_option = " or give it in optimizer.options" if "nesterov" in options else ""
         raise InputError(f"optimizer.nesterov is for sgd; optimizer.name is {recipe.name}: leave it out{as_option}")
-    try:
-        _try(recipe)
+    try:  # for one small matrix; some look at an option only in a step
+        with torch.random.fork_rng(devices=[]):  # some draw random numbers
+            matrix = nn.Parameter(torch.ones(2, 2))
+            optimizer = _made([{"params": [matrix]}], recipe)
+            matrix.grad = torch.ones_like(matrix)
+            for _ in range(2 if recipe.options else 0):
+                optimizer.step()
     except Exception as error:  # optimizers give almost any for a value that they do not take
         raise InputError(
             f"optimizer {recipe.name} does not take optimizer.options {recipe.options} ({first_line(error)})"
@@ -105,17 +93,28 @@ def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, besides: Iterable[
         InputError: see `check_optimizer`.
     """
     check_optimizer(recipe)
-    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    spared = [
-        p
-        for name, p in learning
-        if recipe.decay == "weights" and not (name.rpartition(".")[2] == "weight" and p.ndim >= 2)
-    ]
+    decaying: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, p in model.named_parameters():
+        decays = recipe.decay == "all" or (name.split(".")[-1] == "weight" and p.ndim >= 2)
+        if p.requires_grad:
+            (decaying if decays else spared).append(p)
     groups: list[dict[str, Any]] = [{"params": spared, "weight_decay": 0.0}] if spared else []
-    spared_ids = set(map(id, spared))
-    decaying = [p for _, p in learning if id(p) not in spared_ids]
     groups.append({"params": [*decaying, *besides], "weight_decay": recipe.weight_decay})
     return _made(groups, recipe)
+
+
+def _made(groups: Sequence[dict[str, Any]], recipe: OptimizerRecipe) -> optim.Optimizer:
+    make, defaults = _optimizers()[recipe.name]
+    fields = {name: getattr(recipe, name) for name in _arguments(recipe.name)[0]}
+    # YAML has lists only; optimizers keep pairs as tuples.
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.options.items()}
+    parameters = [p for group in groups for p in group["params"]]
+    fuses = make in _FUSED and parameters and all(p.is_cuda and p.is_floating_point() for p in parameters)
+    if fuses and not {"fused", "foreach"} & options.keys():
+        options["fused"] = True
+    made: optim.Optimizer = make(groups, **{**defaults, **fields, **options})
+    return made
 
 
 def reset_momentum(optimizer: optim.Optimizer) -> None:
@@ -147,29 +146,3 @@ def learning_rate(schedule: ScheduleRecipe, height: float, step: int, steps_per_
     through = min((progress - schedule.warmup) / max(schedule.epochs - schedule.warmup, 1e-9), 1.0)
     left = 1 - through if schedule.shape == "linear" else (1 + math.cos(math.pi * through)) / 2
     return height * (schedule.floor + (1 - schedule.floor) * left)
-
-
-def _made(groups: Sequence[dict[str, Any]], recipe: OptimizerRecipe) -> optim.Optimizer:
-    kind = _kinds()[recipe.name]
-    # YAML has lists only; optimizers keep pairs as tuples.
-    options = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.options.items()}
-    parameters = [p for group in groups for p in group["params"]]
-    if kind.make in _FUSED and not {"fused", "foreach"} & options.keys() and _fuses(parameters):
-        options["fused"] = True
-    fields = {name: getattr(recipe, name) for name in kind.fields}
-    made: optim.Optimizer = kind.make(groups, **{**kind.options, **fields, **options})
-    return made
-
-
-def _fuses(parameters: Sequence[nn.Parameter]) -> bool:
-    return bool(parameters) and all(p.is_cuda and p.is_floating_point() for p in parameters)
-
-
-def _try(recipe: OptimizerRecipe) -> None:
-    """Makes the optimizer for one small matrix and, as some look at an option only then, takes two steps."""
-    with torch.random.fork_rng(devices=[]):  # some draw random numbers
-        matrix = nn.Parameter(torch.ones(2, 2))
-        optimizer = _made([{"params": [matrix]}], recipe)
-        matrix.grad = torch.ones_like(matrix)
-        for _ in range(2 if recipe.options else 0):
-            optimizer.step()
