@@ -89,10 +89,10 @@ def test_cub_files_that_are_missing(cub, segmentations, refused):
         ("classes", "1 a\n", "image 4 has the class '2'"),
         ("image_class_labels", "1 1\n", "image 4 has the class None"),
         ("train_test_split", "1 1\n2 1\n3 1\n4 1\n", "no images for split 'test'"),
-        ("bounding_boxes", "1 2 3 4 5\n", "no box for image 4"),
-        ("bounding_boxes", "1 2 3 4 x\n4 1 1 1 1\n", "four numbers"),
-        ("bounding_boxes", "1 2 3 4 inf\n4 1 1 1 1\n", "four finite numbers"),
-        ("bounding_boxes", "1 2 3 -4 5\n4 1 1 1 1\n", "negative size for image 1"),
+        ("bounding_boxes", "1 2 3 4 5\n", "'' for image 4"),
+        ("bounding_boxes", "1 2 3 4 x\n4 1 1 1 1\n", "'2 3 4 x' for image 1"),
+        ("bounding_boxes", "1 2 3 4 inf\n4 1 1 1 1\n", "'2 3 4 inf' for image 1"),
+        ("bounding_boxes", "1 2 3 -4 5\n4 1 1 1 1\n", "'2 3 -4 5' for image 1"),
         ("bounding_boxes", "1 2 3\n", "line 1 of"),
     ],
 )
@@ -376,11 +376,11 @@ def test_stl10_cut_short_after_it_was_opened(marks, binary):
     [
         ("{", "is no JSON"),
         ([], "no table of images"),
-        ({"one": {}}, "an image 'one'"),
-        ({"0": []}, "an image '0'"),
-        ({"0": {"ship_0": 3}}, "a mark that is no cell"),
-        ({"0": {"ship_0": [[1]]}}, "a mark that is no cell"),
-        ({"0": {"ship_0": [[1.5, 2]]}}, "a mark that is no cell"),
+        ({"one": {}}, "image 'one' in"),
+        ({"0": []}, "image '0' in"),
+        ({"0": {"ship_0": 3}}, "image '0' in"),
+        ({"0": {"ship_0": [[1]]}}, "image '0' in"),
+        ({"0": {"ship_0": [[1.5, 2]]}}, "image '0' in"),
     ],
 )
 def test_stl10_marks_that_are_malformed(marks, binary, write_json, refused, content, said):

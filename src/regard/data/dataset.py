@@ -16,7 +16,7 @@ from torch import Tensor
 
 from regard.data.decode import square
 from regard.data.random import RandomStream
-from regard.data.strings import Picked
+from regard.data.strings import Strings
 from regard.errors import InputError
 
 Channels = tuple[float, float, float]
@@ -110,7 +110,7 @@ class Subset(ImageDataset):
         self._whole, self._index = whole, index
         self.name, self.split, self.classes = whole.name, whole.split, whole.classes
         self.has_masks, self.mean, self.std = whole.has_masks, whole.mean, whole.std
-        self.keys = Picked(whole.keys, index.numpy())
+        self.keys = Strings(whole.keys[place] for place in index.tolist())
         self.labels = whole.labels[index]
 
     def image(self, index: int) -> Image.Image:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -139,7 +140,7 @@ def _of_binary(folder: Path, split: str, grids: dict[tuple[str, int], Grid]) -> 
             f"{show(folder / f'{split}_X.bin')} has {size} bytes; expected {_BYTES} for each of {len(labels)} images"
         )
     members = [
-        (name, place) for name, place in grids if place < len(labels) and labels[place] == CLASSES.index(name) + 1
+        (name, place) for name, place in grids if 0 <= place < len(labels) and labels[place] == CLASSES.index(name) + 1
     ]
     if 2 * len(members) < len(grids) or not members:
         raise InputError(
@@ -156,20 +157,15 @@ def _read(path: Path) -> dict[int, Grid]:
         raise InputError(f"{show(path)} is no table of images; expected place -> object -> list of [x, y]")
     grids = {}
     for place, objects in content.items():
-        if not (place.isascii() and place.isdigit() and isinstance(objects, dict)):
-            raise InputError(
-                f"{show(path)} has an image {place[:40]!r}; expected its place in the split and its objects"
-            )
         grid = np.zeros((_CELLS, _CELLS), dtype=np.bool_)
-        for cells in objects.values():
-            if not isinstance(cells, list) or not all(map(_is_cell, cells)):
-                raise InputError(f"image {place} in {show(path)} has a mark that is no cell; expected a list of [x, y]")
-            for x, y in cells:
-                if 0 <= x < _CELLS and 0 <= y < _CELLS:  # some marks lie beyond the image
+        try:
+            for x, y in itertools.chain.from_iterable(objects.values()):
+                if 0 <= operator.index(x) < _CELLS and 0 <= operator.index(y) < _CELLS:  # some lie beyond the image
                     grid[y, x] = True
-        grids[int(place)] = grid
+            grids[int(place)] = grid
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"image {place[:40]!r} in {show(path)} is malformed; expected its place in the split, and for each "
+                "object a list of [x, y]"
+            ) from error
     return grids
-
-
-def _is_cell(cell: Any) -> bool:
-    return isinstance(cell, list) and len(cell) == 2 and all(isinstance(n, int) for n in cell)
