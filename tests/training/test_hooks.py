@@ -66,8 +66,39 @@ def test_a_hook_takes_part_and_goes_on_where_it_was(splits, tmp_path) -> None:
     assert train("plain", 2, training.Hook()).weights().read_bytes() != whole.weights().read_bytes()
     train("halves", 1, Noise())
     assert train("halves", 2, Noise()).weights().read_bytes() == whole.weights().read_bytes()
-    with pytest.raises(InputError, match="lacks 'Noise'"):
+    with pytest.raises(InputError, match="lacks the state of the hook 'Noise'"):
         train("plain", 3, Noise())
+
+
+class Falling(training.Hook):
+    """Makes the weights smaller after every epoch, each time less; its state is empty until then."""
+
+    def __init__(self, first: float) -> None:
+        self.first, self.state = first, {}
+
+    def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
+        self.state["by"] = self.state.get("by", self.first) / 2
+        for parameter in loop.model.parameters():
+            parameter.data *= 1 - self.state["by"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+
+def test_what_hooks_do_after_an_epoch_is_in_its_checkpoint(splits, tmp_path) -> None:
+    """Also of two hooks of one class, whose state is empty as they begin."""
+
+    def train(name: str, epochs: int) -> Run:
+        recipe = load_recipe(None, [*SMALL, f"--schedule.epochs={epochs}"])
+        hooks = [Falling(0.1), Falling(0.3)]
+        return training.train(recipe, tmp_path / name, splits=splits, resume=True, hooks=hooks).run
+
+    whole = train("whole", 3)
+    train("parts", 1)
+    assert train("parts", 3).weights().read_bytes() == whole.weights().read_bytes()
 
 
 def test_the_run_folder_is_brought_elsewhere_after_every_checkpoint(splits, tmp_path) -> None:

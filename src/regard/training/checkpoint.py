@@ -16,6 +16,7 @@ from torch import Tensor
 from regard import models
 from regard.errors import InputError, first_line, one_line
 from regard.files import written_aside
+from regard.training.hooks import by_name
 
 if TYPE_CHECKING:
     from regard.training.loop import Loop
@@ -44,7 +45,7 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
         "regressors": loop.objective.regressors.state_dict(),
         "optimizer": loop.optimizer.state_dict(),
         "scaler": loop.scaler.state_dict() if loop.scaler is not None else None,
-        "hooks": {type(hook).__name__: kept for hook in loop.hooks if (kept := hook.state_dict())},
+        "hooks": {name: kept for name, hook in by_name(loop.hooks).items() if (kept := hook.state_dict())},
         "rows": loop.rows,
         "unreadable": loop.unreadable,
         "meter": meter,
@@ -89,9 +90,11 @@ def restore(loop: Loop) -> None:
         loop.optimizer.load_state_dict(state["optimizer"])
         if loop.scaler is not None:
             loop.scaler.load_state_dict(state["scaler"])
-        for hook in loop.hooks:
-            if hook.state_dict():
-                hook.load_state_dict(state["hooks"][type(hook).__name__])
+        for name, hook in by_name(loop.hooks).items():
+            if name in state["hooks"]:
+                hook.load_state_dict(state["hooks"][name])
+            elif hook.state_dict():
+                raise InputError(f"{source} lacks the state of the hook {name!r}; leave the hook out, or {anew}")
         loop.epoch, loop.step, loop.rows = state["epoch"], state["step"], state["rows"]
         loop.unreadable = tuple(state["unreadable"])
         loop.meter.load(state["meter"], here=loop.processes.main)

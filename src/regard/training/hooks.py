@@ -57,7 +57,7 @@ class Hook:
         """
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
-        """After the test; `row` is the epoch's line of metrics.jsonl, and in the run folder with all else."""
+        """After the test, before the checkpoint; `row` is the epoch's line of metrics.jsonl, and written there."""
 
     def after_checkpoint(self, loop: Loop) -> None:
         """In the main process, after a checkpoint was saved, at the end of an epoch or within one."""
@@ -74,6 +74,16 @@ class Hook:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from what `state_dict` gave."""
+
+
+def by_name(hooks: Sequence[Hook]) -> dict[str, Hook]:
+    """Hooks by the names of their classes; the second of a class has a 2 after it, and so on."""
+    named: dict[str, Hook] = {}
+    for hook in hooks:
+        name = type(hook).__name__
+        count = 1 + sum(type(other).__name__ == name for other in named.values())
+        named[name if count == 1 else f"{name} {count}"] = hook
+    return named
 
 
 class WeightAverage(Hook):

@@ -205,9 +205,9 @@ class Loop:
         self.meter.reset()
         if self.processes.main:
             self.run.record_epoch(self.tested, self.rows, self.unreadable)
-        self.save()
         for hook in self.hooks:
             hook.after_epoch(self, row)
+        self.save()
 
     def save(self) -> None:
         """Saves a checkpoint of all that the rest of the run depends on."""
