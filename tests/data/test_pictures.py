@@ -239,7 +239,7 @@ def test_a_region_that_does_not_fit(tmp_path) -> None:
         with pytest.raises(InputError, match="for 2 images"):
             data.open_pictures([image, other], **options)
     save(tmp_path / "masks/a.png"), save(tmp_path / "masks/a.bmp")
-    with pytest.raises(InputError, match="two masks for one image"):
+    with pytest.raises(InputError, match="two masks of one name"):
         data.open_pictures([image], mask=tmp_path / "masks")
 
 

@@ -133,6 +133,21 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
     return sorted(filter(is_image, files)), len(others)
 
 
+def by_stem(paths: Sequence[str], folder: Path, what: str) -> dict[str, str]:
+    """The paths by what they are without their endings.
+
+    Raises:
+        InputError: two are the same.
+    """
+    found: dict[str, str] = {}
+    for path in paths:
+        stem = path.rpartition(".")[0]
+        if stem in found:
+            raise InputError(f"two {what} of one name in {show(folder)}: {found[stem]!r} and {path!r}; keep one")
+        found[stem] = path
+    return found
+
+
 def is_image(name: str) -> bool:
     """Whether a file has the name of an image."""
     return name.lower().endswith(EXTENSIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -99,9 +100,8 @@ def create_loader(
     prefetch, skip = Prefetcher(normalise, device), unreadable == "skip"
     if isinstance(dataset, WebDataset):
         return WebDatasetLoader(dataset, sampling, transform, training, prefetch, workers=workers, skip=skip)
-    return StreamedLoader(
-        dataset, sampling, transform, training, prefetch, workers=workers, skip=skip, masks=masks and dataset.has_masks
-    )
+    reader = _Reader(dataset, transform, training, skip=skip, substitute=shuffle, masks=masks and dataset.has_masks)
+    return StreamedLoader(reader, sampling, prefetch, workers)
 
 
 def default_batch_size(dataset: object) -> int:
@@ -114,23 +114,9 @@ class StreamedLoader(Loader):
 
     dataset: ImageDataset
 
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        sampling: Sampling,
-        transform: Transform,
-        training: TrainingTransform | None,
-        prefetch: Prefetcher,
-        *,
-        workers: int,
-        skip: bool,
-        masks: bool,
-    ) -> None:
-        super().__init__(dataset, sampling, prefetch.device, transform.size)
-        self._prefetch = prefetch
-        self._reader = reader = _Reader(
-            dataset, transform, training, skip=skip, substitute=sampling.shuffle, masks=masks
-        )
+    def __init__(self, reader: _Reader, sampling: Sampling, prefetch: Prefetcher, workers: int) -> None:
+        super().__init__(reader.dataset, sampling, prefetch.device, reader.transform.size)
+        self._reader, self._prefetch = reader, prefetch
         # Those of training stay; those of a test would only take memory until the next one.
         self._workers = Workers(
             reader, min(workers, len(self)), pinned=prefetch.device.type == "cuda", lasting=sampling.shuffle
@@ -165,21 +151,21 @@ class _Request(NamedTuple):
     total: int
 
 
+@dataclass(eq=False)
 class _Reader:
-    """Reads slices of batches; this is what goes to the workers."""
+    """Reads slices of batches; this is what goes to the workers.
 
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        transform: Transform,
-        varied: TrainingTransform | None,
-        *,
-        skip: bool,
-        substitute: bool,
-        masks: bool,
-    ) -> None:
-        self._dataset, self._transform, self._varied = dataset, transform, varied
-        self._skip, self._substitute, self._masks = skip, substitute, masks
+    Attributes:
+        skip: whether images that cannot be read are passed over.
+        substitute: whether then the next one that can be read stands in.
+    """
+
+    dataset: ImageDataset
+    transform: Transform
+    training: TrainingTransform | None
+    skip: bool
+    substitute: bool
+    masks: bool
 
     def __getitem__(self, request: _Request) -> Batch | Failure:
         try:
@@ -198,12 +184,12 @@ class _Reader:
                 try:
                     image, mask = self._sample(place, request.epoch, position)
                 except Unreadable as error:
-                    if not self._skip:
+                    if not self.skip:
                         raise InputError(
                             f"{error}; remove or replace it, or have such images skipped (--unreadable skip, or "
                             "--data.unreadable skip of a recipe)"
                         ) from error
-                    skipped.append(f"{self._dataset.keys[place]}: {error}")
+                    skipped.append(f"{self.dataset.keys[place]}: {error}")
                     continue
                 if images and image.shape != images[0].shape:
                     raise InputError(self._of_two_sizes((index[0], place), (images[0], image)))
@@ -212,53 +198,53 @@ class _Reader:
                 index.append(place)
                 break
             else:
-                if self._substitute:
+                if self.substitute:
                     raise InputError(
-                        f"not one of the {len(self._dataset)} images can be read (the last: {skipped[-1]}); give "
+                        f"not one of the {len(self.dataset)} images can be read (the last: {skipped[-1]}); give "
                         "readable ones"
                     )
         return Batch(
             torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
-            self._dataset.labels[index],
+            self.dataset.labels[index],
             torch.tensor(index, dtype=torch.int64),
             request.total,
-            torch.stack(masks) if masks else torch.empty(0, 0, 0, dtype=torch.bool) if self._masks else None,
+            torch.stack(masks) if masks else torch.empty(0, 0, 0, dtype=torch.bool) if self.masks else None,
             tuple(skipped),
         )
 
     def _candidates(self, first: int) -> Sequence[int] | Iterator[int]:
         """The image that is wanted, and those that may stand in for it."""
-        count = len(self._dataset)
-        return ((first + away) % count for away in range(count)) if self._substitute else (first,)
+        count = len(self.dataset)
+        return ((first + away) % count for away in range(count)) if self.substitute else (first,)
 
     def _sample(self, place: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
         """One image as the network sees it, and its mask; empty where the set has masks, and not of this image."""
         try:
             with quiet():
-                image = self._dataset.image(place)
-                if self._varied is not None:
-                    return self._varied(image, epoch, position), None
-                pixels = self._transform.image(image)
-                if not self._masks:
+                image = self.dataset.image(place)
+                if self.training is not None:
+                    return self.training(image, epoch, position), None
+                pixels = self.transform.image(image)
+                if not self.masks:
                     return pixels, None
                 return pixels, self._mask(place, image, pixels)
         except InputError as error:
-            raise Unreadable(f"{self._dataset.keys[place]!r} cannot be fitted: {error}") from error
+            raise Unreadable(f"{self.dataset.keys[place]!r} cannot be fitted: {error}") from error
 
     def _mask(self, place: int, image: Image.Image, pixels: Tensor) -> Tensor:
-        mask = self._dataset.mask(place)
+        mask = self.dataset.mask(place)
         if mask is None:
             return torch.zeros(pixels.shape[1:], dtype=torch.bool)
         if mask.shape != image.size[::-1]:
             raise Unreadable(
-                f"{self._dataset.keys[place]!r} has {image.width} x {image.height} pixels, its mask "
+                f"{self.dataset.keys[place]!r} has {image.width} x {image.height} pixels, its mask "
                 f"{mask.shape[1]} x {mask.shape[0]}"
             )
-        return torch.from_numpy(np.ascontiguousarray(self._transform.mask(mask)))
+        return torch.from_numpy(np.ascontiguousarray(self.transform.mask(mask)))
 
     def _of_two_sizes(self, places: tuple[int, int], images: tuple[Tensor, Tensor]) -> str:
         (first, other), (key, of) = (
             (f"{one.shape[2]} x {one.shape[1]}" for one in images),
-            (repr(self._dataset.keys[place]) for place in places),
+            (repr(self.dataset.keys[place]) for place in places),
         )
         return f"images of different sizes: {of} has {other} pixels, {key} {first}; give one size for all (--data.size)"

@@ -12,7 +12,7 @@ import torch
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable
 from regard.data.file_dataset import FileDataset, files_digest, open_regular
-from regard.data.listing import EXTENSIONS, images_below, show
+from regard.data.listing import EXTENSIONS, by_stem, images_below, show
 from regard.data.regions.drawn import mask_of
 from regard.errors import InputError
 
@@ -112,10 +112,13 @@ def open_pictures(
     passed_over = 0
     for path in named:
         if path.is_dir():
-            files, others = _images_below(path, out)
+            files, others = images_below(path, out)
+            if not files:
+                beside = f" (but {others} other files)" if others else ""
+                raise InputError(f"no images in folder {show(path)}{beside}; expected {', '.join(EXTENSIONS)} files")
             passed_over += others
-            below = path if len(named) == 1 else path.parent
-            pairs = [(file, file.relative_to(below)) for file in files]
+            below = Path() if len(named) == 1 else Path(path.name)
+            pairs = [(path / file, below / file) for file in sorted(files, key=Path)]
         elif path.exists():
             pairs = [(path, Path(path.name))]
         else:
@@ -153,32 +156,18 @@ def _checked_box(box: Sequence[int]) -> Box:
     return x0, y0, x1, y1
 
 
-def _images_below(folder: Path, without: str | None) -> tuple[list[Path], int]:
-    """The images in a folder and below, sorted, and how many other files there are."""
-    found, others = images_below(folder, without)
-    if not found:
-        beside = f" (but {others} other files)" if others else ""
-        raise InputError(f"no images in folder {show(folder)}{beside}; expected {', '.join(EXTENSIONS)} files")
-    return sorted(folder / path for path in found), others
-
-
 def _masks(mask: Path, images: Sequence[tuple[Path, Path]]) -> tuple[list[Path | None], int]:
     """The mask of each image, and how many masks are left over."""
     if mask.is_file():
         return [mask], 0
     if not mask.is_dir():
         raise InputError(f"there is no mask and no folder of masks {show(mask)}")
-    by_place: dict[Path, Path] = {}
-    for path in images_below(mask)[0]:
-        place, file = Path(path).with_suffix(""), mask / path
-        if place in by_place:
-            raise InputError(f"two masks for one image: {show(by_place[place])} and {show(file)}; remove one")
-        by_place[place] = file
-    wanted = [place.with_suffix("") for _, place in images]
-    unmatched = len(by_place.keys() - set(wanted))
-    if unmatched == len(by_place):
+    found = by_stem(images_below(mask)[0], mask, "masks")
+    wanted = [place.with_suffix("").as_posix() for _, place in images]
+    unmatched = len(found.keys() - set(wanted))
+    if unmatched == len(found):
         raise InputError(
-            f"no mask in {show(mask)} has the name of an image; expected one such as {str(wanted[0])!r} with the "
-            "ending of an image"
+            f"no mask in {show(mask)} has the name of an image; expected one such as {wanted[0]!r} with the ending of "
+            "an image"
         )
-    return [by_place.get(place) for place in wanted], unmatched
+    return [mask / found[stem] if stem in found else None for stem in wanted], unmatched

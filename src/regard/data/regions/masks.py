@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from regard.data.dataset import Mask
 from regard.data.decode import Frame
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import EXTENSIONS, SPLITS, Tree, existing_folder, first_of, show
+from regard.data.listing import EXTENSIONS, SPLITS, Tree, by_stem, existing_folder, first_of, show
 from regard.data.regions.drawn import mask_of
 from regard.data.registry import pick_split, register
 from regard.errors import InputError
@@ -38,9 +37,9 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
     keys = Tree(folder).images()
     if not keys:
         raise InputError(f"no images in {show(folder)}; expected {', '.join(EXTENSIONS)} files")
-    by_stem = _by_stem(masks.images(), masks.root, "masks")
-    wanted = _by_stem(keys, folder, "images")
-    missing = [key for stem, key in wanted.items() if stem not in by_stem]
+    found = by_stem(masks.images(), masks.root, "masks")
+    wanted = by_stem(keys, folder, "images")
+    missing = [key for stem, key in wanted.items() if stem not in found]
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(keys)} images in {show(folder)} have no mask in {show(masks.root)} "
@@ -48,24 +47,9 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
         )
     classes = sorted({key.split("/")[0] for key in keys if "/" in key})
     labels = [classes.index(key.split("/")[0]) if "/" in key else -1 for key in keys]
-    files = [masks.root / by_stem[stem] for stem in wanted]
+    files = [masks.root / found[stem] for stem in wanted]
     return MaskDataset("masks", split or "", folder, keys, labels, classes, files)
 
 
 def _splits(path: Path) -> list[str]:
     return [name for name in SPLITS if (path / name / "masks").is_dir()]
-
-
-def _by_stem(paths: Sequence[str], folder: Path, what: str) -> dict[str, str]:
-    """The paths by what they are without their endings.
-
-    Raises:
-        InputError: two are the same.
-    """
-    found: dict[str, str] = {}
-    for path in paths:
-        stem = path.rpartition(".")[0]
-        if stem in found:
-            raise InputError(f"two {what} of one name in {show(folder)}: {found[stem]!r} and {path!r}; keep one")
-        found[stem] = path
-    return found
