@@ -46,8 +46,7 @@ def draw_boxes(
         sizes: the stream that shares and ratios are drawn from.
         places: the one that places are drawn from.
         count: how many.
-        height: of the images.
-        width: of the images.
+        height, width: of the images.
         scale: the least and the largest share, above 0 and at most 1.
     """
     low, high = scale
@@ -81,10 +80,7 @@ def resized(
         images: uint8 (B, 3, H, W).
         size: (h, w).
         flipped: bool (B,), whether to mirror left to right.
-        top: int64 (B,), of the boxes, as are the other three.
-        left: likewise.
-        height: likewise.
-        width: likewise.
+        top, left, height, width: int64 (B,), of the boxes.
 
     Returns:
         uint8 (B, 3, h, w).

@@ -78,12 +78,10 @@ def read_folder(
 
     Args:
         path: the folder.
-        size: as of `read_into_memory`, and so are `unreadable` and `memory_limit`.
-        unreadable: likewise.
+        size, unreadable, memory_limit: as of `read_into_memory`.
         classes: the names that the class folders must have, in the order of the labels; None for those that are there,
             sorted.
         split: what the set is for, "train" or "test".
-        memory_limit: likewise.
 
     Raises:
         InputError: nothing there, no class folders, a class without (readable) images, and as `read_into_memory`.

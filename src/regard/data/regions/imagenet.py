@@ -6,12 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from regard.data.dataset import Mask
-from regard.data.decode import Frame
-from regard.data.file_dataset import FileDataset
 from regard.data.listing import EXTENSIONS, Tree, existing_folder, first_of, is_image, show
-from regard.data.regions.pascal import read_boxes
-from regard.data.regions.shapes import box_mask
+from regard.data.regions.pascal import BoxDataset
 from regard.data.registry import pick_split, register
 from regard.data.text_files import read_bytes
 from regard.errors import InputError
@@ -25,19 +21,6 @@ _IMAGES = ("Data/CLS-LOC", ".", "images")
 _BOXES = ("Annotations/CLS-LOC", "Annotations", "bbox")
 _SYNSET = re.compile(r"n\d{8}")
 _FIRST_NAME = re.compile(rb"<name>\s*(n\d{8})\s*</name>")
-
-
-class ImageNetDataset(FileDataset):
-    """The images of a split, each with the boxes of its class as region."""
-
-    has_masks = True
-
-    def _region(self, index: int, frame: Frame) -> Mask:
-        found = read_boxes(self._annotation(index))
-        size = found.size or frame[:2]
-        self._check_size(index, frame, size)
-        label = self.classes[self.labels[index]]
-        return box_mask([box for name, box in found.objects if name == label], *size)
 
 
 def _root(path: Path) -> Path:
@@ -60,7 +43,7 @@ def _recognised(path: Path) -> bool:
 
 
 @register("imagenet", layout=_LAYOUT, recognised=_recognised)
-def open_imagenet(path: Path, split: str | None = None, images: str | None = None) -> ImageNetDataset:
+def open_imagenet(path: Path, split: str | None = None, images: str | None = None) -> BoxDataset:
     """The images of a split, "val" or "train"; `images` is their folder, if it is not where ILSVRC has it."""
     root = _root(path)
     boxes = _folders(root, _BOXES)
@@ -87,7 +70,7 @@ def open_imagenet(path: Path, split: str | None = None, images: str | None = Non
     classes = sorted(set(synsets))
     place = {synset: i for i, synset in enumerate(classes)}
     labels = [place[synset] for synset in synsets]
-    return ImageNetDataset("imagenet", split, tree.root, keys, labels, classes, [marks.root / key for key in box_keys])
+    return BoxDataset("imagenet", split, tree.root, keys, labels, classes, [marks.root / key for key in box_keys])
 
 
 def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]:

@@ -8,8 +8,11 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from regard.data.decode import Unreadable
+from regard.data.dataset import Mask
+from regard.data.decode import Frame, Unreadable
+from regard.data.file_dataset import FileDataset
 from regard.data.listing import show
+from regard.data.regions.shapes import box_mask
 from regard.files import read_regular
 
 _LARGEST = 2**20  # bytes; a file of boxes has a few thousand
@@ -25,6 +28,23 @@ class Boxes:
 
     size: tuple[int, int] | None
     objects: tuple[tuple[str, tuple[float, float, float, float]], ...]
+
+
+class BoxDataset(FileDataset):
+    """Images, each with the boxes in its file as region: those of its label, or all, with pixels counted from `first`;
+    the last pixel of a box is in it where that is 1."""
+
+    has_masks = True
+    alone = True
+    first = 0
+
+    def _region(self, index: int, frame: Frame) -> Mask:
+        found = read_boxes(self._annotation(index))
+        size = found.size or frame[:2]
+        self._check_size(index, frame, size)
+        label = self.classes[self.labels[index]]
+        boxes = [box for name, box in found.objects if not self.alone or name == label]
+        return box_mask([(left - self.first, top - self.first, *ends) for left, top, *ends in boxes], *size)
 
 
 def read_boxes(path: Path) -> Boxes:

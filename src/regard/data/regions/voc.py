@@ -14,8 +14,7 @@ from regard.data.decode import Frame, Unreadable, quiet
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, show
 from regard.data.regions.drawn import numbers_of
-from regard.data.regions.pascal import Boxes, read_boxes
-from regard.data.regions.shapes import box_mask
+from regard.data.regions.pascal import BoxDataset, Boxes, read_boxes
 from regard.data.registry import pick_split, register
 from regard.data.text_files import check_inside, read_text
 from regard.errors import InputError
@@ -83,13 +82,13 @@ def _label(path: Path) -> int:
     return int(counts.argmax()) if counts.any() else -1
 
 
-class VocBoxDataset(FileDataset):
+class VocBoxDataset(BoxDataset):
     """The images of one list, each with the boxes of all classes, or of its label, as its region."""
 
-    has_masks = True
+    first = 1
 
     def __init__(self, split: str, root: Path, keys: Sequence[str], box_keys: Sequence[str], alone: bool) -> None:
-        self._alone = alone
+        self.alone = alone
         found = [_boxes(root / _BOXES / key) for key in box_keys]
         names = {name for boxes in found for name, _ in boxes.objects}
         classes = CLASSES if names <= set(CLASSES) else tuple(sorted(names))
@@ -97,17 +96,8 @@ class VocBoxDataset(FileDataset):
         files = [root / _BOXES / key for key in box_keys]
         super().__init__("voc", split, root / "JPEGImages", keys, labels, classes, files)
 
-    def _region(self, index: int, frame: Frame) -> Mask:
-        found = read_boxes(self._annotation(index))
-        size = found.size or frame[:2]
-        self._check_size(index, frame, size)
-        label = self.classes[self.labels[index]]
-        boxes = [box for name, box in found.objects if not self._alone or name == label]
-        # Pixels are counted from 1, and the last is in the box.
-        return box_mask([(left - 1, top - 1, right, bottom) for left, top, right, bottom in boxes], *size)
-
     def _regions_digest(self) -> bytes:
-        return repr(self._alone).encode() + super()._regions_digest()
+        return repr(self.alone).encode() + super()._regions_digest()
 
 
 def _boxes(path: Path) -> Boxes:
