@@ -55,7 +55,7 @@ def batches(
     train, test = training.load_data(recipe.data)
     size, sliced = recipe.schedule.batch_size, {"rank": rank, "world_size": world_size}
     if split == "train":
-        whole = training.is_streamed(recipe.data) or recipe.augmentation.mixes
+        whole = data.is_streamed(recipe.data.name) or recipe.augmentation.mixes
         loader = training.make_loader(
             train,
             recipe.data,

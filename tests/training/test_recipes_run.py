@@ -156,7 +156,7 @@ def first_batch(recipe: Recipe, rank: int = 0, world_size: int = 1) -> data.Batc
         augmentation=recipe.augmentation,
         shuffle=True,
         seed=recipe.seed,
-        drop_last=training.is_streamed(recipe.data) or recipe.augmentation.mixes,
+        drop_last=data.is_streamed(recipe.data.name) or recipe.augmentation.mixes,
         rank=rank,
         world_size=world_size,
     )

@@ -283,7 +283,7 @@ def _on_a_set(
     """On a data set by name: one of those known, or a new one, which is known then."""
     own_data = [*_own_data(network, parser, overrides), f"--data.workers={parser.parse_args(overrides).workers}"]
     options = parser.parse_args([*own_data, *overrides])
-    streamed = training.is_streamed(options.data)
+    streamed = data.is_streamed(options.data.name)
     for name in _OF_FILES:
         if getattr(options, name) is not None and not (name == "limit" and streamed):
             raise InputError(f"--{name} is for a set of image files; name it (--data coco:FOLDER, …)")

@@ -1,6 +1,6 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
-from regard.training.datasets import SIZE, is_streamed, load_data, make_loader, make_transform
+from regard.training.datasets import SIZE, load_data, make_loader, make_transform
 from regard.training.distributed import Processes, pick_device
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.hooks import Hook, Progress, Upload
@@ -20,8 +20,7 @@ from regard.training.parsing import (
     to_recipe,
 )
 from regard.training.preprocessing import Preprocessing
-from regard.training.pretrained import Pretrained, load_pretrained
-from regard.training.published import describe, imagenet_classes, imagenet_synsets
+from regard.training.pretrained import Pretrained, describe, imagenet_classes, imagenet_synsets, load_pretrained
 from regard.training.recipe import (
     WHERE,
     DataRecipe,
@@ -72,7 +71,6 @@ __all__ = [
     "imagenet_synsets",
     "import_weights",
     "interruptible",
-    "is_streamed",
     "learning_rate",
     "load_data",
     "load_pretrained",

@@ -37,7 +37,7 @@ def load_data(recipe: DataRecipe) -> data.Splits:
 def resolved(recipe: DataRecipe, images: Images) -> DataRecipe:
     """The recipe with everything said that `images` took from defaults, which may change."""
     options = data.all_options(recipe.name, **recipe.options)
-    size = recipe.size or SIZE if is_streamed(recipe) else recipe.size
+    size = recipe.size or SIZE if data.is_streamed(recipe.name) else recipe.size
     return replace(recipe, size=size, mean=images.mean, std=images.std, options=options)
 
 
@@ -85,15 +85,10 @@ def make_loader(
 
 def make_transform(recipe: DataRecipe, augmentation: data.Augmentation | None = None) -> data.Transform:
     """How the images of a recipe are resized and cropped; not at all of sets whose images come in one size."""
-    if not is_streamed(recipe):
+    if not data.is_streamed(recipe.name):
         return data.Transform(augmentation=augmentation)
     size = (recipe.size or SIZE,) * 2
     return data.Transform(size, recipe.crop_pct, interpolation=recipe.interpolation, augmentation=augmentation)
-
-
-def is_streamed(recipe: DataRecipe) -> bool:
-    """Whether the images of a recipe are read while it trains."""
-    return data.is_streamed(recipe.name)
 
 
 def test_batch_size(images: Images, recipe: DataRecipe, processes: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
@@ -81,23 +79,9 @@ class Processes:
         self.device = self.accelerator.device if several else placed
 
     @property
-    def overruled(self) -> str | None:
-        """The precision that `accelerate launch` was asked for, where the recipe says another."""
-        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        return launched if launched not in ("no", self.accelerator.mixed_precision) else None
-
-    @property
     def main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
-
-    def step_module(self, module: nn.Module) -> nn.Module:
-        """`module` in mixed precision, its gradients averaged over the processes as they are computed."""
-        return self.accelerator.prepare_model(module, device_placement=False)
-
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> AcceleratedOptimizer:
-        """`optimizer`, which unscales gradients and skips steps where float16 asks for it."""
-        return self.accelerator.prepare_optimizer(optimizer, device_placement=False)
 
     def summed(self, values: Tensor) -> Tensor:
         """The sum over the processes, on the device of `values`; all have to ask for it."""

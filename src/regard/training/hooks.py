@@ -148,13 +148,12 @@ class Trackers(Hook):
         names: tensorboard, wandb, mlflow.
 
     Raises:
-        InputError: a tracker is not installed; or, when it starts, cannot start.
+        InputError: when it starts, a tracker cannot.
     """
 
     main_only = True
 
     def __init__(self, names: Sequence[str]) -> None:
-        check_trackers(names)
         self.names = names
         self._trackers: list[GeneralTracker] = []
         self._note: Callable[[str], None] = print

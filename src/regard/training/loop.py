@@ -70,9 +70,10 @@ class Loop:
         self.model = self.tested = objective.student
         for hook in hooks:
             hook.setup(self)
-        self.forward = processes.step_module(Step(objective))
+        self.forward = processes.accelerator.prepare_model(Step(objective))
         self.learning = [p for p in self.forward.parameters() if p.requires_grad]
-        self.optimizer = processes.optimizer(make_optimizer(self.model, recipe.optimizer, objective.parameters()))
+        optimizer = make_optimizer(self.model, recipe.optimizer, objective.parameters())
+        self.optimizer = processes.accelerator.prepare_optimizer(optimizer)
         self.scaler = processes.accelerator.scaler
         self.meter = Meter(len(loader), self.learning[0])
         self.rows: list[dict[str, Any]] = []

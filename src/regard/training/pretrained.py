@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.data import ImageNetInfo
 from torch import nn
 
-from regard import models
+from regard import data, models
 from regard.errors import InputError, one_line
-from regard.models.torchvision_networks import is_of_torchvision
-from regard.training.datasets import SIZE, is_streamed
+from regard.models.torchvision_networks import describe_torchvision, is_of_torchvision
+from regard.training.datasets import SIZE
 from regard.training.networks import build_network, load_network
 from regard.training.parsing import RecipeParser
 from regard.training.preprocessing import Preprocessing
-from regard.training.published import class_names, describe, imagenet_classes
 from regard.training.recipe import DataRecipe, ModelRecipe, Recipe
 from regard.training.run import Run, Weights
 
 _SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}  # of images that have one size of their own
+# The published LSAS and SE ResNets were trained with the usual preprocessing of ImageNet.
+_IMAGENET = {
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "input_size": (3, 224, 224),
+    "crop_pct": 0.875,
+}
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ def _run_around(path: Path) -> Run | None:
 
 def _in_testing(recipe: DataRecipe) -> Preprocessing:
     """How a run meets images in testing."""
-    if is_streamed(recipe):
+    if data.is_streamed(recipe.name):
         size = recipe.size or SIZE
         return Preprocessing(recipe.mean, recipe.std, size, recipe.crop_pct, interpolation=recipe.interpolation)
     return Preprocessing(recipe.mean, recipe.std, recipe.size or _SIDES.get(recipe.name))
@@ -259,3 +266,54 @@ def _of_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None] 
     return Pretrained(
         source, network, outputs, None, Preprocessing.of(about), model, "moving average" if ema else "last"
     )
+
+
+def describe(name: str) -> Mapping[str, Any]:
+    """The published weights of a network by its name, as in timm's `pretrained_cfg`; empty where nothing is known.
+
+    Returns:
+        `num_classes`, `input_size` (3, H, W), `mean`, `std`, `crop_pct`, `crop_mode`, `interpolation`; of torchvision
+        also `label_names`.
+
+    Raises:
+        InputError: torchvision has no network of that name.
+    """
+    if is_of_torchvision(name):
+        return describe_torchvision(name)
+    if name.startswith("preact-resnet"):
+        return _IMAGENET
+    try:
+        about = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # a tag behind the name that timm does not know
+        about = None
+    return about.to_dict() if about else {}
+
+
+def class_names(name: str) -> tuple[str, ...] | None:
+    """What the classes of these weights are called; None where nobody says, as timm does not.
+
+    Those of ImageNet have one name each, whatever the network: see `imagenet_classes`.
+
+    Raises:
+        InputError: torchvision has no network of that name.
+    """
+    names: tuple[str, ...] | None = describe(name).get("label_names") if is_of_torchvision(name) else None
+    known = imagenet_classes()
+    if names is None or len(names) != len(known):
+        return names
+    # "crane bird" is "crane (134)" there, as there is another crane.
+    same = all(a.startswith(b.split(" (")[0]) for a, b in zip(names, known, strict=True))
+    return known if same else names
+
+
+@cache
+def imagenet_synsets() -> tuple[str, ...]:
+    """The 1,000 classes of ImageNet by WordNet's names ("n01440764"), in the order of the outputs."""
+    return tuple(ImageNetInfo().label_names())
+
+
+@cache
+def imagenet_classes() -> tuple[str, ...]:
+    """The same in words: the first of each class's names ("tench"), with its number behind it where two are alike."""
+    names = [description.split(",")[0] for description in ImageNetInfo().label_descriptions()]
+    return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))

@@ -20,7 +20,7 @@ from regard.errors import KILLED_WORKER, InputError, LostProcess, SaidElsewhere,
 from regard.modes import check_image_size
 from regard.training.batch_size import fewest_images, left_out, takes_channels_last
 from regard.training.checkpoint import restore
-from regard.training.datasets import is_streamed, load_data, make_loader, resolved, test_batch_size
+from regard.training.datasets import load_data, make_loader, resolved, test_batch_size
 from regard.training.distributed import Processes
 from regard.training.hooks import Hook, Mix, Trackers, WeightAverage, check_trackers
 from regard.training.loop import Loop, interruptible
@@ -111,11 +111,9 @@ def _train(
         for hook in hooks:
             hook.note(message)
 
-    if processes.overruled:
-        note(
-            f"note: accelerate launch was asked for {processes.overruled}; what counts is the recipe's precision, "
-            f"{recipe.precision}"
-        )
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", processes.accelerator.mixed_precision):
+        note(f"note: accelerate launch was asked for {launched}; the recipe's precision counts, {recipe.precision}")
     processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are read
     splits = splits or processes.first(lambda: load_data(recipe.data))  # first, for it may be a download
     recipe = replace(recipe, data=resolved(recipe.data, splits.train))
@@ -235,7 +233,7 @@ def _loaders(
             f"mixup and cutmix take images in pairs; give a batch size that {2 * processes.count} divides "
             f"(schedule.batch_size is {batch_size}, over {processes.count} processes)"
         )
-    whole_batches = is_streamed(recipe.data) or mixes
+    whole_batches = data.is_streamed(recipe.data.name) or mixes
     left = 0 if whole_batches else left_out(len(train), batch_size, processes.count)
     if left:
         note(f"the last batch of an epoch would have {left} of {len(train)} images, and is left out")
