@@ -153,7 +153,7 @@ def test_pets_files_that_are_missing_or_malformed(pets, refused):
         ("Abyssinian_1", "line 1 of"),
         ("Abyssinian_1 one 1 1", "expected one such as"),
         ("Abyssinian 1 1 1", "expected one such as"),
-        ("Birman_1 1 1 1", "class 1 in"),
+        ("Birman_1 1 1 1", "expected one such as"),
     ):
         (pets / "annotations" / "test.txt").write_text(line + "\n")
         assert said in refused(pets)

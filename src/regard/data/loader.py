@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
@@ -180,7 +180,8 @@ class _Reader:
         index: list[int] = []
         skipped: list[str] = []
         for position, first in zip(request.positions.tolist(), request.places.tolist(), strict=True):
-            for place in self._candidates(first):
+            for away in range(len(self.dataset) if self.substitute else 1):
+                place = (first + away) % len(self.dataset)
                 try:
                     image, mask = self._sample(place, request.epoch, position)
                 except Unreadable as error:
@@ -192,7 +193,11 @@ class _Reader:
                     skipped.append(f"{self.dataset.keys[place]}: {error}")
                     continue
                 if images and image.shape != images[0].shape:
-                    raise InputError(self._of_two_sizes((index[0], place), (images[0], image)))
+                    (_, height, width), (_, *other) = image.shape, images[0].shape
+                    raise InputError(
+                        f"images of different sizes: {self.dataset.keys[place]!r} has {width} x {height} pixels, "
+                        f"{self.dataset.keys[index[0]]!r} {other[1]} x {other[0]}; give one size for all (--data.size)"
+                    )
                 images.append(image)
                 masks += [] if mask is None else [mask]
                 index.append(place)
@@ -211,11 +216,6 @@ class _Reader:
             torch.stack(masks) if masks else torch.empty(0, 0, 0, dtype=torch.bool) if self.masks else None,
             tuple(skipped),
         )
-
-    def _candidates(self, first: int) -> Sequence[int] | Iterator[int]:
-        """The image that is wanted, and those that may stand in for it."""
-        count = len(self.dataset)
-        return ((first + away) % count for away in range(count)) if self.substitute else (first,)
 
     def _sample(self, place: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
         """One image as the network sees it, and its mask; empty where the set has masks, and not of this image."""
@@ -241,10 +241,3 @@ class _Reader:
                 f"{mask.shape[1]} x {mask.shape[0]}"
             )
         return torch.from_numpy(np.ascontiguousarray(self.transform.mask(mask)))
-
-    def _of_two_sizes(self, places: tuple[int, int], images: tuple[Tensor, Tensor]) -> str:
-        (first, other), (key, of) = (
-            (f"{one.shape[2]} x {one.shape[1]}" for one in images),
-            (repr(self.dataset.keys[place]) for place in places),
-        )
-        return f"images of different sizes: {of} has {other} pixels, {key} {first}; give one size for all (--data.size)"

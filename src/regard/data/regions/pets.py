@@ -59,14 +59,11 @@ def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", 
     for name in there:
         file = lists / f"{name}.txt"
         for row in read_rows(file, 2, "the name of an image and the number of its class"):
-            if not row[1].isascii() or not row[1].isdigit() or "_" not in row[0]:
+            breed, number = row[0].rpartition("_")[0], int(row[1]) if row[1].isdecimal() else -1
+            if not breed or number < 0 or breeds.setdefault(number, breed) != breed:
                 raise InputError(
-                    f"{show(file)} has the line {' '.join(row)[:80]!r}; expected one such as 'Abyssinian_1 1 1 1'"
-                )
-            breed, number = row[0].rpartition("_")[0], int(row[1])
-            if breeds.setdefault(number, breed) != breed:
-                raise InputError(
-                    f"class {number} in {show(file)} is {breed!r} as well as {breeds[number]!r}; get it again"
+                    f"{show(file)} has the line {' '.join(row)[:80]!r}; expected one such as 'Abyssinian_1 1 1 1', "
+                    "with a number for each breed"
                 )
             if name == split:
                 members[row[0]] = number
