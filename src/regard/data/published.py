@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +38,11 @@ _PUBLISHED = {
 }
 
 
-def _register(name: str, published: _Published) -> None:
-    @register_splits(name)
-    def load(path: str | os.PathLike[str] | None = None, *, download: bool = False) -> Splits[InMemoryDataset]:
-        return _load(name, published, _root(path, published), download)
-
-
-for _name, _set in _PUBLISHED.items():
-    _register(_name, _set)
-
-
-def _root(path: str | os.PathLike[str] | None, published: _Published) -> Path:
-    if path is None:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "regard"
-    root = Path(path).expanduser()
-    # The folder of the files themselves is taken for the one around it.
-    return root.absolute().parent if root.name == published.files else root
-
-
-def _load(name: str, published: _Published, root: Path, download: bool) -> Splits[InMemoryDataset]:
+def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bool = False) -> Splits[InMemoryDataset]:
     from torchvision import datasets
 
+    published = _PUBLISHED[name]
+    root = _root(path, published)
     kind: Any = getattr(datasets, published.kind)
     if not download and not (root / published.files).is_dir():
         raise InputError(
@@ -84,6 +69,14 @@ def _load(name: str, published: _Published, root: Path, download: bool) -> Split
     return Splits(*sets)
 
 
+def _root(path: str | os.PathLike[str] | None, published: _Published) -> Path:
+    if path is None:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "regard"
+    root = Path(path).expanduser()
+    # The folder of the files themselves is taken for the one around it.
+    return root.absolute().parent if root.name == published.files else root
+
+
 def _as_set(raw: Any, name: str, published: _Published, split: str) -> InMemoryDataset:
     """A data set of torchvision that holds its images as `data` and their classes as `targets` or `labels`."""
     images = torch.from_numpy(np.ascontiguousarray(raw.data))
@@ -91,3 +84,7 @@ def _as_set(raw: Any, name: str, published: _Published, split: str) -> InMemoryD
         images = images.permute(0, 3, 1, 2).contiguous()
     labels = torch.as_tensor(raw.labels if name == "stl10" else raw.targets, dtype=torch.int64)
     return InMemoryDataset(images, labels, tuple(raw.classes), name, split, published.mean, published.std)
+
+
+for _name in _PUBLISHED:
+    register_splits(_name)(partial(_load, _name))
