@@ -24,10 +24,8 @@ def fewest_images(recipe: Recipe, model: nn.Module, images: int, image_size: tup
     """The fewest images that a process takes at a time: one if the recipe asks for that and the network allows it.
 
     Args:
-        recipe: of the run.
         model: on its device; it is set to training mode, and stays as it is else.
-        images: for training.
-        image_size: (h, w) of the images.
+        images: for training, of `image_size` (h, w).
         processes: that share a batch.
 
     Raises:

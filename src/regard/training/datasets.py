@@ -59,17 +59,12 @@ def make_loader(
     augmentation: data.Augmentation | None = None,
     **options: Any,
 ) -> data.Loader:
-    """The batches of images as a recipe says they are resized, normalised and read.
+    """`data.create_loader` of images, resized, normalised and read as their recipe says.
 
     Args:
-        images: those of the recipe, for training or testing.
-        recipe: of the data.
         batch_size: images in a batch, over all processes.
         augmentation: in training.
         options: the others of `data.create_loader`.
-
-    Raises:
-        InputError: as `data.create_loader`.
     """
     return data.create_loader(
         images,

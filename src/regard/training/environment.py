@@ -39,11 +39,7 @@ def commit() -> str | None:
 
 
 def environment(classes: tuple[str, ...]) -> dict[str, Any]:
-    """What a run depends on besides its recipe.
-
-    Args:
-        classes: the names of the classes, in the order of the logits.
-    """
+    """What a run depends on besides its recipe; classes are in the order of the logits."""
     gpu = torch.cuda.is_available()
     return {
         "regard": __version__,

@@ -163,7 +163,7 @@ class Loop:
         due = now - self.saved_at > 60 * self.recipe.save_minutes
         step_took = (now - self.checked_at) / (self.step - self.checked)
         stop, slowest, save = self.processes.largest(bool(interrupt), step_took, due)
-        check_losses(measured, self.recipe, self.run, self.epoch, len(self.loader), self.bad_before)
+        check_losses(self, measured)
         if self.begin is not None:
             self.begin()
             self.begin = None
@@ -181,7 +181,7 @@ class Loop:
         measured = self.measured()
         waiting = self.waited / (time.perf_counter() - self.began)
         waiting, memory = self.processes.largest(waiting, peak_memory(self.processes.device))
-        check_weights(self.model, self.run)
+        check_weights(self)
         self.processes.share_buffers(self.tested)
         score = evaluate(self.tested, self.test_loader, summed=self.processes.summed)
         self.skipped.update(dict.fromkeys(score.skipped))
@@ -212,7 +212,7 @@ class Loop:
 
     def save(self) -> None:
         """Saves a checkpoint of all that the rest of the run depends on."""
-        check_weights(self.model, self.run)
+        check_weights(self)
         self.collect_unreadable()
         rows = self.processes.summed(self.meter.rows)
         if self.processes.main:

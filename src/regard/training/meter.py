@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regard.errors import InputError
 from regard.logits import predicted_classes
 from regard.training.optimizers import learning_rate
-from regard.training.recipe import Recipe
 from regard.training.run import Run
 from regard.transfer import Losses
+
+if TYPE_CHECKING:
+    from regard.training.loop import Loop
 
 _FIXED = ("gradient_norm", "images", "loss", "accuracy")
 _SKIPPED = 50  # steps left out one after another, after which a run is given up
@@ -145,45 +148,37 @@ def peak_memory(device: torch.device) -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def check_weights(model: nn.Module, run: Run) -> None:
+def check_weights(loop: Loop) -> None:
     """Raises InputError if a weight is not finite: before it is tested or saved."""
-    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    broken = [name for name, weight in loop.model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise InputError(
-            f"weights are NaN or infinite ({broken[0]} and {len(broken) - 1} more); {_kept(run)} (try a lower learning "
-            "rate, a warm-up, or optimizer.clip)"
+            f"weights are NaN or infinite ({broken[0]} and {len(broken) - 1} more); {_kept(loop.run)} (try a lower "
+            "learning rate, a warm-up, or optimizer.clip)"
         )
 
 
-def check_losses(measured: Measured, recipe: Recipe, run: Run, epoch: int, steps: int, bad_before: int) -> None:
-    """Stops a run whose losses or gradients are not finite.
+def check_losses(loop: Loop, measured: Measured) -> None:
+    """Stops a run whose losses or gradients in the steps of the epoch so far are not finite.
 
     With float16, whose loss is scaled too much now and then, and where the recipe has such steps skipped, only many
     steps one after another without a finite gradient are the end.
 
-    Args:
-        measured: the steps of the epoch so far.
-        recipe: of the run.
-        run: its folder.
-        epoch: from 0.
-        steps: of a whole epoch.
-        bad_before: steps without a finite gradient, one after another, right before this epoch.
-
     Raises:
         InputError: the run is to be stopped.
     """
-    bad = measured.bad()
+    recipe, steps, bad = loop.recipe, len(loop.loader), measured.bad()
     tolerant = recipe.nonfinite == "skip" or recipe.precision == "float16"
-    at_the_end = measured.bad_at_the_end(bad_before)
+    at_the_end = measured.bad_at_the_end(loop.bad_before)
     if not bad or (tolerant and at_the_end < _SKIPPED):
         return
     first = bad[-at_the_end:][0] if tolerant else bad[0]
-    lr = learning_rate(recipe.schedule, recipe.optimizer.lr, epoch * steps + first, steps)
+    lr = learning_rate(recipe.schedule, recipe.optimizer.lr, loop.epoch * steps + first, steps)
     what = "gradient" if measured.columns["loss"][first].isfinite() else "loss"
     raise InputError(
-        f"the {what} is NaN or infinite in epoch {epoch + 1}, step {first + 1}"
+        f"the {what} is NaN or infinite in epoch {loop.epoch + 1}, step {first + 1}"
         f"{f', and in {at_the_end} steps one after another' if tolerant else ''}, at learning rate {lr:.3g}; "
-        f"{_kept(run)} (try a lower learning rate, a warm-up, or optimizer.clip)"
+        f"{_kept(loop.run)} (try a lower learning rate, a warm-up, or optimizer.clip)"
     )
 
 

@@ -21,9 +21,7 @@ _PARAMETERS = 1000  # that a network may have whatever its weights, until they a
 
 
 def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
-    """The network of a recipe as its training begins: untrained unless it asks for pretrained weights, and what it
-    wants frozen is.
-    """
+    """The network of a recipe as its training begins, with what it wants frozen; see `build_network`."""
     model = build_network(recipe.model, classes, pretrained=pretrained)
     freeze(model, recipe.model.frozen, fixed_norms=recipe.model.fixed_norms)
     return model
@@ -86,15 +84,10 @@ def load_network(
 
 
 def _shaped(network: ModelRecipe, outputs: int, most: int) -> nn.Module:
-    """The network that a part of a recipe describes, with shapes and no values, where it can be made so.
-
-    Args:
-        network: what to make.
-        outputs: length of its logits.
-        most: parameters (tensors) that it may have.
+    """The network with shapes and no values, where it can be made so.
 
     Raises:
-        InputError: it has more parameters, or it cannot be made.
+        InputError: it has more than `most` parameters (tensors), or it cannot be made.
     """
     count = 0
 

@@ -112,8 +112,7 @@ class Run:
         """Makes the folder of a run that starts.
 
         Args:
-            recipe: of the run.
-            classes: the names of the classes, in the order of the logits.
+            classes: their names, in the order of the logits.
             replaced: files of the run before, which are removed.
             about: what else is written to `environment.json`.
 

@@ -37,11 +37,8 @@ def load_teachers(
 
     Args:
         recipe: what to take over from whom. A teacher in a bucket is downloaded once by all processes of a machine.
-        images: what the student is trained on.
-        size: (h, w) of the student's images.
-        device: where the teachers run.
+        images: what the student is trained on, in size (h, w).
         say: is told the notes.
-        compile: whether they are compiled.
 
     Raises:
         InputError: there is no such run, file or network, a run is not finished, weights cannot be had, or its classes

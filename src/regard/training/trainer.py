@@ -157,13 +157,7 @@ def _train(
 def make_objective(
     recipe: Recipe, model: nn.Module, teachers: Sequence[nn.Module | Teacher], image_size: tuple[int, int]
 ) -> Objective:
-    """The losses of a recipe.
-
-    Args:
-        recipe: says which, and how much each counts.
-        model: the student.
-        teachers: as many as the recipe names; none if it names none.
-        image_size: (h, w) of the student's images.
+    """The losses of a recipe, for a student and the teachers that it names, and images of (h, w).
 
     Raises:
         InputError: student and teachers do not go together as asked.
@@ -340,12 +334,11 @@ def _enough_memory(recipe: Recipe) -> Iterator[None]:
                 f"a DataLoader worker was killed ({first_line(error)}); if memory ran out, give fewer of them "
                 "(data.workers); --resume goes on from the last checkpoint"
             ) from error
-        lacking = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not lacking:
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)):
             raise
-        ways = [f"a smaller batch (schedule.batch_size is {recipe.schedule.batch_size})"]
-        ways.append(f"its parts one after another (schedule.accumulate is {recipe.schedule.accumulate})")
-        if recipe.precision == "float32":
-            ways.append("precision bfloat16")
-        ways.append("smaller images (data.size, augmentation.crop) or a smaller network")
-        raise InputError(f"there is no memory left ({first_line(error)}); try {', '.join(ways)}") from error
+        raise InputError(
+            f"there is no memory left ({first_line(error)}); try a smaller batch (schedule.batch_size is "
+            f"{recipe.schedule.batch_size}), its parts one after another (schedule.accumulate is "
+            f"{recipe.schedule.accumulate}),{' precision bfloat16,' if recipe.precision == 'float32' else ''} "
+            "smaller images (data.size, augmentation.crop) or a smaller network"
+        ) from error
