@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -22,7 +23,7 @@ class Normalisation:
         channels_last: give images in torch.channels_last memory format.
 
     Raises:
-        InputError: not three numbers each, or a std that is not above 0.
+        InputError: not three numbers each, a mean outside 0 to 1, or a std that is not above 0.
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class Normalisation:
     ) -> None:
         if len(mean) != 3 or len(std) != 3:
             raise InputError(f"mean or std is {mean}, {std}; give three numbers, for red, green and blue")
-        if min(std) <= 0:
+        if not all(0 <= value <= 1 for value in mean):
+            raise InputError(f"mean is {mean}; give three numbers from 0 to 1")
+        if not all(0 < value < math.inf for value in std):
             raise InputError(f"std is {std}; give three numbers above 0")
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._mean = _of_bytes(mean, device)
