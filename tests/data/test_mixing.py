@@ -32,7 +32,7 @@ def test_slices_of_all_ranks_are_the_whole(total, count):
 
 def test_a_rank_that_does_not_exist():
     for rank, count in ((2, 2), (-1, 2), (0, 0)):
-        with pytest.raises(InputError, match="does not exist"):
+        with pytest.raises(InputError, match="does not exist|world_size is 0"):
             data.create_loader(data.clutter(train=10, test=10).test, 4, rank=rank, world_size=count)
 
 

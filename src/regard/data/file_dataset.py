@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.data.dataset import ImageDataset, Mask
-from regard.data.decode import Frame, Unreadable, frame_of, read_image, read_square, turned
+from regard.data.decode import Box, Frame, Unreadable, frame_of, read_image, read_square, turned
 from regard.data.listing import show
 from regard.data.strings import Strings
 
@@ -56,9 +56,13 @@ class FileDataset(ImageDataset):
         return self.folder / self.keys[index]
 
     def image(self, index: int) -> Image.Image:
-        image, frame = read_image(self.path(index))
+        image, frame = read_image(self.path(index), box=self._crop(index))
         self._last = index, frame
         return image
+
+    def _crop(self, index: int) -> Box | None:
+        """What is cut out of the image, as the file stores it; None: nothing."""
+        return None
 
     def square(self, index: int, size: int) -> Image.Image:
         return read_square(self.path(index), size)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regard.data.dataset import Mask, Splits
-from regard.data.decode import Box, Frame, opened, read_image, square, turned
+from regard.data.decode import Box, Frame, opened, square, turned
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, existing_folder, show
 from regard.data.regions.shapes import box_mask, first_pixels
@@ -56,27 +56,22 @@ class CubDataset(FileDataset):
         files = None if segmentations is None else [segmentations / _picture(key) for key in keys]
         super().__init__("cub", split, root / "images", keys, labels, classes, files)
         self._boxes = boxes if boxes is not None else np.zeros((len(keys), 4))
-        self._crop = crop == "box"
-
-    def image(self, index: int) -> Image.Image:
-        return self._cut(index) if self._crop else super().image(index)
+        self._cropped = crop == "box"
 
     def square(self, index: int, size: int) -> Image.Image:
-        return square(self._cut(index), size) if self._crop else super().square(index, size)
+        return square(self.image(index), size) if self._cropped else super().square(index, size)
 
-    def _cut(self, index: int) -> Image.Image:
-        image, frame = read_image(self.path(index), box=self._box(index))
-        self._last = index, frame
-        return image
-
-    def _box(self, index: int) -> Box:
-        """The pixels in the box of a bird, as the file stores its image."""
+    def _crop(self, index: int) -> Box | None:
+        """The pixels in the box of a bird, where images are cut to it."""
+        if not self._cropped:
+            return None
         left, top, right, bottom = first_pixels(self._boxes[index]).tolist()
         return left, top, right, bottom
 
     def _upright(self, index: int, frame: Frame, mask: Mask) -> Mask:
-        if self._crop and mask.shape == (frame.height, frame.width):
-            left, top, right, bottom = self._box(index)
+        box = self._crop(index)
+        if box is not None and mask.shape == (frame.height, frame.width):
+            left, top, right, bottom = box
             return turned(mask[max(top, 0) : bottom, max(left, 0) : right], frame.orientation)
         return super()._upright(index, frame, mask)
 

@@ -59,15 +59,13 @@ class Stl10Dataset(FileDataset):
         if self._binary is None:
             return super().image(index)
         try:
-            with open(self._binary, "rb") as file:
-                file.seek(int(self._places[index]) * _BYTES)
-                content = file.read(_BYTES)
+            content = np.fromfile(self._binary, np.uint8, _BYTES, offset=int(self._places[index]) * _BYTES)
         except OSError as error:
             raise Unreadable(f"{show(self._binary)} cannot be opened ({error.strerror})") from error
         if len(content) != _BYTES:
             raise Unreadable(f"{show(self._binary)} is cut short")
         # Each channel by columns.
-        image = np.frombuffer(content, dtype=np.uint8).reshape(3, _SIDE, _SIDE).transpose(2, 1, 0)
+        image = content.reshape(3, _SIDE, _SIDE).transpose(2, 1, 0)
         return Image.fromarray(np.ascontiguousarray(image))
 
     def square(self, index: int, size: int) -> Image.Image:
