@@ -259,7 +259,8 @@ def _own_data(network: Pretrained, parser: RecipeParser, overrides: list[str]) -
     if network.recipe is not None:
         own = network.recipe.data
         if name in (None, own.name):
-            return training.data_arguments(replace(own, train_images=None))  # of the test images
+            fields = training.plain(replace(own, train_images=None))  # of the test images
+            return training.field_arguments({f"data.{name}": value for name, value in fields.items()})
     elif name is None:
         raise InputError(f"{network.source} does not know its data; name some (--data)")
     about = network.preprocessing

@@ -17,7 +17,7 @@ from regard import recipes
 from regard.errors import InputError, check_fields, first_line, one_line
 from regard.files import read_regular
 from regard.strict_yaml import check_aliases, read_yaml
-from regard.training.recipe import DataRecipe, Recipe, plain
+from regard.training.recipe import DataRecipe, Recipe
 
 _LARGEST = 2**18  # bytes of a recipe
 _LONGEST = 1000  # characters of a message
@@ -103,14 +103,9 @@ def _show_intervals(parser: ArgumentParser, fields_of: type, prefix: str = "") -
             option.help = f"{option.help} In {kind.__metadata__[0]}."
 
 
-def data_arguments(recipe: DataRecipe) -> list[str]:
-    """The arguments that say the same as `recipe`."""
-    return field_arguments({f"data.{name}": value for name, value in plain(recipe).items()})
-
-
 def field_arguments(fields: Mapping[str, Any]) -> list[str]:
     """The arguments that say the same as fields by dotted names."""
-    return [f"--{name}={_as_argument(value)}" for name, value in fields.items()]
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in fields.items()]
 
 
 def to_data(parser: ArgumentParser, arguments: Namespace) -> DataRecipe:
@@ -140,10 +135,6 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
         return field_arguments(dict(_flat(content, known, str(path))))
     except (TypeError, RecursionError) as error:
         raise InputError(f"{path} holds what no recipe does ({one_line(error)})") from error
-
-
-def _as_argument(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:

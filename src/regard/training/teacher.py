@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from regard.data import ImageDataset, WebDataset
 from regard.errors import InputError
@@ -55,7 +54,8 @@ def load_teachers(
         if (mean, std) != (images.mean, images.std):
             say(f"note: teacher {source} gets the images normalised with its own mean and standard deviation")
         side = recipe.teacher_size
-        if side is None and own.size is not None and _has_fixed_size(network):
+        about = getattr(network, "pretrained_cfg", None) or {}  # of timm
+        if side is None and own.size is not None and about.get("fixed_input_size"):
             side = own.size
             if (side, side) != size:
                 say(f"note: teacher {source} knows images of {side} pixels only, and gets them resized")
@@ -110,7 +110,3 @@ def _check_classes(
         raise InputError(
             f"teacher {source} and the data have {len(classes)} classes, not the same ones in the same order"
         )
-
-
-def _has_fixed_size(network: nn.Module) -> bool:
-    return bool((getattr(network, "pretrained_cfg", None) or {}).get("fixed_input_size"))
