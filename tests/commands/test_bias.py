@@ -170,11 +170,13 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
     arguments = ["bias", NETWORKS[0], "--data=masks:broken", "--batch_size=2", "--workers=0"]
     status, _, err = run(capsys, *arguments)
     assert status == 2 and "2.png" in err and err.count("\n") == 1
-    status, out, err = run(capsys, *arguments, "--unreadable=skip", "--out=skipped", "--pictures=4")
+    status, out, err = run(capsys, *arguments, "--unreadable=skip", "--pictures=4")  # goes on
     assert status == 0, err
-    report = Report.load(here / "skipped/first.json")
+    report = Report.load(here / "bias-masks/first.json")
     assert len(report) == 5 and len(report.skipped) == 1 and "2.png" in report.skipped[0]
     assert "1 images could not be read" in " ".join(out.split())
+    status, _, err = run(capsys, *arguments)
+    assert status == 2 and "2.png" in err and err.count("\n") == 1
     # a shard of nothing else
     (broken / "images/3.png").write_bytes(b"")
     assert run(capsys, *arguments, "--unreadable=skip", "--shard=2", "--out=two", "--pictures=0")[0] == 0

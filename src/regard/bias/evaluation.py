@@ -170,7 +170,6 @@ def evaluate(
                 "mean": mean or source.mean,
                 "std": std or source.std,
                 "transform": str(transform),
-                "unreadable": unreadable,
             }
         if total is None:
             found = work(None)
@@ -183,6 +182,8 @@ def evaluate(
                 plan=settings,
                 found=lambda places: progressed(len(places)),
             )
+        if unreadable == "error" and found.skipped:  # in a shard that was there
+            raise InputError(f"{found.skipped[0]}; replace it, or have such images skipped (--unreadable skip)")
     if not len(found.rows):
         unread = f"; {len(found.skipped)} could not be read (the first: {found.skipped[0]})" if found.skipped else ""
         raise InputError(f"the data set has no images{unread}; give one with at least one")
