@@ -106,6 +106,13 @@ def test_other_columns_and_splits(home):
     assert "valid" in error_of(home, input_key="picture", target_key="kind", test="valid")
 
 
+def test_parts_of_splits_and_columns_of_something_else(home):
+    write(home, [0, 1, 2], datasets.ClassLabel(names=["x", "y", "z"]))
+    train, test = load(home, train="train[:5]", test="train[5:]")
+    assert (len(train), len(test), test.keys[0], test.labels[:2].tolist()) == (5, 9, "5.jpg", [2, 0])
+    assert "target_key" in error_of(home, target_key="image") and "input_key" in error_of(home, input_key="label")
+
+
 def test_images_that_cannot_be_read(home):
     folder = write(home, [0, 1], datasets.ClassLabel(names=["x", "y"]), broken=(3,), empty=(5,))
     with pytest.raises(InputError, match=r"3.jpg' is not an image.*--data.unreadable skip"):

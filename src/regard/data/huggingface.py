@@ -182,10 +182,12 @@ def _quietly(*, offline: bool) -> Iterator[None]:
 
 def _classes(table: Any, column: str, dataset: str) -> tuple[tuple[str, ...], dict[Any, int]]:
     """The names of the classes, and the label of each value of their column."""
+    import datasets
+
     names = getattr(table.features[column], "names", None)
     if names is not None:  # ClassLabel
         return tuple(names), {label: label for label in range(len(names))}
-    simple = hasattr(table.features[column], "dtype")
+    simple = isinstance(table.features[column], datasets.Value)
     values: set[Any] = set(table.data.column(column).to_pylist()) if simple else {None}
     if values and len(values) <= _MANY:
         if all(type(value) is int and 0 <= value < _MANY for value in values):
