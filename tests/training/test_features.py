@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from regard import InputError, data, training
 from regard.training import Run, load_recipe
 from regard.training.batch_size import left_out
-from regard.training.distributed import Processes, Step
+from regard.training.distributed import Step
 from regard.training.hooks import WeightAverage
 from regard.training.loop import Loop
 from regard.transfer import Losses
@@ -157,18 +158,18 @@ def test_half_precision_needs_a_gpu(splits, tmp_path) -> None:
 
 
 def test_a_scaled_loss_is_scaled_less_where_gradients_overflow(splits, plain, tmp_path, monkeypatch) -> None:
-    optimizer, clip = Processes.optimizer, Loop.clip
+    prepare, clip = Accelerator.prepare_optimizer, Loop.clip
 
-    def scaled(self, given):  # as with float16, which is for GPUs
-        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-        return optimizer(self, given)
+    def scaled(self, optimizer):  # as with float16, which is for GPUs
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+        return prepare(self, optimizer)
 
     def overflowing(self):
         if self.steps_done in (0, 1):
             self.learning[0].grad.fill_(math.inf)
         return clip(self)
 
-    monkeypatch.setattr(Processes, "optimizer", scaled)
+    monkeypatch.setattr(Accelerator, "prepare_optimizer", scaled)
     run = trained(tmp_path / "sound", splits)
     assert run.metrics()[-1]["loss"] == pytest.approx(plain.metrics()[-1]["loss"], rel=1e-4)
     assert run.metrics()[-1]["gradient_norm"] == pytest.approx(plain.metrics()[-1]["gradient_norm"], rel=1e-3)
