@@ -112,18 +112,15 @@ def test_threads_that_share_a_batch_unevenly(tmp_path) -> None:
     assert subprocess.run([*COMMAND[:4], *options], capture_output=True).returncode == 0
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path) -> None:
+def test_killed_at_a_random_moment_it_ends_with_the_same_weights(tmp_path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert subprocess.run([*COMMAND, f"--run={whole}"], capture_output=True).returncode == 0
     moments = random.Random(os.environ.get("REGARD_TEST_SEED", "moments"))
-    kills = 0
-    for epochs in (0, 2):  # at some step of an epoch
-        process = subprocess.Popen([*COMMAND, f"--run={killed}", "--resume"], stdout=subprocess.DEVNULL)
-        wait_for_epochs(process, killed, epochs)
-        time.sleep(moments.uniform(0, 0.5))
-        process.kill()
-        kills += process.wait() == -signal.SIGKILL
-    assert kills
+    process = subprocess.Popen([*COMMAND, f"--run={killed}", "--resume"], stdout=subprocess.DEVNULL)
+    wait_for_epochs(process, killed, 1)
+    time.sleep(moments.uniform(0, 0.2))  # at some step of an epoch
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     done = subprocess.run([*COMMAND, f"--run={killed}", "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name in ("last.safetensors", "best.safetensors"):
