@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from regard.store.locks import LEASE, BucketLocks, FolderLocks, Lock, leave
 from regard.store.runs import CHECKPOINTS, READ, TOO_LARGE, WEIGHTS, Content, StoredRun, parse_run, read_run
 
 _THREADS = 16
+_SAMPLE = 64  # runs that tell how fast a disk is
+_SLOW = 2e-3  # seconds for one: over the network, where runs are read side by side
 
 
 class MissingRun(InputError):
@@ -276,9 +279,14 @@ def _read_folder(folder: Path) -> list[StoredRun]:
         return []
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if entry.name[0] != ".")
-    with ThreadPoolExecutor(_THREADS) as threads:  # they wait for a disk over the network side by side
-        runs = threads.map(lambda name: read_run(folder / name), names)
-        return [run for run in runs if run is not None]
+    began = time.perf_counter()
+    runs = [read_run(folder / name) for name in names[:_SAMPLE]]
+    if time.perf_counter() - began > _SLOW * _SAMPLE:
+        with ThreadPoolExecutor(_THREADS) as threads:
+            runs += threads.map(lambda name: read_run(folder / name), names[_SAMPLE:])
+    else:
+        runs += [read_run(folder / name) for name in names[_SAMPLE:]]
+    return [run for run in runs if run is not None]
 
 
 def _read_bucket(bucket: Bucket, name: str = "") -> list[StoredRun]:
