@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.loaders import rank_rows, streamed
+from support.loaders import error_of, rank_rows, same, skipped_in, streamed
 from timm.data import create_transform
 
 from regard import data
-from regard.errors import InputError
 from regard.training import evaluate
 
 SIZE = 16
@@ -38,27 +37,6 @@ def load(folder, **options):
 
 def training(folder, batch_size=8, augmentation=VARIED, seed=1, **options):
     return streamed(load(folder).train, batch_size, augmentation=augmentation, shuffle=True, seed=seed, **options)
-
-
-def skipped_in(batches):
-    return list(dict.fromkeys(reason for batch in batches for reason in batch.skipped))
-
-
-def same(first, second):
-    return (
-        len(first) == len(second) > 0
-        and all(torch.equal(one[i], two[i]) for one, two in zip(first, second, strict=True) for i in range(3))
-        and all(one.total == two.total for one, two in zip(first, second, strict=True))
-    )
-
-
-def error_of(call, *arguments, **options):
-    with pytest.raises(InputError) as caught:
-        found = call(*arguments, **options)
-        if isinstance(found, data.Loader):
-            list(found.epoch(0))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_what_is_found(made):

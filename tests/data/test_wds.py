@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.loaders import rank_rows, streamed
+from support.loaders import error_of, rank_rows, same, skipped_in, streamed
 from timm.data import create_transform
 
 from regard import data
@@ -93,27 +93,6 @@ def training(folder, batch_size=12, sliced=(0, 1), augmentation=None, workers=0,
         workers=workers,
         unreadable=unreadable,
     )
-
-
-def skipped_in(batches):
-    return list(dict.fromkeys(reason for batch in batches for reason in batch.skipped))
-
-
-def same(first, second):
-    return (
-        len(first) == len(second) > 0
-        and all(torch.equal(one[i], two[i]) for one, two in zip(first, second, strict=True) for i in range(3))
-        and all(one.total == two.total for one, two in zip(first, second, strict=True))
-    )
-
-
-def error_of(call, *arguments, **options):
-    with pytest.raises(InputError) as caught:
-        found = call(*arguments, **options)
-        if isinstance(found, data.Loader):
-            list(found.epoch(0))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_what_info_says(made):

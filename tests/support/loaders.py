@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+import torch
+
 from regard import data
+from regard.errors import InputError
 
 SIZE = 16
 
@@ -30,3 +34,27 @@ def rank_rows(total: int, rank: int, world_size: int) -> list[int]:
         front = range(rank * half, (rank + 1) * half)
         return [*front, *(total - 1 - row for row in reversed(front))]
     return list(range(rank * total // world_size, (rank + 1) * total // world_size))
+
+
+def skipped_in(batches):
+    """What could not be read, each once."""
+    return list(dict.fromkeys(reason for batch in batches for reason in batch.skipped))
+
+
+def same(first, second):
+    """Whether two lists of batches are equal, bit for bit."""
+    return (
+        len(first) == len(second) > 0
+        and all(torch.equal(one[i], two[i]) for one, two in zip(first, second, strict=True) for i in range(3))
+        and all(one.total == two.total for one, two in zip(first, second, strict=True))
+    )
+
+
+def error_of(call, *arguments, **options):
+    """The message of the InputError, one line, of making a loader or of its first epoch."""
+    with pytest.raises(InputError) as caught:
+        found = call(*arguments, **options)
+        if isinstance(found, data.Loader):
+            list(found.epoch(0))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
