@@ -132,6 +132,10 @@ def test_the_teacher_has_its_name_in_the_report(make_run):
             {"model": ModelRecipe("cifar-resnet20", "shuffle", "sub-attention-2", [1, 2], {"groups": 4})},
             "cifar-resnet20 with shuffle attention (groups 4, sub-attention gate of order 2, in stages 1 and 2)",
         ),
+        (
+            {"model": ModelRecipe("wrn-16-1", "se", attention_start="identity")},
+            "wrn-16-1 with SE attention (identity start)",
+        ),
         ({"model": ModelRecipe("cifar-resnet20", options={"block": "basic"})}, "cifar-resnet20 (block basic)"),
         (
             {"transfer": TransferRecipe(teacher="runs/wrn-16-2", alpha=0.9)},

@@ -27,6 +27,7 @@ from regard.attention.modules import (
 )
 from regard.attention.registry import create, names, register
 from regard.attention.sites import AttentionSlot, Site, sites
+from regard.attention.start import IdentityStart
 from regard.with_attention import WithAttention
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "GatherExcite",
     "GlobalContext",
     "HardSigmoid",
+    "IdentityStart",
     "PlacementWarning",
     "ShuffleAttention",
     "Sigmoid",

@@ -13,6 +13,7 @@ from regard.attention.gates import Gate
 from regard.attention.modules.shuffle import OrderedShuffleAttention
 from regard.attention.registry import create, get
 from regard.attention.sites import AttentionSlot, Site, Where, sites
+from regard.attention.start import IdentityStart, Start, check_start
 from regard.errors import InputError
 from regard.stages import is_added, mark_added
 from regard.with_attention import WithAttention, plain_name, without_attention
@@ -31,6 +32,7 @@ def attach(
     *,
     where: Where = "branch",
     gate: Gate | str = "sigmoid",
+    start: Start = "published",
     **options: Any,
 ) -> Model:
     """Puts attention module `name` into `model`, in place: at the end of every residual branch, unless told otherwise.
@@ -48,6 +50,11 @@ def attach(
         stages: numbers counted from 1; None means every stage.
         where: 'branch', 'block', 'stage', or a sequence of layer names; `attention.sites` describes them.
         gate: as in `attention.create`.
+        start: 'published', as the module's authors have it, or 'identity': the network computes exactly what it did,
+            and learns from there; see `attention.IdentityStart`. Take that for a network with trained weights, which
+            gates of about 1/2 in every branch undo. Modules that begin so by themselves (`starts_as_identity`: global
+            context) stay as they are. Shuffle attention leaves its channel shuffle out then, which would mix channels
+            that such a network tells apart, unless `shuffle=True` asks for it.
         options: the module's own.
 
     Returns:
@@ -59,6 +66,9 @@ def attach(
     Raises:
         InputError: the model has no place for attention there, or carries some already; it is left as it was.
     """
+    check_start(start)
+    if start == "identity" and name == "shuffle":
+        options = {"shuffle": False, **options}
     places = sites(model, stages, where)
     for site in places:
         if site.module is not None:
@@ -70,6 +80,9 @@ def attach(
     if where == "branch" and places and not any(site.residual for site in places):
         warnings.warn(_went_elsewhere(model, stages, places), PlacementWarning, stacklevel=2)
     for site, module in zip(places, modules, strict=True):
+        if start == "identity" and not getattr(module, "starts_as_identity", False):
+            like = _like(model, site)
+            module = IdentityStart(module, device=like.device, dtype=like.dtype)
         mark_added(module)
         module.train(site.block.training)
         if site.way == "slot":
@@ -134,10 +147,7 @@ def _modules(
     modules: list[nn.Module] = []
     for _, group in groupby(places, key=lambda site: site.stage):
         together = list(group)
-        likes = [
-            next(like for like in chain(site.block.parameters(), model.parameters()) if like.is_floating_point())
-            for site in together
-        ]
+        likes = [_like(model, site) for site in together]
         if for_stage is not None:
             channels = [site.channels for site in together]
             create(name, channels[0], gate=gate, device="meta", **options)  # says what is wrong with the options
@@ -148,6 +158,11 @@ def _modules(
             for site, like in zip(together, likes, strict=True)
         ]
     return modules
+
+
+def _like(model: nn.Module, site: Site) -> nn.Parameter:
+    """A parameter whose device and dtype attention at `site` takes."""
+    return next(like for like in chain(site.block.parameters(), model.parameters()) if like.is_floating_point())
 
 
 def _went_elsewhere(model: nn.Module, stages: Iterable[int] | None, places: list[Site]) -> str:

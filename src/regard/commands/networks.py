@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -17,6 +17,12 @@ def add_attention(parser: ArgumentParser) -> None:
         "--attention_stages", type=list[int] | None, default=None, help="the stages that have it, counted from 1"
     )
     parser.add_argument("--attention_options", type=dict[str, Any], default={}, help="options of the module")
+    parser.add_argument(
+        "--attention_start",
+        type=Literal["published", "identity"] | None,
+        default=None,
+        help="how it began: published, or identity (with pretrained weights, if not given)",
+    )
     parser.add_argument("--options", type=dict[str, Any], default={}, help="options of the network itself")
 
 
@@ -28,6 +34,7 @@ def to_network(name: str, options: Namespace, *, pretrained: bool = False) -> Mo
         options.gate,
         options.attention_stages,
         dict(options.attention_options),
+        options.attention_start,
         pretrained,
         dict(options.options),
     )

@@ -174,7 +174,9 @@ def attention_layers(
     everything: dict[str, nn.Module] = {}
     for name, module in named_layers(network):
         inside = any(name.startswith(f"{outer}.") or not outer for outer in everything)
-        if not inside and (is_registered(module) or isinstance(module, attention.GatedAttention) or is_added(module)):
+        if inside or isinstance(module, attention.IdentityStart):  # of that, the module in it
+            continue
+        if is_registered(module) or isinstance(module, attention.GatedAttention) or is_added(module):
             everything[name] = module
     if not everything:
         raise InputError(

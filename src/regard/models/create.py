@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -15,6 +16,7 @@ from torch import nn
 
 from regard import attention as attention_modules
 from regard.attention import Gate
+from regard.attention.start import Start
 from regard.errors import InputError, first_line
 from regard.models.cifar_resnet import CifarResNet
 from regard.models.nin import NIN
@@ -27,6 +29,8 @@ from regard.models.torchvision_networks import (
     torchvision_names,
 )
 from regard.models.wide_resnet import WideResNet
+
+_log = logging.getLogger("regard")
 
 _MOST = 100_000  # of a number among the options of a network, such as its blocks or the side of its images
 MOST_CLASSES = 1_000_000
@@ -58,6 +62,7 @@ def create(
     gate: Gate | str = "sigmoid",
     attention_stages: Iterable[int] | None = None,
     attention_options: Mapping[str, Any] | None = None,
+    attention_start: Start | None = None,
     pretrained: bool = False,
     **options: Any,
 ) -> nn.Module:
@@ -73,6 +78,8 @@ def create(
         gate: the gate of that module.
         attention_stages: the stages that get it, counted from 1; None for all.
         attention_options: the module's own options, for example `{"groups": 64}`.
+        attention_start: 'published' or 'identity', see `attention.attach`; None for 'identity' in a network that is
+            `pretrained`, which is logged, and 'published' in others.
         pretrained: with the weights of timm, or torchvision's `DEFAULT` ones, which are downloaded unless they are
             cached. If they are for another number of classes, the classifier starts anew.
         options: the network's own.
@@ -110,9 +117,14 @@ def create(
         for option in attention_options or {}:
             if option in inspect.signature(attention_modules.attach).parameters:
                 raise InputError(f"{option!r} is no option of the attention module {attention} itself; leave it out")
-        attention_modules.attach(model, attention, stages=attention_stages, gate=gate, **dict(attention_options or {}))
-    elif attention_stages is not None or attention_options:
-        raise InputError("attention_stages or attention_options are given, and attention is not")
+        if attention_start is None and pretrained:
+            _log.info("attention in the pretrained %s begins as the identity (attention_start: identity)", name)
+        start = attention_start or ("identity" if pretrained else "published")
+        attention_modules.attach(
+            model, attention, stages=attention_stages, gate=gate, start=start, **dict(attention_options or {})
+        )
+    elif attention_stages is not None or attention_options or attention_start is not None:
+        raise InputError("attention_stages, attention_options or attention_start are given, and attention is not")
     return model
 
 

@@ -45,7 +45,8 @@ def describe(recipe: Recipe, called: Callable[[str], str | None] = lambda teache
         words += f" ({options})"
     if model.attention:
         words += f" with {_ATTENTION.get(model.attention, model.attention)} attention"
-        details = [_options(model.attention_options), _gate(model.gate), _stages(model.attention_stages)]
+        start = f"{model.attention_start} start" if model.attention_start else ""
+        details = [_options(model.attention_options), _gate(model.gate), _stages(model.attention_stages), start]
         if said := ", ".join(detail for detail in details if detail):
             words += f" ({said})"
     if model.pretrained:

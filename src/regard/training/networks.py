@@ -39,6 +39,9 @@ def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None
             raise InputError(
                 f"model.options has {option}, which is no option of a network; leave it out, or give model.{option}"
             )
+    start = network.attention_start
+    if network.attention is not None and network.pretrained:
+        start = start or "identity"  # also where the weights come from a file
     return models.create(
         network.name,
         classes,
@@ -46,6 +49,7 @@ def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None
         gate=network.gate,
         attention_stages=network.attention_stages,
         attention_options=network.attention_options,
+        attention_start=start,
         pretrained=network.pretrained if pretrained is None else pretrained,
         **network.options,
     )

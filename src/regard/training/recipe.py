@@ -76,6 +76,8 @@ class ModelRecipe:
         gate: its gate: sigmoid, sub-attention (the published LSAS) or sub-attention-K for order K.
         attention_stages: stages that get attention, counted from 1; all if not given.
         attention_options: options of the attention module, for example groups of shuffle.
+        attention_start: published, as its authors have it, or identity, which leaves the network as it is at first;
+            if not given, identity with pretrained weights, and published without.
         pretrained: start from timm's weights.
         options: options of the network itself, for example block of cifar-resnet.
         frozen: layers whose parameters do not learn, for example [conv1, bn1, layer1]; their batch norms are fixed.
@@ -87,6 +89,7 @@ class ModelRecipe:
     gate: str = "sigmoid"
     attention_stages: list[int] | None = None
     attention_options: dict[str, Any] = field(default_factory=dict)
+    attention_start: Literal["published", "identity"] | None = None
     pretrained: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)

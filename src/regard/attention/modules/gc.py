@@ -84,5 +84,10 @@ class GlobalContext(GatedAttention):
     def _logits_of(self, context: Tensor) -> Tensor:
         return self.context_logits(context)[:, :, None, None]
 
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether the module gives at first what it takes; `attach` then leaves the start to it."""
+        return self.fusion == "add"
+
     def extra_repr(self) -> str:
         return f"channels={self.channels}, fusion={self.fusion!r}"

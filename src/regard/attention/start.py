@@ -1,0 +1,51 @@
+"""Attention that begins as the identity, for networks that have weights already."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from regard.errors import unknown
+
+Start = Literal["published", "identity"]
+
+
+class IdentityStart(nn.Module):
+    """An attention module that begins as the identity: `x + a (module(x) - x)` with one learned `a`, 0 at first.
+
+    Of a module `x * gate` that is `x * (1 + a (gate - 1))`. At `a = 0` features come out as they went in, bit for bit.
+    `a` has a gradient from the first step on, the module from the second.
+
+    Args:
+        module: features (N, C, H, W) -> (N, C, H, W), all finite.
+
+    Shape: (N, C, H, W) -> (N, C, H, W), in the dtype of the features.
+    Parameters: `strength`, which is `a`, of shape (1,), and those of `module`.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.strength = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.strength)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Two subtractions: x - 0 is x for zeros of either sign, where x + 0 turns -0 into 0.
+        return x - self.strength.to(x.dtype) * (x - self.module(x))
+
+
+def check_start(start: str) -> None:
+    """Refuses a start that is neither 'published' nor 'identity'.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if start not in get_args(Start):
+        raise unknown("start of attention", start, get_args(Start))
