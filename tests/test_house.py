@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "data": {"errors", "files", "host"},
     "models": {"errors", "files", "modes", "stages", "attention", "with_attention"},
     "maps": {"errors", "logits", "modes", "stages", "models", "attention", "with_attention"},
-    "deployment": {"version", "errors", "files", "modes", "attention"},
+    "export": {"version", "errors", "files", "modes", "attention"},
     "bias": {"version", "errors", "files", "terminal", "logits", "modes", "maps", "models", "data"},
     "transfer": {"errors", "logits", "modes", "stages", "models", "maps"},
     "training": {
@@ -66,7 +66,7 @@ MAY_IMPORT = {
     },
     "demo": {"errors", "files", "terminal", "console", "bias", "training", "report", "data"},
     "commands": {
-        *("errors", "files", "attention", "data", "models", "maps", "deployment", "bias", "training", "report", "demo"),
+        *("errors", "files", "attention", "data", "models", "maps", "export", "bias", "training", "report", "demo"),
         *("store", "tables", "recipes", "reproduction", "logits", "modes", "terminal", "console", "launcher", "host"),
     },
     "cli": {"version", "errors", "launcher", "terminal", "commands"},

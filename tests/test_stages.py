@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from regard import InputError, attention, maps, models
-from regard.stages import stage_blocks, stage_layers, stages
+from regard.stages import is_activation, is_norm, stage_blocks, stage_layers, stages
 
 # Names of the stages, and blocks in each.
 TIMM = {
@@ -88,3 +88,10 @@ def test_networks_without_stages() -> None:
     for model in (nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)), nn.Sequential()):
         with pytest.raises(InputError, match="has no stages regard knows"):
             stages(model)
+
+
+def test_what_is_an_activation_or_a_norm() -> None:
+    assert all(map(is_activation, (nn.ReLU(), nn.PReLU(), nn.Softmax(1))))
+    assert not any(map(is_activation, (nn.MultiheadAttention(4, 2), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))))
+    assert all(map(is_norm, (nn.BatchNorm2d(3), nn.GroupNorm(1, 3), nn.LayerNorm(3))))
+    assert not any(map(is_norm, (nn.LocalResponseNorm(2), nn.ReLU(), nn.Sequential(nn.Conv2d(3, 3, 1)))))

@@ -1,7 +1,7 @@
 """regard: attention in convolutional networks.
 
 Build it in (`attention`, `models`), transfer it (`transfer`, `training`), measure where a network looks and how wrong
-that is (`maps`, `bias`), on data of your own or built in (`data`), and take it elsewhere (`deployment`). Compare it
+that is (`maps`, `bias`), on data of your own or built in (`data`), and take it elsewhere (`export`). Compare it
 with what was published (`recipes`, `store`, `tables`, `reproduction`), and show it (`report`).
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         attention,
         bias,
         data,
-        deployment,
+        export,
         maps,
         models,
         recipes,
@@ -37,7 +37,7 @@ __all__ = [
     "attention",
     "bias",
     "data",
-    "deployment",
+    "export",
     "maps",
     "models",
     "recipes",

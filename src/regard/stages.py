@@ -147,12 +147,17 @@ def is_container(module: nn.Module) -> bool:
 
 def is_activation(module: nn.Module) -> bool:
     """Whether `module` is an activation, of torch or timm."""
-    return type(module).__module__.rpartition(".")[2].startswith("activation")
+    own = type(module).__module__.rpartition(".")[2]
+    return own.startswith("activation") and not isinstance(module, nn.MultiheadAttention)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether `module` is a normalisation layer; it may have an activation in it, as in timm."""
-    return "Norm" in type(module).__name__ and not weighted_layers(module)
+    """Whether `module` is a normalisation layer; it may have an activation in it, as in timm.
+
+    Local response normalisation, which only compares neighbouring channels, is none.
+    """
+    named = "Norm" in type(module).__name__ and not isinstance(module, nn.LocalResponseNorm)
+    return named and not weighted_layers(module)
 
 
 def _parts(model: nn.Module) -> dict[str, list[Named]]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from regard import deployment, models, training
+from regard import export, models, training
 from regard.commands.networks import add_attention, to_network
 from regard.errors import InputError
 from regard.terminal import say
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"the size of images is not known from {source}; give it (--image_size)")
     known = {"mean": about.mean, "std": about.std, "classes": classes}
     metadata: dict[str, Any] = {"source": source, **{key: value for key, value in known.items() if value is not None}}
-    written = deployment.export_onnx(
+    written = export.to_onnx(
         model,
         options.out,
         size,

@@ -1,4 +1,4 @@
-"""Network in Network (Lin, Chen and Yan, arXiv 1312.4400) for small images, as Attention Transfer uses it."""
+"""Network in Network (Lin, Chen and Yan, arXiv 1312.4400) for small images, as Attention Transfer's author has it."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from regard.errors import InputError
 _GROUPS = (
     ((5, 192), (1, 160), (1, 96)),
     ((5, 192), (1, 192), (1, 192)),
-    ((3, 192), (1, 192)),
+    ((3, 192), (1, 192), (1, 192)),
 )
 
 
 class NIN(nn.Module):
     """A plain network of three groups of convolutions, at full, half and quarter resolution, without shortcuts.
 
-    Each group is a convolution of 5 x 5 or 3 x 3 pixels and one or two of 1 x 1, each with norm and ReLU. Between them
-    lie a max and an average pooling of 3 x 3 with stride 2, whose last window may hang over the edge, so that 32 pixels
-    become 16 and 8. The published network ends in a 1 x 1 convolution to class maps and their mean. Here the mean comes
-    first: the same function, as nothing lies between the two (the ReLU that some codes have on the class maps, which
-    can silence a class for good, is left out), and the last features are those of group2.
+    Each group is a convolution of 5 x 5 or 3 x 3 pixels and two of 1 x 1, each with norm and ReLU. Between them lie a
+    max and an average pooling of 3 x 3 with stride 2, whose last window may hang over the edge, so that 32 pixels
+    become 16 and 8. The mean over all pixels and a linear layer follow. So the network is in models/nin.lua of
+    szagoruyko/wide-residual-networks, by the author of Attention Transfer; the original ends in a 1 x 1 convolution to
+    class maps.
 
     The stages end before the pooling: there the maps are as fine as what made them, 32, 16 and 8 pixels wide like the
     stages of a wide ResNet, and the two can be paired.
 
-    With width 1 and 10 classes it has 968,394 parameters with batch norm (966,986 without), as the teacher "NIN-wide",
-    1M, of Attention Transfer (arXiv 1612.03928, table 1); with width 0.5 it has 246,890 (246,186), as the student
-    "NIN-thin", 0.2M. That paper gives no widths: those of the wide network are the original's for CIFAR-10, and half of
-    them for the thin one is our reading of the sizes.
+    With width 1 and 10 classes it has 1,005,642 parameters with batch norm (1,004,042 without), as the teacher
+    "NIN-wide", 1M, of Attention Transfer (arXiv 1612.03928, table 1); with width 0.5 it has 256,298 (255,498), as the
+    student "NIN-thin", 0.2M. The paper gives no widths: those of the wide network are its author's, and half of them
+    for the thin one is our reading of the sizes. Beside a norm, convolutions have no bias, which the author's have.
 
     Args:
         width: factor of all channels but the logits; need not be an integer.

@@ -19,14 +19,12 @@ from torch import Tensor, nn
 
 from regard.attention import ops
 from regard.errors import InputError, check_interval, first_line
-from regard.files import utf8, utf8_path
+from regard.files import utf8
 from regard.modes import evaluation_mode
 from regard.version import __version__
 
-INPUT, OUTPUT = "images", "logits"
 TOLERANCE = 1e-4
 _ONE_FILE = 2**31 - 2**20  # bytes of weights; the format (protobuf) holds 2 GB at the most
-_CHECKED_BATCHES = (1, 3)
 
 
 class Exported(NamedTuple):
@@ -44,7 +42,7 @@ class Exported(NamedTuple):
     difference: float | None
 
 
-def export_onnx(
+def to_onnx(
     model: nn.Module,
     path: str | Path,
     image_size: int | tuple[int, int],
@@ -67,7 +65,7 @@ def export_onnx(
         channels: of the input; 3 for images, C for an attention module alone.
         batch: N of the input; None lets it take any N.
         opset: the version of ONNX's operators; None leaves it to torch.
-        check: run the file with onnxruntime on random images, at two batch sizes unless `batch` is given, and compare.
+        check: run the graph with onnxruntime on random images, at two batch sizes unless `batch` is given, and compare.
         metadata: goes into the file's metadata_props beside the version of regard: text as it is, anything else as
             JSON.
         overwrite: replace a file that an earlier call wrote.
@@ -81,65 +79,66 @@ def export_onnx(
     for name, number in {"height": height, "width": width, "channels": channels, "batch": batch}.items():
         if number is not None:
             check_interval(name, number, "[1, 2^24]" if name == "batch" else "[1, 2^16]")
-    _check_installed(("onnx", "onnxscript", *(("onnxruntime",) if check else ())))
+    needed = ("onnx", "onnxscript", *(("onnxruntime",) if check else ()))
+    missing = [package for package in needed if find_spec(package) is None]
+    if missing:
+        raise InputError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'regard[export]'")
+    large = sum(value.numel() * value.element_size() for value in model.state_dict().values()) > _ONE_FILE
+    if large and utf8(path.name) != path.name:
+        raise InputError(f"the name {path.name} is not UTF-8, as that of a second file of weights has to be")
     if path.exists() and (not overwrite or not path.is_file()):
         raise InputError(f"{path} exists already; replace it (--overwrite) or choose another (--out)")
-    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    second = [path.with_name(f"{path.name}.data")] if weights > _ONE_FILE else []
-    for taken in (path, *second):
+    for taken in (path, *([path.with_name(f"{path.name}.data")] if large else [])):
         if taken.exists() and not _was_exported(path):
             raise InputError(f"{taken} is not overwritten: regard export did not write it; choose another (--out)")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent}")
-    shape = (channels, height, width)
     like = next(model.parameters(), torch.empty(0))
+    difference = None
     with evaluation_mode(model), torch.no_grad():
-        example = torch.randn(batch or 2, *shape, device=like.device, dtype=like.dtype)
-        program = _program(model, example, batch is None, opset)
-        for key, value in {"regard": __version__, **(metadata or {})}.items():
-            program.model.metadata_props[key] = utf8(value) if isinstance(value, str) else json.dumps(value)
-        if weights > _ONE_FILE and utf8(path.name) != path.name:
-            raise InputError(f"the name {path.name} is not UTF-8, as that of a second file of weights has to be")
-        with _moved_once_whole(path) as aside:
-            program.save(aside, external_data=weights > _ONE_FILE)
-            difference = None
-            if check:
-                batches = _CHECKED_BATCHES if batch is None else (batch,)
-                difference = max(_difference(model, aside, torch.randn(n, *shape).to(like)) for n in batches)
-                if not difference <= TOLERANCE:
-                    raise InputError(
-                        f"onnxruntime's output deviates from torch's by {difference:.1e} of its largest value, over "
-                        f"{TOLERANCE:.0e}; {path} is not written (another --opset may help)"
-                    )
+        program = _program(model, torch.randn(batch or 2, channels, height, width).to(like), batch is None, opset)
+        if check:
+            sizes = (1, 3) if batch is None else (batch,)
+            batches = [torch.randn(n, channels, height, width).to(like) for n in sizes]
+            difference = max(_difference(program, model, images) for images in batches)
+            if not difference <= TOLERANCE:
+                raise InputError(
+                    f"onnxruntime's output deviates from torch's by {difference:.1e} of its largest value, over "
+                    f"{TOLERANCE:.0e}; {path} is not written (another --opset may help)"
+                )
+    for key, value in {"regard": __version__, **(metadata or {})}.items():
+        program.model.metadata_props[key] = utf8(value) if isinstance(value, str) else json.dumps(value)
+    try:  # in a folder of its own, because the file of weights is found by its name
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            program.save(Path(folder) / path.name, external_data=large)
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # the weights first
+                os.replace(file, path.with_name(file.name))
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path} ({error.strerror or first_line(error)}); make room, or give another place (--out)"
+        ) from error
     return Exported(path, int(program.model.opset_imports[""]), difference)
 
 
 def _was_exported(path: Path) -> bool:
     try:
-        with utf8_path(path) as readable:
-            written = import_module("onnx").load(readable, load_external_data=False)
+        with path.open("rb") as file:
+            written = import_module("onnx").load(file, load_external_data=False)
     except Exception:  # whatever is in the file
         return False
     return any(one.key == "regard" for one in written.metadata_props)
 
 
-def _check_installed(packages: tuple[str, ...]) -> None:
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise InputError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'regard[export]'")
-
-
 def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | None) -> torch.onnx.ONNXProgram:
-    shapes = ({0: torch.export.Dim("batch")},) if any_batch else None
     try:
         with ops.reference(), _quiet():
             program = torch.onnx.export(
                 model,
                 (example,),
                 dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=shapes,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if any_batch else None,
                 opset_version=opset,
                 verbose=False,
             )
@@ -155,48 +154,23 @@ def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | No
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps back what the exporter says to those who develop it."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)
 
 
-@contextmanager
-def _moved_once_whole(path: Path) -> Iterator[Path]:
-    """Gives a place of the same name to write to, and moves what was written there to `path` at the end.
-
-    A folder of its own, because a second file, of weights, is found by its name.
-    """
+def _difference(program: torch.onnx.ONNXProgram, model: nn.Module, images: Tensor) -> float:
+    """The largest deviation of onnxruntime's output, relative to torch's largest value."""
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            yield Path(folder) / path.name
-            written = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)  # the weights first
-            for file in written:
-                os.replace(file, path.with_name(file.name))
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path} ({error.strerror or first_line(error)}); make room, or give another place (--out)"
-        ) from error
-
-
-def _difference(model: nn.Module, path: Path, images: Tensor) -> float:
-    onnxruntime = import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        with utf8_path(path) as readable:
-            session = onnxruntime.InferenceSession(str(readable), options, providers=["CPUExecutionProvider"])
-        (found,) = session.run(None, {INPUT: images.cpu().numpy()})
+        (found,) = program(images.cpu())
     except Exception as error:  # onnxruntime's errors have no common base
         raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
     expected = model(images).cpu()
-    if found.shape != tuple(expected.shape):
+    if found.shape != expected.shape:
         return float("inf")
-    return float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    return float((found.cpu() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

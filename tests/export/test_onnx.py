@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from regard import InputError, attention, deployment, models
-from regard.deployment import onnx_file
+from regard import InputError, attention, export, models
+from regard.export import onnx as onnx_file
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def agrees(path: Path, model: nn.Module, *batches: torch.Tensor) -> None:
 def test_modules_without_a_network(gate, tmp_path) -> None:
     layers = [attention.create(name, 32, gate=gate, **OPTIONS.get(name, {})) for name in NAMES]
     chain = stirred(nn.Sequential(*layers))
-    deployment.export_onnx(chain, tmp_path / "layers.onnx", (6, 8), channels=32, check=False)
+    export.to_onnx(chain, tmp_path / "layers.onnx", (6, 8), channels=32, check=False)
     agrees(tmp_path / "layers.onnx", chain, torch.randn(1, 32, 6, 8), torch.randn(5, 32, 6, 8))
 
 
@@ -65,7 +65,7 @@ def test_every_module_in_a_network(first, tmp_path) -> None:
     for stage, name in enumerate(NAMES[first : first + 3], start=1):
         gate = GATES[(first + stage) % len(GATES)]
         attention.attach(model, name, stages=[stage], gate=gate, **OPTIONS.get(name, {}))
-    written = deployment.export_onnx(stirred(model), tmp_path / "net.onnx", 16)
+    written = export.to_onnx(stirred(model), tmp_path / "net.onnx", 16)
     assert written.difference is not None and written.difference <= 1e-4
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
@@ -78,7 +78,7 @@ def small() -> nn.Module:
 def test_what_is_in_the_file(small, tmp_path) -> None:
     small.train()
     before = {name: value.clone() for name, value in small.state_dict().items()}
-    written = deployment.export_onnx(
+    written = export.to_onnx(
         small,
         str(tmp_path / "net.onnx"),
         16,
@@ -99,18 +99,18 @@ def test_what_is_in_the_file(small, tmp_path) -> None:
 
 def test_a_name_that_is_not_utf8(tmp_path, monkeypatch) -> None:
     name = os.fsdecode(b"\xe9.onnx")
-    written = deployment.export_onnx(nn.Conv2d(3, 2, 1), tmp_path / name, 4, metadata={"source": name})
+    written = export.to_onnx(nn.Conv2d(3, 2, 1), tmp_path / name, 4, metadata={"source": name})
     assert written.difference is not None and written.difference < 1e-4
     about = {entry.key: entry.value for entry in onnx.load(tmp_path / name).metadata_props}
     assert about["source"] == r"\udce9.onnx"
     monkeypatch.setattr(onnx_file, "_ONE_FILE", 10)
     with pytest.raises(InputError, match="UTF-8"):
-        deployment.export_onnx(nn.Conv2d(3, 2, 1), tmp_path / name, 4, overwrite=True)
+        export.to_onnx(nn.Conv2d(3, 2, 1), tmp_path / name, 4, overwrite=True)
 
 
 def test_weights_too_large_for_one_file(small, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(onnx_file, "_ONE_FILE", 1000)
-    deployment.export_onnx(small, tmp_path / "net.onnx", 16)
+    export.to_onnx(small, tmp_path / "net.onnx", 16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
     agrees(tmp_path / "net.onnx", small, torch.randn(4, 3, 16, 16))
 
@@ -135,7 +135,7 @@ def test_a_place_that_cannot_be_written(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match=r"cannot write .*net\.onnx .*No space left on device"):
-        deployment.export_onnx(nn.Conv2d(3, 2, 1), tmp_path / "net.onnx", 4, check=False)
+        export.to_onnx(nn.Conv2d(3, 2, 1), tmp_path / "net.onnx", 4, check=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -154,7 +154,7 @@ def test_what_goes_wrong_leaves_no_file(small, tmp_path, monkeypatch) -> None:
     )
     for model, options, words in cases:
         with pytest.raises(InputError, match=words) as caught:
-            deployment.export_onnx(model, path, 16, **options)
+            export.to_onnx(model, path, 16, **options)
         assert "\n" not in str(caught.value)
         assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("net.onnx", before)]
     del earlier.metadata_props[:]
@@ -163,9 +163,9 @@ def test_what_goes_wrong_leaves_no_file(small, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(onnx_file, "_ONE_FILE", 1000)
     for name in ("net.onnx", "large.onnx"):
         with pytest.raises(InputError, match=rf"{name}.* not overwritten: regard export did not write it"):
-            deployment.export_onnx(small, tmp_path / name, 16, overwrite=True)
+            export.to_onnx(small, tmp_path / name, 16, overwrite=True)
     with pytest.raises(InputError, match="no folder"):
-        deployment.export_onnx(small, tmp_path / "none" / "net.onnx", 16)
+        export.to_onnx(small, tmp_path / "none" / "net.onnx", 16)
     monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs onnx, onnxscript, onnxruntime; .* 'regard\[export\]'"):
-        deployment.export_onnx(small, tmp_path / "other.onnx", 16)
+        export.to_onnx(small, tmp_path / "other.onnx", 16)
