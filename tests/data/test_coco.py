@@ -398,3 +398,11 @@ def test_the_library_that_is_missing_is_named(own, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     format_of_coco._library.cache_clear()
     assert "pip install 'regard[coco]'" in refused(own())
+
+
+def test_of_objects_whose_area_is_stated_the_shape_is_read_when_it_is_asked_for(own):
+    annotations = [annotation(10, 3, [SQUARE[:-1]], area=5), annotation(11, 3, [SQUARE], area=16)]
+    found = data.open_regions(own(annotations=annotations))
+    assert found.labels.tolist() == [0, 0, -1, -1] and np.array_equal(found.mask(1), mask_of(SQUARE))
+    with pytest.raises(data.Unreadable, match=r"annotation 1 of image 10 in .*own.json' cannot be used: .* 7 numbers"):
+        found.mask(0)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from regard import data
-from regard.data.regions.drawn import mask_of, numbers_of
+from regard.data.regions.masks import mask_of, numbers_of
 from regard.errors import InputError
 
 

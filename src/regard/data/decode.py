@@ -60,14 +60,39 @@ def quiet() -> Iterator[None]:
 class Frame(NamedTuple):
     """How a file stores its image: width and height in pixels before it is turned, and EXIF's orientation, 1 to 8."""
 
+    path: Path
     width: int
     height: int
     orientation: int
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) as it is stored."""
+        return self.width, self.height
+
+    @property
     def upright(self) -> tuple[int, int]:
         """(width, height) once it is turned."""
-        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+        return (self.height, self.width) if self.orientation >= 5 else self.size
+
+    def check(self, size: tuple[int, int], source: Path) -> None:
+        """Raises Unreadable if an annotation of this (width, height), from this file, is not of the image."""
+        if size not in (self.size, self.upright):
+            raise Unreadable(
+                f"{str(self.path)!r} has {self.width} x {self.height} pixels, but {str(source)!r} is for "
+                f"{size[0]} x {size[1]}"
+            )
+
+    def turn(self, mask: NDArray[np.bool_], source: Path) -> NDArray[np.bool_]:
+        """A mask (H, W) from this file, upright."""
+        size = mask.shape[1], mask.shape[0]
+        self.check(size, source)
+        # Annotations are of the pixels as the file stores them, unless their size says that they are of the upright
+        # image: most of what reads images, and so most tools that people mark objects with, ignores the EXIF.
+        turn = _UPRIGHT.get(self.orientation)
+        if turn is None or size != self.size:
+            return mask
+        return np.asarray(Image.fromarray(mask.view(np.uint8)).transpose(turn)).view(np.bool_)
 
 
 def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = None) -> tuple[Image.Image, Frame]:
@@ -85,7 +110,7 @@ def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = N
     with opened(path, file) as image:
         # Before the EXIF is looked for: a PNG is decoded by that, and what is broken in it would be passed over.
         image.load()
-        frame = Frame(*image.size, _orientation(image))
+        frame = Frame(path, *image.size, _orientation(image))
         shown = upright(image, None if box is None else _within(box, image, path))
         shown.load()  # while the file is open
         return shown, frame
@@ -140,13 +165,7 @@ def frame_of(path: Path) -> Frame:
         Unreadable: no image, or not one that can be opened.
     """
     with opened(path) as image:
-        return Frame(*image.size, _orientation(image))
-
-
-def turned(mask: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
-    """A mask (H, W) of the pixels as a file stores them, upright: turned as the image with that EXIF orientation is."""
-    turn = _UPRIGHT.get(orientation)
-    return mask if turn is None else np.asarray(Image.fromarray(mask.view(np.uint8)).transpose(turn)).view(np.bool_)
+        return Frame(path, *image.size, _orientation(image))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Image files below one folder: how they are read, regions turned with them, and sets told apart."""
+"""Image files below one folder, with a region where one is known."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.data.dataset import ImageDataset, Mask
-from regard.data.decode import Box, Frame, Unreadable, frame_of, read_image, read_square, turned
-from regard.data.listing import show
+from regard.data.decode import Box, Frame, Unreadable, frame_of, read_image, read_square
 from regard.data.strings import Strings
 
 _MOST_FILES = 8192  # that a fingerprint reads
@@ -25,15 +24,16 @@ _MOST_BYTES = 2**28  # of all of them together
 
 
 class FileDataset(ImageDataset):
-    """Image files below one folder, under the names that its keys are: without masks, unless a subclass has them.
+    """Image files below one folder, under the names that its keys are.
 
     Args:
         name: as of `ImageDataset`, and so are `split`, `keys`, `labels` and `classes`.
         folder: of the images.
         annotations: for each image the file that says where its region is; None where there are no such files.
+        region: such a file, how its image is stored, and the label of the image -> the region, bool (H, W), of the
+            image as it is stored or upright. None: there are no masks.
+        options: those that say what a region is, for the fingerprint; None for none.
     """
-
-    has_masks = False
 
     def __init__(
         self,
@@ -44,64 +44,46 @@ class FileDataset(ImageDataset):
         labels: Sequence[int] | NDArray[np.int64],
         classes: Sequence[str],
         annotations: Sequence[Path] | None = None,
+        region: Callable[[Path, Frame, int], Mask] | None = None,
+        options: object = None,
     ) -> None:
         self.name, self.split, self.folder, self.classes = name, split, folder, tuple(classes)
         self.keys: Sequence[str] = Strings(keys)
         self.labels = torch.from_numpy(np.array(labels, dtype=np.int64).reshape(len(keys)))
+        self.has_masks = region is not None
         self._annotations = None if annotations is None else Strings(map(str, annotations))
-        self._last: tuple[int, Frame] | None = None
+        self._region_of, self._options = region, options
+        self._last: Frame | None = None
 
     def path(self, index: int) -> Path:
         """The file of an image."""
         return self.folder / self.keys[index]
 
     def image(self, index: int) -> Image.Image:
-        image, frame = read_image(self.path(index), box=self._crop(index))
-        self._last = index, frame
+        image, self._last = read_image(self.path(index), box=self._crop(index))
         return image
+
+    def square(self, index: int, size: int) -> Image.Image:
+        return read_square(self.path(index), size) if self._crop(index) is None else super().square(index, size)
+
+    def mask(self, index: int) -> Mask | None:
+        if self._region_of is None:
+            return None
+        frame, annotation = self._frame(index), self._annotation(index)
+        return frame.turn(self._region_of(annotation, frame, int(self.labels[index])), annotation)
 
     def _crop(self, index: int) -> Box | None:
         """What is cut out of the image, as the file stores it; None: nothing."""
         return None
 
-    def square(self, index: int, size: int) -> Image.Image:
-        return read_square(self.path(index), size)
-
-    def mask(self, index: int) -> Mask | None:
-        if not self.has_masks:
-            return None
-        frame = self._frame(index)
-        return self._upright(index, frame, self._region(index, frame))
-
-    def _region(self, index: int, frame: Frame) -> Mask:
-        """The region, bool (H, W), in pixels as the file stores them or as they are upright."""
-        raise NotImplementedError
-
     def _annotation(self, index: int) -> Path:
-        """The file that says where the region is."""
         assert self._annotations is not None
         return Path(self._annotations[index])
 
     def _frame(self, index: int) -> Frame:
         """How the file stores the image; it is not opened again where the image has just been read."""
-        last = self._last
-        return last[1] if last is not None and last[0] == index else frame_of(self.path(index))
-
-    def _upright(self, index: int, frame: Frame, mask: Mask) -> Mask:
-        """A mask in pixels as the file stores them or as they are upright, upright."""
-        size = mask.shape[1], mask.shape[0]
-        self._check_size(index, frame, size)
-        # Annotations are of the pixels as the file stores them, unless their size says that they are of the upright
-        # image: most of what reads images, and so most tools that people mark objects with, ignores the EXIF.
-        return turned(mask, frame.orientation) if size == (frame.width, frame.height) else mask
-
-    def _check_size(self, index: int, frame: Frame, size: tuple[int, int]) -> None:
-        """Raises Unreadable if annotations of this size, width and height, are not of the image."""
-        if size not in ((frame.width, frame.height), frame.upright):
-            raise Unreadable(
-                f"{show(self.path(index))} has {frame.width} x {frame.height} pixels, but "
-                f"{show(self._annotation(index))} is for {size[0]} x {size[1]}"
-            )
+        path, last = self.path(index), self._last
+        return last if last is not None and last.path == path else frame_of(path)
 
     def fingerprint(self) -> str:
         """Of keys, labels and what the regions are made of, and of size and first bytes of up to 8,192 image files,
@@ -112,13 +94,12 @@ class FileDataset(ImageDataset):
         return digest.hexdigest()
 
     def _regions_digest(self) -> bytes:
-        """All that the regions are made of."""
+        options = b"" if self._options is None else repr(self._options).encode()
         files = self._annotations
         if files is None:
-            return b""
-        return files_digest(
-            self.labels, lambda i: os.path.basename(files[i]), lambda i: open_regular(Path(files[i]))
-        ).digest()
+            return options
+        digest = files_digest(self.labels, lambda i: os.path.basename(files[i]), lambda i: open_regular(Path(files[i])))
+        return options + digest.digest()
 
 
 def files_digest(labels: Tensor, name: Callable[[int], str], opened: Callable[[int], IO[bytes]]) -> hashlib._Hash:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from regard.data.dataset import Mask
-from regard.data.decode import Frame, Unreadable
+from regard.data.decode import Unreadable
 from regard.data.file_dataset import FileDataset, files_digest, open_regular
 from regard.data.listing import EXTENSIONS, by_stem, images_below, show
-from regard.data.regions.drawn import mask_of
+from regard.data.regions.masks import mask_of
 from regard.errors import InputError
 
 Box = tuple[int, int, int, int]
@@ -49,28 +49,18 @@ class Pictures(FileDataset):
         super().__init__("pictures", "", Path(), list(map(str, self.paths)), [-1] * len(found), ())
         self.has_masks = box is not None or any(self.masks)
 
-    def _annotation(self, index: int) -> Path:
-        mask = self.masks[index]
-        assert mask is not None
-        return mask
-
-    def _region(self, index: int, frame: Frame) -> Mask:
-        return mask_of(self._annotation(index))
-
     def mask(self, index: int) -> Mask:
-        frame = self._frame(index)
-        if self.masks[index] is not None:
-            return self._upright(index, frame, self._region(index, frame))
+        frame, mask = self._frame(index), self.masks[index]
+        if mask is not None:
+            return frame.turn(mask_of(mask), mask)
         width, height = frame.upright
+        x0, y0, x1, y1 = self.box or (0, 0, 0, 0)
+        if x1 > width or y1 > height:
+            raise Unreadable(
+                f"{show(self.path(index))} has {width} x {height} pixels; the box {x0},{y0},{x1},{y1} is not in it"
+            )
         region = np.zeros((height, width), dtype=bool)
-        if self.box is not None:
-            x0, y0, x1, y1 = self.box
-            if x1 > width or y1 > height:
-                raise Unreadable(
-                    f"{show(self.path(index))} has {width} x {height} pixels; the box {x0},{y0},{x1},{y1} does not lie "
-                    "in it"
-                )
-            region[y0:y1, x0:x1] = True
+        region[y0:y1, x0:x1] = True
         return region
 
     def _regions_digest(self) -> bytes:

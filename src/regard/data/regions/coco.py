@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -27,15 +27,19 @@ _PREFERRED = ("val", "test", "train")
 _MOST_PIXELS = 2**28  # of an image
 _LONGEST = 2**21  # pixels around all polygons of an image
 _FARTHEST = 2.0**26  # coordinate
+_FIELDS = ("id", "image_id", "segmentation", "bbox")
 
 Size = tuple[int, int]  # width and height
 Code = dict[str, Any]  # a run-length code of COCO: {"size": [height, width], "counts": …}
 
 
 class CocoDataset(FileDataset):
-    """The images of one file of annotations; each region is the union of its objects, or of those of its label."""
+    """The images of one file of annotations; each region is the union of its objects, or of those of its label.
 
-    has_masks = True
+    Args, besides those of `FileDataset`:
+        objects: for each image its size, if the file states it, and the annotations of its region.
+        source: the file.
+    """
 
     def __init__(
         self,
@@ -44,29 +48,33 @@ class CocoDataset(FileDataset):
         keys: Sequence[str],
         labels: Sequence[int],
         classes: Sequence[str],
-        codes: Sequence[Sequence[Code]],
+        objects: Iterable[tuple[Size | None, Sequence[dict[str, Any]]]],
         source: Path,
     ) -> None:
         super().__init__("coco", split, folder, keys, labels, classes)
-        # Of an image, one code for each size that its annotations are for, as JSON.
-        self._codes = Strings(json.dumps(several, default=bytes.decode) for several in codes)
+        self.has_masks = True
+        self._objects = Strings(map(json.dumps, objects))
         self._source = source
 
     def mask(self, index: int) -> Mask:
         frame = self._frame(index)
+        size, annotations = json.loads(self._objects[index])
+        size = frame.size if size is None else tuple(size)
+        frame.check(size, self._source)
         mask = np.zeros(frame.upright[::-1], dtype=np.bool_)
-        for code in json.loads(self._codes[index]):
-            self._check_size(index, frame, (code["size"][1], code["size"][0]))
-            mask |= self._upright(index, frame, _library().decode([code])[:, :, 0].astype(np.bool_))
+        try:
+            codes = _codes(annotations, size, self._source)
+        except InputError as error:
+            raise Unreadable(str(error)) from error
+        for shape in {tuple(code["size"]) for code in codes}:
+            union = _union([code for code in codes if tuple(code["size"]) == shape], *shape)
+            mask |= frame.turn(_library().decode([union])[:, :, 0].astype(np.bool_), self._source)
         return mask
-
-    def _annotation(self, index: int) -> Path:
-        return self._source
 
     def _regions_digest(self) -> bytes:
         digest = hashlib.sha256(repr(self.classes).encode())
-        for code in self._codes:
-            digest.update(code.encode())
+        for text in self._objects:
+            digest.update(text.encode())
         return digest.digest()
 
 
@@ -113,13 +121,13 @@ def open_coco(
         raise InputError(f"{show(path)} has no categories, so that no image has a label; leave region='label' out")
     objects = _by_image(content, path, by_id, categories)
     del content
-    labels, codes = [], []
+    labels, parts = [], []
     for key, size, several in zip(keys, sizes, objects, strict=True):
-        size = size or _size_of(tree.root / key, several)
-        label, code = _regions(path, size, several, categories, region == "label")
+        label = _label(path, size or _size_of(tree.root / key, several), several, categories)
         labels.append(label)
-        codes.append(code)
-    return CocoDataset(split, tree.root, keys, labels, classes, codes, path)
+        shown = [one for one in several if region == "all" or categories[one["category_id"]] == label]
+        parts.append((size, [{field: one.get(field) for field in _FIELDS} for one in shown]))
+    return CocoDataset(split, tree.root, keys, labels, classes, parts, path)
 
 
 def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
@@ -214,29 +222,44 @@ def _by_image(
 
 def _size_of(image: Path, annotations: Sequence[dict[str, Any]]) -> Size | None:
     """Of an image whose size is not stated: that of its file. None where there is nothing that needs it."""
-    if not annotations:
+    if all(_stated_area(one) for one in annotations):
         return None
     try:
-        frame = frame_of(image)
+        return frame_of(image).size
     except Unreadable:
         return None  # whoever asks for the region will be told
-    return frame.width, frame.height
 
 
-def _regions(
-    path: Path,
-    size: Size | None,
-    annotations: Sequence[dict[str, Any]],
-    categories: dict[int | str, int],
-    alone: bool,
-) -> tuple[int, list[Code]]:
-    """The label of an image: the category of the largest area in all, the first of several; -1 if there is none. And
-    the union of its objects, or those of its label, for each size that they are for."""
-    objects: list[tuple[int, Code]] = []
+def _label(
+    path: Path, size: Size | None, annotations: Sequence[dict[str, Any]], categories: dict[int | str, int]
+) -> int:
+    """The category of the largest area in all, the first of several; -1 if there is none."""
+    stated = [_stated_area(one) for one in annotations]
+    if all(stated):
+        measured = [0.0] * len(stated)
+    elif size is None:
+        return -1
+    else:
+        measured = list(map(_area, _codes(annotations, size, path)))
     areas: dict[int, float] = {}
-    length = 0.0
-    if size is None:
-        return -1, []
+    for one, area, other in zip(annotations, stated, measured, strict=True):
+        if categories:
+            category = categories[one["category_id"]]
+            areas[category] = areas.get(category, 0.0) + (area or other)
+    return max(sorted(areas), key=areas.__getitem__, default=-1)
+
+
+def _stated_area(annotation: dict[str, Any]) -> float:
+    """In pixels; 0 where it is not stated, or that of no image."""
+    area = annotation.get("area")
+    if isinstance(area, bool) or not isinstance(area, int | float) or not 0 < area < 2**62:
+        return 0.0
+    return area
+
+
+def _codes(annotations: Sequence[dict[str, Any]], size: Size, path: Path) -> list[Code]:
+    """The run-length codes of the annotations of an image."""
+    codes, length = [], 0.0
     for annotation in annotations:
         try:
             code, around = _object(annotation, *size)
@@ -248,19 +271,8 @@ def _regions(
                 f"annotation {annotation.get('id')!r:.60} of image {annotation['image_id']!r:.60} in {show(path)} "
                 f"cannot be used: {first_line(error)}"
             ) from error
-        category = categories.get(annotation["category_id"], -1) if categories else -1
-        area = annotation.get("area")
-        if isinstance(area, bool) or not isinstance(area, int | float) or not 0 < area < 2**62:
-            area = _area(code)
-        areas[category] = areas.get(category, 0.0) + area
-        objects.append((category, code))
-    areas.pop(-1, None)
-    label = max(sorted(areas), key=areas.__getitem__, default=-1)
-    by_size: dict[tuple[int, ...], list[Code]] = {size[::-1]: []}
-    for category, code in objects:
-        if not alone or category == label:
-            by_size.setdefault(tuple(code["size"]), []).append(code)
-    return label, [_union(codes, *of) for of, codes in by_size.items()]
+        codes.append(code)
+    return codes
 
 
 def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, float]:

@@ -10,13 +10,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from regard.data.dataset import Mask, Splits
-from regard.data.decode import Box, Frame, opened, square, turned
+from regard.data.decode import Box, opened
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, existing_folder, show
-from regard.data.regions.shapes import box_mask, first_pixels
+from regard.data.regions.boxes import box_mask, first_pixels
 from regard.data.registry import register, register_splits
 from regard.data.text_files import check_inside, read_rows
 from regard.errors import InputError, unknown
@@ -33,14 +32,12 @@ _LAYOUT = (
 class CubDataset(FileDataset):
     """The images of a split, each with its bird, or the box around it, as region.
 
-    Args:
+    Args, besides those of `FileDataset`:
         boxes: (N, 4), left, top, right and bottom of each bird, as the file stores its image; None where they are not
             needed.
         segmentations: the folder of the segmentations; None: the regions are the boxes.
         crop: "box" cuts images, and their regions with them, to the boxes.
     """
-
-    has_masks = True
 
     def __init__(
         self,
@@ -55,11 +52,9 @@ class CubDataset(FileDataset):
     ) -> None:
         files = None if segmentations is None else [segmentations / _picture(key) for key in keys]
         super().__init__("cub", split, root / "images", keys, labels, classes, files)
+        self.has_masks = True
         self._boxes = boxes if boxes is not None else np.zeros((len(keys), 4))
         self._cropped = crop == "box"
-
-    def square(self, index: int, size: int) -> Image.Image:
-        return square(self.image(index), size) if self._cropped else super().square(index, size)
 
     def _crop(self, index: int) -> Box | None:
         """The pixels in the box of a bird, where images are cut to it."""
@@ -68,22 +63,27 @@ class CubDataset(FileDataset):
         left, top, right, bottom = first_pixels(self._boxes[index]).tolist()
         return left, top, right, bottom
 
-    def _upright(self, index: int, frame: Frame, mask: Mask) -> Mask:
-        box = self._crop(index)
+    def mask(self, index: int) -> Mask:
+        frame, source, box = self._frame(index), self.path(index), self._crop(index)
+        if self._annotations is None:
+            mask = box_mask([self._boxes[index]], *frame.size)
+        else:
+            source = self._annotation(index)
+            mask = _segmentation(source)
         if box is not None and mask.shape == (frame.height, frame.width):
             left, top, right, bottom = box
-            return turned(mask[max(top, 0) : bottom, max(left, 0) : right], frame.orientation)
-        return super()._upright(index, frame, mask)
-
-    def _region(self, index: int, frame: Frame) -> Mask:
-        if self._annotations is None:
-            return box_mask([self._boxes[index]], *frame[:2])
-        with opened(self._annotation(index)) as image:
-            grey = np.asarray(image.getchannel(0) if image.mode in ("L", "LA", "RGB", "RGBA") else image.convert("L"))
-        return np.asarray(grey >= _HALF)
+            mask = mask[max(top, 0) : bottom, max(left, 0) : right]
+            frame = frame._replace(width=mask.shape[1], height=mask.shape[0])
+        return frame.turn(mask, source)
 
     def _regions_digest(self) -> bytes:
         return self._boxes.tobytes() + super()._regions_digest()
+
+
+def _segmentation(path: Path) -> Mask:
+    with opened(path) as image:
+        grey = np.asarray(image.getchannel(0) if image.mode in ("L", "LA", "RGB", "RGBA") else image.convert("L"))
+    return np.asarray(grey >= _HALF)
 
 
 def _picture(key: str) -> str:

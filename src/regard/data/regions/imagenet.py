@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from regard.data.file_dataset import FileDataset
 from regard.data.listing import EXTENSIONS, Tree, existing_folder, first_of, is_image, show
-from regard.data.regions.pascal import BoxDataset
+from regard.data.regions.boxes import boxes_region
 from regard.data.registry import pick_split, register
 from regard.data.text_files import read_bytes
 from regard.errors import InputError
@@ -43,7 +45,7 @@ def _recognised(path: Path) -> bool:
 
 
 @register("imagenet", layout=_LAYOUT, recognised=_recognised)
-def open_imagenet(path: Path, split: str | None = None, images: str | None = None) -> BoxDataset:
+def open_imagenet(path: Path, split: str | None = None, images: str | None = None) -> FileDataset:
     """The images of a split, "val" or "train"; `images` is their folder, if it is not where ILSVRC has it."""
     root = _root(path)
     boxes = _folders(root, _BOXES)
@@ -70,7 +72,8 @@ def open_imagenet(path: Path, split: str | None = None, images: str | None = Non
     classes = sorted(set(synsets))
     place = {synset: i for i, synset in enumerate(classes)}
     labels = [place[synset] for synset in synsets]
-    return BoxDataset("imagenet", split, tree.root, keys, labels, classes, [marks.root / key for key in box_keys])
+    files, region = [marks.root / key for key in box_keys], partial(boxes_region, classes=classes)
+    return FileDataset("imagenet", split, tree.root, keys, labels, classes, files, region)
 
 
 def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]:

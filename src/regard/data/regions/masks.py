@@ -1,31 +1,27 @@
-"""One's own images, each with a picture of its region."""
+"""Regions drawn as pictures: masks, and maps of numbers; one's own images, each with a mask."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from regard.data.dataset import Mask
-from regard.data.decode import Frame
+from regard.data.decode import Frame, Unreadable, opened
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import EXTENSIONS, SPLITS, Tree, by_stem, existing_folder, first_of, show
-from regard.data.regions.drawn import mask_of
 from regard.data.registry import pick_split, register
 from regard.errors import InputError
 
 _LAYOUT = "expected a folder with images/ and masks/, or with such folders in test/, val/ or train/"
-
-
-class MaskDataset(FileDataset):
-    """Images, and for each a picture that is not black where its region is."""
-
-    has_masks = True
-
-    def _region(self, index: int, frame: Frame) -> Mask:
-        return mask_of(self._annotation(index))
+_LOSSY = ("JPEG", "WEBP")
+_PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L")
 
 
 @register("masks", layout=_LAYOUT, recognised=lambda path: bool(_splits(path)) or (path / "masks").is_dir())
-def open_masks(path: Path, split: str | None = None, images: str | None = None) -> MaskDataset:
+def open_masks(path: Path, split: str | None = None, images: str | None = None) -> FileDataset:
     """The images of a split, if there are any; `images` is the folder of the images, if it is not `images/`."""
     splits = [] if (path / "masks").is_dir() else _splits(path)
     if splits or split is not None:
@@ -48,8 +44,41 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
     classes = sorted({key.split("/")[0] for key in keys if "/" in key})
     labels = [classes.index(key.split("/")[0]) if "/" in key else -1 for key in keys]
     files = [masks.root / found[stem] for stem in wanted]
-    return MaskDataset("masks", split or "", folder, keys, labels, classes, files)
+    return FileDataset("masks", split or "", folder, keys, labels, classes, files, _region)
 
 
 def _splits(path: Path) -> list[str]:
     return [name for name in SPLITS if (path / name / "masks").is_dir()]
+
+
+def _region(path: Path, frame: Frame, label: int) -> Mask:
+    return mask_of(path)
+
+
+def mask_of(path: Path) -> Mask:
+    """The pixels of a picture that are neither black nor transparent, bool (H, W); its EXIF is not looked at.
+
+    In a JPEG or WebP file, where compression leaves traces in the black, those with a value of at least 128.
+
+    Raises:
+        Unreadable: it is no image, or broken.
+    """
+    with opened(path) as image:
+        least = 128 if image.format in _LOSSY else 1
+        shown = image if image.mode in _PLAIN else image.convert("RGBA")
+        pixels = np.atleast_3d(np.asarray(shown))
+    colours = pixels.shape[2] - shown.mode.endswith("A")
+    mask = np.asarray((pixels[:, :, :colours] >= least).any(axis=2))
+    return mask & (pixels[:, :, -1] > 0) if colours < pixels.shape[2] else mask
+
+
+def numbers_of(path: Path) -> NDArray[np.integer[Any]]:
+    """The numbers of a picture of one number per pixel, (H, W): of its palette, or its grey.
+
+    Raises:
+        Unreadable: it is no image, broken, or a picture in colour.
+    """
+    with opened(path) as image:
+        if image.mode not in ("P", *_PLAIN) or len(image.getbands()) > 1:
+            raise Unreadable(f"{show(path)} is a picture in {image.mode}; expected one with a palette, or in grey")
+        return np.asarray(image).astype(np.int32) if image.mode == "1" else np.asarray(image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, show
-from regard.data.regions.drawn import numbers_of
+from regard.data.regions.masks import numbers_of
 from regard.data.registry import pick_split, register
 from regard.data.text_files import read_rows
 from regard.errors import InputError
@@ -22,32 +22,8 @@ _SPLITS = ("test", "trainval")
 _LAYOUT = "expected a folder with images/, annotations/trimaps/, annotations/trainval.txt and annotations/test.txt"
 
 
-class PetsDataset(FileDataset):
-    """The images of one list, each with its animal as region."""
-
-    has_masks = True
-
-    def __init__(
-        self, split: str, root: Path, names: Sequence[str], labels: Sequence[int], classes: Sequence[str], border: bool
-    ) -> None:
-        trimaps = [root / "annotations" / "trimaps" / f"{name}.png" for name in names]
-        super().__init__("pets", split, root / "images", [f"{name}.jpg" for name in names], labels, classes, trimaps)
-        self._border = border
-
-    def _region(self, index: int, frame: Frame) -> Mask:
-        numbers = numbers_of(self._annotation(index))
-        beyond = (numbers < _ANIMAL) | (numbers > _BORDER)
-        if beyond.any():
-            raise Unreadable(f"{show(self._annotation(index))} has the number {numbers[beyond][0]}; expected 1, 2 or 3")
-        mask: Mask = numbers != _BACKGROUND if self._border else numbers == _ANIMAL
-        return np.asarray(mask)
-
-    def _regions_digest(self) -> bytes:
-        return repr(self._border).encode() + super()._regions_digest()
-
-
 @register("pets", layout=_LAYOUT, recognised=lambda path: (path / "annotations" / "trimaps").is_dir())
-def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", "outside"] = "inside") -> PetsDataset:
+def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", "outside"] = "inside") -> FileDataset:
     """The images of a split, "test" or "train"; `boundary` says whether borders belong to the animal."""
     lists = path / "annotations"
     there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
@@ -69,10 +45,20 @@ def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", 
                 members[row[0]] = number
     place = {number: i for i, number in enumerate(sorted(breeds))}
     what, hint = f"images that {split}.txt names", "unpack the set there again"
-    Tree(path).check([f"images/{name}.jpg" for name in members], what, hint)
-    Tree(path).check([f"annotations/trimaps/{name}.png" for name in members], f"trimaps of {what}", hint)
+    keys, trimaps = ([f"{name}.{ending}" for name in members] for ending in ("jpg", "png"))
+    Tree(path / "images").check(keys, what, hint)
+    Tree(lists / "trimaps").check(trimaps, f"trimaps of {what}", hint)
     labels = [place[number] for number in members.values()]
     classes = [breeds[number] for number in sorted(breeds)]
-    return PetsDataset(
-        "train" if split == "trainval" else split, path, list(members), labels, classes, boundary == "inside"
-    )
+    files, border = [lists / "trimaps" / name for name in trimaps], boundary == "inside"
+    region = partial(_region, border=border)
+    split = "train" if split == "trainval" else split
+    return FileDataset("pets", split, path / "images", keys, labels, classes, files, region, border)
+
+
+def _region(path: Path, frame: Frame, label: int, *, border: bool) -> Mask:
+    numbers = numbers_of(path)
+    beyond = (numbers < _ANIMAL) | (numbers > _BORDER)
+    if beyond.any():
+        raise Unreadable(f"{show(path)} has the number {numbers[beyond][0]}; expected 1, 2 or 3")
+    return np.asarray(numbers != _BACKGROUND if border else numbers == _ANIMAL)

@@ -44,13 +44,12 @@ class Stl10Dataset(FileDataset):
     after its class and its place in the split.
     """
 
-    has_masks = True
-
     def __init__(
         self, split: str, folder: Path, members: Sequence[tuple[str, int]], grids: Sequence[Grid], binary: str | None
     ) -> None:
         keys = [f"{name}_{place}.png" for name, place in members]
         super().__init__("stl10", split, folder, keys, [CLASSES.index(name) for name, _ in members], CLASSES)
+        self.has_masks = True
         self._places = np.array([place for _, place in members], dtype=np.int64)
         self._grids = np.stack(grids)
         self._binary = None if binary is None else folder / binary
@@ -71,13 +70,11 @@ class Stl10Dataset(FileDataset):
     def square(self, index: int, size: int) -> Image.Image:
         return super().square(index, size) if self._binary is None else square(self.image(index), size)
 
-    def mask(self, index: int) -> Mask | None:
-        return super().mask(index) if self._binary is None else self._region(index, Frame(_SIDE, _SIDE, 1))
-
-    def _region(self, index: int, frame: Frame) -> Mask:
+    def mask(self, index: int) -> Mask:
+        frame = self._frame(index) if self._binary is None else Frame(self._binary, _SIDE, _SIDE, 1)
         # A pixel belongs to the cell that its centre is in.
         rows, columns = ((2 * np.arange(length) + 1) * _CELLS // (2 * length) for length in (frame.height, frame.width))
-        return self._grids[index][np.ix_(rows, columns)]
+        return frame.turn(self._grids[index][np.ix_(rows, columns)], frame.path)
 
     def _regions_digest(self) -> bytes:
         binary = self._binary

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,8 @@ from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, quiet
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, show
-from regard.data.regions.drawn import numbers_of
-from regard.data.regions.pascal import BoxDataset, Boxes, read_boxes
+from regard.data.regions.boxes import Boxes, boxes_region, read_boxes
+from regard.data.regions.masks import numbers_of
 from regard.data.registry import pick_split, register
 from regard.data.text_files import check_inside, read_text
 from regard.errors import InputError
@@ -29,6 +30,7 @@ _LAYOUT = (
     "ImageSets/Segmentation/, or with JPEGImages/ and Annotations/*.xml"
 )
 _VOID = 255
+_IMAGES = "JPEGImages"
 _LISTS = "ImageSets/Segmentation"
 _MAPS = "SegmentationClass"
 _BOX_LISTS = "ImageSets/Main"
@@ -36,31 +38,12 @@ _BOXES = "Annotations"
 _PREFERRED = ("val", "test", "train")
 
 
-class VocDataset(FileDataset):
-    """The images of one list, each with the objects of all classes, or of its label, as its region."""
-
-    has_masks = True
-
-    def __init__(self, split: str, folder: Path, names: Sequence[str], alone: bool, border: bool) -> None:
-        pictures = [folder / _MAPS / f"{name}.png" for name in names]
-        with quiet():
-            labels = [_label(path) for path in pictures]
-        keys = [f"{name}.jpg" for name in names]
-        super().__init__("voc", split, folder / "JPEGImages", keys, labels, CLASSES, pictures)
-        self._alone = alone
-        self._border = border
-
-    def _region(self, index: int, frame: Frame) -> Mask:
-        numbers = _numbers(self._annotation(index))
-        if self._alone:
-            mask = numbers == int(self.labels[index]) + 1
-            mask &= numbers > 0  # an image without objects has the label -1
-        else:
-            mask = (numbers > 0) & (numbers != _VOID)
-        return mask | (numbers == _VOID) if self._border else mask
-
-    def _regions_digest(self) -> bytes:
-        return repr((self._alone, self._border)).encode() + super()._regions_digest()
+def _region(path: Path, frame: Frame, label: int, *, alone: bool, border: bool) -> Mask:
+    numbers = _numbers(path)
+    mask = (numbers > 0) & (numbers != _VOID)
+    if alone:
+        mask &= numbers == label + 1
+    return mask | (numbers == _VOID) if border else mask
 
 
 def _numbers(path: Path) -> NDArray[np.integer[Any]]:
@@ -80,24 +63,6 @@ def _label(path: Path) -> int:
         return -1  # whoever asks for the region will be told
     counts = np.bincount(numbers.reshape(-1), minlength=len(CLASSES) + 1)[1 : len(CLASSES) + 1]
     return int(counts.argmax()) if counts.any() else -1
-
-
-class VocBoxDataset(BoxDataset):
-    """The images of one list, each with the boxes of all classes, or of its label, as its region."""
-
-    first = 1
-
-    def __init__(self, split: str, root: Path, keys: Sequence[str], box_keys: Sequence[str], alone: bool) -> None:
-        self.alone = alone
-        found = [_boxes(root / _BOXES / key) for key in box_keys]
-        names = {name for boxes in found for name, _ in boxes.objects}
-        classes = CLASSES if names <= set(CLASSES) else tuple(sorted(names))
-        labels = [_largest(boxes, classes) for boxes in found]
-        files = [root / _BOXES / key for key in box_keys]
-        super().__init__("voc", split, root / "JPEGImages", keys, labels, classes, files)
-
-    def _regions_digest(self) -> bytes:
-        return repr(self.alone).encode() + super()._regions_digest()
 
 
 def _boxes(path: Path) -> Boxes:
@@ -124,7 +89,7 @@ def _root(where: Path) -> Path | None:
     )
     places = [where, *reversed(years)]
     return next((path for path in places if _has_segmentations(path)), None) or next(
-        (path for path in places if (path / "JPEGImages").is_dir() and _xml_files(path)), None
+        (path for path in places if (path / _IMAGES).is_dir() and _xml_files(path)), None
     )
 
 
@@ -142,7 +107,7 @@ def open_voc(
     split: str | None = None,
     region: Literal["all", "label"] = "all",
     boundary: Literal["inside", "outside"] | None = None,
-) -> VocDataset | VocBoxDataset:
+) -> FileDataset:
     """The images of a list.
 
     Args:
@@ -164,28 +129,39 @@ def open_voc(
     border = boundary == "inside" or (boundary is None and region == "all")
     split = pick_split(split, _lists(root / _LISTS), root / _LISTS, _PREFERRED)
     file = root / _LISTS / f"{split}.txt"
-    names = _names(file, {name.rpartition(".")[0] for name in Tree(root / "JPEGImages").files()})
+    names = _names(file, {name.rpartition(".")[0] for name in Tree(root / _IMAGES).files()})
     hint = "unpack VOC there again"
-    Tree(root).check([f"JPEGImages/{name}.jpg" for name in names], f"images that {file.name} names", hint)
-    Tree(root).check([f"{_MAPS}/{name}.png" for name in names], f"pictures of classes for {file.name}", hint)
-    return VocDataset(split, root, names, region == "label", border)
+    keys, pictures = ([f"{name}.{ending}" for name in names] for ending in ("jpg", "png"))
+    Tree(root / _IMAGES).check(keys, f"images that {file.name} names", hint)
+    Tree(root / _MAPS).check(pictures, f"pictures of classes for {file.name}", hint)
+    files, alone = [root / _MAPS / name for name in pictures], region == "label"
+    with quiet():
+        labels = [_label(path) for path in files]
+    drawn = partial(_region, alone=alone, border=border)
+    return FileDataset("voc", split, root / _IMAGES, keys, labels, CLASSES, files, drawn, (alone, border))
 
 
-def _open_boxes(root: Path, split: str | None, alone: bool) -> VocBoxDataset:
-    images = {path.rpartition(".")[0]: path for path in Tree(root / "JPEGImages").images()}
+def _open_boxes(root: Path, split: str | None, alone: bool) -> FileDataset:
+    images = {path.rpartition(".")[0]: path for path in Tree(root / _IMAGES).images()}
     # Lists such as cat_val.txt say which of all images show a class.
-    there = [name for name in _lists(root / _BOX_LISTS) if "_" not in name]
-    if there or split is not None:
-        split = pick_split(split, there, root / _BOX_LISTS, _PREFERRED)
+    lists = [name for name in _lists(root / _BOX_LISTS) if "_" not in name]
+    if lists or split is not None:
+        split = pick_split(split, lists, root / _BOX_LISTS, _PREFERRED)
         file = root / _BOX_LISTS / f"{split}.txt"
         names, source = _names(file, images), file.name
     else:
         names, source = [name.rpartition(".")[0] for name in _xml_files(root)], f"{_BOXES}/"
     keys = [images.get(name, f"{name}.jpg") for name in names]
-    Tree(root / "JPEGImages").check(keys, f"images that {source} names", "add them")
+    Tree(root / _IMAGES).check(keys, f"images that {source} names", "add them")
     box_keys = [f"{name}.xml" for name in names]
     Tree(root / _BOXES).check(box_keys, f"files of boxes for {source}", "add them")
-    return VocBoxDataset(split or "", root, keys, box_keys, alone)
+    files = [root / _BOXES / key for key in box_keys]
+    found = [_boxes(file) for file in files]
+    there = {name for boxes in found for name, _ in boxes.objects}
+    classes = CLASSES if there <= set(CLASSES) else tuple(sorted(there))
+    labels = [_largest(boxes, classes) for boxes in found]
+    region = partial(boxes_region, classes=classes, alone=alone, first=1)
+    return FileDataset("voc", split or "", root / _IMAGES, keys, labels, classes, files, region, alone)
 
 
 def _lists(folder: Path) -> list[str]:
