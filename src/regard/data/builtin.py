@@ -6,14 +6,18 @@ Everything after the draws is integer arithmetic, so that the same seed gives th
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
+import importlib.util
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
 from regard.data.outline import outline
@@ -155,13 +159,19 @@ def clutter(
 @functools.cache
 def digits() -> tuple[Digits, Digits]:
     """Scikit-learn's digits for training (1,437) and for testing (360): every fifth of each class is for testing."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    order = np.argsort(bunch.target, kind="stable")
+    with gzip.open(_sklearn_file("data/digits.csv.gz"), "rt") as file:
+        rows = np.loadtxt(file, dtype=np.int64, delimiter=",")  # the cells of a digit, and its label
+    order = np.argsort(rows[:, -1], kind="stable")
     for_testing = np.arange(len(order)) % 5 == 0
-    cells, labels = bunch.images.astype(np.int64)[order], bunch.target.astype(np.int64)[order]
+    cells, labels = rows[order, :-1].reshape(-1, 8, 8), rows[order, -1]
     return Digits(cells[~for_testing], labels[~for_testing]), Digits(cells[for_testing], labels[for_testing])
+
+
+def _sklearn_file(name: str) -> Path:
+    """A file that comes with scikit-learn's data sets, found without the second that importing it takes."""
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None and package.submodule_search_locations is not None
+    return Path(package.submodule_search_locations[0]) / "datasets" / name
 
 
 def plan(digits: Digits, count: int, cue: float, draws: RandomStream) -> Plan:
@@ -253,12 +263,11 @@ def _photographs() -> tuple[Bytes, Integers, Integers]:
 
     The other two are tables (2, 1 + largest scale) of where each begins in the list and of how wide it is.
     """
-    from sklearn.datasets import load_sample_image
-
     pieces: list[Bytes] = []
     starts, widths = np.zeros((2, 2, 1 + SCALES[1]), dtype=np.int64)
     for i, name in enumerate(PHOTOGRAPHS):
-        photograph = load_sample_image(name)
+        with Image.open(_sklearn_file(f"images/{name}")) as image:
+            photograph = np.array(image.convert("RGB"))
         if hashlib.sha256(photograph.tobytes()).hexdigest() != PHOTOGRAPHS[name]:
             warnings.warn(
                 f"{name} of scikit-learn decodes to other pixels here than elsewhere (another JPEG library): "
