@@ -171,10 +171,10 @@ def _opened_splits(source: Source, folder: str | os.PathLike[str] | None, option
 
 def _normalised(splits: Splits) -> Splits:
     """Those that have no mean and standard deviation of their own are normalised as ImageNet's images are."""
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
     for images in splits:
         if images.mean is None:
+            from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
             images.mean, images.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     return splits
 
