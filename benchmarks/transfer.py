@@ -479,7 +479,7 @@ def epoch(
 
     def work() -> float:
         loop.step = 0
-        loop.meter.reset()
+        loop.meter.rows.zero_()
         took = seconds(lambda: loop.train_epoch(Interrupt()), device)
         loop.epoch += 1
         return took

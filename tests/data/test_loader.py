@@ -255,6 +255,16 @@ def test_a_worker_that_is_killed_between_two_batches_is_one_line(capsys):
     assert "DataLoader worker (pid 7) is killed" in line and "fewer workers" in line
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_two_epochs_of_one_loader_at_once_are_one_line(masks, shuffle):
+    batches = loader(masks, 1, workers=1, masks=False, shuffle=shuffle)
+    first, second = batches.epoch(0), batches.epoch(1)
+    next(first), next(second)
+    with pytest.raises(InputError, match="two epochs of one loader"):
+        list(first)
+    assert len(list(second)) == 10
+
+
 def test_leaving_early_ends_the_workers(masks):
     before = set(multiprocessing.active_children())  # those of a loader that failed may take a while
     stream = loader(masks, 1, workers=2).epoch(0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -72,11 +73,18 @@ torch.hub.download_url_to_file = download
 """
 
 
-def test_one_process_downloads_the_teacher(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_one_process_downloads_published_weights(command, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    teacher = ["--transfer.teacher=torchvision/squeezenet1_1", "--transfer.beta=1", "--transfer.layers=[[0, 0]]"]
+    network = "torchvision/squeezenet1_1"
+    teacher = [f"--transfer.teacher={network}", "--transfer.beta=1", "--transfer.layers=[[0, 0]]"]
     options = [*SMALL, "--data.options={train: 28, test: 20}", "--schedule.epochs=1", "--run=run", *teacher]
+    if command == "evaluate":
+        options = ["evaluate", network, "--data=folder:images", "--device=cpu", "--workers=0"]
+        for name in ("tench", "goldfish"):
+            Path("images", name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(Path("images", name, "0.png"))
     for status, _, errors in ended(start(options, 2, DOWNLOAD)):
         assert status == 0, errors
     assert Path("asked").read_text().split() == ["0"]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import dropwhile
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def _run(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the report goes to a folder, choose another (--out)")
     for evaluation in found:
-        _check(evaluation)
+        processes.first(partial(_check, evaluation))  # first, for its weights may be a download
         if len(found) > 1:  # one model at a time in memory; a single one need not be made twice
             evaluation.release()
     names = _file_names(found)
@@ -90,7 +91,7 @@ def _run(
             bias.Report.check_place(place)
         for name in names if options.overwrite else ():
             remove_shards(folder / "shards" / name)
-    processes.wait()  # before anyone writes there
+    processes.of_all(None)  # before anyone writes there
     by_name = list(zip(names, found, strict=True))
     reports = [_measured(evaluation, folder / "shards" / name, console) for name, evaluation in by_name]
     if not processes.main:

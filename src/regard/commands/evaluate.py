@@ -27,13 +27,18 @@ def main(arguments: list[str]) -> int:
     with joined(arguments) as processes:
         told: Callable[[str], None] = say if processes.main else lambda _: None
         for evaluation in evaluations(parser, arguments, labels=True, streams=True, say=told):
-            _tell_precision(evaluation, told)
-            loader = evaluation.loader(rank=processes.rank, world_size=processes.count)
-            outputs = torch.tensor(evaluation.label_outputs, device=evaluation.device)
-            score = training.evaluate(evaluation.model, loader, outputs=outputs, summed=processes.summed)
-            _tell(evaluation, score, sorted(chain(*processes.of_all(score.skipped))), told)
-            evaluation.release()
+            _score(evaluation, processes, told)
     return 0
+
+
+def _score(evaluation: Evaluation, processes: training.Processes, say: Callable[[str], None]) -> None:
+    _tell_precision(evaluation, say)
+    loader = evaluation.loader(rank=processes.rank, world_size=processes.count)
+    outputs = torch.tensor(evaluation.label_outputs, device=evaluation.device)
+    model = processes.first(lambda: evaluation.model)  # first, for its weights may be a download
+    score = training.evaluate(model, loader, outputs=outputs, summed=processes.summed)
+    _tell(evaluation, score, sorted(chain(*processes.of_all(score.skipped))), say)
+    evaluation.release()
 
 
 def _tell(evaluation: Evaluation, score: training.Score, skipped: list[str], say: Callable[[str], None]) -> None:

@@ -64,7 +64,7 @@ class Workers:
         """What is read for the requests, or what the source gives by itself.
 
         Raises:
-            InputError: a `Failure`, whose traceback is a note of the error; a worker died.
+            InputError: a `Failure`, whose traceback is a note of the error; a worker died; two epochs are read at once.
         """
         yield from _checked(self._parts(requests))
 
@@ -92,7 +92,7 @@ class Workers:
                 except StopIteration:
                     return
                 yield part
-            raise AssertionError("these workers read something else by now; read one thing after another")
+            raise InputError("two epochs of one loader are read at once; read one after the other, or make two loaders")
         except (RuntimeError, EOFError, ConnectionError) as error:
             # The last two: it ended while a part, in memory that it shares, was on the way.
             if str(error).startswith("Caught "):

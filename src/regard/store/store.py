@@ -38,6 +38,8 @@ class Store:
     Hidden names, which begin with a dot, and other folders are not runs. Locks and logs lie below hidden names; they
     may be removed while nobody works.
 
+    All methods raise InputError where the store cannot be reached, and for what is no name of a run.
+
     Args:
         address: a folder, which need not be there yet, or an address of fsspec: `s3://bucket/runs`, `gs://…`,
             `file:///…`, `memory://…`.
@@ -52,45 +54,32 @@ class Store:
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
         self._location = _open(os.fspath(address))
-        self.folder = self._location if isinstance(self._location, Path) else None
-        self.address = os.fspath(address).rstrip("/") if self.folder is None else str(self.folder)
-        self._locks = (
-            FolderLocks(self._location)
-            if isinstance(self._location, Path)
-            else BucketLocks(self._location, self.address)
-        )
+        self._locks: FolderLocks | BucketLocks
+        if isinstance(self._location, Path):
+            self.folder: Path | None = self._location
+            self.address = str(self._location)
+            self._locks = FolderLocks(self._location)
+        else:
+            self.folder = None
+            self.address = os.fspath(address).rstrip("/")
+            self._locks = BucketLocks(self._location, self.address)
 
     def __repr__(self) -> str:
         return f"Store({self.address!r})"
 
     def exists(self) -> bool:
-        """Whether there is anything at the address.
-
-        Raises:
-            InputError: it cannot be reached.
-        """
-        with self._one_line("read"):
+        """Whether there is anything at the address."""
+        with self._reached("read"):
             return self._location.is_dir() if isinstance(self._location, Path) else self._location.exists()
 
     def runs(self) -> list[StoredRun]:
-        """All runs, by name.
-
-        Raises:
-            InputError: the store cannot be read. Of a single run, that is its `problem`.
-        """
-        with self._one_line("read"):
-            if isinstance(self._location, Path):
-                return _read_folder(self._location)
-            return _read_bucket(self._location)
+        """All runs, by name. What cannot be read of a single one is its `problem`."""
+        with self._reached("read"):
+            return _read_folder(self._location) if isinstance(self._location, Path) else _read_bucket(self._location)
 
     def run(self, name: str) -> StoredRun | None:
-        """One run; None if there is none of that name.
-
-        Raises:
-            InputError: the store cannot be read, or that is no name of a run.
-        """
-        _check_name(name)
-        with self._one_line("read"):
+        """One run; None if there is none of that name."""
+        with self._reached("read", name):
             if isinstance(self._location, Path):
                 return read_run(self._location / name)
             return next(iter(_read_bucket(self._location, name)), None)
@@ -110,29 +99,19 @@ class Store:
 
         Raises:
             Locked: another process has it. Its status is `errors.LOCKED`.
-            InputError: the store cannot be written or has no locks, or that is no name of a run.
+            InputError: the store cannot be written or has no locks.
         """
-        _check_name(name)
-        with self._one_line("locked"):
+        with self._reached("locked", name):
             return self._locks.lock(name, lease, on_loss)
 
     def holder(self, name: str) -> str | None:
-        """Who works at a run, as "pid 123 on HOST"; None: nobody.
-
-        Raises:
-            InputError: the store cannot be read, or that is no name of a run.
-        """
-        _check_name(name)
-        with self._one_line("read"):
+        """Who works at a run, as "pid 123 on HOST"; None: nobody."""
+        with self._reached("read", name):
             return self._locks.holder(name)
 
     def locked(self) -> dict[str, str]:
-        """Who works at which run: run -> "pid 123 on HOST".
-
-        Raises:
-            InputError: the store cannot be read.
-        """
-        with self._one_line("read"):
+        """Who works at which run: run -> "pid 123 on HOST"."""
+        with self._reached("read"):
             names = sorted(self._locks.names())
             return {name: holder for name in names if (holder := self._locks.holder(name)) is not None}
 
@@ -149,11 +128,10 @@ class Store:
         Raises:
             InputError: the store cannot be written, or is a folder, whose runs are trained where they lie.
         """
-        name = folder.name if name is None else name
-        _check_name(name)
         if isinstance(self._location, Path):
             raise InputError(f"{self.address} is a folder, and nothing is uploaded to it; train in it, or copy the run")
-        with self._one_line("written"):
+        name = folder.name if name is None else name
+        with self._reached("written", name):
             transfer.upload(self._location, folder, name)
 
     def fetch(self, name: str, into: Path | None = None, *, checkpoints: bool = True) -> Path:
@@ -168,20 +146,20 @@ class Store:
 
         Raises:
             MissingRun: there is no such run.
-            InputError: it cannot be downloaded.
         """
-        _check_name(name)
-        if isinstance(self._location, Path):
-            if not (self._location / name).is_dir():
-                raise MissingRun(f"there is no run {name} in {self.address}")
-            return Path(self.address, name)
         into = self.cache / "runs" if into is None else into
-        with self._one_line("read"):
-            into.mkdir(parents=True, exist_ok=True)
-            with FileLock(into / f".{name}.lock"):
-                if not transfer.fetch(self._location, name, into / name, checkpoints=checkpoints):
-                    raise MissingRun(f"there is no run {name} in {self.address}")
-        return into / name
+        with self._reached("read", name):
+            if isinstance(self._location, Path):
+                place = self._location / name
+                there = place.is_dir()
+            else:
+                place = into / name
+                into.mkdir(parents=True, exist_ok=True)
+                with FileLock(into / f".{name}.lock"):
+                    there = transfer.fetch(self._location, name, place, checkpoints=checkpoints)
+        if not there:
+            raise MissingRun(f"there is no run {name} in {self.address}")
+        return place
 
     @property
     def cache(self) -> Path:
@@ -193,21 +171,17 @@ class Store:
     def log(self, name: str) -> Path:
         """The file of this machine for what a run prints, `.logs/NAME.log` in a folder, else in the cache; its folder
         is there.
-
-        Raises:
-            InputError: that folder cannot be made, or that is no name of a run.
         """
-        _check_name(name)
         folder = self.cache / "logs" if self.folder is None else self.folder / ".logs"
-        try:
+        with self._reached("written", name):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"the folder {folder} for logs cannot be made ({first_line(error)})") from error
         return folder / f"{name}.log"
 
     @contextmanager
-    def _one_line(self, done: str) -> Iterator[None]:
-        """Every file system has errors of its own."""
+    def _reached(self, done: str, name: str = "run") -> Iterator[None]:
+        """Checks the name of a run; within it, any error, for every file system has its own, is an InputError."""
+        if not name or name.startswith(".") or "/" in name or os.sep in name:
+            raise InputError(f"{name!r} is no name of a run: that is the name of a folder, without a dot in front")
         try:
             yield
         except InputError:
@@ -310,8 +284,3 @@ def _read_bucket(bucket: Bucket, name: str = "") -> list[StoredRun]:
     names = sorted(run for run, files in runs.items() if run[:1] not in ("", ".") and makes_a_run & files.keys())
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(read, names))
-
-
-def _check_name(name: str) -> None:
-    if not name or name.startswith(".") or "/" in name or os.sep in name:
-        raise InputError(f"{name!r} is no name of a run: that is the name of a folder, without a dot at its beginning")

@@ -70,7 +70,7 @@ def restore(loop: Loop) -> None:
         InputError: no checkpoint can be read, or they are of another network or another version of regard.
     """
     folder = loop.run.checkpoints
-    state = read_newest(folder, loop.note, loop.processes.of_all)
+    state = read_newest(folder, loop.processes.note, loop.processes.of_all)
     if state is None:
         return
     source, anew = f"the checkpoint in {folder}", "start the run again (--overwrite)"
@@ -106,7 +106,7 @@ def restore(loop: Loop) -> None:
         raise InputError(
             f"{source} is of another network, optimizer or version of regard ({one_line(error)[:200]}); {anew}"
         ) from error
-    loop.note(
+    loop.processes.note(
         f"resumed {loop.run.folder} at epoch {loop.epoch + 1}, step {loop.step + 1}"
         + (f" (by {now} processes, before by {before}: the same up to rounding)" if before != now else "")
     )

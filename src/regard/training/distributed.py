@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object, reduce
 from torch import Tensor, nn
 
 from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
 from regard.launcher import local_rank, rank_and_size, without_launcher
+from regard.training.hooks import Hook
 from regard.transfer import Losses, Objective
 
 Result = TypeVar("Result")
@@ -34,6 +35,7 @@ class Processes:
         device: of this process.
         rank: of this process, from 0.
         count: of the processes.
+        hooks: that are told what a person should know.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Processes:
         Raises:
             InputError: the device or the precision are not to be had, processes do not find one another.
         """
+        self.hooks: Sequence[Hook] = ()
         size = rank_and_size()[1]
         several = size > 1
         AcceleratorState._reset_state(reset_partial_state=not several)  # of an earlier run in this Python
@@ -85,11 +88,7 @@ class Processes:
 
     def summed(self, values: Tensor) -> Tensor:
         """The sum over the processes, on the device of `values`; all have to ask for it."""
-        if self.count == 1:
-            return values
-        placed = values.to(self.device, copy=True)
-        dist.all_reduce(placed)
-        return placed.to(values.device)
+        return reduce(values.to(self.device), "sum").to(values.device) if self.count > 1 else values
 
     def largest(self, *values: float) -> list[float]:
         """The largest over the processes, of each value; all have to ask for it."""
@@ -116,17 +115,12 @@ class Processes:
 
     def of_all(self, value: Result) -> list[Result]:
         """What each process gives, by rank; all have to ask for it."""
-        if self.count == 1:
-            return [value]
-        values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value)
-        return values
+        return gather_object([value])
 
     def first(self, work: Callable[[], Result]) -> Result:
         """What `work` gives: the main process does it first, then one process of each other machine, then the rest.
 
-        Raises:
-            SaidElsewhere: another process could not do it, and says why.
+        SaidElsewhere is raised where another process could not do it; that one says why.
         """
         main, local_main = self.main, self.accelerator.is_local_main_process
         turns = (main, local_main and not main, not local_main and not main)
@@ -134,11 +128,7 @@ class Processes:
         return results[turns.index(True)]
 
     def alone(self, work: Callable[[], object]) -> None:
-        """The main process does `work`, the others wait for it.
-
-        Raises:
-            SaidElsewhere: the main process could not do it, and says why.
-        """
+        """The main process does `work`, the others wait for it. SaidElsewhere is raised as by `first`."""
         self._together(work, self.main)
 
     def _together(self, work: Callable[[], Any], mine: bool) -> Any:
@@ -153,9 +143,10 @@ class Processes:
             raise SaidElsewhere("another process could not go on")
         return result
 
-    def wait(self) -> None:
-        """Waits for all processes."""
-        self.of_all(None)
+    def note(self, message: str) -> None:
+        """Tells a person, in one line."""
+        for hook in self.hooks:
+            hook.note(message)
 
     def __enter__(self) -> Processes:
         return self

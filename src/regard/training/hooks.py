@@ -159,7 +159,7 @@ class Trackers(Hook):
         self._note: Callable[[str], None] = print
 
     def start(self, loop: Loop) -> None:
-        self._note = loop.note
+        self._note = loop.processes.note
         folder, fields = loop.run.folder.resolve(), flat(plain(loop.recipe))
         for name in self.names:
             kind = LOGGER_TYPE_TO_CLASS[name]

@@ -59,12 +59,9 @@ class Loop:
         test_loader: Loader,
         processes: Processes,
         hooks: Sequence[Hook] = (),
-        *,
-        fewest: int = 2,
     ) -> None:
         self.recipe, self.run, self.objective, self.processes = recipe, run, objective, processes
         self.loader, self.test_loader, self.hooks = loader, test_loader, hooks
-        self.fewest = fewest  # images at a time
         self.begin: Callable[[], None] | None = None
         self.run_id = ""
         self.model = self.tested = objective.student
@@ -120,7 +117,7 @@ class Loop:
         self.prepare_step()
         for hook in self.hooks:
             batch = hook.before_step(self, batch)
-        sizes = part_sizes(len(batch.images), self.recipe.schedule.accumulate, self.fewest)
+        sizes = part_sizes(len(batch.images), self.recipe.schedule.accumulate)
         parts = list(zip(batch.images.split(sizes), batch.labels.split(sizes), strict=True))
         for number, (images, labels) in enumerate(parts, start=1):
             # Gradients are averaged over the processes with those of the last part.
@@ -153,7 +150,7 @@ class Loop:
         norm = get_total_norm([p.grad for p in self.learning if p.grad is not None])
         if self.recipe.optimizer.clip is not None:
             clip_grads_with_norm_(self.learning, self.recipe.optimizer.clip, norm)
-        self.meter.add_norm(self.step, norm, self.processes.count)
+        self.meter.rows[self.step, 0] = norm.detach() / self.processes.count  # all have it, and it is summed
         return norm
 
     def check(self, interrupt: Interrupt) -> bool:
@@ -167,7 +164,7 @@ class Loop:
         if self.begin is not None:
             self.begin()
             self.begin = None
-        self.images_per_second = measured.images(self.first) / (now - self.began)
+        self.images_per_second = int(measured.columns["images"][self.first :].sum()) / (now - self.began)
         for hook in self.hooks:
             hook.after_check(self, measured.means())
         if save and not stop and self.step < len(self.loader):
@@ -203,7 +200,7 @@ class Loop:
         self.rows.append(row)
         self.bad_before = measured.bad_at_the_end(self.bad_before)
         self.epoch, self.step = self.epoch + 1, 0
-        self.meter.reset()
+        self.meter.rows.zero_()
         if self.processes.main:
             self.run.record_epoch(self.tested, self.rows, self.unreadable)
         for hook in self.hooks:
@@ -238,11 +235,6 @@ class Loop:
     def progress(self) -> float:
         """The share of the run that is over."""
         return self.steps_done / (self.recipe.schedule.epochs * len(self.loader))
-
-    def note(self, message: str) -> None:
-        """Tells a person."""
-        for hook in self.hooks:
-            hook.note(message)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,39 +50,30 @@ class Meter:
     @torch.no_grad()
     def add(self, step: int, losses: Losses, labels: Tensor) -> None:
         """Adds the images of a step, or of a part of it."""
-        self._widen([name for name in losses.terms if name not in self.columns])
+        self._widen(losses.terms)
         zero = self.rows.new_zeros(())
         classes = labels if labels.ndim == 1 else labels.argmax(1)
         correct = (predicted_classes(losses.logits) == classes).to(zero.dtype).mean()
         terms = (losses.terms.get(name, zero) for name in self.terms)
-        means = torch.stack((zero + 1, losses.total, correct, *terms))
-        self.rows[step, 1:].add_(means, alpha=len(labels))
-
-    @torch.no_grad()
-    def add_norm(self, step: int, norm: Tensor, processes: int) -> None:
-        """The norm of the gradient, which all processes have and only one of them counts."""
-        self.rows[step, 0] = norm / processes
-
-    def reset(self) -> None:
-        """Begins the next epoch."""
-        self.rows.zero_()
+        self.rows[step, 1:].add_(torch.stack((zero + 1, losses.total, correct, *terms)), alpha=len(labels))
 
     def load(self, columns: dict[str, Tensor], *, here: bool) -> None:
-        """Goes on from what was saved, by name: (steps,) each.
+        """Goes on from what was saved, by name: (steps,) each, of all processes together.
 
         Args:
-            columns: of all processes together.
+            columns: by name.
             here: whether this process is the one that goes on from it; the others have the columns and add nothing.
         """
-        self._widen([name for name in columns if name not in self.columns])
+        self._widen(columns)
         for column, name in enumerate(self.columns):
             if here and name in columns:
                 self.rows[:, column] = columns[name]
 
-    def _widen(self, names: Sequence[str]) -> None:
-        if names:
-            self.columns += names
-            self.rows = torch.cat((self.rows, self.rows.new_zeros(len(self.rows), len(names))), 1)
+    def _widen(self, names: Iterable[str]) -> None:
+        new = [name for name in names if name not in self.columns]
+        if new:
+            self.columns += new
+            self.rows = torch.cat((self.rows, self.rows.new_zeros(len(self.rows), len(new))), 1)
 
 
 class Measured:
@@ -100,10 +91,6 @@ class Measured:
     def __init__(self, columns: Sequence[str], rows: Tensor) -> None:
         self.columns = dict(zip(columns, rows.cpu().double().unbind(1), strict=True))
         self.finite = self.columns["loss"].isfinite() & self.columns["gradient_norm"].isfinite()
-
-    def images(self, start: int = 0) -> int:
-        """How many images there were from a step on."""
-        return int(self.columns["images"][start:].sum())
 
     def bad(self) -> list[int]:
         """The steps whose loss or gradient is not finite."""

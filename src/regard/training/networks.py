@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -78,8 +79,12 @@ def load_network(
     Raises:
         InputError: the weights do not fit the network, or it cannot be made.
     """
-    most = _PARAMETERS + 4 * models.count_entries(checkpoint)
-    model = _shaped(network, outputs, most)
+    with _at_most(_PARAMETERS + 4 * models.count_entries(checkpoint), network.name):
+        try:
+            with torch.device("meta"):
+                model = build_network(network, outputs, pretrained=False)
+        except (RuntimeError, InputError):  # it computes with values as it is made, or says what is wrong again
+            model = build_network(network, outputs, pretrained=False)
     entries = models.entries_for(model, checkpoint, source, ema=ema, say=say)
     models.check_fit(model, entries, source)
     model = build_network(network, outputs, pretrained=False)
@@ -87,26 +92,20 @@ def load_network(
     return model.eval()
 
 
-def _shaped(network: ModelRecipe, outputs: int, most: int) -> nn.Module:
-    """The network with shapes and no values, where it can be made so.
-
-    Raises:
-        InputError: it has more than `most` parameters (tensors), or it cannot be made.
-    """
+@contextmanager
+def _at_most(most: int, network: str) -> Iterator[None]:
+    """Within it, a module of more parameters (tensors) cannot be made, which might take forever."""
     count = 0
 
     def register(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
         nonlocal count
         count += 1
         if count > most:
-            raise InputError(f"the network {network.name} has far more parameters than there are weights for it")
+            raise InputError(f"the network {network} has far more parameters than there are weights for it")
 
     registered = register_module_parameter_registration_hook(register)
     try:
-        with torch.device("meta"):
-            return build_network(network, outputs, pretrained=False)
-    except (RuntimeError, InputError):  # it computes with values as it is made, or says what is wrong again
-        return build_network(network, outputs, pretrained=False)
+        yield
     finally:
         registered.remove()
 

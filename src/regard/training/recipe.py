@@ -128,7 +128,8 @@ class ScheduleRecipe:
     Args:
         epochs: passes over the training images.
         batch_size: images per step, over all processes.
-        accumulate: gradient accumulation: each process takes its images of a step in so many parts, for less memory.
+        accumulate: gradient accumulation: each process takes its images of a step in so many parts, of two images at
+            least, for less memory.
         shape: the learning rate falls by factor at the milestones, or along a half cosine or a line to floor.
         milestones: epochs at whose start the learning rate falls.
         factor: what the learning rate is multiplied with at a milestone.

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from regard.terminal import escaped
 from regard.training.environment import environment
 from regard.training.networks import load_network
 from regard.training.parsing import load_recipe
-from regard.training.recipe import Recipe, write_recipe
+from regard.training.recipe import Recipe, with_fields, write_recipe
 from regard.version import __version__
 
 Weights = Literal["last", "best"]
@@ -48,11 +48,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, recipe: Recipe, classes: tuple[str, ...]) -> Run:
-        """A new run folder.
-
-        Raises:
-            InputError: the folder is there and not empty, or it cannot be written.
-        """
+        """A new run folder. InputError is raised where it is there and not empty, or cannot be written."""
         cls.check_free(folder)
         run = cls(Path(folder))
         run.begin(recipe, classes)
@@ -60,11 +56,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """An existing run folder.
-
-        Raises:
-            InputError: there is no such folder, or it is no run.
-        """
+        """An existing run folder; InputError says that there is none, or that it is no run."""
         folder = Path(folder)
         if not folder.is_dir():
             raise InputError(f"there is no run folder {folder}")
@@ -74,11 +66,8 @@ class Run:
 
     @staticmethod
     def check_free(folder: str | Path, *, overwrite: bool = False) -> None:
-        """Whether a new run may be made there.
-
-        Raises:
-            InputError: the folder is not empty and `overwrite` is not set; it holds something other than a run, or the
-                working folder or the home folder; or it cannot be written.
+        """Raises InputError where no new run may be made: the folder is not empty and `overwrite` is not set; it holds
+        something other than a run, or the working folder or the home folder; or it cannot be written.
         """
         folder = Path(folder)
         try:
@@ -119,11 +108,10 @@ class Run:
         Raises:
             InputError: the folder cannot be written.
         """
-        known = environment(classes) | (about or {})
 
         def write(folder: Path) -> None:
             with written_aside(folder / "environment.json") as aside:
-                aside.write_text(json.dumps(known, indent=1))
+                aside.write_text(json.dumps(environment(classes) | (about or {}), indent=1))
             with written_aside(folder / "recipe.yaml") as aside:
                 write_recipe(recipe, aside)
 
@@ -144,17 +132,9 @@ class Run:
             ) from error
 
     def update(self, epochs: int, unreadable: Literal["error", "skip"]) -> None:
-        """Changes what a run that goes on may change in its recipe: the epochs, and what is done with broken images.
-
-        Raises:
-            InputError: the recipe cannot be written.
-        """
+        """Changes what a run that goes on may change in its recipe: the epochs, and what is done with broken images."""
         before = self.recipe
-        changed = replace(
-            before,
-            schedule=replace(before.schedule, epochs=epochs),
-            data=replace(before.data, unreadable=unreadable),
-        )
+        changed = with_fields(before, {"schedule.epochs": epochs, "data.unreadable": unreadable})
         if changed == before:
             return
         try:
@@ -181,10 +161,8 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What the run depended on besides its recipe; empty where the file is missing.
-
-        Raises:
-            InputError: the file cannot be read, or the classes in it are no names.
+        """What the run depended on besides its recipe; empty where the file is missing. InputError says that it cannot
+        be read, or that the classes in it are no names.
         """
         path = self.folder / "environment.json"
         try:
@@ -208,10 +186,8 @@ class Run:
         return tuple(names)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The epochs so far, one dict each; a last line cut short is left out.
-
-        Raises:
-            InputError: the file cannot be read, or another line is not that of an epoch.
+        """The epochs so far, one dict each; a last line cut short is left out. InputError says that the file cannot be
+        read, or that another line is not that of an epoch.
         """
         path = self.folder / "metrics.jsonl"
         try:
@@ -222,11 +198,7 @@ class Run:
             raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
 
     def weights(self, which: Weights = "last") -> Path:
-        """The file of weights.
-
-        Raises:
-            InputError: the run has none yet.
-        """
+        """The file of weights; InputError says that the run has none yet."""
         path = self.folder / f"{which}.safetensors"
         if not path.is_file():
             raise InputError(f"{self.folder} has no {path.name}: no epoch of it is finished")
@@ -264,9 +236,6 @@ class Run:
     def mend(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
         """Writes what the folder lacks of the last finished epoch, which its checkpoint is of: a copy may have been cut
         off between the two, and files may have been lost.
-
-        Raises:
-            InputError: as `record_epoch`.
         """
         with suppress(InputError):  # metrics that cannot be read are written again
             if len(self.metrics()) >= len(rows) and (self.folder / "last.safetensors").is_file():
@@ -274,10 +243,8 @@ class Run:
         self.record_epoch(model, rows, unreadable)
 
     def model(self, which: Weights = "last") -> nn.Module:
-        """The trained network, in evaluation mode, on the CPU.
-
-        Raises:
-            InputError: the run has no such weights, or they are cut short or do not fit its recipe.
+        """The trained network, in evaluation mode, on the CPU. InputError says that the run has no such weights, or
+        that they are cut short or do not fit its recipe.
         """
         path = self.weights(which)
         return load_network(self.recipe.model, len(self.classes), models.read_checkpoint(path), str(path))

@@ -35,15 +35,13 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
-        values = values.clone()
+        values = values.contiguous().clone()
         dist.all_reduce(values)
         return values
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient
+        return _Sum.forward(_, gradient)
 
 
 class _Synced(_BatchNorm):
@@ -58,8 +56,11 @@ class _Synced(_BatchNorm):
         mean = _Sum.apply(features.sum(over)) / count
         centred = features - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(over)) / count
-        if self.track_running_stats:
-            self._keep(mean.detach(), variance.detach() * count / (count - 1))
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(variance.detach() * count / (count - 1), momentum)
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
@@ -67,11 +68,3 @@ class _Synced(_BatchNorm):
         for further in (getattr(self, "drop", None), getattr(self, "act", None)):
             normalised = normalised if further is None else further(normalised)
         return normalised
-
-    @torch.no_grad()
-    def _keep(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
-        momentum = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance, momentum)

@@ -6,10 +6,11 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,9 +19,9 @@ from torch.utils import deterministic
 from regard import data
 from regard.errors import KILLED_WORKER, InputError, LostProcess, SaidElsewhere, first_line
 from regard.modes import check_image_size
-from regard.training.batch_size import fewest_images, left_out, takes_channels_last
+from regard.training.batch_size import left_out, takes_channels_last
 from regard.training.checkpoint import restore
-from regard.training.datasets import load_data, make_loader, resolved, test_batch_size
+from regard.training.datasets import Images, load_data, make_loader, resolved, test_batch_size
 from regard.training.distributed import Processes
 from regard.training.hooks import Hook, Mix, Trackers, WeightAverage, check_trackers
 from regard.training.loop import Loop, interruptible
@@ -76,13 +77,38 @@ def train(
             is kept).
     """
     check(recipe, folder)
-    varies = recipe.transfer.uses("full_activation") and recipe.transfer.weight("full_activation").shape != "constant"
+    run, features = Run(Path(folder)), recipe.transfer.weight("full_activation")
+    varies = features.used and features.shape != "constant"
     with (
         _settings(recipe),
         Processes(recipe.device, recipe.precision, recipe.wait_minutes, unused=varies) as processes,
-        _enough_memory(recipe),
+        _one_line(recipe),
     ):
-        return _train(recipe, Run(Path(folder)), processes, hooks, resume, overwrite, splits)
+        hooks = processes.hooks = [hook for hook in hooks if processes.main or not hook.main_only]
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if launched not in ("no", processes.accelerator.mixed_precision):
+            processes.note(f"note: accelerate launch was asked for {launched}; the recipe's precision counts")
+        processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are read
+        splits = splits or processes.first(lambda: load_data(recipe.data))  # first, for it may be a download
+        recipe, classes = replace(recipe, data=resolved(recipe.data, splits.train)), splits.train.classes
+        record = _record(splits, processes)
+        if resume:
+            processes.alone(lambda: check_same_run(recipe, run, classes, record))
+        objective, loaders = _objective_and_loaders(recipe, splits, processes)
+        hooks = [*_hooks(recipe, len(classes), processes), *hooks]
+        try:
+            loop = Loop(recipe, run, objective, *loaders, processes, hooks)
+            loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resume))
+            if resume:
+                restore(loop)
+                if processes.main and loop.rows and loop.step == 0:
+                    run.mend(loop.tested, loop.rows, loop.unreadable)
+            with interruptible() as interrupt:
+                finished = loop.run_on(interrupt)
+        finally:
+            for hook in hooks:
+                hook.finish()
+        return Outcome(run, finished, loop.rows[-1]["test_accuracy"] if loop.rows else None)
 
 
 def check(recipe: Recipe, folder: str | Path) -> None:
@@ -94,64 +120,6 @@ def check(recipe: Recipe, folder: str | Path) -> None:
         path = Path(os.path.realpath(teacher))
         if Path(os.path.realpath(folder)) in (path, *path.parents):
             raise InputError(f"the run {folder} cannot be its own teacher; name another (transfer.teacher, or --run)")
-
-
-def _train(
-    recipe: Recipe,
-    run: Run,
-    processes: Processes,
-    hooks: Sequence[Hook],
-    resume: bool,
-    overwrite: bool,
-    splits: data.Splits | None,
-) -> Outcome:
-    hooks = [hook for hook in hooks if processes.main or not hook.main_only]
-
-    def note(message: str) -> None:
-        for hook in hooks:
-            hook.note(message)
-
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", processes.accelerator.mixed_precision):
-        note(f"note: accelerate launch was asked for {launched}; the recipe's precision counts, {recipe.precision}")
-    processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are read
-    splits = splits or processes.first(lambda: load_data(recipe.data))  # first, for it may be a download
-    recipe = replace(recipe, data=resolved(recipe.data, splits.train))
-    record = _record(splits, processes, note)
-    if resume:
-        processes.alone(lambda: check_same_run(recipe, run, splits.train.classes, record))
-
-    torch.manual_seed(recipe.seed)
-    model = _network(recipe, len(splits.train.classes), processes)
-    channels_last = recipe.channels_last and takes_channels_last(
-        model, recipe, len(splits.train), processes.device, processes.count
-    )
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    loader, test_loader = _loaders(recipe, splits, processes, channels_last, note)
-    size = loader.image_size
-    assert size is not None
-    check_image_size(model, torch.empty(1, 3, *size, device="meta"))
-    teachers = processes.first(  # for it may be a download
-        lambda: load_teachers(recipe.transfer, splits.train, size, processes.device, note, compile=recipe.compile)
-    )
-    fewest = fewest_images(recipe, model, len(splits.train), size, processes.count)
-    objective = make_objective(recipe, model, teachers, size)
-
-    hooks = [*_hooks(recipe, len(splits.train.classes), processes), *hooks]
-    try:
-        loop = Loop(recipe, run, objective, loader, test_loader, processes, hooks, fewest=fewest)
-        loop.begin = lambda: processes.alone(lambda: _begin(loop, splits.train.classes, record, resume))
-        if resume:
-            restore(loop)
-            if processes.main and loop.rows and loop.step == 0:
-                run.mend(loop.tested, loop.rows, loop.unreadable)
-        with interruptible() as interrupt:
-            finished = loop.run_on(interrupt)
-    finally:
-        for hook in hooks:
-            hook.finish()
-    return Outcome(run, finished, loop.rows[-1]["test_accuracy"] if loop.rows else None)
 
 
 def make_objective(
@@ -184,7 +152,7 @@ def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
         Run.check_free(run.folder, overwrite=overwrite)
 
 
-def _record(splits: data.Splits, processes: Processes, note: Callable[[str], None]) -> Record:
+def _record(splits: data.Splits, processes: Processes) -> Record:
     """What the run records of its images, the same for all processes; notes what there is to know of them.
 
     Raises:
@@ -193,7 +161,7 @@ def _record(splits: data.Splits, processes: Processes, note: Callable[[str], Non
     for images in splits:
         if images.skipped:
             names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
-            note(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
+            processes.note(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
     record, classes = data_record(splits), splits.train.classes
     (first, *others) = processes.of_all((classes, record))
     for rank, other in enumerate(others, start=1):
@@ -203,21 +171,40 @@ def _record(splits: data.Splits, processes: Processes, note: Callable[[str], Non
             raise InputError(message) if processes.main else SaidElsewhere(message)
     only = one_class(classes, record)
     if only is not None:
-        note(f"note: all training images are of one class, {only!r}: the accuracy says nothing (data.folder)")
+        processes.note(f"note: all training images are of one class, {only!r}: the accuracy says nothing (data.folder)")
     return record
 
 
-def _network(recipe: Recipe, classes: int, processes: Processes) -> nn.Module:
-    """The network of a recipe on its device, as its training begins."""
-    model = processes.first(lambda: build_network(recipe.model, classes))  # first, for it may download weights
+def _objective_and_loaders(
+    recipe: Recipe, splits: data.Splits, processes: Processes
+) -> tuple[Objective, tuple[data.Loader, data.Loader]]:
+    """The network on its device with its losses, and the batches of training and test."""
+    torch.manual_seed(recipe.seed)
+    # What may be a download, one process does first.
+    model = processes.first(lambda: build_network(recipe.model, len(splits.train.classes)))
     if recipe.sync_norms and processes.count > 1:
         model = sync_norms(model, processes.device)
     freeze(model, recipe.model.frozen, fixed_norms=recipe.model.fixed_norms)
-    return model.to(processes.device)
+    model = model.to(processes.device)
+    channels_last = recipe.channels_last and takes_channels_last(
+        model, recipe, len(splits.train), processes.device, processes.count
+    )
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    loaders = _loaders(recipe, splits, processes, channels_last)
+    size = loaders[0].image_size
+    assert size is not None
+    check_image_size(model, torch.empty(1, 3, *size, device="meta"))
+    teachers = processes.first(
+        lambda: load_teachers(
+            recipe.transfer, splits.train, size, processes.device, processes.note, compile=recipe.compile
+        )
+    )
+    return make_objective(recipe, model, teachers, size), loaders
 
 
 def _loaders(
-    recipe: Recipe, splits: data.Splits, processes: Processes, channels_last: bool, note: Callable[[str], None]
+    recipe: Recipe, splits: data.Splits, processes: Processes, channels_last: bool
 ) -> tuple[data.Loader, data.Loader]:
     """The batches of training and test."""
     train, test = splits
@@ -230,29 +217,17 @@ def _loaders(
     whole_batches = data.is_streamed(recipe.data.name) or mixes
     left = 0 if whole_batches else left_out(len(train), batch_size, processes.count)
     if left:
-        note(f"the last batch of an epoch would have {left} of {len(train)} images, and is left out")
-    sliced = {"rank": processes.rank, "world_size": processes.count}
-    loader = make_loader(
-        train,
-        recipe.data,
-        batch_size,
-        augmentation=recipe.augmentation,
-        shuffle=True,
-        seed=recipe.seed,
-        device=processes.device,
-        drop_last=whole_batches or left > 0,
-        channels_last=channels_last,
-        **sliced,
+        processes.note(f"the last batch of an epoch would have {left} of {len(train)} images, and is left out")
+
+    def loader(images: Images, batch_size: int, **options: Any) -> data.Loader:
+        shared = {"rank": processes.rank, "world_size": processes.count, "device": processes.device}
+        return make_loader(images, recipe.data, batch_size, channels_last=channels_last, **shared, **options)
+
+    training = {"augmentation": recipe.augmentation, "shuffle": True, "seed": recipe.seed}
+    return (
+        loader(train, batch_size, drop_last=whole_batches or left > 0, **training),
+        loader(test, test_batch_size(test, recipe.data, processes.count)),
     )
-    test_loader = make_loader(
-        test,
-        recipe.data,
-        test_batch_size(test, recipe.data, processes.count),
-        device=processes.device,
-        channels_last=channels_last,
-        **sliced,
-    )
-    return loader, test_loader
 
 
 def _hooks(recipe: Recipe, classes: int, processes: Processes) -> list[Hook]:
@@ -294,51 +269,59 @@ def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -
 @contextmanager
 def _settings(recipe: Recipe) -> Iterator[None]:
     """torch's settings for the run, put back after it."""
-    cudnn, threads = torch.backends.cudnn, torch.get_num_threads()
-    of_cudnn = cudnn.deterministic, cudnn.benchmark
-    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = "fill_uninitialized_memory"
-    fills = getattr(deterministic, fill)
-    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    try:
-        cudnn.deterministic, cudnn.benchmark = recipe.deterministic, not recipe.deterministic
+    cudnn, workspace = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    strict, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    with ExitStack() as after, warnings.catch_warnings():
+        for module, name, value in (
+            (cudnn, "deterministic", recipe.deterministic),
+            (cudnn, "benchmark", not recipe.deterministic),
+            (deterministic, "fill_uninitialized_memory", False),  # it is written to before it is read
+        ):
+            after.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, value)
+        after.callback(torch.use_deterministic_algorithms, strict, warn_only=warn_only)
         torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
-        setattr(deterministic, fill, False)  # of memory that is written to before it is read
-        if recipe.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if recipe.deterministic and workspace not in os.environ:
+            after.callback(os.environ.pop, workspace, None)
+            os.environ[workspace] = ":4096:8"
         if recipe.threads is not None:
+            after.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(recipe.threads)
-        with warnings.catch_warnings():
-            # Of parameters of one row, such as gates, whose memory is the same in either layout.
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        cudnn.deterministic, cudnn.benchmark = of_cudnn
-        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
-        setattr(deterministic, fill, fills)
-        if workspace is None:
-            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+        # Of parameters of one row, such as gates, whose memory is the same in either layout.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        yield
 
 
 @contextmanager
-def _enough_memory(recipe: Recipe) -> Iterator[None]:
-    """Within it, that there is no memory left is an InputError that says what to change; and so is that a DataLoader
-    worker was killed, which is mostly for the same reason.
+def _one_line(recipe: Recipe) -> Iterator[None]:
+    """Within it, errors of torch's that a recipe may cure are InputErrors that say what to change: of memory, of
+    DataLoader workers that were killed, which is mostly for lack of it, and of batches of one image.
     """
+    schedule = recipe.schedule
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except InputError:
+        raise
+    except (RuntimeError, MemoryError, ValueError) as error:
         if KILLED_WORKER.search(str(error)):
             raise LostProcess(
                 f"a DataLoader worker was killed ({first_line(error)}); if memory ran out, give fewer of them "
                 "(data.workers); --resume goes on from the last checkpoint"
             ) from error
-        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)):
-            raise
-        raise InputError(
-            f"there is no memory left ({first_line(error)}); try a smaller batch (schedule.batch_size is "
-            f"{recipe.schedule.batch_size}), its parts one after another (schedule.accumulate is "
-            f"{recipe.schedule.accumulate}),{' precision bfloat16,' if recipe.precision == 'float32' else ''} "
-            "smaller images (data.size, augmentation.crop) or a smaller network"
-        ) from error
+        if "Expected more than 1 value per channel" in str(error):
+            raise InputError(
+                f"{recipe.model.name} has a batch norm over maps of one pixel, which needs two images at a time, and a "
+                f"process had one; give two each (schedule.batch_size is {schedule.batch_size}, and as many images), "
+                "or fix the norms (model.fixed_norms)"
+            ) from error
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            raise InputError(
+                f"there is no memory left ({first_line(error)}); try a smaller batch (schedule.batch_size is "
+                f"{schedule.batch_size}), its parts one after another (schedule.accumulate is "
+                f"{schedule.accumulate}),{' precision bfloat16,' if recipe.precision == 'float32' else ''} "
+                "smaller images (data.size, augmentation.crop) or a smaller network"
+            ) from error
+        raise
