@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def _record(row: Cost) -> dict[str, Any]:
         record["inference_s_quartiles"] = list(row.latency.inference.quartiles)
         record["training_step_s_quartiles"] = list(row.latency.training_step.quartiles)
     printed = row.published
-    record["unsupported_operators"] = ", ".join(_unsupported(row))
+    record["uncounted"] = ", ".join(_uncounted(row))
     record["attention_options"] = dict(row.options)
     record["published_parameters_m"] = printed and float(printed.parameters)
     record["published_gflops"] = printed and float(printed.gflops)
@@ -182,8 +183,8 @@ def _figures(row: Cost) -> dict[str, float | None]:
     }
 
 
-def _unsupported(row: Cost) -> dict[str, int]:
-    return row.complexity.unsupported_operators if row.complexity else {}
+def _uncounted(row: Cost) -> Mapping[str, int]:
+    return row.complexity.uncounted if row.complexity else {}
 
 
 def _overhead(row: Cost, name: str) -> float | None:
@@ -200,8 +201,7 @@ def _json(rows: list[Cost], conditions: dict[str, Any]) -> str:
         record = _record(row)
         if row.complexity:
             kinds = {kind: row.complexity.operations[kind] for kind in sorted(row.complexity.operations)}
-            record |= {"operations": kinds, "calls": row.complexity.calls, "uncounted": row.complexity.uncounted}
-            record["unsupported_operators"] = _unsupported(row)
+            record |= {"operations": kinds, "uncounted": row.complexity.uncounted}
         records.append(record)
     return json.dumps({**conditions, "rows": records}, indent=2, ensure_ascii=False) + "\n"
 
@@ -232,9 +232,9 @@ def _table(rows: list[Cost], conditions: dict[str, Any]) -> str:
     notes: list[str] = []
     for row in rows:
         cells = [row.network, row.attention or "none", str(row.image_size), *_cells(row, measured)]
-        unsupported = ", ".join(_unsupported(row))
-        too_small = f"the figures are too small, since these operators are not counted: {unsupported}"
-        for said in (row.problem, row.note, row.placement, too_small if unsupported else ""):
+        uncounted = ", ".join(_uncounted(row))
+        too_small = f"the figures are too small, since these operators are not counted: {uncounted}"
+        for said in (row.problem, row.note, row.placement, too_small if uncounted else ""):
             if said:
                 notes.append(f"{row.network} with {row.attention or 'none'}: {said}")
                 cells[1] += f" [{len(notes)}]"

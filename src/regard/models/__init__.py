@@ -1,12 +1,11 @@
 """Networks by name, with attention in them; what they cost; weights from elsewhere."""
 
 from regard.models.cifar_resnet import CifarResNet
-from regard.models.cost.comparison import Cost, count_costs, measure_costs
-from regard.models.cost.complexity import Complexity, complexity
-from regard.models.cost.latency import Latency, Times, latency
-from regard.models.cost.memory import PeakMemory, peak_memory
+from regard.models.complexity import Complexity, complexity
+from regard.models.costs import Cost, count_costs, measure_costs
 from regard.models.create import MOST_CLASSES, create
 from regard.models.folding import folded
+from regard.models.measuring import Latency, PeakMemory, Times, latency, peak_memory
 from regard.models.nin import NIN
 from regard.models.official import count_classes, count_entries, described_options, entries_for, load_official
 from regard.models.preact_resnet import PreActResNet

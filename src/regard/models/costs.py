@@ -1,25 +1,35 @@
-"""What attention costs: networks without it and with each module, side by side."""
+"""What attention costs: networks without it and with each module, side by side, and what SA-Net's table says."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 from regard import attention as attention_modules
 from regard.attention import Gate, Sigmoid, parse_gate
 from regard.errors import InputError, check_interval, one_line, unknown
 from regard.models.cifar_resnet import CifarResNet
-from regard.models.cost.complexity import Complexity, complexity
-from regard.models.cost.latency import Latency, latency
-from regard.models.cost.memory import MEASURED, PeakMemory, peak_memory
-from regard.models.cost.published import Published, published
+from regard.models.complexity import Complexity, complexity
 from regard.models.create import create
+from regard.models.measuring import MEASURED, Latency, PeakMemory, latency, peak_memory
 from regard.models.wide_resnet import WideResNet
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of SA-Net's table, as printed: parameters in millions, GFLOPs, and why our count differs, if it does."""
+
+    parameters: str
+    gflops: str
+    note: str = ""
 
 
 @dataclass
@@ -60,26 +70,40 @@ class Cost:
 
     @property
     def published(self) -> Published | None:
-        """What SA-Net's table says of it, if it has this row."""
-        unlike = self.stages is not None or not isinstance(self.gate, Sigmoid) or self.options
-        if self.network_options or (self.attention is not None and unlike):
+        """What SA-Net's table says of it, if it has this row: its modules have a plain gate and are in all stages."""
+        changed = self.stages is not None or not isinstance(self.gate, Sigmoid) or self.options
+        if self.network_options or (self.attention is not None and changed):
             return None
-        return published(self.network, self.attention, self.image_size, self.classes)
+        table, rows = _sa_net()
+        if (self.image_size, self.classes) != (table["image_size"], table["classes"]):
+            return None
+        return rows.get((self.network, self.attention or "none"))
 
     @property
     def note(self) -> str:
-        """Where the published row has other digits: what it says, and why."""
-        row = self.published
-        return row.difference(self.complexity) if row and self.complexity else ""
+        """What the paper prints where that is not what was counted, and why; empty where all digits agree."""
+        if self.published is None or self.complexity is None:
+            return ""
+        counted = f"{self.complexity.parameters / 1e6:.3f}", f"{self.complexity.published_flops / 1e9:.3f}"
+        printed = self.published.parameters, self.published.gflops
+        units = ("M parameters", "GFLOPs")
+        other = [f"{p} {unit}" for unit, p, c in zip(units, printed, counted, strict=True) if p != c]
+        why = f": {self.published.note}" if self.published.note else ""
+        return f"{_sa_net()[0]['source']} prints {' and '.join(other)}{why}" if other else ""
 
-    def build(self) -> nn.Module:
-        """The network, its weights drawn anew."""
-        model = create(self.network, self.classes, **self.network_options)
+    def build(self, device: torch.device | str | None = None) -> nn.Module:
+        """The network, its weights drawn anew; "meta" makes it without memory for them."""
+        with torch.device(device or "cpu"):
+            model = create(self.network, self.classes, **self.network_options)
         if self.attention is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", attention_modules.PlacementWarning)  # `placement` has it
-                attention_modules.attach(model, self.attention, stages=self.stages, gate=self.gate, **self.options)
+            attention_modules.attach(model, self.attention, stages=self.stages, gate=self.gate, **self.options)
         return model
+
+
+@cache
+def _sa_net() -> tuple[dict[str, Any], dict[tuple[str, str], Published]]:
+    table = yaml.safe_load((files("regard.models") / "sa_net.yaml").read_text(encoding="utf-8"))
+    return table, {(row.pop("network"), row.pop("attention")): Published(**row) for row in table["rows"]}
 
 
 def count_costs(
@@ -111,12 +135,11 @@ def count_costs(
         InputError: an unknown network, module or gate, a size that a network does not take without attention, or no
             module that goes into any of the networks.
     """
-    gate = parse_gate(gate)
+    gate, options = parse_gate(gate), options or {}
     chosen = None if stages is None else tuple(sorted(set(stages)))
     for name in modules:
         if name not in attention_modules.names():
             raise unknown("attention module", name, attention_modules.names())
-    options, own = options or {}, network_options or {}
     for name in options:
         if name not in modules:
             raise InputError(f"there are options of {name!r}, which is not among the modules: {', '.join(modules)}")
@@ -124,46 +147,45 @@ def count_costs(
         check_interval("image_size", image_size, "[1, 2^16]")
     rows: list[Cost] = []
     for network in dict.fromkeys(networks):
-        small = isinstance(_without_values(network, classes or 10, own), CifarResNet | WideResNet)
-        size = image_size or (32 if small else 224)
-        base = Cost(network, None, gate, chosen, size, (10 if small else 1000) if classes is None else classes)
-        base.network_options = own
-        try:
-            base.complexity = complexity(_without_values(network, base.classes, own), size)
-        except InputError as error:
-            raise InputError(f"{network}: {error}") from error
+        base = Cost(network, None, gate, chosen, 0, classes or 10, network_options=network_options or {})
+        small = isinstance(_without_values(base), CifarResNet | WideResNet)
+        base.image_size = image_size or (32 if small else 224)
+        base.classes = (10 if small else 1000) if classes is None else classes
+        _count(base)
+        if base.problem:
+            raise InputError(f"{network}: {base.problem}")
         rows.append(base)
-        rows += [_with_attention(base, name, options.get(name, {})) for name in dict.fromkeys(modules)]
+        for name in dict.fromkeys(modules):
+            row = replace(base, attention=name, options=options.get(name, {}), base=base, complexity=None)
+            _count(row)
+            rows.append(row)
     problems = [row.problem for row in rows if row.attention is not None]
     if problems and all(problems):
         raise InputError(f"no module goes into any of the networks: {problems[0]}")
     return rows
 
 
-def _with_attention(base: Cost, name: str, options: Mapping[str, Any]) -> Cost:
-    row = Cost(base.network, name, base.gate, base.stages, base.image_size, base.classes, options)
-    row.base, row.network_options = base, base.network_options
-    model = _without_values(row.network, row.classes, row.network_options)
+def _count(row: Cost) -> None:
+    """Enters the complexity of a row, and where its module went, or else why there is none."""
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", attention_modules.PlacementWarning)
-            attention_modules.attach(model, name, stages=row.stages, gate=row.gate, **options)
-        row.placement = "; ".join(one_line(warning.message) for warning in said if isinstance(warning.message, Warning))
+            model = _without_values(row)
+        placements = [one_line(w.message) for w in caught if isinstance(w.message, attention_modules.PlacementWarning)]
+        row.placement = "; ".join(placements)
         row.complexity = complexity(model, row.image_size)
     except InputError as error:
         row.problem = str(error)
-    return row
 
 
-def _without_values(network: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
+def _without_values(row: Cost) -> nn.Module:
     """The network with tensors that have shapes and no values, where it can be made so."""
     try:
-        with torch.device("meta"):
-            return create(network, classes, **options)
+        return row.build("meta")
     except InputError:
         raise
     except (RuntimeError, NotImplementedError):  # some look at values while they are built
-        return create(network, classes, **options)
+        return row.build()
 
 
 def measure_costs(
@@ -190,10 +212,12 @@ def measure_costs(
     """
     if batch < 1:
         raise InputError(f"a batch has at least 1 image, not {batch}")
-    works = [row for row in rows if not row.problem]
-    for network in dict.fromkeys(row.network for row in works):
-        own = {row.attention or "none": row for row in works if row.network == network}
-        models = {name: row.build().to(device, dtype) for name, row in own.items()}
+    sound = [row for row in rows if not row.problem]
+    for network in dict.fromkeys(row.network for row in sound):
+        own = {row.attention or "none": row for row in sound if row.network == network}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", attention_modules.PlacementWarning)  # `placement` has it
+            models = {name: row.build().to(device, dtype) for name, row in own.items()}
         size = next(iter(own.values())).image_size
         images = torch.randn(batch, 3, size, size, device=device, dtype=dtype)
         times = latency(models, images, repeats=repeats)

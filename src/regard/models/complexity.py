@@ -1,0 +1,273 @@
+"""What one image costs a network: its parameters and operations, counted as torch carries them out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from regard.attention import ops
+from regard.errors import InputError, first_line
+from regard.modes import evaluation_mode
+from regard.stages import unwrapped
+
+Kind = Literal[
+    "convolution",
+    "1-d convolution",
+    "convolution bias",
+    "matrix product",
+    "batch norm",
+    "other norm",
+    "rectifier",
+    "other activation",
+    "spatial pooling",
+    "other reduction",
+    "elementwise",
+]
+_MULTIPLY_ADDS: tuple[Kind, ...] = ("convolution", "1-d convolution", "matrix product")
+_PUBLISHED: tuple[Kind, ...] = (
+    *("convolution", "matrix product", "convolution bias", "batch norm", "rectifier", "spatial pooling"),
+)
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Learned parameters, and the operations of one forward pass of one image.
+
+    | Kind | Operations |
+    |---|---|
+    | convolution, 1-d convolution (kernel longer than 1), matrix product | multiply-adds, by torch's FlopCounterMode |
+    | convolution bias | one per output element; the bias of a matrix product is elementwise |
+    | batch norm | two per element if it scales and shifts, else one |
+    | other norm | the same; group, layer and instance norm, and any that takes statistics of the images at hand. A mean
+      over pixels that is subtracted at once from what it was taken of is part of a norm: one per element |
+    | rectifier | one per element; ReLU, its leaky, parametric and clipped forms, and ELU |
+    | other activation | one per element; sigmoid, SiLU, GELU, softmax, … |
+    | spatial pooling | one per input element; pooling, and a mean or maximum over one or both axes of the planes
+      (…, C, H, W), or over the last of (N, C, HW) |
+    | other reduction | one per input element; sums, variances, and means and maxima along other axes |
+    | elementwise | one per output element; sums, products, powers, interpolation, … |
+
+    Attributes:
+        parameters: how many numbers are learned.
+        operations: how many of each kind.
+        uncounted: calls by name of operators that compute something and were not counted. Where there are any, the
+            other figures are too small.
+    """
+
+    parameters: int
+    operations: Mapping[Kind, int]
+    uncounted: Mapping[str, int]
+
+    @property
+    def multiply_adds(self) -> int:
+        """Those of convolutions and matrix products, which is what most papers and tools give.
+
+        Norms, activations, pooling and the multiplication by a gate are not counted.
+        """
+        return sum(self.operations.get(kind, 0) for kind in _MULTIPLY_ADDS)
+
+    @property
+    def published_flops(self) -> int:
+        """Operations as the GFLOPs of SA-Net's table count them (arXiv 2102.00240, ImageNet classification).
+
+        One for a multiply-add of a convolution or matrix product, one for a bias that a convolution adds, two an
+        element for batch norm, one an element for a rectifier, one an input element for spatial pooling. Not counted
+        are 1-d convolutions (ECA's), other norms and activations, other reductions, biases of linear layers, and
+        everything elementwise, the product with the gate and the residual addition included. The paper names no tool;
+        the first versions of flops-counter.pytorch, now ptflops, count so, and all twelve numbers come out.
+        """
+        return sum(self.operations.get(kind, 0) for kind in _PUBLISHED)
+
+
+def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexity:
+    """The cost of one forward pass of one RGB image of `image_size` (H, W), in evaluation mode.
+
+    Nothing is computed where the network allows it: tensors without values run through it. One that looks at values
+    runs on an image of zeros, and what it does with that is counted; of `torch.cond`, both branches are. Modes of the
+    modules and values of the tensors are left as they were.
+
+    Raises:
+        InputError: the network does not take an image of that size.
+    """
+    model = unwrapped(model)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    parameters = sum(p.numel() for p in model.parameters())
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    image = torch.zeros(1, 3, height, width, device=like.device, dtype=like.dtype)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    try:
+        without_values = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+        return Complexity(parameters, *_counted(model, without_values, image.to("meta")))
+    except Exception:  # an operator that has no such form, or a network that looks at values
+        pass
+    try:
+        return Complexity(parameters, *_counted(model, {}, image))
+    except NotImplementedError as error:  # torch's operators that take functions
+        raise InputError(
+            f"the operations of {type(model).__name__} cannot be counted, for want of a rule of torch for one of "
+            f"them: {first_line(error)}"
+        ) from error
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        raise InputError(
+            f"{type(model).__name__} does not take an image of {height} x {width}: {first_line(error)}"
+        ) from error
+
+
+def _counted(model: nn.Module, tensors: dict[str, Tensor], image: Tensor) -> tuple[dict[Kind, int], dict[str, int]]:
+    """Operations by kind, and the calls of operators that are not counted."""
+    seen = _Operators()
+    counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
+    # The counter, entered last, comes first: it takes operators to pieces where the network is in inference mode, and
+    # the other mode sees the pieces.
+    with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), _unfused(), seen, counter:
+        functional_call(model, tensors, (image,))
+    products = counter.get_flop_counts().get("Global", {})
+    for operator, flops in products.items():
+        kind: Kind = "convolution" if "conv" in operator.__name__ else "matrix product"
+        seen.operations[kind] += flops // 2
+    seen.operations["convolution"] -= seen.operations["1-d convolution"]
+    uncounted = {operator.__name__: calls for operator, calls in seen.others.items() if operator not in products}
+    return {kind: count for kind, count in seen.operations.items() if count}, uncounted
+
+
+import_module("torchvision")  # registers its operators
+# Formulas that FlopCounterMode lacks: twice the multiply-adds, from the shapes of the arguments and of the output.
+_FLOPS = {
+    torch.ops.aten.mv: lambda matrix, *_, **__: 2 * prod(matrix),
+    torch.ops.aten.dot: lambda left, *_, **__: 2 * prod(left),
+    torch.ops.aten.addmv: lambda _, matrix, *__, **___: 2 * prod(matrix),
+    torch.ops.aten._trilinear: lambda _, weight, *__, out_shape, **___: 2 * prod(out_shape) * prod(weight[1:]),
+    # Samples are interpolated, which is not counted.
+    torch.ops.torchvision.deform_conv2d: lambda _, weight, *__, out_shape, **___: (
+        2 * prod(out_shape) * prod(weight[1:])
+    ),
+    # Moves values. By its overloads, or the counter takes it to pieces as a compiler does.
+    torch.ops.aten.upsample_nearest2d.default: lambda *_, **__: 0,
+    torch.ops.aten.upsample_nearest2d.vec: lambda *_, **__: 0,
+}
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Inside, attention modules take their formulas and torch takes the layers that it has one operator for in steps:
+    dot-product attention, transformer layers, recurrent layers.
+    """
+    libraries: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn  # of recurrent layers
+    enabled = [library.enabled for library in libraries]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for library in libraries:
+            library.enabled = False
+        with ops.reference(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for library, was in zip(libraries, enabled, strict=True):
+            library.enabled = was
+
+
+# Names of torch's operators, without the underscore of those that work in place, of which every input element counts.
+_PER_INPUT: dict[Kind, re.Pattern[str]] = {
+    "rectifier": re.compile(r"relu|leaky_relu|_prelu_kernel|elu|hardtanh|threshold"),
+    "other activation": re.compile(
+        r"(hard)?sigmoid|log_sigmoid_forward|tanh|silu|hardswish|mish|gelu|softplus|_(safe_|log_)?softmax"
+    ),
+    "spatial pooling": re.compile(r"_?(adaptive_)?(avg|max)_pool[23]d(_with_indices)?"),
+    "other reduction": re.compile(
+        r"mean|sum|a?max|a?min|aminmax|var|var_mean|std|std_mean|prod|logsumexp|linalg_vector_norm"
+    ),
+}
+_SCALE = {"native_group_norm": 1, "native_layer_norm": 2, "_fused_rms_norm": 2}  # where among the arguments it is
+_INTERPOLATION = re.compile(r"_?upsample_(linear|bilinear|bicubic|trilinear)\w*|grid_sampler_[23]d")
+_COPIES = {"clone", "copy", "_to_copy", "fill", "zero"}
+# What only moves, compares or draws values.
+_MOVES = re.compile(
+    r"as_strided|cat|stack|clone|copy|_to_copy|lift_fresh|fill|zero|masked_fill|index|_unsafe_index"
+    r"|index_select|index_put|index_copy|index_fill|gather|scatter|take|embedding|where|roll|flip|rot90|repeat"
+    r"|repeat_interleave|tile|unsafe_split\w*|transpose|t|\w+_copy|\w+_scatter|\w+_like|new_\w+"
+    r"|\w+_pad[123]?d?|constant_pad_nd|im2col|pixel_(un)?shuffle|(native_)?channel_shuffle"
+    r"|_?upsample_nearest\w*|max_unpool[23]d|tri[ul]|masked_select|nonzero|unique\w*|sort|argsort|topk"
+    r"|kthvalue|argmax|argmin|searchsorted|bucketize|equal|allclose|is_\w+|_local_scalar_dense|item"
+    r"|native_dropout|bernoulli|normal|uniform|random|exponential|multinomial|\w*contiguous|_reshape\w*"
+    r"|_pack_padded_sequence|_pad_packed_sequence|detach|(un)?squeeze|_assert_\w+|_linalg_check_errors"
+)
+
+
+class _Operators(TorchDispatchMode):
+    """Counts the operators that torch carries out, but for the products themselves.
+
+    Attributes:
+        operations: by kind.
+        others: calls of operators that are no kind known here and do more than move values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[Kind] = Counter()
+        self.others: Counter[Any] = Counter()
+        self.last_mean: tuple[Tensor, Tensor] | None = None  # of what, and what it is
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.removesuffix("_")
+        counts = _operations(name, func, args, out)
+        if name == "sub" and self.last_mean and args[0] is self.last_mean[0] and args[1] is self.last_mean[1]:
+            counts |= {"other norm": args[0].numel(), "spatial pooling": -args[0].numel()}
+        self.last_mean = (args[0], out) if name == "mean" and "spatial pooling" in counts else None
+        self.operations.update(counts)
+        if not counts and _computes(func, args) and not _MOVES.fullmatch(name):
+            self.others[func.overloadpacket] += 1
+        return out
+
+
+def _operations(name: str, func: Any, args: Sequence[Any], out: Any) -> dict[Kind, int]:
+    """The operations of one call, by kind; none if it is a product or not counted."""
+    if name == "convolution":
+        weight, bias, transposed = args[1], args[2], args[6]
+        found: dict[Kind, int] = {} if bias is None else {"convolution bias": out.numel()}
+        if weight.ndim == 3 and weight.shape[2] > 1:
+            found["1-d convolution"] = (args[0] if transposed else out).numel() * weight[0].numel()
+        return found
+    if name in ("addmm", "addmv", "baddbmm"):  # the bias
+        return {"elementwise": out.numel()}
+    if "batch_norm" in name or name in _SCALE:
+        of_the_images = name in _SCALE or any(argument is True for argument in args[3:6])
+        scales = args[_SCALE.get(name, 1)] is not None
+        return {"other norm" if of_the_images else "batch norm": args[0].numel() * (2 if scales else 1)}
+    between_two = len(args) > 1 and isinstance(args[1], Tensor)  # the larger of two tensors is no reduction
+    kind = next((kind for kind, names in _PER_INPUT.items() if names.fullmatch(name)), None)
+    if kind == "other reduction" and name in ("mean", "max", "amax") and not between_two and _over_planes(args):
+        kind = "spatial pooling"
+    if kind is not None and not (kind == "other reduction" and between_two):
+        return {kind: args[0].numel()}
+    pointwise = torch.Tag.pointwise in func.tags and name not in _COPIES
+    return {"elementwise": out.numel()} if pointwise or _INTERPOLATION.fullmatch(name) else {}
+
+
+def _over_planes(args: Sequence[Any]) -> bool:
+    """Whether a reduction runs over axes of planes only: the last of (N, C, HW), the last two of (…, C, H, W)."""
+    axes, ndim = args[1] if len(args) > 1 else None, args[0].ndim
+    if axes is None or ndim < 3:
+        return False
+    reduced = {axis % ndim for axis in ([axes] if isinstance(axes, int) else axes)}
+    return bool(reduced) and reduced <= {ndim - 1, max(ndim - 2, 2)}
+
+
+def _computes(func: Any, args: Sequence[Any]) -> bool:
+    """Whether an operator makes new values from tensors: no view, and nothing that only makes room."""
+    given = [value for argument in args for value in (argument if isinstance(argument, list | tuple) else [argument])]
+    return any(isinstance(value, Tensor) for value in given) and not func.is_view and "view" not in str(func)
