@@ -157,7 +157,7 @@ def test_an_imported_teacher(here, splits, capsys) -> None:
         return (splits.test.images / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
     with torch.no_grad():
-        found = teacher.model(teacher.seen(normalised(other.mean, other.std)))
+        found = teacher.model(teacher.images(normalised(other.mean, other.std)))
         expected = training.load_pretrained("teacher").model()(normalised(stored.mean, stored.std))
     assert torch.allclose(found, expected, atol=1e-5)
     with pytest.raises(InputError, match="one set of weights"):

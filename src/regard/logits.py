@@ -1,4 +1,4 @@
-"""Class scores: where they are in what a model gives, and what one score for two classes means."""
+"""Class scores, where a model gives them and what one score for two classes means, and the labels beside them."""
 
 from __future__ import annotations
 
@@ -63,3 +63,32 @@ def predicted_classes(logits: Tensor) -> Tensor:
         logits: (N, K) or (N, 1).
     """
     return (logits[:, 0] >= 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def checked_labels(labels: Tensor, logits: Tensor) -> Tensor:
+    """The labels of a batch: int64 (N,), or floating point (N, K), the share of each class.
+
+    Args:
+        labels: whole numbers (N,) of any dtype, in [0, K), or shares (N, K). On a GPU the range is not checked, for
+            that would wait for the device at every step.
+        logits: (N, K), or (N, 1) of two classes.
+
+    Raises:
+        InputError: another shape or dtype, or labels outside [0, K).
+    """
+    n, count = class_logits(logits).shape
+    floating = labels.is_floating_point()
+    if labels.shape != ((n, count) if floating else (n,)) or labels.dtype == torch.bool or labels.is_complex():
+        raise InputError(
+            f"labels are {str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}; expected whole numbers "
+            f"({n},) from 0 to {count - 1}, or the share of each class, floating point ({n}, {count})"
+        )
+    if floating:
+        return labels
+    if n and labels.device.type == "cpu":
+        low, high = (int(end) for end in labels.aminmax())
+        if not 0 <= low <= high < count:
+            raise InputError(
+                f"labels run from {low} to {high}; expected 0 to {count - 1}, for there are {count} classes"
+            )
+    return labels.long()

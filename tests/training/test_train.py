@@ -263,11 +263,11 @@ def test_teachers_see_images_as_they_were_trained_on_them(precision, splits, tea
     def normalised(images: data.InMemoryDataset) -> torch.Tensor:
         return (raw - torch.tensor(images.mean)[:, None, None]) / torch.tensor(images.std)[:, None, None]
 
-    torch.testing.assert_close(loaded.seen(normalised(other)), normalised(splits.train))
+    torch.testing.assert_close(loaded.images(normalised(other)), normalised(splits.train))
     assert loaded.dtype() == (torch.bfloat16 if precision == "bfloat16" else None) and loaded.fold
     said.clear()
     (same,) = load_teachers(asked, splits.train, (32, 32), where, said.append)
-    assert not said and same.seen(raw) is raw
+    assert not said and same.images(raw) is raw
 
 
 def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, tmp_path) -> None:

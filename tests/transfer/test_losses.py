@@ -53,14 +53,14 @@ def test_equivalent_betas_pull_alike(to) -> None:
     other = "code" if to == "paper" else "paper"
     beta = transfer.equivalent_beta(1e3, 64, distance, to)
     torch.testing.assert_close(pull(to, beta), pull(other, 1e3))
-    for places, distance in ((1, 0.1), (64, 0), (64, 3)):
-        with pytest.raises(InputError, match="at least 2 places"):
-            transfer.equivalent_beta(1e3, places, distance)
+    for pixels, distance in ((1, 0.1), (64, 0), (64, 3)):
+        with pytest.raises(InputError, match="at least 2 pixels"):
+            transfer.equivalent_beta(1e3, pixels, distance)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (2, 3), (8, 5)])
 def test_full_activations_by_formula_and_numeric_gradients(size) -> None:
-    regress = transfer.regressor(3, 5).double()
+    regress = transfer.make_regressor(3, 5).double()
     student, teacher = features(2, 3, *size).requires_grad_(), features(2, 5, 4, 4, seed=1)
     meet = [min(size[i], 4) for i in range(2)]
     made = torch.einsum(
@@ -75,6 +75,19 @@ def test_full_activations_by_formula_and_numeric_gradients(size) -> None:
         transfer.full_activation_loss(student, teacher[:, :4], regress)
     with pytest.raises(InputError, match="needs"):
         transfer.full_activation_loss(student[0], teacher, regress)
+
+
+def test_full_activations_of_the_paper() -> None:
+    student, teacher = features(2, 3, 4, 4).requires_grad_(), features(2, 3, 4, 4, seed=1)
+    same = transfer.make_regressor(3, 3, "paper")
+    assert isinstance(same, nn.Identity) and isinstance(transfer.make_regressor(3, 5, "paper"), nn.Conv2d)
+    s, t = (x.flatten(1) / x.flatten(1).norm(dim=1, keepdim=True) for x in (student, teacher))
+    loss = transfer.full_activation_loss(student, teacher, same, "paper")
+    torch.testing.assert_close(loss, (2 - 2 * (s * t).sum(1)).mean())
+    torch.testing.assert_close(transfer.full_activation_loss(7 * student, teacher, same, "paper"), loss)
+    assert torch.autograd.gradcheck(lambda x: transfer.full_activation_loss(x, teacher, same, "paper"), student)
+    with pytest.raises(InputError, match="known: fitnets, paper"):
+        transfer.full_activation_loss(student, teacher, same, "code")
 
 
 class Smooth(nn.Module):
@@ -143,7 +156,7 @@ def test_what_cannot_be_compared() -> None:
     for student, teacher, words in (
         (flat, torch.rand(2, 3, 4, 4), "the student's features are (2, 3); attention needs"),
         (torch.rand(2, 3, 4, 4), flat, "the teacher's features"),
-        (torch.rand(2, 3, 4, 4), place, "one place"),
+        (torch.rand(2, 3, 4, 4), place, "one pixel"),
         (torch.rand(2, 3, 4, 4), torch.rand(3, 3, 4, 4), "2 images of the student and 3"),
     ):
         with pytest.raises(InputError) as caught:

@@ -108,10 +108,33 @@ def test_every_term_with_its_weight_at_its_time() -> None:
     )
     torch.testing.assert_close(losses.total, expected)
     losses.total.backward()
-    assert all(p.grad is not None for p in [*student.parameters(), *objective.parameters()])
-    assert len(list(objective.parameters())) == 6  # three convolutions, weight and bias
+    assert all(p.grad is not None for p in objective.parameters())
+    assert len(list(objective.regressors.parameters())) == 6  # three convolutions, weight and bias
     at_the_end = objective(images, labels, progress=1.0)
     assert "attention" not in at_the_end.pairs and "distillation" in at_the_end.terms
+
+
+def test_it_is_a_module_of_what_learns() -> None:
+    student, teacher = networks("wrn-10-1", "wrn-10-2")
+    weights = {"beta": 100, "full_activation": 0.1, "image_size": 32}
+    fast = transfer.Teacher(
+        teacher, fold=True, mean=(0, 0, 0), std=(2, 2, 2), images_mean=(1, 1, 1), images_std=(1, 1, 1)
+    )
+    objective = transfer.Objective(student, [teacher, fast], **weights)
+    learning = [*student.parameters(), *objective.regressors.parameters()]
+    assert {id(p) for p in objective.parameters()} == {id(p) for p in learning}
+    other = transfer.Objective(models.create("wrn-10-1"), [teacher, fast], **weights)
+    other.load_state_dict(objective.state_dict())
+    images, labels = batch()
+    torch.testing.assert_close(other(images, labels).total, objective(images, labels).total)
+    objective.train()
+    assert student.training and not teacher.training
+    single = objective(images, labels).total
+    objective.double()  # the teachers go along, and the copy of the one that is folded
+    losses = objective(images.double(), labels)
+    assert losses.total.dtype == torch.float64 and next(teacher.parameters()).dtype == torch.float64
+    torch.testing.assert_close(losses.total.float(), single, rtol=1e-4, atol=1e-4)
+    assert objective.to("meta").teachers[0].device.type == "meta"
 
 
 def test_a_term_without_weight_is_not_computed() -> None:
@@ -183,7 +206,7 @@ def test_teachers_of_another_size_and_normalisation() -> None:
     larger = transfer.Teacher(teacher, size=64)
     losses = transfer.Objective(student, larger, beta=1e3)(images, labels)
     with maps.MapTaps(teacher) as taps, torch.no_grad():
-        teacher(larger.seen(images))
+        teacher(larger.images(images))
     with maps.MapTaps(student) as own:
         student(images)
     expected = transfer.map_loss(own.maps["group0"], F.adaptive_avg_pool2d(taps.maps["group0"], 32))
@@ -237,7 +260,7 @@ def test_compiled_it_is_the_same(monkeypatch) -> None:
     images, labels = batch(dtype=torch.float64)
     plain = transfer.Objective(student, teacher, beta=1e3, alpha=0.5, full_activation=0.1, image_size=32)
     plain(images, labels).total.backward()
-    expected, regressed = gradients(student), [p.grad.clone() for p in plain.parameters()]
+    expected, regressed = gradients(student), [p.grad.clone() for p in plain.regressors.parameters()]
     compiled = transfer.Objective(
         student,
         transfer.Teacher(teacher, compile=True),
@@ -254,7 +277,7 @@ def test_compiled_it_is_the_same(monkeypatch) -> None:
         found = gradients(student)
         for name in expected:
             torch.testing.assert_close(found[name], expected[name])
-        for parameter, grad in zip(compiled.parameters(), regressed, strict=True):
+        for parameter, grad in zip(compiled.regressors.parameters(), regressed, strict=True):
             torch.testing.assert_close(parameter.grad, grad)
             parameter.grad = None
     # Objectives of the same networks with other taps, or none, do not run one another's code, in whatever order.
@@ -267,7 +290,7 @@ def test_compiled_it_is_the_same(monkeypatch) -> None:
     torch.testing.assert_close(again(images, labels).pairs["attention"][0], losses.pairs["attention"][0])
     for objective, terms in ((alone, 0), (compiled, 3), (alone, 0), (again, 1)):
         assert len(objective(images, labels).pairs.get("attention", ())) == terms
-    with pytest.raises(InputError, match="derive twice"):
+    with pytest.raises(InputError, match="double backward"):
         transfer.Objective(student, teacher, gradient=1.0, compile=True)
 
 
@@ -301,7 +324,7 @@ def test_wrong_input_is_one_line() -> None:
         (lambda: transfer.Objective(student, teacher, layers=["fc"], image_size=32), "gives a tensor of shape (1, 10)"),
         (lambda: transfer.Objective(student, teacher, image_size=4), "no spatial extent"),
         (lambda: transfer.Objective(student, teacher).pairs, "give image_size="),
-        (lambda: list(transfer.Objective(student, teacher, full_activation=1).parameters()), "give image_size="),
+        (lambda: transfer.Objective(student, teacher, full_activation=1), "give image_size"),
         (lambda: transfer.Objective(Rectified(), Rectified())(images, labels), "in place"),
     ):
         with pytest.raises(InputError) as caught:

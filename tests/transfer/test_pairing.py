@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from regard import InputError, models
-from regard.transfer.pairing import check_places, feature_shapes, find_pairs
+from regard.transfer.pairing import check_extent, feature_shapes, find_pairs
 
 
 def pairs(student: str, teacher: str, size: int = 64, layers=None) -> list[tuple[str, str]]:
@@ -85,7 +85,7 @@ def test_networks_that_cannot_be_compared() -> None:
     (found,) = find_pairs(network, network, [2], (4, 4))
     (one, _), (other, _) = (feature_shapes(network, ["group2"], (4, 4), whose) for whose in ("student", "teacher"))
     with pytest.raises(InputError, match="no spatial extent"):
-        check_places([found], one, other)
+        check_extent([found], one, other)
 
 
 def test_looking_changes_nothing() -> None:

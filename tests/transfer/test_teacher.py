@@ -35,8 +35,8 @@ def test_it_sees_images_as_it_knows_them() -> None:
         trained_looking(), mean=there[0], std=there[1], images_mean=here[0], images_std=here[1], size=(24, 32)
     )
     resized = F.interpolate(normalised(*there), (24, 32), mode="bilinear", antialias=True, align_corners=False)
-    torch.testing.assert_close(teacher.seen(normalised(*here)), resized)
-    assert transfer.Teacher(trained_looking()).seen(raw) is raw
+    torch.testing.assert_close(teacher.images(normalised(*here)), resized)
+    assert transfer.Teacher(trained_looking()).images(raw) is raw
     with pytest.raises(InputError, match="all of them or none"):
         transfer.Teacher(trained_looking(), mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -50,7 +50,7 @@ def test_folded_it_gives_the_same_maps_and_logits(name) -> None:
     objective = transfer.Objective(student, teacher, alpha=0.5)
     folded = objective(images, labels)
     torch.testing.assert_close(folded.total, plain.total, rtol=1e-9, atol=0)
-    network = objective._lessons[0].watched.model
+    network = objective._lessons[0].network.model
     norms = [sum(isinstance(m, nn.BatchNorm2d) for m in each.modules()) for each in (network, model)]
     assert norms[0] < norms[1] and network is not model
 
@@ -68,7 +68,7 @@ def test_in_half_precision_it_says_nearly_the_same() -> None:
             torch.stack(half.pairs["attention"]), torch.stack(exact.pairs["attention"]), rtol=0.05, atol=1e-6
         )
         assert half.terms["distillation"] != exact.terms["distillation"]
-        running = objective._lessons[0].watched.model
+        running = objective._lessons[0].network.model
         kinds = {type(m): m.weight.dtype for m in running.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
         assert kinds[nn.Conv2d] == torch.bfloat16 and kinds.get(nn.BatchNorm2d, torch.float32) == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())

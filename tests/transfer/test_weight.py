@@ -59,8 +59,10 @@ def test_wrong_ones_are_one_line(value, words) -> None:
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_ranges_hold_at_both_ends() -> None:
+def test_ranges_hold_over_the_whole_run() -> None:
     check_range("alpha", Weight(0.9, 0.1), 0, 1)
-    for weight in (Weight(0.5, 2), Weight(-1, 0)):
+    there_and_back = Weight(0.5, shape="step", milestones=(0.25, 0.5), factor=-1)
+    beyond = Weight(0.1, shape="step", milestones=(0.5, 0.25, 1.0), factor=-4)
+    for weight in (Weight(0.5, 2), Weight(-1, 0), there_and_back, beyond):
         with pytest.raises(InputError, match="alpha is .* has to be in"):
             check_range("alpha", weight, 0, 1)

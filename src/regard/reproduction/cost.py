@@ -164,7 +164,7 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
         batch = torch.randn(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
         labels = torch.randint(classes, (count,), device=device)
         objective = training.make_objective(recipe, model, teachers, (side, side))
-        optimizer = training.make_optimizer(model, recipe.optimizer, objective.parameters())
+        optimizer = training.make_optimizer(model, recipe.optimizer, objective.regressors.parameters())
 
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

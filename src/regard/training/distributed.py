@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
 from regard.launcher import local_rank, rank_and_size, without_launcher
 from regard.training.hooks import Hook
-from regard.transfer import Losses, Objective
 
 Result = TypeVar("Result")
 
@@ -168,22 +167,6 @@ class Processes:
                 f"process {self.rank} of {self.count} cannot reach the others: one ended, or did not answer in time "
                 f"({first_line(error)})"
             ) from error
-
-
-class Step(nn.Module):
-    """Images and labels to losses.
-
-    As one module with all that learns in it, it can be wrapped by what averages gradients over processes and by what
-    chooses the precision. Teachers do not learn, and are no part of it.
-    """
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.student, self.regressors = objective.student, objective.regressors
-        self._losses = objective.__call__
-
-    def forward(self, images: Tensor, labels: Tensor, progress: float) -> Losses:
-        return self._losses(images, labels, progress)
 
 
 def pick_device(name: str) -> torch.device:

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from regard.data import Loader
 from regard.errors import InputError
-from regard.logits import class_logits, logits_of, predicted_classes
+from regard.logits import checked_labels, class_logits, logits_of, predicted_classes
 from regard.modes import evaluation_mode, of_its_dtype
-from regard.transfer.labels import checked_labels
 
 MANY_CLASSES = 10
 """Above so many, the five likeliest count too."""

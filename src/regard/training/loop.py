@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from regard.data import Batch, Loader
 from regard.training.batch_size import part_sizes
 from regard.training.checkpoint import save_checkpoint
-from regard.training.distributed import Processes, Step
+from regard.training.distributed import Processes
 from regard.training.evaluate import MANY_CLASSES, evaluate
 from regard.training.hooks import Hook
 from regard.training.meter import Measured, Meter, check_losses, check_weights, peak_memory, reset_peak_memory
@@ -67,9 +67,9 @@ class Loop:
         self.model = self.tested = objective.student
         for hook in hooks:
             hook.setup(self)
-        self.forward = processes.accelerator.prepare_model(Step(objective))
+        self.forward = processes.accelerator.prepare_model(objective)
         self.learning = [p for p in self.forward.parameters() if p.requires_grad]
-        optimizer = make_optimizer(self.model, recipe.optimizer, objective.parameters())
+        optimizer = make_optimizer(self.model, recipe.optimizer, objective.regressors.parameters())
         self.optimizer = processes.accelerator.prepare_optimizer(optimizer)
         self.scaler = processes.accelerator.scaler
         self.meter = Meter(len(loader), self.learning[0])

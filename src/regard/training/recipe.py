@@ -170,6 +170,8 @@ class TransferRecipe:
         reduce: what an attention map is over the channels: mean or sum (the same, maps are normalised), or max.
         form: the attention loss as in the published code or as in the paper.
         full_activation: weight of the features themselves, compared through learned 1 x 1 convolutions.
+        full_activation_form: fitnets is the mean squared difference; paper is the squared distance of normalised
+            features, without a convolution where student and teacher have as many channels.
         gradient: weight of the squared distance between the input gradients of student and teacher.
         symmetry: weight of the squared distance between the student's input gradients of images and of their mirrors.
         input_gradient: weight of the squared length of the student's input gradients (min-l2).
@@ -188,6 +190,7 @@ class TransferRecipe:
     reduce: Literal["mean", "sum", "max"] = "mean"
     form: Literal["code", "paper"] = "code"
     full_activation: Weighing = 0.0
+    full_activation_form: Literal["fitnets", "paper"] = "fitnets"
     gradient: Weighing = 0.0
     symmetry: Weighing = 0.0
     input_gradient: Weighing = 0.0

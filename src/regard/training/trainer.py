@@ -139,6 +139,7 @@ def make_objective(
         power=asked.power,
         reduce=asked.reduce,
         form=asked.form,
+        full_activation_form=asked.full_activation_form,
         label_smoothing=0.0 if recipe.augmentation.mixes else recipe.label_smoothing,  # mixed labels come smoothed
         task=recipe.task,
         image_size=image_size,

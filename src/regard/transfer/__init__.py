@@ -11,24 +11,46 @@ losses.total.backward()
 - `attention_loss`, `distillation_loss`, `full_activation_loss`, `gradient_loss`, `symmetry_loss` …: formulas.
 """
 
-from regard.transfer.activation import full_activation_loss, regressor
-from regard.transfer.attention import Form, Reduce, attention_loss, equivalent_beta, map_loss
-from regard.transfer.distillation import distillation_loss, soft_label_loss
-from regard.transfer.gradient import gradient_loss, input_gradients, squared_length, symmetry_loss
-from regard.transfer.losses import TERMS, ForwardPass, Term, term
+from regard.transfer.losses import (
+    TERMS,
+    Form,
+    ForwardPass,
+    FullActivationForm,
+    Outputs,
+    Reduce,
+    Task,
+    Term,
+    attention_loss,
+    distillation_loss,
+    equivalent_beta,
+    full_activation_loss,
+    gradient_loss,
+    input_gradients,
+    make_regressor,
+    map_loss,
+    soft_label_loss,
+    squared_length,
+    symmetry_loss,
+    task_loss,
+    term,
+)
 from regard.transfer.objective import Losses, Objective
-from regard.transfer.pairing import Pair, find_pairs
+from regard.transfer.pairing import LayerSpec, Pair, find_pairs
+from regard.transfer.schedule import Weight, as_weight, check_range
 from regard.transfer.teacher import Teacher
-from regard.transfer.weight import Weight, as_weight, check_range
 
 __all__ = [
     "Form",
     "ForwardPass",
+    "FullActivationForm",
+    "LayerSpec",
     "Losses",
     "Objective",
+    "Outputs",
     "Pair",
     "Reduce",
     "TERMS",
+    "Task",
     "Teacher",
     "Term",
     "Weight",
@@ -41,10 +63,11 @@ __all__ = [
     "full_activation_loss",
     "gradient_loss",
     "input_gradients",
+    "make_regressor",
     "map_loss",
-    "regressor",
     "soft_label_loss",
     "squared_length",
     "symmetry_loss",
+    "task_loss",
     "term",
 ]

@@ -1,6 +1,6 @@
-"""The terms of a student's loss besides its task.
+"""The losses of a student: their formulas, and the terms of an objective that are made of them.
 
-Each is a function of one `ForwardPass`, registered under its name together with the name of its weight, which is an
+A term is a function of one `ForwardPass`, registered under its name together with the name of its weight, which is an
 argument of `Objective` and a field of a recipe's `transfer`. A new term is such a function, and that field.
 """
 
@@ -9,21 +9,301 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from regard.logits import logits_of
+from regard.errors import InputError, unknown
+from regard.logits import checked_labels, class_logits, logits_of
+from regard.maps import activation_map
 from regard.modes import of_its_dtype
-from regard.transfer.activation import full_activation_loss
-from regard.transfer.attention import Form, map_loss
-from regard.transfer.distillation import soft_label_loss
-from regard.transfer.gradient import gradient_loss, input_gradients, squared_length, symmetry_loss
 from regard.transfer.pairing import Pair
+
+Task = Literal["cross_entropy", "binary_cross_entropy"]
+Form = Literal["code", "paper"]
+FullActivationForm = Literal["fitnets", "paper"]
+Reduce = Literal["mean", "sum", "max"]
+
+
+def task_loss(logits: Tensor, labels: Tensor, task: Task = "cross_entropy", label_smoothing: float = 0.0) -> Tensor:
+    """The loss to the labels. Of one output both tasks are its binary cross entropy.
+
+    Args:
+        logits: (N, K), or (N, 1) of a binary network.
+        labels: see `checked_labels`.
+        task: 'cross_entropy', or 'binary_cross_entropy', the mean over images and classes.
+        label_smoothing: in [0, 1).
+
+    Raises:
+        InputError: see `checked_labels`.
+    """
+    labels = checked_labels(labels, logits)
+    if task == "cross_entropy" or logits.shape[1] == 1:
+        return F.cross_entropy(class_logits(logits), labels, label_smoothing=label_smoothing)
+    classes = logits.shape[1]
+    shares = F.one_hot(labels, classes).to(logits.dtype) if labels.ndim == 1 else labels
+    shares = shares * (1 - label_smoothing) + label_smoothing / classes
+    return F.binary_cross_entropy_with_logits(logits, shares)
+
+
+def attention_loss(
+    student_features: Tensor,
+    teacher_features: Tensor,
+    power: float = 2,
+    form: Form = "code",
+    *,
+    reduce: Reduce = "mean",
+) -> Tensor:
+    """The distance between two attention maps (Attention Transfer, arXiv 1612.03928, equation 2).
+
+    Both maps are `mean_c |A|^power` (the paper's F_sum^p) or `max_c |A|^power` (F_max^p), flattened and divided by
+    their norm: `q` (N, HW); mean and sum are the same then. With `d` the distance `|q_s - q_t|_2` of an image:
+
+    - form 'code', of the published code: `mean over N and HW of (q_s - q_t)^2`, which is `mean over N of d^2 / HW`;
+    - form 'paper': `mean over N of d`.
+
+    The paper multiplies its form by beta / 2, the code multiplies its own by beta: `transfer.Objective` does the same.
+    See `equivalent_beta` for the factor between them.
+
+    Args:
+        student_features: (N, C, H, W).
+        teacher_features: (N, C', H', W'); where the sizes differ, both maps are average-pooled to the smaller.
+        power: p, at least 1.
+        form: 'code' or 'paper'.
+        reduce: over the channels: 'mean', 'sum' or 'max'.
+
+    Returns:
+        A scalar, differentiable in both.
+
+    Raises:
+        InputError: features that are not (N, C, H, W) or have one pixel only, batches of different size, an unknown
+            form or `reduce`.
+    """
+    for network, features in (("student", student_features), ("teacher", teacher_features)):
+        if features.ndim != 4:
+            raise InputError(f"the {network}'s features are {tuple(features.shape)}; attention needs (N, C, H, W)")
+        if features.shape[2] * features.shape[3] < 2:
+            raise InputError(
+                f"the {network}'s features are {tuple(features.shape)}, one pixel, whose normalised attention map is "
+                "always 1; take a layer before the pooling"
+            )
+    if len(student_features) != len(teacher_features):
+        raise InputError(f"{len(student_features)} images of the student and {len(teacher_features)} of the teacher")
+    return map_loss(
+        activation_map(student_features, power, reduce), activation_map(teacher_features, power, reduce), form
+    )
+
+
+def map_loss(student_map: Tensor, teacher_map: Tensor, form: Form = "code") -> Tensor:
+    """The attention loss of two attention maps of any scale, (N, H, W) and (N, H', W'); see `attention_loss`.
+
+    Raises:
+        InputError: an unknown form.
+    """
+    student_map, teacher_map = _pooled_to_the_smaller(student_map, teacher_map)
+    difference = F.normalize(student_map.flatten(1)) - F.normalize(teacher_map.flatten(1))
+    if form == "code":
+        return difference.square().mean()
+    if form == "paper":
+        return difference.norm(dim=1).mean()
+    raise unknown("form of the attention loss", form, get_args(Form))
+
+
+def equivalent_beta(beta: float, pixels: int, distance: float, to: Form = "paper") -> float:
+    """The beta of one form whose gradient is as large as that of `beta` of the other, at a given distance of the maps.
+
+    Per image the code's term is `beta d^2 / HW` and the paper's `beta / 2 d`, with derivatives `2 beta d / HW` and
+    `beta / 2`: `beta_paper = 4 d / HW beta_code`. The factor depends on `d`: the gradient of the code's form vanishes
+    as the maps meet, that of the paper's does not. (Of its beta the paper says "about 0.1, 10^3 divided by the number
+    of elements of the map and the batch size". That is the code's form written as a sum over images and pixels: its
+    `beta = 1e3` divided by `N HW`, 0.12 for 128 images and maps of 8 x 8.)
+
+    Args:
+        beta: of the other form.
+        pixels: HW of the maps.
+        distance: `d = |q_s - q_t|_2` of the normalised maps, in (0, 2]; for code losses seen in training, it is
+            `sqrt(loss * HW)`.
+        to: the form of the beta that is returned.
+
+    Raises:
+        InputError: pixels or distance out of range, an unknown form.
+    """
+    if pixels < 2 or not 0 < distance <= 2:
+        raise InputError(f"maps of {pixels} pixels at distance {distance}; expected at least 2 pixels, and (0, 2]")
+    factor = 4 * distance / pixels
+    if to == "paper":
+        return beta * factor
+    if to == "code":
+        return beta / factor
+    raise unknown("form of the attention loss", to, get_args(Form))
+
+
+def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4) -> Tensor:
+    """`T^2 KL(softmax(teacher / T) || softmax(student / T))`, averaged over the batch (Hinton et al., 1503.02531).
+
+    Args:
+        student_logits, teacher_logits: (N, K), or (N, 1) of a binary network.
+        temperature: T > 0.
+
+    Raises:
+        InputError: the two have different shapes, or the temperature is not positive.
+    """
+    student_logits, teacher_logits = class_logits(student_logits), class_logits(teacher_logits)
+    check_classes(student_logits.shape[-1], teacher_logits.shape[-1])
+    if student_logits.shape != teacher_logits.shape:
+        raise InputError(f"logits are {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}; expected alike")
+    if temperature <= 0:
+        raise InputError(f"the temperature of distillation is positive, not {temperature}")
+    student = F.log_softmax(student_logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def check_classes(student: int, teacher: int) -> None:
+    """Raises InputError unless both have as many classes."""
+    if student != teacher:
+        raise InputError(
+            f"distillation needs the same classes on both sides; the student has {student} logits and the teacher "
+            f"{teacher} (alpha = 0 transfers attention alone)"
+        )
+
+
+def distillation_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float = 4, alpha: float = 0.9
+) -> Tensor:
+    """Knowledge distillation: `alpha * soft_label_loss + (1 - alpha) * cross entropy`.
+
+    Args:
+        student_logits, teacher_logits: (N, K), or (N, 1) of a binary network.
+        labels: (N,), whole numbers in [0, K).
+        temperature: T > 0.
+        alpha: in [0, 1].
+
+    Raises:
+        InputError: the two have different shapes, the temperature is not positive, or see `checked_labels`.
+    """
+    soft = soft_label_loss(student_logits, teacher_logits, temperature)
+    return alpha * soft + (1 - alpha) * task_loss(student_logits, labels)
+
+
+def full_activation_loss(
+    student_features: Tensor, teacher_features: Tensor, regressor: nn.Module, form: FullActivationForm = "fitnets"
+) -> Tensor:
+    """The distance between the teacher's features and those that `regressor` makes of the student's.
+
+    - form 'fitnets' (arXiv 1412.6550): the mean over images, channels and pixels of the squared difference;
+    - form 'paper' (Attention Transfer, arXiv 1612.03928, section 4.1.2): the features of each image, flattened, are
+      divided by their norm; the mean over the images of the squared distance, in [0, 4].
+
+    Args:
+        student_features: (N, C, H, W).
+        teacher_features: (N, C', H', W'); where the sizes differ, both are average-pooled to the smaller.
+        regressor: maps (N, C, h, w) to (N, C', h, w); see `make_regressor`.
+        form: 'fitnets' or 'paper'.
+
+    Returns:
+        A scalar; the dtype is that of the student's features.
+
+    Raises:
+        InputError: features that are not (N, C, H, W), a number of channels that `regressor` does not give, an unknown
+            form.
+    """
+    if student_features.ndim != 4 or teacher_features.ndim != 4:
+        shapes = f"{tuple(student_features.shape)} and {tuple(teacher_features.shape)}"
+        raise InputError(f"features are {shapes}; full-activation transfer needs (N, C, H, W)")
+    student_features, teacher_features = _pooled_to_the_smaller(student_features, teacher_features)
+    student = regressor(student_features)
+    teacher = teacher_features.to(student.dtype)
+    if student.shape != teacher.shape:
+        raise InputError(f"the regressor gives {tuple(student.shape)}; the teacher's are {tuple(teacher.shape)}")
+    if form == "fitnets":
+        return F.mse_loss(student, teacher)
+    if form == "paper":
+        difference = F.normalize(student.flatten(1)) - F.normalize(teacher.flatten(1))
+        return difference.square().sum(1).mean()
+    raise unknown("form of the full-activation loss", form, get_args(FullActivationForm))
+
+
+def make_regressor(student_channels: int, teacher_channels: int, form: FullActivationForm = "fitnets") -> nn.Module:
+    """The 1 x 1 convolution from the student's channels to the teacher's, learned with the student.
+
+    Form 'paper' has none where the channels are as many.
+    """
+    if form == "paper" and student_channels == teacher_channels:
+        return nn.Identity()
+    return nn.Conv2d(student_channels, teacher_channels, 1)
+
+
+def input_gradients(logits: Tensor, labels: Tensor, images: Tensor, *, create_graph: bool = True) -> Tensor:
+    """The gradient of each image's cross entropy by its pixels (Attention Transfer, section 3.2).
+
+    In training mode a batch norm ties the images of a batch together: then it is the gradient of the sum of all, of
+    which the own image's is nearly everything. The paper's network has no batch norm.
+
+    Args:
+        logits: (N, K), or (N, 1) of a binary network, computed from `images`.
+        labels: (N,), whole numbers in [0, K).
+        images: (N, 3, H, W), normalised, that require a gradient.
+        create_graph: whether the gradients can be differentiated in turn.
+
+    Returns:
+        (N, 3, H, W).
+
+    Raises:
+        InputError: see `checked_labels`.
+    """
+    loss = F.cross_entropy(class_logits(logits), checked_labels(labels, logits), reduction="sum")
+    (gradients,) = torch.autograd.grad(loss, images, create_graph=create_graph, retain_graph=True)
+    return gradients
+
+
+def gradient_loss(student_gradients: Tensor, teacher_gradients: Tensor) -> Tensor:
+    """Gradient-based transfer: the mean over the images of `|J_s - J_t|^2` (equation 5, squared).
+
+    The paper writes norms, weighted by beta / 2; this and the two losses below are squared norms, whose derivatives
+    also exist where student and teacher agree. They are weighted as they are.
+
+    Args:
+        student_gradients, teacher_gradients: (N, 3, H, W), by the same images.
+    """
+    return squared_length(student_gradients - teacher_gradients)
+
+
+def symmetry_loss(gradients: Tensor, gradients_of_mirrored: Tensor) -> Tensor:
+    """How far gradients are from being mirrored when the image is: `|J(x) - flip(J(flip(x)))|^2` (equation 6, squared).
+
+    Args:
+        gradients: (N, 3, H, W), by the images.
+        gradients_of_mirrored: (N, 3, H, W), by the images mirrored left to right.
+    """
+    return squared_length(gradients - gradients_of_mirrored.flip(3))
+
+
+def squared_length(gradients: Tensor) -> Tensor:
+    """The mean over the images of `|J|^2`; of the student's own gradients this is the min-l2 penalty.
+
+    Args:
+        gradients: (N, 3, H, W).
+
+    Returns:
+        A scalar; in float32 at least.
+    """
+    wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+    return wide.square().sum((1, 2, 3)).mean()
+
+
+def _pooled_to_the_smaller(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, (…, H, W), average-pooled to the smaller height and the smaller width where the sizes differ."""
+    if one.shape[-2:] == other.shape[-2:]:
+        return one, other
+    size = min(one.shape[-2], other.shape[-2]), min(one.shape[-1], other.shape[-1])
+    return F.adaptive_avg_pool2d(one, size), F.adaptive_avg_pool2d(other, size)
 
 
 class Outputs(NamedTuple):
-    """What a network gives in a forward pass."""
+    """What a network gives in a forward pass, and with which layers of the student those of a teacher are paired."""
 
     logits: Tensor
     """(N, K), or (N, 1) of a binary network."""
@@ -33,14 +313,8 @@ class Outputs(NamedTuple):
     """Name of a layer -> features (N, C, h, w)."""
     gradients: Tensor | None = None
     """The gradients of the losses by the images, (N, 3, H, W)."""
-
-
-class Taught(NamedTuple):
-    """What is learned from one teacher in a step."""
-
-    outputs: Outputs
-    pairs: Sequence[Pair]
-    regressors: Sequence[nn.Module]
+    pairs: Sequence[Pair] = ()
+    regressors: Sequence[nn.Module] = ()
     """One per pair, if features are compared."""
 
 
@@ -53,8 +327,9 @@ class ForwardPass:
         images: (N, 3, H, W), which require a gradient if a term that is used `derives`.
         labels: (N,) or (N, K).
         outputs: the student's.
-        teachers: what each teacher gives.
+        teachers: the outputs of each teacher.
         form: of the attention loss.
+        full_activation_form: of the full-activation loss.
         temperature: of distillation.
     """
 
@@ -62,8 +337,9 @@ class ForwardPass:
     images: Tensor
     labels: Tensor
     outputs: Outputs
-    teachers: Sequence[Taught]
+    teachers: Sequence[Outputs]
     form: Form
+    full_activation_form: FullActivationForm
     temperature: float
 
     @cached_property
@@ -109,40 +385,38 @@ def term(weight: str | None = None, *, teacher: bool = False, derives: bool = Fa
 @term("alpha", teacher=True)
 def distillation(step: ForwardPass) -> Tensor:
     """The soft-label loss, the mean over the teachers."""
-    return _mean([soft_label_loss(step.outputs.logits, one.outputs.logits, step.temperature) for one in step.teachers])
+    logits = step.outputs.logits
+    return _mean([soft_label_loss(logits, teacher.logits, step.temperature) for teacher in step.teachers])
 
 
 @term("beta", teacher=True)
 def attention(step: ForwardPass) -> tuple[Tensor, ...]:
     """The attention loss of each pair of layers, divided by the number of teachers."""
-    return _shared(
-        [
-            map_loss(step.outputs.maps[pair.student], one.outputs.maps[pair.teacher], step.form)
-            for one in step.teachers
-            for pair in one.pairs
-        ],
-        step.teachers,
+    return tuple(
+        map_loss(step.outputs.maps[pair.student], teacher.maps[pair.teacher], step.form) / len(step.teachers)
+        for teacher in step.teachers
+        for pair in teacher.pairs
     )
 
 
 @term(teacher=True)
 def full_activation(step: ForwardPass) -> tuple[Tensor, ...]:
-    """The mean squared difference of the features of each pair of layers, divided by the number of teachers."""
-    return _shared(
-        [
-            full_activation_loss(step.outputs.features[pair.student], one.outputs.features[pair.teacher], regress)
-            for one in step.teachers
-            for pair, regress in zip(one.pairs, one.regressors, strict=True)
-        ],
-        step.teachers,
+    """The full-activation loss of each pair of layers, divided by the number of teachers."""
+    return tuple(
+        full_activation_loss(
+            step.outputs.features[pair.student], teacher.features[pair.teacher], regressor, step.full_activation_form
+        )
+        / len(step.teachers)
+        for teacher in step.teachers
+        for pair, regressor in zip(teacher.pairs, teacher.regressors, strict=True)
     )
 
 
 @term(teacher=True, derives=True)
 def gradient(step: ForwardPass) -> Tensor:
     """The squared distance between the input gradients of student and teacher, the mean over the teachers."""
-    theirs = [one.outputs.gradients for one in step.teachers]
-    return _mean([gradient_loss(step.input_gradients, one) for one in theirs if one is not None])
+    gradients = [teacher.gradients for teacher in step.teachers]
+    return _mean([gradient_loss(step.input_gradients, one) for one in gradients if one is not None])
 
 
 @term(derives=True)
@@ -160,8 +434,4 @@ def input_gradient(step: ForwardPass) -> Tensor:
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor:
-    return sum(losses[1:], start=losses[0]) / len(losses) if len(losses) > 1 else losses[0]
-
-
-def _shared(losses: Sequence[Tensor], teachers: Sequence[Taught]) -> tuple[Tensor, ...]:
-    return tuple(losses) if len(teachers) == 1 else tuple(loss / len(teachers) for loss in losses)
+    return sum(losses[1:], start=losses[0]) / len(losses)

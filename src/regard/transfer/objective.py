@@ -1,36 +1,40 @@
-"""What a student is trained for: its task, what it takes over from its teachers, and what is asked of its gradients."""
+"""The objective of a student: the loss to the labels, what it learns from teachers, and penalties on its gradients."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import FunctionType
-from typing import Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.errors import InputError, unknown
-from regard.logits import class_logits, logits_of
+from regard.logits import logits_of
 from regard.maps import MapTaps, Taps
 from regard.maps.activation import check_power
 from regard.modes import of_its_dtype
-from regard.transfer.activation import regressor
-from regard.transfer.attention import Form, Reduce
-from regard.transfer.distillation import check_classes
-from regard.transfer.gradient import input_gradients
-from regard.transfer.labels import checked_labels
-from regard.transfer.losses import TERMS, ForwardPass, Outputs, Taught
-from regard.transfer.pairing import Asked, Pair, check_places, feature_shapes, find_pairs
+from regard.transfer.losses import (
+    TERMS,
+    Form,
+    ForwardPass,
+    FullActivationForm,
+    Outputs,
+    Reduce,
+    Task,
+    check_classes,
+    input_gradients,
+    make_regressor,
+    task_loss,
+)
+from regard.transfer.pairing import LayerSpec, Pair, check_extent, feature_shapes, find_pairs
+from regard.transfer.schedule import Weight, as_weight, check_range
 from regard.transfer.teacher import Teacher, frozen
-from regard.transfer.weight import Weight, as_weight, check_range
-
-Task = Literal["cross_entropy", "binary_cross_entropy"]
 
 _COUNTER = itertools.count()
-_IN_PLACE = "is being modified inplace"  # what torch says of a layer that changes what a tap gave back
+_IN_PLACE = "is being modified inplace"  # what torch says of a layer that changes the output of a tapped one
 
 
 class Losses(NamedTuple):
@@ -40,92 +44,17 @@ class Losses(NamedTuple):
     """
 
     total: Tensor
-    """What is trained for, with the weights."""
+    """The weighted sum, to be minimised."""
     logits: Tensor
     """The student's, (N, K), or (N, 1) of a binary network."""
     terms: dict[str, Tensor]
-    """`task`, the loss to the labels, and the terms of `regard.transfer.losses` by name. With several teachers, what is
-    taken over is the mean over them."""
+    """`task`, the loss to the labels, and the terms of `regard.transfer.losses` by name. With several teachers, those
+    that compare with a teacher are the mean over them."""
     pairs: dict[str, tuple[Tensor, ...]]
-    """Of terms that compare layers, the loss of each pair; their sum is the term."""
+    """For terms that compare layers, the loss of each pair; their sum is the term."""
 
 
-class _Watched:
-    """A network, and what is read of it in a forward."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        of_maps: Sequence[str],
-        of_features: Sequence[str],
-        power: float,
-        reduce: Reduce,
-        *,
-        compile: bool,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.model = model
-        self.taps = [MapTaps(model, list(of_maps), power=power, reduce=reduce)] if of_maps else []
-        self.feature_taps = [Taps(model, list(of_features))] if of_features else []
-        self.dtype = dtype
-        self.forward: Callable[[Tensor], Tensor] = _compiled(model) if compile else model
-
-    def __call__(self, images: Tensor) -> Outputs:
-        seen = of_its_dtype(self.model, images) if self.dtype is None else images
-        with ExitStack() as stack:
-            for taps in (*self.taps, *self.feature_taps):
-                stack.enter_context(taps)
-            if self.dtype is not None:
-                stack.enter_context(torch.autocast(images.device.type, self.dtype))
-            try:
-                logits = logits_of(self.forward(seen))
-            except RuntimeError as error:
-                if _IN_PLACE not in str(error):
-                    raise
-                raise InputError(
-                    "a layer whose attention is read is changed in place by the next, as by a ReLU(inplace=True); read "
-                    f"the layer that changes it, or make that one not in-place (read are {', '.join(self.read)})"
-                ) from error
-            maps = {name: made for taps in self.taps for name, made in taps.maps.items()}
-            features = {name: given for taps in self.feature_taps for name, given in taps.features.items()}
-        for taps in (*self.taps, *self.feature_taps):
-            taps.clear()  # or the graph of this step would be held until the next
-        if self.dtype is not None:
-            logits = logits.float()
-        elif seen is not images:
-            logits = logits.to(images.dtype)
-        return Outputs(logits, maps, features)
-
-    @property
-    def read(self) -> list[str]:
-        """The layers that are read."""
-        return list(dict.fromkeys(name for taps in (*self.taps, *self.feature_taps) for name in taps.layers))
-
-
-def _compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The model compiled, with the taps that come and go around it."""
-
-    def forward(images: Tensor) -> Tensor:
-        return model(images)
-
-    # What is compiled is kept with the code of the function, and does not ask whether taps are there. So this one has
-    # code of its own, whose taps are always the same.
-    code = forward.__code__.replace(co_name=f"forward_{next(_COUNTER)}")
-    own = FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__)
-    return torch.compile(own)
-
-
-class _Lesson(NamedTuple):
-    """What is learned from one teacher."""
-
-    teacher: Teacher
-    watched: _Watched
-    pairs: list[Pair]
-    regressors: Sequence[nn.Module]
-    """One a pair, if features are compared."""
-
-
-class Objective:
+class Objective(nn.Module):
     """The loss of a student, a sum of terms (see `regard.transfer.losses`) with their weights:
 
         (1 - alpha) task + alpha distillation + beta attention + full_activation full_activation
@@ -134,12 +63,14 @@ class Objective:
     with beta / 2 in place of beta for form 'paper'. Every weight is a number or a `Weight` that changes over the run. A
     term whose weight is 0 is not computed.
 
+    A module: it moves to a device with its teachers, and can be wrapped as a whole (`DistributedDataParallel`). Its
+    parameters and its state dict are those that learn, of `student` and `regressors`, without the teachers.
+
     Teachers are in evaluation mode and run without gradients (of their parameters; gradient transfer needs those of the
     images). From several, the mean of the losses is taken. Its gradient is that of the loss to the mean of their soft
     labels or, in form 'code' and for maps of one size, to the mean of their maps.
 
-    Layers are paired by name or number, or found; see `pairs`. Maps and features of different size are pooled to the
-    smaller.
+    Maps and features of different size are pooled to the smaller.
 
     Args:
         student: the network to train. Networks give logits (N, K), or a dict or tuple that holds them, see
@@ -154,21 +85,22 @@ class Objective:
         power: p of the attention maps, at least 1.
         reduce: of the attention maps over the channels: 'mean', 'sum' or 'max'.
         form: of the attention loss, 'code' or 'paper'; see `attention_loss`.
+        full_activation_form: 'fitnets' or 'paper'; see `full_activation_loss`.
         label_smoothing: of the task, in [0, 1).
         task: the loss to the labels: 'cross_entropy', or 'binary_cross_entropy', the mean over images and classes of
             the loss of each class for itself.
         image_size: side of the images in pixels, or (h, w). Given, both networks run once on a black image now, so that
-            layers are found and checked; otherwise that happens with the first batch.
-        compile: compile the student with what is read of it (`torch.compile`); teachers say so themselves. Not possible
-            together with the three terms on gradients, which derive twice.
-        **weights: of the other terms, 0 if not given: `full_activation`, whose 1 x 1 convolutions learn with the
-            student (give the optimizer `parameters()` as well); `gradient`, `symmetry` and `input_gradient`, see
-            `regard.transfer.gradient`; and terms that are registered besides.
+            layers are found and checked; otherwise that happens with the first batch. `full_activation` needs it.
+        compile: compile the student with its taps (`torch.compile`); a `Teacher` has its own `compile`. Not possible
+            together with the three terms on gradients, which need a double backward.
+        **weights: of the other terms, 0 if not given: `full_activation`, whose 1 x 1 convolutions (`regressors`) learn
+            with the student; `gradient`, `symmetry` and `input_gradient`; and terms that are registered besides.
 
     Raises:
-        InputError: weights out of range; gradient transfer without a teacher; a teacher on another device. With
-            `image_size` (otherwise with the first batch): layers that do not exist, do not pair or have one place only,
-            class counts that differ where the classes are compared, images on which a network does not run.
+        InputError: weights out of range; gradient transfer without a teacher; full activations without `image_size`; a
+            teacher on another device. With `image_size` (otherwise with the first batch): layers that do not exist, do
+            not pair or have one pixel only, class counts that differ where the classes are compared, images on which a
+            network does not run.
     """
 
     def __init__(
@@ -178,55 +110,57 @@ class Objective:
         beta: float | Weight = 1e3,
         alpha: float | Weight = 0.0,
         temperature: float = 4,
-        layers: Sequence[Asked] | None = None,
+        layers: Sequence[LayerSpec] | None = None,
         *,
         power: float = 2,
         reduce: Reduce = "mean",
         form: Form = "code",
+        full_activation_form: FullActivationForm = "fitnets",
         label_smoothing: float = 0.0,
         task: Task = "cross_entropy",
         image_size: int | tuple[int, int] | None = None,
         compile: bool = False,
         **weights: float | Weight,
     ) -> None:
-        self.teachers = _teachers(teacher)
-        self.weights = _weights({"beta": beta, "alpha": alpha, **weights}, alone=not self.teachers)
+        super().__init__()
+        self.teachers = _as_teachers(teacher)
+        self.weights = _as_weights({"beta": beta, "alpha": alpha, **weights}, alone=not self.teachers)
         if temperature <= 0:
             raise InputError(f"the temperature of distillation is positive, not {temperature}")
         if not 0 <= label_smoothing < 1:
             raise InputError(f"label smoothing lies in [0, 1); it is {label_smoothing}")
-        if task not in get_args(Task):
-            raise unknown("loss to the labels", task, get_args(Task))
-        if form not in get_args(Form):
-            raise unknown("form of the attention loss", form, get_args(Form))
+        for what, value, known in (
+            ("loss to the labels", task, Task),
+            ("form of the attention loss", form, Form),
+            ("form of the full-activation loss", full_activation_form, FullActivationForm),
+        ):
+            if value not in get_args(known):
+                raise unknown(what, value, get_args(known))
         check_power(power, reduce)
-        derive = [term.weight for term in TERMS.values() if term.derives]
-        self._derives = any(self.weights[name].used for name in derive)
         if compile and self._derives:
             raise InputError(
-                f"{', '.join(derive)}: these derive twice, which compiled networks cannot; leave compile out"
+                "gradient, symmetry, input_gradient: compiled networks have no double backward; leave compile out"
             )
-        self.student = student
         for one in self.teachers:
             _check_device(student, one)
+        self.student = student
+        self.regressors = nn.ModuleList()
         self.temperature = temperature
         self.power = power
         self.reduce: Reduce = reduce
         self.form: Form = form
+        self.full_activation_form: FullActivationForm = full_activation_form
         self.label_smoothing = label_smoothing
         self.task: Task = task
         self.layers = layers
-        self.regressors = nn.ModuleList()
-        self.compile = compile
-        self._pupil: _Watched | None = None
+        self.compiled = compile
+        # Both are known with the size of the images. Teachers do not learn, and so are no submodules.
+        self._student: _Network | None = None
         self._lessons: list[_Lesson] = []
         if image_size is not None:
             self._prepare((image_size, image_size) if isinstance(image_size, int) else image_size)
-
-    @property
-    def teacher(self) -> nn.Module | None:
-        """The network to learn from, of several the first."""
-        return self.teachers[0].model if self.teachers else None
+        elif "full_activation" in self.weights:
+            raise InputError("full_activation makes convolutions for the features of both networks; give image_size")
 
     @property
     def pairs(self) -> list[Pair]:
@@ -235,20 +169,11 @@ class Objective:
         Raises:
             InputError: they are not known before the first batch, unless `image_size` was given.
         """
-        self._check_prepared("pairs are")
+        if self._student is None:
+            raise InputError("the pairs are not known before the first batch; give image_size= to have them now")
         return [pair for lesson in self._lessons for pair in lesson.pairs]
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """What learns besides the student: the 1 x 1 convolutions of full-activation transfer.
-
-        Raises:
-            InputError: there will be some, not known before the first batch, unless `image_size` was given.
-        """
-        if self.weights["full_activation"].used:
-            self._check_prepared("convolutions of full-activation transfer are")
-        return self.regressors.parameters()
-
-    def __call__(self, images: Tensor, labels: Tensor, progress: float = 0.0) -> Losses:
+    def forward(self, images: Tensor, labels: Tensor, progress: float = 0.0) -> Losses:
         """The losses on a batch.
 
         Args:
@@ -259,127 +184,213 @@ class Objective:
         Raises:
             InputError: see `Objective` and `checked_labels`.
         """
-        pupil = self._pupil or self._prepare((images.shape[2], images.shape[3]))
+        student = self._student or self._prepare((images.shape[2], images.shape[3]))
         weights = {name: weight.at(progress) for name, weight in self.weights.items()}
-        used = {name: term for name, term in TERMS.items() if weights[term.weight]}
-        if any(term.derives for term in used.values()):
+        terms = {name: term for name, term in TERMS.items() if weights.get(term.weight)}
+        if any(term.derives for term in terms.values()):
             images = images.detach().requires_grad_()
-        # Teachers first: what they need is free again when the student fills the memory.
-        lessons = self._lessons if any(term.teacher for term in used.values()) else []
-        gradients = any(term.teacher and term.derives for term in used.values())
-        taught = [self._teach(lesson, images, labels, gradients=gradients) for lesson in lessons]
-        step = ForwardPass(self.student, images, labels, pupil(images), taught, self.form, self.temperature)
-
-        task = task_loss(step.outputs.logits, labels, self.task, self.label_smoothing)
-        total = (1 - weights["alpha"]) * task if weights["alpha"] else task
-        terms, pairs = {"task": task}, {}
-        for name, term in used.items():
+        # Teachers first: their memory is free again when the student fills it.
+        lessons = self._lessons if any(term.teacher for term in terms.values()) else []
+        gradients = any(term.teacher and term.derives for term in terms.values())
+        teachers = [lesson.outputs(images, labels, gradients=gradients) for lesson in lessons]
+        step = ForwardPass(
+            self.student,
+            images,
+            labels,
+            student(images),
+            teachers,
+            self.form,
+            self.full_activation_form,
+            self.temperature,
+        )
+        logits = step.outputs.logits
+        losses = {"task": task_loss(logits, labels, self.task, self.label_smoothing)}
+        total = losses["task"] * (1 - weights.get("alpha", 0.0))
+        pairs = {}
+        for name, term in terms.items():
             loss = term.loss(step)
             if isinstance(loss, tuple):
                 pairs[name] = loss
                 loss = sum(loss[1:], start=loss[0])
-            terms[name] = loss
+            losses[name] = loss
             half = name == "attention" and self.form == "paper"
             total = total + (weights[term.weight] / 2 if half else weights[term.weight]) * loss
-        return Losses(total, step.outputs.logits, terms, pairs)
+        return Losses(total, logits, losses, pairs)
 
-    def _teach(self, lesson: _Lesson, images: Tensor, labels: Tensor, *, gradients: bool) -> Taught:
-        """What a teacher gives, without a graph."""
-        teacher, watched = lesson.teacher, lesson.watched
-        if not gradients:
-            with torch.no_grad():
-                return Taught(watched(teacher.seen(images)), lesson.pairs, lesson.regressors)
-        with torch.enable_grad(), frozen(watched.model):
-            own = images.detach().requires_grad_()
-            outputs = watched(teacher.seen(own))
-            found = input_gradients(outputs.logits, labels, own, create_graph=False)
-        maps, features = (
-            {name: value.detach() for name, value in part.items()} for part in (outputs.maps, outputs.features)
-        )
-        return Taught(Outputs(outputs.logits.detach(), maps, features, found), lesson.pairs, lesson.regressors)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves and casts the teachers, too."""
+        super()._apply(fn, recurse)
+        networks = [teacher.model for teacher in self.teachers] + [lesson.network.model for lesson in self._lessons]
+        for network in {id(network): network for network in networks}.values():
+            network._apply(fn, recurse)
+        return self
 
-    def _prepare(self, size: tuple[int, int]) -> _Watched:
+    @property
+    def _derives(self) -> bool:
+        return any(term.derives for term in TERMS.values() if term.weight in self.weights)
+
+    def _prepare(self, size: tuple[int, int]) -> _Network:
         """Finds and checks the layers, once the size of the images is known."""
         lessons = [self._lesson(teacher, size) for teacher in self.teachers]
         for lesson in lessons:  # only now, so that an error leaves nothing half prepared
             self.regressors.extend(lesson.regressors)
         self._lessons = lessons
-        own = list(dict.fromkeys(pair.student for lesson in lessons for pair in lesson.pairs))
-        self._pupil = self._watched(self.student, own, compile=self.compile)
-        return self._pupil
+        layers = list(dict.fromkeys(pair.student for lesson in lessons for pair in lesson.pairs))
+        self._student = self._network(self.student, layers, compile=self.compiled)
+        return self._student
 
     def _lesson(self, teacher: Teacher, size: tuple[int, int]) -> _Lesson:
-        compares = self.weights["beta"].used or self.weights["full_activation"].used
-        seen = teacher.size or size
-        pairs = find_pairs(self.student, teacher.model, self.layers, size, seen) if compares else []
-        of_teacher, there = feature_shapes(teacher.model, [pair.teacher for pair in pairs], seen, "teacher")
-        of_student, here = feature_shapes(self.student, [pair.student for pair in pairs], size, "student")
-        self._check_classes(here.shape[1], there.shape[1])
-        if self.weights["beta"].used:
-            check_places(pairs, of_student, of_teacher)
+        compares = self.weights.keys() & {"beta", "full_activation"}
+        teacher_size = teacher.size or size
+        pairs = find_pairs(self.student, teacher.model, self.layers, size, teacher_size) if compares else []
+        teacher_shapes, theirs = feature_shapes(
+            teacher.model, [pair.teacher for pair in pairs], teacher_size, "teacher"
+        )
+        student_shapes, ours = feature_shapes(self.student, [pair.student for pair in pairs], size, "student")
+        self._check_classes(ours.shape[1], theirs.shape[1])
+        if "beta" in self.weights:
+            check_extent(pairs, student_shapes, teacher_shapes)
         regressors: list[nn.Module] = []
-        if self.weights["full_activation"].used:
+        if "full_activation" in self.weights:
             like = next(self.student.parameters())
-            regressors = [
-                regressor(of_student[pair.student][0], of_teacher[pair.teacher][0]).to(like.device, like.dtype)
-                for pair in pairs
-            ]
-        names = list(dict.fromkeys(pair.teacher for pair in pairs))
-        exact = self.weights["gradient"].used
-        watched = self._watched(
-            teacher.network(names, exact=exact),
-            names,
+            for pair in pairs:
+                channels = student_shapes[pair.student][0], teacher_shapes[pair.teacher][0]
+                regressors.append(make_regressor(*channels, self.full_activation_form).to(like.device, like.dtype))
+        layers = list(dict.fromkeys(pair.teacher for pair in pairs))
+        exact = "gradient" in self.weights
+        network = self._network(
+            teacher.network(layers, exact=exact),
+            layers,
             compile=teacher.compile and not self._derives,
             dtype=None if exact else teacher.dtype(),
         )
-        return _Lesson(teacher, watched, pairs, regressors)
+        return _Lesson(teacher, network, pairs, regressors)
 
-    def _watched(
+    def _network(
         self, model: nn.Module, layers: list[str], *, compile: bool, dtype: torch.dtype | None = None
-    ) -> _Watched:
-        of_maps = layers if self.weights["beta"].used else []
-        of_features = layers if self.weights["full_activation"].used else []
-        reduce: Reduce = "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
-        return _Watched(model, of_maps, of_features, self.power, reduce, compile=compile, dtype=dtype)
+    ) -> _Network:
+        taps: list[Taps] = []
+        if layers and "beta" in self.weights:
+            reduce: Reduce = "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
+            taps.append(MapTaps(model, layers, power=self.power, reduce=reduce))
+        if layers and "full_activation" in self.weights:
+            taps.append(Taps(model, layers))
+        return _Network(model, taps, _compiled(model) if compile else model, dtype)
 
-    def _check_classes(self, own: int, taught: int) -> None:
-        if self.weights["alpha"].used:
-            check_classes(own, taught)
-        if self.weights["gradient"].used and own != taught:
+    def _check_classes(self, student: int, teacher: int) -> None:
+        if "alpha" in self.weights:
+            check_classes(student, teacher)
+        if "gradient" in self.weights and student != teacher:
             raise InputError(
-                f"gradient transfer compares losses of the same labels; the student has {own} classes and the teacher "
-                f"{taught} (gradient = 0 leaves it out)"
+                f"gradient transfer compares losses of the same labels; the student has {student} classes and the "
+                f"teacher {teacher} (gradient = 0 leaves it out)"
             )
 
-    def _check_prepared(self, what: str) -> None:
-        if self._pupil is None:
-            raise InputError(f"the {what} not known before the first batch; give image_size= to have them now")
+
+class _Network(NamedTuple):
+    """A network with taps on the layers that are compared."""
+
+    model: nn.Module
+    taps: list[Taps]
+    run: Callable[[Tensor], Any]
+    """The model, compiled or not."""
+    dtype: torch.dtype | None
+    """Of autocast; None: none."""
+
+    def __call__(self, images: Tensor) -> Outputs:
+        inputs = of_its_dtype(self.model, images) if self.dtype is None else images
+        with ExitStack() as stack:
+            for taps in self.taps:
+                stack.enter_context(taps)
+            if self.dtype is not None:
+                stack.enter_context(torch.autocast(images.device.type, self.dtype))
+            try:
+                logits = logits_of(self.run(inputs))
+            except RuntimeError as error:
+                if _IN_PLACE not in str(error):
+                    raise
+                raise InputError(
+                    "a layer whose attention is compared is changed in place by the next, as by a ReLU(inplace=True); "
+                    "compare the layer that changes it, or make that one not in-place (the layers are "
+                    f"{', '.join(self.taps[0].layers)})"
+                ) from error
+            maps: dict[str, Tensor] = {}
+            features: dict[str, Tensor] = {}
+            for taps in self.taps:
+                if isinstance(taps, MapTaps):
+                    maps = taps.maps
+                else:
+                    features = taps.features
+        for taps in self.taps:
+            taps.clear()  # or the graph of this step would be held until the next
+        if self.dtype is not None:
+            logits = logits.float()
+        elif inputs is not images:
+            logits = logits.to(images.dtype)
+        return Outputs(logits, maps, features)
 
 
-def _weights(given: dict[str, float | Weight], *, alone: bool) -> dict[str, Weight]:
-    """The weights of all terms by name.
+class _Lesson(NamedTuple):
+    """A teacher, prepared for the size of the images."""
+
+    teacher: Teacher
+    network: _Network
+    pairs: list[Pair]
+    regressors: list[nn.Module]
+
+    def outputs(self, images: Tensor, labels: Tensor, *, gradients: bool) -> Outputs:
+        """The teacher's outputs, without a graph; with `gradients`, those by the images among them."""
+        by_images = None
+        if gradients:
+            with torch.enable_grad(), frozen(self.network.model):
+                images = images.detach().requires_grad_()
+                outputs = self.network(self.teacher.images(images))
+                by_images = input_gradients(outputs.logits, labels, images, create_graph=False)
+        else:
+            with torch.no_grad():
+                outputs = self.network(self.teacher.images(images))
+        maps, features = (
+            {name: value.detach() for name, value in part.items()} for part in (outputs.maps, outputs.features)
+        )
+        return Outputs(outputs.logits.detach(), maps, features, by_images, self.pairs, self.regressors)
+
+
+def _compiled(model: nn.Module) -> Callable[[Tensor], Any]:
+    """The model compiled, with the taps that come and go around it."""
+
+    def forward(images: Tensor) -> Any:
+        return model(images)
+
+    # torch.compile caches by the code of the function, and does not ask whether taps are there. So each function has
+    # code of its own, whose taps are always the same.
+    code = forward.__code__.replace(co_name=f"forward_{next(_COUNTER)}")
+    return torch.compile(FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__))
+
+
+def _as_weights(given: dict[str, float | Weight], *, alone: bool) -> dict[str, Weight]:
+    """The weights that are ever other than 0, by name.
 
     Raises:
         InputError: there is no such term, a weight out of range, gradient transfer without a teacher.
     """
-    needed = {term.weight: term for term in TERMS.values()}
-    for name in given.keys() - needed.keys():
-        raise unknown("weight of a loss", name, needed)
+    terms = {term.weight: term for term in TERMS.values()}
     weights = {}
-    for name, term in needed.items():
-        weight = as_weight(given.get(name, 0.0))
+    for name, value in given.items():
+        if name not in terms:
+            raise unknown("weight of a loss", name, terms)
+        weight = as_weight(value)
         check_range(name, weight, 0, 1 if name == "alpha" else torch.inf)
-        if alone and term.teacher:  # beta has a default, so it does not ask for a teacher
-            if term.derives and weight.used:
+        if alone and terms[name].teacher:  # beta has a default, so it does not ask for a teacher
+            if terms[name].derives and weight.used:
                 raise InputError(
                     "gradient transfer needs a teacher, and there is none (symmetry and input_gradient do not)"
                 )
-            weight = as_weight(0.0)
-        weights[name] = weight
+        elif weight.used:
+            weights[name] = weight
     return weights
 
 
-def _teachers(given: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None) -> tuple[Teacher, ...]:
+def _as_teachers(given: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None) -> tuple[Teacher, ...]:
     if given is None:
         return ()
     several = [given] if isinstance(given, nn.Module | Teacher) else list(given)
@@ -389,19 +400,9 @@ def _teachers(given: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None)
 
 
 def _check_device(student: nn.Module, teacher: Teacher) -> None:
-    here = next((parameter.device for parameter in student.parameters()), teacher.device)
-    if here != teacher.device:
+    device = next((parameter.device for parameter in student.parameters()), teacher.device)
+    if device != teacher.device:
         raise InputError(
-            f"the student is on {here} and a teacher on {teacher.device}; bring both to one (teacher.to({str(here)!r}))"
+            f"the student is on {device} and a teacher on {teacher.device}; bring both to one "
+            f"(teacher.to({str(device)!r}))"
         )
-
-
-def task_loss(logits: Tensor, labels: Tensor, task: Task, label_smoothing: float) -> Tensor:
-    """The loss to the labels; see `Objective`. Of one output both tasks are its binary cross entropy."""
-    labels = checked_labels(labels, logits)
-    if task == "cross_entropy" or logits.shape[1] == 1:
-        return F.cross_entropy(class_logits(logits), labels, label_smoothing=label_smoothing)
-    classes = logits.shape[1]
-    shares = F.one_hot(labels, classes).to(logits.dtype) if labels.ndim == 1 else labels
-    shares = shares * (1 - label_smoothing) + label_smoothing / classes
-    return F.binary_cross_entropy_with_logits(logits, shares)

@@ -17,8 +17,8 @@ from regard.maps.layers import find_layers, unwrapped
 from regard.modes import evaluation_mode
 from regard.stages import stages
 
-Place = str | int
-Asked = Place | tuple[Place, Place] | Sequence[Place]
+LayerSpec = str | int | tuple[str | int, str | int] | Sequence[str | int]
+"""A layer by name or by number of the stage, the same in both networks, or a pair (student's, teacher's)."""
 
 
 class Pair(NamedTuple):
@@ -35,7 +35,7 @@ Shapes = dict[str, tuple[int, int, int]]
 def find_pairs(
     student: nn.Module,
     teacher: nn.Module,
-    layers: Sequence[Asked] | None,
+    layers: Sequence[LayerSpec] | None,
     size: tuple[int, int],
     teacher_size: tuple[int, int] | None = None,
 ) -> list[Pair]:
@@ -48,7 +48,7 @@ def find_pairs(
 
     Args:
         student, teacher: the networks.
-        layers: what is asked; None for the stages.
+        layers: see `Objective`; None for the stages.
         size: (h, w) of the student's images.
         teacher_size: of the teacher's; None: the same.
 
@@ -61,24 +61,27 @@ def find_pairs(
         if isinstance(layers, str) or not layers:
             raise InputError(f"layers are {layers!r}; give a list of names, numbers of stages or pairs of these")
         return [
-            Pair(_name("student", student, own), _name("teacher", teacher, other)) for own, other in map(_both, layers)
+            Pair(_name("student", student, ours), _name("teacher", teacher, theirs))
+            for ours, theirs in map(_pair, layers)
         ]
-    of_student, of_teacher = _stages("student", student), _stages("teacher", teacher)
-    if len(of_student) == len(of_teacher):
-        return [Pair(*names) for names in zip(of_student, of_teacher, strict=True)]
+    student_stages, teacher_stages = _stages("student", student), _stages("teacher", teacher)
+    if len(student_stages) == len(teacher_stages):
+        return [Pair(*names) for names in zip(student_stages, teacher_stages, strict=True)]
     strides = (
-        _strides(student, of_student, size, "student"),
-        _strides(teacher, of_teacher, teacher_size or size, "teacher"),
+        _strides(student, student_stages, size, "student"),
+        _strides(teacher, teacher_stages, teacher_size or size, "teacher"),
     )
-    if len(of_student) < len(of_teacher):
+    if len(student_stages) < len(teacher_stages):
         matched = _matched(strides[0], strides[1])
-        return [Pair(name, of_teacher[i]) for name, i in zip(of_student, matched, strict=True)]
+        return [Pair(name, teacher_stages[i]) for name, i in zip(student_stages, matched, strict=True)]
     matched = _matched(strides[1], strides[0])
-    return [Pair(of_student[i], name) for name, i in zip(of_teacher, matched, strict=True)]
+    return [Pair(student_stages[i], name) for name, i in zip(teacher_stages, matched, strict=True)]
 
 
 @torch.no_grad()
-def feature_shapes(model: nn.Module, layers: Sequence[str], size: tuple[int, int], whose: str) -> tuple[Shapes, Tensor]:
+def feature_shapes(
+    model: nn.Module, layers: Sequence[str], size: tuple[int, int], network: str
+) -> tuple[Shapes, Tensor]:
     """The shapes (C, H, W) of layers for an image of the size, and the logits (1, K) for a black one.
 
     Raises:
@@ -97,65 +100,68 @@ def feature_shapes(model: nn.Module, layers: Sequence[str], size: tuple[int, int
             raise
         except Exception as error:  # a network may raise anything on images of a size it does not know
             raise InputError(
-                f"the {whose} does not run on an image of {size[0]} x {size[1]} pixels ({one_line(error)[:200]}); "
+                f"the {network} does not run on an image of {size[0]} x {size[1]} pixels ({one_line(error)[:200]}); "
                 "give it images of a size that it knows (a teacher can have its own: transfer.teacher_size, or "
                 "Teacher(size=…))"
             ) from error
         features = {name: given for one in taps for name, given in one.features.items()}
     shapes = {name: (f.shape[1], f.shape[2], f.shape[3]) for name, f in features.items()}
     if logits.ndim != 2:
-        raise InputError(f"the {whose} gives {tuple(logits.shape)}; transfer needs logits (N, K)")
+        raise InputError(f"the {network} gives {tuple(logits.shape)}; transfer needs logits (N, K)")
     return shapes, class_logits(logits)
 
 
-def check_places(pairs: Sequence[Pair], of_student: Shapes, of_teacher: Shapes) -> None:
-    """Raises InputError if a layer has one place only, so that a map of it says nothing."""
+def check_extent(pairs: Sequence[Pair], student_shapes: Shapes, teacher_shapes: Shapes) -> None:
+    """Raises InputError if a layer has one pixel only: its normalised attention map is always 1."""
     for pair in pairs:
-        for whose, name, shapes in (("student", pair.student, of_student), ("teacher", pair.teacher, of_teacher)):
+        for network, name, shapes in (
+            ("student", pair.student, student_shapes),
+            ("teacher", pair.teacher, teacher_shapes),
+        ):
             c, h, w = shapes[name]
             if h * w < 2:
                 raise InputError(
-                    f"layer {name!r} of the {whose} gives {c} channels at {h} x {w} places: no spatial extent, so an "
-                    "attention map of it is 1 always; take a layer before the pooling, or larger images"
+                    f"layer {name!r} of the {network} gives {c} channels at {h} x {w} pixels: no spatial extent, so "
+                    "its normalised attention map is always 1; take a layer before the pooling, or larger images"
                 )
 
 
-def _both(asked: Asked) -> tuple[Place, Place]:
-    if isinstance(asked, str | int):
-        return asked, asked
-    if len(asked) != 2:
-        raise InputError(f"layers holds {asked!r}; expected a layer, or a pair (student's, teacher's)")
-    return asked[0], asked[1]
+def _pair(spec: LayerSpec) -> tuple[str | int, str | int]:
+    if isinstance(spec, str | int):
+        return spec, spec
+    if len(spec) != 2:
+        raise InputError(f"layers holds {spec!r}; expected a layer, or a pair (student's, teacher's)")
+    return spec[0], spec[1]
 
 
-def _name(whose: str, model: nn.Module, place: Place) -> str:
-    """The name of a layer that is asked by name or by number."""
-    if isinstance(place, int):
-        known = _stages(whose, model)
-        if not -len(known) <= place < len(known):
-            raise InputError(f"the {whose} has no stage {place}; it has {len(known)}, from 0: {', '.join(known)}")
-        return known[place]
+def _name(network: str, model: nn.Module, layer: str | int) -> str:
+    """The name of a layer given by name or by number of the stage."""
+    if isinstance(layer, int):
+        known = _stages(network, model)
+        if not -len(known) <= layer < len(known):
+            raise InputError(f"the {network} has no stage {layer}; it has {len(known)}, from 0: {', '.join(known)}")
+        return known[layer]
     try:
-        (name,) = find_layers(model, place)
+        (name,) = find_layers(model, layer)
     except InputError as error:
         try:
             known = list(stages(model))
         except InputError:
             known = [name for name, _ in model.named_children()]
-        raise InputError(f"the {whose} has no such layer: {error}; its stages: {', '.join(known)}") from error
+        raise InputError(f"the {network} has no such layer: {error}; its stages: {', '.join(known)}") from error
     return name
 
 
-def _stages(whose: str, model: nn.Module) -> list[str]:
+def _stages(network: str, model: nn.Module) -> list[str]:
     try:
         return list(stages(model))
     except InputError as error:
-        raise InputError(f"the {whose}: {error}; give layers as pairs (student's, teacher's)") from error
+        raise InputError(f"the {network}: {error}; give layers as pairs (student's, teacher's)") from error
 
 
-def _strides(model: nn.Module, names: Sequence[str], size: tuple[int, int], whose: str) -> list[float]:
+def _strides(model: nn.Module, names: Sequence[str], size: tuple[int, int], network: str) -> list[float]:
     """By how much each stage is coarser than the image, in each direction, as a logarithm to base 2."""
-    shapes, _ = feature_shapes(model, names, size, whose)
+    shapes, _ = feature_shapes(model, names, size, network)
     return [math.log2(math.sqrt(math.prod(size) / (shapes[name][1] * shapes[name][2]))) for name in names]
 
 

@@ -80,8 +80,8 @@ class Teacher:
     def device(self) -> torch.device:
         return _parameter(self.model).device
 
-    def seen(self, images: Tensor) -> Tensor:
-        """The images as the teacher sees them, differentiable: (N, 3, H, W) -> (N, 3, h, w)."""
+    def images(self, images: Tensor) -> Tensor:
+        """The images as the teacher takes them, differentiable: (N, 3, H, W) -> (N, 3, h, w)."""
         if self._scale is not None and self._shift is not None:
             if self._scale.device != images.device:
                 self._scale, self._shift = self._scale.to(images.device), self._shift.to(images.device)

@@ -73,8 +73,8 @@ class Weight:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The weight at the start, and what it goes to: all it takes on lies between the least and the greatest."""
-        return self.at(0.0), self.at(1.0)
+        """The weight at the start, at the milestones and at the end; the others lie between the extremes of these."""
+        return tuple(self.at(progress) for progress in (0.0, *sorted(self.milestones), 1.0))
 
     @property
     def used(self) -> bool:
@@ -84,7 +84,7 @@ class Weight:
     def __str__(self) -> str:
         if self.shape == "constant" or (self.shape != "step" and self.start == self.end):
             return f"{self.start:g}"
-        first, last = self.values
+        first, last = self.at(0.0), self.at(1.0)
         return f"{first:g} to {last:g}" if self.shape == "linear" else f"{first:g} to {last:g} ({self.shape})"
 
 
