@@ -46,7 +46,9 @@ CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
     "student": lambda model: objective(model, network(torch.float32)),
     "teacher": lambda model: objective(network(torch.float32), model),
     "both": lambda model: objective(model, network(model.fc.weight.dtype)),
-    "full activations": lambda model: objective(model, network(torch.float32), full_activation=1.0),
+    "full activations": lambda model: objective(
+        model, network(torch.float32), full_activation=1.0, image_size=IMAGES.shape[-1]
+    ),
     "gradients": lambda model: objective(model, network(torch.float32), gradient=1.0, symmetry=1.0),
     "own teacher": lambda model: objective(network(torch.float32), transfer.Teacher(model, size=20, fold=True)),
     "evaluate": stored,
