@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.commands import Command, ended
 from torch.nn import functional as F
 
 from regard import data, models, training
@@ -320,21 +319,12 @@ def test_two_processes_give_what_one_gives(here: Path, capsys) -> None:
         free.bind(("127.0.0.1", 0))
         place = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_JOB_ID": "1"}
         place["MASTER_PORT"] = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "regard", *arguments, "--device=cpu"]
     both = [  # as srun starts them
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=-1,
-            stderr=-1,
-            text=True,
-            env={**os.environ, **place, "SLURM_PROCID": rank},
-        )
-        for rank in ("0", "1")
+        Command([*arguments, "--device=cpu"], {**os.environ, **place, "SLURM_PROCID": rank}) for rank in ("0", "1")
     ]
-    said = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert [out for out, _ in said] == [one, ""]
+    outcomes = ended(both)
+    assert [status for status, _, _ in outcomes] == [0, 0], outcomes
+    assert [out for _, out, _ in outcomes] == [one, ""]
 
 
 # Sets that are read while training

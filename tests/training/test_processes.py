@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +10,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
+from support.commands import ended, start, wait_for
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -22,9 +19,6 @@ from regard.cli import main
 from regard.launcher import first_node, rank_and_size, step_port
 from regard.training import Run, evaluate
 from regard.training.sync_norms import sync_norms
-
-sys.path.insert(0, str(Path(__file__).parent))
-from launched import ended, start
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +101,7 @@ def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_p
     # Stopped: the signal reaches one process, both save and end so that they can be resumed.
     processes = start([*options, f"--run={other}", "--resume"], 2)
     wait_for(lambda: other.exists() and len(Run(other).metrics()) >= 1, processes)
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].terminate()
     outcomes = ended(processes)
     assert [status for status, _, _ in outcomes] == [75, 75], outcomes
     assert "stopped and saved" in outcomes[0][1]
@@ -135,13 +129,6 @@ def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_p
     outcomes = ended(start([*options, f"--run={other}"], 2))
     assert [status for status, _, _ in outcomes] == [2, 2]
     assert "exists already" in outcomes[0][2] and not outcomes[1][2].count("regard:"), outcomes
-
-
-def wait_for(reached, processes: list[subprocess.Popen], seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not reached() and all(process.poll() is None for process in processes):
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.commands import ended, start, wait_for
 
 from regard import InputError, data, models, training
 from regard.training import Run, load_recipe
@@ -87,45 +86,40 @@ def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(splits, 
     assert one.weights().read_bytes() != three.weights().read_bytes()
 
 
-COMMAND = [
-    sys.executable,
-    "-c",
-    "import sys; from regard.cli import main; sys.exit(main())",
-    "train",
-    *SMALL,
-    "--data.options={train: 512, test: 40}",
-]
+COMMAND = ["train", *SMALL, "--data.options={train: 512, test: 40}"]
 
 
-def wait_for_epochs(process: subprocess.Popen, folder: Path, epochs: int, seconds: float = 300) -> None:
-    """Waits until the run in `folder` has so many epochs behind it, or its process has ended."""
-    end = time.monotonic() + seconds
-    while process.poll() is None and not ((folder / "recipe.yaml").exists() and len(Run(folder).metrics()) >= epochs):
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
+def run(arguments: list[str]) -> tuple[int, str, str]:
+    """Status, output and errors of a command in a process of its own."""
+    (outcome,) = ended(start(arguments))
+    return outcome
 
 
 def test_threads_that_share_a_batch_unevenly(tmp_path) -> None:
     """Batches of 4 and 3 images on two threads, which break memory in torch 2.14.1 if features are channels last."""
     options = ["--model.name=wrn-10-0.5", "--data.options={train: 7, test: 4}", "--schedule.batch_size=4"]
     options += ["--schedule.epochs=3", "--schedule.milestones=[]", "--threads=2", f"--run={tmp_path / 'run'}"]
-    assert subprocess.run([*COMMAND[:4], *options], capture_output=True).returncode == 0
+    assert run(["train", *options])[0] == 0
 
 
 def test_killed_at_a_random_moment_it_ends_with_the_same_weights(tmp_path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert subprocess.run([*COMMAND, f"--run={whole}"], capture_output=True).returncode == 0
+    assert run([*COMMAND, f"--run={whole}"])[0] == 0
     moments = random.Random(os.environ.get("REGARD_TEST_SEED", "moments"))
-    process = subprocess.Popen([*COMMAND, f"--run={killed}", "--resume"], stdout=subprocess.DEVNULL)
-    wait_for_epochs(process, killed, 1)
+    (command,) = start([*COMMAND, f"--run={killed}", "--resume"])
+    wait_for(lambda: epochs_of(killed) >= 1, [command])
     time.sleep(moments.uniform(0, 0.2))  # at some step of an epoch
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    done = subprocess.run([*COMMAND, f"--run={killed}", "--resume"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command.kill()
+    assert command.end()[0] == -signal.SIGKILL
+    status, _, errors = run([*COMMAND, f"--run={killed}", "--resume"])
+    assert status == 0, errors
     for name in ("last.safetensors", "best.safetensors"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
     assert untimed(whole) == untimed(killed)
+
+
+def epochs_of(folder: Path) -> int:
+    return len(Run(folder).metrics()) if (folder / "recipe.yaml").exists() else 0
 
 
 def untimed(folder: Path) -> list[dict]:
@@ -169,11 +163,11 @@ class StopAt(training.Hook):
 
 
 def test_the_command_tells_how_to_go_on_and_how_it_ended(tmp_path) -> None:
-    process = subprocess.Popen([*COMMAND, f"--run={tmp_path / 'run'}"], stdout=subprocess.PIPE, text=True)
-    wait_for_epochs(process, tmp_path / "run", 1)
-    process.terminate()
-    output, _ = process.communicate()
-    assert process.returncode == 75
+    (command,) = start([*COMMAND, f"--run={tmp_path / 'run'}"])
+    wait_for(lambda: epochs_of(tmp_path / "run") >= 1, [command])
+    command.terminate()
+    status, output, _ = command.end()
+    assert status == 75
     assert "--resume` goes on" in output
     assert "epoch 1/3" in output
 
