@@ -1,6 +1,6 @@
 """Images with labels and masks: where they come from, and how they come to a network."""
 
-from regard.data.augmentation import Augmentation
+from regard.data.augmentation import Augmentation, Mixing
 from regard.data.batch import Batch, Loader
 from regard.data.builtin import clutter
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset, Splits
@@ -8,7 +8,6 @@ from regard.data.decode import Unreadable
 from regard.data.in_memory import read_into_memory
 from regard.data.listing import EXTENSIONS
 from regard.data.loader import create_loader
-from regard.data.mixing import Mixing
 from regard.data.normalisation import Normalisation, denormalised
 from regard.data.pictures import Pictures, open_pictures
 from regard.data.regions.folder import read_folder

@@ -10,8 +10,9 @@ import gzip
 import hashlib
 import importlib.util
 import warnings
-from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -20,10 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
-from regard.data.outline import outline
 from regard.data.random import Integers, RandomStream, check_seed
 from regard.data.registry import register_splits
-from regard.errors import InputError, unknown
+from regard.errors import InputError, check_interval, unknown
 
 Bytes = NDArray[np.uint8]
 Small = NDArray[np.int32]
@@ -61,40 +61,6 @@ class Digits(NamedTuple):
 
     cells: Integers
     labels: Integers
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What is drawn for every image before a pixel is made: all arrays (N,), those of scraps (SCRAPS, N).
-
-    `background` is the class whose area of the photographs the background is cut from. Places of scraps may lie
-    partly outside the image.
-    """
-
-    label: Integers
-    digit: Integers
-    size: Integers
-    top: Integers
-    left: Integers
-    contrast: Integers
-    brighter: NDArray[np.bool_]
-    tint: Integers  # (N, 3)
-    background: Integers
-    scale: Integers
-    crop_top: Integers
-    crop_left: Integers
-    mirrored: NDArray[np.bool_]
-    gain: Integers
-    brightness: Integers
-    scraps: Integers  # (N,), how many of the SCRAPS are there
-    scrap_digit: Integers
-    scrap_row: Integers
-    scrap_column: Integers
-    scrap_size: Integers
-    scrap_top: Integers
-    scrap_left: Integers
-    scrap_luma: Integers
-    scrap_tint: Integers  # (SCRAPS, N, 3)
 
 
 @register_splits("clutter")
@@ -137,12 +103,15 @@ def clutter(
         InputError: an argument outside its range.
     """
     check_seed(seed)
-    for what, count in (("train", train), ("test", test)):
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1_000_000:
-            raise InputError(f"clutter: {what} is {count!r}; give a number of images from 1 to 1000000")
-    for what, probability in (("cue", cue), ("test_cue", test_cue)):
-        if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability <= 1:
-            raise InputError(f"clutter: {what} is {probability!r}; give a probability from 0 to 1")
+    for name, value, kind, interval in (
+        ("train", train, int, "[1, 10^6]"),
+        ("test", test, int, "[1, 10^6]"),
+        ("cue", cue, int | float, "[0, 1]"),
+        ("test_cue", test_cue, int | float, "[0, 1]"),
+    ):
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise InputError(f"clutter: {name} is {value!r}; give a {'whole ' if kind is int else ''}number")
+        check_interval(f"clutter: {name}", value, interval)
     if region not in get_args(Region):
         raise unknown("region of clutter", region, get_args(Region))
     train_digits, test_digits = digits()
@@ -174,8 +143,15 @@ def _sklearn_file(name: str) -> Path:
     return Path(package.submodule_search_locations[0]) / "datasets" / name
 
 
-def plan(digits: Digits, count: int, cue: float, draws: RandomStream) -> Plan:
-    """Draw everything for `count` images of the digits. The cue decides the backgrounds, and nothing else."""
+def plan(digits: Digits, count: int, cue: float, draws: RandomStream) -> SimpleNamespace:
+    """Draw everything for `count` images of the digits, before a pixel is made.
+
+    The cue decides the backgrounds, and nothing else: the class whose area of the photographs each is cut from.
+
+    Returns:
+        arrays (count,) by name, those of scraps (SCRAPS, count), tints with the three channels last. Places of scraps
+        may lie partly outside the image.
+    """
     label = draws.permutation(count) % 10
     first_of_class = np.searchsorted(digits.labels, np.arange(11))
     size = draws.integers(*DIGIT_SIZES, count)
@@ -185,7 +161,7 @@ def plan(digits: Digits, count: int, cue: float, draws: RandomStream) -> Plan:
     background = np.where(agrees, label, other)
     scale = draws.integers(*SCALES, count)
     _, top, left, height, width = (np.array(column)[background] for column in zip(*AREAS, strict=True))
-    return Plan(
+    return SimpleNamespace(
         label=label,
         digit=draws.integers(first_of_class[label], first_of_class[label + 1] - 1, count),
         size=size,
@@ -202,7 +178,7 @@ def plan(digits: Digits, count: int, cue: float, draws: RandomStream) -> Plan:
         mirrored=draws.bernoulli(0.5, count),
         gain=draws.integers(80, 200, count),
         brightness=draws.integers(-24, 24, count),
-        scraps=draws.integers(1, SCRAPS, count),
+        scraps=draws.integers(1, SCRAPS, count),  # how many of the SCRAPS are there
         scrap_digit=draws.integers(0, len(digits.labels) - 1, each),
         scrap_row=draws.integers(0, 8 - SCRAP_CELLS, each),
         scrap_column=draws.integers(0, 8 - SCRAP_CELLS, each),
@@ -214,7 +190,7 @@ def plan(digits: Digits, count: int, cue: float, draws: RandomStream) -> Plan:
     )
 
 
-def _make(split: str, digits: Digits, plan: Plan) -> dict[str, Any]:
+def _make(split: str, digits: Digits, plan: SimpleNamespace) -> dict[str, Any]:
     # The margin takes what hangs over the edges, and what of a window lies beyond a small digit.
     margin = SCRAP_SIZES[1]
     inside = slice(margin, margin + SIDE)
@@ -240,7 +216,7 @@ def _make(split: str, digits: Digits, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _backgrounds(plan: Plan) -> Bytes:
+def _backgrounds(plan: SimpleNamespace) -> Bytes:
     """(N, 32, 32, 3): the crops, with their range of brightness narrowed and moved."""
     pixels, starts, widths = _photographs()
     photograph = np.array([list(PHOTOGRAPHS).index(name) for name, *_ in AREAS])[plan.background]
@@ -335,7 +311,7 @@ def _colour(luma: NDArray[Any], tint: Integers) -> Small:
     return luma + (away * room.min(axis=1, keepdims=True).clip(max=256) >> 8)
 
 
-def _digit_luma(around: Bytes, cover: Small, plan: Plan) -> Small:
+def _digit_luma(around: Bytes, cover: Small, plan: SimpleNamespace) -> Small:
     """(N,): as far from the mean luma in the digit's box (N, side, side, 3), where it leaves that free, as planned."""
     inside = np.arange(cover.shape[1]) < plan.size[:, None]
     free = np.where(inside[:, :, None] & inside[:, None, :], 256 - cover, 0)
@@ -347,3 +323,35 @@ def _digit_luma(around: Bytes, cover: Small, plan: Plan) -> Small:
     # One of the two is always possible.
     can_rise, can_fall = mean + contrast <= 250, mean - contrast >= 5
     return np.where(np.where(can_rise & can_fall, plan.brighter, can_rise), mean + contrast, mean - contrast)
+
+
+def outline(masks: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """The convex hulls of what is marked: the area that strokes enclose.
+
+    Args:
+        masks: bool (N, H, W).
+        size: the largest height or width in pixels that the marks of an image span; larger marks get a hull slightly
+            too large.
+
+    Returns:
+        bool (N, H, W); empty where nothing is marked.
+    """
+    _, height, width = masks.shape
+    rows, columns = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)
+    marked = masks.any(2)  # (N, H)
+    first = masks.argmax(2).astype(np.int32)  # column of the first mark in each row
+    last = (width - 1 - masks[:, :, ::-1].argmax(2)).astype(np.int32)
+    # Every edge of a hull goes through two marks, so its slope is one of these. In each row the hull is one run.
+    low, high = np.zeros_like(first), np.full_like(last, width - 1)
+    steps = range(1 - size, size)
+    for down, right in ((down, right) for down in steps for right in steps if gcd(down, right) == 1):
+        outer = np.where(marked, down * rows + np.maximum(right * first, right * last), -(2**30))
+        left = outer.max(1, keepdims=True) - down * rows  # (N, H), what is left for `right * column`
+        if right > 0:
+            np.minimum(high, left // right, out=high)
+        elif right < 0:
+            np.maximum(low, -(left // -right), out=low)
+        else:
+            high[left < 0] = -1
+    high[~np.any(marked, axis=1)] = -1
+    return (columns >= low[:, :, None]) & (columns <= high[:, :, None])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from regard.data.decode import square
 from regard.data.random import RandomStream
-from regard.data.strings import Strings
+from regard.data.text_files import Strings
 from regard.errors import InputError
 
 Channels = tuple[float, float, float]

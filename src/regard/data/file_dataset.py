@@ -17,7 +17,7 @@ from torch import Tensor
 
 from regard.data.dataset import ImageDataset, Mask
 from regard.data.decode import Box, Frame, Unreadable, frame_of, read_image, read_square
-from regard.data.strings import Strings
+from regard.data.text_files import Strings
 
 _MOST_FILES = 8192  # that a fingerprint reads
 _MOST_BYTES = 2**28  # of all of them together

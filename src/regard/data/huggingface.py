@@ -18,7 +18,7 @@ from regard.data.decode import Unreadable, read_image
 from regard.data.file_dataset import files_digest, open_regular
 from regard.data.listing import TEST_NAMES, first_of
 from regard.data.registry import register_splits
-from regard.data.strings import Strings
+from regard.data.text_files import Strings
 from regard.errors import InputError, one_line
 
 _MANY = 100_000  # more classes than that are a wrong column

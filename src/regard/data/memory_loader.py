@@ -1,10 +1,15 @@
-"""Batches of a data set that is in memory, as bytes on the device: order, crops and flips as tensor operations."""
+"""Batches of a data set that is in memory, as bytes on the device: order, crops and flips as tensor operations.
+
+Crops are of the padded image, or random resized crops (Szegedy et al. 2015, arXiv 1409.4842, section 6): of every image
+a box of random size, shape and place, resized to one size for all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,16 +19,24 @@ from regard.data.batch import Batch, Loader, Sampling
 from regard.data.dataset import InMemoryDataset
 from regard.data.in_memory import gib
 from regard.data.normalisation import Normalisation
-from regard.data.random import RandomStream
-from regard.data.resized_crops import SHRUNK, draw_boxes, resized
+from regard.data.random import Integers, RandomStream
 from regard.errors import InputError
+
+SHRUNK = 128  # at most so many times: of more pixels the weights below would be too coarse
+
+_TRIES = 10
+# Aspect ratios, width to height, from 3/4 to 4/3, equally far apart by their logarithms. Rounded, for machines need
+# not agree on the last bit of an exponential.
+_RATIOS = np.exp(np.linspace(-1, 1, 4097) * np.log(4 / 3)).round(9)
+_ONE = 2048  # what the weights of a pixel add up to, before each is rounded to a whole number
+_PARTS = 8  # of a level: what the image is rounded to between the two passes
 
 
 class InMemoryLoader(Loader):
     """The batches of a set in memory; see `create_loader`.
 
     What is random in an epoch (the order, the crops, the flips) is drawn at once, on the CPU, from the seed and the
-    epoch's number alone: batches are the same on every device. Order, crops and flips are drawn apart: to turn one off
+    epoch's number alone, each from a stream of its own: batches are the same on every device, and to turn one off
     leaves the others as they are.
     """
 
@@ -46,12 +59,10 @@ class InMemoryLoader(Loader):
             size = _crop_size(augmentation, height, width)
         super().__init__(_placed(dataset, device), sampling, device, size)
         self.image_size: tuple[int, int] = size
-        self._augmentation, self._normalise, self._masks = augmentation, normalise, masks
-        self._scale = None if augmentation is None else augmentation.scale
-        if augmentation is not None and self._scale is None:
-            # For every row and column of the padded image the one of the image that it shows, and whether it shows any.
-            self._padded_rows, self._row_shown = _sources(height, augmentation, self.device)
-            self._padded_columns, self._column_shown = _sources(width, augmentation, self.device)
+        self._augmentation, self._normalise = augmentation, normalise
+        self._masks = self.dataset.regions if masks else None
+        if augmentation is not None and augmentation.scale is None:
+            self._rows, self._columns = (_padded(length, augmentation, device) for length in (height, width))
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         order = torch.from_numpy(self._sampling.order(number, len(self.dataset))).to(self.device)
@@ -60,66 +71,53 @@ class InMemoryLoader(Loader):
         for step in range(start, len(self)):
             here = slice(step * self.batch_size, (step + 1) * self.batch_size)
             total = len(order[here])
-            whole = self._sampling.world_size == 1
-            rows = None if whole else torch.from_numpy(self._sampling.rows(total)).to(self.device)
-            if rows is not None and not len(rows):  # in order, an odd image or two at the end are for others
+            rows = self._sampling.rows(total)
+            if not len(rows):  # in order, an odd image or two at the end are for others
                 continue
+            index, *crop = (values[here] for values in (order, *crops))
+            if self._sampling.world_size > 1:
+                mine = torch.from_numpy(rows).to(self.device)
+                index, *crop = (values.index_select(0, mine) for values in (index, *crop))
+            consecutive = not self._sampling.shuffle and self._sampling.world_size == 1
+            images, labels, masks = (
+                None if values is None else values[here] if consecutive else values.index_select(0, index)
+                for values in (data.images, data.labels, self._masks)
+            )
+            assert images is not None and labels is not None
+            if crop:
+                images = self._cut(images, *crop)
+            yield Batch(self._normalise(images), labels, index, total, masks)
 
-            def mine(values: Tensor, here: slice = here, rows: Tensor | None = rows) -> Tensor:
-                return values[here] if rows is None else values[here].index_select(0, rows)
-
-            index = mine(order)
-
-            def those(values: Tensor, mine: Any = mine, index: Tensor = index) -> Tensor:
-                return values.index_select(0, index) if self._sampling.shuffle else mine(values)
-
-            images = those(data.images)
-            if crops is not None:
-                images = self._cut(images, *map(mine, crops))
-            masks = those(data.regions) if self._masks and data.regions is not None else None
-            yield Batch(self._normalise(images), those(data.labels), index, total, masks)
-
-    def _draw_crops(self, number: int) -> tuple[Tensor, ...] | None:
-        """For every position of the epoch's order what `_cut` takes, (N,) each: flipped, crop top, crop left and, where
-        crops are resized, crop height and crop width.
-        """
-        if self._augmentation is None:
-            return None
-        count = len(self.dataset)
-
-        def stream(purpose: int) -> RandomStream:
-            return RandomStream(self._sampling.seed, number, purpose)
-
-        def on_device(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(values).to(self.device)
-
-        flipped = on_device(stream(2).bernoulli(0.5 if self._augmentation.flip else 0.0, count))
-        corners = stream(1)
-        if self._scale is not None:
+    def _draw_crops(self, number: int) -> list[Tensor]:
+        """For every position of the epoch's order what `_cut` takes, (N,) each: whether it is flipped, the crop's top
+        and left and, of resized crops, its height and width."""
+        augmentation, count = self._augmentation, len(self.dataset)
+        if augmentation is None:
+            return []
+        places, flips, sizes = (RandomStream(self._sampling.seed, number, purpose) for purpose in (1, 2, 3))
+        crops: list[NDArray[Any]] = [flips.bernoulli(0.5 if augmentation.flip else 0.0, count)]
+        if augmentation.scale is not None:
             height, width = self.dataset.images.shape[2:]
-            boxes = draw_boxes(stream(3), corners, count, height, width, self._scale)
-            return flipped, *map(on_device, boxes)
-        height, width = self.image_size
-        top = on_device(corners.integers(0, len(self._padded_rows) - height, count))
-        left = on_device(corners.integers(0, len(self._padded_columns) - width, count))
-        return flipped, top, left
+            crops += draw_boxes(sizes, places, count, height, width, augmentation.scale)
+        else:
+            for (sources, _), length in zip((self._rows, self._columns), self.image_size, strict=True):
+                crops.append(places.integers(0, len(sources) - length, count))
+        return [torch.from_numpy(values).to(self.device) for values in crops]
 
-    def _cut(self, images: Tensor, *crops: Tensor) -> Tensor:
+    def _cut(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor, *resized_from: Tensor) -> Tensor:
         """Bytes (B, 3, H, W) and a crop for each (B,) -> bytes (B, 3, h, w)."""
-        return self._cropped(images, *crops) if self._scale is None else resized(images, self.image_size, *crops)
-
-    def _cropped(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor) -> Tensor:
-        """As `_cut`, gathered without a padded copy."""
+        if resized_from:
+            return resized(images, self.image_size, flipped, top, left, *resized_from)
         height, width = self.image_size
         rows = top[:, None] + torch.arange(height, device=self.device)  # (B, h) in the padded image
         columns = torch.arange(width, device=self.device)
         columns = left[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)  # (B, w)
-        row_places, column_places = self._padded_rows[rows], self._padded_columns[columns]
-        place = row_places[:, :, None] * images.shape[3] + column_places[:, None, :]  # (B, h, w)
-        crops = images.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, 3, -1))
-        crops = crops.unflatten(2, (height, width))
-        if self._row_shown is not None and self._column_shown is not None:
-            crops *= (self._row_shown[rows][:, :, None] * self._column_shown[columns][:, None, :])[:, None]
+        (row_places, row_shown), (column_places, column_shown) = self._rows, self._columns
+        # Gathered, without a padded copy.
+        place = row_places[rows][:, :, None] * images.shape[3] + column_places[columns][:, None, :]  # (B, h, w)
+        crops = images.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, 3, -1)).unflatten(2, (height, width))
+        if row_shown is not None and column_shown is not None:
+            crops *= (row_shown[rows][:, :, None] * column_shown[columns][:, None, :])[:, None]
         return crops
 
 
@@ -161,7 +159,7 @@ def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int
     return crop, crop
 
 
-def _sources(length: int, augmentation: Augmentation, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _padded(length: int, augmentation: Augmentation, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """For every place along the padded image, int64 (length + 2 padding,): the place in the image that it shows.
 
     With zero padding also uint8, 1 where it shows the image and 0 where it shows black; else None.
@@ -172,3 +170,85 @@ def _sources(length: int, augmentation: Augmentation, device: torch.device) -> t
         return (last - (last - places.abs()).abs()).to(device), None
     shown = (places >= 0) & (places < length)
     return places.clamp(0, length - 1).to(device), shown.to(device, torch.uint8)
+
+
+def draw_boxes(
+    sizes: RandomStream, places: RandomStream, count: int, height: int, width: int, scale: tuple[float, float]
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """Boxes in `count` images of height x width pixels: top, left, height and width, in whole pixels, (count,) each.
+
+    The share of the image's area that each has is drawn uniformly from `scale`, its aspect ratio from 3/4 to 4/3,
+    uniform in the logarithm, and then its place, from all that there are. A box that does not fit into the image is
+    drawn again. Where ten do not, it is the largest in the image whose aspect ratio is in that range.
+    """
+    low, high = scale
+    ratio = min(max(width / height, _RATIOS[0]), _RATIOS[-1])
+    box_height = np.full(count, min(height, round(width / ratio)), dtype=np.int64)
+    box_width = np.full(count, min(width, round(height * ratio)), dtype=np.int64)
+    waiting = np.ones(count, dtype=np.bool_)
+    for _ in range(_TRIES):
+        area = height * width * (low + (high - low) * (sizes.integers(0, 2**32 - 1, count) / 2**32))
+        ratios = _RATIOS[sizes.integers(0, len(_RATIOS) - 1, count)]
+        tall, wide = _side(area / ratios), _side(area * ratios)
+        fits = waiting & (tall <= height) & (wide <= width)
+        box_height[fits], box_width[fits] = tall[fits], wide[fits]
+        waiting &= ~fits
+    top = places.integers(0, height - box_height, count)
+    left = places.integers(0, width - box_width, count)
+    return top, left, box_height, box_width
+
+
+def resized(
+    images: Tensor, size: tuple[int, int], flipped: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor
+) -> Tensor:
+    """The box of each image, bilinear with antialiasing: each pixel is a mean of those near its centre, weighed by a
+    triangle twice as wide as the pixel is, or as one of the image, if that is wider. None beyond the box counts.
+
+    It takes two products with matrices of weights, down the columns and along the rows. All numbers in them are whole,
+    and small enough for sums to be exact in float32 and factors in TF32: so devices agree to the last bit, in whatever
+    order they add up.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        size: (h, w).
+        flipped: bool (B,), whether to mirror left to right.
+        top, left, height, width: int64 (B,), of the boxes.
+
+    Returns:
+        uint8 (B, 3, h, w).
+    """
+    rows, row_sums = _weights(top, height, images.shape[2], size[0])  # (B, h, H), (B, h)
+    columns, column_sums = _weights(left, width, images.shape[3], size[1], flipped)  # (B, w, W), (B, w)
+    with torch.autocast(images.device.type, enabled=False):
+        lines = images.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)  # (B, H, 3, W)
+        shrunk = torch.bmm(rows, lines.flatten(2)).div_((row_sums / _PARTS)[:, :, None]).round_()  # (B, h, 3W)
+        shrunk = torch.bmm(shrunk.view(len(images), -1, images.shape[3]), columns.mT)  # (B, 3h, w)
+        shrunk.div_((column_sums * _PARTS)[:, None, :]).round_()
+    return shrunk.to(torch.uint8).unflatten(1, (size[0], 3)).transpose(1, 2)
+
+
+def _weights(
+    start: Tensor, length: Tensor, total: int, size: int, flipped: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What each of `size` pixels takes of each of `total`, of which `length` from `start` on are in the box.
+
+    Returns:
+        whole numbers, float32 (B, size, total), and the sums over the last dimension.
+    """
+    # In units of 1 / (2 size) of a pixel of the image, in which all of these are whole numbers.
+    centres = 2 * torch.arange(size, device=start.device, dtype=torch.int32) + 1
+    if flipped is not None:
+        centres = torch.where(flipped[:, None], centres.flip(0), centres)
+    places = torch.arange(total, device=start.device, dtype=torch.int32)
+    start, length = start.to(torch.int32)[:, None], length.to(torch.int32)[:, None]  # (B, 1)
+    inside = (places >= start) & (places < start + length)  # (B, total)
+    away = ((2 * (places - start) + 1) * size)[:, None, :] - (centres * length)[:, :, None]  # (B, size, total)
+    near = (2 * length.clamp(min=size)[:, :, None] - away.abs_()).clamp_(min=0).mul_(inside[:, None, :])
+    weights = near.to(torch.float32)
+    weights = weights.mul_(_ONE).div_(near.sum(2, keepdim=True)).round_()
+    return weights, weights.sum(2)
+
+
+def _side(area: NDArray[np.float64]) -> Integers:
+    """Of a square of this area, in whole pixels, at least one."""
+    return np.maximum(np.rint(np.sqrt(area)), 1).astype(np.int64)

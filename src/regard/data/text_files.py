@@ -1,12 +1,14 @@
-"""Files of text that come with images: lists, tables, names of classes."""
+"""Text that comes with images: lists, tables, names of classes, and keys."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
 
 from regard.data.listing import first_of, show
 from regard.errors import InputError, first_line
@@ -103,3 +105,35 @@ def check_inside(path: object, source: Path) -> str:
         if not pure.is_absolute() and ".." not in pure.parts and pure.parts:
             return pure.as_posix()
     raise InputError(f"{show(source)} names an image {path!r}; expected a path within the folder of images")
+
+
+class Strings(Sequence[str]):
+    """Strings in one block of bytes; equal to any other sequence of the same strings.
+
+    DataLoader workers share the block; of a million Python strings each would get a copy, bit by bit, as it reads them.
+    """
+
+    def __init__(self, values: Iterable[str]) -> None:
+        encoded = [value.encode("utf-8", "surrogateescape") for value in values]
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(len(self))[index])
+        place = range(len(self))[index]
+        start, end = self._ends[place : place + 2]
+        return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))

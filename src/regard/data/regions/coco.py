@@ -18,8 +18,7 @@ from regard.data.decode import Unreadable, frame_of
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, existing_folder, show
 from regard.data.registry import register
-from regard.data.strings import Strings
-from regard.data.text_files import check_inside, read_json, unique
+from regard.data.text_files import Strings, check_inside, read_json, unique
 from regard.errors import InputError, first_line, unknown
 
 _PREFIX = "instances_"
