@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from regard import data
-from regard.data import in_memory
 from regard.data.decode import read_image
 from regard.errors import DataWarning, InputError
 
@@ -348,14 +347,6 @@ def test_what_to_do_about_memory(root, monkeypatch):
     assert "--data.options.memory_limit" not in error_of(root, size=100, memory_limit=10_000)
     message = error_of(root, size=100)
     assert "this machine has" in message and "at most 37" in message and "memory_limit" not in message
-
-
-def test_memory_that_is_not_to_be_had(root, monkeypatch):
-    def refuse(*_, **__):
-        raise MemoryError("Unable to allocate 1 TiB")
-
-    monkeypatch.setattr(in_memory.np, "empty", refuse)
-    assert "no memory left for the 6 images" in error_of(root)
 
 
 WRONG = [{"size": 0}, {"size": -3}, {"size": 2.5}, {"unreadable": "ignore"}, {"memory_limit": "64e9"}]

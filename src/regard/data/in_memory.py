@@ -16,7 +16,7 @@ from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_s
 from regard.data.decode import OnUnreadable, Unreadable, quiet
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import show
-from regard.errors import InputError, first_line
+from regard.errors import InputError
 
 MEMORY_LIMIT = 4 * 2**30
 
@@ -52,51 +52,42 @@ def read_into_memory(
 
 
 def read_splits(
-    train: ImageDataset,
-    test: ImageDataset,
-    *,
-    size: int | None,
-    unreadable: OnUnreadable,
-    memory_limit: int,
-) -> Splits:
+    train: ImageDataset, test: ImageDataset, *, size: int | None, unreadable: OnUnreadable, memory_limit: int
+) -> Splits[InMemoryDataset]:
     """As `read_into_memory`, of images for training and for testing: both carry mean and std of the first. The memory
     limit holds for each of the two."""
     with quiet():
-        sizes = [_pixels(images, size, unreadable, memory_limit) for images in (train, test)]
-        if sizes[0] != sizes[1]:
+        first, second = (_pixels(images, size, unreadable, memory_limit) for images in (train, test))
+        if first != second:
             raise InputError(
-                f"images {_where(train)} have {_by(*sizes[0])} pixels, {_where(test)} {_by(*sizes[1])}; give one size "
-                f"for all (--data.size {min(sizes[0])})"
+                f"images {_where(train)} have {_by(*first)} pixels, {_where(test)} {_by(*second)}; give one size "
+                f"for all (--data.size {min(first)})"
             )
-        first, second = (_read(images, sizes[0], size, unreadable) for images in (train, test))
-    return Splits(replace(first, split="train"), replace(second, split="test", mean=first.mean, std=first.std))
+        learnt, judged = (_read(images, first, size, unreadable) for images in (train, test))
+    return Splits(replace(learnt, split="train"), replace(judged, split="test", mean=learnt.mean, std=learnt.std))
 
 
 def check_reading(size: int | None, unreadable: str, memory_limit: int) -> None:
     """Raises InputError for a size or a limit that is none, or another word for `unreadable`."""
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise InputError(f"size is {size!r}; give the side of the images in pixels, 1 or more")
+    for name, value in (("size", size), ("memory_limit", memory_limit)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise InputError(f"{name} is {value!r}; give a whole number, 1 or more")
     if unreadable not in get_args(OnUnreadable):
         raise InputError(f"unreadable is {unreadable!r}; give 'error' or 'skip'")
-    if isinstance(memory_limit, bool) or not isinstance(memory_limit, int) or memory_limit < 1:
-        raise InputError(f"memory_limit is {memory_limit!r}; give a whole number of bytes, such as {MEMORY_LIMIT}")
 
 
 def _pixels(dataset: ImageDataset, size: int | None, unreadable: OnUnreadable, memory_limit: int) -> tuple[int, int]:
     """(width, height) of the images to be, if they fit in memory: as asked for, or of the first that can be read."""
     width, height = _first_size(dataset, unreadable) if size is None else (size, size)
-    count = len(dataset)
-    needed, machine = count * 3 * height * width, host.total_memory()
-    if needed > min(memory_limit, machine):
-        limited = needed > memory_limit
+    count, machine = len(dataset), host.total_memory()
+    needed, most = count * 3 * height * width, min(memory_limit, machine)
+    if needed > most:
         fitting = int((min(memory_limit, machine // 2) / (3 * count)) ** 0.5)  # something else wants memory, too
-        ways = [f"a smaller size (--data.size{f', at most {fitting}' if fitting else ''})", "a folder of fewer images"]
-        if limited and needed <= machine:
-            ways.append("a larger limit (--data.options.memory_limit, in bytes)")
+        larger = ", or a larger limit (--data.options.memory_limit, in bytes)" if needed <= machine else ""
         raise InputError(
             f"the {count} images {_where(dataset)} would take {gib(needed)} of memory at {_by(width, height)} pixels, "
-            f"and {'the limit is' if limited else 'this machine has'} {gib(memory_limit if limited else machine)}; "
-            f"give {', '.join(ways[:-1])} or {ways[-1]}"
+            f"and {'the limit is' if needed > memory_limit else 'this machine has'} {gib(most)}; give a smaller size "
+            f"(--data.size{f', at most {fitting}' if fitting else ''}), fewer images{larger}"
         )
     return width, height
 
@@ -107,9 +98,7 @@ def _first_size(dataset: ImageDataset, unreadable: OnUnreadable) -> tuple[int, i
         try:
             return dataset.image(i).size
         except Unreadable as error:
-            if unreadable == "error":
-                raise _fatal(error) from error
-            first = first or error
+            first = first or _skippable(error, unreadable)
     raise InputError(
         f"not one of the {len(dataset)} images {_where(dataset)} can be read (the first: {first}); give readable ones"
     )
@@ -119,14 +108,7 @@ def _read(
     dataset: ImageDataset, pixels: tuple[int, int], size: int | None, unreadable: OnUnreadable
 ) -> InMemoryDataset:
     """The images, all of them (width, height) `pixels` large."""
-    width, height = pixels
-    try:
-        images = np.empty((len(dataset), 3, height, width), dtype=np.uint8)
-    except MemoryError as error:
-        raise InputError(
-            f"there is no memory left for the {len(dataset)} images {_where(dataset)} at {_by(width, height)} pixels "
-            f"({first_line(error)}); give a smaller size (--data.size)"
-        ) from error
+    images = np.empty((len(dataset), 3, *reversed(pixels)), dtype=np.uint8)
     labels = dataset.labels
     failed = _fill(images, dataset, size, unreadable)
     if failed:
@@ -158,9 +140,7 @@ def _fill(
             try:
                 image = dataset.image(i) if size is None else dataset.square(i, size)
             except Unreadable as error:
-                if unreadable == "error":
-                    raise _fatal(error) from error
-                failed[i] = error
+                failed[i] = _skippable(error, unreadable)
                 continue
             if image.size != (width, height):
                 raise InputError(
@@ -171,7 +151,7 @@ def _fill(
         return failed
 
     failed: dict[int, Unreadable] = {}
-    pool = ThreadPoolExecutor(_threads(dataset))
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
         # Taken in order, so that of several faults the first is named, whoever was fastest.
         for part in pool.map(read, range(0, len(dataset), _IMAGES_A_TASK)):
@@ -181,14 +161,12 @@ def _fill(
     return failed
 
 
-def _threads(dataset: ImageDataset) -> int:
-    """Threads to read with: more than one only hinder where images are small, and take the interpreter's time most."""
-    most = min(8, os.cpu_count() or 1)
-    if not isinstance(dataset, FileDataset):
-        return most
-    files = [dataset.path(i) for i in range(0, len(dataset), 1 + len(dataset) // 32)]
-    mean = sum(os.path.getsize(file) for file in files if os.path.exists(file)) / len(files)
-    return 1 if mean < 4096 else most
+def _skippable(error: Unreadable, unreadable: OnUnreadable) -> Unreadable:
+    if unreadable == "error":
+        raise InputError(
+            f"{error}; remove or replace it, or have such files skipped (--data.unreadable skip)"
+        ) from error
+    return error
 
 
 def _where(dataset: ImageDataset, part: str = "") -> str:
@@ -201,11 +179,8 @@ def _name(dataset: ImageDataset, index: int) -> str:
     return str(dataset.path(index)) if isinstance(dataset, FileDataset) else dataset.keys[index]
 
 
-def _fatal(error: Unreadable) -> InputError:
-    return InputError(f"{error}; remove or replace it, or have such files skipped (--data.unreadable skip)")
-
-
 def gib(count: int) -> str:
+    """Bytes, for a message."""
     return f"{count / 2**30:.2g} GiB" if count < 100 * 2**30 else f"{count / 2**30:.0f} GiB"
 
 
