@@ -16,15 +16,9 @@ from regard.files import MOST_BYTES, read_regular
 
 
 def read_text(path: Path) -> str:
-    """A file of text.
-
-    Raises:
-        InputError: it is not there, cannot be read, or is no text.
-    """
+    """A file of text. Raises InputError: it cannot be read, is larger than 64 MiB, or is no text."""
     try:
-        text = read_regular(path, MOST_BYTES).decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{show(path)} cannot be read ({error.strerror}); it should be there") from error
+        text = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # UTF-16 has one beside every letter of English
@@ -32,12 +26,10 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_bytes(path: Path) -> bytes:
-    """All of a file of any size. Raises InputError: it is not there, or cannot be read."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for, a device read for ever
-        raise InputError(f"{show(path)} is no file; it should be one")
+def read_bytes(path: Path, most: int = 2**48) -> bytes:
+    """All of a file of at most so many bytes. Raises InputError: it cannot be read."""
     try:
-        return path.read_bytes()
+        return read_regular(path, most)
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{show(path)} cannot be read ({reason}); it should be there") from error
@@ -45,8 +37,9 @@ def read_bytes(path: Path) -> bytes:
 
 def read_json(path: Path) -> Any:
     """What is in a file of JSON of any size. Raises InputError: it cannot be read, or is no JSON."""
+    content = read_bytes(path)
     try:
-        return json.loads(read_bytes(path))
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{show(path)} is no JSON ({first_line(error)}); get it again") from error
 

@@ -9,8 +9,8 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlparse
@@ -21,7 +21,7 @@ from PIL import Image
 from regard.data.dataset import Channels, Splits
 from regard.data.decode import OnUnreadable, Unreadable, read_image
 from regard.data.file_dataset import files_digest, open_regular
-from regard.data.listing import TEST_NAMES, existing_folder, is_system_or_hidden
+from regard.data.listing import TEST_NAMES, existing_folder, first_of, is_system_or_hidden
 from regard.data.registry import register_splits
 from regard.data.text_files import read_class_names, unique
 from regard.errors import InputError, one_line, unknown
@@ -32,11 +32,12 @@ DOTS = "What follows the first dot of a name in a shard is its ending: a name ha
 _INFO = ("_info.json", "info.json")
 _PIPES = "REGARD_PIPES"
 _PLAIN = re.compile(r"[\w.:/%@+=,~?&#-]+")
-_SHOWN = 5
 _MOST_CLASSES = 10**6
 _MOST_SHARDS = 500_000
 _MOST_BRACES = 20
 _BRACES = re.compile(r"{([^{}]*)}")
+_NUMBERS = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?(\d{1,18}))?")
+_LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d{1,18}))?")
 
 
 @dataclass(eq=False)
@@ -52,9 +53,7 @@ class WebDataset:
         buffer: images, not decoded, among which training draws the next.
         input_key: the endings of images, with a semicolon between them.
         target_key: the field of an image's .json that has its label; "" for its .cls.
-        mean: of each channel, 0 to 1, as of `ImageDataset`.
-        std: likewise.
-        name: "wds".
+        mean, std, name: as of `ImageDataset`.
         skipped: nothing; what cannot be read is known when it is come to, see `Batch`.
     """
 
@@ -103,12 +102,11 @@ class WebDataset:
         parts = [part for part in sample if not part.startswith("__")]
         images = [ending for ending in _endings(self.input_key) if ending in sample]
         target = "json" if self.target_key else "cls"
-        missing = [] if images else ["image"]
-        missing += [] if target in sample else [f"label (.{target})"]
-        if missing:
+        if not images or target not in sample:
+            missing = " and ".join(["no image"] * (not images) + [f"no label (.{target})"] * (target not in sample))
             first = ", ".join(f".{part}" for part in parts[:3]) + (", …" if len(parts) > 3 else "")
             hint = f". {DOTS}" if any("." in part for part in parts) else ""
-            raise Unreadable(f"{name!r} has no {' and no '.join(missing)}, but {first}{hint}")
+            raise Unreadable(f"{name!r} has {missing}, but {first}{hint}")
         try:
             label = int(json.loads(sample["json"])[self.target_key] if self.target_key else sample["cls"])
         except Exception as error:  # it may hold anything
@@ -154,7 +152,7 @@ def load_wds(
         train_images: how many images the training shards hold, if neither info nor name says it; None for as many as
             are counted in them, if they are on this machine.
         test_images: likewise.
-        classes: their names, a file with a name a line, or how many there are; None for what the info says.
+        classes: their names, a file with a name per line, or how many there are; None for what the info says.
         buffer: images, not decoded, that each DataLoader worker holds, of which it draws the next to train on.
         input_key: the endings of images in the shards.
         target_key: the field of an image's .json that has its label; None for its .cls.
@@ -177,21 +175,14 @@ def load_wds(
     test = test or next((name for name in TEST_NAMES if name in splits), None)
     if test is None:
         raise InputError("which shards to test on is not known; name them, or the split (--data.options.test)")
-    second = _of_split(test, "test", splits, root)
+    found = first, _of_split(test, "test", splits, root)
     names = _classes(classes, info, root)
-
-    def completed(found: WebDataset, images: int | None) -> WebDataset:
-        _check_there(found.shards)
-        return replace(
-            found,
-            classes=names,
-            count=images or found.count or _counted(found.shards, input_key, found.split, unreadable),
-            buffer=buffer,
-            input_key=input_key,
-            target_key=target_key or found.target_key,
-        )
-
-    return Splits(completed(first, train_images), completed(second, test_images))
+    for part, images in zip(found, (train_images, test_images), strict=True):
+        _check_there(part.shards)
+        part.classes, part.buffer, part.input_key = names, buffer, input_key
+        part.target_key = target_key or part.target_key
+        part.count = images or part.count or _counted(part, unreadable)
+    return Splits(*found)
 
 
 def _read_info(root: str) -> dict[str, Any]:
@@ -221,22 +212,19 @@ def _of_split(said: str, split: str, splits: dict[str, Any], root: str) -> WebDa
     """What names or the info say of a split; the count is 0 where it is not said, and classes are left out."""
     import webdataset as wds
 
-    filenames: Any
-    if said not in splits and ("tar" in said or ".." in said):  # names
+    if said in splits and isinstance(splits[said], dict):
+        about = splits[said]
+    elif "tar" in said or ".." in said:  # names
         pattern, _, images = said.partition("|")
         _check_braces(pattern)
         try:
-            filenames, lengths, count, label = wds.SimpleShardList(pattern).urls, [], int(images or 0), ""
+            about = {"filenames": wds.SimpleShardList(pattern).urls, "num_samples": int(images or 0)}
         except (ValueError, IndexError) as error:
             raise InputError(
                 f"{said[:200]!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
                 "'train-{0000..0099}.tar|128000', the number after the bar that of the images"
             ) from error
         root = "" if _scheme(said) else root  # an address of its own is not within the folder
-    elif said in splits and isinstance(splits[said], dict):
-        about = splits[said]
-        filenames, lengths = about.get("filenames"), about.get("shard_lengths", [])
-        count, label = about.get("num_samples", 0), about.get("alt_label", "")
     elif splits:
         raise unknown("split of the shards", said, list(splits))
     else:
@@ -244,8 +232,10 @@ def _of_split(said: str, split: str, splits: dict[str, Any], root: str) -> WebDa
             f"no {' or '.join(_INFO)} in {root!r} says which shards split {said!r} has; name them, and how many "
             "images they hold, as in 'train-{0000..0099}.tar|128000' (--data.options.train, --data.options.test)"
         )
+    names, lengths = about.get("filenames"), about.get("shard_lengths", [])
+    count, label = about.get("num_samples", 0), about.get("alt_label", "")
     if (
-        not (isinstance(filenames, list) and filenames and all(isinstance(name, str) for name in filenames))
+        not (isinstance(names, list) and names and all(isinstance(name, str) for name in names))
         or not (isinstance(lengths, list) and isinstance(label, str))
         or not all(type(number) is int and 0 <= number < 2**48 for number in (count, *lengths))
     ):
@@ -253,7 +243,7 @@ def _of_split(said: str, split: str, splits: dict[str, Any], root: str) -> WebDa
             f"{said[:200]!r}, or {' or '.join(_INFO)} in {root!r}, is none: expected a list of file names and whole "
             "numbers of images"
         )
-    shards = tuple(os.path.join(root, name) for name in filenames)
+    shards = tuple(os.path.join(root, name) for name in names)
     return WebDataset(shards, count, split, (), dict(zip(shards, lengths, strict=False)), target_key=label)
 
 
@@ -263,15 +253,13 @@ def _check_braces(names: str) -> None:
     while innermost := _BRACES.findall(left):
         left, depth = _BRACES.sub("", left), depth + 1
         for inside in innermost:
-            numbers = re.fullmatch(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?(\d{1,18}))?", inside)
-            letters = re.fullmatch(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?\d+)?", inside)
-            if numbers:
-                choices = 1 + abs(int(numbers[2]) - int(numbers[1])) // (int(numbers[3] or 1) or 1)
-            elif letters:
-                choices = 1 + abs(ord(letters[2]) - ord(letters[1]))
-            else:
-                commas = inside.count(",")
-                choices = 1 + commas if commas or ".." not in inside else _MOST_SHARDS + 1  # a range of longer numbers
+            range_of = _NUMBERS.fullmatch(inside) or _LETTERS.fullmatch(inside)
+            commas = inside.count(",")
+            if range_of:
+                low, high = (int(end) if end[-1].isdecimal() else ord(end) for end in range_of.group(1, 2))
+                choices = 1 + abs(high - low) // (int(range_of[3] or 1) or 1)
+            else:  # names, or a range of longer numbers
+                choices = 1 + commas if commas or ".." not in inside else _MOST_SHARDS + 1
             count = min(count * choices, _MOST_SHARDS + 1)
         if count > _MOST_SHARDS or depth > _MOST_BRACES:
             raise InputError(
@@ -280,15 +268,14 @@ def _check_braces(names: str) -> None:
             )
 
 
-def _check_there(shards: tuple[str, ...]) -> None:
+def _check_there(shards: Sequence[str]) -> None:
     for shard in shards:
         _check_address(shard)
     missing = [shard for shard in shards if not _scheme(shard) and not os.path.isfile(shard)]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(shards)} shards are not there: {', '.join(map(repr, missing[:_SHOWN]))}"
-            f"{', …' if len(missing) > _SHOWN else ''}; add them, or name those that are (--data.options.train, "
-            "--data.options.test)"
+            f"{len(missing)} of {len(shards)} shards are not there: {first_of(missing)}; add them, or name those that "
+            "are (--data.options.train, --data.options.test)"
         )
 
 
@@ -316,17 +303,17 @@ def _endings(input_key: str) -> list[str]:
     return [ending.strip(". ").lower() for ending in input_key.split(";")]
 
 
-def _counted(shards: tuple[str, ...], input_key: str, option: str, unreadable: OnUnreadable) -> int:
+def _counted(dataset: WebDataset, unreadable: OnUnreadable) -> int:
     """The images in shards, by their headers."""
-    elsewhere = [shard for shard in shards if _scheme(shard)]
-    if elsewhere:
+    first = next((shard for shard in dataset.shards if _scheme(shard)), None)
+    if first is not None:
         raise InputError(
-            f"how many images {elsewhere[0]!r} and the other shards hold is not known; say it after a bar, as in "
-            f"'…-{{0000..0099}}.tar|128000' (--data.options.{option})"
+            f"how many images {first!r} and the other shards hold is not known; say it after a bar, as in "
+            f"'…-{{0000..0099}}.tar|128000' (--data.options.{dataset.split})"
         )
-    endings = _endings(input_key)
+    endings = _endings(dataset.input_key)
     count = 0
-    for shard in shards:
+    for shard in dataset.shards:
         try:
             with tarfile.open(shard) as file:
                 count += _images_in((member.name for member in file if member.isreg()), endings)
@@ -341,8 +328,8 @@ def _counted(shards: tuple[str, ...], input_key: str, option: str, unreadable: O
                 ) from error
     if not count:
         raise InputError(
-            f"no images ({', '.join(sorted(endings))}) in {shards[0]!r} and the other shards; name others, or give the "
-            f"endings of theirs (--data.options.input_key). {DOTS}"
+            f"no images ({', '.join(sorted(endings))}) in {dataset.shards[0]!r} and the other shards; name others, or "
+            f"give the endings of theirs (--data.options.input_key). {DOTS}"
         )
     return count
 
@@ -361,15 +348,16 @@ def _classes(given: list[str] | str | int | None, info: dict[str, Any], root: st
         given = next((info[key] for key in named if isinstance(info.get(key), list | int)), None)
     if given is None:
         raise InputError(
-            "the classes of the shards are not known; give their names, a file with a name a line, or how many there "
+            "the classes of the shards are not known; give their names, a file with a name per line, or how many there "
             "are (--data.options.classes)"
         )
     if isinstance(given, str) and given.isdecimal() and len(given) < 16:
         given = int(given)
     if isinstance(given, str):
         file = os.path.expanduser(given)
-        given = list(read_class_names(Path(file if os.path.exists(file) or not root else os.path.join(root, given))))
-    is_count = isinstance(given, int) and not isinstance(given, bool) and 1 <= given <= _MOST_CLASSES
-    if not is_count and not (isinstance(given, list) and given and all(isinstance(name, str | int) for name in given)):
-        raise InputError(f"classes: found {given!r:.200}; give names, a file with a name a line, or how many there are")
-    return unique(list(map(str, range(given) if isinstance(given, int) else given)), "classes")
+        given = list(read_class_names(Path(file if os.path.exists(file) else os.path.join(root, given))))
+    if type(given) is int and 1 <= given <= _MOST_CLASSES:
+        return tuple(map(str, range(given)))
+    if isinstance(given, list) and given and all(isinstance(name, str | int) for name in given):
+        return unique(list(map(str, given)), "classes")
+    raise InputError(f"classes: found {given!r:.200}; give names, a file with a name per line, or how many there are")
