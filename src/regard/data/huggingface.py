@@ -52,7 +52,11 @@ class HuggingFaceDataset(ImageDataset):
 
     def fingerprint(self) -> str:
         """Of all labels, and of name, size and first bytes of up to 8,192 images; see `FileDataset.fingerprint`."""
-        return files_digest(self.labels, lambda i: _inside(self.keys[i]), self._open).hexdigest()
+        return files_digest(self.labels, self._name, self._open).hexdigest()
+
+    def _name(self, index: int) -> str:
+        """Without the folder of the set, which may be anywhere."""
+        return os.path.basename(self.keys[index]) if os.path.isabs(self.keys[index]) else self.keys[index]
 
     def _open(self, index: int) -> IO[bytes]:
         found = self._images[index][self._column] or {}
@@ -61,11 +65,6 @@ class HuggingFaceDataset(ImageDataset):
         if found.get("path"):
             return open_regular(Path(found["path"]))
         raise Unreadable(f"{self.keys[index]!r} has no image")
-
-
-def _inside(name: str) -> str:
-    """A path without the folder of the set, which may be anywhere."""
-    return os.path.basename(name) if os.path.isabs(name) else name
 
 
 @register_splits("hfds", streamed=True)
@@ -94,19 +93,16 @@ def load_hfds(
     Raises:
         InputError: the library is not installed, no such data set, split or column, or labels that are none.
     """
-    if dataset is None:
-        if path is None:
-            raise InputError(
-                "data set 'hfds' needs a name or a folder; give one (--data.options.dataset, or --data.folder)"
-            )
-        dataset, cache = os.path.expanduser(path), None
-    else:
-        cache = None if path is None else os.path.expanduser(path)
+    if dataset is None and path is None:
+        raise InputError(
+            "data set 'hfds' needs a name or a folder; give one (--data.options.dataset, or --data.folder)"
+        )
+    folder = None if path is None else os.path.expanduser(path)
+    dataset, cache = (folder or "", None) if dataset is None else (dataset, folder)
     if os.path.sep in dataset and dataset.startswith((".", "~", os.path.sep)):
         dataset = os.path.expanduser(dataset)
         if not os.path.isdir(dataset):
             raise InputError(f"no folder {dataset!r}; give one with Parquet files or images, or the name of a data set")
-
     first, second = _tables(dataset, cache, train, test, download)
     columns = ", ".join(map(repr, first.column_names))
     for option, wanted, what in (("input_key", input_key, "images"), ("target_key", target_key, "classes")):
@@ -189,11 +185,11 @@ def _classes(table: Any, column: str, dataset: str) -> tuple[tuple[str, ...], di
         return tuple(names), {label: label for label in range(len(names))}
     simple = isinstance(table.features[column], datasets.Value)
     values: set[Any] = set(table.data.column(column).to_pylist()) if simple else {None}
-    if values and len(values) <= _MANY:
-        if all(type(value) is int and 0 <= value < _MANY for value in values):
-            return tuple(map(str, range(max(values) + 1))), {label: label for label in range(max(values) + 1)}
-        if all(isinstance(value, str) for value in values):
-            return tuple(sorted(values)), {value: label for label, value in enumerate(sorted(values))}
+    if values and len(values) <= _MANY and all(isinstance(value, str) for value in values):
+        return tuple(sorted(values)), {value: label for label, value in enumerate(sorted(values))}
+    if values and all(type(value) is int and 0 <= value < _MANY for value in values):
+        labels = range(max(values) + 1)
+        return tuple(map(str, labels)), {label: label for label in labels}
     raise InputError(
         f"column {column!r} of {dataset!r} has no classes (such as {first_of(list(values), 1)}); say which one has "
         "(--data.options.target_key)"

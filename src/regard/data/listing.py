@@ -41,11 +41,11 @@ class Tree:
 
     def files(self, folder: str = "") -> list[str]:
         """Names of the files in a folder, sorted; none where no such folder is."""
-        return sorted(name for name, is_folder, _ in self._entries(folder) if not is_folder)
+        return self._in(folder, False)
 
     def folders(self, folder: str = "") -> list[str]:
         """Names of the folders in a folder, likewise."""
-        return sorted(name for name, is_folder, _ in self._entries(folder) if is_folder)
+        return self._in(folder, True)
 
     def images(self, folders: Sequence[str] | None = None) -> list[str]:
         """Paths of the images in these folders and those in them, sorted; None: of all.
@@ -62,23 +62,21 @@ class Tree:
         return [path for path in paths if not self.has(path)]
 
     def has(self, path: str) -> bool:
-        """Whether the file is there, hidden or not."""
+        """Whether the file is there, hidden or not; its folder is listed once."""
         folder, _, name = path.rpartition("/")
-        names = self._names.get(folder)
-        if names is None:
-            names = self._names[folder] = frozenset(_files_in(self.root / folder))
-        return name in names
+        if folder not in self._names:
+            place = self.root / folder
+            there = _scan(place) if place.is_dir() else ()
+            self._names[folder] = frozenset(entry.name for entry in there if not _leads_to_folder(entry))
+        return name in self._names[folder]
 
     def check(self, paths: Sequence[str], what: str, hint: str) -> None:
-        """Have all files there before work starts.
+        """Raises InputError if some files are not there; it says how many and names the first.
 
         Args:
             paths: of the files.
             what: they are, and who says so: "images that instances_val2017.json names".
             hint: what to do.
-
-        Raises:
-            InputError: some are not there; it says how many and names the first.
         """
         missing = self.missing(paths)
         if missing:
@@ -87,9 +85,10 @@ class Tree:
                 f"({first_of([path[-200:] for path in missing], 3)}); {hint}"
             )
 
-    def _entries(self, folder: str) -> list[tuple[str, bool, str]]:
+    def _in(self, folder: str, folders: bool) -> list[str]:
         path = self.root / folder
-        return _entries(path) if path.is_dir() else []
+        found = _entries(path) if path.is_dir() else []
+        return sorted(name for name, is_folder, _ in found if is_folder == folders)
 
 
 def images_below(folder: Path, without: str | None = None) -> tuple[list[str], int]:
@@ -105,9 +104,6 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
 
     Returns:
         their paths from there, with '/' between the names, sorted.
-
-    Raises:
-        InputError: a folder cannot be listed.
     """
     root = os.path.realpath(folder)
     seen: set[str] = set()
@@ -134,11 +130,7 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
 
 
 def by_stem(paths: Sequence[str], folder: Path, what: str) -> dict[str, str]:
-    """The paths by what they are without their endings.
-
-    Raises:
-        InputError: two are the same.
-    """
+    """The paths by what they are without their endings. Raises InputError: two are the same."""
     found: dict[str, str] = {}
     for path in paths:
         stem = path.rpartition(".")[0]
@@ -164,11 +156,7 @@ def is_system_or_hidden(path: str) -> bool:
 
 
 def existing_folder(path: str | os.PathLike[str], expected: str = "give a folder that is there") -> Path:
-    """The path of a folder.
-
-    Raises:
-        InputError: it is not there, or no folder.
-    """
+    """The path of a folder. Raises InputError: it is not there, or no folder."""
     folder = Path(path).expanduser()
     if not os.path.exists(folder):
         raise InputError(f"no folder {show(folder)}; {expected}")
@@ -188,11 +176,7 @@ def first_of(names: Sequence[str], count: int = 5) -> str:
 
 
 def _entries(folder: Path) -> list[tuple[str, bool, str]]:
-    """What is in a folder: name, whether it is a folder, and of a link to one where that is.
-
-    Raises:
-        InputError: it cannot be listed.
-    """
+    """What is in a folder: name, whether it is a folder, and of a link to one where that is."""
     visible, root = [], os.path.realpath(folder)
     for entry in _scan(folder):
         is_folder = _leads_to_folder(entry)
@@ -204,11 +188,6 @@ def _entries(folder: Path) -> list[tuple[str, bool, str]]:
             if not (target and _is_within(root, target)):
                 visible.append((entry.name, is_folder, target))
     return visible
-
-
-def _files_in(folder: Path) -> list[str]:
-    """Of a folder that may not be there, the files in it, hidden or not."""
-    return [entry.name for entry in _scan(folder) if not _leads_to_folder(entry)] if folder.is_dir() else []
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:

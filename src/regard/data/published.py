@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +15,7 @@ from regard.data.registry import register_splits
 from regard.errors import InputError, one_line
 
 
-@dataclass(frozen=True)
-class _Published:
+class _Published(NamedTuple):
     """A data set of torchvision: its class there, its files, and mean and std of its training images."""
 
     title: str
@@ -41,49 +39,34 @@ _PUBLISHED = {
 def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bool = False) -> Splits[InMemoryDataset]:
     from torchvision import datasets
 
-    published = _PUBLISHED[name]
-    root = _root(path, published)
-    kind: Any = getattr(datasets, published.kind)
-    if not download and not (root / published.files).is_dir():
+    title, kind, files, mean, std = _PUBLISHED[name]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "regard") if path is None else Path(path)
+    root = root.expanduser()
+    if root.name == files:  # the folder of the files themselves is taken for the one around it
+        root = root.absolute().parent
+    if not download and not (root / files).is_dir():
         raise InputError(
-            f"{published.title} not found under {str(root)!r} (expected {published.files}/ in it); "
+            f"{title} not found under {str(root)!r} (expected {files}/ in it); "
             "give the folder it is in (--data.folder), or have it downloaded (--data.download true)"
         )
     sets = []
     for split in ("train", "test"):
-        which = {"split": split} if name == "stl10" else {"train": split == "train"}
+        which: dict[str, Any] = {"split": split} if name == "stl10" else {"train": split == "train"}
         try:
-            raw = kind(root, download=download, **which)
+            raw: Any = getattr(datasets, kind)(root, download=download, **which)
         except Exception as error:  # torchvision gives a RuntimeError, the network and pickle almost any other
-            reason = one_line(error)
-            if download:
-                raise InputError(
-                    f"{published.title} could not be downloaded to {str(root)!r} ({reason}); "
-                    "check the network and the folder, or give a folder that has it (--data.folder)"
-                ) from error
+            problem = f"could not be downloaded to {str(root)!r}" if download else "is incomplete or corrupted"
+            hint = "check the network and the folder" if download else "have it downloaded (--data.download true)"
             raise InputError(
-                f"{published.title} under {str(root / published.files)!r} is incomplete or corrupted ({reason}); "
-                "remove it, and have it downloaded again (--data.download true)"
+                f"{title} under {str(root / files)!r} {problem} ({one_line(error)}); {hint}, or give a folder that "
+                "has it (--data.folder)"
             ) from error
-        sets.append(_as_set(raw, name, published, split))
+        images = torch.from_numpy(np.ascontiguousarray(raw.data))
+        if images.shape[3] == 3:  # CIFAR comes as (N, H, W, 3)
+            images = images.permute(0, 3, 1, 2).contiguous()
+        labels = torch.as_tensor(raw.labels if name == "stl10" else raw.targets, dtype=torch.int64)
+        sets.append(InMemoryDataset(images, labels, tuple(raw.classes), name, split, mean, std))
     return Splits(*sets)
-
-
-def _root(path: str | os.PathLike[str] | None, published: _Published) -> Path:
-    if path is None:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "regard"
-    root = Path(path).expanduser()
-    # The folder of the files themselves is taken for the one around it.
-    return root.absolute().parent if root.name == published.files else root
-
-
-def _as_set(raw: Any, name: str, published: _Published, split: str) -> InMemoryDataset:
-    """A data set of torchvision that holds its images as `data` and their classes as `targets` or `labels`."""
-    images = torch.from_numpy(np.ascontiguousarray(raw.data))
-    if images.shape[3] == 3:  # CIFAR comes as (N, H, W, 3)
-        images = images.permute(0, 3, 1, 2).contiguous()
-    labels = torch.as_tensor(raw.labels if name == "stl10" else raw.targets, dtype=torch.int64)
-    return InMemoryDataset(images, labels, tuple(raw.classes), name, split, published.mean, published.std)
 
 
 for _name in _PUBLISHED:

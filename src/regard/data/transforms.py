@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from regard.data.augmentation import Augmentation
 from regard.data.dataset import Channels, Mask
 from regard.data.random import seeded
-from regard.errors import InputError, unknown
+from regard.errors import InputError, check_fields, unknown
 
 CropMode = Literal["center", "squash", "border"]
 
@@ -45,7 +45,7 @@ class Transform:
     """
 
     size: tuple[int, int] | None = None
-    crop_pct: float = 1.0
+    crop_pct: Annotated[float, "(0, inf)"] = 1.0
     crop_mode: CropMode = "center"
     interpolation: str = "bilinear"
     fill: tuple[int, int, int] = (0, 0, 0)
@@ -55,10 +55,7 @@ class Transform:
         if self.size is not None:
             _check_integers("size", self.size, "height and width in pixels", 2, 1, math.inf)
         _check_integers("fill", self.fill, "three numbers from 0 to 255", 3, 0, 255)
-        if not (isinstance(self.crop_pct, int | float) and math.isfinite(self.crop_pct) and self.crop_pct > 0):
-            raise InputError(f"crop_pct is {self.crop_pct!r}; give a number above 0, at most 1 as a rule")
-        if self.crop_mode not in get_args(CropMode):
-            raise unknown("crop_mode", self.crop_mode, get_args(CropMode))
+        check_fields(self)
         if self.interpolation not in _INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, _INTERPOLATIONS)
         if self.size is not None and min(self.size) < self.crop_pct:

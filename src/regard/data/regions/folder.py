@@ -108,16 +108,23 @@ def class_folders(
         classes: the names that the class folders must have, in the order of the labels; None for any, sorted.
         wanted_by: who says so.
         testing: classes may be without images; a warning names them.
-
-    Raises:
-        InputError: no class folders or other ones, one without images, or a name twice.
     """
     from timm.utils.misc import natural_key
 
-    there = _folders(folder)
+    tree = Tree(folder)
+    there = tree.folders()
+    if not there:
+        loose = sum(map(is_image, tree.files()))
+        what = f"{loose} images but no class folders" if loose else "no class folders"
+        raise InputError(f"{what} in {show(folder)}; expected a folder for each class with its images in it")
     names = tuple(there) if classes is None else unique(classes, "classes")
-    if set(there) - set(names) or (len(there) < len(names) and not testing):
-        raise _difference(folder, names, there, wanted_by)
+    missing, unexpected = sorted(set(names) - set(there)), sorted(set(there) - set(names))
+    if unexpected or (missing and not testing):
+        both = {"missing": missing, "unexpected": unexpected}
+        parts = [f"{what} {first_of(those)}" for what, those in both.items() if those]
+        raise InputError(
+            f"the class folders of {show(folder)} differ: {', '.join(parts)}; expected the {len(names)} {wanted_by}"
+        )
     keys: list[str] = []
     counts: list[int] = []
     for one in names:
@@ -149,33 +156,12 @@ def class_splits(path: str | os.PathLike[str], name: str) -> Splits[FileDataset]
     return Splits(train, test)
 
 
-def _folders(folder: Path) -> list[str]:
-    tree = Tree(folder)
-    names = tree.folders()
-    if not names:
-        loose = sum(map(is_image, tree.files()))
-        what = f"{loose} images but no class folders" if loose else "no class folders"
-        raise InputError(f"{what} in {show(folder)}; expected a folder for each class with its images in it")
-    return names
-
-
 def _no_images(folder: Path, others: int = 0) -> InputError:
     """The error for a class folder without images, though with so many other files."""
     beside = f" (but {others} other files)" if others else ""
     return InputError(
         f"no images in class folder {show(folder)}{beside}; expected {_or(EXTENSIONS)} files: add some, or remove the "
         "folder"
-    )
-
-
-def _difference(folder: Path, expected: Sequence[str], found: Sequence[str], wanted_by: str) -> InputError:
-    parts = [
-        f"{what} {first_of(sorted(names))}"
-        for what, names in (("missing", set(expected) - set(found)), ("unexpected", set(found) - set(expected)))
-        if names
-    ]
-    return InputError(
-        f"the class folders of {show(folder)} differ: {', '.join(parts)}; expected the {len(expected)} {wanted_by}"
     )
 
 
