@@ -214,16 +214,44 @@ def test_compiles_and_exports_whole_with_any_batch(name) -> None:
 
 
 @pytest.mark.parametrize("name", attention.names())
-def test_timm_takes_our_classes(name) -> None:
+def test_timm_builds_our_layers(name) -> None:
     made = type(make(name))
     options = {"groups": 32} if name == "shuffle" else {}
-    model = timm.create_model("resnet18", num_classes=3, block_args={"attn_layer": partial(made, **options)})
+    layer = attention.layer(name, gate=SubAttention(1) if name != "gc" else "sigmoid", **options)
+    model = timm.create_model("resnet18", num_classes=3, block_args={"attn_layer": layer})
     put_in = [module for module in model.modules() if isinstance(module, made)]
     assert [module.channels for module in put_in] == 2 * [64] + 2 * [128] + 2 * [256] + 2 * [512]
+    assert name in ("dia", "gc") or any(key.endswith(("gate.w", "gate_h.w")) for key in model.state_dict())
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    direct = timm_layers.create_attn(made, 64, **options, device="cpu", dtype=torch.float64)
-    assert {p.dtype for p in direct.parameters()} <= {torch.float64}
+    for direct in (
+        timm_layers.create_attn(made, 64, **options, device="cpu", dtype=torch.float64),
+        timm_layers.create_attn(layer, 64, device="cpu", dtype=torch.float64),
+    ):
+        assert {p.dtype for p in direct.parameters()} <= {torch.float64}
+
+
+@pytest.mark.parametrize("name", ["se", "eca", "cbam"])
+def test_timm_s_block_keywords(name) -> None:
+    layer = attention.layer(name)
+    model = timm.create_model("test_efficientnet", num_classes=3, se_layer=layer)
+    assert any(isinstance(module, type(layer(8))) for module in model.modules())
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    if name == "se":
+        assert (
+            layer(64, rd_ratio=0.25).fc1.out_features == layer(64, rd_channels=16, act_layer=nn.SiLU).fc1.out_features
+        )
+        assert layer(64, rd_ratio=0.25).fc1.out_features == 16 and layer(64).fc1.out_features == 4
+        assert attention.layer("se", reduction=2)(64, rd_ratio=0.25).fc1.out_features == 32
+    if name == "eca":
+        with pytest.raises(TypeError, match="no rd_ratio"):
+            layer(64, rd_ratio=0.25)
+    for wrong, words in (
+        (lambda: attention.layer("sea"), "unknown"),
+        (lambda: attention.layer("se", groups=2)(8), "groups"),
+    ):
+        with pytest.raises(InputError, match=words):
+            wrong()
 
 
 def test_modules_from_elsewhere() -> None:
@@ -339,3 +367,34 @@ def test_made_without_values_and_filled_from_a_state_dict(name) -> None:
     features = torch.randn(2, 8, 5, 4, dtype=torch.float64)
     with torch.no_grad():
         assert torch.equal(filled(features), layer(features))
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", SubAttention(2)], ids=str)
+@pytest.mark.parametrize("name", [*attention.names(), "gather-excite theta-plus"])
+def test_parameters_start_anew(name, gate) -> None:
+    name, options = (
+        (name, OPTIONS.get(name, {})) if name in attention.names() else VARIANTS["ge theta-plus of extent 2"]
+    )
+    torch.manual_seed(0)
+    layer = attention.create(name, 8, gate=gate, **options)
+    with torch.device("meta"):
+        empty = attention.create(name, 8, gate=gate, **options)
+    other = empty.to_empty(device="cpu")
+    for value in other.state_dict().values():
+        value.fill_(7)
+    torch.manual_seed(0)
+    other.reset_parameters()
+    for key, value in layer.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+
+
+def test_a_network_on_meta_starts_anew() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    for name in ("cbam", "coord"):
+        with torch.device("meta"):
+            model.append(attention.create(name, 8))
+    model.to_empty(device="cpu").apply(lambda module: getattr(module, "reset_parameters", lambda: None)())
+    assert model(torch.randn(2, 3, 9, 9)).isfinite().all()
+    assert (
+        not model[3].channel.fc1.bias.any() and not model[3].spatial.bn.weight.any() and not model[4].conv1.bias.any()
+    )

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from regard import InputError, attention, deployment, models, training
+from regard import InputError, attention, export, models, training
 
 GROUPS = {"shuffle": {"groups": 2}, "sge": {"groups": 2}}
 NETWORKS = {
@@ -144,7 +144,7 @@ def test_weights_folding_and_export(tmp_path) -> None:
     assert [name for name in model.state_dict() if name.endswith("strength")] == names
     other.load_state_dict(model.state_dict())
     path = tmp_path / "net.onnx"
-    deployment.export_onnx(model, path, 32)
+    export.export_onnx(model, path, 32)
     with torch.no_grad():
         expected = model(images(32))
         assert torch.equal(other(images(32)), expected)

@@ -25,7 +25,7 @@ from regard.attention.modules import (
     StyleRecalibration,
     TripletAttention,
 )
-from regard.attention.registry import create, names, register
+from regard.attention.registry import create, layer, names, register
 from regard.attention.sites import AttentionSlot, Site, sites
 from regard.attention.start import IdentityStart
 from regard.with_attention import WithAttention
@@ -62,6 +62,7 @@ __all__ = [
     "create",
     "detach",
     "fold",
+    "layer",
     "names",
     "parse_gate",
     "register",

@@ -13,7 +13,33 @@ from regard.attention.features import check_features
 from regard.attention.gates import Gate, parse_gate
 
 
-class GatedAttention(nn.Module, ABC):
+class AttentionModule(nn.Module):
+    """Base of everything that attention modules are made of: all of it can start anew."""
+
+    def reset_parameters(self) -> None:
+        """Gives all parameters and buffers the values of a new module: after `to_empty`, say, of one on 'meta'.
+
+        For a whole network, `model.apply` of this method is right, which comes to the layers of a module before it.
+        """
+        for child in self.children():
+            reset_parameters(child)
+        self._start()
+
+    def _start(self) -> None:
+        """Sets the parameters whose first values are not those of their layers."""
+
+
+def reset_parameters(module: nn.Module) -> None:
+    """Gives a module, or else the layers in it, the parameters of a new one."""
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+        return
+    for child in module.children():
+        reset_parameters(child)
+
+
+class GatedAttention(AttentionModule, ABC):
     """Base of the attention modules: `x * gate(logits(x))`.
 
     A module says in `logits` how it computes its gate logits, broadcastable to the features; the gate is any gate.

@@ -93,8 +93,13 @@ class SubAttentionGate(nn.Module):
     ) -> None:
         super().__init__()
         self.order = order
-        self.w = nn.Parameter(torch.full((order, channels, 1, 1), 0.5, device=device, dtype=dtype))
-        self.b = nn.Parameter(torch.full((order, channels, 1, 1), -0.5, device=device, dtype=dtype))
+        self.w = nn.Parameter(torch.empty(order, channels, 1, 1, device=device, dtype=dtype))
+        self.b = nn.Parameter(torch.empty(order, channels, 1, 1, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.w, 0.5)
+        nn.init.constant_(self.b, -0.5)
 
     def forward(self, logits: Tensor) -> Tensor:
         factors = torch.sigmoid(logits)

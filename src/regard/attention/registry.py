@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -100,3 +101,45 @@ def create(
     if not isinstance(module, nn.Module):
         raise InputError(f"{called} gave no module but {type(module).__name__}; an attention module was expected")
     return module if len(placed) == 2 else module.to(device=device, dtype=dtype)
+
+
+def layer(name: str, *, gate: Gate | str = "sigmoid", **options: Any) -> Callable[..., nn.Module]:
+    """A layer function of the attention module `name`, for timm's models, which build their own layers.
+
+        timm.create_model("resnet50", block_args={"attn_layer": attention.layer("shuffle", groups=32)})
+        timm.create_model("efficientnet_b0", se_layer=attention.layer("eca"))
+
+    It is called with the number of channels and the keywords that timm gives: `rd_ratio` or `rd_channels` is the
+    `reduction` of modules that have one, if `options` do not say otherwise; `act_layer`, `gate_layer` and `norm_layer`
+    are not used, since every module has its own.
+
+    Args:
+        name, gate, options: see `create`.
+
+    Raises:
+        InputError: the name is unknown; when the layer is built, see `create`.
+    """
+    get(name)
+    return partial(_timm_layer, name, gate, options)
+
+
+def _timm_layer(
+    name: str,
+    gate: Gate | str,
+    options: dict[str, Any],
+    channels: int,
+    *,
+    rd_ratio: float | None = None,
+    rd_channels: int | None = None,
+    act_layer: object = None,
+    gate_layer: object = None,
+    norm_layer: object = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    if rd_ratio is not None or rd_channels is not None:
+        if "reduction" not in inspect.signature(get(name)).parameters:  # timm asks by trying, and expects this error
+            raise TypeError(f"attention module {name!r} takes no rd_ratio and no rd_channels")
+        ratio = rd_channels / channels if rd_channels else rd_ratio
+        options = {"reduction": max(1, round(1 / ratio)) if ratio else 1, **options}
+    return create(name, channels, gate=gate, device=device, dtype=dtype, **options)

@@ -7,12 +7,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from regard.attention.gated import AttentionModule
 from regard.errors import unknown
 
 Start = Literal["published", "identity"]
 
 
-class IdentityStart(nn.Module):
+class IdentityStart(AttentionModule):
     """An attention module that begins as the identity: `x + a (module(x) - x)` with one learned `a`, 0 at first.
 
     Of a module `x * gate` that is `x * (1 + a (gate - 1))`. At `a = 0` features come out as they went in, bit for bit.
@@ -31,9 +32,9 @@ class IdentityStart(nn.Module):
         super().__init__()
         self.module = module
         self.strength = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
-        self.reset_parameters()
+        self._start()
 
-    def reset_parameters(self) -> None:
+    def _start(self) -> None:
         nn.init.zeros_(self.strength)
 
     def forward(self, x: Tensor) -> Tensor:

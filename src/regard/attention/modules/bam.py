@@ -78,6 +78,9 @@ class BottleneckAttention(GatedAttention):
             *(dilated(), norm(), nn.ReLU()),
             nn.Conv2d(hidden, 1, 1, device=device, dtype=dtype),
         )
+        self._start()
+
+    def _start(self) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)

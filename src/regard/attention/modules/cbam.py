@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from regard.attention import ops
 from regard.attention.features import check_features
-from regard.attention.gated import ChannelAttention
+from regard.attention.gated import AttentionModule, ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.modules.spatial import SpatialAttention
@@ -43,6 +43,9 @@ class MeanMaxAttention(ChannelAttention):
         hidden = hidden_units(channels, reduction)
         self.fc1 = nn.Linear(channels, hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
+        self._start()
+
+    def _start(self) -> None:
         nn.init.zeros_(self.fc1.bias)
         nn.init.zeros_(self.fc2.bias)
 
@@ -51,7 +54,7 @@ class MeanMaxAttention(ChannelAttention):
 
 
 @register("cbam")
-class ConvolutionalBlockAttention(nn.Module):
+class ConvolutionalBlockAttention(AttentionModule):
     """Convolutional block attention (CBAM, arXiv 1807.06521, equations 1 to 3).
 
     Two steps, each with its gate: by channel, `u = mlp(mean_hw(x)) + mlp(max_hw(x))`, and then, on what that gives, by

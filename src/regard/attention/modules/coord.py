@@ -11,13 +11,14 @@ from torch.nn import functional as F
 
 from regard.attention import ops
 from regard.attention.features import check_features
+from regard.attention.gated import AttentionModule
 from regard.attention.gates import Gate, parse_gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
 
 
 @register("coord")
-class CoordinateAttention(nn.Module):
+class CoordinateAttention(AttentionModule):
     """Coordinate attention (arXiv 2103.02907, equations 4 to 9).
 
     `x * gate_h(u_h) * gate_w(u_w)` with one logit a channel and row, `u_h`, and one a channel and column, `u_w`. The
@@ -57,12 +58,15 @@ class CoordinateAttention(nn.Module):
         self.bn1 = nn.BatchNorm1d(hidden, device=device, dtype=dtype)
         self.conv_h = nn.Conv1d(hidden, channels, 1, device=device, dtype=dtype)
         self.conv_w = nn.Conv1d(hidden, channels, 1, device=device, dtype=dtype)
+        self.gate_h = parse_gate(gate).build(channels, device=device, dtype=dtype)
+        self.gate_w = parse_gate(gate).build(channels, device=device, dtype=dtype)
+        self._start()
+
+    def _start(self) -> None:
         for conv in (self.conv1, self.conv_h, self.conv_w):
             nn.init.normal_(conv.weight, std=math.sqrt(2 / conv.out_channels))
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
-        self.gate_h = parse_gate(gate).build(channels, device=device, dtype=dtype)
-        self.gate_w = parse_gate(gate).build(channels, device=device, dtype=dtype)
 
     def strip_logits(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Gate logits (N, C, H, 1) and (N, C, 1, W) of the means of rows (N, C, H) and columns (N, C, W)."""

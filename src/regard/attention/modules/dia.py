@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from regard.attention import ops
 from regard.attention.features import check_features
+from regard.attention.gated import AttentionModule
 from regard.attention.gates import Gate, parse_gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import create, register
 from regard.errors import InputError
 
 
-class DIACell(nn.Module):
+class DIACell(AttentionModule):
     """The recurrent cell of DIANet (arXiv 1905.10671, section 3.2).
 
     With `z = input(y) + hidden(h)`, cut into four parts of C values, of the means `y` and the state `(h, c)`:
@@ -66,7 +67,7 @@ class _Passed:
 
 
 @register("dia")
-class DIA(nn.Module):
+class DIA(AttentionModule):
     """Dense and implicit attention (DIANet, arXiv 1905.10671): `x * h'`, with h' and c' handed on to the next block.
 
     The blocks of a stage share one cell, `DIACell`; `for_stage` makes them. The state starts at zero in the first block

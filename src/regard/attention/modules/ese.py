@@ -37,6 +37,9 @@ class EffectiveSqueezeExcitation(ChannelAttention):
     ) -> None:
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
         self.fc = nn.Linear(channels, channels, device=device, dtype=dtype)
+        self._start()
+
+    def _start(self) -> None:
         nn.init.kaiming_normal_(self.fc.weight)
 
     def channel_logits(self, mean: Tensor) -> Tensor:

@@ -61,6 +61,9 @@ class GlobalContext(GatedAttention):
         self.fc1 = nn.Linear(channels, hidden, device=device, dtype=dtype)
         self.norm = nn.LayerNorm(hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
+        self._start()
+
+    def _start(self) -> None:
         nn.init.kaiming_normal_(self.attend.weight)
         for start_at_zero in (self.attend.bias, self.fc2.weight, self.fc2.bias):
             nn.init.zeros_(start_at_zero)

@@ -98,7 +98,6 @@ class GatherExcite(ChannelAttention):
                 device=device,
                 dtype=dtype,
             )
-            nn.init.kaiming_normal_(conv.weight)
             return conv, nn.BatchNorm2d(channels, device=device, dtype=dtype)
 
         if self.size is not None:
@@ -111,11 +110,18 @@ class GatherExcite(ChannelAttention):
             hidden = hidden_units(channels, reduction)
             first = nn.Conv2d(channels, hidden, 1, device=device, dtype=dtype)
             second = nn.Conv2d(hidden, channels, 1, device=device, dtype=dtype)
-            for conv in (first, second):
-                nn.init.normal_(conv.weight, std=0.01)
-                assert conv.bias is not None
-                nn.init.zeros_(conv.bias)
             self.excite.extend((nn.ReLU(), first, nn.ReLU(), second))
+        self._start()
+
+    def _start(self) -> None:
+        for layer in self.gather:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+        for layer in self.excite:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
     @property
     def _by_channel(self) -> bool:

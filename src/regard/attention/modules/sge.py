@@ -52,8 +52,13 @@ class SpatialGroupEnhance(GatedAttention):
             )
         super().__init__(channels, gate=gate, gate_channels=groups, device=device, dtype=dtype)
         self.groups = groups
-        self.weight = nn.Parameter(torch.zeros(1, groups, 1, 1, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.ones(1, groups, 1, 1, device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(1, groups, 1, 1, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(1, groups, 1, 1, device=device, dtype=dtype))
+        self._start()
+
+    def _start(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.ones_(self.bias)
 
     def logits(self, x: Tensor) -> Tensor:
         """Gate logits, one map a group: (N, G, H, W)."""

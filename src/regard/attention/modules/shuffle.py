@@ -60,12 +60,18 @@ class ShuffleAttention(GatedAttention):
         self.groups = groups
         self.shuffle = shuffle
         half = channels // (2 * groups)
-        # Zero weights and unit biases: every gate starts at sigmoid(1), as published.
-        self.cweight = nn.Parameter(torch.zeros(1, half, 1, 1, device=device, dtype=dtype))
-        self.cbias = nn.Parameter(torch.ones(1, half, 1, 1, device=device, dtype=dtype))
-        self.sweight = nn.Parameter(torch.zeros(1, half, 1, 1, device=device, dtype=dtype))
-        self.sbias = nn.Parameter(torch.ones(1, half, 1, 1, device=device, dtype=dtype))
+        self.cweight = nn.Parameter(torch.empty(1, half, 1, 1, device=device, dtype=dtype))
+        self.cbias = nn.Parameter(torch.empty(1, half, 1, 1, device=device, dtype=dtype))
+        self.sweight = nn.Parameter(torch.empty(1, half, 1, 1, device=device, dtype=dtype))
+        self.sbias = nn.Parameter(torch.empty(1, half, 1, 1, device=device, dtype=dtype))
         self.gn = nn.GroupNorm(half, half, device=device, dtype=dtype)
+        self._start()
+
+    def _start(self) -> None:
+        # Every gate starts at sigmoid(1), as published.
+        for weight, bias in ((self.cweight, self.cbias), (self.sweight, self.sbias)):
+            nn.init.zeros_(weight)
+            nn.init.ones_(bias)
 
     def logits(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape

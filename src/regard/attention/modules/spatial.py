@@ -51,8 +51,12 @@ class SpatialAttention(GatedAttention):
             2, 1, kernel_size, padding=same_padding(kernel_size), bias=False, device=device, dtype=dtype
         )
         self.bn = nn.BatchNorm2d(1, momentum=0.01, device=device, dtype=dtype)
+        self.norm_start = norm_start
+        self._start()
+
+    def _start(self) -> None:
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
-        nn.init.constant_(self.bn.weight, norm_start)
+        nn.init.constant_(self.bn.weight, self.norm_start)
 
     def map_logits(self, mean: Tensor, largest: Tensor) -> Tensor:
         """Gate logits (N, 1, H, W) of mean and largest value over the channels, (N, 1, H, W) each."""

@@ -40,8 +40,12 @@ class StyleRecalibration(ChannelAttention):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
-        self.cfc = nn.Parameter(torch.zeros(channels, 2, device=device, dtype=dtype))
+        self.cfc = nn.Parameter(torch.empty(channels, 2, device=device, dtype=dtype))
         self.bn = nn.BatchNorm1d(channels, device=device, dtype=dtype)
+        self._start()
+
+    def _start(self) -> None:
+        nn.init.zeros_(self.cfc)
 
     def channel_logits(self, mean: Tensor, var: Tensor) -> Tensor:
         return self.bn(self.cfc[:, 0] * mean + self.cfc[:, 1] * (var + 1e-5).sqrt())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regard.attention.features import check_features
+from regard.attention.gated import AttentionModule
 from regard.attention.gates import Gate
 from regard.attention.modules.spatial import SpatialAttention
 from regard.attention.registry import register
 
 
 @register("triplet")
-class TripletAttention(nn.Module):
+class TripletAttention(AttentionModule):
     """Triplet attention (arXiv 2010.03045, equations 1 to 4).
 
     `x * (g_hw + g_cw + g_hc) / 3`. Each gate is a spatial attention, `u = norm(conv7x7([max(x), mean(x)]))`, on
