@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard import bias, data, maps, models, training, transfer
+from regard.studies import gate_activations
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randn(4, 3, 16, 16, generator=GENERATOR)
@@ -39,7 +40,7 @@ CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
     **{name: lambda model, name=name: maps.create(name, model)(IMAGES) for name in ("gradcam", "hirescam", "gradient")},
     "activation": lambda model: maps.create("activation", model, "group1")(IMAGES),
     "gates": lambda model: (
-        maps.gate_activations(model, [(IMAGES, LABELS)]).layers["group0.block0.attention"].by_class.overall
+        gate_activations(model, [(IMAGES, LABELS)]).layers["group0.block0.attention"].by_class.overall
     ),
     "groups": lambda model: maps.group_activation(model, "group2", IMAGES[:2], 1, 4),
     "bias": lambda model: torch.tensor(bias.evaluate(model, [(IMAGES, LABELS, REGIONS)]).rows["auc"]),

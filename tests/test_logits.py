@@ -149,18 +149,6 @@ def test_gradcam_of_one_output_by_hand(images) -> None:
         assert torch.allclose(found, cam, atol=1e-7)
 
 
-def test_methods_of_the_package_take_one_output(images) -> None:
-    pytest.importorskip("pytorch_grad_cam")
-    model = binary()
-    for class_ in (0, 1):
-        own = maps.create("gradcam", model)(images, class_)
-        theirs = maps.create("grad-cam:gradcam", model)(images, class_)
-        own = own - own.amin((1, 2), keepdim=True)
-        assert torch.allclose(theirs, own / own.amax((1, 2), keepdim=True).clamp(min=1e-7), atol=0.05)
-        packed = Wrapped(model, lambda z: {"logits": z})
-        assert torch.equal(maps.create("grad-cam:gradcam", packed, "model.group2")(images, class_), theirs)
-
-
 def test_groups_of_one_output(images) -> None:
     one = maps.group_activation(binary(), "group2", images, [0, 1, 0, 1], 4)
     two = maps.group_activation(two_outputs(binary()), "group2", images, [0, 1, 0, 1], 4)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from regard import InputError, attention, bias, data, maps, models, transfer
+from regard.studies import gate_activations
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
 LABELS = torch.tensor([1, 2])
@@ -32,7 +33,7 @@ READERS: dict[str, Callable[[nn.Module], Any]] = {
     "method": lambda model: maps.GradCAM(model)(IMAGES, classes=LABELS),
     "groups": lambda model: maps.group_activation(model, "group2", IMAGES, LABELS, 4),
     "gates": lambda model: [
-        gates.by_class.mean for gates in maps.gate_activations(model, [(IMAGES, LABELS)]).layers.values()
+        gates.by_class.mean for gates in gate_activations(model, [(IMAGES, LABELS)]).layers.values()
     ],
     "objective": lambda model: transfer.Objective(model, model)(IMAGES, LABELS).total,
     "bias": lambda model: bias.evaluate(model, data.load("clutter", train=10, test=10).test).rows["spill"],

@@ -1,8 +1,8 @@
 """regard: attention in convolutional networks.
 
 Build it in (`attention`, `models`), transfer it (`transfer`, `training`), measure where a network looks and how wrong
-that is (`maps`, `bias`), on data of your own or built in (`data`), and take it elsewhere (`export`). Compare it
-with what was published (`recipes`, `store`, `tables`, `reproduction`), and show it (`report`).
+that is (`maps`, `studies`, `bias`), on data of your own or built in (`data`), and take it elsewhere (`export`).
+Compare it with what was published (`recipes`, `store`, `tables`, `reproduction`), and show it (`report`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         report,
         reproduction,
         store,
+        studies,
         tables,
         training,
         transfer,
@@ -44,6 +45,7 @@ __all__ = [
     "report",
     "reproduction",
     "store",
+    "studies",
     "tables",
     "training",
     "transfer",

@@ -1,14 +1,16 @@
-"""Class scores, where a model gives them and what one score for two classes means, and the labels beside them."""
+"""Class scores: where a model gives them, what one score for two classes means, which are explained, and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from regard.errors import InputError
+
+Classes = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
 
 _KEYS = ("logits", "out")
 
@@ -92,3 +94,58 @@ def checked_labels(labels: Tensor, logits: Tensor) -> Tensor:
                 f"labels run from {low} to {high}; expected 0 to {count - 1}, for there are {count} classes"
             )
     return labels.long()
+
+
+def class_scores(output: object, images: Tensor) -> Tensor:
+    """The class scores (N, K) of N images in what a model gives; see `logits_of`.
+
+    Raises:
+        InputError: there are none, or of another shape.
+    """
+    logits = logits_of(output)
+    if logits.ndim == 2 and len(logits) == len(images) and logits.shape[1]:
+        return logits
+    raise InputError(
+        f"the model gives a tensor of shape {tuple(logits.shape)}; expected class scores ({len(images)}, classes)"
+    )
+
+
+def chosen_classes(logits: Tensor, classes: Classes | None = None, top: int | None = None) -> Tensor:
+    """The classes that are explained.
+
+    Args:
+        logits: (N, K), or (N, 1) of a binary network.
+        classes: one class for all images, or one for each, (N,), or several for each, (N, k); None: the predicted.
+        top: in place of classes: the number of highest scores whose classes are taken, highest first.
+
+    Returns:
+        int64 (N,) or (N, k), on the device of the logits.
+
+    Raises:
+        InputError: another shape or dtype, or a class outside those of the logits; `top` out of range.
+    """
+    scores = class_logits(logits.detach())
+    n, count = scores.shape
+    if top is not None:
+        if classes is not None:
+            raise InputError("classes and top are both given; give one of them")
+        if isinstance(top, bool) or not isinstance(top, int) or not 1 <= top <= count:
+            raise InputError(f"top {top!r} of a model with {count} outputs; expected a whole number from 1 to {count}")
+        return scores.topk(top, 1).indices
+    if classes is None:
+        return predicted_classes(logits.detach())
+    expected = f"expected one whole number, or {n}, one for each image, or ({n}, K), K for each"
+    try:
+        given = torch.as_tensor(classes)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"classes are a {type(classes).__name__} that makes no tensor; {expected}") from None
+    fits = given.shape in ((), (n,)) or (given.ndim == 2 and len(given) == n and given.shape[1] > 0)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or not fits:
+        raise InputError(f"classes are {str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}; {expected}")
+    if given.numel():
+        low, high = torch.stack(given.aminmax()).tolist()  # one wait for a GPU, not one for each end
+        if not 0 <= low <= high < count:
+            found = f"{low} to {high}" if given.ndim else f"{low}"
+            raise InputError(f"class {found} of a model with {count} outputs; expected 0 to {count - 1}")
+    given = given.to(logits.device, torch.int64, non_blocking=True)
+    return given if given.ndim == 2 else given.expand(n)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from weakref import WeakKeyDictionary
 
@@ -33,6 +34,31 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, nothing compiled (compiled code passes by hooks); as before afterwards."""
+    # What was never imported compiled nothing, and its import takes a second.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    # inference_mode(False) turns gradients on, hence the order.
+    with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), eager:
+        yield
+
+
+def checked_images(model: nn.Module, images: Tensor) -> Tensor:
+    """The images in the dtype of the model's parameters; see `of_its_dtype`.
+
+    Raises:
+        InputError: they are not floating point (N, C, H, W) on the model's device.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images are {what}; expected a floating-point tensor (N, C, H, W), normalised for the model")
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) == 1 and images.device not in devices:
+        raise InputError(f"images are on {images.device}, the model on {devices.pop()}; move one of them")
+    return of_its_dtype(model, images)
+
+
 def of_its_dtype(model: nn.Module, images: Tensor) -> Tensor:
     """The images in the dtype of the model's parameters, of the first that is floating point.
 
@@ -57,10 +83,11 @@ def check_image_size(model: nn.Module, images: Tensor) -> None:
     Raises:
         InputError: it does not take them.
     """
-    network, size = unwrapped(model), images.shape[2:]
-    taken = _sizes_taken.setdefault(network, set())
+    size = images.shape[2:]
+    taken = _sizes_taken.setdefault(model, set())
     if size in taken or images.ndim != 4:
         return
+    network = unwrapped(model)
     known = _known_size(network)
     if known is not None and known != size and not _runs(network, images, size) and _runs(network, images, known):
         raise InputError(

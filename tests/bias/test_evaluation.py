@@ -144,7 +144,7 @@ def test_methods_of_ones_own():
     model, images = network().train(), image_set()
     seen = []
 
-    def by_red(batch, classes):
+    def by_red(model, batch, classes):
         seen.append(classes)
         return batch[:, 0]
 
@@ -244,7 +244,7 @@ def test_flat_maps_are_counted():
         (network(), image_set(), {"method": "gradcan"}, "did you mean 'gradcam'"),
         (network(), image_set(), {"layer": "layer3"}, "near: layer"),
         (network(), image_set(), {"method": GradCAM(network())}, "of another model"),
-        (network(), image_set(), {"method": lambda x, c: x[:, 0], "layer": "layer1"}, "leave it out"),
+        (network(), image_set(), {"method": lambda m, x, c: x[:, 0], "layer": "layer1"}, "leave it out"),
         (network(), image_set(), {"device": "gpu"}, "unknown device 'gpu'"),
         (network(), image_set(), {"threshold": 2}, "threshold 2"),
         (network(), [], {}, "no images"),

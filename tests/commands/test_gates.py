@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from regard import data, maps, training
+from regard import data, training
 from regard.cli import main
+from regard.studies import gate_activations
 
 CLUTTER = '--data.options={"train": 40, "test": 60}'
 
@@ -62,7 +63,7 @@ def test_networks_side_by_side(call, runs, tmp_path) -> None:
     for name, one in zip(("shuffle", "still"), record["networks"], strict=True):
         assert one["network"] == str(runs / name)
         model = training.load_pretrained(str(runs / name)).model()
-        found = maps.gate_activations(model, data.create_loader(images, 60).epoch(0))
+        found = gate_activations(model, data.create_loader(images, 60).epoch(0))
         assert [layer["layer"] for layer in one["layers"]] == list(found.layers)
         for layer, expected in zip(one["layers"], found.layers.values(), strict=True):
             assert layer["class_share"] == pytest.approx(expected.class_share, rel=1e-4)

@@ -7,6 +7,7 @@ import torch
 
 from regard import InputError, attention, bias, data, maps, models, training
 from regard.cli import main
+from regard.studies import gate_activations
 
 NAME = "vit_tiny_patch16_224"
 SMALL = {"depth": 1, "embed_dim": 12, "num_heads": 2}
@@ -47,7 +48,7 @@ def test_every_function_refuses_images_of_another_size() -> None:
         lambda: maps.GradCAM(model)(images),
         lambda: bias.evaluate(model, test),
         lambda: training.evaluate(model, data.create_loader(test, 10)),
-        lambda: maps.gate_activations(gated, [(images, torch.zeros(2, dtype=torch.long))]),
+        lambda: gate_activations(gated, [(images, torch.zeros(2, dtype=torch.long))]),
         lambda: models.latency({"a": model}, images, repeats=1),
     ):
         with pytest.raises(InputError) as caught:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd.functional import jacobian
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from regard.errors import InputError
 from regard.maps import activation_map
@@ -90,6 +92,38 @@ def test_compiled():
     a = features(2, 3, 4, 4).requires_grad_()
     map_ = torch.compile(activation_map, backend="aot_eager", fullgraph=True)(a)
     torch.testing.assert_close(map_, reference(a, 2, "mean"))
+
+
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("reduce", ["mean", "sum", "max"])
+def test_under_torch_func(power, reduce):
+    """All transforms, alone and in one another, against those of the formula."""
+    a, tangent, several = features(2, 3, 2, 2), features(2, 3, 2, 2, seed=1), features(4, 2, 3, 2, 2, seed=2)
+    weights = features(2, 2, 2, seed=3)
+
+    def results(function):
+        def total(x):
+            return (function(x) * weights).sum()
+
+        return [
+            vmap(function)(several),
+            vmap(function, in_dims=2, out_dims=1)(several.movedim(0, 2)),
+            grad(total)(a),
+            vmap(grad(total))(several),
+            grad(lambda x: vmap(total)(x).sum())(several),
+            *jvp(function, (a,), (tangent,)),
+            jacrev(function)(a),
+            jacfwd(function)(a),
+            hessian(total)(a),
+            jacrev(jacrev(total))(a),
+            jacobian(function, a, vectorize=True),
+            jacobian(function, a, vectorize=True, strategy="forward-mode"),
+        ]
+
+    ours = results(lambda x: activation_map(x, power, reduce))
+    expected = results(lambda x: reference(x, power, reduce))
+    for own, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
 
 
 def test_no_images():

@@ -103,3 +103,24 @@ def test_gradients_of_any_size_give_grad_cam_plus_plus_the_same_weights(model, x
     g = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     small, smaller = cam.combine(a, g * 1e-9), cam.combine(a, g * 1e-12)
     torch.testing.assert_close(small, smaller * 1e3, rtol=1e-6, atol=0)
+
+
+def test_grad_cam_plus_plus_as_the_authors_code(model, x):
+    """Which divides alpha by its sum over the places where the gradient is positive; written place by place."""
+    found = GradCAMPlusPlus(model, "layer3", normalize_alpha=True)(x, 1, upsample=False)
+    assert not torch.allclose(found, GradCAMPlusPlus(model, "layer3")(x, 1, upsample=False))
+    for i in range(len(x)):
+        a, g = plain(model, "layer3", x[i], 1)
+        weights = torch.zeros(len(a), 1, 1, dtype=a.dtype)
+        for c in range(len(a)):
+            gradients = g[c][g[c] > 0]
+            alphas = gradients**2 / (2 * gradients**2 + a[c].sum() * gradients**3)
+            weights[c] = (alphas / alphas.sum() * gradients).sum() if len(gradients) else 0
+        torch.testing.assert_close(found[i], (weights * a).sum(0).clamp(min=0), rtol=1e-9, atol=1e-13)
+
+
+def test_grad_cam_plus_plus_as_the_authors_code_by_hand():
+    """Channel 1 has one positive gradient, 2, so its alpha is 1; channel 2 likewise, with 1."""
+    image = torch.tensor([[[[1.0, 3]], [[2, 0]], [[0, 0]]]], dtype=torch.float64)
+    maps = GradCAMPlusPlus(Linear([2, 0, -1, 1]), "layer", normalize_alpha=True)(image, upsample=False)
+    torch.testing.assert_close(maps, torch.tensor([[[2.0 * 1 + 1 * 2, 2 * 3 + 1 * 0]]], dtype=torch.float64))

@@ -9,7 +9,7 @@ from regard import maps
 from regard.errors import InputError
 from regard.maps import GradCAM, HiResCAM, MapMethod
 
-OWN = [name for name in maps.names() if ":" not in name]
+OWN = maps.names()
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -232,7 +232,7 @@ def test_wrong_options(model):
 
 
 def test_methods_of_ones_own(model, x):
-    class Brightest(maps.ClassActivationMap):
+    class Brightest(maps.MapMethod):
         """The largest activation."""
 
         def combine(self, activations, gradients):

@@ -4,7 +4,6 @@ import pytest
 
 from regard import maps
 from regard.errors import InputError
-from regard.maps import external
 
 OWN = {
     "activation": maps.ActivationMap,
@@ -18,7 +17,7 @@ OWN = {
 
 
 def test_own_names(model):
-    assert [name for name in maps.names() if ":" not in name] == sorted(OWN)
+    assert maps.names() == sorted(OWN)
     for name, method in OWN.items():
         for spelt in (name, name.upper(), method.__name__):
             assert type(maps.create(spelt, model)) is method
@@ -42,34 +41,3 @@ def test_unknown_names_and_options(model):
         maps.create("gradcm", model)
     with pytest.raises(InputError, match="unknown option of method 'gradcam' 'power'; known: fuse, reshape"):
         maps.create("gradcam", model, power=2)
-
-
-def test_without_the_package(model, monkeypatch):
-    monkeypatch.setattr(external.importlib.util, "find_spec", lambda name: None)
-    assert maps.names() == sorted(OWN)
-    with pytest.raises(InputError, match=r"pip install 'regard\[cams\]'"):
-        maps.create("grad-cam:ScoreCAM", model)
-    with pytest.raises(InputError, match=r"unknown method 'scorecam'.*pip install 'regard\[cams\]' for more"):
-        maps.create("scorecam", model)
-
-
-def test_a_package_that_does_not_work(model, monkeypatch):
-    def broken(name):
-        raise ImportError("libGL.so.1: cannot open shared object file\nat all")
-
-    monkeypatch.setattr(external.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(external.importlib, "import_module", broken)
-    assert maps.names() == sorted(OWN)
-    with pytest.raises(InputError, match="cannot be imported: libGL.so.1: cannot open shared object file;"):
-        maps.create("grad-cam:ScoreCAM", model)
-
-
-def test_the_package_is_imported_when_needed_only(model, monkeypatch):
-    def imported(name):
-        raise AssertionError("imported")
-
-    monkeypatch.setattr(external.importlib, "import_module", imported)
-    for name in OWN:
-        maps.create(name, model)
-    with pytest.raises(AssertionError, match="imported"):
-        maps.create("grad-cam:gradcam", model)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from regard import attention, maps, models, report
+from regard import attention, models, report
 from regard.errors import InputError
 from regard.report import figures
 from regard.report.group_study import class_scores
 from regard.report.studies import counted, shown_classes, some_classes
+from regard.studies import gate_activations, group_scores
 
 NAMES = ("cat", "<dog>", "plane", "pug", "ship", "tree", "zebra", "eel", "ant", "bee")
 
@@ -37,17 +38,15 @@ def network(**options):
 @pytest.fixture(scope="module")
 def gates(batches):
     return [
-        report.GateStudy("shuffled & <b>", maps.gate_activations(network(), batches)),
-        report.GateStudy(
-            "in order", maps.gate_activations(network(shuffle=False), batches, layers=["group0", "group2"])
-        ),
+        report.GateStudy("shuffled & <b>", gate_activations(network(), batches)),
+        report.GateStudy("in order", gate_activations(network(shuffle=False), batches, layers=["group0", "group2"])),
     ]
 
 
 @pytest.fixture(scope="module")
 def groups(batches):
     return [
-        report.GroupStudy(name, maps.group_scores(network(shuffle=shuffle), "group1", batches, 8, classes=range(6)))
+        report.GroupStudy(name, group_scores(network(shuffle=shuffle), "group1", batches, 8, classes=range(6)))
         for name, shuffle in (("shuffled", True), ("in order", False))
     ]
 
@@ -98,19 +97,19 @@ def test_the_page_of_gates(gates, tmp_path, checked):
 def test_the_page_of_a_network_at_its_start(batches, tmp_path, checked):
     """Every gate is the same for all images: no share, and the page says why."""
     start = models.create("wrn-10-0.5", 10, attention="shuffle", attention_options={"groups": 2})
-    study = report.GateStudy("start", maps.gate_activations(start, batches))
+    study = report.GateStudy("start", gate_activations(start, batches))
     page = checked(report.write_gates_html([study], tmp_path / "g.html", title="t").read_text(encoding="utf-8"))
     assert "the same for all images: 8 of 8 in group0.block0.attention" in page.text
     assert "class 0" in page.text and "the dotted line" not in page.text
     wide = models.create("wrn-10-0.5", 10, attention="se")
-    study = report.GateStudy("one class", maps.gate_activations(wide, batches, classes=[2], of="output"))
+    study = report.GateStudy("one class", gate_activations(wide, batches, classes=[2], of="output"))
     page = checked(report.write_gates_html([study], tmp_path / "g.html", title="t").read_text(encoding="utf-8"))
     assert "3 images of 1 class." in page.text and "The mean output is" in page.text
 
 
 def test_many_channels_are_drawn_in_runs(tmp_path, checked):
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 130, 1), attention.create("ese", 130), torch.nn.Flatten())
-    found = maps.gate_activations(model, [(torch.randn(6, 3, 4, 4), torch.arange(6) % 2)])
+    found = gate_activations(model, [(torch.randn(6, 3, 4, 4), torch.arange(6) % 2)])
     text = report.write_gates_html([report.GateStudy("a", found)], tmp_path / "g.html", title="t").read_text()
     assert "more than 64 channels, 64 runs of neighbours" in checked(text).text
     assert "run of about 2 channels" in text
@@ -177,7 +176,7 @@ def test_groups_without_a_score(batches, tmp_path, checked):
     )
     with torch.no_grad():
         model[0].weight[:2] = 0
-    studies = [report.GroupStudy("flat", maps.group_scores(model, "0", batches, 2))]
+    studies = [report.GroupStudy("flat", group_scores(model, "0", batches, 2))]
     page = checked(report.write_groups_html(studies, tmp_path / "g.html", title="t").read_text(encoding="utf-8"))
     assert "masks nothing" in page.text
     record = json.loads(json.dumps(report.groups_record(studies), allow_nan=False))
@@ -185,7 +184,7 @@ def test_groups_without_a_score(batches, tmp_path, checked):
     assert own["scores"][0] is None and own["low"][0] is None and own["images_with_a_score"] == [0, 3]
     with torch.no_grad():
         model[0].weight[:] = 0
-    studies = [report.GroupStudy("flat", maps.group_scores(model, "0", batches, 2))]
+    studies = [report.GroupStudy("flat", group_scores(model, "0", batches, 2))]
     checked(report.write_groups_html(studies, tmp_path / "g.html", title="t").read_text(encoding="utf-8"))
     assert "–" in printed(report.groups_table(studies))
     assert math.isnan(class_scores(studies[0].found, 5).mean)
@@ -217,8 +216,8 @@ def test_classes_to_show():
 def test_wrong_input_loses_nothing(gates, groups, batches, tmp_path):
     path = tmp_path / "page.html"
     path.write_text("before")
-    other = report.GateStudy("other", maps.gate_activations(network(), batches, classes=[1, 2]))
-    output = report.GateStudy("output", maps.gate_activations(network(), batches, of="output"))
+    other = report.GateStudy("other", gate_activations(network(), batches, classes=[1, 2]))
+    output = report.GateStudy("output", gate_activations(network(), batches, of="output"))
     for given in ([], [gates[0], other], [gates[0], output]):
         for make in (
             lambda own: report.write_gates_html(own, path, title="t"),
@@ -227,7 +226,7 @@ def test_wrong_input_loses_nothing(gates, groups, batches, tmp_path):
         ):
             with pytest.raises(InputError):
                 make(given)
-    few = report.GroupStudy("few", maps.group_scores(network(), "group1", batches, 8, classes=[1]))
+    few = report.GroupStudy("few", group_scores(network(), "group1", batches, 8, classes=[1]))
     for given in ([], [groups[0], few]):
         with pytest.raises(InputError):
             report.write_groups_html(given, path, title="t")

@@ -66,8 +66,8 @@ def evaluate(
         model: maps images to class scores (N, classes).
         dataset: an `ImageDataset` with masks, or batches (images, labels, regions): floating point
             (B, 3, H, W), already normalised; whole numbers (B,), outputs of the model or -1; bool (B, H, W).
-        method: a name of `maps.names()`, a `MapMethod` of the model, or your own: called with images (B, 3, H, W) and
-            classes (B,), it gives maps (B, h, w).
+        method: a name of `maps.names()`, a `MapMethod` of the model, or a function of your own: called with the model,
+            images (B, 3, H, W) and classes (B,), it gives maps (B, h, w).
         layer: for a method by name; None: the last spatial features.
         target: whose maps: of the "predicted" class, or of the "label", which every image then has to have.
         threshold: of the focus, above 0, at most 1.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,11 +14,10 @@ from regard.bias.rows import COLUMNS
 from regard.errors import InputError
 from regard.logits import class_logits, predicted_classes
 from regard.maps import MapMethod, create
-from regard.maps.checks import check_logits
 from regard.maps.layers import Layer, unwrapped
-from regard.modes import evaluation_mode, of_its_dtype
+from regard.maps.registry import MapFunction
 
-Mapper = MapMethod | Callable[[Tensor, Tensor], Tensor]
+Mapper = MapMethod | MapFunction
 Target = Literal["predicted", "label"]
 
 _WHOLE = [name for name, dtype in COLUMNS.items() if dtype is not np.float32]
@@ -30,8 +29,8 @@ class Looker:
 
     Args:
         model: maps images to class scores (N, classes).
-        method: the name of a method of `regard.maps`, a `MapMethod` of the model, or a callable that gives maps
-            (B, h, w) for images (B, 3, H, W) and classes (B,).
+        method: the name of a method of `regard.maps`, a `MapMethod` of the model, or a function `(model, images,
+            classes) -> maps`; see `maps.create`.
         layer: for a method by name; None: the last spatial features.
         target: whose maps: of the "predicted" class, or of the "label", where an image has one.
         threshold: of the focus, above 0, at most 1.
@@ -58,19 +57,16 @@ class Looker:
         self.threshold = check_threshold(threshold)
         self.margin = check_pixels("margin", margin)
         self.tolerance = check_pixels("tolerance", tolerance)
-        if isinstance(method, str):
-            self.mapper: Mapper = create(method, model, layer)
-            self.method, self.layer = method, self.mapper.layer
-            return
-        if layer is not None:
-            raise InputError("a layer is for a method by name; a method of your own knows its layer: leave it out")
-        self.mapper = method
         if isinstance(method, MapMethod):
+            if layer is not None:
+                raise InputError("a layer is for a method by name; this one knows its layer: leave it out")
             if unwrapped(method.model) is not unwrapped(model):
                 raise InputError(f"the {type(method).__name__} is of another model; make one of the model to evaluate")
-            self.method, self.layer = type(method).__name__.lower(), method.layer
+            self.mapper, self.method = method, type(method).__name__.lower()
         else:
-            self.method, self.layer = getattr(method, "__name__", type(method).__name__), ""
+            self.mapper = create(method, model, layer)
+            self.method = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+        self.layer = self.mapper.layer
 
     def maps(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (B, h, w), class scores (B, classes), and the classes explained (B,).
@@ -79,15 +75,9 @@ class Looker:
             images: (B, 3, H, W), as the model wants them.
             classes: outputs of the model, (B,); None: the predicted ones.
         """
-        images = of_its_dtype(self.model, images)
-        if isinstance(self.mapper, MapMethod):  # gives the scores on its way
-            maps = self.mapper(images, classes)
-            assert self.mapper.logits is not None and self.mapper.classes is not None
-            return maps, self.mapper.logits, self.mapper.classes
-        with torch.no_grad(), evaluation_mode(self.model):
-            logits = check_logits(self.model(images), images)
-        chosen = predicted_classes(logits) if classes is None else classes
-        return self.mapper(images, chosen), logits, chosen
+        maps = self.mapper(images, classes)
+        assert self.mapper.logits is not None and self.mapper.classes is not None
+        return maps, self.mapper.logits, self.mapper.classes
 
     def measured(self, images: Tensor, labels: Tensor, targets: Tensor, regions: Tensor) -> Measured:
         """The rows of a batch, still on the device.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from regard.bias.ranking import Ranking
 from regard.errors import InputError
-from regard.maps.resize import resized
+from regard.maps.method import resized
 
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # 0.05, 0.1, …, 0.95
 _MOST_PIXELS = 1_000_000  # of a distance: more than the side of any image

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         "folder of the report (--out) has report.html, report.json, and for each network a .json and a .parquet with "
         "a row an image. Stopped, the same command goes on; under torchrun or srun several processes share the work.",
     )
-    parser.add_argument("--method", type=str, default="gradcam", help="of the maps")
+    parser.add_argument("--method", type=str, default="gradcam", help="CAM method to use: a name, or MODULE:FUNCTION")
     parser.add_argument(
         "--layer", type=str, default=None, help="the layer whose map is taken, or several with commas between them"
     )

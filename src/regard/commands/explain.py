@@ -24,7 +24,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("images", nargs="*", type=str, help="files, and folders of them")
     parser.add_argument("--model", type=str | None, default=None, help="the network")
-    parser.add_argument("--method", type=str, default="gradcam", help="of the maps: gradcam, layercam, gradient, …")
+    parser.add_argument(
+        "--method", type=str, default="gradcam", help="CAM method to use: gradcam, layercam, …, or MODULE:FUNCTION"
+    )
     parser.add_argument("--layer", type=str | None, default=None, help="where maps are read; several with commas")
     parser.add_argument("--top", type=int, default=3, help="how many of the likeliest classes")
     parser.add_argument(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from regard import maps, report, training
+from regard import report, training
 from regard.commands.evaluations import evaluations
 from regard.commands.studies import add_study_options, choose, folder_for, images_of, listed, progress, write_json
 from regard.console import Console
+from regard.studies import attention_layers, gate_activations
 from regard.terminal import command_line, escaped
 
 
@@ -32,13 +33,13 @@ def main(arguments: list[str]) -> int:
     folder = folder_for("gates", options, found[0])
     layers = listed(options.layers) or None
     for evaluation in found:
-        maps.attention_layers(evaluation.model, layers, of=options.of)  # before the work
+        attention_layers(evaluation.model, layers, of=options.of)  # before the work
         evaluation.release()
     console = Console()
     studies = []
     for evaluation in found:
         with progress(console, evaluation.name, len(chosen.places)) as told:
-            gates = maps.gate_activations(
+            gates = gate_activations(
                 evaluation.model, evaluation.batches(chosen.places), layers=layers, of=options.of, progress=told
             )
         evaluation.release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from regard import maps, report, training
+from regard import report, training
 from regard.commands.evaluations import Evaluation, evaluations
 from regard.commands.studies import (
     Chosen,
@@ -18,8 +18,9 @@ from regard.commands.studies import (
 )
 from regard.console import Console
 from regard.errors import InputError
-from regard.maps.groups import Target
+from regard.maps.channel_groups import group_means
 from regard.report.wording import number
+from regard.studies.groups import Target, group_scores
 from regard.terminal import command_line, escaped
 
 
@@ -50,13 +51,13 @@ def main(arguments: list[str]) -> int:
     target = _target(found, chosen, options.target)
     for evaluation, layer in zip(found, layers, strict=True):  # before the work
         first = next(evaluation.batches(chosen.places))
-        maps.check_groups(evaluation.model, layer, first.images[:1], options.groups)
+        group_means(evaluation.model, layer, first.images[:1], options.groups)
         evaluation.release()
     console = Console()
     studies = []
     for evaluation, layer in zip(found, layers, strict=True):
         with progress(console, evaluation.name, len(chosen.places) * options.groups) as told:
-            scores = maps.group_scores(
+            scores = group_scores(
                 evaluation.model,
                 layer,
                 evaluation.batches(chosen.places),

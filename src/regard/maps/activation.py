@@ -20,8 +20,8 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
     `mean_c |A|^power`, or `sum_c`, or `max_c`. Source: "Paying More Attention to Attention" (Attention Transfer, arXiv
     1612.03928), section 3.1; its code takes the mean at power 2.
 
-    Differentiable, twice as well. Besides the features themselves, which the network keeps for its own backward,
-    nothing of their size is held between forward and backward.
+    Differentiable, twice as well, and under the transforms of `torch.func`. Besides the features themselves, which the
+    network keeps for its own backward, nothing of their size is held between forward and backward.
 
     Args:
         features: (N, C, H, W), floating point, in any memory format.
@@ -51,11 +51,6 @@ def passing_map(features: Tensor, power: float, reduce: Literal["mean", "sum"]) 
     """The features and their `activation_map`; what reads features further should read those that are returned.
 
     The gradients of both are then added in one pass over the features, not in two with a sum of their size in between.
-
-    Args:
-        features: (N, C, H, W), floating point, that require a gradient.
-        power: at least 1.
-        reduce: "mean" or "sum".
     """
     passed, total = _PassingPowerSum.apply(features, power)
     return passed, total / features.shape[1] if reduce == "mean" else total
@@ -79,24 +74,40 @@ def reference(features: Tensor, power: float, reduce: Reduce) -> Tensor:
 
 
 class _PowerSum(torch.autograd.Function):
-    """`sum_c |A|^p` that holds nothing but A for its backward.
+    """`sum_c |A|^p`; holds nothing but A for its backward.
 
     The norm `(sum_c |A|^p)^(1/p)` would do in the forward, but its derivatives do not exist where all channels are 0,
     which after a ReLU is common; those of the sum do.
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, power: float) -> Tensor:
-        ctx.save_for_backward(features)
-        ctx.power = power
+    def forward(features: Tensor, power: float) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):  # it would copy half-precision features
             return (_in_parts if features.device.type == "cpu" else _in_one_pass)(features, power)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        features, ctx.power = inputs
+        ctx.save_for_backward(features)
+        ctx.save_for_forward(features)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (features,) = ctx.saved_tensors
         scaled = (ctx.power * gradient).to(features.dtype).unsqueeze(1)  # (N, 1, H, W)
         return scaled * _signed_power(features, ctx.power - 1), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        (features,) = ctx.saved_tensors
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        return (ctx.power * _signed_power(features, ctx.power - 1) * tangent).sum(1, dtype=dtype)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], features: Tensor, power: float) -> tuple[Tensor, int]:
+        batch = features.movedim(in_dims[0], 0)  # (B, N, C, H, W): the batch goes with the images
+        total: Tensor = _PowerSum.apply(batch.flatten(0, 1), power)
+        return total.unflatten(0, batch.shape[:2]), 0
 
 
 class _PassingPowerSum(torch.autograd.Function):
@@ -105,7 +116,9 @@ class _PassingPowerSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, power: float) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        return features, _PowerSum.forward(ctx, features, power)
+        ctx.power = power
+        ctx.save_for_backward(features)
+        return features, _PowerSum.forward(features, power)
 
     @staticmethod
     def backward(ctx: Any, of_features: Tensor | None, of_sum: Tensor | None) -> tuple[Tensor | None, None]:

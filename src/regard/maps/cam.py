@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from regard.maps.gradient import GradientMethod
-
-
-class ClassActivationMap(GradientMethod):
-    """The base of methods that combine what a layer gives with the gradients of the class scores by it.
-
-    A method is a subclass with its `combine`; everything else, options too, is as `MapMethod` says.
-    """
-
-    @abstractmethod
-    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
-        """The map (N, H, W) from the layer's activations (N, C, H, W) and the gradients of the scores by them.
-
-        Both are float32 or float64. What is negative in the map is set to 0 by the caller.
-        """
-
-    def _map(self, features: Tensor, gradients: Tensor) -> Tensor:
-        return self.combine(features, gradients).clamp(min=0)
+from regard.maps.features import Reshape
+from regard.maps.layers import Layer
+from regard.maps.method import Fuse, MapMethod
 
 
-class GradCAM(ClassActivationMap):
+class GradCAM(MapMethod):
     """Grad-CAM: the activations, each channel weighed by the mean of its gradients, summed; negative parts set to 0.
 
     Source: Selvaraju et al., "Grad-CAM" (ICCV 2017, arXiv 1610.02391), equations 1 and 2.
@@ -40,32 +25,53 @@ class GradCAM(ClassActivationMap):
         return _weighted(activations, gradients.mean((2, 3)))
 
 
-class GradCAMPlusPlus(ClassActivationMap):
+class GradCAMPlusPlus(MapMethod):
     """Grad-CAM++: as Grad-CAM, but with positive gradients only, each weighed by how alone it stands.
 
-    With activations A and gradients G of a channel, and S the sum of A over all places, the channel's weight is the sum
-    of `alpha relu(G)` over the places, where `alpha = G^2 / (2 G^2 + S G^3)`. This holds for a score that is the
+    With activations A and gradients G of a channel, and S the sum of A over all pixels, the channel's weight is the sum
+    of `alpha relu(G)` over the pixels, where `alpha = G^2 / (2 G^2 + S G^3)`. This holds for a score that is the
     exponential of the output; the exponential itself, one factor for the whole map, is left out.
 
     Source: Chattopadhyay et al., "Grad-CAM++" (WACV 2018, arXiv 1710.11063), equations 7 and 19.
 
-    The authors' code moreover divides alpha, after that, by its sum over the places where G is positive, which the
-    paper does not; so the channels are weighed differently there.
-
     Here `alpha relu(G)` is reduced to `relu(G) / (2 + S G)`, exact for small gradients too. The grad-cam package adds
     1e-6 to the denominator before that, which outweighs G^2 where gradients are below 1e-3. The torchcam package (0.5)
     loses the division, so that a channel's weight there is the sum of `G^2 relu(G)`.
+
+    Args:
+        model: see `MapMethod`.
+        layer: see `MapMethod`.
+        normalize_alpha: divide alpha by its sum over the pixels of the channel where G is positive. The authors' code
+            does so, the paper does not.
+        fuse: see `MapMethod`.
+        reshape: see `MapMethod`.
     """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layer | Sequence[Layer] | None = None,
+        *,
+        normalize_alpha: bool = False,
+        fuse: Fuse = "mean",
+        reshape: Reshape | None = None,
+    ) -> None:
+        super().__init__(model, layer, fuse=fuse, reshape=reshape)
+        self.normalize_alpha = normalize_alpha
 
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         positive = gradients.clamp(min=0)
-        denominators = 2 + activations.sum((2, 3), keepdim=True) * positive
-        # Activations below 0 can bring the denominator to 0; the weight has no value there.
-        return _weighted(activations, (positive / denominators).nan_to_num(0, 0, 0).sum((2, 3)))
+        # Activations below 0 can bring the denominator to 0; alpha has no value there.
+        alpha = (1 / (2 + activations.sum((2, 3), keepdim=True) * positive)).nan_to_num(0, 0, 0)
+        weights = (alpha * positive).sum((2, 3))
+        if self.normalize_alpha:
+            sums = (alpha * (positive > 0)).sum((2, 3))
+            weights = weights / sums.where(sums != 0, 1)
+        return _weighted(activations, weights)
 
 
-class HiResCAM(ClassActivationMap):
-    """HiResCAM: activations times gradients, place by place, summed over the channels; negative parts set to 0.
+class HiResCAM(MapMethod):
+    """HiResCAM: activations times gradients, pixel by pixel, summed over the channels; negative parts set to 0.
 
     For a network that ends in one linear layer on the features, the map before negative parts are set to 0 adds up to
     the class score less its bias, so it shows no place that the network did not use.
@@ -77,10 +83,10 @@ class HiResCAM(ClassActivationMap):
         return (activations * gradients).sum(1)
 
 
-class LayerCAM(ClassActivationMap):
-    """Layer-CAM: activations times positive gradients, place by place, summed over the channels.
+class LayerCAM(MapMethod):
+    """Layer-CAM: activations times positive gradients, pixel by pixel, summed over the channels.
 
-    `relu(sum_c(relu(G) A))`: made for early layers too, whose places differ in their gradients. Source: Jiang et al.,
+    `relu(sum_c(relu(G) A))`: made for early layers too, whose pixels differ in their gradients. Source: Jiang et al.,
     "LayerCAM" (IEEE Transactions on Image Processing 30, 2021).
     """
 
@@ -88,12 +94,12 @@ class LayerCAM(ClassActivationMap):
         return (gradients.clamp(min=0) * activations).sum(1)
 
 
-class XGradCAM(ClassActivationMap):
+class XGradCAM(MapMethod):
     """XGrad-CAM: as Grad-CAM, with the mean of a channel's gradients weighed by its activations.
 
-    The weight of a channel is `sum(G A) / sum(A)` over the places, and 0 if its activations add up to 0. (The
-    authors' code adds 1e-6 to the sum, the grad-cam and torchcam packages 1e-7 and 1e-8, which shows where it nearly
-    vanishes.)
+    The weight of a channel is `sum(G A) / sum(A)` over the pixels, and 0 if its activations add up to 0. No epsilon is
+    added. (The authors' code adds 1e-6 to the sum, the grad-cam and torchcam packages 1e-7 and 1e-8, which shows where
+    it nearly vanishes.)
 
     Source: Fu et al., "Axiom-based Grad-CAM" (BMVC 2020, arXiv 2008.02312).
     """

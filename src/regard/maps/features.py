@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError
 
 Reshape = Callable[[Tensor], Tensor]
 
+_IDENTITY = nn.Identity()
 _PREFIX_TOKENS = 5  # as many as are looked for in front of the grid: a class token and four registers
 
 
@@ -23,9 +26,9 @@ def arrangement(
 ) -> Reshape:
     """The function that makes features (N, C, H, W) of this output of the layer `name`, and of its gradients.
 
-    Without `reshape` it only turns and cuts, so what it gives is a view. Tokens become a grid: the first are dropped,
-    as many as the model says (`num_prefix_tokens`) or as leave a grid of the images' patches, or else of the images'
-    aspect ratio. What has four dimensions is (N, H, W, C) if only so its grid has the aspect ratio of the images.
+    Without `reshape` what it gives is a view. Tokens become a grid: the first are dropped, as many as the model says
+    (`num_prefix_tokens`) or as leave a grid of the images' patches, or else of the images' aspect ratio. What has four
+    dimensions is (N, H, W, C) if only so its grid has the aspect ratio of the images.
 
     Args:
         model: not compiled.
@@ -52,17 +55,10 @@ def arrangement(
         raise _no_features(name, f"a tensor of shape {shape} for {len(images)} images")
     size = None if images is None else (images.shape[-2], images.shape[-1])
     if output.ndim == 4:
-        return _channels_first if _is_channels_last(model, name, shape, size) else _as_it_is
+        channels_last = _is_channels_last(model, name, shape, size)
+        return partial(torch.movedim, source=3, destination=1) if channels_last else _IDENTITY
     prefix, grid = _grid(model, name, shape[1], size or (1, 1))
     return lambda tokens: tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)
-
-
-def _as_it_is(features: Tensor) -> Tensor:
-    return features
-
-
-def _channels_first(features: Tensor) -> Tensor:
-    return features.permute(0, 3, 1, 2)
 
 
 def _no_features(name: str, found: str) -> InputError:

@@ -1,8 +1,7 @@
-"""Methods that need the gradients of the class scores."""
+"""Attention maps of Attention Transfer as methods: of activations, and of the gradient of the loss."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -10,53 +9,56 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import unknown
-from regard.logits import class_logits
+from regard.logits import Classes, class_logits
 from regard.maps.activation import Reduce, activation_map, check_power
 from regard.maps.features import Reshape
-from regard.maps.fusion import Fuse
-from regard.maps.graph import Graph, graph_from_images, graph_from_layers
 from regard.maps.layers import Layer, stands_for
-from regard.maps.method import Asked, MapMethod
+from regard.maps.method import Fuse, MapMethod, Tapped
 
 Loss = Literal["cross-entropy", "score"]
 
 _IMAGES = "input"
 
 
-class GradientMethod(MapMethod):
-    """The common path of methods that need gradients.
+class ActivationMap(MapMethod):
+    """The activation-based attention map of a layer; it does not depend on the classes, and needs no gradients.
 
-    One forward, without a graph up to the first tapped layer; for each of K classes one backward, down to the tapped
-    layers; the graph goes with the last.
+    See `activation_map`. For several classes the same map is given several times.
+
+    Args:
+        model: see `MapMethod`.
+        layer: see `MapMethod`.
+        power: at least 1.
+        reduce: "mean", "sum" or "max".
+        fuse: see `MapMethod`.
+        reshape: see `MapMethod`.
+
+    Raises:
+        InputError: as `MapMethod`; a power below 1, an unknown `reduce`.
     """
 
-    def _by_layer(self, images: Tensor, asked: Asked) -> dict[str, Tensor]:
-        graph = self._graph(images)
-        chosen = self._choose(graph.logits, asked)
-        maps: dict[str, list[Tensor]] = {name: [] for name in self.layers}
-        with torch.autocast(images.device.type, enabled=False):
-            features = {name: _wide(part) for name, part in graph.features.items()}
-            for k, classes in enumerate(chosen.unbind(1)):
-                gradients = graph.gradients(self._weights(graph.logits, classes), last=k == chosen.shape[1] - 1)
-                for name, gradient in gradients.items():
-                    maps[name].append(self._map(features[name], _wide(gradient)))
-            return {name: torch.stack(parts, 1) for name, parts in maps.items()}
+    needs_gradients = False
 
-    def _graph(self, images: Tensor) -> Graph:
-        return graph_from_layers(self.model, self.layers, images, self.reshape)
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layer | Sequence[Layer] | None = None,
+        *,
+        power: float = 2,
+        reduce: Reduce = "mean",
+        fuse: Fuse = "mean",
+        reshape: Reshape | None = None,
+    ) -> None:
+        check_power(power, reduce)
+        super().__init__(model, layer, fuse=fuse, reshape=reshape)
+        self.power = power
+        self.reduce: Reduce = reduce
 
-    def _weights(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """The derivatives (N, classes) by the logits of what the gradients are of: here of the class scores."""
-        if logits.shape[1] == 1:  # the score of class 1, whose negative is that of class 0
-            return (2 * classes[:, None] - 1).to(logits.dtype)
-        return torch.zeros_like(logits).scatter_(1, classes[:, None], 1)
-
-    @abstractmethod
-    def _map(self, features: Tensor, gradients: Tensor) -> Tensor:
-        """The map (N, h, w), at least 0, from features and gradients (N, C, h, w) of at least single precision."""
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        return activation_map(activations, self.power, self.reduce)
 
 
-class GradientMap(GradientMethod):
+class GradientMap(MapMethod):
     """How much the loss, or the class score, changes with every pixel: the gradient, reduced over the channels.
 
     `mean_c |dL/dx|^power`, or sum, or max. Source: "Paying More Attention to Attention" (Attention Transfer, arXiv
@@ -100,35 +102,34 @@ class GradientMap(GradientMethod):
         self.loss: Loss = loss
         self.symmetric = symmetric
 
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        return activation_map(gradients, self.power, self.reduce)
+
     def _find(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
         return (_IMAGES,) if self._of_images else super()._find(layer)
 
-    def _graph(self, images: Tensor) -> Graph:
-        return graph_from_images(self.model, _IMAGES, images) if self._of_images else super()._graph(images)
+    def _by_layer(self, images: Tensor, classes: Classes | None, top: int | None) -> dict[str, Tensor]:
+        maps = super()._by_layer(images, classes, top)
+        if self.symmetric:
+            logits = self.logits  # the images decide, not their mirrors
+            mirrored = super()._by_layer(images.flip(3), self.classes, None)
+            maps = {name: (part + mirrored[name].flip(3)) / 2 for name, part in maps.items()}
+            self.logits = logits
+        return maps
 
-    def _by_layer(self, images: Tensor, asked: Asked) -> dict[str, Tensor]:
-        if not self.symmetric:
-            return super()._by_layer(images, asked)
-        maps = super()._by_layer(torch.cat([images, images.flip(3)]), asked)
-        halves = {name: part.chunk(2) for name, part in maps.items()}
-        return {name: (map_ + mirrored.flip(3)) / 2 for name, (map_, mirrored) in halves.items()}
-
-    def _choose(self, logits: Tensor, asked: Asked) -> Tensor:
-        if not self.symmetric:
-            return super()._choose(logits, asked)
-        return super()._choose(logits[: len(logits) // 2], asked).repeat(2, 1)  # the images decide, not their mirrors
+    def _forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tapped]]:
+        if not self._of_images:
+            return super()._forward(images)
+        self._check_no_inference()
+        leaf = images.detach().requires_grad_()
+        with torch.enable_grad():
+            return self._scores(leaf.clone()), {_IMAGES: Tapped(leaf, nn.Identity())}
 
     def _weights(self, logits: Tensor, classes: Tensor) -> Tensor:
         if self.loss == "score":
             return super()._weights(logits, classes)
         # softmax - 1 at the class is minus the sum of the others, which does not round to 0 for a sure network.
-        others = class_logits(_wide(logits)).softmax(1).scatter_(1, classes[:, None], 0)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        others = class_logits(wide).softmax(1).scatter_(1, classes[:, None], 0)
         others.scatter_(1, classes[:, None], -others.sum(1, keepdim=True))
         return others[:, -logits.shape[1] :].to(logits.dtype)  # of one output, the derivative by that of class 1
-
-    def _map(self, features: Tensor, gradients: Tensor) -> Tensor:
-        return activation_map(gradients, self.power, self.reduce)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

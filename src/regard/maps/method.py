@@ -1,32 +1,44 @@
-"""The common face of all methods that make maps."""
+"""The base of all methods that show where a model looks."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple, get_args
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from itertools import chain
+from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard.errors import InputError, unknown
-from regard.maps.checks import Classes, check_classes, check_images, check_top
-from regard.maps.features import Reshape
-from regard.maps.fusion import Fuse, fused
-from regard.maps.graph import at_rest
+from regard.logits import Classes, chosen_classes, class_scores
+from regard.maps.features import Reshape, arrangement
 from regard.maps.last import last_features
-from regard.maps.layers import Layer, find_layers, unwrapped
-from regard.maps.resize import resized
-from regard.modes import of_its_dtype
+from regard.maps.layers import Layer, find_layers, readable
+from regard.modes import at_rest, checked_images
+
+Fuse = Literal["mean", "max"]
+
+
+class Tapped(NamedTuple):
+    """What a layer gave, where the graph to the class scores begins, and what makes features (N, C, H, W) of it."""
+
+    output: Tensor
+    arrange: Reshape
 
 
 class MapMethod(ABC):
     """A method that shows where a model looks: called with images, it gives a map for each.
 
-    The model runs in evaluation mode, not compiled, and is afterwards as it was, by error or not: mode of every
-    module, hooks, gradients, `requires_grad`. The caller may be under `no_grad`, `inference_mode` or autocast;
-    parameters may be frozen; operations after a tapped layer may work in place.
+    A method is a subclass with its `combine`. One forward takes place, without a graph up to the first tapped layer,
+    and for each of K classes one backward, down to the tapped layers. The model runs in evaluation mode, not compiled,
+    and is afterwards as it was, by error or not: mode of every module, hooks, gradients, `requires_grad`. The caller
+    may be under `no_grad`, `inference_mode` or autocast; parameters may be frozen; operations after a tapped layer may
+    work in place.
 
         maps = GradCAM(model)(images)                          # (N, H, W), of the predicted classes
         maps = GradCAM(model, "layer3")(images, 7)             # of class 7
@@ -37,9 +49,10 @@ class MapMethod(ABC):
         model: maps images to class scores (N, classes), or to a dict or tuple that holds them, see `regard.logits`. One
             output is a binary network's: of class 1 its maps are of that score, of class 0 of its negative.
         layer: a name as in `model.named_modules()`, the module itself, or several of these; None: the last spatial
-            features, see `regard.maps.last.last_features`.
+            features, see `last_features`.
         fuse: what becomes of the maps of several layers: each is scaled to [0, 1] and resized, then the "mean" is taken
-            (as the grad-cam package does) or the "max". Maps of one layer are not scaled.
+            (as the grad-cam package does) or the "max". Only scaled maps weigh the same, since gradients of early
+            layers are smaller by orders; a constant map counts as 0. Maps of one layer are not scaled.
         reshape: makes features (N, C, H, W) of what a layer gives, and of gradients by that; needed only for tokens in
             an unusual order. None: (N, C, H, W) is taken as it is, (N, H, W, C) is turned, tokens (N, T, C) become a
             grid without those in front that stand for no place.
@@ -47,7 +60,6 @@ class MapMethod(ABC):
     Attributes:
         model: the model.
         layers: the names of the tapped layers.
-        layer: the same in one, joined by "+".
         logits: (N, classes), the scores of the last call; None before it.
         classes: (N,) or (N, K), the classes whose maps the last call gave; None before it.
 
@@ -55,7 +67,7 @@ class MapMethod(ABC):
         InputError: a layer the model does not have, a model without known last features, an unknown `fuse`.
     """
 
-    _differentiates = True  # whether gradients are needed
+    needs_gradients = True
 
     def __init__(
         self,
@@ -70,17 +82,16 @@ class MapMethod(ABC):
         if reshape is not None and not callable(reshape):
             raise InputError(f"reshape is a {type(reshape).__name__}; expected a function tensor -> (N, C, H, W)")
         self.model = model
+        self._network = readable(model)
         self.layers = self._find(layer)
         self.fuse: Fuse = fuse
         self.reshape = reshape
         self.logits: Tensor | None = None
         self.classes: Tensor | None = None
 
-    def _find(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
-        return tuple(find_layers(self.model, last_features(unwrapped(self.model)) if layer is None else layer))
-
     @property
     def layer(self) -> str:
+        """The names of the tapped layers, joined by "+"."""
         return "+".join(self.layers)
 
     def __call__(
@@ -104,10 +115,14 @@ class MapMethod(ABC):
             InputError: images or classes of another shape, dtype, range or device; a layer that gives no features,
                 does not run, or has no part in the class scores.
         """
-        asked = Asked(classes, top)
-        with self._ready(images, asked) as images:
-            maps = self._whole(images, asked, upsample)
-        return self._one_or_several(maps)
+        with self._ready(images) as inputs:
+            maps = self._squeezed(self._by_layer(inputs, classes, top))
+            size = inputs.shape[-2:] if upsample else max((part.shape[-2:] for part in maps.values()), key=math.prod)
+            if len(maps) == 1:
+                (whole,) = maps.values()
+                return resized(whole, size)
+            parts = torch.stack([resized(_scaled(part), size) for part in maps.values()])
+            return parts.mean(0) if self.fuse == "mean" else parts.amax(0)
 
     def by_layer(
         self, images: Tensor, classes: Classes | None = None, *, top: int | None = None, upsample: bool = True
@@ -116,58 +131,132 @@ class MapMethod(ABC):
 
         Arguments, shapes and errors are those of a call. With `upsample=False` maps are as large as their features.
         """
-        asked = Asked(classes, top)
-        with self._ready(images, asked) as images:
-            maps = self._by_layer(images, asked)
-            if upsample:
-                maps = {name: _each_resized(part, images.shape[-2:]) for name, part in maps.items()}
-        return {name: self._one_or_several(part) for name, part in maps.items()}
+        with self._ready(images) as inputs:
+            maps = self._squeezed(self._by_layer(inputs, classes, top))
+            return {name: resized(part, inputs.shape[-2:]) for name, part in maps.items()} if upsample else maps
 
     @abstractmethod
-    def _by_layer(self, images: Tensor, asked: Asked) -> dict[str, Tensor]:
-        """Name -> maps (N, K, h, w) as large as the features, at least 0, of the classes that `_choose` gives."""
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        """The map (N, H, W) from the activations (N, C, H, W) of a layer and the gradients of the scores by them.
 
-    def _whole(self, images: Tensor, asked: Asked, upsample: bool) -> Tensor:
-        """The maps (N, K, H, W) of all layers in one."""
-        maps = self._by_layer(images, asked)
-        sizes = [part.shape[-2:] for part in maps.values()]
-        size = images.shape[-2:] if upsample else max(sizes, key=math.prod)
-        if len(maps) == 1:
-            return _each_resized(maps[self.layers[0]], size)
-        whole = fused({name: part.flatten(0, 1) for name, part in maps.items()}, size, self.fuse)
-        return whole.unflatten(0, next(iter(maps.values())).shape[:2])
-
-    def _choose(self, logits: Tensor, asked: Asked) -> Tensor:
-        """The classes (N, K) that are asked for, which are kept with the logits."""
-        self.logits = logits
-        if asked.top is not None:
-            self.classes = check_top(asked.top, logits)
-        else:
-            self.classes = check_classes(asked.classes, logits, several=True)
-        return self.classes if self.classes.ndim == 2 else self.classes[:, None]
-
-    def _one_or_several(self, maps: Tensor) -> Tensor:
-        assert self.classes is not None
-        return maps if self.classes.ndim == 2 else maps[:, 0]
+        Both are float32 or float64. What is negative in the map is set to 0 by the caller. A method whose
+        `needs_gradients` is False is given the activations twice.
+        """
 
     @contextmanager
-    def _ready(self, images: Tensor, asked: Asked) -> Iterator[Tensor]:
-        """The images as the model can be given them, the model at rest, and no autocast of what is not the model's."""
-        if asked.classes is not None and asked.top is not None:
-            raise InputError("classes and top are both given; give one of them")
-        check_images(self.model, images, differentiates=self._differentiates)
-        with at_rest(self.model):
-            images = of_its_dtype(self.model, images)
-            yield images.clone() if images.is_inference() else images
+    def _ready(self, images: Tensor) -> Iterator[Tensor]:
+        inputs = checked_images(self._network, images)
+        with at_rest(self._network):
+            yield inputs.clone() if inputs.is_inference() else inputs
+
+    def _squeezed(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """(N, K, h, w) as they are; (N, h, w) if one class an image was asked."""
+        one = self.classes is not None and self.classes.ndim == 1
+        return {name: part[:, 0] for name, part in maps.items()} if one else maps
+
+    def _find(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
+        return tuple(find_layers(self._network, last_features(self._network) if layer is None else layer))
+
+    def _explained(self, logits: Tensor, classes: Classes | None, top: int | None) -> Sequence[Tensor]:
+        """The classes, K times (N,); keeps them and the logits."""
+        self.logits = logits.detach()
+        self.classes = chosen_classes(self.logits, classes, top)
+        return (self.classes if self.classes.ndim == 2 else self.classes[:, None]).unbind(1)
+
+    def _by_layer(self, images: Tensor, classes: Classes | None, top: int | None) -> dict[str, Tensor]:
+        """Name -> maps (N, K, h, w) as large as the features; sets `logits` and `classes`."""
+        logits, tapped = self._forward(images)
+        explained = self._explained(logits, classes, top)
+        maps: dict[str, list[Tensor]] = {name: [] for name in tapped}
+        with torch.autocast(images.device.type, enabled=False):
+            features = {name: wide(layer.arrange(layer.output.detach())) for name, layer in tapped.items()}
+            gradients = features
+            for k, each in enumerate(explained):
+                if self.needs_gradients:
+                    weights = self._weights(logits.detach(), each)
+                    gradients = _gradients(logits, tapped, weights, retain_graph=k + 1 < len(explained))
+                for name, activations in features.items():
+                    maps[name].append(self.combine(activations, gradients[name]).clamp(min=0))
+            return {name: torch.stack(parts, 1) for name, parts in maps.items()}
+
+    def _weights(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """The derivatives (N, K) by the logits of what the gradients are of: here of the scores of classes (N,)."""
+        if logits.shape[1] == 1:  # the score of class 1, whose negative is that of class 0
+            return (2 * classes[:, None] - 1).to(logits.dtype)
+        return torch.zeros_like(logits).scatter_(1, classes[:, None], 1)
+
+    def _forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tapped]]:
+        """The class scores (N, K), and what the layers gave; of a layer that ran several times the last."""
+        if self.needs_gradients:
+            self._check_no_inference()
+        tapped: dict[str, Tapped] = {}
+
+        def tap(name: str, _module: nn.Module, _args: Any, output: Any) -> Tensor:
+            arrange = arrangement(self._network, name, output, images, self.reshape)
+            # A layer behind another stays in the graph, so that gradients get past it to the other. A layer alone need
+            # not: if it runs several times, the graph starts at the last.
+            if self.needs_gradients and (len(self.layers) == 1 or not output.requires_grad):
+                output = output.detach().requires_grad_()
+            tapped[name] = Tapped(output, arrange)
+            torch.set_grad_enabled(self.needs_gradients)  # from here on; the no_grad block around the forward ends it
+            return output.clone()  # what follows may work in place
+
+        with torch.no_grad(), ExitStack() as hooks:
+            for name in self.layers:
+                module = self._network.get_submodule(name)
+                hooks.callback(module.register_forward_hook(partial(tap, name)).remove)
+            logits = self._scores(images)
+        for name in self.layers:
+            if name not in tapped:
+                raise InputError(f"layer {name!r} did not run; tap a layer that runs")
+        return logits, {name: tapped[name] for name in self.layers}
+
+    def _scores(self, images: Tensor) -> Tensor:
+        device = images.device.type
+        cast: AbstractContextManager[Any] = nullcontext()
+        if torch.is_autocast_enabled(device):  # no weights cast here, without a graph, for the caller's next step
+            cast = torch.autocast(device, dtype=torch.get_autocast_dtype(device), cache_enabled=False)
+        with cast:
+            return class_scores(self._network(images), images)
+
+    def _check_no_inference(self) -> None:
+        if any(tensor.is_inference() for tensor in chain(self._network.parameters(), self._network.buffers())):
+            raise InputError("the model was made under inference_mode, so it has no gradients; make it outside")
 
 
-class Asked(NamedTuple):
-    """Of which classes maps are wanted: these, the `top` highest, or the predicted ones."""
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (..., h, w) -> (..., *size), bilinearly (`align_corners=False`).
 
-    classes: Classes | None
-    top: int | None
+    Rounding does not lead out of the range of a map's own values, so a constant map stays constant.
+    """
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    stacked = maps.flatten(0, -3)[:, None]
+    larger = F.interpolate(stacked, list(size), mode="bilinear", align_corners=False)[:, 0]
+    return larger.unflatten(0, maps.shape[:-2]).clamp(low, high)
 
 
-def _each_resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (N, K, h, w) -> (N, K, *size)."""
-    return resized(maps.flatten(0, 1), size).unflatten(0, maps.shape[:2])
+def _scaled(maps: Tensor) -> Tensor:
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return ((maps - low) / (high - low)).nan_to_num(0)
+
+
+def _gradients(logits: Tensor, tapped: dict[str, Tapped], weights: Tensor, *, retain_graph: bool) -> dict[str, Tensor]:
+    """The gradients of `(weights * logits).sum()` by the features of every layer, by one backward."""
+    if not logits.requires_grad:
+        names = ", ".join(repr(name) for name in tapped)
+        raise InputError(f"no gradient reaches layer {names}; does the model run under no_grad inside?")
+    outputs = [layer.output for layer in tapped.values()]
+    found = torch.autograd.grad(logits, outputs, weights, retain_graph=retain_graph, allow_unused=True)
+    gradients = {}
+    for (name, layer), gradient in zip(tapped.items(), found, strict=True):
+        if gradient is None:
+            raise InputError(f"the class scores do not depend on layer {name!r}; tap another layer")
+        gradients[name] = wide(layer.arrange(gradient))
+    return gradients
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or float64 if it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,22 +1,25 @@
-"""The names of the methods that make maps."""
+"""Methods by name, and functions as methods."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from regard.errors import InputError, unknown
-from regard.maps import external
+from regard.errors import InputError, first_line, unknown
+from regard.logits import Classes
 from regard.maps.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
-from regard.maps.gradient import GradientMap
+from regard.maps.gradient import ActivationMap, GradientMap
 from regard.maps.layers import Layer
-from regard.maps.method import MapMethod
-from regard.maps.response import ActivationMap
+from regard.maps.method import MapMethod, wide
 
-_METHODS: dict[str, type[MapMethod]] = {
+MapFunction = Callable[[nn.Module, Tensor, Tensor], Any]
+
+_METHODS: dict[str, type[MapMethod] | MapFunction] = {
     "activation": ActivationMap,
     "gradcam": GradCAM,
     "gradcam++": GradCAMPlusPlus,
@@ -27,38 +30,94 @@ _METHODS: dict[str, type[MapMethod]] = {
 }
 
 
+class FunctionMap(MapMethod):
+    """A function `(model, images, classes) -> maps` as a method.
+
+    It is called with the model in evaluation mode, not compiled, images (N, 3, H, W) and int64 classes (N,), with
+    gradients on, and gives maps (N, h, w), which are not scaled; of (N, K) classes it is called K times. What it
+    changes in the model it has to put back.
+
+    Args:
+        model: see `MapMethod`.
+        function: the function, which knows its layer itself; `layers` is then empty.
+    """
+
+    def __init__(self, model: nn.Module, function: MapFunction) -> None:
+        self.function = function
+        super().__init__(model)
+
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _find(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
+        return ()
+
+    def _by_layer(self, images: Tensor, classes: Classes | None, top: int | None) -> dict[str, Tensor]:
+        explained = self._explained(self._scores(images), classes, top)
+        with torch.enable_grad():
+            maps = [self._maps_of(images, each) for each in explained]
+        return {"": torch.stack(maps, 1)}
+
+    def _maps_of(self, images: Tensor, classes: Tensor) -> Tensor:
+        maps = torch.as_tensor(self.function(self._network, images, classes), device=images.device)
+        if maps.ndim != 3 or len(maps) != len(images):
+            raise InputError(
+                f"the method gives {tuple(maps.shape)}; expected a map for each image, ({len(images)}, h, w)"
+            )
+        return wide(maps.detach())
+
+
 def names() -> list[str]:
-    """The names of all methods: the own, sorted, then those of the grad-cam package, if it is installed."""
-    return [*_METHODS, *(f"{external.PREFIX}{name}" for name in external.names())]
+    """The names of all methods, sorted."""
+    return sorted(_METHODS)
 
 
-def create(name: str, model: nn.Module, layer: Layer | Sequence[Layer] | None = None, **options: Any) -> MapMethod:
+def register(name: str, method: type[MapMethod] | MapFunction) -> None:
+    """Makes a method known by a name, in place of the one that had it.
+
+    Args:
+        name: for `create`, `bias.evaluate` and `report.explain`; any case.
+        method: a subclass of `MapMethod`, or a function `(model, images, classes) -> maps`, see `FunctionMap`.
+    """
+    _METHODS[name.lower()] = method
+
+
+def create(
+    method: str | MapFunction, model: nn.Module, layer: Layer | Sequence[Layer] | None = None, **options: Any
+) -> MapMethod:
     """The method of this name for a model.
 
     Args:
-        name: one of `names()`, in capitals or not. The name of a class will do too; one that is both an own and one of
-            the grad-cam package is the own.
+        method: one of `names()`, in any case; the name of a class will do too. "module:function" imports the function
+            from a module. Or a function itself, see `FunctionMap`.
         model: maps images to class scores (N, classes).
         layer: a name as in `model.named_modules()`, the module itself, or several of these; None: the method's usual
-            place, mostly the last spatial features.
+            place, mostly the last spatial features. A function knows its layer itself.
         options: the method's own, for example `fuse`, or `power` of "gradient".
 
     Raises:
-        InputError: an unknown name or option; a method of the grad-cam package, which is not installed; and what the
-            method itself raises.
+        InputError: an unknown name or option, a layer for a function, and what the method itself raises.
     """
-    own = {**_METHODS, **{method.__name__.lower(): method for method in _METHODS.values()}}
-    asked = name.lower()
-    if asked in own:
-        method = own[asked]
-        taken = [key for key in inspect.signature(method).parameters if key not in ("model", "layer")]
-        for option in options:
-            if option not in taken:
-                raise unknown(f"option of method {name!r}", option, taken)
-        return method(model, layer, **options)
-    if asked.startswith(external.PREFIX):
-        return external.ExternalMap(name[len(external.PREFIX) :], model, layer, **options)
-    if any(asked == theirs.lower() for theirs in external.names()):
-        return external.ExternalMap(name, model, layer, **options)
-    error = unknown("method", name, names())
-    raise error if external.is_installed() else InputError(f"{error}; {external.INSTALL} for more")
+    found = _named(method) if isinstance(method, str) else method
+    if not isinstance(found, type):
+        if layer or options:
+            raise InputError("a layer or option is for a method of regard's; a function knows its own: leave it out")
+        return FunctionMap(model, found)
+    taken = [key for key in inspect.signature(found).parameters if key not in ("model", "layer")]
+    for option in options:
+        if option not in taken:
+            raise unknown(f"option of method {method!r}", option, taken)
+    return found(model, layer, **options)
+
+
+def _named(name: str) -> type[MapMethod] | MapFunction:
+    known = {method.__name__.lower(): method for method in _METHODS.values() if isinstance(method, type)} | _METHODS
+    if name.lower() in known:
+        return known[name.lower()]
+    module, _, function = name.partition(":")
+    if not function:
+        raise unknown("method", name, names())
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"method {name!r} is not found: {first_line(error)}; known: {', '.join(names())}") from None

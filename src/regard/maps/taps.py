@@ -1,15 +1,17 @@
-"""Taps: named places in a model whose outputs are read."""
+"""Taps: named places in a model whose outputs, or attention maps, are read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError
+from regard.maps.activation import Reduce, activation_map, check_power, passing_map
 from regard.maps.features import Reshape, arrangement
 from regard.maps.layers import Layer, find_layers, is_compiled, unwrapped
 
@@ -48,22 +50,23 @@ class Taps:
     ) -> None:
         self.model = model
         self.reshape = reshape
-        self._images: Tensor | None = None
         self.layers = tuple(find_layers(model, layers))
-        self._outputs: dict[str, tuple[Tensor, int | None]] = {}
+        self._network = unwrapped(model)
+        self._images: Tensor | None = None
+        self._kept: dict[str, tuple[Tensor, int | None]] = {}
         self._ran = False
         self._undo = ExitStack()
         self._depth = 0
 
     def __enter__(self) -> Taps:
         if self._depth == 0:
-            found = find_layers(self.model, self.layers)  # again: a module may have been replaced since
             self.clear()
             if is_compiled(self.model):
                 self._undo.enter_context(torch.compiler.set_stance("force_eager"))
-            self._undo.callback(unwrapped(self.model).register_forward_pre_hook(self._forget).remove)
-            for name, module in found.items():
-                self._undo.callback(module.register_forward_hook(self._reader(name)).remove)
+            self._undo.callback(self._network.register_forward_pre_hook(self._begin).remove)
+            for name in self.layers:  # by name: a module may have been replaced since
+                module = self._network.get_submodule(name)
+                self._undo.callback(module.register_forward_hook(partial(self._read, name)).remove)
         self._depth += 1
         return self
 
@@ -83,48 +86,98 @@ class Taps:
                 afterwards, so that it can no longer be read. (A change under `inference_mode` goes unseen: PyTorch
                 keeps no record there.)
         """
-        if not self._outputs and not self._ran:
+        if not self._kept and not self._ran:
             raise InputError(
                 "no features yet; run the model inside the 'with' block (if it is compiled, give Taps the compiled one)"
             )
         for name in self.layers:
-            if name not in self._outputs:
+            if name not in self._kept:
                 raise InputError(f"layer {name!r} did not run in the last forward; tap a layer that runs")
-            output, version = self._outputs[name]
-            if version is not None and output._version != version:
+            value, version = self._kept[name]
+            if version is not None and value._version != version:
                 raise InputError(
                     f"the output of layer {name!r} was changed in place after it was read, as by a "
                     "ReLU(inplace=True); tap the layer that changes it, or make that one not in-place"
                 )
-        return {name: self._outputs[name][0] for name in self.layers}
+        return {name: self._kept[name][0] for name in self.layers}
 
     def clear(self) -> None:
         """Forgets the features, so that their memory can be used again."""
-        self._outputs.clear()
+        self._kept.clear()
         self._ran = False
         self._images = None
 
-    def _forget(self, _module: nn.Module, args: Any) -> None:
+    def _begin(self, _module: nn.Module, args: Any) -> None:
         self.clear()
         self._ran = True
         images = args[0] if args else None
         self._images = images if isinstance(images, Tensor) and images.ndim == 4 else None
 
-    def _reader(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        def read(_module: nn.Module, _args: Any, output: Any) -> Tensor | None:
-            return self._take(
-                name, output, arrangement(unwrapped(self.model), name, output, self._images, self.reshape)
-            )
+    def _read(self, name: str, _module: nn.Module, _args: Any, output: Any) -> Tensor | None:
+        arrange = arrangement(self._network, name, output, self._images, self.reshape)
+        value, passed = self._take(output, arrange)
+        known = not torch.compiler.is_compiling() and not value.is_inference()
+        self._kept[name] = (value, value._version if known else None)
+        return passed
 
-        return read
-
-    def _take(self, name: str, output: Any, arrange: Reshape) -> Tensor | None:
-        """Takes what there is to read of a layer's output; what it returns, if anything, goes on in its place."""
+    def _take(self, output: Tensor, arrange: Reshape) -> tuple[Tensor, Tensor | None]:
+        """What is kept of a layer's output, and what goes on in its place; None: the output itself."""
         features = arrange(output)
         # Within a compiled function a tensor is given as it is at the function's end, later changes in it unseen.
-        self._keep(name, features.clone() if torch.compiler.is_compiling() else features)
-        return None
+        return features.clone() if torch.compiler.is_compiling() else features, None
 
-    def _keep(self, name: str, value: Tensor) -> None:
-        known = not torch.compiler.is_compiling() and not value.is_inference()
-        self._outputs[name] = (value, value._version if known else None)
+
+class MapTaps(Taps):
+    """Reads the attention maps of layers while a model runs: `Taps` that keep maps in place of features.
+
+        with MapTaps(model, ["layer3", "layer4"]) as taps:
+            logits = model(images)
+            maps = taps.maps  # {"layer3": (N, H, W), "layer4": …}
+
+    A map is made as soon as its features are there, so they are read once, while they are near, and of what the model
+    does not need itself nothing is held. In training, the gradient that a map sends back is added to the one that comes
+    from the rest of the model in a single pass.
+
+    Unlike `Taps` it can run within a compiled function, which then compiles the maps with the model.
+
+    Args:
+        model: see `Taps`.
+        layers: see `Taps`.
+        power: at least 1; see `activation_map`.
+        reduce: "mean", "sum" or "max".
+        reshape: see `Taps`.
+
+    Raises:
+        InputError: as `Taps`; a power below 1, an unknown `reduce`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layer | Sequence[Layer] | None = None,
+        *,
+        power: float = 2,
+        reduce: Reduce = "mean",
+        reshape: Reshape | None = None,
+    ) -> None:
+        check_power(power, reduce)
+        super().__init__(model, layers, reshape=reshape)
+        self.power = power
+        self.reduce: Reduce = reduce
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        """Name -> map (N, H, W) of the last forward, in the order of `layers`; see `Taps.features` for the errors."""
+        return super().features
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        raise InputError("MapTaps keep maps, no features; ask for .maps, or use Taps")
+
+    def _take(self, output: Tensor, arrange: Reshape) -> tuple[Tensor, Tensor | None]:
+        features = arrange(output)
+        passes = features is output and features.requires_grad and not torch.compiler.is_compiling()
+        if not passes or self.reduce == "max":
+            return activation_map(features, self.power, self.reduce), None
+        passed, made = passing_map(features, self.power, self.reduce)
+        return made, passed

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from regard.errors import InputError
 
@@ -21,12 +21,14 @@ class Moments:
 
     Attributes:
         classes: the labels of the K classes, ascending.
+        images: of each class.
         count: int64 (K, C), how many values are known.
         mean: float64 (K, C); NaN where none is.
         squares: float64 (K, C), the sum of the squared deviations from the mean.
     """
 
     classes: tuple[int, ...]
+    images: tuple[int, ...]
     count: Tensor
     mean: Tensor
     squares: Tensor
@@ -92,26 +94,28 @@ class MomentsByClass:
     """
 
     def __init__(self) -> None:
-        self._row: dict[int, int] = {}  # label -> row
+        self._images = torch.zeros(0, dtype=torch.int64)  # a row a label, from 0 on
         self._count = torch.zeros(0, 0, dtype=torch.int64)
-        self._mean = torch.zeros(0, 0, dtype=torch.float64)
-        self._squares = torch.zeros(0, 0, dtype=torch.float64)
+        self._mean = self._squares = torch.zeros(0, 0, dtype=torch.float64)
 
-    def add(self, labels: Sequence[int], values: Tensor) -> None:
-        """Counts values (N, C), NaN standing for none, of images with these labels."""
+    def add(self, labels: Tensor, values: Tensor) -> None:
+        """Counts values (N, C), NaN standing for none, of images with these labels (N,), at least 0."""
         values = values.detach().cpu().double()
-        seen = sorted(set(labels))
-        self._make_room(seen, values.shape[1])
-        place = {label: i for i, label in enumerate(seen)}
-        own = torch.tensor([place[label] for label in labels], dtype=torch.int64)
+        rows, own = labels.unique(return_inverse=True)
+        lacking = int(rows[-1]) + 1 - len(self._images)
+        if lacking > 0:
+            self._images = F.pad(self._images, (0, lacking))
+            self._count, self._mean, self._squares = (
+                torch.cat((old.reshape(-1, values.shape[1]), old.new_zeros(lacking, values.shape[1])))
+                for old in (self._count, self._mean, self._squares)
+            )
+        self._images.index_add_(0, labels, torch.ones_like(labels))
         known = ~values.isnan()
-        values = values.nan_to_num()
-        empty = torch.zeros(len(seen), values.shape[1], dtype=torch.float64)
-        count = empty.long().index_add_(0, own, known.long())
-        mean = empty.index_add(0, own, values) / count.clamp(min=1)
-        squares = empty.index_add(0, own, torch.where(known, values - mean[own], 0.0).square())
+        none = values.new_zeros(len(rows), values.shape[1])
+        count = none.long().index_add_(0, own, known.long())
+        mean = none.index_add(0, own, values.nan_to_num()) / count.clamp(min=1)
+        squares = none.index_add(0, own, torch.where(known, values - mean[own], 0.0).square())
 
-        rows = torch.tensor([self._row[label] for label in seen], dtype=torch.int64)
         before = self._count[rows]
         share = count.double() / (before + count).clamp(min=1)
         apart = mean - self._mean[rows]
@@ -121,17 +125,8 @@ class MomentsByClass:
 
     def result(self) -> Moments:
         """What was counted so far."""
-        classes = tuple(sorted(self._row))
-        rows = torch.tensor([self._row[label] for label in classes], dtype=torch.int64)
+        rows = self._images.nonzero()[:, 0]
         count = self._count[rows]
-        return Moments(classes, count, self._mean[rows].where(count > 0, torch.nan), self._squares[rows])
-
-    def _make_room(self, labels: Sequence[int], columns: int) -> None:
-        for label in labels:
-            self._row.setdefault(label, len(self._row))
-        lacking = len(self._row) - len(self._count)
-        if lacking > 0:
-            more = max(lacking, len(self._count))  # doubled, so that classes that come one by one cost little
-            for name in ("_count", "_mean", "_squares"):
-                old = getattr(self, name).reshape(-1, columns)
-                setattr(self, name, torch.cat((old, old.new_zeros(more, columns))))
+        mean = self._mean[rows].where(count > 0, torch.nan)
+        images = self._images[rows].tolist()
+        return Moments(tuple(rows.tolist()), tuple(images), count, mean, self._squares[rows])

@@ -9,7 +9,8 @@ from torch import nn
 
 from regard.errors import InputError
 from regard.maps import group_activation
-from regard.maps.groups import check_groups, group_scores
+from regard.maps.channel_groups import group_means
+from regard.studies import group_scores
 
 
 @pytest.fixture
@@ -78,8 +79,8 @@ def test_wrong_input(model, batches, x):
         group_scores(model, "layer2", batches, 4, classes=[0, 7])
     with pytest.raises(InputError, match="one layer; 2 given"):
         group_scores(model, ["layer2", "layer3"], batches, 4)
-    check_groups(model, "layer2", x[:1], 4)
+    group_means(model, "layer2", x[:1], 4)
     with pytest.raises(InputError, match="5 groups do not divide"):
-        check_groups(model, "layer2", x[:1], 5)
+        group_means(model, "layer2", x[:1], 5)
     with pytest.raises(InputError, match="unknown layer"):
-        check_groups(model, "layer9", x[:1], 4)
+        group_means(model, "layer9", x[:1], 4)

@@ -9,9 +9,9 @@ from torch import nn
 
 from regard import attention, models
 from regard.errors import InputError
-from regard.maps.factors import gate_factors
-from regard.maps.gates import attention_layers, gate_activations
-from regard.maps.moments import MomentsByClass
+from regard.studies.factors import gate_factors
+from regard.studies.gates import attention_layers, gate_activations
+from regard.studies.moments import MomentsByClass
 
 OPTIONS = {
     "bam": {"reduction": 4},
@@ -273,7 +273,7 @@ def test_memory_does_not_grow_and_numbers_do_not_drift():
     moments = MomentsByClass()
     for start in range(0, 100_000, 1000):
         part = slice(start, start + 1000)
-        moments.add(labels[part].tolist(), torch.from_numpy(values[part]))
+        moments.add(torch.from_numpy(labels[part]), torch.from_numpy(values[part]))
     found = moments.result()
     assert found.mean.shape == (40, 2)
     for k in (0, 17, 39):
@@ -285,10 +285,10 @@ def test_memory_does_not_grow_and_numbers_do_not_drift():
 def test_values_that_are_missing_are_not_counted():
     nan = float("nan")
     moments = MomentsByClass()
-    moments.add([5, 2], torch.tensor([[1.0, nan], [4.0, nan]]))
-    moments.add([5], torch.tensor([[3.0, 7.0]]))
+    moments.add(torch.tensor([5, 2]), torch.tensor([[1.0, nan], [4.0, nan]]))
+    moments.add(torch.tensor([5]), torch.tensor([[3.0, 7.0]]))
     found = moments.result()
-    assert found.classes == (2, 5)
+    assert (found.classes, found.images) == ((2, 5), (1, 2))
     assert found.count.tolist() == [[1, 0], [2, 1]]
     np.testing.assert_allclose(found.mean, [[4, nan], [2, 7]])
     np.testing.assert_allclose(found.standard_error, [[nan, nan], [1, nan]])

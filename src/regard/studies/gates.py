@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from regard import attention
+from regard.attention import DIA, GatedAttention, IdentityStart, ShuffleAttention
 from regard.attention.registry import is_registered
 from regard.errors import InputError, unknown
-from regard.maps.checks import check_images
-from regard.maps.factors import dia_factors, gate_factors, has_gate
-from regard.maps.labelled import LabelledImages
-from regard.maps.layers import Layer, find_layers, is_compiled, readable
-from regard.maps.moments import Moments, MomentsByClass
-from regard.modes import evaluation_mode, of_its_dtype
+from regard.maps.layers import Layer, find_layers, readable
+from regard.modes import at_rest, checked_images
 from regard.stages import is_added
+from regard.studies.factors import dia_factors, gate_factors, has_gate
+from regard.studies.labelled import labelled
+from regard.studies.moments import Moments, MomentsByClass
 from regard.with_attention import named_layers
 
 Quantity = Literal["gate", "output"]
@@ -85,16 +85,22 @@ class GateActivations:
     """The gates of a model's attention modules over labelled images.
 
     Attributes:
-        of: "gate" or "output", what was averaged over places.
-        classes: the labels that were counted, ascending.
-        images: of each class.
+        of: "gate" or "output", what was averaged over pixels.
         layers: the modules by name, in the order in which they run.
     """
 
     of: Quantity
-    classes: tuple[int, ...]
-    images: tuple[int, ...]
     layers: dict[str, LayerGates]
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The labels that were counted, ascending."""
+        return next(iter(self.layers.values())).by_class.classes
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        """The images of each class."""
+        return next(iter(self.layers.values())).by_class.images
 
     @property
     def chance_share(self) -> float:
@@ -114,8 +120,8 @@ def gate_activations(
 ) -> GateActivations:
     """The mean gate of every channel by class, at every depth.
 
-    For every attention module: what it multiplies each channel with (`gate_factors`), averaged over places where the
-    gate differs by place, and of that the mean and variance over the images of each class. SENet (arXiv 1709.01507, on
+    For every attention module: what it multiplies each channel with (`gate_factors`), averaged over pixels where the
+    gate differs by pixel, and of that the mean and variance over the images of each class. SENet (arXiv 1709.01507, on
     the role of excitation) and SA-Net (arXiv 2102.00240, on how effective its module is) look at some classes so.
 
     The model runs in evaluation mode, without gradients, and is afterwards as it was. Sums are kept in float64, a row
@@ -137,24 +143,41 @@ def gate_activations(
     """
     if of not in get_args(Quantity):
         raise unknown("quantity", of, get_args(Quantity))
-    found = attention_layers(model, layers, of=of)
-    chosen = LabelledImages(batches, classes, progress)
-    sums: dict[str, MomentsByClass] = {}  # in the order of the first run
-    with torch.no_grad(), evaluation_mode(model), _Reading(model, found, of) as reading:
-        for images, labels in chosen:
-            check_images(model, images)
-            for name, values in reading.of_forward(images).items():
-                sums.setdefault(name, MomentsByClass()).add(labels, values)
-    idle = [name for name in found if name not in sums]
+    modules = attention_layers(model, layers, of=of)
+    values: dict[str, Tensor] = {}  # of a batch, in the order in which the modules ran
+    cells: dict[nn.Module, Any] = {}
+    sums: dict[str, MomentsByClass] = {}
+
+    def keep(cell: nn.Module, _args: Any, output: Any) -> None:
+        cells[cell] = output
+
+    def read(name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+        x: Tensor = args[0] if args else next(iter(kwargs.values()))
+        if of == "output":
+            values[name] = _over_pixels(output)
+            return
+        factors = dia_factors(cells.pop(module.cell)) if isinstance(module, DIA) else gate_factors(module, x)
+        if factors.ndim != x.ndim:
+            factors = factors.expand_as(x)
+        if name not in sums:
+            _check_product(module, x, factors, output)
+        by_channel = _over_pixels(factors).expand(x.shape[:2])
+        values[name] = by_channel[:, _order(module, x.shape[1]).to(x.device)]
+
+    with at_rest(model), ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.callback(module.register_forward_hook(partial(read, name), with_kwargs=True).remove)
+            if isinstance(module, DIA):
+                hooks.callback(module.cell.register_forward_hook(keep).remove)
+        for images, labels in labelled(batches, classes, progress):
+            values.clear()
+            model(checked_images(model, images))
+            for name, of_images in values.items():
+                sums.setdefault(name, MomentsByClass()).add(labels, of_images)
+    idle = [name for name in modules if name not in sums]
     if idle and (layers is not None or not sums):
         raise InputError(f"attention module {idle[0]!r} did not run; name one that runs")
-    present = tuple(sorted(chosen.counts))
-    return GateActivations(
-        of,
-        present,
-        tuple(chosen.counts[label] for label in present),
-        {name: _layer(name, found[name], moments.result()) for name, moments in sums.items()},
-    )
+    return GateActivations(of, {name: _layer(name, modules[name], moments.result()) for name, moments in sums.items()})
 
 
 def attention_layers(
@@ -174,9 +197,9 @@ def attention_layers(
     everything: dict[str, nn.Module] = {}
     for name, module in named_layers(network):
         inside = any(name.startswith(f"{outer}.") or not outer for outer in everything)
-        if inside or isinstance(module, attention.IdentityStart):  # of that, the module in it
+        if inside or isinstance(module, IdentityStart):  # of that, the module in it
             continue
-        if is_registered(module) or isinstance(module, attention.GatedAttention) or is_added(module):
+        if is_registered(module) or isinstance(module, GatedAttention) or is_added(module):
             everything[name] = module
     if not everything:
         raise InputError(
@@ -204,68 +227,14 @@ def attention_layers(
     return {name: module for name, module in known.items() if name in chosen}
 
 
-class _Reading:
-    """Reads a number a channel and image from each of some attention modules while their model runs."""
-
-    def __init__(self, model: nn.Module, modules: dict[str, nn.Module], of: Quantity) -> None:
-        self.model = model
-        self.modules = modules
-        self.of = of
-        self._values: dict[str, Tensor] = {}
-        self._cells: dict[nn.Module, Any] = {}
-        self._checked: set[str] = set()
-        self._undo = ExitStack()
-
-    def __enter__(self) -> _Reading:
-        if is_compiled(self.model):
-            self._undo.enter_context(torch.compiler.set_stance("force_eager"))
-        for name, module in self.modules.items():
-            self._undo.callback(module.register_forward_hook(self._reader(name), with_kwargs=True).remove)
-            if isinstance(module, attention.DIA):
-                self._undo.callback(module.cell.register_forward_hook(self._keep).remove)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._undo.close()
-
-    def of_forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Name -> (N, C), in the order of the output's channels, of the modules that run, in the order they do."""
-        self._values.clear()
-        self.model(of_its_dtype(self.model, images))
-        return {name: values.cpu().double() for name, values in self._values.items()}
-
-    def _keep(self, cell: nn.Module, _args: Any, output: Any) -> None:
-        self._cells[cell] = output
-
-    def _reader(self, name: str) -> Callable[[nn.Module, Any, dict[str, Any], Any], None]:
-        def read(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
-            x: Tensor = args[0] if args else next(iter(kwargs.values()))
-            if self.of == "output":
-                self._values[name] = _over_places(output)
-                return
-            if isinstance(module, attention.DIA):
-                factors = dia_factors(self._cells.pop(module.cell))
-            else:
-                factors = gate_factors(module, x)
-            if factors.ndim != x.ndim:
-                factors = factors.expand_as(x)
-            if name not in self._checked:
-                _check_product(module, x, factors, output)
-                self._checked.add(name)
-            values = _over_places(factors).expand(x.shape[:2])
-            self._values[name] = values[:, _order(module, x.shape[1]).to(values.device)]
-
-        return read
-
-
-def _over_places(values: Tensor) -> Tensor:
+def _over_pixels(values: Tensor) -> Tensor:
     """(N, C, h, w) -> (N, C), summed in float64 where the device has it."""
     return values.mean((2, 3), dtype=torch.float32 if values.device.type == "mps" else torch.float64)
 
 
 def _order(module: nn.Module, channels: int) -> Tensor:
     """The channel of the input that each channel of the output comes from."""
-    return module.order if isinstance(module, attention.ShuffleAttention) else torch.arange(channels)
+    return module.order if isinstance(module, ShuffleAttention) else torch.arange(channels)
 
 
 def _check_product(module: nn.Module, x: Tensor, factors: Tensor, output: Tensor) -> None:

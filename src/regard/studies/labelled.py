@@ -1,0 +1,55 @@
+"""Labelled images that come in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.errors import InputError
+
+
+def labelled(
+    batches: Iterable[Sequence[Any]],
+    classes: Iterable[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images of some classes among batches, (B, 3, H, W), with their labels (B,) on the processor; never none.
+
+    Args:
+        batches: (images, labels, …): (B, 3, H, W), whole numbers (B,). Images with a negative label are left out.
+        classes: the labels wanted; None: all.
+        progress: called after every batch with the images that came so far.
+
+    Raises:
+        InputError: a batch is something else; at the end: there was no image, or none of a class asked for.
+    """
+    wanted = None if classes is None else torch.tensor(sorted(classes))
+    found: set[int] = set()
+    done = 0
+    for batch in batches:
+        images, labels = _checked(batch)
+        keep = labels >= 0 if wanted is None else torch.isin(labels, wanted)
+        if keep.any():
+            found.update(labels[keep].tolist())
+            yield images if keep.all() else images[keep.to(images.device)], labels[keep]
+        done += len(labels)
+        if progress is not None:
+            progress(done)
+    lacking = [] if wanted is None else sorted(set(wanted.tolist()) - found)
+    if lacking:
+        raise InputError(f"no image of class {lacking[0]} among {done}; ask for classes that have some")
+    if not found:
+        raise InputError(f"{done} images and none with a label; give labelled images")
+
+
+def _checked(batch: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, Sequence) or len(batch) < 2 or not all(isinstance(part, Tensor) for part in batch[:2]):
+        raise InputError("a batch does not begin with two tensors (images, labels); give those")
+    images, labels = batch[0], batch[1]
+    if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point() or labels.dtype == torch.bool:
+        found = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+        raise InputError(f"labels are {found} for {len(images)} images; expected whole numbers ({len(images)},)")
+    return images, labels.cpu().long()
