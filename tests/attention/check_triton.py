@@ -1,4 +1,4 @@
-"""What Triton kernels compute, against the formulas in float64. Run by test_triton.py, in a process of its own.
+"""What the Triton kernels compute, against formulas in float64. Run by test_triton.py, in a process of its own.
 
 Under TRITON_INTERPRET=1 the kernels run on the processor, else on a GPU. Tiles are as they are chosen for such shapes,
 and, as cut, so small that every loop over tiles has several turns.
@@ -6,82 +6,61 @@ and, as cut, so small that every loop over tiles has several turns.
 
 from __future__ import annotations
 
-import itertools
 import os
-import zlib
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from regard import attention
-from regard.attention import ops
-from regard.attention.ops import choice, gpu
-from regard.attention.ops.gpu import launch, tiles
+from regard.attention.kernels import triton as kernels
+from regard.attention.kernels.triton import tiles
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
-KERNELS = launch.TritonKernels()
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 LAYOUTS = {"contiguous": torch.contiguous_format, "last": torch.channels_last}
 
-SHAPES = [(1, 2, 1, 1), (2, 6, 5, 7), (3, 16, 7, 9), (1, 64, 14, 14), (1, 4, 65, 67)]
-CUT = {"TILE": 64, "WHOLE": 0, "NARROW": 0}
-FEATURES = [
-    pytest.param({}, shape, torch.float32, layout, id=f"{shape}-{layout}") for shape in SHAPES for layout in LAYOUTS
-]
-for _layout in LAYOUTS:
-    FEATURES += [
-        pytest.param(CUT, (1, 12, 3, 7), torch.float32, _layout, id=f"cut-{_layout}"),
-        pytest.param({}, (2, 12, 7, 6), torch.bfloat16, _layout, id=f"bfloat16-{_layout}"),
-    ]
-FEATURES.append(pytest.param({}, (2, 12, 7, 6), torch.float16, "contiguous", id="float16-contiguous"))
 
-
-@pytest.fixture
-def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sets constants of tiles.py."""
-
-    def forget() -> None:
-        for choose in (tiles.tile, tiles.map_tile, tiles.whole_tile, tiles.column_tile, tiles.box, tiles.group_tile):
-            choose.cache_clear()
-
-    for name, size in request.param.items():
-        monkeypatch.setattr(tiles, name, size)
-    forget()
-    yield
-    monkeypatch.undo()
-    forget()
-
-
-@pytest.fixture(autouse=True)
-def seed(request: pytest.FixtureRequest) -> None:
-    torch.manual_seed(zlib.crc32(request.node.name.encode()))
-
-
-def features(shape: tuple[int, ...], dtype: torch.dtype, layout: str, levels: int = 0) -> Tensor:
-    """Random, around 0.5; of few values, many of them equal, if `levels`."""
-    x = torch.randint(levels, shape) - levels / 2 if levels else torch.randn(shape) + 0.5
-    return x.to(DEVICE, dtype).contiguous(memory_format=LAYOUTS[layout])
+@pytest.fixture(params=["contiguous", "last", "cut-contiguous", "cut-last", "bfloat16-contiguous", "bfloat16-last"])
+def x(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """Features (N, C, H, W) around 0.5."""
+    torch.manual_seed(len(request.param))
+    case, layout = request.param.split("-") if "-" in request.param else ("", request.param)
+    if case == "cut":
+        monkeypatch.setattr(tiles, "THREADS", 8)
+        monkeypatch.setattr(tiles, "NARROW", 0)
+    shapes = {"": (2, 6, 5, 7), "cut": (1, 4, 6, 7), "bfloat16": (2, 12, 4, 6)}
+    x = (torch.randn(shapes[case]) + 0.5).to(DEVICE, torch.bfloat16 if case == "bfloat16" else torch.float32)
+    return x.contiguous(memory_format=LAYOUTS[layout])
 
 
 def small(*shape: int) -> Tensor:
     return torch.randn(shape).to(DEVICE)
 
 
-def check(found: Tensor, expected: Tensor, dtype: torch.dtype = torch.float32) -> None:
+def check(found: Tensor, expected: Tensor, like: Tensor | None = None) -> None:
+    """`found` has the dtype and the layout of the features `like`, or float32."""
+    dtype = like.dtype if like is not None else torch.float32
     assert found.dtype == dtype and found.shape == expected.shape
+    assert like is None or found.stride() == like.stride()
     scale = 1 + (expected.abs().max().item() if expected.numel() else 0)
-    assert torch.allclose(found.double(), expected, rtol=0, atol=TOLERANCE[dtype] * scale, equal_nan=True)
+    torch.testing.assert_close(found.double(), expected.detach(), rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
-def check_features(found: Tensor, expected: Tensor, like: Tensor) -> None:
-    check(found, expected, like.dtype)
-    assert found.stride() == like.stride()
+def check_gradients(found: list[Tensor], expected: Tensor, inputs: list[Tensor], g: Tensor, like: Tensor) -> None:
+    """The first is that of the features, the others are image by image."""
+    wanted = torch.autograd.grad(expected, inputs, g.double(), materialize_grads=True)
+    check(found[0], wanted[0], like)
+    for one, want in zip(found[1:], wanted[1:], strict=True):
+        assert len(one) == len(like)
+        check(one.sum(0), want)
+
+
+def wide(*tensors: Tensor) -> list[Tensor]:
+    return [t.double().requires_grad_() for t in tensors]
 
 
 def gate(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    """On (N, C, P), with w and b (K, C)."""
+    """On logits (N, C, P), with w and b (K, C)."""
     f = torch.sigmoid(u)
     for wk, bk in zip(w, b, strict=True):
         u = wk[:, None] * u + bk[:, None]
@@ -89,90 +68,104 @@ def gate(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return f
 
 
-def plane_gate(x: Tensor, scale: Tensor, shift: Tensor, w: Tensor, b: Tensor, local: Tensor, shuffle: bool) -> Tensor:
-    flat = x.flatten(2)
-    mean = flat.mean(2, keepdim=True)
-    normal = (flat - mean) / (flat.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
-    t = torch.where(local[:, None], normal, mean)
-    y = flat * gate(scale[:, None] * t + shift[:, None], w, b)
-    if shuffle:
-        y = y.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
-    return y.reshape(x.shape)
-
-
-def group_gate(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    parts = x.flatten(2).unflatten(1, (len(weight), -1))  # (N, G, C / G, P)
-    s = (parts * parts.mean(3, keepdim=True)).sum(2)
-    t = s - s.mean(2, keepdim=True)
-    t = t / ((t.square().sum(2, keepdim=True) / max(1, s.shape[2] - 1)).sqrt() + 1e-5)
-    return (parts * gate(weight[:, None] * t + bias[:, None], w, b)[:, :, None]).reshape(x.shape)
-
-
-def doubled(*tensors: Tensor) -> list[Tensor]:
-    return [t.double().requires_grad_() for t in tensors]
-
-
-@pytest.mark.parametrize("order, shuffle", [(0, True), (1, False), (2, True)])
-@pytest.mark.parametrize("sizes, shape, dtype, layout", FEATURES, indirect=["sizes"])
-def test_plane_gate(sizes, shape, dtype, layout, order, shuffle) -> None:
-    x, g = features(shape, dtype, layout), features(shape, dtype, layout)
-    c = shape[1]
+@pytest.mark.parametrize("order, shuffle", [(0, False), (2, True)])
+def test_shuffle_gate(x, order, shuffle) -> None:
+    c = x.shape[1]
     scale, shift, w, b = small(c), small(c), small(order, c), small(order, c)
     local = torch.arange(c, device=DEVICE) % 3 > 0
-    y, mean, rstd = KERNELS.plane_gate_forward(x, scale, shift, local, w, b, 1e-5, shuffle)
-    wide = doubled(x, scale, shift, w, b)
-    expected = plane_gate(*wide, local, shuffle)
-    check_features(y, expected, x)
-    flat = wide[0].flatten(2)
-    check(mean, flat.mean(2))
-    check(rstd, torch.where(local, (flat.var(2, correction=0) + 1e-5).rsqrt(), 0.0))
+    y, mean, rstd = kernels.shuffle_gate(x, scale, shift, local, w, b, 1e-5, shuffle)
 
-    dx, *sums = KERNELS.plane_gate_backward(g, x, mean, rstd, scale, shift, local, w, b, shuffle)
-    wanted = torch.autograd.grad(expected, wide, g.double(), materialize_grads=True)
-    check_features(dx, wanted[0], x)
-    for found, want in zip(sums, wanted[1:], strict=True):
-        assert len(found) == shape[0]
-        check(found.sum(0), want)
-
-
-def test_plane_gate_of_planes_larger_than_registers() -> None:
-    x, g = features((1, 2, 129, 130), torch.float32, "contiguous"), features((1, 2, 129, 130), torch.float32, "last")
-    g = g.contiguous()
-    assert not tiles.whole_tile(2, 129 * 130, 4, False)[1]
-    parameters = [small(2), small(2), small(1, 2), small(1, 2)]
-    local = torch.tensor([False, True], device=DEVICE)
-    wide = doubled(x + 100, *parameters)  # a mean far from 0 costs no digits
-    x = x + 100
-    y, mean, rstd = KERNELS.plane_gate_forward(x, *parameters[:2], local, *parameters[2:], 1e-5, False)
-    expected = plane_gate(*wide, local, False)
-    check(y, expected)
-    dx, *_ = KERNELS.plane_gate_backward(g, x, mean, rstd, *parameters[:2], local, *parameters[2:], False)
-    (wanted,) = torch.autograd.grad(expected, wide[:1], g.double())
-    check(dx, wanted)
+    inputs = wide(x, scale, shift, w, b)
+    flat = inputs[0].flatten(2)
+    centre, variance = flat.mean(2, keepdim=True), flat.var(2, correction=0, keepdim=True)
+    t = torch.where(local[:, None], (flat - centre) * (variance + 1e-5).rsqrt(), centre)
+    expected = flat * gate(inputs[1][:, None] * t + inputs[2][:, None], *inputs[3:])
+    if shuffle:
+        expected = expected.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    expected = expected.reshape(x.shape)
+    check(y, expected, x)
+    check(mean, centre[:, :, 0])
+    check(rstd, torch.where(local, (variance[:, :, 0] + 1e-5).rsqrt(), 0.0))
+    g = torch.randn_like(x)
+    found = kernels.shuffle_gate_backward(g, x, mean, rstd, scale, shift, local, w, b, 1e-5, shuffle)
+    check_gradients(list(found), expected, inputs, g, x)
 
 
-@pytest.mark.parametrize("order, groups", [(0, 1), (1, 2), (2, 2)])
-@pytest.mark.parametrize("sizes, shape, dtype, layout", FEATURES, indirect=["sizes"])
-def test_group_gate(sizes, shape, dtype, layout, groups, order) -> None:
-    x, g = features(shape, dtype, layout), features(shape, dtype, layout)
+@pytest.mark.parametrize("order, groups", [(0, 1), (2, 2)])
+def test_group_gate(x, order, groups) -> None:
     weight, bias, w, b = small(groups), small(groups), small(order, groups), small(order, groups)
-    y, mean, centre, spread = KERNELS.group_gate_forward(x, weight, bias, w, b, 1e-5)
-    wide = doubled(x, weight, bias, w, b)
-    expected = group_gate(*wide)
-    check_features(y, expected, x)
-    check(mean, wide[0].mean((2, 3)))
-    maps = (wide[0] * wide[0].mean((2, 3), keepdim=True)).flatten(2).unflatten(1, (groups, -1)).sum(2)
-    check(centre, maps.mean(2))
-    check(spread, maps.std(2) if maps.shape[2] > 1 else torch.zeros_like(maps[:, :, 0]))
+    y, mean, centre, spread = kernels.group_gate(x, weight, bias, w, b, 1e-5)
 
-    dx, *sums = KERNELS.group_gate_backward(g, x, mean, centre, spread, weight, bias, w, b, 1e-5)
-    if shape[2] * shape[3] == 1:  # the standard deviation has no derivative at 0
-        check_features(dx, (g * torch.sigmoid(bias)[:, None, None]).double(), x) if order == 0 and groups == 1 else None
-        return
-    wanted = torch.autograd.grad(expected, wide, g.double(), materialize_grads=True)
-    check_features(dx, wanted[0], x)
-    for found, want in zip(sums, wanted[1:], strict=True):
-        check(found.sum(0), want)
+    inputs = wide(x, weight, bias, w, b)
+    parts = inputs[0].flatten(2).unflatten(1, (groups, -1))  # (N, G, C / G, P)
+    maps = (parts * parts.mean(3, keepdim=True)).sum(2)
+    t = (maps - maps.mean(2, keepdim=True)) / (maps.std(2, keepdim=True) + 1e-5)
+    expected = (parts * gate(inputs[1][:, None] * t + inputs[2][:, None], *inputs[3:])[:, :, None]).reshape(x.shape)
+    check(y, expected, x)
+    check(mean, inputs[0].mean((2, 3)))
+    check(centre, maps.mean(2))
+    check(spread, maps.std(2))
+    g = torch.randn_like(x)
+    found = kernels.group_gate_backward(g, x, mean, centre, spread, weight, bias, w, b, 1e-5)
+    check_gradients(list(found), expected, inputs, g, x)
+
+
+def test_group_gate_of_one_pixel() -> None:
+    x, bias = small(1, 4, 1, 1), small(2)
+    y, *statistics = kernels.group_gate(x, small(2), bias, small(0, 2), small(0, 2), 1e-5)
+    factors = torch.sigmoid(bias.double()).repeat_interleave(2)[:, None, None]
+    check(y, x * factors, x)
+    g = small(1, 4, 1, 1)
+    dx, *_ = kernels.group_gate_backward(g, x, *statistics, small(2), bias, small(0, 2), small(0, 2), 1e-5)
+    check(dx, g * factors, x)
+
+
+@pytest.mark.parametrize("with_b", [False, True])
+def test_combine(x, with_b) -> None:
+    n, c, h, w = x.shape
+    g, inputs = torch.randn_like(x), wide(x, small(n, c, 1, 1), small(n, 1, h, w))
+    a, b = inputs[1].detach().float(), inputs[2].detach().float() if with_b else None
+    product = inputs[0] * inputs[1] * (inputs[2] if with_b else 1)
+    check(kernels.combine(x, a, b, None, None, True), product, x)
+    dx, *of_factors = kernels.combine_backward(g, x, a, b)
+    wanted = torch.autograd.grad(product, inputs[: 2 + with_b], g.double())
+    check(dx, wanted[0], x)
+    for one, want in zip(of_factors if with_b else of_factors[:1], wanted[1:], strict=True):
+        check(one, want)
+
+
+@pytest.mark.parametrize("present", ["ac", "c", "abcd", "-a", "-ab", "-abcd"])
+def test_combine_with_terms(present) -> None:
+    """Terms, and products without the features."""
+    x = small(2, 3, 4, 5)
+    factors = [small(2, 3, 1, 1), small(2, 1, 4, 5), small(2, 3, 1, 1), small(2, 1, 4, 5)]
+    a, b, c, d = (f if name in present else None for name, f in zip("abcd", factors, strict=True))
+    expected = x if present[0] != "-" else torch.ones_like(x)
+    for factor in (a, b):
+        expected = expected * factor if factor is not None else expected
+    if c is not None:
+        expected = expected + c * (d if d is not None else 1)
+    check(kernels.combine(x, a, b, c, d, present[0] != "-"), expected.double(), x)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sums_over_many_channels(layout) -> None:
+    x = small(1, 132, 3, 5).contiguous(memory_format=LAYOUTS[layout])
+    a, b = small(1, 132, 1, 1), small(1, 1, 3, 5)
+    _, _, db = kernels.combine_backward(x, x, a, b)
+    check(db, (x.double().square() * a).sum(1, keepdim=True))
+    mean, top, where = kernels.pixel_statistics(x, a)
+    expected = (x * a).max(1, keepdim=True)
+    check(mean, (x.double() * a).mean(1, keepdim=True))
+    assert torch.equal(top, expected.values) and torch.equal(where, expected.indices)
+
+
+def test_other_shapes_go_by_formula() -> None:
+    x, rows, columns = small(1, 4, 3, 5), small(1, 4, 3, 1), small(1, 4, 1, 5)
+    assert kernels.combine(x, rows, columns, None, None, True) is NotImplemented
+    assert kernels.combine_backward(x, x, rows, columns) is NotImplemented
+    large = small(1, 130, 2, 2)
+    assert kernels.group_gate(large, small(1), small(1), small(0, 1), small(0, 1), 1e-5) is NotImplemented
 
 
 def first_largest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -180,156 +173,57 @@ def first_largest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return top.squeeze(dim), (x == top).to(torch.uint8).argmax(dim)
 
 
-@pytest.mark.parametrize("variance, largest", [*itertools.product([False, True], repeat=2)])
-@pytest.mark.parametrize("sizes, shape, dtype, layout", FEATURES, indirect=["sizes"])
-def test_plane_statistics(sizes, shape, dtype, layout, variance, largest) -> None:
-    x = features(shape, dtype, layout, levels=20)
+@pytest.mark.parametrize("variance, maximum", [(False, False), (True, False), (False, True)])
+def test_channel_statistics(x, variance, maximum) -> None:
+    x = x.mul(4).round()  # of few values, many of them equal
     flat = x.double().flatten(2)
-    mean, var, top, where = KERNELS.plane_statistics(x, variance, largest)
+    mean, var, top, where = kernels.channel_statistics(x, variance, maximum)
     check(mean, flat.mean(2))
-    assert (var is not None) == variance and (top is not None) == (where is not None) == largest
+    assert len(var) == variance * len(x) and len(top) == len(where) == maximum * len(x)
     if variance:
-        check(var, flat.var(2, correction=min(1, flat.shape[2] - 1)))
-    if largest:
-        value, place = first_largest(flat, 2)
-        assert torch.equal(top.double(), value) and torch.equal(where, place)
+        check(var, flat.var(2))
+    if maximum:
+        value, pixel = first_largest(flat, 2)
+        assert torch.equal(top.double(), value) and torch.equal(where, pixel)
+
+
+def test_pixel_statistics(x) -> None:
+    x = x.mul(4).round()
+    f = torch.randint(1, 4, (*x.shape[:2], 1, 1)).float().to(DEVICE)
+    mean, top, where = kernels.pixel_statistics(x, f)
+    product = x.double() * f
+    check(mean, product.mean(1, keepdim=True))
+    value, channel = first_largest(product, 1)
+    assert torch.equal(top[:, 0].double(), value) and torch.equal(where[:, 0], channel)
+
+
+def test_moments_far_from_zero() -> None:
+    x = small(1, 2, 33, 67) + 1000
+    _, var, _, _ = kernels.channel_statistics(x, True, False)
+    check(var, x.double().flatten(2).var(2))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("sizes", [{}, CUT], ids=["chosen", "cut"], indirect=True)
-def test_the_largest_of_odd_values(sizes, layout) -> None:
-    x = features((1, 4, 9, 11), torch.float32, layout)
-    flat = x.permute(0, 2, 3, 1).flatten(1, 2) if layout == "last" else x.flatten(2).transpose(1, 2)  # views (N, P, C)
-    flat[0, :, 0] = float("-inf")
-    flat[0, 30, 1] = float("inf")
-    flat[0, 30, 2] = flat[0, 70, 2] = float("nan")
-    _, _, top, where = KERNELS.plane_statistics(x, False, True)
-    expected = x.flatten(2).max(2)
-    assert torch.allclose(top, expected.values, equal_nan=True)
-    assert where[0, :3].tolist() == [0, 30, 30] and where[0, 3] == expected.indices[0, 3]
-    _, top, where = KERNELS.place_statistics(x, torch.ones(1, 4, device=DEVICE))
-    assert top[0, 30].isnan() and where[0, 30] == 2
-    assert where[0, 0] == x[0, :, 0, 0].argmax()
-
-
-@pytest.mark.parametrize("sizes, shape, dtype, layout", FEATURES, indirect=["sizes"])
-def test_planes(sizes, shape, dtype, layout) -> None:
-    x, g = features(shape, dtype, layout), features(shape, dtype, layout)
-    n, c, h, w = shape
-    f, rest, slope, peak = (small(n, c) for _ in range(4))
-    where = torch.randint(h * w, (n, c), device=DEVICE)
-    wide, over = x.double(), g.double()
-    factor, more, steep = (v.double()[:, :, None, None] for v in (f, rest, slope))
-    check_features(KERNELS.plane_scale(x, f), wide * factor, x)
-    check(KERNELS.plane_dot(g, x), (over * wide).sum((2, 3)))
-    spike = torch.zeros(n, c, h * w, device=DEVICE).scatter(2, where[:, :, None], peak[:, :, None]).view(shape).double()
-    plain = KERNELS.plane_combine(g, f, rest, None, None, None, None)
-    check_features(plain, over * factor + more, x)
-    full = KERNELS.plane_combine(g, f, rest, x, slope, peak, where)
-    check_features(full, over * factor + more + steep * wide + spike, x)
-    peaked = KERNELS.plane_combine(g, f, rest, None, None, peak, where)
-    check_features(peaked, over * factor + more + spike, x)
-
-
-@pytest.mark.parametrize("sizes, shape, dtype, layout", FEATURES, indirect=["sizes"])
-def test_cross(sizes, shape, dtype, layout) -> None:
-    x, g = features(shape, dtype, layout), features(shape, dtype, layout)
-    n, c, h, w = shape
-    rows, row_rest = small(n, c, h), small(n, c, h)
-    columns, column_rest = small(n, c, w), small(n, c, w)
-    found = KERNELS.cross_statistics(x)
-    check(found[0], x.double().mean(3))
-    check(found[1], x.double().mean(2))
-    wide, r, k = doubled(x, rows, columns)
-    y = wide * r[:, :, :, None] * k[:, :, None]
-    check_features(KERNELS.cross_scale(x, rows, columns), y, x)
-    dx, dr, dk = torch.autograd.grad(y, (wide, r, k), g.double())
-    drows, dcolumns = KERNELS.cross_dot(g, x, rows, columns)
-    check(drows, dr)
-    check(dcolumns, dk)
-    combined = KERNELS.cross_combine(g, rows, columns, row_rest, column_rest)
-    check_features(combined, dx + row_rest.double()[:, :, :, None] + column_rest.double()[:, :, None], x)
-
-
-@pytest.mark.parametrize("sizes, shape, dtype, layout", FEATURES, indirect=["sizes"])
-def test_places(sizes, shape, dtype, layout) -> None:
-    x, g = features(shape, dtype, layout, levels=20), features(shape, dtype, layout)
-    n, c, h, w = shape
-    f = torch.randint(1, 4, (n, c)).float().to(DEVICE)
-    mean, top, where = KERNELS.place_statistics(x, f)
-    product = x.double().flatten(2) * f.double()[:, :, None]
-    check(mean, product.mean(1))
-    value, channel = first_largest(product, 1)
-    assert torch.equal(top.double(), value) and torch.equal(where, channel)
-
-    x = features(shape, dtype, layout)
-    f, m, rest, peak = small(n, c), small(n, h * w), small(n, h * w), small(n, h * w)
-    plane_rest, plane_peak = small(n, c), small(n, c)
-    plane_where = torch.randint(h * w, (n, c), device=DEVICE)
-    wide, over, factor = x.double().flatten(2), g.double().flatten(2), f.double()[:, :, None]
-    check_features(KERNELS.place_scale(x, f, m), (wide * factor * m.double()[:, None]).view(shape), x)
-    check(KERNELS.place_dot(g, x, f), (over * wide * factor).sum(1))
-    reach = over * m.double()[:, None] + rest.double()[:, None]
-    reach = reach.scatter_add(1, where[:, None], peak.double()[:, None])
-    check(KERNELS.place_plane_dot(g, x, m, rest, peak, where), (wide * reach).sum(2))
-    expected = factor * reach + plane_rest.double()[:, :, None]
-    expected = expected.scatter_add(2, plane_where[:, :, None], plane_peak.double()[:, :, None])
-    dx = KERNELS.place_combine(g, f, m, rest, peak, where, plane_rest, plane_peak, plane_where)
-    check_features(dx, expected.view(shape), x)
-
-
-@pytest.mark.parametrize("sizes, shape, dtype, layout", FEATURES, indirect=["sizes"])
-def test_context(sizes, shape, dtype, layout) -> None:
-    x = features(shape, dtype, layout)
-    n, c, h, w = shape
-    f, u, k = (small(n, c) for _ in range(3))
-    a, v = (small(n, h * w) for _ in range(2))
-    wide = x.double().flatten(2)
-    check(KERNELS.over_channels(x, k), (wide * k.double()[:, :, None]).sum(1))
-    check(KERNELS.over_places(x, a), (wide * a.double()[:, None]).sum(2))
-    of_places = [(s.double()[:, :, None], p.double()[:, None]) for s, p in ((u, a), (k, v))]
-    expected = wide * f.double()[:, :, None] + sum(s * p for s, p in of_places)
-    check_features(KERNELS.context_combine(x, f, u, a, k, v), expected.view(shape), x)
+def test_the_largest_of_odd_values(layout) -> None:
+    x = small(1, 4, 9, 11)
+    flat = x.flatten(2)
+    flat[0, 0] = float("-inf")
+    flat[0, 1, 30] = float("inf")
+    flat[0, 2, 30] = flat[0, 2, 70] = float("nan")
+    x = x.contiguous(memory_format=LAYOUTS[layout])
+    _, _, top, where = kernels.channel_statistics(x, False, True)
+    expected = flat.max(2)
+    assert torch.equal(top.isnan(), expected.values.isnan())
+    assert torch.equal(top.nan_to_num(), expected.values.nan_to_num())
+    assert where[0].tolist() == [0, 30, 30, expected.indices[0, 3]]
+    _, top, where = kernels.pixel_statistics(x, torch.ones(1, 4, 1, 1, device=DEVICE))
+    assert top.flatten()[30].isnan() and where.flatten()[30] == 2
+    assert where.flatten()[0] == flat[0, :, 0].argmax()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equal_input_gives_equal_bits_in_any_batch(layout) -> None:
-    x = features((3, 8, 9, 5), torch.float32, layout)
+    x = small(3, 8, 9, 5).contiguous(memory_format=LAYOUTS[layout])
     one = x[1:2].contiguous(memory_format=LAYOUTS[layout])
-    for found, alone in zip(
-        KERNELS.plane_statistics(x, True, True), KERNELS.plane_statistics(one, True, True), strict=True
-    ):
-        assert torch.equal(found[1:2], alone)
-
-
-@pytest.mark.parametrize("gated", ["sigmoid", "sub-attention-2"])
-@pytest.mark.parametrize("name", ["se", "srm", "cbam", "shuffle", "sge", "coord", "gc"])
-def test_modules_run_on_the_kernels(monkeypatch, name, gated) -> None:
-    monkeypatch.setattr(choice, "_kernels", lambda device: KERNELS)
-    monkeypatch.setattr(choice, "SMALL", 0)
-    options = {"shuffle": {"groups": 2}, "sge": {"groups": 2}, "gc": {"fusion": "scale", "reduction": 2}}.get(name, {})
-    layer = attention.create(name, 8, gate=gated, **options).to(DEVICE)
-    with torch.no_grad():  # away from the start, where some gradients are 0
-        for parameter in layer.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    # Batch norm over two images would give gradients that nearly cancel, of which rounding leaves little.
-    x = features((6, 8, 5, 6), torch.float32, "contiguous")
-
-    def run(x: Tensor) -> list[Tensor]:
-        y = layer(x.requires_grad_())
-        return [y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
-
-    with ops.reference():
-        expected = run(x)
-    launched = []
-    launch_one = launch._run
-    monkeypatch.setattr(launch, "_run", lambda kernel, *a, **k: (launched.append(kernel), launch_one(kernel, *a, **k)))
-    found = run(torch._neg_view(-x.detach()))  # the same values, negated when they are read
-    assert launched or name == "coord"  # whose kernels are launched otherwise
-    for value, wanted in zip(found, expected, strict=True):
-        check(value.detach(), wanted.detach().double())
-
-
-def test_kernels_load() -> None:
-    kernels = gpu.load()
-    assert kernels is not None and kernels.name == "triton"
+    pairs = zip(kernels.channel_statistics(x, True, True), kernels.channel_statistics(one, True, True), strict=True)
+    assert all(torch.equal(found[1:2], alone) for found, alone in pairs)

@@ -1,4 +1,4 @@
-"""The Triton kernels, in Triton's interpreter, and on a GPU if there is one.
+"""The Triton kernels: compiled for a GPU, in Triton's interpreter, and on a GPU if there is one.
 
 Triton reads TRITON_INTERPRET when it is imported, so the checks of check_triton.py run in a process of their own.
 """
@@ -13,41 +13,39 @@ from pathlib import Path
 import pytest
 import torch
 
-from regard.attention.ops import gpu
-
-pytestmark = pytest.mark.slow
-
 CHECKS = Path(__file__).with_name("check_triton.py")
+REGISTERS = Path(__file__).parents[2] / "benchmarks" / "triton_registers.py"
 
-pytest.importorskip("triton")
 
-
-def run(interpreter: bool) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET" and not k.startswith("PYTEST_XDIST")}
-    if interpreter:
-        environment["TRITON_INTERPRET"] = "1"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(CHECKS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+def run(*command: str | Path, **more: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TRITON_", "PYTEST_XDIST"))} | more
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
+def check(**environment: str) -> None:
+    pytest.importorskip("triton")
+    run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", CHECKS, **environment)
+
+
+@pytest.mark.slow
 def test_in_the_interpreter() -> None:
-    run(interpreter=True)
+    check(TRITON_INTERPRET="1")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_on_a_gpu() -> None:
-    run(interpreter=False)
+    check()
 
 
-def test_without_triton(monkeypatch, caplog) -> None:
-    monkeypatch.setitem(sys.modules, "regard.attention.ops.gpu.launch", None)
-    with caplog.at_level("WARNING", "regard"):
-        assert gpu.load() is None
-    assert "Triton does not work here" in caplog.text
-    assert len(caplog.records) == 1
+@pytest.mark.slow
+def test_every_kernel_compiles_for_a_gpu_and_none_spills(tmp_path) -> None:
+    """With offsets of 32 and of 64 bits; no GPU is needed."""
+    pytest.importorskip("triton")
+    run(REGISTERS, "--quick", TRITON_CACHE_DIR=str(tmp_path))
 
 
-def test_kernels_are_loaded_only_when_they_are_needed() -> None:
-    code = "import sys, regard.attention.ops.gpu as gpu; sys.exit(gpu.__name__ + '.launch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+def test_without_triton() -> None:
+    """It is imported only when an operation first runs on a GPU."""
+    run("-c", "import sys; sys.modules['triton'] = None; from regard import attention as a; a.create('shuffle', 128)")

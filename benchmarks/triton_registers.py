@@ -1,0 +1,122 @@
+"""Registers and spills of the Triton kernels on a GPU of compute capability 9.0, which this needs not have.
+
+    python benchmarks/triton_registers.py            # the shapes of ResNet50
+    python benchmarks/triton_registers.py --quick    # every variant of every kernel once; fails if one spills
+
+Kernels are compiled for what their launches ask on tensors without memory, and not launched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import torch
+import triton
+from common import table
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+
+from regard.attention.kernels import triton as kernels
+from regard.attention.kernels.triton import tiles
+
+RESNET50 = [(256, 56), (512, 28), (1024, 14), (2048, 7)]  # channels, height and width
+REGISTERS = 65536  # of a multiprocessor
+THREADS = 2048
+
+
+class Compiler:
+    """Stands for the driver of a GPU, and for launches; keeps what was compiled."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[str]] = {}
+        self.run = triton.JITFunction.run
+        triton.runtime.driver.set_active(self)
+        triton.JITFunction.run = lambda kernel, *a, grid, warmup, **k: self.compile(kernel, *a, grid=grid, **k)
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def compile(self, kernel: Any, *arguments: Any, **options: Any) -> None:
+        compiled = self.run(kernel, *arguments, warmup=True, **options)
+        if compiled.hash in self.found:
+            return
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(compiled.asm["cubin"])
+            file.flush()
+            tool = triton.knobs.nvidia.cuobjdump.path
+            printed = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True).stdout
+        registers, spilled = (int(re.search(rf"{name}:(\d+)", printed)[1]) for name in ("REG", "STACK"))
+        threads = 32 * compiled.metadata.num_warps
+        resident = min(THREADS, REGISTERS // registers // threads * threads)
+        file_name = kernel.module.rsplit(".", 1)[1]
+        variant = ", ".join(f"{k}={v}" for k, v in options.items() if k.isupper() and k not in ("C", "P", "G", "WIDE"))
+        row = [f"{file_name} {kernel.__name__.strip('_')}", variant, registers, spilled, resident]
+        self.found[compiled.hash] = [str(cell) for cell in row]
+
+
+def run(x: Tensor, groups: int, orders: tuple[int, ...]) -> None:
+    """Every operation on features `x` in its variants."""
+    n, c, h, w = x.shape
+
+    def small(*shape: int) -> Tensor:
+        return torch.empty(shape, device=x.device)
+
+    a, b, of_channel, of_group = small(n, c, 1, 1), small(n, 1, h, w), small(c), small(groups)
+    local = of_channel.bool()
+    for order in orders:
+        gate = small(order, c), small(order, c)
+        kernels.shuffle_gate(x, of_channel, of_channel, local, *gate, 1e-5, True)
+        both = small(n, c), small(n, c)
+        kernels.shuffle_gate_backward(x, x, *both, of_channel, of_channel, local, *gate, 1e-5, True)
+        gate = small(order, groups), small(order, groups)
+        kernels.group_gate(x, of_group, of_group, *gate, 1e-5)
+        statistics = small(n, c), small(n, groups), small(n, groups)
+        kernels.group_gate_backward(x, x, *statistics, of_group, of_group, *gate, 1e-5)
+    for factors in ((a, None, None, None), (a, b, None, None), (a, None, a, None), (None, None, a, None)):
+        kernels.combine(x, *factors, True)
+    for factors in ((a, None, None, None), (a, b, a, b)):
+        kernels.combine(x, *factors, False)
+    kernels.combine_backward(x, x, a, None)
+    kernels.combine_backward(x, x, a, b)
+    for variance, maximum in ((True, False), (False, True)):
+        kernels.channel_statistics(x, variance, maximum)
+    kernels.pixel_statistics(x, a)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    compiler = Compiler()
+    rows = []
+    layouts = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+    if quick:
+        cases = [(64, 8, torch.bfloat16, "channels last"), (24, 5, torch.float32, "contiguous")]
+    else:
+        cases = [(*shape, t, m) for shape in RESNET50 for t in (torch.bfloat16, torch.float32) for m in layouts]
+    for channels, side, dtype, layout in cases:
+        before = set(compiler.found)
+        x = torch.empty(4, channels, side, side, device="meta", dtype=dtype).to(memory_format=layouts[layout])
+        tiles.NARROW = 0 if quick and layout == "contiguous" else tiles.NARROW  # offsets of 64 bits
+        run(x, 8 if quick else 64, (1,) if quick else (0, 1))
+        about = [f"{channels} x {side} x {side}", str(dtype).removeprefix("torch."), layout]
+        rows += [[*about, *row] for key, row in compiler.found.items() if key not in before]
+    print(table(["features", "dtype", "layout", "kernel", "variant", "registers", "spilled bytes", "threads"], rows))
+    spilling = [row for row in rows if row[6] != "0"]
+    print(f"\n{len(rows)} kernels for compute capability 9.0; {len(spilling)} spill.")
+    sys.exit(bool(spilling))
+
+
+if __name__ == "__main__":
+    main()

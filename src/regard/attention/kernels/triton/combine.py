@@ -1,0 +1,92 @@
+"""Features times factors, plus terms; and the gradients of the factors."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from regard.attention.kernels.triton.reduce import over_channels
+from regard.attention.kernels.triton.tiles import block, image, launch, load, offsets, small, tile
+
+
+def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: Tensor | None, read: bool) -> Tensor:
+    """x * a * b + c * d, with a and c (N, C, 1, 1), b and d (N, 1, H, W), or without them; without x, if not `read`."""
+    if not _fit(x, a, b) or not _fit(x, c, d):
+        return NotImplemented
+    y = torch.empty_like(x)
+    _run(x, x if read else None, a, b, c, d, y, None, None)
+    return y
+
+
+def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """g * a * b, and the sums of g * x * b over the pixels and of g * x * a over the channels, if there is `b`."""
+    if not _fit(x, a, b):
+        return NotImplemented
+    dx, da = torch.empty_like(x), small(x, *a.shape)
+    _run(g, g, a, b, None, None, dx, x, da)
+    if b is None:
+        return dx, da, small(x, 0)
+    db = small(x, *b.shape)
+    over_channels(g, x, a, db)
+    return dx, da, db
+
+
+def _fit(x: Tensor, a: Tensor | None, b: Tensor | None) -> bool:
+    n, c, h, w = x.shape
+    return (a is None or a.shape == (n, c, 1, 1)) and (b is None or b.shape == (n, 1, h, w))
+
+
+def _run(x: Tensor, *tensors: Tensor | None) -> None:
+    tc, tp = tile(x)
+    launch(_combine, triton.cdiv(x.shape[1], tc), x, *tensors, TC=tc, TP=tp)
+
+
+@triton.jit(do_not_specialize=["C", "P"])
+def _combine(
+    x,
+    a,
+    b,
+    c,
+    d,
+    y,
+    other,
+    dots,
+    C,
+    P,
+    V: tl.constexpr,
+    LAST: tl.constexpr,
+    WIDE: tl.constexpr,
+    TC: tl.constexpr,
+    TP: tl.constexpr,
+):
+    """y = x * a * b + c * d; and the sums of x * other * b over the pixels, if there is `other`."""
+    C, P = image(C, P, V, LAST, WIDE)
+    n, channel = block(C, TC)
+    row, ok = n * C + channel, channel < C
+    start_of_image = n * C * P
+    total = tl.zeros([TC, TP], tl.float32)
+    for start in range(0, P, TP):
+        p = start + tl.arange(0, TP)
+        at = start_of_image + offsets(channel[:, None], p[None, :], C, P, LAST)
+        mask = ok[:, None] & (p < P)[None, :]
+        v = tl.full([TC, TP], 1.0, tl.float32)
+        if x is not None:
+            v = load(x, at, mask)
+        if b is not None:
+            v *= load(b, n * P + p, p < P)[None, :]
+        if other is not None:
+            total += v * load(other, at, mask)
+        if a is not None:
+            v *= load(a, row, ok)[:, None]
+        if c is not None or d is not None:
+            term = tl.full([TC, TP], 1.0, tl.float32)
+            if c is not None:
+                term *= load(c, row, ok)[:, None]
+            if d is not None:
+                term *= load(d, n * P + p, p < P)[None, :]
+            v += term
+        tl.store(y + at, v, mask=mask)
+    if other is not None:
+        tl.store(dots + row, tl.sum(total, 1), mask=ok)

@@ -1,0 +1,211 @@
+"""The gate of shuffle attention: statistics, gate, product and channel shuffle in one pass over memory.
+
+A program has some channels of an image and goes through their pixels twice or three times; all but the first time they
+come out of the cache. The shuffle takes channel j C/2 + i to 2 i + j. Contiguous channels are merely written elsewhere.
+Channels last, that would be every second element of a line, so a program there has the same channels of both halves and
+turns them into pairs before it writes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from regard.attention.kernels.triton.gate import factors, slopes, store_gradients
+from regard.attention.kernels.triton.reduce import moments
+from regard.attention.kernels.triton.tiles import block, image, launch, load, offsets, power, small, tile
+
+
+def shuffle_gate(
+    x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, eps: float, shuffle: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y; mean and reciprocal standard deviation (N, C) of each channel, the latter 0 where not `local`."""
+    n, c = x.shape[:2]
+    y, means, rstds = torch.empty_like(x), small(x, n, c), small(x, n, c)
+    tensors = (x, y, scale, shift, local.view(torch.uint8), w, b, means, rstds)
+    _launch(_forward, x, *tensors, eps=eps, ORDER=len(w), SHUFFLE=shuffle)
+    return y, means, rstds
+
+
+def shuffle_gate_backward(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    local: Tensor,
+    w: Tensor,
+    b: Tensor,
+    eps: float,
+    shuffle: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dx, and image by image dscale, dshift (N, C), dw, db (N, K, C)."""
+    (n, c), k = x.shape[:2], len(w)
+    dx, dscale, dshift = torch.empty_like(x), small(x, n, c), small(x, n, c)
+    dw, db = small(x, n, k, c), small(x, n, k, c)
+    tensors = (g, x, mean, rstd, scale, shift, local.view(torch.uint8), w, b, dx, dscale, dshift, dw, db)
+    _launch(_backward, x, *tensors, ORDER=k, K=power(k), SHUFFLE=shuffle)
+    return dx, dscale, dshift, dw, db
+
+
+def _launch(kernel: triton.JITFunction, x: Tensor, *tensors: Tensor, **more: Any) -> None:
+    tc, tp = tile(x)
+    launch(kernel, triton.cdiv(x.shape[1], tc), x, *tensors, TC=tc, TP=tp, **more)
+
+
+@triton.jit
+def _channels(C, V: tl.constexpr, SHUFFLE: tl.constexpr, LAST: tl.constexpr, TC: tl.constexpr):
+    """The image of this program; its channels in x, and which are there; its channels in y, and which are there.
+
+    Shuffled channels last, the first half of the tile is of the first half of the channels, and the second of the
+    second; `_paired` turns them into the order of y.
+    """
+    n, to = block(C, TC)
+    if SHUFFLE and LAST:
+        half, row = C // V * (V // 2), tl.arange(0, TC)
+        i = (to - row) // 2 + row % (TC // 2)
+        return n, row // (TC // 2) * half + i, i < half, to, to < C
+    elif SHUFFLE:
+        half = C // 2
+        return n, to, to < C, to % half * 2 + to // half, to < C
+    else:
+        return n, to, to < C, to, to < C
+
+
+@triton.jit
+def _paired(tile, SHUFFLE: tl.constexpr, LAST: tl.constexpr):
+    """A tile in the order of x -> in that of y."""
+    if SHUFFLE and LAST:
+        halves = tl.reshape(tile, [2, tile.shape[0] // 2, tile.shape[1]])
+        return tl.reshape(tl.permute(halves, [1, 0, 2]), [tile.shape[0], tile.shape[1]])
+    else:
+        return tile
+
+
+@triton.jit
+def _parted(tile, SHUFFLE: tl.constexpr, LAST: tl.constexpr):
+    """A tile in the order of y -> in that of x."""
+    if SHUFFLE and LAST:
+        pairs = tl.reshape(tile, [tile.shape[0] // 2, 2, tile.shape[1]])
+        return tl.reshape(tl.permute(pairs, [1, 0, 2]), [tile.shape[0], tile.shape[1]])
+    else:
+        return tile
+
+
+@triton.jit
+def _there(ok, p, P):
+    return ok[:, None] & (p < P)[None, :]
+
+
+@triton.jit
+def _values(x, at, mask, mean, rstd, within):
+    """Features, and what their logits are made of: the normalised features, or the mean of the channel."""
+    v = load(x, at, mask)
+    return v, tl.where(within[:, None], (v - mean[:, None]) * rstd[:, None], mean[:, None])
+
+
+@triton.jit(do_not_specialize=["C", "P"])
+def _forward(
+    x,
+    y,
+    scale,
+    shift,
+    local,
+    w,
+    b,
+    means,
+    rstds,
+    C,
+    P,
+    eps,
+    ORDER: tl.constexpr,
+    SHUFFLE: tl.constexpr,
+    V: tl.constexpr,
+    LAST: tl.constexpr,
+    WIDE: tl.constexpr,
+    TC: tl.constexpr,
+    TP: tl.constexpr,
+):
+    C, P = image(C, P, V, LAST, WIDE)
+    n, c, ok, to, ok_to = _channels(C, V, SHUFFLE, LAST, TC)
+    x, y = x + n * C * P, y + n * C * P
+    s, e = load(scale, c, ok)[:, None], load(shift, c, ok)[:, None]
+    within = tl.load(local + c, mask=ok, other=0) != 0
+    mean, deviation = moments(x, c, ok, C, P, LAST, TC, TP)
+    rstd = tl.where(within, 1.0 / tl.sqrt(deviation / P + eps), 0.0)
+    tl.store(means + n * C + c, mean, mask=ok)
+    tl.store(rstds + n * C + c, rstd, mask=ok)
+    for start in range(0, P, TP):
+        p = start + tl.arange(0, TP)
+        v, t = _values(x, offsets(c[:, None], p, C, P, LAST), _there(ok, p, P), mean, rstd, within)
+        f = factors(s * t + e, w, b, c, ok, C, ORDER)
+        product = _paired((v * f).to(y.dtype.element_ty), SHUFFLE, LAST)
+        tl.store(y + offsets(to[:, None], p, C, P, LAST), product, mask=_there(ok_to, p, P))
+
+
+@triton.jit(do_not_specialize=["C", "P"])
+def _backward(
+    g,
+    x,
+    means,
+    rstds,
+    scale,
+    shift,
+    local,
+    w,
+    b,
+    dx,
+    dscale,
+    dshift,
+    dws,
+    dbs,
+    C,
+    P,
+    ORDER: tl.constexpr,
+    K: tl.constexpr,
+    SHUFFLE: tl.constexpr,
+    V: tl.constexpr,
+    LAST: tl.constexpr,
+    WIDE: tl.constexpr,
+    TC: tl.constexpr,
+    TP: tl.constexpr,
+):
+    C, P = image(C, P, V, LAST, WIDE)
+    n, c, ok, to, ok_to = _channels(C, V, SHUFFLE, LAST, TC)
+    g, x, dx, row = g + n * C * P, x + n * C * P, dx + n * C * P, n * C + c
+    s, e = load(scale, c, ok)[:, None], load(shift, c, ok)[:, None]
+    within = tl.load(local + c, mask=ok, other=0) != 0
+    mean, rstd = load(means, row, ok), load(rstds, row, ok)
+    total = tl.zeros([TC], tl.float32)
+    along = tl.zeros([TC], tl.float32)
+    dw = tl.zeros([TC, K], tl.float32)
+    db = tl.zeros([TC, K], tl.float32)
+    for start in range(0, P, TP):
+        p = start + tl.arange(0, TP)
+        v, t = _values(x, offsets(c[:, None], p, C, P, LAST), _there(ok, p, P), mean, rstd, within)
+        over = tl.load(g + offsets(to[:, None], p, C, P, LAST), mask=_there(ok_to, p, P), other=0.0)
+        over = _parted(over, SHUFFLE, LAST).to(tl.float32)
+        _, du, more_w, more_b = slopes(s * t + e, over * v, w, b, c, ok, C, ORDER, K)
+        total += tl.sum(du, 1)
+        along += tl.sum(du * t, 1)
+        dw += more_w
+        db += more_b
+    slope = tl.where(within[:, None], s * rstd[:, None], s)
+    for start in range(0, P, TP):
+        p = start + tl.arange(0, TP)
+        at, mask = offsets(c[:, None], p, C, P, LAST), _there(ok, p, P)
+        v, t = _values(x, at, mask, mean, rstd, within)
+        over = tl.load(g + offsets(to[:, None], p, C, P, LAST), mask=_there(ok_to, p, P), other=0.0)
+        over = _parted(over, SHUFFLE, LAST).to(tl.float32)
+        f, du, _, _ = slopes(s * t + e, over * v, w, b, c, ok, C, ORDER, K)
+        centred = du - (total[:, None] + t * along[:, None]) / P
+        d = over * f + slope * tl.where(within[:, None], centred, total[:, None] / P)
+        tl.store(dx + at, d, mask=mask)
+    tl.store(dscale + row, along, mask=ok)
+    tl.store(dshift + row, total, mask=ok)
+    store_gradients(dw, db, dws, dbs, n, c, ok, C, ORDER, K)
