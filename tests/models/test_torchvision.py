@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from regard import InputError, models, training
-from regard.models.torchvision_networks import describe_torchvision, torchvision_names, weights_file
+from regard.models.torchvision import describe_torchvision, torchvision_names, weights_file
 
 SMALL = ("squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5", "densenet121", "googlenet")
 

@@ -21,7 +21,7 @@ from regard.errors import InputError, first_line
 from regard.models.cifar_resnet import CifarResNet
 from regard.models.nin import NIN
 from regard.models.preact_resnet import PreActResNet
-from regard.models.torchvision_networks import (
+from regard.models.torchvision import (
     create_torchvision,
     describe_torchvision,
     is_of_torchvision,

@@ -14,7 +14,7 @@ from torch import nn
 
 from regard import data, models
 from regard.errors import InputError, one_line
-from regard.models.torchvision_networks import describe_torchvision, is_of_torchvision
+from regard.models.torchvision import describe_torchvision, is_of_torchvision
 from regard.training.datasets import SIZE
 from regard.training.networks import build_network, load_network
 from regard.training.parsing import RecipeParser

@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 from regard.errors import InputError, first_line
-from regard.models.weights import load_weights, read_checkpoint
+from regard.models.checkpoints import load_weights, read_checkpoint
 
 _PREFIX = "torchvision/"
 _AUXILIARY = re.compile(r"(aux\d|AuxLogits)\.")

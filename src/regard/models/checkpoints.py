@@ -1,0 +1,337 @@
+"""Checkpoint files: read without running anything that they carry, written, and compared with a network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickletools
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from regard.errors import InputError, first_line
+from regard.files import utf8_path, written_aside
+
+_HEADER = 100_000_000  # bytes that safetensors allows its header
+_VALUES = 10_000_000  # in tuples in tuples
+_LEGACY_PICKLES = 5  # in a file of torch.save's old format, before the values of its tensors
+# How other files begin, and what they are.
+_BEGINNINGS = {
+    b"version https://git-lfs": "a Git LFS pointer, which stands for the file; fetch the file itself (git lfs pull)",
+    b"\x1f\x8b": "compressed by gzip; decompress it first",
+    b"BZh": "compressed by bzip2; decompress it first",
+    b"\xfd7zXZ": "compressed by xz; decompress it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it first",
+    b"7z\xbc\xaf": "a 7z archive; extract the checkpoint first",
+    b"Rar!": "a RAR archive; extract the checkpoint first",
+    b"\x89HDF": "an HDF5 file, as Keras writes them, and no checkpoint of PyTorch",
+    b"\x93NUMPY": "a NumPy array, and no checkpoint of PyTorch",
+    b"GGUF": "a GGUF file, and no checkpoint of PyTorch",
+    b"<": "a web page, not a checkpoint; download the file itself",
+    b"{": "JSON, not a checkpoint",
+}
+
+
+def read_checkpoint(path: str | Path) -> Any:
+    """What a checkpoint file holds: tensors and plain containers, on the CPU.
+
+    The content decides, whatever the file is called. A file of safetensors gives a dict of tensors; of one of
+    `torch.save`, in its old or its new format, no more than tensors, numbers, text and plain containers are read
+    (`weights_only`). Variables of torch before 0.4 become tensors; numbers of numpy and `argparse.Namespace`, which
+    many training scripts save beside the weights, are empty objects. Nothing that the file names is called.
+
+    Raises:
+        InputError: there is no such file, it is cut short or no checkpoint (the message says what it is), it asks for
+            more than tensors and plain containers, or it is compressed or nested out of proportion to its size.
+    """
+    path = Path(path)
+    if _is_safetensors(path):
+        try:
+            with utf8_path(path) as utf8:
+                return safetensors.torch.load_file(utf8)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
+    named: list[str] = []
+    try:
+        _scan(path, named)
+        # A file and not its path, whose ending torch goes by.
+        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # of protocols
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # a broken file breaks its reader anywhere
+        raise _refused(path, named, error) from error
+
+
+class _Variable(Tensor):
+    """Stands in for `torch.autograd.Variable`, which held a tensor before tensors could do all it did."""
+
+    def __new__(cls, data: Tensor) -> _Variable:
+        return data.as_subclass(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass  # whether it needed gradients
+
+
+class _Empty:
+    """Stands in for what is read and not used."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+_UNUSED = ("argparse.Namespace", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+_STAND_INS: list[Any] = [
+    (_Variable, "torch.autograd.variable.Variable"),
+    *((_Empty, name) for name in _UNUSED),
+]
+# torch itself decides on its own names.
+_HARMLESS = ("torch.", "collections.", "_codecs.encode", "builtins.set", "builtins.bytearray", *_UNUSED)
+
+
+def _refused(path: Path, named: list[str], error: Exception) -> InputError:
+    modules = [name for name in named if name.startswith("torch.nn.modules.")]
+    asked = [name for name in named if not name.startswith(_HARMLESS)]
+    if modules:
+        return InputError(
+            f"{path} holds a whole module ({(asked + modules)[0][:100]}), which cannot be read safely, and is refused; "
+            "where you trust it, load it with torch and save its state_dict()"
+        )
+    if asked:
+        names = ", ".join(name[:100] for name in asked[:3])
+        return InputError(f"{path} asks for more than tensors and plain containers, and is refused: {names}")
+    reason = ValueError(str(error).split("WeightsUnpickler error: ")[-1])
+    return InputError(f"{path} is cut short or no checkpoint ({first_line(reason) or type(error).__name__})")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file is one of safetensors.
+
+    Raises:
+        InputError: there is none, it is empty, or something else that is known by its content; the message says what.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is a folder" if path.is_dir() else f"there is no checkpoint file {path}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _HEADER:
+        return True
+    kind = None if head else "an empty file, not a checkpoint; copy or download it again"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    kind = kind or next((what for beginning, what in _BEGINNINGS.items() if text.startswith(beginning)), None)
+    if head.startswith(b"PK"):
+        kind = _zip_kind(path)
+    elif head[257:262] == b"ustar":
+        kind = _tar_kind(path)
+    elif kind is None and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        kind = f"a text file that begins with {' '.join(head.decode().split())[:40]!r}, not a checkpoint"
+    if kind is not None:
+        raise InputError(f"{path} is {kind}")
+    return False
+
+
+def _zip_kind(path: Path) -> str | None:
+    """What a zip archive is; None if it is one that `torch.save` wrote."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        return f"cut short or no checkpoint ({first_line(error)}); copy it again"
+    names = [member.filename for member in members]
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript archive (torch.jit.save); save the state_dict() of the module it holds with torch.save"
+    if not any(name.endswith("data.pkl") for name in names):
+        shown = ", ".join(name[:40] for name in names[:3])
+        return f"a zip archive of something else ({shown or 'it is empty'}), not a checkpoint"
+    size, unpacked = path.stat().st_size, sum(member.file_size for member in members)
+    if unpacked > size:
+        return f"compressed: its {size:,} bytes would become {unpacked:,}; save it with torch.save, uncompressed"
+    return None
+
+
+def _tar_kind(path: Path) -> str:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            names = [member.name for member in (archive.next() for _ in range(3)) if member is not None]
+    except (tarfile.TarError, OSError, EOFError, ValueError):
+        names = []
+    if {"storages", "tensors"} & set(names):
+        return "in a format of torch before 0.1.10; save it again with a torch from 0.2 to 2.5"
+    return f"a tar archive ({', '.join(name[:40] for name in names)}); extract the checkpoint first"
+
+
+def _scan(path: Path, named: list[str]) -> None:
+    """Adds to `named` the names that the pickles of a file ask for.
+
+    Raises:
+        InputError: tuples hold the same tuples many times: as a key of a dict each of them would be hashed.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                if member.endswith(".pkl"):
+                    with archive.open(member) as file:
+                        _scan_pickle(path, file, named)
+    else:
+        with path.open("rb") as file:
+            for _ in range(_LEGACY_PICKLES):
+                _scan_pickle(path, file, named)
+
+
+def _scan_pickle(path: Path, file: IO[bytes], named: list[str]) -> None:
+    """Follows the instructions of a pickle with text as it is, and a number of values in place of anything else."""
+    stack: list[str | int] = []
+    marks: list[int] = []
+    memo: dict[Any, str | int] = {}
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "MARK":
+                marks.append(len(stack))
+            elif opcode.name in ("BINGET", "LONG_BINGET", "GET"):
+                stack.append(memo.get(argument, 1))
+            elif opcode.name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
+                memo[len(memo) if argument is None else argument] = stack[-1]
+            else:
+                before = opcode.stack_before
+                start = marks.pop() if pickletools.markobject in before else len(stack)
+                start -= sum(part not in (pickletools.markobject, pickletools.stackslice) for part in before)
+                taken = stack[start:]
+                stack[start:] = [argument if isinstance(argument, str) else 1] * len(opcode.stack_after)
+                if opcode.name == "GLOBAL":
+                    named.append(str(argument).replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL":
+                    named.append(".".join(map(str, taken)))
+                elif opcode.name.startswith("TUPLE"):
+                    stack[-1] = values = 1 + sum(value if isinstance(value, int) else 1 for value in taken)
+                    if values > _VALUES:
+                        raise InputError(f"{path} has a tuple that unfolds to more than {_VALUES:,} values")
+    except InputError:
+        raise
+    except Exception:  # a broken file, of which torch says more, or nothing follows the first pickle
+        pass
+
+
+def write_weights(model: nn.Module, path: Path, notes: Mapping[str, Any]) -> None:
+    """Writes the state of `model` to a safetensors file, whole or not at all, with `notes` in its metadata."""
+    state: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in model.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        # A module that several blocks share is there under several names, and safetensors wants each of its own.
+        shared = value.numel() > 0 and value.data_ptr() in places
+        state[name] = value.clone() if shared else value
+        places.add(value.data_ptr())
+    with written_aside(path) as aside:
+        # One entry: of several, safetensors does not keep the order, and the same weights give the same file.
+        safetensors.torch.save_file(state, aside, metadata={"notes": json.dumps(notes)})
+
+
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """The notes that `write_weights` left in a safetensors file; empty if there are none.
+
+    Raises:
+        InputError: there is no such file, or it is no safetensors file.
+    """
+    path = Path(path)
+    if not _is_safetensors(path):
+        raise InputError(f"{path} is no safetensors file by its content, whatever it is called")
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    try:
+        notes = json.loads(metadata.get("notes", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def read_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, by name; their values are not read.
+
+    Raises:
+        InputError: it is no safetensors file.
+    """
+    with _opened(Path(path)) as file:
+        names: list[str] = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with utf8_path(path) as utf8, safe_open(utf8, "pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copies `state` into `model`; every entry must have its place and shape, and every place its entry.
+
+    The count of batches that batch norms keep (`num_batches_tracked`) may be missing: old checkpoints have none.
+
+    Raises:
+        InputError: what is missing, left over, of another shape or kind; the model is then as it was.
+    """
+    check_fit(model, state, source)
+    own = model.state_dict()
+    # `own` says of each module what version its entries are of.
+    own.update({name: value for name, value in state.items() if name in own})
+    model.load_state_dict(own, strict=False)
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raises the InputError of `load_weights` if `state` does not fit `model`, which may be on the meta device."""
+    own = model.state_dict()
+    both = [name for name in own if name in state]
+    faults = {
+        "missing": [name for name in own if name not in state and not name.endswith("num_batches_tracked")],
+        "left over": [name for name in state if name not in own and not name.endswith("num_batches_tracked")],
+        "of another shape": [
+            f"{name} is {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in both
+            if state[name].shape != own[name].shape
+        ],
+        "sparse, quantized, complex or without values": [
+            name for name in both if not is_dense(state[name]) or state[name].is_complex() > own[name].is_complex()
+        ],
+    }
+    said = [
+        f"{len(names)} {what} ({', '.join(name[:100] for name in names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in faults.items()
+        if names
+    ]
+    if said:
+        raise InputError(f"{source} does not fit {type(model).__name__}: {'; '.join(said)}")
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor has all its values, one by one."""
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
+def fingerprint(model: nn.Module) -> str:
+    """What tells the values of a model from those of others: a hash of names, dtypes, shapes and values, hexadecimal.
+
+    On whatever device and in whatever memory format they are.
+    """
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
