@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_demo_ends_in_one_page(tmp_path, monkeypatch) -> None:
     common = [option for option in demo.COMMON if "data.options" not in option]
-    monkeypatch.setattr(demo, "COMMON", (*common, "--data.options={cue: 0.3, train: 192, test: 60}", "--threads=1"))
+    monkeypatch.setattr(demo, "COMMON", (*common, "--data.options={cue: 0.3, train: 96, test: 40}", "--threads=1"))
     output = io.StringIO()
     page = demo.run_demo(tmp_path / "demo", epochs=1, device="cpu", console=Console(file=output, width=140))
     assert page == tmp_path / "demo" / "report.html"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from support.commands import Command
+
+from regard.reproduction import local
 
 RECIPE = """
 data: {{name: clutter, options: {{cue: 0, train: 60, test: 40}}}}
@@ -39,3 +44,13 @@ def small(tmp_path: Path) -> Path:
     (folder / "at.yaml").write_text(RECIPE.format(width=0.5, transfer=transfer))
     (folder / "small.yaml").write_text(TABLE)
     return folder / "small.yaml"
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs on this machine start quickly: from a process that has imported regard."""
+
+    def start_command(command: list[str], log: Path, environment: Mapping[str, str] = {}) -> Command:
+        return Command(command[1:], {**os.environ, **environment}, log=log)
+
+    monkeypatch.setattr(local, "start_command", start_command)

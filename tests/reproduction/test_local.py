@@ -89,7 +89,7 @@ def test_a_table_is_filled_and_not_filled_again(
     assert markdown(fill(table, Store("store").runs())) == markdown(filled)
 
 
-def test_a_killed_process_loses_nothing(small: Path, tmp_path: Path) -> None:
+def test_a_killed_process_loses_nothing(forked: None, small: Path, tmp_path: Path) -> None:
     """Its run is taken up again, and ends as one that never was killed."""
     lengthen(small, "student", 30)
     store = Store(tmp_path / "store")
@@ -121,7 +121,7 @@ def test_a_killed_process_loses_nothing(small: Path, tmp_path: Path) -> None:
 
 
 def test_two_schedulers_share_the_runs_of_one_store(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    forked: None, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when two machines fill one table: each run is trained once, and both tell the whole."""
     monkeypatch.setattr(scheduler, "_LOCKED", 1.0)

@@ -19,47 +19,58 @@ _CONTEXT.set_forkserver_preload(["regard.commands.train", "regard.commands.evalu
 
 
 class Command:
-    """A command, running.
+    """A command, running; much like a subprocess.Popen.
 
     Args:
         arguments: after `regard`.
         environment: all of it.
         before: Python that the process runs before the command.
+        log: the file that gets all it prints; if not given, two files that `end` reads.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], before: str = "") -> None:
-        self._output = Path(tempfile.mkdtemp(prefix="command-"))
-        place = (os.getcwd(), dict(environment), str(self._output))
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], before: str = "", log: Path | None = None
+    ) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="command-")) if log is None else None
+        self._output = (log, log) if folder is None else (folder / "out", folder / "err")
+        place = (os.getcwd(), dict(environment), self._output)
         self._process = _CONTEXT.Process(target=_run, args=(list(arguments), before, *place))
         self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
 
     @property
-    def status(self) -> int | None:
-        """None while it runs."""
+    def returncode(self) -> int | None:
         return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         self._process.kill()
-
-    def terminate(self) -> None:
-        self._process.terminate()
 
     def end(self, seconds: float = 300) -> tuple[int, str, str]:
         """Its status, output and errors, once it has ended; it is killed if it has not by then."""
         self._process.join(seconds)
         self._process.kill()
         self._process.join()
-        assert self.status is not None
-        return self.status, *((self._output / name).read_text() for name in ("out", "err"))
+        assert self.returncode is not None
+        return self.returncode, *(path.read_text() for path in self._output)
 
 
-def _run(arguments: list[str], before: str, folder: str, environment: dict[str, str], output: str) -> None:
+def _run(
+    arguments: list[str], before: str, folder: str, environment: dict[str, str], output: tuple[Path, Path]
+) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
-        with open(os.path.join(output, name), "wb") as file:
+    for path, stream in zip(output, (sys.stdout, sys.stderr), strict=True):
+        with open(path, "ab") as file:
             os.dup2(file.fileno(), stream.fileno())
+        stream.reconfigure(line_buffering=True)
     sys.argv = ["regard", *arguments]
     exec(before, {})
     from regard.cli import main
@@ -94,6 +105,6 @@ def ended(commands: Sequence[Command]) -> list[tuple[int, str, str]]:
 def wait_for(reached: Callable[[], bool], commands: Sequence[Command], seconds: float = 300) -> None:
     """Waits until something is so, or a command has ended."""
     end = time.monotonic() + seconds
-    while not reached() and all(command.status is None for command in commands):
+    while not reached() and all(command.poll() is None for command in commands):
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_p
     # Stopped: the signal reaches one process, both save and end so that they can be resumed.
     processes = start([*options, f"--run={other}", "--resume"], 2)
     wait_for(lambda: other.exists() and len(Run(other).metrics()) >= 1, processes)
-    processes[1].terminate()
+    processes[1].send_signal(signal.SIGTERM)
     outcomes = ended(processes)
     assert [status for status, _, _ in outcomes] == [75, 75], outcomes
     assert "stopped and saved" in outcomes[0][1]
