@@ -71,6 +71,8 @@ def test_a_network_computes_what_it_did(name) -> None:
     with torch.no_grad():
         expected = bits(model(images()))
         for module in attention.names():
+            if (name, module) == ("nin-thin", "dia"):  # whose blocks differ in width, in every stage
+                continue
             stages = (1,) if module == "dia" else None  # the one that takes blocks of one width alone
             options = GROUPS.get(module, {})
             where = PLACES.get(name, "branch")
@@ -144,7 +146,7 @@ def test_weights_folding_and_export(tmp_path) -> None:
     assert [name for name in model.state_dict() if name.endswith("strength")] == names
     other.load_state_dict(model.state_dict())
     path = tmp_path / "net.onnx"
-    export.export_onnx(model, path, 32)
+    export.to_onnx(model, path, 32)
     with torch.no_grad():
         expected = model(images(32))
         assert torch.equal(other(images(32)), expected)
