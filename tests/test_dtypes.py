@@ -64,7 +64,7 @@ def test_costs_are_those_of_the_models_dtype() -> None:
     assert models.latency({"double": network(torch.float64)}, IMAGES, repeats=1, warmup=0)["double"].inference.seconds
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CALLS)
 def test_images_are_cast_to_the_models_dtype(name, dtype) -> None:
     expected, found = CALLS[name](network(torch.float32)), CALLS[name](network(dtype))

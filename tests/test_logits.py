@@ -73,6 +73,7 @@ def pictures(folder, count: int = 3) -> None:
 OPTIONS = ["--data.size=32", "--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25,0.25]", "--device=cpu"]
 
 
+@pytest.mark.slow
 def test_commands_take_a_network_of_one_output(here, capsys) -> None:
     pictures(here / "set")
     torch.save(binary(-9.0).state_dict(), "negative.pth")

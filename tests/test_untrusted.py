@@ -103,6 +103,7 @@ def write_run(folder: Path, said: dict[str, Any]) -> None:
 OPENING = ("evaluate", "bias", "gates", "groups", "explain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", FIELDS)
 def test_no_field_of_a_recipe_or_a_run_is_a_command(
     field: str, place: Path, capsys: pytest.CaptureFixture[str]

@@ -36,6 +36,7 @@ def discs(tmp_path, monkeypatch):
     SOURCES.update(before)
 
 
+@pytest.mark.slow
 def test_every_command_knows_it(discs, capsys):
     of_it = ["--data.name=discs", "--data.folder=my", "--data.size=32", "--data.workers=0"]
     short = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=4", "--device=cpu"]

@@ -66,6 +66,7 @@ def tolerance(method, name):
     return 3e-4 if method == "XGradCAM" and name != "resnet50" else 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_agrees_with_the_grad_cam_package(name, method):
@@ -107,6 +108,7 @@ def test_torchcam_leaves_out_the_division_of_grad_cam_plus_plus():
     torch.testing.assert_close(theirs.clamp(min=0), without.clamp(min=0), rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["GradCAM", "LayerCAM"])
 def test_fused_layers_agree_with_the_grad_cam_package(method):
     """Which scales the fused map once more, and enlarges with rounding to float32."""

@@ -121,6 +121,7 @@ def test_several_state_dicts_without_a_known_name_are_named() -> None:
         models.load_official(network(), {"generator": STATE, "discriminator": AVERAGE})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_heads_are_left_out_and_said(name) -> None:
     def made(**options: bool) -> nn.Module:

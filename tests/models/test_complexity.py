@@ -288,6 +288,7 @@ def test_a_size_that_does_not_fit() -> None:
         models.complexity(model, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet50", "resnet101"])
 def test_sa_nets_table(network) -> None:
     modules = [name for of, name in SA_NET if of == network and name]

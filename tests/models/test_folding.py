@@ -72,6 +72,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], int, int]] = {  # options, side of the
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name: str, relative_error: Callable[[Tensor, Tensor], float]) -> None:
     options, size, left = NETWORKS[name]

@@ -39,6 +39,7 @@ def commands(page: Path) -> tuple[str, list[list[str]]]:
     return recipe, [shlex.split(line) for line in lines.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recorded", [True, False])
 def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if recorded:
@@ -81,6 +82,7 @@ def test_the_page_draws_what_was_measured(here: Path, options: list[str]) -> Non
         assert flat or spill in strip.cells[0].alt
 
 
+@pytest.mark.slow
 def test_a_report_of_other_weights_is_said_on_the_page(here: Path) -> None:
     assert main(["bias", RUN, "--pictures=0"]) == 0
     assert main(["report", RUN, "--images=4"]) == 0

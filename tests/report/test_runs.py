@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from regard import report
 from regard.report.runs import filled_tables, report_runs
@@ -29,8 +31,14 @@ def made(folder: Path, stem: str, seed: int, accuracy: float, *, teacher: str | 
     row = {"task": 1.0, "test_accuracy": accuracy / 100, "test_images": 500}
     run.write_metrics([{**row, "epoch": i + 1} for i in range(epochs)])
     if done:
-        run.save_weights(make_model(recipe, len(CLASSES)), "last", epochs, accuracy / 100)
+        run.save_weights(network(stem), "last", epochs, accuracy / 100)
     return run
+
+
+@cache
+def network(stem: str) -> nn.Module:
+    """The network of a recipe, made once for its runs of all seeds."""
+    return make_model(load_recipe(stem), len(CLASSES))
 
 
 def against(folder: Path, one: str, other: str, differences: Sequence[float]) -> list[Run]:
@@ -112,6 +120,7 @@ def test_the_page_explains_the_signs_that_it_has_and_no_others(taught: dict[str,
     assert "One-sided p values" not in text
 
 
+@pytest.mark.slow
 def test_the_page_says_where_a_test_is_one_sided(tmp_path: Path) -> None:
     names = "attention-transfer/wrn-16-1-from-16-2-at", "attention-transfer/wrn-16-1"
     teacher = "attention-transfer/wrn-16-2"

@@ -27,6 +27,7 @@ def test_images_are_spread_over_the_set_whatever_the_networks_make_of_them(total
         assert k * total // count <= place < (k + 1) * total // count
 
 
+@pytest.mark.slow
 def test_verdicts_are_those_of_bias_evaluate(make_run, splits):
     run = make_run("student")
     measured = bias.evaluate(run.model(), splits.test)

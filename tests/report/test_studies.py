@@ -70,6 +70,7 @@ def printed(table) -> str:
     return " ".join(text.getvalue().split())
 
 
+@pytest.mark.slow
 def test_the_page_of_gates(gates, tmp_path, checked):
     path = report.write_gates_html(
         gates, tmp_path / "new" / "gates.html", title="Gates", classes=NAMES, data="made up", command="regard gates a b"
@@ -94,6 +95,7 @@ def test_the_page_of_gates(gates, tmp_path, checked):
         assert f"{NAMES[label]} {first.row(label).mean():.3f}" in drawn[0]
 
 
+@pytest.mark.slow
 def test_the_page_of_a_network_at_its_start(batches, tmp_path, checked):
     """Every gate is the same for all images: no share, and the page says why."""
     start = models.create("wrn-10-0.5", 10, attention="shuffle", attention_options={"groups": 2})
@@ -213,6 +215,7 @@ def test_classes_to_show():
         shown_classes(range(10), range(8))
 
 
+@pytest.mark.slow
 def test_wrong_input_loses_nothing(gates, groups, batches, tmp_path):
     path = tmp_path / "page.html"
     path.write_text("before")

@@ -161,6 +161,7 @@ def test_the_same_network_has_the_same_value_everywhere() -> None:
     assert all(len(different) == 1 for different in values.values())
 
 
+@pytest.mark.slow
 def test_every_cell_has_a_recipe_of_its_own_column() -> None:
     for name in NAMES:
         for cell in cells_with_recipes(name):

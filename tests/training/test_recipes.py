@@ -133,6 +133,7 @@ def commands() -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
 def test_the_options_of_commands_are_understood(arguments) -> None:
     name, *options = arguments

@@ -19,11 +19,11 @@ def features(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("form", ["code", "paper"])
 @pytest.mark.parametrize(("power", "reduce"), [(1, "mean"), (2, "sum"), (4, "mean"), (1, "max"), (2, "max")])
 def test_attention_loss_by_its_formula_and_numeric_gradients(form, power, reduce) -> None:
-    student, teacher = features(3, 4, 5, 2).requires_grad_(), features(3, 6, 5, 2, seed=1)
+    student, teacher = features(2, 3, 3, 2).requires_grad_(), features(2, 4, 3, 2, seed=1)
     powers = [x.abs() ** power for x in (student, teacher)]
     s, t = (F.normalize((x.amax(1) if reduce == "max" else x.sum(1)).flatten(1)) for x in powers)
     distance = (s - t).square().sum(1).sqrt()
-    expected = distance.square().mean() / 10 if form == "code" else distance.mean()
+    expected = distance.square().mean() / 6 if form == "code" else distance.mean()
 
     def loss(x):
         return transfer.attention_loss(x, teacher, power, form, reduce=reduce)

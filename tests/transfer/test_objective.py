@@ -176,6 +176,7 @@ def test_several_teachers_teach_their_mean() -> None:
         torch.testing.assert_close(found[name], expected[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student", "teacher", "size"),
     [

@@ -23,6 +23,7 @@ def test_as_many_stages_pair_in_order() -> None:
     assert pairs("resnet18", "resnet50") == [(f"layer{i}", f"layer{i}") for i in range(1, 5)]
 
 
+@pytest.mark.slow
 def test_stages_are_matched_by_resolution_then_depth() -> None:
     """MobileNetV3 has 7 stages at strides 2, 4, 8, 16, 16, 32, 32 or so; each of ResNet's gets the last at its own."""
     model = timm.create_model("mobilenetv3_small_100")

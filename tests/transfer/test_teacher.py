@@ -41,6 +41,7 @@ def test_it_sees_images_as_it_knows_them() -> None:
         transfer.Teacher(trained_looking(), mean=(0, 0, 0), std=(1, 1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wrn-10-1", "resnet18", "preact-resnet18"])
 def test_folded_it_gives_the_same_maps_and_logits(name) -> None:
     model, student = trained_looking(name).double(), trained_looking(name).double()
