@@ -1,7 +1,7 @@
-"""Attention modules against the textbook, its compiled form, timm's modules and a copy of the features.
+"""Attention modules, eager and compiled, against the textbook, timm's modules and a copy of the features.
 
     python benchmarks/attention_modules.py                      # (16, 256, 56, 56) on a processor, (256, …) on a GPU
-    python benchmarks/attention_modules.py --modules shuffle,se --memory channels_last
+    python benchmarks/attention_modules.py --modules shuffle,se --channels 2048 --side 7 --memory channels_last
     python benchmarks/attention_modules.py --network none       # without the training step of a whole ResNet50
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_ARENA_MAX=1 python benchmarks/attention_modules.py
                                                                 # glibc keeps memory: no page faults
@@ -9,17 +9,18 @@
 All variants of a module are timed in turn, forward alone and forward with backward (gradients of features and
 parameters). A copy is `x.clone()`, which, as every module does, takes fresh memory for its output; how long a copy to
 memory in use takes is printed beside it. Kept: what is saved for the backward pass, in sizes of the features.
+On a GPU a time is that of a call among many in a row.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
 
 import textbook
-import timm.layers
 import torch
 from common import arguments, in_turn, publish, seconds, spread, table
 from torch import Tensor, nn
@@ -78,17 +79,19 @@ def kept(module: nn.Module, x: Tensor) -> float:
     return sum(found.values()) / (x.numel() * x.element_size())
 
 
-def build(case: Case, device: torch.device, dtype: torch.dtype, compiled: bool) -> dict[str, nn.Module]:
-    channels = 256
-    variants = {
-        "regard": attention.create(case.ours, channels, **case.options),
-        "textbook": case.plain(channels),
-    }
+def build(case: Case, channels: int, device: torch.device, dtype: torch.dtype, compiled: bool) -> dict[str, nn.Module]:
+    variants = {"regard": attention.create(case.ours, channels, **case.options), "textbook": case.plain(channels)}
     if compiled:
-        variants["compiled"] = torch.compile(case.plain(channels))
-    if case.timms is not None:
-        variants["timm"] = timm.layers.get_attn(case.timms)(channels, **TIMM_OPTIONS.get(case.timms, {}))
+        torch.compiler.reset()  # torch compiles a class a few times, and then leaves it as it is
+        variants |= {f"{name} compiled": torch.compile(module, dynamic=False) for name, module in variants.items()}
+    if case.timms is not None and importlib.util.find_spec("timm"):
+        from timm.layers import get_attn
+
+        variants["timm"] = get_attn(case.timms)(channels, **TIMM_OPTIONS.get(case.timms, {}))
     return {name: module.to(device, dtype).train() for name, module in variants.items()}
+
+
+PEERS = ("regard compiled", "textbook", "textbook compiled", "timm")
 
 
 def modules_table(names: list[str], x: Tensor, repeats: int, compiled: bool) -> tuple[str, str]:
@@ -96,14 +99,15 @@ def modules_table(names: list[str], x: Tensor, repeats: int, compiled: bool) -> 
     g = torch.randn_like(x)
     needy = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     ready = torch.empty_like(x)
+    calls = 20 if device.type == "cuda" else 1
 
     def timed(work: Callable[[], object]) -> Callable[[], float]:
-        return lambda: seconds(work, device) * 1e3
+        return lambda: seconds(lambda: [work() for _ in range(calls)], device) * 1e3 / calls
 
     rows, copies, copies_ready = [], [], []
     for name in names:
         case = CASES[name]
-        variants = build(case, device, x.dtype, compiled)
+        variants = build(case, x.shape[1], device, x.dtype, compiled)
         works = {
             "copy": timed(x.clone),
             "ready": timed(lambda: ready.copy_(x)),
@@ -118,22 +122,21 @@ def modules_table(names: list[str], x: Tensor, repeats: int, compiled: bool) -> 
         row = [name]
         for kind in ("f", "fb"):
             ours = median[f"regard {kind}"]
-            row += [f"{ours:.2f}", f"{ours / median['copy']:.2f}"]
+            row += [f"{ours:.3f}", f"{ours / median['copy']:.2f}"]
             if kind == "fb":
                 row.append(f"{case.floor:.1f}")
-            for peer in ("textbook", "compiled", "timm"):
+            for peer in PEERS:
                 row.append(f"{median[f'{peer} {kind}'] / ours:.2f}" if f"{peer} {kind}" in median else "")
         keeps = {v: kept(module, needy) for v, module in variants.items() if v in ("regard", "textbook")}
         row += [f"{keeps['regard']:.2f}", f"{keeps['textbook']:.2f}"]
         rows.append(row)
-        print(*row, file=sys.stderr, flush=True)
-    header = ["module", "forward ms", "copies", "textbook", "compiled", "timm"]
-    header += ["forward + backward ms", "copies", "floor", "textbook", "compiled", "timm", "kept", "textbook keeps"]
+        print(*row, sep=" | ", file=sys.stderr, flush=True)
+    header = ["module", "forward ms", "copies", *PEERS, "forward + backward ms", "copies", "floor", *PEERS]
     note = (
-        f"A copy takes {statistics.median(copies):.2f} ms (to memory in use {statistics.median(copies_ready):.2f}). "
-        "Columns of peers: how many times as long as regard's they take."
+        f"A copy takes {statistics.median(copies):.3f} ms (to memory in use {statistics.median(copies_ready):.3f}). "
+        "Columns of peers, and of regard compiled: how many times as long as regard's they take."
     )
-    return table(header, rows), note
+    return table([*header, "kept", "textbook keeps"], rows), note
 
 
 def network_table(name: str, batch: int, size: int, device: torch.device, repeats: int, dtype: torch.dtype) -> str:
@@ -169,10 +172,11 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--modules", default=",".join(CASES))
     parser.add_argument("--batch", type=int, default=None, help="16 on a processor, 256 on a GPU")
-    parser.add_argument("--places", type=int, default=56, help="height and width")
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--side", type=int, default=56, help="height and width")
     parser.add_argument("--dtype", default=None, help="float32 on a processor, bfloat16 on a GPU")
     parser.add_argument("--memory", choices=["contiguous", "channels_last"], default="contiguous")
-    parser.add_argument("--compiled", choices=["yes", "no"], default="yes", help="the textbook under torch.compile")
+    parser.add_argument("--compiled", choices=["yes", "no"], default="yes", help="both under torch.compile")
     parser.add_argument("--network", default="resnet50", help="none leaves it out")
     parser.add_argument("--network_batch", type=int, default=32)
     parser.add_argument("--network_size", type=int, default=224)
@@ -184,7 +188,7 @@ def main() -> None:
     torch.manual_seed(0)
     parts = []
     if options.modules:
-        x = torch.randn(batch, 256, options.places, options.places, device=device, dtype=dtype)
+        x = torch.randn(batch, options.channels, options.side, options.side, device=device, dtype=dtype)
         x = x.to(memory_format=getattr(torch, f"{options.memory}{'_format' if options.memory == 'contiguous' else ''}"))
         found, note = modules_table(options.modules.split(","), x, options.repeats, options.compiled == "yes")
         about = f"Features {tuple(x.shape)}, {str(dtype).removeprefix('torch.')}, {options.memory}; "

@@ -1,6 +1,7 @@
-"""Registers and spills of the Triton kernels on a GPU of compute capability 9.0, which this needs not have.
+"""Registers and spills of the Triton kernels, compiled for a GPU of compute capability 9.0; there need not be one.
 
-    python benchmarks/triton_registers.py            # the shapes of ResNet50
+    python benchmarks/triton_registers.py            # the shapes of ResNet50, the worst of each kernel
+    python benchmarks/triton_registers.py --all      # and what each kernel is compiled to
     python benchmarks/triton_registers.py --quick    # every variant of every kernel once; fails if one spills
 
 Kernels are compiled for what their launches ask on tensors without memory, and not launched.
@@ -33,7 +34,7 @@ class Compiler:
     """Stands for the driver of a GPU, and for launches; keeps what was compiled."""
 
     def __init__(self) -> None:
-        self.found: dict[str, list[str]] = {}
+        self.found: dict[str, list[Any]] = {}
         self.run = triton.JITFunction.run
         triton.runtime.driver.set_active(self)
         triton.JITFunction.run = lambda kernel, *a, grid, warmup, **k: self.compile(kernel, *a, grid=grid, **k)
@@ -59,10 +60,9 @@ class Compiler:
         registers, spilled = (int(re.search(rf"{name}:(\d+)", printed)[1]) for name in ("REG", "STACK"))
         threads = 32 * compiled.metadata.num_warps
         resident = min(THREADS, REGISTERS // registers // threads * threads)
-        file_name = kernel.module.rsplit(".", 1)[1]
+        name = " ".join(dict.fromkeys([kernel.module.rsplit(".", 1)[1], kernel.__name__.strip("_")]))
         variant = ", ".join(f"{k}={v}" for k, v in options.items() if k.isupper() and k not in ("C", "P", "G", "WIDE"))
-        row = [f"{file_name} {kernel.__name__.strip('_')}", variant, registers, spilled, resident]
-        self.found[compiled.hash] = [str(cell) for cell in row]
+        self.found[compiled.hash] = [name, variant, registers, spilled, resident]
 
 
 def run(x: Tensor, groups: int, orders: tuple[int, ...]) -> None:
@@ -97,7 +97,9 @@ def run(x: Tensor, groups: int, orders: tuple[int, ...]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--all", action="store_true")
+    options = parser.parse_args()
+    quick = options.quick
     compiler = Compiler()
     rows = []
     layouts = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
@@ -112,10 +114,15 @@ def main() -> None:
         run(x, 8 if quick else 64, (1,) if quick else (0, 1))
         about = [f"{channels} x {side} x {side}", str(dtype).removeprefix("torch."), layout]
         rows += [[*about, *row] for key, row in compiler.found.items() if key not in before]
-    print(table(["features", "dtype", "layout", "kernel", "variant", "registers", "spilled bytes", "threads"], rows))
-    spilling = [row for row in rows if row[6] != "0"]
-    print(f"\n{len(rows)} kernels for compute capability 9.0; {len(spilling)} spill.")
-    sys.exit(bool(spilling))
+    if options.all:
+        about = ["features", "dtype", "layout", "kernel", "variant", "registers", "spilled bytes", "resident threads"]
+        print(table(about, [[str(cell) for cell in row] for row in rows]), end="\n\n")
+    worst = []
+    for kernel in dict.fromkeys(row[3] for row in rows):
+        registers, spilled, threads = zip(*(row[5:] for row in rows if row[3] == kernel), strict=True)
+        worst.append([kernel, *map(str, (len(registers), max(registers), max(spilled), min(threads)))])
+    print(table(["kernel", "compiled", "registers, at most", "spilled bytes", "resident threads, at least"], worst))
+    sys.exit(any(row[6] for row in rows))
 
 
 if __name__ == "__main__":

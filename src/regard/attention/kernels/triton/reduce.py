@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from regard.attention.kernels.triton.tiles import block, image, is_last, launch, load, offsets, small, tile
+from regard.attention.kernels.triton.tiles import block, image, is_last, launch, load, offsets, power, small, tile
 
 NOWHERE = tl.constexpr(2**31 - 1)
 
@@ -42,7 +42,8 @@ def over_channels(
     scale: float = 1.0,
 ) -> None:
     """The sums of x * y * f over the channels at each pixel, times `scale`; the largest values and where; f: (N, C)."""
-    tc, tp = tile(x, rows=128 if is_last(x) else 32)
+    # Few programs share an image, so that of many channels each takes more in a turn.
+    tc, tp = tile(x, rows=128 if is_last(x) else max(32, power(x.shape[1]) // 32))
     programs = triton.cdiv(x.shape[2] * x.shape[3], tp)
     launch(_reduce, programs, x, x, y, f, sums, None, tops, where, scale=scale, PIXELS=False, TC=tc, TP=tp)
 
