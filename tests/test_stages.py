@@ -7,9 +7,10 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from regard import InputError, attention, maps, models
-from regard.stages import is_activation, is_norm, stage_blocks, stage_layers, stages
+from regard.stages import is_activation, is_norm, stage_blocks, stages
 
 # Names of the stages, and blocks in each.
 TIMM = {
@@ -78,7 +79,6 @@ def test_layers_make_stages_where_there_are_no_blocks() -> None:
         *(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
     )
     assert list(stages(model)) == ["2", "9", "13"]
-    assert [len(inside) for inside in stage_layers(model).values()] == [3, 7, 3]
     assert [len(inside) for inside in stage_blocks(model).values()] == [0, 0, 0]
     nested = nn.Sequential(model[:14], model[14:16], nn.Flatten(), nn.Linear(8, 5))
     assert list(stages(nested)) == ["0.2", "0.9", "0.13"]
@@ -90,8 +90,29 @@ def test_networks_without_stages() -> None:
             stages(model)
 
 
-def test_what_is_an_activation_or_a_norm() -> None:
-    assert all(map(is_activation, (nn.ReLU(), nn.PReLU(), nn.Softmax(1))))
-    assert not any(map(is_activation, (nn.MultiheadAttention(4, 2), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))))
-    assert all(map(is_norm, (nn.BatchNorm2d(3), nn.GroupNorm(1, 3), nn.LayerNorm(3))))
-    assert not any(map(is_norm, (nn.LocalResponseNorm(2), nn.ReLU(), nn.Sequential(nn.Conv2d(3, 3, 1)))))
+def test_kinds_of_layers() -> None:
+    for layer in (nn.ReLU(), nn.SiLU(), nn.PReLU(), nn.Softmax(1), timm.layers.Swish()):
+        assert is_activation(layer) and not is_norm(layer)
+    for layer in (
+        nn.BatchNorm2d(2),
+        nn.GroupNorm(1, 2),
+        nn.LayerNorm(2),
+        timm.layers.LayerNorm2d(2),
+        FrozenBatchNorm2d(2),
+    ):
+        assert is_norm(layer) and not is_activation(layer)
+    for layer in (
+        nn.MultiheadAttention(4, 2),
+        nn.LocalResponseNorm(2),
+        nn.Conv2d(1, 1, 1),
+        timm.layers.ConvNormAct(1, 1),
+    ):
+        assert not is_activation(layer) and not is_norm(layer)
+
+
+def test_stages_that_timm_tells() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("dla34", num_classes=5)
+    assert list(stages(model)) == [entry["module"] for entry in model.feature_info]
+    attention.attach(model, "se", stages=(3,))
+    assert "level2.tree1.bn2.attention" in attention.attached(model)

@@ -11,14 +11,13 @@ from itertools import takewhile
 
 from torch import nn
 
+from regard.blocks import is_block
 from regard.errors import InputError
 from regard.with_attention import without_attention
 
 Named = tuple[str, nn.Module]
 
 _STAGE_NAME = re.compile(r"(?:layer|group|stage|block|denseblock)s?_?\d+|s\d+")
-_BLOCK_NAME = re.compile(r"(?:b|block|layer|unit)s?_?\d+")
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CONVOLUTION = nn.modules.conv._ConvNd
 # What ends the features of a Sequential that holds a whole network.
 _HEAD = (nn.Flatten, nn.Linear, nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
@@ -51,47 +50,63 @@ def stages(model: nn.Module) -> dict[str, nn.Module]:
       RegNet);
     - the runs at one resolution in a Sequential `features` (VGG, torchvision's MobileNet, EfficientNet and ConvNeXt),
       or in the model, if it is a Sequential itself. A run starts where a child has a stride; its name and module are
-      those of its last child.
+      those of its last child;
+    - what timm says in the `feature_info` of a model with blocks that are known.
 
-    In the last case, layers before, between and behind blocks, such as a stem or a last 1 x 1 convolution, are no
-    stage of their own and end none: torchvision's `mobilenet_v2` has 5 stages, the first at half the resolution of the
-    image, and the last is its last inverted residual. Only where there are no blocks, as in VGG, layers make stages;
-    those end in the last norm or activation before the next pooling.
+    In runs, layers before, between and behind blocks, such as a stem or a last 1 x 1 convolution, are no stage of their
+    own and end none: torchvision's `mobilenet_v2` has 5 stages, the first at half the resolution of the image, and the
+    last is its last inverted residual. Only where there are no blocks, as in VGG, layers make stages; those end in the
+    last norm or activation before the next pooling.
 
     Raises:
         InputError: no stages were found; name the layers instead.
     """
-    return {name: model.get_submodule(name) for name in _parts(model)}
+    return {name: model.get_submodule(name) for name in stage_parts(model)}
+
+
+def stage_parts(model: nn.Module) -> dict[str, list[Named]]:
+    """The modules that each stage of `model` consists of, as stage -> [(name in `model`, module), …].
+
+    Raises:
+        InputError: no stages were found.
+    """
+    names = getattr(model, "stage_names", None)
+    if names is not None:
+        return {name: [(name, model.get_submodule(name))] for name in names}
+    found = _called_stages("", model)
+    for container in ("stages", "blocks", "layers"):
+        child = getattr(model, container, None)
+        if not found and isinstance(child, nn.Sequential | nn.ModuleList):
+            found = children(container, child)
+    for trunk in ("features", "trunk_output"):
+        child = getattr(model, trunk, None)
+        if not found and isinstance(child, nn.Module):
+            found = _called_stages(trunk, child)
+    if found:
+        return {name: [(name, stage)] for name, stage in found}
+    trunk = "features" if isinstance(getattr(model, "features", None), nn.Sequential) else ""
+    features = model.get_submodule(trunk)
+    runs = _runs(trunk, features) if isinstance(features, nn.Sequential) else []
+    if runs:
+        return {run[-1][0]: run for run in runs}
+    entries = getattr(model, "feature_info", ()) if _blocks("", model) else ()
+    told = [entry["module"] for entry in entries if isinstance(entry, dict)]
+    if not told:
+        inside = ", ".join(name for name, _ in model.named_children()) or "none"
+        raise InputError(
+            f"{type(model).__name__} has no stages regard knows (its children: {inside}); name the layers instead"
+        )
+    return {name: [(name, model.get_submodule(name))] for name in told}
 
 
 def stage_blocks(model: nn.Module) -> dict[str, list[Named]]:
-    """The blocks of each stage of `model`, as stage -> [(name in `model`, block), …], in order of execution.
-
-    A block is a module of a class of its own with at least two weighted layers, one of them a convolution over several
-    pixels: a residual block, an inverted residual, a dense layer. A stage of plain layers has none.
+    """The blocks of each stage of `model` that `regard.blocks` knows, as stage -> [(name in `model`, block), …], in
+    order of execution. A stage of plain layers has none.
 
     Raises:
         InputError: no stages were found.
     """
-    return {
-        stage: [block for name, part in parts for block in _blocks(name, part)]
-        for stage, parts in _parts(model).items()
-    }
-
-
-def stage_layers(model: nn.Module) -> dict[str, list[Named]]:
-    """The layers of each stage of `model` that consists of layers, not blocks, as stage -> [(name, layer), …].
-
-    A module of a class of its own with one convolution, such as timm's `ConvNormAct`, is one layer.
-
-    Raises:
-        InputError: no stages were found.
-    """
-    return {
-        stage: [layer for name, part in parts for layer in _layers(name, part)]
-        for stage, parts in _parts(model).items()
-        if not any(True for name, part in parts for _ in _blocks(name, part))
-    }
+    return {stage: [block for part in parts for block in _blocks(*part)] for stage, parts in stage_parts(model).items()}
 
 
 def mark_added(module: nn.Module) -> None:
@@ -137,66 +152,37 @@ def weighted_layers(module: nn.Module) -> int:
     return sum(isinstance(part, _CONVOLUTION | nn.Linear) for part in descendants(module))
 
 
-def is_container(module: nn.Module) -> bool:
-    """Whether `module` only runs its children one after another, or holds blocks that make up a stage."""
-    if isinstance(module, _CONTAINERS) or isinstance(getattr(module, "blocks", None), _CONTAINERS):
-        return True
-    inside = children("", module)
-    return bool(inside) and all(_BLOCK_NAME.fullmatch(name) and _is_block(child) for name, child in inside)
-
-
 def is_activation(module: nn.Module) -> bool:
     """Whether `module` is an activation, of torch or timm."""
-    own = type(module).__module__.rpartition(".")[2]
-    return own.startswith("activation") and not isinstance(module, nn.MultiheadAttention)
+    return type(module).__module__.rpartition(".")[2].startswith("activation") and not weighted_layers(module)
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether `module` is a normalisation layer; it may have an activation in it, as in timm.
-
-    Local response normalisation, which only compares neighbouring channels, is none.
-    """
-    named = "Norm" in type(module).__name__ and not isinstance(module, nn.LocalResponseNorm)
-    return named and not weighted_layers(module)
+    """Whether `module` normalises by statistics of the features; it may have an activation in it, as in timm."""
+    called = "Norm" in type(module).__name__ and not isinstance(module, nn.LocalResponseNorm)
+    return called and not weighted_layers(module)
 
 
-def _parts(model: nn.Module) -> dict[str, list[Named]]:
-    """Stage -> the modules it consists of; the last one's output is the stage's."""
-    names = getattr(model, "stage_names", None)
-    if names is not None:
-        return {name: [(name, model.get_submodule(name))] for name in names}
-    found = _called_stages("", model)
-    for container in ("stages", "blocks", "layers"):
-        child = getattr(model, container, None)
-        if not found and isinstance(child, nn.Sequential | nn.ModuleList):
-            found = children(container, child)
-    for trunk in ("features", "trunk_output"):
-        child = getattr(model, trunk, None)
-        if not found and isinstance(child, nn.Module):
-            found = _called_stages(trunk, child)
-    if found:
-        return {name: [(name, stage)] for name, stage in found}
-    runs: list[list[Named]] = []
-    if isinstance(getattr(model, "features", None), nn.Sequential):
-        runs = _runs("features", model.get_submodule("features"))
-    elif isinstance(model, nn.Sequential):
-        runs = _runs("", model)
-    if not runs:
-        inside = ", ".join(name for name, _ in model.named_children()) or "none"
-        raise InputError(
-            f"{type(model).__name__} has no stages regard knows (its children: {inside}); name the layers instead"
-        )
-    return {run[-1][0]: run for run in runs}
+def has_convolution(module: nn.Module) -> bool:
+    """Whether there is a convolution over images in `module`."""
+    return any(isinstance(part, nn.Conv2d) for part in descendants(module))
 
 
 def _called_stages(name: str, module: nn.Module) -> list[Named]:
     return [child for child in children(name, module) if _STAGE_NAME.fullmatch(child[0].rpartition(".")[2])]
 
 
+def _blocks(name: str, module: nn.Module) -> list[Named]:
+    """The blocks in the module called `name`; what is in a block is not looked at."""
+    if is_block(module):
+        return [(name, module)]
+    return [block for child in children(name, module) for block in _blocks(*child)]
+
+
 def _runs(name: str, trunk: nn.Module) -> list[list[Named]]:
     """The children of a Sequential, cut where the resolution changes."""
     features = list(takewhile(lambda child: not isinstance(child[1], _HEAD), _flat(name, trunk)))
-    has_blocks = [any(True for _ in _blocks(*child)) for child in features]
+    has_blocks = [bool(_blocks(*child)) for child in features]
     runs: list[list[Named]] = [[]]
     ends = [0]  # of each run: how much of it is up to its last block, or convolution
     for (own, child), blocks in zip(features, has_blocks, strict=True):
@@ -208,7 +194,7 @@ def _runs(name: str, trunk: nn.Module) -> list[list[Named]]:
             counts = blocks
         else:
             follows = ends[-1] == len(runs[-1]) - 1 > 0 and (is_norm(child) or is_activation(child))
-            counts = follows or any(isinstance(part, nn.Conv2d) for part in descendants(child))
+            counts = follows or has_convolution(child)
         if counts:
             ends[-1] = len(runs[-1])
     return [run[:end] for run, end in zip(runs, ends, strict=True) if end]
@@ -229,26 +215,3 @@ def _has_stride(module: nn.Module) -> bool:
         if any(isinstance(step, int) and step > 1 for step in (stride if isinstance(stride, tuple) else (stride,))):
             return True
     return False
-
-
-def _is_block(module: nn.Module) -> bool:
-    return weighted_layers(module) > 1 and any(
-        isinstance(part, nn.Conv2d) and max(part.kernel_size) > 1 for part in descendants(module)
-    )
-
-
-def _blocks(name: str, module: nn.Module) -> Iterator[Named]:
-    if _is_block(module) and not is_container(module):
-        yield name, module
-    else:
-        for child in children(name, module):
-            yield from _blocks(*child)
-
-
-def _layers(name: str, module: nn.Module) -> Iterator[Named]:
-    inside = children(name, module)
-    if inside and (is_container(module) or weighted_layers(module) > 1):
-        for child in inside:
-            yield from _layers(*child)
-    else:
-        yield name, module

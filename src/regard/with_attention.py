@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ _LAYER = "without_attention"
 
 
 class WithAttention(nn.Module):
-    """A layer with attention behind it, or before it.
+    """A layer with attention behind it.
 
     The parents of `layer` call this module in its place, so attention keeps running when the layer is exchanged inside:
     by synchronised or frozen batch norms, by fusion, by quantisation. State dicts have the names of a network without
@@ -25,7 +25,6 @@ class WithAttention(nn.Module):
         layer: any module of one output.
         attention: features (N, C, H, W) -> (N, C, H, W).
         name: what `attention` is called here; a name that `layer` does not use.
-        way: whether attention acts on what `layer` gives, 'output', or on the first of what it takes, 'input'.
         channels_last: whether the features are (N, H, W, C); attention sees them as (N, C, H, W).
     """
 
@@ -35,13 +34,11 @@ class WithAttention(nn.Module):
         attention: nn.Module,
         name: str = "attention",
         *,
-        way: Literal["output", "input"] = "output",
         channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.training = layer.training
         self.attention_name = name
-        self._first = way == "input"
         self._channels_last = channels_last
         self.add_module(_LAYER, layer)
         self.add_module(name, attention)
@@ -51,8 +48,6 @@ class WithAttention(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         layer, attention = getattr(self, _LAYER), getattr(self, self.attention_name)
-        if self._first:
-            return layer(attention(args[0]), *args[1:], **kwargs)
         output = layer(*args, **kwargs)
         if self._channels_last:
             return attention(output.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -129,54 +129,62 @@ def test_a_stage_may_share() -> None:
 
 
 class Shy(nn.Module):
-    """A block that has an `attention` of its own, and adds in a way that only its forward shows."""
+    """A block of one's own, with a layer that has an `attention` of its own."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv.attention = "a name that is taken"
-        self.drop = nn.Dropout()
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + 0.5 * self.drop(self.conv(self.first(x))))
+        return torch.relu(x + 0.5 * self.conv(self.first(x)))
 
 
-class Opaque(Shy):
-    """A block whose forward looks at values."""
+class Open(nn.Module, attention.AttentionSlot):
+    """A block of one's own that says where its branch ends."""
+
+    branch_end = "conv"
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.attention = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+        branch = self.conv(x)
+        return x + (branch if self.attention is None else self.attention(branch))
 
 
 def test_blocks_of_ones_own() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), Shy(4), Shy(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
-    attention.attach(model, "se")
-    assert list(attention.attached(model)) == ["1.conv.attention2", "2.conv.attention2"]
-    assert [site.residual for site in attention.sites(model)] == [True, True]
-    model = model.eval()
-    x = torch.randn(2, 4, 6, 6)
-    block = model[1]
+    def model(*blocks: nn.Module) -> nn.Module:
+        head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), *blocks, *head).eval()
+
+    for where in ("branch", "block"):
+        with pytest.raises(InputError, match=r"1 is a Shy, of which regard does not know .* name layers in where="):
+            attention.attach(model(Shy(4)), "se", where=where)
+    named = attention.attach(model(Shy(4), Shy(4)), "se", where=["*.conv"])
+    assert list(attention.attached(named)) == ["1.conv.attention2", "2.conv.attention2"]
+    x, block = torch.randn(2, 4, 6, 6), named[1]
     plain = nn.functional.conv2d(block.first(x), block.conv.weight, block.conv.bias, padding=1)
     torch.testing.assert_close(block(x), torch.relu(x + 0.5 * block.conv.attention2(plain)))
 
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), Opaque(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
-    with pytest.raises(InputError, match="cannot be told how many channels 1 of Sequential gives"):
-        attention.attach(model, "se")
-    attention.attach(model, "se", where=["1.conv"])
-    assert list(attention.attached(model)) == ["1.conv.attention2"]
+    known = attention.attach(model(Open(4), nn.Sequential(Open(4))), "se")
+    assert list(attention.attached(known)) == ["1.attention", "2.0.attention"]
+    assert all(site.residual and site.channels == 4 for site in attention.sites(known))
 
 
 def small(kind: str) -> nn.Module:
-    """Networks with every way in which attention is called: slots, wrappers of outputs, (N, H, W, C), of inputs."""
+    """Networks with every way in which attention is called: slots, wrappers, (N, H, W, C), behind a whole stage."""
     torch.manual_seed(0)
     blocks: dict[str, list[nn.Module]] = {
         "slots": [cifar_resnet.BasicBlock(4, 8, 2), timm_resnet.BasicBlock(8, 8)],
         "outputs": [torchvision.models.resnet.BasicBlock(4, 4)],
         "channels last": [CNBlock(4, 1.0, 0.5)],
-        "inputs": [],
+        "stages": [],
     }
-    if kind == "inputs":
+    if kind == "stages":
         return attention.attach(torchvision.models.DenseNet(4, (1, 1), 4, num_classes=5), "se", where="stage")
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(5))
     model = nn.Sequential(nn.Conv2d(3, 4, 3), *blocks[kind], *head)
@@ -184,7 +192,7 @@ def small(kind: str) -> nn.Module:
     return attention.attach(model, "se")
 
 
-KINDS = ["slots", "outputs", "channels last", "inputs"]
+KINDS = ["slots", "outputs", "channels last", "stages"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,10 +12,13 @@ import torch
 from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d, unfreeze_batch_norm_2d
 from timm.models._efficientnet_blocks import InvertedResidual
 from timm.utils import ModelEmaV3, reparameterize_model
-from torch import Tensor, fx, nn
+from torch import Tensor, distributed, fx, nn
 from torch.ao import quantization
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.fsdp import fully_shard
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.optim.swa_utils import AveragedModel
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import BasicBlock
 
@@ -60,7 +63,8 @@ IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(scope="module")
 def model(request) -> nn.Module:
     torch.manual_seed(0)
-    model = stirred(attention.attach(NETWORKS[request.param](), "se"))
+    where = ["*.conv2"] if request.param == "units" else "branch"
+    model = stirred(attention.attach(NETWORKS[request.param](), "se", where=where))
     without = attention.detach(copy.deepcopy(model))
     assert not torch.allclose(without(IMAGES), model(IMAGES), rtol=1e-2)
     return model
@@ -117,7 +121,8 @@ EXCHANGES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "quantization prepared": quantization_prepared,
     "copy": copy.deepcopy,
     "pickle": pickled,
-    "average": lambda model: ModelEmaV3(model).module,
+    "timm's average": lambda model: ModelEmaV3(model).module,
+    "torch's average": lambda model: AveragedModel(model, use_buffers=True).module,
     "folded": models.folded,
 }
 
@@ -135,8 +140,36 @@ def test_attention_runs_afterwards(model, name) -> None:
     assert [name.removeprefix("network.") for name in found] == list(attention.attached(model))
 
 
+@pytest.mark.parametrize(("network", "start"), [("torchvision", "published"), ("slots", "identity")])
+def test_sharded_networks(network, start, tmp_path) -> None:
+    torch.manual_seed(0)
+    model = attention.attach(NETWORKS[network](), "se", start=start)
+    expected, plain = model.train()(IMAGES), model.state_dict()
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        mesh = distributed.init_device_mesh("cpu", (1,))
+        sharded = copy.deepcopy(model)
+        for module in list(sharded.modules()):
+            if isinstance(module, attention.WithAttention | attention.IdentityStart):
+                fully_shard(module, mesh=mesh)
+        fully_shard(sharded, mesh=mesh)
+        output = sharded(IMAGES)
+        torch.testing.assert_close(output, expected)
+        output.sum().backward()
+        assert all(parameter.grad is not None for parameter in sharded.parameters())
+        optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1, momentum=0.9)
+        optimizer.step()
+        state, of_optimizer = get_state_dict(sharded, optimizer)
+        assert list(state) == list(sharded.state_dict()) == list(plain)
+        wanted = {name: value + 1 for name, value in state.items()}
+        set_state_dict(sharded, optimizer, model_state_dict=wanted, optim_state_dict=of_optimizer)
+        assert all(torch.equal(value, wanted[name]) for name, value in sharded.state_dict().items())
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_attention_stands_behind_units_that_fuse() -> None:
-    model = attention.attach(NETWORKS["units"](), "se")
+    model = attention.attach(NETWORKS["units"](), "se", where=["*.conv2"])
     assert list(attention.attached(model)) == [f"{i}.conv2.attention" for i in (1, 2)]
     fused = reparameterize_model(model.eval())
     assert isinstance(fused[1].conv2.without_attention, nn.Conv2d)

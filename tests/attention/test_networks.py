@@ -354,20 +354,11 @@ def test_places_after_blocks_stages_and_layers() -> None:
     assert model.conv1.attention.channels == 64
 
     model = torchvision.densenet121(num_classes=5).eval()
-    x = features(2, 256, 8, 8)
-    before = model.features.transition1(x)
+    x = features(2, 64, 8, 8)
+    before = model.features.denseblock1(x)
     attention.attach(model, "se", stages=(1,), where="stage")
-    (put_in,) = attention.attached(model).values()
-    torch.testing.assert_close(model.features.transition1(x), before_of(model.features.transition1, put_in(x)))
-    assert not torch.allclose(model.features.transition1(x), before)
-
-
-def before_of(transition: nn.Module, x: Tensor) -> Tensor:
-    """A transition of DenseNet without attention."""
-    norm = transition.norm
-    return transition.pool(
-        transition.conv(F.relu(F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)))
-    )
+    assert list(attention.attached(model)) == ["features.denseblock1.attention"]
+    torch.testing.assert_close(model.features.denseblock1(x), model.features.denseblock1.attention(before))
 
 
 def test_every_module_goes_into_a_network_without_slots() -> None:
@@ -385,7 +376,7 @@ def test_networks_without_a_place() -> None:
         (timm.create_model("vit_tiny_patch16_224", depth=2), "branch", "blocks.0 of VisionTransformer has no conv"),
         (timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)), "block", "has no convolutions"),
         (timm.create_model("vit_tiny_patch16_224", depth=2), ["blocks.0"], "gives a tensor of 3 dimensions"),
-        (timm.create_model("vit_tiny_patch16_224", depth=2), ["blocks.0.mlp.fc2"], "whose channels come last"),
+        (timm.create_model("convnext_atto", conv_mlp=False), ["stages.0.blocks.0.mlp.fc2"], "whose channels come last"),
         (torchvision.googlenet(num_classes=5, init_weights=False), "branch", "in where=[...]"),
         (nn.Sequential(nn.Linear(3, 3)), "branch", "has no stages"),
     ):

@@ -71,12 +71,10 @@ def test_a_network_computes_what_it_did(name) -> None:
     with torch.no_grad():
         expected = bits(model(images()))
         for module in attention.names():
-            if (name, module) == ("nin-thin", "dia"):  # whose blocks differ in width, in every stage
-                continue
-            stages = (1,) if module == "dia" else None  # the one that takes blocks of one width alone
-            options = GROUPS.get(module, {})
             where = PLACES.get(name, "branch")
-            attention.attach(model, module, stages, where=where, start="identity", **options)
+            if module == "dia":  # which takes blocks of one width
+                where = [attention.sites(model, where=where)[-1].name.rpartition(".")[0]]
+            attention.attach(model, module, where=where, start="identity", **GROUPS.get(module, {}))
             put_in = attention.attached(model)
             kind = attention.GlobalContext if module == "gc" else attention.IdentityStart  # it begins so by itself
             assert put_in and all(isinstance(one, kind) for one in put_in.values())

@@ -26,8 +26,9 @@ from regard.attention.modules import (
     TripletAttention,
 )
 from regard.attention.registry import create, layer, names, register
-from regard.attention.sites import AttentionSlot, Site, sites
+from regard.attention.sites import Site, sites
 from regard.attention.start import IdentityStart
+from regard.blocks import AttentionSlot
 from regard.with_attention import WithAttention
 
 __all__ = [

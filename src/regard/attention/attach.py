@@ -12,8 +12,9 @@ from torch import nn
 from regard.attention.gates import Gate
 from regard.attention.modules.shuffle import OrderedShuffleAttention
 from regard.attention.registry import create, get
-from regard.attention.sites import AttentionSlot, Site, Where, sites
+from regard.attention.sites import Site, Where, sites
 from regard.attention.start import IdentityStart, Start, check_start
+from regard.blocks import AttentionSlot
 from regard.errors import InputError
 from regard.stages import is_added, mark_added
 from regard.with_attention import WithAttention, plain_name, without_attention
@@ -73,7 +74,7 @@ def attach(
     for site in places:
         if site.module is not None:
             advice = (
-                "detach(model) takes it out" if _was_attached(site.holder, site.module) else "choose a network without"
+                "detach(model) takes it out" if _was_attached(site.host, site.module) else "choose a network without"
             )
             raise InputError(f"{site.name} holds {type(site.module).__name__} already; {advice}")
     modules = _modules(model, places, name, gate, options)
@@ -85,10 +86,10 @@ def attach(
             module = IdentityStart(module, device=like.device, dtype=like.dtype)
         mark_added(module)
         module.train(site.block.training)
-        if site.way == "slot":
+        if site.slot:
             setattr(site.host, site.attribute, module)
         else:
-            wrapper = WithAttention(site.host, module, site.attribute, way=site.way, channels_last=site.channels_last)
+            wrapper = WithAttention(site.host, module, site.attribute, channels_last=site.channels_last)
             _exchange(model, site.host, wrapper)
     return model
 

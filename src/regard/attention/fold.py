@@ -16,6 +16,7 @@ from regard.attention.modules.shuffle import ShuffleAttention
 from regard.attention.registry import is_registered
 from regard.attention.sites import Site, sites
 from regard.errors import InputError
+from regard.with_attention import without_attention
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -73,7 +74,7 @@ def _orderable(site: Site, model: nn.Module) -> bool:
     if not site.producers or site.channels_last:
         return False
     conv, *norms = site.producers
-    if site.way != "slot" and site.host is not site.producers[-1]:
+    if not site.slot and without_attention(site.host) is not site.producers[-1]:
         return False  # something with an order of its own may lie between
     named = [part for _, part in model.named_modules(remove_duplicate=False)]
     return (
@@ -91,7 +92,7 @@ def _fold_shuffle(site: Site, module: ShuffleAttention) -> None:
         for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
             if tensor.dim():  # all but the batches counted
                 tensor.copy_(tensor[order])
-    setattr(site.holder, site.attribute, module.ordered())
+    setattr(site.host, site.attribute, module.ordered())
 
 
 def _fold_norms(module: nn.Module, kept: Collection[nn.Module]) -> None:

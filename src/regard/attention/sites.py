@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal
 
-from timm.models import resnet as timm_resnet
 from torch import nn
 
-from regard.attention.branch import BranchEnd, branch_end, last_called
 from regard.attention.shapes import output_shapes
+from regard.blocks import branch_of, is_dense
 from regard.errors import InputError, unknown
 from regard.stages import (
     Named,
     children,
-    descendants,
+    has_convolution,
     is_activation,
-    is_container,
     is_norm,
     named_descendants,
     stage_blocks,
-    stage_layers,
+    stage_parts,
     unwrapped,
+    weighted_layers,
 )
-from regard.stages import stages as find_stages
 from regard.with_attention import WithAttention, without_attention
 
 Where = str | Sequence[str]
 
 _WHERE = ("branch", "block", "stage")
-_TRANSPARENT = (nn.Identity, nn.modules.dropout._DropoutNd)
-_PLAIN = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-
-
-class AttentionSlot:
-    """Mixin of residual blocks that have a place for attention at the end of their residual branch.
-
-    Such a block passes its branch through `attention` unless that is None, and says in `attention_channels` how many
-    channels arrive there.
-    """
-
-    attention: nn.Module | None
-    attention_channels: int
+_NAME_LAYERS = "name layers that give features (N, C, H, W) in where=[...]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +41,14 @@ class Site:
             'layer1.0.bn3.attention'.
         channels: C of the features there.
         stage: the name of the stage it is in, or None.
-        block: the block, layer or stage it belongs to; the module takes device, dtype and mode of that.
-        host: the block that has a slot for it, called `attribute`; or the layer that it follows or comes before: a
-            `WithAttention` with a child `attribute` then stands in the layer's place.
-        way: how it is called: 'slot', by the host itself; 'output', on what the host gives; 'input', on what the host
-            takes.
+        block: the block or layer it belongs to; the module takes device, dtype and mode of that.
+        host: the block that has a slot for it; or the layer that it follows, in a `WithAttention` if it has one.
+        attribute: what it is called in its host.
+        slot: whether the host has a slot for it.
         channels_last: whether the features there are (N, H, W, C); attention then sees them as (N, C, H, W).
         residual: whether an addition follows.
         producers: the convolution or linear layer, and the norm behind it, whose output channels arrive here in their
-            order, at most with an activation or layer scale between; empty if that is not known.
-        wrapper: what stands in the place of the host, if it has attention and no slot for it.
+            order, at most with an activation between; empty if that is not known.
     """
 
     name: str
@@ -74,32 +57,27 @@ class Site:
     block: nn.Module
     host: nn.Module
     attribute: str
-    way: Literal["slot", "output", "input"]
+    slot: bool = False
     channels_last: bool = False
     residual: bool = False
     producers: tuple[nn.Module, ...] = ()
-    wrapper: WithAttention | None = None
 
     @property
     def module(self) -> nn.Module | None:
         """What is there now."""
-        return getattr(self.holder, self.attribute, None) if self.holder is not None else None
-
-    @property
-    def holder(self) -> nn.Module | None:
-        """The module that has `module` as a child called `attribute`; None as long as there is none."""
-        return self.host if self.way == "slot" else self.wrapper
+        filled = self.slot or isinstance(self.host, WithAttention)
+        return getattr(self.host, self.attribute) if filled else None
 
 
 def sites(model: nn.Module, stages: Iterable[int] | None = None, where: Where = "branch") -> list[Site]:
     """The places for attention in `model`, in order of execution; `model` stays as it is.
 
-    They are found without running the network: what a block adds to its input is read off its forward. (Where that does
-    not say how many channels there are, the network runs once on the meta device, which computes nothing.)
+    Blocks are those that `regard.blocks` knows. (Where a layer's class does not say how many channels it gives, the
+    network runs once on the meta device, which computes nothing.)
 
     Args:
-        model: a network of convolutions: one of regard, timm or torchvision, or any other whose stages
-            `regard.stages.stages` finds, or, with layer names, any at all.
+        model: a network of convolutions: one of regard, timm or torchvision, a plain Sequential, or, with layer names,
+            any at all.
         stages: the stages, counted from 1; None: all.
         where:
             'branch': the end of every residual branch, before the addition: after its last norm or, where that comes
@@ -114,60 +92,30 @@ def sites(model: nn.Module, stages: Iterable[int] | None = None, where: Where = 
             A sequence of layer names, or patterns such as 'layer4.*.bn2' (`*` matches dots too): after these layers.
 
     Raises:
-        InputError: `model` has no such stage or layer, or none that gives features (N, C, H, W).
+        InputError: `model` has no such stage or layer, none that gives features (N, C, H, W), or blocks that are not
+            known.
     """
     if unwrapped(model) is not model:
         raise InputError(
             f"the model is wrapped in {type(model).__name__}; put attention into the model inside, and wrap it again"
         )
-    if isinstance(where, str):
-        if where not in _WHERE:
-            raise InputError(
-                f"unknown place {where!r} for attention; known: {', '.join(_WHERE)}, or a list of layer names"
-            )
-        blocks = _blocks(model, stages)
-        find = {"branch": _branch_sites, "block": _block_sites, "stage": _stage_sites}[where]
-        found = find(model, blocks)
+    if not isinstance(where, str):
+        found = list(_layer_sites(model, where, stages))
+    elif where not in _WHERE:
+        raise InputError(f"unknown place {where!r} for attention; known: {', '.join(_WHERE)}, or a list of layer names")
     else:
-        found = _layer_sites(model, where, None if stages is None else _chosen(model, stages))
-    wrappers = {without_attention(part): part for part in model.modules() if isinstance(part, WithAttention)}
-    placed = [_occupied(_outside_fusion(model, site), wrappers) for site in found]
-    unique = {(site.host, site.attribute): site for site in reversed(placed)}
-    return _with_channels(model, list(unique.values())[::-1])
-
-
-def _outside_fusion(model: nn.Module, site: Site) -> Site:
-    """The site, behind the whole unit that its layer is the last of, if the unit has a method `fuse`.
-
-    Such units, the `ConvNorm` of timm's RepViT for one, make one layer of their own layers, in which there is no place
-    for what stands between these or behind.
-    """
-    host, name = site.host, site.name.rpartition(".")[0]
-    while site.way == "output" and not site.channels_last:
-        outer, _, last = name.rpartition(".")
-        unit = without_attention(model.get_submodule(outer))
-        if not outer or not hasattr(unit, "fuse") or last_called(unit) != last:
-            break
-        host, name = unit, outer
-    if host is site.host:
-        return site
-    moved = _wrapped(name, host, site.stage, site.block, residual=site.residual, producers=site.producers)
-    return replace(moved, channels=site.channels)
-
-
-def _occupied(site: Site, wrappers: Mapping[nn.Module, WithAttention]) -> Site:
-    """The site with the wrapper of its host, if it has one."""
-    if site.way == "slot" or site.host not in wrappers:
-        return site
-    wrapper = wrappers[site.host]
-    name = f"{site.name.rpartition('.')[0]}.{wrapper.attention_name}"
-    return replace(site, name=name, attribute=wrapper.attention_name, wrapper=wrapper)
+        found = [
+            site
+            for stage, blocks in _blocks(model, stages).items()
+            for site in (_block_sites(model, stage, blocks, where) if blocks else _after_layers(model, stage, where))
+        ]
+    return _with_channels(model, found)
 
 
 def _chosen(model: nn.Module, stages: Iterable[int] | None) -> list[str]:
     """The names of the stages of these numbers."""
     try:
-        names = list(find_stages(model))
+        names = list(stage_parts(model))
     except InputError as error:
         raise InputError(f"{error}, in where=[...]") from error
     numbers = range(1, len(names) + 1) if stages is None else sorted(set(stages))
@@ -178,241 +126,169 @@ def _chosen(model: nn.Module, stages: Iterable[int] | None) -> list[str]:
 
 
 def _blocks(model: nn.Module, stages: Iterable[int] | None) -> dict[str, list[Named]]:
-    """The blocks of the stages of these numbers, among them whatever has a slot for attention.
+    """The blocks of the stages of these numbers.
 
     If stages are not chosen one by one and some have blocks, those without are left out: they are the last 1 x 1
     convolution of a network or the like.
     """
     chosen = _chosen(model, stages)
     found = stage_blocks(model)
-    for stage in chosen:
-        if not any(_slot(block) for _, block in found[stage]):
-            inside = named_descendants(stage, model.get_submodule(stage))
-            found[stage] = [(name, part) for name, part in inside if _slot(part)] or found[stage]
-    skip = stages is None and any(found[stage] for stage in chosen)
+    skip = stages is None and any(found.values())
     return {stage: found[stage] for stage in chosen if found[stage] or not skip}
 
 
-def _slot(block: nn.Module) -> str | None:
-    """The attribute that `block` keeps for attention."""
-    if isinstance(block, AttentionSlot):
-        return "attention"
-    return "se" if isinstance(block, timm_resnet.BasicBlock | timm_resnet.Bottleneck) else None
+def _block_sites(model: nn.Module, stage: str, blocks: list[Named], where: str) -> Iterator[Site]:
+    if where == "stage":
+        module = without_attention(model.get_submodule(stage))
+        yield _behind(model, stage, module, stage) if is_dense(module) else _behind_block(model, *blocks[-1], stage)
+        return
+    for name, block in blocks:
+        yield _branch_site(model, name, block, stage) if where == "branch" else _behind_block(model, name, block, stage)
 
 
-def _slot_channels(block: nn.Module) -> int:
-    if isinstance(block, AttentionSlot):
-        return block.attention_channels
-    last = block.get_submodule("conv3" if isinstance(block, timm_resnet.Bottleneck) else "conv2")
-    return _channels(last)
-
-
-def _branch_sites(model: nn.Module, stages: Mapping[str, list[Named]]) -> Iterator[Site]:
-    shared = _shared(model)
-    for stage, blocks in stages.items():
-        for name, block in blocks:
-            yield _branch_site(stage, name, block, shared)
-        if not blocks:
-            yield from _after_convolutions(model, stage, shared)
-
-
-def _branch_site(stage: str, name: str, block: nn.Module, shared: set[nn.Module]) -> Site:
-    end = branch_end(block, shared)
-    slot = _slot(block)
-    if slot is not None:
-        producers = end.producers if end is not None else ()
-        return Site(
-            f"{name}.{slot}",
-            _slot_channels(block),
-            stage,
-            block,
-            block,
-            slot,
-            "slot",
-            residual=True,
-            producers=producers,
-        )
-    if end is None or not _features(end):
-        return _wrapped(name, block, stage, block)
-    return _wrapped(
-        f"{name}.{end.path}",
-        end.layer,
-        stage,
-        block,
-        channels_last=end.channels_last,
-        residual=end.join == "sum",
-        producers=end.producers,
+def _branch_site(model: nn.Module, name: str, block: nn.Module, stage: str) -> Site:
+    branch = branch_of(block)
+    assert branch is not None  # for it is a block
+    path, layer = branch.layers[-1]
+    producers = _producers(part for _, part in branch.layers)
+    channels = _channels(*producers)
+    if branch.slot is not None:
+        slot = f"{name}.{branch.slot}"
+        return Site(slot, channels, stage, block, block, branch.slot, True, residual=True, producers=producers)
+    site = _behind(model, f"{name}.{path}" if path else name, block, stage)
+    return replace(
+        site,
+        channels=channels,
+        channels_last=isinstance(layer, nn.Linear),  # as in ConvNeXt
+        residual=branch.residual,
+        producers=producers,
     )
 
 
-def _after_convolutions(model: nn.Module, stage: str, shared: set[nn.Module]) -> list[Site]:
-    """Behind each convolution with its norm and activation, in a stage of layers."""
-    found: list[Site] = []
-    open_end = False  # whether a norm or activation would still belong to the last site
-    for name, layer in stage_layers(model)[stage]:
-        if any(isinstance(part, nn.Conv2d) for part in descendants(layer)):
-            producers: tuple[nn.Module, ...] = (layer,) if isinstance(layer, nn.Conv2d) else ()
-            found.append(_wrapped(name, layer, stage, layer, producers=producers))
-            open_end = True
-        elif open_end and (is_norm(layer) or is_activation(layer)) and layer not in shared:
-            site = found.pop()
-            producers = (*site.producers, layer) if is_norm(layer) and site.producers else site.producers
-            found.append(_wrapped(name, layer, stage, site.block, producers=producers))
+def _behind_block(model: nn.Module, name: str, block: nn.Module, stage: str) -> Site:
+    """Behind a whole block, whose channels are those of the branch that it adds."""
+    branch = branch_of(block)
+    channels = _channels(*(layer for _, layer in branch.layers)) if branch is not None and branch.residual else 0
+    return replace(_behind(model, name, block, stage), channels=channels)
+
+
+def _after_layers(model: nn.Module, stage: str, where: str) -> list[Site]:
+    """Behind each convolution with its norm and activation, in a stage of layers; 'stage': behind the last of them."""
+    runs: list[tuple[str, list[nn.Module]]] = []  # name of the last layer, the convolution and what follows
+    follows, shared = False, _shared(model)
+    for name, layer in (layer for part in stage_parts(model)[stage] for layer in _layers(*part)):
+        if isinstance(layer, nn.Conv2d):
+            runs.append((name, [layer]))
+            follows = True
+        elif follows and (is_norm(layer) or is_activation(layer)) and layer not in shared:
+            runs[-1] = (name, [*runs[-1][1], layer])
         else:
-            open_end = False
-    if not found:
+            follows = False
+    if not runs:
         raise InputError(
             f"{stage} of {type(model).__name__} has no convolutions, so no features (N, C, H, W) that attention could "
             "act on; if other layers give such features, name them in where=[...]"
         )
+    found = []
+    for name, layers in runs[-1:] if where == "stage" else runs:
+        site = _behind(model, name, layers[0], stage)
+        found.append(replace(site, channels=_channels(*layers), producers=_producers(layers)))
     return found
 
 
-def _block_sites(model: nn.Module, stages: Mapping[str, list[Named]]) -> Iterator[Site]:
-    shared = _shared(model)
-    for stage, blocks in stages.items():
-        for name, block in blocks:
-            yield _after(stage, name, block, shared)
-        if not blocks:
-            yield from _after_convolutions(model, stage, shared)
+def _layers(name: str, module: nn.Module) -> Iterator[Named]:
+    """The layers in a module that runs its children one after another."""
+    inside = children(name, module)
+    if inside and has_convolution(module) and not isinstance(module, nn.Conv2d):
+        if not isinstance(module, nn.Sequential | nn.ModuleList) and weighted_layers(module) > 1:
+            raise InputError(
+                f"{name} is a {type(module).__name__}, of which regard does not know where its branch ends; name "
+                "layers in where=[...], or derive the class from regard.attention.AttentionSlot"
+            )
+        for child in inside:
+            yield from _layers(*child)
+    else:
+        yield name, module
 
 
-def _after(stage: str, name: str, block: nn.Module, shared: set[nn.Module]) -> Site:
-    """After a whole block; its channels are those of its branch, unless that is only a part of them."""
-    channels = 0
-    if _slot(block):
-        channels = _slot_channels(block)
-    elif (end := branch_end(block, shared)) is not None and end.join != "concatenation" and _features(end):
-        channels = _channels(end.layer, *reversed(end.producers))
-    return replace(_wrapped(name, block, stage, block), channels=channels)
-
-
-def _stage_sites(model: nn.Module, stages: Mapping[str, list[Named]]) -> Iterator[Site]:
-    shared = _shared(model)
-    for stage, blocks in stages.items():
-        module = without_attention(model.get_submodule(stage))
-        last = _last(stage, module)
-        if not blocks:
-            yield _after_convolutions(model, stage, shared)[-1]
-        elif last is None:
-            yield _wrapped(*_next(model, stage), stage, module, way="input")
-        else:
-            yield _after(stage, *last, shared)
-
-
-def _last(name: str, module: nn.Module) -> Named | None:
-    """The module in `module` whose output is that of `module`; None if there is none that attention can follow."""
-    if isinstance(module, nn.ModuleDict | nn.ModuleList):
-        return None
-    if not is_container(module):
-        return name, module
-    inside = [child for child in children(name, module) if not isinstance(child[1], _TRANSPARENT)]
-    if not isinstance(module, nn.Sequential):
-        called = last_called(module)
-        if called is None:
-            return name, module
-        inside = [(f"{name}.{called}", without_attention(module.get_submodule(called)))]
-    return _last(*inside[-1]) if inside else None
-
-
-def _next(model: nn.Module, stage: str) -> Named:
-    """The first layer behind a stage, in the Sequential the stage is in."""
-    trunk = stage.rpartition(".")[0]
-    siblings = children(trunk, model.get_submodule(trunk))
-    behind = [child for name, child in zip([name for name, _ in siblings], siblings[1:], strict=False) if name == stage]
-    while behind and is_container(behind[0][1]):
-        behind = children(*behind[0])
-    if not behind or not isinstance(model.get_submodule(trunk), nn.Sequential):
-        raise InputError(
-            f"{stage} of {type(model).__name__} has no last layer that attention could follow; name layers instead"
-        )
-    return behind[0]
-
-
-def _layer_sites(model: nn.Module, patterns: Sequence[str], stages: Sequence[str] | None) -> Iterator[Site]:
+def _layer_sites(model: nn.Module, patterns: Sequence[str], stages: Iterable[int] | None) -> Iterator[Site]:
     if not patterns:
         raise InputError("no layers named in where=[]; name at least one, or leave where out for the residual branches")
     modules = {name: module for name, module in named_descendants("", model) if name}
-    shared = _shared(model)
-    try:
-        known = list(find_stages(model))
-    except InputError:
-        known = []
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in modules):
             raise unknown("layer", pattern, modules)
+    try:
+        known = _chosen(model, stages)
+    except InputError:
+        if stages is not None:
+            raise
+        known = []
+    shared = _shared(model)
+    hosts = set()
     for name, module in modules.items():
-        stage = next((stage for stage in known if name == stage or name.startswith(f"{stage}.")), None)
-        if not any(fnmatchcase(name, pattern) for pattern in patterns) or (stages is not None and stage not in stages):
+        stage = next((stage for stage in known if f"{name}.".startswith(f"{stage}.")), None)
+        if not any(fnmatchcase(name, pattern) for pattern in patterns) or (stages is not None and stage is None):
             continue
-        last = _last(name, module)
-        if last is None:
+        while isinstance(module, nn.Sequential) and not hasattr(module, "fuse") and children(name, module):
+            inside = children(name, module)  # a wrapper of a Sequential could not be indexed
+            real = [child for child in inside if not isinstance(child[1], nn.Identity | nn.modules.dropout._DropoutNd)]
+            name, module = (real or inside)[-1]
+        if isinstance(module, nn.ModuleList) or (isinstance(module, nn.ModuleDict) and not is_dense(module)):
             raise InputError(f"{name} is a {type(module).__name__}, which attention cannot follow; name layers in it")
-        if last[1] in shared:
-            raise InputError(f"{last[0]} is called at several places; name another layer")
-        yield _wrapped(*last, stage, last[1])
+        if module in shared:
+            raise InputError(f"{name} is called at several places; name another layer")
+        if module not in hosts:
+            hosts.add(module)
+            yield _behind(model, name, module, stage)
 
 
-def _wrapped(
-    name: str,
-    host: nn.Module,
-    stage: str | None,
-    block: nn.Module,
-    *,
-    way: Literal["output", "input"] = "output",
-    channels_last: bool = False,
-    residual: bool = False,
-    producers: tuple[nn.Module, ...] = (),
-) -> Site:
-    """A place at a module without slot, called `attention`, or `attention2`, … if it has one of that name itself."""
+def _behind(model: nn.Module, name: str, block: nn.Module, stage: str | None) -> Site:
+    """Behind the layer of this name, called `attention`, or `attention2`, … if it has one of that name itself."""
+    host = model.get_submodule(name)
     attribute, number = "attention", 2
     while hasattr(host, attribute):
         attribute, number = f"attention{number}", number + 1
-    return Site(f"{name}.{attribute}", 0, stage, block, host, attribute, way, channels_last, residual, producers)
+    if isinstance(host, WithAttention):
+        attribute = host.attention_name
+    return Site(f"{name}.{attribute}", 0, stage, block, host, attribute)
 
 
 def _with_channels(model: nn.Module, found: list[Site]) -> list[Site]:
-    """The sites with their channels, which for some only the whole network can say."""
-    for i, site in enumerate(found):
-        if not site.channels:
-            found[i] = replace(site, channels=_channels(site.host, *reversed(site.producers)))
+    """The sites with the channels that only the whole network can say."""
     shapes = output_shapes(model, [site.host for site in found if not site.channels])
     for i, site in enumerate(found):
+        if site.channels:
+            continue
         layer = f"{site.name.rpartition('.')[0]} of {type(model).__name__}"
         shape = tuple(shapes.get(site.host, ()))
-        advice = "name layers that give features (N, C, H, W) in where=[...]"
-        if shape and len(shape) != 4:
-            raise InputError(f"{layer} gives a tensor of {len(shape)} dimensions; {advice}")
-        if _works_on_last(site.host) and not site.channels_last:
-            raise InputError(f"{layer} is a {type(site.host).__name__}, whose channels come last; {advice}")
-        if not shape and not site.channels:
-            raise InputError(f"it cannot be told how many channels {layer} gives; {advice}")
-        if not site.channels:
-            found[i] = replace(site, channels=shape[-1] if site.channels_last else shape[1])
+        if not shape:
+            raise InputError(f"it cannot be told how many channels {layer} gives; {_NAME_LAYERS}")
+        if len(shape) != 4:
+            raise InputError(f"{layer} gives a tensor of {len(shape)} dimensions; {_NAME_LAYERS}")
+        if _works_on_last(without_attention(site.host)):
+            raise InputError(
+                f"{layer} is a {type(without_attention(site.host)).__name__}, whose channels come last; {_NAME_LAYERS}"
+            )
+        found[i] = replace(site, channels=shape[1])
     return found
 
 
+def _producers(layers: Iterable[nn.Module]) -> tuple[nn.Module, ...]:
+    return tuple(layer for layer in layers if _channels(layer) or is_norm(layer))
+
+
 def _channels(*layers: nn.Module) -> int:
-    """The channels of the first of the layers whose kind alone says how many it gives; 0 if none does."""
-    for layer in layers:
-        for attribute in ("out_channels", "out_features", "num_features", "num_channels"):
-            if isinstance(layer, _PLAIN) and hasattr(layer, attribute):
-                return getattr(layer, attribute)
-        if isinstance(layer, nn.LayerNorm | nn.RMSNorm):
-            return layer.normalized_shape[0]
-    return 0
-
-
-def _features(end: BranchEnd) -> bool:
-    """Whether features (N, C, H, W) come out at the end of the branch, as far as its last layer says."""
-    return end.channels_last or not _works_on_last(end.layer)
+    """The channels that the first convolution or linear layer among the layers gives; 0 if there is none."""
+    attributes = {nn.Conv2d: "out_channels", nn.Linear: "out_features"}
+    known = (getattr(layer, attributes[kind]) for layer in layers for kind in attributes if isinstance(layer, kind))
+    return next(known, 0)
 
 
 def _works_on_last(layer: nn.Module) -> bool:
     """Whether `layer` works on the last dimension, so that features (N, C, H, W) do not come out of it."""
-    return isinstance(layer, nn.Linear) or (
-        isinstance(layer, nn.LayerNorm | nn.RMSNorm) and not type(layer).__name__.endswith("2d")
-    )
+    norm = isinstance(layer, nn.LayerNorm | nn.RMSNorm) and not type(layer).__name__.endswith("2d")
+    return norm or isinstance(layer, nn.Linear)
 
 
 def _shared(model: nn.Module) -> set[nn.Module]:

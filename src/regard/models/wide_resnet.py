@@ -15,6 +15,8 @@ class WideBlock(nn.Module, AttentionSlot):
     That convolution reads what the branch reads: `x` after the first norm and ReLU.
     """
 
+    branch_end = "conv1"
+
     def __init__(self, ins: int, outs: int, stride: int) -> None:
         super().__init__()
         self.bn0 = nn.BatchNorm2d(ins)
@@ -23,7 +25,6 @@ class WideBlock(nn.Module, AttentionSlot):
         self.conv1 = nn.Conv2d(outs, outs, 3, padding=1, bias=False)
         self.convdim = nn.Conv2d(ins, outs, 1, stride=stride, bias=False) if ins != outs else None
         self.attention = None
-        self.attention_channels = outs
 
     def forward(self, x: Tensor) -> Tensor:
         active = torch.relu(self.bn0(x))

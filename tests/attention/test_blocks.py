@@ -1,0 +1,87 @@
+"""Every row of the table of blocks names layers that are there, and what they give is what attention expects."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from regard import attention, blocks
+
+TIMM = (
+    *(
+        "efficientnet_b0",
+        "tf_efficientnet_es",
+        "mobilenetv4_hybrid_medium",
+        "resnet33ts",
+        "regnetz_d8_evos",
+        "repvgg_a0",
+    ),
+    *("mobileone_s0", "convnext_atto", "test_convnext3", "cspdarknet53", "cspresnet50", "cs3edgenet_x", "cspnext_tiny"),
+    *("densenet121", "dla34", "dla60", "dla60_res2net", "edgenext_xx_small", "efficientformerv2_s0", "fasternet_t0"),
+    *(
+        "fastvit_sa12",
+        "ghostnet_050",
+        "ghostnetv3_050",
+        "gernet_s",
+        "hgnetv2_b0",
+        "inception_next_atto",
+        "mambaout_femto",
+    ),
+    *("coatnet_nano_rw_224", "nextvit_small", "nf_regnet_b0", "regnetx_002", "regnetv_040", "repghostnet_050"),
+    *("repvit_m0_9", "res2net50_14w_8s", "resnest14d", "resnet18", "resnet26", "resnetv2_18", "resnetv2_50"),
+    *(
+        "rexnet_100",
+        "legacy_seresnet18",
+        "legacy_seresnet50",
+        "skresnet18",
+        "skresnet50",
+        "starnet_s1",
+        "swiftformer_xs",
+    ),
+    *("tiny_vit_5m_224", "tresnet_m", "ese_vovnet19b_dw", "legacy_xception", "xception41", "xception41p"),
+)
+TORCHVISION = (
+    *("convnext_tiny", "efficientnet_v2_s", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf"),
+    *("resnet18", "resnet50", "densenet121", "shufflenet_v2_x0_5", "squeezenet1_0"),
+)
+
+
+def networks() -> dict[str, nn.Module]:
+    """Without values where that is possible."""
+    found = {}
+    with torch.device("meta"):
+        for name in filter(timm.is_model, TIMM):  # an older timm has less
+            found[name] = timm.create_model(name)
+        for name in TORCHVISION:
+            if not name.startswith("regnet"):
+                found[f"torchvision/{name}"] = torchvision.models.get_model(name)
+    found["torchvision/regnet_x_400mf"] = torchvision.models.regnet_x_400mf().to("meta")
+    return found
+
+
+def note(seen: dict[nn.Module, torch.Size], module: nn.Module, args: tuple[Tensor], _output: Tensor) -> None:
+    seen[module] = args[0].shape
+
+
+@pytest.mark.slow
+def test_every_row() -> None:
+    unseen = {*blocks._RESIDUAL, *blocks._OTHERS}
+    for name, model in networks().items():
+        unseen -= {kind for module in model.modules() for kind in blocks._classes(module)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", attention.PlacementWarning)
+            attention.attach(model, "gc")
+        put_in = list(attention.attached(model).values())
+        seen: dict[nn.Module, torch.Size] = {}
+        for module in put_in:
+            module.register_forward_hook(partial(note, seen))
+        size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1]
+        model.eval()(torch.empty(2, 3, size, size, device="meta"))
+        assert put_in and all(len(seen[module]) == 4 and seen[module][1] == module.channels for module in put_in), name
+    assert not unseen or not all(map(timm.is_model, TIMM)), unseen
