@@ -68,7 +68,7 @@ def shipped(name: str) -> PublishedTable:
 
 @cache
 def recipe_of(name: str) -> Recipe:
-    recipe = Cell("row", "column", (), recipe=name).load()
+    recipe = Cell("row", "column", (), recipe=name).full_recipe
     assert recipe is not None
     return recipe
 
@@ -310,7 +310,7 @@ def test_a_table_of_ones_own(own, tmp_path) -> None:
     assert (taught.published, taught.checked, taught.teacher, taught.note) == ((91.5, 99.0), False, "large", "by hand")
     assert table.cells["16", "small"].published == (90.0, None)
     assert table.cells["16", "large"].published == (None, None)
-    assert table.cells["32", "small"].load() is None
+    assert table.cells["32", "small"].full_recipe is None
     assert table.cells["32", "small"].stem is None
     assert table.notes == ("Nothing.",)
 
@@ -322,18 +322,18 @@ def test_recipes_of_ones_own_lie_beside_the_table(own, tmp_path, monkeypatch) ->
     monkeypatch.chdir("/")  # not from where one stands
     taught = load_table(path).cells["16", "taught"]
     assert taught.stem == "taught"
-    assert taught.load().schedule.epochs == 3
-    assert load_table(str(path)).cells["16", "small"].load() == recipe_of("attention-transfer/wrn-16-1")
+    assert taught.full_recipe.schedule.epochs == 3
+    assert load_table(str(path)).cells["16", "small"].full_recipe == recipe_of("attention-transfer/wrn-16-1")
 
 
 def test_a_recipe_that_is_not_there_is_found_when_it_is_loaded(own) -> None:
     cells = load_table(own(GOOD.replace("transfer/wrn-16-2", "transfer/wrn-16-3"))).cells
     with pytest.raises(InputError, match=r"^[^\n]*mine\.yaml: row 16, large: there is no recipe file [^\n]*$"):
-        cells["16", "large"].load()
+        _ = cells["16", "large"].full_recipe
     with pytest.raises(InputError, match=r"^[^\n]*mine\.yaml: row 16, taught: [^\n]*my/taught\.yaml[^\n]*$"):
-        cells["16", "taught"].load()
+        _ = cells["16", "taught"].full_recipe
     with pytest.raises(InputError, match=r"^row r, c: there is no recipe file nope, and none of that name"):
-        Cell("r", "c", (None,), recipe="nope").load()
+        _ = Cell("r", "c", (None,), recipe="nope").full_recipe
     named = replace(cells["16", "small"], file="")
     assert named == cells["16", "small"]  # where it was read says nothing about a cell
 

@@ -136,7 +136,7 @@ class Matcher:
             if cell.recipe is None:
                 continue
             if cell.recipe not in loaded:
-                recipe = cell.load()
+                recipe = cell.full_recipe
                 assert recipe is not None
                 loaded[cell.recipe] = recipe
                 self._facts[cell.recipe] = Facts(plain(recipe))

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -68,8 +69,9 @@ class Cell:
     note: str = ""
     file: str = field(default="", repr=False, compare=False)
 
-    def load(self) -> Recipe | None:
-        """Its recipe, as the file says it.
+    @cached_property
+    def full_recipe(self) -> Recipe | None:
+        """Its recipe, as the file said it when it was first asked for.
 
         Raises:
             InputError: there is no such recipe, or it is not valid.
