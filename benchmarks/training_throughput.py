@@ -50,7 +50,7 @@ from torch.nn import functional as F
 
 from regard import data, models, training
 from regard.training.distributed import Processes
-from regard.training.loop import Interrupt, Loop
+from regard.training.loop import Loop
 from regard.transfer import Objective
 
 PARTS = ("memory", "files", "cifar", "processes")
@@ -112,7 +112,7 @@ class Ours:
             mock.patch.object(Tensor, "backward", clock.around(Tensor.backward)),
             mock.patch.object(loop.optimizer, "step", clock.around(loop.optimizer.step)),
         ):
-            took = seconds(lambda: loop.train_epoch(Interrupt()), loop.processes.device)
+            took = seconds(lambda: loop.train_epoch(), loop.processes.device)
         loop.epoch += 1
         self.waiting.append(100 * loop.waited / took)
         self.besides.append(100 * (1 - clock.total / took))

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from regard import data, maps, models, training, transfer
 from regard.stages import stages
 from regard.training.distributed import Processes
-from regard.training.loop import Interrupt, Loop
+from regard.training.loop import Loop
 
 BETA = 1e3
 OPTIMIZER = training.OptimizerRecipe(lr=0.01)
@@ -480,7 +480,7 @@ def epoch(
     def work() -> float:
         loop.step = 0
         loop.meter.rows.zero_()
-        took = seconds(lambda: loop.train_epoch(Interrupt()), device)
+        took = seconds(lambda: loop.train_epoch(), device)
         loop.epoch += 1
         return took
 

@@ -9,7 +9,7 @@ import torch
 
 from regard import attention, models, training
 from regard.data import Batch
-from regard.training.loop import Interrupt, Loop
+from regard.training.loop import Loop
 from regard.transfer import Objective
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def test_golden_trajectory_through_the_loop(goldens, relative_error, tmp_path) -
     run = training.Run.create(tmp_path / "run", recipe, Golden.images.classes)
     batches = Golden(goldens)
     loop = Loop(recipe, run, Objective(model, None), batches, batches, processes)
-    assert loop.train_epoch(Interrupt())
+    assert loop.train_epoch()
     measured = loop.measured().columns
     losses = measured["loss"] / measured["images"]
     assert relative_error(losses, goldens.outputs("trajectory_lsas")["losses"]) < 1e-9

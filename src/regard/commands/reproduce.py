@@ -73,10 +73,8 @@ def main(arguments: list[str]) -> int:
     outcome = Outcome()
     if plan.todo:
         executor = _executor(plan, options, slots, device)
-        with training.interruptible() as interrupt:
-            outcome = reproduction.run_plan(
-                plan, executor, store, retries=options.retries, say=say, stop=lambda: bool(interrupt)
-            )
+        with training.interruptible() as interrupted:
+            outcome = reproduction.run_plan(plan, executor, store, retries=options.retries, say=say, stop=interrupted)
     show(tables.fill(table, store.runs(), setting))
     return _status(outcome)
 

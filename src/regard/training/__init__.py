@@ -5,7 +5,7 @@ from regard.training.distributed import Processes, pick_device
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.hooks import Hook, Progress, Upload
 from regard.training.imported import import_weights, sha256
-from regard.training.loop import Interrupt, interruptible
+from regard.training.loop import interruptible
 from regard.training.networks import build_network, make_model
 from regard.training.optimizers import learning_rate, make_optimizer
 from regard.training.parsing import (
@@ -39,7 +39,6 @@ __all__ = [
     "SIZE",
     "DataRecipe",
     "Hook",
-    "Interrupt",
     "MANY_CLASSES",
     "ModelRecipe",
     "OptimizerRecipe",

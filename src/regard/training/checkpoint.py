@@ -32,9 +32,6 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
     Args:
         loop: between two steps.
         meter: the columns of the epoch so far, over all processes.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written; older checkpoints are still there.
     """
     state = {
         "epoch": loop.epoch,
@@ -56,7 +53,7 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
         folder.mkdir(exist_ok=True)
         with written_aside(path) as aside, open(aside, "wb") as file:  # torch's own files do not say what is wrong
             torch.save(state, file)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # the disk is full, or the folder cannot be written
         left = "the one before is still there" if _checkpoints(folder) else "there is none before it"
         raise InputError(f"the checkpoint {path} could not be written ({first_line(_cause(error))}); {left}") from error
     for old in _checkpoints(folder)[:-_KEPT]:

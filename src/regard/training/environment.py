@@ -7,13 +7,11 @@ import platform
 import subprocess
 import sys
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import timm
 import torch
-import torchvision
 
 import regard
 from regard import attention
@@ -46,9 +44,7 @@ def environment(classes: tuple[str, ...]) -> dict[str, Any]:
         "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "accelerate": accelerate.__version__,
+        **{package: version(package) for package in ("torchvision", "timm", "accelerate")},
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -12,7 +12,7 @@ import rich.console
 import rich.progress
 from accelerate import utils
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.text import Text
 from timm.utils import ModelEmaV3
 
@@ -78,22 +78,18 @@ class Hook:
 
 def by_name(hooks: Sequence[Hook]) -> dict[str, Hook]:
     """Hooks by the names of their classes; the second of a class has a 2 after it, and so on."""
-    named: dict[str, Hook] = {}
-    for hook in hooks:
-        name = type(hook).__name__
-        count = 1 + sum(type(other).__name__ == name for other in named.values())
-        named[name if count == 1 else f"{name} {count}"] = hook
-    return named
+    names = [type(hook).__name__ for hook in hooks]
+    counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
+    return {
+        name if count == 1 else f"{name} {count}": hook for name, count, hook in zip(names, counts, hooks, strict=True)
+    }
 
 
 class WeightAverage(Hook):
     """The moving average of weights and buffers, by timm, which is tested and saved in place of the network.
 
-    The decay grows to `decay` over the first steps, as `1 - (1 + step) ^ (-2 / 3)`, so that a short run is not held
-    back by where it began.
-
-    Args:
-        decay: per step, in (0, 1).
+    The decay per step grows to `decay`, in (0, 1), over the first steps, as `1 - (1 + step) ^ (-2 / 3)`, so that a
+    short run is not held back by where it began.
     """
 
     def __init__(self, decay: float) -> None:
@@ -125,11 +121,7 @@ class Mix(Hook):
 
 
 class Upload(Hook):
-    """Brings the run folder elsewhere after every checkpoint.
-
-    Args:
-        upload: takes the run folder.
-    """
+    """Brings the run folder elsewhere after every checkpoint: `upload` takes it."""
 
     main_only = True
 
@@ -141,14 +133,8 @@ class Upload(Hook):
 
 
 class Trackers(Hook):
-    """Where metrics go besides the run folder, by accelerate. What trackers write lies in the run folder, unless they
-    send it elsewhere.
-
-    Args:
-        names: tensorboard, wandb, mlflow.
-
-    Raises:
-        InputError: when it starts, a tracker cannot.
+    """Where metrics go besides the run folder, by accelerate: tensorboard, wandb, mlflow. What they write lies in the
+    run folder, unless they send it elsewhere.
     """
 
     main_only = True
@@ -156,11 +142,12 @@ class Trackers(Hook):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self._trackers: list[GeneralTracker] = []
-        self._note: Callable[[str], None] = print
 
     def start(self, loop: Loop) -> None:
         self._note = loop.processes.note
-        folder, fields = loop.run.folder.resolve(), flat(plain(loop.recipe))
+        folder, scalar = loop.run.folder.resolve(), (int, float, str, bool)
+        recipe = flat(plain(loop.recipe)).items()
+        fields = {name: value if isinstance(value, scalar) else json.dumps(value) for name, value in recipe}
         for name in self.names:
             kind = LOGGER_TYPE_TO_CLASS[name]
             options: dict[str, Any] = {"logging_dir": str(folder)} if kind.requires_logging_directory else {}
@@ -171,7 +158,7 @@ class Trackers(Hook):
             try:
                 tracker = kind("regard" if name != "tensorboard" else "tensorboard", **options)
                 tracker.start()
-                tracker.store_init_configuration({field: _scalar(value) for field, value in fields.items()})
+                tracker.store_init_configuration(fields)
             except Exception as error:  # the network, accounts and files of others give almost any
                 raise InputError(f"tracker {name} cannot start ({one_line(error)[:200]})") from error
             self._trackers.append(tracker)
@@ -197,10 +184,6 @@ def check_trackers(names: Sequence[str]) -> None:
             raise InputError(f"trackers has {name}, which is not installed (pip install {name})")
 
 
-def _scalar(value: Any) -> Any:
-    return value if isinstance(value, int | float | str | bool) else json.dumps(value)
-
-
 class Progress(Hook):
     """Prints one line per epoch; on a terminal, a bar below them moves with the steps."""
 
@@ -209,8 +192,6 @@ class Progress(Hook):
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self.console = console or Console(soft_wrap=True)
         self.bar: rich.progress.Progress | None = None
-        self.task = TaskID(0)
-        self.total = 0
         self.began, self.first = time.monotonic(), -1  # when, and before which step
         self.unreadable: set[str] = set()  # that were noted
 
@@ -224,7 +205,7 @@ class Progress(Hook):
                 TextColumn("{task.fields[note]}", markup=False),
             )
             self.bar = rich.progress.Progress(*columns, console=self.console, transient=True)
-            self.task = self.bar.add_task(escaped(loop.run.name), total=self.total, note="")
+            self.bar.add_task(escaped(loop.run.name), total=self.total, note="")
             self.bar.start()
 
     def after_check(self, loop: Loop, means: dict[str, float]) -> None:
@@ -235,7 +216,7 @@ class Progress(Hook):
                 f"loss {means.get('loss', 0):.3f}  train {means.get('accuracy', 0):.1%}  "
                 f"{loop.images_per_second:,.0f} images/s  {self._left(loop)} left"
             )
-            self.bar.update(self.task, completed=loop.steps_done, note=note)
+            self.bar.update(self.bar.task_ids[0], completed=loop.steps_done, note=note)
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
         learned = ""  # nothing, if every step was left out

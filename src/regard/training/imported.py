@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -55,22 +56,14 @@ def import_weights(
     checkpoint, out = Path(checkpoint), Path(out)
     preprocessing = preprocessing or Preprocessing()
     preprocessing.check()
-    if out.suffix != ".safetensors":
-        raise InputError(f"the file to write is {out}; its name has to end in .safetensors")
-    if not out.parent.is_dir():
-        raise InputError(f"there is no folder {out.parent}")
-    if out.exists():
-        if not overwrite or not out.is_file():
-            raise InputError(f"{out} exists already; replace it (--overwrite) or choose another (--out)")
-        if not _was_imported(out):
-            raise InputError(f"{out} is not overwritten: regard import did not write it; choose another (--out)")
+    _check_free(out, overwrite)
     content = models.read_checkpoint(checkpoint)
     outputs = _outputs(checkpoint, content, classes, class_names)
     options = {**models.described_options(network.name, content, str(checkpoint)), **network.options}
     network = replace(network, pretrained=False, options=options)
-    model = load_network(network, outputs, content, str(checkpoint), ema=ema, say=say)
+    model = load_network(network, outputs, checkpoint, content, ema=ema, say=say)
     preprocessing = preprocessing.over(Preprocessing.of(describe(network.name)))
-    check_finite(model, preprocessing.size or 32, str(checkpoint))
+    _check_finite(model, preprocessing.size or 32, str(checkpoint))
     notes = {
         "regard": __version__,
         "network": asdict(network),
@@ -88,15 +81,24 @@ def import_weights(
     return load_pretrained(out)
 
 
-def _was_imported(path: Path) -> bool:
-    try:
-        return "imported_from" in models.read_notes(path)
-    except InputError:
-        return False
+def _check_free(out: Path, overwrite: bool) -> None:
+    """Raises InputError for a file that cannot be written, or is there and not to be replaced."""
+    if out.suffix != ".safetensors":
+        raise InputError(f"the file to write is {out}; its name has to end in .safetensors")
+    if not out.parent.is_dir():
+        raise InputError(f"there is no folder {out.parent}")
+    if out.exists():
+        if not overwrite or not out.is_file():
+            raise InputError(f"{out} exists already; replace it (--overwrite) or choose another (--out)")
+        notes: Mapping[str, Any] = {}
+        with suppress(InputError):
+            notes = models.read_notes(out)
+        if "imported_from" not in notes:
+            raise InputError(f"{out} is not overwritten: regard import did not write it; choose another (--out)")
 
 
 @torch.no_grad()
-def check_finite(model: nn.Module, size: int, source: str) -> None:
+def _check_finite(model: nn.Module, size: int, source: str) -> None:
     """Raises InputError unless all values of `model` and its logits of a black image are finite."""
     bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if bad:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -26,16 +25,6 @@ from regard.training.run import Run
 from regard.transfer import Objective
 
 _CHECK = 1.0  # seconds between two checks of the losses: each waits for the device
-
-
-class Interrupt:
-    """Whether the run has been asked to stop, and by which signal."""
-
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
 
 
 class Loop:
@@ -80,15 +69,15 @@ class Loop:
         self.bad_before = 0  # steps without a finite gradient, one after another, right before this epoch
         self.saved_at = time.perf_counter()
 
-    def run_on(self, interrupt: Interrupt) -> bool:
+    def run_on(self, interrupted: Callable[[], bool]) -> bool:
         """Trains to the end, or until interrupted; whether it came to the end."""
         while self.epoch < self.recipe.schedule.epochs:
-            if not self.train_epoch(interrupt):
+            if not self.train_epoch(interrupted):
                 return False
             self.finish_epoch()
         return True
 
-    def train_epoch(self, interrupt: Interrupt) -> bool:
+    def train_epoch(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
         """Takes the remaining steps of the epoch; False if interrupted, and saved, before its end."""
         self.model.train()
         reset_peak_memory(self.processes.device)
@@ -104,8 +93,8 @@ class Loop:
             for hook in self.hooks:
                 hook.after_step(self)
             last = self.step == len(self.loader)
-            if last or self.step == self.next_check or (interrupt and self.processes.count == 1):
-                stop = self.check(interrupt)
+            if last or self.step == self.next_check or (self.processes.count == 1 and interrupted()):
+                stop = self.check(interrupted())
                 if stop and not last:
                     self.save()
                     return False
@@ -153,13 +142,13 @@ class Loop:
         self.meter.rows[self.step, 0] = norm.detach() / self.processes.count  # all have it, and it is summed
         return norm
 
-    def check(self, interrupt: Interrupt) -> bool:
+    def check(self, interrupted: bool) -> bool:
         """Waits for the device and reads the losses; whether to stop. All processes do so after the same step."""
         measured = self.measured()
         now = time.perf_counter()
         due = now - self.saved_at > 60 * self.recipe.save_minutes
         step_took = (now - self.checked_at) / (self.step - self.checked)
-        stop, slowest, save = self.processes.largest(bool(interrupt), step_took, due)
+        stop, slowest, save = self.processes.largest(interrupted, step_took, due)
         check_losses(self, measured)
         if self.begin is not None:
             self.begin()
@@ -238,24 +227,23 @@ class Loop:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interrupt]:
-    """Within it, Ctrl-C and SIGTERM are noted instead of obeyed; a second Ctrl-C is obeyed at once.
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Gives whether Ctrl-C or SIGTERM came, which within it are noted instead of obeyed; a second Ctrl-C is obeyed.
 
     Outside the main thread, where Python takes no signals, nothing is changed.
     """
-    interrupt = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupt
-        return
+    asked = False
 
-    def note(number: int, frame: FrameType | None) -> None:
-        if interrupt and number == signal.SIGINT:
+    def note(number: int, _: object) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        interrupt.signal = signal.Signals(number)
+        asked = True
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield interrupt
+        yield lambda: asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

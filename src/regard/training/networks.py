@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,26 +60,27 @@ def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None
 def load_network(
     network: ModelRecipe,
     outputs: int,
-    checkpoint: Any,
-    source: str,
+    path: Path,
+    content: Any = None,
     *,
     ema: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> nn.Module:
-    """The network that a part of a recipe describes, with the weights of a checkpoint, in evaluation mode, on the CPU.
+    """The network that a part of a recipe describes, with the weights of a file, in evaluation mode, on the CPU.
 
     It is first made without memory for its values, and made in earnest only if the weights fit.
 
     Args:
         network: what to make.
         outputs: length of its logits.
-        checkpoint: what `models.read_checkpoint` gives.
-        source: what to call it in messages.
+        path: of the file.
+        content: what `models.read_checkpoint` gives of it, or the part that counts; None: it is read.
         ema: see `models.load_official`, like `say`.
 
     Raises:
-        InputError: the weights do not fit the network, or it cannot be made.
+        InputError: the file cannot be read, its weights do not fit the network, or that cannot be made.
     """
+    checkpoint, source = models.read_checkpoint(path) if content is None else content, str(path)
     with _at_most(_PARAMETERS + 4 * models.count_entries(checkpoint), network.name):
         try:
             with torch.device("meta"):

@@ -117,7 +117,7 @@ def _of_run(run: Run, weights: Weights | None) -> Pretrained:
     if weights is not None:
         run.weights(weights)  # there are some
     which = weights or "last"
-    return _in_run(run, str(run.folder), which, partial(run.model, which), "" if which == "last" else f"-{which}")
+    return _in_run(run, run.folder, which, partial(run.model, which), "" if which == "last" else f"-{which}")
 
 
 def _of_file(path: Path) -> Pretrained:
@@ -134,30 +134,19 @@ def _of_file(path: Path) -> Pretrained:
     def model() -> nn.Module:
         content = models.read_checkpoint(path)
         state: Any = content if isinstance(content, Mapping) else {}
-        if averaged:
-            state = state.get("hooks") or {}
-        state = state.get("WeightAverage" if averaged else "model")
+        state = (state.get("hooks") or {}).get("WeightAverage") if averaged else state.get("model")
         if not isinstance(state, Mapping):
             missing = "moving average of the weights, which its run keeps" if averaged else "network"
             raise InputError(f"{path} is no checkpoint of the run it lies in: it holds no {missing}")
-        return load_network(run.recipe.model, len(run.classes), state, str(path))
+        return load_network(run.recipe.model, len(run.classes), path, state)
 
-    return _in_run(run, str(path), "moving average" if averaged else "checkpoint", model, f"-{path.stem}")
+    return _in_run(run, path, "moving average" if averaged else "checkpoint", model, f"-{path.stem}")
 
 
-def _in_run(run: Run, source: str, weights: str, model: Callable[[], nn.Module], ending: str) -> Pretrained:
-    recipe, classes = run.recipe, run.classes
-    return Pretrained(
-        source,
-        recipe.model,
-        len(classes),
-        classes,
-        _in_testing(recipe.data),
-        model,
-        weights,
-        recipe,
-        run.folder / f"bias{ending}.json",
-    )
+def _in_run(run: Run, source: Path, weights: str, model: Callable[[], nn.Module], ending: str) -> Pretrained:
+    recipe, classes, report = run.recipe, run.classes, run.folder / f"bias{ending}.json"
+    about = _in_testing(recipe.data)
+    return Pretrained(str(source), recipe.model, len(classes), classes, about, model, weights, recipe, report)
 
 
 def _run_around(path: Path) -> Run | None:
@@ -197,11 +186,7 @@ def _imported(path: Path) -> Pretrained:
             "checkpoint again"
         ) from error
     names = None if about.class_names is None else tuple(about.class_names)
-
-    def model() -> nn.Module:
-        return load_network(about.network, about.classes, models.read_checkpoint(path), str(path))
-
-    report = path.with_suffix(".bias.json")
+    model, report = partial(load_network, about.network, about.classes, path), path.with_suffix(".bias.json")
     return Pretrained(str(path), about.network, about.classes, names, about.preprocessing, model, bias_report=report)
 
 
@@ -257,15 +242,9 @@ def _of_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None] 
     outputs = models.count_classes(content, str(path)) or about.get("num_classes")
     if outputs is None:
         raise InputError(f"the number of classes cannot be told from {path}; `regard import` takes it (--classes)")
-    del content  # read again when the network is built
-
-    def model() -> nn.Module:
-        return load_network(network, outputs, models.read_checkpoint(path), str(path), ema=ema, say=say)
-
-    source = f"{name}={path}{' --ema' if ema else ''}"
-    return Pretrained(
-        source, network, outputs, None, Preprocessing.of(about), model, "moving average" if ema else "last"
-    )
+    source, weights = (f"{name}={path} --ema", "moving average") if ema else (f"{name}={path}", "last")
+    model = partial(load_network, network, outputs, path, ema=ema, say=say)  # it is read again
+    return Pretrained(source, network, outputs, None, Preprocessing.of(about), model, weights)
 
 
 def describe(name: str) -> Mapping[str, Any]:

@@ -246,5 +246,4 @@ class Run:
         """The trained network, in evaluation mode, on the CPU. InputError says that the run has no such weights, or
         that they are cut short or do not fit its recipe.
         """
-        path = self.weights(which)
-        return load_network(self.recipe.model, len(self.classes), models.read_checkpoint(path), str(path))
+        return load_network(self.recipe.model, len(self.classes), self.weights(which))

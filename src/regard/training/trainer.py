@@ -103,8 +103,8 @@ def train(
                 restore(loop)
                 if processes.main and loop.rows and loop.step == 0:
                     run.mend(loop.tested, loop.rows, loop.unreadable)
-            with interruptible() as interrupt:
-                finished = loop.run_on(interrupt)
+            with interruptible() as interrupted:
+                finished = loop.run_on(interrupted)
         finally:
             for hook in hooks:
                 hook.finish()
