@@ -22,7 +22,7 @@ from regard.console import Console
 from regard.errors import InputError, check_interval
 from regard.files import write_text
 from regard.models import Cost
-from regard.terminal import escaped_lines
+from regard.terminal import escaped_lines, listed
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _NONE = "–"
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     rows = [row for path in filter(_is_path, networks) for row in _trained(path, options)]
     rows += models.count_costs(
         [name for name in networks if not _is_path(name)],
-        attention.names() if options.attention == "all" else [a for a in _listed(options.attention) if a != "none"],
+        attention.names() if options.attention == "all" else [a for a in listed(options.attention) if a != "none"],
         gate=options.gate,
         stages=_numbers(options.stages) or None,
         image_size=options.image_size,
@@ -120,13 +120,9 @@ def _trained(path: str, options: Namespace) -> list[Cost]:
     return rows
 
 
-def _listed(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(word) for word in _listed(text.strip("[]()"))]
+        return [int(word) for word in listed(text.strip("[]()"))]
     except ValueError as error:
         raise InputError(f"--stages are numbers with commas between them, such as 3,4, not {text!r}") from error
 

@@ -86,9 +86,7 @@ class Evaluation:
     def layers(self) -> list[str] | str | None:
         """What --layer says, if the command has it; several have commas between them."""
         given = getattr(self.options, "layer", None)
-        if given is None or "," not in given:
-            return given
-        return [name.strip() for name in given.split(",") if name.strip()]
+        return terminal.listed(given) if given is not None and "," in given else given
 
     def release(self) -> None:
         """Forgets the model; it is made again when asked for."""

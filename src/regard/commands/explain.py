@@ -10,7 +10,7 @@ from regard.report import Explanation, Refusal
 from regard.report.explain_page import measured
 from regard.report.explained import check_folder
 from regard.report.wording import number, percent, printable
-from regard.terminal import say
+from regard.terminal import listed, say
 from regard.training import Pretrained
 
 
@@ -127,7 +127,7 @@ def _normalisation(network: Pretrained) -> tuple[data.Channels, data.Channels]:
 
 
 def _layers(text: str | None) -> str | list[str] | None:
-    names = [name.strip() for name in text.split(",")] if text else []
+    names = listed(text)
     return names if len(names) > 1 else names[0] if names else None
 
 

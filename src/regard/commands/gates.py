@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from regard import report, training
 from regard.commands.evaluations import evaluations
-from regard.commands.studies import add_study_options, choose, folder_for, images_of, listed, progress, write_json
+from regard.commands.studies import add_study_options, choose, folder_for, images_of, progress, write_json
 from regard.console import Console
 from regard.studies import attention_layers, gate_activations
-from regard.terminal import command_line, escaped
+from regard.terminal import command_line, escaped, listed
 
 
 def main(arguments: list[str]) -> int:

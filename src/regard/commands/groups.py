@@ -12,7 +12,6 @@ from regard.commands.studies import (
     choose,
     folder_for,
     images_of,
-    listed,
     progress,
     write_json,
 )
@@ -21,7 +20,7 @@ from regard.errors import InputError
 from regard.maps.channel_groups import group_means
 from regard.report.wording import number
 from regard.studies.groups import Target, group_scores
-from regard.terminal import command_line, escaped
+from regard.terminal import command_line, escaped, listed
 
 
 def main(arguments: list[str]) -> int:

@@ -6,12 +6,11 @@ from itertools import takewhile
 from pathlib import Path
 
 from regard import report
-from regard.commands.studies import listed
 from regard.errors import InputError
 from regard.files import check_written
 from regard.report.template import MARK
 from regard.store import Store
-from regard.terminal import say
+from regard.terminal import listed, say
 from regard.training import RecipeParser
 
 

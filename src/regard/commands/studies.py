@@ -21,7 +21,7 @@ from regard.errors import InputError
 from regard.files import check_written, write_text
 from regard.report.explanation import find_classes
 from regard.report.template import MARK
-from regard.terminal import escaped
+from regard.terminal import escaped, listed
 from regard.training import RecipeParser
 
 
@@ -92,11 +92,6 @@ def choose(found: Sequence[Evaluation], *, most: int | None = None) -> Chosen:
 def _same(first: ImageDataset, second: ImageDataset) -> bool:
     """Whether two sets are the same images of the same classes."""
     return first is second or (first.classes == second.classes and first.fingerprint() == second.fingerprint())
-
-
-def listed(text: str) -> list[str]:
-    """The words between commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def images_of(evaluation: Evaluation) -> str:

@@ -9,12 +9,11 @@ from rich.table import Table
 
 from regard import report, tables, training
 from regard.commands.settings import add_setting_options, asked_setting, check_place, split_name
-from regard.commands.studies import listed
 from regard.console import Console
 from regard.errors import InputError
 from regard.files import write_text
 from regard.store import Store, StoredRun
-from regard.terminal import escaped_lines, say
+from regard.terminal import escaped_lines, listed, say
 
 DEFAULT = "runs"  # where runs go if nothing is said
 _FORMATS = ["terminal", "markdown", "html", "latex", "csv", "csv-comparisons"]

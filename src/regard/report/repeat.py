@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from regard.report.seed_groups import SeedGroup, teacher_places, told
 from regard.report.summary import Summary
 from regard.report.wording import few
 from regard.terminal import command_line
-from regard.training import WHERE, Recipe, flat, plain
+from regard.training import WHERE, Recipe, field_arguments, flat, option_text, plain
 
 # What `regard bias` takes where an option is not given.
 _DEFAULTS = {"method": "gradcam", "layer": None, "target": "predicted", "threshold": 0.5, "margin": 0, "tolerance": 0}
@@ -94,7 +93,7 @@ def _owners(facts: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, l
     for owner, values in facts:
         owners.append(owner)
         for name, value in values.items():
-            text = _text(value)
+            text = option_text(value)
             found.setdefault(name, {}).setdefault(text, []).append(owner)
     return [
         (name, [(text, [] if len(whose) == len(owners) else whose) for text, whose in values.items()])
@@ -109,8 +108,8 @@ def _repeat(group: SeedGroup) -> Repeat:
     for row in group.rows:
         own = flat(plain(row.recipe)).items()
         other = {name: value for name, value in own if value != first[name] and name not in WHERE}
-        options = [f"--{name}={_text(value)}" for name, value in other.items()]
-        commands.append(["regard", "train", _path(file), *options, "--run", _path(str(row.run.folder))])
+        run = _path(str(row.run.folder))
+        commands.append(["regard", "train", _path(file), *field_arguments(other), "--run", run])
     commands += [_bias_command(row, row.bias) for row in group.rows if row.bias is not None]
     recorded = [row.environment["command"] for row in group.rows if isinstance(row.environment.get("command"), str)]
     return Repeat(
@@ -124,13 +123,9 @@ def _bias_command(row: Summary, bias: Report) -> list[str]:
     if not isinstance(said, list) or not all(isinstance(option, str) for option in said):
         settings = {name: getattr(bias, name) for name in ("method", "target", "threshold", "margin", "tolerance")}
         settings["layer"] = ",".join(bias.layers) or None
-        given = {name: _text(value) for name, value in settings.items() if value != _DEFAULTS[name]}
+        given = {name: option_text(value) for name, value in settings.items() if value != _DEFAULTS[name]}
         said = [word for name, text in given.items() for word in (f"--{name}", text)]
     return ["regard", "bias", _path(str(row.run.folder)), *said]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _path(path: str) -> str:

@@ -15,6 +15,7 @@ from regard.training.parsing import (
     field_arguments,
     file_arguments,
     load_recipe,
+    option_text,
     to_data,
     to_recipe,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "make_model",
     "make_objective",
     "make_optimizer",
+    "option_text",
     "pick_device",
     "plain",
     "sha256",

@@ -105,7 +105,12 @@ def _show_intervals(parser: ArgumentParser, fields_of: type, prefix: str = "") -
 
 def field_arguments(fields: Mapping[str, Any]) -> list[str]:
     """The arguments that say the same as fields by dotted names."""
-    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in fields.items()]
+    return [f"--{name}={option_text(value)}" for name, value in fields.items()]
+
+
+def option_text(value: Any) -> str:
+    """What stands behind the name of an option."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def to_data(parser: ArgumentParser, arguments: Namespace) -> DataRecipe:

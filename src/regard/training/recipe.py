@@ -5,6 +5,7 @@ A recipe file is YAML that says only what differs from the defaults; the command
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -321,13 +322,7 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 def plain(recipe: Recipe | DataRecipe) -> dict[str, Any]:
     """A recipe, or a part of one, as YAML and JSON know it: tuples become lists."""
-    return {key: _listed(value) for key, value in asdict(recipe).items()}
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+    return json.loads(json.dumps(asdict(recipe)))
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
