@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from regard import data, training
-from regard.training.batch_size import left_out
+from regard.training.datasets import left_out
 
 
 class Seen(NamedTuple):

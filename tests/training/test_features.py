@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from regard import InputError, data, training
 from regard.training import Run, load_recipe
-from regard.training.batch_size import left_out
+from regard.training.datasets import left_out
 from regard.training.distributed import Step
 from regard.training.hooks import WeightAverage
 from regard.training.loop import Loop
@@ -285,7 +285,7 @@ def test_without_channels_last_it_is_the_same_up_to_rounding(splits, plain, tmp_
 
 def test_the_commit_of_a_checkout(tmp_path, monkeypatch) -> None:
     import regard
-    from regard.training.environment import commit
+    from regard.training.run import commit
 
     source = tmp_path / "src" / "regard" / "__init__.py"
     source.parent.mkdir(parents=True)

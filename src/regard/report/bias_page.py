@@ -18,7 +18,7 @@ from regard.report.repeat import by_value
 from regard.report.sights import Sight, check_same_images, strips
 from regard.report.template import Network, write_page
 from regard.report.wording import printable, shortened
-from regard.training.environment import environment
+from regard.training.run import environment
 
 _LONG = 160  # letters of a setting that are shown
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from regard import data
-from regard.training.recipe import DataRecipe
+from regard.errors import InputError
+from regard.training.distributed import Processes
+from regard.training.recipe import DataRecipe, Recipe
 
 Images = data.ImageDataset | data.WebDataset
 
@@ -84,6 +86,44 @@ def make_transform(recipe: DataRecipe, augmentation: data.Augmentation | None = 
         return data.Transform(augmentation=augmentation)
     size = (recipe.size or SIZE,) * 2
     return data.Transform(size, recipe.crop_pct, interpolation=recipe.interpolation, augmentation=augmentation)
+
+
+def make_loaders(
+    recipe: Recipe, splits: data.Splits, processes: Processes, channels_last: bool
+) -> tuple[data.Loader, data.Loader]:
+    """The batches of training and test."""
+    train, test = splits
+    batch_size, mixes = recipe.schedule.batch_size, recipe.augmentation.mixes
+    if mixes and batch_size % (2 * processes.count):
+        raise InputError(
+            f"mixup and cutmix take images in pairs; give a batch size that {2 * processes.count} divides "
+            f"(schedule.batch_size is {batch_size}, over {processes.count} processes)"
+        )
+    whole_batches = data.is_streamed(recipe.data.name) or mixes
+    left = 0 if whole_batches else left_out(len(train), batch_size, processes.count)
+    if left:
+        processes.note(f"the last batch of an epoch would have {left} of {len(train)} images, and is left out")
+
+    def loader(images: Images, batch_size: int, **options: Any) -> data.Loader:
+        shared = {"rank": processes.rank, "world_size": processes.count, "device": processes.device}
+        return make_loader(images, recipe.data, batch_size, channels_last=channels_last, **shared, **options)
+
+    training = {"augmentation": recipe.augmentation, "shuffle": True, "seed": recipe.seed}
+    return (
+        loader(train, batch_size, drop_last=whole_batches or left > 0, **training),
+        loader(test, test_batch_size(test, recipe.data, processes.count)),
+    )
+
+
+def left_out(images: int, batch_size: int, processes: int) -> int:
+    """The images of the last batch of an epoch if it would leave a process fewer than two, which is then left out.
+
+    Batch norms over maps of one pixel need two. Where a whole batch leaves a process one, so may the last; a single
+    batch stays.
+    """
+    left = images % batch_size
+    fewest = 2 if 2 * processes <= batch_size else 1
+    return left if left < fewest * processes and batch_size <= images else 0
 
 
 def test_batch_size(images: Images, recipe: DataRecipe, processes: int) -> int:

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from regard.data import Batch, Loader
-from regard.training.batch_size import part_sizes
 from regard.training.checkpoint import save_checkpoint
 from regard.training.distributed import Processes
 from regard.training.evaluate import MANY_CLASSES, evaluate
@@ -224,6 +223,12 @@ class Loop:
     def progress(self) -> float:
         """The share of the run that is over."""
         return self.steps_done / (self.recipe.schedule.epochs * len(self.loader))
+
+
+def part_sizes(images: int, parts: int) -> list[int]:
+    """The sizes of so many parts of a process's images, as equal as can be, of two images at least."""
+    parts = max(1, min(parts, images // 2))
+    return [(images + part) // parts for part in reversed(range(parts))]
 
 
 @contextmanager

@@ -158,3 +158,19 @@ def _batch_norms(module: nn.Module) -> list[nn.Module]:
 def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
     """In place of `norm.train`."""
     return norm
+
+
+def takes_channels_last(model: nn.Module, recipe: Recipe, images: int, device: torch.device, processes: int) -> bool:
+    """Whether the network can be trained in the channels last layout on so many images.
+
+    On a processor, oneDNN writes the gradient of the weights of a strided 1 x 1 convolution of fewer than 16 channels
+    beyond its memory where the number of threads does not divide that of the images (torch 2.14.1, AMD EPYC).
+    """
+    batch, share = recipe.schedule.batch_size, torch.get_num_threads() * processes
+    divided = recipe.schedule.accumulate == 1 and batch % share == 0 and images % batch % share == 0
+    if device.type != "cpu" or torch.get_num_threads() == 1 or divided:
+        return True
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    return not any(
+        layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16 for layer in convolutions
+    )

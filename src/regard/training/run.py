@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from regard import models
+import regard
+from regard import attention, models
 from regard.errors import InputError, first_line
 from regard.files import (
     MOST_BYTES,
@@ -25,9 +32,9 @@ from regard.files import (
     written_aside,
     written_files,
 )
+from regard.launcher import rank_and_size
 from regard.metrics_file import read_metrics
-from regard.terminal import escaped
-from regard.training.environment import environment
+from regard.terminal import command_line, escaped
 from regard.training.networks import load_network
 from regard.training.parsing import load_recipe
 from regard.training.recipe import Recipe, with_fields, write_recipe
@@ -247,3 +254,39 @@ class Run:
         that they are cut short or do not fit its recipe.
         """
         return load_network(self.recipe.model, len(self.classes), self.weights(which))
+
+
+@cache
+def commit() -> str | None:
+    """The commit that is checked out where regard's sources lie; None if they are no checkout of regard.
+
+    Changes since then are not seen.
+    """
+    root = Path(regard.__file__).resolve().parents[2]
+    if not (root / "pyproject.toml").is_file() or not (root / ".git").exists():
+        return None
+    git = ["git", "-c", "safe.directory=*", "-C", str(root), "rev-parse", "HEAD"]  # whoever the sources belong to
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # there is no git, or no commit
+        return None
+
+
+def environment(classes: tuple[str, ...]) -> dict[str, Any]:
+    """What a run depends on besides its recipe; classes are in the order of the logits."""
+    gpu = torch.cuda.is_available()
+    return {
+        "regard": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{package: version(package) for package in ("torchvision", "timm", "accelerate")},
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": rank_and_size()[1],
+        "attention_kernels": attention.ops.backend("cuda" if gpu else "cpu"),
+        "gpu": torch.cuda.get_device_name() if gpu else None,
+        "command": command_line(sys.argv),
+        "classes": list(classes),
+    }

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,13 +18,12 @@ from torch.utils import deterministic
 from regard import data
 from regard.errors import KILLED_WORKER, InputError, LostProcess, SaidElsewhere, first_line
 from regard.modes import check_image_size
-from regard.training.batch_size import left_out, takes_channels_last
 from regard.training.checkpoint import restore
-from regard.training.datasets import Images, load_data, make_loader, resolved, test_batch_size
+from regard.training.datasets import load_data, make_loaders, resolved
 from regard.training.distributed import Processes
 from regard.training.hooks import Hook, Mix, Trackers, WeightAverage, check_trackers
 from regard.training.loop import Loop, interruptible
-from regard.training.networks import build_network, freeze
+from regard.training.networks import build_network, freeze, takes_channels_last
 from regard.training.optimizers import check_optimizer
 from regard.training.recipe import Recipe
 from regard.training.resume import Record, check_same_run, data_record, difference, one_class
@@ -192,7 +190,7 @@ def _objective_and_loaders(
     )
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    loaders = _loaders(recipe, splits, processes, channels_last)
+    loaders = make_loaders(recipe, splits, processes, channels_last)
     size = loaders[0].image_size
     assert size is not None
     check_image_size(model, torch.empty(1, 3, *size, device="meta"))
@@ -202,33 +200,6 @@ def _objective_and_loaders(
         )
     )
     return make_objective(recipe, model, teachers, size), loaders
-
-
-def _loaders(
-    recipe: Recipe, splits: data.Splits, processes: Processes, channels_last: bool
-) -> tuple[data.Loader, data.Loader]:
-    """The batches of training and test."""
-    train, test = splits
-    batch_size, mixes = recipe.schedule.batch_size, recipe.augmentation.mixes
-    if mixes and batch_size % (2 * processes.count):
-        raise InputError(
-            f"mixup and cutmix take images in pairs; give a batch size that {2 * processes.count} divides "
-            f"(schedule.batch_size is {batch_size}, over {processes.count} processes)"
-        )
-    whole_batches = data.is_streamed(recipe.data.name) or mixes
-    left = 0 if whole_batches else left_out(len(train), batch_size, processes.count)
-    if left:
-        processes.note(f"the last batch of an epoch would have {left} of {len(train)} images, and is left out")
-
-    def loader(images: Images, batch_size: int, **options: Any) -> data.Loader:
-        shared = {"rank": processes.rank, "world_size": processes.count, "device": processes.device}
-        return make_loader(images, recipe.data, batch_size, channels_last=channels_last, **shared, **options)
-
-    training = {"augmentation": recipe.augmentation, "shuffle": True, "seed": recipe.seed}
-    return (
-        loader(train, batch_size, drop_last=whole_batches or left > 0, **training),
-        loader(test, test_batch_size(test, recipe.data, processes.count)),
-    )
 
 
 def _hooks(recipe: Recipe, classes: int, processes: Processes) -> list[Hook]:
