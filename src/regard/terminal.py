@@ -41,6 +41,20 @@ def listed(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
+def duration(seconds: float) -> str:
+    """In words: 45 s, 12 min, 3 h 05 min, 2 days 4 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} days {hours} h"
+
+
 def command_line(arguments: Iterable[str]) -> str:
     """Arguments as bash and zsh take them, in one line that can be printed: other bytes as `$'\\xe9'`."""
     return " ".join(map(_quoted, arguments))

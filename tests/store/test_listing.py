@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -15,6 +18,7 @@ from support.buckets import TestBucket
 from support.runs import row, write_run, write_runs
 
 from regard.errors import InputError
+from regard.files import read_regular
 from regard.store import Store
 
 
@@ -162,6 +166,26 @@ def test_a_file_that_cannot_be_read_is_tried_again(tmp_path: Path) -> None:
     assert "environment.json cannot be read" in store.runs()[0].problem
     (folder / "environment.json").rmdir()
     assert store.runs()[0].finished
+
+
+def test_a_folder_that_may_not_be_read_is_a_broken_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("good", "secret"):
+        write_run(tmp_path, name)
+    stat = os.stat
+
+    def refused(path: Any, *rest: Any, **options: Any) -> os.stat_result:  # root may read everything
+        if "secret/" in os.fspath(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return stat(path, *rest, **options)
+
+    def unopened(path: Any, most: int) -> bytes:
+        refused(path)
+        return read_regular(path, most)
+
+    monkeypatch.setattr(os, "stat", refused)
+    monkeypatch.setattr("regard.store.runs.read_regular", unopened)
+    found = by_name(Store(tmp_path))
+    assert found["good"].finished and "Permission denied" in found["secret"].problem
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, bucket: str) -> None:

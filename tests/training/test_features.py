@@ -16,10 +16,9 @@ from safetensors.torch import load_file
 from regard import InputError, data, training
 from regard.training import Run, load_recipe
 from regard.training.datasets import left_out
-from regard.training.distributed import Step
 from regard.training.hooks import WeightAverage
 from regard.training.loop import Loop
-from regard.transfer import Losses
+from regard.transfer import Losses, Objective
 
 pytestmark = pytest.mark.slow
 
@@ -74,13 +73,13 @@ def test_parts_of_a_batch_add_up_to_it(splits, tmp_path) -> None:
 )
 def test_norms_that_cannot_take_one_image_are_given_two(options, steps, parts, splits, tmp_path, monkeypatch) -> None:
     """SRM has a batch norm over maps of one pixel."""
-    some, sizes, forward = data.Splits(splits.train.subset(13), splits.test.subset(2)), [], Step.forward
+    some, sizes, forward = data.Splits(splits.train.subset(13), splits.test.subset(2)), [], Objective.forward
 
-    def noted(step: Step, images: torch.Tensor, *rest: Any) -> Losses:
+    def noted(objective: Objective, images: torch.Tensor, *rest: Any) -> Losses:
         sizes.append(len(images))
-        return forward(step, images, *rest)
+        return forward(objective, images, *rest)
 
-    monkeypatch.setattr(Step, "forward", noted)
+    monkeypatch.setattr(Objective, "forward", noted)
     options = ["--model.name=wrn-10-0.5", "--model.attention=srm", "--schedule.epochs=1", *options.split()]
     if not steps:
         one = data.Splits(splits.train.subset(1), splits.test.subset(2))

@@ -10,7 +10,7 @@ from regard.reproduction.cluster import RayExecutor
 from regard.reproduction.cost import Cost, Rate, estimate
 from regard.reproduction.local import LocalExecutor
 from regard.reproduction.plan import Job, Plan, make_plan
-from regard.reproduction.scheduler import Ended, Executor, Outcome, duration, run_plan
+from regard.reproduction.scheduler import Ended, Executor, Outcome, run_plan
 
 __all__ = [
     "Cost",
@@ -22,7 +22,6 @@ __all__ = [
     "Plan",
     "Rate",
     "RayExecutor",
-    "duration",
     "estimate",
     "make_plan",
     "run_plan",

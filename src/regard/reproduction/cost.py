@@ -147,13 +147,11 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
         splits: the data, for the size of the images and the number of classes.
         device: where.
     """
-    images = splits.train
-    side = images.images.shape[-1] if isinstance(images, data.InMemoryDataset) else recipe.data.size or training.SIZE
-    if isinstance(images, data.InMemoryDataset) and recipe.augmentation.crop:
-        side = recipe.augmentation.crop
-    classes = len(images.classes)
-    # On a processor, large images are timed in small batches: a step would take minutes.
-    count = recipe.schedule.batch_size if device.type != "cpu" or side <= 64 else min(8, recipe.schedule.batch_size)
+    classes, count = len(splits.train.classes), recipe.schedule.batch_size
+    size = training.make_loader(splits.train, recipe.data, count, augmentation=recipe.augmentation).image_size
+    assert size is not None
+    if device.type == "cpu" and max(size) > 64:  # a step would take minutes
+        count = min(8, count)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = training.build_network(recipe.model, classes, pretrained=False).to(device)
         model = model.to(memory_format=torch.channels_last)
@@ -161,9 +159,9 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
             training.build_network(network, classes, pretrained=False).to(device).eval()
             for network in ([teacher.model] if teacher else map(ModelRecipe, recipe.transfer.teachers))
         ]
-        batch = torch.randn(count, 3, side, side, device=device).to(memory_format=torch.channels_last)
+        batch = torch.randn(count, 3, *size, device=device).to(memory_format=torch.channels_last)
         labels = torch.randint(classes, (count,), device=device)
-        objective = training.make_objective(recipe, model, teachers, (side, side))
+        objective = training.make_objective(recipe, model, teachers, size)
         optimizer = training.make_optimizer(model, recipe.optimizer, objective.regressors.parameters())
 
         if device.type == "cuda":

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from regard.reproduction.plan import Job, Plan
 from regard.store import Store
+from regard.terminal import duration
 
 _POLL = 0.5  # seconds between two looks at the running jobs
 _PATIENCE = 120.0  # seconds that runs have to save and end
@@ -213,17 +214,3 @@ class _Scheduler:
 
     def _progress(self, name: str) -> str:
         return f"[{len(self.outcome.finished)}/{self.count}] {name}"
-
-
-def duration(seconds: float) -> str:
-    """In words: 45 s, 12 min, 3 h 05 min, 2 days 4 h."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02} min"
-    days, hours = divmod(round(seconds / 3600), 24)
-    return f"{days} days {hours} h"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
+import os
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +19,9 @@ from regard.files import MOST_BYTES, read_regular
 from regard.metrics_file import read_metrics
 from regard.strict_yaml import read_written_yaml
 
-READ = ("recipe.yaml", "metrics.jsonl", "environment.json")
-"""The files of a run that are read."""
 WEIGHTS, CHECKPOINTS = "last.safetensors", "checkpoints"
+MAKES_A_RUN = ("recipe.yaml", "metrics.jsonl", CHECKPOINTS)
+"""What a folder is a run with, if it has one of them."""
 
 _PARTS = ("data", "augmentation", "model", "optimizer", "schedule", "transfer")
 # What fields hold that are read without the whole recipe being checked.
@@ -96,55 +97,42 @@ class StoredRun:
 
 def read_run(folder: Path) -> StoredRun | None:
     """A run folder on this machine; None if it is none: it has neither a recipe, metrics nor checkpoints."""
-    if not folder.is_dir():
-        return None
-    recipe, metrics, environment = (_content(folder / file) for file in READ)
-    if recipe is None and metrics is None and not (folder / CHECKPOINTS).is_dir():
-        return None
-    return parse_run(folder.name, recipe, metrics, environment, weights=(folder / WEIGHTS).is_file())
+    with suppress(PermissionError):  # which is said when its files are read
+        if not any((folder / name).exists() for name in MAKES_A_RUN):
+            return None
+    weights = os.path.isfile(folder / WEIGHTS)
+    return parse_run(folder.name, lambda file: read_regular(folder / file, MOST_BYTES), weights=weights)
 
 
-Content = bytes | OSError | None
-"""Of a file; None: there is none."""
+def parse_run(name: str, read: Callable[[str], bytes], *, weights: bool) -> StoredRun:
+    """A run, from the contents of its files, by name; what is wrong with them is the problem of the run."""
 
-TOO_LARGE = OSError(errno.EFBIG, f"it is larger than {MOST_BYTES:,} bytes")
+    def content(file: str, missing: bytes | None = None) -> bytes:
+        try:
+            return read(file)
+        except FileNotFoundError:
+            if missing is None:
+                raise InputError(f"it has no {file}") from None
+            return missing
+        except OSError as error:
+            raise InputError(f"{file} cannot be read ({error.strerror or one_line(error)})") from error
 
-
-def _content(path: Path) -> Content:
     try:
-        return read_regular(path, MOST_BYTES)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return error
-
-
-def parse_run(name: str, recipe: Content, metrics: Content, environment: Content, *, weights: bool) -> StoredRun:
-    """A run, from the contents of its files; what is wrong with them is the problem of the run."""
-    try:
-        fields = _recipe(_bytes("recipe.yaml", recipe))
-        rows = read_metrics(_bytes("metrics.jsonl", b"" if metrics is None else metrics))
-        about, classes = _environment(_bytes("environment.json", b"{}" if environment is None else environment))
+        recipe = _recipe(content("recipe.yaml"))
+        rows = read_metrics(content("metrics.jsonl", b""))
+        environment, classes = _environment(content("environment.json", b"{}"))
     except InputError as broken:
         return StoredRun(name, {}, weights=weights, problem=str(broken))
     rates = [rate for row in rows if isinstance(rate := row.get("images_per_second"), int | float) and rate == rate]
     return StoredRun(
         name=name,
-        recipe=fields,
+        recipe=recipe,
         row=rows[-1] if rows else {},
         images_per_second=float(statistics.median(rates)) if rates else None,
-        environment=about,
+        environment=environment,
         classes=classes,
         weights=weights,
     )
-
-
-def _bytes(file: str, content: Content) -> bytes:
-    if content is None:
-        raise InputError(f"it has no {file}")
-    if isinstance(content, OSError):
-        raise InputError(f"{file} cannot be read ({content.strerror or one_line(content)})")
-    return content
 
 
 def _recipe(content: bytes) -> dict[str, Any]:

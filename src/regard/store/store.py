@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -21,7 +22,7 @@ from regard.files import MOST_BYTES
 from regard.store import transfer
 from regard.store.bucket import Bucket
 from regard.store.locks import LEASE, BucketLocks, FolderLocks, Lock, leave
-from regard.store.runs import CHECKPOINTS, READ, TOO_LARGE, WEIGHTS, Content, StoredRun, parse_run, read_run
+from regard.store.runs import CHECKPOINTS, MAKES_A_RUN, WEIGHTS, StoredRun, parse_run, read_run
 
 _THREADS = 16
 _SAMPLE = 64  # runs that tell how fast a disk is
@@ -270,17 +271,20 @@ def _read_bucket(bucket: Bucket, name: str = "") -> list[StoredRun]:
         run, _, file = f"{name}/{path}".lstrip("/").partition("/")
         runs[run][CHECKPOINTS if file.startswith(f"{CHECKPOINTS}/") else file] = size
 
-    def content(path: str, size: int | None) -> Content:
+    def content(run: str, file: str) -> bytes:
+        size = runs[run].get(file)
+        if size is None:
+            raise FileNotFoundError
+        if size > MOST_BYTES:
+            raise OSError(f"it is larger than {MOST_BYTES:,} bytes")
         try:
-            return None if size is None else TOO_LARGE if size > MOST_BYTES else bucket.read(path)
+            return bucket.read(f"{run}/{file}")
         except Exception as error:
-            return OSError(first_line(error))
+            raise OSError(first_line(error)) from error
 
     def read(run: str) -> StoredRun:
-        contents = [content(f"{run}/{file}", runs[run].get(file)) for file in READ]
-        return parse_run(run, *contents, weights=WEIGHTS in runs[run])
+        return parse_run(run, partial(content, run), weights=WEIGHTS in runs[run])
 
-    makes_a_run = {"recipe.yaml", "metrics.jsonl", CHECKPOINTS}
-    names = sorted(run for run, files in runs.items() if run[:1] not in ("", ".") and makes_a_run & files.keys())
+    names = sorted(run for run, files in runs.items() if run[:1] not in ("", ".") and files.keys() & MAKES_A_RUN)
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(read, names))

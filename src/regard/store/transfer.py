@@ -15,11 +15,11 @@ from typing import Any
 
 from regard.files import MOST_BYTES, RUN_FILES, read_regular, written_aside, written_files
 from regard.store.bucket import Bucket
-from regard.store.runs import CHECKPOINTS, READ
+from regard.store.runs import CHECKPOINTS
 
 _MANIFEST = ".manifest.json"
-_METRICS = "metrics.jsonl"
-_PATTERNS = ("recipe.yaml", "environment.json", *(name for name in RUN_FILES if not name.startswith(".")))
+_METRICS, _FIRST = "metrics.jsonl", ("recipe.yaml", "environment.json")
+_PATTERNS = (*_FIRST, *(name for name in RUN_FILES if not name.startswith(".")))
 
 
 def upload(bucket: Bucket, folder: Path, name: str) -> None:
@@ -36,7 +36,7 @@ def upload(bucket: Bucket, folder: Path, name: str) -> None:
     try:
         if _METRICS in removed:
             bucket.remove(f"{name}/{_METRICS}")  # another run's end is not this one's
-        for path in sorted(local, key=lambda path: (path == _METRICS, path not in READ, path)):
+        for path in sorted(local, key=lambda path: (path == _METRICS, path not in _FIRST, path)):
             version = _version(local[path])
             if path not in remote or manifest.get(path) != [version, remote[path]]:
                 bucket.put(local[path], f"{name}/{path}")

@@ -46,11 +46,9 @@ def resolved(recipe: DataRecipe, images: Images) -> DataRecipe:
 def _normalised(images: Images, recipe: DataRecipe) -> Images:
     mean, std = recipe.mean or images.mean, recipe.std or images.std
     assert mean is not None and std is not None
-    if isinstance(images, data.InMemoryDataset):
-        return replace(images, mean=mean, std=std)
-    found = copy(images)
-    found.mean, found.std = mean, std
-    return found
+    normalised = copy(images)
+    vars(normalised).update(mean=mean, std=std)  # a set in memory is frozen
+    return normalised
 
 
 def make_loader(

@@ -19,7 +19,7 @@ from timm.utils import ModelEmaV3
 from regard.console import Console
 from regard.data import Batch, Mixing
 from regard.errors import InputError, one_line
-from regard.terminal import escaped
+from regard.terminal import duration, escaped
 from regard.training.recipe import flat, plain
 
 if TYPE_CHECKING:
@@ -249,5 +249,4 @@ class Progress(Hook):
 
     def _left(self, loop: Loop) -> str:
         rate = (time.monotonic() - self.began) / max(loop.steps_done - self.first, 1)
-        minutes, seconds = divmod(round(rate * (self.total - loop.steps_done)), 60)
-        return f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s"
+        return duration(rate * (self.total - loop.steps_done))
