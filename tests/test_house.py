@@ -61,7 +61,7 @@ MAY_IMPORT = {
     },
     "store": {"errors", "files", "metrics_file", "strict_yaml"},
     "tables": {"errors", "strict_yaml", "data", "bias", "store", "training"},
-    "reproduction": {"errors", "launcher", "data", "store", "tables", "training"},
+    "reproduction": {"errors", "launcher", "terminal", "data", "store", "tables", "training"},
     "report": {
         *("version", "errors", "files", "terminal", "logits", "data", "models", "maps", "bias", "training", "store"),
         *("recipes", "tables", "studies"),
