@@ -180,7 +180,7 @@ def test_a_worker_that_dies_is_one_line(made, monkeypatch):
     def die(self, image, epoch, position):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("regard.data.transforms.TrainingTransform.__call__", die)
+    monkeypatch.setattr("regard.data.transforms.SeededTransform.__call__", die)
     message = error_of(training, made, workers=2)
     assert "a DataLoader worker died" in message and "--data.workers" in message
 

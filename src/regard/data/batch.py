@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -184,6 +184,18 @@ class Loader(ABC):
     @abstractmethod
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch that exists, from a step that does."""
+
+
+def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
+    """Images uint8 (3, h, w), of these names -> (B, 3, h, w). Raises InputError: they are of different sizes."""
+    for image, name in zip(images, names, strict=True):
+        if image.shape != images[0].shape:
+            (_, height, width), (_, *other) = image.shape, images[0].shape
+            raise InputError(
+                f"images of different sizes: {name!r} has {width} x {height} pixels, {names[0]!r} {other[1]} x "
+                f"{other[0]}; give one size for all (--data.size)"
+            )
+    return torch.stack(tuple(images)) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
 
 
 def rank_rows(total: int, rank: int, world_size: int) -> Integers:

@@ -67,7 +67,7 @@ def read_splits(
     return Splits(replace(learnt, split="train"), replace(judged, split="test", mean=learnt.mean, std=learnt.std))
 
 
-def check_reading(size: int | None, unreadable: str, memory_limit: int) -> None:
+def check_reading(size: int | None = None, unreadable: str = "error", memory_limit: int = MEMORY_LIMIT) -> None:
     """Raises InputError for a size or a limit that is none, or another word for `unreadable`."""
     for name, value in (("size", size), ("memory_limit", memory_limit)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

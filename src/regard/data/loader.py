@@ -5,23 +5,24 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from regard.data.batch import Batch, Loader, Sampling
+from regard.data.batch import Batch, Loader, Sampling, stacked
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset
 from regard.data.decode import OnUnreadable, Unreadable, quiet
+from regard.data.in_memory import check_reading
 from regard.data.memory_loader import InMemoryLoader
 from regard.data.normalisation import Normalisation, Prefetcher
 from regard.data.random import Integers
-from regard.data.transforms import TrainingTransform, Transform
+from regard.data.transforms import SeededTransform, Transform
 from regard.data.wds import WebDataset
 from regard.data.wds_loader import WebDatasetLoader
-from regard.data.workers import Failure, Workers, read_inline
+from regard.data.workers import Failure, Workers
 from regard.errors import InputError
 
 
@@ -77,8 +78,7 @@ def create_loader(
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise InputError(f"workers is {workers!r}; give 0 or more")
-    if unreadable not in get_args(OnUnreadable):
-        raise InputError(f"unreadable is {unreadable!r}; give 'error' or 'skip'")
+    check_reading(unreadable=unreadable)
     batch_size = default_batch_size(dataset) if batch_size is None else batch_size
     transform = transform or Transform()
     mean, std = mean or dataset.mean, std or dataset.std
@@ -96,11 +96,11 @@ def create_loader(
     normalise = Normalisation(mean, std, device=device, channels_last=channels_last)
     if isinstance(dataset, InMemoryDataset):
         return InMemoryLoader(dataset, sampling, varied, normalise, device, masks=masks)
-    training = None if varied is None else TrainingTransform(transform, mean, std, seed)
+    seen = SeededTransform(transform, mean, std, seed)
     prefetch, skip = Prefetcher(normalise, device), unreadable == "skip"
     if isinstance(dataset, WebDataset):
-        return WebDatasetLoader(dataset, sampling, transform, training, prefetch, workers=workers, skip=skip)
-    reader = _Reader(dataset, transform, training, skip=skip, substitute=shuffle, masks=masks and dataset.has_masks)
+        return WebDatasetLoader(dataset, sampling, seen, prefetch, workers=workers, skip=skip)
+    reader = _Reader(dataset, seen, skip=skip, substitute=shuffle, masks=masks and dataset.has_masks)
     return StreamedLoader(reader, sampling, prefetch, workers)
 
 
@@ -115,7 +115,7 @@ class StreamedLoader(Loader):
     dataset: ImageDataset
 
     def __init__(self, reader: _Reader, sampling: Sampling, prefetch: Prefetcher, workers: int) -> None:
-        super().__init__(reader.dataset, sampling, prefetch.device, reader.transform.size)
+        super().__init__(reader.dataset, sampling, prefetch.device, reader.seen.transform.size)
         self._reader, self._prefetch = reader, prefetch
         # Those of training stay; those of a test would only take memory until the next one.
         self._workers = Workers(
@@ -130,7 +130,7 @@ class StreamedLoader(Loader):
         request = next(self._requests(epoch, step))
         one = slice(row, row + 1)
         alone = _Request(epoch, request.positions[one], request.places[one], 1)
-        return next(self._prefetch(read_inline(self._reader, [alone])))
+        return next(self._prefetch(Workers(self._reader, 0).read([alone])))
 
     def _requests(self, number: int, start: int) -> Iterator[_Request]:
         order = self._sampling.order(number, len(self.dataset))
@@ -161,8 +161,7 @@ class _Reader:
     """
 
     dataset: ImageDataset
-    transform: Transform
-    training: TrainingTransform | None
+    seen: SeededTransform
     skip: bool
     substitute: bool
     masks: bool
@@ -192,12 +191,6 @@ class _Reader:
                         ) from error
                     skipped.append(f"{self.dataset.keys[place]}: {error}")
                     continue
-                if images and image.shape != images[0].shape:
-                    (_, height, width), (_, *other) = image.shape, images[0].shape
-                    raise InputError(
-                        f"images of different sizes: {self.dataset.keys[place]!r} has {width} x {height} pixels, "
-                        f"{self.dataset.keys[index[0]]!r} {other[1]} x {other[0]}; give one size for all (--data.size)"
-                    )
                 images.append(image)
                 masks += [] if mask is None else [mask]
                 index.append(place)
@@ -209,7 +202,7 @@ class _Reader:
                         "readable ones"
                     )
         return Batch(
-            torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
+            stacked(images, [self.dataset.keys[place] for place in index]),
             self.dataset.labels[index],
             torch.tensor(index, dtype=torch.int64),
             request.total,
@@ -222,9 +215,7 @@ class _Reader:
         try:
             with quiet():
                 image = self.dataset.image(place)
-                if self.training is not None:
-                    return self.training(image, epoch, position), None
-                pixels = self.transform.image(image)
+                pixels = self.seen(image, epoch, position)
                 if not self.masks:
                     return pixels, None
                 return pixels, self._mask(place, image, pixels)
@@ -240,4 +231,4 @@ class _Reader:
                 f"{self.dataset.keys[place]!r} has {image.width} x {image.height} pixels, its mask "
                 f"{mask.shape[1]} x {mask.shape[0]}"
             )
-        return torch.from_numpy(np.ascontiguousarray(self.transform.mask(mask)))
+        return torch.from_numpy(np.ascontiguousarray(self.seen.transform.mask(mask)))

@@ -149,11 +149,12 @@ class Transform:
             )
 
 
-class TrainingTransform:
-    """timm's transform for training, random by seed, epoch and position alone.
+class SeededTransform:
+    """The pixels that a network sees of an image: in evaluation as its transform says; in training by timm's transform,
+    random by seed, epoch and position alone.
 
     Args:
-        transform: with a square size and an augmentation.
+        transform: in training with a square size.
         mean: of each channel, 0 to 1.
         std: likewise.
         seed: of what is random.
@@ -163,10 +164,14 @@ class TrainingTransform:
         from timm.data import create_transform
         from timm.data.random_erasing import RandomErasing
 
+        self.transform, self._seed = transform, seed
+        self._steps: Any = None
+        self._erasing: Any = None
         augmentation = transform.augmentation
-        assert augmentation is not None and transform.size is not None
+        if augmentation is None:
+            return
+        assert transform.size is not None
         augmentation.check_streamed()
-        self._seed = seed
         self._steps = create_transform(
             transform.size,
             is_training=True,
@@ -180,13 +185,14 @@ class TrainingTransform:
             std=std,
             use_prefetcher=True,
         )
-        self._erasing: Any = None
         if augmentation.erasing:
             self._erasing = RandomErasing(augmentation.erasing, mode=augmentation.erasing_mode, device="cpu")
             self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
 
     def __call__(self, image: Image.Image, epoch: int, position: int) -> Tensor:
         """An image, RGB, at a position of an epoch's order -> uint8 (3, h, w)."""
+        if self._steps is None:
+            return self.transform.image(image)
         with seeded(self._seed, epoch, _PURPOSE, position):
             pixels: Tensor = self._steps(image)
             return pixels if self._erasing is None else self._erased(pixels)

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from regard.data.batch import Batch, Loader, Sampling
+from regard.data.batch import Batch, Loader, Sampling, stacked
 from regard.data.decode import Unreadable, quiet
 from regard.data.listing import is_system_or_hidden
 from regard.data.normalisation import Prefetcher
 from regard.data.random import RandomStream
-from regard.data.transforms import TrainingTransform, Transform
+from regard.data.transforms import SeededTransform
 from regard.data.wds import DOTS, Sample, WebDataset, name_of
 from regard.data.workers import Failure, Workers
 from regard.errors import InputError, one_line
@@ -47,17 +47,16 @@ class WebDatasetLoader(Loader):
         self,
         dataset: WebDataset,
         sampling: Sampling,
-        transform: Transform,
-        training: TrainingTransform | None,
+        seen: SeededTransform,
         prefetch: Prefetcher,
         *,
         workers: int,
         skip: bool,
     ) -> None:
-        super().__init__(dataset, sampling, prefetch.device, transform.size)
+        super().__init__(dataset, sampling, prefetch.device, seen.transform.size)
         self._prefetch = prefetch
         self._workers = min(workers, max(1, len(dataset.shards) // sampling.world_size))  # each has a shard at least
-        self._reader = _Reader(dataset, sampling, transform, training, max(1, self._workers), skip)
+        self._reader = _Reader(dataset, sampling, seen, max(1, self._workers), skip)
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         reader = replace(self._reader, epoch=number, steps=range(start, len(self)))
@@ -90,8 +89,7 @@ class _Reader(IterableDataset[Batch | Failure]):
 
     dataset: WebDataset
     sampling: Sampling
-    transform: Transform
-    training: TrainingTransform | None
+    seen: SeededTransform
     streams: int
     skip: bool
     epoch: int = 0
@@ -123,7 +121,7 @@ class _Reader(IterableDataset[Batch | Failure]):
         for step in steps:
             positions = (step * self.sampling.batch_size + rows).tolist()
             found = zip(positions, images, strict=False)
-            yield self._batch([(self._pixels(image, at), label, at) for at, (image, label) in found])
+            yield self._batch([(self.seen(image, self.epoch, at), label, at) for at, (image, label) in found])
 
     def _test(self, stream: int) -> Iterator[Batch]:
         size = max(1, self.sampling.batch_size // self.sampling.world_size)
@@ -133,7 +131,7 @@ class _Reader(IterableDataset[Batch | Failure]):
             if decoded is None:
                 continue
             try:
-                pixels = self._pixels(decoded[0], 0)
+                pixels = self.seen(decoded[0], 0, 0)
             except InputError as error:
                 self._pass_over(f"{name_of(sample)!r} cannot be fitted: {error}")
                 continue
@@ -144,14 +142,9 @@ class _Reader(IterableDataset[Batch | Failure]):
         if found or self.skipped:
             yield self._batch(found)
 
-    def _pixels(self, image: Image.Image, position: int) -> Tensor:
-        return self.transform.image(image) if self.training is None else self.training(image, self.epoch, position)
-
     def _batch(self, found: list[tuple[Tensor, int, int]]) -> Batch:
         """Of pixels, each with label and index."""
-        if len({image.shape for image, *_ in found}) > 1:
-            raise InputError(f"images of different sizes in {self.dataset.name!r}; give one size for all (--data.size)")
-        images = torch.stack([image for image, *_ in found]) if found else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+        images = stacked([image for image, *_ in found], [f"image {index}" for *_, index in found])
         labels, index = (torch.tensor([row[i] for row in found], dtype=torch.int64) for i in (1, 2))
         skipped, self.skipped = tuple(self.skipped), []
         return Batch(images, labels, index, self.sampling.batch_size, skipped=skipped)

@@ -15,11 +15,9 @@ from regard.errors import InputError, first_line
 
 
 class Failure(NamedTuple):
-    """An InputError of a worker: as an exception it would come back with a traceback in its message.
+    """An InputError of a worker, one line, and the traceback of where it was raised.
 
-    Attributes:
-        message: of the error, one line.
-        traceback: of where it was raised.
+    As an exception it would come back with the traceback in its message.
     """
 
     message: str
@@ -66,7 +64,12 @@ class Workers:
         Raises:
             InputError: a `Failure`, whose traceback is a note of the error; a worker died; two epochs are read at once.
         """
-        yield from _checked(self._parts(requests))
+        for part in self._parts(requests):
+            if isinstance(part, Failure):
+                error = InputError(part.message)
+                error.add_note(part.traceback)
+                raise error
+            yield part
 
     def _parts(self, requests: Iterable[Any]) -> Iterator[Any]:
         if self._loader is None:
@@ -110,20 +113,6 @@ class Workers:
         if self._ending is not None and self._loader is not None:
             self._loader._iterator = self._running = None
             self._ending()
-
-
-def read_inline(source: Any, requests: Iterable[Any]) -> Iterator[Any]:
-    """`source[request]` for every request, without workers. Raises InputError for a `Failure`, as they do."""
-    return _checked(source[request] for request in requests)
-
-
-def _checked(parts: Iterable[Any]) -> Iterator[Any]:
-    for part in parts:
-        if isinstance(part, Failure):
-            error = InputError(part.message)
-            error.add_note(part.traceback)
-            raise error
-        yield part
 
 
 def _end(running: Any) -> None:
