@@ -50,11 +50,7 @@ class Source:
         return self.streamed or self.resized
 
     def all_options(self, given: Mapping[str, Any], *, opening: bool = False) -> dict[str, Any]:
-        """The options of `load`, or `open`, given and by default.
-
-        Raises:
-            InputError: an option that there is not, or of another type.
-        """
+        """The options of `load`, or `open`, given and by default. Raises InputError: unknown, or of another type."""
         function = self.open if opening or self.load is None else self.load
         assert function is not None
         parameters = inspect.signature(function, eval_str=True).parameters
@@ -117,11 +113,7 @@ def register_splits(name: str, *, streamed: bool = False, resized: bool = False)
 
 
 def pick_split(given: str | None, there: Sequence[str], where: Path, preferred: Sequence[str]) -> str:
-    """The split that was asked for; else the first of the preferred ones that is there.
-
-    Raises:
-        InputError: there is none, or not the one asked for.
-    """
+    """The split that was asked for, if it is there; else the first of the preferred ones that is. Raises InputError."""
     if given is not None:
         if given not in there:
             raise InputError(f"no split {given!r} in {show(where)}; there are: {', '.join(there) or 'none'}")

@@ -28,11 +28,7 @@ def names() -> list[str]:
 
 
 def is_streamed(name: str) -> bool:
-    """Whether the images of a data set are read while training, and not held in memory.
-
-    Raises:
-        InputError: an unknown name.
-    """
+    """Whether the images of a data set are read while training, and not held in memory. Raises InputError."""
     return _source(name).streamed
 
 
@@ -62,14 +58,12 @@ def load(
             "files", images in class folders (ImageNet's among them); "wds", WebDataset shards; "hfds", data sets of
             Hugging Face; what `open_regions` opens and is not named yet, such as "voc"; and what was registered (see
             `register`): there images without a label are left out.
-        folder: where the files are, or go to. For "folder" and "files" the one with `train/` and `test/` (or `val/`,
-            `valid/`, `validation/`). For "cifar10", "cifar100" and "stl10" the one that torchvision calls root, by
-            default a `regard` folder in the person's cache. None for "clutter".
+        folder: where the files are, or go to: the one with `train/` and `test/` (or `val/`, …), or that torchvision
+            calls root, by default `regard` in the person's cache. None for "clutter".
         download: whether "cifar10", "cifar100", "stl10" or "hfds" may be fetched if it is not there.
         size: of files that are read into memory, the side of the images in pixels; "cub" and "scenes" need it.
         unreadable: of the same, on an image that cannot be read, "error" or "skip".
-        options: those of the data set; for "cub", "folder" and "scenes" `memory_limit`, the most bytes that the images
-            of a split may take.
+        options: those of the data set; of sets read into memory `memory_limit`, the most bytes of a split.
 
     Raises:
         InputError: an unknown name, a folder that is not there or does not hold what it should, an option that the
@@ -87,27 +81,24 @@ def load(
     fields = {"download": download, "unreadable": unreadable}
     options |= {field: fields[field] for field in FIELDS if field in takes}
     if "path" in takes:
-        if folder is None and takes["path"].default is inspect.Parameter.empty:
-            raise _needs_folder(source)
-        splits = source.load(folder, **options)
-        if source.resized:
-            splits = read_splits(*splits, size=size, unreadable=unreadable, memory_limit=memory_limit)
-        return _normalised(splits)
-    if folder is not None:
+        options["path"] = folder if takes["path"].default is None else _folder(source, folder)
+    elif folder is not None:
         raise InputError(
             f"data set {name!r} is made, not read from a folder (found {str(folder)!r}); leave the folder out, or say "
             "what it holds (--data.name folder)"
         )
-    return _normalised(source.load(**options))
+    splits = source.load(**options)
+    if source.resized:
+        splits = read_splits(*splits, size=size, unreadable=unreadable, memory_limit=memory_limit)
+    return _normalised(splits)
 
 
 def open_regions(
     where: str | os.PathLike[str], *, split: str | None = None, limit: int | None = None, **options: Any
 ) -> ImageDataset:
-    """Open a set of image files with regions.
+    """Open a set of image files with regions. All files have to be there; of them only the annotations are read.
 
-    That the files are there is checked; none of them is read, but for the annotations. `docs/regions.md` says for each
-    kind which files are expected where.
+    `docs/regions.md` says for each kind which files are expected where.
 
     Args:
         where: "KIND:PATH", where KIND is "coco", "cub", "folder", "imagenet", "masks", "pets", "scenes", "stl10", "voc"
@@ -146,9 +137,11 @@ def _source(name: str) -> Source:
     return SOURCES[name]
 
 
-def _needs_folder(source: Source) -> InputError:
-    layout = f" ({source.layout.removeprefix('expected ')})" if source.layout else ""
-    return InputError(f"data set {source.name!r} needs a folder{layout}; give one (--data.folder)")
+def _folder(source: Source, folder: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    if folder is None:
+        layout = f" ({source.layout.removeprefix('expected ')})" if source.layout else ""
+        raise InputError(f"data set {source.name!r} needs a folder{layout}; give one (--data.folder)")
+    return folder
 
 
 def _open(source: Source, path: Path, split: str | None, options: dict[str, Any]) -> ImageDataset:
@@ -160,9 +153,7 @@ def _open(source: Source, path: Path, split: str | None, options: dict[str, Any]
 
 def _opened_splits(source: Source, folder: str | os.PathLike[str] | None, options: dict[str, Any]) -> Splits:
     """The training split and the held-out one of a set that gives one at a time."""
-    if folder is None:
-        raise _needs_folder(source)
-    path = Path(folder).expanduser()
+    path = Path(_folder(source, folder)).expanduser()
     train, test = (_open(source, path, split, options) for split in ("train", None))
     if test.split == train.split:
         raise InputError(f"data set {source.name!r} has no split in {show(path)} to test on; add one")
@@ -185,10 +176,8 @@ def _labelled(images: ImageDataset) -> ImageDataset:
     if not len(which):
         raise InputError(f"no image of split {images.split!r} of {images.name!r} has a label; give ones to learn from")
     if left:
-        text = (
-            f"{left} of the {len(images)} images of split {images.split!r} of {images.name!r} have no label: left out"
-        )
-        warnings.warn(text, DataWarning, stacklevel=2)
+        part = f"{left} of the {len(images)} images of split {images.split!r} of {images.name!r}"
+        warnings.warn(f"{part} have no label: left out", DataWarning, stacklevel=2)
     return images.subset(which) if left else images
 
 

@@ -64,11 +64,8 @@ def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The names of classes in a file with a name a line, without empty lines.
-
-    Raises:
-        InputError: as of `read_text`; no names, or one twice.
-    """
+    """The names of classes in a file with a name per line. Raises InputError: it cannot be read, or names none, or one
+    twice."""
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise InputError(f"{show(path)} names no classes; expected one a line")
@@ -76,11 +73,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def unique(names: Sequence[str], source: str) -> tuple[str, ...]:
-    """The names, if each is there once.
-
-    Raises:
-        InputError: one is there twice; it says where they come from.
-    """
+    """The names, if each is there once. Raises InputError: one is there twice; it says where they come from."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise InputError(f"{source}: {first_of(twice)} named twice; give each a name of its own")
@@ -88,11 +81,8 @@ def unique(names: Sequence[str], source: str) -> tuple[str, ...]:
 
 
 def check_inside(path: object, source: Path) -> str:
-    """The path of a file from a folder, as a file of annotations gives it, if it stays in that folder.
-
-    Raises:
-        InputError: it does not, or is no path.
-    """
+    """The path of a file from a folder, as a file of annotations gives it. Raises InputError: it leads out of that
+    folder, or is no path."""
     if isinstance(path, str) and path and "\0" not in path:
         pure = PurePosixPath(path.replace("\\", "/"))
         if not pure.is_absolute() and ".." not in pure.parts and pure.parts:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, quiet
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, show
-from regard.data.regions.boxes import Boxes, boxes_region, read_boxes
+from regard.data.regions.boxes import boxes_region, read_boxes
 from regard.data.regions.masks import numbers_of
 from regard.data.registry import pick_split, register
 from regard.data.text_files import check_inside, read_text
@@ -65,20 +66,13 @@ def _label(path: Path) -> int:
     return int(counts.argmax()) if counts.any() else -1
 
 
-def _boxes(path: Path) -> Boxes:
-    try:
-        return read_boxes(path)
-    except Unreadable:
-        return Boxes(None, ())  # whoever asks for the region will be told
-
-
-def _largest(boxes: Boxes, classes: Sequence[str]) -> int:
-    """The class of the largest area in all, the first of several; -1 if there is none."""
-    areas: dict[int, float] = {}
-    for name, (left, top, right, bottom) in boxes.objects:
-        label = classes.index(name)
-        areas[label] = areas.get(label, 0) + (right - left + 1) * (bottom - top + 1)
-    return max(sorted(areas), key=areas.__getitem__, default=-1)
+def _areas(path: Path) -> dict[str, float]:
+    """What the boxes of each class cover in all; nothing if the file cannot be read."""
+    areas: dict[str, float] = {}
+    with suppress(Unreadable):  # whoever asks for the region will be told
+        for name, (left, top, right, bottom) in read_boxes(path).objects:
+            areas[name] = areas.get(name, 0) + (right - left + 1) * (bottom - top + 1)
+    return areas
 
 
 def _root(where: Path) -> Path | None:
@@ -156,10 +150,12 @@ def _open_boxes(root: Path, split: str | None, alone: bool) -> FileDataset:
     box_keys = [f"{name}.xml" for name in names]
     Tree(root / _BOXES).check(box_keys, f"files of boxes for {source}", "add them")
     files = [root / _BOXES / key for key in box_keys]
-    found = [_boxes(file) for file in files]
-    there = {name for boxes in found for name, _ in boxes.objects}
+    areas = [_areas(file) for file in files]
+    there = {name for one in areas for name in one}
     classes = CLASSES if there <= set(CLASSES) else tuple(sorted(there))
-    labels = [_largest(boxes, classes) for boxes in found]
+    # The class of the largest area, the first of several; -1 if there is none.
+    largest = [max(sorted(one), key=one.__getitem__, default=None) for one in areas]
+    labels = [-1 if name is None else classes.index(name) for name in largest]
     region = partial(boxes_region, classes=classes, alone=alone, first=1)
     return FileDataset("voc", split or "", root / _IMAGES, keys, labels, classes, files, region, alone)
 
