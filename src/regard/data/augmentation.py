@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -124,28 +124,27 @@ class Augmentation:
         """Whether images of a batch are mixed with one another."""
         return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
 
-    def check_in_memory(self) -> None:
-        """Raises InputError for fields that images in memory do not know."""
-        given = self._given(_OF_STREAMED)
+    def check(self, *, streamed: bool) -> None:
+        """Raises InputError for fields that images that are streamed, or in memory, do not know."""
+        default = {field.name: field.default for field in fields(self)}
+        names = _IN_MEMORY if streamed else _OF_STREAMED
+        # What comes from YAML has lists for tuples; padding 0 is that of streamed images.
+        values = {name: getattr(self, name) for name in names if name != "padding" or self.padding}
+        given = [
+            name
+            for name, value in values.items()
+            if (tuple(value) if isinstance(value, list) else value) != default[name]
+        ]
+        if given and streamed:
+            raise InputError(
+                f"augmentation: {', '.join(given)} is for data sets in memory; streamed images get random resized "
+                "crops (augmentation.scale) of the size of data.size; leave it out"
+            )
         if given:
             raise InputError(
                 f"augmentation: {', '.join(given)} is for streamed data sets (--data.name files, wds or hfds), and "
                 "this one is in memory; leave it out"
             )
-
-    def check_streamed(self) -> None:
-        """Raises InputError for fields that images that are streamed do not know."""
-        given = [name for name in self._given(_IN_MEMORY) if name != "padding" or self.padding]
-        if given:
-            raise InputError(
-                f"augmentation: {', '.join(given)} is for data sets in memory; streamed images get random resized "
-                "crops (augmentation.scale) of the size of data.size; leave it out"
-            )
-
-    def _given(self, names: Sequence[str]) -> list[str]:
-        default: dict[str, Any] = {field.name: field.default for field in fields(self)}
-        # What comes from YAML has lists for tuples.
-        return [name for name in names if _tuple(getattr(self, name)) != _tuple(default[name])]
 
 
 class Mixing:
@@ -153,13 +152,8 @@ class Mixing:
     (arXiv 1710.09412) and CutMix (arXiv 1905.04899).
 
     Weight and box are one for all images, and drawn from the seed and the step alone: so they are the same for all
-    processes, and for all parts that a process takes its images in.
-
-    Args:
-        augmentation: says how (mixup, cutmix, mix_probability, mix_switch).
-        classes: how many there are.
-        seed: 0 to 2^64 - 1.
-        label_smoothing: share of each label that is given to all classes alike, 0 or more and below 1.
+    processes, and for all parts that a process takes its images in. `label_smoothing`, 0 or more and below 1, is the
+    share of each label that is given to all classes alike.
 
     Raises:
         InputError: an augmentation that mixes nothing, fewer than one class, a value outside its range.
@@ -185,19 +179,8 @@ class Mixing:
         )
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Images and labels of a batch, mixed.
-
-        Args:
-            images: floating point (B, C, h, w); B even. Mixed in place.
-            labels: int64 (B,).
-            step: of the run, 0 or more.
-
-        Returns:
-            the images, and soft labels float32 (B, K), which add up to 1 in each row.
-
-        Raises:
-            InputError: an odd number of images.
-        """
+        """Images (B, C, h, w), mixed in place, and labels int64 (B,) of a step of the run -> the images, and soft
+        labels float32 (B, K), which add up to 1 in each row. Raises InputError: B is odd."""
         if len(images) % 2:
             raise InputError(
                 f"mixup and cutmix take images in pairs, and {len(images)} images came; give a batch size that "
@@ -210,7 +193,3 @@ class Mixing:
 
 def _is_range(values: Sequence[float]) -> bool:
     return len(values) == 2 and 0 < values[0] <= values[1] < float("inf")
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

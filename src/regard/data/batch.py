@@ -46,11 +46,8 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which images come when, and to whom; the attributes are those of `create_loader`.
-
-    Attributes:
-        repeats: how often each image comes in a row.
-    """
+    """Which images come when, and to whom; the attributes are those of `create_loader`, and how often each image comes
+    in a row."""
 
     batch_size: int
     shuffle: bool = False

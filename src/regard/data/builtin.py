@@ -326,15 +326,9 @@ def _digit_luma(around: Bytes, cover: Small, plan: SimpleNamespace) -> Small:
 
 
 def outline(masks: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """The convex hulls of what is marked: the area that strokes enclose.
+    """The convex hulls of what is marked, bool (N, H, W): the area that strokes enclose; empty where nothing is marked.
 
-    Args:
-        masks: bool (N, H, W).
-        size: the largest height or width in pixels that the marks of an image span; larger marks get a hull slightly
-            too large.
-
-    Returns:
-        bool (N, H, W); empty where nothing is marked.
+    Marks that span more than `size` pixels get a hull slightly too large.
     """
     _, height, width = masks.shape
     rows, columns = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)

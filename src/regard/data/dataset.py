@@ -226,14 +226,10 @@ def chosen(which: int | Sequence[int] | NDArray[np.int64] | Tensor, labels: Tens
 
 
 def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of each channel, exact to float64.
+    """Mean and standard deviation of each channel, exact to float64, of images uint8 (N, 3, H, W), N at least 1.
 
-    Args:
-        images: uint8 (N, 3, H, W), N at least 1.
-
-    Returns:
-        mean and std, with bytes 0 to 255 scaled to 0 to 1. A channel of one single value has std 0 and gets 1 instead,
-        so that dividing by it is harmless.
+    Bytes 0 to 255 are scaled to 0 to 1. A channel of one single value has std 0 and gets 1 instead, so that dividing by
+    it is harmless.
     """
     # A histogram holds all there is to know and adds up in integers, whatever the order. Chunks bound the memory.
     counts = np.zeros((3, 256), dtype=np.int64)

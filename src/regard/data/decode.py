@@ -104,8 +104,7 @@ def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = N
         box: what to cut out, as the file stores the image; what lies beyond the image is left out. None: nothing.
 
     Raises:
-        Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels; or nothing of
-            it is in the box.
+        Unreadable: as of `opened`; or nothing of the image is in the box.
     """
     with opened(path, file) as image:
         # Before the EXIF is looked for: a PNG is decoded by that, and what is broken in it would be passed over.
@@ -117,11 +116,7 @@ def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = N
 
 
 def read_square(path: Path, size: int) -> Image.Image:
-    """The centre of the image in a file, upright, RGB, size x size pixels.
-
-    Raises:
-        Unreadable: as of `read_image`.
-    """
+    """The centre of the image in a file, upright, RGB, size x size pixels. Raises Unreadable."""
     with opened(path) as image:
         # A JPEG far larger than wanted is decoded at a half, a quarter or an eighth, at once.
         image.draft(None, (2 * size, 2 * size))
@@ -159,22 +154,15 @@ def upright(image: Image.Image, box: Box | None = None) -> Image.Image:
 
 
 def frame_of(path: Path) -> Frame:
-    """How the file stores its image, from its header alone.
-
-    Raises:
-        Unreadable: no image, or not one that can be opened.
-    """
+    """How the file stores its image, from its header alone. Raises Unreadable."""
     with opened(path) as image:
         return Frame(path, *image.size, _orientation(image))
 
 
 @contextlib.contextmanager
 def opened(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Image]:
-    """The image in a file, not decoded yet; whatever goes wrong within is that the file is unreadable.
-
-    Args:
-        path: of the file, or with `file` what it is called.
-        file: what to read, if it is open already.
+    """The image in a file, or in one that is open already, not decoded yet. Whatever goes wrong within is that the file
+    is unreadable.
 
     Raises:
         Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels.

@@ -103,8 +103,8 @@ class FileDataset(ImageDataset):
 
 
 def files_digest(labels: Tensor, name: Callable[[int], str], opened: Callable[[int], IO[bytes]]) -> hashlib._Hash:
-    """Of labelled files: of all labels (N,), and of name, size and first bytes of up to 8,192 files, evenly spread;
-    256 MiB are read at most."""
+    """Of labelled files: of all labels (N,), and of name, size and first bytes of up to 8,192 files, evenly spread; 256
+    MiB are read at most."""
     count, most = len(labels), min(len(labels), _MOST_FILES)
     digest = hashlib.sha256(f"{count}\n".encode() + labels.numpy().tobytes())
     for i in (place * count // most for place in range(most)):

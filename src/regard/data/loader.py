@@ -155,9 +155,8 @@ class _Request(NamedTuple):
 class _Reader:
     """Reads slices of batches; this is what goes to the workers.
 
-    Attributes:
-        skip: whether images that cannot be read are passed over.
-        substitute: whether then the next one that can be read stands in.
+    `skip` says whether images that cannot be read are passed over, `substitute` whether then the next one that can be
+    read stands in.
     """
 
     dataset: ImageDataset

@@ -55,7 +55,7 @@ class InMemoryLoader(Loader):
         height, width = dataset.images.shape[2:]
         size: tuple[int, int] = (height, width)
         if augmentation is not None:
-            augmentation.check_in_memory()
+            augmentation.check(streamed=False)
             size = _crop_size(augmentation, height, width)
         super().__init__(_placed(dataset, device), sampling, device, size)
         self.image_size: tuple[int, int] = size
@@ -201,21 +201,12 @@ def draw_boxes(
 def resized(
     images: Tensor, size: tuple[int, int], flipped: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor
 ) -> Tensor:
-    """The box of each image, bilinear with antialiasing: each pixel is a mean of those near its centre, weighed by a
-    triangle twice as wide as the pixel is, or as one of the image, if that is wider. None beyond the box counts.
+    """The box of each image, bilinear with antialiasing: uint8 (B, 3, H, W) and boxes (B,) each -> uint8 (B, 3, h, w).
 
-    It takes two products with matrices of weights, down the columns and along the rows. All numbers in them are whole,
-    and small enough for sums to be exact in float32 and factors in TF32: so devices agree to the last bit, in whatever
-    order they add up.
-
-    Args:
-        images: uint8 (B, 3, H, W).
-        size: (h, w).
-        flipped: bool (B,), whether to mirror left to right.
-        top, left, height, width: int64 (B,), of the boxes.
-
-    Returns:
-        uint8 (B, 3, h, w).
+    Each pixel is a mean of those near its centre, weighed by a triangle twice as wide as the pixel is, or as one of the
+    image, if that is wider. None beyond the box counts. It takes two products with matrices of weights, down the
+    columns and along the rows. All numbers in them are whole, and small enough for sums to be exact in float32 and
+    factors in TF32: so devices agree to the last bit, in whatever order they add up.
     """
     rows, row_sums = _weights(top, height, images.shape[2], size[0])  # (B, h, H), (B, h)
     columns, column_sums = _weights(left, width, images.shape[3], size[1], flipped)  # (B, w, W), (B, w)

@@ -14,13 +14,7 @@ from regard.errors import InputError
 
 
 class Normalisation:
-    """(byte / 255 - mean) / std, in float32.
-
-    Args:
-        mean: of each channel, 0 to 1, subtracted.
-        std: of each channel, above 0, divided by.
-        device: where the images are.
-        channels_last: give images in torch.channels_last memory format.
+    """(byte / 255 - mean) / std, in float32; mean (0 to 1) and std (above 0) of each channel.
 
     Raises:
         InputError: not three numbers each, a mean outside 0 to 1, or a std that is not above 0.
@@ -63,12 +57,8 @@ def denormalised(images: Tensor, mean: Channels, std: Channels) -> Tensor:
 
 
 class Prefetcher:
-    """Brings batches of bytes to a device and normalises them; to a GPU one batch ahead, on a CUDA stream of its own.
-
-    Args:
-        normalise: with its constants on the device.
-        device: where the batches go.
-    """
+    """Brings batches of bytes to a device and normalises them; to a GPU one batch ahead, on a CUDA stream of its
+    own."""
 
     def __init__(self, normalise: Normalisation, device: torch.device) -> None:
         self._normalise, self.device = normalise, device

@@ -51,11 +51,7 @@ class RandomStream:
 
 
 def check_seed(seed: int) -> int:
-    """The seed, if it is an integer from 0 to 2^64 - 1.
-
-    Raises:
-        InputError: it is not.
-    """
+    """The seed. Raises InputError if it is no integer from 0 to 2^64 - 1."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise InputError(f"seed {seed!r} is not an integer from 0 to 2^64 - 1; give such an integer")
     return seed
@@ -63,12 +59,8 @@ def check_seed(seed: int) -> int:
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Within, what `random`, `numpy.random` and torch (on the CPU) draw is fixed by the key alone; after, they go on
-    as if nothing had been drawn.
-
-    Args:
-        key: as of `RandomStream`.
-    """
+    """Within, what `random`, `numpy.random` and torch (on the CPU) draw is fixed by the key alone, as of
+    `RandomStream`; after, they go on as if nothing had been drawn."""
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     first, second, third = RandomStream(*key).integers(0, 2**32 - 1, 3).tolist()
     random.seed(first)

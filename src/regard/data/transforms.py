@@ -62,13 +62,13 @@ class Transform:
             raise InputError(f"crop_pct is {self.crop_pct}, which leaves nothing of an image; give 1 or less")
 
     def image(self, image: Image.Image) -> Tensor:
-        """The pixels that the network sees in evaluation, before they are normalised.
+        """The pixels that the network sees in evaluation, before they are normalised: to the bit those of timm.
 
         Args:
             image: RGB.
 
         Returns:
-            uint8 (3, h, w): to the bit those of `timm.data.create_transform`.
+            uint8 (3, h, w).
 
         Raises:
             InputError: the image is so long and narrow that it would vanish, or be larger than is safe, once resized.
@@ -79,16 +79,11 @@ class Transform:
         return self._steps(image)
 
     def mask(self, mask: Mask) -> Mask:
-        """The mask of what the network sees in evaluation: resized and cropped as the image is.
+        """The mask of what the network sees in evaluation: bool (H, W) -> bool (h, w), resized and cropped as the image
+        is.
 
         A pixel is in it if the mask covers at least half of what the pixel covers of the image. Along a side that is
         enlarged the pixel takes after the one at its centre. What was padded is not in the mask.
-
-        Args:
-            mask: bool (H, W), of the size of the image.
-
-        Returns:
-            bool (h, w).
 
         Raises:
             InputError: as of `image`.
@@ -171,7 +166,7 @@ class SeededTransform:
         if augmentation is None:
             return
         assert transform.size is not None
-        augmentation.check_streamed()
+        augmentation.check(streamed=True)
         self._steps = create_transform(
             transform.size,
             is_training=True,

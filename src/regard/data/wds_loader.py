@@ -78,13 +78,10 @@ class WebDatasetLoader(Loader):
 
 @dataclass(eq=False)
 class _Reader(IterableDataset[Batch | Failure]):
-    """One rank's batches in an epoch, images uint8; this is what goes to the workers.
+    """One rank's batches in an epoch (of training, those of `steps`), images uint8; this is what goes to the workers.
 
-    Attributes:
-        streams: as many as there are workers, 1 where there are none.
-        skip: whether shards and images that cannot be read are passed over.
-        epoch: its number.
-        steps: which batches, in training.
+    There are as many streams as workers, at least 1. `skip` says whether shards and images that cannot be read are
+    passed over.
     """
 
     dataset: WebDataset

@@ -63,8 +63,8 @@ def read_boxes(path: Path) -> Boxes:
     """The boxes in a file.
 
     Raises:
-        Unreadable: it is not there, no XML, not of this format, longer than 1 MiB, or declares a document type: with
-            one, a few lines can grow to gigabytes, and no file of boxes needs any.
+        Unreadable: it is not there, no XML, not of this format, longer than 1 MiB, or declares a document type, with
+            which a few lines can grow to gigabytes.
     """
     try:
         content = read_regular(path, _LARGEST)

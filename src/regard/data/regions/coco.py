@@ -35,9 +35,7 @@ Code = dict[str, Any]  # a run-length code of COCO: {"size": [height, width], "c
 class CocoDataset(FileDataset):
     """The images of one file of annotations; each region is the union of its objects, or of those of its label.
 
-    Args, besides those of `FileDataset`:
-        objects: for each image its size, if the file states it, and the annotations of its region.
-        source: the file.
+    `objects` has for each image its size, if the file states it, and the annotations of its region.
     """
 
     def __init__(
@@ -88,13 +86,10 @@ def _recognised(path: Path) -> bool:
 def open_coco(
     path: Path, split: str | None = None, images: str | None = None, region: Literal["all", "label"] = "all"
 ) -> CocoDataset:
-    """The images of a file of annotations, or of that of a split.
+    """The images of a file of annotations, or of that of a split ("val", "val2017", …) of a folder.
 
-    Args:
-        path: of the file, or of the folder of the set.
-        split: "val", "val2017", …
-        images: the folder of the images, if it is not where COCO has it.
-        region: "all" objects of an image, or those of its "label".
+    `images` is their folder, if it is not where COCO has it; `region` "all" objects of an image, or those of its
+    "label".
     """
     if path.is_file():
         if split is not None:

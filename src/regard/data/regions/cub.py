@@ -32,11 +32,8 @@ _LAYOUT = (
 class CubDataset(FileDataset):
     """The images of a split, each with its bird, or the box around it, as region.
 
-    Args, besides those of `FileDataset`:
-        boxes: (N, 4), left, top, right and bottom of each bird, as the file stores its image; None where they are not
-            needed.
-        segmentations: the folder of the segmentations; None: the regions are the boxes.
-        crop: "box" cuts images, and their regions with them, to the boxes.
+    `boxes` are (N, 4), left, top, right and bottom, as the file stores its image. Without a folder of segmentations
+    they are the regions. With `crop` "box" images, and their regions with them, are cut to them.
     """
 
     def __init__(
@@ -103,14 +100,8 @@ def open_cub(
 ) -> CubDataset:
     """A split of the set in this folder, or in `CUB_200_2011` in it: 5,994 images for training, 5,794 for testing.
 
-    Args:
-        path: the folder.
-        split: "train" or "test".
-        region: the "segmentation" of the bird, or its "box"; None: the segmentation where there is one.
-        crop: "box" cuts every image to the box of its bird; "none" takes it whole.
-
-    Raises:
-        InputError: files that are missing or malformed.
+    The region is the "segmentation" of the bird, or its "box"; None: the segmentation where there is one. `crop` "box"
+    cuts every image to the box of its bird.
     """
     root = _root(path)
     if root is None:

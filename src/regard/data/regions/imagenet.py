@@ -106,16 +106,12 @@ def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]
 
 def _named(folder: Path, files: Sequence[str]) -> list[str]:
     """The class that each file of boxes names first. Only looked for, not parsed: there may be 50,000 of them."""
-    named, without = [], []
+    named = []
     for name in files:
         found = _FIRST_NAME.search(read_bytes(folder / name))
         if found is None:
-            without.append(name)
-        else:
-            named.append(found[1].decode())
-    if without:
-        raise InputError(
-            f"{len(without)} of the {len(files)} files of boxes in {show(folder)} name no class ({without[0]!r} is the "
-            "first); get them again, or put the images into folders by class"
-        )
+            raise InputError(
+                f"{show(folder / name)} names no class; get it again, or put the images into folders by class"
+            )
+        named.append(found[1].decode())
     return named

@@ -59,9 +59,6 @@ def mask_of(path: Path) -> Mask:
     """The pixels of a picture that are neither black nor transparent, bool (H, W); its EXIF is not looked at.
 
     In a JPEG or WebP file, where compression leaves traces in the black, those with a value of at least 128.
-
-    Raises:
-        Unreadable: it is no image, or broken.
     """
     with opened(path) as image:
         least = 128 if image.format in _LOSSY else 1
@@ -73,11 +70,7 @@ def mask_of(path: Path) -> Mask:
 
 
 def numbers_of(path: Path) -> NDArray[np.integer[Any]]:
-    """The numbers of a picture of one number per pixel, (H, W): of its palette, or its grey.
-
-    Raises:
-        Unreadable: it is no image, broken, or a picture in colour.
-    """
+    """The numbers of a picture of one number per pixel, (H, W): of its palette, or its grey."""
     with opened(path) as image:
         if image.mode not in ("P", *_PLAIN) or len(image.getbands()) > 1:
             raise Unreadable(f"{show(path)} is a picture in {image.mode}; expected one with a palette, or in grey")

@@ -18,11 +18,7 @@ _LAYOUT = f"expected a folder with Images/ (of class folders), {_LISTS['train']}
 
 @register("scenes", layout=_LAYOUT, recognised=lambda path: (path / _LISTS["train"]).is_file())
 def open_scenes(path: Path, split: str | None = None) -> FileDataset:
-    """The images of one of the two lists, about 80 of a class for training, about 20 for testing, without masks.
-
-    Raises:
-        InputError: files that are missing or malformed.
-    """
+    """The images of one of the two lists, about 80 of a class for training, about 20 for testing, without masks."""
     split = "test" if split is None else split
     if split not in _LISTS:
         raise unknown("split of data set 'scenes'", split, _LISTS)

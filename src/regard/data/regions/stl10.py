@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from regard.data.dataset import Mask
-from regard.data.decode import Frame, Unreadable, square
+from regard.data.dataset import ImageDataset, Mask
+from regard.data.decode import Frame, Unreadable
 from regard.data.file_dataset import FileDataset, files_digest, open_regular
 from regard.data.listing import Tree, existing_folder, show
 from regard.data.registry import pick_split, register
@@ -68,7 +68,7 @@ class Stl10Dataset(FileDataset):
         return Image.fromarray(np.ascontiguousarray(image))
 
     def square(self, index: int, size: int) -> Image.Image:
-        return super().square(index, size) if self._binary is None else square(self.image(index), size)
+        return super().square(index, size) if self._binary is None else ImageDataset.square(self, index, size)
 
     def mask(self, index: int) -> Mask:
         frame = self._frame(index) if self._binary is None else Frame(self._binary, _SIDE, _SIDE, 1)
@@ -104,12 +104,12 @@ def open_stl10(path: Path, split: str | None = None, images: str | None = None) 
             if found[2] not in CLASSES:
                 raise InputError(f"{show(path / name)} is of no class of STL10; those are {', '.join(CLASSES)}")
             grids |= {(found[2], place): grid for place, grid in _read(path / name).items()}
-    around = [existing_folder(images)] if images else [path, path.parent]
-    for folder in [place for given in around for place in (given, given / _BINARY)]:
+    places = [existing_folder(images)] if images else [path, path.parent, path / "images"]
+    for folder in [place for around in places for place in (around, around / _BINARY)]:
         if (folder / f"{split}_X.bin").is_file():
             members = _of_binary(folder, split, grids)
             return Stl10Dataset(split, folder, members, [grids[one] for one in members], f"{split}_X.bin")
-    for folder in around if images else [path, path / "images"]:
+    for folder in places:
         pictures = [match for name in Tree(folder).files() if (match := _PICTURE.fullmatch(name))]
         if pictures:
             members = sorted((match[1], int(match[2])) for match in pictures)
@@ -121,7 +121,7 @@ def open_stl10(path: Path, split: str | None = None, images: str | None = None) 
                 )
             return Stl10Dataset(split, folder, members, [grids[one] for one in members], None)
     raise InputError(
-        f"neither {split}_X.bin nor images such as airplane_4599.png in {', '.join(map(show, around))}; {_LAYOUT}, "
+        f"neither {split}_X.bin nor images such as airplane_4599.png in {', '.join(map(show, places))}; {_LAYOUT}, "
         "or say where the images are (images)"
     )
 

@@ -102,13 +102,9 @@ def open_voc(
     region: Literal["all", "label"] = "all",
     boundary: Literal["inside", "outside"] | None = None,
 ) -> FileDataset:
-    """The images of a list.
+    """The images of a list, "val", else "test", else "train": from pictures of classes, or from boxes.
 
-    Args:
-        path: the folder of a year, or of several.
-        split: the list; None for "val", else "test", else "train".
-        region: "all" objects of an image, or those of its "label".
-        boundary: whether borders are "inside" the region or "outside"; None for inside, with region "label" outside.
+    `boundary` says whether borders are "inside" the region or "outside"; None for inside, with region "label" outside.
     """
     root = _root(path)
     if root is None:
