@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -43,7 +44,8 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
     if reduce == "max":  # the largest |A| is that of the largest or of the smallest A
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         return torch.maximum(wide.amax(1), -wide.amin(1)) ** power
-    total: Tensor = _PowerSum.apply(features, power)
+    in_graph = torch.is_grad_enabled() and features.requires_grad
+    total: Tensor = _PowerSum.apply(features, power) if in_graph else _power_sum(features, power)
     return total / features.shape[1] if reduce == "mean" else total
 
 
@@ -82,8 +84,7 @@ class _PowerSum(torch.autograd.Function):
 
     @staticmethod
     def forward(features: Tensor, power: float) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):  # it would copy half-precision features
-            return (_in_parts if features.device.type == "cpu" else _in_one_pass)(features, power)
+        return _power_sum(features, power)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
@@ -118,7 +119,7 @@ class _PassingPowerSum(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.power = power
         ctx.save_for_backward(features)
-        return features, _PowerSum.forward(features, power)
+        return features, _power_sum(features, power)
 
     @staticmethod
     def backward(ctx: Any, of_features: Tensor | None, of_sum: Tensor | None) -> tuple[Tensor | None, None]:
@@ -140,24 +141,23 @@ def _signed_power(features: Tensor, power: float) -> Tensor:
     return features.sign() * features.abs() ** power
 
 
+def _power_sum(features: Tensor, power: float) -> Tensor:
+    """`sum_c |A|^p`, (N, H, W)."""
+    with torch.autocast(features.device.type, enabled=False):  # it would copy half-precision features
+        return (_in_parts if features.device.type == "cpu" else _in_one_pass)(features, power)
+
+
 def _in_one_pass(features: Tensor, power: float) -> Tensor:
-    """`sum_c |A|^p` by a kernel that reads the features once; on a CPU it is fast in `_in_parts`' case alone."""
+    """By a kernel that reads the features once, and on a processor is slow."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     return torch.linalg.vector_norm(features, power, dim=1, dtype=dtype) ** power
 
 
 def _in_parts(features: Tensor, power: float) -> Tensor:
-    """`sum_c |A|^p` of a few images at a time, so that what is made of them stays in the cache."""
-    n, c, h, w = features.shape
-    total = features.new_empty((n, h, w), dtype=torch.promote_types(features.dtype, torch.float32))
-    step = max(1, _CHUNK // max(1, c * h * w))
-    squares = power == 2 and features.is_contiguous(memory_format=torch.channels_last)  # next to one another
-    for part, out in zip(features.split(step), total.split(step), strict=True):
-        if squares:
-            torch.linalg.vector_norm(part, 2, dim=1, dtype=total.dtype, out=out)
-        else:
-            torch.sum(_powers(part.to(total.dtype), power), 1, out=out)
-    return total.square_() if squares else total
+    """A few images at a time, so that what is made of them stays in the cache."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    step = max(1, _CHUNK // max(1, math.prod(features.shape[1:])))
+    return torch.cat([_powers(part.to(dtype), power).sum(1) for part in features.split(step)])
 
 
 def _powers(part: Tensor, power: float) -> Tensor:
@@ -165,5 +165,5 @@ def _powers(part: Tensor, power: float) -> Tensor:
     if power == 2:
         return part.square()
     if power == 4:
-        return part.square().square_()
+        return part.square().square()
     return part**power if power % 2 == 0 else part.abs() ** power
