@@ -33,7 +33,7 @@ COMMANDS = {
     "report": "one page of a set of runs: tables, curves over seeds, bias, maps, costs, commands",
     "recipes": "the recipes that come with regard: lists, shows and copies them",
     "import": "a checkpoint from elsewhere as a file that the other commands take",
-    "export": "a network as an ONNX file, checked with onnxruntime",
+    "export": "a network as an ONNX file, checked with onnxruntime, or for the Hugging Face Hub",
 }
 
 # Of these a launcher may start several processes: they share the work, or, of the last, the runs of a store.

@@ -1,10 +1,12 @@
-"""`regard export`: a network as an ONNX file."""
+"""`regard export`: a network as an ONNX file, or in a folder as the Hugging Face Hub has it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse import Namespace
 from torch import nn
 
 from regard import export, models, training
@@ -19,10 +21,12 @@ def main(arguments: list[str]) -> int:
     parser = training.RecipeParser(
         prog="regard export",
         usage="regard export SOURCE --out FILE.onnx [OPTIONS]",
-        description="Writes a network as an ONNX file and checks it with onnxruntime. The source is a run folder, an "
-        "imported .safetensors file, or the name of a network.",
+        description="Writes a network as an ONNX file and checks it with onnxruntime, or (--format hub) as a folder "
+        "for the Hugging Face Hub. The source is a run folder, an imported .safetensors file, or the name of a "
+        "network.",
     )
-    parser.add_argument("--out", type=str, required=True, help="the file to write")
+    parser.add_argument("--out", type=str, required=True, help="the file to write; of --format hub, the folder")
+    parser.add_argument("--format", type=Literal["onnx", "hub"], default="onnx", help="onnx: a file; hub: a folder")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that an earlier export wrote")
     parser.add_argument(
         "--weights",
@@ -52,6 +56,10 @@ def main(arguments: list[str]) -> int:
         network = to_network(source, options, pretrained=options.pretrained)
         model = _by_name(network, options.classes)
         about, classes = training.Preprocessing.of(training.describe(source)), None
+    if options.format == "hub":
+        folder = _to_hub(model, Path(source), options, about, classes)
+        say(f"{folder}: config.json, model.safetensors and a model card; models.from_pretrained loads it")
+        return 0
     size = options.image_size or about.size
     if size is None and isinstance(model, models.CifarResNet | models.WideResNet):
         size = _SIDE
@@ -74,6 +82,25 @@ def main(arguments: list[str]) -> int:
     if written.difference is not None:
         say(f"onnxruntime agrees with torch: largest difference {written.difference:.1e} of the largest value")
     return 0
+
+
+def _to_hub(
+    model: nn.Module, source: Path, options: Namespace, about: training.Preprocessing, classes: tuple[str, ...] | None
+) -> Path:
+    folder, recipe = Path(options.out), source / "recipe.yaml"
+    if folder.exists() and not (options.overwrite and (folder / "config.json").is_file()):
+        raise InputError(f"{folder} exists already; replace it (--overwrite) or choose another (--out)")
+    metrics: dict[str, float] = {}
+    if options.weights == "last" and (source / "metrics.jsonl").is_file():
+        last = training.Run.open(source).metrics()[-1]
+        metrics = {
+            name.replace("_", " "): last[name] for name in ("test_accuracy", "test_top5", "epoch") if name in last
+        }
+    known = {key: value for key, value in asdict(about).items() if value is not None}
+    trained_by = recipe if recipe.is_file() else None
+    return models.save_pretrained(
+        model, folder, class_names=classes, preprocessing=known, metrics=metrics, recipe=trained_by
+    )
 
 
 def _by_name(network: training.ModelRecipe, classes: int | None) -> nn.Module:

@@ -18,7 +18,7 @@ from regard.attention import Gate, Sigmoid, parse_gate
 from regard.errors import InputError, check_interval, one_line, unknown
 from regard.models.cifar_resnet import CifarResNet
 from regard.models.complexity import Complexity, complexity
-from regard.models.create import create
+from regard.models.create import create, without_values
 from regard.models.measuring import MEASURED, Latency, PeakMemory, latency, peak_memory
 from regard.models.wide_resnet import WideResNet
 
@@ -91,10 +91,9 @@ class Cost:
         why = f": {self.published.note}" if self.published.note else ""
         return f"{_sa_net()[0]['source']} prints {' and '.join(other)}{why}" if other else ""
 
-    def build(self, device: torch.device | str | None = None) -> nn.Module:
-        """The network, its weights drawn anew; "meta" makes it without memory for them."""
-        with torch.device(device or "cpu"):
-            model = create(self.network, self.classes, **self.network_options)
+    def build(self) -> nn.Module:
+        """The network, its weights drawn anew."""
+        model = create(self.network, self.classes, **self.network_options)
         if self.attention is not None:
             attention_modules.attach(model, self.attention, stages=self.stages, gate=self.gate, **self.options)
         return model
@@ -148,7 +147,7 @@ def count_costs(
     rows: list[Cost] = []
     for network in dict.fromkeys(networks):
         base = Cost(network, None, gate, chosen, 0, classes or 10, network_options=network_options or {})
-        small = isinstance(_without_values(base), CifarResNet | WideResNet)
+        small = isinstance(without_values(base.build), CifarResNet | WideResNet)
         base.image_size = image_size or (32 if small else 224)
         base.classes = (10 if small else 1000) if classes is None else classes
         _count(base)
@@ -170,22 +169,12 @@ def _count(row: Cost) -> None:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", attention_modules.PlacementWarning)
-            model = _without_values(row)
+            model = without_values(row.build)
         placements = [one_line(w.message) for w in caught if isinstance(w.message, attention_modules.PlacementWarning)]
         row.placement = "; ".join(placements)
         row.complexity = complexity(model, row.image_size)
     except InputError as error:
         row.problem = str(error)
-
-
-def _without_values(row: Cost) -> nn.Module:
-    """The network with tensors that have shapes and no values, where it can be made so."""
-    try:
-        return row.build("meta")
-    except InputError:
-        raise
-    except (RuntimeError, NotImplementedError):  # some look at values while they are built
-        return row.build()
 
 
 def measure_costs(

@@ -8,9 +8,10 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
+import torch
 from timm.models import build_model_with_cfg, get_pretrained_cfg
 from torch import nn
 
@@ -29,6 +30,8 @@ from regard.models.torchvision import (
     torchvision_names,
 )
 from regard.models.wide_resnet import WideResNet
+
+Model = TypeVar("Model", bound=nn.Module)
 
 _log = logging.getLogger("regard")
 
@@ -113,7 +116,9 @@ def create(
         if not options:
             raise
         raise InputError(f"{name} cannot be made with the options {options} ({first_line(error)})") from error
+    start = None
     if attention is not None:
+        attention_stages = None if attention_stages is None else list(attention_stages)
         for option in attention_options or {}:
             if option in inspect.signature(attention_modules.attach).parameters:
                 raise InputError(f"{option!r} is no option of the attention module {attention} itself; leave it out")
@@ -125,7 +130,26 @@ def create(
         )
     elif attention_stages is not None or attention_options or attention_start is not None:
         raise InputError("attention_stages, attention_options or attention_start are given, and attention is not")
+    vars(model)["created_with"] = {  # for `save_pretrained`
+        "name": name,
+        "num_classes": num_classes,
+        "attention": attention,
+        "gate": gate,
+        "attention_stages": attention_stages,
+        "attention_options": dict(attention_options or {}),
+        "attention_start": start,
+        "options": options,
+    }
     return model
+
+
+def without_values(build: Callable[[], Model]) -> Model:
+    """What `build` makes, with tensors that have shapes and no values, where it can be made so."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, InputError):  # it looks at values as it is made, or says what is wrong again
+        return build()
 
 
 def _numbers(options: Any) -> Iterator[float]:

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from regard.attention import AttentionSlot
 from regard.errors import InputError
-from regard.models.checkpoints import is_dense, load_weights, read_checkpoint
-from regard.models.create import MOST_CLASSES
+from regard.models.checkpoints import check_fit, is_dense, load_weights, read_checkpoint
+from regard.models.create import MOST_CLASSES, without_values
 from regard.models.functional import as_entries, is_functional
 from regard.models.torchvision import is_auxiliary
 
@@ -38,6 +39,7 @@ _WRAPPERS = {"module", "_orig_mod"}  # DataParallel and AveragedModel; torch.com
 # What training scripts call the weights, and a moving average of them: a teacher that learns from no data is one.
 _WEIGHTS = re.compile(r"(?i)state|model|net|module|student|weights|params|backbone|encoder")
 _AVERAGE = re.compile(r"(?i)(?:^|[_.])(?:ema|swa|avg|average|averaged|shadow|teacher)(?:$|[_.])")
+_PARAMETERS = 1000  # that a network may have whatever its weights, until they are compared
 _DEPTH = 6  # of dicts around a tensor
 _KEY = 1000  # characters of a key
 _REPEATED = 1 << 20  # bytes of a tensor that repeats fewer
@@ -143,6 +145,50 @@ def entries_for(
     return {name: value for name, value in found[prefix].items() if name not in heads}
 
 
+def load_built(
+    build: Callable[[], Model],
+    checkpoint: Any,
+    source: str,
+    network: str,
+    *,
+    ema: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Model:
+    """The network that `build` makes, with the weights of a checkpoint, in evaluation mode.
+
+    It is first made without memory for its values, of at most a few times as many parameters as there are tensors, and
+    made in earnest only if the weights fit.
+
+    Args:
+        build: makes the network.
+        checkpoint: what `read_checkpoint` gives.
+        source: what to call it in messages.
+        network: what to call the network in messages.
+        ema: see `load_official`, like `say`.
+
+    Raises:
+        InputError: the weights do not fit the network, or it cannot be made.
+    """
+    left = _PARAMETERS + 4 * len(_flat(checkpoint, source))
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise InputError(f"the network {network[:100]} has far more parameters than there are weights for it")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        model = without_values(build)
+    finally:
+        counting.remove()
+    entries = entries_for(model, checkpoint, source, ema=ema, say=say)
+    check_fit(model, entries, source)
+    model = build()
+    load_weights(model, entries, source)
+    return model.eval()
+
+
 def described_options(name: str, checkpoint: Any, source: str = "the checkpoint") -> dict[str, Any]:
     """The options of the network `name` that its checkpoint shows: of a ResNet for CIFAR its blocks and shortcuts.
 
@@ -160,15 +206,6 @@ def described_options(name: str, checkpoint: Any, source: str = "the checkpoint"
     basic = "layer1.0.conv3.weight" not in names
     padded = not re.search(r"layer2\.0\.(downsample|shortcut)\.", names)
     return {**({"block": "basic"} if basic else {}), **({"shortcut": "A"} if padded else {})}
-
-
-def count_entries(checkpoint: Any, source: str = "the checkpoint") -> int:
-    """How many tensors with names a checkpoint has.
-
-    Raises:
-        InputError: it has none.
-    """
-    return len(_flat(checkpoint, source))
 
 
 def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from regard import models
 from regard.errors import InputError
 from regard.maps.layers import find_layers
 from regard.training.recipe import ModelRecipe, Recipe
-
-_PARAMETERS = 1000  # that a network may have whatever its weights, until they are compared
 
 
 def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
@@ -68,7 +63,7 @@ def load_network(
 ) -> nn.Module:
     """The network that a part of a recipe describes, with the weights of a file, in evaluation mode, on the CPU.
 
-    It is first made without memory for its values, and made in earnest only if the weights fit.
+    See `models.load_built`.
 
     Args:
         network: what to make.
@@ -80,36 +75,9 @@ def load_network(
     Raises:
         InputError: the file cannot be read, its weights do not fit the network, or that cannot be made.
     """
-    checkpoint, source = models.read_checkpoint(path) if content is None else content, str(path)
-    with _at_most(_PARAMETERS + 4 * models.count_entries(checkpoint), network.name):
-        try:
-            with torch.device("meta"):
-                model = build_network(network, outputs, pretrained=False)
-        except (RuntimeError, InputError):  # it computes with values as it is made, or says what is wrong again
-            model = build_network(network, outputs, pretrained=False)
-    entries = models.entries_for(model, checkpoint, source, ema=ema, say=say)
-    models.check_fit(model, entries, source)
-    model = build_network(network, outputs, pretrained=False)
-    models.load_weights(model, entries, source)
-    return model.eval()
-
-
-@contextmanager
-def _at_most(most: int, network: str) -> Iterator[None]:
-    """Within it, a module of more parameters (tensors) cannot be made, which might take forever."""
-    count = 0
-
-    def register(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
-        nonlocal count
-        count += 1
-        if count > most:
-            raise InputError(f"the network {network} has far more parameters than there are weights for it")
-
-    registered = register_module_parameter_registration_hook(register)
-    try:
-        yield
-    finally:
-        registered.remove()
+    checkpoint = models.read_checkpoint(path) if content is None else content
+    build = partial(build_network, network, outputs, pretrained=False)
+    return models.load_built(build, checkpoint, str(path), network.name, ema=ema, say=say)
 
 
 def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = False) -> None:

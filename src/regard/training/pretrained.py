@@ -84,8 +84,9 @@ def load_pretrained(
     """A trained network.
 
     Args:
-        source: a run folder, a checkpoint within one, a file that `regard import` wrote, a name of timm ("resnet50") or
-            torchvision ("torchvision/resnet50") with published weights, or NAME=CHECKPOINT.
+        source: a run folder, a checkpoint within one, a file that `regard import` wrote, a folder that
+            `models.save_pretrained` wrote, a name of timm ("resnet50") or torchvision ("torchvision/resnet50") with
+            published weights, or NAME=CHECKPOINT.
         weights: of a run, those after the last epoch or those that tested best; None: it need not have any yet.
         ema: of NAME=CHECKPOINT, take the moving average of the weights where the file holds both.
         say: is told what was taken of such a file, and what was left out.
@@ -96,7 +97,9 @@ def load_pretrained(
     """
     path = Path(source)
     name, given, file = str(source).partition("=")
-    if path.is_dir():
+    if (path / "model.safetensors").is_file():  # what `models.save_pretrained` wrote
+        found = _imported(path / "model.safetensors")
+    elif path.is_dir():
         found = _of_run(Run.open(path), weights)
     elif path.is_file():
         found = _of_file(path)
