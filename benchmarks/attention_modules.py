@@ -14,13 +14,13 @@ On a GPU a time is that of a call among many in a row.
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
 
 import textbook
+import timm.layers
 import torch
 from common import arguments, in_turn, publish, seconds, spread, table
 from torch import Tensor, nn
@@ -84,10 +84,8 @@ def build(case: Case, channels: int, device: torch.device, dtype: torch.dtype, c
     if compiled:
         torch.compiler.reset()  # torch compiles a class a few times, and then leaves it as it is
         variants |= {f"{name} compiled": torch.compile(module, dynamic=False) for name, module in variants.items()}
-    if case.timms is not None and importlib.util.find_spec("timm"):
-        from timm.layers import get_attn
-
-        variants["timm"] = get_attn(case.timms)(channels, **TIMM_OPTIONS.get(case.timms, {}))
+    if case.timms is not None:
+        variants["timm"] = timm.layers.get_attn(case.timms)(channels, **TIMM_OPTIONS.get(case.timms, {}))
     return {name: module.to(device, dtype).train() for name, module in variants.items()}
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/triton_registers.py            # the shapes of ResNet50, the worst of each kernel
     python benchmarks/triton_registers.py --all      # and what each kernel is compiled to
-    python benchmarks/triton_registers.py --quick    # every variant of every kernel once; fails if one spills
+    python benchmarks/triton_registers.py --quick    # every variant of every kernel once
 
-Kernels are compiled for what their launches ask on tensors without memory, and not launched.
+Kernels are compiled for what their launches ask on tensors without memory, and not launched. It fails if one
+spills more than a value or two.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from regard.attention.kernels.triton import tiles
 RESNET50 = [(256, 56), (512, 28), (1024, 14), (2048, 7)]  # channels, height and width
 REGISTERS = 65536  # of a multiprocessor
 THREADS = 2048
+SPILLED = 16  # bytes of a thread: a value or two that the compiler sets aside, so that more threads fit
 
 
 class Compiler:
@@ -122,7 +124,7 @@ def main() -> None:
         registers, spilled, threads = zip(*(row[5:] for row in rows if row[3] == kernel), strict=True)
         worst.append([kernel, *map(str, (len(registers), max(registers), max(spilled), min(threads)))])
     print(table(["kernel", "compiled", "registers, at most", "spilled bytes", "resident threads, at least"], worst))
-    sys.exit(any(row[6] for row in rows))
+    sys.exit(any(row[6] > SPILLED for row in rows))
 
 
 if __name__ == "__main__":
