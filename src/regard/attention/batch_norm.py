@@ -5,21 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d
-from timm.layers.norm_act import SyncBatchNormAct
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
-from torchvision.ops import FrozenBatchNorm2d
 
-# A subclass may compute something else. What does not have one of these forwards is left alone.
-_LAYERS: tuple[type[Any], ...] = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame, nn.Linear),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-)
-_PLAIN: tuple[type[Any], ...] = (_BatchNorm, nn.SyncBatchNorm, FrozenBatchNorm2d)
-_WITH_ACTIVATION: tuple[type[Any], ...] = (BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
+# A class derived from these may compute something else, and is left alone. By name: packages that are not there need no
+# import.
+_LAYERS = {
+    *(f"torch.nn.modules.conv.Conv{transpose}{d}d" for transpose in ("", "Transpose") for d in (1, 2, 3)),
+    *("torch.nn.modules.linear.Linear", "timm.layers.conv2d_same.Conv2dSame"),
+}
+_PLAIN = {
+    *(f"torch.nn.modules.batchnorm.BatchNorm{d}d" for d in (1, 2, 3)),
+    *("torch.nn.modules.batchnorm.SyncBatchNorm", "torchvision.ops.misc.FrozenBatchNorm2d"),
+}
+_WITH_ACTIVATION = {
+    f"timm.layers.norm_act.{name}" for name in ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d")
+}
 
 
 class FoldedNorm(nn.Identity):
@@ -38,18 +40,12 @@ class FoldedNormAct(nn.Module):
 
 def is_layer(module: nn.Module) -> bool:
     """Whether `module` is a convolution or linear layer that a norm behind it can go into."""
-    return _computes_as(module, _LAYERS) and _has_weights(module)
-
-
-def is_convolution(module: nn.Module) -> bool:
-    """Whether it is a convolution, which a norm can go into if it gives what it computes with its weights as it is."""
-    return isinstance(module, _ConvNd) and _has_weights(module)
+    return _is_one_of(module, _LAYERS) and isinstance(module._parameters.get("weight"), nn.Parameter)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether `module` is a batch norm that can go into the layer before it: it has statistics of its own."""
-    known = _computes_as(module, (*_PLAIN, *_WITH_ACTIVATION)) and not is_parametrized(module)
-    return known and module.running_mean is not None and module.running_var is not None
+    return _is_one_of(module, _PLAIN | _WITH_ACTIVATION) and isinstance(module._buffers.get("running_mean"), Tensor)
 
 
 @torch.no_grad()
@@ -83,22 +79,14 @@ def fold_norm(layer: nn.Module, norm: nn.Module) -> None:
     factors = factors.reshape(*factors.shape, *(1,) * (weight.ndim - 2))
     layer.weight = nn.Parameter((weight.to(wide) * factors).to(weight.dtype), weight.requires_grad)
     layer.bias = nn.Parameter(shift.to(weight.dtype), weight.requires_grad)
-    left = FoldedNormAct if _computes_as(norm, _WITH_ACTIVATION) else FoldedNorm
+    left = FoldedNormAct if _is_one_of(norm, _WITH_ACTIVATION) else FoldedNorm
     norm._parameters.clear()
     norm._buffers.clear()
     norm.__class__ = left
 
 
-def _has_weights(module: nn.Module) -> bool:
-    """Whether its weights are parameters, and not computed from some."""
-    weight = module._parameters.get("weight")
-    return type(weight) is nn.Parameter and weight.is_floating_point() and not is_parametrized(module)
-
-
-def _computes_as(module: nn.Module, known: tuple[type[Any], ...]) -> bool:
-    """Whether the forward of `module` is that of one of the known classes, and no other."""
-    kind: Any = type(module)
-    if "forward" in vars(module) or not any(kind.forward is one.forward for one in known):
-        return False
-    base: Any = next((one for one in known if hasattr(one, "_conv_forward") and issubclass(kind, one)), None)
-    return base is None or kind._conv_forward is base._conv_forward
+def _is_one_of(module: nn.Module, classes: set[str]) -> bool:
+    """Whether `module` computes what the class of one of these names does."""
+    kind = type(module)
+    own = "forward" in vars(module) or is_parametrized(module)
+    return f"{kind.__module__}.{kind.__qualname__}" in classes and not own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from typing import TypeVar
 
 import torch
@@ -41,12 +41,13 @@ def fold(model: Model) -> Model:
     return folded
 
 
-def fold_attention(model: nn.Module, kept: Collection[nn.Module] = ()) -> None:
+def fold_attention(model: nn.Module, kept: Collection[Set[nn.Module]] = ()) -> None:
     """Does that to `model` itself, which is in evaluation mode.
 
     Args:
         model: a network with attention in it, or an attention module.
-        kept: modules of it whose outputs have to stay what they are; whatever would change them is left out.
+        kept: modules of it, each with all that is in it, whose outputs have to stay what they are; whatever would
+            change them is left out.
     """
     for site in _sites(model):
         module = site.module
@@ -54,7 +55,7 @@ def fold_attention(model: nn.Module, kept: Collection[nn.Module] = ()) -> None:
             continue
         # In between the channels are in another order. What has the module in it gives them in the right one again.
         between = {part for within in (site.block, *site.producers) for part in within.modules()}
-        if not any(between & set(one.modules()) and module not in one.modules() for one in kept):
+        if not any(between & inside and module not in inside for inside in kept):
             _fold_shuffle(site, module)
     for module in list(model.modules()):
         if is_registered(module):
@@ -95,7 +96,7 @@ def _fold_shuffle(site: Site, module: ShuffleAttention) -> None:
     setattr(site.host, site.attribute, module.ordered())
 
 
-def _fold_norms(module: nn.Module, kept: Collection[nn.Module]) -> None:
+def _fold_norms(module: nn.Module, kept: Collection[Set[nn.Module]]) -> None:
     """Folds each batch norm of `module` into the layer right before it."""
     pairs = list(getattr(module, "norms", {}).items())  # (norm, layer)
     if isinstance(module, nn.Sequential):
@@ -103,6 +104,6 @@ def _fold_norms(module: nn.Module, kept: Collection[nn.Module]) -> None:
         pairs = list(zip(names[1:], names, strict=False))
     for norm_name, layer_name in pairs:
         norm, layer = getattr(module, norm_name), getattr(module, layer_name)
-        cut = any(layer in one.modules() and norm not in one.modules() for one in kept)
+        cut = any(layer in inside and norm not in inside for inside in kept)
         if is_layer(layer) and is_batch_norm(norm) and not cut:
             fold_norm(layer, norm)

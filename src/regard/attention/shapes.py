@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 # timm's networks say what images they take; others are tried with these sizes, in pixels.
-_SIZES = (224, 64)
+_SIZES = (224, 64, 32)
 
 
 def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, torch.Size]:
