@@ -63,7 +63,7 @@ def _channels(C, V: tl.constexpr, SHUFFLE: tl.constexpr, LAST: tl.constexpr, TC:
     """The image of this program; its channels in x, and which are there; its channels in y, and which are there.
 
     Shuffled channels last, the first half of the tile is of the first half of the channels, and the second of the
-    second; `_paired` turns them into the order of y.
+    second; `_exchanged` turns them into the order of y.
     """
     n, to = block(C, TC)
     if SHUFFLE and LAST:
@@ -78,23 +78,19 @@ def _channels(C, V: tl.constexpr, SHUFFLE: tl.constexpr, LAST: tl.constexpr, TC:
 
 
 @triton.jit
-def _paired(tile, SHUFFLE: tl.constexpr, LAST: tl.constexpr):
-    """A tile in the order of x -> in that of y."""
-    if SHUFFLE and LAST:
-        halves = tl.reshape(tile, [2, tile.shape[0] // 2, tile.shape[1]])
-        return tl.reshape(tl.permute(halves, [1, 0, 2]), [tile.shape[0], tile.shape[1]])
-    else:
-        return tile
+def _exchanged(tile, A: tl.constexpr, B: tl.constexpr):
+    """Row a B + b of the tile becomes row b A + a."""
+    rows = tl.permute(tl.reshape(tile, [A, B, tile.shape[1]]), [1, 0, 2])
+    return tl.reshape(rows, [A * B, tile.shape[1]])
 
 
 @triton.jit
-def _parted(tile, SHUFFLE: tl.constexpr, LAST: tl.constexpr):
-    """A tile in the order of y -> in that of x."""
+def _load_gradients(g, to, ok, p, C, P, SHUFFLE: tl.constexpr, LAST: tl.constexpr, TC: tl.constexpr):
+    """In the order of x."""
+    over = tl.load(g + offsets(to[:, None], p, C, P, LAST), mask=_there(ok, p, P), other=0.0)
     if SHUFFLE and LAST:
-        pairs = tl.reshape(tile, [tile.shape[0] // 2, 2, tile.shape[1]])
-        return tl.reshape(tl.permute(pairs, [1, 0, 2]), [tile.shape[0], tile.shape[1]])
-    else:
-        return tile
+        over = _exchanged(over, TC // 2, 2)
+    return over.to(tl.float32)
 
 
 @triton.jit
@@ -144,7 +140,9 @@ def _forward(
         p = start + tl.arange(0, TP)
         v, t = _values(x, offsets(c[:, None], p, C, P, LAST), _there(ok, p, P), mean, rstd, within)
         f = factors(s * t + e, w, b, c, ok, C, ORDER)
-        product = _paired((v * f).to(y.dtype.element_ty), SHUFFLE, LAST)
+        product = (v * f).to(y.dtype.element_ty)
+        if SHUFFLE and LAST:
+            product = _exchanged(product, 2, TC // 2)
         tl.store(y + offsets(to[:, None], p, C, P, LAST), product, mask=_there(ok_to, p, P))
 
 
@@ -188,8 +186,7 @@ def _backward(
     for start in range(0, P, TP):
         p = start + tl.arange(0, TP)
         v, t = _values(x, offsets(c[:, None], p, C, P, LAST), _there(ok, p, P), mean, rstd, within)
-        over = tl.load(g + offsets(to[:, None], p, C, P, LAST), mask=_there(ok_to, p, P), other=0.0)
-        over = _parted(over, SHUFFLE, LAST).to(tl.float32)
+        over = _load_gradients(g, to, ok_to, p, C, P, SHUFFLE, LAST, TC)
         _, du, more_w, more_b = slopes(s * t + e, over * v, w, b, c, ok, C, ORDER, K)
         total += tl.sum(du, 1)
         along += tl.sum(du * t, 1)
@@ -200,8 +197,7 @@ def _backward(
         p = start + tl.arange(0, TP)
         at, mask = offsets(c[:, None], p, C, P, LAST), _there(ok, p, P)
         v, t = _values(x, at, mask, mean, rstd, within)
-        over = tl.load(g + offsets(to[:, None], p, C, P, LAST), mask=_there(ok_to, p, P), other=0.0)
-        over = _parted(over, SHUFFLE, LAST).to(tl.float32)
+        over = _load_gradients(g, to, ok_to, p, C, P, SHUFFLE, LAST, TC)
         f, du, _, _ = slopes(s * t + e, over * v, w, b, c, ok, C, ORDER, K)
         centred = du - (total[:, None] + t * along[:, None]) / P
         d = over * f + slope * tl.where(within[:, None], centred, total[:, None] / P)
