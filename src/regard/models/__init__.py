@@ -11,13 +11,13 @@ from regard.models.checkpoints import (
 from regard.models.cifar_resnet import CifarResNet
 from regard.models.complexity import Complexity, complexity
 from regard.models.costs import Cost, count_costs, measure_costs
-from regard.models.create import MOST_CLASSES, create
+from regard.models.create import create
 from regard.models.folding import folded
 from regard.models.hub import from_pretrained, push_to_hub, save_pretrained
+from regard.models.loading import MOST_CLASSES, count_classes, described_options, load_built, load_official
 from regard.models.measuring import Latency, PeakMemory, Times, latency, peak_memory
 from regard.models.nin import NIN
 from regard.models.preact_resnet import PreActResNet
-from regard.models.published import count_classes, described_options, load_built, load_official
 from regard.models.wide_resnet import WideResNet
 
 __all__ = [

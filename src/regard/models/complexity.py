@@ -46,19 +46,12 @@ _PUBLISHED: tuple[Kind, ...] = (
 class Complexity:
     """Learned parameters, and the operations of one forward pass of one image.
 
-    | Kind | Operations |
-    |---|---|
-    | convolution, 1-d convolution (kernel longer than 1), matrix product | multiply-adds, by torch's FlopCounterMode |
-    | convolution bias | one per output element; the bias of a matrix product is elementwise |
-    | batch norm | two per element if it scales and shifts, else one |
-    | other norm | the same; group, layer and instance norm, and any that takes statistics of the images at hand. A mean
-      over pixels that is subtracted at once from what it was taken of is part of a norm: one per element |
-    | rectifier | one per element; ReLU, its leaky, parametric and clipped forms, and ELU |
-    | other activation | one per element; sigmoid, SiLU, GELU, softmax, … |
-    | spatial pooling | one per input element; pooling, and a mean or maximum over one or both axes of the planes
-      (…, C, H, W), or over the last of (N, C, HW) |
-    | other reduction | one per input element; sums, variances, and means and maxima along other axes |
-    | elementwise | one per output element; sums, products, powers, interpolation, … |
+    Multiply-adds of convolutions and matrix products, as torch's FlopCounterMode counts them; two operations per
+    element of a norm that scales and shifts, else one; one per input element of activations, pooling and other
+    reductions; one per output element of everything elementwise and of a convolution's bias. Group, layer and instance
+    norm, and any that takes statistics of the images at hand, are other norms; so is a mean over pixels that is
+    subtracted at once from what it was taken of, at one per element. A mean or maximum over axes of the planes
+    (…, C, H, W) is spatial pooling.
 
     Attributes:
         parameters: how many numbers are learned.
@@ -255,7 +248,9 @@ def _operations(name: str, func: Any, args: Sequence[Any], out: Any) -> dict[Kin
     if kind is not None and not (kind == "other reduction" and between_two):
         return {kind: args[0].numel()}
     pointwise = torch.Tag.pointwise in func.tags and name not in _COPIES
-    return {"elementwise": out.numel()} if pointwise or _INTERPOLATION.fullmatch(name) else {}
+    if isinstance(out, Tensor) and (pointwise or _INTERPOLATION.fullmatch(name)):
+        return {"elementwise": out.numel()}
+    return {}
 
 
 def _over_planes(args: Sequence[Any]) -> bool:

@@ -18,7 +18,8 @@ from regard.attention import Gate, Sigmoid, parse_gate
 from regard.errors import InputError, check_interval, one_line, unknown
 from regard.models.cifar_resnet import CifarResNet
 from regard.models.complexity import Complexity, complexity
-from regard.models.create import create, without_values
+from regard.models.create import create
+from regard.models.loading import without_values
 from regard.models.measuring import MEASURED, Latency, PeakMemory, latency, peak_memory
 from regard.models.wide_resnet import WideResNet
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import timm
 import torch
@@ -20,25 +21,15 @@ from regard.attention import Gate
 from regard.attention.start import Start
 from regard.errors import InputError, first_line
 from regard.models.cifar_resnet import CifarResNet
+from regard.models.loading import MOST_CLASSES
 from regard.models.nin import NIN
 from regard.models.preact_resnet import PreActResNet
-from regard.models.torchvision import (
-    create_torchvision,
-    describe_torchvision,
-    is_of_torchvision,
-    torch_cache,
-    torchvision_names,
-)
+from regard.models.torchvision import create_torchvision, describe_torchvision, is_of_torchvision, torchvision_names
 from regard.models.wide_resnet import WideResNet
-
-Model = TypeVar("Model", bound=nn.Module)
 
 _log = logging.getLogger("regard")
 
 _MOST = 100_000  # of a number among the options of a network, such as its blocks or the side of its images
-MOST_CLASSES = 1_000_000
-"""More are taken for an error, before there is memory for a classifier of so many rows."""
-
 _NIN_WIDTHS = {"wide": 1.0, "thin": 0.5}
 _FACTOR = r"\d{1,3}(?:\.\d{1,9})?"
 # The form of a name -> the network of its numbers.
@@ -143,15 +134,6 @@ def create(
     return model
 
 
-def without_values(build: Callable[[], Model]) -> Model:
-    """What `build` makes, with tensors that have shapes and no values, where it can be made so."""
-    try:
-        with torch.device("meta"):
-            return build()
-    except (RuntimeError, InputError):  # it looks at values as it is made, or says what is wrong again
-        return build()
-
-
 def _numbers(options: Any) -> Iterator[float]:
     """The numbers among options."""
     if isinstance(options, Mapping | list | tuple):
@@ -162,6 +144,7 @@ def _numbers(options: Any) -> Iterator[float]:
 
 
 def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
+    """What makes the network of a name from `num_classes` and its options."""
     for form, family in _FAMILIES.items():
         numbers = re.fullmatch(form, name)
         if numbers and pretrained:
@@ -169,31 +152,28 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
         if numbers:
             return partial(family, *numbers.groups())
     if is_of_torchvision(name):
-        describe_torchvision(name)  # there is one of that name
-        return partial(_pretrained if pretrained else create_torchvision, name)
-    if not timm.is_model(name):
-        examples = ("cifar-resnet164", "wrn-16-1", "nin-wide")
-        near = difflib.get_close_matches(name, [*timm.list_models(), *torchvision_names(), *examples], n=3)
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        raise InputError(
-            f"unknown network {name[:100]!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, preact-resnet18, "
-            "preact-resnet34, nin-wide, nin-thin, nin-<width>, timm's names, torchvision/<name>"
-        )
-    try:
-        get_pretrained_cfg(name)
-    except RuntimeError as error:
-        raise InputError(f"timm knows no weights of the name {name[:100]!r}; leave out what follows the dot") from error
-    return partial(_pretrained if pretrained else timm.create_model, name)
+        about = describe_torchvision(name)
+        place = f" ({about['url']}, to {torch.hub.get_dir()}/checkpoints)"
+        return partial(partial(_pretrained, create_torchvision, place) if pretrained else create_torchvision, name)
+    if timm.is_model(name):
+        try:
+            get_pretrained_cfg(name)
+        except RuntimeError as error:
+            raise InputError(f"timm knows no weights {name[:100]!r}; leave out what follows the dot") from error
+        return partial(partial(_pretrained, timm.create_model, "") if pretrained else timm.create_model, name)
+    examples = ("cifar-resnet164", "wrn-16-1", "nin-wide")
+    near = difflib.get_close_matches(name, [*timm.list_models(), *torchvision_names(), *examples], n=3)
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise InputError(
+        f"unknown network {name[:100]!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, preact-resnet18, "
+        "preact-resnet34, nin-wide, nin-thin, nin-<width>, timm's names, torchvision/<name>"
+    )
 
 
-def _pretrained(name: str, **options: Any) -> nn.Module:
-    build: Callable[..., nn.Module] = timm.create_model
-    place = ""
-    if is_of_torchvision(name):
-        build, place = create_torchvision, f" ({describe_torchvision(name)['url']}, to {torch_cache()})"
+def _pretrained(build: Callable[..., nn.Module], place: str, name: str, **options: Any) -> nn.Module:
     try:
         return build(name, pretrained=True, **options)
-    except (OSError, RuntimeError) as error:  # no network, no such weights
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # no network or weights, a broken file
         raise InputError(
             f"the pretrained weights of {name} could not be had ({type(error).__name__}: {first_line(error)}); "
             f"download them once where there is a network{place}, or go without pretrained"

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 from regard.errors import InputError
 from regard.models.preact_resnet import PreActResNet
 
-_ENTRY = re.compile(
-    r"(?:group(?P<group>\d+)\.block(?P<block>\d+)\.)?"
-    r"(?:(?P<conv>conv(?:\d|_?dim))(?:\.(?P<folded>weight|bias))?"
-    r"|affine(?P<affine>\d|_last)\.(?P<factor>[ab])"
-    r"|(?P<norm>bn\d?)\.(?P<part>\w+)"
-    r"|(?P<linear>fc\.\w+))"
-)
+_ENTRY = re.compile(r"(?:group(\d+)\.block(\d+)\.)?(conv|affine|bn)(\d|_?dim|_last)?(?:\.(\w+))?")
 
 
 def is_functional(state: Mapping[str, Tensor]) -> bool:
@@ -39,73 +33,36 @@ def as_entries(state: Mapping[str, Tensor], model: nn.Module, source: str) -> di
     Raises:
         InputError: parameters of the other kind of network.
     """
-    affine = any(".affine" in name or name.startswith("affine") for name in state)
-    biased = any(re.search(r"conv\w+\.bias$", name) for name in state)
     preact = isinstance(model, PreActResNet)
-    if affine and not preact:
+    if any("affine" in name for name in state) and not preact:
         raise InputError(f"{source} is a pre-activation ResNet; models.create('preact-resnet18', 1000) takes it")
-    if biased and preact:
+    if any(re.search(r"conv\w+\.bias$", name) for name in state) and preact:
         raise InputError(f"{source} is a ResNet with its norms folded; models.create('resnet34', 1000) takes it")
-    entries: dict[str, Tensor] = {}
-    neutral: dict[str, Tensor] = {}  # of norms that have no statistics of their own
-    for name, value in state.items():
-        found = _ENTRY.fullmatch(name)
-        if found is None:
-            entries[name] = value  # nobody's, and load_weights says so
-        elif found["linear"]:
-            entries[name] = value
-        elif found["conv"]:
-            conv, norm = _places(found, preact)
-            if found["folded"] == "bias":
-                neutral[f"{norm}.bias"] = value
-            else:
-                entries[f"{conv}.weight"] = value
-        elif found["norm"]:
-            entries[f"{_norm(found, found['norm'], preact)}.{found['part']}"] = value
-        else:
-            norm = _norm(found, "bn" if found["affine"] == "_last" else f"bn{found['affine']}", preact)
-            neutral[f"{norm}.{'weight' if found['factor'] == 'a' else 'bias'}"] = value
-    shortcuts = [name for name, _ in model.named_modules() if name.endswith("downsample.1")]
-    for norm in {name.rpartition(".")[0] for name in neutral} | set(shortcuts):
-        if f"{norm}.weight" not in entries:
-            neutral = {**_statistics(model, norm), **neutral}
-    return {**neutral, **entries}
+    entries = {_renamed(name, preact): value for name, value in state.items()}
+    neutral: dict[str, Tensor] = {}
+    for name, norm in model.named_modules():
+        biased = f"{name}.bias" in entries or name.endswith("downsample.1")
+        if isinstance(norm, nn.BatchNorm2d) and biased and f"{name}.running_var" not in entries:
+            zeros, ones = torch.zeros(norm.num_features), torch.ones(norm.num_features)
+            # A norm divides by `sqrt(running_var + eps)`, which is then 1.
+            values = {"weight": ones, "bias": zeros, "running_mean": zeros, "running_var": ones - norm.eps}
+            neutral |= {f"{name}.{part}": value for part, value in values.items()}
+    return neutral | entries
 
 
-def _places(found: re.Match[str], preact: bool) -> tuple[str, str]:
-    """The names of a convolution and of the norm behind it."""
-    prefix, conv = _prefix(found, preact), found["conv"].replace("_", "")
+def _renamed(name: str, preact: bool) -> str:
+    found = _ENTRY.fullmatch(name)
+    if found is None:
+        return name  # of the classifier, or nobody's, and load_weights says so
+    group, block, layer, number, part = found.groups()
+    part = {None: "weight", "a": "weight", "b": "bias"}.get(part, part)
     if preact:
-        return f"{prefix}{conv}", ""
-    if conv == "convdim":
-        return f"{prefix}downsample.0", f"{prefix}downsample.1"
-    number = int(conv[-1]) + 1
-    return f"{prefix}conv{number}", f"{prefix}bn{number}"
-
-
-def _norm(found: re.Match[str], norm: str, preact: bool) -> str:
-    if not preact and norm != "bn":
-        norm = f"bn{int(norm[-1]) + 1}"
-    return _prefix(found, preact) + norm
-
-
-def _prefix(found: re.Match[str], preact: bool) -> str:
-    if found["group"] is None:
-        return ""
-    if preact:
-        return f"group{found['group']}.block{found['block']}."
-    return f"layer{int(found['group']) + 1}.{found['block']}."
-
-
-def _statistics(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """The state of a batch norm that changes nothing: it divides by `sqrt(running_var + eps)`, which is then 1."""
-    norm = model.get_submodule(name) if name in dict(model.named_modules()) else None
-    if not isinstance(norm, nn.BatchNorm2d):
-        return {}
-    zeros, ones = torch.zeros(norm.num_features), torch.ones(norm.num_features)
-    return {
-        f"{name}.weight": ones,
-        f"{name}.bias": zeros,
-        f"{name}.running_mean": zeros,
-        f"{name}.running_var": ones - norm.eps,
-    }
+        layer = {"affine": "bn"}.get(layer, layer) + {"_last": "", "_dim": "dim"}.get(number, number or "")
+        return f"{f'group{group}.block{block}.' if group else ''}{layer}.{part}"
+    if layer == "conv" and part == "bias":  # of the norm that is folded
+        layer = "bn"
+    if number in ("dim", "_dim"):
+        layer = "downsample.1" if layer == "bn" else "downsample.0"
+    elif number is not None:
+        layer += str(int(number) + 1)
+    return f"{f'layer{int(group) + 1}.{block}.' if group else ''}{layer}.{part}"

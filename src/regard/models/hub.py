@@ -17,8 +17,8 @@ from regard.attention import parse_gate
 from regard.errors import InputError, first_line
 from regard.files import read_regular, write_text
 from regard.models.checkpoints import check_fit, read_checkpoint, write_weights
-from regard.models.create import create, without_values
-from regard.models.published import load_built
+from regard.models.create import create
+from regard.models.loading import load_built, without_values
 from regard.stages import unwrapped
 
 CONFIG, WEIGHTS, CARD, RECIPE = "config.json", "model.safetensors", "README.md", "recipe.yaml"

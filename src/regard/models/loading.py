@@ -15,11 +15,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from regard.attention import AttentionSlot
 from regard.errors import InputError
 from regard.models.checkpoints import check_fit, is_dense, load_weights, read_checkpoint
-from regard.models.create import MOST_CLASSES, without_values
 from regard.models.functional import as_entries, is_functional
-from regard.models.torchvision import is_auxiliary
 
 Model = TypeVar("Model", bound=nn.Module)
+
+MOST_CLASSES = 1_000_000
+"""More are taken for an error, before there is memory for a classifier of so many rows."""
 
 _BLOCK = r"(layer\d+\.\d+)"
 # Published name -> regard's name, where {slot} is the attribute of a block that holds its attention. In order.
@@ -35,6 +36,7 @@ _RENAMED: tuple[tuple[str, str], ...] = (
 )
 _GATE_ENTRY = re.compile(r"(layer\d+\.\d+\.\w+)\.([wb])(\d*)")
 _CLASSIFIER = re.compile(r"(.*\.)??(?:fc|classifier(?:\.\d+)?|head|head\.fc|heads\.head|linear|last_linear)\.weight")
+_AUXILIARY = re.compile(r"(aux\d|AuxLogits)\.")  # heads that GoogLeNet and Inception have in training only
 _WRAPPERS = {"module", "_orig_mod"}  # DataParallel and AveragedModel; torch.compile: around all or a part
 # What training scripts call the weights, and a moving average of them: a teacher that learns from no data is one.
 _WEIGHTS = re.compile(r"(?i)state|model|net|module|student|weights|params|backbone|encoder")
@@ -134,7 +136,7 @@ def entries_for(
     # If none fits, the nearest shows what is missing.
     nearest = min(found, key=lambda prefix: len(own - found[prefix].keys()))
     prefix = next(iter(averages if ema else named or plain or averages), nearest)
-    heads = [name for name in found[prefix] if is_auxiliary(name) and name not in model.state_dict()]
+    heads = [name for name in found[prefix] if _AUXILIARY.match(name) and name not in model.state_dict()]
     beside = {".".join(name.split(".")[: prefix.count(".")]): None for name in state if not name.startswith(prefix)}
     if say and fitting and beside:
         others = ", ".join(repr(name[:100]) for name in list(beside)[:3])
@@ -143,6 +145,15 @@ def entries_for(
     if say and heads:
         say(f"{source}: left out are {len(heads)} entries of auxiliary heads, which the network does not have")
     return {name: value for name, value in found[prefix].items() if name not in heads}
+
+
+def without_values(build: Callable[[], Model]) -> Model:
+    """What `build` makes, with tensors that have shapes and no values, where it can be made so."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, InputError):  # it looks at values as it is made, or says what is wrong again
+        return build()
 
 
 def load_built(
