@@ -9,7 +9,7 @@ every variant in turn, each on a copy of the network of its own, as the packages
 same maps and regions through regard and through Quantus, one of its metrics after another. Set: Grad-CAM and all
 measures over a set of images that are read one by one, against the forward alone over the same set and loader.
 
-The weights and images are random: time does not depend on them, but for maps that are flat, which are counted.
+The weights and images are random: time does not depend on them, but for constant maps, which are counted.
 """
 
 from __future__ import annotations
@@ -147,9 +147,10 @@ def network_table(model: nn.Module, layer: str, images: Tensor, repeats: int) ->
         peer = make(copy.deepcopy(model), layer)
         works[name] = lambda peer=peer: peer(images)
     rows = compared(timed(works, device, repeats, warm_up=2), "forward")
-    flat = int(bias.measure(own(images), regions).flat.sum())
+    constant = int(bias.measure(own(images), regions).flat.sum())
     about = f"Grad-CAM at {layer} of the predicted class, batch {len(images)}, {images.shape[2]} pixels, "
-    about += f"{str(images.dtype).removeprefix('torch.')}, medians of {repeats}; {flat} of {len(images)} maps are flat."
+    about += f"{str(images.dtype).removeprefix('torch.')}, medians of {repeats}; {constant} of {len(images)} maps "
+    about += "are constant."
     about += f" Not installed: {', '.join(missing)}." if missing else ""
     return f"{about}\n\n{table(['a batch', 'ms', 'of the forward, round by round'], rows)}"
 
@@ -167,14 +168,15 @@ def measures_table(model: nn.Module, layer: str, images: Tensor, repeats: int) -
     found = maps.GradCAM(model, layer)(images)
     regions = regions_of(len(images), images.shape[2], device)
     count = len(bias.measure(found, regions).items())
-    flat = int(bias.measure(found, regions).flat.sum())
+    constant = int(bias.measure(found, regions).flat.sum())
     everything = f"regard: all {count}"
     works: dict[str, Work] = {
         everything: lambda: bias.measure(found, regions),
         "regard: those of Quantus": lambda: those_of_quantus(found, regions),
     }
     about = (
-        f"Measures of {len(found)} maps ({flat} flat) against regions, {images.shape[2]} pixels, medians of {repeats}."
+        f"Measures of {len(found)} maps ({constant} constant) against regions, {images.shape[2]} pixels, medians of "
+        f"{repeats}."
     )
     if find_spec("quantus") is None:
         about += " Not installed: quantus."

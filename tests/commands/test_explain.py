@@ -68,6 +68,18 @@ def test_one_image_with_a_box(here, capsys) -> None:
     assert content["transform"]["size"] == [32, 32] and content["mean"] == [0.5, 0.4, 0.3]
 
 
+def test_a_function_as_the_method(here, capsys, monkeypatch) -> None:
+    (here / "own_method.py").write_text("def red(model, images, classes):\n    return images[:, 0]\n")
+    monkeypatch.syspath_prepend(here)
+    assert run(capsys, "a.png", *MODEL, "--method=own_method:red", "--out=shown")[0] == 0
+    content = json.loads((here / "shown" / "explain.json").read_text())
+    assert (content["method"], content["layer"]) == ("own_method:red", "")
+    status, _, err = run(capsys, "a.png", *MODEL, "--method=own_method:blue", "--out=other")
+    assert status == 2 and "own_method:blue" in err and err.count("\n") == 1
+    status, _, err = run(capsys, "a.png", *MODEL, "--method=own_method:red", "--layer=group1", "--out=other")
+    assert status == 2 and "leave it out" in err and err.count("\n") == 1
+
+
 def test_a_run_folder_and_several_layers(here, capsys, tmp_path) -> None:
     from regard import data
 

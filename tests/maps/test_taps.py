@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from regard.errors import InputError
-from regard.maps import Taps
+from regard.maps import MapTaps, Taps, activation_map
 
 
 def hooks(model):
@@ -98,6 +98,20 @@ def test_a_change_in_place_is_noticed(model, x):
         model(x)
         with pytest.raises(InputError, match="'layer2.1' was changed in place"):
             _ = taps.features
+
+
+def test_maps_whose_features_are_changed_in_place(model, x):
+    """Without a graph they are made before the change; with one, the gradient would be of other features."""
+    for reduce in ("mean", "max"):
+        with MapTaps(model, "layer2.1", reduce=reduce) as taps:
+            model(x)
+            with pytest.raises(InputError, match="'layer2.1' was changed in place"):
+                _ = taps.maps
+            with torch.no_grad():
+                model(x)
+                (found,) = taps.maps.values()
+                before = model.layer2[1](model.layer2[0](model.layer1(x)))
+        torch.testing.assert_close(found, activation_map(before, reduce=reduce))
 
 
 def test_a_layer_that_does_not_run(model, x):

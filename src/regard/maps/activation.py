@@ -49,15 +49,6 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
     return total / features.shape[1] if reduce == "mean" else total
 
 
-def passing_map(features: Tensor, power: float, reduce: Literal["mean", "sum"]) -> tuple[Tensor, Tensor]:
-    """The features and their `activation_map`; what reads features further should read those that are returned.
-
-    The gradients of both are then added in one pass over the features, not in two with a sum of their size in between.
-    """
-    passed, total = _PassingPowerSum.apply(features, power)
-    return passed, total / features.shape[1] if reduce == "mean" else total
-
-
 def check_power(power: float, reduce: Reduce) -> None:
     """Raises InputError unless these are a power and a reduction of `activation_map`."""
     if not power >= 1:
@@ -109,25 +100,6 @@ class _PowerSum(torch.autograd.Function):
         batch = features.movedim(in_dims[0], 0)  # (B, N, C, H, W): the batch goes with the images
         total: Tensor = _PowerSum.apply(batch.flatten(0, 1), power)
         return total.unflatten(0, batch.shape[:2]), 0
-
-
-class _PassingPowerSum(torch.autograd.Function):
-    """The features as they are, and `sum_c |A|^p`."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, power: float) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.power = power
-        ctx.save_for_backward(features)
-        return features, _power_sum(features, power)
-
-    @staticmethod
-    def backward(ctx: Any, of_features: Tensor | None, of_sum: Tensor | None) -> tuple[Tensor | None, None]:
-        if of_features is None or of_sum is None:
-            return of_features if of_sum is None else _PowerSum.backward(ctx, of_sum)[0], None
-        (features,) = ctx.saved_tensors
-        scaled = (ctx.power * of_sum).to(features.dtype).unsqueeze(1)  # (N, 1, H, W)
-        return torch.addcmul(of_features, scaled, _signed_power(features, ctx.power - 1)), None
 
 
 def _signed_power(features: Tensor, power: float) -> Tensor:

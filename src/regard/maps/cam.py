@@ -39,12 +39,8 @@ class GradCAMPlusPlus(MapMethod):
     loses the division, so that a channel's weight there is the sum of `G^2 relu(G)`.
 
     Args:
-        model: see `MapMethod`.
-        layer: see `MapMethod`.
         normalize_alpha: divide alpha by its sum over the pixels of the channel where G is positive. The authors' code
-            does so, the paper does not.
-        fuse: see `MapMethod`.
-        reshape: see `MapMethod`.
+            does so, the paper does not. The others are those of `MapMethod`.
     """
 
     def __init__(
@@ -74,7 +70,7 @@ class HiResCAM(MapMethod):
     """HiResCAM: activations times gradients, pixel by pixel, summed over the channels; negative parts set to 0.
 
     For a network that ends in one linear layer on the features, the map before negative parts are set to 0 adds up to
-    the class score less its bias, so it shows no place that the network did not use.
+    the class score less its bias, so it shows no pixel that the network did not use.
 
     `relu(sum_c(A G))`. Source: Draelos and Carin, "Use HiResCAM instead of Grad-CAM" (2020, arXiv 2011.08891).
     """

@@ -1,7 +1,7 @@
 """What layers give, arranged as features (N, C, H, W).
 
-Convolutions give (N, C, H, W) themselves. Vision transformers give tokens (N, T, C), often with a few in front that
-stand for no place (class, distillation, registers); Swin and its kin give (N, H, W, C).
+Convolutions give (N, C, H, W) themselves. Vision transformers give tokens (N, T, C), often with prefix tokens (class,
+distillation, registers) before those of the patches; Swin and its kin give (N, H, W, C).
 """
 
 from __future__ import annotations

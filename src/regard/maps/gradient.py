@@ -26,15 +26,8 @@ class ActivationMap(MapMethod):
     See `activation_map`. For several classes the same map is given several times.
 
     Args:
-        model: see `MapMethod`.
-        layer: see `MapMethod`.
         power: at least 1.
-        reduce: "mean", "sum" or "max".
-        fuse: see `MapMethod`.
-        reshape: see `MapMethod`.
-
-    Raises:
-        InputError: as `MapMethod`; a power below 1, an unknown `reduce`.
+        reduce: "mean", "sum" or "max". The others are those of `MapMethod`.
     """
 
     needs_gradients = False
@@ -67,17 +60,11 @@ class GradientMap(MapMethod):
     the map and of the mirrored image's map, mirrored back.
 
     Args:
-        model: see `MapMethod`.
-        layer: see `MapMethod`; None or "input": the images themselves, and `layer` is then "input".
+        layer: None or "input": the images themselves, and `layer` is then "input".
         power: at least 1.
         reduce: "mean", "sum" or "max".
         loss: "cross-entropy" with the asked class as label, or the "score" of the class.
-        symmetric: twice the work.
-        fuse: see `MapMethod`.
-        reshape: see `MapMethod`.
-
-    Raises:
-        InputError: as `MapMethod`; a power below 1, an unknown `reduce` or `loss`.
+        symmetric: twice the work. The others are those of `MapMethod`.
     """
 
     def __init__(

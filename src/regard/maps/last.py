@@ -8,14 +8,23 @@ from itertools import takewhile
 from torch import nn
 
 from regard.errors import InputError
-from regard.stages import children, descendants, is_activation, is_norm, named_descendants, stages, weighted_layers
+from regard.stages import (
+    children,
+    descendants,
+    has_convolution,
+    is_activation,
+    is_norm,
+    named_descendants,
+    stages,
+    weighted_layers,
+)
 
 _ATTENTION = re.compile("(?i)att(entio)?n")
 _POOLING = re.compile("Pool|Flatten|Head")
 
 
 def last_features(model: nn.Module) -> str:
-    """The name of the layer behind which a model looks at no place of the image any more.
+    """The name of the last layer whose features are spatial.
 
     - A vision transformer that reads its class off a token of its own: the first norm of the last block with
       attention. Behind that attention the scores depend on the class token alone, so there every other token's gradient
@@ -24,7 +33,7 @@ def last_features(model: nn.Module) -> str:
       with it.
     - A convolutional network: its last stage, see `regard.stages.stages`, or a 1 x 1 convolution that follows before
       the pooling, with its norm and activation (`bn2` of timm's EfficientNet, `features.18` of torchvision's
-      `mobilenet_v2`). One behind the pooling, as in MobileNetV3, sees no places.
+      `mobilenet_v2`). One behind the pooling, as in MobileNetV3, has no spatial features.
     - A network without known stages, such as Inception: the last of its children before the pooling that has several
       convolutions and no linear layer.
 
@@ -41,7 +50,7 @@ def last_features(model: nn.Module) -> str:
     except InputError:
         stage = ""
     block = _last_attention_block(model)
-    if block and (not stage or _comes_after(model, block, stage) or not _has_convolution(model.get_submodule(stage))):
+    if block and (not stage or _comes_after(model, block, stage) or not has_convolution(model.get_submodule(stage))):
         norm = _norm_before_attention(block, model.get_submodule(block))
         if norm and _has_class_token(model):
             return norm
@@ -49,7 +58,7 @@ def last_features(model: nn.Module) -> str:
     if stage:
         return _pointwise_convolution_behind(model, stage) or stage
     if any(_ATTENTION.search(type(part).__name__) for part in descendants(model)) or not (block := _last_block(model)):
-        stages(model)  # says what is missing
+        stages(model)  # raises the error that says what is missing
     return block
 
 
@@ -58,26 +67,19 @@ def _last_attention_block(model: nn.Module) -> str:
     found = ""
     for name, module in named_descendants("", model):
         inside = children("", module)
-        if (
-            name
-            and any(_is_attention(*child) for child in inside)
-            and any(_is_layer_norm(child) for _, child in inside)
-            and not _has_convolution(module)
-        ):
+        attends = any(_is_attention(*child) for child in inside) and any(_is_layer_norm(child) for _, child in inside)
+        if name and attends and not has_convolution(module):
             found = name
     return found
 
 
 def _norm_before_attention(name: str, block: nn.Module) -> str:
     """The last norm registered before the block's last attention; if none is, its first; "" if it has none."""
-    norms: list[str] = []
-    before: list[str] = []
-    for child_name, child in children(name, block):
-        if _is_layer_norm(child):
-            norms.append(child_name)
-        elif _is_attention(child_name.rpartition(".")[2], child):
-            before = list(norms)
-    return before[-1] if before else norms[0] if norms else ""
+    inside = children(name, block)
+    norms = [i for i, (_, child) in enumerate(inside) if _is_layer_norm(child)]
+    last = max(i for i, (own, child) in enumerate(inside) if _is_attention(own.rpartition(".")[2], child))
+    before = [i for i in norms if i < last]
+    return inside[before[-1] if before else norms[0]][0] if norms else ""
 
 
 def _has_class_token(model: nn.Module) -> bool:
@@ -96,10 +98,6 @@ def _is_layer_norm(module: nn.Module) -> bool:
     return is_norm(module) and not isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm)
 
 
-def _has_convolution(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.modules.conv._ConvNd) for part in descendants(module))
-
-
 def _has_linear(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Linear) for part in descendants(module))
 
@@ -115,6 +113,11 @@ def _runs(module: nn.Module) -> bool:
     return not isinstance(module, nn.ModuleList | nn.ModuleDict)
 
 
+def _pools(module: nn.Module) -> bool:
+    """Whether the module is one that pools over all pixels; one with a stride is not."""
+    return bool(_POOLING.search(type(module).__name__)) and getattr(module, "stride", None) is None
+
+
 def _last_block(model: nn.Module) -> str:
     """The last child before the pooling with several convolutions and no linear layer; "" if there is none."""
     before = takewhile(lambda child: not _pools(child[1]), children("", model))
@@ -128,10 +131,9 @@ def _pointwise_convolution_behind(model: nn.Module, stage: str) -> str:
     while stage:
         parent, _, _ = stage.rpartition(".")
         siblings = children(parent, model.get_submodule(parent))
-        behind = siblings[[name for name, _ in siblings].index(stage) + 1 :]
         follows = False
-        for name, module in behind:
-            if _ends_places(module):
+        for name, module in siblings[[name for name, _ in siblings].index(stage) + 1 :]:
+            if _has_linear(module) or any(_pools(part) for part in descendants(module)):
                 return found
             if _is_pointwise_convolution(module):
                 found, follows = name, True
@@ -143,18 +145,6 @@ def _pointwise_convolution_behind(model: nn.Module, stage: str) -> str:
     return found
 
 
-def _ends_places(module: nn.Module) -> bool:
-    """Whether the module pools over all places, or is for features that have none any more."""
-    return any(isinstance(part, nn.Linear) or _pools(part) for part in descendants(module))
-
-
-def _pools(module: nn.Module) -> bool:
-    """Whether the module is one that pools over all places; one with a stride is not."""
-    return bool(_POOLING.search(type(module).__name__)) and getattr(module, "stride", None) is None
-
-
 def _is_pointwise_convolution(module: nn.Module) -> bool:
-    if weighted_layers(module) != 1:
-        return False
-    (convolution,) = (part for part in descendants(module) if isinstance(part, nn.modules.conv._ConvNd))
-    return max(convolution.kernel_size) == 1
+    layers = [part for part in descendants(module) if isinstance(part, nn.modules.conv._ConvNd | nn.Linear)]
+    return len(layers) == 1 and max(getattr(layers[0], "kernel_size", (0,))) == 1

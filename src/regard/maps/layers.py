@@ -59,7 +59,7 @@ def find_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None = None)
 
 
 def stands_for(layer: Layer | Sequence[Layer] | None, name: str, model: nn.Module) -> bool:
-    """Whether layers asked for are the one place of this name, which is none of the model's modules."""
+    """Whether what is asked for is this name alone, and no module of the model has it."""
     alone = layer == name or (isinstance(layer, list | tuple) and list(layer) == [name])
     return alone and name not in dict(unwrapped(model).named_modules())
 

@@ -55,7 +55,7 @@ class MapMethod(ABC):
             layers are smaller by orders; a constant map counts as 0. Maps of one layer are not scaled.
         reshape: makes features (N, C, H, W) of what a layer gives, and of gradients by that; needed only for tokens in
             an unusual order. None: (N, C, H, W) is taken as it is, (N, H, W, C) is turned, tokens (N, T, C) become a
-            grid without those in front that stand for no place.
+            grid without the prefix tokens.
 
     Attributes:
         model: the model.

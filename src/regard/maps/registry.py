@@ -92,7 +92,7 @@ def create(
             from a module. Or a function itself, see `FunctionMap`.
         model: maps images to class scores (N, classes).
         layer: a name as in `model.named_modules()`, the module itself, or several of these; None: the method's usual
-            place, mostly the last spatial features. A function knows its layer itself.
+            one, mostly the last spatial features. A function knows its layer itself.
         options: the method's own, for example `fuse`, or `power` of "gradient".
 
     Raises:

@@ -1,4 +1,4 @@
-"""Taps: named places in a model whose outputs, or attention maps, are read."""
+"""Taps: layers of a model whose outputs, or attention maps, are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError
-from regard.maps.activation import Reduce, activation_map, check_power, passing_map
+from regard.maps.activation import Reduce, activation_map, check_power
 from regard.maps.features import Reshape, arrangement
 from regard.maps.layers import Layer, find_layers, is_compiled, unwrapped
 
@@ -28,8 +28,8 @@ class Taps:
     views of them, part of its graph if it has one, and are held until the next forward, `clear()`, or the end of the
     Taps' life.
 
-    Tokens (N, T, C) of vision transformers become a grid, without those in front that stand for no place, and
-    (N, H, W, C) is turned; which it is, is read off the images, the first argument of the model.
+    Tokens (N, T, C) of vision transformers become a grid, without prefix tokens, and (N, H, W, C) is turned; which it
+    is, is read off the images, the first argument of the model.
 
     It works in training, under `no_grad`, `inference_mode` and autocast, and with any memory format. Compiled code
     takes no notice of hooks that come and go: if the model or a part of it is compiled, nothing runs compiled inside
@@ -53,7 +53,7 @@ class Taps:
         self.layers = tuple(find_layers(model, layers))
         self._network = unwrapped(model)
         self._images: Tensor | None = None
-        self._kept: dict[str, tuple[Tensor, int | None]] = {}
+        self._kept: dict[str, tuple[Tensor, Tensor, int | None]] = {}
         self._ran = False
         self._undo = ExitStack()
         self._depth = 0
@@ -93,8 +93,8 @@ class Taps:
         for name in self.layers:
             if name not in self._kept:
                 raise InputError(f"layer {name!r} did not run in the last forward; tap a layer that runs")
-            value, version = self._kept[name]
-            if version is not None and value._version != version:
+            _, needed, version = self._kept[name]
+            if version is not None and needed._version != version:
                 raise InputError(
                     f"the output of layer {name!r} was changed in place after it was read, as by a "
                     "ReLU(inplace=True); tap the layer that changes it, or make that one not in-place"
@@ -113,18 +113,17 @@ class Taps:
         images = args[0] if args else None
         self._images = images if isinstance(images, Tensor) and images.ndim == 4 else None
 
-    def _read(self, name: str, _module: nn.Module, _args: Any, output: Any) -> Tensor | None:
-        arrange = arrangement(self._network, name, output, self._images, self.reshape)
-        value, passed = self._take(output, arrange)
-        known = not torch.compiler.is_compiling() and not value.is_inference()
-        self._kept[name] = (value, value._version if known else None)
-        return passed
+    def _read(self, name: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        features = arrangement(self._network, name, output, self._images, self.reshape)(output)
+        value = self._value(features)
+        needed = features if value.requires_grad else value  # unchanged, until the gradients are computed
+        known = not torch.compiler.is_compiling() and not needed.is_inference()
+        self._kept[name] = (value, needed, needed._version if known else None)
 
-    def _take(self, output: Tensor, arrange: Reshape) -> tuple[Tensor, Tensor | None]:
-        """What is kept of a layer's output, and what goes on in its place; None: the output itself."""
-        features = arrange(output)
+    def _value(self, features: Tensor) -> Tensor:
+        """What is kept of a layer's features."""
         # Within a compiled function a tensor is given as it is at the function's end, later changes in it unseen.
-        return features.clone() if torch.compiler.is_compiling() else features, None
+        return features.clone() if torch.compiler.is_compiling() else features
 
 
 class MapTaps(Taps):
@@ -135,20 +134,13 @@ class MapTaps(Taps):
             maps = taps.maps  # {"layer3": (N, H, W), "layer4": …}
 
     A map is made as soon as its features are there, so they are read once, while they are near, and of what the model
-    does not need itself nothing is held. In training, the gradient that a map sends back is added to the one that comes
-    from the rest of the model in a single pass.
+    does not need itself nothing is held.
 
     Unlike `Taps` it can run within a compiled function, which then compiles the maps with the model.
 
     Args:
-        model: see `Taps`.
-        layers: see `Taps`.
         power: at least 1; see `activation_map`.
-        reduce: "mean", "sum" or "max".
-        reshape: see `Taps`.
-
-    Raises:
-        InputError: as `Taps`; a power below 1, an unknown `reduce`.
+        reduce: "mean", "sum" or "max". The others are those of `Taps`.
     """
 
     def __init__(
@@ -174,10 +166,5 @@ class MapTaps(Taps):
     def features(self) -> dict[str, Tensor]:
         raise InputError("MapTaps keep maps, no features; ask for .maps, or use Taps")
 
-    def _take(self, output: Tensor, arrange: Reshape) -> tuple[Tensor, Tensor | None]:
-        features = arrange(output)
-        passes = features is output and features.requires_grad and not torch.compiler.is_compiling()
-        if not passes or self.reduce == "max":
-            return activation_map(features, self.power, self.reduce), None
-        passed, made = passing_map(features, self.power, self.reduce)
-        return made, passed
+    def _value(self, features: Tensor) -> Tensor:
+        return activation_map(features, self.power, self.reduce)

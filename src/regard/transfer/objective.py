@@ -34,7 +34,6 @@ from regard.transfer.schedule import Weight, as_weight, check_range
 from regard.transfer.teacher import Teacher, frozen
 
 _COUNTER = itertools.count()
-_IN_PLACE = "is being modified inplace"  # what torch says of a layer that changes the output of a tapped one
 
 
 class Losses(NamedTuple):
@@ -304,16 +303,7 @@ class _Network(NamedTuple):
                 stack.enter_context(taps)
             if self.dtype is not None:
                 stack.enter_context(torch.autocast(images.device.type, self.dtype))
-            try:
-                logits = logits_of(self.run(inputs))
-            except RuntimeError as error:
-                if _IN_PLACE not in str(error):
-                    raise
-                raise InputError(
-                    "a layer whose attention is compared is changed in place by the next, as by a ReLU(inplace=True); "
-                    "compare the layer that changes it, or make that one not in-place (the layers are "
-                    f"{', '.join(self.taps[0].layers)})"
-                ) from error
+            logits = logits_of(self.run(inputs))
             maps: dict[str, Tensor] = {}
             features: dict[str, Tensor] = {}
             for taps in self.taps:
