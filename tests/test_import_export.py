@@ -231,7 +231,16 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
     assert run(capsys, "export", "net.safetensors", "--out=net.onnx", "--check=false", "--batch=4")[0] == 0
     status, out, _ = run(capsys, "export", "wrn-10-0.5", "--attention=se", "--image_size=16", "--out=name.onnx")
     assert status == 0 and "(N, 3, 16, 16)" in out
+    assert run(capsys, "export", "run", "--format=hub", "--out=hub")[0] == 0
+    assert run(capsys, "export", "run", "--format=hub", "--out=hub", "--weights=best", "--overwrite")[0] == 0
+    card, saved = (here / "hub" / "README.md").read_text(), training.load_pretrained("hub")
+    row = training.Run.open("run").metrics()[-1]
+    assert f"| test accuracy | {row['test_accuracy']:.6g} |" in card and "    model:" in card
+    assert saved.classes == tuple("0123456789") and saved.preprocessing.mean == pytest.approx(splits.train.mean)
+    assert models.fingerprint(saved.model()) == models.fingerprint(training.Run.open("run").model("best"))
     for arguments, words in (
+        (["export", "run", "--format=hub", "--out=hub"], "hub exists already"),
+        (["export", "run", "--format=hub", "--out=run", "--overwrite"], "run exists already"),
         (["export", "run", "--out=run.onnx"], "exists already"),
         (["export", "run", "--attention=se", "--out=x.onnx"], "leave --attention out"),
         (["export", "run/last.safetensors", "--out=x.onnx"], "part of a run; name its folder, run"),

@@ -188,7 +188,7 @@ NO_CHECKPOINTS = {
     "json": (json.dumps({"message": "Not Found"}).encode(), "JSON"),
     "text": (b"Access denied\n", "Access denied"),
     "zip": (archived(zipped, "a/readme.txt"), "a/readme.txt"),
-    "tar": (archived(tarred, "model.bin"), "model.bin"),
+    "tar": (archived(tarred, "model.bin"), "tar archive"),
     "gzip": (b"\x1f\x8b\x08\x00", "gzip"),
     "keras": (b"\x89HDF\r\n\x1a\n", "HDF5"),
     "script": (scripted(), "TorchScript"),

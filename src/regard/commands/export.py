@@ -90,12 +90,9 @@ def _to_hub(
     folder, recipe = Path(options.out), source / "recipe.yaml"
     if folder.exists() and not (options.overwrite and (folder / "config.json").is_file()):
         raise InputError(f"{folder} exists already; replace it (--overwrite) or choose another (--out)")
-    metrics: dict[str, float] = {}
-    if options.weights == "last" and (source / "metrics.jsonl").is_file():
-        last = training.Run.open(source).metrics()[-1]
-        metrics = {
-            name.replace("_", " "): last[name] for name in ("test_accuracy", "test_top5", "epoch") if name in last
-        }
+    rows = (training.Run.open(source).metrics() if (source / "metrics.jsonl").is_file() else []) or [{}]
+    row = rows[-1] if options.weights == "last" else max(rows, key=lambda row: row.get("test_accuracy", 0))
+    metrics = {name.replace("_", " "): row[name] for name in ("test_accuracy", "test_top5", "epoch") if name in row}
     known = {key: value for key, value in asdict(about).items() if value is not None}
     trained_by = recipe if recipe.is_file() else None
     return models.save_pretrained(
