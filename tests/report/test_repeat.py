@@ -99,7 +99,7 @@ def test_a_method_that_is_not_known_is_said_on_the_page(here: Path) -> None:
     run = training.Run.open(RUN)
     images = training.load_data(run.recipe.data).test
 
-    def own(images, classes):
+    def own(model, images, classes):
         return images.mean(1)
 
     bias.evaluate(run.model(), images, method=own).save(run.folder / "bias.json")
