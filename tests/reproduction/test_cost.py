@@ -112,7 +112,7 @@ def test_of_gpus_elsewhere_only_earlier_runs_tell(plan: Plan, timed: list[str]) 
 
 def test_what_is_done_costs_nothing(plan: Plan) -> None:
     jobs = tuple(
-        replace(job, state="finished") if job.seed == 0 else replace(job, state="begun", epochs_done=1)
+        replace(job, state="finished") if job.recipe.seed == 0 else replace(job, state="begun", epochs_done=1)
         for job in plan.jobs
     )
     found = estimate(replace(plan, jobs=jobs), [], CPU)

@@ -61,7 +61,7 @@ class Runs(Store):
 
 
 def job(name: str, teacher: str | None = None, state: State = "missing") -> Job:
-    return Job(name, "runs", Recipe(), [], 0, teacher, (("row", name),), state)
+    return Job(name, "runs", Recipe(), [], teacher, (("row", name),), state)
 
 
 def plan(*jobs: Job) -> Plan:

@@ -199,7 +199,7 @@ def _savings(plan: Plan, cost: Cost) -> list[str]:
             seconds[f"{kind} {key}"] = cost.total(alone)
     if len(plan.seeds) > 1:
         last = plan.seeds[-1]
-        seconds[f"the last seed ({last})"] = cost.total(job for job in plan.todo if job.seed == last)
+        seconds[f"the last seed ({last})"] = cost.total(job for job in plan.todo if job.recipe.seed == last)
     order = sorted(seconds, key=lambda what: (-seconds[what], what))
     return [f"leaving out {what} saves {duration(seconds[what])}" for what in order if seconds[what] > 0]
 

@@ -28,7 +28,6 @@ class Job:
         store: the address of the store, from any directory.
         recipe: the whole of it.
         command: `regard train` with this recipe, from any directory.
-        seed: of the recipe.
         teacher: the name of the run that has to be finished before.
         cells: (row, column) of all cells that it fills or teaches.
         state: finished, begun (it has a folder, and is resumed), or missing.
@@ -39,7 +38,6 @@ class Job:
     store: str
     recipe: Recipe = field(repr=False)
     command: list[str] = field(repr=False)
-    seed: int
     teacher: str | None
     cells: tuple[tuple[str, str], ...]
     state: State = "missing"
@@ -166,7 +164,6 @@ class _Planner:
                 store=self.store,
                 recipe=recipe,
                 command=command,
-                seed=seed,
                 teacher=teacher,
                 cells=(),
                 state="missing" if stored is None else "finished" if stored.finished else "begun",

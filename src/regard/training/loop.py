@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -212,8 +213,8 @@ class Loop:
 
     def collect_unreadable(self) -> None:
         """Adds the files that any process could not read to those of before."""
-        found = self.processes.of_all((*self.unreadable, *self.skipped))
-        self.unreadable = tuple(dict.fromkeys(name for names in found for name in names))
+        of_all = self.processes.of_all((*self.unreadable, *self.skipped))
+        self.unreadable = tuple(dict.fromkeys(chain.from_iterable(of_all)))
 
     @property
     def steps_done(self) -> int:

@@ -149,7 +149,7 @@ def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 def _flat(content: dict[Any, Any], known: Sequence[str], path: str, prefix: str = "") -> list[tuple[str, Any]]:
     """Fields as dotted names; a group of fields is gone into, the value of a field is not."""
-    found: list[tuple[str, Any]] = []
+    fields: list[tuple[str, Any]] = []
     for key, value in content.items():
         name = f"{prefix}{key}"
         group = any(other.startswith(f"{name}.") for other in known)
@@ -159,5 +159,5 @@ def _flat(content: dict[Any, Any], known: Sequence[str], path: str, prefix: str 
             raise InputError(f"{path}: {name} is a group of fields, not {value!r:.100}")
         if isinstance(value, list) and len(value) > _MOST_VALUES:
             raise InputError(f"{path}: {name} has {len(value):,} values; expected at most {_MOST_VALUES:,}")
-        found += _flat(value, known, path, f"{name}.") if group else [(name, value)]
-    return found
+        fields += _flat(value, known, path, f"{name}.") if group else [(name, value)]
+    return fields

@@ -98,22 +98,22 @@ def load_pretrained(
     path = Path(source)
     name, given, file = str(source).partition("=")
     if (path / "model.safetensors").is_file():  # what `models.save_pretrained` wrote
-        found = _imported(path / "model.safetensors")
+        pretrained = _imported(path / "model.safetensors")
     elif path.is_dir():
-        found = _of_run(Run.open(path), weights)
+        pretrained = _of_run(Run.open(path), weights)
     elif path.is_file():
-        found = _of_file(path)
+        pretrained = _of_file(path)
     elif given or timm.is_model(name) or is_of_torchvision(name):
-        found = _of_checkpoint(name, Path(file), ema, say) if given else _published(name)
+        pretrained = _of_checkpoint(name, Path(file), ema, say) if given else _published(name)
     elif path.suffix == ".pt" and _run_around(path):
         raise InputError(f"there is no checkpoint {source}; its run keeps the newest only")
     else:
         raise InputError(f"there is no run folder {source}, and timm knows no network of that name")
-    if weights == "best" and found.weights != "best":
-        raise InputError(f"{found.source} has one set of weights; leave --weights best out")
+    if weights == "best" and pretrained.weights != "best":
+        raise InputError(f"{pretrained.source} has one set of weights; leave --weights best out")
     if ema and (path.exists() or not given):
         raise InputError(f"--ema is for a network as NAME=CHECKPOINT, not for {source}; leave it out")
-    return found
+    return pretrained
 
 
 def _of_run(run: Run, weights: Weights | None) -> Pretrained:

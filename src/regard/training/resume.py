@@ -85,15 +85,15 @@ def _check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> No
     """Raises InputError where classes or images are not those that a run recorded, or it recorded none."""
     then, recorded = run.classes, run.environment.get("data")
     try:
-        found = difference(classes, record, then, recorded)
+        differing = difference(classes, record, then, recorded)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{run.folder / 'environment.json'} does not say which images the run was trained on; start anew "
             "(--overwrite)"
         ) from error
-    if found is not None:
+    if differing is not None:
         raise InputError(
-            f"{run.folder} cannot be resumed with other images: {found}; put them back as they were, or start anew "
+            f"{run.folder} cannot be resumed with other images: {differing}; put them back as they were, or start anew "
             "(--overwrite)"
         )
 

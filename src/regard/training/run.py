@@ -173,16 +173,16 @@ class Run:
         """
         path = self.folder / "environment.json"
         try:
-            found = json.loads(read_regular(path, MOST_BYTES))
+            content = json.loads(read_regular(path, MOST_BYTES))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} cannot be read ({first_line(error)}); put the run's own back") from error
-        names: Any = found.get("classes", []) if isinstance(found, dict) else None
+        names: Any = content.get("classes", []) if isinstance(content, dict) else None
         listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if not listed or len(names) > models.MOST_CLASSES:
             raise InputError(f"{path} does not name the classes of the run; put the run's own back")
-        return found
+        return content
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -45,18 +45,18 @@ def load_teachers(
     """
     teachers = []
     for source in recipe.teachers:
-        place = local_run(source)
-        _check_finished(source, place)
-        pretrained = load_pretrained(place, recipe.weights, say=say)
+        location = local_run(source)
+        _check_finished(source, location)
+        pretrained = load_pretrained(location, recipe.weights, say=say)
         _check_classes(recipe, source, pretrained, images.classes, say)
-        network, own = pretrained.model(), pretrained.preprocessing
-        mean, std = own.mean or images.mean, own.std or images.std
+        network, about = pretrained.model(), pretrained.preprocessing
+        mean, std = about.mean or images.mean, about.std or images.std
         if (mean, std) != (images.mean, images.std):
             say(f"note: teacher {source} gets the images normalised with its own mean and standard deviation")
         side = recipe.teacher_size
-        about = getattr(network, "pretrained_cfg", None) or {}  # of timm
-        if side is None and own.size is not None and about.get("fixed_input_size"):
-            side = own.size
+        fixed = (getattr(network, "pretrained_cfg", None) or {}).get("fixed_input_size")  # of timm
+        if side is None and about.size is not None and fixed:
+            side = about.size
             if (side, side) != size:
                 say(f"note: teacher {source} knows images of {side} pixels only, and gets them resized")
         teachers.append(
@@ -75,10 +75,10 @@ def load_teachers(
     return teachers
 
 
-def _check_finished(source: str, place: str) -> None:
-    """Raises InputError for a run that has epochs left; `place` is its folder."""
-    if Path(place).is_dir():
-        run = Run.open(place)
+def _check_finished(source: str, location: str) -> None:
+    """Raises InputError for a run that has epochs left; `location` is its folder."""
+    if Path(location).is_dir():
+        run = Run.open(location)
         rows, epochs = run.metrics(), run.recipe.schedule.epochs
         if rows and rows[-1]["epoch"] < epochs:
             raise InputError(

@@ -128,21 +128,21 @@ def make_objective(
     Raises:
         InputError: student and teachers do not go together as asked.
     """
-    asked = recipe.transfer
+    transfer = recipe.transfer
     return Objective(
         model,
         teachers or None,
-        temperature=asked.temperature,
-        layers=asked.layers,
-        power=asked.power,
-        reduce=asked.reduce,
-        form=asked.form,
-        full_activation_form=asked.full_activation_form,
+        temperature=transfer.temperature,
+        layers=transfer.layers,
+        power=transfer.power,
+        reduce=transfer.reduce,
+        form=transfer.form,
+        full_activation_form=transfer.full_activation_form,
         label_smoothing=0.0 if recipe.augmentation.mixes else recipe.label_smoothing,  # mixed labels come smoothed
         task=recipe.task,
         image_size=image_size,
         compile=recipe.compile,
-        **{term.weight: asked.weight(term.weight) for term in TERMS.values()},
+        **{term.weight: transfer.weight(term.weight) for term in TERMS.values()},
     )
 
 
@@ -164,9 +164,9 @@ def _record(splits: data.Splits, processes: Processes) -> Record:
     record, classes = data_record(splits), splits.train.classes
     (first, *others) = processes.of_all((classes, record))
     for rank, other in enumerate(others, start=1):
-        found = difference(*other, *first)
-        if found is not None:
-            message = f"process {rank} reads other images than process 0: {found}; give all the same (data.folder)"
+        differing = difference(*other, *first)
+        if differing is not None:
+            message = f"process {rank} reads other images than process 0: {differing}; give all the same (data.folder)"
             raise InputError(message) if processes.main else SaidElsewhere(message)
     only = one_class(classes, record)
     if only is not None:
