@@ -190,7 +190,7 @@ def main() -> None:
         x = x.to(memory_format=getattr(torch, f"{options.memory}{'_format' if options.memory == 'contiguous' else ''}"))
         found, note = modules_table(options.modules.split(","), x, options.repeats, options.compiled == "yes")
         about = f"Features {tuple(x.shape)}, {str(dtype).removeprefix('torch.')}, {options.memory}; "
-        parts += [f"{about}medians of {options.repeats}. Kernels: {attention.ops.backend(device)}. {note}", found]
+        parts += [f"{about}medians of {options.repeats}. Kernels: {attention.kernels.backend(device)}. {note}", found]
     if options.network != "none":
         network = network_table(
             options.network, options.network_batch, options.network_size, device, options.repeats, dtype

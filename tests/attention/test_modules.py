@@ -15,8 +15,8 @@ from timm import layers as timm_layers
 from torch import nn
 
 from regard import InputError, attention
-from regard.attention import HardSigmoid, SubAttention, ops
-from regard.attention.ops import choice
+from regard.attention import HardSigmoid, SubAttention, kernels
+from regard.attention.kernels import native
 
 # What makes each module fit 8 channels, with a gate and hidden layers wider than 1.
 OPTIONS = {
@@ -287,10 +287,10 @@ WRONG_FEATURES = {
 }
 
 
-@pytest.mark.parametrize("path", [nullcontext, ops.reference], ids=["kernels", "formula"])
+@pytest.mark.parametrize("path", [nullcontext, kernels.reference], ids=["kernels", "formula"])
 @pytest.mark.parametrize("name", attention.names())
 def test_features_that_a_module_was_not_made_for_are_refused_alike_on_every_path(monkeypatch, name, path) -> None:
-    monkeypatch.setattr(choice, "SMALL", 0)
+    monkeypatch.setattr(native, "SMALL", 0)
     layers = [make(name, gate=SubAttention(1))]
     if name == "shuffle":
         layers.append(layers[0].ordered())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from regard.attention import ops
+from regard.attention import kernels
 from regard.attention.features import check_features
 from regard.attention.gates import Gate, parse_gate
 
@@ -83,25 +82,8 @@ class GatedAttention(AttentionModule, ABC):
 
 
 class ChannelAttention(GatedAttention):
-    """Base of the modules whose logits, one a channel, come from statistics of each channel's plane.
-
-    A module names the statistics it needs and says in `channel_logits` what becomes of them. What lies around that,
-    the statistics, the product with the gate, and the gradient of both, takes as few passes over memory as can be.
-    """
-
-    statistics: ClassVar[tuple[ops.Statistic, ...]] = ("mean",)
-
-    @abstractmethod
-    def channel_logits(self, *statistics: Any, **_: Any) -> Tensor:
-        """Gate logits (N, C) of the statistics, (N, C) each, in the order of `self.statistics`."""
-
-    def logits(self, x: Tensor) -> Tensor:
-        return self.channel_logits(*ops.plane_statistics(x, self.statistics))[:, :, None, None]
-
-    def factors_of(self, *statistics: Tensor) -> Tensor:
-        """The factors (N, C, 1, 1) of the statistics."""
-        return self.gate(self.channel_logits(*statistics)[:, :, None, None])
+    """Base of the modules with one logit a channel, (N, C, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        return ops.channel_gated(x, self.statistics, self.factors_of)
+        return kernels.scale(x, self.gate(self.logits(x)))

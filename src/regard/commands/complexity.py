@@ -137,7 +137,7 @@ def _conditions(options: Namespace, device: torch.device) -> dict[str, Any]:
             "dtype": options.dtype,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
-            "kernels": attention.ops.backend(device),
+            "kernels": attention.kernels.backend(device),
             "torch": torch.__version__,
         }
     return conditions

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regard.attention import ops
+from regard.attention import kernels
 from regard.errors import InputError, check_interval, first_line
 from regard.files import utf8
 from regard.modes import evaluation_mode
@@ -131,7 +131,7 @@ def _was_exported(path: Path) -> bool:
 
 def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | None) -> torch.onnx.ONNXProgram:
     try:
-        with ops.reference(), _quiet():
+        with kernels.reference(), _quiet():
             program = torch.onnx.export(
                 model,
                 (example,),

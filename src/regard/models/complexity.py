@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from regard.attention import ops
+from regard.attention import kernels
 from regard.errors import InputError, first_line
 from regard.modes import evaluation_mode
 from regard.stages import unwrapped
@@ -165,7 +165,7 @@ def _unfused() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         for library in libraries:
             library.enabled = False
-        with ops.reference(), sdpa_kernel(SDPBackend.MATH):
+        with kernels.reference(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

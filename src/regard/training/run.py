@@ -285,7 +285,7 @@ def environment(classes: tuple[str, ...]) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": rank_and_size()[1],
-        "attention_kernels": attention.ops.backend("cuda" if gpu else "cpu"),
+        "attention_kernels": attention.kernels.backend("cuda" if gpu else "cpu"),
         "gpu": torch.cuda.get_device_name() if gpu else None,
         "command": command_line(sys.argv),
         "classes": list(classes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard.attention import ops
+from regard.attention import kernels
 from regard.attention.features import check_features
 from regard.attention.gated import AttentionModule, ChannelAttention
 from regard.attention.gates import Gate
@@ -28,8 +28,6 @@ class MeanMaxAttention(ChannelAttention):
     Parameters: 2 C H + H + C for H hidden units, and those of the gate.
     """
 
-    statistics = ("mean", "max")
-
     def __init__(
         self,
         channels: int,
@@ -49,8 +47,9 @@ class MeanMaxAttention(ChannelAttention):
         nn.init.zeros_(self.fc1.bias)
         nn.init.zeros_(self.fc2.bias)
 
-    def channel_logits(self, mean: Tensor, maximum: Tensor) -> Tensor:
-        return self.fc2(torch.relu(self.fc1(mean))) + self.fc2(torch.relu(self.fc1(maximum)))
+    def logits(self, x: Tensor) -> Tensor:
+        mean, maximum = kernels.channel_mean_max(x)
+        return (self.fc2(torch.relu(self.fc1(mean))) + self.fc2(torch.relu(self.fc1(maximum))))[:, :, None, None]
 
 
 @register("cbam")
@@ -96,7 +95,10 @@ class ConvolutionalBlockAttention(AttentionModule):
     def forward(self, x: Tensor) -> Tensor:
         """`self.spatial(self.channel(x))`, without what lies between in memory."""
         check_features(self, x)
-        return ops.channel_place_gated(x, self.channel.factors_of, self.spatial.factors_of)
+        by_channel = self.channel.gate(self.channel.logits(x))
+        mean, maximum = kernels.pixel_mean_max(x, by_channel)
+        by_pixel = self.spatial.gate(self.spatial.map_logits(mean, maximum))
+        return kernels.scale(x, by_channel, by_pixel)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

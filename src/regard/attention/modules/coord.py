@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention import ops
+from regard.attention import kernels
 from regard.attention.features import check_features
 from regard.attention.gated import AttentionModule
 from regard.attention.gates import Gate, parse_gate
@@ -71,16 +71,14 @@ class CoordinateAttention(AttentionModule):
     def strip_logits(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Gate logits (N, C, H, 1) and (N, C, 1, W) of the means of rows (N, C, H) and columns (N, C, W)."""
         mixed = F.hardswish(self.bn1(self.conv1(torch.cat((rows, columns), dim=2))))  # (N, M, H + W)
-        mixed_rows, mixed_columns = mixed.split((rows.shape[2], columns.shape[2]), dim=2)
-        return self.conv_h(mixed_rows).unsqueeze(3), self.conv_w(mixed_columns).unsqueeze(2)
+        height = rows.shape[2]
+        return self.conv_h(mixed[:, :, :height])[:, :, :, None], self.conv_w(mixed[:, :, height:])[:, :, None]
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        return ops.cross_gated(x, self._factors)
-
-    def _factors(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        row_logits, column_logits = self.strip_logits(rows, columns)
-        return self.gate_h(row_logits), self.gate_w(column_logits)
+        rows, columns = kernels.strip_means(x)
+        row_logits, column_logits = self.strip_logits(rows[:, :, :, 0], columns[:, :, 0])
+        return kernels.scale(x, self.gate_h(row_logits), self.gate_w(column_logits))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

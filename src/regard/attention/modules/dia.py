@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.attention import ops
+from regard.attention import kernels
 from regard.attention.features import check_features
 from regard.attention.gated import AttentionModule
 from regard.attention.gates import Gate, parse_gate
@@ -138,12 +138,12 @@ class DIA(AttentionModule):
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        (mean,) = ops.plane_statistics(x, ("mean",))
+        mean = kernels.channel_mean(x)
         h, c = self._received(mean)
         h, c = self.cell(mean, h, c)
         if self.number + 1 < self.blocks:
             self._passed.state = (self.number + 1, h, c)
-        return x * h[:, :, None, None].to(x.dtype)
+        return kernels.scale(x, h[:, :, None, None])
 
     def _received(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """The state before this block."""

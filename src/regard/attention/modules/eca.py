@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from regard.attention import kernels
 from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import same_padding
@@ -50,5 +51,6 @@ class EfficientChannelAttention(ChannelAttention):
             1, 1, kernel_size, padding=same_padding(kernel_size), bias=False, device=device, dtype=dtype
         )
 
-    def channel_logits(self, mean: Tensor) -> Tensor:
-        return self.conv(mean.unsqueeze(1)).squeeze(1)  # (N, 1, C) -> (N, C)
+    def logits(self, x: Tensor) -> Tensor:
+        mean = kernels.channel_mean(x)
+        return self.conv(mean[:, None])[:, 0, :, None, None]  # a line of C values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from regard.attention import kernels
 from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.registry import register
@@ -42,5 +43,5 @@ class EffectiveSqueezeExcitation(ChannelAttention):
     def _start(self) -> None:
         nn.init.kaiming_normal_(self.fc.weight)
 
-    def channel_logits(self, mean: Tensor) -> Tensor:
-        return self.fc(mean)
+    def logits(self, x: Tensor) -> Tensor:
+        return self.fc(kernels.channel_mean(x))[:, :, None, None]

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from regard.attention import ops
+from regard.attention import kernels
 from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate, Sigmoid, parse_gate
@@ -73,19 +73,13 @@ class GlobalContext(GatedAttention):
         return self.fc2(torch.relu(self.norm(self.fc1(context))))
 
     def logits(self, x: Tensor) -> Tensor:
-        return self._logits_of(ops.context(x, *self._attend()))
+        context = kernels.context(x, self.attend.weight.flatten(), self.attend.bias)
+        return self.context_logits(context)[:, :, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        if self.fusion == "add":
-            return ops.context_added(x, *self._attend(), self._logits_of)
-        return ops.context_scaled(x, *self._attend(), lambda context: self.gate(self._logits_of(context)))
-
-    def _attend(self) -> tuple[Tensor, Tensor]:
-        return self.attend.weight.flatten(), self.attend.bias
-
-    def _logits_of(self, context: Tensor) -> Tensor:
-        return self.context_logits(context)[:, :, None, None]
+        logits = self.logits(x)
+        return kernels.add(x, logits) if self.fusion == "add" else kernels.scale(x, self.gate(logits))
 
     @property
     def starts_as_identity(self) -> bool:

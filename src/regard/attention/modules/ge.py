@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.gated import ChannelAttention, GatedAttention
+from regard.attention import kernels
+from regard.attention.features import check_features
+from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
@@ -19,7 +21,7 @@ _VARIANTS = ("theta-minus", "theta", "theta-plus")
 
 
 @register("ge")
-class GatherExcite(ChannelAttention):
+class GatherExcite(GatedAttention):
     """Gather-excite (GENet, arXiv 1810.12348, sections 3 and 4).
 
     `u = nearest(excite(gather(x)))`: a value a channel and region of `extent` pixels, spread over the region again by
@@ -127,15 +129,17 @@ class GatherExcite(ChannelAttention):
     def _by_channel(self) -> bool:
         return self.variant == "theta-minus" and self.extent == 0
 
-    def channel_logits(self, mean: Tensor) -> Tensor:
-        return mean
-
     def gathered(self, x: Tensor) -> Tensor:
         """A value a channel and region, (N, C, h, w), of the features (N, C, H, W)."""
         if self.variant == "theta-minus":
             window, stride = 2 * self.extent - 1, self.extent
             return F.avg_pool2d(x, window, stride, padding=window // 2, count_include_pad=False)
-        if self.size is not None and (x.shape[2] < self.size[0] or x.shape[3] < self.size[1]):
+        # Not while torch.fx traces, when x has no shape.
+        if (
+            self.size is not None
+            and isinstance(x, Tensor)
+            and not (x.shape[2] >= self.size[0] and x.shape[3] >= self.size[1])
+        ):
             raise InputError(
                 f"gather-excite was built for maps of {self.size[0]} x {self.size[1]}, and got {x.shape[2]} x "
                 f"{x.shape[3]}; build it with that size"
@@ -144,11 +148,14 @@ class GatherExcite(ChannelAttention):
 
     def logits(self, x: Tensor) -> Tensor:
         if self._by_channel:
-            return super().logits(x)
+            return kernels.channel_mean(x)[:, :, None, None]
         return F.interpolate(self.excite(self.gathered(x)), size=x.shape[2:], mode="nearest")
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self._by_channel else GatedAttention.forward(self, x)
+        if not self._by_channel:
+            return super().forward(x)
+        check_features(self, x)
+        return kernels.scale(x, self.gate(self.logits(x)))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, extent={self.extent}, variant={self.variant!r}"

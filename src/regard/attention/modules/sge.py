@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard.attention import ops
+from regard.attention import functional, kernels
 from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
-from regard.attention.gates import Gate
+from regard.attention.gates import Gate, sigmoids_of
 from regard.attention.registry import register
 from regard.errors import InputError
+
+EPS = 1e-5  # added to the standard deviation
 
 
 @register("sge")
@@ -62,11 +64,15 @@ class SpatialGroupEnhance(GatedAttention):
 
     def logits(self, x: Tensor) -> Tensor:
         """Gate logits, one map a group: (N, G, H, W)."""
-        return ops.group_logits(x, self.weight.flatten(), self.bias.flatten())
+        return functional.group_logits(x, self.weight.flatten(), self.bias.flatten(), EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        return ops.group_gated(x, self.weight.flatten(), self.bias.flatten(), self.gate)
+        sigmoids = sigmoids_of(self.gate, self.groups, x)
+        if sigmoids is not None:
+            return kernels.group_gate(x, self.weight.flatten(), self.bias.flatten(), *sigmoids, EPS)
+        factors = self.gate(self.logits(x)).to(x.dtype)
+        return (x.unflatten(1, (self.groups, -1)) * factors[:, :, None]).flatten(1, 2)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, groups={self.groups}"

@@ -6,11 +6,12 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from regard.attention import ops
+from regard.attention import functional, kernels
 from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
-from regard.attention.gates import Gate, SubAttentionGate
+from regard.attention.gates import Gate, SubAttentionGate, sigmoids_of
 from regard.attention.registry import register
 from regard.errors import InputError
 
@@ -75,26 +76,25 @@ class ShuffleAttention(GatedAttention):
 
     def logits(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        by_channel, by_place = x.reshape(n * self.groups, c // self.groups, h, w).chunk(2, dim=1)  # (N G, C/2G, H, W)
+        by_channel, by_pixel = x.reshape(n * self.groups, c // self.groups, h, w).chunk(2, dim=1)  # (N G, C/2G, H, W)
         channel_logits = self.cweight * by_channel.mean((2, 3), keepdim=True) + self.cbias  # (N G, C/2G, 1, 1)
-        place_logits = self.sweight * self.gn(by_place) + self.sbias  # (N G, C/2G, H, W)
+        place_logits = self.sweight * self.gn(by_pixel) + self.sbias  # (N G, C/2G, H, W)
         return torch.cat((channel_logits.expand_as(place_logits), place_logits), dim=1).reshape(n, c, h, w)
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        eps, shuffle = self.gn.eps, self.shuffle
-        made_from = self.cweight, self.sweight, self.gn.weight
-        return ops.plane_gated(
-            x, *self._planes(), self.gate, eps=eps, shuffle=shuffle, logits=self.logits, made_from=made_from
-        )
+        sigmoids = sigmoids_of(self.gate, self.channels, x)
+        if sigmoids is not None and not kernels.in_reference():
+            return kernels.shuffle_gate(x, *self._linear(), *sigmoids, self.gn.eps, self.shuffle)
+        y = x * self.gate(self.logits(x)).to(x.dtype)
+        return F.channel_shuffle(y, 2) if self.shuffle else y
 
-    def _planes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Scale and shift of every channel (C,), and which channels are gated by place."""
+    def _linear(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale and shift of every channel (C,), and which channels are gated by pixel."""
         scale = torch.cat((self.cweight.flatten(), self.sweight.flatten() * self.gn.weight)).repeat(self.groups)
         shift = torch.cat((self.cbias.flatten(), self.sweight.flatten() * self.gn.bias + self.sbias.flatten()))
-        # Not a buffer: what is made on the meta device, and filled from a state dict, has no values for it.
-        by_place = torch.arange(self.channels, device=scale.device) % (self.channels // self.groups)
-        return scale, shift.repeat(self.groups), by_place >= self.channels // (2 * self.groups)
+        by_pixel = torch.cat((torch.zeros_like(self.cweight), torch.ones_like(self.sweight)), 1).flatten().bool()
+        return scale, shift.repeat(self.groups), by_pixel.repeat(self.groups)
 
     @property
     def order(self) -> Tensor:
@@ -135,13 +135,16 @@ class OrderedShuffleAttention(GatedAttention):
         for parameter in self.gate.parameters():  # (order, C, 1, 1)
             parameter.copy_(parameter[:, module.order])
         self.eps = module.gn.eps
-        for name, value in zip(("scale", "shift", "by_place"), module._planes(), strict=True):
+        for name, value in zip(("scale", "shift", "by_place"), module._linear(), strict=True):
             self.register_buffer(name, value[module.order])
         self.train(module.training)
 
     def logits(self, x: Tensor) -> Tensor:
-        return ops.plane_logits(x, self.scale, self.shift, self.by_place, self.eps)
+        return functional.shuffle_logits(x, self.scale, self.shift, self.by_place, self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        return ops.plane_gated(x, self.scale, self.shift, self.by_place, self.gate, eps=self.eps)
+        sigmoids = sigmoids_of(self.gate, self.channels, x)
+        if sigmoids is not None:
+            return kernels.shuffle_gate(x, self.scale, self.shift, self.by_place, *sigmoids, self.eps, False)
+        return x * self.gate(self.logits(x)).to(x.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.gated import GatedAttention
+from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
@@ -17,7 +17,7 @@ _CELLS = sum(side * side for side in _SIDES)
 
 
 @register("spa")
-class SpatialPyramidAttention(GatedAttention):
+class SpatialPyramidAttention(ChannelAttention):
     """Spatial pyramid attention (SPANet, Guo et al., ICME 2020, section 3).
 
     `u = W2 relu(W1 [pool1(x), pool2(x), pool4(x)])`, one logit a channel: the features are averaged over grids of

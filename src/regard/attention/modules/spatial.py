@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from regard.attention import ops
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import same_padding
@@ -58,16 +57,12 @@ class SpatialAttention(GatedAttention):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         nn.init.constant_(self.bn.weight, self.norm_start)
 
-    def map_logits(self, mean: Tensor, largest: Tensor) -> Tensor:
-        """Gate logits (N, 1, H, W) of mean and largest value over the channels, (N, 1, H, W) each."""
-        return self.bn(self.conv(torch.cat((largest, mean), dim=1)))
+    def map_logits(self, mean: Tensor, maximum: Tensor) -> Tensor:
+        """Gate logits (N, 1, H, W) of mean and maximum over the channels, (N, 1, H, W) each."""
+        return self.bn(self.conv(torch.cat((maximum, mean), dim=1)))
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.map_logits(*ops.place_statistics(x))
-
-    def factors_of(self, mean: Tensor, largest: Tensor) -> Tensor:
-        """The factors (N, 1, H, W) of the same."""
-        return self.gate(self.map_logits(mean, largest))
+        return self.map_logits(x.mean(1, keepdim=True), x.max(1, keepdim=True).values)
 
     def factors(self, x: Tensor) -> Tensor:
         """What the features are multiplied with, (N, 1, H, W), in their dtype."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from regard.attention import kernels
 from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.registry import register
@@ -29,8 +30,6 @@ class StyleRecalibration(ChannelAttention):
     Parameters: 4 C, and those of the gate.
     """
 
-    statistics = ("mean", "var")
-
     def __init__(
         self,
         channels: int,
@@ -47,5 +46,6 @@ class StyleRecalibration(ChannelAttention):
     def _start(self) -> None:
         nn.init.zeros_(self.cfc)
 
-    def channel_logits(self, mean: Tensor, var: Tensor) -> Tensor:
-        return self.bn(self.cfc[:, 0] * mean + self.cfc[:, 1] * (var + 1e-5).sqrt())
+    def logits(self, x: Tensor) -> Tensor:
+        mean, variance = kernels.channel_mean_variance(x)
+        return self.bn(self.cfc[:, 0] * mean + self.cfc[:, 1] * (variance + 1e-5).sqrt())[:, :, None, None]

@@ -1,0 +1,234 @@
+"""The formulas of what attention modules do to whole feature maps: the definitions of the operations in `kernels`.
+
+Features x and gradients g of them are (N, C, H, W). Everything small (factors, statistics, parameters, and their
+gradients) broadcasts to them; statistics and gradients are of `sum_dtype`. A formula may be differentiated as it is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which features of `dtype` are summed: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: Tensor | None, read: bool) -> Tensor:
+    """`x * a * b + c * d`, or without x (`read` is false) `a * b + c * d`, of the shape and dtype of x.
+
+    An absent factor is 1, an absent term (c and d) is 0.
+    """
+    parts = []
+    for first, factors in ((x if read else None, (a, b)), (None, (c, d))):
+        product = first
+        for factor in factors:
+            if factor is not None:
+                product = factor.to(x.dtype) if product is None else product * factor.to(x.dtype)
+        if product is not None:
+            parts.append(product)
+    y = sum(parts[1:], parts[0])
+    return y if y.shape == x.shape else y.expand(x.shape)
+
+
+def spread(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, pixels: bool) -> Tensor:
+    """`a * b` of the shape and dtype of x, and `peak` more at the places `where`.
+
+    These are pixels h W + w of each channel, (N, C), or channels at each pixel, (N, 1, H, W).
+    """
+    y = combine(x, a, b, None, None, False)
+    if pixels:
+        return y.flatten(2).scatter_add(2, where[:, :, None], peak.to(x.dtype)[:, :, None]).view(x.shape)
+    return y.scatter_add(1, where, peak.to(x.dtype))
+
+
+def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `x * a * b`: of x, a and b; the last is empty if b is absent."""
+    dtype = sum_dtype(x.dtype)
+    of_product, dx = g.to(dtype) * x.to(dtype), combine(g, a, b, None, None, True)
+    if b is None:
+        return dx, of_product.sum_to_size(a.shape), x.new_empty(0, dtype=dtype)
+    return dx, (of_product * b).sum_to_size(a.shape), (of_product * a).sum_to_size(b.shape)
+
+
+def channel_mean(x: Tensor) -> Tensor:
+    """The mean of each channel, (N, C)."""
+    return x.mean((2, 3), dtype=sum_dtype(x.dtype))
+
+
+def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, (N, C), with H W - 1 in the denominator; the variance of one pixel is 0."""
+    mean, pixels = channel_mean(x), x.shape[2] * x.shape[3]
+    squares = (x.to(mean.dtype) - mean[:, :, None, None]).square().sum((2, 3))
+    return mean, squares / (pixels - 1 if pixels > 1 else 1)
+
+
+def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, maximum and its first pixel h W + w of each channel, (N, C). A maximum's gradient goes to its pixel."""
+    mean = channel_mean(x)
+    top, where = x.flatten(2).max(2)
+    return mean, top.to(mean.dtype), where
+
+
+def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, maximum and its first channel, over the channels of `x * f` with f (N, C, 1, 1): (N, 1, H, W) each."""
+    scaled = x * f.to(x.dtype)
+    dtype = sum_dtype(x.dtype)
+    top, where = scaled.max(1, keepdim=True)
+    return scaled.mean(1, keepdim=True, dtype=dtype), top.to(dtype), where
+
+
+def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The means of rows (N, C, H, 1) and of columns (N, C, 1, W)."""
+    dtype = sum_dtype(x.dtype)
+    return x.mean(3, keepdim=True, dtype=dtype), x.mean(2, keepdim=True, dtype=dtype)
+
+
+def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The context (N, C), the mean of the pixels weighted by `softmax_p(key x[p] + bias)`, and these weights (N, H W).
+
+    key: (C,), bias: (1,).
+    """
+    pixels = x.flatten(2)
+    weights = (torch.matmul(key.to(x.dtype), pixels) + bias.to(x.dtype)).softmax(1)
+    return torch.bmm(pixels, weights[:, :, None])[:, :, 0], weights
+
+
+def sigmoids(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """The gate: `sigmoid(u[0]) * … * sigmoid(u[K])` with `u[0] = u`, `u[k + 1] = w[k] * u[k] + b[k]`; w, b: (K, C)."""
+    factors = torch.sigmoid(u)
+    for wk, bk in zip(w, b, strict=True):
+        u = wk[:, None, None] * u + bk[:, None, None]
+        factors = factors * torch.sigmoid(u)
+    return factors
+
+
+def sigmoids_backward(d: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For the gradient d of the factors: the factors, the gradient of u, and those of w, b in each image, (N, K, C)."""
+    logits = [u]
+    for wk, bk in zip(w, b, strict=True):
+        logits.append(wk[:, None, None] * logits[-1] + bk[:, None, None])
+    factors = sigmoids(u, w, b)
+    d = d * factors
+    slope = 1 - torch.sigmoid(logits[-1])  # of the logarithm of the factors
+    of_w, of_b = [d.new_zeros(len(d), 0, d.shape[1])], [d.new_zeros(len(d), 0, d.shape[1])]
+    for wk, before in zip(w.flip(0), logits[-2::-1], strict=True):
+        of_w.insert(1, (d * slope * before).sum((2, 3))[:, None])
+        of_b.insert(1, (d * slope).sum((2, 3))[:, None])
+        slope = wk[:, None, None] * slope + 1 - torch.sigmoid(before)
+    return factors, d * slope, torch.cat(of_w, 1), torch.cat(of_b, 1)
+
+
+def _by_channel_or_pixel(x: Tensor, local: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, reciprocal standard deviation, and what the logits of shuffle attention are linear in."""
+    mean = x.mean((2, 3), keepdim=True)
+    rstd = ((x - mean).square().mean((2, 3), keepdim=True) + eps).rsqrt()
+    return mean, rstd, torch.where(local[:, None, None], (x - mean) * rstd, mean)
+
+
+def shuffle_logits(x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, eps: float) -> Tensor:
+    """Gate logits (N, C, H, W) of `shuffle_gate`."""
+    return scale[:, None, None] * _by_channel_or_pixel(x, local, eps)[2] + shift[:, None, None]
+
+
+def shuffle_gate(
+    x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, eps: float, shuffle: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`x * gate(scale * t + shift)`, with t the normalised channel where `local`, else its mean.
+
+    With `shuffle`, channel j C/2 + i of the product is channel 2 i + j of the result. scale, shift, local: (C,); w, b:
+    (K, C), see `sigmoids`. Also mean and reciprocal standard deviation (0 where not `local`) of each channel, (N, C).
+    """
+    wide = x.to(sum_dtype(x.dtype))
+    mean, rstd, t = _by_channel_or_pixel(wide, local, eps)
+    y = (wide * sigmoids(scale[:, None, None] * t + shift[:, None, None], w, b)).to(x.dtype)
+    return F.channel_shuffle(y, 2) if shuffle else y, mean.flatten(1), rstd.flatten(1) * local
+
+
+def shuffle_gate_backward(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    local: Tensor,
+    w: Tensor,
+    b: Tensor,
+    eps: float,
+    shuffle: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradient of x, and in each image those of scale, shift (N, C), w and b (N, K, C); statistics are not used."""
+    wide, g = x.to(sum_dtype(x.dtype)), g.to(sum_dtype(x.dtype))
+    g = F.channel_shuffle(g, g.shape[1] // 2) if shuffle else g
+    by_pixel = local[:, None, None]
+    of_mean, of_rstd, t = _by_channel_or_pixel(wide, local, eps)
+    factors, du, dw, db = sigmoids_backward(g * wide, scale[:, None, None] * t + shift[:, None, None], w, b)
+    dt = du * scale[:, None, None]
+    through_norm = of_rstd * (dt - dt.mean((2, 3), keepdim=True) - t * (dt * t).mean((2, 3), keepdim=True))
+    dx = g * factors + torch.where(by_pixel, through_norm, dt.mean((2, 3), keepdim=True))
+    return dx.to(x.dtype), (du * t).sum((2, 3)), du.sum((2, 3)), dw, db
+
+
+def _maps(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of features in groups (N, G, C/G, H, W): the means, and the normalised maps with their mean and deviation."""
+    grouped = x.unflatten(1, (groups, -1))
+    mean = grouped.mean((3, 4), keepdim=True)
+    maps = (grouped * mean).sum(2)  # (N, G, H, W)
+    centre = maps.mean((2, 3), keepdim=True)
+    pixels = maps.shape[2] * maps.shape[3]
+    variance = (maps - centre).square().sum((2, 3), keepdim=True) / (pixels - 1 if pixels > 1 else 1)
+    varied = variance > 0  # the root's slope at 0 is taken as 0, so that constant maps have a gradient
+    spread = torch.where(varied, torch.where(varied, variance, 1).sqrt(), 0)
+    return mean, (maps - centre) / (spread + eps), centre, spread
+
+
+def group_logits(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Gate logits (N, G, H, W) of `group_gate`."""
+    return weight[:, None, None] * _maps(x, len(weight), eps)[1] + bias[:, None, None]
+
+
+def group_gate(
+    x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`x * gate(weight * t + bias)`, with t a normalised map for each of G groups of channels.
+
+    The map of a group is `s[p] = sum_c mean(x[c]) x[c, p]`, and `t = (s - mean(s)) / (std(s) + eps)`, with H W - 1 in
+    the denominator of the variance. weight, bias: (G,); w, b: (K, G), see `sigmoids`. Also the means of the channels
+    (N, C), and mean and standard deviation of the maps (N, G).
+    """
+    wide, groups = x.to(sum_dtype(x.dtype)), len(weight)
+    mean, t, centre, spread = _maps(wide, groups, eps)
+    factors = sigmoids(weight[:, None, None] * t + bias[:, None, None], w, b)
+    y = (wide * factors.repeat_interleave(x.shape[1] // groups, 1)).to(x.dtype)
+    return y, mean.reshape(x.shape[:2]), centre.flatten(1), spread.flatten(1)
+
+
+def group_gate_backward(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    centre: Tensor,
+    spread: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    w: Tensor,
+    b: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradient of x, and in each image those of weight, bias (N, G), w and b (N, K, G); statistics are not used."""
+    dtype, groups = sum_dtype(x.dtype), len(weight)
+    grouped, g = x.to(dtype).unflatten(1, (groups, -1)), g.to(dtype).unflatten(1, (groups, -1))
+    means, t, _, deviation = _maps(x.to(dtype), groups, eps)
+    d = (g * grouped).sum(2)
+    factors, du, dw, db = sigmoids_backward(d, weight[:, None, None] * t + bias[:, None, None], w, b)
+    dt = weight[:, None, None] * du
+    pixels = x.shape[2] * x.shape[3]
+    varied = deviation > 0
+    bend = (dt * t).sum((2, 3), keepdim=True) / (torch.where(varied, deviation, 1) * max(pixels - 1, 1))
+    ds = (dt - dt.mean((2, 3), keepdim=True)) / (deviation + eps) - torch.where(varied, bend, 0) * t
+    ds = ds[:, :, None]
+    dx = g * factors[:, :, None] + ds * means + (ds * grouped).mean((3, 4), keepdim=True)
+    return dx.flatten(1, 2).to(x.dtype), (du * t).sum((2, 3)), du.sum((2, 3)), dw, db

@@ -1,0 +1,53 @@
+"""The gate of spatial group-wise enhance, with its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from regard.attention import functional
+from regard.attention.kernels.operation import Operation
+
+
+def _fits(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor) -> bool:
+    groups = weight.shape
+    return (
+        x.dim() == 4
+        and len(groups) == 1
+        and bias.shape == groups
+        and w.shape == b.shape == (len(w), *groups)
+        and x.shape[1] % groups[0] == 0
+    )
+
+
+_forward = Operation(functional.group_gate, lambda x, weight, bias, w, b, eps: _fits(x, weight, bias, w, b), fused=True)
+_backward = Operation(
+    functional.group_gate_backward,
+    lambda g, x, mean, centre, spread, weight, bias, w, b, eps: _fits(x, weight, bias, w, b),
+    fused=True,
+)
+
+
+def _gradient(inputs: Sequence[Any], kept: Sequence[Tensor], g: Tensor) -> Any:
+    x, weight, bias, w, b, eps = inputs
+    dx, *small = _backward(g, x, *kept, weight, bias, w, b, eps)
+    dweight, dbias, dw, db = (d.sum(0).to(p.dtype) for d, p in zip(small, (weight, bias, w, b), strict=True))
+    return dx, dweight, dbias, dw, db, None
+
+
+_forward.differentiate(_gradient, kept=slice(1, 4))
+_backward.differentiate(outputs=5)
+
+
+def group_gate(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
+    """`x * gate(weight * t + bias)`, with t the normalised similarity of each pixel to its group of channels.
+
+    Args:
+        x: (N, C, H, W).
+        weight, bias: (G,), G a divisor of C.
+        w, b: (K, G), of the gate: see `functional.sigmoids`.
+        eps: added to the standard deviation.
+    """
+    return _forward(x, weight, bias, w, b, eps)[0]

@@ -1,0 +1,234 @@
+"""The kernels for processors, in C++, built by the compiler of this machine when they are first needed.
+
+They are kept in `$REGARD_CACHE`, or `regard` in the user's cache folder, by source, compiler and processor.
+`REGARD_NATIVE=0` goes without them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from regard.attention.functional import sum_dtype
+from regard.files import written_aside
+
+DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
+SMALL = 1 << 14  # below so many elements, a formula of a few of torch's operators is as fast
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+# No -ffast-math: NaN and infinity are kept as they are.
+FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+
+HUGE, PAGE, MADV_HUGEPAGE = 8 << 20, 4096, 14
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed: {done.stderr.strip()[:300]}")
+    return done.stderr
+
+
+def build() -> Path:
+    """The library of kernels, built if it is not there.
+
+    Raises:
+        RuntimeError: there is no compiler, or it failed.
+    """
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    if compiler is None:
+        raise RuntimeError("there is no C++ compiler; g++ or $CXX makes the kernels, REGARD_NATIVE=0 goes without")
+    # What the compiler would do: its version, and what `native` means on this processor, for folders that are shared.
+    identity = _output([compiler, *FLAGS, "-E", "-###", str(SOURCE)]).encode()
+    sources = b"\0".join(path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]*")))
+    own, general = os.environ.get("REGARD_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(own) if own else (Path(general) if general else Path.home() / ".cache") / "regard"
+    path = folder / f"kernels-{hashlib.sha256(identity + sources).hexdigest()[:20]}.so"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock"), timeout=600):  # which is free again if a process that builds is killed
+            if not path.is_file():
+                with written_aside(path) as aside:
+                    _output([compiler, *FLAGS, "-o", str(aside), str(SOURCE)])
+    return path
+
+
+_library = ctypes.CDLL(str(build()))
+_madvise = ctypes.CDLL(None).madvise if sys.platform == "linux" else None
+
+
+class _Call(ctypes.Structure):
+    """A call of a kernel, as in loops.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("n", "c", "h", "w", "last", "threads")),
+        ("tensors", ctypes.c_void_p * 16),
+        ("numbers", ctypes.c_double * 4),
+    ]
+
+
+def _call(kernel: str, x: Tensor, tensors: Sequence[Tensor | None], *numbers: float) -> None:
+    """Runs a kernel on features of the shape, dtype and memory format of x."""
+    addresses = (ctypes.c_void_p * 16)(*(None if t is None or not t.numel() else t.data_ptr() for t in tensors))
+    call = _Call(*x.shape, not x.is_contiguous(), torch.get_num_threads(), addresses, (ctypes.c_double * 4)(*numbers))
+    getattr(_library, f"{kernel}_{str(x.dtype).removeprefix('torch.')}")(ctypes.byref(call))
+
+
+def _features(like: Tensor) -> Tensor:
+    """Room for features like `like`."""
+    room = torch.empty_like(like)
+    size = room.numel() * room.element_size()
+    if _madvise is not None and size >= HUGE:
+        # Fresh memory comes in pages of 4 KiB, each with a fault that costs more than to fill it; ask for larger.
+        start = -(-room.data_ptr() // PAGE) * PAGE
+        _madvise(ctypes.c_void_p(start), ctypes.c_size_t(size - (start - room.data_ptr())), MADV_HUGEPAGE)
+    return room
+
+
+def _small(x: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=sum_dtype(x.dtype))
+
+
+def _in_order(x: Tensor, value: Tensor) -> Tensor:
+    """A small tensor with its axes in the order of those of x in memory."""
+    return value if x.is_contiguous() else value.permute(0, 2, 3, 1).contiguous()
+
+
+def _back(x: Tensor, value: Tensor) -> Tensor:
+    return value if x.is_contiguous() else value.permute(0, 3, 1, 2).contiguous()
+
+
+def _axes(value: Tensor | None) -> int:
+    """Which axes a small tensor has but that of images: a bit each."""
+    return sum((size > 1) << (2 - at) for at, size in enumerate(value.shape[1:])) if value is not None else 0
+
+
+def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: Tensor | None, read: bool) -> Tensor:
+    small = [None if value is None else _in_order(x, value) for value in (a, b, c, d)]
+    y = _features(x)
+    _call("combine", x, [x if read else None, *small, y], *map(_axes, small))
+    return y
+
+
+def spread(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, pixels: bool) -> Tensor:
+    y = combine(x, a, b, None, None, False)
+    if pixels:
+        y.flatten(2).scatter_add_(2, where[:, :, None], peak.to(x.dtype)[:, :, None])
+    else:
+        y.scatter_add_(1, where, peak.to(x.dtype))
+    return y
+
+
+def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    a, dx, db = _in_order(x, a), _features(x), _small(x, 0)
+    da = torch.empty_like(a)
+    if b is not None:
+        b = _in_order(x, b)
+        db = torch.empty_like(b)
+    _call("combine_backward", x, [g, x, a, b, dx, da, db], _axes(a), _axes(b))
+    return dx, _back(x, da), db if b is None else _back(x, db)
+
+
+def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    n, c, h, w = x.shape
+    rows, columns = (torch.empty_like(_in_order(x, _small(x, n, c, *of))) for of in ((h, 1), (1, w)))
+    _call("strip_means", x, [None, x, None, None, None, rows, columns], _axes(rows), _axes(columns))
+    return _back(x, rows), _back(x, columns)
+
+
+def channel_mean(x: Tensor) -> Tensor:
+    mean = _small(x, *x.shape[:2])
+    _call("channel_statistics", x, [x, mean, None, None, None])
+    return mean
+
+
+def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean, variance = _small(x, *x.shape[:2]), _small(x, *x.shape[:2])
+    _call("channel_statistics", x, [x, mean, variance, None, None])
+    return mean, variance
+
+
+def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean, top = _small(x, *x.shape[:2]), _small(x, *x.shape[:2])
+    where = torch.empty(top.shape, dtype=torch.int64)
+    _call("channel_statistics", x, [x, mean, None, top, where])
+    return mean, top, where
+
+
+def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean, top = _small(x, len(x), 1, *x.shape[2:]), _small(x, len(x), 1, *x.shape[2:])
+    where = torch.empty(top.shape, dtype=torch.int64)
+    _call("pixel_statistics", x, [x, f, mean, top, where])
+    return mean, top, where
+
+
+def shuffle_gate(
+    x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, eps: float, shuffle: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, mean, rstd = _features(x), _small(x, *x.shape[:2]), _small(x, *x.shape[:2])
+    _call("shuffle_gate", x, [x, scale, shift, local, w, b, y, mean, rstd], len(w), eps, shuffle)
+    return y, mean, rstd
+
+
+def shuffle_gate_backward(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    local: Tensor,
+    w: Tensor,
+    b: Tensor,
+    eps: float,
+    shuffle: bool,
+) -> tuple[Tensor, ...]:
+    small = _gradients(x, mean, w)
+    dx = _features(x)
+    _call("shuffle_gate_backward", x, [g, x, mean, rstd, scale, shift, local, w, b, dx, *small], len(w), shuffle)
+    return dx, *small
+
+
+def group_gate(
+    x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    y, mean = _features(x), _small(x, *x.shape[:2])
+    centre, spread = _small(x, len(x), len(weight)), _small(x, len(x), len(weight))
+    _call("group_gate", x, [x, weight, bias, w, b, y, mean, centre, spread], len(weight), len(w), eps)
+    return y, mean, centre, spread
+
+
+def group_gate_backward(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    centre: Tensor,
+    spread: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    w: Tensor,
+    b: Tensor,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    small = _gradients(x, centre, w)
+    dx = _features(x)
+    tensors = [g, x, mean, centre, spread, weight, bias, w, b, dx, *small]
+    _call("group_gate_backward", x, tensors, len(weight), len(w), eps)
+    return dx, *small
+
+
+def _gradients(x: Tensor, statistic: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for those of two parameters like a statistic (N, G), and of w and b (N, K, G)."""
+    n, groups = statistic.shape
+    first, second = _small(x, n, groups), _small(x, n, groups)
+    return first, second, _small(x, n, len(w), groups), _small(x, n, len(w), groups)

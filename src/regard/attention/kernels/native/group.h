@@ -1,0 +1,131 @@
+// The gate of spatial group-wise enhance: one map of logits for each group of channels.
+
+#pragma once
+
+#include "gate.h"
+
+namespace {
+
+// The channels of one group and image, a pitch apart: where they lie, or a copy.
+template <class T> struct Group {
+    using S = typename Sum<T>::type;
+    const Call& call;
+    int64_t n, first, channels, p = call.p(), pitch = call.last ? (p + 31) / 16 * 16 : p;
+
+    int64_t at(int64_t c, int64_t i) const {
+        return call.last ? (n * p + i) * call.c + first + c : (n * call.c + first + c) * p + i;
+    }
+    const S* read(const T* x, Scratch<S>& room) const {
+        if constexpr (std::is_same_v<T, S>)
+            if (!call.last) return x + at(0, 0);
+        S* to = room.of(channels * pitch);
+        each_element([&](int64_t c, int64_t i) { to[c * pitch + i] = widen(x[at(c, i)]); });
+        return to;
+    }
+    S* draft(T* y, Scratch<S>& room) const {
+        if constexpr (std::is_same_v<T, S>)
+            if (!call.last) return y + at(0, 0);
+        return room.of(channels * pitch);
+    }
+    void write(const S* from, T* y) const {
+        if constexpr (std::is_same_v<T, S>)
+            if (!call.last) return;
+        each_element([&](int64_t c, int64_t i) { y[at(c, i)] = narrow<T>(from[c * pitch + i]); });
+    }
+    // In tiles that stay in the first cache either way.
+    template <class Work> void each_element(const Work& work) const {
+        const int64_t tile = call.last ? 16 : p;
+        for (int64_t start = 0; start < p; start += tile)
+            for (int64_t c = 0; c < channels; ++c)
+                for (int64_t i = start; i < std::min(start + tile, p); ++i) work(c, i);
+    }
+    // Every pixel's product with the group's mean vector.
+    void similarity(const S* xs, const S* means, S* t) const {
+        for (int64_t i = 0; i < p; ++i) t[i] = means[0] * xs[i];
+        for (int64_t c = 1; c < channels; ++c)
+            for (int64_t i = 0; i < p; ++i) t[i] += means[c] * xs[c * pitch + i];
+    }
+};
+
+template <class T, class Work> inline void each_group(const Call& call, int64_t groups, const Work& work) {
+    const int64_t channels = call.c / groups;
+    each(call, call.n * groups, [&](int64_t at) {
+        work(at, at % groups, Group<T>{call, at / groups, at % groups * channels, channels});
+    });
+}
+
+// Tensors: x, weight, bias (G), w, b (K, G), y, means (N, C), centres, spreads (N, G). Numbers: G, order, eps.
+template <class T> void group_gate(const Call& call) {
+    using S = typename Sum<T>::type;
+    const int64_t p = call.p(), groups = int64_t(call.numbers[0]), order = int64_t(call.numbers[1]);
+    const S *weight = call.in<S>(1), *bias = call.in<S>(2), *w = call.in<S>(3), *b = call.in<S>(4);
+    each_group<T>(call, groups, [&](int64_t at, int64_t group, const Group<T>& of) {
+        static thread_local Scratch<S> in, out, map;
+        const S* xs = of.read(call.in<T>(0), in);
+        S* ys = of.draft(call.at<T>(5), out);
+        S *mean = call.at<S>(6) + of.n * call.c + of.first, *t = map.of(p);
+        for (int64_t c = 0; c < of.channels; ++c) mean[c] = mean_of<S, S>(xs + c * of.pitch, p);
+        of.similarity(xs, mean, t);
+        const S centre = mean_of<S, S>(t, p);
+        const S spread = p > 1 ? std::sqrt(squares_of<S, S>(t, centre, p) / S(p - 1)) : S(0);
+        call.at<S>(7)[at] = centre;
+        call.at<S>(8)[at] = spread;
+        const Gate<false, S> gate{w + group, b + group, order, groups};
+        const S a = weight[group] / (spread + S(call.numbers[2])), d = bias[group];
+        S u[CHUNK], f[CHUNK];
+        for (int64_t start = 0; start < p; start += CHUNK) {
+            const int64_t some = std::min(CHUNK, p - start);
+            for (int64_t i = 0; i < some; ++i) u[i] = a * (t[start + i] - centre) + d;
+            gate.values(u, f, some);
+            for (int64_t c = 0; c < of.channels; ++c)
+                for (int64_t i = 0, from = c * of.pitch + start; i < some; ++i) ys[from + i] = xs[from + i] * f[i];
+        }
+        of.write(ys, call.at<T>(5));
+    });
+}
+
+// Tensors: g, x, means, centres, spreads, weight, bias, w, b, dx, dweight, dbias (N, G), dw, db (N, K, G). Numbers as above.
+template <class T> void group_gate_backward(const Call& call) {
+    using S = typename Sum<T>::type;
+    const int64_t p = call.p(), groups = int64_t(call.numbers[0]), order = int64_t(call.numbers[1]);
+    const S *weight = call.in<S>(5), *bias = call.in<S>(6), *w = call.in<S>(7), *b = call.in<S>(8);
+    each_group<T>(call, groups, [&](int64_t at, int64_t group, const Group<T>& of) {
+        static thread_local Scratch<S> in, up, out, maps;
+        const S *xs = of.read(call.in<T>(1), in), *gs = of.read(call.in<T>(0), up);
+        S* ds = of.draft(call.at<T>(9), out);
+        const S *mean = call.in<S>(2) + of.n * call.c + of.first, centre = call.in<S>(3)[at], spread = call.in<S>(4)[at];
+        S *t = maps.of(3 * p + (order + 2) * CHUNK), *f = t + p, *d = f + p, *u = d + p;
+        const S inverse = S(1) / (spread + S(call.numbers[2]));
+        const Gate<false, S> gate{w + group, b + group, order, groups};
+        S *dw = call.at<S>(12) + of.n * order * groups + group, *db = call.at<S>(13) + of.n * order * groups + group;
+        for (int64_t k = 0; k < order; ++k) dw[k * groups] = db[k * groups] = 0;
+        of.similarity(xs, mean, t);
+        for (int64_t i = 0; i < p; ++i) t[i] = (t[i] - centre) * inverse;
+        for (int64_t i = 0; i < p; ++i) d[i] = gs[i] * xs[i];
+        for (int64_t c = 1; c < of.channels; ++c)
+            for (int64_t i = 0; i < p; ++i) d[i] += gs[c * of.pitch + i] * xs[c * of.pitch + i];
+        for (int64_t start = 0; start < p; start += CHUNK) {
+            const int64_t some = std::min(CHUNK, p - start);
+            for (int64_t i = 0; i < some; ++i) u[i] = weight[group] * t[start + i] + bias[group];
+            gate.slopes(u, f + start, d + start, dw, db, some);
+        }
+        S sum = 0, along = 0;
+        add<false>(&sum, p, [&](int64_t i) { return d[i]; });
+        add<false>(&along, p, [&](int64_t i) { return d[i] * t[i]; });
+        call.at<S>(10)[at] = along;
+        call.at<S>(11)[at] = sum;
+        // Through t = (s - mean(s)) / (std(s) + eps), std with P - 1 in the denominator.
+        const S lead = weight[group] * inverse;
+        const S bend = p > 1 && spread > S(0) ? weight[group] * along / (spread * S(p - 1)) : S(0);
+        for (int64_t i = 0; i < p; ++i) d[i] = lead * (d[i] - sum / S(p)) - bend * t[i];
+        for (int64_t c = 0; c < of.channels; ++c) {
+            const S *xp = xs + c * of.pitch, *gp = gs + c * of.pitch;
+            const S m = mean[c], rest = summed<S>(p, [&](int64_t i) { return d[i] * xp[i]; }) / S(p);
+            S* to = ds + c * of.pitch;
+            for (int64_t i = 0; i < p; ++i) to[i] = gp[i] * f[i] + d[i] * m + rest;
+        }
+        of.write(ds, call.at<T>(9));
+    });
+}
+
+}  // namespace

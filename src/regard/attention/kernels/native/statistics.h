@@ -1,0 +1,105 @@
+// Means, variances and maxima over channels or pixels. Features are (N, I, K) in the order of memory.
+
+#pragma once
+
+#include "loops.h"
+
+namespace {
+
+// Whether v replaces the largest value so far; NaN is larger than all.
+template <class S> inline bool larger(S v, S top) { return (v > top) | ((v != v) & (top == top)); }
+
+// The largest of x, and where it comes first.
+template <class S> inline S largest(const S* x, int64_t p, int64_t* where) {
+    S top = x[0];
+    int odd = 0;
+#pragma omp simd reduction(max : top) reduction(| : odd)
+    for (int64_t i = 0; i < p; ++i) {
+        top = x[i] > top ? x[i] : top;
+        odd |= x[i] != x[i];
+    }
+    int64_t i = 0;
+    while (odd ? x[i] == x[i] : x[i] != top) ++i;
+    *where = i;
+    return x[i];
+}
+
+// Over the inner axis, (N, I) results; factor (N, K) or null.
+template <class T, class S>
+void over_inner(const Call& call, int64_t rows, int64_t count, const T* x, const S* factor, S* means, S* variances,
+                S* tops, int64_t* where) {
+    each(call, call.n * rows, [&](int64_t at) {
+        static thread_local Scratch<S> room;
+        const T* from = x + at * count;
+        const S* of = factor ? factor + at / rows * count : nullptr;
+        if (!tops) {  // and no factor
+            means[at] = mean_of<T, S>(from, count);
+            if (variances) variances[at] = count > 1 ? squares_of<T, S>(from, means[at], count) / S(count - 1) : S(0);
+            return;
+        }
+        S* values = room.of(count);
+        for (int64_t k = 0; k < count; ++k) values[k] = widen(from[k]) * (of ? of[k] : S(1));
+        means[at] = mean_of<S, S>(values, count);
+        if (variances) variances[at] = count > 1 ? squares_of<S, S>(values, means[at], count) / S(count - 1) : S(0);
+        tops[at] = largest(values, count, where + at);
+    });
+}
+
+// Over the outer axis, (N, K) results; factor (N, I) or null.
+template <class T, class S>
+void over_outer(const Call& call, int64_t rows, int64_t count, const T* x, const S* factor, S* means, S* variances,
+                S* tops, int64_t* where) {
+    over_rows(call, rows, count, means, [&](int64_t n, int64_t i, S* sums) {
+        const T* from = x + (n * rows + i) * count;
+        const S f = factor ? factor[n * rows + i] : S(1);
+        for (int64_t k = 0; k < count; ++k) sums[k] += widen(from[k]) * f;
+    });
+    for (int64_t at = 0; at < call.n * count; ++at) means[at] /= S(rows);
+    if (variances) {
+        over_rows(call, rows, count, variances, [&](int64_t n, int64_t i, S* sums) {
+            const T* from = x + (n * rows + i) * count;
+            const S* mean = means + n * count;
+            for (int64_t k = 0; k < count; ++k) sums[k] += (widen(from[k]) - mean[k]) * (widen(from[k]) - mean[k]);
+        });
+        for (int64_t at = 0; at < call.n * count; ++at) variances[at] /= S(rows > 1 ? rows - 1 : 1);
+    }
+    if (!tops) return;
+    const int64_t chunks = (count + CHUNK - 1) / CHUNK;
+    each(call, call.n * chunks, [&](int64_t task) {
+        const int64_t n = task / chunks, start = task % chunks * CHUNK, some = std::min(CHUNK, count - start);
+        S* top = tops + n * count + start;
+        int64_t* at = where + n * count + start;
+        for (int64_t i = 0; i < rows; ++i) {
+            const T* from = x + (n * rows + i) * count + start;
+            const S f = factor ? factor[n * rows + i] : S(1);
+            for (int64_t k = 0; k < some; ++k) {
+                const S v = widen(from[k]) * f;
+                const bool more = i == 0 || larger(v, top[k]);
+                top[k] = more ? v : top[k];
+                at[k] = more ? i : at[k];
+            }
+        }
+    });
+}
+
+// Over pixels. Tensors: x, mean, variance, maximum, position; all but the first two may be absent.
+template <class T> void channel_statistics(const Call& call) {
+    using S = typename Sum<T>::type;
+    const auto work = [&](auto over, int64_t rows, int64_t count) {
+        over(call, rows, count, call.in<T>(0), (const S*)nullptr, call.at<S>(1), call.at<S>(2), call.at<S>(3),
+             call.at<int64_t>(4));
+    };
+    call.last ? work(over_outer<T, S>, call.p(), call.c) : work(over_inner<T, S>, call.c, call.p());
+}
+
+// Over channels, of x * f. Tensors: x, f, mean, maximum, position.
+template <class T> void pixel_statistics(const Call& call) {
+    using S = typename Sum<T>::type;
+    const auto work = [&](auto over, int64_t rows, int64_t count) {
+        over(call, rows, count, call.in<T>(0), call.in<S>(1), call.at<S>(2), (S*)nullptr, call.at<S>(3),
+             call.at<int64_t>(4));
+    };
+    call.last ? work(over_inner<T, S>, call.p(), call.c) : work(over_outer<T, S>, call.c, call.p());
+}
+
+}  // namespace

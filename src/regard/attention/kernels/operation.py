@@ -1,0 +1,199 @@
+"""An operation of torch's dispatcher: a formula, which defines it, and kernels for the devices that have them.
+
+The dispatcher knows `torch.ops.regard.NAME` as opaque: `torch.compile`, `torch.export` and `torch.fx` keep it as one
+node. Which of formula and kernel runs is decided where it runs, so that nothing traced depends on it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, partial
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
+from regard.attention.functional import sum_dtype
+
+_BACKENDS = {"cpu": "native", "cuda": "triton"}
+_LIBRARY = torch.library.Library("regard", "DEF")
+_log = logging.getLogger("regard")
+_reference: ContextVar[bool] = ContextVar("reference", default=False)
+
+
+@contextmanager
+def reference() -> Iterator[None]:
+    """Inside, in this thread, operations are their formulas, in which torch sees each step."""
+    before = _reference.set(True)
+    try:
+        yield
+    finally:
+        _reference.reset(before)
+
+
+def backend(device: torch.device | str) -> str:
+    """What runs operations on `device`: 'native', 'triton' or, by the formulas, 'torch'."""
+    kind = torch.device(device).type
+    return _BACKENDS[kind] if kind in _BACKENDS and _kernels(_BACKENDS[kind]) is not None else "torch"
+
+
+@cache
+def _kernels(name: str) -> ModuleType | None:
+    """The module with a function for each operation that has a kernel; None, said once, where it does not work."""
+    if name == "native" and os.environ.get("REGARD_NATIVE") == "0":
+        return None
+    try:
+        return import_module(f"regard.attention.kernels.{name}")
+    except Exception as error:  # whatever a compiler, a driver or an old GPU may raise
+        _log.warning(
+            "attention runs on torch's own operations, which are several times slower: its %s kernels do not work here "
+            "(%s)",
+            name,
+            next(iter(str(error).strip().splitlines()), type(error).__name__),
+        )
+        return None
+
+
+class Operation:
+    """The operation that `formula` defines, under its name.
+
+    Args:
+        formula: takes features x, and g of the same shape, and small tensors, each by one of these parameter names.
+        fits: of the formula's arguments, whether their shapes are those that kernels trust.
+        fused: whether a compiler for GPUs cannot do as well: it is kept in what is compiled.
+    """
+
+    def __init__(self, formula: Callable[..., Any], fits: Callable[..., bool], *, fused: bool = False) -> None:
+        self.name, self.formula, self.fits, self.fused = formula.__name__, formula, fits, fused
+        parameters = list(inspect.signature(formula).parameters)
+        self.features = {at for at, name in enumerate(parameters) if name in ("x", "g")}
+        self.home = parameters.index("x")
+        self.broken: set[str] = set()
+        _LIBRARY.define(self.name + torch.library.infer_schema(formula, mutates_args=()))
+        _LIBRARY.impl(self.name, self.plain, "CompositeExplicitAutograd")
+        for device, of_device in _BACKENDS.items():
+            _LIBRARY.impl(self.name, partial(self.run, of_device), device.upper())
+        # Function transforms (torch.func) see through the formula.
+        _LIBRARY.impl(self.name, formula, "FuncTorchDynamicLayerFrontMode")
+        torch.library.register_fake(f"regard::{self.name}", self.plain)
+        self.operator = getattr(torch.ops.regard, self.name).default
+
+    def __call__(self, *args: Any) -> Any:
+        x = args[self.home]
+        if torch.compiler.is_compiling():
+            by_formula = not self.fused and x.is_cuda
+        else:
+            # The gradient that is registered knows nothing of tangents of forward-mode differentiation.
+            by_formula = any(isinstance(a, Tensor) and unpack_dual(a).tangent is not None for a in args)
+        return self.formula(*args) if by_formula or in_reference() else self.operator(*args)
+
+    def plain(self, *args: Any) -> Any:
+        """By the formula, in the layout and dtypes that all versions have in common."""
+        x, found = args[self.home], self.formula(*args)
+        return tuple(_laid_out(f, x) for f in found) if isinstance(found, tuple) else _laid_out(found, x)
+
+    def run(self, backend: str, *args: Any) -> Any:
+        x = args[self.home]
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        if (
+            not x.numel()
+            or backend in self.broken
+            or (kernels := _kernels(backend)) is None
+            or x.dtype not in kernels.DTYPES
+            or (x.numel() < kernels.SMALL and not self.fused)
+            or not hasattr(kernels, self.name)
+            or any(tensor.device != x.device for tensor in tensors)
+            or not self.fits(*args)
+        ):
+            return self.plain(*args)
+        given = [
+            a if not isinstance(a, Tensor) else _features(a, x) if at in self.features else _small(a, x)
+            for at, a in enumerate(args)
+        ]
+        try:
+            found = getattr(kernels, self.name)(*given)
+        except Exception as error:
+            self.broken.add(backend)
+            _log.warning(
+                "the %s kernel of %s does not work here, its formula runs instead (%s)", backend, self.name, error
+            )
+            found = NotImplemented
+        return self.plain(*args) if found is NotImplemented else found
+
+    def differentiate(
+        self, backward: Callable[..., Any] | None = None, *, kept: slice = slice(0), outputs: int = 1
+    ) -> None:
+        """Gives the operation its gradient.
+
+        Args:
+            backward: of the inputs, the outputs `kept` and the gradients of the first `outputs` outputs, makes those of
+                the inputs. Without it, the formula is differentiated.
+            kept: which outputs are saved.
+            outputs: how many outputs have gradients.
+        """
+
+        def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            every = output if isinstance(output, tuple) else (output,)
+            ctx.mark_non_differentiable(*every[outputs:])
+            ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+            ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs), *every[kept])
+
+        def gradient(ctx: Any, *gradients: Tensor) -> Any:
+            saved = ctx.saved_tensors  # which checkpointing allows once
+            inputs = [other if value is None else value for value, other in zip(saved, ctx.others, strict=False)]
+            if backward is None:
+                return by_formula(self.formula, inputs, gradients[:outputs])
+            return backward(inputs, saved[len(inputs) :], *gradients[:outputs])
+
+        torch.library.register_autograd(f"regard::{self.name}", gradient, setup_context=setup)
+
+
+def by_formula(
+    formula: Callable[..., Any], inputs: Sequence[Any], gradients: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the inputs of a formula, for those of its outputs; they may be differentiated again."""
+    which = [at for at, value in enumerate(inputs) if isinstance(value, Tensor) and value.is_floating_point()]
+
+    def outputs(*values: Tensor) -> tuple[Tensor, ...]:
+        given = list(inputs)
+        for at, value in zip(which, values, strict=True):
+            given[at] = value
+        found = formula(*given)
+        return found[: len(gradients)] if isinstance(found, tuple) else (found,)
+
+    made, pull = torch.func.vjp(outputs, *(inputs[at] for at in which))[:2]
+    found = iter(pull(tuple(g.to(y.dtype) for g, y in zip(gradients, made, strict=True))))
+    return tuple(next(found) if at in which else None for at in range(len(inputs)))
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Channels last or contiguous: what features like x are made in."""
+    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def in_reference() -> bool:
+    """Whether formulas are asked for, by `reference`; not while torch.compile traces."""
+    return not torch.compiler.is_dynamo_compiling() and _reference.get()
+
+
+def _laid_out(value: Tensor, x: Tensor) -> Tensor:
+    if value.shape == x.shape:
+        return value.contiguous(memory_format=memory_format(x))
+    return (value.to(sum_dtype(x.dtype)) if value.is_floating_point() else value).contiguous()
+
+
+def _features(value: Tensor, x: Tensor) -> Tensor:
+    return value.to(x.dtype).contiguous(memory_format=memory_format(x))
+
+
+def _small(value: Tensor, x: Tensor) -> Tensor:
+    return (value.to(sum_dtype(x.dtype)) if value.is_floating_point() else value).contiguous()

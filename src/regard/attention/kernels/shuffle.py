@@ -1,0 +1,59 @@
+"""The gate of shuffle attention, with its statistics and the channel shuffle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from regard.attention import functional
+from regard.attention.kernels.operation import Operation
+
+
+def _fits(x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, shuffle: bool) -> bool:
+    channels = x.shape[1:2]
+    return (
+        x.dim() == 4
+        and scale.shape == shift.shape == local.shape == channels
+        and w.shape == b.shape == (len(w), *channels)
+        and not (shuffle and channels[0] % 2)
+    )
+
+
+_forward = Operation(
+    functional.shuffle_gate,
+    lambda x, scale, shift, local, w, b, eps, shuffle: _fits(x, scale, shift, local, w, b, shuffle),
+    fused=True,
+)
+_backward = Operation(
+    functional.shuffle_gate_backward,
+    lambda g, x, mean, rstd, scale, shift, local, w, b, eps, shuffle: _fits(x, scale, shift, local, w, b, shuffle),
+    fused=True,
+)
+
+
+def _gradient(inputs: Sequence[Any], kept: Sequence[Tensor], g: Tensor) -> Any:
+    x, scale, shift, local, w, b, eps, shuffle = inputs
+    dx, *small = _backward(g, x, *kept, scale, shift, local, w, b, eps, shuffle)
+    dscale, dshift, dw, db = (d.sum(0).to(p.dtype) for d, p in zip(small, (scale, shift, w, b), strict=True))
+    return dx, dscale, dshift, None, dw, db, None, None
+
+
+_forward.differentiate(_gradient, kept=slice(1, 3))
+_backward.differentiate(outputs=5)
+
+
+def shuffle_gate(
+    x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, eps: float, shuffle: bool
+) -> Tensor:
+    """`x * gate(scale * t + shift)`, with t the normalised channel where `local`, else its mean; in the dtype of x.
+
+    Args:
+        x: (N, C, H, W).
+        scale, shift, local: (C,); local is boolean.
+        w, b: (K, C), of the gate: see `functional.sigmoids`.
+        eps: added to the variance.
+        shuffle: whether to shuffle the channels in two halves: channel j C/2 + i becomes channel 2 i + j.
+    """
+    return _forward(x, scale, shift, local, w, b, eps, shuffle)[0]

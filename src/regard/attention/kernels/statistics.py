@@ -1,0 +1,99 @@
+"""Means, variances and maxima over channels, pixels, rows and columns.
+
+The gradient of a mean comes back as a view of its few values, which autograd adds to what else reaches the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.attention import functional
+from regard.attention.kernels.combine import combine, spread
+from regard.attention.kernels.operation import Operation
+
+
+def _is_batch(x: Tensor) -> bool:
+    return x.dim() == 4
+
+
+_mean = Operation(functional.channel_mean, _is_batch)
+_mean_variance = Operation(functional.channel_mean_variance, _is_batch)
+_mean_max = Operation(functional.channel_mean_max, _is_batch)
+_pixel_mean_max = Operation(functional.pixel_mean_max, lambda x, f: _is_batch(x) and f.shape == (*x.shape[:2], 1, 1))
+_strips = Operation(functional.strip_means, _is_batch)
+
+
+def _everywhere(x: Tensor, dmean: Tensor) -> Tensor:
+    """What the gradient of the means of channels adds at every pixel."""
+    return dmean[:, :, None, None] / (x.shape[2] * x.shape[3])
+
+
+def _of_mean(inputs: Sequence[Any], _: Any, dmean: Tensor) -> Any:
+    (x,) = inputs
+    return _everywhere(x, dmean).to(x.dtype).expand(x.shape)
+
+
+def _of_mean_variance(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dvariance: Tensor) -> Any:
+    (x,), (mean,) = inputs, kept
+    slope = dvariance[:, :, None, None] * (2 / max(x.shape[2] * x.shape[3] - 1, 1))
+    return combine(x, slope, None, _everywhere(x, dmean) - slope * mean[:, :, None, None], None, True)
+
+
+def _of_mean_max(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dtop: Tensor) -> Any:
+    (x,), (where,) = inputs, kept
+    return spread(x, _everywhere(x, dmean), None, where, dtop, True)
+
+
+def _of_pixels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dtop: Tensor) -> Any:
+    x, f = inputs
+    (where,), mean = kept, dmean / x.shape[1]
+    dx = spread(x, f, mean, where, f.expand_as(x).gather(1, where) * dtop, False)
+    line = len(x), x.shape[2] * x.shape[3], 1
+    df = torch.bmm(x.flatten(2), mean.to(x.dtype).reshape(line))  # (N, C, 1)
+    df = df.scatter_add(1, where.reshape(line), (x.gather(1, where) * dtop.to(x.dtype)).reshape(line))
+    return dx, df[..., None].to(f.dtype)
+
+
+def _of_strips(inputs: Sequence[Any], _: Any, drows: Tensor, dcolumns: Tensor) -> Any:
+    (x,) = inputs
+    return combine(x, drows / x.shape[3], None, dcolumns / x.shape[2], None, False)
+
+
+_mean.differentiate(_of_mean)
+_mean_variance.differentiate(_of_mean_variance, kept=slice(1), outputs=2)
+_mean_max.differentiate(_of_mean_max, kept=slice(2, 3), outputs=2)
+_pixel_mean_max.differentiate(_of_pixels, kept=slice(2, 3), outputs=2)
+_strips.differentiate(_of_strips, outputs=2)
+
+
+def channel_mean(x: Tensor) -> Tensor:
+    """The mean of each channel of features x (N, C, H, W): (N, C), in their dtype."""
+    return _mean(x).to(x.dtype)
+
+
+def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (with H W - 1 in the denominator; 0 for one pixel) of each channel, (N, C), like x."""
+    mean, variance = _mean_variance(x)
+    return mean.to(x.dtype), variance.to(x.dtype)
+
+
+def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and maximum of each channel: (N, C), in the dtype of x. A maximum's gradient goes to the first pixel."""
+    mean, top, _ = _mean_max(x)
+    return mean.to(x.dtype), top.to(x.dtype)
+
+
+def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and maximum over the channels of `x * f`, f: (N, C, 1, 1), at each pixel: (N, 1, H, W), like x."""
+    mean, top, _ = _pixel_mean_max(x, f)
+    return mean.to(x.dtype), top.to(x.dtype)
+
+
+def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The means of the rows (N, C, H, 1) and of the columns (N, C, 1, W) of each channel, in the dtype of x."""
+    rows, columns = _strips(x)
+    return rows.to(x.dtype), columns.to(x.dtype)
