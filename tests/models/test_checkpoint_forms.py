@@ -71,6 +71,11 @@ FORMS = {
     "student and teacher": {"student": prefixed("module."), "teacher": AVERAGE, "center_loss": {"c": torch.ones(1)}},
     "DeepSpeed with a loss": {"module": STATE, "optimizer": {"exp_avg": torch.zeros(2)}},
     "optimizer by names with a loss": {"model": STATE, "optimizer": {"state": {n: {"m": v} for n, v in STATE.items()}}},
+    "FSDP around parts": {n.replace("block0.", "block0._fsdp_wrapped_module."): v for n, v in STATE.items()},
+    "OpenMMLab": {
+        "meta": {"epoch": 3},
+        "state_dict": {f"head.{n}" if n.startswith("fc.") else f"backbone.{n}": v for n, v in STATE.items()},
+    },
     "average alone": {"state_dict_ema": STATE},
     "options of timm": {"epoch": 3, "arch": "wrn", "state_dict": STATE, "args": Namespace(lr=0.1, betas=(0.9, 0.99))},
 }

@@ -25,19 +25,21 @@ MOST_CLASSES = 1_000_000
 _BLOCK = r"(layer\d+\.\d+)"
 # Published name -> regard's name, where {slot} is the attribute of a block that holds its attention. In order.
 _RENAMED: tuple[tuple[str, str], ...] = (
+    (r"backbone\.(.*)", r"\1"),  # OpenMMLab
+    (r"(?:head\.fc|linear)\.(weight|bias)", r"fc.\1"),  # OpenMMLab; ResNets for CIFAR elsewhere
     (rf"{_BLOCK}\.(?:se|sa)\.(.*)", r"\1.{slot}.\2"),  # LSAS on ImageNet, SA-Net
     (rf"{_BLOCK}\.(fc[12]\..*|[wb]\d*)", r"\1.{slot}.\2"),  # LSAS on CIFAR: straight in the block
     (rf"{_BLOCK}\.{{slot}}\.fc\.0\.(.*)", r"\1.{slot}.fc1.\2"),
     (rf"{_BLOCK}\.{{slot}}\.fc\.2\.(.*)", r"\1.{slot}.fc2.\2"),
     (r"((?:.*\.)?conv(?:\d|dim))", r"\1.weight"),  # Attention Transfer's functional networks
     (rf"{_BLOCK}\.shortcut\.(.*)", r"\1.downsample.\2"),  # ResNets for CIFAR elsewhere
-    (r"linear\.(weight|bias)", r"fc.\1"),
     (r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)", r"\1\2"),  # torchvision's published DenseNets
 )
 _GATE_ENTRY = re.compile(r"(layer\d+\.\d+\.\w+)\.([wb])(\d*)")
-_CLASSIFIER = re.compile(r"(.*\.)??(?:fc|classifier(?:\.\d+)?|head|head\.fc|heads\.head|linear|last_linear)\.weight")
+_CLASSIFIER = re.compile(r"(.*?\.)??(?:fc|classifier(?:\.\d+)?|head|head\.fc|heads\.head|linear|last_linear)\.weight")
 _AUXILIARY = re.compile(r"(aux\d|AuxLogits)\.")  # heads that GoogLeNet and Inception have in training only
-_WRAPPERS = {"module", "_orig_mod"}  # DataParallel and AveragedModel; torch.compile: around all or a part
+# Of DataParallel and AveragedModel, torch.compile, FSDP, activation checkpointing: around all or a part.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # What training scripts call the weights, and a moving average of them: a teacher that learns from no data is one.
 _WEIGHTS = re.compile(r"(?i)state|model|net|module|student|weights|params|backbone|encoder")
 _AVERAGE = re.compile(r"(?i)(?:^|[_.])(?:ema|swa|avg|average|averaged|shadow|teacher)(?:$|[_.])")
@@ -71,7 +73,7 @@ def load_official(
     for evaluation, as a teacher or for maps; in training mode the norms would use the statistics of the batch instead.
 
     The weights are what has the names of `model` behind some prefix: the keys of the dicts around them (`state_dict`,
-    `model`, …) and what wrappers put before names (`model.`, `backbone.`; `module.` and `_orig_mod.` anywhere) are
+    `model`, …) and what wrappers put before names (`model.`, `backbone.`; `module.` and others anywhere) are
     alike. What a file holds besides, and auxiliary heads of Inception and GoogLeNet that `model` does not have, are
     left out.
 
