@@ -140,11 +140,7 @@ class Loader(ABC):
         return self._sampling.steps(len(self.dataset))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, of each the rank's slice.
-
-        Args:
-            number: which epoch, 0 or more.
-            start: the first step to give, 0 to `len(self)`: the steps from there on are those of the whole epoch.
+        """The batches of an epoch, from 0, of each the rank's slice; from a step on, as those of the whole epoch.
 
         Raises:
             InputError: a number or start outside its range. When it is come to: an image that cannot be read, unless

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -36,8 +36,7 @@ class ImageDataset(ABC):
         keys: what each image is called, unique in the set: its path below the folder of images.
         labels: int64 (N,), each an index into `classes`, or -1 where an image has none.
         has_masks: whether masks are known.
-        mean: of each channel, 0 to 1, if the set has one of its own.
-        std: likewise.
+        mean, std: of each channel, with bytes 0 to 255 scaled to 0 to 1, if the set has some of its own.
         skipped: what was left out as the set was opened, for it could not be read.
     """
 
@@ -63,11 +62,8 @@ class ImageDataset(ABC):
         """
 
     def square(self, index: int, size: int) -> Image.Image:
-        """The centre of the image, size x size pixels, its shorter side resized to that: bilinear, antialiased.
-
-        Raises:
-            Unreadable: it cannot be read.
-        """
+        """The centre of the image, size x size pixels, its shorter side resized to that: bilinear, antialiased. Raises
+        Unreadable."""
         return square(self.image(index), size)
 
     @abstractmethod
@@ -92,10 +88,9 @@ class ImageDataset(ABC):
         """A part of the set; classes stay those of the whole.
 
         Args:
-            which: the indices of the images, in the order wanted, or how many: a number takes the classes in turn, so
+            which: the indices of the images, in the order wanted, or how many: then the classes are taken in turn, so
                 that each has its share (to within one image, while it has any left), and within a class the images in
-                a fixed random order. The order is the same on every machine, and a smaller number gives the
-                beginning of a larger one.
+                a fixed random order, the same on every machine: a smaller number gives the beginning of a larger one.
 
         Raises:
             InputError: a count outside 1 to N, an index outside 0 to N - 1.
@@ -128,18 +123,12 @@ class Subset(ImageDataset):
 
 @dataclass(frozen=True, eq=False)
 class InMemoryDataset(ImageDataset):
-    """Labelled images of one size, as bytes on one device.
+    """Labelled images of one size, as bytes on one device; each has a label.
 
-    Attributes:
+    Attributes, besides those of every `ImageDataset`:
         images: uint8 (N, 3, H, W), RGB.
-        labels: int64 (N,), each an index into `classes`.
-        classes: the names of the classes.
-        name: where it comes from: "clutter", "cifar10", "cifar100", "stl10", "cub", "scenes", "folder", or your own.
-        split: "train" or "test".
-        mean: of each channel over the training split, with bytes 0 to 255 scaled to 0 to 1. Both splits carry it.
-        std: standard deviation, likewise.
+        mean, std: over the training split; both splits carry them.
         regions: bool (N, H, W), the mask of the object in each image, or None where it is not known.
-        skipped: the paths of unreadable files that were left out.
 
     Raises:
         InputError: a shape, dtype, length or label that does not agree with the above.
@@ -241,12 +230,7 @@ def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
     mean = (counts * values).sum(axis=1) / total
     variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
     std = np.where(variance > 0, np.sqrt(variance), 1.0)
-    return _channels(mean), _channels(std)
-
-
-def _channels(values: NDArray[Any]) -> Channels:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _by_turns(labels: NDArray[np.int64]) -> NDArray[np.int64]:

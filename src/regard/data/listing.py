@@ -96,11 +96,8 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
     not read.
 
     Links to folders are followed, after all folders that are no links, the nearest first; every folder is listed once,
-    and none that the folder itself is in: so links in a circle end. What a `Tree` passes over is not among them.
-
-    Args:
-        folder: the folder.
-        without: the absolute path of a folder that is passed over.
+    and none that the folder itself is in: so links in a circle end. What a `Tree` passes over is not among them, nor is
+    the folder of the absolute path `without`.
 
     Returns:
         their paths from there, with '/' between the names, sorted.

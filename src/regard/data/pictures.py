@@ -23,7 +23,6 @@ class Pictures(FileDataset):
     """Image files without labels, in the order named, those of a folder in order of their paths.
 
     Attributes, besides those of every `ImageDataset`:
-        paths: of the files; `keys` are the same as text.
         places: for each image where it is below the folder that was named; its name for a file that was named itself.
         masks: for each image the file of its region, None where it has none.
         box: the region of the image, (x0, y0, x1, y1) in its upright pixels, without column x1 and row y1; or None.
@@ -34,20 +33,16 @@ class Pictures(FileDataset):
     def __init__(
         self,
         found: Sequence[tuple[Path, Path]],
-        *,
-        masks: Sequence[Path | None] | None = None,
-        box: Box | None = None,
-        passed_over: int = 0,
-        unmatched: int = 0,
+        masks: Sequence[Path | None],
+        box: Box | None,
+        passed_over: int,
+        unmatched: int,
     ) -> None:
-        self.paths = tuple(path for path, _ in found)
+        super().__init__("pictures", "", Path(), [str(path) for path, _ in found], [-1] * len(found), ())
         self.places = tuple(place for _, place in found)
-        self.masks = tuple(masks) if masks is not None else (None,) * len(found)
-        self.box = box
-        self.passed_over = passed_over
-        self.unmatched = unmatched
-        super().__init__("pictures", "", Path(), list(map(str, self.paths)), [-1] * len(found), ())
-        self.has_masks = box is not None or any(self.masks)
+        self.masks, self.box = tuple(masks), box
+        self.passed_over, self.unmatched = passed_over, unmatched
+        self.has_masks = box is not None or any(masks)
 
     def mask(self, index: int) -> Mask:
         frame, mask = self._frame(index), self.masks[index]
@@ -91,8 +86,7 @@ def open_pictures(
         without: a folder that is passed over, such as the one that is written to.
 
     Raises:
-        InputError: something is not there, a folder has no images, a region does not say which image it is of, or that
-            of the one image does not fit it.
+        InputError: something is not there, a folder has no images, a region does not fit, or may be of several images.
     """
     out = None if without is None else os.path.abspath(without)
     named = [Path(path).expanduser() for path in paths]
@@ -117,17 +111,14 @@ def open_pictures(
         for file, place in pairs:
             found.setdefault(os.path.abspath(file), (file, place))
     images = list(found.values())
-    checked = None if box is None else _checked_box(box)
     if box is not None and mask is not None:
         raise InputError("a box and a mask are given; the region is one of them")
-    if (checked is not None or (mask is not None and not Path(mask).is_dir())) and len(images) > 1:
-        what = "box" if checked is not None else "mask"
+    checked = None if box is None else _checked_box(box)
+    if len(images) > 1 and (box is not None or (mask is not None and not Path(mask).is_dir())):
+        what = "mask" if box is None else "box"
         raise InputError(f"one {what} for {len(images)} images; name one image, or give a folder with a mask for each")
-    if mask is None:
-        pictures = Pictures(images, box=checked, passed_over=passed_over)
-    else:
-        masks, unmatched = _masks(Path(mask).expanduser(), images)
-        pictures = Pictures(images, masks=masks, passed_over=passed_over, unmatched=unmatched)
+    masks, unmatched = ([None] * len(images), 0) if mask is None else _masks(Path(mask).expanduser(), images)
+    pictures = Pictures(images, masks, checked, passed_over, unmatched)
     if len(pictures) == 1 and pictures.has_masks:
         try:
             pictures.mask(0)

@@ -37,7 +37,7 @@ class WebDatasetLoader(Loader):
     """The batches of a set of shards; see `create_loader`.
 
     There are no masks. In training all batches are full; in order, ranks may have any number of batches. They depend on
-    the numbers of processes and of workers, but not on where in an epoch one begins: what comes before is read, not
+    the numbers of processes and of workers, not on where in an epoch one begins: what comes before is read, not
     decoded.
     """
 

@@ -103,6 +103,7 @@ def open_coco(
         split = next((word for word in _PREFERRED if name.startswith(word)), name)
         root = path.parents[1]
         folders = [root / name, root / "images" / name, root / "images", root]
+    _library()  # a person without it is told now
     content = _read(path)
     by_id = _by_id(content["images"], "image", path)
     keys = unique([check_inside(image.get("file_name"), path) for image in by_id.values()], f"images in {show(path)}")
@@ -117,9 +118,8 @@ def open_coco(
     del content
     labels, parts = [], []
     for key, size, several in zip(keys, sizes, objects, strict=True):
-        label = _label(path, size or _size_of(tree.root / key, several), several, categories)
-        labels.append(label)
-        shown = [one for one in several if region == "all" or categories[one["category_id"]] == label]
+        labels.append(_label(several, size, tree.root / key, path, categories))
+        shown = [one for one in several if region == "all" or categories[one["category_id"]] == labels[-1]]
         parts.append((size, [{field: one.get(field) for field in _FIELDS} for one in shown]))
     return CocoDataset(split, tree.root, keys, labels, classes, parts, path)
 
@@ -214,33 +214,22 @@ def _by_image(
     return list(found.values())
 
 
-def _size_of(image: Path, annotations: Sequence[dict[str, Any]]) -> Size | None:
-    """Of an image whose size is not stated: that of its file. None where there is nothing that needs it."""
-    if all(_stated_area(one) for one in annotations):
-        return None
-    try:
-        return frame_of(image).size
-    except Unreadable:
-        return None  # whoever asks for the region will be told
-
-
 def _label(
-    path: Path, size: Size | None, annotations: Sequence[dict[str, Any]], categories: dict[int | str, int]
+    annotations: Sequence[dict[str, Any]], size: Size | None, image: Path, path: Path, categories: dict[int | str, int]
 ) -> int:
     """The category of the largest area in all, the first of several; -1 if there is none."""
-    stated = [_stated_area(one) for one in annotations]
-    if all(stated):
-        measured = [0.0] * len(stated)
-    elif size is None:
-        return -1
-    else:
-        measured = list(map(_area, _codes(annotations, size, path)))
-    areas: dict[int, float] = {}
-    for one, area, other in zip(annotations, stated, measured, strict=True):
-        if categories:
-            category = categories[one["category_id"]]
-            areas[category] = areas.get(category, 0.0) + (area or other)
-    return max(sorted(areas), key=areas.__getitem__, default=-1)
+    areas = [_stated_area(one) for one in annotations]
+    if not all(areas):
+        try:
+            codes = _codes(annotations, size or frame_of(image).size, path)
+        except Unreadable:
+            return -1  # whoever asks for the region will be told
+        areas = [area or _area(code) for area, code in zip(areas, codes, strict=True)]
+    totals: dict[int, float] = {}
+    for one, area in zip(annotations, areas, strict=True) if categories else ():
+        category = categories[one["category_id"]]
+        totals[category] = totals.get(category, 0.0) + area
+    return max(sorted(totals), key=totals.__getitem__, default=-1)
 
 
 def _stated_area(annotation: dict[str, Any]) -> float:
