@@ -70,8 +70,16 @@ class Sampling:
         return order if self.repeats == 1 else np.repeat(order[: -(-count // self.repeats)], self.repeats)[:count]
 
     def rows(self, total: int) -> Integers:
-        """The rank's rows of a batch of `total` images."""
-        return rank_rows(total, self.rank, self.world_size)
+        """The rank's rows of a batch of `total` images, increasing; those of all ranks are the batch."""
+        # Mixing takes an image together with its mirror image in the batch, the first with the last. A slice that holds
+        # with every row its mirror image gives, flipped, the very pairs that the whole batch gives, flipped: so images
+        # are mixed the same on however many processes.
+        if total % (2 * self.world_size) == 0:
+            half = total // (2 * self.world_size)
+            front = np.arange(self.rank * half, (self.rank + 1) * half, dtype=np.int64)
+            return np.concatenate([front, total - 1 - front[::-1]])
+        first, end = (one * total // self.world_size for one in (self.rank, self.rank + 1))
+        return np.arange(first, end, dtype=np.int64)
 
     def check(self, dataset: ImageDataset | WebDataset) -> None:
         """Raises InputError for a batch size that is none, or does not go with the images and processes."""
@@ -92,17 +100,10 @@ class Sampling:
                 f"batch size {size} is more than the {count} images, and without the last batch none is left; give "
                 f"at most {count}"
             )
-        if not self.shuffle:  # then a process may have nothing of the last batch
-            return
-        if size < world_size:
-            raise InputError(
-                f"batch size {size} is less than the {world_size} processes that share it; give at least "
-                f"{world_size} (--schedule.batch_size)"
-            )
         last = size if self.drop_last else count % size or size
-        if last < world_size:
-            fitting = (one for step in range(1, count) for one in (size - step, size + step) if one >= world_size)
-            best = next(one for one in fitting if count % one == 0 or count % one >= world_size)
+        if self.shuffle and min(size, last) < world_size:  # in order, a process may have nothing of the last batch
+            fitting = [one for one in range(world_size, count + 1) if count % one == 0 or count % one >= world_size]
+            best = min(fitting, key=lambda one: abs(one - size), default=world_size)
             raise InputError(
                 f"with batch size {size} the last batch of an epoch of {count} images has {last}, less than the "
                 f"{world_size} processes that share it; give another batch size, such as {best} "
@@ -189,16 +190,3 @@ def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
                 f"{other[0]}; give one size for all (--data.size)"
             )
     return torch.stack(tuple(images)) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-
-
-def rank_rows(total: int, rank: int, world_size: int) -> Integers:
-    """Which rows of a batch of `total` images belong to a rank, increasing; those of all ranks are the batch."""
-    # Mixing takes an image together with its mirror image in the batch, the first with the last. A slice that holds
-    # with every row its mirror image gives, flipped, the very pairs that the whole batch gives, flipped: so images are
-    # mixed the same on however many processes.
-    if total % (2 * world_size) == 0:
-        half = total // (2 * world_size)
-        front = np.arange(rank * half, (rank + 1) * half, dtype=np.int64)
-        return np.concatenate([front, total - 1 - front[::-1]])
-    first, end = (one * total // world_size for one in (rank, rank + 1))
-    return np.arange(first, end, dtype=np.int64)

@@ -13,8 +13,7 @@ from regard.data.in_memory import MEMORY_LIMIT
 from regard.data.listing import show
 from regard.errors import InputError, unknown
 
-Opens = TypeVar("Opens", bound=Callable[..., ImageDataset])
-Loads = TypeVar("Loads", bound=Callable[..., Splits])
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # What fields of a recipe say, or arguments of their own, and no options.
 FIELDS = ("unreadable", "download")
@@ -72,7 +71,7 @@ SOURCES: dict[str, Source] = {}
 
 def register(
     name: str, *, layout: str = "", recognised: Callable[[Path], bool] | None = None, one_file: bool = False
-) -> Callable[[Opens], Opens]:
+) -> Callable[[Function], Function]:
     """Make a data set known to `open_regions` and `load`, and so to every command, by a name.
 
     What is decorated is a class of data sets, or a function that gives one. It is called with the path of the files (a
@@ -86,17 +85,11 @@ def register(
         one_file: whether the path may be that of a file; else it is that of a folder.
     """
 
-    def registered(opens: Opens) -> Opens:
-        source = SOURCES.setdefault(name, Source(name))
-        source.layout, source.one_file, source.open = layout, one_file, opens
-        if recognised is not None:
-            source.recognised = recognised
-        return opens
-
-    return registered
+    found = {} if recognised is None else {"recognised": recognised}
+    return _registers(name, "open", layout=layout, one_file=one_file, **found)
 
 
-def register_splits(name: str, *, streamed: bool = False, resized: bool = False) -> Callable[[Loads], Loads]:
+def register_splits(name: str, *, streamed: bool = False, resized: bool = False) -> Callable[[Function], Function]:
     """As `register`, of a function that gives both splits: for sets that have other options, or are in memory, in
     training; with `resized` they are read into memory.
 
@@ -104,10 +97,15 @@ def register_splits(name: str, *, streamed: bool = False, resized: bool = False)
     its other keyword arguments, which are the options.
     """
 
-    def registered(loads: Loads) -> Loads:
+    return _registers(name, "load", streamed=streamed, resized=resized)
+
+
+def _registers(name: str, part: Literal["open", "load"], **fields: Any) -> Callable[[Function], Function]:
+    def registered(function: Function) -> Function:
         source = SOURCES.setdefault(name, Source(name))
-        source.load, source.streamed, source.resized = loads, streamed, resized
-        return loads
+        for field, value in {part: function, **fields}.items():
+            setattr(source, field, value)
+        return function
 
     return registered
 

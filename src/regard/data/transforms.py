@@ -79,8 +79,7 @@ class Transform:
         return self._steps(image)
 
     def mask(self, mask: Mask) -> Mask:
-        """The mask of what the network sees in evaluation: bool (H, W) -> bool (h, w), resized and cropped as the image
-        is.
+        """The mask of what the network sees in evaluation: bool (H, W) -> bool (h, w), treated as the image is.
 
         A pixel is in it if the mask covers at least half of what the pixel covers of the image. Along a side that is
         enlarged the pixel takes after the one at its centre. What was padded is not in the mask.
@@ -112,11 +111,10 @@ class Transform:
     def _timm(self, interpolation: str) -> Any:
         """timm's resizing, cropping, and then bytes."""
         from timm.data import create_transform
-        from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 
         assert self.size is not None
         red, green, blue = self.fill
-        steps = create_transform(
+        return create_transform(
             self.size,
             is_training=False,
             crop_pct=self.crop_pct,
@@ -125,10 +123,6 @@ class Transform:
             mean=(red / 255, green / 255, blue / 255),  # which timm takes for the border's colour
             use_prefetcher=True,  # which wants bytes
         )
-        for step in steps.transforms:
-            if isinstance(step, ResizeKeepRatio):  # some versions leave this out where images are not square
-                step.interpolation = str_to_interp_mode(interpolation)
-        return steps
 
     def _check_shape(self, width: int, height: int) -> None:
         assert self.size is not None
