@@ -47,9 +47,8 @@ class MadeUp(data.ImageDataset):
     def __init__(self, count: int) -> None:
         self.name, self.split, self.classes = "made up", "", ("ellipse",)
         self.keys = tuple(f"{i}.png" for i in range(count))
-        self.labels = np.zeros(count, np.int64)
+        self.labels = torch.zeros(count, dtype=torch.int64)
 
-    @property
     def fingerprint(self) -> str:
         return f"{len(self):x}"
 

@@ -229,14 +229,3 @@ def test_wrong_options(model):
         GradCAM(model, reshape=3)
     with pytest.raises(InputError, match="no layers asked"):
         GradCAM(model, [])
-
-
-def test_methods_of_ones_own(model, x):
-    class Brightest(maps.MapMethod):
-        """The largest activation."""
-
-        def combine(self, activations, gradients):
-            return activations.amax(1)
-
-    found = Brightest(model, "layer1")(x, upsample=False)
-    torch.testing.assert_close(found, model.layer1(x).amax(1).detach())
