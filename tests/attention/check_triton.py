@@ -10,8 +10,10 @@ import os
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from regard import attention
+from regard.attention.kernels import operation, reference
 from regard.attention.kernels import triton as kernels
 from regard.attention.kernels.triton import tiles
 
@@ -227,3 +229,57 @@ def test_equal_input_gives_equal_bits_in_any_batch(layout) -> None:
     one = x[1:2].contiguous(memory_format=LAYOUTS[layout])
     pairs = zip(kernels.channel_statistics(x, True, True), kernels.channel_statistics(one, True, True), strict=True)
     assert all(torch.equal(found[1:2], alone) for found, alone in pairs)
+
+
+MODULES = {
+    "se": {"channels": 8, "gate": attention.SubAttention(order=2)},
+    "srm": {"channels": 8},
+    "cbam": {"channels": 8},
+    "shuffle": {"channels": 8, "groups": 2, "gate": attention.SubAttention(order=2)},
+    "sge": {"channels": 8, "groups": 2, "gate": attention.SubAttention(order=2)},
+    "gc": {"channels": 8, "fusion": "scale", "reduction": 2},
+    "coord": {"channels": 8},
+}
+
+
+def module(name: str) -> nn.Module:
+    layer = attention.create(name, **MODULES[name]).to(DEVICE)
+    with torch.no_grad():  # away from the start, where some gradients are 0
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return layer
+
+
+def outputs(layer: nn.Module, x: Tensor) -> list[Tensor]:
+    """The output and all gradients."""
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_run_on_the_kernels(monkeypatch, caplog, name) -> None:
+    monkeypatch.setattr(operation, "_kernels", lambda backend: kernels)
+    monkeypatch.setattr(kernels, "SMALL", 0)
+    torch.manual_seed(0)
+    layer, x = module(name), small(6, 8, 5, 6) + 0.5
+    launches = []
+    for function in kernels.__all__[2:]:
+        plain = getattr(kernels, function)
+        monkeypatch.setattr(kernels, function, lambda *a, f=plain, n=function: launches.append(n) or f(*a))
+    with reference():
+        expected = outputs(layer, x)
+    assert not launches
+    for found, wanted in zip(outputs(layer, x), expected, strict=True):
+        check(found, wanted.double())
+    assert launches and not caplog.records
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
+@pytest.mark.parametrize("name", MODULES)
+def test_compiled_modules(name) -> None:
+    torch.manual_seed(0)
+    layer, x = module(name), small(128, 8, 36, 36)
+    torch.compiler.reset()
+    for found, wanted in zip(outputs(torch.compile(layer, fullgraph=True), x), outputs(layer, x), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)

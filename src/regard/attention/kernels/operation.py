@@ -120,6 +120,8 @@ class Operation:
         ]
         try:
             found = getattr(kernels, self.name)(*given)
+        except torch.OutOfMemoryError:  # the formula needs more
+            raise
         except Exception as error:
             self.broken.add(backend)
             _log.warning(
