@@ -111,7 +111,7 @@ def test_broken_weights(cache: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="squeezenet1_1 could not be had"):
+    with pytest.raises(InputError, match="squeezenet1_1 could not be loaded"):
         models.create("torchvision/squeezenet1_1", 10, pretrained=True)
     path.write_bytes(whole)
     with pytest.raises(InputError, match="does not fit SqueezeNet: 52 missing"):

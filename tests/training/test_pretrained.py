@@ -79,7 +79,7 @@ def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(
-        InputError, match=r"of torchvision/squeezenet1_1 could not be had \(OSError: no route to host\)"
+        InputError, match=r"of torchvision/squeezenet1_1 could not be loaded \(OSError: no route to host\)"
     ):
         training.load_pretrained("torchvision/squeezenet1_1").model()
 

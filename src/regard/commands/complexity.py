@@ -230,9 +230,9 @@ def _table(rows: list[Cost], conditions: dict[str, Any]) -> str:
         cells = [row.network, row.attention or "none", str(row.image_size), *_cells(row, measured)]
         uncounted = ", ".join(_uncounted(row))
         too_small = f"the figures are too small, since these operators are not counted: {uncounted}"
-        for said in (row.problem, row.note, row.placement, too_small if uncounted else ""):
-            if said:
-                notes.append(f"{row.network} with {row.attention or 'none'}: {said}")
+        for note in (row.problem, row.note, row.placement, too_small if uncounted else ""):
+            if note:
+                notes.append(f"{row.network} with {row.attention or 'none'}: {note}")
                 cells[1] += f" [{len(notes)}]"
         table.add_row(*cells)
     text = io.StringIO()

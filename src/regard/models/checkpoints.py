@@ -299,13 +299,13 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
             name for name in both if not is_dense(state[name]) or state[name].is_complex() > own[name].is_complex()
         ],
     }
-    said = [
+    parts = [
         f"{len(names)} {what} ({', '.join(name[:100] for name in names[:3])}{', …' if len(names) > 3 else ''})"
         for what, names in faults.items()
         if names
     ]
-    if said:
-        raise InputError(f"{source} does not fit {type(model).__name__}: {'; '.join(said)}")
+    if parts:
+        raise InputError(f"{source} does not fit {type(model).__name__}: {'; '.join(parts)}")
 
 
 def is_dense(tensor: Tensor) -> bool:

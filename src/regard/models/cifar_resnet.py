@@ -109,7 +109,7 @@ class CifarResNet(nn.Module):
     """A ResNet of three stages of 16, 32 and 64 planes, at full, half and quarter resolution.
 
     Args:
-        depth: 9 n + 2 with bottleneck blocks, 6 n + 2 with basic ones, n blocks a stage.
+        depth: 9 n + 2 with bottleneck blocks, 6 n + 2 with basic ones, n blocks per stage.
         num_classes: length of the logits.
         block: 'bottleneck' (as in the ResNet164 of LSAS) or 'basic'.
         shortcut: where a stage begins: 'B', a 1 x 1 convolution and a norm, or 'A', every second pixel and channels of

@@ -76,8 +76,8 @@ class Complexity:
     def published_flops(self) -> int:
         """Operations as the GFLOPs of SA-Net's table count them (arXiv 2102.00240, ImageNet classification).
 
-        One for a multiply-add of a convolution or matrix product, one for a bias that a convolution adds, two an
-        element for batch norm, one an element for a rectifier, one an input element for spatial pooling. Not counted
+        One for a multiply-add of a convolution or matrix product, one for a bias that a convolution adds, two per
+        element for batch norm, one per element for a rectifier, one per input element for spatial pooling. Not counted
         are 1-d convolutions (ECA's), other norms and activations, other reductions, biases of linear layers, and
         everything elementwise, the product with the gate and the residual addition included. The paper names no tool;
         the first versions of flops-counter.pytorch, now ptflops, count so, and all twelve numbers come out.

@@ -175,6 +175,6 @@ def _pretrained(build: Callable[..., nn.Module], place: str, name: str, **option
         return build(name, pretrained=True, **options)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # no network or weights, a broken file
         raise InputError(
-            f"the pretrained weights of {name} could not be had ({type(error).__name__}: {first_line(error)}); "
+            f"the pretrained weights of {name} could not be loaded ({type(error).__name__}: {first_line(error)}); "
             f"download them once where there is a network{place}, or go without pretrained"
         ) from error

@@ -164,7 +164,7 @@ def _explained(what: str, network: nn.Module, images: Tensor) -> Iterator[None]:
     except InputError:
         raise
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{what} is not to be had: {first_line(error)}") from error
+        raise InputError(f"{what} failed: {first_line(error)}") from error
 
 
 def _wait_for(device: torch.device) -> None:

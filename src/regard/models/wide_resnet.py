@@ -40,7 +40,7 @@ class WideResNet(nn.Module):
     The stages end before the last norm, where Attention Transfer reads its attention maps.
 
     Args:
-        depth: 6 n + 4, n blocks a group.
+        depth: 6 n + 4, n blocks per group.
         width: k; need not be an integer.
         num_classes: length of the logits.
         uniform_norm_weights: the weights of the batch norms start uniformly distributed in [0, 1), not at 1, as in the
