@@ -73,7 +73,7 @@ def test_a_name_of_torchvision_with_a_checkpoint(name: str, tmp_path: Path) -> N
 
 
 def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object) -> None:
+    def offline(*_: object, **__: object) -> None:
         raise OSError("no route to host\nat all")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -88,8 +88,8 @@ def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: p
     ("source", "words"),
     [
         ("resnet19", "no run folder resnet19, and timm knows no network"),
-        ("torchvision/resnet19", "no classification network 'torchvision/resnet19' .did you mean torchvision/resnet"),
-        ("torchvision/resnet19=none.pth", "no classification network"),
+        ("torchvision/resnet19", "'torchvision/resnet19' .did you mean .torchvision/resnet"),
+        ("torchvision/resnet19=none.pth", "unknown network of torchvision"),
         ("torchvision/resnet18=none.pth", "no checkpoint 'none.pth'"),
         ("resnet18=none.pth", "no checkpoint 'none.pth'"),
         ("resnet18d_not=x", "no checkpoint 'x'"),
