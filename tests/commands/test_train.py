@@ -182,6 +182,14 @@ def test_a_run_is_locked_where_it_lies(trained, run: Path, here: Path) -> None:
     assert trained[0] is not None and trained[0].startswith("pid ")
 
 
+@pytest.mark.parametrize("more", [[], ["--schedule.epochs=300", "--device=cpu"]])
+def test_a_run_that_is_not_there_is_not_gone_on_with(trained, here: Path, more: list[str]) -> None:
+    """A slip in the name does not begin a run by the defaults."""
+    status, message = regard("train", "--run=runs/mien", "--resume", *more)
+    assert (status, trained) == (2, []) and "no run runs/mien to go on with" in message and message.count("\n") == 1
+    assert train.main([*OPTIONS, "--resume"]) == 0 and len(trained) == 1  # a recipe begins one
+
+
 def test_a_tracker_that_fails_on_the_way_does_not_end_the_run(here: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(TensorBoardTracker, "log", no_account)
     monkeypatch.setattr(TensorBoardTracker, "finish", no_memory)

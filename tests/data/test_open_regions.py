@@ -93,6 +93,7 @@ def test_a_place_that_is_not_there(tmp_path, refused, kind):
 
 def test_an_unknown_kind(tmp_path, refused):
     assert "unknown kind of data 'coc' (did you mean 'coco'?)" in refused(f"coc:{tmp_path}")
+    assert "--data.name wds --data.folder shards" in refused("wds:shards")
     assert "no path after 'coco:'" in refused("coco:")
 
 

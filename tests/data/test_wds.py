@@ -276,7 +276,13 @@ def test_shards_that_are_counted_are_whole(own):
         message = error_of(load, own, **named)
         assert "train-002.tar' is broken" in message and "--data.unreadable skip" in message
     path.write_bytes(whole[:end])
-    assert len(load(own, **named, unreadable="skip").train) == 55
+    images = load(own, **named, unreadable="skip").train
+    assert len(images) == 55
+    epochs = streamed(images, 11, shuffle=True, seed=1, unreadable="skip")
+    (shard,) = skipped_in([batch for number in range(2) for batch in epochs.epoch(number)])
+    assert "train-002.tar' cannot be read to its end" in shard
+    path.write_bytes(random.Random(0).randbytes(3000))
+    assert "train-002.tar' is broken (it is no tar file)" in error_of(load, own, **named)
 
 
 @pytest.mark.parametrize("spoil", [spoil_missing, spoil_cut, spoil_between])

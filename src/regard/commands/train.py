@@ -146,14 +146,26 @@ def _parse(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
     if options.run is not None and is_address(options.run):
         store, name = split_address(options.run)
         options.run = options.run if store.folder is None else str(store.folder / name)
-    if path is None and options.resume and (stored := _stored_recipe(options.run)) is not None:
+    stored = _stored_recipe(options.run) if path is None and options.resume else None
+    if stored is not None:
         given = options.run
         options = parser.parse_args([*training.file_arguments(parser, stored), *arguments])
         options.run = given
     recipe = training.to_recipe(parser, options)
+    if options.resume and options.run is not None and path is None and stored is None and _says_nothing(recipe):
+        raise InputError(
+            f"there is no run {options.run} to go on with; give its folder (--run), or a recipe to begin one"
+        )
     run = options.run or f"runs/{Path(path).stem if path else recipe.model.name}-seed{recipe.seed}"
     training.check(recipe, run)
     return recipe, run, options
+
+
+def _says_nothing(recipe: training.Recipe) -> bool:
+    """Whether a recipe says no more than what a run that is there may be given."""
+    said, default = (training.flat(training.plain(one)) for one in (recipe, training.Recipe()))
+    given = {name for name, value in said.items() if value != default[name]}
+    return given <= {*training.WHERE, "schedule.epochs", "data.unreadable"}
 
 
 def _stored_recipe(run: str | None) -> Path | None:

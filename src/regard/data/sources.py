@@ -192,6 +192,10 @@ def _parsed(where: str) -> tuple[Source, Path]:
     path = Path(where).expanduser()
     # A colon may belong to a path; one after a single letter is a drive's.
     if colon and re.fullmatch(r"[a-z0-9_-]{2,}", name) and not path.exists():
+        if name in SOURCES:
+            raise InputError(
+                f"{name} is no KIND of KIND:PATH; give --data.name {name} --data.folder {rest or 'FOLDER'}"
+            )
         raise unknown("kind of data", name, kinds)
     if not path.exists():
         raise InputError(f"no file or folder {show(path)}; give KIND:PATH, with KIND one of {', '.join(sorted(kinds))}")

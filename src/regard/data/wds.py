@@ -54,6 +54,7 @@ class WebDataset:
         input_key: the endings of images, with a semicolon between them.
         target_key: the field of an image's .json that has its label; "" for its .cls.
         mean, std, name: as of `ImageDataset`.
+        cut_off: those whose end was missing, or that were broken, as images were counted.
         skipped: nothing; what cannot be read is known when it is come to, see `Batch`.
     """
 
@@ -68,6 +69,7 @@ class WebDataset:
     mean: Channels | None = None
     std: Channels | None = None
     name: str = "wds"
+    cut_off: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     has_masks = False
 
@@ -315,6 +317,8 @@ def _counted(dataset: WebDataset, unreadable: OnUnreadable) -> int:
     count = 0
     for shard in dataset.shards:
         try:
+            if not tarfile.is_tarfile(shard):
+                raise tarfile.ReadError("it is no tar file")
             with tarfile.open(shard) as file:
                 count += _images_in((member.name for member in file if member.isreg()), endings)
                 # The block that ended the reading: of zeros in a whole file, not there or short in one cut off.
@@ -326,6 +330,7 @@ def _counted(dataset: WebDataset, unreadable: OnUnreadable) -> int:
                     f"shard {shard!r} is broken ({one_line(error)}); replace it, or have such shards skipped "
                     "(--data.unreadable skip)"
                 ) from error
+            dataset.cut_off += (shard,)
     if not count:
         raise InputError(
             f"no images ({', '.join(sorted(endings))}) in {dataset.shards[0]!r} and the other shards; name others, or "

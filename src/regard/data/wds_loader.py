@@ -214,8 +214,12 @@ class _Reader(IterableDataset[Batch | Failure]):
             expected = self.dataset.lengths.get(shard, found)
             reason = f"it ends after {found} of {expected} images" + (f". {DOTS}" if dotted else "")
             cut = found < expected
+            if not cut and shard in self.dataset.cut_off:
+                reason, cut = f"it is cut off after {found} images", True
         except Exception as error:  # of tarfile, of decompression, of a connection
-            reason, cut = f"{type(error).__name__}: {one_line(error)}", True
+            # webdataset adds what it read to the words of the error, and to its arguments.
+            words = error.args[0] if error.args and isinstance(error.args[0], str) else one_line(error)
+            reason, cut = f"{type(error).__name__}: {' '.join(words.partition(' @ <')[0].split())}", True
         if cut:
             self._pass_over(f"shard {shard!r} cannot be read to its end ({reason})")
 

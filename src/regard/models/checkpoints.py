@@ -123,7 +123,11 @@ def _is_safetensors(path: Path) -> bool:
         InputError: there is none, it is empty, or something else that is known by its content; the message says what.
     """
     if not path.is_file():
-        raise InputError(f"{path} is a folder" if path.is_dir() else f"there is no checkpoint file {path}")
+        raise InputError(
+            f"{path} is a folder; give the checkpoint file in it"
+            if path.is_dir()
+            else f"there is no checkpoint file {path}"
+        )
     try:
         with path.open("rb") as file:
             head = file.read(512)

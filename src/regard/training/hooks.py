@@ -237,7 +237,7 @@ class Progress(Hook):
         if new:
             self.unreadable.update(new)
             more = f" and {len(new) - 3} more" if len(new) > 3 else ""
-            self.note(f"{len(new)} images could not be read: {'; '.join(new[:3])}{more} (all in unreadable.txt)")
+            self.note(f"{len(new)} could not be read: {'; '.join(new[:3])}{more} (all in unreadable.txt)")
 
     def note(self, message: str) -> None:
         self.console.print(Text(escaped(message)))

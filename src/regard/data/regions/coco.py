@@ -110,7 +110,7 @@ def open_coco(
     sizes = [_size(image, path) for image in by_id.values()]
     trees = [Tree(folder) for folder in ([existing_folder(images)] if images else folders)]
     tree = min(trees, key=lambda tree: len(tree.missing(keys)))
-    tree.check(keys, f"images that {path.name} names", "put them there, or say where they are (images)")
+    tree.check(keys, f"images that {path.name} names", "put them there, or say where they are (--images)")
     categories, classes = _categories(content, path)
     if region == "label" and not classes:
         raise InputError(f"{show(path)} has no categories, so that no image has a label; leave region='label' out")
