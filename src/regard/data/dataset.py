@@ -55,11 +55,7 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """The image, RGB and upright.
-
-        Raises:
-            Unreadable: it cannot be read.
-        """
+        """The image, RGB and upright. Raises Unreadable: it cannot be read."""
 
     def square(self, index: int, size: int) -> Image.Image:
         """The centre of the image, size x size pixels, its shorter side resized to that: bilinear, antialiased. Raises
@@ -69,11 +65,7 @@ class ImageDataset(ABC):
     @abstractmethod
     def mask(self, index: int) -> Mask | None:
         """The region of the object, bool (H, W), of the size of the upright image: empty where nothing is marked, None
-        where it is not known.
-
-        Raises:
-            Unreadable: it cannot be read, or does not fit the image.
-        """
+        where it is not known. Raises Unreadable: it cannot be read, or does not fit the image."""
 
     def fingerprint(self) -> str:
         """A hexadecimal digest that changes if images, labels or masks do; here, of 64 images and masks."""

@@ -14,11 +14,8 @@ from regard.errors import InputError
 
 
 class Normalisation:
-    """(byte / 255 - mean) / std, in float32; mean (0 to 1) and std (above 0) of each channel.
-
-    Raises:
-        InputError: not three numbers each, a mean outside 0 to 1, or a std that is not above 0.
-    """
+    """(byte / 255 - mean) / std, in float32; mean (0 to 1) and std (above 0) of each channel. Raises InputError: not
+    three numbers each, a mean outside 0 to 1, or a std that is not above 0."""
 
     def __init__(
         self, mean: Channels, std: Channels, *, device: torch.device | str | None = None, channels_last: bool = False

@@ -34,10 +34,7 @@ def is_streamed(name: str) -> bool:
 
 def all_options(name: str, /, **given: Any) -> dict[str, Any]:
     """All options of a data set: its defaults, but for those given. What is kept of a run should not change with them.
-
-    Raises:
-        InputError: an unknown name, an option that the data set does not have, or of another type.
-    """
+    Raises InputError: an unknown name, an option that the data set does not have, or of another type."""
     return _source(name).all_options(given)
 
 

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -45,11 +45,8 @@ def read_json(path: Path) -> Any:
 
 
 def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
-    """The lines of a file as lists of words, without empty lines and those that begin with '#'.
-
-    Raises:
-        InputError: it cannot be read, has no lines, or has one of fewer words than `least`.
-    """
+    """The lines of a file as lists of words, without empty lines and those that begin with '#'. Raises InputError: it
+    cannot be read, has no lines, or has one of fewer words than `least`."""
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split()
@@ -104,11 +101,7 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return tuple(self[place] for place in range(len(self))[index])
         place = range(len(self))[index]

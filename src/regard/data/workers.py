@@ -59,11 +59,8 @@ class Workers:
             )
 
     def read(self, requests: Iterable[Any] = ()) -> Iterator[Any]:
-        """What is read for the requests, or what the source gives by itself.
-
-        Raises:
-            InputError: a `Failure`, whose traceback is a note of the error; a worker died; two epochs are read at once.
-        """
+        """What is read for the requests, or what the source gives by itself. Raises InputError: a `Failure`, whose
+        traceback is a note of the error; a worker died; two epochs are read at once."""
         for part in self._parts(requests):
             if isinstance(part, Failure):
                 error = InputError(part.message)

@@ -60,12 +60,8 @@ def boxes_region(
 
 
 def read_boxes(path: Path) -> Boxes:
-    """The boxes in a file.
-
-    Raises:
-        Unreadable: it is not there, no XML, not of this format, longer than 1 MiB, or declares a document type, with
-            which a few lines can grow to gigabytes.
-    """
+    """The boxes in a file. Raises Unreadable: it is not there, no XML, not of this format, longer than 1 MiB, or
+    declares a document type, with which a few lines can grow to gigabytes."""
     try:
         content = read_regular(path, _LARGEST)
     except OSError as error:
