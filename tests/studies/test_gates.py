@@ -9,7 +9,6 @@ from torch import nn
 
 from regard import attention, models
 from regard.errors import InputError
-from regard.studies.factors import gate_factors
 from regard.studies.gates import attention_layers, gate_activations
 from regard.studies.moments import MomentsByClass
 
@@ -83,7 +82,7 @@ def test_the_factors_are_what_the_module_multiplies_with(name, options, gate):
     module = moved(attention.create(name, 8, gate=gate, **{**OPTIONS.get(name, {}), **options}))
     x = torch.randn(3, 8, 6, 5, dtype=torch.float64)
     with torch.no_grad():
-        factors = gate_factors(module, x)
+        factors = module.gate_values(x)
         product = (x * factors)[:, getattr(module, "order", torch.arange(8))]
         torch.testing.assert_close(product, module(x), rtol=1e-10, atol=1e-12)
     assert factors.std() > 1e-4
@@ -118,7 +117,7 @@ def test_one_number_a_layer(batches):
     found = gate_activations(model, batches)
     inputs, labels = seen(model, batches)
     (name, layer), *_ = found.layers.items()
-    gates = gate_factors(model.get_submodule(name), inputs[name][0]).detach().flatten(1).numpy()[labels >= 0]
+    gates = model.get_submodule(name).gate_values(inputs[name][0]).detach().flatten(1).numpy()[labels >= 0]
     labels = labels[labels >= 0]
     between = sum((labels == k).sum() * (gates[labels == k].mean(0) - gates.mean(0)) ** 2 for k in (1, 3, 4))
     eta = between / ((gates - gates.mean(0)) ** 2).sum(0)
@@ -229,14 +228,14 @@ def test_modules_of_your_own(batches):
             super().__init__()
             self.weight = nn.Parameter(torch.linspace(0.1, 0.9, channels))
 
-        def factors(self, x):
+        def gate_values(self, x):
             return self.weight[:, None, None] * x.mean((2, 3), keepdim=True).sigmoid()
 
         def forward(self, x):
-            return x * self.factors(x)
+            return x * self.gate_values(x)
 
     class Silent(Own):
-        factors = None
+        gate_values = None
 
         def forward(self, x):
             return x * self.weight[:, None, None]
@@ -323,8 +322,6 @@ def test_wrong_input(batches, change, words):
 def test_factors_that_there_are_not():
     x = torch.randn(2, 8, 4, 4)
     with pytest.raises(InputError, match="fusion='add' adds"):
-        gate_factors(attention.create("gc", 8), x)
+        attention.create("gc", 8).gate_values(x)
     with pytest.raises(InputError, match="block 2 of a stage"):
-        gate_factors(attention.DIA.for_stage([8, 8])[1], x)
-    with pytest.raises(InputError, match="Conv2d does not say"):
-        gate_factors(nn.Conv2d(8, 8, 1), x)
+        attention.DIA.for_stage([8, 8])[1].gate_values(x)

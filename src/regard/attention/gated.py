@@ -73,9 +73,13 @@ class GatedAttention(AttentionModule, ABC):
     def logits(self, x: Tensor) -> Tensor:
         """Gate logits of the features `x` (N, C, H, W), broadcastable to them."""
 
+    def gate_values(self, x: Tensor) -> Tensor:
+        """The factors that the features `x` (N, C, H, W) are multiplied with, broadcastable to them."""
+        return self.gate(self.logits(x))
+
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        return x * self.gate(self.logits(x)).to(x.dtype)
+        return x * self.gate_values(x).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"
@@ -86,4 +90,4 @@ class ChannelAttention(GatedAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        return kernels.scale(x, self.gate(self.logits(x)))
+        return kernels.scale(x, self.gate_values(x))

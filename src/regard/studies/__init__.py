@@ -1,11 +1,10 @@
 """Studies of trained networks by class: gates of attention modules, groups of channels.
 
-- `gate_activations`: what attention modules multiply each channel with, by class and depth; `gate_factors` of one.
+- `gate_activations`: the gates of attention modules, channel by channel, by class and depth.
 - `group_scores`: `maps.group_activation`, how much each group of channels alone speaks for a class, by class.
 - `Moments`: the means and variances by class that both give.
 """
 
-from regard.studies.factors import gate_factors
 from regard.studies.gates import GateActivations, LayerGates, attention_layers, gate_activations
 from regard.studies.groups import GroupScores, group_scores
 from regard.studies.moments import Moments
@@ -17,6 +16,5 @@ __all__ = [
     "Moments",
     "attention_layers",
     "gate_activations",
-    "gate_factors",
     "group_scores",
 ]

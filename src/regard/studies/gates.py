@@ -11,13 +11,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from regard.attention import DIA, GatedAttention, IdentityStart, ShuffleAttention
+from regard.attention import DIA, GatedAttention, GlobalContext, IdentityStart, ShuffleAttention
 from regard.attention.registry import is_registered
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, find_layers, readable
 from regard.modes import at_rest, checked_images
 from regard.stages import is_added
-from regard.studies.factors import dia_factors, gate_factors, has_gate
 from regard.studies.labelled import labelled
 from regard.studies.moments import Moments, MomentsByClass
 from regard.with_attention import named_layers
@@ -120,7 +119,7 @@ def gate_activations(
 ) -> GateActivations:
     """The mean gate of every channel by class, at every depth.
 
-    For every attention module: what it multiplies each channel with (`gate_factors`), averaged over pixels where the
+    For every attention module: the factors of each channel (`gate_values`), averaged over pixels where the
     gate differs by pixel, and of that the mean and variance over the images of each class. SENet (arXiv 1709.01507, on
     the role of excitation) and SA-Net (arXiv 2102.00240, on how effective its module is) look at some classes so.
 
@@ -128,8 +127,8 @@ def gate_activations(
     a class, whatever the number of images. Of a module that runs several times in a forward, the last counts.
 
     Args:
-        model: any network with modules of `regard.attention` in it, or of your own (see `gate_factors`). Anything else
-            that multiplies features, such as the squeeze-and-excitation that timm's networks bring, is not counted.
+        model: any network with modules of `regard.attention` in it, or of your own with a method `gate_values(x)`.
+            Anything else that multiplies features, such as timm's squeeze-and-excitation, is not counted.
         batches: (images, labels, …): floating point (B, 3, H, W), normalised as the model wants them, on its device;
             whole numbers (B,). Images with a negative label are left out.
         layers: which modules: names of theirs or of what they are in, such as "layer4"; or the modules. None: all.
@@ -156,9 +155,13 @@ def gate_activations(
         if of == "output":
             values[name] = _over_pixels(output)
             return
-        factors = dia_factors(cells.pop(module.cell)) if isinstance(module, DIA) else gate_factors(module, x)
-        if factors.ndim != x.ndim:
-            factors = factors.expand_as(x)
+        if isinstance(module, DIA):
+            h, _ = cells.pop(module.cell)
+            factors = h[:, :, None, None]
+        else:
+            gate_values: Callable[[Tensor], Tensor] = module.gate_values
+            factors = gate_values(x)
+            factors = factors if factors.ndim == x.ndim else factors.expand_as(x)
         if name not in sums:
             _check_product(module, x, factors, output)
         by_channel = _over_pixels(factors).expand(x.shape[:2])
@@ -211,7 +214,7 @@ def attention_layers(
         kinds = ", ".join(sorted({type(module).__name__ for module in everything.values()}))
         raise InputError(
             f"the attention modules of {type(network).__name__} ({kinds}) have no gate, or do not say what they "
-            "multiply features with; of='output' averages what they give"
+            "multiply features with (a method gate_values); of='output' averages what they give"
         )
     if layers is None:
         return known
@@ -225,6 +228,13 @@ def attention_layers(
             )
         chosen |= own
     return {name: module for name, module in known.items() if name in chosen}
+
+
+def has_gate(module: nn.Module) -> bool:
+    """Whether the module has a method `gate_values`, and is not global context that is added."""
+    if isinstance(module, GlobalContext):
+        return module.fusion == "scale"
+    return callable(getattr(module, "gate_values", None))
 
 
 def _over_pixels(values: Tensor) -> Tensor:
@@ -246,8 +256,8 @@ def _check_product(module: nn.Module, x: Tensor, factors: Tensor, output: Tensor
         product, output.float(), rtol=0.02, atol=1e-3 * float(product.abs().max())
     ):
         raise InputError(
-            f"{type(module).__name__} does not multiply its features with the factors it says; give it a method "
-            "factors(x) with which its output is x * factors(x)"
+            f"{type(module).__name__} does not multiply its features with its gate_values; give it a method "
+            "gate_values(x) with which its output is x * gate_values(x)"
         )
 
 

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
@@ -92,9 +91,8 @@ class BottleneckAttention(GatedAttention):
         by_place = self.spatial(x)  # (N, 1, H, W)
         return by_channel + by_place if self.combine == "sum" else by_channel * by_place
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_features(self, x)
-        return x * (1 + self.gate(self.logits(x))).to(x.dtype)
+    def gate_values(self, x: Tensor) -> Tensor:
+        return 1 + super().gate_values(x)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, combine={self.combine!r}"

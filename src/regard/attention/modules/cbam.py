@@ -92,13 +92,21 @@ class ConvolutionalBlockAttention(AttentionModule):
             channels, kernel_size=kernel_size, norm_start=0.0, gate=gate, device=device, dtype=dtype
         )
 
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The gate by channel (N, C, 1, 1) and the one by pixel (N, 1, H, W)."""
+        by_channel = self.channel.gate_values(x)
+        mean, maximum = kernels.pixel_mean_max(x, by_channel)
+        return by_channel, self.spatial.gate(self.spatial.map_logits(mean, maximum))
+
+    def gate_values(self, x: Tensor) -> Tensor:
+        """The product of both gates (N, C, H, W)."""
+        by_channel, by_pixel = self._gates(x)
+        return by_channel * by_pixel
+
     def forward(self, x: Tensor) -> Tensor:
         """`self.spatial(self.channel(x))`, without what lies between in memory."""
         check_features(self, x)
-        by_channel = self.channel.gate(self.channel.logits(x))
-        mean, maximum = kernels.pixel_mean_max(x, by_channel)
-        by_pixel = self.spatial.gate(self.spatial.map_logits(mean, maximum))
-        return kernels.scale(x, by_channel, by_pixel)
+        return kernels.scale(x, *self._gates(x))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

@@ -68,17 +68,23 @@ class CoordinateAttention(AttentionModule):
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
-    def strip_logits(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Gate logits (N, C, H, 1) and (N, C, 1, W) of the means of rows (N, C, H) and columns (N, C, W)."""
-        mixed = F.hardswish(self.bn1(self.conv1(torch.cat((rows, columns), dim=2))))  # (N, M, H + W)
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The gate of each row (N, C, H, 1) and of each column (N, C, 1, W)."""
+        rows, columns = kernels.strip_means(x)
+        strips = torch.cat((rows[:, :, :, 0], columns[:, :, 0]), dim=2)  # (N, C, H + W)
+        mixed = F.hardswish(self.bn1(self.conv1(strips)))
         height = rows.shape[2]
-        return self.conv_h(mixed[:, :, :height])[:, :, :, None], self.conv_w(mixed[:, :, height:])[:, :, None]
+        row_logits, column_logits = self.conv_h(mixed[:, :, :height]), self.conv_w(mixed[:, :, height:])
+        return self.gate_h(row_logits[:, :, :, None]), self.gate_w(column_logits[:, :, None])
+
+    def gate_values(self, x: Tensor) -> Tensor:
+        """The product of both gates (N, C, H, W)."""
+        by_row, by_column = self._gates(x)
+        return by_row * by_column
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        rows, columns = kernels.strip_means(x)
-        row_logits, column_logits = self.strip_logits(rows[:, :, :, 0], columns[:, :, 0])
-        return kernels.scale(x, self.gate_h(row_logits), self.gate_w(column_logits))
+        return kernels.scale(x, *self._gates(x))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

@@ -136,6 +136,21 @@ class DIA(AttentionModule):
         first.blocks = len(channels)
         return modules
 
+    def gate_values(self, x: Tensor) -> Tensor:
+        """The factors (N, C, 1, 1) of the first block of a stage; those of the others depend on the block before.
+
+        Raises:
+            InputError: this is another block.
+        """
+        if self.number:
+            raise InputError(
+                f"block {self.number + 1} of a stage with dense and implicit attention takes part of its gate from the "
+                "block before; studies.gate_activations reads it while the network runs"
+            )
+        mean = kernels.channel_mean(x)
+        h, _ = self.cell(mean, torch.zeros_like(mean), torch.zeros_like(mean))
+        return h[:, :, None, None]
+
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
         mean = kernels.channel_mean(x)

@@ -78,8 +78,12 @@ class GlobalContext(GatedAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        logits = self.logits(x)
-        return kernels.add(x, logits) if self.fusion == "add" else kernels.scale(x, self.gate(logits))
+        return kernels.add(x, self.logits(x)) if self.fusion == "add" else kernels.scale(x, self.gate_values(x))
+
+    def gate_values(self, x: Tensor) -> Tensor:
+        if self.fusion == "add":
+            raise InputError("global context with fusion='add' adds and has no gate; fusion='scale' has one")
+        return super().gate_values(x)
 
     @property
     def starts_as_identity(self) -> bool:

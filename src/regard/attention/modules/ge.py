@@ -155,7 +155,7 @@ class GatherExcite(GatedAttention):
         if not self._by_channel:
             return super().forward(x)
         check_features(self, x)
-        return kernels.scale(x, self.gate(self.logits(x)))
+        return kernels.scale(x, self.gate_values(x))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, extent={self.extent}, variant={self.variant!r}"

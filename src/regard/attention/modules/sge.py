@@ -71,8 +71,11 @@ class SpatialGroupEnhance(GatedAttention):
         sigmoids = sigmoids_of(self.gate, self.groups, x)
         if sigmoids is not None:
             return kernels.group_gate(x, self.weight.flatten(), self.bias.flatten(), *sigmoids, EPS)
-        factors = self.gate(self.logits(x)).to(x.dtype)
-        return (x.unflatten(1, (self.groups, -1)) * factors[:, :, None]).flatten(1, 2)
+        return x * self.gate_values(x).to(x.dtype)
+
+    def gate_values(self, x: Tensor) -> Tensor:
+        """The map of each group, for its channels (N, C, H, W)."""
+        return self.gate(self.logits(x)).repeat_interleave(self.channels // self.groups, dim=1)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, groups={self.groups}"

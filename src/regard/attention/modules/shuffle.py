@@ -25,7 +25,8 @@ class ShuffleAttention(GatedAttention):
     one channel a group. The groups share these parameters. Last, a channel shuffle lets the two halves of all groups
     meet: output channel `2 i + j` is input channel `j C / 2 + i`.
 
-    Parameter names and shapes are those of the published code.
+    Parameter names and shapes are those of the published code. `gate_values` are the factors before the shuffle:
+    `(x * gate_values(x))[:, order]` is the output.
 
     Args:
         channels: C, a multiple of `2 * groups`.
@@ -86,7 +87,7 @@ class ShuffleAttention(GatedAttention):
         sigmoids = sigmoids_of(self.gate, self.channels, x)
         if sigmoids is not None and not kernels.in_reference():
             return kernels.shuffle_gate(x, *self._linear(), *sigmoids, self.gn.eps, self.shuffle)
-        y = x * self.gate(self.logits(x)).to(x.dtype)
+        y = x * self.gate_values(x).to(x.dtype)
         return F.channel_shuffle(y, 2) if self.shuffle else y
 
     def _linear(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,4 +148,4 @@ class OrderedShuffleAttention(GatedAttention):
         sigmoids = sigmoids_of(self.gate, self.channels, x)
         if sigmoids is not None:
             return kernels.shuffle_gate(x, self.scale, self.shift, self.by_place, *sigmoids, self.eps, False)
-        return x * self.gate(self.logits(x)).to(x.dtype)
+        return x * self.gate_values(x).to(x.dtype)

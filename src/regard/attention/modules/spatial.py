@@ -63,7 +63,3 @@ class SpatialAttention(GatedAttention):
 
     def logits(self, x: Tensor) -> Tensor:
         return self.map_logits(x.mean(1, keepdim=True), x.max(1, keepdim=True).values)
-
-    def factors(self, x: Tensor) -> Tensor:
-        """What the features are multiplied with, (N, 1, H, W), in their dtype."""
-        return self.gate(self.logits(x)).to(x.dtype)

@@ -53,11 +53,15 @@ class TripletAttention(AttentionModule):
 
         self.cw, self.hc, self.hw = step(1.0), step(1.0), step(0.0)
 
+    def gate_values(self, x: Tensor) -> Tensor:
+        """The mean of the three gates (N, C, H, W)."""
+        by_row = self.cw.gate_values(x.transpose(1, 2)).transpose(1, 2)  # (N, C, 1, W), from (N, H, C, W)
+        by_column = self.hc.gate_values(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)  # (N, C, H, 1), from (N, W, H, C)
+        return (self.hw.gate_values(x) + by_row + by_column) / 3
+
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        by_row = self.cw.factors(x.transpose(1, 2)).transpose(1, 2)  # (N, C, 1, W), from (N, H, C, W)
-        by_column = self.hc.factors(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1)  # (N, C, H, 1), from (N, W, H, C)
-        return x * ((self.hw.factors(x) + by_row + by_column) / 3)
+        return x * self.gate_values(x).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"
