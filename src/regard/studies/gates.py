@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -159,8 +159,7 @@ def gate_activations(
             h, _ = cells.pop(module.cell)
             factors = h[:, :, None, None]
         else:
-            gate_values: Callable[[Tensor], Tensor] = module.gate_values
-            factors = gate_values(x)
+            factors = cast(_Gated, module).gate_values(x)
             factors = factors if factors.ndim == x.ndim else factors.expand_as(x)
         if name not in sums:
             _check_product(module, x, factors, output)
@@ -228,6 +227,10 @@ def attention_layers(
             )
         chosen |= own
     return {name: module for name, module in known.items() if name in chosen}
+
+
+class _Gated(Protocol):
+    def gate_values(self, x: Tensor) -> Tensor: ...
 
 
 def has_gate(module: nn.Module) -> bool:
