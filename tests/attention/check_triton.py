@@ -70,8 +70,7 @@ def gate(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return f
 
 
-@pytest.mark.parametrize("order, shuffle", [(0, False), (2, True)])
-def test_shuffle_gate(x, order, shuffle) -> None:
+def test_shuffle_gate(x, order=2, shuffle=True) -> None:
     c = x.shape[1]
     scale, shift, w, b = small(c), small(c), small(order, c), small(order, c)
     local = torch.arange(c, device=DEVICE) % 3 > 0
@@ -93,8 +92,7 @@ def test_shuffle_gate(x, order, shuffle) -> None:
     check_gradients(list(found), expected, inputs, g, x)
 
 
-@pytest.mark.parametrize("order, groups", [(0, 1), (2, 2)])
-def test_group_gate(x, order, groups) -> None:
+def test_group_gate(x, order=2, groups=2) -> None:
     weight, bias, w, b = small(groups), small(groups), small(order, groups), small(order, groups)
     y, mean, centre, spread = kernels.group_gate(x, weight, bias, w, b, 1e-5)
 
@@ -110,6 +108,12 @@ def test_group_gate(x, order, groups) -> None:
     g = torch.randn_like(x)
     found = kernels.group_gate_backward(g, x, mean, centre, spread, weight, bias, w, b, 1e-5)
     check_gradients(list(found), expected, inputs, g, x)
+
+
+@pytest.mark.parametrize("x", LAYOUTS, indirect=True)
+def test_plain_gates(x) -> None:
+    test_shuffle_gate(x, order=0, shuffle=False)
+    test_group_gate(x, order=0, groups=1)
 
 
 def test_group_gate_of_one_pixel() -> None:
@@ -237,7 +241,6 @@ MODULES = {
     "cbam": {"channels": 8},
     "shuffle": {"channels": 8, "groups": 2, "gate": attention.SubAttention(order=2)},
     "sge": {"channels": 8, "groups": 2, "gate": attention.SubAttention(order=2)},
-    "gc": {"channels": 8, "fusion": "scale", "reduction": 2},
     "coord": {"channels": 8},
 }
 
