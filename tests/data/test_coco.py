@@ -1,3 +1,4 @@
+import json
 import sys
 
 import numpy as np
@@ -406,3 +407,12 @@ def test_of_objects_whose_area_is_stated_the_shape_is_read_when_it_is_asked_for(
     assert found.labels.tolist() == [0, 0, -1, -1] and np.array_equal(found.mask(1), mask_of(SQUARE))
     with pytest.raises(data.Unreadable, match=r"annotation 1 of image 10 in .*own.json' cannot be used: .* 7 numbers"):
         found.mask(0)
+
+
+def test_lists_within_lists_without_end_are_one_line(own):
+    text = json.dumps(content(annotations=[annotation(10, 3, "shape", area=5)]))
+    for depth in range(900, 1000, 3):
+        path = own(text.replace('"shape"', "[" * depth + "]" * depth))
+        with pytest.raises((InputError, data.Unreadable), match="own.json") as caught:
+            data.open_regions(path).mask(0)
+        assert "\n" not in str(caught.value)

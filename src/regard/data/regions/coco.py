@@ -50,7 +50,10 @@ class CocoDataset(FileDataset):
     ) -> None:
         super().__init__("coco", split, folder, keys, labels, classes)
         self.has_masks = True
-        self._objects = Strings(map(json.dumps, objects))
+        try:
+            self._objects = Strings(map(json.dumps, objects))
+        except RecursionError as error:
+            raise InputError(f"{show(source)} has lists within lists without end; expected COCO's format") from error
         self._source = source
 
     def mask(self, index: int) -> Mask:
