@@ -57,7 +57,7 @@ def test_synchronised_norms_make_two_processes_one(tmp_path) -> None:
 DOWNLOAD = """
 import os, time, torch
 
-def download(url, path, *_):
+def download(url, path, *_, **__):
     from regard import models
     with open("asked", "a") as file:
         print(os.environ["RANK"], file=file)
