@@ -98,8 +98,8 @@ def make_loaders(
             f"(schedule.batch_size is {batch_size}, over {processes.count} processes)"
         )
     whole_batches = data.is_streamed(recipe.data.name) or mixes
-    left = 0 if whole_batches else left_out(len(train), batch_size, processes.count)
-    if left:
+    left = len(train) % batch_size if whole_batches else left_out(len(train), batch_size, processes.count)
+    if left and batch_size < len(train):
         processes.note(f"the last batch of an epoch would have {left} of {len(train)} images, and is left out")
 
     def loader(images: Images, batch_size: int, **options: Any) -> data.Loader:
