@@ -23,7 +23,7 @@ from regard.stages import unwrapped
 
 CONFIG, WEIGHTS, CARD, RECIPE = "config.json", "model.safetensors", "README.md", "recipe.yaml"
 _MOST_CONFIG = 1_000_000  # bytes
-_MOST_WEIGHTS = 100_000_000_000
+_MOST_WEIGHTS = 40_000_000_000
 
 
 def save_pretrained(

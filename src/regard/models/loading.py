@@ -142,7 +142,9 @@ def entries_for(
     beside = {".".join(name.split(".")[: prefix.count(".")]): None for name in state if not name.startswith(prefix)}
     if say and fitting and beside:
         others = ", ".join(repr(name[:100]) for name in list(beside)[:3])
-        hint = ", a moving average, which --ema takes (`regard import --ema` for a teacher)" if averages else ""
+        hint = (
+            ", a moving average, which --ema takes (`regard import --ema` for a teacher)" if averages and plain else ""
+        )
         say(f"{source}: taken are the weights in {prefix[:-1]!r}, left out {others}{'' if ema else hint}")
     if say and heads:
         say(f"{source}: left out are {len(heads)} entries of auxiliary heads, which the network does not have")
