@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from regard import bias, data, maps, models, training, transfer
+from regard import attention, bias, data, maps, models, training, transfer
 from regard.studies import gate_activations
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -54,7 +54,7 @@ CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
     "own teacher": lambda model: objective(network(torch.float32), transfer.Teacher(model, size=20, fold=True)),
     "evaluate": stored,
     "complexity": lambda model: torch.tensor(models.complexity(model, 16).multiply_adds),
-    "folded": lambda model: models.folded(model)(IMAGES.to(model.fc.weight.dtype)),
+    "folded": lambda model: attention.fold(model)(IMAGES.to(model.fc.weight.dtype)),
 }
 
 

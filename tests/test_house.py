@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "studies": {"errors", "modes", "stages", "with_attention", "attention", "maps"},
     "export": {"version", "errors", "files", "modes", "attention"},
     "bias": {"version", "errors", "files", "terminal", "logits", "modes", "maps", "models", "data"},
-    "transfer": {"errors", "logits", "modes", "stages", "models", "maps"},
+    "transfer": {"attention", "errors", "logits", "modes", "stages", "models", "maps"},
     "training": {
         "version",
         "errors",

@@ -52,6 +52,6 @@ def test_a_network_in_data_parallel_is_read_as_the_one_inside(network, reads) ->
 def test_what_changes_a_network_asks_for_the_one_inside(network) -> None:
     wrapped = nn.DataParallel(network)
     assert models.complexity(wrapped, 32) == models.complexity(network, 32)
-    for change in (models.folded, lambda model: attention.attach(model, "eca")):
+    for change in (attention.fold, lambda model: attention.attach(model, "eca")):
         with pytest.raises(InputError, match="wrapped in DataParallel"):
             change(wrapped)

@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from torch import nn
 
-from regard.blocks import is_block
+from regard.blocks import branch_of
 from regard.errors import InputError
 from regard.with_attention import without_attention
 
@@ -124,6 +124,14 @@ def is_added(module: nn.Module) -> bool:
     return getattr(module, _ADDED, False)
 
 
+def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts `new` where `old` is in `model`, under each of its names."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
 def children(name: str, module: nn.Module) -> list[Named]:
     """The children of the module called `name`, with their full names, without those put in afterwards.
 
@@ -174,7 +182,7 @@ def _called_stages(name: str, module: nn.Module) -> list[Named]:
 
 def _blocks(name: str, module: nn.Module) -> list[Named]:
     """The blocks in the module called `name`; what is in a block is not looked at."""
-    if is_block(module):
+    if branch_of(module) is not None:
         return [(name, module)]
     return [block for child in children(name, module) for block in _blocks(*child)]
 

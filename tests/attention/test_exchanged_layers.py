@@ -123,7 +123,7 @@ EXCHANGES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "pickle": pickled,
     "timm's average": lambda model: ModelEmaV3(model).module,
     "torch's average": lambda model: AveragedModel(model, use_buffers=True).module,
-    "folded": models.folded,
+    "folded": attention.fold,
 }
 
 

@@ -34,7 +34,7 @@ def stirred(model: nn.Module) -> nn.Module:
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             noise = torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value)
-            value.add_(noise * (0.5 if "running_var" in name else 0.2))
+            value.add_(noise * 0.5 if "running_var" in name else 0.2 * (noise - 0.5))
     return model.eval()
 
 

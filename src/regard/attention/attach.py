@@ -16,7 +16,7 @@ from regard.attention.sites import Site, Where, sites
 from regard.attention.start import IdentityStart, Start, check_start
 from regard.blocks import AttentionSlot
 from regard.errors import InputError
-from regard.stages import is_added, mark_added
+from regard.stages import exchange, is_added, mark_added
 from regard.with_attention import WithAttention, plain_name, without_attention
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -90,7 +90,7 @@ def attach(
             setattr(site.host, site.attribute, module)
         else:
             wrapper = WithAttention(site.host, module, site.attribute, channels_last=site.channels_last)
-            _exchange(model, site.host, wrapper)
+            exchange(model, site.host, wrapper)
     return model
 
 
@@ -106,7 +106,7 @@ def detach(model: Model) -> Model:
         raise InputError("attention of this model is folded into its weights; detach from the model it was folded from")
     for host in list(model.modules()):
         if isinstance(host, WithAttention):
-            _exchange(model, host, without_attention(host))
+            exchange(model, host, without_attention(host))
             continue
         for attribute, module in list(host.named_children()):
             if _was_attached(host, module):
@@ -122,14 +122,6 @@ def attached(model: nn.Module) -> dict[str, nn.Module]:
         for attribute, module in host.named_children()
         if _was_attached(host, module)
     }
-
-
-def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts `new` where `old` is in `model`, under each of its names."""
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
 
 
 def _was_attached(host: nn.Module | None, module: nn.Module) -> bool:

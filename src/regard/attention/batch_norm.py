@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
 # A class derived from these may compute something else, and is left alone. By name: packages that are not there need no
@@ -40,7 +41,8 @@ class FoldedNormAct(nn.Module):
 
 def is_layer(module: nn.Module) -> bool:
     """Whether `module` is a convolution or linear layer that a norm behind it can go into."""
-    return _is_one_of(module, _LAYERS) and isinstance(module._parameters.get("weight"), nn.Parameter)
+    grouped = isinstance(module, _ConvTransposeNd) and module.groups > 1  # whose weights are (inputs, C / groups, …)
+    return _is_one_of(module, _LAYERS) and isinstance(module._parameters["weight"], nn.Parameter) and not grouped
 
 
 def is_batch_norm(module: nn.Module) -> bool:
@@ -53,7 +55,7 @@ def fold_norm(layer: nn.Module, norm: nn.Module) -> None:
     """Puts `norm` into `layer`, in place; a `FoldedNorm` or `FoldedNormAct` is left of it.
 
     `layer` then gives what `norm` made of its output. It is computed in float64 (float32 on MPS, which has no more) and
-    rounded to the dtype of the layer once. Grouped and transposed convolutions are no exception.
+    rounded to the dtype of the layer once.
 
     Args:
         layer: see `is_layer`; in evaluation mode nothing but `norm` reads its output.
@@ -61,24 +63,15 @@ def fold_norm(layer: nn.Module, norm: nn.Module) -> None:
             list of its own, say, has what is left of it.
     """
     weight: Tensor = layer.get_parameter("weight")
-    wide = torch.float32 if weight.device.type == "mps" else torch.float64
-    values: dict[str, Any] = {name: getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var")}
-    values = {name: None if value is None else value.to(wide) for name, value in values.items()}
-    scale = (values["running_var"] + norm.eps).rsqrt()  # (C,)
-    if values["weight"] is not None:
-        scale = scale * values["weight"]
-    shift = -values["running_mean"]
-    if layer.bias is not None:
-        shift = shift + layer.get_parameter("bias").to(wide)
-    shift = shift * scale
-    if values["bias"] is not None:
-        shift = shift + values["bias"]
-    factors = scale[:, None]  # of weights (C, ...)
-    if isinstance(layer, _ConvTransposeNd):  # of weights (inputs, C / groups, ...)
-        factors = scale.reshape(layer.groups, 1, -1).expand(-1, layer.in_channels // layer.groups, -1).flatten(0, 1)
-    factors = factors.reshape(*factors.shape, *(1,) * (weight.ndim - 2))
-    layer.weight = nn.Parameter((weight.to(wide) * factors).to(weight.dtype), weight.requires_grad)
-    layer.bias = nn.Parameter(shift.to(weight.dtype), weight.requires_grad)
+    dtype = torch.float32 if weight.device.type == "mps" else torch.float64
+    given: Any = norm
+    tensors: list[Any] = [layer.bias, given.running_mean, given.running_var, given.weight, given.bias]
+    tensors = [value if value is None else value.to(dtype) for value in tensors]
+    bias, mean, variance, factor, shift = tensors
+    transposed = isinstance(layer, _ConvTransposeNd)
+    folded = fuse_conv_bn_weights(weight.to(dtype), bias, mean, variance, given.eps, factor, shift, transposed)
+    for name, value in zip(("weight", "bias"), folded, strict=True):
+        setattr(layer, name, nn.Parameter(value.to(weight.dtype), weight.requires_grad))
     left = FoldedNormAct if _is_one_of(norm, _WITH_ACTIVATION) else FoldedNorm
     norm._parameters.clear()
     norm._buffers.clear()

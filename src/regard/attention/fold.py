@@ -1,109 +1,179 @@
-"""Attention for inference: what is fixed is folded into the weights around it."""
+"""Networks for inference: batch norms, and what is fixed in attention, folded into the weights before them."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Set
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import chain, pairwise
 from typing import TypeVar
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.parametrize import is_parametrized
+from torch import Tensor, fx, nn
 
 from regard.attention.batch_norm import fold_norm, is_batch_norm, is_layer
+from regard.attention.gated import GatedAttention
 from regard.attention.modules.shuffle import ShuffleAttention
 from regard.attention.registry import is_registered
-from regard.attention.sites import Site, sites
-from regard.errors import InputError
-from regard.with_attention import without_attention
+from regard.attention.shapes import output_shapes
+from regard.errors import InputError, unknown
+from regard.stages import exchange, unwrapped
+from regard.with_attention import named_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_PASSING = (nn.Identity, nn.modules.dropout._DropoutNd)  # in evaluation mode
+
 
 @torch.inference_mode(False)  # the copy can be used anywhere
-def fold(model: Model) -> Model:
-    """A copy of `model` for inference, with the same output, in which attention costs less.
+def fold(model: Model, keep: Iterable[str] = ()) -> Model:
+    """A copy of `model` for inference, with the same output up to rounding, that has less to compute.
 
-    - The channel shuffle at the end of shuffle attention goes into the weights before it: the convolution and the norm
-      that the features come from give their channels in the shuffled order, and the module gates them where they are.
-      It stays where these are not known, or shared, or a grouped convolution.
-    - Batch norms inside attention modules go into the layers before them.
+    - Every batch norm that reads a convolution or linear layer which nothing else reads goes into that layer's weights,
+      computed in float64 and rounded once. An identity, with the norm's name and hooks, is left of it or, of timm's
+      norms with an activation, its dropout and activation. Names and stages stay, and so do the outputs of all layers
+      but that convolution, which now gives what the norm gave.
+    - The channel shuffle at the end of shuffle attention goes into the convolution and the norm that the features come
+      from: they give their channels in the shuffled order, and the module gates them where they are. `detach` refuses
+      such a copy: without attention its branches would be in another order.
 
-    The copy is in evaluation mode and not meant for training. `detach` refuses it: without their attention its branches
-    would be in another order.
+    What reads what is told by the network's graph (`torch.fx`). A forward that depends on values, or on the size of
+    the images, has none, and all norms of such a network stay but those inside attention. So do norms of several
+    layers, norms of the batch's own statistics, and those of weights that are shared, computed, or read by others.
 
-    Args:
-        model: a network with attention in it, or an attention module; it stays as it is.
-    """
-    folded = copy.deepcopy(model).eval()
-    fold_attention(folded)
-    return folded
-
-
-def fold_attention(model: nn.Module, kept: Collection[Set[nn.Module]] = ()) -> None:
-    """Does that to `model` itself, which is in evaluation mode.
+    The copy is in evaluation mode and not meant for training. Its weights have the dtype, device and memory format of
+    those of `model`, which stays as it is.
 
     Args:
-        model: a network with attention in it, or an attention module.
-        kept: modules of it, each with all that is in it, whose outputs have to stay what they are; whatever would
-            change them is left out.
+        model: images (N, C, H, W) -> anything, or an attention module. Fold before it is compiled or wrapped.
+        keep: names of layers, as in `model.named_modules()`, whose output will be read and has to stay what it is.
+            What layers take and give that carry forward hooks already is kept too.
+
+    Raises:
+        InputError: `model` has no layer of a name in `keep`, or is compiled or wrapped.
     """
-    for site in _sites(model):
-        module = site.module
-        if not isinstance(module, ShuffleAttention) or not module.can_be_ordered or not _orderable(site, model):
+    if unwrapped(model) is not model:
+        raise InputError(f"the model is wrapped in {type(model).__name__}; fold the model inside, and wrap it again")
+    copied = copy.deepcopy(model).eval()
+    modules = dict(named_layers(copied))
+    keep = list(keep)
+    for name in keep:
+        if name not in modules:
+            raise unknown("layer", name, modules)
+    kept = [set(modules[name].modules()) for name in keep]
+    hooked = [set(part.modules()) for part in copied.modules() if any(getattr(part, hooks) for hooks in _HOOKS)]
+    norms = [steps for part in copied.modules() if is_registered(part) for steps in _norms_inside(part)]
+    for steps in [*sorted(_chains(copied), key=lambda steps: is_batch_norm(steps[-1])), *norms]:
+        layer, *between, end = steps
+        seen = any(end not in inside and not inside.isdisjoint(steps) for inside in kept)
+        cut = any(not inside.issuperset(steps) and not inside.isdisjoint(steps) for inside in hooked)
+        if seen or cut:
             continue
-        # In between the channels are in another order. What has the module in it gives them in the right one again.
-        between = {part for within in (site.block, *site.producers) for part in within.modules()}
-        if not any(between & inside and module not in inside for inside in kept):
-            _fold_shuffle(site, module)
-    for module in list(model.modules()):
-        if is_registered(module):
-            for part in module.modules():
-                _fold_norms(part, kept)
+        if isinstance(end, ShuffleAttention):
+            _fold_shuffle(copied, [layer, *between], end)
+        elif is_batch_norm(end):  # not folded yet
+            fold_norm(layer, end)
+    return copied
 
 
-def _sites(model: nn.Module) -> list[Site]:
+class _Tracer(fx.Tracer):
+    """Layers, attention, and what of timm looks at shapes, are one step each."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self) -> None:
+        from timm.layers import get_notrace_functions, get_notrace_modules
+
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self.steps = (GatedAttention, *get_notrace_modules())
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        leaf = is_layer(m) or is_batch_norm(m) or is_registered(m) or isinstance(m, self.steps)
+        return leaf or super().is_leaf_module(m, module_qualified_name)
+
+
+def _graph(model: nn.Module) -> fx.Graph:
+    """What `model` calls and reads, in order; empty if that depends on values, or on sizes."""
+    tensors = chain(model.parameters(), model.buffers())
+    bare = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # of the same tensors
+    for part in bare.modules():
+        for hooks in _HOOKS:
+            getattr(part, hooks).clear()  # other people's, who have not asked for this
     try:
-        return sites(model)
-    except InputError:  # nothing with blocks: an attention module alone, say
-        return []
+        graph = _Tracer().trace(bare)
+    except Exception:  # whatever a forward raises that looks at values
+        return fx.Graph()
+    remembered = any(isinstance(value, fx.Proxy) for part in bare.modules() for value in vars(part).values())
+    return fx.Graph() if remembered else graph
 
 
-def _orderable(site: Site, model: nn.Module) -> bool:
-    """Whether the weights before `site` can put its channels in another order."""
-    if not site.producers or site.channels_last:
-        return False
-    conv, *norms = site.producers
-    if not site.slot and without_attention(site.host) is not site.producers[-1]:
-        return False  # something with an order of its own may lie between
-    named = [part for _, part in model.named_modules(remove_duplicate=False)]
-    return (
-        isinstance(conv, nn.Conv2d)
-        and conv.groups == 1
-        and all(isinstance(norm, _BatchNorm) for norm in norms)
-        and all(named.count(part) == 1 and not is_parametrized(part) for part in site.producers)
-    )
+def _chains(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Layers that one norm, or shuffle attention, alone reads, as [layer, what is in between, norm or attention]."""
+    modules = dict(model.named_modules())
+    calls: defaultdict[nn.Module, set[fx.Node]] = defaultdict(set)
+    read: set[nn.Module] = set()
+    for node in _graph(model).nodes:
+        if node.op == "call_module":
+            calls[modules[node.target]].add(node)
+        elif node.op == "get_attr" and node.users:
+            read.add(modules[node.target.rpartition(".")[0]])
+    owners = Counter(id(tensor) for part in modules.values() for tensor in _tensors(part))
+    for end, nodes in calls.items():
+        shuffles = isinstance(end, ShuffleAttention) and end.can_be_ordered
+        if not shuffles and not is_batch_norm(end):
+            continue
+        met: defaultdict[nn.Module, set[fx.Node]] = defaultdict(set)
+        for node in nodes:
+            module = end
+            while module is end or isinstance(module, _PASSING) or (shuffles and is_batch_norm(module)):
+                source = node.args[0] if node.args else None
+                if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
+                    break
+                node, module = source, modules[str(source.target)]
+                met[module].add(node)
+        layers = [part for part in met if not isinstance(part, _PASSING) and not is_batch_norm(part)]
+        alone = all(
+            met[part] == calls[part] and part not in read and all(owners[id(tensor)] == 1 for tensor in _tensors(part))
+            for part in met
+            if not isinstance(part, _PASSING)
+        )
+        if len(layers) != 1 or len(met[layers[0]]) != len(nodes) or not alone or end in read:
+            continue
+        if _takes_order(layers[0]) if shuffles else _takes_norm(model, layers[0]):
+            yield [*layers, *(part for part in reversed(met) if part is not layers[0]), end]
+
+
+def _takes_order(layer: nn.Module) -> bool:
+    """Whether `layer` can give its channels in another order."""
+    return isinstance(layer, nn.Conv2d) and is_layer(layer) and layer.groups == 1
+
+
+def _takes_norm(model: nn.Module, layer: nn.Module) -> bool:
+    """Whether a norm can go into `layer`; the channels of tokens (N, T, C) are not those that it takes."""
+    linear = isinstance(layer, nn.Linear)
+    return is_layer(layer) and (not linear or len(output_shapes(model, [layer]).get(layer, ())) == 2)
+
+
+def _norms_inside(attention: nn.Module) -> Iterator[list[nn.Module]]:
+    """The layers and norms of an attention module, which looks at sizes."""
+    for part in attention.modules():
+        pairs = [(layer, norm) for norm, layer in getattr(part, "norms", {}).items()]
+        if isinstance(part, nn.Sequential):
+            pairs = list(pairwise(part._modules))
+        for layer, norm in ((part.get_submodule(first), part.get_submodule(second)) for first, second in pairs):
+            if is_layer(layer) and is_batch_norm(norm):
+                yield [layer, norm]
 
 
 @torch.no_grad()
-def _fold_shuffle(site: Site, module: ShuffleAttention) -> None:
-    order = module.order
-    for layer in site.producers:
-        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+def _fold_shuffle(model: nn.Module, layers: list[nn.Module], module: ShuffleAttention) -> None:
+    for layer in layers:
+        for tensor in _tensors(layer):
             if tensor.dim():  # all but the batches counted
-                tensor.copy_(tensor[order])
-    setattr(site.host, site.attribute, module.ordered())
+                tensor.copy_(tensor[module.order])
+    exchange(model, module, module.ordered())
 
 
-def _fold_norms(module: nn.Module, kept: Collection[Set[nn.Module]]) -> None:
-    """Folds each batch norm of `module` into the layer right before it."""
-    pairs = list(getattr(module, "norms", {}).items())  # (norm, layer)
-    if isinstance(module, nn.Sequential):
-        names = list(module._modules)
-        pairs = list(zip(names[1:], names, strict=False))
-    for norm_name, layer_name in pairs:
-        norm, layer = getattr(module, norm_name), getattr(module, layer_name)
-        cut = any(layer in inside and norm not in inside for inside in kept)
-        if is_layer(layer) and is_batch_norm(norm) and not cut:
-            fold_norm(layer, norm)
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]

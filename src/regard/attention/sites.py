@@ -47,8 +47,6 @@ class Site:
         slot: whether the host has a slot for it.
         channels_last: whether the features there are (N, H, W, C); attention then sees them as (N, C, H, W).
         residual: whether an addition follows.
-        producers: the convolution or linear layer, and the norm behind it, whose output channels arrive here in their
-            order, at most with an activation between; empty if that is not known.
     """
 
     name: str
@@ -60,7 +58,6 @@ class Site:
     slot: bool = False
     channels_last: bool = False
     residual: bool = False
-    producers: tuple[nn.Module, ...] = ()
 
     @property
     def module(self) -> nn.Module | None:
@@ -149,51 +146,43 @@ def _block_sites(model: nn.Module, stage: str, blocks: list[Named], where: str) 
 def _branch_site(model: nn.Module, name: str, block: nn.Module, stage: str) -> Site:
     branch = branch_of(block)
     assert branch is not None  # for it is a block
-    path, layer = branch.layers[-1]
-    producers = _producers(part for _, part in branch.layers)
-    channels = _channels(*producers)
     if branch.slot is not None:
         slot = f"{name}.{branch.slot}"
-        return Site(slot, channels, stage, block, block, branch.slot, True, residual=True, producers=producers)
-    site = _behind(model, f"{name}.{path}" if path else name, block, stage)
+        return Site(slot, _channels(branch.layer), stage, block, block, branch.slot, True, residual=True)
     return replace(
-        site,
-        channels=channels,
-        channels_last=isinstance(layer, nn.Linear),  # as in ConvNeXt
+        _behind(model, f"{name}.{branch.path}" if branch.path else name, block, stage),
+        channels=_channels(branch.layer),
+        channels_last=isinstance(branch.layer, nn.Linear),  # as in ConvNeXt
         residual=branch.residual,
-        producers=producers,
     )
 
 
 def _behind_block(model: nn.Module, name: str, block: nn.Module, stage: str) -> Site:
     """Behind a whole block, whose channels are those of the branch that it adds."""
     branch = branch_of(block)
-    channels = _channels(*(layer for _, layer in branch.layers)) if branch is not None and branch.residual else 0
+    channels = _channels(branch.layer) if branch is not None and branch.residual else 0
     return replace(_behind(model, name, block, stage), channels=channels)
 
 
 def _after_layers(model: nn.Module, stage: str, where: str) -> list[Site]:
     """Behind each convolution with its norm and activation, in a stage of layers; 'stage': behind the last of them."""
-    runs: list[tuple[str, list[nn.Module]]] = []  # name of the last layer, the convolution and what follows
+    found: list[tuple[str, nn.Module]] = []  # the last layer's name, and the convolution
     follows, shared = False, _shared(model)
     for name, layer in (layer for part in stage_parts(model)[stage] for layer in _layers(*part)):
         if isinstance(layer, nn.Conv2d):
-            runs.append((name, [layer]))
+            found.append((name, layer))
             follows = True
         elif follows and (is_norm(layer) or is_activation(layer)) and layer not in shared:
-            runs[-1] = (name, [*runs[-1][1], layer])
+            found[-1] = (name, found[-1][1])
         else:
             follows = False
-    if not runs:
+    if not found:
         raise InputError(
             f"{stage} of {type(model).__name__} has no convolutions, so no features (N, C, H, W) that attention could "
             "act on; if other layers give such features, name them in where=[...]"
         )
-    found = []
-    for name, layers in runs[-1:] if where == "stage" else runs:
-        site = _behind(model, name, layers[0], stage)
-        found.append(replace(site, channels=_channels(*layers), producers=_producers(layers)))
-    return found
+    chosen = found[-1:] if where == "stage" else found
+    return [replace(_behind(model, name, conv, stage), channels=_channels(conv)) for name, conv in chosen]
 
 
 def _layers(name: str, module: nn.Module) -> Iterator[Named]:
@@ -274,15 +263,15 @@ def _with_channels(model: nn.Module, found: list[Site]) -> list[Site]:
     return found
 
 
-def _producers(layers: Iterable[nn.Module]) -> tuple[nn.Module, ...]:
-    return tuple(layer for layer in layers if _channels(layer) or is_norm(layer))
-
-
-def _channels(*layers: nn.Module) -> int:
-    """The channels that the first convolution or linear layer among the layers gives; 0 if there is none."""
-    attributes = {nn.Conv2d: "out_channels", nn.Linear: "out_features"}
-    known = (getattr(layer, attributes[kind]) for layer in layers for kind in attributes if isinstance(layer, kind))
-    return next(known, 0)
+def _channels(layer: nn.Module) -> int:
+    """The channels that `layer` gives, if it is of a kind that says so; 0 for others."""
+    attributes = {
+        nn.Conv2d: "out_channels",
+        nn.Linear: "out_features",
+        nn.modules.batchnorm._NormBase: "num_features",
+        nn.GroupNorm: "num_channels",
+    }
+    return next((getattr(layer, name) for kind, name in attributes.items() if isinstance(layer, kind)), 0)
 
 
 def _works_on_last(layer: nn.Module) -> bool:

@@ -12,7 +12,6 @@ from regard.models.cifar_resnet import CifarResNet
 from regard.models.complexity import Complexity, complexity
 from regard.models.costs import Cost, count_costs, measure_costs
 from regard.models.create import create
-from regard.models.folding import folded
 from regard.models.hub import from_pretrained, push_to_hub, save_pretrained
 from regard.models.loading import MOST_CLASSES, count_classes, described_options, load_built, load_official
 from regard.models.measuring import Latency, PeakMemory, Times, latency, peak_memory
@@ -38,7 +37,6 @@ __all__ = [
     "described_options",
     "fingerprint",
     "from_pretrained",
-    "folded",
     "latency",
     "load_built",
     "load_official",

@@ -70,7 +70,7 @@ class BasicBlock(_Block):
     """Two 3 x 3 convolutions."""
 
     expansion = 1
-    branch_end = "conv2 bn2"
+    branch_end = "bn2"
 
     def __init__(self, ins: int, planes: int, stride: int, shortcut: Shortcut = "B") -> None:
         super().__init__(ins, planes, stride, shortcut)
@@ -87,7 +87,7 @@ class Bottleneck(_Block):
     """A 1 x 1, a 3 x 3 and a 1 x 1 convolution to four times the channels."""
 
     expansion = 4
-    branch_end = "conv3 bn3"
+    branch_end = "bn3"
 
     def __init__(self, ins: int, planes: int, stride: int, shortcut: Shortcut = "B") -> None:
         super().__init__(ins, planes, stride, shortcut)

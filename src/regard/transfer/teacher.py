@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard import models
+from regard import attention
 from regard.errors import InputError
 from regard.modes import evaluation_mode
 
@@ -99,7 +99,7 @@ class Teacher:
             exact: full precision, for gradients through it.
         """
         dtype = None if exact else self.dtype()
-        network = models.folded(self.model, layers) if self.fold else self.model
+        network = attention.fold(self.model, layers) if self.fold else self.model
         if dtype is None:
             return network
         return _cast(network if self.fold else copy.deepcopy(network), dtype)
