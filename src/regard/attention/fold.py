@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from regard.attention.batch_norm import fold_norm, is_batch_norm, is_layer
 from regard.attention.gated import GatedAttention
+from regard.attention.gates import SubAttentionGate
 from regard.attention.modules.shuffle import ShuffleAttention
 from regard.attention.registry import is_registered
 from regard.attention.shapes import output_shapes
@@ -63,8 +64,12 @@ def fold(model: Model, keep: Iterable[str] = ()) -> Model:
             raise unknown("layer", name, modules)
     kept = [set(modules[name].modules()) for name in keep]
     hooked = [set(part.modules()) for part in copied.modules() if any(getattr(part, hooks) for hooks in _HOOKS)]
-    norms = [steps for part in copied.modules() if is_registered(part) for steps in _norms_inside(part)]
-    for steps in [*sorted(_chains(copied), key=lambda steps: is_batch_norm(steps[-1])), *norms]:
+    roots: list[nn.Module] = [
+        copied,
+        *(part for part in copied.modules() if part is not copied and _is_attention(part)),
+    ]
+    chains = [steps for root in roots for steps in _chains(root)]
+    for steps in sorted(chains, key=lambda steps: is_batch_norm(steps[-1])):
         layer, *between, end = steps
         seen = any(end not in inside and not inside.isdisjoint(steps) for inside in kept)
         cut = any(not inside.issuperset(steps) and not inside.isdisjoint(steps) for inside in hooked)
@@ -78,7 +83,7 @@ def fold(model: Model, keep: Iterable[str] = ()) -> Model:
 
 
 class _Tracer(fx.Tracer):
-    """Layers, attention, and what of timm looks at shapes, are one step each."""
+    """Layers, attention inside a network, and what of timm looks at shapes, are one step each."""
 
     proxy_buffer_attributes = True
 
@@ -86,10 +91,10 @@ class _Tracer(fx.Tracer):
         from timm.layers import get_notrace_functions, get_notrace_modules
 
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self.steps = (GatedAttention, *get_notrace_modules())
+        self.steps = (SubAttentionGate, *get_notrace_modules())
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        leaf = is_layer(m) or is_batch_norm(m) or is_registered(m) or isinstance(m, self.steps)
+        leaf = is_layer(m) or is_batch_norm(m) or _is_attention(m) or isinstance(m, self.steps)
         return leaf or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -155,17 +160,6 @@ def _takes_norm(model: nn.Module, layer: nn.Module) -> bool:
     return is_layer(layer) and (not linear or len(output_shapes(model, [layer]).get(layer, ())) == 2)
 
 
-def _norms_inside(attention: nn.Module) -> Iterator[list[nn.Module]]:
-    """The layers and norms of an attention module, which looks at sizes."""
-    for part in attention.modules():
-        pairs = [(layer, norm) for norm, layer in getattr(part, "norms", {}).items()]
-        if isinstance(part, nn.Sequential):
-            pairs = list(pairwise(part._modules))
-        for layer, norm in ((part.get_submodule(first), part.get_submodule(second)) for first, second in pairs):
-            if is_layer(layer) and is_batch_norm(norm):
-                yield [layer, norm]
-
-
 @torch.no_grad()
 def _fold_shuffle(model: nn.Module, layers: list[nn.Module], module: ShuffleAttention) -> None:
     for layer in layers:
@@ -173,6 +167,10 @@ def _fold_shuffle(model: nn.Module, layers: list[nn.Module], module: ShuffleAtte
             if tensor.dim():  # all but the batches counted
                 tensor.copy_(tensor[module.order])
     exchange(model, module, module.ordered())
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return isinstance(module, GatedAttention) or is_registered(module)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

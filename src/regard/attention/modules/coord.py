@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +38,6 @@ class CoordinateAttention(AttentionModule):
     Raises:
         InputError: `reduction` is below 1.
     """
-
-    norms: ClassVar = {"bn1": "conv1"}  # batch norm -> the layer right before it
 
     def __init__(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
@@ -32,8 +30,6 @@ class SpatialAttention(GatedAttention):
     Raises:
         InputError: `kernel_size` is even or below 1.
     """
-
-    norms: ClassVar = {"bn": "conv"}  # batch norm -> the layer right before it
 
     def __init__(
         self,
