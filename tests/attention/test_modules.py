@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm import layers as timm_layers
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from regard import InputError, attention
 from regard.attention import HardSigmoid, SubAttention, kernels
@@ -211,6 +212,29 @@ def test_compiles_and_exports_whole_with_any_batch(name) -> None:
     for batch in batches:
         torch.testing.assert_close(program(batch), layer(batch))
         torch.testing.assert_close(compiled(batch), layer(batch))
+
+
+@pytest.mark.parametrize("name", attention.names())
+def test_feature_extractors_trace_networks(name) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), make(name, gate=SubAttention(1)).float(), nn.ReLU())
+    images = torch.randn(2, 3, 6, 5)
+    extractor = create_feature_extractor(network, ["0", "2"]).eval()
+    features = extractor(images)
+    torch.testing.assert_close(features["2"], network.eval()(images))
+    copied = copy.deepcopy(extractor).eval()(torch.cat((images, images)))  # what is traced holds for other sizes
+    torch.testing.assert_close(copied["2"], torch.cat((features["2"], features["2"])))
+    gradients = []
+    for run in (lambda x: extractor(x)["2"], network):
+        x = images.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(run(x).square().sum(), x)[0])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_are_traced(variant) -> None:
+    name, options = VARIANTS[variant]
+    layer, x = make(name, **options).eval(), torch.randn(2, 8, 3, 2, dtype=torch.float64)
+    torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
 
 
 @pytest.mark.parametrize("name", attention.names())

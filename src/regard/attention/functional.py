@@ -86,14 +86,22 @@ def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.mean(3, keepdim=True, dtype=dtype), x.mean(2, keepdim=True, dtype=dtype)
 
 
-def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The context (N, C), the mean of the pixels weighted by `softmax_p(key x[p] + bias)`, and these weights (N, H W).
+def weighted_sum(x: Tensor, f: Tensor) -> Tensor:
+    """The sum of `x * f`: over pixels for f (N, 1, H, W), which gives (N, C, 1, 1); else over channels."""
+    dtype = sum_dtype(x.dtype)
+    if f.shape[1] == 1:
+        return torch.einsum("nchw,nihw->nci", x, f.to(x.dtype)).to(dtype)[..., None]
+    return torch.einsum("nchw,ncij->nijhw", x, f.to(x.dtype))[:, 0].to(dtype)
 
-    key: (C,), bias: (1,).
+
+def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The context (N, C, 1, 1), the mean of the pixels weighted by `softmax_p(key x[p] + bias)`, and these weights.
+
+    key: (C,), bias: (1,); the weights: (N, 1, H, W).
     """
-    pixels = x.flatten(2)
-    weights = (torch.matmul(key.to(x.dtype), pixels) + bias.to(x.dtype)).softmax(1)
-    return torch.bmm(pixels, weights[:, :, None])[:, :, 0], weights
+    logits = weighted_sum(x, key[None, :, None, None].expand(x.shape[0], -1, 1, 1)) + bias
+    weights = logits.flatten(1).softmax(1).reshape(logits.shape)
+    return weighted_sum(x, weights), weights
 
 
 def sigmoids(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
@@ -113,7 +121,7 @@ def sigmoids_backward(d: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tenso
     factors = sigmoids(u, w, b)
     d = d * factors
     slope = 1 - torch.sigmoid(logits[-1])  # of the logarithm of the factors
-    of_w, of_b = [d.new_zeros(len(d), 0, d.shape[1])], [d.new_zeros(len(d), 0, d.shape[1])]
+    of_w, of_b = [d.new_zeros(d.shape[0], 0, d.shape[1])], [d.new_zeros(d.shape[0], 0, d.shape[1])]
     for wk, before in zip(w.flip(0), logits[-2::-1], strict=True):
         of_w.insert(1, (d * slope * before).sum((2, 3))[:, None])
         of_b.insert(1, (d * slope).sum((2, 3))[:, None])

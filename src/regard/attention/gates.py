@@ -103,8 +103,8 @@ class SubAttentionGate(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         factors = torch.sigmoid(logits)
-        for w, b in zip(self.w, self.b, strict=True):  # (C, 1, 1) each
-            logits = w * logits + b
+        for k in range(self.order):
+            logits = self.w[k] * logits + self.b[k]  # (C, 1, 1) each
             factors = factors * torch.sigmoid(logits)
         return factors
 

@@ -17,7 +17,7 @@ def _broadcast(x: Tensor, *small: Tensor | None) -> bool:
         value is None
         or (
             value.dim() == 4
-            and len(value) == len(x)
+            and value.shape[0] == x.shape[0]
             and all(size in (1, whole) for size, whole in zip(value.shape[1:], x.shape[1:], strict=True))
         )
         for value in small

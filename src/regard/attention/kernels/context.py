@@ -1,7 +1,4 @@
-"""The context of global context: a mean of the pixels, weighted by an attention over them.
-
-Each pass over the features is a matrix product, for which torch has fast kernels on every device.
-"""
+"""The context of global context: a mean of the pixels, weighted by an attention over them."""
 
 from __future__ import annotations
 
@@ -14,26 +11,20 @@ from torch import Tensor
 from regard.attention import functional
 from regard.attention.kernels.combine import combine
 from regard.attention.kernels.operation import Operation
+from regard.attention.kernels.statistics import weighted_sum
 
-_context = Operation(functional.context, lambda *_: True)
+_context = Operation(
+    functional.context, lambda x, key, bias: x.dim() == 4 and key.shape == x.shape[1:2] and bias.shape == (1,)
+)
 
 
 def _gradient(inputs: Sequence[Any], kept: Sequence[Tensor], dcontext: Tensor, dweights: Tensor) -> Any:
-    x, key, bias = inputs
-    (weights,) = kept
-    shape = len(x), 1, *x.shape[2:]
-    pixels, of_context = x.flatten(2), dcontext.to(x.dtype)[:, None]
-    of_weights = torch.bmm(of_context, pixels)[:, 0] + dweights  # (N, P)
-    of_logits = weights * (of_weights - (weights * of_weights).sum(1, keepdim=True))
-    dkey = torch.bmm(pixels, of_logits.to(x.dtype)[:, :, None])[:, :, 0].sum(0)
-    dx = combine(
-        x,
-        dcontext[:, :, None, None],
-        weights.reshape(shape),
-        key[None, :, None, None].expand(len(x), -1, 1, 1),
-        of_logits.reshape(shape),
-        False,
-    )
+    (x, key, bias), (weights,) = inputs, kept
+    of_weights = weighted_sum(x, dcontext) + dweights
+    of_logits = weights * (of_weights - (weights * of_weights).sum((2, 3), keepdim=True))
+    dkey = weighted_sum(x, of_logits).sum((0, 2, 3))
+    keys = key[None, :, None, None].expand(x.shape[0], -1, 1, 1)
+    dx = combine(x, dcontext, weights, keys, of_logits, False)
     return dx, dkey.to(key.dtype), torch.zeros_like(bias)  # the softmax does not feel the bias
 
 
@@ -42,4 +33,4 @@ _context.differentiate(_gradient, kept=slice(1, 2), outputs=2)
 
 def context(x: Tensor, key: Tensor, bias: Tensor) -> Tensor:
     """The context (N, C): the mean of the pixels weighted by `softmax_p(key x[p] + bias)`; key (C,), bias (1,)."""
-    return _context(x, key, bias)[0].to(x.dtype)
+    return _context(x, key, bias)[0].flatten(1).to(x.dtype)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from regard.attention import functional
@@ -25,6 +24,9 @@ _mean_variance = Operation(functional.channel_mean_variance, _is_batch)
 _mean_max = Operation(functional.channel_mean_max, _is_batch)
 _pixel_mean_max = Operation(functional.pixel_mean_max, lambda x, f: _is_batch(x) and f.shape == (*x.shape[:2], 1, 1))
 _strips = Operation(functional.strip_means, _is_batch)
+weighted_sum = Operation(
+    functional.weighted_sum, lambda x, f: f.shape in ((x.shape[0], 1, *x.shape[2:]), (*x.shape[:2], 1, 1))
+)
 
 
 def _everywhere(x: Tensor, dmean: Tensor) -> Tensor:
@@ -52,9 +54,8 @@ def _of_pixels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dto
     x, f = inputs
     (where,), mean = kept, dmean / x.shape[1]
     dx = spread(x, f, mean, where, f.expand_as(x).gather(1, where) * dtop, False)
-    line = len(x), x.shape[2] * x.shape[3], 1
-    df = torch.bmm(x.flatten(2), mean.to(x.dtype).reshape(line))  # (N, C, 1)
-    df = df.scatter_add(1, where.reshape(line), (x.gather(1, where) * dtop.to(x.dtype)).reshape(line))
+    line = x.shape[0], x.shape[2] * x.shape[3], 1
+    df = weighted_sum(x, mean)[..., 0].scatter_add(1, where.reshape(line), (x.gather(1, where) * dtop).reshape(line))
     return dx, df[..., None].to(f.dtype)
 
 
@@ -68,6 +69,7 @@ _mean_variance.differentiate(_of_mean_variance, kept=slice(1), outputs=2)
 _mean_max.differentiate(_of_mean_max, kept=slice(2, 3), outputs=2)
 _pixel_mean_max.differentiate(_of_pixels, kept=slice(2, 3), outputs=2)
 _strips.differentiate(_of_strips, outputs=2)
+weighted_sum.differentiate()
 
 
 def channel_mean(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from regard.attention import kernels
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate
 from regard.attention.registry import register
@@ -46,10 +47,9 @@ class SimAM(GatedAttention):
         self.e_lambda = e_lambda
 
     def logits(self, x: Tensor) -> Tensor:
-        squares = (x - x.mean((2, 3), keepdim=True)).square()
-        pixels = x.shape[2] * x.shape[3]
-        variance = squares.sum((2, 3), keepdim=True) / (pixels - 1 if pixels > 1 else 1)
-        return squares / (4 * (variance + self.e_lambda)) + 0.5
+        mean, variance = kernels.channel_mean_variance(x)
+        squares = (x - mean[:, :, None, None]).square()
+        return squares / (4 * (variance[:, :, None, None] + self.e_lambda)) + 0.5
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, e_lambda={self.e_lambda}"

@@ -142,8 +142,22 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
 def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     rows, columns = (torch.empty_like(_in_order(x, _small(x, n, c, *of))) for of in ((h, 1), (1, w)))
-    _call("strip_means", x, [None, x, None, None, None, rows, columns], _axes(rows), _axes(columns))
+    _call("reduce", x, [None, x, None, None, None, rows, columns], _axes(rows), _axes(columns))
     return _back(x, rows), _back(x, columns)
+
+
+def weighted_sum(x: Tensor, f: Tensor) -> Tensor:
+    n, c, h, w = x.shape
+    factor = _in_order(x, f)
+    total = torch.empty_like(_in_order(x, _small(x, *((n, c, 1, 1) if f.shape[1] == 1 else (n, 1, h, w)))))
+    _call("reduce", x, [None, x, None, factor, None, total, None], _axes(total), _axes(factor))
+    return _back(x, total)
+
+
+def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    logits = weighted_sum(x, key[None, :, None, None].expand(len(x), -1, 1, 1).contiguous()) + bias
+    weights = logits.flatten(1).softmax(1).reshape(logits.shape)
+    return weighted_sum(x, weights), weights
 
 
 def channel_mean(x: Tensor) -> Tensor:

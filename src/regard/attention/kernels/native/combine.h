@@ -40,18 +40,25 @@ template <class Work> inline void of_kind(bool vector, const Work& work) {
     vector ? work(std::true_type()) : work(std::false_type());
 }
 
-// The product of two rows of factors, either of which may be absent; one value if both are. `room` holds it if need be.
-template <class S> inline const S* product(const S* a, bool va, const S* b, bool vb, int64_t count, S* room) {
-    if (!b) return a;
-    if (!a) return b;
-    for (int64_t k = 0; k < (va || vb ? count : 1); ++k) room[k] = (va ? a[k] : *a) * (vb ? b[k] : *b);
-    return room;
+// A product of two rows of factors, either of which may be absent, as one value times one row (of ones if V is false).
+template <bool V, class S> struct Product {
+    S value;
+    const S* values;
+    S operator[](int64_t k) const { return V ? value * values[k] : value; }
+};
+template <bool V, class S>
+inline Product<V, S> product(const S* a, bool va, const S* b, bool vb, S otherwise, int64_t count, S* room) {
+    S value = a || b ? S(1) : otherwise;
+    if (a && !va) value *= *a;
+    if (b && !vb) value *= *b;
+    if (va && vb)
+        for (int64_t k = 0; k < count; ++k) room[k] = a[k] * b[k];
+    return {value, va && vb ? room : va ? a : b};
 }
 
 // y = x * a * b + c * d, or a * b + c * d. Tensors: x or none, a, b, c, d, y. Numbers: the axes of a, b, c and d.
 template <class T> void combine(const Call& call) {
     using S = typename Sum<T>::type;
-    static const S one = 1, none = 0;
     const Axes axes[] = {Axes(call.numbers[0]), Axes(call.numbers[1]), Axes(call.numbers[2]), Axes(call.numbers[3])};
     const Rows r = rows_of(call, {axes[0], axes[1], axes[2], axes[3]});
     const Steps steps[] = {Steps(r, axes[0]), Steps(r, axes[1]), Steps(r, axes[2]), Steps(r, axes[3])};
@@ -60,22 +67,24 @@ template <class T> void combine(const Call& call) {
     of_kind(axes[0].k || axes[1].k, [&](auto vf) {
         of_kind(axes[2].k || axes[3].k, [&](auto vt) {
             each(call, r.n * r.i, [&](int64_t task) {
-                static thread_local Scratch<S> room;
-                S* rows = room.of(2 * r.k);
+                static thread_local Scratch<S> scratch;
+                S* room = scratch.of(2 * r.k);
                 const auto at = [&](int64_t which, int64_t j) {
                     const S* small = call.in<S>(1 + which);
                     const Steps& step = steps[which];
                     return small ? small + task / r.i * step.size + task % r.i * step.i + j * step.j : nullptr;
                 };
                 for (int64_t j = 0; j < r.j; ++j) {
-                    const S* factor = product(at(0, j), axes[0].k, at(1, j), axes[1].k, r.k, rows);
-                    const S* term = product(at(2, j), axes[2].k, at(3, j), axes[3].k, r.k, rows + r.k);
-                    const auto f = row<vf.value>(factor ? factor : &one), t = row<vt.value>(term ? term : &none);
+                    const auto f = product<vf.value>(at(0, j), axes[0].k, at(1, j), axes[1].k, S(1), r.k, room);
+                    const auto t = product<vt.value>(at(2, j), axes[2].k, at(3, j), axes[3].k, S(0), r.k, room + r.k);
                     const int64_t start = (task * r.j + j) * r.k;
+                    const T* from = x + start;
                     T* to = y + start;
                     if (x)
-                        for (int64_t k = 0; k < r.k; ++k) to[k] = narrow<T>(widen(x[start + k]) * f[k] + t[k]);
+#pragma omp simd
+                        for (int64_t k = 0; k < r.k; ++k) to[k] = narrow<T>(widen(from[k]) * f[k] + t[k]);
                     else
+#pragma omp simd
                         for (int64_t k = 0; k < r.k; ++k) to[k] = narrow<T>(f[k] + t[k]);
                 }
             });
@@ -103,8 +112,8 @@ template <class S> struct Sums {
     }
 };
 
-// With G: dx = g * a * b, da = sum(g * x * b), db = sum(g * x * a). Without: da and db are means of x, and nothing else.
-template <class T, bool G, bool VA, bool VB> void gradients(const Call& call, const Axes& of_a, const Axes& of_b) {
+// With G: dx = g * a * b, da = sum(g * x * b), db = sum(g * x * a). Without: da = sum(x * b), db = sum(x * a).
+template <class T, bool G, bool VA, bool VB> void sums(const Call& call, const Axes& of_a, const Axes& of_b) {
     using S = typename Sum<T>::type;
     static const S one = 1;
     const Rows r = rows_of(call, {of_a, of_b});
@@ -115,51 +124,71 @@ template <class T, bool G, bool VA, bool VB> void gradients(const Call& call, co
     const int64_t parts = std::min(r.i, (call.workers() + r.n - 1) / r.n);
     Sums<S> sums_a(r, of_a, parts), sums_b(r, of_b, parts);
     const Steps &sa = sums_a.steps, &sb = sums_b.steps;
-    each(call, r.n * parts, [&](int64_t task) {
-        static thread_local Scratch<S> room;
-        const int64_t n = task / parts, part = task % parts;
-        S *row_a = room.of(2 * r.k), *row_b = row_a + r.k;
-        for (int64_t i = r.i * part / parts; i < r.i * (part + 1) / parts; ++i) {
-            S *to_a = sums_a.at(n, part, i), *to_b = sums_b.at(n, part, i);
-            if (sums_a.within) std::fill(row_a, row_a + (VA ? r.k : 1), S(0));
-            if (sums_b.within) std::fill(row_b, row_b + (VB ? r.k : 1), S(0));
-            for (int64_t j = 0; j < r.j; ++j) {
-                const int64_t at = ((n * r.i + i) * r.j + j) * r.k;
-                const T *xs = x + at, *gs = G ? g + at : nullptr;
-                const auto ar = row<G && VA>(a ? a + n * sa.size + i * sa.i + j * sa.j : &one);
-                const auto br = row<G && VB>(b ? b + n * sb.size + i * sb.i + j * sb.j : &one);
-                const auto value = [&](int64_t k) { return G ? widen(gs[k]) * widen(xs[k]) : widen(xs[k]); };
-                for (int64_t start = 0; start < r.k; start += CHUNK) {
-                    const int64_t count = std::min(CHUNK, r.k - start);
-                    if constexpr (G)
-                        for (int64_t k = start; k < start + count; ++k) dx[at + k] = narrow<T>(widen(gs[k]) * ar[k] * br[k]);
-                    add<VA>((sums_a.within ? row_a : to_a + j * sa.j) + (VA ? start : 0), count,
-                            [&](int64_t k) { return value(start + k) * br[start + k]; });
-                    if (db)
-                        add<VB>((sums_b.within ? row_b : to_b + j * sb.j) + (VB ? start : 0), count,
-                                [&](int64_t k) { return value(start + k) * ar[start + k]; });
+    const auto loop = [&](auto has_a, auto has_b, auto with_b) {  // which factors have values, and whether db is asked for
+        each(call, r.n * parts, [&](int64_t task) {
+            static thread_local Scratch<S> room;
+            const int64_t n = task / parts, part = task % parts;
+            S *row_a = room.of(2 * r.k), *row_b = row_a + r.k;
+            for (int64_t i = r.i * part / parts; i < r.i * (part + 1) / parts; ++i) {
+                S *to_a = sums_a.at(n, part, i), *to_b = sums_b.at(n, part, i);
+                if (sums_a.within) std::fill(row_a, row_a + (VA ? r.k : 1), S(0));
+                if (sums_b.within) std::fill(row_b, row_b + (VB ? r.k : 1), S(0));
+                for (int64_t j = 0; j < r.j; ++j) {
+                    const int64_t at = ((n * r.i + i) * r.j + j) * r.k;
+                    const T *xs = x + at, *gs = g + at;
+                    T* to = dx + at;
+                    const auto ar = row<has_a.value && VA>(has_a.value ? a + n * sa.size + i * sa.i + j * sa.j : &one);
+                    const auto br = row<has_b.value && VB>(has_b.value ? b + n * sb.size + i * sb.i + j * sb.j : &one);
+                    S* add_a = sums_a.within ? row_a : to_a + j * sa.j;
+                    S* add_b = sums_b.within ? row_b : to_b + j * sb.j;
+                    S sum_a = 0, sum_b = 0;
+#pragma omp simd reduction(+ : sum_a, sum_b)
+                    for (int64_t k = 0; k < r.k; ++k) {
+                        S value = widen(xs[k]);
+                        if constexpr (G) {
+                            const S up = widen(gs[k]);
+                            value *= up;
+                            to[k] = narrow<T>(up * ar[k] * br[k]);
+                        }
+                        if constexpr (VA)
+                            add_a[k] += value * br[k];
+                        else
+                            sum_a += value * br[k];
+                        if constexpr (with_b.value && VB)
+                            add_b[k] += value * ar[k];
+                        else if constexpr (with_b.value)
+                            sum_b += value * ar[k];
+                    }
+                    if (!VA) *add_a += sum_a;
+                    if (with_b.value && !VB) *add_b += sum_b;
                 }
+                if (sums_a.within) add<true>(to_a, VA ? r.k : 1, [&](int64_t k) { return row_a[k]; });
+                if (sums_b.within) add<true>(to_b, VB ? r.k : 1, [&](int64_t k) { return row_b[k]; });
             }
-            if (sums_a.within) add<true>(to_a, VA ? r.k : 1, [&](int64_t k) { return row_a[k]; });
-            if (sums_b.within) add<true>(to_b, VB ? r.k : 1, [&](int64_t k) { return row_b[k]; });
-        }
+        });
+    };
+    of_kind(b != nullptr, [&](auto has_b) {
+        if constexpr (G)
+            loop(std::true_type(), has_b, has_b);
+        else
+            loop(std::false_type(), has_b, std::integral_constant<bool, !has_b.value>());
     });
     const S elements = S(r.i * r.j * r.k);
-    sums_a.put(r.n, da, G ? S(1) : elements / S(sa.size));
+    sums_a.put(r.n, da, G || b ? S(1) : elements / S(sa.size));
     if (db) sums_b.put(r.n, db, G ? S(1) : elements / S(sb.size));
 }
 
-template <class T, bool G> void gradients_of_kind(const Call& call) {
+template <class T, bool G> void sums_of_kind(const Call& call) {
     const Axes a(call.numbers[0]), b(call.numbers[1]);
     of_kind(a.k, [&](auto va) {
-        of_kind(b.k, [&](auto vb) { gradients<T, G, decltype(va)::value, decltype(vb)::value>(call, a, b); });
+        of_kind(b.k, [&](auto vb) { sums<T, G, decltype(va)::value, decltype(vb)::value>(call, a, b); });
     });
 }
 
 // Tensors: g, x, a, b, dx, da, db. Numbers: the axes of a and b.
-template <class T> void combine_backward(const Call& call) { gradients_of_kind<T, true>(call); }
+template <class T> void combine_backward(const Call& call) { sums_of_kind<T, true>(call); }
 
-// The means of rows and columns. Tensors: -, x, -, -, -, rows, columns. Numbers: their axes.
-template <class T> void strip_means(const Call& call) { gradients_of_kind<T, false>(call); }
+// The means of rows and columns, or the sum of x * b. Tensors: -, x, -, b or none, -, rows or sum, columns or none.
+template <class T> void reduce(const Call& call) { sums_of_kind<T, false>(call); }
 
 }  // namespace

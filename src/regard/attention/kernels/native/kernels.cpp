@@ -16,7 +16,7 @@
 
 ENTRY(combine)
 ENTRY(combine_backward)
-ENTRY(strip_means)
+ENTRY(reduce)
 ENTRY(channel_statistics)
 ENTRY(pixel_statistics)
 ENTRY(shuffle_gate)

@@ -26,25 +26,39 @@ template <class T> struct Shuffle {
     }
 
     // y = x * factors, of a chunk.
-    template <bool V> void forward(const Gate<V, S>& gate, const S* a, const S* d, const T* x, S* y, int64_t count) const {
+    template <bool V, class Y>
+    void forward(const Gate<V, S>& gate, const S* a, const S* d, const T* x, Y* y, int64_t count) const {
         const auto as = row<V>(a), ds = row<V>(d);
         S u[CHUNK], f[CHUNK];
+        if (order == 0) {
+            for (int64_t i = 0; i < count; ++i) y[i] = narrow<Y>(widen(x[i]) * sigmoid(as[i] * widen(x[i]) + ds[i]));
+            return;
+        }
         for (int64_t i = 0; i < count; ++i) u[i] = as[i] * widen(x[i]) + ds[i];
         gate.values(u, f, count);
-        for (int64_t i = 0; i < count; ++i) y[i] = widen(x[i]) * f[i];
+        for (int64_t i = 0; i < count; ++i) y[i] = narrow<Y>(widen(x[i]) * f[i]);
     }
 
     // Of a chunk: what reaches x by way of itself, dx, and by way of the logits, du. u is scratch.
-    template <bool V>
-    void backward(const Gate<V, S>& gate, const S* a, const S* d, const T* x, const S* g, S* u, S* dx, S* du, S* dw, S* db,
+    template <bool V, class G>
+    void backward(const Gate<V, S>& gate, const S* a, const S* d, const T* x, const G* g, S* u, S* dx, S* du, S* dw, S* db,
                   int64_t count) const {
         const auto as = row<V>(a), ds = row<V>(d);
+        if (order == 0) {
+#pragma omp simd
+            for (int64_t i = 0; i < count; ++i) {
+                const S v = widen(x[i]), up = widen(g[i]), f = sigmoid(as[i] * v + ds[i]);
+                du[i] = up * v * f * (S(1) - f);
+                dx[i] = up * f + as[i] * du[i];
+            }
+            return;
+        }
         for (int64_t i = 0; i < count; ++i) {
             u[i] = as[i] * widen(x[i]) + ds[i];
-            du[i] = g[i] * widen(x[i]);
+            du[i] = widen(g[i]) * widen(x[i]);
         }
         gate.slopes(u, dx, du, dw, db, count);
-        for (int64_t i = 0; i < count; ++i) dx[i] = g[i] * dx[i] + as[i] * du[i];
+        for (int64_t i = 0; i < count; ++i) dx[i] = widen(g[i]) * dx[i] + as[i] * du[i];
     }
 };
 
@@ -77,11 +91,7 @@ template <class T> void shuffle_gate(const Call& call) {
                 for (int64_t i = 0; i < p; ++i) ys[i] = narrow<T>(widen(xs[i]) * f);
                 return;
             }
-            S out[CHUNK];
-            chunks<T>(p, [&](int64_t start, int64_t count) {
-                of.forward(gate, &a, &d, xs + start, out, count);
-                for (int64_t i = 0; i < count; ++i) ys[start + i] = narrow<T>(out[i]);
-            });
+            chunks<T>(p, [&](int64_t start, int64_t count) { of.forward(gate, &a, &d, xs + start, ys + start, count); });
         });
         return;
     }
@@ -139,33 +149,32 @@ template <class T> void shuffle_gate_backward(const Call& call) {
         each(call, call.n * c, [&](int64_t at) {
             static thread_local Scratch<S> room;
             const int64_t n = at / c, channel = at % c;
-            S *gs = room.of(p + (order + 2) * CHUNK), *u = gs + p;
-            const T *xs = x + at * p, *from = g + (n * c + of.place(channel)) * p;
+            const T *xs = x + at * p, *gs = g + (n * c + of.place(channel)) * p;
             T* to = dx + at * p;
-            for (int64_t i = 0; i < p; ++i) gs[i] = widen(from[i]);
+            S *draft = room.of(p + (order + 2) * CHUNK), *u = draft + p;
+            if constexpr (std::is_same_v<T, S>) draft = to;
             const Gate<false, S> gate{of.w + channel, of.b + channel, order, c};
             S *dws = dw + n * order * c + channel, *dbs = db + n * order * c + channel;
             for (int64_t k = 0; k < order; ++k) dws[k * c] = dbs[k * c] = 0;
             S a, d, slope, rest;
             of.logits(n, channel, a, d);
             if (!of.local[channel]) {
-                S f, du = summed<S>(p, [&](int64_t i) { return gs[i] * widen(xs[i]); });
+                S f, du = summed<S>(p, [&](int64_t i) { return widen(gs[i]) * widen(xs[i]); });
                 u[0] = d;
                 gate.slopes(u, &f, &du, dws, dbs, 1);
                 by_statistics(at, du, S(0), slope, rest);
-                for (int64_t i = 0; i < p; ++i) to[i] = narrow<T>(gs[i] * f + rest);
+                for (int64_t i = 0; i < p; ++i) to[i] = narrow<T>(widen(gs[i]) * f + rest);
                 return;
             }
             const S mean = of.means[at], rstd = of.rstds[at];
-            S sum = 0, along = 0, out[CHUNK], du[CHUNK];
+            S sum = 0, along = 0, du[CHUNK];
             chunks<T>(p, [&](int64_t start, int64_t count) {
-                of.backward(gate, &a, &d, xs + start, gs + start, u, out, du, dws, dbs, count);
+                of.backward(gate, &a, &d, xs + start, gs + start, u, draft + start, du, dws, dbs, count);
                 add<false>(&sum, count, [&](int64_t i) { return du[i]; });
                 add<false>(&along, count, [&](int64_t i) { return du[i] * (widen(xs[start + i]) - mean) * rstd; });
-                for (int64_t i = 0; i < count; ++i) gs[start + i] = out[i];
             });
             by_statistics(at, sum, along, slope, rest);
-            for (int64_t i = 0; i < p; ++i) to[i] = narrow<T>(gs[i] + slope * widen(xs[i]) + rest);
+            for (int64_t i = 0; i < p; ++i) to[i] = narrow<T>(draft[i] + slope * widen(xs[i]) + rest);
         });
         return;
     }

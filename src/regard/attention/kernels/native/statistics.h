@@ -6,9 +6,6 @@
 
 namespace {
 
-// Whether v replaces the largest value so far; NaN is larger than all.
-template <class S> inline bool larger(S v, S top) { return (v > top) | ((v != v) & (top == top)); }
-
 // The largest of x, and where it comes first.
 template <class S> inline S largest(const S* x, int64_t p, int64_t* where) {
     S top = x[0];
@@ -49,37 +46,40 @@ void over_inner(const Call& call, int64_t rows, int64_t count, const T* x, const
 template <class T, class S>
 void over_outer(const Call& call, int64_t rows, int64_t count, const T* x, const S* factor, S* means, S* variances,
                 S* tops, int64_t* where) {
-    over_rows(call, rows, count, means, [&](int64_t n, int64_t i, S* sums) {
-        const T* from = x + (n * rows + i) * count;
-        const S f = factor ? factor[n * rows + i] : S(1);
-        for (int64_t k = 0; k < count; ++k) sums[k] += widen(from[k]) * f;
-    });
-    for (int64_t at = 0; at < call.n * count; ++at) means[at] /= S(rows);
-    if (variances) {
-        over_rows(call, rows, count, variances, [&](int64_t n, int64_t i, S* sums) {
-            const T* from = x + (n * rows + i) * count;
-            const S* mean = means + n * count;
-            for (int64_t k = 0; k < count; ++k) sums[k] += (widen(from[k]) - mean[k]) * (widen(from[k]) - mean[k]);
-        });
-        for (int64_t at = 0; at < call.n * count; ++at) variances[at] /= S(rows > 1 ? rows - 1 : 1);
-    }
-    if (!tops) return;
     const int64_t chunks = (count + CHUNK - 1) / CHUNK;
-    each(call, call.n * chunks, [&](int64_t task) {
-        const int64_t n = task / chunks, start = task % chunks * CHUNK, some = std::min(CHUNK, count - start);
-        S* top = tops + n * count + start;
-        int64_t* at = where + n * count + start;
-        for (int64_t i = 0; i < rows; ++i) {
-            const T* from = x + (n * rows + i) * count + start;
-            const S f = factor ? factor[n * rows + i] : S(1);
-            for (int64_t k = 0; k < some; ++k) {
-                const S v = widen(from[k]) * f;
-                const bool more = i == 0 || larger(v, top[k]);
-                top[k] = more ? v : top[k];
-                at[k] = more ? i : at[k];
+    if (tops)
+        each(call, call.n * chunks, [&](int64_t task) {
+            const int64_t n = task / chunks, start = task % chunks * CHUNK, some = std::min(CHUNK, count - start);
+            S *top = tops + n * count + start, *mean = means + n * count + start, sums[CHUNK] = {};
+            int64_t* at = where + n * count + start;
+            std::fill(mean, mean + some, S(0));
+            for (int64_t i = 0; i < rows; ++i) {
+                const T* from = x + (n * rows + i) * count + start;
+                const S f = factor ? factor[n * rows + i] : S(1);
+#pragma omp simd
+                for (int64_t k = 0; k < some; ++k) {
+                    const S v = widen(from[k]) * f;
+                    const bool more = (i == 0) | (v > top[k]) | ((v != v) & (top[k] == top[k]));  // NaN is largest
+                    sums[k] += v;
+                    top[k] = more ? v : top[k];
+                    at[k] = more ? i : at[k];
+                }
+                if (i % RUN < RUN - 1 && i < rows - 1) continue;
+                for (int64_t k = 0; k < some; ++k) mean[k] += sums[k], sums[k] = 0;
             }
-        }
+        });
+    else
+        over_rows(call, rows, count, means, [&](int64_t n, int64_t i, S* sums) {
+            for (int64_t k = 0; k < count; ++k) sums[k] += widen(x[(n * rows + i) * count + k]);
+        });
+    for (int64_t at = 0; at < call.n * count; ++at) means[at] /= S(rows);
+    if (!variances) return;
+    over_rows(call, rows, count, variances, [&](int64_t n, int64_t i, S* sums) {
+        const T* from = x + (n * rows + i) * count;
+        const S* mean = means + n * count;
+        for (int64_t k = 0; k < count; ++k) sums[k] += (widen(from[k]) - mean[k]) * (widen(from[k]) - mean[k]);
     });
+    for (int64_t at = 0; at < call.n * count; ++at) variances[at] /= S(rows > 1 ? rows - 1 : 1);
 }
 
 // Over pixels. Tensors: x, mean, variance, maximum, position; all but the first two may be absent.
