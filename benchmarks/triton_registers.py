@@ -24,7 +24,6 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 from regard.attention.kernels import triton as kernels
-from regard.attention.kernels.triton import tiles
 
 RESNET50 = [(256, 56), (512, 28), (1024, 14), (2048, 7)]  # channels, height and width
 REGISTERS = 65536  # of a multiprocessor
@@ -63,7 +62,7 @@ class Compiler:
         threads = 32 * compiled.metadata.num_warps
         resident = min(THREADS, REGISTERS // registers // threads * threads)
         name = " ".join(dict.fromkeys([kernel.module.rsplit(".", 1)[1], kernel.__name__.strip("_")]))
-        variant = ", ".join(f"{k}={v}" for k, v in options.items() if k.isupper() and k not in ("C", "P", "G", "WIDE"))
+        variant = ", ".join(f"{k}={v}" for k, v in options.items() if k.isupper() and k not in ("C", "P", "G"))
         self.found[compiled.hash] = [name, variant, registers, spilled, resident]
 
 
@@ -112,7 +111,6 @@ def main() -> None:
     for channels, side, dtype, layout in cases:
         before = set(compiler.found)
         x = torch.empty(4, channels, side, side, device="meta", dtype=dtype).to(memory_format=layouts[layout])
-        tiles.NARROW = 0 if quick and layout == "contiguous" else tiles.NARROW  # offsets of 64 bits
         run(x, 8 if quick else 64, (1,) if quick else (0, 1))
         about = [f"{channels} x {side} x {side}", str(dtype).removeprefix("torch."), layout]
         rows += [[*about, *row] for key, row in compiler.found.items() if key not in before]

@@ -29,7 +29,6 @@ def x(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tensor
     case, layout = request.param.split("-") if "-" in request.param else ("", request.param)
     if case == "cut":
         monkeypatch.setattr(tiles, "THREADS", 8)
-        monkeypatch.setattr(tiles, "NARROW", 0)
     shapes = {"": (2, 6, 5, 7), "cut": (1, 4, 6, 7), "bfloat16": (2, 12, 4, 6)}
     x = (torch.randn(shapes[case]) + 0.5).to(DEVICE, torch.bfloat16 if case == "bfloat16" else torch.float32)
     return x.contiguous(memory_format=LAYOUTS[layout])
@@ -172,6 +171,8 @@ def test_other_shapes_go_by_formula() -> None:
     assert kernels.combine_backward(x, x, rows, columns) is NotImplemented
     large = small(1, 130, 2, 2)
     assert kernels.group_gate(large, small(1), small(1), small(0, 1), small(0, 1), 1e-5) is NotImplemented
+    with pytest.raises(OverflowError):
+        kernels.channel_statistics(torch.empty(1, 2**11, 2**10, 2**10, device="meta"), False, True)
 
 
 def first_largest(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ def test_on_a_gpu() -> None:
 
 @pytest.mark.slow
 def test_every_kernel_compiles_for_a_gpu_and_keeps_to_its_registers(tmp_path) -> None:
-    """With offsets of 32 and of 64 bits; no GPU is needed."""
+    """No GPU is needed."""
     pytest.importorskip("triton")
     run(REGISTERS, "--quick", TRITON_CACHE_DIR=str(tmp_path))
 

@@ -57,12 +57,11 @@ def _combine(
     P,
     V: tl.constexpr,
     LAST: tl.constexpr,
-    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
     """y = x * a * b + c * d; and the sums of x * other * b over the pixels, if there is `other`."""
-    C, P = image(C, P, V, LAST, WIDE)
+    C, P = image(C, P, V, LAST)
     n, channel = block(C, TC)
     row, ok = n * C + channel, channel < C
     start_of_image = n * C * P

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from regard.attention.kernels.triton.gate import factors, slopes, store_gradients
-from regard.attention.kernels.triton.tiles import block, image, is_last, launch, load, offsets, power, small, tile
+from regard.attention.kernels.triton.tiles import block, image, is_last, launch, load, offsets, small, tile
 
 LARGEST = 64  # channels of a group
 
@@ -51,13 +51,13 @@ def group_gate_backward(
     dx, dweight, dbias = torch.empty_like(x), small(x, n, groups), small(x, n, groups)
     dw, db = small(x, n, k, groups), small(x, n, k, groups)
     tensors = (g, x, mean, centre, spread, weight, bias, w, b, dx, dweight, dbias, dw, db)
-    _launch(_backward, groups, x, *tensors, eps=eps, ORDER=k, K=power(k))
+    _launch(_backward, groups, x, *tensors, eps=eps, ORDER=k, K=max(1, triton.next_power_of_2(k)))
     return dx, dweight, dbias, dw, db
 
 
 def _launch(kernel: triton.JITFunction, groups: int, x: Tensor, *tensors: Tensor, **more: Any) -> None:
     members = x.shape[1] // groups
-    tm = power(members)
+    tm = triton.next_power_of_2(members)
     tc, tp = tile(x, rows=tm, each=4)
     tg = max(1, tc // tm)
     stride = members if is_last(x) else 0
@@ -91,12 +91,11 @@ def _forward(
     ORDER: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
-    WIDE: tl.constexpr,
     TG: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
-    C, P = image(C, P, V, LAST, WIDE)
+    C, P = image(C, P, V, LAST)
     n, group, c, ok = _groups(C, G, V, LAST, TG, TC)
     x, y, here = x + n * C * P, y + n * C * P, group < G
     total = tl.zeros([TG, TC, TP], tl.float32)
@@ -155,12 +154,11 @@ def _backward(
     K: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
-    WIDE: tl.constexpr,
     TG: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
-    C, P = image(C, P, V, LAST, WIDE)
+    C, P = image(C, P, V, LAST)
     n, group, c, ok = _groups(C, G, V, LAST, TG, TC)
     g, x, dx, here, row = g + n * C * P, x + n * C * P, dx + n * C * P, group < G, n * G + group
     mean, centre, spread = load(means, n * C + c, ok), load(centres, row, here)[:, None], load(spreads, row, here)

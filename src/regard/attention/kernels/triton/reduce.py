@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from regard.attention.kernels.triton.tiles import block, image, is_last, launch, load, offsets, power, small, tile
+from regard.attention.kernels.triton.tiles import block, image, is_last, launch, load, offsets, small, tile
 
 NOWHERE = tl.constexpr(2**31 - 1)
 
@@ -43,7 +43,7 @@ def over_channels(
 ) -> None:
     """The sums of x * y * f over the channels at each pixel, times `scale`; the largest values and where; f: (N, C)."""
     # Few programs share an image, so that of many channels each takes more in a turn.
-    tc, tp = tile(x, rows=128 if is_last(x) else max(32, power(x.shape[1]) // 32))
+    tc, tp = tile(x, rows=128 if is_last(x) else max(32, triton.next_power_of_2(x.shape[1]) // 32))
     programs = triton.cdiv(x.shape[2] * x.shape[3], tp)
     launch(_reduce, programs, x, x, y, f, sums, None, tops, where, scale=scale, PIXELS=False, TC=tc, TP=tp)
 
@@ -86,12 +86,11 @@ def _reduce(
     PIXELS: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
-    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
     """x * y * f over the pixels or channels; y and f (N, C) may be None, as what is not asked for."""
-    C, P = image(C, P, V, LAST, WIDE)
+    C, P = image(C, P, V, LAST)
     n, kept = block(C if PIXELS else P, TC if PIXELS else TP)
     x = x + n * C * P
     if y is not None:
@@ -113,7 +112,7 @@ def _reduce(
             odd = (v != v) & (top == top)  # NaN is larger than all
             more = mask & ((v > top) | odd | (best == NOWHERE))
             top = tl.where(more, v, top)
-            best = tl.where(more, (p if PIXELS else c).to(tl.int32), best)
+            best = tl.where(more, p if PIXELS else c, best)
     axis: tl.constexpr = 1 if PIXELS else 0
     row, ok = n * (C if PIXELS else P) + kept, kept < (C if PIXELS else P)
     tl.store(sums + row, tl.sum(total, axis) * scale, mask=ok)

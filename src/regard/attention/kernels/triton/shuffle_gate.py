@@ -17,7 +17,7 @@ from torch import Tensor
 
 from regard.attention.kernels.triton.gate import factors, slopes, store_gradients
 from regard.attention.kernels.triton.reduce import moments
-from regard.attention.kernels.triton.tiles import block, image, launch, load, offsets, power, small, tile
+from regard.attention.kernels.triton.tiles import block, image, launch, load, offsets, small, tile
 
 
 def shuffle_gate(
@@ -49,7 +49,7 @@ def shuffle_gate_backward(
     dx, dscale, dshift = torch.empty_like(x), small(x, n, c), small(x, n, c)
     dw, db = small(x, n, k, c), small(x, n, k, c)
     tensors = (g, x, mean, rstd, scale, shift, local.view(torch.uint8), w, b, dx, dscale, dshift, dw, db)
-    _launch(_backward, x, *tensors, ORDER=k, K=power(k), SHUFFLE=shuffle)
+    _launch(_backward, x, *tensors, ORDER=k, K=max(1, triton.next_power_of_2(k)), SHUFFLE=shuffle)
     return dx, dscale, dshift, dw, db
 
 
@@ -123,11 +123,10 @@ def _forward(
     SHUFFLE: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
-    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
-    C, P = image(C, P, V, LAST, WIDE)
+    C, P = image(C, P, V, LAST)
     n, c, ok, to, ok_to = _channels(C, V, SHUFFLE, LAST, TC)
     x, y = x + n * C * P, y + n * C * P
     s, e = load(scale, c, ok)[:, None], load(shift, c, ok)[:, None]
@@ -169,11 +168,10 @@ def _backward(
     SHUFFLE: tl.constexpr,
     V: tl.constexpr,
     LAST: tl.constexpr,
-    WIDE: tl.constexpr,
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
-    C, P = image(C, P, V, LAST, WIDE)
+    C, P = image(C, P, V, LAST)
     n, c, ok, to, ok_to = _channels(C, V, SHUFFLE, LAST, TC)
     g, x, dx, row = g + n * C * P, x + n * C * P, dx + n * C * P, n * C + c
     s, e = load(scale, c, ok)[:, None], load(shift, c, ok)[:, None]

@@ -2,7 +2,7 @@
 
 A program works on tiles of TC channels x TP pixels of one image of C channels and P = H W pixels. LAST says that the
 features are channels last. V is a power of two that divides the distance of the rows of a tile (P, or channels last C),
-so that the compiler knows how they are aligned. Offsets within an image have 32 bits, or 64 if the image is WIDE.
+so that the compiler knows how they are aligned. Offsets within an image have 32 bits.
 """
 
 from __future__ import annotations
@@ -17,12 +17,6 @@ from torch import Tensor
 
 THREADS = 256  # of a program; with more, a thread has fewer than 255 registers
 SECTOR = 32  # bytes, the least that is read from memory: channels last, a tile has at least so many of channels
-NARROW = 2**31 - 1  # elements of an image that offsets of 32 bits can reach
-
-
-def power(least: int) -> int:
-    """The smallest power of two that is at least `least`."""
-    return 1 << max(0, least - 1).bit_length()
 
 
 def is_last(x: Tensor) -> bool:
@@ -37,7 +31,7 @@ def tile(x: Tensor, rows: int = 1, each: int = 8) -> tuple[int, int]:
         rows: TC is at least that, if there are so many channels.
         each: elements for a thread; 4 at most where it has several rows, and keeps values for each of them.
     """
-    channels, pixels = power(x.shape[1]), power(x.shape[2] * x.shape[3])
+    channels, pixels = triton.next_power_of_2(x.shape[1]), triton.next_power_of_2(x.shape[2] * x.shape[3])
     elements = THREADS * (4 if is_last(x) or x.shape[2] * x.shape[3] % 8 else each)
     rows = min(channels, max(rows, SECTOR // x.element_size() if is_last(x) else 1))
     pixels = min(pixels, elements // rows)
@@ -51,8 +45,13 @@ def launch(kernel: Any, programs: int, x: Tensor, *tensors: Tensor | None, strid
         programs: for each image.
         tensors: the first arguments of the kernel; `more` are others by name.
         stride: the distance of rows, if it is neither P nor C.
+
+    Raises:
+        OverflowError: an image has more elements than offsets of 32 bits reach.
     """
     c, p, last = x.shape[1], x.shape[2] * x.shape[3], is_last(x)
+    if c * p >= 2**31:
+        raise OverflowError(f"images of {c * p} elements are too large for offsets of 32 bits")
     elements = more["TC"] * more["TP"] * more.get("TG", 1)
     with torch.cuda.device_of(x):
         kernel[(len(x) * programs,)](
@@ -61,7 +60,6 @@ def launch(kernel: Any, programs: int, x: Tensor, *tensors: Tensor | None, strid
             P=p,
             V=gcd(stride or (c if last else p), 16),
             LAST=last,
-            WIDE=c * p > NARROW,
             num_warps=max(1, min(THREADS, elements // 4) // 32),
             **more,
         )
@@ -73,10 +71,8 @@ def small(x: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 @triton.jit
-def image(C, P, V: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr):
-    """C and P, one of them now a multiple of V in the eyes of the compiler; in 64 bits if WIDE."""
-    if WIDE:
-        C, P = C.to(tl.int64), P.to(tl.int64)
+def image(C, P, V: tl.constexpr, LAST: tl.constexpr):
+    """C and P, one of them now a multiple of V in the eyes of the compiler."""
     if LAST:
         return C // V * V, P
     else:
