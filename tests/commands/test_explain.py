@@ -76,6 +76,8 @@ def test_a_function_as_the_method(here, capsys, monkeypatch) -> None:
     assert (content["method"], content["layer"]) == ("own_method:red", "")
     status, _, err = run(capsys, "a.png", *MODEL, "--method=own_method:blue", "--out=other")
     assert status == 2 and "own_method:blue" in err and err.count("\n") == 1
+    status, _, err = run(capsys, "a.png", *MODEL, "--method=no_method:red", "--out=other")
+    assert status == 2 and "No module named 'no_method'" in err and err.count("\n") == 1
     status, _, err = run(capsys, "a.png", *MODEL, "--method=own_method:red", "--layer=group1", "--out=other")
     assert status == 2 and "leave it out" in err and err.count("\n") == 1
 

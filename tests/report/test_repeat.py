@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,16 +97,19 @@ def test_a_report_of_other_weights_is_said_on_the_page(here: Path) -> None:
     assert "measured with other weights" in (here / "report.html").read_text()
 
 
-def test_a_method_that_is_not_known_is_said_on_the_page(here: Path) -> None:
-    run = training.Run.open(RUN)
-    images = training.load_data(run.recipe.data).test
-
-    def own(model, images, classes):
-        return images.mean(1)
-
-    bias.evaluate(run.model(), images, method=own).save(run.folder / "bias.json")
+def test_a_function_that_was_measured_with_is_named_on_the_page_and_not_imported(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = here / "own_method.py"
+    own.write_text("def red(model, images, classes):\n    return images[:, 0]\n")
+    monkeypatch.syspath_prepend(here)
+    assert main(["bias", RUN, "--method=own_method:red"]) == 0
+    assert json.loads((here / RUN / "bias.json").read_text())["method"] == "own_method:red"
+    own.write_text("open('imported', 'w').close()\n")
+    monkeypatch.delitem(sys.modules, "own_method")
     assert main(["report", RUN, "--images=4"]) == 0
-    assert "unknown method &#39;own&#39;" in (here / "report.html").read_text()
+    assert "unknown method &#39;own_method:red&#39;" in (here / "report.html").read_text()
+    assert not (here / "imported").exists() and "own_method" not in sys.modules
 
 
 def test_a_command_is_taken_by_a_shell_as_it_was_given() -> None:

@@ -15,7 +15,7 @@ from regard.errors import InputError
 from regard.logits import class_logits, predicted_classes
 from regard.maps import MapMethod, create
 from regard.maps.layers import Layer, unwrapped
-from regard.maps.registry import MapFunction
+from regard.maps.registry import MapFunction, method_name
 
 Mapper = MapMethod | MapFunction
 Target = Literal["predicted", "label"]
@@ -62,10 +62,10 @@ class Looker:
                 raise InputError("a layer is for a method by name; this one knows its layer: leave it out")
             if unwrapped(method.model) is not unwrapped(model):
                 raise InputError(f"the {type(method).__name__} is of another model; make one of the model to evaluate")
-            self.mapper, self.method = method, type(method).__name__.lower()
+            self.mapper = method
         else:
             self.mapper = create(method, model, layer)
-            self.method = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+        self.method = method_name(method)
         self.layer = self.mapper.layer
 
     def maps(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

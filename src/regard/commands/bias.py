@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from regard import bias, report, training
 from regard.bias.shards import remove_shards
 from regard.commands.evaluations import Evaluation, add_evaluation_options, evaluations
+from regard.commands.methods import cam_method
 from regard.commands.processes import joined
 from regard.commands.sights import sights
 from regard.console import Console
@@ -151,7 +152,9 @@ def _check(evaluation: Evaluation) -> None:
     size = evaluation.loader().image_size
     if size is not None:
         check_image_size(evaluation.model, torch.empty(1, 3, *size, device="meta"))
-    bias.Looker(evaluation.model, options.method, evaluation.layers, options.target, options.threshold, *distances)
+    bias.Looker(
+        evaluation.model, cam_method(options.method), evaluation.layers, options.target, options.threshold, *distances
+    )
     if options.shard is not None and options.shard < 1:
         raise InputError(f"--shard {options.shard}; expected at least 1")
     if options.pictures < 0:
@@ -164,7 +167,7 @@ def _measured(evaluation: Evaluation, folder: Path, console: Console) -> bias.Re
         one = bias.evaluate(
             evaluation.model,
             evaluation.dataset,
-            method=options.method,
+            method=cam_method(options.method),
             layer=evaluation.layers,
             target=options.target,
             threshold=options.threshold,

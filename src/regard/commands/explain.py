@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from regard import data, report, training
+from regard.commands.methods import cam_method
 from regard.errors import InputError
 from regard.report import Explanation, Refusal
 from regard.report.explain_page import measured
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> int:
         std=std,
         names=network.output_names,
         source=network.source,
-        method=options.method,
+        method=cam_method(options.method),
         layer=_layers(options.layer),
         top=options.top,
         classes=report.find_classes(options.classes, network.output_names),

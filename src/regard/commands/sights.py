@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from regard import bias, report
 from regard.commands.evaluations import Evaluation
+from regard.commands.methods import cam_method
 from regard.data import denormalised
 from regard.files import utf8
 
@@ -38,7 +39,7 @@ def _seen(
 ) -> list[tuple[NDArray, NDArray, NDArray]]:
     """Picture, region and map of each image, as the network sees it."""
     options = evaluation.options
-    looker = bias.Looker(evaluation.model, options.method, evaluation.layers, threshold=options.threshold)
+    looker = bias.Looker(evaluation.model, cam_method(options.method), evaluation.layers, threshold=options.threshold)
     explained = torch.as_tensor(one.rows["explained"][list(rows)], device=evaluation.device)
     seen: list[tuple[NDArray, NDArray, NDArray]] = []
     for batch in evaluation.batches(places, masks=True):

@@ -16,7 +16,7 @@ from regard.maps.channel_groups import group_activation
 from regard.maps.gradient import ActivationMap, GradientMap
 from regard.maps.last import last_features
 from regard.maps.method import MapMethod
-from regard.maps.registry import create, names, register
+from regard.maps.registry import MapFunction, create, method_name, names, register
 from regard.maps.taps import MapTaps, Taps
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "GradientMap",
     "HiResCAM",
     "LayerCAM",
+    "MapFunction",
     "MapMethod",
     "MapTaps",
     "Taps",
@@ -34,6 +35,7 @@ __all__ = [
     "create",
     "group_activation",
     "last_features",
+    "method_name",
     "names",
     "register",
 ]

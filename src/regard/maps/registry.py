@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regard.errors import InputError, first_line, unknown
+from regard.errors import InputError, unknown
 from regard.logits import Classes
 from regard.maps.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from regard.maps.gradient import ActivationMap, GradientMap
@@ -67,6 +66,15 @@ class FunctionMap(MapMethod):
         return wide(maps.detach())
 
 
+def method_name(method: str | MapFunction | MapMethod) -> str:
+    """What a method is called in results: its name; of a function, MODULE:FUNCTION, as the commands take it."""
+    if isinstance(method, str):
+        return method
+    if isinstance(method, MapMethod):
+        return method_name(method.function) if isinstance(method, FunctionMap) else type(method).__name__.lower()
+    return f"{method.__module__}:{getattr(method, '__qualname__', type(method).__name__)}"
+
+
 def names() -> list[str]:
     """The names of all methods, sorted."""
     return sorted(_METHODS)
@@ -88,8 +96,7 @@ def create(
     """The method of this name for a model.
 
     Args:
-        method: one of `names()`, in any case; the name of a class will do too. "module:function" imports the function
-            from a module. Or a function itself, see `FunctionMap`.
+        method: one of `names()`, in any case; the name of a class will do too. Or a function, see `FunctionMap`.
         model: maps images to class scores (N, classes).
         layer: a name as in `model.named_modules()`, the module itself, or several of these; None: the method's usual
             one, mostly the last spatial features. A function knows its layer itself.
@@ -114,10 +121,4 @@ def _named(name: str) -> type[MapMethod] | MapFunction:
     known = {method.__name__.lower(): method for method in _METHODS.values() if isinstance(method, type)} | _METHODS
     if name.lower() in known:
         return known[name.lower()]
-    module, _, function = name.partition(":")
-    if not function:
-        raise unknown("method", name, names())
-    try:
-        return getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"method {name!r} is not found: {first_line(error)}; known: {', '.join(names())}") from None
+    raise unknown("method", name, names())

@@ -54,7 +54,7 @@ def explain(
     std: Channels,
     names: Sequence[str],
     source: str = "",
-    method: str = "gradcam",
+    method: str | maps.MapFunction = "gradcam",
     layer: str | Sequence[str] | None = None,
     top: int = 3,
     classes: Sequence[int] = (),
@@ -107,7 +107,7 @@ def explain(
     settings: dict[str, Any] = {
         "regard": __version__,
         "network": source,
-        "method": method,
+        "method": maps.method_name(method),
         "layer": mapper.layer,
         "threshold": threshold,
         "top": top,
