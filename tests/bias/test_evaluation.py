@@ -151,7 +151,7 @@ def test_methods_of_ones_own():
     report = evaluate(model, images, method=by_red)
     expected = measure(normalised(images)[:, 0], images.regions)
     np.testing.assert_allclose(report.rows["auc"], expected.auc, atol=1e-5)
-    assert (report.method, report.layer) == ("by_red", "")
+    assert (report.method, report.layer) == (f"{__name__}:{by_red.__qualname__}", "")
     assert np.array_equal(seen[0], report.rows["predicted"]) and model.training
     again = evaluate(model, images, method=GradCAM(model, "layer1"))
     assert (again.method, again.layer) == ("gradcam", "layer1")
