@@ -23,7 +23,7 @@ _mean = Operation(functional.channel_mean, _is_batch)
 _mean_variance = Operation(functional.channel_mean_variance, _is_batch)
 _mean_max = Operation(functional.channel_mean_max, _is_batch)
 _pixel_mean_max = Operation(functional.pixel_mean_max, lambda x, f: _is_batch(x) and f.shape == (*x.shape[:2], 1, 1))
-_strips = Operation(functional.strip_means, _is_batch)
+_strips = Operation(functional.strip_means, lambda x, same: _is_batch(x) and same is x)
 weighted_sum = Operation(
     functional.weighted_sum, lambda x, f: f.shape in ((x.shape[0], 1, *x.shape[2:]), (*x.shape[:2], 1, 1))
 )
@@ -60,8 +60,9 @@ def _of_pixels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dto
 
 
 def _of_strips(inputs: Sequence[Any], _: Any, drows: Tensor, dcolumns: Tensor) -> Any:
-    (x,) = inputs
-    return combine(x, drows / x.shape[3], None, dcolumns / x.shape[2], None, False)
+    x = inputs[0]
+    of_rows, of_columns = drows / x.shape[3], dcolumns / x.shape[2]
+    return of_rows.to(x.dtype).expand(x.shape), of_columns.to(x.dtype).expand(x.shape)
 
 
 _mean.differentiate(_of_mean)
@@ -97,5 +98,5 @@ def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
 
 def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
     """The means of the rows (N, C, H, 1) and of the columns (N, C, 1, W) of each channel, in the dtype of x."""
-    rows, columns = _strips(x)
+    rows, columns = _strips(x, x)
     return rows.to(x.dtype), columns.to(x.dtype)

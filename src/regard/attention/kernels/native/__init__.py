@@ -139,7 +139,7 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
     return dx, _back(x, da), db if b is None else _back(x, db)
 
 
-def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
+def strip_means(x: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     rows, columns = (torch.empty_like(_in_order(x, _small(x, n, c, *of))) for of in ((h, 1), (1, w)))
     _call("reduce", x, [None, x, None, None, None, rows, columns], _axes(rows), _axes(columns))
