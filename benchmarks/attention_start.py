@@ -64,13 +64,15 @@ def accuracy(model: nn.Module, batches: DataLoader, device: str) -> float:
 def replace_classifier(model: nn.Module, classes: int) -> None:
     """In place of the last layer with 1000 outputs, a new one."""
     for name, layer in reversed(list(model.named_modules())):
-        new: nn.Module
+        new: nn.Linear | nn.Conv2d
         if isinstance(layer, nn.Linear) and layer.out_features == 1000:
             new = nn.Linear(layer.in_features, classes)
         elif isinstance(layer, nn.Conv2d) and layer.out_channels == 1000:
             new = nn.Conv2d(layer.in_channels, classes, 1)
         else:
             continue
+        nn.init.normal_(new.weight, std=0.01)
+        nn.init.zeros_(new.bias)
         model.set_submodule(name, new.to(next(model.parameters()).device))
         return
 

@@ -29,7 +29,6 @@ from regard.with_attention import WithAttention, without_attention
 Where = str | Sequence[str]
 
 _WHERE = ("branch", "block", "stage")
-_NAME_LAYERS = "name layers that give features (N, C, H, W) in where=[...]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,16 +248,18 @@ def _with_channels(model: nn.Module, found: list[Site]) -> list[Site]:
     for i, site in enumerate(found):
         if site.channels:
             continue
-        layer = f"{site.name.rpartition('.')[0]} of {type(model).__name__}"
-        shape = tuple(shapes.get(site.host, ()))
+        host, shape = without_attention(site.host), tuple(shapes.get(site.host, ()))
+        norm = isinstance(host, nn.LayerNorm | nn.RMSNorm) and not type(host).__name__.endswith("2d")
+        problem = ""
         if not shape:
-            raise InputError(f"it cannot be told how many channels {layer} gives; {_NAME_LAYERS}")
-        if len(shape) != 4:
-            raise InputError(f"{layer} gives a tensor of {len(shape)} dimensions; {_NAME_LAYERS}")
-        if _works_on_last(without_attention(site.host)):
-            raise InputError(
-                f"{layer} is a {type(without_attention(site.host)).__name__}, whose channels come last; {_NAME_LAYERS}"
-            )
+            problem = "does not say how many channels it gives"
+        elif len(shape) != 4:
+            problem = f"gives a tensor of {len(shape)} dimensions"
+        elif norm or isinstance(host, nn.Linear):
+            problem = f"is a {type(host).__name__}, whose channels come last"
+        if problem:
+            name = f"{site.name.rpartition('.')[0]} of {type(model).__name__}"
+            raise InputError(f"{name} {problem}; name layers that give features (N, C, H, W) in where=[...]")
         found[i] = replace(site, channels=shape[1])
     return found
 
@@ -272,12 +273,6 @@ def _channels(layer: nn.Module) -> int:
         nn.GroupNorm: "num_channels",
     }
     return next((getattr(layer, name) for kind, name in attributes.items() if isinstance(layer, kind)), 0)
-
-
-def _works_on_last(layer: nn.Module) -> bool:
-    """Whether `layer` works on the last dimension, so that features (N, C, H, W) do not come out of it."""
-    norm = isinstance(layer, nn.LayerNorm | nn.RMSNorm) and not type(layer).__name__.endswith("2d")
-    return norm or isinstance(layer, nn.Linear)
 
 
 def _shared(model: nn.Module) -> set[nn.Module]:
