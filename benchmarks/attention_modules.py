@@ -35,7 +35,7 @@ class Case:
         self.ours, self.plain, self.floor, self.timms, self.options = ours, plain, floor, timms, options
 
 
-# Floors of forward and backward in copies (a read and a write of the features), as the operations' docstrings count.
+# Floors of forward and backward in copies (a read and a write of the features).
 CASES = {
     "shuffle": Case("shuffle", textbook.Shuffle, 2.5),
     "se": Case("se", textbook.SE, 3.5, "se"),

@@ -66,7 +66,7 @@ class Operation:
     """The operation that `formula` defines, under its name.
 
     Args:
-        formula: takes features x, and g of the same shape, and small tensors, each by one of these parameter names.
+        formula: takes features, by the names x, g and same, and small tensors.
         fits: of the formula's arguments, whether their shapes are those that kernels trust.
         fused: whether a compiler for GPUs cannot do as well: it is kept in what is compiled.
     """
@@ -74,7 +74,7 @@ class Operation:
     def __init__(self, formula: Callable[..., Any], fits: Callable[..., bool], *, fused: bool = False) -> None:
         self.name, self.formula, self.fits, self.fused = formula.__name__, formula, fits, fused
         parameters = list(inspect.signature(formula).parameters)
-        self.features = {at for at, name in enumerate(parameters) if name in ("x", "g")}
+        self.features = {at for at, name in enumerate(parameters) if name in ("x", "g", "same")}
         self.home = parameters.index("x")
         self.broken: set[str] = set()
         _LIBRARY.define(self.name + torch.library.infer_schema(formula, mutates_args=()))
