@@ -69,10 +69,11 @@ def replace_classifier(model: nn.Module, classes: int) -> None:
             new = nn.Linear(layer.in_features, classes)
         elif isinstance(layer, nn.Conv2d) and layer.out_channels == 1000:
             new = nn.Conv2d(layer.in_channels, classes, 1)
+            nn.init.normal_(new.weight, std=0.01)  # as SqueezeNet has it, whose classifier ends in a ReLU
+            assert new.bias is not None
+            nn.init.zeros_(new.bias)
         else:
             continue
-        nn.init.normal_(new.weight, std=0.01)
-        nn.init.zeros_(new.bias)
         model.set_submodule(name, new.to(next(model.parameters()).device))
         return
 
