@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -194,22 +195,11 @@ def shuffle_gate(
     return y, mean, rstd
 
 
-def shuffle_gate_backward(
-    g: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    local: Tensor,
-    w: Tensor,
-    b: Tensor,
-    eps: float,
-    shuffle: bool,
-) -> tuple[Tensor, ...]:
-    small = _gradients(x, mean, w)
-    dx = _features(x)
-    _call("shuffle_gate_backward", x, [g, x, mean, rstd, scale, shift, local, w, b, dx, *small], len(w), shuffle)
+def shuffle_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -> tuple[Tensor, ...]:
+    *tensors, _, shuffle = statistics_and_parameters  # eps is in the statistics
+    mean, w = tensors[0], tensors[-1]
+    dx, small = _features(x), _gradients(x, mean, w)
+    _call("shuffle_gate_backward", x, [g, x, *tensors, dx, *small], len(w), shuffle)
     return dx, *small
 
 
@@ -222,22 +212,11 @@ def group_gate(
     return y, mean, centre, spread
 
 
-def group_gate_backward(
-    g: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    centre: Tensor,
-    spread: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    w: Tensor,
-    b: Tensor,
-    eps: float,
-) -> tuple[Tensor, ...]:
-    small = _gradients(x, centre, w)
-    dx = _features(x)
-    tensors = [g, x, mean, centre, spread, weight, bias, w, b, dx, *small]
-    _call("group_gate_backward", x, tensors, len(weight), len(w), eps)
+def group_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -> tuple[Tensor, ...]:
+    *tensors, eps = statistics_and_parameters
+    centre, w = tensors[1], tensors[-1]
+    dx, small = _features(x), _gradients(x, centre, w)
+    _call("group_gate_backward", x, [g, x, *tensors, dx, *small], centre.shape[1], len(w), eps)
     return dx, *small
 
 

@@ -55,33 +55,7 @@ __attribute__((always_inline)) inline float exponential(float v) {
     return p * power;
 }
 
-__attribute__((always_inline)) inline double exponential(double v) {
-    v = v < -708.0 ? -708.0 : v;
-    v = v > 709.0 ? 709.0 : v;
-    const double shifted = v * 1.4426950408889634074 + 6755399441055744.0;  // 1.5 * 2^52
-    const double n = shifted - 6755399441055744.0;
-    const double r = (v - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10;
-    double p = 1.0 / 6227020800.0;
-    p = p * r + 1.0 / 479001600.0;
-    p = p * r + 1.0 / 39916800.0;
-    p = p * r + 1.0 / 3628800.0;
-    p = p * r + 1.0 / 362880.0;
-    p = p * r + 1.0 / 40320.0;
-    p = p * r + 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
-    p = p * r + 1.0;
-    p = p * r + 1.0;
-    uint64_t bits;
-    std::memcpy(&bits, &shifted, 8);
-    bits = (bits << 52) + 0x3ff0000000000000ull;
-    double power;
-    std::memcpy(&power, &bits, 8);
-    return p * power;
-}
+inline double exponential(double v) { return std::exp(v); }
 
 template <class S> __attribute__((always_inline)) inline S sigmoid(S u) { return S(1) / (S(1) + exponential(-u)); }
 
