@@ -28,7 +28,7 @@ class InputError(ValueError):
 
 
 class DataWarning(UserWarning):
-    """What is passed over in a data set, or lacking in it."""
+    """What is passed over in a data set, or lacking in it, or too small."""
 
 
 class LostProcess(InputError):

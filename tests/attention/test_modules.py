@@ -336,7 +336,10 @@ def test_wrong_input_is_said_in_a_line() -> None:
         (lambda: attention.create("sufle", 64), "did you mean 'shuffle'"),
         (lambda: attention.create("se", 0), "at least 1 channel"),
         (lambda: attention.create("se", 64, redaction=4), "did you mean 'reduction'"),
-        (lambda: attention.create("shuffle", 64, groups=64), "groups that fit: 1, 2, 4, 8, 16, 32"),
+        (
+            lambda: attention.create("shuffle", 64, groups=64),
+            "groups that fit: 1, 2, 4, 8, 16, 32; a recipe says model.attention_options: {groups: 32}",
+        ),
         (lambda: attention.create("se", 64, gate="softmax"), "known: sigmoid, hard-sigmoid"),
         (lambda: attention.create("se", 64, reduction=0), "at least 1, not 0"),
         (lambda: attention.create("sge", 96), "groups that fit: 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 96"),

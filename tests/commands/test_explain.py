@@ -268,7 +268,29 @@ def test_a_network_that_does_not_say_how_images_are_normalised(here, capsys) -> 
     torch.save(models.create("wrn-10-0.5", 4).state_dict(), "bare.pt")
     training.import_weights("bare.pt", training.ModelRecipe("wrn-10-0.5"), "bare.safetensors")
     status, _, err = run(capsys, "a.png", "--model=bare.safetensors")
-    assert status == 2 and "does not say how its images are normalised; import it again with --mean and --std" in err
+    assert status == 2 and "does not say how its images are normalised; import its checkpoint with that" in err
+    status, _, err = run(capsys, "a.png", "--model=wrn-10-0.5=bare.pt")
+    assert status == 2 and "import CHECKPOINT --model NAME --out FILE.safetensors --mean=" in err
+    imported = ["bare.pt", "--model=wrn-10-0.5", "--out=said.safetensors", "--mean=[0.5,0.5,0.5]", "--std=[1,1,1]"]
+    assert main(["import", *imported]) == 0
+    assert run(capsys, "a.png", "--model=said.safetensors", "--device=cpu")[0] == 0
+
+
+def test_maps_of_one_pixel_are_told_of_once(here, capsys) -> None:
+    torch.save(models.create("test_resnet", 4).state_dict(), "small.pt")
+    imported = ["small.pt", "--model=test_resnet", "--out=small.safetensors", "--size=32"]
+    assert main(["import", *imported, "--mean=[0.5,0.5,0.5]", "--std=[1,1,1]"]) == 0
+    capsys.readouterr()
+    said = {}
+    for layer in ("layer4", "layer3"):
+        arguments = ["a.png", "b.png", "--model=small.safetensors", f"--layer={layer}", "--batch_size=1"]
+        status, _, said[layer] = run(capsys, *arguments, f"--out={layer}", "--device=cpu")
+        assert status == 0
+    assert said == {
+        "layer4": "regard: the maps of layer layer4 have one pixel, so they show no place; read them at an earlier "
+        "layer (--layer layer3), or give larger images\n",
+        "layer3": "",
+    }
 
 
 def test_what_an_earlier_call_wrote_is_no_input(here, capsys) -> None:

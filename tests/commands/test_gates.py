@@ -96,7 +96,7 @@ def test_the_same_images_by_another_way_are_the_same(call) -> None:
     [
         ([], "name the network"),
         (["none"], "no run folder none"),
-        (["plain"], "has no attention module of regard"),
+        (["plain"], "plain: WideResNet has no attention module of regard; train one with it (--model.attention se)"),
         (["se", "plain"], "has no attention module of regard"),
         (["se", "--layers=group7"], "unknown layer 'group7'"),
         (["se", "--layers=conv0"], "layer 'conv0' is and holds no attention module"),

@@ -6,7 +6,8 @@ import pycocotools.mask
 import pytest
 import torch
 
-from regard import data
+from regard import data, models
+from regard.cli import main
 from regard.data.regions import coco as format_of_coco
 from regard.errors import InputError
 
@@ -199,6 +200,18 @@ def test_turned_images(own, tmp_path, write_image, orientation):
 def test_annotations_of_the_upright_image(own, tmp_path, write_image):
     write_image(tmp_path / "images" / "000000000003.jpg", (8, 12), orientation=6)
     assert np.array_equal(data.open_regions(own()).mask(3), mask_of(SQUARE))
+
+
+def test_where_nothing_is_annotated_there_are_no_regions(own, tmp_path, capsys):
+    assert data.open_regions(own()).has_masks
+    where = own(annotations=[])
+    assert not data.open_regions(where).has_masks
+    torch.save(models.create("test_resnet", num_classes=2).state_dict(), tmp_path / "net.pt")
+    arguments = [f"test_resnet={tmp_path / 'net.pt'}", f"--data=coco:{where}", f"--out={tmp_path / 'bias'}"]
+    assert main(["bias", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert "the images of coco have no regions" in said and said.count("\n") == 1
+    assert not (tmp_path / "bias").exists()
 
 
 def test_the_fingerprint_is_of_the_annotations(own):

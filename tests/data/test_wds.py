@@ -528,6 +528,7 @@ def test_shards_from_elsewhere(made, served):
     ("options", "said"),
     [
         ({"train": "trian"}, "did you mean 'train'"),
+        ({"train": "train-*.tar"}, "several are named with braces, 'train-{0000..0003}.tar'"),
         ({"train": "train-{000..005}.tar|many"}, "names no shards"),
         ({"train": "train-{000..005}.tar|-3"}, "train-{000..005}.tar|-3"),
         ({"train": f"train-{{000..005}}.tar|{10**30}"}, "train-{000..005}.tar|1000"),

@@ -289,7 +289,8 @@ def test_runs_share_the_gpus_that_are_meant(device: str, fit: int, monkeypatch: 
 def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["reproduce", str(small), "--seeds", "3", "--dry_run", "--device", "cpu"]
     assert main([*command, "--runs", str(tmp_path / "store")]) == 0
-    output = capfd.readouterr().out
+    output, told = capfd.readouterr()
+    assert told == "reading the data and timing a few training steps, to tell the cost\n"
     assert "9 runs for 3 seeds" in output and "steps timed now" in output
     assert "leaving out the last seed (2) saves" in output and "leaving out column at saves" in output
     assert not Store(tmp_path / "store").runs()

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -163,12 +164,22 @@ def test_the_same_images_elsewhere_go_on(kind, begun, tmp_path) -> None:
     assert run.weights().read_bytes() == Run.open(tmp_path / "whole").weights().read_bytes()
 
 
-def test_broken_images_may_be_skipped_from_then_on(begun, tmp_path) -> None:
-    run = shutil.copytree(begun("files") / "run", tmp_path / "run")
-    options = [*COMMAND, "--data.name=files", f"--data.folder={begun('files') / 'data'}", "--schedule.epochs=2"]
-    assert main([*options, f"--run={run}", "--resume", "--data.unreadable=skip"]) == 0
+@pytest.mark.parametrize("kind", ["files", "wds"])
+def test_broken_images_may_be_skipped_from_then_on(kind, tmp_path, capsys, monkeypatch) -> None:
+    broken = png(2)[:60]
+    monkeypatch.setattr(sys.modules[__name__], "png", lambda seed, sound=png: broken if seed == 12 else sound(seed))
+    if kind == "wds":
+        shards(tmp_path / "data", seed=6)
+    else:
+        folder(tmp_path / "data")
+    run = tmp_path / "run"
+    options = [*COMMAND, f"--data.name={kind}", f"--data.folder={tmp_path / 'data'}", f"--run={run}"]
+    assert main(options) == 2
+    assert "--data.unreadable skip, with which --resume goes on" in capsys.readouterr().err
+    assert main([*options, "--schedule.epochs=2", "--resume", "--data.unreadable=skip"]) == 0
     assert Run.open(run).recipe.data.unreadable == "skip"
     assert [row["epoch"] for row in Run.open(run).metrics()] == [1, 2]
+    assert len((run / "unreadable.txt").read_text().splitlines()) >= 1
 
 
 def test_a_run_that_recorded_no_images_is_refused(begun, tmp_path, capsys) -> None:

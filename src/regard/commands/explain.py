@@ -122,7 +122,8 @@ def _normalisation(network: Pretrained) -> tuple[data.Channels, data.Channels]:
     about = network.preprocessing
     if about.mean is None or about.std is None:
         raise InputError(
-            f"{network.source} does not say how its images are normalised; import it again with --mean and --std"
+            f"{network.source} does not say how its images are normalised; import its checkpoint with that (regard "
+            "import CHECKPOINT --model NAME --out FILE.safetensors --mean=[R,G,B] --std=[R,G,B]) and explain the file"
         )
     return about.mean, about.std
 

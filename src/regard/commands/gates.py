@@ -6,6 +6,7 @@ from regard import report, training
 from regard.commands.evaluations import evaluations
 from regard.commands.studies import add_study_options, choose, folder_for, images_of, progress, write_json
 from regard.console import Console
+from regard.errors import InputError
 from regard.studies import attention_layers, gate_activations
 from regard.terminal import command_line, escaped, listed
 
@@ -33,7 +34,10 @@ def main(arguments: list[str]) -> int:
     folder = folder_for("gates", options, found[0])
     layers = listed(options.layers) or None
     for evaluation in found:
-        attention_layers(evaluation.model, layers, of=options.of)  # before the work
+        try:
+            attention_layers(evaluation.model, layers, of=options.of)  # before the work
+        except InputError as error:
+            raise InputError(f"{evaluation.name}: {error}") from error
         evaluation.release()
     console = Console()
     studies = []

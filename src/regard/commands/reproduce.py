@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> int:
         return 0
     cost = None
     if plan.todo and (options.dry_run or local):
+        say("reading the data and timing a few training steps, to tell the cost", error=True)
         start = time.time() - psutil.Process().create_time()  # what another will take to import as much
         cost = reproduction.estimate(plan, runs, None if options.gpus else device, start)
     slots = options.at_once or (_fitting(cost, device, options.threads or 1) if local else 1)

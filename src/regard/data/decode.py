@@ -45,6 +45,9 @@ OnUnreadable = Literal["error", "skip"]  # what becomes of files that cannot be 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
+SKIPPED_IN_A_RUN = "--data.unreadable skip, with which --resume goes on"
+
+
 class Unreadable(Exception):
     """A file that cannot be read as an image; the message names it and says why."""
 

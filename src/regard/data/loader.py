@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regard.data.batch import Batch, Loader, Sampling, stacked
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset
-from regard.data.decode import OnUnreadable, Unreadable, quiet
+from regard.data.decode import SKIPPED_IN_A_RUN, OnUnreadable, Unreadable, quiet
 from regard.data.in_memory import check_reading
 from regard.data.memory_loader import InMemoryLoader
 from regard.data.normalisation import Normalisation, Prefetcher
@@ -185,8 +185,8 @@ class _Reader:
                 except Unreadable as error:
                     if not self.skip:
                         raise InputError(
-                            f"{error}; remove or replace it, or have such images skipped (--unreadable skip, or "
-                            "--data.unreadable skip of a recipe)"
+                            f"{error}; remove or replace it, or have such images skipped (--unreadable skip; of a "
+                            f"run {SKIPPED_IN_A_RUN})"
                         ) from error
                     skipped.append(f"{self.dataset.keys[place]}: {error}")
                     continue

@@ -275,9 +275,10 @@ def _check_there(shards: Sequence[str]) -> None:
         _check_address(shard)
     missing = [shard for shard in shards if not _scheme(shard) and not os.path.isfile(shard)]
     if missing:
+        braces = "; several are named with braces, 'train-{0000..0003}.tar'" if "*" in missing[0] else ""
         raise InputError(
             f"{len(missing)} of {len(shards)} shards are not there: {first_of(missing)}; add them, or name those that "
-            "are (--data.options.train, --data.options.test)"
+            f"are (--data.options.train, --data.options.test){braces}"
         )
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.errors import InputError, unknown
+from regard.errors import DataWarning, InputError, unknown
 from regard.logits import Classes, chosen_classes, class_scores
 from regard.maps.features import Reshape, arrangement
 from regard.maps.last import last_features
 from regard.maps.layers import Layer, find_layers, readable
 from regard.modes import at_rest, checked_images
+from regard.stages import stages
 
 Fuse = Literal["mean", "max"]
 
@@ -114,9 +116,13 @@ class MapMethod(ABC):
         Raises:
             InputError: images or classes of another shape, dtype, range or device; a layer that gives no features,
                 does not run, or has no part in the class scores.
+
+        Warns:
+            DataWarning: the maps have one pixel before they are made larger.
         """
         with self._ready(images) as inputs:
             maps = self._squeezed(self._by_layer(inputs, classes, top))
+            self._warn_of_single_pixels(maps)
             size = inputs.shape[-2:] if upsample else max((part.shape[-2:] for part in maps.values()), key=math.prod)
             if len(maps) == 1:
                 (whole,) = maps.values()
@@ -148,6 +154,24 @@ class MapMethod(ABC):
         inputs = checked_images(self._network, images)
         with at_rest(self._network):
             yield inputs.clone() if inputs.is_inference() else inputs
+
+    def _warn_of_single_pixels(self, maps: Mapping[str, Tensor]) -> None:
+        if not self.layers or any(part.shape[-2:] != (1, 1) for part in maps.values()):
+            return
+        earlier: list[str] = []
+        with suppress(InputError):  # there are no stages
+            asked = [f"{layer}." for layer in self.layers]
+            earlier = list(
+                takewhile(
+                    lambda stage: not any(layer.startswith(f"{stage}.") for layer in asked), stages(self._network)
+                )
+            )
+        warnings.warn(
+            f"the maps of layer {self.layer} have one pixel, so they show no place; read them at an earlier layer "
+            f"({f'--layer {earlier[-1]}' if earlier else '--layer'}), or give larger images",
+            DataWarning,
+            stacklevel=3,
+        )
 
     def _squeezed(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """(N, K, h, w) as they are; (N, h, w) if one class an image was asked."""

@@ -205,8 +205,8 @@ def attention_layers(
             everything[name] = module
     if not everything:
         raise InputError(
-            f"{type(network).__name__} has no attention module of regard; attention.attach(model, 'se') puts one in, "
-            "and models.create(name, attention='se') makes a network with one"
+            f"{type(network).__name__} has no attention module of regard; train one with it (--model.attention se), "
+            "make it so (models.create(name, attention='se')) or put it in (attention.attach(model, 'se'))"
         )
     known = {_plain(name): module for name, module in everything.items() if of == "output" or has_gate(module)}
     if not known:

@@ -9,6 +9,7 @@ from regard.attention import functional, kernels
 from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate, sigmoids_of
+from regard.attention.modules.sizes import fitting_groups
 from regard.attention.registry import register
 from regard.errors import InputError
 
@@ -47,10 +48,9 @@ class SpatialGroupEnhance(GatedAttention):
         dtype: torch.dtype | None = None,
     ) -> None:
         if groups < 1 or channels % groups:
-            fitting = ", ".join(str(g) for g in range(1, channels + 1) if channels % g == 0)
             raise InputError(
                 f"spatial group-wise enhance cuts {channels} channels into groups of one size; "
-                f"{groups} do not fit (groups that fit: {fitting})"
+                f"{groups} do not fit ({fitting_groups(channels)})"
             )
         super().__init__(channels, gate=gate, gate_channels=groups, device=device, dtype=dtype)
         self.groups = groups

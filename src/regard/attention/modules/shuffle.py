@@ -12,6 +12,7 @@ from regard.attention import functional, kernels
 from regard.attention.features import check_features
 from regard.attention.gated import GatedAttention
 from regard.attention.gates import Gate, SubAttentionGate, sigmoids_of
+from regard.attention.modules.sizes import fitting_groups
 from regard.attention.registry import register
 from regard.errors import InputError
 
@@ -52,11 +53,9 @@ class ShuffleAttention(GatedAttention):
         dtype: torch.dtype | None = None,
     ) -> None:
         if groups < 1 or channels % (2 * groups):
-            fitting = [g for g in range(1, channels // 2 + 1) if channels % (2 * g) == 0]
-            advice = f"groups that fit: {', '.join(map(str, fitting))}" if fitting else "channels must be even"
             raise InputError(
                 f"shuffle attention cuts its {groups} groups in halves; {channels} channels do not divide "
-                f"by {2 * groups} ({advice})"
+                f"by {2 * groups} ({fitting_groups(channels, 2)})"
             )
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
         self.groups = groups

@@ -16,6 +16,17 @@ def hidden_units(channels: int, reduction: int, least: int = 1) -> int:
     return max(channels // reduction, least)
 
 
+def fitting_groups(channels: int, parts: int = 1) -> str:
+    """What to say where groups, each cut into so many parts, do not fit: the options that do."""
+    fitting = [groups for groups in range(1, channels // parts + 1) if channels % (parts * groups) == 0]
+    if not fitting:
+        return f"channels must be a multiple of {parts}"
+    return (
+        f"groups that fit: {', '.join(map(str, fitting))}; a recipe says model.attention_options: "
+        f"{{groups: {fitting[-1]}}}"
+    )
+
+
 def same_padding(kernel_size: int) -> int:
     """The padding with which a convolution keeps the size of its input.
 

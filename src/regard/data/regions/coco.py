@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -45,11 +45,11 @@ class CocoDataset(FileDataset):
         keys: Sequence[str],
         labels: Sequence[int],
         classes: Sequence[str],
-        objects: Iterable[tuple[Size | None, Sequence[dict[str, Any]]]],
+        objects: Sequence[tuple[Size | None, Sequence[dict[str, Any]]]],
         source: Path,
     ) -> None:
         super().__init__("coco", split, folder, keys, labels, classes)
-        self.has_masks = True
+        self.has_masks = any(annotations for _, annotations in objects)
         try:
             self._objects = Strings(map(json.dumps, objects))
         except RecursionError as error:
