@@ -19,7 +19,7 @@ from regard.training import plain
 def write(folder: Path, seed: int = 0, accuracy: Any = 0.08) -> Path:
     """A run of a published table, finished after 5 percent of its epochs."""
     folder.mkdir(parents=True)
-    recipe = load_table("lsas-resnet29").cells["cifar10", "lsas-se"].load()
+    recipe = load_table("lsas-resnet29").cells["cifar10", "lsas-se"].full_recipe
     assert recipe is not None
     recipe = Setting(0.05).of(recipe)
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**plain(recipe), "seed": seed}, sort_keys=False))

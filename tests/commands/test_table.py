@@ -24,7 +24,7 @@ def runs(tmp_path: Path) -> Path:
         for seed in range(5):
             run = folder / f"{column}-{seed}"
             run.mkdir(parents=True)
-            recipe = cell.load()
+            recipe = cell.full_recipe
             assert recipe is not None
             recipe = Setting(0.05).of(recipe)
             (run / "recipe.yaml").write_text(yaml.safe_dump({**plain(recipe), "seed": seed}))
