@@ -1,7 +1,8 @@
 """The formulas of what attention modules do to whole feature maps: the definitions of the operations in `kernels`.
 
 Features x and gradients g of them are (N, C, H, W). Everything small (factors, statistics, parameters, and their
-gradients) broadcasts to them; statistics and gradients are of `sum_dtype`. A formula may be differentiated as it is.
+gradients) broadcasts to them; statistics and gradients are in float32 at least. Formulas may be differentiated as they
+are.
 """
 
 from __future__ import annotations
@@ -9,11 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which features of `dtype` are summed: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: Tensor | None, read: bool) -> Tensor:
@@ -46,7 +42,7 @@ def spread(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, 
 
 def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `x * a * b`: of x, a and b; the last is empty if b is absent."""
-    dtype = sum_dtype(x.dtype)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     of_product, dx = g.to(dtype) * x.to(dtype), combine(g, a, b, None, None, True)
     if b is None:
         return dx, of_product.sum_to_size(a.shape), x.new_empty(0, dtype=dtype)
@@ -55,7 +51,7 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
 
 def channel_mean(x: Tensor) -> Tensor:
     """The mean of each channel, (N, C)."""
-    return x.mean((2, 3), dtype=sum_dtype(x.dtype))
+    return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +71,7 @@ def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, maximum and its first channel, over the channels of `x * f` with f (N, C, 1, 1): (N, 1, H, W) each."""
     scaled = x * f.to(x.dtype)
-    dtype = sum_dtype(x.dtype)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     top, where = scaled.max(1, keepdim=True)
     return scaled.mean(1, keepdim=True, dtype=dtype), top.to(dtype), where
 
@@ -85,13 +81,13 @@ def strip_means(x: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
 
     They are given twice, so that both gradients may be views of a few values.
     """
-    dtype = sum_dtype(x.dtype)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     return x.mean(3, keepdim=True, dtype=dtype), same.mean(2, keepdim=True, dtype=dtype)
 
 
 def weighted_sum(x: Tensor, f: Tensor) -> Tensor:
     """The sum of `x * f`: over pixels for f (N, 1, H, W), which gives (N, C, 1, 1); else over channels."""
-    dtype = sum_dtype(x.dtype)
+    dtype = torch.promote_types(x.dtype, torch.float32)
     if f.shape[1] == 1:
         return torch.einsum("nchw,nihw->nci", x, f.to(x.dtype)).to(dtype)[..., None]
     return torch.einsum("nchw,ncij->nijhw", x, f.to(x.dtype))[:, 0].to(dtype)
@@ -152,7 +148,7 @@ def shuffle_gate(
     With `shuffle`, channel j C/2 + i of the product is channel 2 i + j of the result. scale, shift, local: (C,); w, b:
     (K, C), see `sigmoids`. Also mean and reciprocal standard deviation (0 where not `local`) of each channel, (N, C).
     """
-    wide = x.to(sum_dtype(x.dtype))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean, rstd, t = _by_channel_or_pixel(wide, local, eps)
     y = (wide * sigmoids(scale[:, None, None] * t + shift[:, None, None], w, b)).to(x.dtype)
     return F.channel_shuffle(y, 2) if shuffle else y, mean.flatten(1), rstd.flatten(1) * local
@@ -172,7 +168,7 @@ def shuffle_gate_backward(
     shuffle: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradient of x, and in each image those of scale, shift (N, C), w and b (N, K, C); statistics are not used."""
-    wide, g = x.to(sum_dtype(x.dtype)), g.to(sum_dtype(x.dtype))
+    wide, g = x.to(torch.promote_types(x.dtype, torch.float32)), g.to(torch.promote_types(x.dtype, torch.float32))
     g = F.channel_shuffle(g, g.shape[1] // 2) if shuffle else g
     by_pixel = local[:, None, None]
     of_mean, of_rstd, t = _by_channel_or_pixel(wide, local, eps)
@@ -210,7 +206,7 @@ def group_gate(
     the denominator of the variance. weight, bias: (G,); w, b: (K, G), see `sigmoids`. Also the means of the channels
     (N, C), and mean and standard deviation of the maps (N, G).
     """
-    wide, groups = x.to(sum_dtype(x.dtype)), len(weight)
+    wide, groups = x.to(torch.promote_types(x.dtype, torch.float32)), len(weight)
     mean, t, centre, spread = _maps(wide, groups, eps)
     factors = sigmoids(weight[:, None, None] * t + bias[:, None, None], w, b)
     y = (wide * factors.repeat_interleave(x.shape[1] // groups, 1)).to(x.dtype)
@@ -230,7 +226,7 @@ def group_gate_backward(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradient of x, and in each image those of weight, bias (N, G), w and b (N, K, G); statistics are not used."""
-    dtype, groups = sum_dtype(x.dtype), len(weight)
+    dtype, groups = torch.promote_types(x.dtype, torch.float32), len(weight)
     grouped, g = x.to(dtype).unflatten(1, (groups, -1)), g.to(dtype).unflatten(1, (groups, -1))
     means, t, _, deviation = _maps(x.to(dtype), groups, eps)
     d = (g * grouped).sum(2)

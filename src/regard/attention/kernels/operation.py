@@ -21,8 +21,6 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from regard.attention.functional import sum_dtype
-
 _BACKENDS = {"cpu": "native", "cuda": "triton"}
 _LIBRARY = torch.library.Library("regard", "DEF")
 _log = logging.getLogger("regard")
@@ -190,7 +188,7 @@ def in_reference() -> bool:
 def _laid_out(value: Tensor, x: Tensor) -> Tensor:
     if value.shape == x.shape:
         return value.contiguous(memory_format=memory_format(x))
-    return (value.to(sum_dtype(x.dtype)) if value.is_floating_point() else value).contiguous()
+    return (value.to(torch.promote_types(x.dtype, torch.float32)) if value.is_floating_point() else value).contiguous()
 
 
 def _features(value: Tensor, x: Tensor) -> Tensor:
@@ -198,4 +196,4 @@ def _features(value: Tensor, x: Tensor) -> Tensor:
 
 
 def _small(value: Tensor, x: Tensor) -> Tensor:
-    return (value.to(sum_dtype(x.dtype)) if value.is_floating_point() else value).contiguous()
+    return (value.to(torch.promote_types(x.dtype, torch.float32)) if value.is_floating_point() else value).contiguous()

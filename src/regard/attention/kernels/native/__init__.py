@@ -20,7 +20,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from regard.attention.functional import sum_dtype
 from regard.files import written_aside
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
@@ -97,7 +96,7 @@ def _features(like: Tensor) -> Tensor:
 
 
 def _small(x: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=sum_dtype(x.dtype))
+    return torch.empty(shape, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def _in_order(x: Tensor, value: Tensor) -> Tensor:
