@@ -73,6 +73,9 @@ def test_wrong_input_leaves_the_model_as_it_was() -> None:
     for call, words in (
         (lambda: attention.attach(model, "se"), "layer3.0.attention holds SqueezeExcitation already"),
         (lambda: attention.attach(model, "se", stages=(4,)), "stages 1 to 3, not 4"),
+        (lambda: attention.attach(model, "se", stages=3), "such as [3, 4]"),
+        (lambda: attention.attach(model, "se", stages=("layer1",)), "such as [3, 4]"),
+        (lambda: attention.attach(model, "se", where=[1]), "or a list of layer names"),
         (lambda: attention.attach(model, "shuffle", stages=(1,), groups=64), "groups that fit"),
         (lambda: attention.attach(model, "shuffle", stages=(1, 2), groups=32, colour="red"), "'colour'"),
         (lambda: attention.attach(nn.Linear(2, 2), "se"), "has no stages"),

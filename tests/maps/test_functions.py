@@ -68,6 +68,8 @@ def test_wrong_maps_layers_and_options(model, x):
         InputError, match=r"the method gives \(4, 3, 16, 16\); expected a map for each image, \(4, h, w\)"
     ):
         maps.create(lambda model, images, classes: images, model)(x)
+    with pytest.raises(InputError, match="the method gives NoneType; expected maps"):
+        maps.create(lambda model, images, classes: None, model)(x)
     for given in ({"layer": "layer1"}, {"fuse": "max"}):
         with pytest.raises(InputError, match="a function knows its own: leave it out"):
             maps.create(brightness, model, **given)

@@ -286,6 +286,8 @@ def test_a_size_that_does_not_fit() -> None:
         model = models.create("vgg11")
     with pytest.raises(InputError, match="VGG does not take an image of 8 x 8"):
         models.complexity(model, 8)
+    with pytest.raises(InputError, match="at least 1 x 1 pixels, not -3 x -3"):
+        models.complexity(nn.Conv2d(3, 4, 3), -3)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 
 import pytest
@@ -319,7 +320,14 @@ def test_wrong_input_is_one_line() -> None:
         (lambda: transfer.Objective(student, on_meta), "on cpu and a teacher on meta"),
         (lambda: transfer.Objective(student, []), "list of teachers is empty"),
         (lambda: transfer.Objective(student, None, gradient=1), "needs a teacher"),
+        (lambda: transfer.Objective(student, "wrn-10-2"), "not 'wrn-10-2'"),
+        (lambda: transfer.Objective(student, teacher, temperature=math.nan), "finite, not nan"),
+        (lambda: transfer.Objective(student, teacher, layers=[1.5], image_size=32), "layers holds 1.5"),
+        (lambda: transfer.Objective(student, teacher, layers=3, image_size=32), "layers are 3"),
+        (lambda: transfer.Objective(student, teacher, image_size=-4), "is (-4, -4)"),
+        (lambda: transfer.Objective(student, teacher)(images[0], labels), "expected (N, 3, H, W)"),
         (lambda: transfer.Objective(student, teacher, power=0.5), "at least 1"),
+        (lambda: transfer.Objective(student, teacher, power=math.inf), "at least 1"),
         (lambda: transfer.Objective(student, teacher, reduce="min"), "known: max, mean, sum"),
         (lambda: transfer.Objective(student, teacher, layers=["conv9"], image_size=32), "group0, group1, group2"),
         (lambda: transfer.Objective(student, teacher, layers=["fc"], image_size=32), "gives a tensor of shape (1, 10)"),

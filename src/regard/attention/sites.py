@@ -95,6 +95,8 @@ def sites(model: nn.Module, stages: Iterable[int] | None = None, where: Where = 
         raise InputError(
             f"the model is wrapped in {type(model).__name__}; put attention into the model inside, and wrap it again"
         )
+    if not isinstance(where, Sequence) or not all(isinstance(pattern, str) for pattern in where):
+        raise InputError(f"attention goes to {where!r}; give one of {', '.join(_WHERE)}, or a list of layer names")
     if not isinstance(where, str):
         found = list(_layer_sites(model, where, stages))
     elif where not in _WHERE:
@@ -114,11 +116,15 @@ def _chosen(model: nn.Module, stages: Iterable[int] | None) -> list[str]:
         names = list(stage_parts(model))
     except InputError as error:
         raise InputError(f"{error}, in where=[...]") from error
-    numbers = range(1, len(names) + 1) if stages is None else sorted(set(stages))
-    for number in numbers:
+    if stages is None:
+        return names
+    numbers = set(stages) if isinstance(stages, Iterable) else {stages}
+    if isinstance(stages, int) or not all(isinstance(number, int) for number in numbers):
+        raise InputError(f"stages are {stages!r}; give a list of whole numbers counted from 1, such as [3, 4]")
+    for number in sorted(numbers):
         if not 1 <= number <= len(names):
             raise InputError(f"{type(model).__name__} has stages 1 to {len(names)}, not {number}")
-    return [names[number - 1] for number in numbers]
+    return [names[number - 1] for number in sorted(numbers)]
 
 
 def _blocks(model: nn.Module, stages: Iterable[int] | None) -> dict[str, list[Named]]:

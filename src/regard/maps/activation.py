@@ -51,8 +51,8 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
 
 def check_power(power: float, reduce: Reduce) -> None:
     """Raises InputError unless these are a power and a reduction of `activation_map`."""
-    if not power >= 1:
-        raise InputError(f"power {power}; expected a number of at least 1")
+    if not 1 <= power < torch.inf:
+        raise InputError(f"power {power}; expected a finite number of at least 1")
     if reduce not in ("mean", "sum", "max"):
         raise unknown("reduce", reduce, ("mean", "sum", "max"))
 

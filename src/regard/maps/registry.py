@@ -58,7 +58,11 @@ class FunctionMap(MapMethod):
         return {"": torch.stack(maps, 1)}
 
     def _maps_of(self, images: Tensor, classes: Tensor) -> Tensor:
-        maps = torch.as_tensor(self.function(self._network, images, classes), device=images.device)
+        given = self.function(self._network, images, classes)
+        try:
+            maps = torch.as_tensor(given, device=images.device)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"the method gives {type(given).__name__}; expected maps ({len(images)}, h, w)") from error
         if maps.ndim != 3 or len(maps) != len(images):
             raise InputError(
                 f"the method gives {tuple(maps.shape)}; expected a map for each image, ({len(images)}, h, w)"

@@ -97,6 +97,8 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
     """
     model = unwrapped(model)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height < 1 or width < 1:
+        raise InputError(f"an image has at least 1 x 1 pixels, not {height} x {width}")
     parameters = sum(p.numel() for p in model.parameters())
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     image = torch.zeros(1, 3, height, width, device=like.device, dtype=like.dtype)

@@ -124,8 +124,8 @@ class Objective(nn.Module):
         super().__init__()
         self.teachers = _as_teachers(teacher)
         self.weights = _as_weights({"beta": beta, "alpha": alpha, **weights}, alone=not self.teachers)
-        if temperature <= 0:
-            raise InputError(f"the temperature of distillation is positive, not {temperature}")
+        if not 0 < temperature < torch.inf:
+            raise InputError(f"the temperature of distillation is positive and finite, not {temperature}")
         if not 0 <= label_smoothing < 1:
             raise InputError(f"label smoothing lies in [0, 1); it is {label_smoothing}")
         for what, value, known in (
@@ -183,6 +183,8 @@ class Objective(nn.Module):
         Raises:
             InputError: see `Objective` and `checked_labels`.
         """
+        if images.ndim != 4:
+            raise InputError(f"images are {tuple(images.shape)}; expected (N, 3, H, W)")
         student = self._student or self._prepare((images.shape[2], images.shape[3]))
         weights = {name: weight.at(progress) for name, weight in self.weights.items()}
         terms = {name: term for name, term in TERMS.items() if weights.get(term.weight)}
@@ -383,9 +385,12 @@ def _as_weights(given: dict[str, float | Weight], *, alone: bool) -> dict[str, W
 def _as_teachers(given: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None) -> tuple[Teacher, ...]:
     if given is None:
         return ()
-    several = [given] if isinstance(given, nn.Module | Teacher) else list(given)
+    several = [given] if isinstance(given, nn.Module | Teacher | str) else list(given)
     if not several:
         raise InputError("the list of teachers is empty; give at least one, or None for a student that learns alone")
+    for one in several:
+        if not isinstance(one, nn.Module | Teacher):
+            raise InputError(f"a teacher is a network or a Teacher, not {one!r:.40}; load or create it first")
     return tuple(one if isinstance(one, Teacher) else Teacher(one) for one in several)
 
 

@@ -58,7 +58,7 @@ def find_pairs(
     """
     student, teacher = unwrapped(student), unwrapped(teacher)
     if layers is not None:
-        if isinstance(layers, str) or not layers:
+        if not isinstance(layers, Sequence) or isinstance(layers, str) or not layers:
             raise InputError(f"layers are {layers!r}; give a list of names, numbers of stages or pairs of these")
         return [
             Pair(_name("student", student, ours), _name("teacher", teacher, theirs))
@@ -87,6 +87,8 @@ def feature_shapes(
     Raises:
         InputError: the model does not run on such an image, or a layer gives no features.
     """
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise InputError(f"the size of the {network}'s images is {size!r}; give their side in pixels, or (h, w)")
     inner = unwrapped(model)
     parameter = next(inner.parameters(), torch.empty(0))
     image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
@@ -129,7 +131,7 @@ def check_extent(pairs: Sequence[Pair], student_shapes: Shapes, teacher_shapes: 
 def _pair(spec: LayerSpec) -> tuple[str | int, str | int]:
     if isinstance(spec, str | int):
         return spec, spec
-    if len(spec) != 2:
+    if not isinstance(spec, Sequence) or len(spec) != 2:
         raise InputError(f"layers holds {spec!r}; expected a layer, or a pair (student's, teacher's)")
     return spec[0], spec[1]
 

@@ -59,6 +59,12 @@ class Weight:
             raise InputError(f"milestones of a weight are {self.milestones}; give shares of the run, in [0, 1]")
         if self.shape == "step" and not self.milestones:
             raise InputError("a weight of shape step has no milestones; give shares of the run, for example [0.3, 0.6]")
+        try:
+            finite = all(map(math.isfinite, self.values))
+        except OverflowError:
+            finite = False
+        if not finite:
+            raise InputError(f"a weight of {self.start} times {self.factor} at every milestone does not stay finite")
 
     def at(self, progress: float) -> float:
         """The weight when the share `progress` of the run, in [0, 1], is over."""

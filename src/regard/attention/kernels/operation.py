@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
+from regard.errors import first_line
+
 _BACKENDS = {"cpu": "native", "cuda": "triton"}
 _LIBRARY = torch.library.Library("regard", "DEF")
 _log = logging.getLogger("regard")
@@ -55,7 +57,7 @@ def _kernels(name: str) -> ModuleType | None:
             "attention runs on torch's own operations, which are several times slower: its %s kernels do not work here "
             "(%s)",
             name,
-            next(iter(str(error).strip().splitlines()), type(error).__name__),
+            first_line(error),
         )
         return None
 
@@ -123,7 +125,10 @@ class Operation:
         except Exception as error:
             self.broken.add(backend)
             _log.warning(
-                "the %s kernel of %s does not work here, its formula runs instead (%s)", backend, self.name, error
+                "the %s kernel of %s does not work here, its formula runs instead (%s)",
+                backend,
+                self.name,
+                first_line(error),
             )
             found = NotImplemented
         return self.plain(*args) if found is NotImplemented else found
