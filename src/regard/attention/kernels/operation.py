@@ -77,7 +77,9 @@ class Operation:
         self.features = {at for at, name in enumerate(parameters) if name in ("x", "g", "same")}
         self.home = parameters.index("x")
         self.broken: set[str] = set()
-        _LIBRARY.define(self.name + torch.library.infer_schema(formula, mutates_args=()))
+        # Features may come in any layout: compilers that change it need not change it back.
+        schema = self.name + torch.library.infer_schema(formula, mutates_args=())
+        _LIBRARY.define(schema, tags=(torch.Tag.flexible_layout,))
         _LIBRARY.impl(self.name, self.plain, "CompositeExplicitAutograd")
         for device, of_device in _BACKENDS.items():
             _LIBRARY.impl(self.name, partial(self.run, of_device), device.upper())
