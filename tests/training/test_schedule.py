@@ -64,7 +64,7 @@ def test_a_cosine_to_a_floor_is_halfway_in_the_middle() -> None:
 @given(runs())
 def test_it_rises_to_its_height_and_falls_from_there(run) -> None:
     schedule, height, steps = run
-    found = rates(schedule, height, steps)
+    found = [round(rate / height, 12) * height for rate in rates(schedule, height, steps)]  # without last digits
     rising = math.ceil(schedule.warmup * steps - 1e-9)
     assert all(rate > 0 or schedule.shape != "milestones" for rate in found)
     assert all(0 <= rate <= height for rate in found)

@@ -114,7 +114,7 @@ def create(
             if option in inspect.signature(attention_modules.attach).parameters:
                 raise InputError(f"{option!r} is no option of the attention module {attention} itself; leave it out")
         if attention_start is None and pretrained:
-            _log.info("attention in the pretrained %s begins as the identity (attention_start: identity)", name)
+            _log.warning("note: attention in the pretrained %s begins as the identity (attention_start)", name)
         start = attention_start or ("identity" if pretrained else "published")
         attention_modules.attach(
             model, attention, stages=attention_stages, gate=gate, start=start, **dict(attention_options or {})

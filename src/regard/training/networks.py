@@ -38,8 +38,8 @@ def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None
                 f"model.options has {option}, which is no option of a network; leave it out, or give model.{option}"
             )
     start = network.attention_start
-    if network.attention is not None and network.pretrained:
-        start = start or "identity"  # also where the weights come from a file
+    if network.attention is not None and network.pretrained and pretrained is False:
+        start = start or "identity"  # as with the pretrained weights that a file stands for
     return models.create(
         network.name,
         classes,
