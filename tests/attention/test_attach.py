@@ -67,6 +67,7 @@ def test_modules_follow_dtype_and_device_of_their_block() -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float64}
 
 
+@pytest.mark.slow
 def test_wrong_input_leaves_the_model_as_it_was() -> None:
     model = models.create("cifar-resnet11", attention="se", attention_stages=(3,))
     keys = list(model.state_dict())

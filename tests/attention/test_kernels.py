@@ -338,6 +338,7 @@ def test_without_a_compiler_the_formula_runs_and_it_is_said_once(tmp_path) -> No
     assert done.stderr.count("there is no C++ compiler") == 1
 
 
+@pytest.mark.slow
 def test_a_broken_compiler_is_told_and_leaves_nothing(tmp_path) -> None:
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\ncase $* in *-###*) exit 0;; esac\necho no such flag >&2\nexit 1\n")
@@ -347,6 +348,7 @@ def test_a_broken_compiler_is_told_and_leaves_nothing(tmp_path) -> None:
     assert {path.suffix for path in (tmp_path / "cache").glob("*")} <= {".lock"}
 
 
+@pytest.mark.slow
 def test_kernels_can_be_declined() -> None:
     done = loaded(REGARD_NATIVE="0")
     assert done.stdout == "torch\n" and not done.stderr

@@ -357,6 +357,7 @@ def test_places_after_blocks_stages_and_layers() -> None:
     torch.testing.assert_close(model.features.denseblock1(x), model.features.denseblock1.attention(before))
 
 
+@pytest.mark.slow
 def test_every_module_goes_into_a_network_without_slots() -> None:
     for name in attention.names():
         model = torchvision.ResNet(torchvision.resnet.BasicBlock, [2, 1, 1, 1], num_classes=5)
@@ -367,6 +368,7 @@ def test_every_module_goes_into_a_network_without_slots() -> None:
             assert parameter.grad is not None and parameter.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_networks_without_a_place() -> None:
     for model, where, words in (
         (timm.create_model("vit_tiny_patch16_224", depth=2), "branch", "blocks.0 of VisionTransformer has no conv"),
