@@ -61,7 +61,12 @@ def check_gradients(layer: nn.Module) -> None:
     assert torch.autograd.gradcheck(run, (features, *layer.parameters()))
 
 
-@pytest.mark.parametrize("gate", GATES, ids=str)
+QUICK_GATES = ["sigmoid", SubAttention(1)]
+
+
+@pytest.mark.parametrize(
+    "gate", [*QUICK_GATES, *(pytest.param(g, marks=pytest.mark.slow) for g in GATES if g not in QUICK_GATES)], ids=str
+)
 @pytest.mark.parametrize("name", attention.names())
 def test_gradients(name, gate) -> None:
     check_gradients(make(name, gate=gate))
