@@ -123,6 +123,7 @@ def test_no_field_of_a_recipe_or_a_run_is_a_command(
     assert not (place / "ran").exists()
 
 
+@pytest.mark.slow
 def test_nothing_in_a_store_of_runs_is_a_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for field, said in FIELDS.items():
         write_run(place / "runs" / field, said)

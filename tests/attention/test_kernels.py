@@ -332,6 +332,7 @@ def loaded(script: str = "", **environment: str) -> subprocess.CompletedProcess[
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_formula_runs_and_it_is_said_once(tmp_path) -> None:
     done = loaded(REGARD_CACHE=str(tmp_path / "empty"), CXX="no-such-compiler", PATH=str(tmp_path))
     assert done.stdout == "torch\n"

@@ -129,6 +129,7 @@ def test_the_channel_shuffle_is_left_out_unless_asked_for() -> None:
         attention.attach(models.create("wrn-10-1"), "se", start="random")
 
 
+@pytest.mark.slow
 def test_weights_folding_and_export(tmp_path) -> None:
     def build() -> nn.Module:
         options = {"groups": 2, "shuffle": True}

@@ -138,6 +138,7 @@ def test_bad_runs_are_named_and_hide_no_other(store: Path, capsys: pytest.Captur
     assert "8.00" in printed(capsys, "table", "lsas-resnet29", "--runs", store)
 
 
+@pytest.mark.slow
 def test_the_report_names_bad_runs_and_shows_the_others(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,6 +88,7 @@ def test_half_precision_is_summed_in_float32():
     assert a.grad.dtype == torch.float16
 
 
+@pytest.mark.slow
 def test_compiled():
     a = features(2, 3, 4, 4).requires_grad_()
     map_ = torch.compile(activation_map, backend="aot_eager", fullgraph=True)(a)

@@ -44,6 +44,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
     return str(tmp_path / "my runs") if request.param == "folder" else bucket
 
 
+@pytest.mark.slow
 def test_one_at_a_time(address: str) -> None:
     one, other = Store(address), Store(address)
     assert one.holder("run") is None and one.locked() == {}

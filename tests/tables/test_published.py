@@ -173,6 +173,7 @@ def test_every_cell_has_a_recipe_of_its_own_column() -> None:
             assert len(set(used)) == len(used), (name, row)
 
 
+@pytest.mark.slow
 def test_run_folders_cannot_be_mixed_up() -> None:
     first: dict[str, Recipe] = {}
     for name in recipes.names():
