@@ -180,6 +180,7 @@ def test_attention_works_there_and_goes_without_trace(network, where) -> None:
     assert not any(isinstance(module, attention.WithAttention) for module in model.modules())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_weights_and_copies(network) -> None:
     model, images = network.model, network.images

@@ -28,6 +28,7 @@ def create(case: str, about: dict) -> torch.nn.Module:
     return models.create(name, classes, attention="se", gate=gate, attention_stages=stages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CIFAR + IMAGENET + WIDE)
 def test_logits(case, goldens, relative_error) -> None:
     about, expected = goldens.index[case], goldens.outputs(case)
