@@ -17,9 +17,9 @@ import timm
 import torch
 from common import arguments, publish, table
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
@@ -46,11 +46,13 @@ def as_tensor(name: str) -> v2.Transform:
     return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
-def photographs(options: argparse.Namespace) -> list[tuple[Tensor, int]]:
+def photographs(options: argparse.Namespace) -> TensorDataset:
     """Every fifth photograph and its class."""
     paths = sorted(options.photographs.glob("*.jpg"))
     crop = v2.Compose([v2.Resize(256), v2.CenterCrop(224), as_tensor(options.network)])
-    return [(crop(decode_image(str(paths[i]), ImageReadMode.RGB)), i) for i in range(0, len(paths), 5)]
+    classes = range(0, len(paths), 5)
+    images = [crop(decode_image(str(paths[i]), ImageReadMode.RGB)) for i in classes]
+    return TensorDataset(torch.stack(images), torch.tensor(classes))
 
 
 @torch.no_grad()
@@ -131,7 +133,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.01)
     options = parser.parse_args()
     warnings.simplefilter("ignore", attention.PlacementWarning)
-    pictures = DataLoader(photographs(options), 50)  # type: ignore[arg-type]
+    pictures = DataLoader(photographs(options), 50)
     rows = []
     for module, start in [(None, "published"), *((module, start) for module in options.modules for start in STARTS)]:
         attached = accuracy(network(options, module, start), pictures, options.device)

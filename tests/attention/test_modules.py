@@ -11,6 +11,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.modules import OPTIONS
 from timm import layers as timm_layers
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -19,17 +20,6 @@ from regard import InputError, attention
 from regard.attention import HardSigmoid, SubAttention, kernels
 from regard.attention.kernels import native
 
-# What makes each module fit 8 channels, with a gate and hidden layers wider than 1.
-OPTIONS = {
-    "bam": {"reduction": 4},
-    "cbam": {"reduction": 4, "kernel_size": 3},
-    "gc": {"reduction": 2, "fusion": "scale"},
-    "se": {"reduction": 2},
-    "sge": {"groups": 4},
-    "shuffle": {"groups": 2},
-    "spa": {"reduction": 4},
-    "triplet": {"kernel_size": 3},
-}
 VARIANTS = {
     "bam as a product": ("bam", {"combine": "product"}),
     "gc added": ("gc", {"fusion": "add"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.modules import OPTIONS
 from torch import nn
 
 from regard import attention, models
@@ -12,16 +13,6 @@ from regard.errors import InputError
 from regard.studies.gates import attention_layers, gate_activations
 from regard.studies.moments import MomentsByClass
 
-OPTIONS = {
-    "bam": {"reduction": 4},
-    "cbam": {"reduction": 4, "kernel_size": 3},
-    "gc": {"reduction": 2, "fusion": "scale"},
-    "se": {"reduction": 2},
-    "sge": {"groups": 4},
-    "shuffle": {"groups": 2},
-    "spa": {"reduction": 4},
-    "triplet": {"kernel_size": 3},
-}
 VARIANTS = [
     ("bam", {"combine": "product"}),
     ("ge", {"extent": 2}),

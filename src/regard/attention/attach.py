@@ -161,5 +161,5 @@ def _like(model: nn.Module, site: Site) -> nn.Parameter:
 def _went_elsewhere(model: nn.Module, stages: Iterable[int] | None, places: list[Site]) -> str:
     names = [site.name.rpartition(".")[0] for site in places]
     listed = ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
-    found = f"{type(model).__name__} has no residual branches{'' if stages is None else ' in these stages'}"
-    return f"{found}; attention went behind {len(names)} layer{'s' if len(names) > 1 else ''}: {listed}"
+    lacking = f"{type(model).__name__} has no residual branches{'' if stages is None else ' in these stages'}"
+    return f"{lacking}; attention went behind {len(names)} layer{'s' if len(names) > 1 else ''}: {listed}"

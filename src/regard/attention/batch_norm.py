@@ -81,5 +81,5 @@ def fold_norm(layer: nn.Module, norm: nn.Module) -> None:
 def _is_one_of(module: nn.Module, classes: set[str]) -> bool:
     """Whether `module` computes what the class of one of these names does."""
     kind = type(module)
-    own = "forward" in vars(module) or is_parametrized(module)
-    return f"{kind.__module__}.{kind.__qualname__}" in classes and not own
+    changed = "forward" in vars(module) or is_parametrized(module)
+    return f"{kind.__module__}.{kind.__qualname__}" in classes and not changed

@@ -98,16 +98,16 @@ def sites(model: nn.Module, stages: Iterable[int] | None = None, where: Where = 
     if not isinstance(where, Sequence) or not all(isinstance(pattern, str) for pattern in where):
         raise InputError(f"attention goes to {where!r}; give one of {', '.join(_WHERE)}, or a list of layer names")
     if not isinstance(where, str):
-        found = list(_layer_sites(model, where, stages))
+        places = list(_layer_sites(model, where, stages))
     elif where not in _WHERE:
         raise InputError(f"unknown place {where!r} for attention; known: {', '.join(_WHERE)}, or a list of layer names")
     else:
-        found = [
+        places = [
             site
             for stage, blocks in _blocks(model, stages).items()
             for site in (_block_sites(model, stage, blocks, where) if blocks else _after_layers(model, stage, where))
         ]
-    return _with_channels(model, found)
+    return _with_channels(model, places)
 
 
 def _chosen(model: nn.Module, stages: Iterable[int] | None) -> list[str]:
@@ -248,10 +248,10 @@ def _behind(model: nn.Module, name: str, block: nn.Module, stage: str | None) ->
     return Site(f"{name}.{attribute}", 0, stage, block, host, attribute)
 
 
-def _with_channels(model: nn.Module, found: list[Site]) -> list[Site]:
+def _with_channels(model: nn.Module, places: list[Site]) -> list[Site]:
     """The sites with the channels that only the whole network can say."""
-    shapes = output_shapes(model, [site.host for site in found if not site.channels])
-    for i, site in enumerate(found):
+    shapes = output_shapes(model, [site.host for site in places if not site.channels])
+    for i, site in enumerate(places):
         if site.channels:
             continue
         host, shape = without_attention(site.host), tuple(shapes.get(site.host, ()))
@@ -266,8 +266,8 @@ def _with_channels(model: nn.Module, found: list[Site]) -> list[Site]:
         if problem:
             name = f"{site.name.rpartition('.')[0]} of {type(model).__name__}"
             raise InputError(f"{name} {problem}; name layers that give features (N, C, H, W) in where=[...]")
-        found[i] = replace(site, channels=shape[1])
-    return found
+        places[i] = replace(site, channels=shape[1])
+    return places
 
 
 def _channels(layer: nn.Module) -> int:

@@ -20,10 +20,10 @@ def cam_method(name: str) -> str | maps.MapFunction:
     if not function:
         return name
     try:
-        found = getattr(import_module(module), function)
+        method = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         known = ", ".join(maps.names())
         raise InputError(f"method {name!r} is not found: {first_line(error)}; known: {known}") from None
-    if not callable(found):
-        raise InputError(f"method {name!r} is a {type(found).__name__}; expected a function (model, images, classes)")
-    return found
+    if not callable(method):
+        raise InputError(f"method {name!r} is a {type(method).__name__}; expected a function (model, images, classes)")
+    return method

@@ -163,8 +163,8 @@ def _parse(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
 
 def _says_nothing(recipe: training.Recipe) -> bool:
     """Whether a recipe says no more than what a run that is there may be given."""
-    said, default = (training.flat(training.plain(one)) for one in (recipe, training.Recipe()))
-    given = {name for name, value in said.items() if value != default[name]}
+    values, defaults = (training.flat(training.plain(one)) for one in (recipe, training.Recipe()))
+    given = {name for name, value in values.items() if value != defaults[name]}
     return given <= {*training.WHERE, "schedule.epochs", "data.unreadable"}
 
 

@@ -160,10 +160,10 @@ class MapMethod(ABC):
             return
         earlier: list[str] = []
         with suppress(InputError):  # there are no stages
-            asked = [f"{layer}." for layer in self.layers]
+            inner = [f"{layer}." for layer in self.layers]
             earlier = list(
                 takewhile(
-                    lambda stage: not any(layer.startswith(f"{stage}.") for layer in asked), stages(self._network)
+                    lambda stage: not any(layer.startswith(f"{stage}.") for layer in inner), stages(self._network)
                 )
             )
         warnings.warn(

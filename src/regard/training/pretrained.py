@@ -14,6 +14,7 @@ from torch import nn
 
 from regard import data, models
 from regard.errors import InputError, one_line
+from regard.models.hub import WEIGHTS
 from regard.models.torchvision import describe_torchvision, is_of_torchvision
 from regard.training.datasets import SIZE
 from regard.training.networks import build_network, load_network
@@ -97,8 +98,8 @@ def load_pretrained(
     """
     path = Path(source)
     name, given, file = str(source).partition("=")
-    if (path / "model.safetensors").is_file():  # what `models.save_pretrained` wrote
-        pretrained = _imported(path / "model.safetensors")
+    if (path / WEIGHTS).is_file():  # what `models.save_pretrained` wrote
+        pretrained = _imported(path / WEIGHTS)
     elif path.is_dir():
         pretrained = _of_run(Run.open(path), weights)
     elif path.is_file():

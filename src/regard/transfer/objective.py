@@ -25,6 +25,7 @@ from regard.transfer.losses import (
     Reduce,
     Task,
     check_classes,
+    check_temperature,
     input_gradients,
     make_regressor,
     task_loss,
@@ -124,8 +125,7 @@ class Objective(nn.Module):
         super().__init__()
         self.teachers = _as_teachers(teacher)
         self.weights = _as_weights({"beta": beta, "alpha": alpha, **weights}, alone=not self.teachers)
-        if not 0 < temperature < torch.inf:
-            raise InputError(f"the temperature of distillation is positive and finite, not {temperature}")
+        check_temperature(temperature)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"label smoothing lies in [0, 1); it is {label_smoothing}")
         for what, value, known in (

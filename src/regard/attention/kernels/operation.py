@@ -99,8 +99,8 @@ class Operation:
 
     def plain(self, *args: Any) -> Any:
         """By the formula, in the layout and dtypes that all versions have in common."""
-        x, found = args[self.home], self.formula(*args)
-        return tuple(_laid_out(f, x) for f in found) if isinstance(found, tuple) else _laid_out(found, x)
+        x, result = args[self.home], self.formula(*args)
+        return tuple(_laid_out(part, x) for part in result) if isinstance(result, tuple) else _laid_out(result, x)
 
     def run(self, backend: str, *args: Any) -> Any:
         x = args[self.home]
@@ -121,7 +121,7 @@ class Operation:
             for at, a in enumerate(args)
         ]
         try:
-            found = getattr(kernels, self.name)(*given)
+            result = getattr(kernels, self.name)(*given)
         except torch.OutOfMemoryError:  # the formula needs more
             raise
         except Exception as error:
@@ -132,8 +132,8 @@ class Operation:
                 self.name,
                 first_line(error),
             )
-            found = NotImplemented
-        return self.plain(*args) if found is NotImplemented else found
+            result = NotImplemented
+        return self.plain(*args) if result is NotImplemented else result
 
     def differentiate(
         self, backward: Callable[..., Any] | None = None, *, kept: slice = slice(0), outputs: int = 1
@@ -173,12 +173,12 @@ def by_formula(
         given = list(inputs)
         for at, value in zip(which, values, strict=True):
             given[at] = value
-        found = formula(*given)
-        return found[: len(gradients)] if isinstance(found, tuple) else (found,)
+        result = formula(*given)
+        return result[: len(gradients)] if isinstance(result, tuple) else (result,)
 
     made, pull = torch.func.vjp(outputs, *(inputs[at] for at in which))[:2]
-    found = iter(pull(tuple(g.to(y.dtype) for g, y in zip(gradients, made, strict=True))))
-    return tuple(next(found) if at in which else None for at in range(len(inputs)))
+    pulled = iter(pull(tuple(g.to(y.dtype) for g, y in zip(gradients, made, strict=True))))
+    return tuple(next(pulled) if at in which else None for at in range(len(inputs)))
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -195,7 +195,7 @@ def in_reference() -> bool:
 def _laid_out(value: Tensor, x: Tensor) -> Tensor:
     if value.shape == x.shape:
         return value.contiguous(memory_format=memory_format(x))
-    return (value.to(torch.promote_types(x.dtype, torch.float32)) if value.is_floating_point() else value).contiguous()
+    return _small(value, x)
 
 
 def _features(value: Tensor, x: Tensor) -> Tensor:

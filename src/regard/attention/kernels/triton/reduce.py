@@ -18,9 +18,11 @@ def channel_statistics(x: Tensor, variance: bool, maximum: bool) -> tuple[Tensor
     means, variances = small(x, n, c), small(x, *((n, c) if variance else (0,)))
     tops = small(x, *((n, c) if maximum else (0,)))
     where = small(x, *tops.shape, dtype=torch.int64)
-    asked = variances if variance else None, *((tops, where) if maximum else (None, None))
+    optional = variances if variance else None, *((tops, where) if maximum else (None, None))
     tc, tp = tile(x)
-    launch(_reduce, triton.cdiv(c, tc), x, x, None, None, means, *asked, scale=1 / (h * w), PIXELS=True, TC=tc, TP=tp)
+    launch(
+        _reduce, triton.cdiv(c, tc), x, x, None, None, means, *optional, scale=1 / (h * w), PIXELS=True, TC=tc, TP=tp
+    )
     return means, variances, tops, where
 
 

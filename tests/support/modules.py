@@ -1,0 +1,13 @@
+"""What attention modules are made with in tests."""
+
+# What makes each module fit 8 channels, with a gate and hidden layers wider than 1.
+OPTIONS = {
+    "bam": {"reduction": 4},
+    "cbam": {"reduction": 4, "kernel_size": 3},
+    "gc": {"reduction": 2, "fusion": "scale"},
+    "se": {"reduction": 2},
+    "sge": {"groups": 4},
+    "shuffle": {"groups": 2},
+    "spa": {"reduction": 4},
+    "triplet": {"kernel_size": 3},
+}
