@@ -67,12 +67,11 @@ MAY_IMPORT = {
         *("recipes", "tables", "studies"),
     },
     "demo": {"errors", "files", "terminal", "console", "bias", "training", "report", "data"},
-    "commands": {
-        *("errors", "files", "attention", "data", "models", "maps", "export", "bias", "training", "report", "demo"),
-        *("store", "tables", "recipes", "reproduction", "logits", "modes", "terminal", "console", "launcher", "host"),
-        *("studies",),
+    "cli": {
+        *("version", "errors", "files", "attention", "data", "models", "maps", "export", "bias", "training", "report"),
+        *("demo", "store", "tables", "recipes", "reproduction", "logits", "modes", "terminal", "console", "launcher"),
+        *("host", "studies"),
     },
-    "cli": {"version", "errors", "launcher", "terminal", "commands"},
     "__main__": {"cli"},
 }
 

@@ -24,7 +24,7 @@ def test_of_a_command(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("model: [")
-    assert any("commands/evaluate.py" in line for line in lines(capsys, monkeypatch, "evaluate", "run"))
+    assert any("cli/evaluate.py" in line for line in lines(capsys, monkeypatch, "evaluate", "run"))
 
 
 @pytest.mark.slow

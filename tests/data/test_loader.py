@@ -249,7 +249,7 @@ def test_a_worker_that_dies_is_one_line():
 
 def test_a_worker_that_is_killed_between_two_batches_is_one_line(capsys):
     killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-    with mock.patch("regard.commands.recipes.main", side_effect=killed):
+    with mock.patch("regard.cli.recipes.main", side_effect=killed):
         assert main(["recipes"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "DataLoader worker (pid 7) is killed" in line and "fewer workers" in line

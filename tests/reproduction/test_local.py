@@ -17,8 +17,7 @@ import pytest
 import torch
 from support.buckets import bucket
 
-from regard.cli import main
-from regard.commands import reproduce
+from regard.cli import main, reproduce
 from regard.errors import InputError
 from regard.reproduction import Cost, Ended, Job, LocalExecutor, Outcome, Rate, local, make_plan, run_plan, scheduler
 from regard.store import Store

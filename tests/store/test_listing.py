@@ -218,7 +218,7 @@ def test_seeds_of_every_kind(tmp_path: Path) -> None:
 
 
 def test_the_store_does_not_wait_for_torch() -> None:
-    code = "import sys, regard.store, regard.commands.runs; sys.exit('torch' in sys.modules)"
+    code = "import sys, regard.store, regard.cli.runs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["regard.commands.train", "regard.commands.evaluate"])
+_CONTEXT.set_forkserver_preload(["regard.cli.train", "regard.cli.evaluate"])
 
 
 class Command:

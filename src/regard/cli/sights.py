@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from regard import bias, report
-from regard.commands.evaluations import Evaluation
-from regard.commands.methods import cam_method
+from regard.cli.evaluations import Evaluation
+from regard.cli.methods import cam_method
 from regard.data import denormalised
 from regard.files import utf8
 

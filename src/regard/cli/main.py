@@ -16,7 +16,7 @@ from regard.launcher import rank_and_size
 from regard.terminal import replace_unencodable, say
 from regard.version import __version__
 
-# What each is for. A command lives in the module of its name in `regard.commands`, which is only imported when it is
+# What each is for. A command lives in the module of its name in `regard.cli`, which is only imported when it is
 # called, so that `regard --help` does not wait for torch.
 COMMANDS = {
     "demo": "train, transfer and measure on the built-in data; ends in one report.html",
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"unknown command {arguments[0]!r}; known: {', '.join(COMMANDS)}")
         _check_alone(arguments[0])
         # `import` is a word of Python's own
-        command = import_module(f"regard.commands.{arguments[0].replace('import', 'import_')}")
+        command = import_module(f"regard.cli.{arguments[0].replace('import', 'import_')}")
         with _shown_warnings():
             return command.main(arguments[1:])
     except SaidElsewhere as error:

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from regard import report, tables, training
-from regard.commands.settings import add_setting_options, asked_setting, check_place, split_name
+from regard.cli.settings import add_setting_options, asked_setting, check_place, split_name
 from regard.console import Console
 from regard.errors import InputError
 from regard.files import write_text

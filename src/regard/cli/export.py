@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from torch import nn
 
 from regard import export, models, training
-from regard.commands.networks import add_attention, to_network
+from regard.cli.networks import add_attention, to_network
 from regard.errors import InputError
 from regard.terminal import say
 

@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from torch import nn
 
 from regard import data, terminal, training
-from regard.commands.mismatches import tell_mismatches
+from regard.cli.mismatches import tell_mismatches
 from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, WebDataset
 from regard.data.decode import OnUnreadable
 from regard.data.registry import SOURCES

@@ -12,8 +12,8 @@ from rich import box
 from rich.table import Table
 
 from regard import host, reproduction, tables, training
-from regard.commands.settings import add_setting_options, asked_setting, split_name
-from regard.commands.table import DEFAULT, show
+from regard.cli.settings import add_setting_options, asked_setting, split_name
+from regard.cli.table import DEFAULT, show
 from regard.console import Console
 from regard.errors import INTERRUPTED, InputError, check_interval
 from regard.reproduction import Cost, Executor, LocalExecutor, Outcome, Plan, RayExecutor

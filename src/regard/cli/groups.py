@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from regard import report, training
-from regard.commands.evaluations import Evaluation, evaluations
-from regard.commands.studies import (
+from regard.cli.evaluations import Evaluation, evaluations
+from regard.cli.studies import (
     Chosen,
     add_study_options,
     choose,

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard import report
-from regard.commands.evaluations import Evaluation, add_evaluation_options
+from regard.cli.evaluations import Evaluation, add_evaluation_options
 from regard.console import Console
 from regard.data import ImageDataset
 from regard.errors import InputError

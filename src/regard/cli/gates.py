@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from regard import report, training
-from regard.commands.evaluations import evaluations
-from regard.commands.studies import add_study_options, choose, folder_for, images_of, progress, write_json
+from regard.cli.evaluations import evaluations
+from regard.cli.studies import add_study_options, choose, folder_for, images_of, progress, write_json
 from regard.console import Console
 from regard.errors import InputError
 from regard.studies import attention_layers, gate_activations

@@ -15,7 +15,7 @@ from PIL import Image
 from support.buckets import TestBucket, bucket
 
 from regard import data, training
-from regard.commands.report import main as run_report
+from regard.cli.report import main as run_report
 from regard.errors import InputError
 from regard.store import Store
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from regard.commands import runs
+from regard.cli import runs
 from regard.errors import InputError
 from regard.store import Store
 from regard.version import __version__

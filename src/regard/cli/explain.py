@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from regard import data, report, training
-from regard.commands.methods import cam_method
+from regard.cli.methods import cam_method
 from regard.errors import InputError
 from regard.report import Explanation, Refusal
 from regard.report.explain_page import measured

@@ -19,7 +19,7 @@ from accelerate.tracking import TensorBoardTracker
 from PIL import Image
 
 from regard import cli, training
-from regard.commands import train
+from regard.cli import train
 from regard.store import Store
 from regard.training.loop import Loop
 

@@ -8,8 +8,8 @@ from itertools import chain
 import torch
 
 from regard import bias, training
-from regard.commands.evaluations import Evaluation, add_evaluation_options, evaluations
-from regard.commands.processes import joined
+from regard.cli.evaluations import Evaluation, add_evaluation_options, evaluations
+from regard.cli.processes import joined
 from regard.errors import InputError
 from regard.terminal import say
 

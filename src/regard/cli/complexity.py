@@ -17,7 +17,7 @@ from rich import box
 from rich.table import Table
 
 from regard import attention, models, training
-from regard.commands.settings import check_place
+from regard.cli.settings import check_place
 from regard.console import Console
 from regard.errors import InputError, check_interval
 from regard.files import write_text

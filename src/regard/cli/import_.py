@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from regard import training
-from regard.commands.networks import add_attention, to_network
+from regard.cli.networks import add_attention, to_network
 from regard.data.text_files import read_class_names
 from regard.errors import InputError
 from regard.terminal import say

@@ -15,7 +15,7 @@ from support.buckets import TestBucket
 from support.buckets import bucket as empty_bucket
 
 from regard import cli, training
-from regard.commands import train
+from regard.cli import train
 from regard.errors import TAKEN_OVER
 from regard.store import Store
 from regard.training.loop import Loop

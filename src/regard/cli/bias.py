@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from regard import bias, report, training
 from regard.bias.shards import remove_shards
-from regard.commands.evaluations import Evaluation, add_evaluation_options, evaluations
-from regard.commands.methods import cam_method
-from regard.commands.processes import joined
-from regard.commands.sights import sights
+from regard.cli.evaluations import Evaluation, add_evaluation_options, evaluations
+from regard.cli.methods import cam_method
+from regard.cli.processes import joined
+from regard.cli.sights import sights
 from regard.console import Console
 from regard.data import InMemoryDataset
 from regard.errors import InputError
