@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from markupsafe import Markup
 
 from regard.files import check_written, write_text
 from regard.report import svg, wording
+from regard.report.glossary import Glossary
+from regard.report.records import filled
 from regard.terminal import escaped_lines
 from regard.version import __version__
 
@@ -25,42 +28,69 @@ class Network(NamedTuple):
     style: int
 
 
+class Repeat(NamedTuple):
+    """How to repeat a part of a page.
+
+    Attributes:
+        name: of the network, or of what else is repeated.
+        commands: one per line, as a shell takes them.
+        file: name under which the commands have the recipe; empty without one.
+        recipe: as YAML.
+        recorded: commands that run folders record, one per line.
+    """
+
+    name: str
+    commands: str
+    file: str = ""
+    recipe: str = ""
+    recorded: str = ""
+
+
 def write_page(template: str, path: str | Path, **values: Any) -> Path:
     """Fills a template and writes the page, aside first and then renamed.
 
     Args:
-        template: the name of its file in this package.
+        template: name of a file in `templates`.
         path: of the page; its folder is made if need be.
-        **values: what the template asks for; text in them is escaped.
+        **values: what the template asks for, and `title`; text in them is escaped.
 
     Returns:
         The path.
 
     Raises:
-        InputError: the place cannot be written, or holds a file that regard did not write.
+        InputError: the path cannot be written, or holds a file that regard did not write.
     """
     check_written(Path(path), MARK)
     environment = Environment(
-        loader=FunctionLoader(_source),
+        loader=FunctionLoader(_source if _templates().joinpath(template).is_file() else _old_source),
         autoescape=True,
-        finalize=_shown,
+        finalize=_printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    glossary = Glossary()
     environment.globals |= {name: getattr(svg, name) for name in ("colour_of", "core_of", "dashes_of")}
+    environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled}
+    environment.filters |= {"linked": glossary.linked, "svg": Markup}
     names = ("percent", "interval", "signed", "large", "probability", "printable")
     environment.filters |= {name: getattr(wording, name) for name in names}
     text = environment.get_template(template).render(version=__version__, **values)
     return write_text(path, text)
 
 
-def _shown(value: Any) -> Any:
-    """What a template shows of a value: of text, lines without characters that cannot be printed."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return escaped_lines(value)
-    return value
+def _printable(value: Any) -> Any:
+    """Lines of text without control characters; markup as it is."""
+    return escaped_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _templates() -> Traversable:
+    return resources.files("regard.report").joinpath("templates")
 
 
 def _source(name: str) -> str:
+    return _templates().joinpath(name).read_text(encoding="utf-8")
+
+
+def _old_source(name: str) -> str:
     return resources.files("regard.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,18 @@
+"""Fixed sentences below tables and figures, for pages and terminals; `[key]` links to the glossary on a page."""
+
+RATES = (
+    "Rates in %, other measures from 0 to 1; below each its [interval|95% interval]. Accuracy counts all images with a "
+    "label, everything else those with a [region] and a CAM that is not a [constant_map|constant map]."
+)
+DIFFERENCES = (
+    "Each network minus the [reference], rates in percentage points; below each its [interval|95% interval]. "
+    "[p|p values] are two-sided, and [holm|adjusted] together for all comparisons on the page."
+)
+SEEDS = (
+    "Of a network with several [seeds]: the mean over the seeds and its [interval|95% interval]. Of one with a single "
+    "seed: the interval over the test images."
+)
+CAMS = (
+    "Each [cam|CAM] is laid over its image. The lines are the edges of the [focus] and, where it is known, of the "
+    "[region]; ✗ marks a wrong prediction."
+)

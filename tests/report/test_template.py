@@ -1,0 +1,86 @@
+"""What all pages share: the base, tables of records, notes, how to repeat a page, and the glossary."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from regard.report import glossary, template
+from regard.report.records import Column, Note
+
+PAGE = """{% extends "base.html" %}
+{% from "macros.html" import table, notes, facts, repeat, key %}
+{% block main %}
+{{ key(styles) }}
+{{ table(records, columns, "A fixed sentence on the [focus] and the [range_bias|second bias].", styles) }}
+{{ notes(items) }}
+{{ repeat(blocks, [("python", "3"), ("torch", [("1", "a"), ("2", "b")])]) }}
+{% endblock %}
+"""
+HOSTILE = ["<script>alert(1)</script>", "cat)", "[red]x[/red]", "[focus]", "a\x1b[31m\u202eb", "{{ 7 * 7 }} &amp; $x$"]
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch, parse):
+    source = template._source
+    monkeypatch.setattr(template, "_source", lambda name: PAGE if name == "try.html" else source(name))
+    monkeypatch.setattr(template, "_old_source", template._source)
+    records = [
+        {
+            "network": name,
+            "accuracy": 0.5,
+            "accuracy_low": 0.25,
+            "accuracy_high": 0.75,
+            "p": 0.0004,
+            "significant": place > 0 or None,
+            "empty": None,
+        }
+        for place, name in enumerate(HOSTILE)
+    ]
+    columns = [
+        Column("network", "network"),
+        Column("accuracy", "accuracy", "percent", "accuracy"),
+        Column("p", "p", "p"),
+        Column("significant", "result", "significant", "significant"),
+        Column("empty", "nowhere", "number"),
+    ]
+    path = template.write_page(
+        "try.html",
+        tmp_path / "page.html",
+        title=HOSTILE[0],
+        records=records,
+        columns=columns,
+        styles={name: place for place, name in enumerate(HOSTILE)},
+        items=[Note(name, name) for name in HOSTILE],
+        blocks=[template.Repeat(HOSTILE[0], HOSTILE[4])],
+    )
+    return parse(path.read_text())
+
+
+def test_a_page_is_harmless_and_needs_nothing_else(page):
+    page.check_alone()
+    assert "<script" not in page.source and "\x1b" not in page.source and "\u202e" not in page.source
+    for name in (HOSTILE[0], *HOSTILE[1:4], HOSTILE[5]):
+        assert page.text.count(name) >= 4  # key, table, and twice in the notes
+
+
+def test_tables_have_estimates_with_intervals_labels_and_no_empty_columns(page):
+    assert "50.0%" in page.text and "25.0 to 75.0" in page.text and "< 0.001" in page.text
+    assert page.text.count("not tested") == 1
+    assert "nowhere" not in page.text
+
+
+def test_every_term_that_a_page_uses_is_defined_on_it_once(page):
+    anchors = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    links = {(attributes.get("href") or "")[1:] for tag, attributes in page.tags if tag == "a"}
+    assert links <= set(anchors)
+    assert {"term-focus", "term-range_bias", "term-accuracy", "term-significant", "term-holm"} <= set(anchors)
+    assert "term-eta_squared" not in anchors
+
+
+def test_the_glossary_links_to_its_own_terms_alone():
+    for term in glossary.TERMS.values():
+        for key, _ in re.findall(r"\[(\w+)(\|[^\]]+)?\]", term.definition):
+            assert key in glossary.TERMS
+        assert "[" not in glossary.plain(term.definition).replace("[0, 1]", "")
