@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "version": set(),
     "host": set(),
     "errors": set(),
+    "parser": {"errors", "strict_yaml"},
     "files": {"errors"},
     "terminal": set(),
     "console": {"terminal"},
@@ -47,6 +48,7 @@ MAY_IMPORT = {
         "files",
         "metrics_file",
         "recipes",
+        "parser",
         "strict_yaml",
         "terminal",
         "logits",
@@ -70,7 +72,7 @@ MAY_IMPORT = {
     "cli": {
         *("version", "errors", "files", "attention", "data", "models", "maps", "export", "bias", "training", "report"),
         *("demo", "store", "tables", "recipes", "reproduction", "logits", "modes", "terminal", "console", "launcher"),
-        *("host", "studies"),
+        *("host", "studies", "parser"),
     },
     "__main__": {"cli"},
 }

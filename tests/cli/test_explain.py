@@ -93,8 +93,14 @@ def test_a_run_folder_and_several_layers(here, capsys, tmp_path) -> None:
     assert content["layer"] == "group1+group2" and content["network"] == "run"
 
 
+def test_options_before_the_images(here, capsys) -> None:
+    """`regard explain --class tabby photo.jpg`: the option takes one value, the rest are images."""
+    status, out, _ = run(capsys, "--class", "cow", "b.png", "--model=net.safetensors", "a.png", "--top=1")
+    assert status == 0 and out.count("likeliest: ") == 2
+
+
 def test_classes_that_are_asked_for(here, capsys) -> None:
-    status, out, _ = run(capsys, "--model=net.safetensors", "b.png", "a.png", "--class", "cow", "1", "--top=1")
+    status, out, _ = run(capsys, "--model=net.safetensors", "b.png", "a.png", "--class", "cow,1", "--top=1")
     assert status == 0 and out.splitlines()[0] == "b.png" and out.count("likeliest: ") == 2
     for record in json.loads((here / "explained" / "explain.json").read_text())["images"]:
         assert [one["index"] for one in record["maps"]] == [3, 1] and len(record["predicted"]) == 1

@@ -138,8 +138,8 @@ def test_help_tells_the_intervals_of_fields(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"--optimizer.momentum MOMENTUM [^-]*In \[0, 1\)", text)
-    assert re.search(r"--seed SEED [^-]*In \[0, 2\^63\)", text)
+    assert re.search(r"--optimizer.momentum X [^-]*In \[0, 1\)", text)
+    assert re.search(r"--seed N [^-]*In \[0, 2\^63\)", text)
 
 
 @pytest.mark.parametrize(

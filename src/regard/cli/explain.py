@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--layer", type=str | None, default=None, help="where maps are read; several with commas")
     parser.add_argument("--top", type=int, default=3, help="how many of the likeliest classes")
     parser.add_argument(
-        "--class", dest="classes", nargs="+", type=str, default=[], help="explain these instead, by name or number"
+        "--class", dest="classes", type=list[str], default=[], help="explain these instead, by name or number"
     )
     parser.add_argument("--box", type=str | None, default=None, help="x0,y0,x1,y1: the region of the one image")
     parser.add_argument(

@@ -1,5 +1,6 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
+from regard.parser import Parser as RecipeParser
 from regard.training.datasets import SIZE, load_data, make_loader, make_transform
 from regard.training.distributed import Processes, pick_device
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
@@ -9,7 +10,6 @@ from regard.training.loop import interruptible
 from regard.training.networks import build_network, make_model
 from regard.training.optimizers import learning_rate, make_optimizer
 from regard.training.parsing import (
-    RecipeParser,
     add_data,
     add_recipe,
     field_arguments,

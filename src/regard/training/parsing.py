@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast, get_origin, get_type_hints
+from typing import Annotated, Any, cast, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
 from regard import recipes
-from regard.errors import InputError, check_fields, first_line, one_line
+from regard.errors import InputError, check_fields, one_line
 from regard.files import read_regular
-from regard.strict_yaml import check_aliases, read_yaml
+from regard.parser import Parser, nearest
+from regard.strict_yaml import read_yaml
 from regard.training.recipe import DataRecipe, Recipe
 
 _LARGEST = 2**18  # bytes of a recipe
-_LONGEST = 1000  # characters of a message
 _MOST_VALUES = 1000  # in a field that is a list
-
-
-class RecipeParser(ArgumentParser):
-    """The options of a command that takes a recipe; what is wrong is an `InputError`, not an exit."""
-
-    def __init__(self, **settings: Any) -> None:
-        # It also makes parsers of its own kind, with settings of its own.
-        super().__init__(**{"allow_abbrev": False, **settings, "exit_on_error": False})
-
-    def parse_args(self, *given: Any, **settings: Any) -> Any:
-        try:
-            for argument in (*given, settings.get("args"))[0] or ():
-                check_aliases(argument.partition("=")[2] if argument.startswith("--") else argument)
-                if "\0" in argument:  # from a recipe
-                    raise InputError(f"{argument!r:.100} holds a zero byte, which is in no name")
-            return super().parse_args(*given, **settings)
-        except InputError:
-            raise
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:  # of !!bool no
-            raise InputError(f"the value of an option cannot be read ({first_line(error)})") from error
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        message = " ".join(str(message).split())
-        unrecognized = re.search(r"unrecognized arguments?: --([\w.-]+)", message, re.IGNORECASE)
-        if unrecognized:
-            message += _nearest(unrecognized[1], [action.dest for action in self._actions], "--")
-        raise InputError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…") from ex
 
 
 def add_recipe(parser: ArgumentParser) -> None:
@@ -80,8 +51,8 @@ def to_recipe(parser: ArgumentParser, arguments: Namespace) -> Recipe:
 
 
 @cache
-def _recipe_parser() -> RecipeParser:
-    parser = RecipeParser(prog="recipe")
+def _recipe_parser() -> Parser:
+    parser = Parser(prog="recipe")
     add_recipe(parser)
     return parser
 
@@ -142,11 +113,6 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
         raise InputError(f"{path} holds what no recipe does ({one_line(error)})") from error
 
 
-def _nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
-
-
 def _flat(content: dict[Any, Any], known: Sequence[str], path: str, prefix: str = "") -> list[tuple[str, Any]]:
     """Fields as dotted names; a group of fields is gone into, the value of a field is not."""
     fields: list[tuple[str, Any]] = []
@@ -154,7 +120,7 @@ def _flat(content: dict[Any, Any], known: Sequence[str], path: str, prefix: str 
         name = f"{prefix}{key}"
         group = any(other.startswith(f"{name}.") for other in known)
         if not group and name not in known:
-            raise InputError(f"{path}: a recipe has no field {name}{_nearest(name, known)}")
+            raise InputError(f"{path}: a recipe has no field {name}{nearest(name, known)}")
         if group and not isinstance(value, dict):
             raise InputError(f"{path}: {name} is a group of fields, not {value!r:.100}")
         if isinstance(value, list) and len(value) > _MOST_VALUES:

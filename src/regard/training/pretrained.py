@@ -16,9 +16,9 @@ from regard import data, models
 from regard.errors import InputError, one_line
 from regard.models.hub import WEIGHTS
 from regard.models.torchvision import describe_torchvision, is_of_torchvision
+from regard.parser import Parser
 from regard.training.datasets import SIZE
 from regard.training.networks import build_network, load_network
-from regard.training.parsing import RecipeParser
 from regard.training.preprocessing import Preprocessing
 from regard.training.recipe import DataRecipe, ModelRecipe, Recipe
 from regard.training.run import Run, Weights
@@ -195,8 +195,8 @@ def _imported(path: Path) -> Pretrained:
 
 
 @cache
-def _notes_parser() -> RecipeParser:
-    parser = RecipeParser(prog="notes")
+def _notes_parser() -> Parser:
+    parser = Parser(prog="notes")
     parser.add_class_arguments(ModelRecipe, "network")
     parser.add_class_arguments(Preprocessing, "preprocessing")
     parser.add_argument("--classes", type=int)

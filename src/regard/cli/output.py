@@ -1,0 +1,83 @@
+"""What commands print: results to standard output, all else to standard error."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import Namespace
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from regard.console import Console
+from regard.terminal import escaped
+
+_PIPE_WIDTH = 1000  # characters: in files and pipes nothing is cut or folded
+
+
+class Output:
+    """Prints the results, notes and progress of a command.
+
+    Args:
+        options: of the command, with `json` and `quiet`.
+        main: whether this process prints; of several that share the work, one does.
+
+    Attributes:
+        console: for progress and notes, on standard error.
+    """
+
+    def __init__(self, options: Namespace, *, main: bool = True) -> None:
+        self._json, self._main = options.json, main
+        self.console = Console(stderr=True, quiet=options.quiet or not main)
+
+    def note(self, text: object) -> None:
+        """Prints one line to standard error, unless `--quiet`."""
+        self.console.print(escaped(str(text)), soft_wrap=True)
+
+    def show(self, records: Any, *renderables: RenderableType) -> None:
+        """Prints a result: its records with `--json`, else what is given of rich, tables and strings.
+
+        Args:
+            records: a list of flat dicts, or another value that JSON has.
+            renderables: strings are printed as lines.
+        """
+        if not self._main:
+            return
+        if self._json:
+            print(json.dumps(records, allow_nan=False, indent=1))
+            return
+        console = Console()
+        if not console.is_terminal:
+            console.width = _PIPE_WIDTH
+        for one in renderables:
+            console.print(one, soft_wrap=isinstance(one, str))
+
+    @contextmanager
+    def progress(self, name: str, unit: str = "images") -> Iterator[Callable[[int, int | None], None]]:
+        """A bar with what is done of how much, and the rate; where there is no terminal, one line at the end.
+
+        Args:
+            name: in front of the bar.
+            unit: what is counted.
+        """
+        began, done = time.monotonic(), 0
+
+        def rate() -> str:
+            return f"{done / max(time.monotonic() - began, 1e-9):,.0f} {unit}/s"
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        ends = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+        with Progress(*columns, *ends, console=self.console, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(escaped(name), total=None, rate="")
+
+            def update(count: int, total: int | None = None) -> None:
+                nonlocal done
+                done = count
+                bar.update(task, completed=count, total=total, rate=rate())
+
+            yield update
+        if not self.console.is_terminal:
+            self.note(f"{name}: {done:,} {unit}, {rate()}")

@@ -1,0 +1,191 @@
+"""The parser of arguments that all commands and recipes use, on jsonargparse."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from argparse import Action
+from collections.abc import Iterable, Sequence
+from types import UnionType
+from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from regard.errors import InputError, first_line
+from regard.strict_yaml import check_aliases, read_yaml
+
+_LONGEST = 1000  # characters of a message
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Help without types: positionals in the usage, and defaults where they say something."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, **{"max_help_position": 32, **settings})
+
+    def add_usage(self, usage: str | None, actions: Iterable[Action], *args: Any, **settings: Any) -> None:
+        if usage is None:
+            needed = [action for action in actions if not action.option_strings or action.required]
+            parts = [" ".join(map(str, (*action.option_strings[:1], self._values(action)))) for action in needed]
+            usage = " ".join(["%(prog)s", *parts, "[OPTIONS]"])
+        super().add_usage(usage, [], *args, **settings)
+
+    def _values(self, action: Action) -> str:
+        return self._format_args(action, self._get_default_metavar_for_optional(action))
+
+    def _get_help_string(self, action: Action) -> str:
+        default, text = action.default, action.help or ""
+        unused = not action.option_strings and action.nargs != "?"
+        if (
+            unused
+            or action.nargs == 0
+            or default is None
+            or default is False
+            or default in ("", "==SUPPRESS==", [], {})
+        ):
+            return text
+        if isinstance(default, list | tuple):
+            default = ",".join(map(str, default))
+        return f"{text} (default: {str(default).lower() if default is True else default})"
+
+    def _format_action_invocation(self, action: Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f"{action.option_strings[0]} {self._values(action)}"  # without `--list+` of jsonargparse
+
+    def _get_default_metavar_for_optional(self, action: Action) -> str:
+        kind: Any = getattr(action, "_typehint", action.type)
+        if _item(kind) is not None:
+            return "A,B"
+        kinds = [one for one in get_args(kind) if one is not type(None)]
+        short = {int: "N", float: "X"}.get(kinds[0] if len(kinds) == 1 else kind)
+        return short or super()._get_default_metavar_for_optional(action)
+
+
+class Parser(ArgumentParser):
+    """Parses the arguments of a command; what is wrong is an `InputError`, not an exit.
+
+    Positionals and options stand in any order. Options take one value each, or none (flags). Hyphens and underscores in
+    the name of an option are the same. A list is written with commas, `--stages 3,4`, or as in YAML.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        # jsonargparse also makes parsers of this class, with settings of its own.
+        super().__init__(
+            **{"allow_abbrev": False, "formatter_class": HelpFormatter, **settings, "exit_on_error": False}
+        )
+
+    def parse_args(self, args: Sequence[str], *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
+        """The values of all arguments.
+
+        Args:
+            args: as typed.
+            rest: further arguments of jsonargparse.
+            settings: as well; with `defaults=False` only what is given is among the values.
+
+        Raises:
+            InputError: an option is unknown, a value is missing or does not fit.
+        """
+        try:
+            for argument in args:
+                check_aliases(argument.partition("=")[2] if argument.startswith("--") else argument)
+                if "\0" in argument:  # from a recipe
+                    raise InputError(f"{argument!r:.100} holds a zero byte, which is in no name")
+            return super().parse_args(self._options_first(args), *rest, **settings)
+        except InputError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:  # of !!bool no
+            raise InputError(f"the value of an option cannot be read ({first_line(error)})") from error
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        message = " ".join(str(message).split())
+        if required := re.search(r'Option "(\w+)" is required|arguments are required: (\w+)', message):
+            action = next(a for a in self._actions if (required[1] or required[2]) in (a.dest, a.metavar))
+            name = action.option_strings[0] if action.option_strings else action.metavar
+            message = f"{name} is missing: {action.help}"
+        raise InputError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…") from ex
+
+    def _options_first(self, args: Sequence[str]) -> list[str]:
+        """The same arguments: options as `--name=value`, then the positionals."""
+        options: list[str] = []
+        positionals: list[str] = []
+        left = list(args)
+        while left:
+            argument = left.pop(0)
+            if argument == "--":
+                positionals += left
+                break
+            if not argument.startswith("-") or argument == "-":
+                positionals.append(argument)
+                continue
+            typed, equals, value = argument.partition("=")
+            name, action = self._option(typed)
+            if action.nargs == 0:
+                options.append(f"{name}{equals}{value}")
+                continue
+            if not equals:
+                value = self._value(name, action, left)
+            options.append(f"{name}={_as_typed(value, getattr(action, '_typehint', None))}")
+        between = ["--"] if any(positional.startswith("-") for positional in positionals) else []
+        return [*options, *between, *positionals]
+
+    def _option(self, typed: str) -> tuple[str, Action]:
+        """The name of an option, or of a key in an option that is a dict, and the option."""
+        known = {_plain(name): (name, action) for name, action in self._option_string_actions.items()}
+        if _plain(typed) in known:
+            return known[_plain(typed)]
+        option, dot, key = typed.rpartition(".")
+        while dot:
+            group = any(name.startswith(f"{_plain(option)}.") for name in known)
+            if _plain(option) in known and not group:
+                name, action = known[_plain(option)]
+                return name + typed[len(option) :], action
+            option, dot, key = option.rpartition(".")
+        names = [name for name in self._option_string_actions if name.startswith("--")]
+        message = f"{self.prog} has no option {typed}{nearest(typed, names)}"
+        raise InputError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…")
+
+    def _value(self, name: str, action: Action, left: list[str]) -> str:
+        if getattr(action, "_typehint", None) is bool and (not left or left[0].lower() not in _TRUTHS):
+            return "true"
+        if not left or left[0].startswith("--"):
+            raise InputError(f"{name} needs a value: {action.help}")
+        return left.pop(0)
+
+
+_TRUTHS = ("true", "false", "yes", "no")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A question after the known name that is nearest, empty where none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _as_typed(value: str, kind: Any) -> str:
+    """A list with commas as YAML, if a list or tuple is asked for."""
+    item = _item(kind)
+    if item is None or _is_list(value):
+        return value
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    return json.dumps(words) if item is str else f"[{', '.join(words)}]"
+
+
+def _item(kind: Any) -> Any:
+    """The type of the items of a list or tuple, or of one that may be None; None of others."""
+    kinds = [one for one in get_args(kind) if one is not type(None)]
+    if get_origin(kind) in (Union, UnionType, Annotated) and (len(kinds) == 1 or get_origin(kind) is Annotated):
+        return _item(kinds[0])
+    return kinds[0] if get_origin(kind) in (list, tuple) and kinds else None
+
+
+def _is_list(value: str) -> bool:
+    try:
+        return value == "null" or isinstance(read_yaml(value), list)
+    except InputError:
+        return False

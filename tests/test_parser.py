@@ -1,0 +1,87 @@
+"""The parser of all commands: order, hyphens, lists, flags, and what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from regard.errors import InputError
+from regard.parser import Parser
+
+
+@pytest.fixture
+def parser() -> Parser:
+    parser = Parser(prog="regard try")
+    parser.add_argument("models", nargs="+", metavar="MODEL", type=str, help="the networks")
+    parser.add_argument("--batch-size", type=int, default=8, help="number of images per batch")
+    parser.add_argument("--data.train_images", type=int | None, default=None, help="number of images")
+    parser.add_argument("--mean", type=tuple[float, float, float] | None, default=None, help="means of the channels")
+    parser.add_argument("--classes", type=list[str], default=[], help="the classes")
+    parser.add_argument("--stages", type=list[int] | None, default=None, help="the stages")
+    parser.add_argument("--options", type=dict[str, Any], default={}, help="options of the set")
+    parser.add_argument("--pretrained", type=bool, default=False, help="whether to take weights")
+    parser.add_argument("--no-latency", dest="latency", action="store_false", help="measure no time")
+    return parser
+
+
+@pytest.mark.parametrize(
+    "order", ["--batch-size 4 a b", "a --batch-size 4 b", "a b --batch_size=4", "--batch-size=4 -- a b"]
+)
+def test_options_and_positionals_in_any_order(parser: Parser, order: str) -> None:
+    options = parser.parse_args(order.split())
+    assert (options.models, options.batch_size) == (["a", "b"], 4)
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "value"),
+    [
+        (["--data.train_images", "3"], "data.train_images", 3),
+        (["--data.train-images=3"], "data.train_images", 3),
+        (["--mean", "0.5,0.25,-1"], "mean", (0.5, 0.25, -1.0)),
+        (["--mean=[0.5, 0.25, -1]"], "mean", (0.5, 0.25, -1.0)),
+        (["--mean=null"], "mean", None),
+        (["--stages", "3,4"], "stages", [3, 4]),
+        (["--stages", "3"], "stages", [3]),
+        (["--classes", "tabby, 285"], "classes", ["tabby", "285"]),
+        (["--classes", "[red]x[/red],cat)"], "classes", ["[red]x[/red]", "cat)"]),
+        (["--classes", '["a, b", c]'], "classes", ["a, b", "c"]),
+        (["--classes="], "classes", []),
+        (["--options.cue", "0.3", "--options.train=5"], "options", {"cue": 0.3, "train": 5}),
+        (["--pretrained"], "pretrained", True),
+        (["--pretrained", "false"], "pretrained", False),
+        (["--no-latency"], "latency", False),
+        (["--no_latency"], "latency", False),
+    ],
+)
+def test_values(parser: Parser, typed: list[str], name: str, value: object) -> None:
+    assert parser.parse_args([*typed, "a"])[name] == value
+    assert parser.parse_args(["a", *typed], defaults=False).as_flat().__dict__.keys() <= {"models", name}
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--batch-sise", "4", "a"], "did you mean --batch-size?"),
+        (["--data.train_image", "4", "a"], "did you mean --data.train_images?"),
+        (["a", "--batch-size"], "--batch-size needs a value"),
+        (["--batch-size", "--no-latency", "a"], "--batch-size needs a value"),
+        (["--batch-size", "many", "a"], "batch"),
+        ([], "MODEL is missing: the networks"),
+        (["-x.jpg"], "no option -x.jpg"),
+        (["a\0"], "zero byte"),
+    ],
+)
+def test_what_is_wrong_is_one_line(parser: Parser, typed: list[str], message: str) -> None:
+    with pytest.raises(InputError) as problem:
+        parser.parse_args(typed)
+    assert message in str(problem.value) and "\n" not in str(problem.value)
+
+
+def test_help(parser: Parser) -> None:
+    lines = parser.format_help().splitlines()
+    assert lines[0] == "usage: regard try MODEL [MODEL ...] [OPTIONS]"
+    options = [line.split("  ")[1] for line in lines if line.startswith("  ")]
+    assert options[:4] == ["MODEL", "-h, --help", "--batch-size N", "--data.train_images N"]
+    assert {"--mean A,B", "--stages A,B", "--no-latency"} <= set(options)
+    assert any("(default: 8)" in line for line in lines)
