@@ -249,6 +249,23 @@ def test_tables_of_ones_own_work_alike(tmp_path: Path) -> None:
     assert job.name == "mine-5ep-seed0" and job.epochs == 5
 
 
+def test_cells_with_overrides_are_planned_and_filled(tmp_path: Path) -> None:
+    table = load_table("attention-transfer-groups")
+    plan = make_plan(table, [], Setting(0.1), range(1), store="s3://bucket/runs")
+    groups = [f"wrn-16-1-from-16-2-group{group}-20ep-seed0" for group in (1, 2, 3)]
+    assert names(plan) == [
+        *("wrn-16-1-20ep-seed0", "wrn-16-2-20ep-seed0", *groups, "wrn-16-1-from-16-2-at-20ep-seed0"),
+    ]
+    for job in plan.jobs:
+        assert trained_by(job.command) == job.recipe
+    assert [job.recipe.transfer.layers for job in plan.jobs[2:]] == [[(0, 0)], [(1, 1)], [(2, 2)], None]
+    filled = fill(table, [as_stored(job) for job in plan.jobs])
+    assert [[seed.run for seed in cell.seeds] for cell in filled.cells.values()] == [
+        *([name] for name in (names(plan)[0], *groups, names(plan)[5], names(plan)[1])),
+    ]
+    assert not make_plan(table, [as_stored(job) for job in plan.jobs], Setting(0.1), range(1)).todo
+
+
 def test_places_are_known_wherever_a_worker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in any directory, where what a recipe names from this one is not."""
     monkeypatch.chdir(tmp_path)

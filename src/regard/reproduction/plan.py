@@ -216,7 +216,8 @@ class _Planner:
             # It may have been begun with other fields that compute the same, such as `compile`: it goes on with these.
             same = fields.keys() - {*WHERE, "transfer.teacher"}
             fields |= {field: value for field, value in flat(dict(begun.recipe)).items() if field in same}
-        options = field_arguments({field: value for field, value in fields.items() if value != file.get(field)})
+        changed = {field: value for field, value in fields.items() if value != file.get(field)}
+        options = field_arguments({**cell.overrides, **changed})
         if begun is not None:
             with suppress(InputError):  # of a value that cannot be, which the run will say
                 recipe = load_recipe(cell.recipe, options)

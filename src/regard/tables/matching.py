@@ -127,24 +127,20 @@ class Matcher:
 
     def __init__(self, table: PublishedTable) -> None:
         self.table = table
-        loaded: dict[str, Recipe] = {}
         self.recipes: dict[tuple[str, str], Recipe] = {}
-        self._facts: dict[str, Facts] = {}
+        self._facts: dict[tuple[str, str], Facts] = {}
         self._cells: dict[str, list[Cell]] = {}
         self._stems: dict[str, Cell] = {}
         for place, cell in table.cells.items():
-            if cell.recipe is None:
+            recipe = cell.full_recipe
+            if recipe is None:
                 continue
-            if cell.recipe not in loaded:
-                recipe = cell.full_recipe
-                assert recipe is not None
-                loaded[cell.recipe] = recipe
-                self._facts[cell.recipe] = Facts(plain(recipe))
-            self.recipes[place] = loaded[cell.recipe]
-            self._cells.setdefault(self._facts[cell.recipe].key, []).append(cell)
+            self.recipes[place] = recipe
+            self._facts[place] = Facts(plain(recipe))
+            self._cells.setdefault(self._facts[place].key, []).append(cell)
             self._stems.setdefault(cell.stem or "", cell)
         self._known: dict[str, Facts] = {}
-        self._overrides: dict[tuple[str, str], dict[str, Any]] = {}
+        self._overrides: dict[tuple[str, str, str], dict[str, Any]] = {}
 
     def facts(self, run: StoredRun) -> Facts:
         """Of a run's recipe, taken apart once for all runs that differ only in the seed and the teacher."""
@@ -161,7 +157,7 @@ class Matcher:
         facts = self.facts(run)
         found = []
         for cell in self._cells.get(facts.key, []):
-            wanted = self._facts[cell.recipe or ""]
+            wanted = self._facts[cell.row, cell.column]
             if facts.length != _shortened(wanted, facts.epochs):
                 continue
             differing = {name: value for name, value in facts.setting.items() if value != wanted.setting.get(name)}
@@ -170,14 +166,15 @@ class Matcher:
 
     def teachers(self, cell: Cell) -> list[str]:
         """As a cell's recipe names them."""
-        return self._facts[cell.recipe or ""].teachers
+        return self._facts[cell.row, cell.column].teachers
 
     def overrides(self, cell: Cell, setting: Setting) -> dict[str, Any]:
         """The fields of a setting that are other than those of a cell's recipe."""
-        key = (cell.recipe or "", _text(setting.overrides))
+        place = cell.row, cell.column
+        key = (*place, _text(setting.overrides))
         if key not in self._overrides:
-            there = Facts(plain(setting.of(self.recipes[cell.row, cell.column]))).setting
-            wanted = self._facts[key[0]].setting
+            there = Facts(plain(setting.of(self.recipes[place]))).setting
+            wanted = self._facts[place].setting
             self._overrides[key] = {name: value for name, value in there.items() if value != wanted.get(name)}
         return self._overrides[key]
 
@@ -189,7 +186,7 @@ class Matcher:
         cell = self._named(run)
         if cell is None:
             return ""
-        wanted = self._facts[cell.recipe or ""]
+        wanted = self._facts[cell.row, cell.column]
         now, then = facts.compared, wanted.compared
         differing = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
         if differing:

@@ -15,14 +15,19 @@ A table is a YAML file:
         title: CIFAR-10
         se: {published: 94.57, recipe: lsas/resnet164-se-cifar10}
         lsas-se: {published: 95.01, recipe: lsas/resnet164-lsas-se-cifar10, checked: false, note: …}
+      wrn:
+        title: WRN-16-1
+        se: {recipe: lsas/resnet164-se-cifar10, overrides: {model.name: wrn-16-1}}
     notes: [ … ]                 # sentences that belong below it
 
 `published` is in percent. With several metrics it is a list of as many numbers, null where one was not printed. A cell
-whose recipe names a teacher says in which column of its row that teacher's recipe is: `teacher: teacher`.
+whose recipe names a teacher says in which column of its row that teacher's recipe is: `teacher: teacher`. Fields of
+the recipe that have other values in this cell are `overrides`, by dotted name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -34,7 +39,7 @@ from unicodedata import category
 from regard.errors import InputError, unknown
 from regard.strict_yaml import read_yaml
 from regard.tables.metrics import Metric, metric
-from regard.training import Recipe, load_recipe
+from regard.training import Recipe, field_arguments, load_recipe
 
 Statistic = Literal["mean", "median", "single"]
 
@@ -42,7 +47,7 @@ _TABLE = {
     *("title", "source", "metrics", "statistic", "runs", "checked"),
     *("columns", "comparisons", "rows", "notes"),
 }
-_CELL = {"published", "recipe", "teacher", "checked", "note"}
+_CELL = {"published", "recipe", "overrides", "teacher", "checked", "note"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Cell:
         published: what was printed, a number a metric; None where nothing was.
         checked: whether that was compared with the source.
         recipe: the name or the path of the recipe that fills it; None: regard has none.
+        overrides: fields of that recipe that have other values here, by dotted name.
         teacher: the column of the same row whose network teaches this one.
         note: a sentence about it.
         file: of its table, for errors.
@@ -65,13 +71,14 @@ class Cell:
     published: tuple[float | None, ...]
     checked: bool = True
     recipe: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
     teacher: str | None = None
     note: str = ""
     file: str = field(default="", repr=False, compare=False)
 
     @cached_property
     def full_recipe(self) -> Recipe | None:
-        """Its recipe, as the file said it when it was first asked for.
+        """Its recipe with its overrides, as the file said it when it was first asked for.
 
         Raises:
             InputError: there is no such recipe, or it is not valid.
@@ -79,15 +86,19 @@ class Cell:
         if self.recipe is None:
             return None
         try:
-            return load_recipe(self.recipe)
+            return load_recipe(self.recipe, field_arguments(self.overrides))
         except InputError as error:
             place = f"{self.file}: row" if self.file else "row"
             raise InputError(f"{place} {self.row}, {self.column}: {error}") from error
 
     @property
     def stem(self) -> str | None:
-        """The recipe's name without its folder, with which its runs' names begin."""
-        return None if self.recipe is None else Path(self.recipe.removesuffix(".yaml").removesuffix(".yml")).name
+        """What its runs are named after: the recipe without its folder; with overrides, its row and column."""
+        if self.recipe is None:
+            return None
+        if self.overrides:
+            return re.sub(r"[^\w.-]+", "-", f"{self.row}-{self.column}")
+        return Path(self.recipe.removesuffix(".yaml").removesuffix(".yml")).name
 
 
 @dataclass(frozen=True)
@@ -203,6 +214,7 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
                     published=_published(cell.get("published"), len(metrics), place),
                     checked=_truth(cell["checked"], f"{place}: checked") if "checked" in cell else checked,
                     recipe=_recipe(cell.get("recipe"), base, place),
+                    overrides=_overrides(cell, place),
                     teacher=_teacher(cell.get("teacher"), column, row, place),
                     note=_text(cell.get("note"), f"{place}: note"),
                     file=where,
@@ -335,6 +347,13 @@ def _published(value: Any, count: int, place: str) -> tuple[float | None, ...]:
         numbers = f"{count} number{'s' if count > 1 else ''}"
         raise InputError(f"{place}: published is {value!r}; expected {numbers} in percent, from 0 to 100")
     return tuple(None if one is None else float(one) for one in values)
+
+
+def _overrides(cell: Mapping[str, Any], place: str) -> dict[str, Any]:
+    overrides = _mapping(cell.get("overrides", {}), f"{place}: overrides")
+    if overrides and cell.get("recipe") is None:
+        raise InputError(f"{place}: there are overrides, and no recipe whose fields they replace")
+    return overrides
 
 
 def _recipe(name: Any, base: Path | None, place: str) -> str | None:
