@@ -101,7 +101,7 @@ def test_its_numbers_are_those_of_the_network_the_maps_and_the_measures(model, i
                 for name, value in expected.items():
                     assert one["measures"][name] == pytest.approx(value.item(), abs=2e-3), name
                 flags = (bool(value) for value in (expected.flat, expected.position_bias, expected.range_bias))
-                assert one["verdict"] == report.sheet.verdict(*flags)
+                assert one["verdict"] == report.sights.verdict(*flags)
             else:
                 assert one["measures"] is None
     notes = {Path(one["path"]).relative_to(images / "in").as_posix(): one["note"] for one in content["images"]}
@@ -121,10 +121,10 @@ def test_its_pictures_show_image_map_focus_and_region(model, images, explain) ->
     pixels = TRANSFORM.image(Image.open(images / "in" / "a.png")).permute(1, 2, 0).numpy()
     region = TRANSFORM.mask(mask)
     heat = bias.scaled(maps.create("gradcam", model)(seen(images / "in" / "a.png")))[0].numpy()
-    assert np.array_equal(plain, overlay.drawn(pixels, None, region))
+    assert np.array_equal(plain, overlay.draw(pixels, None, region))
     assert plain.shape == (128, 128, 3) and shown.shape == plain.shape
     assert (shown == overlay.FOCUS).all(axis=2).any() and (shown == 255).all(axis=2).any()
-    assert np.abs(shown.astype(int) - overlay.drawn(pixels, heat, region, 0.5)).mean() < 0.5
+    assert np.abs(shown.astype(int) - overlay.draw(pixels, heat, region, 0.5)).mean() < 0.5
 
 
 def test_every_file_is_accounted_for_and_no_two_images_share_one(tmp_path, explain) -> None:

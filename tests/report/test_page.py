@@ -90,19 +90,19 @@ def test_what_is_missing_is_said_and_the_rest_is_there(make_run, tmp_path, writt
     assert "bare has no finished epoch." in page.text
     assert "Where bare looks was not measured (no bias.json)." in page.text
     assert "bare is not compared with student: no bias.json in" in page.text
-    assert "bare is not on the sheet of test images" in page.text
+    assert "bare is not in the gallery of test images" in page.text
     assert "No two networks here can be compared" in page.text
     _, page = written(report.summarize([bare]), tmp_path / "r.html")
     assert "One network was trained on clutter" in page.text
     assert "this network was trained once" in page.text
-    assert "What the differences mean" not in page.text and "Where they look" not in page.text
+    assert "What the differences mean" not in page.text and "Test images" not in page.text
 
 
 def test_data_that_are_gone_leave_a_page_without_a_sheet(make_run, recipe, tmp_path, written):
     gone = replace(recipe.data, name="folder", folder=str(tmp_path / "gone"), options={})
     rows = report.summarize([make_run("student", data=gone)])
     _, page = written(rows, tmp_path / "r.html")
-    assert "There is no sheet of test images: " in page.text
+    assert "There is no gallery of test images: " in page.text
     assert "Test accuracy" in page.text
     assert not any(tag == "img" for tag, _ in page.tags)
 
@@ -113,7 +113,7 @@ def test_nothing_is_downloaded(make_run, recipe, tmp_path, monkeypatch, written)
     monkeypatch.setattr(datasets.CIFAR10, "download", lambda self: pytest.fail("a report downloads"))
     data = replace(recipe.data, name="cifar10", folder=str(tmp_path), options={}, download=True)
     _, page = written(report.summarize([make_run("student", data=data)]), tmp_path / "r.html")
-    assert "There is no sheet of test images: CIFAR-10 not found" in page.text
+    assert "There is no gallery of test images: CIFAR-10 not found" in page.text
 
 
 def test_the_reference_is_chosen_and_marked(make_run, tmp_path, written):
@@ -211,4 +211,4 @@ def test_images_that_are_read_while_training_have_no_sheet(make_run, recipe, tmp
         Image.new("RGB", (32, 32)).save(place / "a.png")
     data = replace(recipe.data, name="files", folder=str(tmp_path / "set"), size=32, options={})
     _, page = written(report.summarize([make_run("student", data=data)]), tmp_path / "r.html")
-    assert "There is no sheet of test images: those of " in page.text and "are read while training." in page.text
+    assert "There is no gallery of test images: those of " in page.text and "are read while training." in page.text

@@ -17,7 +17,8 @@ import pytest
 from regard import bias, training
 from regard.cli import main
 from regard.report import summarize
-from regard.report.sheet import make_sheet
+from regard.report.gallery import Gallery, Row
+from regard.report.runs_gallery import runs_gallery
 from regard.terminal import command_line
 
 RUN = "runs/it's [red]x[ & $HOME"
@@ -69,19 +70,22 @@ def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypa
 
 
 @pytest.mark.parametrize("options", [MEASURE, ["--method=gradient", "--threshold=0.2"]])
-def test_the_page_draws_what_was_measured(here: Path, options: list[str]) -> None:
+def test_the_page_draws_what_was_measured(here: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """By the method, at the layers, with the threshold and the margin of the bias report."""
     assert main(["bias", RUN, *options, "--pictures=0"]) == 0
     rows = summarize([RUN])
     assert rows[0].bias is not None
     measured = rows[0].bias.rows
-    sheet = make_sheet(rows, 0, training.load_data(rows[0].recipe.data).test, images=12)
-    for strip in sheet.fair:
-        flat, position, beyond = (measured[name][strip.place] for name in ("flat", "position_bias", "range_bias"))
-        expected = "no focus" if flat else "position bias" if position else "range bias" if beyond else "inside"
-        assert strip.cells[0].verdict == expected
-        spill = f"{measured['spill'][strip.place]:.0%} of the focus outside"
-        assert flat or spill in strip.cells[0].alt
+    added: list[Row] = []
+    monkeypatch.setattr(Gallery, "add", lambda _, row, heading="": added.append(row))
+    runs_gallery(rows, 0, training.load_data(rows[0].recipe.data).test, images=12)
+    assert len(added) == 12
+    for row in added:
+        (cell,) = row.cells
+        for name, value in cell.measures.items():
+            assert value == pytest.approx(measured[name][row.index], nan_ok=True, abs=1e-6), name
+        assert cell.threshold == rows[0].bias.threshold
+        assert cell.predicted.index == measured["predicted"][row.index]
 
 
 @pytest.mark.slow

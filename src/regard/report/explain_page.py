@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from regard.report.explanation import Explanation, Look, Refusal
-from regard.report.overlay import FOCUS, picture, ramp
+from regard.report.overlay import FOCUS, colours, data_uri, draw
 from regard.report.template import write_page
 from regard.report.wording import listed, number, percent, printable
 
@@ -100,7 +100,7 @@ class Page:
             alike=self._alike,
             explicit=bool(self._asked),
             threshold=self._settings["threshold"],
-            ramp=", ".join(ramp()),
+            ramp=", ".join(colours()),
             focus=FOCUS,
             refused=[printable(one.reason) for one in refused[:_IMAGES]],
             refusals=len(refused),
@@ -134,11 +134,11 @@ def _row(explanation: Explanation, threshold: float) -> _Row:
         label, numbers = printable(look.scored.name), measured(look)
         said = "; ".join(filter(None, [look.verdict, *numbers]))
         alt = f"{name}: map of class {label}{f', {said}' if said else ''}"
-        shown = picture(pixels, look.heat, region, threshold, largest=_SIDE)
+        shown = data_uri(draw(pixels, look.heat, region, threshold, size=_SIDE))
         cells.append(_Cell(shown, alt, label, look.scored.probability, look.verdict, numbers))
     predicted = ", ".join(f"{printable(one.name)} {percent(one.probability)}%" for one in explanation.predicted)
     alt = f"{name}, as the network sees it{', its region outlined' if region is not None else ''}"
-    return _Row(picture(pixels, None, region, largest=_SIDE), alt, name, predicted, explanation.note, tuple(cells))
+    return _Row(data_uri(draw(pixels, None, region, size=_SIDE)), alt, name, predicted, explanation.note, tuple(cells))
 
 
 def _said(value: Any) -> str:

@@ -23,7 +23,7 @@ from regard.errors import InputError
 from regard.files import check_replaceable
 from regard.report.explain_page import Page
 from regard.report.explanation import Explanation, Refusal, Scored, check_counts, explanations
-from regard.report.overlay import drawn
+from regard.report.overlay import draw
 from regard.version import __version__
 
 
@@ -251,11 +251,11 @@ def _write_pictures(explanation: Explanation, folder: Path, stem: str, threshold
     """Writes the PNG files of an image. Returns what explain.json says of it."""
     pixels, region = explanation.pixels, explanation.region
     (folder / stem).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(drawn(pixels, None, region)).save(folder / f"{stem}.png")
+    Image.fromarray(draw(pixels, None, region)).save(folder / f"{stem}.png")
     shown = []
     for rank, look in enumerate(explanation.looks, 1):
         name = f"{stem}.{rank}-{_plain(look.scored.name, 60)}.png"
-        Image.fromarray(drawn(pixels, look.heat, region, threshold)).save(folder / name)
+        Image.fromarray(draw(pixels, look.heat, region, threshold)).save(folder / name)
         measures = None if look.measures is None else {key: _number(value) for key, value in look.measures.items()}
         shown.append({**_scored(look.scored), "picture": name, "verdict": look.verdict, "measures": measures})
     return {

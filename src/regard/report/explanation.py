@@ -17,7 +17,7 @@ from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.logits import class_logits
 from regard.maps import MapMethod
-from regard.report.sheet import verdict
+from regard.report.sights import verdict
 
 _MAPS = 256  # at a time
 

@@ -14,11 +14,11 @@ from regard.report.caveats import caveats, seeds
 from regard.report.contrast import Group, reach, split
 from regard.report.differences import differences, index_of
 from regard.report.repeat import environments, repeats
+from regard.report.runs_gallery import RunsGallery, runs_gallery
 from regard.report.seed_differences import over_seeds
 from regard.report.seed_groups import SeedGroup, each_alone, plainest
-from regard.report.sheet import Sheet, make_sheet
 from regard.report.summary import Summary, with_cost
-from regard.report.template import Network, write_page
+from regard.report.template import write_page
 from regard.report.tested import folders, tested_on, titles
 from regard.report.wording import few
 from regard.tables.contents import contents
@@ -26,7 +26,7 @@ from regard.tables.filled import FilledTable
 from regard.training import load_data
 
 MOST_SHOWN = 12
-"""Networks on the sheet of test images."""
+"""Networks on the gallery of test images."""
 
 
 def write_html(
@@ -44,7 +44,7 @@ def write_html(
         rows: from `summarize`, at least one.
         path: of the file; its folder is made if need be.
         title: of the page.
-        images: test images on the sheet, picked by chance; four more show where the networks differ most. 0: no sheet.
+        images: random test images in the gallery; four more show where the networks differ most. 0: no gallery.
         reference: the row that the others are compared with, its place or its name.
         notes: what else the reader should know, a paragraph each, plain text.
 
@@ -75,14 +75,14 @@ def write_runs_html(
     """Writes a report of networks as one self-contained HTML file, like that of `write_html`.
 
     Networks that were tested on different images are in different parts of the page, and never compared. Besides the
-    run folders it reads the test images, for the sheet; where they are gone, the page says so and has none. The file is
-    written aside and renamed, and is the same byte by byte for the same runs.
+    run folders it reads the test images, for the gallery; where they are gone, the page says so and has none. The file
+    is written aside and renamed, and is the same byte by byte for the same runs.
 
     Args:
         groups: from `seed_groups`, at least one.
         path: of the file; its folder is made if need be.
         title: of the page.
-        images: test images on the sheet, picked by chance; four more show where the networks differ most. 0: no sheet.
+        images: random test images in the gallery; four more show where the networks differ most. 0: no gallery.
         reference: the name of the network that the others of its part are compared with; in other parts, and if None,
             that is the plainest: without a teacher, without attention, the cheapest.
         notes: what else the reader should know, a paragraph each, plain text.
@@ -99,7 +99,7 @@ def write_runs_html(
     if not groups:
         raise InputError("no networks given; a report needs at least one run")
     if images < 0:
-        raise InputError(f"{images} images on the sheet; give 0 or more")
+        raise InputError(f"{images} images on the gallery; give 0 or more")
     names = [group.name for group in groups]
     if reference is not None and reference not in names:
         raise unknown("reference", reference, names)
@@ -136,7 +136,7 @@ def _part(
         base: the place of the reference.
         heading: of the part; empty if it is the only one.
         mark: what its ids end in.
-        images: on the sheet.
+        images: on the gallery.
         folder: where the data lie.
     """
     splits, said = _data(groups[base].first, folder) if images else (None, [])
@@ -155,7 +155,7 @@ def _part(
         Group(row.name, styles[network_of[row.name]], tuple(line for line in found.lines if line.row is row))
         for row in paired
     ]
-    sheet = _sheet(groups, base, splits, images, folder) if splits is not None else None
+    gallery = _gallery(groups, base, splits, images, folder) if splits is not None else None
     several = any(len(group.rows) > 1 for group in groups)
     measured = prose.measured(rows)
     chart = charts.costs(groups, styles, mark)
@@ -180,17 +180,16 @@ def _part(
             *found.notes,
             *said,
             *_costless(groups),
-            *_unshown(groups, sheet),
-            *(sheet.notes if sheet else ()),
+            *_unshown(groups, gallery),
+            *(gallery.notes if gallery else ()),
         ],
         "measured": measured,
         "forests": charts.forests(groups, styles, mark),
         "curves": charts.curves(groups, styles, mark),
         "costs": [chart] if chart else [],
         "largest": max((group.parameters or 0 for group in groups if group.finished), default=0),
-        "sheet": sheet if sheet and sheet.networks else None,
-        "shown": [Network(row.name, styles[network_of[row.name]]) for row in sheet.networks] if sheet else [],
-        "rule": prose.sheet_rule(sheet) if sheet else "",
+        "gallery": gallery.gallery if gallery and gallery.networks else None,
+        "gallery_styles": [styles[network_of[row.name]] for row in gallery.networks] if gallery else [],
     }
 
 
@@ -202,11 +201,11 @@ def _contrasts(groups: Sequence[Group]) -> Mapping[str, Any] | None:
     return {"resolved": resolved, "unresolved": unresolved, "reach": reach(groups)}
 
 
-def _sheet(groups: Sequence[SeedGroup], base: int, splits: Splits, images: int, folder: str | None) -> Sheet:
+def _gallery(groups: Sequence[SeedGroup], base: int, splits: Splits, images: int, folder: str | None) -> RunsGallery:
     """Of the first seed of each network, the reference's and those of the first others."""
     shown = _shown(groups, base)
     rows = [_moved(group.first, folder) for group in shown]
-    return make_sheet(rows, shown.index(groups[base]), splits.test, images=images)
+    return runs_gallery(rows, shown.index(groups[base]), splits.test, images=images)
 
 
 def _shown(groups: Sequence[SeedGroup], base: int) -> list[SeedGroup]:
@@ -215,13 +214,13 @@ def _shown(groups: Sequence[SeedGroup], base: int) -> list[SeedGroup]:
     return [group for group in groups if group is groups[base] or group in others]
 
 
-def _unshown(groups: Sequence[SeedGroup], sheet: Sheet | None) -> list[str]:
-    """What to say of runs that are not on the sheet because there are too many."""
-    if sheet is None:
+def _unshown(groups: Sequence[SeedGroup], gallery: RunsGallery | None) -> list[str]:
+    """What to say of runs that are not on the gallery because there are too many."""
+    if gallery is None:
         return []
     said = []
     if any(len(group.rows) > 1 for group in groups):
-        said.append("The sheet of test images shows each network with its first seed.")
+        said.append("The gallery of test images shows each network with its first seed.")
     if len(groups) > MOST_SHOWN:
         said.append(
             f"It has room for {MOST_SHOWN} networks: the reference and the first {MOST_SHOWN - 1} others of "
@@ -254,7 +253,7 @@ def _data(row: Summary, folder: str | None) -> tuple[Splits[InMemoryDataset] | N
     try:
         splits = load_data(replace(_moved(row, folder).recipe.data, download=False))
     except InputError as error:
-        return None, [f"There is no sheet of test images: {error}."]
+        return None, [f"There is no gallery of test images: {error}."]
     if not isinstance(splits.test, InMemoryDataset):
-        return None, [f"There is no sheet of test images: those of {splits.test.name} are read while training."]
+        return None, [f"There is no gallery of test images: those of {splits.test.name} are read while training."]
     return splits, []

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from regard.data import Splits, all_options
 from regard.report.seed_groups import SeedGroup
-from regard.report.sheet import Sheet
 from regard.report.summary import Summary
 from regard.report.wording import few, listed, method_name, number
 from regard.tables.statistics import LEVEL, pairs_needed
@@ -82,19 +81,6 @@ def measured(rows: Sequence[Summary]) -> str:
         f"object. Range bias: they meet, but the focus {inside}. No image has both, so where the focus "
         "is hardly ever inside, one rises as the other falls. Spill: the share of the focus outside the region. "
         "Accuracy counts all test images, the others those with a focus and a region."
-    )
-
-
-def sheet_rule(sheet: Sheet) -> str:
-    """Which images the sheet shows, and how to read it."""
-    lines = "The cyan line is the edge of the focus."
-    if sheet.regions:
-        lines = "The white line is the edge of the region, the cyan one that of the focus."
-    parts = len(sheet.fair)
-    return (
-        f"{parts} of the {sheet.images:,} test images: the set is cut into {parts} equal parts, and of each part one "
-        "image is drawn (seed 0), whatever the networks make of it. Each map is laid over its image in grey, the "
-        f"brighter the higher. {lines} Below is the predicted class, with ✗ where it is wrong."
     )
 
 

@@ -11,14 +11,52 @@ from numpy.typing import NDArray
 from regard.bias import Report
 from regard.bias.summary import comparable
 from regard.errors import InputError
-from regard.report.overlay import Bytes, Mask, Numbers, picture
-from regard.report.sheet import Cell, Strip, spread, verdict
+from regard.report.gallery import spread
+from regard.report.overlay import Mask, data_uri, draw
+from regard.report.overlay import Pixels as Bytes
 from regard.report.wording import percent, printable, shortened
 
 TYPICAL = "Drawn by chance (seed 0), whatever the networks make of them: typical"
 ALL = "All images"
 
 _PICTURES = 360  # at most, for the size of the page
+
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A network's map over an image."""
+
+    picture: str
+    alt: str
+    predicted: str
+    wrong: bool
+    verdict: str
+    """ "position bias", "range bias", "inside" or "no focus"; "" where the region is not known."""
+    probability: str = ""
+    """Of the class whose map it is, in words."""
+    detail: str = ""
+    """What else is said below it."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A test image, and the cells of all networks."""
+
+    picture: str
+    alt: str
+    label: str
+    place: int
+    cells: tuple[Cell, ...]
+    caption: str
+    """What the image is called."""
+
+
+def verdict(flat: bool, position: bool, range_: bool) -> str:
+    """What is said of a map, in two words."""
+    return "no focus" if flat else "position bias" if position else "range bias" if range_ else "inside"
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +286,7 @@ def _strip(sight: Sight, reports: Sequence[Report]) -> Strip:
             detail = f"energy {view.energy:.2f}"
         cells.append(
             Cell(
-                picture(image, view.heat, region, report.threshold, largest=largest),
+                data_uri(draw(image, view.heat, region, report.threshold, size=largest)),
                 ", ".join(alt),
                 predicted,
                 view.wrong,
@@ -260,7 +298,7 @@ def _strip(sight: Sight, reports: Sequence[Report]) -> Strip:
     caption = f"image {name}" if name.isdigit() else name
     outlined = ", its region outlined" if sight.region.any() else ""
     alt_image = f"Image {name}{f', class {label}' if label else ''}{outlined}"
-    plain = picture(sight.picture, None, sight.region, largest=largest)
+    plain = data_uri(draw(sight.picture, None, sight.region, size=largest))
     return Strip(plain, alt_image, label, sight.index, tuple(cells), caption)
 
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from regard.files import check_written, write_text
-from regard.report import svg, wording
+from regard.report import overlay, svg, wording
 from regard.report.glossary import Glossary
 from regard.report.records import filled
 from regard.terminal import escaped_lines
@@ -73,6 +73,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     environment.globals |= {name: getattr(svg, name) for name in ("colour_of", "core_of", "dashes_of")}
     environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled}
     environment.filters |= {"linked": glossary.linked, "svg": Markup}
+    environment.globals |= {"cam_colours": overlay.colours, "focus_colour": overlay.FOCUS}
     names = ("percent", "interval", "signed", "large", "probability", "printable")
     environment.filters |= {name: getattr(wording, name) for name in names}
     text = environment.get_template(template).render(version=__version__, **values)
@@ -93,4 +94,5 @@ def _source(name: str) -> str:
 
 
 def _old_source(name: str) -> str:
-    return resources.files("regard.report").joinpath(name).read_text(encoding="utf-8")
+    old = resources.files("regard.report").joinpath(name)
+    return old.read_text(encoding="utf-8") if old.is_file() else _source(name)

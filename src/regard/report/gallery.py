@@ -1,0 +1,334 @@
+"""Images with class activation maps (CAMs): which to take, their maps with measures, and a gallery of them.
+
+- `explain_batch`: the rows of a batch, a `Row` for each image with a `Cell` for each class.
+- `merge`: rows of several models on the same images, a cell for each model.
+- `choose`: which images of a set to take.
+- `Gallery`: rows as they are drawn on a page, by the macro in `gallery.html`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from regard.bias import Report, measure, scaled
+from regard.bias.summary import comparable
+from regard.data import Batch, Channels, ImageDataset, denormalised
+from regard.data.random import RandomStream
+from regard.logits import class_logits
+from regard.maps import MapMethod
+from regard.report.overlay import Mask, Pixels, data_uri, draw
+from regard.report.wording import printable
+
+RANDOM, ALL = "Random images", "All images"
+
+# Measures in captions: name -> label.
+LABELS = {"spill": "spill", "miss": "miss", "iou": "IoU", "energy_inside": "energy inside", "auc": "AUC"}
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """An output of a model and its probability (softmax), 0 to 1."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The CAM of one class over an image.
+
+    Attributes:
+        pixels: uint8 (H, W, 3), the image as the model got it, before normalisation.
+        region: bool (H, W); None where there is none.
+        cam: (H, W), scaled to 0 to 1; all 0 if it is constant.
+        threshold: of the focus.
+        explained: the class whose CAM it is.
+        predicted: the class with the highest score.
+        correct: whether that is the label's; None where this is not known.
+        measures: those of `bias.Measures` by name; empty without a region.
+    """
+
+    pixels: Pixels
+    region: Mask | None
+    cam: NDArray[np.float64]
+    threshold: float
+    explained: ClassScore
+    predicted: ClassScore
+    correct: bool | None
+    measures: Mapping[str, float | bool]
+
+    @property
+    def result(self) -> str:
+        """ "position bias", "range bias", "inside" or "constant map"; "" without a region."""
+        if not self.cam.any():
+            return "constant map"
+        if not self.measures:
+            return ""
+        biases = (name for name in ("position_bias", "range_bias") if self.measures[name])
+        return next(biases, "inside").replace("_", " ")
+
+    def draw(self, size: int | None = None) -> Pixels:
+        """The image with the map, the edge of the focus and of the region; see `overlay.draw`."""
+        return draw(self.pixels, self.cam, self.region, self.threshold, size=size)
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-ready; None for NaN."""
+        return {
+            "class": self.explained.name,
+            "class_index": self.explained.index,
+            "probability": _finite(self.explained.probability),
+            "predicted": self.predicted.name,
+            "correct": self.correct,
+            "result": self.result,
+            **{name: _finite(value) for name, value in self.measures.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """An image, and its CAMs: of several classes, or of several models.
+
+    Attributes:
+        index: in its data set.
+        key: its name there.
+        label: the name of its class; "" where it has none.
+        cells: at least one.
+        likeliest: the classes with the highest scores in the first cell's model, highest first.
+        note: why it has no region although the data set has some; or "".
+    """
+
+    index: int
+    key: str
+    label: str
+    cells: tuple[Cell, ...]
+    likeliest: tuple[ClassScore, ...]
+    note: str = ""
+
+    def draw(self, size: int | None = None) -> Pixels:
+        """The image with the edge of its region, as the first cell has it."""
+        return draw(self.cells[0].pixels, None, self.cells[0].region, size=size)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A flat dict for each cell, JSON-ready; None for NaN."""
+        return [{"image": self.key, "label": self.label or None, **cell.to_record()} for cell in self.cells]
+
+
+def explain_batch(
+    method: MapMethod,
+    batch: Batch,
+    images: ImageDataset,
+    *,
+    mean: Channels,
+    std: Channels,
+    names: Sequence[str],
+    classes: Tensor | None = None,
+    top: int = 1,
+    label_outputs: Sequence[int] = (),
+    threshold: float = 0.5,
+    margin: int = 0,
+    tolerance: int = 0,
+) -> list[Row]:
+    """The images of a batch, each with its CAMs.
+
+    Args:
+        method: of the CAMs, with its model.
+        batch: of `images`, with masks where they have some.
+        images: the data set that the index of the batch is of.
+        mean: what the batch was normalised with.
+        std: likewise.
+        names: of the model's outputs.
+        classes: int64 (B, K), the outputs to explain; None: the likeliest ones.
+        top: how many of these; and how many are listed as the likeliest.
+        label_outputs: for each class of the data set the output that stands for it, -1 where none does.
+        threshold: of the focus; see `bias.measure`.
+        margin: of range bias, in pixels; likewise.
+        tolerance: of the pointing game, in pixels; likewise.
+    """
+    top = min(top, len(names))
+    cams = method(batch.images, top=top) if classes is None else method(batch.images, classes)
+    assert method.logits is not None and method.classes is not None
+    count, each = method.classes.shape
+    probabilities = class_logits(method.logits).double().softmax(1).cpu()
+    likeliest = probabilities.topk(top, dim=1).indices.tolist()
+    flat = cams.flatten(0, 1)  # as if they were so many images
+    measures: dict[str, list[list[float | bool]]] = {}
+    if batch.masks is not None:
+        regions = batch.masks.to(flat.device).repeat_interleave(each, 0)
+        values = measure(flat, regions, threshold, margin=margin, tolerance=tolerance)
+        measures = {name: one.cpu().view(count, each).tolist() for name, one in values.items()}
+    heatmaps = scaled(flat).double().view(cams.shape).cpu().numpy()
+    pixels = denormalised(batch.images, mean, std).permute(0, 2, 3, 1).cpu().numpy()
+    masks = None if batch.masks is None else batch.masks.cpu().numpy()
+    rows = []
+    for i, (index, label) in enumerate(zip(batch.index.tolist(), batch.labels.tolist(), strict=True)):
+
+        def score(output: int, of: Tensor = probabilities[i]) -> ClassScore:
+            return ClassScore(output, names[output], float(of[output]))
+
+        region = masks[i] if masks is not None and masks[i].any() else None
+        target = label_outputs[label] if label_outputs and label >= 0 else -1
+        cells = tuple(
+            Cell(
+                pixels=pixels[i],
+                region=region,
+                cam=heatmaps[i, k],
+                threshold=threshold,
+                explained=score(output),
+                predicted=score(likeliest[i][0]),
+                correct=likeliest[i][0] == target if target >= 0 else None,
+                measures={} if region is None else {name: values[i][k] for name, values in measures.items()},
+            )
+            for k, output in enumerate(method.classes[i].tolist())
+        )
+        label_name = images.classes[label] if label >= 0 else ""
+        note = _missing_region(images, index) if masks is not None and region is None else ""
+        rows.append(Row(index, images.keys[index], label_name, cells, tuple(map(score, likeliest[i])), note))
+    return rows
+
+
+def merge(models: Sequence[Iterable[Row]]) -> list[Row]:
+    """Rows of several models on the same images, in the same order, as rows with the cells of all."""
+    return [
+        replace(rows[0], cells=tuple(cell for row in rows for cell in row.cells)) for rows in zip(*models, strict=True)
+    ]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Indices of random images (seed 0): one from each of `count` equal parts of a set of `total`."""
+    edges = np.arange(count + 1) * total // count
+    return [int(index) for index in RandomStream(0).integers(edges[:-1], edges[1:] - 1, count)]
+
+
+def choose(
+    total: int, count: int, scores: Mapping[str, NDArray[np.floating]], *, each: int | None = None
+) -> dict[str, list[int]]:
+    """Images of a set to show: those with the highest scores, and random ones. None is chosen twice.
+
+    Args:
+        total: images in the set; if there are no more than `count`, all are chosen.
+        count: of images, 0 or more.
+        scores: heading -> (total,), NaN for images that are not to be chosen for it.
+        each: images for each heading; None: as many as there are random ones.
+
+    Returns:
+        Heading -> indices, the random images first, then the headings of `scores` that have any.
+    """
+    if total <= count:
+        return {ALL: list(range(total))} if total else {}
+    share = min(count // (len(scores) + 1) if each is None else each, count)
+    highest: dict[str, list[int]] = {}
+    chosen: set[int] = set()
+    for heading, values in scores.items():
+        order = np.argsort(-values, kind="stable")  # NaN last
+        free = [int(i) for i in order[: share + len(chosen)] if i not in chosen and not math.isnan(values[i])][:share]
+        if free and len(chosen) + len(free) <= count:
+            highest[heading] = free
+            chosen |= set(free)
+    rest = np.setdiff1d(np.arange(total), list(chosen))
+    random = [int(rest[i]) for i in spread(len(rest), count - len(chosen))] if count > len(chosen) else []
+    return ({RANDOM: random} if random else {}) | highest
+
+
+def energy_inside(results: Report) -> NDArray[np.float64]:
+    """Energy inside of each image, (N,); NaN without a region or for a constant map."""
+    return np.where(comparable(results.rows), results.rows["energy_inside"], np.nan).astype(np.float64)
+
+
+def disagreement(results: Sequence[Report]) -> NDArray[np.float64]:
+    """Of models on the same images: the range of their energies inside, (N,); NaN where it is 0 or not known."""
+    gap = np.ptp(np.stack([energy_inside(one) for one in results]), axis=0)
+    return np.where(gap > 0, gap, np.nan)
+
+
+class Gallery:
+    """Rows as drawings under headings, for the macro of `gallery.html`.
+
+    Arrays are not kept, so that a gallery of many images takes little memory.
+
+    Args:
+        columns: names of the models, in the order of the cells; empty: the cells are of classes.
+        measures: keys of `LABELS` that captions have.
+        size: the longer side of a large image in pixels.
+        limit: pictures, at most, unless one row has more; further rows are counted only.
+
+    Attributes:
+        groups: heading -> rows, as dicts of text.
+        omitted: how many rows there was no room for.
+        regions: whether any row has a region.
+    """
+
+    def __init__(
+        self, columns: Sequence[str] = (), *, measures: Sequence[str] = (), size: int = 160, limit: int = 360
+    ) -> None:
+        self.columns = tuple(map(printable, columns))
+        self.measures = tuple(measures)
+        self.size = size
+        self.groups: dict[str, list[dict[str, Any]]] = {}
+        self.omitted = 0
+        self.regions = False
+        self._room = limit
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups.values()))
+
+    def add(self, row: Row, heading: str = "") -> None:
+        """Draws a row below the others of its heading."""
+        pictures = 1 + len(row.cells)
+        if self.omitted or (len(self) and pictures > self._room):
+            self.omitted += 1
+            return
+        self._room -= pictures
+        self.regions |= any(cell.region is not None for cell in row.cells)
+        name = printable(f"image {row.key}" if row.key.isdigit() else row.key)
+        drawn = {
+            "name": name,
+            "label": printable(row.label),
+            "likeliest": [(printable(score.name), score.probability) for score in row.likeliest],
+            "note": row.note,
+            "picture": data_uri(row.draw(self.size)),
+            "alt": ", ".join(filter(None, (name, printable(row.label)))),
+            "cells": [self._cell(name, row, column) for column in range(len(row.cells))],
+        }
+        self.groups.setdefault(heading, []).append(drawn)
+
+    def _cell(self, name: str, row: Row, column: int) -> dict[str, Any]:
+        cell = row.cells[column]
+        model = self.columns[column] if self.columns else ""
+        numbers = [(LABELS[key], f"{cell.measures[key]:.2f}") for key in self.measures if _has(cell.measures, key)]
+        alt = (name, model, f"CAM of {printable(cell.explained.name)}", cell.result)
+        return {
+            "picture": data_uri(cell.draw(self.size)),
+            "alt": ", ".join([*filter(None, alt), *(" ".join(number) for number in numbers)]),
+            "model": model,
+            "class": printable(cell.explained.name),
+            "probability": cell.explained.probability,
+            "predicted": "" if cell.predicted.index == cell.explained.index else printable(cell.predicted.name),
+            "wrong": cell.correct is False,
+            "result": cell.result,
+            "numbers": numbers,
+        }
+
+
+def _has(measures: Mapping[str, float | bool], key: str) -> bool:
+    return key in measures and not math.isnan(measures[key])
+
+
+def _missing_region(images: ImageDataset, index: int) -> str:
+    region = images.mask(index)
+    if region is not None and region.any():
+        return "the region is cropped away or too small"
+    return "no region"
+
+
+def _finite(value: float | bool) -> float | bool | None:
+    if isinstance(value, bool):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
