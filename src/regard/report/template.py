@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from regard import figures
 from regard.files import check_written, write_text
 from regard.report import overlay, svg, wording
 from regard.report.glossary import Glossary
@@ -71,8 +72,9 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     )
     glossary = Glossary()
     environment.globals |= {name: getattr(svg, name) for name in ("colour_of", "core_of", "dashes_of")}
+    environment.globals |= {name: getattr(figures, name) for name in ("colour", "dashes", "svg")}
     environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled}
-    environment.filters |= {"linked": glossary.linked, "svg": Markup}
+    environment.filters |= {"linked": glossary.linked}
     environment.globals |= {"cam_colours": overlay.colours, "focus_colour": overlay.FOCUS}
     names = ("percent", "interval", "signed", "large", "probability", "printable")
     environment.filters |= {name: getattr(wording, name) for name in names}

@@ -1,0 +1,495 @@
+"""Figures: matplotlib `Figure`s of plain numbers, and their SVG for a page.
+
+Every function takes its numbers by label, in the order in which they are drawn, and returns a figure with the colours
+of a light page; `svg` leaves the colours to the page. Labels are text: `$` and `<` in them mean nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+from xml.etree import ElementTree
+
+import numpy as np
+from markupsafe import Markup
+
+from regard.terminal import escaped
+
+if TYPE_CHECKING:  # it takes half a second to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#1b1c1f", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d3b")
+"""The first is for the reference alone; the others are used in turn, each time with other dashes."""
+
+_INK, _GRID = COLOURS[0], "#dcdee2"
+_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 1.5), (6, 1.5, 1, 1.5), (8, 2))
+_LETTERS = 38  # of a label
+
+
+Axis = Literal["x", "y", "both"]
+
+
+class Interval(Protocol):
+    """A number and the ends of its 95% interval, NaN where they are not known."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def colour(style: int) -> int:
+    """Which of `COLOURS` the style with this number has."""
+    return style and 1 + (style - 1) % (len(COLOURS) - 1)
+
+
+def dashes(style: int) -> tuple[float, ...]:
+    """Lengths of the dashes and gaps of a style's lines, in line widths; empty for a solid line."""
+    return _DASHES[max(0, style - 1) // (len(COLOURS) - 1) % len(_DASHES)]
+
+
+def curves(
+    runs: Mapping[str, Sequence[Mapping[float, float]]],
+    *,
+    xlabel: str,
+    ylabel: str = "",
+    percent: bool = False,
+    level: float | None = None,
+    styles: Mapping[str, int] | None = None,
+    legend: bool = True,
+    markers: bool = False,
+) -> Figure:
+    """Lines, such as test accuracy by epoch.
+
+    Args:
+        runs: y by x for each run of a label. Several runs are drawn as thin lines, the band from the least to the
+            greatest, and their mean.
+        xlabel: of the horizontal axis, whose numbers are whole where all x are.
+        ylabel: of the vertical axis.
+        percent: y is a share, shown as a percentage.
+        level: of a dotted horizontal line, such as chance.
+        styles: numbers of the styles by label; None: by position.
+        legend: whether labels stand below the figure.
+        markers: whether to mark every point, not only the last.
+    """
+    figure, axes = _figure(420, 270, legend=runs if legend else ())
+    positions = sorted({x for each in runs.values() for run in each for x in run})
+    for label, each in runs.items():
+        line = _line(_style(runs, styles, label))
+        by_x: dict[float, list[float]] = {}
+        for run in each:
+            known = {x: y for x, y in run.items() if math.isfinite(y)}
+            for x, y in known.items():
+                by_x.setdefault(x, []).append(y)
+            if len(each) > 1:
+                axes.plot(list(known), list(known.values()), color=line["color"], linewidth=0.6, alpha=0.5)
+        if not by_x:
+            continue
+        at = sorted(by_x)
+        if len(each) > 1:
+            low, high = [min(by_x[x]) for x in at], [max(by_x[x]) for x in at]
+            axes.fill_between(at, low, high, color=line["color"], alpha=0.15, linewidth=0)
+        mark: dict[str, Any] = {"marker": "o", "markersize": 5, "markevery": None if markers else [-1]}
+        axes.plot(at, [math.fsum(by_x[x]) / len(by_x[x]) for x in at], label=_text(label), **line, **mark)
+    if level is not None:
+        axes.axhline(level, color=_INK, linewidth=1.2, linestyle=(0, (1, 2)))
+    axes.set_xlabel(_text(xlabel), parse_math=False)
+    axes.set_ylabel(_text(ylabel), parse_math=False)
+    _ticks(axes.xaxis, 8, whole=all(float(x).is_integer() for x in positions))
+    _ticks(axes.yaxis, 6, percent=percent)
+    _legend(figure, axes, legend)
+    return figure
+
+
+def intervals(
+    rows: Mapping[str, Interval],
+    *,
+    xlabel: str = "",
+    percent: bool = False,
+    level: float | None = None,
+    points: Mapping[str, Sequence[float]] | None = None,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+    styles: Mapping[str, int] | None = None,
+) -> Figure:
+    """Numbers with their 95% intervals, one below the other on one scale (a forest plot).
+
+    Args:
+        rows: estimates or differences by label; NaN leaves the row empty.
+        xlabel: of the scale.
+        percent: the numbers are shares, shown as percentages.
+        level: of a vertical line, such as 0 for differences.
+        points: numbers of single runs by label, marked besides.
+        limits: between which the numbers can lie; the scale goes no further.
+        styles: as for `curves`.
+    """
+    figure, axes = _figure(360, 36 * len(rows) + (46 if xlabel else 30), grid="x")
+    right = axes.get_yaxis_transform()
+    for position, (label, row) in enumerate(rows.items()):
+        color = COLOURS[colour(_style(rows, styles, label))]
+        if math.isfinite(row.low) and math.isfinite(row.high):
+            axes.plot([row.low, row.high], [position] * 2, color=color, linewidth=3, solid_capstyle="butt")
+        axes.plot(row.value, position, "o", color=color, markersize=7, clip_on=False)
+        each = (points or {}).get(label, ())
+        if each:
+            axes.plot(each, [position] * len(each), "|", color=_INK, markersize=10, clip_on=False)
+        beside: dict[str, Any] = {
+            "transform": right,
+            "va": "bottom",
+            "parse_math": False,
+            "color": _INK,
+            "in_layout": False,
+        }
+        axes.text(0, position - 0.26, _text(label), **beside)
+        axes.text(1, position - 0.26, _number(row.value, percent), ha="right", **beside)
+    axes.set_ylim(len(rows) - 0.5, -0.75)
+    axes.set_yticks([])
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, limits[0] - 0.01 * (high - low)), min(high, limits[1] + 0.01 * (high - low)))
+    if level is not None:
+        axes.axvline(level, color=_INK, linewidth=1)
+    axes.set_xlabel(_text(xlabel), parse_math=False)
+    _ticks(axes.xaxis, 5, percent=percent)
+    return figure
+
+
+def scatter(
+    x: Mapping[str, float],
+    y: Mapping[str, Interval],
+    *,
+    xlabel: str,
+    ylabel: str = "",
+    percent: bool = False,
+    areas: Mapping[str, float] | None = None,
+    styles: Mapping[str, int] | None = None,
+) -> Figure:
+    """Points with their labels, such as accuracy by cost.
+
+    Args:
+        x: positive numbers by label, such as multiply-adds; on a logarithmic scale if they are far apart.
+        y: estimates for the same labels.
+        xlabel: of the horizontal axis.
+        ylabel: of the vertical axis.
+        percent: y are shares, shown as percentages.
+        areas: that the circles around the points are in proportion to, such as parameters.
+        styles: as for `curves`.
+    """
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    height = min(720, 300 + 10 * len(x))
+    figure, axes = _figure(460, height, grid="both")
+    if max(x.values()) > 5 * min(x.values()):
+        axes.set_xscale("log")
+    largest = max((areas or {}).values(), default=1)
+    radii = {label: 22 * math.sqrt(areas[label] / largest) if areas else 2.5 for label in x}
+    for label in sorted(x, key=lambda label: -radii[label]):  # the larger circles lie below
+        color = COLOURS[colour(_style(x, styles, label))]
+        point = y[label]
+        if areas:
+            size = 2 * radii[label]
+            axes.plot(x[label], point.value, "o", markersize=size, color=color, alpha=0.2, markeredgewidth=0)
+        if math.isfinite(point.low) and math.isfinite(point.high):
+            axes.plot([x[label]] * 2, [point.low, point.high], color=color, linewidth=1.6, solid_capstyle="butt")
+        axes.plot(x[label], point.value, "o", markersize=5, color=color)
+    axes.margins(0.12, 0.12)
+    axes.set_xlabel(_text(xlabel), parse_math=False)
+    axes.set_ylabel(_text(ylabel), parse_math=False)
+    if axes.get_xscale() == "log":
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        _ticks(axes.xaxis, 6)
+    axes.xaxis.set_major_formatter(EngFormatter())
+    _ticks(axes.yaxis, 6, percent=percent)
+    _beside(axes, {label: (x[label], y[label].value) for label in x}, radii, height)
+    return figure
+
+
+def histograms(
+    values: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str = "",
+    levels: Mapping[str, float] | None = None,
+    styles: Mapping[str, int] | None = None,
+) -> Figure:
+    """Distributions of numbers from 0 to 1, one below the other, each as high as its highest bin, with their means.
+
+    Args:
+        values: by label; NaN is left out, and what lies outside 0 to 1 is counted at its end.
+        xlabel: of the scale.
+        levels: of dotted vertical lines by label, such as chance.
+        styles: as for `curves`.
+    """
+    figure, axes = _figure(360, 62 * len(values) + (46 if xlabel else 30), grid="x")
+    right = axes.get_yaxis_transform()
+    for position, (label, numbers) in enumerate(values.items()):
+        finite = [min(max(float(value), 0.0), 1.0) for value in numbers if math.isfinite(value)]
+        foot, color = position + 0.98, COLOURS[colour(_style(values, styles, label))]
+        counts = [0] * 25
+        for value in finite:
+            counts[min(int(25 * value), 24)] += 1
+        highest = max([*counts, 1])
+        edges = [i / 25 for i in range(26)]
+        axes.stairs([foot - 0.6 * count / highest for count in counts], edges, baseline=foot, fill=True, color=color)
+        if (at := (levels or {}).get(label, math.nan)) is not None and math.isfinite(at):
+            axes.plot([at, at], [foot, position + 0.34], color=_INK, linewidth=1.5, linestyle=(0, (1.5, 1.5)))
+        beside: dict[str, Any] = {
+            "transform": right,
+            "va": "bottom",
+            "parse_math": False,
+            "color": _INK,
+            "in_layout": False,
+        }
+        axes.text(0, position + 0.3, _text(label), **beside)
+        mean = math.fsum(finite) / len(finite) if finite else math.nan
+        axes.text(1, position + 0.3, _number(mean, percent=False), ha="right", **beside)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(values), 0)
+    axes.set_yticks([])
+    axes.set_xlabel(_text(xlabel), parse_math=False)
+    _ticks(axes.xaxis, 5)
+    return figure
+
+
+def bars(
+    values: Sequence[Interval],
+    *,
+    xlabel: str,
+    ylabel: str = "",
+    percent: bool = False,
+    level: float | None = None,
+    top: float | None = None,
+    style: int = 0,
+) -> Figure:
+    """Numbers from 0 on with their 95% intervals, side by side and numbered from 1.
+
+    Args:
+        values: estimates; NaN leaves a gap.
+        xlabel: what is numbered.
+        ylabel: of the scale.
+        percent: the numbers are shares, shown as percentages.
+        level: of a dashed horizontal line.
+        top: of the scale; None: as high as need be.
+        style: the number of the style.
+    """
+    figure, axes = _figure(420, 200)
+    position = range(1, len(values) + 1)
+    axes.bar(position, [one.value for one in values], width=0.72, color=COLOURS[colour(style)], alpha=0.55)
+    axes.vlines(position, [one.low for one in values], [one.high for one in values], color=_INK, linewidth=1.2)
+    if level is not None:
+        axes.axhline(level, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
+    axes.set_xlim(0.4, len(values) + 0.6)
+    axes.set_ylim(0, top)
+    axes.set_xlabel(_text(xlabel), parse_math=False)
+    axes.set_ylabel(_text(ylabel), parse_math=False)
+    _ticks(axes.xaxis, 10, whole=True)
+    _ticks(axes.yaxis, 5, percent=percent)
+    return figure
+
+
+def profiles(
+    lines: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    ylabel: str = "",
+    reach: float | None = None,
+    styles: Mapping[str, int] | None = None,
+    legend: bool = True,
+) -> Figure:
+    """Numbers by channel, how they are distributed, and below how far they lie from the first line.
+
+    Args:
+        lines: a number for each channel, by label.
+        xlabel: what is numbered, from 1 on.
+        ylabel: of the vertical axis.
+        reach: of the scale of the differences to either side; None: as far as need be.
+        styles: as for `curves`.
+        legend: whether labels stand below the figure.
+    """
+    figure, axes = _figure(420, 330, legend=lines if legend else ())
+    grid = axes.get_gridspec()
+    axes.remove()
+    grid = figure.add_gridspec(2, 2, width_ratios=(5, 1), height_ratios=(2, 1))
+    main, density, below = (figure.add_subplot(grid[at]) for at in ((0, 0), (0, 1), (1, 0)))
+    first = list(next(iter(lines.values())))
+    span = [value for line in lines.values() for value in line]
+    pad = 0.03 * (max(span) - min(span)) or 0.01
+    ends = (min(span) - pad, max(span) + pad)
+    steps = np.linspace(*ends, 60)
+    position = range(1, len(first) + 1)
+    for label, line in reversed(list(lines.items())):  # the first lies over the others
+        style = _style(lines, styles, label)
+        look = _line(style) | {"linewidth": 1.4 if style else 2.2}
+        mark: dict[str, Any] = {"marker": "o" if len(first) == 1 else ""}
+        main.plot(position, line, label=_text(label), **look, **mark)
+        below.plot(position, [a - b for a, b in zip(line, first, strict=True)], **look, **mark)
+        apart = (steps[:, None] - np.asarray(line)) / (ends[1] - ends[0])
+        density.plot(np.exp(-((20 * apart) ** 2) / 2).mean(1), steps, **look)  # a Gaussian kernel of 1/20 of the scale
+    for each in (main, density, below):
+        _plain(each, "y")
+    for each in (main, density):
+        each.set_ylim(*ends)
+        _ticks(each.yaxis, 5)
+    for each in (main, below):
+        each.set_xlim(0.5, len(first) + 0.5)
+        _ticks(each.xaxis, 8, whole=True)
+    if reach is not None:
+        below.set_ylim(-1.05 * reach, 1.05 * reach)
+    _ticks(below.yaxis, 3)
+    main.tick_params(labelbottom=False)
+    density.tick_params(labelleft=False, labelbottom=False)
+    density.set_xlabel("density", color=_INK)
+    main.set_ylabel(_text(ylabel), parse_math=False, color=_INK)
+    below.set_ylabel("difference", color=_INK)
+    below.set_xlabel(_text(xlabel), parse_math=False, color=_INK)
+    _legend(figure, main, legend, reverse=True)
+    return figure
+
+
+def svg(figure: Figure, title: str, description: str = "") -> Markup:
+    """The figure as an element of a page: inline, without style sheet, script or address.
+
+    Ink takes the colour of the text around it (`currentColor`), the grid `var(--line)`, and colour i of `COLOURS`
+    `var(--net-i)`: a page that defines them looks right in light and dark. The same figure gives the same text.
+
+    Args:
+        figure: of a function of this module, or any other.
+        title: its name for screen readers.
+        description: more of what it shows, for screen readers.
+    """
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "regard"}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    root = ElementTree.fromstring(file.getvalue().encode())
+    mark = hashlib.sha256(f"{title}\n{file.getvalue()}".encode()).hexdigest()[:8]  # unlike those of other figures
+    page = {hex: f"var(--net-{i})" for i, hex in enumerate(COLOURS)} | {_INK: "currentColor", _GRID: "var(--line)"}
+    for element in root.iter():
+        for child in list(element):
+            if child.tag.endswith(("}metadata", "}style")):
+                element.remove(child)
+        element.tag = element.tag.rpartition("}")[2]
+        own = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+        if element.tag == "g":
+            own.pop("id", None)  # the same in every figure, and used by none
+        for name, value in own.items():
+            value = f"{mark}-{value}" if name == "id" else re.sub(r"(^|url\()#(?=\w)", rf"\1#{mark}-", value)
+            value = re.sub(r"#[0-9a-f]{6}\b", lambda hex: page.get(hex[0], hex[0]), value)
+            value = re.sub(r"font: (?:[^;]* )?([\d.]+px) [^;]*", r"font-size: \1", value)
+            own[name] = re.sub(r"font-family: [^;]*;? ?", "", value)  # letters are the page's
+        element.attrib.clear()
+        element.attrib.update(own)
+    attributes = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": escaped(title)}
+    attributes |= {"stroke-linejoin": "round"}
+    root.attrib.clear()
+    root.attrib.update(attributes)
+    if description:
+        about = ElementTree.Element("desc")
+        about.text = escaped(description)
+        root.insert(0, about)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _figure(width: float, height: float, *, grid: Axis = "y", legend: Iterable[str] = ()) -> tuple[Figure, Axes]:
+    """A figure with one set of axes and room for a legend, in points; no state is shared with pyplot."""
+    from matplotlib.figure import Figure
+
+    labels = list(legend)
+    if len(labels) > 1:
+        height += 16 * math.ceil(len(labels) / _columns(labels)) + 8
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    axes = figure.add_subplot()
+    _plain(axes, grid)
+    return figure, axes
+
+
+def _plain(axes: Axes, grid: Axis) -> None:
+    """Axes with little ink: a scale below, grid lines along x, y or both, letters of one size."""
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.tick_params(length=0, which="both", labelcolor=_INK, labelsize=11)
+    axes.grid(axis=grid, color=_GRID, linewidth=0.8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_fontsize(11)
+        axis.label.set_color(_INK)
+
+
+def _ticks(axis: Any, count: int, *, percent: bool = False, whole: bool = False) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole, min_n_ticks=1))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: (f"{100 * x:g}%" if percent else f"{x:g}").replace("-", "−")))
+
+
+def _style(labels: Mapping[str, Any], styles: Mapping[str, int] | None, label: str) -> int:
+    return list(labels).index(label) if styles is None else styles[label]
+
+
+def _line(style: int) -> dict[str, Any]:
+    return {"color": COLOURS[colour(style)], "linewidth": 2, "linestyle": (0, dashes(style)) if dashes(style) else "-"}
+
+
+def _text(label: str) -> str:
+    """The label in one line of characters that can be drawn, shortened if it is long."""
+    label = escaped(label)
+    return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
+
+
+def _number(value: float, percent: bool) -> str:
+    return "–" if math.isnan(value) else (f"{100 * value:.1f}%" if percent else f"{value:.3f}").replace("-", "−")
+
+
+def _columns(labels: Sequence[str]) -> int:
+    return max(1, min(len(labels), 58 // (6 + max(len(_text(label)) for label in labels))))
+
+
+def _legend(figure: Figure, axes: Axes, legend: bool, reverse: bool = False) -> None:
+    """The labels below the figure, where there are several."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not legend or len(labels) < 2:
+        return
+    if reverse:
+        handles, labels = handles[::-1], labels[::-1]
+    place: dict[str, Any] = {"loc": "outside lower left", "ncols": _columns(labels), "frameon": False, "fontsize": 10}
+    for text in figure.legend(handles, labels, **place).get_texts():
+        text.set_parse_math(False)
+        text.set_color(_INK)
+
+
+def _beside(axes: Axes, points: Mapping[str, tuple[float, float]], radii: Mapping[str, float], height: float) -> None:
+    """Writes labels below to the right of points on the left, above to the left of those on the right, and farther off
+    where they would overlap.
+    """
+    low, high = axes.get_xlim()
+    middle = math.sqrt(low * high) if axes.get_xscale() == "log" else (low + high) / 2
+    bottom, top = axes.get_ylim()
+    scale = (height - 50) / (top - bottom)  # points of the figure for 1 of y
+    for side, start in ((1, math.inf), (-1, -math.inf)):
+        free = start  # where the next label may stand
+        own = [(scale * y, label) for label, (x, y) in points.items() if (x > middle) == (side < 0)]
+        for y, label in sorted(own, reverse=side > 0):
+            away = 0.7 * radii[label] + 3
+            wanted = y - side * (away + 5)
+            at = min(wanted, free) if side > 0 else max(wanted, free)
+            free = at - side * 13
+            axes.annotate(
+                _text(label),
+                points[label],
+                (side * away, at - y),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="center",
+                color=_INK,
+                fontsize=10,
+                parse_math=False,
+                in_layout=False,
+                arrowprops={"arrowstyle": "-", "color": _GRID} if abs(at - wanted) > 13 else None,
+            )

@@ -1,0 +1,115 @@
+"""Figures of plain numbers, and their SVG on a page."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from regard import figures
+
+NAMES = ["cat)", "[red]x[/red]", "$x$ & $y_2", "<b>", "#0072b2", "a\x1b[31m\u202eb", "long " * 40]
+
+
+def estimate(value: float, reach: float = 0.1) -> Any:
+    return SimpleNamespace(value=value, low=value - reach, high=value + reach)
+
+
+def curves(names: list[str]) -> Any:
+    return figures.curves({name: [{1: 0.1, 2: 0.2}, {1: 0.2, 3: math.nan}] for name in names}, xlabel="epoch")
+
+
+def intervals(names: list[str]) -> Any:
+    rows = {name: estimate(0.1 * i, math.nan if i == 1 else 0.1) for i, name in enumerate(names)}
+    return figures.intervals(rows, percent=True, points={names[0]: [0.0, 0.1]}, limits=(0, 1))
+
+
+def scatter(names: list[str]) -> Any:
+    costs = {name: 1e6 * 2**i for i, name in enumerate(names)}
+    y = {name: estimate(0.5, 0.1 if i else math.nan) for i, name in enumerate(names)}
+    return figures.scatter(costs, y, xlabel="multiply-adds", percent=True, areas=costs)
+
+
+def histograms(names: list[str]) -> Any:
+    return figures.histograms({name: [0.0, 0.5, 1.0, math.nan] for name in names}, levels={names[0]: 0.5})
+
+
+def profiles(names: list[str]) -> Any:
+    return figures.profiles({name: [0.5, 0.1 * i, 0.2] for i, name in enumerate(names)}, xlabel="channel", reach=1)
+
+
+KINDS = [curves, intervals, scatter, histograms, profiles]
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_labels_are_text_and_colours_are_the_page_s(make: Callable[[list[str]], Any]) -> None:
+    text = figures.svg(make(NAMES), "A <title> & $x$", "and <more>")
+    root = ElementTree.fromstring(text)
+    assert root.attrib["role"] == "img" and root.attrib["aria-label"] == "A <title> & $x$"
+    assert root[0].tag == "desc" and root[0].text == "and <more>"
+    labels = [element.text for element in root.iter("text")]
+    for name in NAMES[:5]:
+        assert name in labels
+    assert r"a\x1b[31m\u202eb" in labels and any(label and label.endswith("…") for label in labels)
+    for element in root.iter():
+        assert "#0072b2" not in element.get("style", "") and "font-family" not in element.get("style", "")
+        assert element.tag not in ("style", "metadata", "script")
+    assert "var(--net-1)" in text and "currentColor" in text and "var(--line)" in text and "http:" not in text
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_the_same_numbers_give_the_same_text(make: Callable[[list[str]], Any]) -> None:
+    first, again, other = (figures.svg(make(NAMES[:2]), title) for title in ("one", "one", "two"))
+    assert first == again
+    ids = [{element.get("id") for element in ElementTree.fromstring(one).iter()} - {None} for one in (first, other)]
+    assert not ids[0] & ids[1]  # both may stand on one page
+    for one, own in zip((first, other), ids, strict=True):
+        used = {e.get("href", "#")[1:] for e in ElementTree.fromstring(one).iter("use")}
+        assert used <= own
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_a_single_label(make: Callable[[list[str]], Any]) -> None:
+    figure = make(["only"])
+    assert not figure.legends
+    assert "only" in figures.svg(figure, "t") or make in (curves, profiles)
+
+
+def test_bars_with_a_gap() -> None:
+    figure = figures.bars([estimate(0.5), estimate(math.nan), estimate(0.2, math.nan)], xlabel="group", level=0.7)
+    heights = [patch.get_height() for patch in figure.axes[0].patches]
+    assert heights[0] == 0.5 and math.isnan(heights[1]) and heights[2] == 0.2
+    assert "<svg" in figures.svg(figure, "t")
+
+
+def test_curves_are_means_over_runs() -> None:
+    figure = figures.curves({"a": [{1: 0.0, 2: 0.4, 3: 1.0}, {1: 0.2, 2: 0.6}]}, xlabel="epoch")
+    *runs, mean = figure.axes[0].get_lines()
+    assert [list(run.get_xdata()) for run in runs] == [[1, 2, 3], [1, 2]]
+    assert list(mean.get_xdata()) == [1, 2, 3] and list(mean.get_ydata()) == pytest.approx([0.1, 0.5, 1.0])
+
+
+def test_styles_differ_for_the_reference_and_thirty_five_others() -> None:
+    styles = [(figures.colour(i), figures.dashes(i)) for i in range(36)]
+    assert len(set(styles)) == 36
+    assert {colour for colour, _ in styles[1:]} == set(range(1, len(figures.COLOURS)))
+
+
+def test_thirty_labels_fit() -> None:
+    figure = curves([f"network {i}" for i in range(30)])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 30
+    assert figure.axes[0].get_window_extent().height > 0.4 * legend.get_window_extent().height
+    assert legend.get_window_extent().width <= figure.bbox.width
+
+
+def test_importing_it_does_not_load_matplotlib() -> None:
+    code = "import sys; import regard.figures; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
