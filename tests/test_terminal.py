@@ -15,7 +15,7 @@ from regard import bias, report, training
 from regard.bias.rows import COLUMNS
 from regard.cli import main
 from regard.console import Console
-from regard.terminal import escaped
+from regard.formatting import printable
 
 NAMES = (
     "cat)",
@@ -48,7 +48,7 @@ def printed(renderable: object, console: type[rich.console.Console]) -> str:
 
 
 def test_a_line_cannot_control_a_terminal() -> None:
-    lines = [escaped(name) for name in NAMES]
+    lines = [printable(name) for name in NAMES]
     assert lines[:4] == list(NAMES[:4])
     assert lines[4:] == [r"a\x1b[31mb", r"a\x9b2Jb", r"a\nb", r"c\rd", r"\udce9t\udce9", r"a\u202eb"]
 
@@ -60,7 +60,7 @@ def test_names_in_tables_are_plain_text(console: type[rich.console.Console], tab
     first = bias_report()
     if table == "bias":
         text = printed(first.table(), console)
-        assert all(f"class {escaped(name)}" in text for name in NAMES)
+        assert all(f"class {printable(name)}" in text for name in NAMES)
     elif table == "comparison":
         text = printed(report.bias_table([replace(first, model=name) for name in NAMES]), console)
     else:

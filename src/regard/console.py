@@ -9,11 +9,11 @@ import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from regard.terminal import escaped_lines
+from regard.formatting import printable_lines
 
 
 class Console(rich.console.Console):
-    """A console to which strings are plain text: without markup, emoji codes and highlighting, and `escaped`.
+    """A console to which strings are plain text: without markup, emoji codes and highlighting, and `printable`.
 
     Args:
         **options: of rich's console.
@@ -24,4 +24,4 @@ class Console(rich.console.Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(escaped_lines(segment.text), segment.style)
+            yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)

@@ -13,8 +13,8 @@ from regard.console import Console
 from regard.data import InMemoryDataset
 from regard.errors import InputError
 from regard.files import check_written
+from regard.formatting import printable
 from regard.report.template import MARK
-from regard.terminal import escaped
 
 # What all runs share. Digits are not mirrored. In so few epochs a network gets past the background only with small
 # batches, a weak cue, and a learning rate that falls smoothly.
@@ -110,7 +110,8 @@ def run_demo(
             recipe, place, resume=not overwrite, overwrite=overwrite, hooks=[training.Progress(console)], splits=splits
         )
         if not outcome.finished:
-            console.print(Text(escaped(f"stopped and saved in {folder}; the same command without --overwrite goes on")))
+            message = f"stopped and saved in {folder}; the same command without --overwrite goes on"
+            console.print(Text(printable(message)))
             return None
         if not (place / "bias.json").exists():
             _measure(outcome.run, splits.test, device)
@@ -119,7 +120,7 @@ def run_demo(
     page = report.write_html(rows, folder / "report.html", title="Where small networks look", reference=REFERENCE)
     console.print()
     Console(width=max(console.width, 120)).print(report.terminal_table(rows))
-    console.print(Text(escaped(f"{time.monotonic() - began:.0f} s; the report is {page.resolve()}")))
+    console.print(Text(printable(f"{time.monotonic() - began:.0f} s; the report is {page.resolve()}")))
     return page
 
 

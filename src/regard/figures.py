@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 from markupsafe import Markup
 
-from regard.terminal import escaped
+from regard.formatting import printable
 
 if TYPE_CHECKING:  # it takes half a second to import
     from matplotlib.axes import Axes
@@ -386,13 +386,13 @@ def svg(figure: Figure, title: str, description: str = "") -> Markup:
             own[name] = re.sub(r"font-family: [^;]*;? ?", "", value)  # letters are the page's
         element.attrib.clear()
         element.attrib.update(own)
-    attributes = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": escaped(title)}
+    attributes = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": printable(title)}
     attributes |= {"stroke-linejoin": "round"}
     root.attrib.clear()
     root.attrib.update(attributes)
     if description:
         about = ElementTree.Element("desc")
-        about.text = escaped(description)
+        about.text = printable(description)
         root.insert(0, about)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
@@ -439,7 +439,7 @@ def _line(style: int) -> dict[str, Any]:
 
 def _text(label: str) -> str:
     """The label in one line of characters that can be drawn, shortened if it is long."""
-    label = escaped(label)
+    label = printable(label)
     return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
 
 

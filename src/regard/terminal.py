@@ -7,52 +7,19 @@ import os
 import re
 import shlex
 import sys
-import unicodedata
 from collections.abc import Iterable
 
-
-def escaped(text: str) -> str:
-    """Text as one line that cannot control a terminal.
-
-    Control characters, line ends, marks that change the direction of writing and bytes that are no text (surrogates)
-    are written as in a Python string: `\\x1b`, `\\n`, `\\u202e`, `\\udce9`.
-    """
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def escaped_lines(text: str) -> str:
-    """As `escaped`, line by line."""
-    return "\n".join(map(escaped, text.split("\n")))
-
-
-def _escaped(character: str) -> str:
-    """Spaces of all widths stay, which Python does not call printable."""
-    shown = character.isprintable() or unicodedata.category(character) == "Zs"
-    return character if shown else repr(character)[1:-1]
+from regard.formatting import printable
 
 
 def say(text: object, *, error: bool = False) -> None:
-    """Prints one line, `escaped`."""
-    print(escaped(str(text)), file=sys.stderr if error else sys.stdout, flush=True)
+    """Prints one line, `printable`."""
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def listed(text: str | None) -> list[str]:
     """The words of an option with commas between them."""
     return [word.strip() for word in (text or "").split(",") if word.strip()]
-
-
-def duration(seconds: float) -> str:
-    """In words: 45 s, 12 min, 3 h 05 min, 2 days 4 h."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02} min"
-    days, hours = divmod(round(seconds / 3600), 24)
-    return f"{days} days {hours} h"
 
 
 def command_line(arguments: Iterable[str]) -> str:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from regard import bias, models, report
 from regard.errors import InputError
-from regard.report.wording import describe, large, listed, number, signed
+from regard.formatting import large, points
+from regard.report.wording import describe, listed, number
 from regard.training import ModelRecipe, TransferRecipe, load_recipe
 
 
@@ -158,7 +159,7 @@ def test_recipes_in_words(fields, words):
 def test_numbers_in_words():
     counts = {None: "–", 175_994: "175,994", 1_234_567: "1.23 M", 26_800_000: "26.8 M", 4_110_000_000: "4.11 G"}
     assert {count: large(count) for count in counts} == counts
-    assert [signed(x) for x in (0.031, -0.0042, 0.0001, -0.0001)] == ["+3.1", "−0.4", "0.0", "0.0"]
+    assert [points(x) for x in (0.031, -0.0042, 0.0001, -0.0001)] == ["+3.1", "−0.4", "0.0", "0.0"]
     assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
     assert (number(1, "network"), number(13, "network")) == ("one network", "13 networks")
 

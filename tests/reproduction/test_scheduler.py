@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from regard.errors import InputError
+from regard.formatting import duration
 from regard.reproduction import Ended, Job, Plan, run_plan, scheduler
 from regard.reproduction.plan import State
 from regard.reproduction.scheduler import Ending
 from regard.store import Store, StoredRun
 from regard.tables import Setting, load_table
-from regard.terminal import duration
 from regard.training import Recipe
 
 

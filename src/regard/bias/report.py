@@ -17,7 +17,7 @@ from regard.bias.rows import Rows, checked_columns, holds_rows, read_rows, write
 from regard.bias.summary import Rate, Summary, by_size, summarise
 from regard.errors import InputError, first_line
 from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
-from regard.terminal import escaped
+from regard.formatting import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -264,7 +264,7 @@ class Report:
         where = f" at {self.layer}" if self.layer else ""
         data = f"{self.dataset} {self.split}".strip()
         said = f"{self.model} on {data}: {self.method}{where}, {self.target} class, focus at {self.threshold:g}"
-        return escaped(said)
+        return printable(said)
 
     def _caption(self) -> str:
         whole = self.overall
@@ -283,7 +283,7 @@ class Report:
         lines = [_line(name, summary) for name, summary in parts.items()]
         lines += [_line(f"{name} objects", summary) for name, summary in self.by_size.items() if summary.images]
         if classes:
-            lines += [_line(escaped(f"class {name}"), summary) for name, summary in self.by_class.items()]
+            lines += [_line(printable(f"class {name}"), summary) for name, summary in self.by_class.items()]
         return lines
 
 

@@ -25,9 +25,10 @@ from regard.console import Console
 from regard.data import InMemoryDataset
 from regard.errors import InputError
 from regard.files import check_written, written_aside
+from regard.formatting import printable
 from regard.modes import check_image_size
 from regard.report.template import MARK
-from regard.terminal import command_line, escaped, say
+from regard.terminal import command_line, say
 
 
 def main(arguments: list[str]) -> int:
@@ -123,7 +124,7 @@ def _run(
         command=command,
     )
     _show(console, reports, comparisons, notes)
-    console.print(escaped(f"the report is {page.resolve()}"), soft_wrap=True)
+    console.print(printable(f"the report is {page.resolve()}"), soft_wrap=True)
 
 
 def _own_place(evaluation: Evaluation) -> Path | None:
@@ -202,7 +203,7 @@ def _progress(console: Console, name: str) -> Iterator[Callable[[int, int | None
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(escaped(name), total=None, rate="")
+        task = progress.add_task(printable(name), total=None, rate="")
 
         def update(done: int, total: int | None) -> None:
             nonlocal last
@@ -211,7 +212,7 @@ def _progress(console: Console, name: str) -> Iterator[Callable[[int, int | None
 
         yield update
     if not console.is_terminal:
-        console.print(f"{escaped(name)}: {last:,} images, {rate(last)}", soft_wrap=True)
+        console.print(f"{printable(name)}: {last:,} images, {rate(last)}", soft_wrap=True)
 
 
 def _compared(reports: Sequence[bias.Report]) -> tuple[list[bias.Comparison | None], list[str]]:
@@ -239,11 +240,11 @@ def _show(
     else:
         console.print(report.bias_table(reports))
     for note in notes:
-        console.print(f"\n{escaped(note)}", soft_wrap=True)
+        console.print(f"\n{printable(note)}", soft_wrap=True)
     for one, comparison in zip(reports[1:], comparisons, strict=True):
         if comparison is None:
             continue
-        console.print(f"\n{escaped(one.model)} against {escaped(reports[0].model)}", soft_wrap=True)
+        console.print(f"\n{printable(one.model)} against {printable(reports[0].model)}", soft_wrap=True)
         for line in str(comparison).splitlines():
             console.print(f"  {line}", soft_wrap=True)
 

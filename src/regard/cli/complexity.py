@@ -21,8 +21,9 @@ from regard.cli.settings import check_place
 from regard.console import Console
 from regard.errors import InputError, check_interval
 from regard.files import write_text
+from regard.formatting import printable_lines
 from regard.models import Cost
-from regard.terminal import escaped_lines, listed
+from regard.terminal import listed
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _NONE = "–"
@@ -92,7 +93,7 @@ def main(arguments: list[str]) -> int:
     if options.out:
         write_text(options.out, text)
     else:
-        print(escaped_lines(text), end="")
+        print(printable_lines(text), end="")
     return 0
 
 

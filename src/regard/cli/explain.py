@@ -7,10 +7,11 @@ from pathlib import Path
 from regard import data, report, training
 from regard.cli.methods import cam_method
 from regard.errors import InputError
+from regard.formatting import percent, printable
 from regard.report import Explanation, Refusal
 from regard.report.explain_page import measured
 from regard.report.explained import check_folder
-from regard.report.wording import number, percent, printable
+from regard.report.wording import number
 from regard.terminal import listed, say
 from regard.training import Pretrained
 

@@ -7,8 +7,9 @@ from regard.cli.evaluations import evaluations
 from regard.cli.studies import add_study_options, choose, folder_for, images_of, progress, write_json
 from regard.console import Console
 from regard.errors import InputError
+from regard.formatting import printable
 from regard.studies import attention_layers, gate_activations
-from regard.terminal import command_line, escaped, listed
+from regard.terminal import command_line, listed
 
 
 def main(arguments: list[str]) -> int:
@@ -64,5 +65,5 @@ def main(arguments: list[str]) -> int:
         command=command,
     )
     console.print(report.gates_table(studies))
-    console.print(escaped(f"the study is {page.resolve()}"), soft_wrap=True)
+    console.print(printable(f"the study is {page.resolve()}"), soft_wrap=True)
     return 0

@@ -17,10 +17,11 @@ from regard.cli.studies import (
 )
 from regard.console import Console
 from regard.errors import InputError
+from regard.formatting import printable
 from regard.maps.channel_groups import group_means
 from regard.report.wording import number
 from regard.studies.groups import Target, group_scores
-from regard.terminal import command_line, escaped, listed
+from regard.terminal import command_line, listed
 
 
 def main(arguments: list[str]) -> int:
@@ -83,7 +84,7 @@ def main(arguments: list[str]) -> int:
         command=command,
     )
     console.print(report.groups_table(studies, found[0].classes))
-    console.print(escaped(f"the study is {page.resolve()}"), soft_wrap=True)
+    console.print(printable(f"the study is {page.resolve()}"), soft_wrap=True)
     return 0
 
 

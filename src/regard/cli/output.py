@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard.console import Console
-from regard.terminal import escaped
+from regard.formatting import printable
 
 _PIPE_WIDTH = 1000  # characters: in files and pipes nothing is cut or folded
 
@@ -35,7 +35,7 @@ class Output:
 
     def note(self, text: object) -> None:
         """Prints one line to standard error, unless `--quiet`."""
-        self.console.print(escaped(str(text)), soft_wrap=True)
+        self.console.print(printable(str(text)), soft_wrap=True)
 
     def show(self, records: Any, *renderables: RenderableType) -> None:
         """Prints a result: its records with `--json`, else what is given of rich, tables and strings.
@@ -71,7 +71,7 @@ class Output:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         ends = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
         with Progress(*columns, *ends, console=self.console, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task(escaped(name), total=None, rate="")
+            task = bar.add_task(printable(name), total=None, rate="")
 
             def update(count: int, total: int | None = None) -> None:
                 nonlocal done

@@ -16,10 +16,11 @@ from regard.cli.settings import add_setting_options, asked_setting, split_name
 from regard.cli.table import DEFAULT, show
 from regard.console import Console
 from regard.errors import INTERRUPTED, InputError, check_interval
+from regard.formatting import duration
 from regard.reproduction import Cost, Executor, LocalExecutor, Outcome, Plan, RayExecutor
 from regard.store import Store
 from regard.tables.words import counted
-from regard.terminal import command_line, duration, listed, say
+from regard.terminal import command_line, listed, say
 
 _RUN_MEMORY = 3.0  # GiB of a run on the processor, as of one on CIFAR-10
 _GPU_SHARE = 0.9  # of the memory of a GPU that runs may take together

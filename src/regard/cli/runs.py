@@ -16,6 +16,7 @@ from rich.text import Text
 
 from regard.console import Console
 from regard.errors import InputError
+from regard.formatting import printable
 from regard.store import Store, StoredRun
 from regard.terminal import say
 
@@ -99,7 +100,7 @@ def _network(run: StoredRun) -> str:
     if model.get("gate") not in (None, "sigmoid"):
         parts.append(model["gate"])
     parts += [f"from {PurePosixPath(teacher).name}" for teacher in run.teachers]
-    return ", ".join(_printable(part) for part in parts if part) or _NONE
+    return ", ".join(printable(part) for part in parts if part) or _NONE
 
 
 def _print_table(runs: Sequence[StoredRun], holders: Mapping[str, str], width: int | None) -> None:
@@ -140,13 +141,13 @@ def _cells(run: StoredRun, holders: Mapping[str, str]) -> dict[str, str]:
     accuracy = _accuracy(run)
     state, description = _state(run, holders)
     return {
-        "run": _printable(run.name),
+        "run": printable(run.name),
         "epochs": f"{run.epochs}/{run.epochs_asked}" if run.recipe else _NONE,
         "accuracy, %": _NONE if accuracy is None else f"{100 * accuracy:.2f}",
         "network": _network(run),
         "seed": str(run.seed) if run.recipe else _NONE,
-        "version": _printable(run.environment.get("regard") or _NONE),
-        "state": _printable(description),
+        "version": printable(run.environment.get("regard") or _NONE),
+        "state": printable(description),
         "kind": state,
     }
 
@@ -157,7 +158,3 @@ def _totals(runs: Sequence[StoredRun], holders: Mapping[str, str]) -> str:
     kinds = {"finished": "finished", "running": "being run", "unfinished": "unfinished", "broken": "broken"}
     totals = ", ".join(f"{counts[kind]:,} {label}" for kind, label in kinds.items() if counts[kind])
     return f"{len(runs):,} run{'' if len(runs) == 1 else 's'}: {totals}"
-
-
-def _printable(text: object) -> str:
-    return str(text) if str(text).isprintable() else ascii(str(text))

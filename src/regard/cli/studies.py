@@ -19,9 +19,10 @@ from regard.console import Console
 from regard.data import ImageDataset
 from regard.errors import InputError
 from regard.files import check_written, write_text
+from regard.formatting import printable
 from regard.report.explanation import find_classes
 from regard.report.template import MARK
-from regard.terminal import escaped, listed
+from regard.terminal import listed
 from regard.training import RecipeParser
 
 
@@ -123,5 +124,5 @@ def progress(console: Console, name: str, total: int) -> Iterator[Callable[[int]
     """A bar in a terminal, told what is done."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(escaped(name), total=total)
+        task = bar.add_task(printable(name), total=total)
         yield lambda done: bar.update(task, completed=done)

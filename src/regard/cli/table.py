@@ -12,8 +12,9 @@ from regard.cli.settings import add_setting_options, asked_setting, check_place,
 from regard.console import Console
 from regard.errors import InputError
 from regard.files import write_text
+from regard.formatting import printable_lines
 from regard.store import Store, StoredRun
-from regard.terminal import escaped_lines, listed, say
+from regard.terminal import listed, say
 
 DEFAULT = "runs"  # where runs go if nothing is said
 _FORMATS = ["terminal", "markdown", "html", "latex", "csv", "csv-comparisons"]
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
         return 0
     text = written(filled, form)
     if options.out is None:
-        print(escaped_lines(text), end="" if text.endswith("\n") else "\n")
+        print(printable_lines(text), end="" if text.endswith("\n") else "\n")
         return 0
     write_text(options.out, text)
     say(options.out)

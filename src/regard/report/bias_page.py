@@ -11,13 +11,14 @@ from regard.bias import Comparison, Difference, Report
 from regard.bias.comparison import ComparedMean
 from regard.bias.summary import comparable
 from regard.errors import InputError
+from regard.formatting import printable
 from regard.report import bias_charts, bias_prose, breakdown
 from regard.report.contrast import Contrast, Group, reach, split
 from regard.report.measure_words import MAIN_MEANS, MEASURES, RATES, measure_of
 from regard.report.repeat import by_value
 from regard.report.sights import Sight, check_same_images, strips
 from regard.report.template import Network, write_page
-from regard.report.wording import printable, shortened
+from regard.report.wording import shortened
 from regard.training.run import environment
 
 _LONG = 160  # letters of a setting that are shown

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from regard.bias import Rate, Report
+from regard.formatting import interval, percent, printable
 from regard.report.breakdown import LEAST_IMAGES, Classes
 from regard.report.template import Network
-from regard.report.wording import interval, listed, method_name, number, percent, printable
+from regard.report.wording import listed, method_name, number
 
 _NAMED = 5  # images named of those left out
 

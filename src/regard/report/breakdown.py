@@ -10,8 +10,8 @@ from statistics import fmean
 
 from regard.bias import Report, Summary
 from regard.bias.summary import SIZES
+from regard.formatting import NONE, percent
 from regard.report.measure_words import RATES, measure_of
-from regard.report.wording import NONE, percent
 
 _ALL = 40  # classes: as many are all shown
 _SHOWN = 20  # of more

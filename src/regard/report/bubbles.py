@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from regard.formatting import large
 from regard.report.svg import INK, as_svg, canvas, ink_of, settings, short_name
-from regard.report.wording import large
 
 _WIDEST = 48.0  # points, the diameter of the largest bubble
 _SPREAD = 5.0  # from which ratio of the costs on their axis is logarithmic

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from regard.bias import Report
+from regard.formatting import percent
 from regard.report.seed_groups import SeedGroup, each_alone, same_but_for_seed, told
 from regard.report.summary import Summary
-from regard.report.wording import few, listed, number, percent
+from regard.report.wording import few, listed, number
 
 
 def caveats(rows: Sequence[Summary], groups: Sequence[SeedGroup] | None = None) -> list[str]:

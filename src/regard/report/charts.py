@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from regard.bias import Rate
+from regard.formatting import large
 from regard.report import figures
 from regard.report.bubbles import Bubble, bubbles
 from regard.report.seed_groups import SeedGroup
 from regard.report.summary import Summary
-from regard.report.wording import large
 
 _CURVES = (
     ("Test accuracy", "test_accuracy", 100, "%"),

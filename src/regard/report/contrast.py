@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from regard.report import wording
+from regard.formatting import points, signed
 
 
 class Paired(Protocol):
@@ -88,7 +88,7 @@ class Contrast:
         return self._written(value, self._narrow + 1) if at_zero else written
 
     def _written(self, value: float, more: int) -> str:
-        return wording.signed(value, 1 + more) if self.points else wording.signed_number(value, 3 + more)
+        return points(value, 1 + more) if self.points else signed(value, 3 + more)
 
 
 @dataclass(frozen=True)

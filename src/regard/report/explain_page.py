@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from regard.formatting import percent, printable
 from regard.report.explanation import Explanation, Look, Refusal
 from regard.report.overlay import FOCUS, colours, data_uri, draw
 from regard.report.template import write_page
-from regard.report.wording import listed, number, percent, printable
+from regard.report.wording import listed, number
 
 _IMAGES = 200  # shown, at most
 _PICTURES = 1000  # shown, at most, unless one image has more

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regard.errors import InputError
+from regard.formatting import printable
 from regard.report.summary import Summary, summarize
-from regard.report.wording import few, printable
+from regard.report.wording import few
 from regard.training import Run
 
 

@@ -21,10 +21,10 @@ from regard.bias import Report, measure, scaled
 from regard.bias.summary import comparable
 from regard.data import Batch, Channels, ImageDataset, denormalised
 from regard.data.random import RandomStream
+from regard.formatting import printable
 from regard.logits import class_logits
 from regard.maps import MapMethod
 from regard.report.overlay import Mask, Pixels, data_uri, draw
-from regard.report.wording import printable
 
 RANDOM, ALL = "Random images", "All images"
 

@@ -16,11 +16,12 @@ from rich.text import Text
 from torch import Tensor
 
 from regard.errors import InputError
+from regard.formatting import NONE, printable
 from regard.report import figures
 from regard.report.charts import Chart
 from regard.report.studies import class_name, counted, plain, shown_classes
 from regard.report.template import Network, write_page
-from regard.report.wording import NONE, listed, number, printable
+from regard.report.wording import listed, number
 from regard.studies.gates import LEVELS, GateActivations, LayerGates
 
 _RUNS = 64  # of neighbouring channels in a figure, as many as SA-Net has groups

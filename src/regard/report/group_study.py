@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from regard.errors import InputError
+from regard.formatting import NONE, percent, printable
 from regard.report import figures
 from regard.report.charts import Chart
 from regard.report.studies import class_name, counted, plain, shown_classes
 from regard.report.template import Network, write_page
-from regard.report.wording import NONE, percent, printable
 from regard.studies import GroupScores, Moments
 
 _NORMAL = 1.96  # standard errors to either side in a 95% interval

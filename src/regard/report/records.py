@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from regard.report.wording import NONE, interval, large, percent, probability, signed, signed_number
+from regard.formatting import NONE, interval, large, p_value, percent, points, signed
 
 Record = Mapping[str, Any]
 Kind = Literal["text", "count", "large", "percent", "number", "points", "signed", "p", "significant"]
@@ -64,15 +64,15 @@ class Column:
             case "number":
                 return f"{value:.3f}"
             case "points":
-                return signed(value)
+                return points(value)
             case "signed":
-                return signed_number(value)
+                return signed(value)
             case "count":
                 return f"{value:,}"
             case "large":
                 return large(value)
             case "p":
-                return probability(value).removeprefix("p ")
+                return p_value(value).removeprefix("p ")
             case "significant":
                 return "significant" if value else "not significant"
         return str(value)

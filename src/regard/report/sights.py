@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from regard.bias import Report
 from regard.bias.summary import comparable
 from regard.errors import InputError
+from regard.formatting import percent, printable
 from regard.report.gallery import spread
 from regard.report.overlay import Mask, data_uri, draw
 from regard.report.overlay import Pixels as Bytes
-from regard.report.wording import percent, printable, shortened
+from regard.report.wording import shortened
 
 TYPICAL = "Drawn by chance (seed 0), whatever the networks make of them: typical"
 ALL = "All images"

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from regard.terminal import escaped
+from regard.formatting import printable
 
 COLOURS = 8  # of networks: the first for the reference alone, the others in turn, each time with other dashes and dots
 _DASHES: tuple[Any, ...] = ("solid", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
@@ -68,7 +68,7 @@ def dashes_of(style: int) -> str:
 
 def short_name(name: str) -> str:
     """The name, if it fits above a bar."""
-    name = escaped(name)
+    name = printable(name)
     return name if len(name) <= 38 else f"{name[:37]}…"
 
 
@@ -84,7 +84,7 @@ def settings(salt: str, grid: str) -> AbstractContextManager[None]:
         salt: unlike that of any other figure on the page.
         grid: "x", "y" or "both".
     """
-    return matplotlib.rc_context({**_STYLE, "svg.hashsalt": escaped(salt), "axes.grid.axis": grid})
+    return matplotlib.rc_context({**_STYLE, "svg.hashsalt": printable(salt), "axes.grid.axis": grid})
 
 
 def canvas(width: float, height: float, *, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
@@ -106,7 +106,7 @@ def as_svg(figure: Figure, caption: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]*"', text)
     assert view is not None, "matplotlib gives every SVG a viewBox"
-    text = f'<svg {view[0]} role="img" aria-label="{escape(escaped(caption))}">{text[text.index(">") + 1 :]}'
+    text = f'<svg {view[0]} role="img" aria-label="{escape(printable(caption))}">{text[text.index(">") + 1 :]}'
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure, and used by none
     text = text.replace(INK, "currentColor").replace(FAINT, "var(--line)")
     for place in range(COLOURS * len(_CORES)):

@@ -10,10 +10,10 @@ from pathlib import Path
 from matplotlib.ticker import MaxNLocator
 
 from regard.errors import InputError
+from regard.formatting import printable
 from regard.report.template import write_page
 from regard.tables.contents import Compared, Contents, Entry, contents
 from regard.tables.filled import FilledTable
-from regard.tables.words import plain
 
 WIDTH, HEIGHT = 220, 26
 _EDGE = 10.0  # for the outermost dots, and half of a number of the axis
@@ -124,7 +124,7 @@ def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: st
     sections = [_section(one, place) for place, one in enumerate(filled)]
     if title is None:
         title = sections[0].contents.title if len(sections) == 1 else "Published tables and our runs"
-    return write_page("tables.html", path, title=plain(title), sections=sections, width=WIDTH, height=HEIGHT)
+    return write_page("tables.html", path, title=printable(title), sections=sections, width=WIDTH, height=HEIGHT)
 
 
 def _section(filled: FilledTable, place: int) -> Section:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from regard import figures
+from regard import figures, formatting
 from regard.files import check_written, write_text
-from regard.report import overlay, svg, wording
+from regard.formatting import printable_lines
+from regard.report import overlay, svg
 from regard.report.glossary import Glossary
 from regard.report.records import filled
-from regard.terminal import escaped_lines
 from regard.version import __version__
 
 MARK = 'name="generator" content="regard '
@@ -76,15 +76,15 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled}
     environment.filters |= {"linked": glossary.linked}
     environment.globals |= {"cam_colours": overlay.colours, "focus_colour": overlay.FOCUS}
-    names = ("percent", "interval", "signed", "large", "probability", "printable")
-    environment.filters |= {name: getattr(wording, name) for name in names}
+    names = ("percent", "interval", "points", "signed", "large", "p_value", "printable")
+    environment.filters |= {name: getattr(formatting, name) for name in names}
     text = environment.get_template(template).render(version=__version__, **values)
     return write_text(path, text)
 
 
 def _printable(value: Any) -> Any:
     """Lines of text without control characters; markup as it is."""
-    return escaped_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _templates() -> Traversable:

@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from regard.bias import Mean, Rate, Report
+from regard.formatting import NONE, large, percent
 from regard.report.summary import Summary
-from regard.report.wording import NONE, large, percent, shortened
+from regard.report.wording import shortened
 
 
 def terminal_table(rows: Sequence[Summary]) -> Table:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from regard.tables import words as table_words
+from regard.formatting import printable
 from regard.training import Recipe, TransferRecipe
 
 _ATTENTION = {"se": "SE", "shuffle": "shuffle"}
@@ -29,7 +28,6 @@ _TERMS = {
     "symmetry": "symmetric gradients",
     "input_gradient": "short gradients",
 }
-NONE = "–"
 
 
 def describe(recipe: Recipe, called: Callable[[str], str | None] = lambda teacher: None) -> str:
@@ -129,44 +127,3 @@ def number(count: int, what: str = "") -> str:
 def method_name(method: str) -> str:
     """What a method of maps is called in prose."""
     return _METHODS.get(method, printable(method))
-
-
-def percent(value: float) -> str:
-    """0.743 -> 74.3"""
-    return NONE if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def interval(low: float, high: float) -> str:
-    """As percentages: 71.5 to 76.9."""
-    return f"{percent(low)} to {percent(high)}"
-
-
-def signed(value: float, decimals: int = 1) -> str:
-    """As points of a percentage: +3.1, −0.4, 0.0; with a true minus."""
-    return signed_number(100 * value, decimals)
-
-
-def signed_number(value: float, decimals: int = 3) -> str:
-    """+0.031, −0.004, 0.000; with a true minus."""
-    return table_words.signed(value, decimals)
-
-
-def probability(p: float) -> str:
-    """p < 0.001, p 0.012"""
-    return table_words.probability(p).replace(" = ", " ")
-
-
-def large(count: int | None) -> str:
-    """175,994; 26.8 M; 4.11 G."""
-    if count is None:
-        return NONE
-    for size, unit in ((1e9, "G"), (1e6, "M")):
-        if count >= size:
-            value = count / size
-            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
-    return f"{count:,}"
-
-
-def printable(text: str) -> str:
-    """Text that is one line wherever it is shown: as it is, or quoted and escaped if some of it cannot be printed."""
-    return text if text.isprintable() else repr(text)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from regard.formatting import duration
 from regard.reproduction.plan import Job, Plan
 from regard.store import Store
-from regard.terminal import duration
 
 _POLL = 0.5  # seconds between two looks at the running jobs
 _PATIENCE = 120.0  # seconds that runs have to save and end

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from regard.formatting import printable
 from regard.tables.filled import FilledCell, FilledComparison, FilledTable
 from regard.tables.published import PublishedTable
 from regard.tables.statistics import LEVEL, PairedDifference, Statistics, pairs_needed
-from regard.tables.words import DASH, counted, plain, probability, reach, sentence, signed, span
+from regard.tables.words import DASH, counted, probability, reach, sentence, signed, span
 
 UNCHECKED = "†"
 NO_RECIPE = "no recipe"
@@ -220,9 +221,9 @@ class Contents:
 def contents(filled: FilledTable) -> Contents:
     """The words of a filled table, the same for the same runs."""
     table = filled.table
-    rows = {key: plain(title) for key, title in table.rows.items()}
-    columns = {key: plain(title) for key, title in table.columns.items()}
-    metrics = tuple(plain(metric.title) for metric in table.metrics)
+    rows = {key: printable(title) for key, title in table.rows.items()}
+    columns = {key: printable(title) for key, title in table.columns.items()}
+    metrics = tuple(printable(metric.title) for metric in table.metrics)
     decimals = [_decimals(table, index) for index in range(len(metrics))]
     entries = {
         (row, column, index): _entry(filled, filled.cells[row, column], index, decimals[index])
@@ -234,7 +235,7 @@ def contents(filled: FilledTable) -> Contents:
     compared = tuple(_compared(filled, one) for one in filled.comparisons)
     with_runs = {place: entry for place, entry in entries.items() if entry.values}
     return Contents(
-        title=plain(table.title),
+        title=printable(table.title),
         facts=_facts(filled),
         warnings=_warnings(filled),
         rows=rows,
@@ -251,7 +252,7 @@ def contents(filled: FilledTable) -> Contents:
 def title_of(filled: FilledTable, cell: FilledCell) -> str:
     """A cell's place: CIFAR-10, LSAS-SE."""
     table = filled.table
-    return f"{plain(table.rows[cell.cell.row])}, {plain(table.columns[cell.cell.column])}"
+    return f"{printable(table.rows[cell.cell.row])}, {printable(table.columns[cell.cell.column])}"
 
 
 def _entry(filled: FilledTable, cell: FilledCell, index: int, decimals: int) -> Entry:
@@ -266,9 +267,9 @@ def _entry(filled: FilledTable, cell: FilledCell, index: int, decimals: int) -> 
         ours = NOT_SAID if cell.seeds else DASH
     return Entry(
         filled=cell,
-        row=plain(table.rows[cell.cell.row]),
-        column=plain(table.columns[cell.cell.column]),
-        metric=plain(table.metrics[index].title),
+        row=printable(table.rows[cell.cell.row]),
+        column=printable(table.columns[cell.cell.column]),
+        metric=printable(table.metrics[index].title),
         number=number,
         published=NOT_PRINTED if number is None else f"{number:.{decimals}f}{mark}",
         ours=ours,
@@ -311,7 +312,7 @@ def _warnings(filled: FilledTable) -> tuple[str, ...]:
         said.append(f"Shortened schedules: {span(epochs)} of {span(full)} epochs{apart}.")
     if not filled.published_data and filled.setting is not None:
         changed = ", ".join(f"{name} {value}" for name, value in sorted(filled.setting.overrides.items()))
-        said.append(f"Another setting than the recipes': {plain(changed)}{apart}.")
+        said.append(f"Another setting than the recipes': {printable(changed)}{apart}.")
     return tuple(said)
 
 
@@ -325,8 +326,8 @@ def _origins(filled: FilledTable, entries: dict[tuple[str, str, int], Entry]) ->
             cell=title_of(filled, filled.cells[place]),
             epochs=_epochs(filled.cells[place]),
             recipe=_recipe(filled.cells[place]),
-            versions=plain(", ".join(filled.cells[place].versions)),
-            data=plain(filled.data),
+            versions=printable(", ".join(filled.cells[place].versions)),
+            data=printable(filled.data),
             entries=tuple(entry for entry in some if entry.values),
         )
         for place, some in found.items()
@@ -339,7 +340,7 @@ def _epochs(cell: FilledCell) -> str:
 
 
 def _recipe(cell: FilledCell) -> str:
-    return plain(f"{cell.cell.recipe or NO_RECIPE}{f' ({cell.recipe})' if cell.recipe else ''}")
+    return printable(f"{cell.cell.recipe or NO_RECIPE}{f' ({cell.recipe})' if cell.recipe else ''}")
 
 
 def _compared(filled: FilledTable, one: FilledComparison) -> Compared:
@@ -347,15 +348,15 @@ def _compared(filled: FilledTable, one: FilledComparison) -> Compared:
     p = one.verdict.p
     mark = "" if one.checked else UNCHECKED
     return Compared(
-        row=plain(table.rows[one.row]),
-        pair=f"{plain(table.columns[one.column])} against {plain(table.columns[one.against])}",
-        metric=plain(one.metric.title),
+        row=printable(table.rows[one.row]),
+        pair=f"{printable(table.columns[one.column])} against {printable(table.columns[one.against])}",
+        metric=printable(one.metric.title),
         published=NOT_PRINTED if one.published is None else f"{signed(one.published)}{mark}",
         ours=DASH if ours is None else signed(ours.difference),
         interval="" if ours is None or ours.low is None or ours.high is None else reach(ours.low, ours.high),
         p="" if p is None else probability(p).removeprefix("p ").removeprefix("= "),
         verdict=one.verdict.words,
-        why=plain(one.verdict.why),
+        why=printable(one.verdict.why),
         difference=ours,
         number=one.published,
         sides=one.verdict.sides,
@@ -375,7 +376,7 @@ def _notes(
     said += _on_differences(filled, compared)
     said += [note for title, cell in cells for note in _on_teachers(title, cell)]
     if filled.unfinished:
-        said.append(sentence(f"Not finished: {plain(', '.join(filled.unfinished))}"))
+        said.append(sentence(f"Not finished: {printable(', '.join(filled.unfinished))}"))
     said += [sentence(f"Not shown: {other}") for other in filled.others]
     said += [sentence(f"Not counted: {reason}") for reason in filled.left_out]
     return tuple(said)
@@ -437,8 +438,8 @@ def _on_teachers(title: str, cell: FilledCell) -> list[str]:
     """Which runs of a cell share a teacher, so that they are fewer than they seem."""
     taught = Counter(one.teacher for one in cell.seeds if one.teacher)
     return [
-        f"{count} of {len(cell.seeds)} runs of {title} learned from the same teacher, {plain(teacher)}; they are not "
-        "independent."
+        f"{count} of {len(cell.seeds)} runs of {title} learned from the same teacher, {printable(teacher)}; they are "
+        "not independent."
         for teacher, count in sorted(taught.items())
         if count > 1
     ]

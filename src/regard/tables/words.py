@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from regard.formatting import printable
+
 DASH = "—"
 
 
@@ -32,12 +34,7 @@ def span(numbers: set[int]) -> str:
     return f"{least}" if least == most else f"{least} to {most}"
 
 
-def plain(text: str) -> str:
-    """On one line, without characters that cannot be printed."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-
-
 def sentence(text: str) -> str:
     """With a full stop, if it has none."""
-    text = plain(text)
+    text = printable(text)
     return text if not text or text[-1] in ".!?:" else f"{text}."

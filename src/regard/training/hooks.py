@@ -19,7 +19,7 @@ from timm.utils import ModelEmaV3
 from regard.console import Console
 from regard.data import Batch, Mixing
 from regard.errors import InputError, one_line
-from regard.terminal import duration, escaped
+from regard.formatting import duration, printable
 from regard.training.recipe import flat, plain
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class Progress(Hook):
                 TextColumn("{task.fields[note]}", markup=False),
             )
             self.bar = rich.progress.Progress(*columns, console=self.console, transient=True)
-            self.bar.add_task(escaped(loop.run.name), total=self.total, note="")
+            self.bar.add_task(printable(loop.run.name), total=self.total, note="")
             self.bar.start()
 
     def after_check(self, loop: Loop, means: dict[str, float]) -> None:
@@ -240,7 +240,7 @@ class Progress(Hook):
             self.note(f"{len(new)} could not be read: {'; '.join(new[:3])}{more} (all in unreadable.txt)")
 
     def note(self, message: str) -> None:
-        self.console.print(Text(escaped(message)))
+        self.console.print(Text(printable(message)))
 
     def finish(self) -> None:
         if self.bar is not None:

@@ -32,9 +32,10 @@ from regard.files import (
     written_aside,
     written_files,
 )
+from regard.formatting import printable
 from regard.launcher import rank_and_size
 from regard.metrics_file import read_metrics
-from regard.terminal import command_line, escaped
+from regard.terminal import command_line
 from regard.training.networks import load_network
 from regard.training.parsing import load_recipe
 from regard.training.recipe import Recipe, with_fields, write_recipe
@@ -232,7 +233,7 @@ class Run:
                 self.save_weights(model, "best", epoch, accuracy)
             self.write_metrics(rows)
             if unreadable:
-                lines = "".join(f"{escaped(name)}\n" for name in unreadable)
+                lines = "".join(f"{printable(name)}\n" for name in unreadable)
                 (self.folder / "unreadable.txt").write_text(lines, encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise InputError(

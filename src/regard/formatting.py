@@ -1,0 +1,119 @@
+"""Numbers and text as people see them, on every page, in every table and on the terminal."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regard.stats import Difference, Estimate
+
+NONE = "–"
+"""Stands where there is no value."""
+
+
+def number(value: float | None, decimals: int = 3) -> str:
+    """0.031; a minus is a true minus."""
+    return NONE if value is None or math.isnan(value) else _minus(f"{value:.{decimals}f}")
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    """0.743 -> 74.3"""
+    return NONE if value is None else number(100 * value, decimals)
+
+
+def signed(value: float | None, decimals: int = 3) -> str:
+    """+0.031, −0.004, 0.000"""
+    if value is None or math.isnan(value):
+        return NONE
+    text = f"{value:+.{decimals}f}"
+    return _minus(text) if float(text) else text[1:]
+
+
+def points(value: float | None, decimals: int = 1) -> str:
+    """A difference of two rates in percentage points: 0.031 -> +3.1."""
+    return NONE if value is None else signed(100 * value, decimals)
+
+
+def interval(low: float | None, high: float | None, write: Callable[[float], str] = percent) -> str:
+    """0.715, 0.769 -> 71.5 to 76.9"""
+    if low is None or high is None or math.isnan(low):
+        return NONE
+    return f"{write(low)} to {write(high)}"
+
+
+def estimate(estimate: Estimate, write: Callable[[float], str] = percent) -> str:
+    """74.3 (71.5 to 76.9)"""
+    return _with_interval(estimate, write)
+
+
+def difference(difference: Difference, write: Callable[[float], str] = points) -> str:
+    """+3.1 (+0.4 to +5.8)"""
+    return _with_interval(difference, write)
+
+
+def p_value(p: float | None) -> str:
+    """<0.001, 0.031"""
+    return NONE if p is None or math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def large(count: int | None) -> str:
+    """175,994; 26.8 M; 4.11 G"""
+    if count is None:
+        return NONE
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if count >= size:
+            value = count / size
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    return f"{count:,}"
+
+
+def counted(count: int, noun: str) -> str:
+    """1 seed; 5 seeds"""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min, 3 h 05 min, 2 days 4 h"""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} days {hours} h"
+
+
+def printable(text: object) -> str:
+    """Text as one line that cannot control a terminal or the layout of a page.
+
+    Control characters, line ends, marks that change the direction of writing and bytes that are no text (surrogates)
+    are written as in a Python string: `\\x1b`, `\\n`, `\\u202e`, `\\udce9`. Spaces of all widths stay. Writers of
+    LaTeX, Markdown, CSV and HTML escape what means something there on top of it.
+    """
+    text = str(text)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, line by line."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _escaped(character: str) -> str:
+    kept = character.isprintable() or unicodedata.category(character) == "Zs"
+    return character if kept else repr(character)[1:-1]
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _with_interval(value: Estimate | Difference, write: Callable[[float], str]) -> str:
+    text = write(value.value)
+    return text if math.isnan(value.low) else f"{text} ({interval(value.low, value.high, write)})"
