@@ -55,8 +55,8 @@ def difference(difference: Difference, write: Callable[[float], str] = points) -
 
 
 def p_value(p: float | None) -> str:
-    """<0.001, 0.031"""
-    return NONE if p is None or math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+    """< 0.001, 0.031"""
+    return NONE if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def large(count: int | None) -> str:

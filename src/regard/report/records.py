@@ -72,7 +72,7 @@ class Column:
             case "large":
                 return large(value)
             case "p":
-                return p_value(value).removeprefix("p ")
+                return p_value(value)
             case "significant":
                 return "significant" if value else "not significant"
         return str(value)
@@ -81,9 +81,7 @@ class Column:
         low, high = (_known(record.get(f"{self.key}_{end}")) for end in ("low", "high"))
         if low is None or high is None:
             return ""
-        if self.kind == "percent":
-            return interval(low, high)
-        return f"{self._text(low)} to {self._text(high)}"
+        return interval(low, high, percent if self.kind == "percent" else self._text)
 
 
 def filled(columns: Sequence[Column], records: Sequence[Record]) -> list[Column]:
