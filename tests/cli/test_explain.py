@@ -15,7 +15,7 @@ from PIL import Image
 from regard import models, training
 from regard.cli import main
 
-NAMES = ("cat", "[bold red]dog[/]", "<b>bee</b>", "cow")
+NAMES = ("cat)", "[bold red]dog[/]", "<b>bee</b>", "cow", "[red]x[/red]")
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -53,19 +53,27 @@ def here(tmp_path, monkeypatch, network) -> Path:
 MODEL = ("--model=net.safetensors", "--device=cpu")
 
 
+def records(folder: str = "explained") -> list[dict]:
+    return json.loads((Path(folder) / "explain.json").read_text())["records"]
+
+
 def test_one_image_with_a_box(here, capsys) -> None:
-    status, out, err = run(capsys, "a.png", *MODEL, "--box=20,8,44,30", "--top=2", "--out=shown")
-    assert (status, err) == (0, "")
-    lines = out.splitlines()
-    content = json.loads((here / "shown" / "explain.json").read_text())
-    (record,) = content["images"]
-    assert lines[0] == "a.png" and len(lines) == 4
-    for line, one in zip(lines[1:3], record["maps"], strict=True):
-        assert line.split()[0] == f"{100 * one['probability']:.1f}%" and one["class"] in line
-        assert f"spill {one['measures']['spill']:.2f}  miss {one['measures']['miss']:.2f}" in line
-        assert one["verdict"] in line and "AUC" in line and "peak " in line
-    assert lines[-1] == "one image explained; written to shown: three pictures, explain.json, explain.html"
+    status, out, err = run(capsys, "a.png", *MODEL, "--box=20,8,44,30", "--top=2", "--out=explanations")
+    assert status == 0, err
+    lines = [line.split() for line in out.splitlines() if "a.png" in line]
+    of_image = records("explanations")
+    assert len(lines) == len(of_image) == 2
+    for line, record in zip(lines, of_image, strict=True):
+        assert f"{100 * record['probability']:.1f}%" in line and record["class"] in " ".join(line)
+        assert f"{record['spill']:.3f}" in line and record["result"] in " ".join(line)
+    content = json.loads((here / "explanations" / "explain.json").read_text())
     assert content["transform"]["size"] == [32, 32] and content["mean"] == [0.5, 0.4, 0.3]
+
+
+def test_json_is_all_that_is_printed(here, capsys) -> None:
+    status, out, err = run(capsys, "--json", "--quiet", "a.png", *MODEL)
+    assert (status, err) == (0, "") and json.loads(out) == records()
+    assert all(isinstance(value, str | int | float | bool | None) for record in records() for value in record.values())
 
 
 def test_a_function_as_the_method(here, capsys, monkeypatch) -> None:
@@ -88,7 +96,7 @@ def test_a_run_folder_and_several_layers(here, capsys, tmp_path) -> None:
     options = ["--schedule.epochs=1", "--device=cpu", "--threads=1", "--model.name=wrn-10-0.5"]
     training.train(training.load_recipe(None, options), "run", splits=data.clutter(train=32, test=10))
     status, out, err = run(capsys, "a.png", "--model=run", "--device=cpu", "--top=1", "--layer=group1, group2")
-    assert (status, err) == (0, "") and "one image explained; written to explained: two pictures" in out
+    assert status == 0, err
     content = json.loads((here / "explained" / "explain.json").read_text())
     assert content["layer"] == "group1+group2" and content["network"] == "run"
 
@@ -96,14 +104,14 @@ def test_a_run_folder_and_several_layers(here, capsys, tmp_path) -> None:
 def test_options_before_the_images(here, capsys) -> None:
     """`regard explain --class tabby photo.jpg`: the option takes one value, the rest are images."""
     status, out, _ = run(capsys, "--class", "cow", "b.png", "--model=net.safetensors", "a.png", "--top=1")
-    assert status == 0 and out.count("likeliest: ") == 2
+    assert status == 0 and [one["class"] for one in records() if one["map"]] == ["cow", "cow"]
 
 
 def test_classes_that_are_asked_for(here, capsys) -> None:
     status, out, _ = run(capsys, "--model=net.safetensors", "b.png", "a.png", "--class", "cow,1", "--top=1")
-    assert status == 0 and out.splitlines()[0] == "b.png" and out.count("likeliest: ") == 2
-    for record in json.loads((here / "explained" / "explain.json").read_text())["images"]:
-        assert [one["index"] for one in record["maps"]] == [3, 1] and len(record["predicted"]) == 1
+    assert status == 0
+    explained = [(one["image"], one["class_index"]) for one in records() if one["map"]]
+    assert explained == [("b.png", 3), ("b.png", 1), ("a.png", 3), ("a.png", 1)]
     status, _, err = run(capsys, "a.png", *MODEL, "--class=crow", "--out=b")
     assert status == 2 and "no class 'crow' (did you mean 'cow'?)" in err and not (here / "b").exists()
 
@@ -114,17 +122,22 @@ def test_markup_and_odd_names_are_shown_as_they_are(here, capsys) -> None:
     names = ("[bold]x[red].png", "<script>.png", "new\nline.png", "-dash.png", "é [link=x].png")
     for seed, name in enumerate((*names, os.fsdecode(b"\xff\xfe.png"))):
         photo(seed).save(odd / name)
-    status, out, err = run(capsys, "in", *MODEL, "--top=4")
-    assert (status, err) == (0, "")
-    lines = out.splitlines()
-    assert len(lines) == 5 * 6 + 1
-    for shown in ("in/[bold]x[red].png", "in/<script>.png", "'in/new\\nline.png'", "in/é [link=x].png"):
-        assert shown in lines
-    assert "'in/\\udcff\\udcfe.png'" in lines and lines[1].count("%") == 1 and "[bold red]dog[/]" in out
+    status, out, err = run(capsys, "in", *MODEL, "--top=5")
+    assert status == 0
+    for name in (
+        "in/[bold]x[red].png",
+        "in/<script>.png",
+        "in/new\\nline.png",
+        "in/é [link=x].png",
+        "in/\\udcff\\udcfe.png",
+    ):
+        assert sum(line.strip().startswith(name) for line in out.splitlines()) == 5, name
+    assert out.count("[bold red]dog[/]") == 6 and out.count("[red]x[/red]") == 6 and out.count("cat)") == 6
     page = (here / "explained" / "explain.html").read_text()
     assert "&lt;script&gt;.png" in page and "<script" not in page and "&lt;b&gt;bee&lt;/b&gt;" in page
-    paths = [record["path"] for record in json.loads((here / "explained" / "explain.json").read_text())["images"]]
-    assert "in/new\nline.png" in paths and os.fsdecode(b"in/\xff\xfe.png") in paths
+    assert "cat)" in page and "[red]x[/red]" in page
+    images = {record["image"] for record in records()}
+    assert "in/new\nline.png" in images and os.fsdecode(b"in/\xff\xfe.png") in images
 
 
 def broken(folder: Path) -> dict[str, str]:
@@ -166,16 +179,16 @@ def test_broken_files_in_a_folder_are_skipped_and_named_and_alone_they_are_an_er
     words["long.png"] = "too long and narrow"
     status, out, err = run(capsys, "in", *MODEL, "--batch_size=3")
     assert status == 0
-    lines = err.splitlines()
+    lines = [line for line in err.splitlines() if line.startswith("skipped: ")]
     assert len(lines) == len(words)
     for name, why in words.items():
         (line,) = (line for line in lines if f"in/{name}" in line)
-        assert line.startswith("skipped: ") and why in line
-    assert f"two images explained, {len(words)} skipped; written to explained: eight pictures" in out
-    assert "one file passed over, by their names no images" in out
+        assert why in line
+    assert f"images explained: 2, skipped: {len(words)}" in err and len(list(here.glob("explained/**/*.png"))) == 8
+    assert "files without the ending of an image: 1" in err
     content = json.loads((here / "explained" / "explain.json").read_text())
-    assert {Path(one["path"]).name for one in content["skipped"]} == set(words)
-    assert "images were skipped" in (here / "explained" / "explain.html").read_text()
+    assert {Path(one["image"]).name for one in content["skipped"]} == set(words)
+    assert "Skipped images" in (here / "explained" / "explain.html").read_text()
     for name, why in words.items():
         if name != "link.png":  # then nothing is there
             status, _, err = run(capsys, f"in/{name}", *MODEL, "--out=alone")
@@ -207,7 +220,7 @@ def test_every_kind_of_image_is_explained(here, capsys) -> None:
         exif[0x0112] = orientation
         image.save(folder / f"turned{orientation}.jpg", exif=exif)
     status, out, err = run(capsys, "in", *MODEL, "--top=1")
-    assert (status, err) == (0, "") and "21 images explained; written to explained: 42 pictures" in out
+    assert status == 0 and "images explained: 21, skipped: 0" in err and len(records()) == 21
     for path in (here / "explained").glob("*.png"):
         assert Image.open(path).size == (128, 128)
 
@@ -220,25 +233,24 @@ def test_masks_by_name(here, capsys) -> None:
     Image.fromarray(np.full((40, 60), 255, dtype=np.uint8)).save("masks/a.png")
     Image.fromarray(np.zeros((40, 60), dtype=np.uint8)).save("masks/z.png")
     status, out, err = run(capsys, "in", *MODEL, "--mask=masks", "--top=1")
-    assert (status, err) == (0, "")
-    assert out.count("spill 0.00") == 1 and "  not measured: no region is given for it" in out
-    assert "one mask without an image" in out
+    assert status == 0 and [one["note"] for one in records()] == [None, "no region"]
+    assert records()[0]["spill"] == 0 and "masks without an image: 1" in err
     page = (here / "explained" / "explain.html").read_text()
-    assert page.count("edge of the region") == 1 and "Not measured: no region is given for it." in page
+    assert page.count('<span class="region"') == 1 and page.count("no region") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "name an image"),
-        (["a.png"], "name the network (--model)"),
-        ([*MODEL], "name an image"),
+        ([], "IMAGE"),
+        (["a.png"], "--model"),
+        ([*MODEL], "IMAGE"),
         (["none.png", *MODEL], "there is no image and no folder 'none.png'"),
         (["empty", *MODEL], "no images in folder 'empty'"),
         (["a.png", "--model=none"], "none"),
         (["a.png", "--model=net.pt"], "net.pt"),
-        (["a.png", *MODEL, "--box=1,2,3"], "expected x0,y0,x1,y1"),
-        (["a.png", *MODEL, "--box=1,2,3,x"], "expected x0,y0,x1,y1"),
+        (["a.png", *MODEL, "--box=1,2,3"], "box"),
+        (["a.png", *MODEL, "--box=1,2,3,x"], "box"),
         (["a.png", *MODEL, "--box=0,0,61,40"], "has 60 x 40 pixels; the box 0,0,61,40"),
         (["a.png", "b.png", *MODEL, "--box=0,0,6,4"], "one box for 2 images"),
         (["a.png", *MODEL, "--mask=small.png"], "'small.png' is for 2 x 2"),
@@ -247,7 +259,7 @@ def test_masks_by_name(here, capsys) -> None:
         (["a.png", *MODEL, "--method=gradcan"], "gradcan"),
         (["a.png", *MODEL, "--layer=group9"], "group9"),
         (["a.png", *MODEL, "--threshold=2"], "threshold 2"),
-        (["a.png", *MODEL, "--top=0"], "top 0"),
+        (["a.png", *MODEL, "--top=0"], "top is 0"),
         (["a.png", *MODEL, "--out=taken"], "taken exists already"),
         (["a.png", *MODEL, "--out=taken", "--overwrite"], "taken/thesis.txt in it was not written by regard"),
         (["a.png", *MODEL, "--out=net.safetensors"], "is no folder"),
@@ -289,7 +301,7 @@ def test_maps_of_one_pixel_are_told_of_once(here, capsys) -> None:
     capsys.readouterr()
     said = {}
     for layer in ("layer4", "layer3"):
-        arguments = ["a.png", "b.png", "--model=small.safetensors", f"--layer={layer}", "--batch_size=1"]
+        arguments = ["a.png", "b.png", "--model=small.safetensors", f"--layer={layer}", "--batch_size=1", "--quiet"]
         status, _, said[layer] = run(capsys, *arguments, f"--out={layer}", "--device=cpu")
         assert status == 0
     assert said == {
@@ -305,8 +317,8 @@ def test_what_an_earlier_call_wrote_is_no_input(here, capsys) -> None:
     arguments = ("in", *MODEL, "--top=1", "--out=in/explained")
     assert run(capsys, *arguments)[0] == 0
     assert run(capsys, *arguments)[0] == 2
-    status, out, _ = run(capsys, *arguments, "--overwrite")
-    assert status == 0 and "one image explained; written to in/explained: two pictures" in out
+    status, _, err = run(capsys, *arguments, "--overwrite")
+    assert status == 0 and "images explained: 1, skipped: 0" in err
 
 
 def test_the_working_folder_and_links_of_a_person_are_not_overwritten(here, capsys, monkeypatch) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from regard import bias, data, maps, models, report
 from regard.errors import InputError
-from regard.report import explain_page, overlay
+from regard.report import explained, glossary, overlay
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TRANSFORM = data.Transform((32, 32), crop_pct=0.8, interpolation="bicubic")
@@ -66,56 +66,52 @@ def seen(path: Path) -> torch.Tensor:
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def test_its_numbers_are_those_of_the_network_the_maps_and_the_measures(model, images, explain) -> None:
-    told = []
-    found = explain(
-        data.open_pictures([images / "in"], mask=images / "masks"), top=2, threshold=0.6, batch_size=2, told=told.append
+def test_its_records_are_those_of_the_network_the_cams_and_the_measures(model, images, explain) -> None:
+    rows = []
+    result = explain(
+        data.open_pictures([images / "in"], mask=images / "masks"),
+        top=2,
+        threshold=0.6,
+        batch_size=2,
+        on_image=rows.append,
     )
-    assert (found.images, found.pictures, found.skipped) == (5, 15, ())
-    content = records(found.folder)
+    assert (result.images, result.pictures, result.skipped) == (5, 15, ())
+    content = records(result.folder)
+    assert content["records"] == result.to_records() and json.dumps(result.to_records(), allow_nan=False)
     assert (content["network"], content["method"], content["threshold"]) == ("net", "gradcam", 0.6)
     assert content["layer"] == maps.create("gradcam", model).layer
-    assert [Path(one["path"]).relative_to(images / "in").as_posix() for one in content["images"]] == [
-        "a.png",
-        "b.png",
-        "d.png",
-        "deep/a.png",
-        "deep/c.png",
-    ]
-    assert [one.key for one in told] == [one["path"] for one in content["images"]]
+    names = [Path(row.key).relative_to(images / "in").as_posix() for row in rows]
+    assert names == ["a.png", "b.png", "d.png", "deep/a.png", "deep/c.png"]
     region = torch.from_numpy(TRANSFORM.mask(np.asarray(Image.open(images / "masks" / "a.png")) > 0))[None]
-    for record in content["images"]:
-        inputs = seen(Path(record["path"]))
+    for row, name in zip(rows, names, strict=True):
+        inputs = seen(Path(row.key))
         with torch.no_grad():
             probabilities = model(inputs).double().softmax(1)[0]
         order = probabilities.argsort(descending=True)[:2].tolist()
-        assert [one["index"] for one in record["predicted"]] == order
-        assert [one["index"] for one in record["maps"]] == order
-        for one in record["maps"]:
-            index = one["index"]
-            assert one["class"] == NAMES[index]
-            assert one["probability"] == pytest.approx(float(probabilities[index]), abs=1e-5)
-            heat = maps.create("gradcam", model)(inputs, index)
-            if Path(record["path"]).name == "a.png":
-                expected = bias.measure(heat, region, 0.6)
-                for name, value in expected.items():
-                    assert one["measures"][name] == pytest.approx(value.item(), abs=2e-3), name
-                flags = (bool(value) for value in (expected.flat, expected.position_bias, expected.range_bias))
-                assert one["verdict"] == report.sights.verdict(*flags)
+        of_image = [record for record in content["records"] if record["image"] == row.key]
+        assert [record["class_index"] for record in of_image] == order
+        for record, index in zip(of_image, order, strict=True):
+            assert record["class"] == NAMES[index] and record["predicted"] == NAMES[order[0]]
+            assert record["probability"] == pytest.approx(float(probabilities[index]), abs=1e-5)
+            cam = maps.create("gradcam", model)(inputs, index)
+            if name.endswith("a.png"):
+                expected = bias.measure(cam, region, 0.6)
+                for measure, value in expected.items():
+                    if name == "a.png":
+                        assert record[measure] == pytest.approx(value.item(), abs=2e-3), measure
+                assert record["result"] in ("position bias", "range bias", "inside")
             else:
-                assert one["measures"] is None
-    notes = {Path(one["path"]).relative_to(images / "in").as_posix(): one["note"] for one in content["images"]}
+                assert record["result"] == "" and "spill" not in record
+    notes = {name: row.note for name, row in zip(names, rows, strict=True)}
     assert notes["a.png"] == notes["deep/a.png"] == ""
     assert "cropped away" in notes["b.png"]
-    assert notes["d.png"] == notes["deep/c.png"] == "no region is given for it"
+    assert notes["d.png"] == notes["deep/c.png"] == "no region"
 
 
 def test_its_pictures_show_image_map_focus_and_region(model, images, explain) -> None:
     found = explain(data.open_pictures([images / "in" / "a.png"], box=(20, 8, 44, 30)), top=1)
-    (record,) = records(found.folder)["images"]
-    plain, shown = (
-        np.asarray(Image.open(found.folder / name)) for name in (record["picture"], record["maps"][0]["picture"])
-    )
+    (record,) = records(found.folder)["records"]
+    plain, shown = (np.asarray(Image.open(found.folder / name)) for name in (record["picture"], record["map"]))
     mask = np.zeros((40, 60), dtype=bool)
     mask[8:30, 20:44] = True
     pixels = TRANSFORM.image(Image.open(images / "in" / "a.png")).permute(1, 2, 0).numpy()
@@ -144,25 +140,25 @@ def test_every_file_is_accounted_for_and_no_two_images_share_one(tmp_path, expla
         photo(seed).save(tmp_path / "in" / name)
     found = explain(data.open_pictures([tmp_path / "in"]), top=2)
     content = records(found.folder)
-    listed = [name for one in content["images"] for name in (one["picture"], *(m["picture"] for m in one["maps"]))]
+    listed = list(dict.fromkeys(one[key] for one in content["records"] for key in ("picture", "map")))
     on_disk = [path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file()]
     assert len(listed) == found.pictures == 3 * len(names)
     assert len({name.casefold() for name in listed}) == len(listed)
     assert sorted(on_disk) == sorted([*listed, "explain.json", "explain.html"])
     assert all(re.fullmatch(r"[\w/.-]+\.png", name) for name in listed)
-    assert {Path(one["path"]).relative_to(tmp_path / "in").as_posix() for one in content["images"]} == set(names)
+    assert {Path(one["image"]).relative_to(tmp_path / "in").as_posix() for one in content["records"]} == set(names)
     assert explain(data.open_pictures([tmp_path / "in"]), top=2, overwrite=True).pictures == found.pictures
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_given_classes_are_explained_in_place_of_the_likeliest(images, explain) -> None:
-    found = explain(data.open_pictures([images / "in" / "a.png"]), classes=(4, 0), top=3)
-    content = records(found.folder)
-    (record,) = content["images"]
-    assert [one["class"] for one in record["maps"]] == ["cow", "cat"] and len(record["predicted"]) == 3
-    assert content["classes"] == [{"index": 4, "class": "cow"}, {"index": 0, "class": "cat"}]
-    text = (found.folder / "explain.html").read_text()
-    assert "the classes cow and cat" in text and "Likeliest: " in text
+    result = explain(data.open_pictures([images / "in" / "a.png"]), classes=(4, 0), top=3)
+    content = records(result.folder)
+    explained = [one["class"] for one in content["records"] if one["map"]]
+    assert explained == ["cow", "cat"] and result.pictures == 3 and content["classes"] == ["cow", "cat"]
+    probabilities = {one["class"]: one["probability"] for one in content["records"]}
+    assert len(probabilities) == len(content["records"]) >= 3  # the likeliest ones as well, each once
+    assert probabilities[content["records"][0]["predicted"]] == max(probabilities.values())
 
 
 def test_classes_by_name_and_number() -> None:
@@ -188,24 +184,29 @@ def test_the_page_is_harmless_and_needs_nothing_else(tmp_path, explain) -> None:
     body = text.split("</style>")[1]
     assert not re.search(r"<(script|b>net|i>broken|img src=x|link|iframe)", body)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in body and "{{ 7 * 7 }}" in body and "\\n" in body
-    assert re.findall(r'(?:src|href)="(?!data:image/)', body) == []
+    assert re.findall(r'(?:src|href)="(?!data:image/|#)', body) == []
     assert body.count("<img ") == 6 and body.count('alt="') == 6
-    assert "1 image was skipped" in body and "not an image of a known kind" in body
+    assert "Skipped images" in body and "not an image of a known kind" in body
     assert "url(" not in text and "@import" not in text
 
 
-@pytest.mark.parametrize(("method", "words"), [("gradcam", "speaks for a class"), ("activation", "have the same map")])
-def test_the_page_says_what_a_map_is(images, explain, method, words) -> None:
-    text = (explain(data.open_pictures([images / "in" / "a.png"]), method=method).folder / "explain.html").read_text()
-    assert words in text and "One image, and where net looks in it for its three likeliest classes" in text
+def test_the_page_defines_the_focus_as_it_is_computed(images, explain) -> None:
+    """A map is clipped at 0 and scaled to [0, 1]; the focus is at least the threshold."""
+    page = (explain(data.open_pictures([images / "in" / "a.png"]), threshold=0.3).folder / "explain.html").read_text()
+    assert 'id="term-focus"' in page and "</a> 0.3</li>" in page
+    definition = " ".join(glossary.plain(glossary.TERMS["focus"].definition).split())
+    assert "clipped at 0" in definition and "at least the threshold" in definition
+    cam = torch.tensor([[[-2.0, 0.0, 0.2, 0.29], [0.31, 0.5, 0.9, 1.0]]])
+    assert torch.equal(bias.focus(cam, 0.3), bias.scaled(cam) >= 0.3)
+    assert torch.equal(bias.focus(cam, 0.3), cam.clamp(min=0) >= 0.3)
 
 
-def test_a_page_of_many_images_shows_the_first_and_says_so(images, explain, monkeypatch) -> None:
-    monkeypatch.setattr(explain_page, "_IMAGES", 2)
-    found = explain(data.open_pictures([images / "in"]), top=1)
-    text = (found.folder / "explain.html").read_text()
-    assert text.count("<img ") == 4 and "shows the first two of 5 images" in text
-    assert len(list(found.folder.rglob("*.png"))) == 10 and len(records(found.folder)["images"]) == 5
+def test_a_page_of_many_images_has_the_first_and_their_number(images, explain, monkeypatch) -> None:
+    monkeypatch.setattr(explained, "_PICTURES", 4)
+    result = explain(data.open_pictures([images / "in"]), top=1)
+    text = (result.folder / "explain.html").read_text()
+    assert text.count("<img ") == 4 and "3 more" in text
+    assert len(list(result.folder.rglob("*.png"))) == 10 and len(records(result.folder)["records"]) == 5
 
 
 def test_what_was_there_is_not_lost(images, explain, tmp_path, monkeypatch) -> None:
@@ -235,7 +236,7 @@ def test_what_was_there_is_not_lost(images, explain, tmp_path, monkeypatch) -> N
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(explain_page, "write_page", fail)
+    monkeypatch.setattr(explained, "write_page", fail)
     with pytest.raises(InputError, match="No space left on device"):
         explain(pictures, overwrite=True)
     assert sorted(path.name for path in out.iterdir()) == before
@@ -247,7 +248,7 @@ def test_what_comes_while_it_works_is_not_lost(images, explain, tmp_path) -> Non
     explain(pictures)
     before = sorted(path.name for path in out.iterdir())
     with pytest.raises(InputError, match="thesis.txt in it was not written by regard"):
-        explain(pictures, overwrite=True, told=lambda _: (out / "thesis.txt").write_text("years of work"))
+        explain(pictures, overwrite=True, on_image=lambda _: (out / "thesis.txt").write_text("years of work"))
     assert sorted(path.name for path in out.iterdir()) == sorted([*before, "thesis.txt"])
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -261,11 +262,11 @@ def test_unreadable_images_are_an_error_or_skipped_and_named(images, explain, tm
     with pytest.raises(InputError, match="a.png' is empty"):
         explain(pictures)
     assert not (tmp_path / "out").exists()
-    told = []
-    found = explain(pictures, unreadable="skip", told=told.append)
+    results = []
+    found = explain(pictures, unreadable="skip", on_image=results.append)
     assert [Path(one.key).name for one in found.skipped] == ["a.png", "c.jpg"] and found.images == 1
-    assert [Path(one.key).name for one in told] == ["a.png", "b.png", "c.jpg"]
-    assert [Path(one["path"]).name for one in records(found.folder)["skipped"]] == ["a.png", "c.jpg"]
+    assert [Path(one.key).name for one in results] == ["a.png", "b.png", "c.jpg"]
+    assert [Path(one["image"]).name for one in records(found.folder)["skipped"]] == ["a.png", "c.jpg"]
     with pytest.raises(InputError, match="not one of the 1 images can be read .*c.jpg' is empty"):
         explain(data.open_pictures([tmp_path / "in" / "c.jpg"]), tmp_path / "none", unreadable="skip")
     assert not (tmp_path / "none").exists()
@@ -276,15 +277,15 @@ def test_images_of_unlike_sizes_where_the_network_has_none(images, explain, tmp_
     photo(0, 40, 32).save(tmp_path / "in" / "a.png")
     photo(1, 32, 48).save(tmp_path / "in" / "b.png")
     found = explain(data.open_pictures([tmp_path / "in"]), transform=data.Transform())
-    assert [(one["height"], one["width"]) for one in records(found.folder)["images"]] == [(32, 40), (48, 32)]
+    assert [(one["height"], one["width"]) for one in records(found.folder)["records"][::3]] == [(32, 40), (48, 32)]
 
 
 def test_settings_that_do_not_fit_are_named_before_anything_is_written(images, explain, tmp_path) -> None:
     pictures = data.open_pictures([images / "in" / "a.png"])
     for options, words in (
-        ({"top": 0}, "top 0"),
-        ({"top": -1}, "top -1"),
-        ({"batch_size": 0}, "batch_size 0"),
+        ({"top": 0}, "top is 0"),
+        ({"top": -1}, "top is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"threshold": 0.0}, "threshold 0"),
         ({"method": "gradcan"}, "gradcan"),
         ({"layer": "nowhere"}, "nowhere"),
@@ -293,7 +294,7 @@ def test_settings_that_do_not_fit_are_named_before_anything_is_written(images, e
         with pytest.raises(InputError, match=words):
             explain(pictures, **options)
     assert list(tmp_path.iterdir()) == []
-    assert len(records(explain(pictures, top=99).folder)["images"][0]["maps"]) == len(NAMES)
+    assert len(explain(pictures, top=99).to_records()) == len(NAMES)
 
 
 def test_a_network_that_gives_no_numbers_is_shown_as_such(model, images, tmp_path) -> None:
@@ -303,5 +304,5 @@ def test_a_network_that_gives_no_numbers_is_shown_as_such(model, images, tmp_pat
             parameter.fill_(float("nan"))
     pictures = data.open_pictures([images / "in" / "a.png"])
     found = report.explain(broken, pictures, tmp_path / "out", transform=TRANSFORM, mean=MEAN, std=STD, names=NAMES)
-    (record,) = records(found.folder)["images"]
-    assert record["maps"][0]["probability"] is None and record["maps"][0]["verdict"] == "no focus"
+    record = records(found.folder)["records"][0]
+    assert record["probability"] is None and record["result"] == "constant map"

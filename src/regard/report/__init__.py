@@ -18,8 +18,9 @@
 from regard.report.bias_page import write_bias_html
 from regard.report.differences import Differences, Line, differences
 from regard.report.explained import Explained, explain
-from regard.report.explanation import Explanation, Look, Refusal, Scored, explanations, find_classes
+from regard.report.explanation import Unreadable, explanations, find_classes
 from regard.report.found import Found, find_runs
+from regard.report.gallery import Cell, ClassScore, Gallery, Row
 from regard.report.gate_study import GateStudy, gates_record, gates_table, write_gates_html
 from regard.report.group_study import GroupStudy, groups_record, groups_table, write_groups_html
 from regard.report.page import write_html, write_runs_html
@@ -32,18 +33,19 @@ from regard.report.tables_page import write_tables_html
 from regard.report.terminal import bias_table, terminal_table
 
 __all__ = [
+    "Cell",
+    "ClassScore",
+    "Gallery",
+    "Row",
+    "Unreadable",
     "Differences",
     "Explained",
-    "Explanation",
     "Found",
     "GateStudy",
     "GroupStudy",
     "Line",
-    "Look",
     "MOST_SHOWN",
-    "Refusal",
     "SHOWN",
-    "Scored",
     "SeedGroup",
     "Sight",
     "Summary",

@@ -1,13 +1,12 @@
-"""A folder that shows what a network makes of images: pictures with maps over them, their numbers, and a page."""
+"""A folder that explains images: pictures with CAMs, their records, and a page."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
@@ -21,27 +20,47 @@ from regard.data import Channels, ImageDataset, Transform
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.files import check_replaceable
-from regard.report.explain_page import Page
-from regard.report.explanation import Explanation, Refusal, Scored, check_counts, explanations
-from regard.report.overlay import draw
+from regard.report.captions import CAMS
+from regard.report.explanation import Unreadable, check_counts, explanations
+from regard.report.gallery import LABELS, Gallery, Row
+from regard.report.records import Column, Note
+from regard.report.template import write_page
 from regard.version import __version__
+
+COLUMNS = (
+    Column("image", "image"),
+    Column("class", "class"),
+    Column("probability", "probability", "percent"),
+    Column("result", "result"),
+    *(Column(key, label, "number", key) for key, label in LABELS.items() if key != "pointing"),
+    Column("note", "note"),
+)
+_PICTURES = 1000  # on the page
+_SIZE = 256  # pixels of a picture on the page
 
 
 @dataclass(frozen=True)
 class Explained:
-    """What `explain` wrote.
+    """Images that `explain` explained.
 
     Attributes:
-        folder: with everything in it.
+        folder: with everything that was written.
         images: how many were explained.
         pictures: how many PNG files there are.
         skipped: the images that could not be read.
+        records: see `to_records`.
     """
 
     folder: Path
     images: int
     pictures: int
-    skipped: tuple[Refusal, ...]
+    skipped: tuple[Unreadable, ...]
+    records: tuple[Mapping[str, Any], ...]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A flat dict for each image and class, JSON-ready, with None for NaN: classes that are explained have a
+        `map`, the name of its PNG file, and measures if there is a region; the likeliest ones are always there."""
+        return [dict(record) for record in self.records]
 
 
 def explain(
@@ -63,35 +82,34 @@ def explain(
     workers: int = 0,
     unreadable: OnUnreadable = "error",
     overwrite: bool = False,
-    told: Callable[[Explanation | Refusal], None] = lambda _: None,
+    on_image: Callable[[Row | Unreadable], None] = lambda _: None,
 ) -> Explained:
-    """Explains images and writes a folder that shows it.
+    """Explains images and writes a folder.
 
-    It holds for each image a PNG of what the network sees and one for each class with its map over it, where the edge
-    of the focus is blue and that of the region white and black; `explain.json` with classes, probabilities, measures
-    and settings; and `explain.html`, a page that needs nothing else, with up to 200 of the images. Everything is
-    written to a folder beside `out`, an image at a time, and renamed at the end: on an error what was there is there
-    still.
+    It holds for each image a PNG of what the network gets and one for each class with its CAM, where the edge of the
+    focus is blue and that of the region white and black; `explain.json` with settings and records; and `explain.html`,
+    a self-contained page with up to 1000 of the pictures. Everything is written to a folder beside `out`, which is
+    renamed at the end: on an error what was there is still there.
 
     Args:
-        model: images (N, 3, H, W) -> logits; on the device that the work is to be done on.
+        model: images (N, 3, H, W) -> logits; on the device to compute on.
         images: to explain, such as `data.open_pictures` gives.
         out: the folder to write.
         transform: how the images are resized and cropped for the network.
         mean: subtracted from the channels, which are in [0, 1].
         std: the channels are divided by it.
         names: of the outputs.
-        source: what the network is called.
-        method: of the maps; see `maps.names`.
-        layer: where they are read; None: what the method takes by itself.
-        top: how many of the likeliest classes to name.
-        classes: to explain in every image; none: the likeliest ones.
+        source: name of the network.
+        method: CAM method; see `maps.names`.
+        layer: name of the layer, or several; None: the method's usual one.
+        top: number of likeliest classes.
+        classes: to explain in every image; empty: the likeliest ones.
         threshold: of the focus, above 0, at most 1.
         batch_size: images at a time.
-        workers: processes that read files; 0: this one.
+        workers: DataLoader workers; 0: none.
         unreadable: on an image that cannot be read, "error", or "skip" it and list it.
         overwrite: replace a folder that an earlier call wrote, if nothing else is in it.
-        told: called with each image as soon as it is done or skipped.
+        on_image: called with each image as soon as it is explained or skipped.
 
     Raises:
         InputError: `out` is in the way, a setting does not fit the network, an image cannot be read, or none can.
@@ -103,21 +121,21 @@ def explain(
     if not 0 < threshold <= 1:
         raise InputError(f"threshold {threshold}; expected above 0, at most 1")
     check_counts(top, batch_size)
-    mapper = maps.create(method, model, layer=layer)
+    cam_method = maps.create(method, model, layer=layer)
     settings: dict[str, Any] = {
         "regard": __version__,
         "network": source,
         "method": maps.method_name(method),
-        "layer": mapper.layer,
+        "layer": cam_method.layer,
         "threshold": threshold,
         "top": top,
-        "classes": [{"index": index, "class": names[index]} for index in classes],
+        "classes": [names[index] for index in classes],
         "transform": asdict(transform),
         "mean": mean,
         "std": std,
     }
-    found = explanations(
-        mapper,
+    results = explanations(
+        cam_method,
         images,
         transform,
         mean=mean,
@@ -131,26 +149,34 @@ def explain(
         unreadable=unreadable,
     )
     stems = _stems(images)
-    page = Page(settings, len(names))
-    refused: list[Refusal] = []
-    done = pictures = 0
+    gallery = Gallery(measures=tuple(LABELS), size=_SIZE, limit=_PICTURES)
+    skipped: list[Unreadable] = []
+    records: list[dict[str, Any]] = []
+    explained = 0
     with _written_aside(folder, overwrite) as aside:
-        with open(aside / "explain.json", "w", encoding="utf-8") as file:
-            file.write(f'{json.dumps(settings, allow_nan=False)[:-1]}, "images": [')
-            for each in found:
-                told(each)
-                if isinstance(each, Refusal):
-                    refused.append(each)
-                    continue
-                record = _write_pictures(each, aside, stems[each.place], threshold)
-                file.write(f"{',' if done else ''}\n{json.dumps(record, allow_nan=False)}")
-                page.add(each)
-                done += 1
-                pictures += 1 + len(each.looks)
-            skipped = [{"path": one.key, "reason": one.reason} for one in refused]
-            file.write(f'\n], "skipped": {json.dumps(skipped)}}}\n')
-        page.write(aside / "explain.html", refused)
-    return Explained(folder, done, pictures, tuple(refused))
+        for each in results:
+            on_image(each)
+            if isinstance(each, Unreadable):
+                skipped.append(each)
+                continue
+            records += _write_pictures(each, aside, stems[each.index])
+            gallery.add(each)
+            explained += 1
+        unread = [{"image": one.key, "reason": one.reason} for one in skipped]
+        values = {**settings, "records": records, "skipped": unread}
+        (aside / "explain.json").write_text(json.dumps(values, allow_nan=False, indent=1), encoding="utf-8")
+        write_page(
+            "explain.html",
+            aside / "explain.html",
+            title=f"Class activation maps of {source}" if source else "Class activation maps",
+            cams=CAMS,
+            gallery=gallery,
+            threshold=threshold,
+            skipped=[Note(one.key, one.reason) for one in skipped],
+            settings=[(name, _text(value)) for name, value in settings.items() if value not in ("", [])],
+        )
+    pictures = explained + sum(record["map"] is not None for record in records)
+    return Explained(folder, explained, pictures, tuple(skipped), tuple(records))
 
 
 def check_folder(folder: Path, *, overwrite: bool = False) -> None:
@@ -180,12 +206,10 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
 def _foreign(folder: Path) -> str | None:
     """The path of a file in the folder that its explain.json does not account for."""
     try:
-        records = json.loads((folder / "explain.json").read_text(encoding="utf-8"))["images"]
-        known = {record["picture"] for record in records}
-        known |= {one["picture"] for record in records for one in record["maps"]}
+        records = json.loads((folder / "explain.json").read_text(encoding="utf-8"))["records"]
+        known = {record[key] for record in records for key in ("picture", "map")} | {"explain.json", "explain.html"}
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
-    known |= {"explain.json", "explain.html"} if known else set()
     for place, folders, names in os.walk(folder):
         for name in (*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))):
             path = Path(place, name)
@@ -207,7 +231,7 @@ def _written_aside(folder: Path, overwrite: bool) -> Iterator[Path]:
             if folder.exists():
                 os.rename(folder, old)
             os.rename(aside, folder)
-        except BrokenPipeError:  # whoever was told of the images has gone
+        except BrokenPipeError:  # the reader of the output is gone
             raise
         except OSError as error:
             raise InputError(
@@ -247,33 +271,21 @@ def _plain(text: str, longest: int) -> str:
     return kept.encode()[:longest].decode(errors="ignore") or "_"
 
 
-def _write_pictures(explanation: Explanation, folder: Path, stem: str, threshold: float) -> dict[str, Any]:
-    """Writes the PNG files of an image. Returns what explain.json says of it."""
-    pixels, region = explanation.pixels, explanation.region
+def _write_pictures(row: Row, folder: Path, stem: str) -> list[dict[str, Any]]:
+    """Writes the PNG files of an image, and gives its records."""
     (folder / stem).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw(pixels, None, region)).save(folder / f"{stem}.png")
-    shown = []
-    for rank, look in enumerate(explanation.looks, 1):
-        name = f"{stem}.{rank}-{_plain(look.scored.name, 60)}.png"
-        Image.fromarray(draw(pixels, look.heat, region, threshold)).save(folder / name)
-        measures = None if look.measures is None else {key: _number(value) for key, value in look.measures.items()}
-        shown.append({**_scored(look.scored), "picture": name, "verdict": look.verdict, "measures": measures})
-    return {
-        "path": explanation.key,
-        "height": pixels.shape[0],
-        "width": pixels.shape[1],
-        "picture": f"{stem}.png",
-        "predicted": [_scored(one) for one in explanation.predicted],
-        "maps": shown,
-        "note": explanation.note,
-    }
+    Image.fromarray(row.draw()).save(folder / f"{stem}.png")
+    height, width = row.cells[0].pixels.shape[:2]
+    names: list[str | None] = []
+    for rank, cell in enumerate(row.cells, 1):
+        name = f"{stem}.{rank}-{_plain(cell.explained.name, 60)}.png"
+        Image.fromarray(cell.draw()).save(folder / name)
+        names.append(name)
+    records = row.to_records()
+    names += [None] * (len(records) - len(names))
+    of_image = {"picture": f"{stem}.png", "height": height, "width": width, "note": row.note or None}
+    return [{**record, "map": name, **of_image} for record, name in zip(records, names, strict=True)]
 
 
-def _scored(scored: Scored) -> dict[str, Any]:
-    return {"index": scored.index, "class": scored.name, "probability": _number(scored.probability)}
-
-
-def _number(value: float | bool) -> float | bool | None:
-    if isinstance(value, bool):
-        return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

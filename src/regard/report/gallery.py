@@ -29,7 +29,14 @@ from regard.report.overlay import Mask, Pixels, data_uri, draw
 RANDOM, ALL = "Random images", "All images"
 
 # Measures in captions: name -> label.
-LABELS = {"spill": "spill", "miss": "miss", "iou": "IoU", "energy_inside": "energy inside", "auc": "AUC"}
+LABELS = {
+    "spill": "spill",
+    "miss": "miss",
+    "iou": "IoU",
+    "energy_inside": "energy inside",
+    "auc": "AUC",
+    "pointing": "pointing",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,10 @@ class ClassScore:
     index: int
     name: str
     probability: float
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON-ready; None for NaN."""
+        return {"class": self.name, "class_index": self.index, "probability": _finite(self.probability)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +93,7 @@ class Cell:
     def to_record(self) -> dict[str, Any]:
         """JSON-ready; None for NaN."""
         return {
-            "class": self.explained.name,
-            "class_index": self.explained.index,
-            "probability": _finite(self.explained.probability),
+            **self.explained.to_record(),
             "predicted": self.predicted.name,
             "correct": self.correct,
             "result": self.result,
@@ -117,8 +126,11 @@ class Row:
         return draw(self.cells[0].pixels, None, self.cells[0].region, size=size)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A flat dict for each cell, JSON-ready; None for NaN."""
-        return [{"image": self.key, "label": self.label or None, **cell.to_record()} for cell in self.cells]
+        """A flat dict for each cell, then for each of the likeliest classes without one; JSON-ready, None for NaN."""
+        explained = {cell.explained.index for cell in self.cells}
+        others = [score.to_record() for score in self.likeliest if score.index not in explained]
+        of_image = {"image": self.key, "label": self.label or None}
+        return [of_image | record for record in (*(cell.to_record() for cell in self.cells), *others)]
 
 
 def explain_batch(
@@ -302,7 +314,7 @@ class Gallery:
     def _cell(self, name: str, row: Row, column: int) -> dict[str, Any]:
         cell = row.cells[column]
         model = self.columns[column] if self.columns else ""
-        numbers = [(LABELS[key], f"{cell.measures[key]:.2f}") for key in self.measures if _has(cell.measures, key)]
+        numbers = [(LABELS[key], _text(cell.measures[key])) for key in self.measures if _has(cell.measures, key)]
         alt = (name, model, f"CAM of {printable(cell.explained.name)}", cell.result)
         return {
             "picture": data_uri(cell.draw(self.size)),
@@ -319,6 +331,12 @@ class Gallery:
 
 def _has(measures: Mapping[str, float | bool], key: str) -> bool:
     return key in measures and not math.isnan(measures[key])
+
+
+def _text(value: float | bool) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}"
 
 
 def _missing_region(images: ImageDataset, index: int) -> str:

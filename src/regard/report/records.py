@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from regard.formatting import NONE, interval, large, p_value, percent, points, signed
+from regard.formatting import NONE, interval, large, p_value, percent, points, printable, signed
 
 Record = Mapping[str, Any]
 Kind = Literal["text", "count", "large", "percent", "number", "points", "signed", "p", "significant"]
@@ -47,7 +47,7 @@ class Column:
     def texts(self, record: Record) -> tuple[str, str]:
         """What is shown of a record, and in small type its interval or detail; "" for none."""
         value = _known(record.get(self.key))
-        small = str(record.get(self.detail) or "") if self.detail else self._interval(record)
+        small = printable(str(record.get(self.detail) or "")) if self.detail else self._interval(record)
         if value is None:
             return ("not tested" if self.kind == "significant" else NONE), small
         return self._text(value), small
@@ -75,7 +75,7 @@ class Column:
                 return p_value(value)
             case "significant":
                 return "significant" if value else "not significant"
-        return str(value)
+        return printable(str(value))
 
     def _interval(self, record: Record) -> str:
         low, high = (_known(record.get(f"{self.key}_{end}")) for end in ("low", "high"))

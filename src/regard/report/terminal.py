@@ -10,8 +10,22 @@ from rich.text import Text
 
 from regard.bias import Mean, Rate, Report
 from regard.formatting import NONE, large, percent
+from regard.report.glossary import plain
+from regard.report.records import Column, Record, filled
 from regard.report.summary import Summary
 from regard.report.wording import shortened
+
+
+def records_table(records: Sequence[Record], columns: Sequence[Column], caption: str = "") -> Table:
+    """Records as a table: columns with a value in any record, intervals below the values; `caption`: see `captions`."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=plain(caption), caption_justify="left")
+    columns = filled(columns, records)
+    for column in columns:
+        table.add_column(column.label, justify="left" if column.is_text else "right", overflow="fold")
+    for record in records:
+        cells = (column.texts(record) for column in columns)
+        table.add_row(*(Text.assemble(text, "\n", (small, "dim")) if small else Text(text) for text, small in cells))
+    return table
 
 
 def terminal_table(rows: Sequence[Summary]) -> Table:
