@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from regard.errors import InputError
+from regard.tables.filling import fill
 from regard.tables.published import PublishedTable, load_table
 
 TABLE = """title: Mine
@@ -151,7 +152,7 @@ def test_nothing_is_no_text_and_numbers_are(load: Load) -> None:
 
 @pytest.mark.parametrize("value", ["200", "-5", "100.01", "-0.1", ".inf"])
 def test_what_is_no_percentage_is_refused(load: Load, value: str) -> None:
-    refused(load, "published: 1", f"published: {value}", "expected 1 number in percent, from 0 to 100")
+    refused(load, "published: 1", f"published: {value}", "expected accuracy, %, from 0 to 100")
 
 
 def test_percentages_have_ends(load: Load) -> None:
@@ -204,3 +205,13 @@ def test_keys_that_a_spreadsheet_would_run_are_refused(load: Load, key: str, mes
 def test_other_keys_hold_what_they_like(load: Load) -> None:
     table = load("c: C}", "c: C, a=b: D, été-1: E, 'at+kd @ 2': F}")
     assert list(table.columns) == ["a", "b", "c", "a=b", "été-1", "at+kd @ 2"]
+
+
+def test_costs_are_no_percentages_and_are_not_compared(load: Load) -> None:
+    metrics = "metrics: [accuracy, parameters, gflops]"
+    rows = TABLE.replace("{published: 1}", "{published: [1, 149.2, 4.13]}").replace(
+        "published: 2", "published: [2, 1, 1]"
+    )
+    table = load("metrics: [accuracy]", metrics, rows)
+    assert table.cells["r", "a"].published == (1, 149.2, 4.13)
+    assert [one.metric.name for one in fill(table, []).comparisons] == ["accuracy"]

@@ -142,7 +142,8 @@ class FilledTable:
             for row in self.table.rows
             for column, against in self.table.comparisons
             if (row, column) in self.cells and (row, against) in self.cells
-            for index in range(len(self.table.metrics))
+            for index, metric in enumerate(self.table.metrics)
+            if not metric.is_cost
         )
 
     def _compare(self, one: FilledCell, other: FilledCell, index: int) -> FilledComparison:

@@ -1,4 +1,4 @@
-"""What a table's numbers are, and where a run says them. All are in percent."""
+"""Metrics of published tables, and the field of a run's metrics that each is read from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from regard.errors import unknown
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured quantity, in percent.
+    """A quantity that tables print.
 
     Attributes:
-        name: as table files say it.
-        title: as tables show it.
+        name: key in table files.
+        title: label in tables, with the unit.
         higher_is_better: whether more of it is better.
-        field: of a line of a run's `metrics.jsonl`, a share in [0, 1]; None: runs do not say it.
-        complement: whether the quantity is what the field leaves of 1, as an error is of an accuracy.
+        field: key of a row of a run's `metrics.jsonl`, a share in [0, 1]; None if runs do not measure it.
+        complement: whether the quantity is 1 minus the field, as an error is of an accuracy.
+        is_cost: whether it is a count of parameters or operations, which is not a percentage and is not compared.
     """
 
     name: str
@@ -26,9 +27,10 @@ class Metric:
     higher_is_better: bool
     field: str | None = None
     complement: bool = False
+    is_cost: bool = False
 
     def of(self, row: Mapping[str, Any]) -> float | None:
-        """The value in percent after the epoch of a line of `metrics.jsonl`; None if it does not say it."""
+        """The value in percent of a row of `metrics.jsonl`; None if the row has none."""
         share = row.get(self.field) if self.field is not None else None
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
             return None
@@ -51,6 +53,8 @@ METRICS = {
         Metric("ap_small", "AP small", True),
         Metric("ap_medium", "AP medium", True),
         Metric("ap_large", "AP large", True),
+        Metric("parameters", "parameters, M", False, is_cost=True),
+        Metric("gflops", "GFLOPs", False, is_cost=True),
     )
 }
 """The known ones, by name."""

@@ -20,15 +20,15 @@ A table is a YAML file:
         se: {recipe: lsas/resnet164-se-cifar10, overrides: {model.name: wrn-16-1}}
     notes: [ … ]                 # sentences that belong below it
 
-`published` is in percent. With several metrics it is a list of as many numbers, null where one was not printed. A cell
-whose recipe names a teacher says in which column of its row that teacher's recipe is: `teacher: teacher`. Fields of
-the recipe that have other values in this cell are `overrides`, by dotted name.
+`published` is in percent, costs in their own unit. With several metrics it is a list of as many numbers, null where one
+was not printed. A cell whose recipe names a teacher says in which column of its row that teacher's recipe is: `teacher:
+teacher`. Fields of the recipe that have other values in this cell are `overrides`, by dotted name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
@@ -211,7 +211,7 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
                 cells[key, column] = Cell(
                     row=key,
                     column=column,
-                    published=_published(cell.get("published"), len(metrics), place),
+                    published=_published(cell.get("published"), metrics, place),
                     checked=_truth(cell["checked"], f"{place}: checked") if "checked" in cell else checked,
                     recipe=_recipe(cell.get("recipe"), base, place),
                     overrides=_overrides(cell, place),
@@ -341,11 +341,14 @@ def _fields(value: Any, what: str, known: set[str], needed: set[str]) -> dict[st
     return value
 
 
-def _published(value: Any, count: int, place: str) -> tuple[float | None, ...]:
-    values = value if isinstance(value, list) else [value] * (count if value is None else 1)
-    if len(values) != count or not all(one is None or type(one) in (int, float) and 0 <= one <= 100 for one in values):
-        numbers = f"{count} number{'s' if count > 1 else ''}"
-        raise InputError(f"{place}: published is {value!r}; expected {numbers} in percent, from 0 to 100")
+def _published(value: Any, metrics: Sequence[Metric], place: str) -> tuple[float | None, ...]:
+    values = value if isinstance(value, list) else [value] * (len(metrics) if value is None else 1)
+    if len(values) != len(metrics):
+        raise InputError(f"{place}: published is {value!r}; expected {len(metrics)} numbers, one for each metric")
+    for one, kind in zip(values, metrics, strict=True):
+        most = 1e6 if kind.is_cost else 100
+        if one is not None and (type(one) not in (int, float) or not 0 <= one <= most):
+            raise InputError(f"{place}: published is {one!r}; expected {kind.title}, from 0 to {most:g}")
     return tuple(None if one is None else float(one) for one in values)
 
 
