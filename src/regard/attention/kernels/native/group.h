@@ -11,15 +11,18 @@ template <class T> struct Group {
     using S = typename Sum<T>::type;
     const Call& call;
     int64_t n, first, channels, p = call.p(), pitch = call.last ? (p + 31) / 16 * 16 : p;
+    int64_t step_c = call.last ? 1 : p, step_p = call.last ? call.c : 1;
 
-    int64_t at(int64_t c, int64_t i) const {
-        return call.last ? (n * p + i) * call.c + first + c : (n * call.c + first + c) * p + i;
-    }
+    int64_t at(int64_t c, int64_t i) const { return n * p * call.c + (first + c) * step_c + i * step_p; }
     const S* read(const T* x, Scratch<S>& room) const {
         if constexpr (std::is_same_v<T, S>)
             if (!call.last) return x + at(0, 0);
         S* to = room.of(channels * pitch);
-        each_element([&](int64_t c, int64_t i) { to[c * pitch + i] = widen(x[at(c, i)]); });
+        tiles([&](int64_t start, auto pixels) {
+            const T* from = x + at(0, start);
+            for (int64_t c = 0; c < channels; ++c)
+                for (int64_t i = 0; i < pixels; ++i) to[c * pitch + start + i] = widen(from[c * step_c + i * step_p]);
+        });
         return to;
     }
     S* draft(T* y, Scratch<S>& room) const {
@@ -30,14 +33,17 @@ template <class T> struct Group {
     void write(const S* from, T* y) const {
         if constexpr (std::is_same_v<T, S>)
             if (!call.last) return;
-        each_element([&](int64_t c, int64_t i) { y[at(c, i)] = narrow<T>(from[c * pitch + i]); });
+        tiles([&](int64_t start, auto pixels) {
+            T* to = y + at(0, start);
+            for (int64_t i = 0; i < pixels; ++i)
+                for (int64_t c = 0; c < channels; ++c) to[c * step_c + i * step_p] = narrow<T>(from[c * pitch + start + i]);
+        });
     }
-    // In tiles that stay in the first cache either way.
-    template <class Work> void each_element(const Work& work) const {
-        const int64_t tile = call.last ? 16 : p;
-        for (int64_t start = 0; start < p; start += tile)
-            for (int64_t c = 0; c < channels; ++c)
-                for (int64_t i = start; i < std::min(start + tile, p); ++i) work(c, i);
+    // Of a size that the compiler knows, so that they are turned in registers.
+    template <class Work> void tiles(const Work& work) const {
+        int64_t start = 0;
+        for (; start + 16 <= p; start += 16) work(start, std::integral_constant<int64_t, 16>());
+        if (start < p) work(start, p - start);
     }
     // Every pixel's product with the group's mean vector.
     void similarity(const S* xs, const S* means, S* t) const {
@@ -64,10 +70,10 @@ template <class T> void group_gate(const Call& call) {
         const S* xs = of.read(call.in<T>(0), in);
         S* ys = of.draft(call.at<T>(5), out);
         S *mean = call.at<S>(6) + of.n * call.c + of.first, *t = map.of(p);
-        for (int64_t c = 0; c < of.channels; ++c) mean[c] = mean_of<S, S>(xs + c * of.pitch, p);
+        for (int64_t c = 0; c < of.channels; ++c) mean[c] = mean_of(xs + c * of.pitch, p);
         of.similarity(xs, mean, t);
-        const S centre = mean_of<S, S>(t, p);
-        const S spread = p > 1 ? std::sqrt(squares_of<S, S>(t, centre, p) / S(p - 1)) : S(0);
+        const S centre = mean_of(t, p);
+        const S spread = p > 1 ? std::sqrt(squares_of(t, centre, p) / S(p - 1)) : S(0);
         call.at<S>(7)[at] = centre;
         call.at<S>(8)[at] = spread;
         const Gate<false, S> gate{w + group, b + group, order, groups};

@@ -75,12 +75,13 @@ template <class S, class Term> inline S summed(int64_t p, const Term& term) {
     return p < 1024 ? summed_in<64 / sizeof(S), S>(p, term) : summed_in<256 / sizeof(S), S>(p, term);
 }
 
-template <class T, class S> inline S mean_of(const T* x, int64_t p) {
+template <class T> inline auto mean_of(const T* x, int64_t p) {
+    using S = typename Sum<T>::type;
     return summed<S>(p, [&](int64_t i) { return widen(x[i]); }) / S(p);
 }
 
-template <class T, class S> inline S squares_of(const T* x, S mean, int64_t p) {
-    return summed<S>(p, [&](int64_t i) { return (widen(x[i]) - mean) * (widen(x[i]) - mean); });
+template <class T> inline auto squares_of(const T* x, typename Sum<T>::type mean, int64_t p) {
+    return summed<decltype(mean)>(p, [&](int64_t i) { return (widen(x[i]) - mean) * (widen(x[i]) - mean); });
 }
 
 // Sums (N, each * count) over the rows 0 … rows - 1 of every image, of what work(n, row, sums of each * count) adds.

@@ -80,9 +80,9 @@ template <class T> void shuffle_gate(const Call& call) {
             const int64_t n = at / c, channel = at % c;
             const T* xs = x + at * p;
             T* ys = y + (n * c + of.place(channel)) * p;
-            const S mean = mean_of<T, S>(xs, p);
+            const S mean = mean_of(xs, p);
             of.means[at] = mean;
-            of.rstds[at] = of.local[channel] ? rstd_of(squares_of<T, S>(xs, mean, p)) : S(0);
+            of.rstds[at] = of.local[channel] ? rstd_of(squares_of(xs, mean, p)) : S(0);
             S a, d, f;
             of.logits(n, channel, a, d);
             const Gate<false, S> gate{of.w + channel, of.b + channel, of.order, c};

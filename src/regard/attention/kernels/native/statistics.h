@@ -21,24 +21,27 @@ template <class S> inline S largest(const S* x, int64_t p, int64_t* where) {
     return x[i];
 }
 
+// A row times a factor, which may be absent: where it lies, or a copy.
+template <class T, class S> const S* scaled(const T* x, const S* factor, int64_t count, Scratch<S>& room) {
+    if constexpr (std::is_same_v<T, S>)
+        if (!factor) return x;
+    S* to = room.of(count);
+    for (int64_t k = 0; k < count; ++k) to[k] = widen(x[k]);
+    if (factor)
+        for (int64_t k = 0; k < count; ++k) to[k] *= factor[k];
+    return to;
+}
+
 // Over the inner axis, (N, I) results; factor (N, K) or null.
 template <class T, class S>
 void over_inner(const Call& call, int64_t rows, int64_t count, const T* x, const S* factor, S* means, S* variances,
                 S* tops, int64_t* where) {
     each(call, call.n * rows, [&](int64_t at) {
         static thread_local Scratch<S> room;
-        const T* from = x + at * count;
-        const S* of = factor ? factor + at / rows * count : nullptr;
-        if (!tops) {  // and no factor
-            means[at] = mean_of<T, S>(from, count);
-            if (variances) variances[at] = count > 1 ? squares_of<T, S>(from, means[at], count) / S(count - 1) : S(0);
-            return;
-        }
-        S* values = room.of(count);
-        for (int64_t k = 0; k < count; ++k) values[k] = widen(from[k]) * (of ? of[k] : S(1));
-        means[at] = mean_of<S, S>(values, count);
-        if (variances) variances[at] = count > 1 ? squares_of<S, S>(values, means[at], count) / S(count - 1) : S(0);
-        tops[at] = largest(values, count, where + at);
+        const S* values = scaled(x + at * count, factor ? factor + at / rows * count : nullptr, count, room);
+        means[at] = mean_of(values, count);
+        if (variances) variances[at] = count > 1 ? squares_of(values, means[at], count) / S(count - 1) : S(0);
+        if (tops) tops[at] = largest(values, count, where + at);
     });
 }
 
