@@ -6,19 +6,19 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from regard import figures
+from regard.stats import Estimate
 
 NAMES = ["cat)", "[red]x[/red]", "$x$ & $y_2", "<b>", "#0072b2", "a\x1b[31m\u202eb", "long " * 40]
 
 
-def estimate(value: float, reach: float = 0.1) -> Any:
-    return SimpleNamespace(value=value, low=value - reach, high=value + reach)
+def estimate(value: float, reach: float = 0.1) -> Estimate:
+    return Estimate(value, value - reach, value + reach, 9)
 
 
 def curves(names: list[str]) -> Any:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "formatting": {"stats"},
     "terminal": {"formatting"},
     "console": {"formatting"},
-    "figures": {"formatting"},
+    "figures": {"formatting", "stats"},
     "launcher": {"errors"},
     "strict_yaml": {"errors"},
     "recipes": {"errors"},
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "data": {"errors", "files", "host"},
     "models": {"errors", "files", "modes", "stages", "attention", "with_attention"},
     "maps": {"errors", "logits", "modes", "stages", "with_attention"},
-    "studies": {"errors", "figures", "modes", "stages", "with_attention", "attention", "maps"},
+    "studies": {"errors", "stats", "figures", "modes", "stages", "with_attention", "attention", "maps"},
     "export": {"version", "errors", "files", "modes", "attention"},
     "bias": {
         *("version", "stats", "formatting", "errors", "figures", "files", "logits", "modes", "maps", "models", "data"),

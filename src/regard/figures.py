@@ -11,13 +11,15 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
 from markupsafe import Markup
 
-from regard.formatting import printable
+from regard.formatting import number, printable
+from regard.formatting import percent as in_percent
+from regard.stats import Difference, Estimate
 
 if TYPE_CHECKING:  # it takes half a second to import
     from matplotlib.axes import Axes
@@ -34,15 +36,7 @@ _LETTERS = 38  # of a label
 Axis = Literal["x", "y", "both"]
 
 
-class Interval(Protocol):
-    """A number and the ends of its 95% interval, NaN where they are not known."""
-
-    @property
-    def value(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
+Interval = Estimate | Difference
 
 
 def colour(style: int) -> int:
@@ -56,7 +50,7 @@ def dashes(style: int) -> tuple[float, ...]:
 
 
 def curves(
-    runs: Mapping[str, Sequence[Mapping[float, float]]],
+    runs: Mapping[str, Sequence[Mapping[Any, float]]],
     *,
     xlabel: str,
     ylabel: str = "",
@@ -444,7 +438,7 @@ def _text(label: str) -> str:
 
 
 def _number(value: float, percent: bool) -> str:
-    return "–" if math.isnan(value) else (f"{100 * value:.1f}%" if percent else f"{value:.3f}").replace("-", "−")
+    return f"{in_percent(value)}%" if percent and math.isfinite(value) else number(value)
 
 
 def _columns(labels: Sequence[str]) -> int:

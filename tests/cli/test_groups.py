@@ -45,34 +45,36 @@ def call(capsys, monkeypatch, runs, tmp_path):
 
 
 def test_two_networks(call, runs, tmp_path, test_images) -> None:
-    asked = ["--layer=group1,group2", "--groups=4", "--classes=3,7", "--per_class=2", "--out=study", "--device=cpu"]
-    status, out, err = call("first", "second", *asked)
-    assert (status, err) == (0, "")
+    options = ["--layer=group1,group2", "--groups=4", "--classes=3,7", "--per-class=2", "--out=study", "--device=cpu"]
+    status, out, _ = call("first", "second", *options, "--json")
+    assert status == 0
     assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["groups.html", "groups.json"]
-    record = json.loads((tmp_path / "study" / "groups.json").read_text())
+    content = json.loads((tmp_path / "study" / "groups.json").read_text())
     page = (tmp_path / "study" / "groups.html").read_text()
-    assert (record["target"], record["data"]) == ("label", "clutter test")
-    for name, layer, one in zip(("first", "second"), ("group1", "group2"), record["networks"], strict=True):
+    assert (content["target"], content["data"]) == ("label", "clutter test")
+    assert json.loads(out) == content["classes"]
+    for name, layer in zip(("first", "second"), ("group1", "group2"), strict=True):
         model = training.load_pretrained(str(runs / name)).model()
-        assert (one["network"], one["layer"], one["groups"]) == (str(runs / name), layer, 4)
         for label in (3, 7):
-            places = (test_images.labels == label).nonzero()[:, 0]
-            places = places[[len(places) // 4, 3 * len(places) // 4]]
-            own = next(iter(data.create_loader(test_images.subset(places), 2).epoch(0))).images
-            expected = maps.group_activation(model, layer, own, label, 4).mean(0)
-            assert one["classes"][str(label)]["scores"] == pytest.approx(expected.tolist(), rel=1e-3)
-            assert one["classes"][str(label)]["images"] == 2
-            best = int(expected.argmax())
-            said = f"{best + 1}: {100 * float(expected[best]):.1f}"
-            assert said in out and said in page
+            indices = (test_images.labels == label).nonzero()[:, 0]
+            indices = indices[[len(indices) // 4, 3 * len(indices) // 4]]
+            images = next(iter(data.create_loader(test_images.subset(indices), 2).epoch(0))).images
+            expected = maps.group_activation(model, layer, images, label, 4).mean(0)
+            key = {"network": str(runs / name), "class": str(label)}
+            scores = [one for one in content["groups"] if key.items() <= one.items()]
+            assert [one["score"] for one in scores] == pytest.approx(expected.tolist(), rel=1e-3)
+            assert [one["images"] for one in scores] == [2] * 4
+            (record,) = (one for one in content["classes"] if key.items() <= one.items())
+            assert record["highest_group"] == int(expected.argmax()) + 1
+            assert f"{100 * record['highest']:.1f}%" in page
 
 
-def test_the_predicted_class_and_five_classes_unless_asked(call, tmp_path) -> None:
-    status, _, err = call("first", "--layer=group2", "--groups=2", "--target=predicted", "--per_class=1")
+def test_the_predicted_class_and_five_classes_unless_stated(call, tmp_path) -> None:
+    status, _, err = call("first", "--layer=group2", "--groups=2", "--target=predicted", "--per_class=1", "--quiet")
     assert (status, err) == (0, "")
-    record = json.loads((tmp_path / "groups-clutter-test" / "groups.json").read_text())
-    assert record["target"] == "predicted"
-    assert list(record["networks"][0]["classes"]) == ["1", "3", "5", "7", "9"]
+    content = json.loads((tmp_path / "groups-clutter-test" / "groups.json").read_text())
+    assert content["target"] == "predicted"
+    assert [one["class"] for one in content["classes"]] == ["1", "3", "5", "7", "9"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_the_predicted_class_and_five_classes_unless_asked(call, tmp_path) -> No
         (["first"], "name the layer"),
         (["first", "--layer=group9"], "unknown layer 'group9'"),
         (["first", "--layer=fc", "--groups=2"], "expected features"),
-        (["first", "--layer=group1,group2", "--groups=2"], "2 layers for one network"),
+        (["first", "--layer=group1,group2", "--groups=2"], "2 layers for 1 network"),
         (["first", "second", "--layer=group2", "--groups=5"], "5 groups do not divide 32 channels"),
         (["first", "--layer=group2", "--groups=0"], "0 groups do not divide"),
         (["first", "--layer=group2", "--groups=two"], "two"),
@@ -100,7 +102,7 @@ def test_wrong_input_is_one_line(call, tmp_path, arguments, words) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "before"
 
 
-def test_images_that_cannot_be_read_are_left_out_and_said(call, tmp_path) -> None:
+def test_images_that_cannot_be_read_are_left_out_with_a_warning(call, tmp_path) -> None:
     paths = [tmp_path / "set" / name / f"{i}.png" for name in ("0", "1") for i in range(3)]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,16 +111,9 @@ def test_images_that_cannot_be_read_are_left_out_and_said(call, tmp_path) -> Non
     options = ["first", "--data=folder:set", "--layer=group2", "--groups=2", "--workers=0"]
     status, _, err = call(*options, "--unreadable=skip")
     assert status == 0 and "0/0.png" in err
-    record = json.loads((tmp_path / "groups-folder" / "groups.json").read_text())
-    assert [one["images"] for one in record["networks"][0]["classes"].values()] == [2, 3]
+    content = json.loads((tmp_path / "groups-folder" / "groups.json").read_text())
+    assert [one["images"] for one in content["classes"]] == [2, 3]
     for path in paths:
         path.write_text("no image")
     status, _, err = call(*options, "--unreadable=skip")
     assert status == 2 and "not one of the 6 images can be read" in err and err.count("\n") == 1
-
-
-def test_help(capsys) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(["groups", "--help"])
-    assert left.value.code == 0
-    assert "--groups" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -58,6 +59,16 @@ class Page(HTMLParser):
     def said(self) -> list[str]:
         """What the figures say to who cannot see them."""
         return [attributes["aria-label"] or "" for _, attributes in self.tags if attributes.get("role") == "img"]
+
+    @property
+    def outline(self) -> str:
+        """The texts of headings, headers of columns, captions, paragraphs and names of facts, one per line."""
+        body = re.sub(r"<style.*?</style>|<svg.*?</svg>", "", self.source, flags=re.DOTALL)
+        parts = re.findall(
+            r"<(h[1-4]|caption|summary|p|dt)\b[^>]*>(.*?)</\1>|<th scope=\"(col)\"[^>]*>(.*?)</th>", body, re.DOTALL
+        )
+        texts = [(tag or other, re.sub(r"<[^>]*>", "", text or header)) for tag, text, other, header in parts]
+        return "\n".join(f"{tag}: {' '.join(unescape(text).split())}" for tag, text in texts)
 
     def check_alone(self) -> None:
         """That the page needs nothing but itself, and does nothing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -100,7 +102,7 @@ def test_moments_by_class_of_every_module_in_a_network(name, batches):
         counted = gates[labels >= 0]
         np.testing.assert_allclose(own.overall, counted.mean(0), rtol=1e-6)
         np.testing.assert_allclose(own.between + own.within, counted.var(0), rtol=1e-5, atol=1e-12)
-        assert found.layers[layer].kind == type(model.get_submodule(layer)).__name__
+        assert found.layers[layer].module == type(model.get_submodule(layer)).__name__
 
 
 def test_one_number_a_layer(batches):
@@ -112,9 +114,9 @@ def test_one_number_a_layer(batches):
     labels = labels[labels >= 0]
     between = sum((labels == k).sum() * (gates[labels == k].mean(0) - gates.mean(0)) ** 2 for k in (1, 3, 4))
     eta = between / ((gates - gates.mean(0)) ** 2).sum(0)
-    assert layer.class_share == pytest.approx(eta.mean(), rel=1e-9)
-    assert 0 < layer.class_share < 1
-    assert found.chance_share == pytest.approx(2 / 21)
+    assert layer.eta_squared == pytest.approx(eta.mean(), rel=1e-9)
+    assert 0 < layer.eta_squared < 1
+    assert found.chance == pytest.approx(2 / 21)
     levels = layer.quantiles((0, 0.5, 1))
     np.testing.assert_allclose(levels, np.quantile(gates.mean(0), (0, 0.5, 1)), rtol=1e-9)
 
@@ -124,18 +126,18 @@ def test_gates_that_know_the_class_have_a_share_of_one():
     labels = torch.arange(12) % 3
     images = torch.ones(12, 4, 2, 2, dtype=torch.float64) * labels[:, None, None, None]
     found = gate_activations(model, [(images, labels)])
-    assert found.layers["0"].class_share == pytest.approx(1, abs=1e-9)
+    assert found.layers["0"].eta_squared == pytest.approx(1, abs=1e-9)
     assert found.layers["0"].constant_channels == 0
 
 
 def test_constant_gates_and_single_classes_have_no_share(batches):
     start = models.create("wrn-10-0.5", 5, attention="shuffle", attention_options={"groups": 2}).double()
     for layer in gate_activations(start, batches).layers.values():
-        assert np.isnan(layer.class_share) and layer.constant_channels == layer.channels
-        torch.testing.assert_close(layer.quantiles(), torch.full((5,), torch.tensor(1.0).sigmoid()).double())
+        assert np.isnan(layer.eta_squared) and layer.constant_channels == layer.channels
+        torch.testing.assert_close(layer.quantiles((0.05, 0.5)), torch.full((2,), torch.tensor(1.0).sigmoid()).double())
     found = gate_activations(network("se"), batches, classes=[3])
     assert found.classes == (3,)
-    assert all(np.isnan(layer.class_share) for layer in found.layers.values())
+    assert all(np.isnan(layer.eta_squared) for layer in found.layers.values())
 
 
 def test_the_shuffle_and_the_folded_network_agree_channel_by_channel(batches):
@@ -144,7 +146,7 @@ def test_the_shuffle_and_the_folded_network_agree_channel_by_channel(batches):
     first, second = gate_activations(model, batches).layers, gate_activations(folded, batches).layers
     assert first.keys() == second.keys()
     for name in first:
-        assert second[name].kind == "OrderedShuffleAttention"
+        assert second[name].module == "OrderedShuffleAttention"
         assert first[name].shuffled and not second[name].shuffled
         torch.testing.assert_close(first[name].by_class.mean, second[name].by_class.mean)
         back = first[name].before_shuffle
@@ -157,7 +159,7 @@ def test_the_shuffle_and_the_folded_network_agree_channel_by_channel(batches):
 def test_the_output_by_channel(batches):
     for name in ("shuffle", "gc"):
         model = network(name, **({"fusion": "add"} if name == "gc" else {}))
-        found = gate_activations(model, batches, of="output")
+        found = gate_activations(model, batches, quantity="output")
         inputs, labels = seen(model, batches)
         for layer, (_, output) in inputs.items():
             expected = output.mean((2, 3)).numpy()[labels == 3].mean(0)
@@ -243,7 +245,7 @@ def test_modules_of_your_own(batches):
     silent = attention.attach(models.create("wrn-10-0.5", 5), Silent)
     with pytest.raises(InputError, match=r"\(Silent\) have no gate, or do not say"):
         gate_activations(moved(silent), batches)
-    assert len(gate_activations(moved(silent), batches, of="output").layers) == 3
+    assert len(gate_activations(moved(silent), batches, quantity="output").layers) == 3
     lies = attention.attach(models.create("wrn-10-0.5", 5), Lies)
     with pytest.raises(InputError, match="Lies does not multiply"):
         gate_activations(moved(lies), batches)
@@ -269,22 +271,52 @@ def test_memory_does_not_grow_and_numbers_do_not_drift():
     for k in (0, 17, 39):
         own = values[labels == k]
         np.testing.assert_allclose(found.mean[k], own.mean(0), rtol=1e-14)
-        np.testing.assert_allclose(found.standard_error[k], own.std(0, ddof=1) / np.sqrt(len(own)), rtol=1e-6)
+        np.testing.assert_allclose(found.standard_deviation[k], own.std(0, ddof=1), rtol=1e-6)
 
 
-def test_values_that_are_missing_are_not_counted():
-    nan = float("nan")
+def test_moments_of_few_values():
     moments = MomentsByClass()
-    moments.add(torch.tensor([5, 2]), torch.tensor([[1.0, nan], [4.0, nan]]))
-    moments.add(torch.tensor([5]), torch.tensor([[3.0, 7.0]]))
-    found = moments.result()
-    assert (found.classes, found.images) == ((2, 5), (1, 2))
-    assert found.count.tolist() == [[1, 0], [2, 1]]
-    np.testing.assert_allclose(found.mean, [[4, nan], [2, 7]])
-    np.testing.assert_allclose(found.standard_error, [[nan, nan], [1, nan]])
-    np.testing.assert_allclose(found.overall, [8 / 3, 7])
+    moments.add(torch.tensor([5, 2]), torch.tensor([[1.0], [4.0]]))
+    moments.add(torch.tensor([5]), torch.tensor([[3.0]]))
+    result = moments.result()
+    assert (result.classes, result.images) == ((2, 5), (1, 2))
+    np.testing.assert_allclose(result.mean, [[4], [2]])
+    np.testing.assert_allclose(result.standard_deviation, [[np.nan], [2**0.5]])
+    np.testing.assert_allclose(result.overall, [8 / 3])
     with pytest.raises(InputError, match="class 3 is not among those counted: 2, 5"):
-        found.row(3)
+        result.row(3)
+
+
+def test_records_of_layers_and_channels(batches):
+    result = gate_activations(network("shuffle"), batches)
+    records = json.loads(json.dumps(result.to_records(), allow_nan=False))
+    assert [record["depth"] for record in records] == [1, 2, 3]
+    for record, layer in zip(records, result.layers.values(), strict=True):
+        assert record["eta_squared"] == pytest.approx(layer.eta_squared, rel=1e-6)
+        assert record["median"] == pytest.approx(float(layer.by_class.overall.quantile(0.5)), rel=1e-6)
+        assert (record["channels"], record["module"]) == (layer.channels, "ShuffleAttention")
+        channels = layer.channel_records([3, 4], ["a", "b", "c", "same", "same"])
+        assert [one["input_channel"] for one in channels] == layer.order.tolist()
+        for key, values in (
+            ("mean", layer.by_class.overall),
+            ("eta_squared", layer.by_class.eta_squared),
+            ("mean of same (3)", layer.by_class.row(3)),
+            ("standard deviation of same (4)", layer.by_class.standard_deviation[2]),
+        ):
+            known = [None if np.isnan(value) else pytest.approx(value, rel=1e-6) for value in values.tolist()]
+            assert [one[key] for one in channels] == known
+    (line, chance) = result.plot().axes[0].get_lines()
+    assert list(line.get_ydata()) == [layer.eta_squared for layer in result.layers.values()]
+    assert set(chance.get_ydata()) == {result.chance}
+
+
+def test_lines_of_many_channels_are_means_of_neighbours():
+    model = nn.Sequential(attention.create("ese", 130), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layer = gate_activations(moved(model), [(torch.randn(6, 130, 2, 2).double(), torch.arange(6) % 2)]).layers["0"]
+    lines = layer.lines([1], ("cat", "dog"))
+    assert list(lines) == ["all classes", "dog"] and {len(line) for line in lines.values()} == {64}
+    assert lines["dog"][0] == pytest.approx(float(layer.by_class.row(1)[:3].mean()))
+    assert len(layer.plot([0, 1]).axes) == 3
 
 
 @pytest.mark.parametrize(
@@ -298,7 +330,7 @@ def test_values_that_are_missing_are_not_counted():
             "layer 'conv0' is and holds no attention module",
         ),
         (lambda model, batches: (model, batches, {"classes": [1, 2]}), "no image of class 2 among 23"),
-        (lambda model, batches: (model, batches, {"of": "gates"}), "did you mean 'gate'"),
+        (lambda model, batches: (model, batches, {"quantity": "gates"}), "did you mean 'gate'"),
         (lambda model, batches: (model, [], {}), "0 images"),
         (lambda model, batches: (model, [(batches[0][0], torch.tensor([0.5]))], {}), "labels are float32"),
         (lambda model, batches: (model, [(batches[0][0].byte(), torch.tensor([1]))], {}), "images are torch.uint8"),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import json
+from dataclasses import astuple
+
 import pytest
 import torch
 from torch import nn
 
+from regard import stats
 from regard.errors import InputError
 from regard.maps import group_activation
 from regard.maps.channel_groups import group_means
@@ -21,53 +24,74 @@ def batches(x):
 
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_means_by_class(model, batches, batch_size):
-    found = group_scores(model, "layer2", batches, 4, batch_size=batch_size)
+    result = group_scores(model, "layer2", batches, 4, batch_size=batch_size)
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    assert (found.layer, found.groups, found.classes, found.images) == ("layer2", 4, (0, 1, 2), (2, 1, 3))
-    for k, label in enumerate(found.classes):
-        own = images[labels == label]
-        expected = torch.cat([group_activation(model, "layer2", image[None], label, 4) for image in own])
-        torch.testing.assert_close(found.scores.mean[k], expected.mean(0))
-        if len(own) > 1:
-            error = expected.std(0) / np.sqrt(len(own))
-            torch.testing.assert_close(found.scores.standard_error[k], error)
-        whole = model(own).softmax(1)[:, label].mean()
-        torch.testing.assert_close(found.whole.mean[k, 0], whole.detach())
+    assert (result.layer, result.groups, result.classes, result.images) == ("layer2", 4, (0, 1, 2), (2, 1, 3))
+    for label in result.classes:
+        of_class = images[labels == label]
+        expected = torch.cat([group_activation(model, "layer2", image[None], label, 4) for image in of_class])
+        for column, score in zip(expected.T, result.estimates(label), strict=True):
+            assert astuple(score) == pytest.approx(astuple(stats.mean(column.numpy(), 0, 1)), nan_ok=True)
+        whole = model(of_class).softmax(1)[:, label].detach()
+        assert result.whole_image(label).value == pytest.approx(float(whole.mean()))
 
 
 def test_classes_outputs_and_the_predicted_class(model, batches):
     few = group_scores(model, "layer2", batches, 4, classes=[2])
     assert few.classes == (2,)
-    torch.testing.assert_close(few.scores.mean[0], group_scores(model, "layer2", batches, 4).scores.row(2))
+    all_classes = group_scores(model, "layer2", batches, 4)
+    torch.testing.assert_close(few.scores, all_classes.scores[all_classes.labels == 2])
     turned = group_scores(model, "layer2", batches, 4, classes=[2], outputs=[0, 1, 4])
     images = torch.stack([batches[0][0][1], batches[0][0][3], batches[1][0][0]])
-    torch.testing.assert_close(turned.scores.mean[0], group_activation(model, "layer2", images, 4, 4).mean(0))
+    torch.testing.assert_close(turned.scores, group_activation(model, "layer2", images, 4, 4))
     predicted = group_scores(model, "layer2", batches, 4, target="predicted", classes=[2])
-    torch.testing.assert_close(predicted.scores.mean[0], group_activation(model, "layer2", images, None, 4).mean(0))
+    torch.testing.assert_close(predicted.scores, group_activation(model, "layer2", images, None, 4))
 
 
-def test_flat_groups_are_not_counted_and_cost_nothing(x):
+def test_records_of_every_group_and_of_every_class(model, batches):
+    result = group_scores(model, "layer2", batches, 4)
+    records = json.loads(json.dumps(result.to_records(("cat)", "[red]x[/red]")), allow_nan=False))
+    assert [one["group"] for one in records] == 3 * [1, 2, 3, 4]
+    assert [one["class"] for one in records[::4]] == ["cat)", "[red]x[/red]", "class 2"]
+    for score, record in zip(result.estimates(2), records[8:], strict=True):
+        assert (record["score"], record["score_low"], record["score_high"]) == (score.value, score.low, score.high)
+    assert records[4]["score_low"] is None  # of a single image
+    for label, record in zip(result.classes, result.summary(), strict=True):
+        scores = [one.value for one in result.estimates(label)]
+        assert record["mean"] == pytest.approx(sum(scores) / 4) and record["without_score"] == 0
+        for key, value in (("highest", max(scores)), ("lowest", min(scores))):
+            assert record[key] == value == scores[record[f"{key}_group"] - 1]
+    bars = result.plot(2).axes[0].patches
+    assert [bar.get_height() for bar in bars] == [one.value for one in result.estimates(2)]
+
+
+def test_groups_without_a_score_cost_nothing(x):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 2)).double()
     with torch.no_grad():
         model[0].weight[:2] = 0
     ran = []
     model.register_forward_hook(lambda module, args, output: ran.append(len(output)))
-    said = []
-    found = group_scores(model, "0", [(x, torch.ones(4).long())], 2, progress=said.append)
-    assert found.scores.count.tolist() == [[0, 4]] and found.scores.mean[0, 0].isnan()
+    progress = []
+    result = group_scores(model, "0", [(x, torch.ones(4).long())], 2, progress=progress.append)
+    assert result.scores[:, 0].isnan().all() and not result.scores[:, 1].isnan().any()
     assert ran == [4, 4]  # the whole images, and one group of each
-    assert said == [8]
+    assert progress == [8]
+    (record,) = result.summary()
+    assert (record["highest_group"], record["lowest_group"], record["without_score"]) == (2, 2, 1)
+    assert result.to_records()[0] == {
+        "class": "class 1", "group": 1, "images": 0, "score": None, "score_low": None, "score_high": None
+    }  # fmt: skip
 
 
 def test_progress_of_masked_images(model, x):
-    said, parts = [], []
+    counts, parts = [], []
     group_activation(model, "layer2", x, 0, 4, batch_size=6, progress=lambda *part: parts.append(part))
     assert parts == [(6, 16), (12, 16), (16, 16)]
     group_scores(
         model, "layer2", [(x, torch.zeros(4).long()), (x[:2], torch.ones(2).long())], 4, batch_size=10,
-        progress=said.append,
+        progress=counts.append,
     )  # fmt: skip
-    assert said == [10, 16, 24]
+    assert counts == [10, 16, 24]
 
 
 def test_wrong_input(model, batches, x):

@@ -2,68 +2,82 @@
 
 from __future__ import annotations
 
-from regard import report, training
+from regard import report
 from regard.cli.evaluations import evaluations
-from regard.cli.studies import add_study_options, choose, folder_for, images_of, progress, write_json
-from regard.console import Console
+from regard.cli.options import make_parser
+from regard.cli.output import Output
+from regard.cli.studies import add_study_options, data_name, folder_for, progress, sample, write_json
 from regard.errors import InputError
-from regard.formatting import printable
+from regard.parser import Parser
 from regard.studies import attention_layers, gate_activations
-from regard.terminal import command_line, listed
+from regard.terminal import command_line
+
+
+def parser() -> Parser:
+    parser = make_parser(
+        "gates",
+        "Measures what attention modules multiply each channel with, in the mean over the images of a class, and how "
+        "far that tells classes apart at each depth, as SENet and SA-Net did. Several networks, such as one with and "
+        "one without channel shuffle, stand side by side. The folder of the study (--out) gets gates.html and "
+        "gates.json, which has every channel.",
+    )
+    parser.add_argument(
+        "--layers", type=list[str], default=[], help="modules to study, or what they are in (layer4); all if not given"
+    )
+    parser.add_argument(
+        "--quantity",
+        choices=["gate", "output"],
+        default="gate",
+        help="what to average: the gate, or the features that the module gives",
+    )
+    add_study_options(parser, per_class=None)
+    return parser
 
 
 def main(arguments: list[str]) -> int:
-    parser = training.RecipeParser(
-        prog="regard gates",
-        usage="regard gates MODEL… [--data SET] [OPTIONS]",
-        description="What attention modules multiply each channel with, in the mean over the images of a class, and "
-        "how far that tells classes apart, depth by depth: the study of SENet and SA-Net. Several networks, such as "
-        "one with and one without channel shuffle, stand side by side. A MODEL is a run folder, an imported "
-        ".safetensors file, a name of timm, torchvision/NAME or NAME=CHECKPOINT. The folder of the study (--out) has "
-        "gates.html and gates.json.",
-    )
-    parser.add_argument(
-        "--layers", type=str, default="", help="modules, or what they are in (layer4), with commas; all if empty"
-    )
-    parser.add_argument(
-        "--of", choices=["gate", "output"], default="gate", help="the gate, or the mean of what the module gives"
-    )
-    add_study_options(parser, per_class=None)
-    found = evaluations(parser, arguments)
-    options = found[0].options
-    chosen = choose(found)
-    folder = folder_for("gates", options, found[0])
-    layers = listed(options.layers) or None
-    for evaluation in found:
+    networks = evaluations(parser(), arguments)
+    options = networks[0].options
+    output = Output(options)
+    images = sample(networks)
+    folder = folder_for("gates", options, networks[0])
+    layers = options.layers or None
+    for network in networks:
         try:
-            attention_layers(evaluation.model, layers, of=options.of)  # before the work
+            attention_layers(network.model, layers, quantity=options.quantity)  # before the work
         except InputError as error:
-            raise InputError(f"{evaluation.name}: {error}") from error
-        evaluation.release()
-    console = Console()
-    studies = []
-    for evaluation in found:
-        with progress(console, evaluation.name, len(chosen.places)) as told:
-            gates = gate_activations(
-                evaluation.model, evaluation.batches(chosen.places), layers=layers, of=options.of, progress=told
+            raise InputError(f"{network.name}: {error}") from error
+        network.release()
+    results = {}
+    for network in networks:
+        with progress(output, network.name, len(images.indices)) as update:
+            results[network.name] = gate_activations(
+                network.model,
+                network.batches(images.indices),
+                layers=layers,
+                quantity=options.quantity,
+                progress=update,
             )
-        evaluation.release()
-        studies.append(report.GateStudy(evaluation.name, gates))
-    classes, shown = found[0].classes, chosen.shown
+        network.release()
+    names, data = networks[0].classes, data_name(networks[0])
     command = command_line(["regard", "gates", *arguments])
-    write_json(
-        folder / "gates.json",
-        {"command": command, "data": images_of(found[0]), **report.gates_record(studies, classes, shown)},
-    )
+    records = report.gates_records(results)
+    channels = [
+        {"network": name, **record}
+        for name, result in results.items()
+        for layer in result.layers.values()
+        for record in layer.channel_records(images.drawn, names)
+    ]
+    content = {"command": command, "data": data, "quantity": options.quantity, "layers": records, "channels": channels}
+    write_json(folder / "gates.json", content)
     page = report.write_gates_html(
-        studies,
+        results,
         folder / "gates.html",
-        title=f"What gates make of classes: {images_of(found[0])}",
-        classes=classes,
-        shown=shown,
-        data=images_of(found[0]),
+        title=f"Gates by class: {data}",
+        names=names,
+        labels=images.drawn,
+        data=data,
         command=command,
     )
-    console.print(report.gates_table(studies))
-    console.print(printable(f"the study is {page.resolve()}"), soft_wrap=True)
+    output.show(records, report.gates_table(results))
+    output.note(f"the study is {page.resolve()}")
     return 0

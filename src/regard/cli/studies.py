@@ -1,4 +1,4 @@
-"""What the commands that study networks by class share: their options, the images of the classes, what they write."""
+"""What the commands that study networks by class share: options, the images of the classes, and files."""
 
 from __future__ import annotations
 
@@ -11,102 +11,94 @@ from typing import Any
 
 import numpy as np
 from jsonargparse import Namespace
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from regard import report
 from regard.cli.evaluations import Evaluation, add_evaluation_options
-from regard.console import Console
-from regard.data import ImageDataset
-from regard.errors import InputError
+from regard.cli.output import Output
+from regard.errors import InputError, check_interval
 from regard.files import check_written, write_text
-from regard.formatting import printable
-from regard.report.explanation import find_classes
+from regard.parser import Parser
+from regard.report.studies import MOST_CLASSES, spread_classes
 from regard.report.template import MARK
-from regard.terminal import listed
-from regard.training import RecipeParser
 
 
-def add_study_options(parser: RecipeParser, *, per_class: int | None) -> None:
-    """Adds what images a study is of, and where it goes."""
-    parser.add_argument("--classes", type=str, default="", help="of the images: names or numbers, with commas; or all")
+def add_study_options(parser: Parser, *, per_class: int | None) -> None:
+    """Adds the options that say which images are studied, and where the files go."""
+    parser.add_argument("--classes", type=list[str], default=[], help="classes to take images of, by name or number")
     parser.add_argument(
-        "--per_class",
+        "--per-class",
         type=int | None,
         default=per_class,
-        help="take so many images of each class, evenly spread; or all",
+        help="number of images to take of each class, spread evenly; all if null",
     )
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="the folder that is written; STUDY-SET if not given"
-    )
+    parser.add_argument("--out", type=str | None, default=None, help="folder to write; STUDY-SET if not given")
     add_evaluation_options(parser)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Sample:
     """The images of a study.
 
     Attributes:
-        places: of the images in their set.
+        indices: of the images in their data set.
         labels: of the classes that are counted.
-        shown: of those that the page shows.
+        drawn: of the classes that the page draws.
     """
 
-    places: list[int]
+    indices: list[int]
     labels: list[int]
-    shown: list[int]
+    drawn: list[int]
 
 
-def choose(found: Sequence[Evaluation], *, most: int | None = None) -> Chosen:
-    """The images that all networks are tried on.
+def sample(evaluations: Sequence[Evaluation], *, most: int | None = None) -> Sample:
+    """The images that all networks are studied on.
 
     Args:
-        found: the networks.
-        most: classes that are counted if nobody asked for any; None: all.
+        evaluations: of the networks.
+        most: number of classes that are counted without `--classes`; None: all.
 
     Raises:
-        InputError: the networks have different images, which have no labels, or none of a class asked for.
+        InputError: the networks have different images, or images without labels, or none of a class in `--classes`.
     """
-    options, images = found[0].options, found[0].dataset
-    if not all(_same(images, evaluation.dataset) for evaluation in found):
-        raise InputError("the networks were trained on different data; name the images for all (--data)")
-    if options.per_class is not None and options.per_class < 1:
-        raise InputError(f"--per_class {options.per_class}; expected at least 1")
+    options, images = evaluations[0].options, evaluations[0].dataset
+    for one in evaluations:
+        same = one.dataset is images or (
+            one.classes == images.classes and one.dataset.fingerprint() == images.fingerprint()
+        )
+        if not same:
+            raise InputError("the networks were trained on different data; name the images for all (--data)")
+    if options.per_class is not None:
+        check_interval("--per-class", options.per_class, "[1, 2^40]")
     labels = np.asarray(images.labels)
     known = [int(label) for label in np.unique(labels) if label >= 0]
     if not known:
         raise InputError(f"the images of {images.name} have no classes; name a set that has (--data)")
-    counted = report.some_classes(known, most or len(known))
-    if asked := listed(options.classes):
-        counted = list(find_classes(asked, images.classes, images.name))
+    counted = spread_classes(known, most or len(known))
+    if options.classes:
+        counted = list(report.find_classes(options.classes, images.classes, images.name))
+    indices: list[int] = []
     for label in counted:
         if label not in known:
             raise InputError(f"{images.name} has no image of class {images.classes[label]!r}")
-    places: list[int] = []
-    for label in counted:
-        own = np.flatnonzero(labels == label)
-        count = len(own) if options.per_class is None else min(options.per_class, len(own))
-        places += own[(2 * np.arange(count) + 1) * len(own) // (2 * count)].tolist()
-    few = asked and len(counted) <= report.MOST_SHOWN
-    return Chosen(sorted(places), counted, counted if few else report.some_classes(counted))
+        of_class = np.flatnonzero(labels == label)
+        count = len(of_class) if options.per_class is None else min(options.per_class, len(of_class))
+        indices += of_class[(2 * np.arange(count) + 1) * len(of_class) // (2 * count)].tolist()
+    drawn = counted if options.classes and len(counted) <= MOST_CLASSES else spread_classes(counted)
+    return Sample(sorted(indices), counted, drawn)
 
 
-def _same(first: ImageDataset, second: ImageDataset) -> bool:
-    """Whether two sets are the same images of the same classes."""
-    return first is second or (first.classes == second.classes and first.fingerprint() == second.fingerprint())
-
-
-def images_of(evaluation: Evaluation) -> str:
-    """What the images of a network are called."""
+def data_name(evaluation: Evaluation) -> str:
+    """The name of the images, and their split."""
     return " ".join(filter(None, (evaluation.images.name, evaluation.images.split)))
 
 
 def folder_for(study: str, options: Namespace, evaluation: Evaluation) -> Path:
-    """Where the study goes.
+    """The folder of the study.
 
     Raises:
-        InputError: there is a file in its place, or one in it that no study wrote would be lost.
+        InputError: a file has its name, or it holds a file that no study wrote.
     """
-    folder = Path(options.out or "-".join(filter(None, (study, evaluation.images.name, evaluation.images.split))))
+    folder = Path(options.out or "-".join([study, *data_name(evaluation).split()]))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the study goes to a folder, choose another (--out)")
     check_written(folder / f"{study}.json", f'"command": "regard {study}')
@@ -115,14 +107,12 @@ def folder_for(study: str, options: Namespace, evaluation: Evaluation) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a study as JSON, aside first and then renamed."""
+    """Writes a study as JSON."""
     write_text(path, json.dumps(content, allow_nan=False) + "\n")
 
 
 @contextmanager
-def progress(console: Console, name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar in a terminal, told what is done."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(printable(name), total=total)
-        yield lambda done: bar.update(task, completed=done)
+def progress(output: Output, name: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """`Output.progress` of something whose total is known."""
+    with output.progress(name, unit) as update:
+        yield lambda done: update(done, total)

@@ -6,8 +6,8 @@
 - `write_html`: all of it on one self-contained page, with curves and with maps over test images.
 - `report_runs`: such a page of all runs in some folders, by networks with several seeds; made of `find_runs`,
   `seed_groups`, which gives a `SeedGroup` a network, and `write_runs_html`.
-- `write_gates_html`, `gates_table`, `gates_record`: the study of gates, `GateStudy` a network.
-- `write_groups_html`, `groups_table`, `groups_record`: the study of groups of channels, `GroupStudy` a network.
+- `write_gates_html`, `gates_table`, `gates_records`: gates of networks by class and depth.
+- `write_groups_html`, `groups_table`, `groups_records`: scores of channel groups by class.
 - `write_tables_html`: published tables with our runs beside them, as such a page.
 - `write_bias_html`, `bias_table`: bias reports of networks on the same images, as such a page and for a terminal.
 - `choose_sights`, `make_sight`: which images that page shows, and with what.
@@ -21,13 +21,12 @@ from regard.report.explained import Explained, explain
 from regard.report.explanation import Unreadable, explanations, find_classes
 from regard.report.found import Found, find_runs
 from regard.report.gallery import Cell, ClassScore, Gallery, Row
-from regard.report.gate_study import GateStudy, gates_record, gates_table, write_gates_html
-from regard.report.group_study import GroupStudy, groups_record, groups_table, write_groups_html
+from regard.report.gates_page import gates_records, gates_table, write_gates_html
+from regard.report.groups_page import groups_records, groups_table, write_groups_html
 from regard.report.page import write_html, write_runs_html
 from regard.report.runs import report_runs
 from regard.report.seed_groups import SeedGroup, seed_groups
 from regard.report.sights import Sight, View, choose_sights, make_sight
-from regard.report.studies import MOST_SHOWN, SHOWN, some_classes
 from regard.report.summary import Summary, summarize
 from regard.report.tables_page import write_tables_html
 from regard.report.terminal import bias_table, terminal_table
@@ -41,11 +40,7 @@ __all__ = [
     "Differences",
     "Explained",
     "Found",
-    "GateStudy",
-    "GroupStudy",
     "Line",
-    "MOST_SHOWN",
-    "SHOWN",
     "SeedGroup",
     "Sight",
     "Summary",
@@ -57,14 +52,13 @@ __all__ = [
     "explanations",
     "find_classes",
     "find_runs",
-    "gates_record",
+    "gates_records",
     "gates_table",
-    "groups_record",
+    "groups_records",
     "groups_table",
     "make_sight",
     "report_runs",
     "seed_groups",
-    "some_classes",
     "summarize",
     "terminal_table",
     "write_bias_html",

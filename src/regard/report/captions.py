@@ -16,3 +16,12 @@ CAMS = (
     "Each [cam|CAM] is laid over its image. The lines are the edges of the [focus] and, where it is known, of the "
     "[region]; ✗ marks a wrong prediction."
 )
+GATES = (
+    "[eta_squared|Eta squared] is the mean over the channels of a layer that vary; compare it with what is expected by "
+    "chance. Median, 5% and 95%: of the channels' means over all images."
+)
+GROUPS = (
+    "Mean probabilities over the images of a class, in %: with the whole image, and masked by each group of channels "
+    "([group_score]); below each its [interval|95% interval]. A group whose mean activation is constant masks nothing, "
+    "and has no score."
+)

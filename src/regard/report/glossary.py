@@ -115,7 +115,7 @@ TERMS = {
         "Share of a value's variance over the images that lies between the classes: 1 where the class decides, near 0 "
         "where it makes no difference.",
     ),
-    "channel_group": Term(
+    "group_score": Term(
         "group score",
         "Probability that the network gives to a class when the mean activation of a group of channels, enlarged to "
         "the image and scaled to [0, 1], masks the image.",

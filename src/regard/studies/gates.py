@@ -1,53 +1,60 @@
-"""What the gates of a network do, by class and depth."""
+"""The gates of a network by class and depth."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from regard import figures
 from regard.attention import DIA, GatedAttention, GlobalContext, IdentityStart, ShuffleAttention
 from regard.attention.registry import is_registered
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, find_layers, readable
 from regard.modes import at_rest, checked_images
 from regard.stages import is_added
-from regard.studies.labelled import labelled
+from regard.studies.labelled import class_name, labelled
 from regard.studies.moments import Moments, MomentsByClass
 from regard.with_attention import named_layers
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Quantity = Literal["gate", "output"]
 
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+POINTS = 64
+"""Most points of a line in a figure: as many as SA-Net has groups."""
 
 
 @dataclass(frozen=True)
 class LayerGates:
     """The gates of one attention module.
 
-    Channels are those of the module's output, which is what the layers after it see: shuffle attention and the folded
-    one made of it then agree.
+    Channels are those of the module's output, which the layers after it get: shuffle attention and its folded copy then
+    agree.
 
     Attributes:
         name: of the module in the model.
-        kind: the name of its class.
+        module: name of its class.
         order: int64 (C,), the channel of the input that each channel of the output comes from; 0 to C - 1 in order
             where the module does not shuffle.
-        by_class: mean and variance of every channel, by class.
+        by_class: mean and variance of every channel's gate, by class.
     """
 
     name: str
-    kind: str
+    module: str
     order: Tensor
     by_class: Moments
 
     @property
     def channels(self) -> int:
+        """The number of channels, C."""
         return len(self.order)
 
     @property
@@ -61,22 +68,90 @@ class LayerGates:
         return self.by_class.columns(self.order.argsort())
 
     @property
-    def class_share(self) -> float:
+    def eta_squared(self) -> float:
         """How far the gates tell classes apart: eta squared of a channel, in the mean over those that vary.
 
-        Eta squared is the variance between the classes as a share of all variance over images, 0 to 1. NaN with one
-        class, or if no channel varies. Without any difference between classes it is `GateActivations.chance_share`.
+        Eta squared is the variance between the classes as a share of the variance over all images, in [0, 1]. NaN with
+        a single class, or if no channel varies. Without any difference between classes `GateActivations.chance` is
+        expected.
         """
         return float(self.by_class.eta_squared.nanmean())
 
     @property
     def constant_channels(self) -> int:
-        """Channels whose gate is the same for all images, as far as float32 can tell."""
+        """The number of channels whose gate is the same for all images, as far as float32 can tell."""
         return int(self.by_class.constant.sum())
 
-    def quantiles(self, levels: Sequence[float] = LEVELS) -> Tensor:
-        """Quantiles (one a level) of the channels' means over all images."""
+    def quantiles(self, levels: Sequence[float]) -> Tensor:
+        """Quantiles (one per level) of the channels' means over all images."""
         return torch.quantile(self.by_class.overall, torch.tensor(levels, dtype=torch.float64))
+
+    def to_record(self) -> dict[str, Any]:
+        """Numbers of the layer, with the median of its channels' means and their 5% and 95% quantiles."""
+        low, median, high = map(_plain, self.quantiles((0.05, 0.5, 0.95)).tolist())
+        return {
+            "layer": self.name,
+            "module": self.module,
+            "channels": self.channels,
+            "constant_channels": self.constant_channels,
+            "eta_squared": _plain(self.eta_squared),
+            "median": median,
+            "quantile_5": low,
+            "quantile_95": high,
+        }
+
+    def channel_records(self, labels: Iterable[int] = (), names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One record per channel: mean, variance between and within classes, eta squared, and of some classes the mean
+        and the standard deviation.
+
+        Args:
+            labels: of the classes.
+            names: of the classes, used in the keys "mean of NAME" and "standard deviation of NAME".
+        """
+        moments = self.by_class
+        columns = {
+            "mean": moments.overall,
+            "variance_between": moments.between,
+            "variance_within": moments.within,
+            "eta_squared": moments.eta_squared,
+        }
+        for label in labels:
+            name = class_name(label, names)
+            columns[f"mean of {name}"] = moments.row(label)
+            columns[f"standard deviation of {name}"] = moments.standard_deviation[moments.classes.index(label)]
+        numbers = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [
+            {"layer": self.name, "channel": i, "input_channel": source}
+            | dict(zip(columns, map(_plain, row), strict=True))
+            for i, (source, row) in enumerate(zip(self.order.tolist(), numbers, strict=True))
+        ]
+
+    def lines(self, labels: Iterable[int] = (), names: Sequence[str] = ()) -> dict[str, list[float]]:
+        """Means by channel, of all classes and of some, by name; neighbours are averaged to at most `POINTS`.
+
+        Args:
+            labels: of the classes.
+            names: of the classes.
+        """
+        means = {"all classes": self.by_class.overall}
+        means |= {class_name(label, names): self.by_class.row(label) for label in labels}
+        points = min(POINTS, self.channels)
+        return {name: [float(run.mean()) for run in line.tensor_split(points)] for name, line in means.items()}
+
+    def plot(
+        self, labels: Iterable[int] = (), names: Sequence[str] = (), *, reach: float | None = None, legend: bool = True
+    ) -> Figure:
+        """Means by channel, their distribution, and below how far those of some classes lie from those of all.
+
+        Args:
+            labels: of the classes.
+            names: of the classes.
+            reach: of the scale of the differences to either side; None: as far as need be.
+            legend: whether the classes stand below the figure.
+        """
+        lines = self.lines(labels, names)
+        each = "channel" if self.channels <= POINTS else f"mean of {self.channels / POINTS:.3g} neighbouring channels"
+        return figures.profiles(lines, xlabel=each, reach=reach, legend=legend)
 
 
 @dataclass(frozen=True)
@@ -84,28 +159,40 @@ class GateActivations:
     """The gates of a model's attention modules over labelled images.
 
     Attributes:
-        of: "gate" or "output", what was averaged over pixels.
+        quantity: "gate" or "output", what was averaged over pixels.
         layers: the modules by name, in the order in which they run.
     """
 
-    of: Quantity
+    quantity: Quantity
     layers: dict[str, LayerGates]
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The labels that were counted, ascending."""
+        """The labels of the images, ascending."""
         return next(iter(self.layers.values())).by_class.classes
 
     @property
     def images(self) -> tuple[int, ...]:
-        """The images of each class."""
+        """The number of images of each class."""
         return next(iter(self.layers.values())).by_class.images
 
     @property
-    def chance_share(self) -> float:
-        """The `class_share` to be expected where classes do not differ: (K - 1) / (N - 1) of K classes, N images."""
+    def chance(self) -> float:
+        """Eta squared to be expected where classes do not differ: (K - 1) / (N - 1) of K classes, N images."""
         total = sum(self.images)
-        return (len(self.classes) - 1) / (total - 1) if total > 1 else float("nan")
+        return (len(self.classes) - 1) / (total - 1) if total > 1 else math.nan
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One record per layer, in the order in which they run, numbered from 1 as its depth."""
+        return [
+            {"depth": depth, **layer.to_record(), "chance": _plain(self.chance)}
+            for depth, layer in enumerate(self.layers.values(), 1)
+        ]
+
+    def plot(self) -> Figure:
+        """Eta squared by depth, and as a dotted line what chance gives."""
+        line = {depth: layer.eta_squared for depth, layer in enumerate(self.layers.values(), 1)}
+        return figures.curves({"eta squared": [line]}, xlabel="depth", level=self.chance, markers=True)
 
 
 def gate_activations(
@@ -114,35 +201,35 @@ def gate_activations(
     *,
     layers: Layer | Sequence[Layer] | None = None,
     classes: Iterable[int] | None = None,
-    of: Quantity = "gate",
+    quantity: Quantity = "gate",
     progress: Callable[[int], None] | None = None,
 ) -> GateActivations:
     """The mean gate of every channel by class, at every depth.
 
     For every attention module: the factors of each channel (`gate_values`), averaged over pixels where the
     gate differs by pixel, and of that the mean and variance over the images of each class. SENet (arXiv 1709.01507, on
-    the role of excitation) and SA-Net (arXiv 2102.00240, on how effective its module is) look at some classes so.
+    the role of excitation) and SA-Net (arXiv 2102.00240, on how effective its module is) examine some classes so.
 
-    The model runs in evaluation mode, without gradients, and is afterwards as it was. Sums are kept in float64, a row
-    a class, whatever the number of images. Of a module that runs several times in a forward, the last counts.
+    The model runs in evaluation mode, without gradients, and is afterwards as it was. Sums are kept in float64, one row
+    per class, whatever the number of images. Of a module that runs several times in a forward, the last run counts.
 
     Args:
-        model: any network with modules of `regard.attention` in it, or of your own with a method `gate_values(x)`.
+        model: any network with modules of `regard.attention` in it, or of another class with a method `gate_values(x)`.
             Anything else that multiplies features, such as timm's squeeze-and-excitation, is not counted.
         batches: (images, labels, …): floating point (B, 3, H, W), normalised as the model wants them, on its device;
             whole numbers (B,). Images with a negative label are left out.
         layers: which modules: names of theirs or of what they are in, such as "layer4"; or the modules. None: all.
         classes: labels to count; the images of others do not go through the model. None: all.
-        of: "gate"; or "output", for the mean of the features that the module gives, by channel.
-        progress: called after every batch with the images that came so far.
+        quantity: "gate"; or "output", for the mean of the features that the module gives, by channel.
+        progress: called after every batch with the number of images that came so far.
 
     Raises:
         InputError: the model has no attention module, or none with a gate; a layer it does not have or does not run;
-            images or labels that do not fit, or none of a class asked for.
+            images or labels that do not fit, or none of a class in `classes`.
     """
-    if of not in get_args(Quantity):
-        raise unknown("quantity", of, get_args(Quantity))
-    modules = attention_layers(model, layers, of=of)
+    if quantity not in get_args(Quantity):
+        raise unknown("quantity", quantity, get_args(Quantity))
+    modules = attention_layers(model, layers, quantity=quantity)
     values: dict[str, Tensor] = {}  # of a batch, in the order in which the modules ran
     cells: dict[nn.Module, Any] = {}
     sums: dict[str, MomentsByClass] = {}
@@ -152,7 +239,7 @@ def gate_activations(
 
     def read(name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
-        if of == "output":
+        if quantity == "output":
             values[name] = _over_pixels(output)
             return
         if isinstance(module, DIA):
@@ -179,18 +266,20 @@ def gate_activations(
     idle = [name for name in modules if name not in sums]
     if idle and (layers is not None or not sums):
         raise InputError(f"attention module {idle[0]!r} did not run; name one that runs")
-    return GateActivations(of, {name: _layer(name, modules[name], moments.result()) for name, moments in sums.items()})
+    return GateActivations(
+        quantity, {name: _layer(name, modules[name], moments.result()) for name, moments in sums.items()}
+    )
 
 
 def attention_layers(
-    model: nn.Module, layers: Layer | Sequence[Layer] | None = None, *, of: Quantity = "gate"
+    model: nn.Module, layers: Layer | Sequence[Layer] | None = None, *, quantity: Quantity = "gate"
 ) -> dict[str, nn.Module]:
     """The attention modules of a model by name, in the order of its modules.
 
     Args:
         model: any network.
         layers: names of the modules or of what they are in; or the modules. None: all.
-        of: "gate" leaves out modules that have none.
+        quantity: "gate" leaves out modules that have none.
 
     Raises:
         InputError: there is none, or none in one of the layers.
@@ -208,24 +297,26 @@ def attention_layers(
             f"{type(network).__name__} has no attention module of regard; train one with it (--model.attention se), "
             "make it so (models.create(name, attention='se')) or put it in (attention.attach(model, 'se'))"
         )
-    known = {_plain(name): module for name, module in everything.items() if of == "output" or has_gate(module)}
+    known = {
+        _uncompiled(name): module for name, module in everything.items() if quantity == "output" or has_gate(module)
+    }
     if not known:
         kinds = ", ".join(sorted({type(module).__name__ for module in everything.values()}))
         raise InputError(
             f"the attention modules of {type(network).__name__} ({kinds}) have no gate, or do not say what they "
-            "multiply features with (a method gate_values); of='output' averages what they give"
+            "multiply features with (a method gate_values); quantity='output' averages what they give"
         )
     if layers is None:
         return known
     chosen: dict[str, nn.Module] = {}
-    for asked in find_layers(model, layers):
-        own = {name: module for name, module in known.items() if name == asked or name.startswith(f"{asked}.")}
-        if not own:
+    for layer in find_layers(model, layers):
+        inside_it = {name: module for name, module in known.items() if name == layer or name.startswith(f"{layer}.")}
+        if not inside_it:
+            gated = " with a gate" if quantity == "gate" else ""
             raise InputError(
-                f"layer {asked!r} is and holds no attention module {'with a gate' if of == 'gate' else ''}".rstrip()
-                + f"; those of the model: {', '.join(known)}"
+                f"layer {layer!r} is and holds no attention module{gated}; those of the model: {', '.join(known)}"
             )
-        chosen |= own
+        chosen |= inside_it
     return {name: module for name, module in known.items() if name in chosen}
 
 
@@ -251,7 +342,7 @@ def _order(module: nn.Module, channels: int) -> Tensor:
 
 
 def _check_product(module: nn.Module, x: Tensor, factors: Tensor, output: Tensor) -> None:
-    """That a module of someone else's class multiplies with what it says."""
+    """Checks that a module of a foreign class multiplies its features with its `gate_values`."""
     if type(module).__module__.startswith("regard."):
         return
     product = (x * factors).float()
@@ -268,6 +359,11 @@ def _layer(name: str, module: nn.Module, moments: Moments) -> LayerGates:
     return LayerGates(name, type(module).__name__, _order(module, moments.mean.shape[1]).cpu(), moments)
 
 
-def _plain(name: str) -> str:
+def _plain(value: float) -> float | None:
+    """A number as JSON has it, with 7 digits."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def _uncompiled(name: str) -> str:
     """The name without what `torch.compile` puts in between."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")

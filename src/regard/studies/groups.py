@@ -1,53 +1,114 @@
-"""SA-Net's per-group class score in the mean over the images of each class."""
+"""SA-Net's per-group class score of labelled images."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from regard import figures, stats
 from regard.errors import InputError, unknown
 from regard.maps.channel_groups import group_probabilities
 from regard.maps.layers import Layer, find_layers
-from regard.studies.labelled import labelled
-from regard.studies.moments import Moments, MomentsByClass
+from regard.stats import Estimate
+from regard.studies.labelled import class_name, labelled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Target = Literal["label", "predicted"]
 
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Scores of the groups of a layer's channels, by class.
+    """Scores of the groups of a layer's channels.
 
     Attributes:
-        layer: its name.
-        target: "label" or "predicted", whose probability the scores are.
-        scores: the score of every group (K, G): mean, squares, standard error, and the images that have one, which are
-            all but those where the group masks nothing.
-        whole: the probability (K, 1) with the whole image.
+        layer: name of the layer.
+        target: "label" or "predicted", the class whose probability the scores are.
+        labels: int64 (N,), of the images.
+        scores: float64 (N, G), of every group; NaN where its mean activation is constant, and masks nothing.
+        whole: float64 (N,), the probability with the whole image.
     """
 
     layer: str
     target: Target
-    scores: Moments
-    whole: Moments
+    labels: Tensor
+    scores: Tensor
+    whole: Tensor
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The labels that were counted, ascending."""
-        return self.whole.classes
+        """The labels of the images, ascending."""
+        return tuple(self.labels.unique().tolist())
 
     @property
     def images(self) -> tuple[int, ...]:
-        """The images of each class."""
-        return self.whole.images
+        """The number of images of each class."""
+        return tuple(self.labels.unique(return_counts=True)[1].tolist())
 
     @property
     def groups(self) -> int:
-        return self.scores.mean.shape[1]
+        """The number of groups."""
+        return self.scores.shape[1]
+
+    def estimates(self, label: int) -> list[Estimate]:
+        """The mean score of every group over the images of a class; NaN for a group that has none."""
+        return [stats.mean(column.numpy(), 0, 1) for column in self.scores[self.labels == label].T]
+
+    def whole_image(self, label: int) -> Estimate:
+        """The mean probability with the whole image, over the images of a class."""
+        return stats.mean(self.whole[self.labels == label].numpy(), 0, 1)
+
+    def to_records(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One record per class and group, numbered from 1: its score with the ends of its 95% interval.
+
+        Args:
+            names: of the classes.
+        """
+        return [
+            {
+                "class": class_name(label, names),
+                "group": group,
+                "images": score.n,
+                **_record("score", score),
+            }
+            for label in self.classes
+            for group, score in enumerate(self.estimates(label), 1)
+        ]
+
+    def summary(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """One record per class: whole image, mean of the groups, highest and lowest group, groups without a score.
+
+        Args:
+            names: of the classes.
+        """
+        records = []
+        for label, images in zip(self.classes, self.images, strict=True):
+            scores = {i: score for i, score in enumerate(self.estimates(label), 1) if not math.isnan(score.value)}
+            record: dict[str, Any] = {"class": class_name(label, names), "layer": self.layer, "images": images}
+            record |= _record("whole", self.whole_image(label))
+            record["mean"] = math.fsum(one.value for one in scores.values()) / len(scores) if scores else None
+            for key, pick in (("highest", max), ("lowest", min)):
+                group = pick(scores, key=lambda i: scores[i].value, default=None)
+                record |= {f"{key}_group": group, **(_record(key, scores[group]) if group is not None else {})}
+            records.append(record | {"groups": self.groups, "without_score": self.groups - len(scores)})
+        return records
+
+    def plot(self, label: int, *, top: float | None = None, style: int = 0) -> Figure:
+        """Bars: the score of every group for a class, and as a dashed line that of the whole image.
+
+        Args:
+            label: of the class.
+            top: of the scale; None: as high as need be.
+            style: number of the bars' colour, see `figures`.
+        """
+        scores, whole = self.estimates(label), self.whole_image(label)
+        return figures.bars(scores, xlabel="group", percent=True, level=whole.value, top=top, style=style)
 
 
 def group_scores(
@@ -62,7 +123,7 @@ def group_scores(
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> GroupScores:
-    """The mean of `maps.group_activation` over the images of each class.
+    """`maps.group_activation` of labelled images: how much each group of a layer's channels alone speaks for a class.
 
     Args:
         model: as for `maps.group_activation`, like `layer`, `groups` and `batch_size`.
@@ -74,12 +135,13 @@ def group_scores(
         progress: called with the masked images done so far, `groups` for every image.
 
     Raises:
-        InputError: what `maps.group_activation` raises; no image, or none of a class asked for; a label without an
+        InputError: what `maps.group_activation` raises; no image, or none of a class in `classes`; a label without an
             output.
     """
     if target not in get_args(Target):
         raise unknown("target", target, get_args(Target))
-    scores, whole, start = MomentsByClass(), MomentsByClass(), 0
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    start = 0
     for images, labels in labelled(batches, classes):
 
         def report(done: int, _total: int, start: int = start) -> None:
@@ -87,14 +149,13 @@ def group_scores(
                 progress(start + done)
 
         explained = None if target == "predicted" else _outputs_of(labels, outputs)
-        by_group, of_image = group_probabilities(
+        by_group, whole = group_probabilities(
             model, layer, images, explained, groups, batch_size=batch_size, progress=report
         )
-        scores.add(labels, by_group)
-        whole.add(labels, of_image[:, None])
+        parts.append((labels, by_group.cpu().double(), whole.cpu().double()))
         start += len(labels) * groups
     (name,) = find_layers(model, layer)
-    return GroupScores(name, target, scores.result(), whole.result())
+    return GroupScores(name, target, *(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def _outputs_of(labels: Tensor, outputs: Sequence[int] | None) -> Tensor:
@@ -104,3 +165,9 @@ def _outputs_of(labels: Tensor, outputs: Sequence[int] | None) -> Tensor:
     if lacking:
         raise InputError(f"no output of the model stands for class {lacking[0]}; target='predicted' needs none")
     return torch.tensor([outputs[label] for label in labels.tolist()])
+
+
+def _record(key: str, estimate: Estimate) -> dict[str, float | None]:
+    """An estimate and the ends of its interval, None where they are not known."""
+    numbers = {key: estimate.value, f"{key}_low": estimate.low, f"{key}_high": estimate.high}
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

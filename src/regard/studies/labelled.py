@@ -1,4 +1,4 @@
-"""Labelled images that come in batches."""
+"""Labelled images that come in batches, and the names of their classes."""
 
 from __future__ import annotations
 
@@ -16,33 +16,40 @@ def labelled(
     classes: Iterable[int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images of some classes among batches, (B, 3, H, W), with their labels (B,) on the processor; never none.
+    """The images of some classes among batches, (B, 3, H, W), with their labels (B,) on the CPU; B is at least 1.
 
     Args:
         batches: (images, labels, …): (B, 3, H, W), whole numbers (B,). Images with a negative label are left out.
         classes: the labels wanted; None: all.
-        progress: called after every batch with the images that came so far.
+        progress: called after every batch with the number of images that came so far.
 
     Raises:
-        InputError: a batch is something else; at the end: there was no image, or none of a class asked for.
+        InputError: a batch is something else; at the end: there was no image, or none of a class in `classes`.
     """
     wanted = None if classes is None else torch.tensor(sorted(classes))
-    found: set[int] = set()
+    counted: set[int] = set()
     done = 0
     for batch in batches:
         images, labels = _checked(batch)
         keep = labels >= 0 if wanted is None else torch.isin(labels, wanted)
         if keep.any():
-            found.update(labels[keep].tolist())
+            counted.update(labels[keep].tolist())
             yield images if keep.all() else images[keep.to(images.device)], labels[keep]
         done += len(labels)
         if progress is not None:
             progress(done)
-    lacking = [] if wanted is None else sorted(set(wanted.tolist()) - found)
-    if lacking:
-        raise InputError(f"no image of class {lacking[0]} among {done}; ask for classes that have some")
-    if not found:
+    missing = [] if wanted is None else sorted(set(wanted.tolist()) - counted)
+    if missing:
+        raise InputError(f"no image of class {missing[0]} among {done}; give classes that have some")
+    if not counted:
         raise InputError(f"{done} images and none with a label; give labelled images")
+
+
+def class_name(label: int, names: Sequence[str]) -> str:
+    """The name of a class; "class 7" where there is none, "crane (517)" where two have the same."""
+    if label >= len(names):
+        return f"class {label}"
+    return names[label] if names.count(names[label]) == 1 else f"{names[label]} ({label})"
 
 
 def _checked(batch: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -50,6 +57,6 @@ def _checked(batch: Sequence[Any]) -> tuple[Tensor, Tensor]:
         raise InputError("a batch does not begin with two tensors (images, labels); give those")
     images, labels = batch[0], batch[1]
     if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point() or labels.dtype == torch.bool:
-        found = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
-        raise InputError(f"labels are {found} for {len(images)} images; expected whole numbers ({len(images)},)")
+        kind = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+        raise InputError(f"labels are {kind} for {len(images)} images; expected whole numbers ({len(images)},)")
     return images, labels.cpu().long()

@@ -17,63 +17,66 @@ _CONSTANT = 2.0**-24
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of some columns, by class.
+    """Mean and variance of columns, such as channels, by class.
 
     Attributes:
-        classes: the labels of the K classes, ascending.
-        images: of each class.
-        count: int64 (K, C), how many values are known.
-        mean: float64 (K, C); NaN where none is.
+        classes: labels of the K classes, ascending.
+        images: number of images of each class, at least 1.
+        mean: float64 (K, C).
         squares: float64 (K, C), the sum of the squared deviations from the mean.
     """
 
     classes: tuple[int, ...]
     images: tuple[int, ...]
-    count: Tensor
     mean: Tensor
     squares: Tensor
 
+    @property
+    def _weights(self) -> Tensor:
+        """Each class's share of the images (K, 1)."""
+        images = torch.tensor(self.images, dtype=torch.float64)[:, None]
+        return images / images.sum()
+
     @cached_property
     def overall(self) -> Tensor:
-        """The mean over all values of all classes (C,)."""
-        return (self.count * self.mean.nan_to_num()).sum(0) / self.count.sum(0)
+        """The mean over the images of all classes (C,)."""
+        return (self._weights * self.mean).sum(0)
 
     @cached_property
     def between(self) -> Tensor:
-        """The variance between classes (C,): of the class means, each weighed by the values it stands for.
+        """The variance between classes (C,): of the class means, each weighted by its images.
 
-        `between + within` is the variance of all values, with their number in the denominator.
+        `between + within` is the variance over all images, with their number in the denominator.
         """
-        return (self.count * (self.mean - self.overall).nan_to_num().square()).sum(0) / self.count.sum(0)
+        return (self._weights * (self.mean - self.overall).square()).sum(0)
 
     @cached_property
     def within(self) -> Tensor:
-        """The variance within classes (C,): the mean squared deviation of a value from the mean of its class."""
-        return self.squares.sum(0) / self.count.sum(0)
+        """The variance within classes (C,): the mean squared deviation from the mean of the class."""
+        return self.squares.sum(0) / sum(self.images)
 
     @cached_property
     def constant(self) -> Tensor:
-        """Whether a column has one value throughout (C,), as far as float32 can tell."""
+        """Whether a column has the same value for all images (C,), as far as float32 can tell."""
         return self.between + self.within <= (_CONSTANT * self.overall).square()
 
     @cached_property
     def eta_squared(self) -> Tensor:
-        """The share of the variance that lies between classes (C,), 0 to 1.
+        """The share of the variance that lies between classes (C,), in [0, 1].
 
-        NaN where there is one class only, and for a constant column.
+        NaN with a single class, and for a constant column.
         """
         share = self.between / (self.between + self.within)
-        return torch.where(self.constant if len(self.classes) > 1 else torch.ones_like(self.constant), torch.nan, share)
+        return share.where(~self.constant, torch.nan) if len(self.classes) > 1 else torch.full_like(share, torch.nan)
 
     @cached_property
-    def standard_error(self) -> Tensor:
-        """Of the mean (K, C); NaN where fewer than two values are known."""
-        variance = self.squares / (self.count - 1)
-        return torch.where(self.count > 1, (variance / self.count).sqrt(), torch.nan)
+    def standard_deviation(self) -> Tensor:
+        """Over the images of each class (K, C), with their number less one in the denominator; NaN for one image."""
+        return (self.squares / (torch.tensor(self.images)[:, None] - 1)).sqrt()
 
     def columns(self, order: Tensor) -> Moments:
         """The same with the columns in another order (C,)."""
-        return replace(self, count=self.count[:, order], mean=self.mean[:, order], squares=self.squares[:, order])
+        return replace(self, mean=self.mean[:, order], squares=self.squares[:, order])
 
     def row(self, label: int) -> Tensor:
         """The means of a class (C,).
@@ -87,46 +90,41 @@ class Moments:
 
 
 class MomentsByClass:
-    """Adds up values of labelled images, in float64; its memory does not grow with their number.
+    """Adds up values of labelled images, in float64; its memory does not grow with the number of images.
 
     Source of the update: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances" (1979): every batch brings its own means and squared deviations, which are merged with what was there.
+    variances" (1979).
     """
 
     def __init__(self) -> None:
-        self._images = torch.zeros(0, dtype=torch.int64)  # a row a label, from 0 on
-        self._count = torch.zeros(0, 0, dtype=torch.int64)
+        self._images = torch.zeros(0, dtype=torch.float64)  # one row per label, from 0 on
         self._mean = self._squares = torch.zeros(0, 0, dtype=torch.float64)
 
     def add(self, labels: Tensor, values: Tensor) -> None:
-        """Counts values (N, C), NaN standing for none, of images with these labels (N,), at least 0."""
+        """Counts values (N, C) of images with these labels (N,), at least 0."""
         values = values.detach().cpu().double()
-        rows, own = labels.unique(return_inverse=True)
-        lacking = int(rows[-1]) + 1 - len(self._images)
-        if lacking > 0:
-            self._images = F.pad(self._images, (0, lacking))
-            self._count, self._mean, self._squares = (
-                torch.cat((old.reshape(-1, values.shape[1]), old.new_zeros(lacking, values.shape[1])))
-                for old in (self._count, self._mean, self._squares)
+        rows, row = labels.unique(return_inverse=True)
+        missing = int(rows[-1]) + 1 - len(self._images)
+        if missing > 0:
+            self._images = F.pad(self._images, (0, missing))
+            self._mean, self._squares = (
+                torch.cat((before.reshape(-1, values.shape[1]), values.new_zeros(missing, values.shape[1])))
+                for before in (self._mean, self._squares)
             )
-        self._images.index_add_(0, labels, torch.ones_like(labels))
-        known = ~values.isnan()
-        none = values.new_zeros(len(rows), values.shape[1])
-        count = none.long().index_add_(0, own, known.long())
-        mean = none.index_add(0, own, values.nan_to_num()) / count.clamp(min=1)
-        squares = none.index_add(0, own, torch.where(known, values - mean[own], 0.0).square())
+        zeros = values.new_zeros(len(rows), values.shape[1])
+        images = row.bincount().double()
+        mean = zeros.index_add(0, row, values) / images[:, None]
+        squares = zeros.index_add(0, row, (values - mean[row]).square())
 
-        before = self._count[rows]
-        share = count.double() / (before + count).clamp(min=1)
+        before = self._images[rows]
+        share = (images / (before + images))[:, None]
         apart = mean - self._mean[rows]
         self._mean[rows] += apart * share
-        self._squares[rows] += squares + apart.square() * before * share
-        self._count[rows] += count
+        self._squares[rows] += squares + apart.square() * before[:, None] * share
+        self._images[rows] += images
 
     def result(self) -> Moments:
-        """What was counted so far."""
+        """The moments of the images added so far."""
         rows = self._images.nonzero()[:, 0]
-        count = self._count[rows]
-        mean = self._mean[rows].where(count > 0, torch.nan)
-        images = self._images[rows].tolist()
-        return Moments(tuple(rows.tolist()), tuple(images), count, mean, self._squares[rows])
+        images = self._images[rows].long().tolist()
+        return Moments(tuple(rows.tolist()), tuple(images), self._mean[rows], self._squares[rows])

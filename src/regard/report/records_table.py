@@ -1,0 +1,44 @@
+"""Tables of records for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from regard.formatting import printable
+from regard.report.glossary import plain
+from regard.report.records import Column, Record, filled
+
+
+def records_table(records: Sequence[Record], columns: Sequence[Column], *, title: str = "", caption: str = "") -> Table:
+    """Records as a table for rich, each interval in a second line; see `Column`.
+
+    Args:
+        records: flat dicts.
+        columns: those without a value in any record are left out.
+        title: above the table.
+        caption: a fixed sentence of `captions`, below it.
+    """
+    table = Table(
+        title=Text(printable(title), style="bold") if title else None,
+        title_justify="left",
+        caption=Text(plain(caption), style="dim") if caption else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    columns = filled(columns, records)
+    for column in columns:
+        left = column.is_text
+        heading = column.label if left else column.label.replace(" ", "\n")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    for record in records:
+        cells = []
+        for column in columns:
+            text, small = map(printable, column.texts(record))
+            cells.append(Text.assemble(text, "\n", (small, "dim")) if small else Text(text))
+        table.add_row(*cells)
+    return table
