@@ -146,7 +146,7 @@ def network_table(model: nn.Module, layer: str, images: Tensor, repeats: int) ->
         peer = make(copy.deepcopy(model), layer)
         works[name] = lambda peer=peer: peer(images)
     rows = compared(timed(works, device, repeats, warm_up=2), "forward")
-    constant = int(bias.measure(own(images), regions).flat.sum())
+    constant = int(bias.measure(own(images), regions).constant.sum())
     about = f"Grad-CAM at {layer} of the predicted class, batch {len(images)}, {images.shape[2]} pixels, "
     about += f"{str(images.dtype).removeprefix('torch.')}, medians of {repeats}; {constant} of {len(images)} maps "
     about += "are constant."
@@ -167,7 +167,7 @@ def measures_table(model: nn.Module, layer: str, images: Tensor, repeats: int) -
     found = maps.GradCAM(model, layer)(images)
     regions = regions_of(len(images), images.shape[2], device)
     count = len(bias.measure(found, regions).items())
-    constant = int(bias.measure(found, regions).flat.sum())
+    constant = int(bias.measure(found, regions).constant.sum())
     everything = f"regard: all {count}"
     works: dict[str, Work] = {
         everything: lambda: bias.measure(found, regions),
@@ -227,7 +227,7 @@ def set_table(
         predicted = [forward(model, part.images).argmax(1) for part in loader.epoch(0)]
         return len(torch.cat(predicted).cpu())
 
-    def measured() -> bias.Report:
+    def measured() -> bias.Results:
         return bias.evaluate(
             model,
             images,

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from regard import InputError, attention, data, models, training
-from regard.bias import Report
+from regard.bias import Results
 from regard.cli import main
 from regard.training.teacher import load_teachers
 
@@ -70,7 +70,7 @@ def test_import_then_everything_else(here, checkpoint, capsys) -> None:
     assert run(capsys, "bias", "lsas.safetensors", *CLUTTER)[0] == 0
     assert "lsas.safetensors" in json.dumps(json.loads((here / "lsas.bias.json").read_text()))
     assert run(capsys, "bias", "lsas.safetensors", *CLUTTER, "--out=there")[0] == 0
-    kept, there = Report.load(here / "lsas.bias.json"), Report.load(here / "there" / "lsas.json")
+    kept, there = Results.load(here / "lsas.bias.json"), Results.load(here / "there" / "lsas.json")
     assert kept.to_dict()["summary"] == there.to_dict()["summary"] and len(kept) == 40
 
 

@@ -12,7 +12,7 @@ import pytest
 import rich.console
 
 from regard import bias, report, training
-from regard.bias.rows import COLUMNS
+from regard.bias.results import COLUMNS
 from regard.cli import main
 from regard.console import Console
 from regard.formatting import printable
@@ -31,14 +31,14 @@ NAMES = (
 )
 
 
-def bias_report(names: tuple[str, ...] = NAMES) -> bias.Report:
+def bias_report(names: tuple[str, ...] = NAMES) -> bias.Results:
     """One image of each class."""
     columns = {name: np.ones(len(names), dtype) for name, dtype in COLUMNS.items()} | {
         "label": np.arange(len(names)),
         "region_area": np.full(len(names), 0.25, np.float32),
-        "flat": np.zeros(len(names), bool),
+        "constant": np.zeros(len(names), bool),
     }
-    return bias.Report(names[1], names[0], "", "gradcam", "", "predicted", 0.5, names, columns)
+    return bias.Results(names[1], names[0], "", "gradcam", "", "predicted", 0.5, names, columns)
 
 
 def printed(renderable: object, console: type[rich.console.Console]) -> str:
@@ -59,7 +59,7 @@ def test_names_in_tables_are_plain_text(console: type[rich.console.Console], tab
     """On any console of rich, also on one that takes strings for markup."""
     first = bias_report()
     if table == "bias":
-        text = printed(first.table(), console)
+        text = printed(report.results_table(first), console)
         assert all(f"class {printable(name)}" in text for name in NAMES)
     elif table == "comparison":
         text = printed(report.bias_table([replace(first, model=name) for name in NAMES]), console)

@@ -134,7 +134,7 @@ def test_empty_regions(theirs, metric):
     assert np.isnan(found) if metric in ("AUC", "RelevanceRankAccuracy") else found == 0
 
 
-def test_flat_maps(theirs):
+def test_constant_maps(theirs):
     # Everywhere is the highest value, so Quantus counts the pointing game as won; ours says that nothing is pointed at.
     # It refuses a batch of nothing else.
     maps, regions = np.full((2, 8, 8), 0.5), np.zeros((2, 8, 8), bool)

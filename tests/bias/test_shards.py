@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from regard.bias.rows import COLUMNS, Rows, read_rows, write_rows
-from regard.bias.shards import Shard, in_shards
+from regard.bias.results import COLUMNS, Rows
+from regard.bias.shards import in_shards
 from regard.errors import InputError
 
 
@@ -25,16 +26,16 @@ class Work:
         self.done: list[range] = []
         self.stop_after = stop_after
 
-    def __call__(self, places: range) -> Shard:
+    def __call__(self, places: range) -> Rows:
         if len(self.done) == self.stop_after:
             raise KeyboardInterrupt
         self.done.append(places)
-        return Shard(rows_of(places), (f"{places.start}: broken",), 10)
+        return replace(rows_of(places), skipped=(f"{places.start}: broken",), outputs=10)
 
 
-def run(work: Work, folder: Path | None, *, plan: dict | None = None, found: list | None = None, count: int = 23):
+def run(work: Work, folder: Path | None, *, plan: dict | None = None, resumed: list | None = None, count: int = 23):
     return in_shards(
-        count, 5, work, folder=folder, plan={"a": (1, 2)} if plan is None else plan, found=(found or []).append
+        count, 5, work, folder=folder, plan={"a": (1, 2)} if plan is None else plan, resumed=(resumed or []).append
     )
 
 
@@ -47,15 +48,15 @@ def same(a: Rows, b: Rows) -> None:
 
 def test_rows_on_disk_are_the_rows(tmp_path: Path) -> None:
     rows = rows_of(range(9))
-    write_rows(tmp_path / "x.parquet", rows, {"note": "a"})
-    found, notes = read_rows(tmp_path / "x.parquet")
+    replace(rows, skipped=("a: broken",), outputs=7).write(tmp_path / "x.parquet")
+    found = Rows.read(tmp_path / "x.parquet")
     same(found, rows)
-    assert notes["note"] == "a" and np.isnan(found.columns["spill"][0])
+    assert found.skipped == ("a: broken",) and found.outputs == 7 and np.isnan(found.columns["spill"][0])
 
 
 def test_rows_on_disk_read_without_regard(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    write_rows(tmp_path / "x.parquet", rows_of(range(6)))
+    rows_of(range(6)).write(tmp_path / "x.parquet")
     table = parquet.read_table(tmp_path / "x.parquet")
     assert table.column_names == ["image", *COLUMNS]
     assert table.column("spill").null_count == 2  # what is no number
@@ -65,16 +66,16 @@ def test_rows_on_disk_read_without_regard(tmp_path: Path) -> None:
 def test_rows_cut_short(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(InputError, match="cannot be read as Parquet"):
-        read_rows(tmp_path / "x.parquet")
+        Rows.read(tmp_path / "x.parquet")
     with pytest.raises(InputError, match="there is no"):
-        read_rows(tmp_path / "y.parquet")
+        Rows.read(tmp_path / "y.parquet")
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 6, 23])
 def test_all_images_once_with_and_without_a_folder(tmp_path: Path, count: int) -> None:
     for folder in (None, tmp_path):
         shard = run(Work(), folder, count=count)
-        same(shard.rows, rows_of(range(count)))
+        same(shard, rows_of(range(count)))
         assert shard.outputs == 10 and len(shard.skipped) == -(-count // 5)
 
 
@@ -83,9 +84,9 @@ def test_stopped_and_resumed(tmp_path: Path) -> None:
         run(Work(stop_after=2), tmp_path)
     found: list[range] = []
     again = Work()
-    shard = in_shards(23, 5, again, folder=tmp_path, plan={"a": [1, 2]}, found=found.append)
+    shard = in_shards(23, 5, again, folder=tmp_path, plan={"a": [1, 2]}, resumed=found.append)
     assert [places.start for places in found] == [0, 5] and [places.start for places in again.done] == [10, 15, 20]
-    same(shard.rows, rows_of(range(23)))
+    same(shard, rows_of(range(23)))
     assert shard.skipped == tuple(f"{i}: broken" for i in range(0, 23, 5))
 
 
@@ -94,7 +95,7 @@ def test_a_broken_shard_is_worked_out_again(tmp_path: Path) -> None:
     (tmp_path / "000001.parquet").write_bytes((tmp_path / "000001.parquet").read_bytes()[:100])
     (tmp_path / "000003.parquet").unlink()
     again = Work()
-    same(run(again, tmp_path).rows, rows_of(range(23)))
+    same(run(again, tmp_path), rows_of(range(23)))
     assert [places.start for places in again.done] == [5, 15]
 
 
@@ -120,7 +121,7 @@ def test_processes_share_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [places.start for places in second.done] == [5, 15]
     monkeypatch.setattr(module, "_process", lambda: (0, 2))
     first = Work()
-    same(run(first, tmp_path).rows, rows_of(range(23)))
+    same(run(first, tmp_path), rows_of(range(23)))
     assert [places.start for places in first.done] == [0, 10, 20]
     with pytest.raises(InputError, match="share an evaluation through a folder"):
         run(Work(), None)

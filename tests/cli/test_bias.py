@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from regard import models, training
-from regard.bias import Report
+from regard.bias import Results
 from regard.cli import main
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return status, *capsys.readouterr()
 
 
-def same_rows(a: Report, b: Report) -> None:
+def same_rows(a: Results, b: Results) -> None:
     assert a.keys == b.keys
     for name in a.rows:
         np.testing.assert_array_equal(a.rows[name], b.rows[name])
@@ -85,8 +85,8 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=6")
     assert status == 0, err
     folder = here / "bias-masks"
-    assert "second.safetensors against first.safetensors" in out and "McNemar" in out and "report.html" in out
-    first, second = (Report.load(folder / f"{name}.json") for name in ("first", "second"))
+    assert "second.safetensors minus first.safetensors" in out and "Holm" in out and "report.html" in out
+    first, second = (Results.load(folder / f"{name}.json") for name in ("first", "second"))
     assert len(first) == COUNT and first.keys[0] == "ant/000.png" and first.overall.empty_regions == 1
     assert first.scored and first.classes == ("ant", "bee", "cat") and first.outputs[3] == "<b>dog</b>"
     assert first.rows["label"].tolist() == [0] * 7 + [1] * 7 + [2] * 7
@@ -102,7 +102,7 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(before) == 2 * 3
     assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=0")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    same_rows(Report.load(folder / "first.json"), first)
+    same_rows(Results.load(folder / "first.json"), first)
 
     # nor is anything lost to a slip
     for slip in ("--method=gradcan", "--threshold=2", "--shard=0"):
@@ -112,13 +112,13 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # resumed from what is there
     next(iter(before)).unlink()
     assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=0")[0] == 0
-    same_rows(Report.load(folder / "first.json"), first)
-    same_rows(Report.load(folder / "second.json"), second)
+    same_rows(Results.load(folder / "first.json"), first)
+    same_rows(Results.load(folder / "second.json"), second)
 
     status, _, err = run(capsys, "bias", *NETWORKS, *OPTIONS, "--method=layercam")
     assert status == 2 and "method differs" in err and err.count("\n") == 1
     assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--method=layercam", "--overwrite", "--pictures=0")[0] == 0
-    assert Report.load(folder / "first.json").method == "layercam"
+    assert Results.load(folder / "first.json").method == "layercam"
 
 
 def test_networks_that_cannot_be_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_preprocessing_that_is_said(here: Path, capsys: pytest.CaptureFixture[st
     assert status == 2 and "--data.mean, --data.std" in err
     said = ["--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25,0.25]", "--data.size=24", "--pictures=1"]
     assert run(capsys, "bias", "plain.safetensors", *OPTIONS, *said)[0] == 0
-    transform = Report.load(here / "bias-masks/plain.json").provenance["transform"]
+    transform = Results.load(here / "bias-masks/plain.json").provenance["transform"]
     assert "size=(24, 24)" in transform and "crop_pct=1.0" in transform
 
 
@@ -157,7 +157,7 @@ def test_two_processes_give_what_one_gives(here: Path, capsys: pytest.CaptureFix
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the report is") == 1
-    same_rows(Report.load(here / "one/first.json"), Report.load(here / "two/first.json"))
+    same_rows(Results.load(here / "one/first.json"), Results.load(here / "two/first.json"))
 
 
 def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place: Path) -> None:
@@ -172,15 +172,15 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
     assert status == 2 and "2.png" in err and err.count("\n") == 1
     status, out, err = run(capsys, *arguments, "--unreadable=skip", "--pictures=4")  # goes on
     assert status == 0, err
-    report = Report.load(here / "bias-masks/first.json")
+    report = Results.load(here / "bias-masks/first.json")
     assert len(report) == 5 and len(report.skipped) == 1 and "2.png" in report.skipped[0]
-    assert "1 images could not be read" in " ".join(out.split())
+    assert "could not be read: 1." in " ".join(out.split())
     status, _, err = run(capsys, *arguments)
     assert status == 2 and "2.png" in err and err.count("\n") == 1
     # a shard of nothing else
     (broken / "images/3.png").write_bytes(b"")
     assert run(capsys, *arguments, "--unreadable=skip", "--shard=2", "--out=two", "--pictures=0")[0] == 0
-    report = Report.load(here / "two/first.json")
+    report = Results.load(here / "two/first.json")
     assert report.keys == ("0.png", "1.png", "4.png", "5.png") and len(report.skipped) == 2
     for i in (0, 1, 4, 5):
         (broken / f"images/{i}.png").write_bytes(b"")
@@ -237,7 +237,7 @@ def test_rows_of_other_contents_are_not_taken(here: Path, capsys: pytest.Capture
         path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # PNG ends before
     arguments = ["bias", NETWORKS[0], "--data=masks:own", "--workers=0", "--pictures=0"]
     assert run(capsys, *arguments)[0] == 0
-    areas = Report.load(here / "bias-masks/first.json").rows["region_area"].tolist()
+    areas = Results.load(here / "bias-masks/first.json").rows["region_area"].tolist()
     contents = [path.read_bytes() for path in masks]
     for path, content in zip(masks, reversed(contents), strict=True):
         path.write_bytes(content)
@@ -245,7 +245,7 @@ def test_rows_of_other_contents_are_not_taken(here: Path, capsys: pytest.Capture
     status, _, err = run(capsys, *arguments)
     assert status == 2 and "data differs" in err and err.count("\n") == 1
     assert run(capsys, *arguments, "--overwrite")[0] == 0
-    assert Report.load(here / "bias-masks/first.json").rows["region_area"].tolist() == areas[::-1]
+    assert Results.load(here / "bias-masks/first.json").rows["region_area"].tolist() == areas[::-1]
 
 
 @pytest.mark.parametrize("option", [[], ["--overwrite"]])
@@ -257,7 +257,7 @@ def test_the_files_of_a_person_stay(here: Path, capsys: pytest.CaptureFixture[st
     arguments = ["bias", NETWORKS[0], *OPTIONS, "--pictures=0", "--out=mine"]
     assert run(capsys, *arguments, *option)[0] == 0
     assert run(capsys, *arguments, "--method=layercam", "--overwrite")[0] == 0
-    assert Report.load(here / "mine/first.json").method == "layercam"
+    assert Results.load(here / "mine/first.json").method == "layercam"
     assert all((here / "mine" / name).read_text() == name for name in own)
 
 

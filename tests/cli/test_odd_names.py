@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from regard import training
-from regard.bias import Report
+from regard.bias import Results
 from regard.cli import main
 
 LATIN1 = os.fsdecode(b"\xe9t\xe9")
@@ -86,7 +86,7 @@ def test_every_command_works_and_shows_them_escaped(
         if path.suffix == ".json":
             assert json.loads(path.read_bytes())
     if command[0] == "bias":
-        report = Report.load(next(path for path in written if path.name == "t.json"))
+        report = Results.load(next(path for path in written if path.name == "t.json"))
         assert sorted(report.keys) == sorted(f"{name}/{SHOWN[0]}.png" for name in (*CLASSES[:-1], SHOWN[0]))
         assert all(name in out for name in SHOWN) or "{other}" in command
         assert all(name in pages[0] for name in ("cat)", "[red]x["))

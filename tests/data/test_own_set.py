@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from regard import data
-from regard.bias import Report
+from regard.bias import Results
 from regard.cli import main
 from regard.data.registry import SOURCES
 from regard.errors import DataWarning, InputError
@@ -47,7 +47,7 @@ def test_every_command_knows_it(discs, capsys):
     assert main(["evaluate", "run"]) == 0
     capsys.readouterr()
     assert main(["bias", "run", "--data", "discs:my", "--method=gradcam", "--out=bias", "--device=cpu"]) == 0
-    report = Report.load(next(Path("bias").glob("run*.json")))
+    report = Results.load(next(Path("bias").glob("run*.json")))
     assert len(report) == 6 and "discs" in capsys.readouterr().out
 
 

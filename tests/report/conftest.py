@@ -101,7 +101,7 @@ def recipe(splits: data.Splits) -> Recipe:
     return replace(made, data=replace(made.data, mean=splits.train.mean, std=splits.train.std))
 
 
-def made_up_report(splits: data.Splits, seed: int, *, correct: float = 0.5, position: float = 0.3) -> bias.Report:
+def made_up_report(splits: data.Splits, seed: int, *, correct: float = 0.5, position: float = 0.3) -> bias.Results:
     """Rows drawn at random: about so many images right, and with position bias."""
     test, draw = splits.test, np.random.default_rng(seed)
     assert test.regions is not None
@@ -122,9 +122,9 @@ def made_up_report(splits: data.Splits, seed: int, *, correct: float = 0.5, posi
         "pointing": ~away,
         "focus_area": np.full(IMAGES, 0.2),
         "region_area": test.regions.float().mean((1, 2)).numpy(),
-        "flat": np.zeros(IMAGES, dtype=bool),
+        "constant": np.zeros(IMAGES, dtype=bool),
     }
-    return bias.Report("WideResNet", "clutter", "test", "gradcam", "group2", "predicted", 0.5, test.classes, rows)
+    return bias.Results("WideResNet", "clutter", "test", "gradcam", "group2", "predicted", 0.5, test.classes, rows)
 
 
 MakeRun = Callable[..., Run]
@@ -148,7 +148,7 @@ def make_run(tmp_path: Path, recipe: Recipe, splits: data.Splits) -> MakeRun:
         run = Run.create(tmp_path / name, own, splits.test.classes)
         seed = sum(name.encode())
         report = made_up_report(splits, seed, correct=correct, position=position)
-        last = report.accuracy.successes / IMAGES
+        last = report.accuracy.value
         run.write_metrics(
             [
                 {"epoch": i + 1, "task": 2.3 - 0.4 * i, "loss": 9.9, "test_accuracy": last if i == epochs - 1 else 0.1}

@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 
 from regard import bias, report
-from regard.bias.rows import COLUMNS
+from regard.bias.results import COLUMNS
 from regard.errors import InputError
 from regard.report import breakdown, sights, wording
 from regard.report.contrast import Contrast
+from regard.stats import Difference, Estimate
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -32,7 +33,7 @@ def made(
     empty: float = 0.0,
     scored: bool = True,
     **fields: object,
-) -> bias.Report:
+) -> bias.Results:
     """A report with rows drawn at random; what is of the images is the same for all models."""
     of_images, draw = np.random.default_rng(99), np.random.default_rng(seed)
     area = of_images.uniform(0.01, 0.6, images)
@@ -56,20 +57,20 @@ def made(
         "energy_inside": np.where(dull, np.nan, energy),
         "pointing": ~away,
         "region_area": area,
-        "flat": dull,
+        "constant": dull,
     }
     settings = {"keys": [f"{i}.jpg" for i in range(images)], "provenance": {"fit": {"size": [8, 8]}}, **fields}
     settings["keys"] = tuple(settings["keys"])
-    return bias.Report(
+    return bias.Results(
         model, "farm", "val", "gradcam", "layer4", "predicted", 0.5, tuple(classes), rows, scored=scored, **settings
     )
 
 
-def against_first(reports: Sequence[bias.Report]) -> list[bias.Comparison]:
-    return [bias.compare(one, reports[0]) for one in reports[1:]]
+def against_first(reports: Sequence[bias.Results]) -> list[bias.Comparison]:
+    return bias.compare_all(reports)[0]
 
 
-def shown(reports: Sequence[bias.Report], count: int = 12, side: int = 8) -> list[report.Sight]:
+def shown(reports: Sequence[bias.Results], count: int = 12, side: int = 8) -> list[report.Sight]:
     draw = np.random.default_rng(0)
     picture = draw.integers(0, 256, (side, side, 3), dtype=np.uint8)
     region = np.zeros((side, side), dtype=bool)
@@ -83,7 +84,7 @@ def shown(reports: Sequence[bias.Report], count: int = 12, side: int = 8) -> lis
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[list[bias.Report], list[bias.Comparison]]:
+def pair() -> tuple[list[bias.Results], list[bias.Comparison]]:
     """Two reports that differ, and their comparison."""
     reports = [made("a", seed=1, position=0.6), made("b", seed=2, position=0.2)]
     return reports, against_first(reports)
@@ -100,7 +101,7 @@ def written(tmp_path, parse):
     return write
 
 
-def told(rate: bias.Rate) -> str:
+def told(rate: Estimate) -> str:
     return f"{100 * rate.value:.1f}% ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
 
 
@@ -110,7 +111,7 @@ def test_the_page_of_one_network_says_what_its_report_says(written, tmp_path):
     page.check_alone()
     assert os.listdir(tmp_path) == ["page.html"]
     whole = one.overall
-    assert f"net looks away from the object in {told(whole.position_bias)} of {whole.position_bias.total}" in page.text
+    assert f"net looks away from the object in {told(whole.position_bias)} of {whole.position_bias.n}" in page.text
     assert f"In {told(whole.range_bias)} it looks at the object and past its edge" in page.text
     inside = 1 - whole.position_bias.value - whole.range_bias.value
     assert f"In the other {100 * inside:.1f}% the focus lies inside" in page.text
@@ -122,7 +123,7 @@ def test_the_page_of_one_network_says_what_its_report_says(written, tmp_path):
         rate = part.position_bias
         assert f"{100 * rate.value:.1f}% {100 * rate.low:.1f} to {100 * rate.high:.1f}" in page.text
     assert "small is below 1/16, medium is below 1/4, large the rest" in page.text
-    assert f"without a focus: {whole.flat_maps} of 90 (" in page.text
+    assert f"without a focus: {whole.constant_maps} of 90 (" in page.text
     assert f"region is empty: {whole.empty_regions} of 90 (" in page.text
     assert "1 (bad.jpg: cut short)" in page.text
     assert "A note." in page.text and "regard bias net --data farm" in page.text
@@ -140,41 +141,27 @@ def test_several_networks_are_compared_with_the_first(written):
     page.check_alone()
     for one, comparison in zip(reports[1:], found, strict=True):
         assert f"{one.model}: position bias in {told(one.position_bias)}" in page.text
-        rates = [comparison.accuracy, comparison.position_bias, comparison.range_bias, comparison.pointing]
-        for name, difference in zip(("accuracy", "position bias", "range bias", "pointing game"), rates, strict=True):
-            size = f"{abs(100 * difference.difference):.1f} points"
-            way = "higher" if difference.low > 0 else "lower"
-            assert (f"{name} {way} by {size}" if difference.resolved else f"{name} ") in page.text
-        energy = comparison.means["energy_inside"]
+        names = {"accuracy": "accuracy", "position_bias": "position bias", "range_bias": "range bias"}
+        for key, name in names.items():
+            difference = comparison.differences[key]
+            size = f"{abs(100 * difference.value):.1f} points"
+            way = "higher" if difference.value > 0 else "lower"
+            assert (f"{name} {way} by {size}" if difference.significant else f"{name} ") in page.text
+        energy = comparison.differences["energy_inside"]
         assert f"{energy.low:+.3f} to {energy.high:+.3f}".replace("-", "−") in page.text
         assert all(f"{one.model}: {note}" in page.text for note in comparison.notes)
-    lines = [line for comparison in found for line in comparison]
-    headline = [line for c in found for line in (c.accuracy, c.position_bias, c.range_bias, c.pointing)]
-    headline += [c.means[name] for c in found for name in ("energy_inside", "spill", "auc")]
-    resolved = sum(bool(line.resolved) for line in headline)
-    assert 0 < resolved < len(headline) < len(lines)  # the case is not trivial
-    assert f"Resolved: {resolved} of {len(headline)} " in page.text
-    assert f"Not resolved: {len(headline) - resolved} of {len(headline)} " in page.text
+    measures = ("accuracy", "position_bias", "range_bias", "pointing", "energy_inside", "spill", "auc")
+    headline = [comparison.differences[name] for comparison in found for name in measures]
+    significant = sum(line.significant for line in headline)
+    assert 0 < significant < len(headline)  # the case is not trivial
+    assert f"Significant: {significant} of {len(headline)} " in page.text
+    assert f"Not significant: {len(headline) - significant} of {len(headline)} " in page.text
     assert "a reference" in page.text and "b reference" not in page.text
-
-
-def test_resolved_alone_is_not_resolved_among_many(written, pair):
-    reports, (comparison,) = pair
-    said = "not after Holm’s correction"
-    assert comparison.position_bias.resolved
-    for p, there in ((0.04, False), (0.06, True)):
-        position = replace(comparison.position_bias, p_holm=p)
-        others = {name: replace(one, p_holm=0.0) for name, one in comparison.means.items()}
-        rates = {
-            name: replace(getattr(comparison, name), p_holm=0.0) for name in ("accuracy", "range_bias", "pointing")
-        }
-        page = written(reports, [replace(comparison, position_bias=position, means=others, **rates)])
-        assert (said in page.text) is there
 
 
 def test_an_end_that_leaves_zero_out_is_not_written_as_zero():
     def written(low: float, high: float, **options) -> tuple[str, str, str]:
-        paired = bias.PairedDifference((low + high) / 2, low, high, 0.04, 90, 5, 1)
+        paired = Difference((low + high) / 2, low, high, 0.04, 0.04 if low > 0 or high < 0 else 1, 90)
         line = Contrast("spill", paired, **options)
         return line.value, line.low, line.high
 
@@ -240,7 +227,7 @@ def test_nothing_to_compare_is_said(written, count):
     reports = [made(f"dead {i}", flat=2.0, seed=i) for i in range(count)]
     page = written(reports, [None] * (count - 1), sights=shown(reports))
     page.check_alone()
-    assert "no map that can be held against a region: each is flat, or the region is empty." in page.text
+    assert "no map that can be held against a region: each is constant, or the region is empty." in page.text
     assert "without a focus: 90 of 90" in page.text
     assert "nan" not in page.text.lower().split()
     assert "no focus" in page.text
@@ -258,7 +245,7 @@ def test_one_image(written):
 def test_a_set_without_classes(written):
     one = made(classes=("a",), images=30)
     rows = {**one.rows, "label": np.full(30, -1)}
-    bare = bias.Report("net", "farm", "", "gradcam", "", "predicted", 0.5, (), rows, outputs=("a", "b"), scored=False)
+    bare = bias.Results("net", "farm", "", "gradcam", "", "predicted", 0.5, (), rows, outputs=("a", "b"), scored=False)
     page = written([bare], sights=shown([bare]))
     page.check_alone()
     assert "By class" not in page.text and "that of the method" in page.text
@@ -309,7 +296,7 @@ def test_the_worst_are_the_worst_and_the_typical_are_drawn():
     typical, right, wrong = by_reason
     assert typical == sights.TYPICAL and [len(own) for own in by_reason.values()] == [4, 4, 4]
     assert right.startswith("Predicted right") and wrong.startswith("Predicted wrong")
-    energy, comparable = one.rows["energy_inside"], ~one.rows["flat"] & (one.rows["region_area"] > 0)
+    energy, comparable = one.rows["energy_inside"], ~one.rows["constant"] & (one.rows["region_area"] > 0)
     for why, which in ((right, one.rows["correct"]), (wrong, ~one.rows["correct"])):
         candidates = np.flatnonzero(comparable & which)
         assert by_reason[why] == sorted(candidates, key=lambda i: energy[i])[:4]
@@ -357,9 +344,9 @@ def test_a_sight_has_the_numbers_of_the_reports():
         assert (sight.name, sight.label) == (f"{index}.jpg", CLASSES[row["label"]])
         assert (view.predicted, view.wrong) == (f"output {row['predicted']}", not row["correct"])
         expected = "position bias" if row["position_bias"] else "range bias" if row["range_bias"] else "inside"
-        assert view.verdict == ("no focus" if row["flat"] else expected)
+        assert view.verdict == ("no focus" if row["constant"] else expected)
         assert view.probability == row["probability"]
-        assert view.energy == row["energy_inside"] or (math.isnan(view.energy) and row["flat"])
+        assert view.energy == row["energy_inside"] or (math.isnan(view.energy) and row["constant"])
     with pytest.raises(InputError, match="expected one size"):
         report.make_sight([one], 0, "why", [picture], [region[:4]], [heat])
     with pytest.raises(InputError, match="expected 1"):
@@ -416,7 +403,7 @@ def test_the_terminal_table_fits_and_has_the_numbers():
     assert max(map(len, lines)) <= 80
     text = " ".join(lines)
     for one in reports[:3]:
-        assert f"{100 * one.position_bias.value:.1f}" in text and f"{one.position_bias.total}" in text
+        assert f"{100 * one.position_bias.value:.1f}" in text and f"{one.position_bias.n}" in text
         energy = one.overall.means["energy_inside"]
         assert f"{energy.low:.3f}–{energy.high:.3f}" in text
     assert "…" not in text and "accuracy" in text

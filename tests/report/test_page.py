@@ -43,8 +43,8 @@ def test_the_page_needs_nothing_but_itself_and_has_the_numbers_of_the_reports(ma
         assert f"{row.spill.value:.3f}" in page.text
         assert row.what in page.text
     for line in report.differences(rows).lines:
-        points = f"{abs(100 * line.difference.difference):.1f} points"
-        said = f"{line.direction} by {points}" if line.resolved else f"{line.measure} "
+        points = f"{abs(100 * line.difference.value):.1f} points"
+        said = f"{line.direction} by {points}" if line.significant else f"{line.measure} "
         assert said in page.text
     assert "Made up" in page.text and "A note." in page.text
     assert "Three networks were trained on clutter (40 training and 60 test images, 32 × 32 pixels" in page.text

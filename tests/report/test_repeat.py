@@ -52,7 +52,7 @@ def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypa
         how = {"method": "layercam", "layer": ["group1", "group2"], "target": "label", "margin": 3, "tolerance": 1}
         one = bias.evaluate(training.Run.open(RUN).model(), images, threshold=1 / 3, **how)
         one.save(f"{RUN}/bias.json")
-    before = bias.Report.load(f"{RUN}/bias.json")
+    before = bias.Results.load(f"{RUN}/bias.json")
     assert before.layers == ("group1", "group2") and before.margin == 3
     assert main(["report", RUN, "--images=4"]) == 0
     recipe, (train, measure) = commands(here / "report.html")
@@ -62,7 +62,7 @@ def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypa
     monkeypatch.chdir("again")
     Path(train[2]).write_text(recipe)
     assert main(train[1:]) == 0 and main(measure[1:]) == 0
-    again = bias.Report.load(f"{RUN}/bias.json")
+    again = bias.Results.load(f"{RUN}/bias.json")
     for name in ("method", "layer", "target", "threshold", "margin", "tolerance", "keys"):
         assert getattr(again, name) == getattr(before, name)
     for name, values in before.rows.items():

@@ -106,7 +106,7 @@ def test_the_table_and_the_differences_above_it_decide_alike(tmp_path: Path, dif
     above = seed_difference(one, other, "accuracy")
     assert above is not None
     assert above.p == comparison.verdict.p
-    assert above.resolved == (not words.startswith("not"))
+    assert above.significant == (not words.startswith("not"))
 
 
 def page(runs: Sequence[Run], path: Path) -> str:

@@ -145,14 +145,14 @@ def test_differences_are_taken_seed_by_seed(make_run):
     (one, other), _ = groups_of(runs)
     (line,) = over_seeds(other, one)
     gaps = np.array(high) - np.array(low)
-    assert line.difference.difference == pytest.approx(gaps.mean())
+    assert line.difference.value == pytest.approx(gaps.mean())
     assert line.difference.p == pytest.approx(2 / 2**6)  # all six of one sign, two-sided
     assert (line.direction, line.measure) == ("higher", "accuracy (6 seeds)")
     assert over_seeds(one, one) == ()
     # Of five seeds no p of signs falls below 0.05, however far the interval is from 0.
     (less, _), _ = groups_of([*runs[:5], *runs[6:]])
     five = seed_difference(other, less, "accuracy")
-    assert five.seeds == 5 and five.low > 0 and not five.resolved
+    assert five.seeds == 5 and five.low > 0 and not five.significant
     (single, _), _ = groups_of([*runs[:1], *runs[6:]])
     assert over_seeds(other, single) == ()
 

@@ -12,13 +12,14 @@ from regard import bias, models, report
 from regard.errors import InputError
 from regard.formatting import large, points
 from regard.report.wording import describe, listed, number
+from regard.stats import proportion
 from regard.training import ModelRecipe, TransferRecipe, load_recipe
 
 
 def test_a_row_says_what_the_run_folder_says(make_run):
     run = make_run("student", correct=0.6)
     (row,) = report.summarize([run])
-    measured = bias.Report.load(run.folder / "bias.json")
+    measured = bias.Results.load(run.folder / "bias.json")
     assert (row.name, row.epochs, row.what) == ("student", 3, "wrn-10-1")
     cost = models.complexity(run.model(), 32)
     assert (row.parameters, row.multiply_adds) == (cost.parameters, cost.multiply_adds)
@@ -80,8 +81,7 @@ def test_an_interval_needs_the_number_of_test_images(make_run, recipe):
     run.write_metrics([{"epoch": 1, "test_accuracy": 1 / 7, "test_images": 700}])
     (row,) = report.summarize([run])
     assert row.accuracy is not None
-    assert (row.accuracy.successes, row.accuracy.total) == (100, 700)
-    assert (row.accuracy.low, row.accuracy.high) == bias.wilson(100, 700)
+    assert row.accuracy == proportion(100, 700)
 
 
 def test_names(make_run, tmp_path):

@@ -1,39 +1,27 @@
-"""Bias: how far from the object a network looks, with numbers that stand.
+"""Bias: how far from the object a network's maps are.
 
-- `measure`: maps against regions, a number an image.
-- `evaluate`: a model over a data set; its `Report` has rates with intervals.
-- `compare`: two reports on the same images.
-- `focus`, `wilson`, `paired_difference`, `paired_bootstrap`, `holm`: what these are made of.
-- `Looker`: maps and measures of one batch.
+- `measure`: every measure of maps against regions, one value per image.
+- `evaluate`: a model over a data set; its `Results` have rates and means with intervals, and a row per image.
+- `compare`, `compare_all`: results of several models on the same images.
+- `focus`, `scaled`: the pixels of a map that count, and what they are taken from.
+- `Evaluator`: maps and measures of one batch.
 """
 
-from regard.bias.comparison import ComparedMean, Comparison, Difference, compare
-from regard.bias.evaluation import evaluate
-from regard.bias.intervals import MeanDifference, PairedDifference, holm, paired_bootstrap, paired_difference, wilson
-from regard.bias.looking import Looker
-from regard.bias.measures import Measures, focus, measure, scaled
-from regard.bias.report import Report
-from regard.bias.summary import Mean, Rate, Summary
+from regard.bias.compare import Comparison, compare, compare_all
+from regard.bias.evaluate import Evaluator, evaluate
+from regard.bias.metrics import Measures, focus, measure, scaled
+from regard.bias.results import Results, Summary
 
 __all__ = [
-    "ComparedMean",
     "Comparison",
-    "Difference",
-    "Looker",
-    "Mean",
-    "MeanDifference",
+    "Evaluator",
     "Measures",
-    "PairedDifference",
-    "Rate",
-    "Report",
+    "Results",
     "Summary",
     "compare",
+    "compare_all",
     "evaluate",
     "focus",
-    "holm",
     "measure",
-    "paired_bootstrap",
-    "paired_difference",
     "scaled",
-    "wilson",
 ]

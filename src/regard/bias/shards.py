@@ -1,17 +1,16 @@
-"""A long evaluation in shards: each is kept once it is done, and several processes share them."""
+"""A long evaluation in shards: each is kept once it is done, and several processes divide them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from regard.bias.rows import Rows, read_rows, write_rows
+from regard.bias.results import Rows
 from regard.errors import InputError, first_line
 from regard.files import MOST_BYTES, read_regular, remove_files, written_aside, written_files
 
@@ -20,64 +19,27 @@ _SHARDS = f"{'[0-9]' * 6}.parquet"
 _MADE = "weights"  # in the plan of every evaluation that has a folder
 
 
-@dataclass(frozen=True, eq=False)
-class Shard:
-    """What some images came to.
-
-    Attributes:
-        rows: of those that could be read.
-        skipped: the others, each with the reason.
-        outputs: how many the model has; 0 where it was not asked.
-    """
-
-    rows: Rows
-    skipped: tuple[str, ...] = ()
-    outputs: int = 0
-
-    @classmethod
-    def joined(cls, shards: Sequence[Shard]) -> Shard:
-        """Several, one after another."""
-        return cls(
-            Rows.joined([shard.rows for shard in shards]),
-            tuple(name for shard in shards for name in shard.skipped),
-            max((shard.outputs for shard in shards), default=0),
-        )
-
-    def write(self, path: Path) -> None:
-        """As a file, whole or not at all."""
-        write_rows(path, self.rows, {"skipped": json.dumps(self.skipped), "outputs": str(self.outputs)})
-
-    @classmethod
-    def read(cls, path: Path) -> Shard | None:
-        """A file's, if it is there and whole."""
-        try:
-            rows, notes = read_rows(path)
-            return cls(rows, tuple(json.loads(notes["skipped"])), int(notes["outputs"]))
-        except (InputError, KeyError, ValueError):
-            return None
-
-
 def in_shards(
     count: int,
     size: int,
-    work: Callable[[range], Shard],
+    work: Callable[[range], Rows],
     *,
     folder: Path | None,
     plan: Mapping[str, Any],
-    found: Callable[[range], None],
-) -> Shard:
-    """What all images come to, a shard at a time.
+    resumed: Callable[[range], None],
+) -> Rows:
+    """The rows of all images, computed a shard at a time.
 
     With a folder, each shard is a file in it, and those that are there are taken as they are. Under
-    `torch.distributed` every process works out its share and reads those of the others, so that all get the same.
+    `torch.distributed` every process computes its slice and reads those of the others, so that all get the same.
 
     Args:
         count: of the images.
         size: of a shard; the last one has what is left.
-        work: works out a range of images.
+        work: computes a range of images.
         folder: where the shards are kept; None: nowhere. The processes of one evaluation share it.
         plan: what the rows depend on, JSON-ready; a folder of another plan is refused.
-        found: called with each range of this process's share that is there already.
+        resumed: called with each range of this process's slice that is there already.
 
     Raises:
         InputError: the folder is of another plan or cannot be written; several processes and no folder.
@@ -87,23 +49,22 @@ def in_shards(
     if folder is None:
         if world > 1:
             raise InputError(f"{world} processes share an evaluation through a folder; give one")
-        return Shard.joined([work(one) for one in ranges])
+        return Rows.joined([work(one) for one in ranges])
     with _writing(folder):
         _begin(folder, plan)
     for i in range(rank, len(ranges), world):
-        if Shard.read(_file(folder, i)) is not None:
-            found(ranges[i])
+        if _read(_file(folder, i)) is not None:
+            resumed(ranges[i])
             continue
-        shard = work(ranges[i])
+        rows = work(ranges[i])
         with _writing(folder):
-            shard.write(_file(folder, i))
+            rows.write(_file(folder, i))
     if world > 1:
         torch.distributed.barrier()
-    shards = [Shard.read(_file(folder, i)) for i in range(len(ranges))]
-    whole = [shard for shard in shards if shard is not None]
-    if len(whole) < len(ranges):
-        raise InputError(f"{len(ranges) - len(whole)} of {len(ranges)} shards in {folder} are gone; start again")
-    return Shard.joined(whole)
+    shards = [part for i in range(len(ranges)) if (part := _read(_file(folder, i))) is not None]
+    if len(shards) < len(ranges):
+        raise InputError(f"{len(ranges) - len(shards)} of {len(ranges)} shards in {folder} are gone; start again")
+    return Rows.joined(shards)
 
 
 def remove_shards(folder: Path) -> None:
@@ -135,14 +96,14 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
-    """Makes the folder, or finds that it is of the same plan."""
+    """Makes the folder, or checks that it is of the same plan."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _PLAN
     there = written_files(folder, (_SHARDS,))  # before the plan: another process writes that first
     wanted = json.loads(json.dumps(plan))
     if path.is_file():
-        found = _plan(folder)
-        differing = [name for name in sorted({**found, **wanted}) if wanted.get(name) != found.get(name)]
+        present = _plan(folder)
+        differing = [name for name in sorted({**present, **wanted}) if wanted.get(name) != present.get(name)]
         if differing:
             raise InputError(
                 f"{folder} holds shards of another evaluation: {', '.join(differing)} "
@@ -159,10 +120,18 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
 def _plan(folder: Path) -> dict[str, Any]:
     """Of the shards in a folder; empty if there is none."""
     try:
-        found = json.loads(read_regular(folder / _PLAN, MOST_BYTES))
+        plan = json.loads(read_regular(folder / _PLAN, MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return plan if isinstance(plan, dict) else {}
+
+
+def _read(path: Path) -> Rows | None:
+    """The rows of a shard, if its file is there and whole."""
+    try:
+        return Rows.read(path)
+    except InputError:
+        return None
 
 
 def _file(folder: Path, shard: int) -> Path:

@@ -88,9 +88,9 @@ def _run(
         check_written(folder / "report.json", '"command": "regard bias')
         check_written(folder / "report.html", MARK)
         for name in names:
-            bias.Report.check_place(folder / f"{name}.json")
+            bias.Results.check_path(folder / f"{name}.json")
         for place in filter(None, map(_own_place, found)):
-            bias.Report.check_place(place)
+            bias.Results.check_path(place)
         for name in names if options.overwrite else ():
             remove_shards(folder / "shards" / name)
     processes.of_all(None)  # before anyone writes there
@@ -105,12 +105,12 @@ def _run(
         own = _own_place(evaluation)
         if own is not None:
             one.save(own)
-    comparisons, notes = _compared(reports)
+    comparisons, notes = bias.compare_all(reports)
     with written_aside(folder / "report.json") as aside:
         whole = {
             "command": command,
             "networks": {name: one.to_dict() for name, one in zip(names, reports, strict=True)},
-            "comparisons": [comparison and comparison.to_dict() for comparison in comparisons],
+            "comparisons": [comparison and comparison.to_records() for comparison in comparisons],
             "notes": notes,
         }
         aside.write_text(json.dumps(whole, allow_nan=False, indent=1), encoding="utf-8")
@@ -153,7 +153,7 @@ def _check(evaluation: Evaluation) -> None:
     size = evaluation.loader().image_size
     if size is not None:
         check_image_size(evaluation.model, torch.empty(1, 3, *size, device="meta"))
-    bias.Looker(
+    bias.Evaluator(
         evaluation.model, cam_method(options.method), evaluation.layers, options.target, options.threshold, *distances
     )
     if options.shard is not None and options.shard < 1:
@@ -162,7 +162,7 @@ def _check(evaluation: Evaluation) -> None:
         raise InputError(f"--pictures {options.pictures}; expected 0 or more")
 
 
-def _measured(evaluation: Evaluation, folder: Path, console: Console) -> bias.Report:
+def _measured(evaluation: Evaluation, folder: Path, console: Console) -> bias.Results:
     options = evaluation.options
     with _progress(console, evaluation.name) as progress:
         one = bias.evaluate(
@@ -215,38 +215,24 @@ def _progress(console: Console, name: str) -> Iterator[Callable[[int, int | None
         console.print(f"{printable(name)}: {last:,} images, {rate(last)}", soft_wrap=True)
 
 
-def _compared(reports: Sequence[bias.Report]) -> tuple[list[bias.Comparison | None], list[str]]:
-    """Each later report against the first, None where they cannot be compared, and why not."""
-    comparisons: list[bias.Comparison | None] = []
-    notes = []
-    for one in reports[1:]:
-        try:
-            comparisons.append(bias.compare(one, reports[0]))
-        except InputError as error:
-            comparisons.append(None)
-            notes.append(f"{one.model} is not compared with {reports[0].model}: {error}.")
-    return comparisons, notes
-
-
 def _show(
     console: Console,
-    reports: Sequence[bias.Report],
+    reports: Sequence[bias.Results],
     comparisons: Sequence[bias.Comparison | None],
     notes: Sequence[str],
 ) -> None:
     console.print()
     if len(reports) == 1:
-        console.print(reports[0].table(classes=len(reports[0].classes) <= 30))
+        console.print(report.results_table(reports[0], classes=len(reports[0].classes) <= 30))
     else:
         console.print(report.bias_table(reports))
     for note in notes:
         console.print(f"\n{printable(note)}", soft_wrap=True)
-    for one, comparison in zip(reports[1:], comparisons, strict=True):
-        if comparison is None:
-            continue
-        console.print(f"\n{printable(one.model)} against {printable(reports[0].model)}", soft_wrap=True)
-        for line in str(comparison).splitlines():
-            console.print(f"  {line}", soft_wrap=True)
+    compared = [comparison for comparison in comparisons if comparison is not None]
+    for table in map(report.comparison_table, compared):
+        console.print(table)
+    for note in (note for comparison in compared for note in comparison.notes):
+        console.print(printable(note), soft_wrap=True)
 
 
 def _file_names(found: Sequence[Evaluation]) -> list[str]:

@@ -7,7 +7,7 @@ from itertools import chain
 
 import torch
 
-from regard import bias, training
+from regard import stats, training
 from regard.cli.evaluations import Evaluation, add_evaluation_options, evaluations
 from regard.cli.processes import joined
 from regard.errors import InputError
@@ -67,5 +67,5 @@ def _tell_precision(evaluation: Evaluation, say: Callable[[str], None]) -> None:
 
 
 def _share(count: int, images: int) -> str:
-    low, high = bias.wilson(count, images)
-    return f"{count / images:.2%} [{low:.2%}, {high:.2%}]"
+    accuracy = stats.proportion(count, images)
+    return f"{accuracy.value:.2%} [{accuracy.low:.2%}, {accuracy.high:.2%}]"

@@ -14,7 +14,7 @@ from regard.data import denormalised
 from regard.files import utf8
 
 
-def sights(found: Sequence[Evaluation], reports: Sequence[bias.Report], count: int) -> list[report.Sight]:
+def sights(found: Sequence[Evaluation], reports: Sequence[bias.Results], count: int) -> list[report.Sight]:
     """The images that `report.choose_sights` picks, with the map of each network.
 
     Args:
@@ -35,15 +35,17 @@ def sights(found: Sequence[Evaluation], reports: Sequence[bias.Report], count: i
 
 
 def _seen(
-    evaluation: Evaluation, one: bias.Report, rows: Sequence[int], places: Sequence[int]
+    evaluation: Evaluation, one: bias.Results, rows: Sequence[int], places: Sequence[int]
 ) -> list[tuple[NDArray, NDArray, NDArray]]:
     """Picture, region and map of each image, as the network sees it."""
     options = evaluation.options
-    looker = bias.Looker(evaluation.model, cam_method(options.method), evaluation.layers, threshold=options.threshold)
+    evaluator = bias.Evaluator(
+        evaluation.model, cam_method(options.method), evaluation.layers, threshold=options.threshold
+    )
     explained = torch.as_tensor(one.rows["explained"][list(rows)], device=evaluation.device)
     seen: list[tuple[NDArray, NDArray, NDArray]] = []
     for batch in evaluation.batches(places, masks=True):
-        maps, _, _ = looker.maps(batch.images, explained[len(seen) : len(seen) + len(batch.images)])
+        maps, _, _ = evaluator.maps(batch.images, explained[len(seen) : len(seen) + len(batch.images)])
         pictures = denormalised(batch.images, evaluation.mean, evaluation.std).permute(0, 2, 3, 1)
         assert batch.masks is not None
         parts = (pictures, batch.masks, bias.scaled(maps).double())

@@ -9,7 +9,8 @@
 - `write_gates_html`, `gates_table`, `gates_records`: gates of networks by class and depth.
 - `write_groups_html`, `groups_table`, `groups_records`: scores of channel groups by class.
 - `write_tables_html`: published tables with our runs beside them, as such a page.
-- `write_bias_html`, `bias_table`: bias reports of networks on the same images, as such a page and for a terminal.
+- `write_bias_html`, `bias_table`, `results_table`, `comparison_table`: results of networks on the same
+  images, as such a page and for a terminal.
 - `choose_sights`, `make_sight`: which images that page shows, and with what.
 - `explain`: what a network makes of images and where it looks in them, as a folder of pictures, numbers and a page.
 - `explanations`: the same, an image at a time and without files.
@@ -29,7 +30,7 @@ from regard.report.seed_groups import SeedGroup, seed_groups
 from regard.report.sights import Sight, View, choose_sights, make_sight
 from regard.report.summary import Summary, summarize
 from regard.report.tables_page import write_tables_html
-from regard.report.terminal import bias_table, terminal_table
+from regard.report.terminal import bias_table, comparison_table, results_table, terminal_table
 
 __all__ = [
     "Cell",
@@ -47,6 +48,7 @@ __all__ = [
     "View",
     "bias_table",
     "choose_sights",
+    "comparison_table",
     "differences",
     "explain",
     "explanations",
@@ -58,6 +60,7 @@ __all__ = [
     "groups_table",
     "make_sight",
     "report_runs",
+    "results_table",
     "seed_groups",
     "summarize",
     "terminal_table",

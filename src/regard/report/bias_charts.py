@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from regard.bias import Mean, Rate, Report
-from regard.bias.summary import comparable
+from regard.bias import Results
+from regard.bias.results import comparable
 from regard.report import figures
 from regard.report.breakdown import parts
 from regard.report.charts import Chart
@@ -22,7 +22,7 @@ _SPREADS = {"energy_inside": "Energy inside the region", "spill": "Spill outside
 _BINS = 25
 
 
-def forests(reports: Sequence[Report], networks: Sequence[Network]) -> list[Chart]:
+def forests(reports: Sequence[Results], networks: Sequence[Network]) -> list[Chart]:
     """Rates and means with their intervals, each where any is known: of each network, or of each part of the images if
     there is but one network."""
     if len(reports) == 1:
@@ -36,7 +36,7 @@ def forests(reports: Sequence[Report], networks: Sequence[Network]) -> list[Char
         factor, unit, decimals = (100, "%", 1) if name in _RATES else (1, "", 3)
         bars = []
         for title, style, summary in named:
-            number: Rate | Mean = getattr(summary, name) if name in _RATES else summary.means[name]
+            number = summary.estimates()[name]
             if not math.isnan(number.value):
                 low, high = (number.value if math.isnan(end) else end for end in (number.low, number.high))
                 bars.append(figures.Bar(title, style, factor * number.value, factor * low, factor * high))
@@ -51,7 +51,7 @@ def forests(reports: Sequence[Report], networks: Sequence[Network]) -> list[Char
     return drawn
 
 
-def spreads(reports: Sequence[Report], networks: Sequence[Network]) -> list[Chart]:
+def spreads(reports: Sequence[Results], networks: Sequence[Network]) -> list[Chart]:
     """How energy inside, spill and AUC are spread over the images, each where any report has it."""
     drawn = []
     for name, title in _SPREADS.items():

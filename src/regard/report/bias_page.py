@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regard.bias import Comparison, Difference, Report
-from regard.bias.comparison import ComparedMean
-from regard.bias.summary import comparable
+from regard.bias import Comparison, Results
+from regard.bias.results import comparable
 from regard.errors import InputError
 from regard.formatting import printable
 from regard.report import bias_charts, bias_prose, breakdown
@@ -19,13 +18,14 @@ from regard.report.repeat import by_value
 from regard.report.sights import Sight, check_same_images, strips
 from regard.report.template import Network, write_page
 from regard.report.wording import shortened
+from regard.stats import Difference
 from regard.training.run import environment
 
 _LONG = 160  # letters of a setting that are shown
 
 
 def write_bias_html(
-    reports: Sequence[Report],
+    reports: Sequence[Results],
     comparisons: Sequence[Comparison | None],
     path: str | Path,
     *,
@@ -70,7 +70,7 @@ def write_bias_html(
     shown, unshown = strips(sights, reports)
     classes = breakdown.classes(reports)
     means = list(reports[0].overall.means)
-    rates = [name for name in RATES if name != "accuracy" or any(report.accuracy.total for report in reports)]
+    rates = [name for name in RATES if name != "accuracy" or any(report.accuracy.n for report in reports)]
     return write_page(
         "bias_page.html",
         path,
@@ -115,7 +115,7 @@ def write_bias_html(
     )
 
 
-def _check_comparisons(reports: Sequence[Report], comparisons: Sequence[Comparison | None]) -> None:
+def _check_comparisons(reports: Sequence[Results], comparisons: Sequence[Comparison | None]) -> None:
     if comparisons and len(comparisons) != len(reports) - 1:
         raise InputError(
             f"{len(comparisons)} comparisons of {len(reports)} reports; expected one for each but the first"
@@ -126,7 +126,7 @@ def _check_comparisons(reports: Sequence[Report], comparisons: Sequence[Comparis
             continue
         both = comparable(report.rows) & comparable(first)
         own, base = (int(rows["position_bias"][both].sum()) for rows in (report.rows, first))
-        if (own - base) * comparison.position_bias.difference < 0:
+        if (own - base) * comparison.differences["position_bias"].value < 0:
             raise InputError(
                 f"the comparison of {report.model} with {reports[0].model} is the wrong way round; give "
                 "bias.compare(report, reports[0])"
@@ -135,20 +135,24 @@ def _check_comparisons(reports: Sequence[Report], comparisons: Sequence[Comparis
 
 def _contrasts(comparison: Comparison) -> tuple[Contrast, ...]:
     """The measures of the main table."""
-    rates = {name: getattr(comparison, name) for name in RATES}
-    means = {name: comparison.means[name] for name in MAIN_MEANS if name in comparison.means}
-    return tuple(_contrast(name, one) for name, one in {**rates, **means}.items() if one is not None)
+    return tuple(
+        _contrast(name, comparison.differences[name])
+        for name in (*RATES, *MAIN_MEANS)
+        if name in comparison.differences
+    )
 
 
 def _other_contrasts(comparison: Comparison) -> tuple[Contrast, ...]:
-    return tuple(_contrast(name, one) for name, one in comparison.means.items() if name not in MAIN_MEANS)
+    return tuple(
+        _contrast(name, one) for name, one in comparison.differences.items() if name not in (*RATES, *MAIN_MEANS)
+    )
 
 
-def _contrast(name: str, difference: Difference | ComparedMean) -> Contrast:
-    return Contrast(measure_of(name).name, difference, points=name in RATES, p_holm=difference.p_holm)
+def _contrast(name: str, difference: Difference) -> Contrast:
+    return Contrast(measure_of(name).name, difference, points=name in RATES)
 
 
-def _settings(report: Report, network: Network) -> dict[str, str]:
+def _settings(report: Results, network: Network) -> dict[str, str]:
     """What the numbers of a report depend on, name -> value."""
     own = {
         **({"network": report.model} if report.model != network.name else {}),

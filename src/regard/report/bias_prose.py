@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from regard.bias import Rate, Report
+from regard.bias import Results
 from regard.formatting import interval, percent, printable
 from regard.report.breakdown import LEAST_IMAGES, Classes
 from regard.report.template import Network
 from regard.report.wording import listed, method_name, number
+from regard.stats import Estimate
 
 _NAMED = 5  # images named of those left out
 
 
-def intro(reports: Sequence[Report], networks: Sequence[Network]) -> str:
+def intro(reports: Sequence[Results], networks: Sequence[Network]) -> str:
     """Which networks on which images, and what their maps are held against."""
     first = reports[0]
     each = f"For {'each of ' if len(first) > 1 else ''}{_images(len(first))} of {_data(first)}"
@@ -31,7 +32,7 @@ def intro(reports: Sequence[Report], networks: Sequence[Network]) -> str:
     )
 
 
-def finding(report: Report, alone: bool) -> str:
+def finding(report: Results, alone: bool) -> str:
     """What a report comes to, as the end of a sentence that begins with the network's name.
 
     Args:
@@ -40,12 +41,12 @@ def finding(report: Report, alone: bool) -> str:
     """
     whole = report.overall
     position, range_ = whole.position_bias, whole.range_bias
-    if not position.total:
+    if not position.n:
         begin = "has no map" if alone else "no map"
-        said = f"{begin} that can be held against a region: each is flat, or the region is empty."
+        said = f"{begin} that can be held against a region: each is constant, or the region is empty."
     elif alone:
         said = (
-            f"looks away from the object in {_rate(position)} of {_images(position.total)}: focus and region do not "
+            f"looks away from the object in {_rate(position)} of {_images(position.n)}: focus and region do not "
             f"meet, a position bias. In {_rate(range_)} it looks at the object and past its edge, a range bias. In the "
             f"other {percent(inside(report))}% the focus lies inside the object."
         )
@@ -57,22 +58,22 @@ def finding(report: Report, alone: bool) -> str:
     return f"{said} {_scored(report, alone)}".strip()
 
 
-def _scored(report: Report, alone: bool) -> str:
-    if not report.overall.accuracy.total:
+def _scored(report: Results, alone: bool) -> str:
+    if not report.overall.accuracy.n:
         return ""
     right = report.right.position_bias
     said = f"{'It predicts the right class for' if alone else 'Accuracy'} {_rate(report.accuracy)}"
-    if right.total:
+    if right.n:
         said += f"; of the images predicted right, {_rate(right)} show position bias" + (
             ": the answer is right, and the map is elsewhere" if alone else ""
         )
     return f"{said}."
 
 
-def inside(report: Report) -> float:
+def inside(report: Results) -> float:
     """The share of the comparable images whose focus lies inside the region; NaN of none."""
     position, range_ = report.overall.position_bias, report.overall.range_bias
-    return 1 - (position.successes + range_.successes) / position.total if position.total else float("nan")
+    return 1 - position.value - range_.value
 
 
 def terms() -> str:
@@ -83,7 +84,7 @@ def terms() -> str:
     )
 
 
-def allowances(reports: Sequence[Report]) -> str:
+def allowances(reports: Sequence[Results]) -> str:
     """How far beyond the region still counts as inside; "" if no pixel does."""
     margins, tolerances = ({getattr(report, name) for report in reports} for name in ("margin", "tolerance"))
     said = []
@@ -94,9 +95,9 @@ def allowances(reports: Sequence[Report]) -> str:
     return " ".join(said)
 
 
-def coarse(reports: Sequence[Report]) -> str:
+def coarse(reports: Sequence[Results]) -> str:
     """What to make of range bias where nearly every image has one; "" where some have none."""
-    shares = [inside(report) for report in reports if report.overall.position_bias.total]
+    shares = [inside(report) for report in reports if report.overall.position_bias.n]
     if not shares or max(shares) >= 0.05:
         return ""
     return (
@@ -108,12 +109,12 @@ def coarse(reports: Sequence[Report]) -> str:
 def reading() -> str:
     """What the intervals mean."""
     return (
-        "In brackets, and in small type below, are 95% intervals: how far a number may move on other images of the "
-        "same kind. They do not say how far it moves with another training run."
+        "In brackets, and in small type below, are 95% intervals. They are for the rate or the mean over all images of "
+        "this kind, for this training run and no other."
     )
 
 
-def unscored(reports: Sequence[Report], networks: Sequence[Network]) -> str:
+def unscored(reports: Sequence[Results], networks: Sequence[Network]) -> str:
     """That accuracy was not measured, and why; "" if it was throughout."""
     names = [network.name for report, network in zip(reports, networks, strict=True) if not report.scored]
     if not names:
@@ -126,14 +127,14 @@ def unscored(reports: Sequence[Report], networks: Sequence[Network]) -> str:
     )
 
 
-def left_out(reports: Sequence[Report], networks: Sequence[Network]) -> list[str]:
+def left_out(reports: Sequence[Results], networks: Sequence[Network]) -> list[str]:
     """Which images have no part in the numbers, a sentence each."""
     flat, empty, unread = [], [], []
     for report, network in zip(reports, networks, strict=True):
         total = len(report)
         without = report.rows["region_area"] == 0
-        if count := int(report.rows["flat"].sum()):
-            flat.append((network.name, f"{_of(count, total)} ({_examples(report, report.rows['flat'])})"))
+        if count := int(report.rows["constant"].sum()):
+            flat.append((network.name, f"{_of(count, total)} ({_examples(report, report.rows['constant'])})"))
         if without.any():
             empty.append((network.name, f"{_of(int(without.sum()), total)} ({_examples(report, without)})"))
         if report.skipped:
@@ -141,7 +142,7 @@ def left_out(reports: Sequence[Report], networks: Sequence[Network]) -> list[str
             more = f"; and {len(report.skipped) - _NAMED:,} more" if len(report.skipped) > _NAMED else ""
             unread.append((network.name, f"{len(report.skipped):,} ({shown}{more})"))
     return [
-        *_told("Maps that are flat, the same everywhere, and so without a focus", flat, len(reports)),
+        *_told("Maps that are constant, and so without a focus", flat, len(reports)),
         *_told("Images whose region is empty", empty, len(reports)),
         *_told("Files that could not be read, and have no part in any number", unread, len(reports)),
     ]
@@ -165,7 +166,7 @@ def class_rule(found: Classes, networks: int) -> str:
     )
 
 
-def _data(report: Report) -> str:
+def _data(report: Results) -> str:
     return printable(f"{report.dataset} {report.split}".strip())
 
 
@@ -178,7 +179,7 @@ def _images(count: int) -> str:
     return f"{count:,} image{'' if count == 1 else 's'}"
 
 
-def _rate(rate: Rate) -> str:
+def _rate(rate: Estimate) -> str:
     return f"{percent(rate.value)}% ({interval(rate.low, rate.high)})"
 
 
@@ -186,7 +187,7 @@ def _of(count: int, total: int) -> str:
     return f"{count:,} of {total:,}"
 
 
-def _examples(report: Report, which: np.ndarray) -> str:
+def _examples(report: Results, which: np.ndarray) -> str:
     places = np.flatnonzero(which)
     names = [printable(report.keys[place]) if report.keys else f"image {place}" for place in places[:_NAMED]]
     return f"{', '.join(names)}{', …' if len(places) > _NAMED else ''}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
 
-from regard.bias import Report, Summary
-from regard.bias.summary import SIZES
+from regard.bias import Results, Summary
+from regard.bias.results import SIZES
 from regard.formatting import NONE, percent
 from regard.report.measure_words import RATES, measure_of
 
@@ -82,11 +82,11 @@ class Grid:
     cells: tuple[tuple[Cell, ...], ...]
 
 
-def parts(report: Report) -> list[Part]:
+def parts(report: Results) -> list[Part]:
     """All images; if scored, those predicted right and wrong; those with a region of each size. Empty parts are left
     out."""
     found = [Part("all", report.overall)]
-    if report.overall.accuracy.total:
+    if report.overall.accuracy.n:
         found += [Part("predicted right", report.right, True), Part("predicted wrong", report.wrong, True)]
     found += [Part(f"{name} regions", summary) for name, summary in report.by_size.items()]
     return [part for part in found if part.summary.images]
@@ -99,7 +99,7 @@ def sizes() -> str:
     return f"{', '.join(said)}, {names[-1]} the rest"
 
 
-def classes(reports: Sequence[Report]) -> Classes:
+def classes(reports: Sequence[Results]) -> Classes:
     """The classes with at least 10 images: all of them by number of images, if there are up to 40; of more, the 20 most
     biased.
 
@@ -116,7 +116,7 @@ def classes(reports: Sequence[Report]) -> Classes:
     enough = [row for row in rows if row.images >= LEAST_IMAGES]
     if len(enough) <= _ALL:
         return Classes(tuple(sorted(enough, key=lambda row: -row.images)), len(rows), len(enough))
-    compared = [row for row in enough if all(summary.position_bias.total for summary in row.summaries)]
+    compared = [row for row in enough if all(summary.position_bias.n for summary in row.summaries)]
     return Classes(tuple(sorted(compared, key=_unbiased)[:_SHOWN]), len(rows), len(enough))
 
 
@@ -147,7 +147,7 @@ def grids(found: Classes) -> list[Grid]:
 
 
 def _number(summary: Summary, name: str) -> float:
-    return getattr(summary, name).value if name in RATES else summary.means[name].value
+    return summary.estimates()[name].value
 
 
 def _unbiased(row: ClassRow) -> tuple[float, float]:

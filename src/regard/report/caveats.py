@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from regard.bias import Report
+from regard.bias import Results
 from regard.formatting import percent
 from regard.report.seed_groups import SeedGroup, each_alone, same_but_for_seed, told
 from regard.report.summary import Summary
@@ -61,16 +61,16 @@ def _unmeasured(rows: Sequence[Summary], groups: Sequence[SeedGroup]) -> list[st
     return [f"Where {few(names)} look{'s' if len(names) == 1 else ''} was not measured (no bias.json)."]
 
 
-def _misfit(row: Summary, bias: Report) -> str | None:
+def _misfit(row: Summary, bias: Results) -> str | None:
     """What tells that the bias report is of other weights or other images than the last epoch's test accuracy."""
     measured, tested = bias.accuracy, row.accuracy
     where = f"{bias.dataset} {bias.split}".strip()
-    if bias.dataset != row.recipe.data.name or (tested is not None and tested.total != measured.total):
+    if bias.dataset != row.recipe.data.name or (tested is not None and tested.n != measured.n):
         return (
-            f"{row.name}: where it looks was measured on {measured.total:,} images of {where}, not on the test images "
+            f"{row.name}: where it looks was measured on {measured.n:,} images of {where}, not on the test images "
             "of its training."
         )
-    if tested is not None and abs(tested.successes - measured.successes) > 0.005 * tested.total:
+    if tested is not None and abs(tested.value - measured.value) > 0.005:
         return (
             f"{row.name}: its bias.json counts {percent(measured.value)}% of the images right, its last epoch "
             f"{percent(tested.value)}%: it was measured with other weights, or on other images."

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from regard.bias import Rate
 from regard.formatting import large
 from regard.report import figures
 from regard.report.bubbles import Bubble, bubbles
 from regard.report.seed_groups import SeedGroup
 from regard.report.summary import Summary
+from regard.stats import Estimate
 
 _CURVES = (
     ("Test accuracy", "test_accuracy", 100, "%"),
@@ -102,7 +102,7 @@ def _bar(group: SeedGroup, style: int, title: str) -> figures.Bar | None:
     return figures.Bar(group.name, style, 100 * rate.value, 100 * rate.low, 100 * rate.high)
 
 
-def _rate(row: Summary, measure: str) -> Rate | None:
+def _rate(row: Summary, measure: str) -> Estimate | None:
     return {"accuracy": row.accuracy, "position bias": row.position_bias, "range bias": row.range_bias}[measure]
 
 

@@ -13,15 +13,15 @@ class Paired(Protocol):
     """A difference counted on the same images; see `bias.compare`."""
 
     @property
-    def difference(self) -> float: ...
+    def value(self) -> float: ...
     @property
     def low(self) -> float: ...
     @property
     def high(self) -> float: ...
     @property
-    def p(self) -> float: ...
+    def p(self) -> float | None: ...
     @property
-    def resolved(self) -> bool: ...
+    def significant(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -32,35 +32,28 @@ class Contrast:
         measure: "accuracy", "position bias", …
         difference: the network minus the reference, with its 95% interval.
         points: whether it is of rates, and is written as points of a percentage; else as a plain number.
-        p_holm: p after Holm's correction for all differences of its comparison; None: not corrected.
     """
 
     measure: str
     difference: Paired
     points: bool = field(default=True, kw_only=True)
-    p_holm: float | None = field(default=None, kw_only=True)
 
     @property
-    def resolved(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.difference.resolved
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether it is resolved alone, but not among all differences of its comparison."""
-        return self.resolved and self.p_holm is not None and self.p_holm >= 0.05
+    def significant(self) -> bool:
+        """Whether p, corrected for all differences of its comparison, is below 0.05."""
+        return self.difference.significant
 
     @property
     def direction(self) -> str:
-        """What may be said: "higher", "lower" or "not resolved"."""
-        if not self.resolved:
-            return "not resolved"
-        return "higher" if self.difference.low > 0 else "lower"
+        """ "higher", "lower" or "not significant"."""
+        if not self.significant:
+            return "not significant"
+        return "higher" if self.difference.value > 0 else "lower"
 
     @property
     def value(self) -> str:
         """The difference with its sign: +3.1, −0.004."""
-        return self._written(self.difference.difference, self._narrow)
+        return self._written(self.difference.value, self._narrow)
 
     @property
     def size(self) -> str:
@@ -84,7 +77,7 @@ class Contrast:
 
     def _end(self, value: float) -> str:
         written = self._written(value, self._narrow)
-        at_zero = self.resolved and not written.strip("+−0.")  # though the interval leaves it out
+        at_zero = self.significant and not written.strip("+−0.")  # though the interval leaves it out
         return self._written(value, self._narrow + 1) if at_zero else written
 
     def _written(self, value: float, more: int) -> str:
@@ -112,11 +105,11 @@ class Group:
 
 
 def split(groups: Sequence[Group]) -> tuple[list[Group], list[Group]]:
-    """The resolved contrasts and the others, each by network; networks without any are left out."""
+    """The significant contrasts and the others, each by network; networks without any are left out."""
     parts: tuple[list[Group], list[Group]] = ([], [])
     for group in groups:
-        for part, resolved in zip(parts, (True, False), strict=True):
-            if lines := tuple(line for line in group.lines if bool(line.resolved) is resolved):
+        for part, significant in zip(parts, (True, False), strict=True):
+            if lines := tuple(line for line in group.lines if bool(line.significant) is significant):
                 part.append(Group(group.name, group.style, lines))
     return parts
 

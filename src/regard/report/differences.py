@@ -1,15 +1,16 @@
-"""Each network against one of them, on the same test images: what is resolved and what is not."""
+"""Each network against one of them, on the same test images: what is significant and what is not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from regard.bias import Difference, compare
+from regard.bias import compare
 from regard.errors import InputError, unknown
 from regard.report.contrast import Contrast
 from regard.report.summary import Summary
 from regard.report.wording import gathered
+from regard.stats import Difference, holm
 
 MEASURES = ("accuracy", "position bias", "range bias")
 
@@ -21,7 +22,7 @@ class Line(Contrast):
     Attributes:
         row: the network.
         measure: "accuracy", "position bias" or "range bias".
-        difference: the network minus the reference, with its 95% interval; `.sentence` says it in full.
+        difference: the network minus the reference, with its 95% interval.
     """
 
     difference: Difference
@@ -43,14 +44,9 @@ class Differences:
     notes: tuple[str, ...]
 
     @property
-    def resolved(self) -> tuple[Line, ...]:
-        """Those whose interval leaves 0 out."""
-        return tuple(line for line in self.lines if line.resolved)
-
-    @property
-    def unresolved(self) -> tuple[Line, ...]:
-        """Those whose interval holds 0."""
-        return tuple(line for line in self.lines if not line.resolved)
+    def significant(self) -> tuple[Line, ...]:
+        """Those whose p, corrected together, is below 0.05."""
+        return tuple(line for line in self.lines if line.significant)
 
 
 def differences(rows: Sequence[Summary], reference: int | str = 0) -> Differences:
@@ -78,15 +74,11 @@ def differences(rows: Sequence[Summary], reference: int | str = 0) -> Difference
         except InputError as error:
             left_out.append((row.name, str(error)))
             continue
-        found = (comparison.accuracy, comparison.position_bias, comparison.range_bias)
-        lines += [
-            Line(measure, difference, row)
-            for measure, difference in zip(MEASURES, found, strict=True)
-            if difference is not None  # accuracy, where not both are scored
-        ]
-        # What chance would do is said of all measures of the comparison; here are three of them, of all networks.
-        said = [note for note in comparison.notes if "chance" not in note]
-        notes += [f"{row.name} and {base.name}: {note}" for note in said]
+        by_measure = {measure: comparison.differences.get(measure.replace(" ", "_")) for measure in MEASURES}
+        lines += [Line(measure, one, row) for measure, one in by_measure.items() if one is not None]
+        notes += [f"{row.name} and {base.name}: {note}" for note in comparison.notes]
+    corrected = holm({place: line.difference for place, line in enumerate(lines)})  # all that are shown, together
+    lines = [replace(line, difference=corrected[place]) for place, line in enumerate(lines)]
     notes = gathered(left_out, f"not compared with {base.name}") + notes
     return Differences(base, tuple(lines), tuple(notes))
 

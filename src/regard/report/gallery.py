@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regard.bias import Report, measure, scaled
-from regard.bias.summary import comparable
+from regard.bias import Results, measure, scaled
+from regard.bias.results import comparable
 from regard.data import Batch, Channels, ImageDataset, denormalised
 from regard.data.random import RandomStream
 from regard.formatting import printable
@@ -249,12 +249,12 @@ def choose(
     return ({RANDOM: random} if random else {}) | highest
 
 
-def energy_inside(results: Report) -> NDArray[np.float64]:
+def energy_inside(results: Results) -> NDArray[np.float64]:
     """Energy inside of each image, (N,); NaN without a region or for a constant map."""
     return np.where(comparable(results.rows), results.rows["energy_inside"], np.nan).astype(np.float64)
 
 
-def disagreement(results: Sequence[Report]) -> NDArray[np.float64]:
+def disagreement(results: Sequence[Results]) -> NDArray[np.float64]:
     """Of models on the same images: the range of their energies inside, (N,); NaN where it is 0 or not known."""
     gap = np.ptp(np.stack([energy_inside(one) for one in results]), axis=0)
     return np.where(gap > 0, gap, np.nan)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from regard.bias import Report
+from regard.bias import Results
 from regard.report.seed_groups import SeedGroup, teacher_places, told
 from regard.report.summary import Summary
 from regard.report.wording import few
@@ -117,7 +117,7 @@ def _repeat(group: SeedGroup) -> Repeat:
     )
 
 
-def _bias_command(row: Summary, bias: Report) -> list[str]:
+def _bias_command(row: Summary, bias: Results) -> list[str]:
     """With the options that were given, as the report records them, else those that say the same."""
     said = bias.provenance.get("options")
     if not isinstance(said, list) or not all(isinstance(option, str) for option in said):

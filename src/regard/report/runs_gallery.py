@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from regard.bias import Report
+from regard.bias import Results
 from regard.data import InMemoryDataset, create_loader
 from regard.errors import InputError
 from regard.maps import GradCAM, MapMethod, create
@@ -117,7 +117,7 @@ def _method(network: Summary) -> MapMethod:
     return GradCAM(model) if results is None else create(results.method, model, results.layers or None)
 
 
-def _is_stale(results: Report, method: MapMethod) -> bool:
+def _is_stale(results: Results, method: MapMethod) -> bool:
     measured = results.provenance.get("weights")
     return measured is not None and measured != fingerprint(method.model)
 

@@ -15,21 +15,21 @@ class SeedDifference:
     """The difference of two networks over the seeds that both have.
 
     Attributes:
-        difference: the mean over the seeds, first minus second, -1 to 1.
+        value: the mean over the seeds, first minus second, -1 to 1.
         low: lower end of its 95% interval, by the paired t.
         high: upper end.
         p: two-sided, of the permutation test that changes the signs of the seeds' differences.
         seeds: how many both have, at least 2.
     """
 
-    difference: float
+    value: float
     low: float
     high: float
     p: float
     seeds: int
 
     @property
-    def resolved(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval leaves 0 out and chance would hardly give as much, which takes at least six seeds.
 
         Published tables decide alike where no direction was published.

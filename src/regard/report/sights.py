@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from regard.bias import Report
-from regard.bias.summary import comparable
+from regard.bias import Results
+from regard.bias.results import comparable
 from regard.errors import InputError
 from regard.formatting import percent, printable
 from regard.report.gallery import spread
@@ -113,7 +113,7 @@ class Sight:
 
 
 def make_sight(
-    reports: Sequence[Report],
+    reports: Sequence[Results],
     index: int,
     why: str,
     pictures: Sequence[Bytes],
@@ -150,7 +150,7 @@ def make_sight(
                 explained=_named(report.outputs, int(row["explained"])),
                 probability=float(row["probability"]),
                 wrong=report.scored and int(row["label"]) >= 0 and not row["correct"],
-                verdict=verdict(*(bool(row[name]) for name in ("flat", "position_bias", "range_bias")))
+                verdict=verdict(*(bool(row[name]) for name in ("constant", "position_bias", "range_bias")))
                 if row["region_area"] > 0
                 else "",
                 spill=float(row["spill"]),
@@ -167,7 +167,7 @@ def make_sight(
     )
 
 
-def choose_sights(reports: Sequence[Report], count: int = 12) -> list[tuple[int, str]]:
+def choose_sights(reports: Sequence[Results], count: int = 12) -> list[tuple[int, str]]:
     """Images to show: some drawn by chance, and the worst.
 
     Of each kind about as many: images drawn by chance, one from each of so many equal parts of the set; those with the
@@ -202,7 +202,7 @@ def choose_sights(reports: Sequence[Report], count: int = 12) -> list[tuple[int,
     return [(int(left[place]), TYPICAL) for place in places] + list(taken.items())
 
 
-def check_same_images(reports: Sequence[Report]) -> None:
+def check_same_images(reports: Sequence[Results]) -> None:
     """Whether the reports are of the same images.
 
     Raises:
@@ -218,7 +218,7 @@ def check_same_images(reports: Sequence[Report]) -> None:
             )
 
 
-def _worst(reports: Sequence[Report]) -> list[tuple[str, NDArray[np.int64]]]:
+def _worst(reports: Sequence[Results]) -> list[tuple[str, NDArray[np.int64]]]:
     """Reason -> places of images, the worst first; reasons that no image has are left out."""
     first = reports[0].rows
     energies = [_energy(report) for report in reports]
@@ -244,7 +244,7 @@ def _worst(reports: Sequence[Report]) -> list[tuple[str, NDArray[np.int64]]]:
     return ranked
 
 
-def _energy(report: Report) -> NDArray[np.float64]:
+def _energy(report: Results) -> NDArray[np.float64]:
     """Energy inside, (N,); NaN where there is nothing to compare."""
     return np.where(comparable(report.rows), report.rows["energy_inside"], np.nan).astype(np.float64)
 
@@ -253,7 +253,7 @@ def _named(names: Sequence[str], index: int) -> str:
     return names[index] if 0 <= index < len(names) else f"class {index}"
 
 
-def strips(sights: Sequence[Sight], reports: Sequence[Report]) -> tuple[list[tuple[str, list[Strip]]], int]:
+def strips(sights: Sequence[Sight], reports: Sequence[Results]) -> tuple[list[tuple[str, list[Strip]]], int]:
     """The sights as strips of a page, by reason in the order given, and how many there was no room for.
 
     Raises:
@@ -268,7 +268,7 @@ def strips(sights: Sequence[Sight], reports: Sequence[Report]) -> tuple[list[tup
     return list(kept.items()), max(0, len(sights) - room)
 
 
-def _strip(sight: Sight, reports: Sequence[Report]) -> Strip:
+def _strip(sight: Sight, reports: Sequence[Results]) -> Strip:
     largest = 256 if len(reports) < 4 else 160  # pixels: many networks get smaller pictures
     name = printable(sight.name)
     label = printable(sight.label) if sight.label is not None else ""

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from regard.bias import Mean, Rate, Report, wilson
+from regard.bias import Results
 from regard.errors import InputError, one_line
 from regard.files import MOST_BYTES, read_regular
 from regard.models import complexity
 from regard.report.wording import describe
+from regard.stats import Estimate, proportion
 from regard.store import read_run
 from regard.training import Recipe, Run, make_model
 
@@ -52,26 +53,26 @@ class Summary:
     multiply_adds: int | None
     epochs: int
     test_accuracy: float | None
-    accuracy: Rate | None
-    bias: Report | None = field(repr=False)
+    accuracy: Estimate | None
+    bias: Results | None = field(repr=False)
     metrics: tuple[dict[str, Any], ...] = field(repr=False)
     environment: dict[str, Any] = field(repr=False)
 
     @property
-    def position_bias(self) -> Rate | None:
+    def position_bias(self) -> Estimate | None:
         """Of the test images with a focus and a region; None without a bias report."""
         return _counted(self.bias.position_bias) if self.bias else None
 
     @property
-    def range_bias(self) -> Rate | None:
+    def range_bias(self) -> Estimate | None:
         """Likewise."""
         return _counted(self.bias.range_bias) if self.bias else None
 
     @property
-    def spill(self) -> Mean | None:
+    def spill(self) -> Estimate | None:
         """The mean share of the focus outside the region; None without a bias report."""
         spill = self.bias.overall.means["spill"] if self.bias else None
-        return spill if spill and spill.count else None
+        return spill if spill and spill.n else None
 
 
 def summarize(
@@ -118,7 +119,7 @@ def summarize(
 def images_tested(row: Summary) -> int | None:
     """How many test images there were; None where nothing tells."""
     if row.accuracy is not None:
-        return row.accuracy.total
+        return row.accuracy.n
     counts = _test_images(row.recipe, row.metrics, row.bias)
     return counts[0] if counts else None
 
@@ -143,7 +144,7 @@ def _summary(
     costs: dict[str, tuple[int | None, int | None]],
 ) -> Summary:
     metrics, environment = tuple(run.metrics()), run.environment
-    report = Report.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
+    report = Results.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
     value = _share(metrics[-1].get("test_accuracy")) if metrics else None
     key = repr((recipe.model, len(environment.get("classes", ())), _side(recipe)))
     if key not in costs:
@@ -193,7 +194,7 @@ def _side(recipe: Recipe) -> int | None:
     return recipe.data.size or _SIDES.get(recipe.data.name)
 
 
-def _test_images(recipe: Recipe, metrics: Sequence[dict[str, Any]], report: Report | None) -> list[int]:
+def _test_images(recipe: Recipe, metrics: Sequence[dict[str, Any]], report: Results | None) -> list[int]:
     """How many there may be, most certain first."""
     said = metrics[-1].get("test_images") if metrics else None
     known = _TEST_IMAGES.get(recipe.data.name)
@@ -203,17 +204,17 @@ def _test_images(recipe: Recipe, metrics: Sequence[dict[str, Any]], report: Repo
     return [number for number in (said, known, measured) if isinstance(number, int)]
 
 
-def _accuracy(value: float, test_images: Sequence[int]) -> Rate | None:
+def _accuracy(value: float, test_images: Sequence[int]) -> Estimate | None:
     """With its interval, if the value is a share of one of these numbers of images."""
     for total in test_images:
         correct = round(value * total)
         if 0 <= correct <= total and abs(correct - value * total) < 1e-6 * total:
-            return Rate(correct, total, value, *wilson(correct, total))
+            return proportion(correct, total)
     return None
 
 
-def _counted(rate: Rate) -> Rate | None:
-    return rate if rate.total else None
+def _counted(rate: Estimate) -> Estimate | None:
+    return rate if rate.n else None
 
 
 def _folder_names(runs: Sequence[Run]) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 
-from regard.bias.intervals import student
 from regard.errors import InputError
 
 LEVEL = 0.05
@@ -93,7 +92,7 @@ def describe(values: Sequence[float]) -> Statistics:
     deviation = low = high = None
     if len(ordered) > 1:
         deviation = statistics.stdev(ordered)
-        low, high = student(mean, deviation / math.sqrt(len(ordered)), len(ordered))
+        low, high = _student(mean, deviation / math.sqrt(len(ordered)), len(ordered))
     return Statistics(len(ordered), statistics.median(ordered), mean, deviation, low, high)
 
 
@@ -121,7 +120,7 @@ def paired_difference(one: Sequence[float], other: Sequence[float]) -> PairedDif
     count, mean = len(differences), statistics.fmean(differences)
     low = high = None
     if count > 1:
-        low, high = student(mean, statistics.stdev(differences) / math.sqrt(count), count)
+        low, high = _student(mean, statistics.stdev(differences) / math.sqrt(count), count)
     greater, less = _sign_flips(differences, "greater"), _sign_flips(differences, "less")
     return PairedDifference(count, mean, low, high, min(1.0, 2 * min(greater, less)), greater, less)
 
@@ -193,3 +192,11 @@ def _sums(values: np.ndarray) -> np.ndarray:
     for place in range(values.shape[-1]):
         total = total + values[..., place]
     return total
+
+
+def _student(mean: float, standard_error: float, count: int) -> tuple[float, float]:
+    """The interval of Student's t."""
+    from scipy.special import stdtrit  # here: it takes long to import
+
+    half = float(stdtrit(count - 1, 0.975)) * standard_error
+    return mean - half, mean + half

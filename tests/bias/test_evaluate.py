@@ -1,4 +1,4 @@
-"""Evaluation over a data set, its report on disk and in print, and the comparison of two."""
+"""Evaluation over a data set, its results on disk and in print, and the comparison of two."""
 
 import json
 import math
@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from regard.bias import Rate, Report, compare, evaluate, measure, wilson
+from regard.bias import Results, compare, evaluate, measure
 from regard.data import InMemoryDataset
 from regard.errors import InputError
 from regard.maps import GradCAM
+from regard.stats import mean, proportion
 
 CLASSES = ("ant", "bee", "cat")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -63,63 +64,59 @@ def assert_close(ours, expected, name):
 
 
 @pytest.fixture(scope="module")
-def report():
+def results():
     return evaluate(network(), image_set(), batch_size=10)
 
 
-def test_rows_are_those_of_maps_and_measures(report):
+def test_rows_are_those_of_maps_and_measures(results):
     images, cam = image_set(), GradCAM(network())
     measures = measure(cam(normalised(images)), images.regions)
     for name, values in measures.items():
-        assert_close(report.rows[name], values.numpy(), name)
-    assert np.array_equal(report.rows["label"], images.labels)
-    assert np.array_equal(report.rows["predicted"], cam.logits.argmax(1))
-    assert np.array_equal(report.rows["correct"], cam.logits.argmax(1) == images.labels)
-    assert (report.model, report.dataset, report.split) == ("Network", "spots", "test")
-    assert (report.method, report.layer, report.target, report.threshold) == ("gradcam", "layer2", "predicted", 0.5)
-    assert len(report) == 37 and report.classes == CLASSES
+        assert_close(results.rows[name], values.numpy(), name)
+    assert np.array_equal(results.rows["label"], images.labels)
+    assert np.array_equal(results.rows["predicted"], cam.logits.argmax(1))
+    assert np.array_equal(results.rows["correct"], cam.logits.argmax(1) == images.labels)
+    assert (results.model, results.dataset, results.split) == ("Network", "spots", "test")
+    assert (results.method, results.layer, results.target, results.threshold) == ("gradcam", "layer2", "predicted", 0.5)
+    assert len(results) == 37 and results.classes == CLASSES
 
 
-def test_rates_leave_out_what_cannot_be_compared(report):
-    rows = report.rows
-    counted = ~rows["flat"] & (rows["region_area"] > 0)
-    assert report.overall.empty_regions == 1 and report.overall.flat_maps == rows["flat"].sum()
-    for rate, flags in [(report.position_bias, rows["position_bias"]), (report.range_bias, rows["range_bias"])]:
-        assert (rate.successes, rate.total) == (flags[counted].sum(), counted.sum())
-        assert rate.value == rate.successes / rate.total
-        assert (rate.low, rate.high) == wilson(rate.successes, rate.total)
-    assert report.accuracy.total == 37 and report.accuracy.successes == rows["correct"].sum()
-    spill = report.overall.means["spill"]
-    values = rows["spill"][counted].astype(float)
-    assert spill.count == counted.sum() and spill.value == pytest.approx(values.mean())
-    assert spill.standard_error == pytest.approx(values.std(ddof=1) / math.sqrt(len(values)))
+def test_rates_leave_out_what_cannot_be_compared(results):
+    rows = results.rows
+    counted = ~rows["constant"] & (rows["region_area"] > 0)
+    assert results.overall.empty_regions == 1 and results.overall.constant_maps == rows["constant"].sum()
+    for rate, flags in [(results.position_bias, rows["position_bias"]), (results.range_bias, rows["range_bias"])]:
+        assert rate == proportion(flags[counted].sum(), counted.sum())
+    assert results.accuracy == proportion(rows["correct"].sum(), 37)
+    assert results.overall.means["spill"] == mean(rows["spill"][counted], 0, 1)
 
 
-def test_parts_add_up(report):
-    assert sum(part.images for part in report.by_class.values()) == 37
-    assert list(report.by_class) == list(CLASSES)
-    assert report.right.images + report.wrong.images == 37
-    assert report.right.accuracy.value == 1 and report.wrong.accuracy.value == 0
+def test_parts_add_up(results):
+    assert sum(part.images for part in results.by_class.values()) == 37
+    assert list(results.by_class) == list(CLASSES)
+    assert results.right.images + results.wrong.images == 37
+    assert results.right.accuracy.value == 1 and results.wrong.accuracy.value == 0
     for name in ("position_bias", "range_bias", "pointing"):
-        whole = getattr(report.overall, name)
-        for parts in ([report.right, report.wrong], report.by_class.values()):
-            assert sum(getattr(part, name).successes for part in parts) == whole.successes
-            assert sum(getattr(part, name).total for part in parts) == whole.total
+        whole = getattr(results.overall, name)
+        for parts in ([results.right, results.wrong], results.by_class.values()):
+            rates = [rate for part in parts if (rate := getattr(part, name)).n]
+            assert sum(rate.n for rate in rates) == whole.n
+            assert sum(rate.n * rate.value for rate in rates) == pytest.approx(whole.n * whole.value)
 
 
-def test_batches_give_what_an_image_set_gives(report):
+def test_batches_give_what_an_image_set_gives(results):
     images = image_set()
     parts = zip(normalised(images).split(8), images.labels.split(8), images.regions.split(8), strict=True)
     other = evaluate(network(), ([*part] for part in parts))
     assert other.classes == other.outputs == ("0", "1", "2") and other.dataset == "batches" and other.scored
-    for name, values in report.rows.items():
+    for name, values in results.rows.items():
         assert_close(other.rows[name], values, name)
 
 
 def test_options():
     model, images = network(), image_set()
     done = []
-    report = evaluate(
+    results = evaluate(
         model,
         images,
         layer=model.layer1,
@@ -134,9 +131,9 @@ def test_options():
     )
     maps = GradCAM(model, "layer1")(normalised(images, (0.1,) * 3, (0.5,) * 3), images.labels)
     expected = measure(maps, images.regions, 0.3)
-    np.testing.assert_allclose(report.rows["focus_area"], expected.focus_area, atol=1e-5)
-    np.testing.assert_allclose(report.rows["auc"], expected.auc, atol=1e-4)
-    assert (report.model, report.layer, report.target, report.threshold) == ("mine", "layer1", "label", 0.3)
+    np.testing.assert_allclose(results.rows["focus_area"], expected.focus_area, atol=1e-5)
+    np.testing.assert_allclose(results.rows["auc"], expected.auc, atol=1e-4)
+    assert (results.model, results.layer, results.target, results.threshold) == ("mine", "layer1", "label", 0.3)
     assert done == [(20, 37), (37, 37)]
 
 
@@ -148,11 +145,11 @@ def test_methods_of_ones_own():
         seen.append(classes)
         return batch[:, 0]
 
-    report = evaluate(model, images, method=by_red)
+    results = evaluate(model, images, method=by_red)
     expected = measure(normalised(images)[:, 0], images.regions)
-    np.testing.assert_allclose(report.rows["auc"], expected.auc, atol=1e-5)
-    assert (report.method, report.layer) == (f"{__name__}:{by_red.__qualname__}", "")
-    assert np.array_equal(seen[0], report.rows["predicted"]) and model.training
+    np.testing.assert_allclose(results.rows["auc"], expected.auc, atol=1e-5)
+    assert (results.method, results.layer) == (f"{__name__}:{by_red.__qualname__}", "")
+    assert np.array_equal(seen[0], results.rows["predicted"]) and model.training
     again = evaluate(model, images, method=GradCAM(model, "layer1"))
     assert (again.method, again.layer) == ("gradcam", "layer1")
 
@@ -160,31 +157,31 @@ def test_methods_of_ones_own():
 def test_labels_that_are_other_outputs():
     """Output 4 - i stands for class i of three."""
     images = image_set()
-    report = evaluate(network(outputs=5), images, label_outputs=[4, 3, 2], outputs=list("abcde"))
-    assert report.scored and report.classes == CLASSES and report.outputs == tuple("abcde")
-    right = [int(p) == 4 - int(c) for p, c in zip(report.rows["predicted"], images.labels, strict=True)]
-    assert report.rows["correct"].tolist() == right
+    results = evaluate(network(outputs=5), images, label_outputs=[4, 3, 2], outputs=list("abcde"))
+    assert results.scored and results.classes == CLASSES and results.outputs == tuple("abcde")
+    right = [int(p) == 4 - int(c) for p, c in zip(results.rows["predicted"], images.labels, strict=True)]
+    assert results.rows["correct"].tolist() == right
     by_label = evaluate(network(outputs=5), images.subset([0, 1]), label_outputs=[4, 3, 2], target="label")
     assert by_label.rows["explained"].tolist() == [4 - int(label) for label in images.labels[:2]]
 
 
 def test_labels_that_are_no_outputs():
-    report = evaluate(network(outputs=5), image_set(), label_outputs=[-1, -1, -1])
-    assert not report.scored and not report.rows["correct"].any() and report.outputs[4] == "class 4"
-    assert report.accuracy.total == 0 and report.right.images == report.wrong.images == 0
-    assert "there is no accuracy" in str(report) and "right" not in str(report)
+    results = evaluate(network(outputs=5), image_set(), label_outputs=[-1, -1, -1])
+    assert not results.scored and not results.rows["correct"].any() and results.outputs[4] == "class 4"
+    assert results.accuracy.n == 0 and results.right.images == results.wrong.images == 0
+    assert not any(record["part"] == "prediction" for record in results.to_records())
 
 
 def test_images_without_a_label_are_neither_right_nor_wrong():
     images = image_set(12)
     labels = images.labels.clone()
     labels[::3] = -1
-    report = evaluate(network(), [(normalised(images), labels, images.regions)])
-    assert report.accuracy.total == report.right.images + report.wrong.images == 8
-    assert report.accuracy.successes == report.rows["correct"].sum() and not report.rows["correct"][::3].any()
+    results = evaluate(network(), [(normalised(images), labels, images.regions)])
+    assert results.accuracy == proportion(results.rows["correct"].sum(), 8)
+    assert results.right.images + results.wrong.images == 8 and not results.rows["correct"][::3].any()
 
 
-def test_kept_in_a_folder(report, tmp_path):
+def test_kept_in_a_folder(results, tmp_path):
     images, done = image_set(), []
     kept = evaluate(network(), images, batch_size=10, folder=tmp_path / "shards", shard=20)
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
@@ -201,7 +198,7 @@ def test_kept_in_a_folder(report, tmp_path):
         progress=lambda *counts: done.append(counts),
     )
     assert done == [(20, 37), (37, 37)] and again.provenance["weights"] == kept.provenance["weights"]
-    for name, values in report.rows.items():
+    for name, values in results.rows.items():
         np.testing.assert_array_equal(kept.rows[name], values)
         np.testing.assert_array_equal(again.rows[name], values)
     for changes, what in (({"seed": 1}, "weights"), ({"n": 36}, "data")):
@@ -211,21 +208,18 @@ def test_kept_in_a_folder(report, tmp_path):
 
 
 def test_a_model_in_float64():
-    report = evaluate(network().double(), image_set())
-    assert report.rows["auc"].dtype == np.float32
+    results = evaluate(network().double(), image_set())
+    assert results.rows["auc"].dtype == np.float32
 
 
-def test_flat_maps_are_counted():
+def test_constant_maps_are_counted():
     model = network()
     nn.init.zeros_(model.fc.weight)
-    report = evaluate(model, image_set())
-    assert report.overall.flat_maps == 37 and report.position_bias == Rate(
-        0, 0, pytest.approx(math.nan, nan_ok=True), 0, 1
-    )
-    assert report.overall.to_dict()["position_bias"]["value"] is None
-    assert "-" in str(report)
+    results = evaluate(model, image_set())
+    assert results.overall.constant_maps == 37 and results.position_bias.n == 0
+    assert math.isnan(results.position_bias.value)
     with pytest.raises(InputError, match="nothing to compare"):
-        compare(report, report)
+        compare(results, results)
 
 
 @pytest.mark.parametrize(
@@ -266,39 +260,38 @@ def test_wrong_input(model, dataset, options, message):
     assert "\n" not in str(error.value)
 
 
-# The report on disk and in print.
+# Results on disk.
 
 
-def test_saved_and_loaded(report, tmp_path):
-    path = report.save(tmp_path / "deep" / "bias.json")
-    loaded = Report.load(path)
-    for name, values in report.rows.items():
+def test_saved_and_loaded(results, tmp_path):
+    path = results.save(tmp_path / "deep" / "bias.json")
+    loaded = Results.load(path)
+    for name, values in results.rows.items():
         assert loaded.rows[name].dtype == values.dtype
         np.testing.assert_array_equal(loaded.rows[name], values)
-    assert loaded.overall == report.overall or math.isnan(report.overall.means["auc"].value)
-    assert loaded.to_dict() == report.to_dict()
-    assert json.loads(path.read_text())["summary"]["overall"]["images"] == 37
+    assert loaded.to_dict() == results.to_dict()
+    assert json.loads(path.read_text())["summary"] == results.to_records()
     assert sorted(p.name for p in path.parent.iterdir()) == ["bias.json", "bias.parquet"]
-    report.save(path)
+    results.save(path)
 
 
-def test_a_failed_save_loses_nothing(report, tmp_path, monkeypatch):
-    path = report.save(tmp_path / "bias.json")
+def test_a_failed_save_loses_nothing(results, tmp_path, monkeypatch):
+    path = results.save(tmp_path / "bias.json")
     before = path.read_bytes()
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(InputError, match="No space left"):
-        report.save(path)
+        results.save(path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
-def test_files_that_are_no_reports(report, tmp_path):
+def test_files_that_are_no_results(results, tmp_path):
     path = tmp_path / "bias.json"
     with pytest.raises(InputError, match="cannot read"):
-        Report.load(path)
-    text = json.dumps(report.to_dict())
-    newer = json.dumps({**report.to_dict(), "version": 99})
-    fewer = json.dumps({**report.to_dict(), "images": 36})
-    report.save(path)
+        Results.load(path)
+    text = json.dumps(results.to_dict())
+    newer = json.dumps({**results.to_dict(), "version": 99})
+    fewer = json.dumps({**results.to_dict(), "images": 36})
+    results.save(path)
     bad = {
         "layer": 5,
         "threshold": "0.5",
@@ -308,7 +301,7 @@ def test_files_that_are_no_reports(report, tmp_path):
         "classes": [1],
         "model": [],
     }
-    settings = [json.dumps({**report.to_dict(), name: value}) for name, value in bad.items()]
+    settings = [json.dumps({**results.to_dict(), name: value}) for name, value in bad.items()]
     nan = text.replace('"threshold": 0.5', '"threshold": NaN')
     for wrong in (
         text[:-9],
@@ -324,41 +317,41 @@ def test_files_that_are_no_reports(report, tmp_path):
     ):
         path.write_text(wrong)
         with pytest.raises(InputError, match="bias.json") as error:
-            Report.load(path)
+            Results.load(path)
         assert "\n" not in str(error.value)
     os.mkfifo(tmp_path / "pipe.json")
     with pytest.raises(InputError, match="pipe.json: it is no regular file"):
-        Report.load(tmp_path / "pipe.json")
+        Results.load(tmp_path / "pipe.json")
     with pytest.raises(InputError, match="cannot write"):
-        report.save(tmp_path / "bias.json" / "below.json")
+        results.save(tmp_path / "bias.json" / "below.json")
     with pytest.raises(InputError, match="ends in .json"):
-        report.save(tmp_path / "bias.parquet")
+        results.save(tmp_path / "bias.parquet")
     path.write_text(text)
     (tmp_path / "bias.parquet").unlink()
     with pytest.raises(InputError, match="bias.parquet, which holds the rows"):
-        Report.load(path)
+        Results.load(path)
 
 
-def test_printed(report):
-    text = str(report)
-    lines = text.splitlines()
-    assert lines[0].startswith("Network on spots test: gradcam at layer2, predicted class, focus at 0.5")
-    assert [line.split("  ")[0] for line in lines[2:-1]] == [
-        "all",
-        "right",
-        "wrong",
-        "large objects",
-        "class ant",
-        "class bee",
-        "class cat",
-    ]
-    rate = report.position_bias
-    assert f"{100 * rate.value:.1f} ({100 * rate.low:.1f}–{100 * rate.high:.1f})" in lines[2]
-    assert "1 empty regions" in lines[-1]
-    table = report.table(classes=False)
-    assert table.row_count == 4 and report.table().row_count == 7
+def test_records(results):
+    records = json.loads(json.dumps(results.to_records(), allow_nan=False))
+    assert all({"model", "part", "name", "measure", "value", "low", "high", "n"} == set(record) for record in records)
+    by_name = {(record["part"], record["name"], record["measure"]): record for record in records}
+    assert len(by_name) == len(records)
+    parts = [("all", ""), ("prediction", "right"), ("prediction", "wrong"), ("size", "large"), ("class", "bee")]
+    summaries = [results.overall, results.right, results.wrong, results.by_size["large"], results.by_class["bee"]]
+    for part, summary in zip(parts, summaries, strict=True):
+        assert by_name[*part, "images"]["value"] == summary.images
+        rate = by_name[*part, "position_bias"]
+        assert (rate["value"], rate["n"]) == (summary.position_bias.value, summary.position_bias.n)
+    assert by_name["all", "", "empty_regions"]["value"] == 1 and by_name["all", "", "images"]["low"] is None
+
+
+def test_arrow(results):
+    table = results.to_arrow()
+    assert table.column("image").to_pylist() == list(results.keys) and table.column("miss").null_count == 1
+    assert table.column("position_bias").to_pylist() == results.rows["position_bias"].tolist()
 
 
 def test_classes_of_the_same_name():
-    report = evaluate(network(), image_set(classes=("crane", "crane", "cat")))
-    assert list(report.by_class) == ["crane (0)", "crane (1)", "cat"]
+    results = evaluate(network(), image_set(classes=("crane", "crane", "cat")))
+    assert list(results.by_class) == ["crane (0)", "crane (1)", "cat"]

@@ -1,4 +1,4 @@
-"""Where a model looks, over a whole data set."""
+"""A model's maps over a whole data set."""
 
 from __future__ import annotations
 
@@ -6,33 +6,37 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from regard import models
-from regard.bias.looking import Looker, Mapper, Measured, Target
-from regard.bias.report import Report
-from regard.bias.rows import Rows
-from regard.bias.shards import Shard, in_shards
+from regard.bias.metrics import check_pixels, check_threshold, measure
+from regard.bias.results import COLUMNS, Results, Rows
+from regard.bias.shards import in_shards
 from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, create_loader
 from regard.data.decode import OnUnreadable
 from regard.data.loader import default_batch_size
 from regard.errors import InputError, unknown
+from regard.logits import class_logits, predicted_classes
+from regard.maps import MapMethod, create
 from regard.maps.layers import Layer, unwrapped
+from regard.maps.registry import MapFunction, method_name
 from regard.terminal import command_line
 from regard.version import __version__
 
-_BATCHES_A_SHARD = 8
+Target = Literal["predicted", "label"]
+
+_BATCHES_PER_SHARD = 8
 
 
 def evaluate(
     model: nn.Module,
     dataset: ImageDataset | Iterable[Sequence[Tensor]],
     *,
-    method: str | Mapper = "gradcam",
+    method: str | MapMethod | MapFunction = "gradcam",
     layer: Layer | Sequence[Layer] | None = None,
     target: Target = "predicted",
     threshold: float = 0.5,
@@ -51,15 +55,15 @@ def evaluate(
     shard: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     name: str | None = None,
-) -> Report:
+) -> Results:
     """Measures every map of a data set against its region, and whether the class was right.
 
-    One forward and a backward down to the tapped layer a batch; everything stays on the device but one row an image.
-    Images are read as they are needed: what is held does not grow with the set, but for its list of files and 80 bytes
-    a row. The model is afterwards as it was.
+    One forward pass per batch, and a backward pass down to the layer of the maps; everything stays on the device but
+    one row per image. Images are read as they are needed: memory does not grow with the data set, but for its list of
+    files and 80 bytes per row. The model is afterwards as it was.
 
     With a `folder`, rows are kept there a shard at a time: an evaluation that was stopped goes on where it was, and
-    under `torch.distributed` (`torchrun`) each process takes its share of the shards. Batches are the same for any
+    under `torch.distributed` (`torchrun`) each process computes its slice of the shards. Batches are the same for any
     number of processes, so the numbers are.
 
     Args:
@@ -78,9 +82,9 @@ def evaluate(
         std: likewise.
         transform: how the images of a set, and their regions with them, are resized and cropped; None: not at all.
         workers: DataLoader workers that read the images of a set; 0: they are read inline.
-        unreadable: on an image of a set that cannot be read, "error", or "skip" it and name it in the report.
+        unreadable: on an image of a set that cannot be read, "error", or "skip" it and name it in the results.
         outputs: names of the model's outputs; None: the classes of the set, if they are as many.
-        label_outputs: for each class of the set the output that stands for it, or -1 for all: the report is then not
+        label_outputs: for each class of the set the output that stands for it, or -1 for all: the results are then not
             scored. None: the classes are the outputs, in order; a set of files with another number of classes than the
             model has outputs is then not scored.
         device: where to work; the model is moved there and, at the end, back. None: where the model is.
@@ -88,7 +92,7 @@ def evaluate(
         shard: images of a shard; None: 8 batches.
         progress: called after every batch with the images done and the images in all (None where unknown); of several
             processes each counts its own.
-        name: of the model in the report; None: that of its class.
+        name: of the model in the results; None: that of its class.
 
     Raises:
         InputError: a data set without regions or images, labels outside the model's classes, another number of classes
@@ -97,13 +101,13 @@ def evaluate(
     """
     if target not in ("predicted", "label"):
         raise unknown("target", target, ("predicted", "label"))
-    looker = Looker(model, method, layer, target, threshold, margin, tolerance)
-    source = dataset if isinstance(dataset, ImageDataset) else _Given(dataset, mean, std)
+    evaluator = Evaluator(model, method, layer, target, threshold, margin, tolerance)
+    source = dataset if isinstance(dataset, ImageDataset) else _Batches(dataset, mean, std)
     if not source.has_masks:
         raise InputError(f"the {source.split} images of {source.name!r} have no regions; give a set that has")
     as_many = isinstance(dataset, InMemoryDataset)  # it has to have a class for each output
     matching = _Matching(source, target, label_outputs, as_many)
-    total = None if isinstance(source, _Given) else len(source)
+    total = None if isinstance(source, _Batches) else len(source)
     size, done = batch_size or default_batch_size(source), 0
 
     def progressed(images: int) -> None:
@@ -112,10 +116,10 @@ def evaluate(
         if progress is not None:
             progress(done, total)
 
-    with _working_place(model, device) as (place, dtype):
+    with _on_device(model, device) as (place, dtype):
 
         def batches(images: range | None) -> Iterator[Batch]:
-            if isinstance(source, _Given):
+            if isinstance(source, _Batches):
                 return source.epoch()
             return create_loader(
                 source if images is None else source.subset(images),
@@ -130,10 +134,11 @@ def evaluate(
             ).epoch(0)
 
         def key_of(index: int) -> str:
-            return str(index) if isinstance(source, _Given) else source.keys[index]
+            return str(index) if isinstance(source, _Batches) else source.keys[index]
 
-        def work(images: range | None) -> Shard:
-            parts: list[Measured] = []
+        def work(images: range | None) -> Rows:
+            parts: list[dict[str, Tensor]] = []
+            outputs = 0
             keys: list[str] = []
             skipped: list[str] = []
             for batch in batches(images):
@@ -141,24 +146,30 @@ def evaluate(
                     labels = batch.labels.to(place)
                     assert batch.masks is not None  # as found above
                     regions = batch.masks.to(place)
-                    part = looker.measured(batch.images.to(place, dtype), labels, matching.targets(labels), regions)
-                    matching.check(part.outputs, batch.labels)
+                    targets = matching.targets(labels)
+                    part, outputs = evaluator.measured(batch.images.to(place, dtype), labels, targets, regions)
+                    matching.check(outputs, batch.labels)
                     parts.append(part)
                     keys += [key_of(i if images is None else images[i]) for i in batch.index.tolist()]
                 skipped += batch.skipped
                 progressed(len(batch.images) + len(batch.skipped))
-            columns = Measured.columns(parts)  # waits for the device
-            return Shard(Rows(tuple(keys), columns), tuple(skipped), parts[0].outputs if parts else 0)
+            columns = {  # waits for the device
+                name: torch.cat([part[name] for part in parts]).cpu().numpy().astype(dtype)
+                if parts
+                else np.empty(0, dtype)
+                for name, dtype in COLUMNS.items()
+            }
+            return Rows(tuple(keys), columns, tuple(skipped), outputs)
 
-        settings: dict[str, Any] = {}
+        plan: dict[str, Any] = {}
         if folder is not None:
-            if isinstance(source, _Given):
+            if isinstance(source, _Batches):
                 raise InputError("batches as they come cannot be kept in shards; give a set, or leave folder out")
-            settings = {
+            plan = {
                 "regard": __version__,
                 "weights": models.fingerprint(model),
-                "method": looker.method,
-                "layer": looker.layer,
+                "method": evaluator.method,
+                "layer": evaluator.layer,
                 "target": target,
                 "threshold": threshold,
                 "margin": margin,
@@ -172,56 +183,134 @@ def evaluate(
                 "transform": str(transform),
             }
         if total is None:
-            found = work(None)
+            rows = work(None)
         else:
-            found = in_shards(
+            rows = in_shards(
                 total,
-                shard or _BATCHES_A_SHARD * size,
+                shard or _BATCHES_PER_SHARD * size,
                 work,
                 folder=None if folder is None else Path(folder),
-                plan=settings,
-                found=lambda places: progressed(len(places)),
+                plan=plan,
+                resumed=lambda images: progressed(len(images)),
             )
-        if unreadable == "error" and found.skipped:  # in a shard that was there
-            raise InputError(f"{found.skipped[0]}; replace it, or have such images skipped (--unreadable skip)")
-    if not len(found.rows):
-        unread = f"; {len(found.skipped)} could not be read (the first: {found.skipped[0]})" if found.skipped else ""
+        if unreadable == "error" and rows.skipped:  # in a shard that was there
+            raise InputError(f"{rows.skipped[0]}; replace it, or have such images skipped (--unreadable skip)")
+    if not len(rows):
+        unread = f"; {len(rows.skipped)} could not be read (the first: {rows.skipped[0]})" if rows.skipped else ""
         raise InputError(f"the data set has no images{unread}; give one with at least one")
-    rows = dict(found.rows.columns)
-    scored = matching.scored(found.outputs)
+    columns = dict(rows.columns)
+    scored = matching.scored(rows.outputs)
     if not scored:
-        rows["correct"] = np.zeros_like(rows["correct"])
-    by_number = tuple(map(str, range(found.outputs)))
-    classes = by_number if source.classes is None else source.classes
+        columns["correct"] = np.zeros_like(columns["correct"])
+    numbers = tuple(map(str, range(rows.outputs)))
+    classes = numbers if source.classes is None else source.classes
     if outputs is None:
-        outputs = classes if len(classes) == found.outputs else tuple(f"class {i}" for i in by_number)
-    if len(outputs) != found.outputs:
-        raise InputError(f"{len(outputs)} names for {found.outputs} outputs of the model; give one for each")
-    return Report(
+        outputs = classes if len(classes) == rows.outputs else tuple(f"class {i}" for i in numbers)
+    if len(outputs) != rows.outputs:
+        raise InputError(f"{len(outputs)} names for {rows.outputs} outputs of the model; give one for each")
+    return Results(
         model=name or type(unwrapped(model)).__name__,
         dataset=source.name,
         split=source.split,
-        method=looker.method,
-        layer=looker.layer,
+        method=evaluator.method,
+        layer=evaluator.layer,
         target=target,
         threshold=threshold,
         margin=margin,
         tolerance=tolerance,
         classes=classes,
-        rows=rows,
+        rows=columns,
         outputs=tuple(outputs),
         scored=scored,
-        keys=found.rows.keys,
-        skipped=found.skipped,
-        provenance={**settings, "torch": torch.__version__, "device": str(place), "command": command_line(sys.argv)},
+        keys=rows.keys,
+        skipped=rows.skipped,
+        provenance={**plan, "torch": torch.__version__, "device": str(place), "command": command_line(sys.argv)},
     )
+
+
+class Evaluator:
+    """A model with its CAM method, and the options of the measures.
+
+    Args:
+        model: maps images to class scores (N, classes).
+        method: the name of a method of `regard.maps`, a `MapMethod` of the model, or a function `(model, images,
+            classes) -> maps`; see `maps.create`.
+        layer: for a method by name; None: the last spatial features.
+        target: class to explain: the "predicted" one, or the "label", where an image has one.
+        threshold: of the focus, above 0, at most 1.
+        margin: of range bias, in pixels; see `measure`.
+        tolerance: of the pointing game, likewise.
+
+    Attributes:
+        method: the name of the method.
+        layer: the names of its layers, joined by "+"; "" where the method has none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str | MapMethod | MapFunction = "gradcam",
+        layer: Layer | Sequence[Layer] | None = None,
+        target: Target = "predicted",
+        threshold: float = 0.5,
+        margin: int = 0,
+        tolerance: int = 0,
+    ) -> None:
+        self.target = target
+        self.threshold = check_threshold(threshold)
+        self.margin = check_pixels("margin", margin)
+        self.tolerance = check_pixels("tolerance", tolerance)
+        if isinstance(method, MapMethod):
+            if layer is not None:
+                raise InputError("a layer is for a method by name; this one knows its layer: leave it out")
+            if unwrapped(method.model) is not unwrapped(model):
+                raise InputError(f"the {type(method).__name__} is of another model; make one of the model to evaluate")
+            self._cam = method
+        else:
+            self._cam = create(method, model, layer)
+        self.method = method_name(method)
+        self.layer = self._cam.layer
+
+    def maps(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps (B, h, w), class scores (B, classes), and the classes explained (B,).
+
+        Args:
+            images: (B, 3, H, W), as the model wants them.
+            classes: outputs of the model, (B,); None: the predicted ones.
+        """
+        maps = self._cam(images, classes)
+        assert self._cam.logits is not None and self._cam.classes is not None
+        return maps, self._cam.logits, self._cam.classes
+
+    def measured(
+        self, images: Tensor, labels: Tensor, targets: Tensor, regions: Tensor
+    ) -> tuple[dict[str, Tensor], int]:
+        """The columns of a batch, on the device of the maps, and the number of the model's outputs.
+
+        Args:
+            images: (B, 3, H, W), as the model wants them.
+            labels: int64 (B,), classes of the data set; -1: none.
+            targets: int64 (B,), the outputs of the model that stand for them; -1: none.
+            regions: bool (B, H, W).
+        """
+        maps, logits, explained = self.maps(images, targets if self.target == "label" else None)
+        predicted, scores = predicted_classes(logits), class_logits(logits)
+        measures = measure(maps, regions.to(maps.device), self.threshold, margin=self.margin, tolerance=self.tolerance)
+        return {
+            "label": labels,
+            "predicted": predicted,
+            "explained": explained,
+            "probability": scores.float().softmax(1).gather(1, explained[:, None])[:, 0],
+            "correct": predicted == targets.to(predicted.device),
+            **dict(measures.items()),
+        }, scores.shape[1]
 
 
 class _Matching:
     """Which outputs of the model stand for the labels of a set."""
 
     def __init__(
-        self, source: ImageDataset | _Given, target: Target, label_outputs: Sequence[int] | None, as_many: bool
+        self, source: ImageDataset | _Batches, target: Target, label_outputs: Sequence[int] | None, as_many: bool
     ) -> None:
         self._source = source
         self._as_many = as_many
@@ -274,7 +363,7 @@ class _Matching:
         return self._source.classes is None or len(self._source.classes) == outputs
 
 
-class _Given:
+class _Batches:
     """Batches (images, labels, regions) from anywhere."""
 
     classes = labels = None
@@ -308,7 +397,7 @@ def _checked(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @contextmanager
-def _working_place(model: nn.Module, device: torch.device | str | None) -> Iterator[tuple[torch.device, torch.dtype]]:
+def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[tuple[torch.device, torch.dtype]]:
     """Device and dtype that the images are to have; the model is on that device inside the block."""
     tensors = [*model.parameters(), *model.buffers()]
     homes = {tensor.device for tensor in tensors}

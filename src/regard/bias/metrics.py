@@ -40,7 +40,7 @@ class Measures:
             for the whole set (MaxBoxAcc), which gives no more than this.
         pointing: bool; a pixel of the highest value lies in R, or within `tolerance` pixels of it. Source: the pointing
             game, Zhang et al. 2016 (arXiv 1608.00507). Of several highest pixels one in R is enough. Quantus' is
-            the same without tolerance, but True for an empty region and for a flat map.
+            the same without tolerance, but True for an empty region and for a constant map.
         energy_inside: the part of the map's sum that lies in R, 0 to 1 (best). Source: the energy-based pointing game,
             Wang et al. 2020 (Score-CAM, arXiv 1910.01279). Also called relevance mass accuracy and attribution
             localisation; in Quantus the first subtracts negative values, the second adds their size.
@@ -54,7 +54,7 @@ class Measures:
             intersection, Theiner et al. 2021 (arXiv 2104.14995).
         focus_area: |F| / pixels, 0 to 1.
         region_area: |R| / pixels, 0 to 1.
-        flat: bool; the map says nothing: see `measure`.
+        constant: bool; the clipped map has one value: see `measure`.
     """
 
     position_bias: Tensor
@@ -71,10 +71,10 @@ class Measures:
     top_k: Tensor
     focus_area: Tensor
     region_area: Tensor
-    flat: Tensor
+    constant: Tensor
 
     def __len__(self) -> int:
-        return len(self.flat)
+        return len(self.constant)
 
     def items(self) -> list[tuple[str, Tensor]]:
         """(name, values) of every measure, in the order above."""
@@ -101,15 +101,15 @@ def measure(
 
     Stated answers:
 
-    - *A flat map*, whose clipped values are all the same, has no focus: position bias without range bias, spill NaN,
-      miss 1, IoU 0 at every threshold, pointing False, AUC 0.5, rank accuracy and top-k at chance (the region's area),
-      energy the region's area too, or NaN if the map is 0 everywhere. A map that holds NaN or infinity counts as one
-      that is 0 everywhere.
+    - *A constant map*, whose clipped values are all the same, has no focus: position bias without range bias, spill
+      NaN, miss 1, IoU 0 at every threshold, pointing False, AUC 0.5, rank accuracy and top-k at chance (the region's
+      area), energy the region's area too, or NaN if the map is 0 everywhere. A map that holds NaN or infinity counts as
+      one that is 0 everywhere.
     - *An empty region*: position bias without range bias, spill 1, IoU at every threshold, energy and top-k 0, pointing
       False; miss, AUC and rank accuracy NaN.
     - *Both*: position bias without range bias, spill, miss and IoU NaN, the others as for an empty region.
-    - *A region that is the whole image*: no bias (unless the map is flat), spill 0, energy, rank accuracy and top-k 1;
-      AUC NaN, as nothing is outside.
+    - *A region that is the whole image*: no bias (unless the map is constant), spill 0, energy, rank accuracy and
+      top-k 1; AUC NaN, as nothing is outside.
 
     Args:
         maps: (N, h, w), of any number type.
@@ -139,7 +139,7 @@ def measure(
         raise InputError(f"top_k {top_k}; expected 1 to {pixels}, the pixels of an image")
 
     maps, low, high = _clipped(maps, regions.shape[-2:])
-    flat = low == high
+    constant = low == high
     values, inside = maps.flatten(1), regions.flatten(1)  # (N, H W)
     dtype = values.dtype
     ranking = Ranking(values, inside)
@@ -169,14 +169,14 @@ def measure(
         iou=ious[:, 0],
         mean_iou=ious[:, 1:].mean(1),
         best_iou=ious[:, 1:].amax(1),
-        pointing=near & ~flat,
+        pointing=near & ~constant,
         energy_inside=(share * inside).sum(1) / share.sum(1),
         auc=ranking.auc(),
         rank_accuracy=precisions[:, 0],
         top_k=precisions[:, 1],
         focus_area=_ratio(focus_size, pixels, dtype),
         region_area=_ratio(region_size, pixels, dtype),
-        flat=flat,
+        constant=constant,
     )
 
 
@@ -189,13 +189,13 @@ def focus(maps: Tensor, threshold: float = 0.5) -> Tensor:
         threshold: above 0, at most 1.
 
     Returns:
-        bool (N, H, W); nowhere true for a flat map (see `measure`).
+        bool (N, H, W); nowhere true for a constant map (see `measure`).
 
     Raises:
         InputError: maps of another shape, a threshold out of range.
     """
     check_threshold(threshold)
-    return scaled(maps) >= threshold  # above 0, so never in a flat map
+    return scaled(maps) >= threshold  # above 0, so never in a constant map
 
 
 @torch.no_grad()
@@ -206,7 +206,7 @@ def scaled(maps: Tensor) -> Tensor:
         maps: (N, H, W), of any number type.
 
     Returns:
-        (N, H, W); 0 everywhere for a flat map (see `measure`).
+        (N, H, W); 0 everywhere for a constant map (see `measure`).
 
     Raises:
         InputError: maps of another shape.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
 from regard.bias import focus, measure, scaled
-from regard.bias.measures import _dilated
+from regard.bias.metrics import _dilated
 from regard.errors import InputError
 
 
@@ -74,7 +74,7 @@ def slow(map_, region, threshold, thresholds, k):
         return share(both, f + r - both)
 
     f, r, both = sizes(threshold)
-    flat = low == high
+    constant = low == high
     energies = [float(v) / float(high) if high else 0.0 for v in values]
     ious = [iou(level) for level in thresholds]
     return {
@@ -85,14 +85,14 @@ def slow(map_, region, threshold, thresholds, k):
         "iou": iou(threshold),
         "mean_iou": sum(ious) / len(ious),
         "best_iou": max(ious),
-        "pointing": not flat and any(i and v == high for v, i in zip(values, inside, strict=True)),
+        "pointing": not constant and any(i and v == high for v, i in zip(values, inside, strict=True)),
         "energy_inside": share(math.fsum(e for e, i in zip(energies, inside, strict=True) if i), math.fsum(energies)),
         "auc": slow_auc(values, inside),
         "rank_accuracy": slow_precision(values, inside, r),
         "top_k": slow_precision(values, inside, k),
         "focus_area": f / len(values),
         "region_area": r / len(values),
-        "flat": flat,
+        "constant": constant,
     }
 
 
@@ -101,7 +101,7 @@ def slow(map_, region, threshold, thresholds, k):
 
 def test_a_focus_inside_the_region():
     m = of(grid("0000 0980 0700 0000"), grid(".... .##. .##. ...."))
-    assert not m["position_bias"] and not m["range_bias"] and m["pointing"] and not m["flat"]
+    assert not m["position_bias"] and not m["range_bias"] and m["pointing"] and not m["constant"]
     assert m["spill"] == 0 and m["miss"] == 1 / 4 and m["iou"] == 3 / 4
     assert m["energy_inside"] == 1 and m["auc"] == (3 + 0.5) / 4
     assert m["rank_accuracy"] == (3 + 1 / 13) / 4  # the fourth place is shared by 13 zeros, one of them inside
@@ -147,9 +147,9 @@ def test_focus_is_taken_from_the_scaled_map():
 
 
 @pytest.mark.parametrize("level", [0.0, -3.0, 0.7])
-def test_flat_map(level):
+def test_constant_map(level):
     m = of(torch.full((1, 4, 4), level), grid("##.. ##.. .... ...."))
-    assert m["flat"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
+    assert m["constant"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
     assert math.isnan(m["spill"]) and m["miss"] == 1 and m["focus_area"] == 0
     assert m["iou"] == m["mean_iou"] == m["best_iou"] == 0
     assert m["auc"] == 0.5 and m["rank_accuracy"] == 0.25 and m["top_k"] == 0.25
@@ -178,18 +178,18 @@ def test_empty_region():
 
 
 @pytest.mark.parametrize("level", [0.0, 0.7])
-def test_flat_map_and_empty_region(level):
+def test_constant_map_and_empty_region(level):
     m = of(torch.full((1, 2, 4), level), grid(".... ...."))
-    assert m["flat"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
+    assert m["constant"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
     for name in ("spill", "miss", "iou", "mean_iou", "best_iou", "auc", "rank_accuracy"):
         assert math.isnan(m[name]), name
     assert m["top_k"] == m["focus_area"] == m["region_area"] == 0
 
 
 @pytest.mark.parametrize("level", [0.0, 0.7])
-def test_flat_map_and_full_region(level):
+def test_constant_map_and_full_region(level):
     m = of(torch.full((1, 2, 4), level), grid("#### ####"))
-    assert m["flat"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
+    assert m["constant"] and m["position_bias"] and not m["range_bias"] and not m["pointing"]
     assert math.isnan(m["spill"]) and m["miss"] == 1 and m["iou"] == m["mean_iou"] == m["best_iou"] == 0
     assert math.isnan(m["auc"]) and m["rank_accuracy"] == m["top_k"] == 1
     assert m["energy_inside"] == 1 if level else math.isnan(m["energy_inside"])
@@ -227,7 +227,7 @@ def test_maps_of_another_size_are_enlarged():
         measure(small, regions).items(), measure(large, regions).items(), strict=True
     ):
         torch.testing.assert_close(ours, expected, msg=name)
-    assert measure(torch.full((3, 7, 7), 0.1), regions).flat.all()
+    assert measure(torch.full((3, 7, 7), 0.1), regions).constant.all()
 
 
 def test_a_batch_is_its_images():
@@ -251,7 +251,7 @@ def test_dtypes():
     ]:
         measures = measure(grid("9300 0000").to(dtype), region)
         for name, value in measures.items():
-            boolean = name in ("position_bias", "range_bias", "pointing", "flat")
+            boolean = name in ("position_bias", "range_bias", "pointing", "constant")
             assert value.dtype == (torch.bool if boolean else expected) and value.shape == (1,), name
 
 
@@ -398,7 +398,7 @@ def test_what_holds_for_any_image(case, threshold):
     assert not (m["position_bias"] and m["range_bias"])
     assert m["position_bias"] == (m["iou"] == 0 or math.isnan(m["iou"]))
     assert math.isnan(m["mean_iou"]) or m["mean_iou"] <= m["best_iou"] + 1e-12
-    if not m["flat"]:
+    if not m["constant"]:
         assert m["range_bias"] == (0 < m["spill"] < 1)
         assert (m["spill"] == 1) == m["position_bias"]
         assert m["focus_area"] > 0
@@ -418,7 +418,7 @@ def test_inside_and_outside_exchanged(case):
     for name in ("auc", "energy_inside"):
         if not math.isnan(m[name]):
             assert m[name] + other[name] == pytest.approx(1)
-    if not m["flat"]:
+    if not m["constant"]:
         assert m["spill"] + other["spill"] == pytest.approx(1)
         assert m["range_bias"] == other["range_bias"]
 

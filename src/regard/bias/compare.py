@@ -1,0 +1,168 @@
+"""Results of several models on the same images, compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from regard.bias.results import Results, comparable, without_nan
+from regard.errors import InputError
+from regard.stats import Difference, holm, paired_means, paired_proportions
+
+RATES = ("position_bias", "range_bias", "pointing")
+MEANS = ("spill", "miss", "iou", "mean_iou", "energy_inside", "auc", "rank_accuracy")
+_OPTIONS = ("dataset", "split", "method", "layer", "target", "threshold", "margin", "tolerance")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences between two results.
+
+    Attributes:
+        model: name of the first model.
+        reference: name of the second.
+        differences: name of measure -> the first minus the second. `accuracy` is over the images with a label, and
+            there if both results are scored; all others are over the images with a region and, in both results, a
+            focus, and means over those where the measure is a number in both. Measures with fewer than two images are
+            left out.
+        notes: images that only one of the results has, and options in which the two differ.
+    """
+
+    model: str
+    reference: str
+    differences: dict[str, Difference]
+    notes: tuple[str, ...] = ()
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A dict per measure, JSON-ready: `model`, `reference`, `measure`, fields of `Difference`, `significant`."""
+        return [
+            without_nan(
+                {
+                    "model": self.model,
+                    "reference": self.reference,
+                    "measure": measure,
+                    **asdict(difference),
+                    "significant": difference.significant,
+                }
+            )
+            for measure, difference in self.differences.items()
+        ]
+
+
+def compare(results: Results, reference: Results) -> Comparison:
+    """Differences between two evaluations of the same images: the first minus the second, image by image.
+
+    Rates by McNemar's exact test with Newcombe's interval, means by the paired t test; all corrected together (Holm).
+    They hold for other images of the same kind, not for another training run.
+
+    Images are matched by their keys; those that only one has are left out, and counted in the notes.
+
+    Raises:
+        InputError: the results have no image in common, or give the same images different labels, or, under different
+            names of the data set, different regions; or no image has a focus in both.
+    """
+    comparison = _compare(results, reference)
+    return replace(comparison, differences=holm(comparison.differences))
+
+
+def compare_all(results: Sequence[Results]) -> tuple[list[Comparison | None], list[str]]:
+    """Each later results against the first, all differences corrected together (Holm).
+
+    Returns:
+        A comparison per later results, None where the two cannot be compared; and a note per None with the reason.
+    """
+    comparisons: list[Comparison | None] = []
+    notes = []
+    for one in results[1:]:
+        try:
+            comparisons.append(_compare(one, results[0]))
+        except InputError as error:
+            comparisons.append(None)
+            notes.append(f"{one.model} is not compared with {results[0].model}: {error}.")
+    corrected = holm(
+        {
+            (place, measure): difference
+            for place, comparison in enumerate(comparisons)
+            if comparison is not None
+            for measure, difference in comparison.differences.items()
+        }
+    )
+    return [
+        comparison
+        and replace(comparison, differences={measure: corrected[place, measure] for measure in comparison.differences})
+        for place, comparison in enumerate(comparisons)
+    ], notes
+
+
+def _compare(first: Results, second: Results) -> Comparison:
+    """Without correction."""
+    a, b, notes = _matched(first, second)
+    both = comparable(a) & comparable(b)
+    if not both.any():
+        raise InputError(f"none of {len(both)} images has a region and a focus in both results; nothing to compare")
+    differences = {}
+    labelled = a["label"] >= 0
+    if first.scored and second.scored and labelled.any():
+        differences["accuracy"] = paired_proportions(a["correct"][labelled], b["correct"][labelled])
+    for name in RATES:
+        differences[name] = paired_proportions(a[name][both], b[name][both])
+    for name in MEANS:
+        known = both & ~np.isnan(a[name]) & ~np.isnan(b[name])
+        if known.sum() > 1:
+            differences[name] = paired_means(a[name][known], b[name][known])
+    differing = [name for name in _OPTIONS if getattr(first, name) != getattr(second, name)]
+    notes += [f"The {name} differs: {getattr(first, name)}, {getattr(second, name)}." for name in differing]
+    return Comparison(first.model, second.model, differences, tuple(notes))
+
+
+def _matched(first: Results, second: Results) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray], list[str]]:
+    """The rows of the images that both have, in the order of the first, and notes."""
+    a, b = first.rows, second.rows
+    notes = []
+    if first.keys != second.keys:
+        places = [_places(first, "first"), _places(second, "second")]
+        common = [key for key in first.keys if key in places[1]]
+        if not common:
+            raise InputError(
+                f"the results have no image in common (of the first {first.model} an image is {first.keys[0]!r}, of "
+                f"the second {second.model} {second.keys[0]!r}); give two results of the same images"
+            )
+        a, b = (
+            {column: values[[place[key] for key in common]] for column, values in rows.items()}
+            for rows, place in zip((a, b), places, strict=True)
+        )
+        if len(common) < max(len(first), len(second)):
+            notes.append(
+                f"{len(common):,} images are compared; {len(first) - len(common):,} are only in the first results, "
+                f"{len(second) - len(common):,} only in the second."
+            )
+    count = len(a["label"])
+    labels = int((a["label"] != b["label"]).sum())
+    if labels:
+        raise InputError(f"the results differ in the label of {labels} of {count} images; give two of the same images")
+    areas = int((a["region_area"] != b["region_area"]).sum())
+    if areas and (first.dataset, first.split) != (second.dataset, second.split):
+        raise InputError(
+            f"the results are of {_data(first)} and {_data(second)} and differ in the region of {areas} of {count} "
+            "images; give two of the same images"
+        )
+    if areas:
+        notes.append(f"Of {count:,} images, {areas:,} have regions of different area: resized or cropped differently.")
+    return a, b, notes
+
+
+def _places(results: Results, which: str) -> dict[str, int]:
+    places = {key: place for place, key in enumerate(results.keys)}
+    if len(places) < len(results):
+        raise InputError(
+            f"{len(results) - len(places)} images of the {which} {results.model} have the name of another, so images "
+            "cannot be matched by name"
+        )
+    return places
+
+
+def _data(results: Results) -> str:
+    return f"{results.dataset} {results.split}".strip()

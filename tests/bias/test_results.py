@@ -1,0 +1,78 @@
+"""Results: rates, means and their intervals, parts by size, records, files."""
+
+import math
+
+import numpy as np
+import pytest
+
+from regard.bias import Measures, Summary
+from regard.bias.results import MEANS, SIZES, by_size
+from regard.stats import mean, proportion
+
+
+def rows(n=40, **changes):
+    random = np.random.default_rng(0)
+    columns = {name: random.random(n).astype(np.float32) for name in MEANS}
+    columns |= {name: random.random(n) < 0.4 for name in ("correct", "position_bias", "range_bias", "pointing")}
+    columns["constant"] = np.zeros(n, bool)
+    columns["label"] = np.zeros(n, np.int64)
+    return {**columns, **changes}
+
+
+def test_every_measure_that_is_a_number_has_a_mean():
+    numbers = set(Measures.__dataclass_fields__) - {"position_bias", "range_bias", "pointing", "constant"}
+    assert set(MEANS) == numbers
+
+
+def test_what_cannot_be_compared_is_left_out_of_all_but_accuracy():
+    columns = rows()
+    columns["constant"][:4], columns["region_area"][2:7] = True, 0
+    summary, counted = Summary.of(columns), slice(7, None)
+    assert (summary.images, summary.constant_maps, summary.empty_regions) == (40, 4, 5)
+    correct = int(columns["correct"].sum())
+    assert summary.accuracy == proportion(correct, 40)
+    for name in ("position_bias", "range_bias", "pointing"):
+        assert getattr(summary, name) == proportion(columns[name][counted].sum(), 33)
+    assert summary.means == {name: mean(columns[name][counted], 0, 1) for name in MEANS}
+
+
+def test_of_some_images():
+    columns = rows()
+    which = np.arange(40) % 3 == 0
+    places = np.flatnonzero(which)
+    expected = Summary.of({name: values[places] for name, values in columns.items()})
+    assert Summary.of(columns, which) == Summary.of(columns, places) == expected
+    assert expected.images == 14
+
+
+def test_without_scores_or_images():
+    """There is no accuracy, and no number of nothing."""
+    for summary in (Summary.of(rows(), scored=False), Summary.of(rows(), np.zeros(40, bool))):
+        assert summary.accuracy.n == 0 and math.isnan(summary.accuracy.value)
+    assert summary.images == summary.means["spill"].n == 0 and math.isnan(summary.means["spill"].high)
+
+
+@pytest.mark.parametrize(
+    ("area", "size"),
+    [
+        (0, None),
+        (1e-5, "small"),
+        (np.nextafter(np.float32(1 / 16), np.float32(0)), "small"),
+        (1 / 16, "medium"),  # a square of a quarter of the side
+        (0.2, "medium"),
+        (1 / 4, "large"),  # a square of half the side
+        (1, "large"),
+    ],
+)
+def test_sizes(area, size):
+    found = by_size(rows(1, region_area=np.array([area], np.float32)))
+    assert list(found) == ["small", "medium", "large"] == list(SIZES)
+    assert [name for name, which in found.items() if which.tolist() == [True]] == ([size] if size else [])
+
+
+def test_sizes_are_parts():
+    columns = rows()
+    columns["region_area"][:5] = 0
+    parts = by_size(columns)
+    assert sum(which.sum() for which in parts.values()) == 35
+    assert sum(Summary.of(columns, which).images for which in parts.values()) == 35
