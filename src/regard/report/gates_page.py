@@ -22,7 +22,7 @@ from regard.studies.labelled import class_name
 _COLUMNS = (
     Column("network", "network"),
     Column("depth", "depth", "count"),
-    Column("layer", "layer", detail="module"),
+    Column("layer", "layer"),
     Column("channels", "channels", "count"),
     Column("constant_channels", "constant channels", "count"),
     Column("eta_squared", "eta squared", "number", "eta_squared"),
@@ -30,6 +30,7 @@ _COLUMNS = (
     Column("median", "median", "number"),
     Column("quantile_5", "5%", "number"),
     Column("quantile_95", "95%", "number"),
+    Column("module", "module"),
 )
 
 
