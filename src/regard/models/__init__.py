@@ -8,15 +8,18 @@ from regard.models.checkpoints import (
     read_shapes,
     write_weights,
 )
-from regard.models.cifar_resnet import CifarResNet
+from regard.models.cifar_resnet import CifarResNet, SmallImageResNet
 from regard.models.complexity import Complexity, complexity
 from regard.models.costs import Cost, count_costs, measure_costs
 from regard.models.create import create
 from regard.models.hub import from_pretrained, push_to_hub, save_pretrained
 from regard.models.loading import MOST_CLASSES, count_classes, described_options, load_built, load_official
 from regard.models.measuring import Latency, PeakMemory, Times, latency, peak_memory
+from regard.models.mobilenet import SmallImageMobileNetV2
 from regard.models.nin import NIN
 from regard.models.preact_resnet import PreActResNet
+from regard.models.shufflenet import SmallImageShuffleNet
+from regard.models.vgg import SmallImageVGG
 from regard.models.wide_resnet import WideResNet
 
 __all__ = [
@@ -28,6 +31,10 @@ __all__ = [
     "Latency",
     "PeakMemory",
     "PreActResNet",
+    "SmallImageMobileNetV2",
+    "SmallImageResNet",
+    "SmallImageShuffleNet",
+    "SmallImageVGG",
     "Times",
     "WideResNet",
     "complexity",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -13,6 +14,9 @@ from regard.attention import AttentionSlot
 from regard.errors import InputError
 
 Shortcut = Literal["A", "B"]
+
+# Depth -> blocks per stage.
+_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def _conv(ins: int, outs: int, size: int, stride: int = 1) -> nn.Conv2d:
@@ -105,12 +109,51 @@ class Bottleneck(_Block):
         return self.bn3(self.conv3(x))
 
 
-class CifarResNet(nn.Module):
+class _ResNet(nn.Module):
+    """A 3 x 3 convolution at full resolution, then stages of blocks, each at half the resolution of the one before."""
+
+    stage_names: tuple[str, ...]
+
+    def __init__(
+        self,
+        kind: type[_Block],
+        blocks: Sequence[int],
+        planes: Sequence[int],
+        stem: int,
+        num_classes: int,
+        shortcut: Shortcut = "B",
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv(3, stem, 3)
+        self.bn1 = nn.BatchNorm2d(stem)
+        channels = stem
+        for name, count, width in zip(self.stage_names, blocks, planes, strict=True):
+            stage = nn.Sequential()
+            for i in range(count):
+                stride = 2 if i == 0 and name != self.stage_names[0] else 1
+                stage.append(kind(channels, width, stride, shortcut))
+                channels = width * kind.expansion
+            self.add_module(name, stage)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.bn1(self.conv1(images)))
+        for name in self.stage_names:
+            x = self.get_submodule(name)(x)
+        return self.fc(x.mean((2, 3)))
+
+
+class CifarResNet(_ResNet):
     """A ResNet of three stages of 16, 32 and 64 planes, at full, half and quarter resolution.
 
     Args:
         depth: 9 n + 2 with bottleneck blocks, 6 n + 2 with basic ones, n blocks per stage.
         num_classes: length of the logits.
+        width: factor of the planes of the stages. The convolution before them is as wide as the first, but at most 32
+            channels, as in ResNet8x4 and 32x4 (widths 4) of HobbitLong/RepDistiller.
         block: 'bottleneck' (as in the ResNet164 of LSAS) or 'basic'.
         shortcut: where a stage begins: 'B', a 1 x 1 convolution and a norm, or 'A', every second pixel and channels of
             zeros (section 3.3), as in the authors' networks for CIFAR.
@@ -118,7 +161,7 @@ class CifarResNet(nn.Module):
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
-        InputError: no network of that kind has that depth.
+        InputError: no network of that kind has that depth, or the width leaves no plane.
     """
 
     stage_names = ("layer1", "layer2", "layer3")
@@ -128,10 +171,10 @@ class CifarResNet(nn.Module):
         depth: int,
         num_classes: int = 10,
         *,
+        width: float = 1.0,
         block: Literal["bottleneck", "basic"] = "bottleneck",
         shortcut: Shortcut = "B",
     ) -> None:
-        super().__init__()
         kinds: dict[str, tuple[type[_Block], int]] = {"bottleneck": (Bottleneck, 9), "basic": (BasicBlock, 6)}
         if block not in kinds:
             raise InputError(f"unknown block {block!r}; known: bottleneck, basic")
@@ -143,23 +186,32 @@ class CifarResNet(nn.Module):
             other, fits = ("basic", 6) if block == "bottleneck" else ("bottleneck", 9)
             advice = f"; block={other!r} has it" if depth > 2 and (depth - 2) % fits == 0 else ""
             raise InputError(f"a CIFAR ResNet of {block} blocks has a depth of {layers} n + 2, not {depth}{advice}")
-        self.conv1 = _conv(3, 16, 3)
-        self.bn1 = nn.BatchNorm2d(16)
-        channels = 16
-        for name, planes, stride in zip(self.stage_names, (16, 32, 64), (1, 2, 2), strict=True):
-            stage = [
-                kind(channels if i == 0 else planes * kind.expansion, planes, stride if i == 0 else 1, shortcut)
-                for i in range(blocks)
-            ]
-            self.add_module(name, nn.Sequential(*stage))
-            channels = planes * kind.expansion
-        self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        planes = [int(width * channels) for channels in (16, 32, 64)]
+        if planes[0] < 1:
+            raise InputError(f"a CIFAR ResNet has a width of at least 1/16, not {width:g}")
+        super().__init__(kind, [blocks] * 3, planes, min(planes[0], 32), num_classes, shortcut)
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = torch.relu(self.bn1(self.conv1(images)))
-        for name in self.stage_names:
-            x = self.get_submodule(name)(x)
-        return self.fc(x.mean((2, 3)))
+
+class SmallImageResNet(_ResNet):
+    """A ResNet of ImageNet's depths for small images: a 3 x 3 convolution without stride or pooling before its stages.
+
+    The four stages of 64, 128, 256 and 512 planes are at full, half, quarter and eighth resolution. With depth 50 it is
+    the ResNet50 of HobbitLong/RepDistiller, in which CIFAR-100 has 23.7 million parameters.
+
+    Args:
+        depth: 18, 34 (basic blocks), 50, 101 or 152 (bottleneck blocks).
+        num_classes: length of the logits.
+
+    Shape: images (N, 3, H, W) -> logits (N, num_classes).
+
+    Raises:
+        InputError: another depth.
+    """
+
+    stage_names = ("layer1", "layer2", "layer3", "layer4")
+
+    def __init__(self, depth: int, num_classes: int = 10) -> None:
+        if depth not in _DEPTHS:
+            raise InputError(f"a ResNet for small images has a depth of {', '.join(map(str, _DEPTHS))}, not {depth}")
+        kind = BasicBlock if depth < 50 else Bottleneck
+        super().__init__(kind, _DEPTHS[depth], (64, 128, 256, 512), 64, num_classes)

@@ -16,12 +16,21 @@ from torch import nn
 from regard import attention as attention_modules
 from regard.attention import Gate, Sigmoid, parse_gate
 from regard.errors import InputError, check_interval, one_line, unknown
-from regard.models.cifar_resnet import CifarResNet
+from regard.models.cifar_resnet import CifarResNet, SmallImageResNet
 from regard.models.complexity import Complexity, complexity
 from regard.models.create import create
 from regard.models.loading import without_values
 from regard.models.measuring import MEASURED, Latency, PeakMemory, latency, peak_memory
+from regard.models.mobilenet import SmallImageMobileNetV2
+from regard.models.nin import NIN
+from regard.models.shufflenet import SmallImageShuffleNet
+from regard.models.vgg import SmallImageVGG
 from regard.models.wide_resnet import WideResNet
+
+_FOR_SMALL_IMAGES = (
+    *(CifarResNet, WideResNet, NIN),
+    *(SmallImageMobileNetV2, SmallImageResNet, SmallImageShuffleNet, SmallImageVGG),
+)
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,7 @@ def count_costs(
     rows: list[Cost] = []
     for network in dict.fromkeys(networks):
         base = Cost(network, None, gate, chosen, 0, classes or 10, network_options=network_options or {})
-        small = isinstance(without_values(base.build), CifarResNet | WideResNet)
+        small = isinstance(without_values(base.build), _FOR_SMALL_IMAGES)
         base.image_size = image_size or (32 if small else 224)
         base.classes = (10 if small else 1000) if classes is None else classes
         _count(base)

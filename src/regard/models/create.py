@@ -20,11 +20,14 @@ from regard import attention as attention_modules
 from regard.attention import Gate
 from regard.attention.start import Start
 from regard.errors import InputError, first_line
-from regard.models.cifar_resnet import CifarResNet
+from regard.models.cifar_resnet import CifarResNet, SmallImageResNet
 from regard.models.loading import MOST_CLASSES
+from regard.models.mobilenet import SmallImageMobileNetV2
 from regard.models.nin import NIN
 from regard.models.preact_resnet import PreActResNet
+from regard.models.shufflenet import SmallImageShuffleNet
 from regard.models.torchvision import create_torchvision, describe_torchvision, is_of_torchvision, torchvision_names
+from regard.models.vgg import SmallImageVGG
 from regard.models.wide_resnet import WideResNet
 
 _log = logging.getLogger("regard")
@@ -34,10 +37,16 @@ _NIN_WIDTHS = {"wide": 1.0, "thin": 0.5}
 _FACTOR = r"\d{1,3}(?:\.\d{1,9})?"
 # The form of a name -> the network of its numbers.
 _FAMILIES: dict[str, Callable[..., nn.Module]] = {
-    r"cifar-resnet(\d{1,4})": lambda depth, **options: CifarResNet(int(depth), **options),
+    rf"cifar-resnet(\d{{1,4}})(?:x({_FACTOR}))?": lambda depth, width, **options: CifarResNet(
+        int(depth), width=float(width or 1), **options
+    ),
     rf"wrn-(\d{{1,4}})-({_FACTOR})": lambda depth, width, **options: WideResNet(int(depth), float(width), **options),
     r"preact-resnet(\d{1,4})": lambda depth, **options: PreActResNet(int(depth), **options),
     rf"nin-(wide|thin|{_FACTOR})": lambda width, **options: NIN(_NIN_WIDTHS.get(width) or float(width), **options),
+    r"resnet(18|34|50|101|152)-cifar": lambda depth, **options: SmallImageResNet(int(depth), **options),
+    r"vgg(8|11|13|16|19)-cifar": lambda depth, **options: SmallImageVGG(int(depth), **options),
+    r"mobilenetv2-cifar": SmallImageMobileNetV2,
+    r"shufflenetv([12])-cifar": lambda version, **options: SmallImageShuffleNet(int(version), **options),
 }
 # What timm and torchvision take besides the options of a network: files and addresses to load weights from, what is
 # left of the network, how it is compiled.
@@ -64,9 +73,11 @@ def create(
 
     Args:
         name: `cifar-resnet<depth>` (`block="basic"` for depths 6 n + 2, `shortcut="A"` for one without projections),
-            `wrn-<depth>-<width>`, `preact-resnet18`, `preact-resnet34`, `nin-wide`, `nin-thin`, `nin-<width>` (a factor
-            of the wide one), any name of timm, or `torchvision/<name>`: any classification network of torchvision, such
-            as `torchvision/resnet50`.
+            or `cifar-resnet<depth>x<width>`, `wrn-<depth>-<width>`, `preact-resnet18`, `preact-resnet34`, `nin-wide`,
+            `nin-thin`, `nin-<width>` (a factor of the wide one); networks of ImageNet for small images:
+            `resnet<depth>-cifar`, `vgg<depth>-cifar`, `mobilenetv2-cifar`, `shufflenetv1-cifar`, `shufflenetv2-cifar`;
+            any name of timm, or `torchvision/<name>`: any classification network of torchvision, such as
+            `torchvision/resnet50`.
         num_classes: length of the logits.
         attention: a module of `attention.names()`, put at the end of every residual branch; None for none.
         gate: the gate of that module.
@@ -161,12 +172,13 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
         except RuntimeError as error:
             raise InputError(f"timm knows no weights {name[:100]!r}; leave out what follows the dot") from error
         return partial(partial(_pretrained, timm.create_model, "") if pretrained else timm.create_model, name)
-    examples = ("cifar-resnet164", "wrn-16-1", "nin-wide")
+    examples = ("cifar-resnet164", "wrn-16-1", "nin-wide", "resnet50-cifar", "vgg13-cifar", "mobilenetv2-cifar")
     near = difflib.get_close_matches(name, [*timm.list_models(), *torchvision_names(), *examples], n=3)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise InputError(
-        f"unknown network {name[:100]!r}{hint}; known: cifar-resnet<depth>, wrn-<depth>-<width>, preact-resnet18, "
-        "preact-resnet34, nin-wide, nin-thin, nin-<width>, timm's names, torchvision/<name>"
+        f"unknown network {name[:100]!r}{hint}; known: cifar-resnet<depth>, cifar-resnet<depth>x<width>, "
+        "wrn-<depth>-<width>, preact-resnet18, preact-resnet34, nin-wide, nin-thin, nin-<width>, resnet<depth>-cifar, "
+        "vgg<depth>-cifar, mobilenetv2-cifar, shufflenetv1-cifar, shufflenetv2-cifar, timm's names, torchvision/<name>"
     )
 
 

@@ -22,7 +22,8 @@ A table is a YAML file:
 
 `published` is in percent, costs in their own unit. With several metrics it is a list of as many numbers, null where one
 was not printed. A cell whose recipe names a teacher says in which column of its row that teacher's recipe is: `teacher:
-teacher`. Fields of the recipe that have other values in this cell are `overrides`, by dotted name.
+teacher`. Fields of the recipe that have other values in a cell are its `overrides`, by dotted name; those of a row are
+of all its cells.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Cell:
         published: what was printed, a number a metric; None where nothing was.
         checked: whether that was compared with the source.
         recipe: the name or the path of the recipe that fills it; None: regard has none.
-        overrides: fields of that recipe that have other values here, by dotted name.
+        overrides: fields of that recipe that have other values here, by dotted name; the source among them.
         teacher: the column of the same row whose network teaches this one.
         note: a sentence about it.
         file: of its table, for errors.
@@ -199,11 +200,12 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
     if runs is not None and (type(runs) is not int or runs < 1):
         raise InputError(f"runs is {runs!r}; expected how many there were, at least 1")
     columns = _columns(content["columns"])
-    checked = _truth(content.get("checked", True), "checked")
+    checked, source = _truth(content.get("checked", True), "checked"), _text(content.get("source"), "source")
     rows, cells = {}, {}
     for key, row in _keyed(content["rows"], "rows").items():
-        row = _fields(row, f"row {key}", {"title", *columns}, {"title"})
+        row = _fields(row, f"row {key}", {"title", "overrides", *columns}, {"title"})
         rows[key] = _text(row["title"], f"the title of row {key}")
+        common = _mapping(row.get("overrides", {}), f"row {key}: overrides")
         for column in columns:
             if column in row:
                 place = f"row {key}, {column}"
@@ -214,7 +216,7 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
                     published=_published(cell.get("published"), metrics, place),
                     checked=_truth(cell["checked"], f"{place}: checked") if "checked" in cell else checked,
                     recipe=_recipe(cell.get("recipe"), base, place),
-                    overrides=_overrides(cell, place),
+                    overrides=_overrides(cell, common, f"{source}; {rows[key]}, {columns[column]}", place),
                     teacher=_teacher(cell.get("teacher"), column, row, place),
                     note=_text(cell.get("note"), f"{place}: note"),
                     file=where,
@@ -223,7 +225,7 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
     return PublishedTable(
         name=name,
         title=_text(content["title"], "title"),
-        source=_text(content.get("source"), "source"),
+        source=source,
         metrics=metrics,
         statistic=statistic,
         runs=runs,
@@ -252,7 +254,7 @@ def _comparisons(value: Any, columns: Mapping[str, str]) -> tuple[tuple[str, str
 def _teacher(name: Any, column: str, row: Mapping[str, Any], place: str) -> str | None:
     if name is None:
         return None
-    if str(name) == "title" or str(name) not in row:
+    if str(name) in ("title", "overrides") or str(name) not in row:
         raise InputError(f"{place}: its teacher is in column {name!r}, which the row does not have")
     if str(name) == column:
         raise InputError(f"{place}: it is its own teacher; name another column")
@@ -273,8 +275,9 @@ def _no_circle(cells: Mapping[tuple[str, str], Cell]) -> None:
 
 def _columns(value: Any) -> dict[str, str]:
     columns = _keyed(value, "columns")
-    if "title" in columns:
-        raise InputError("a column cannot be called 'title', which is the title of the row; give it another key")
+    for taken in ("title", "overrides"):
+        if taken in columns:
+            raise InputError(f"a column cannot be called {taken!r}, which is a field of the row; give it another key")
     for key, title in columns.items():
         if title is None:
             raise InputError(f"columns does not say the title of {key}")
@@ -352,11 +355,14 @@ def _published(value: Any, metrics: Sequence[Metric], place: str) -> tuple[float
     return tuple(None if one is None else float(one) for one in values)
 
 
-def _overrides(cell: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _overrides(cell: Mapping[str, Any], common: Mapping[str, Any], source: str, place: str) -> dict[str, Any]:
     overrides = _mapping(cell.get("overrides", {}), f"{place}: overrides")
-    if overrides and cell.get("recipe") is None:
-        raise InputError(f"{place}: there are overrides, and no recipe whose fields they replace")
-    return overrides
+    if cell.get("recipe") is None:
+        if overrides:
+            raise InputError(f"{place}: there are overrides, and no recipe whose fields they replace")
+        return {}
+    overrides = {**common, **overrides}
+    return {"source": source, **overrides} if overrides else {}
 
 
 def _recipe(name: Any, base: Path | None, place: str) -> str | None:

@@ -72,7 +72,9 @@ class ModelRecipe:
     """The network to train.
 
     Args:
-        name: cifar-resnet<depth>, wrn-<depth>-<width>, nin-wide, nin-thin, any name of timm, or torchvision/NAME.
+        name: cifar-resnet<depth> or cifar-resnet<depth>x<width>, wrn-<depth>-<width>, nin-wide, nin-thin,
+            resnet<depth>-cifar, vgg<depth>-cifar, mobilenetv2-cifar, shufflenetv1-cifar, shufflenetv2-cifar, any name
+            of timm, or torchvision/NAME.
         attention: attention module at the end of every residual branch; none if not given.
         gate: its gate: sigmoid, sub-attention (the published LSAS) or sub-attention-K for order K.
         attention_stages: stages that get attention, counted from 1; all if not given.
