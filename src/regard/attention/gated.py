@@ -88,6 +88,8 @@ class GatedAttention(AttentionModule, ABC):
 class ChannelAttention(GatedAttention):
     """Base of the modules with one logit a channel, (N, C, 1, 1)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, strength: Tensor | None = None) -> Tensor:
+        """`x * gate`, or `x * (1 + strength (gate - 1))`, of the features x (N, C, H, W)."""
         check_features(self, x)
-        return kernels.scale(x, self.gate_values(x))
+        factors = self.gate_values(x)
+        return kernels.scale(x, factors if strength is None else 1 - strength * (1 - factors))

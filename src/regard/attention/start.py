@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from regard.attention.gated import AttentionModule
+from regard.attention.gated import AttentionModule, ChannelAttention
 from regard.errors import unknown
 
 Start = Literal["published", "identity"]
@@ -38,8 +38,9 @@ class IdentityStart(AttentionModule):
         nn.init.zeros_(self.strength)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Two subtractions: x - 0 is x for zeros of either sign, where x + 0 turns -0 into 0.
-        return x - self.strength.to(x.dtype) * (x - self.module(x))
+        if isinstance(self.module, ChannelAttention):
+            return self.module(x, self.strength)
+        return torch.lerp(self.module(x), x, 1 - self.strength.to(x.dtype))  # x - (1 - 1) (x - module(x)) at first
 
 
 def check_start(start: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regard.attention import kernels
 from regard.attention.features import check_features
-from regard.attention.gated import GatedAttention
+from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate, Sigmoid, parse_gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
@@ -17,7 +17,7 @@ from regard.errors import InputError, unknown
 
 
 @register("gc")
-class GlobalContext(GatedAttention):
+class GlobalContext(ChannelAttention):
     """Global context (GCNet, arXiv 1904.11492, equation 5).
 
     `u = W2 relu(layer_norm(W1 c + b1)) + b2` of the context `c = sum_hw(softmax_hw(w . x + b) * x)`, one value a
@@ -76,9 +76,12 @@ class GlobalContext(GatedAttention):
         context = kernels.context(x, self.attend.weight.flatten(), self.attend.bias)
         return self.context_logits(context)[:, :, None, None]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, strength: Tensor | None = None) -> Tensor:
+        if self.fusion == "scale":
+            return super().forward(x, strength)
         check_features(self, x)
-        return kernels.add(x, self.logits(x)) if self.fusion == "add" else kernels.scale(x, self.gate_values(x))
+        added = self.logits(x)
+        return kernels.add(x, added if strength is None else strength * added)
 
     def gate_values(self, x: Tensor) -> Tensor:
         if self.fusion == "add":
