@@ -305,7 +305,7 @@ def test_maps_of_one_pixel_are_told_of_once(here, capsys) -> None:
         status, _, said[layer] = run(capsys, *arguments, f"--out={layer}", "--device=cpu")
         assert status == 0
     assert said == {
-        "layer4": "regard: the maps of layer layer4 have one pixel, so they show no place; read them at an earlier "
+        "layer4": "regard: the maps of layer layer4 have one pixel, so they have no positions; take them at an earlier "
         "layer (--layer layer3), or give larger images\n",
         "layer3": "",
     }

@@ -71,7 +71,7 @@ def test_wrong_maps_layers_and_options(model, x):
     with pytest.raises(InputError, match="the method gives NoneType; expected maps"):
         maps.create(lambda model, images, classes: None, model)(x)
     for given in ({"layer": "layer1"}, {"fuse": "max"}):
-        with pytest.raises(InputError, match="a function knows its own: leave it out"):
+        with pytest.raises(InputError, match="a function has its own: leave it out"):
             maps.create(brightness, model, **given)
 
 

@@ -227,5 +227,5 @@ def test_wrong_options(model):
         GradCAM(model, fuse="sum")
     with pytest.raises(InputError, match="reshape is a int"):
         GradCAM(model, reshape=3)
-    with pytest.raises(InputError, match="no layers asked"):
+    with pytest.raises(InputError, match="layers is empty"):
         GradCAM(model, [])

@@ -146,7 +146,7 @@ def test_features_are_those_of_the_last_forward_only(x):
         ("layer4", "unknown layer 'layer4'; near: layer3"),
         ("zzz", "near: layer1, layer2"),
         ("", "unknown layer ''"),
-        ([], "no layers asked"),
+        ([], "layers is empty"),
         (nn.ReLU(), "the ReLU given as layer is no part of the Small"),
     ],
 )

@@ -28,7 +28,7 @@ _ONE_FILE = 2**31 - 2**20  # bytes of weights; the format (protobuf) holds 2 GB 
 
 
 class Exported(NamedTuple):
-    """What was written.
+    """An ONNX file.
 
     Attributes:
         path: of the file.
@@ -108,14 +108,14 @@ def to_onnx(
                 )
     for key, value in {"regard": __version__, **(metadata or {})}.items():
         program.model.metadata_props[key] = utf8(value) if isinstance(value, str) else json.dumps(value)
-    try:  # in a folder of its own, because the file of weights is found by its name
+    try:  # in a separate folder: the graph refers to the file of weights by name
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             program.save(Path(folder) / path.name, external_data=large)
             for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # the weights first
                 os.replace(file, path.with_name(file.name))
     except OSError as error:
         raise InputError(
-            f"cannot write {path} ({error.strerror or first_line(error)}); make room, or give another place (--out)"
+            f"cannot write {path} ({error.strerror or first_line(error)}); make room, or choose another path (--out)"
         ) from error
     return Exported(path, int(program.model.opset_imports[""]), difference)
 
@@ -142,7 +142,7 @@ def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | No
                 opset_version=opset,
                 verbose=False,
             )
-    except Exception as error:  # torch.export and its translation each have errors of their own
+    except Exception as error:  # torch.export and its translation have no common base of errors
         reason = error.__cause__ or error
         raise InputError(
             f"torch cannot export {type(model).__name__} to ONNX: {type(reason).__name__}: {first_line(reason)}"
@@ -153,7 +153,7 @@ def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | No
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what the exporter says to those who develop it."""
+    """Suppresses the exporter's messages for its developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -167,10 +167,10 @@ def _quiet() -> Iterator[None]:
 def _difference(program: torch.onnx.ONNXProgram, model: nn.Module, images: Tensor) -> float:
     """The largest deviation of onnxruntime's output, relative to torch's largest value."""
     try:
-        (found,) = program(images.cpu())
+        (output,) = program(images.cpu())
     except Exception as error:  # onnxruntime's errors have no common base
         raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
     expected = model(images).cpu()
-    if found.shape != expected.shape:
+    if output.shape != expected.shape:
         return float("inf")
-    return float((found.cpu() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    return float((output.cpu() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

@@ -1,12 +1,12 @@
-"""Maps: where a network looks, read from any model, which is left as it was.
+"""Attention maps of layers, and class activation maps (CAMs) of any model, which is left as it was.
 
 - `Taps`: the outputs of named layers; `MapTaps`: their attention maps.
-- `activation_map`: what a layer responds to.
-- `create`: a method that makes maps, by one of the `names`; all are called alike, see `MapMethod`.
-- `GradCAM` and its kin: what speaks for a class.
-- `GradientMap`: what the loss changes with; `ActivationMap`: `activation_map` as a method.
-- `register`: a method, or a function `(model, images, classes) -> maps`, by a name.
-- `last_features`: the layer where maps are read unless another is asked.
+- `activation_map`: the activation-based attention map of a layer.
+- `create`: a CAM method by one of the `names`; all are called alike, see `MapMethod`.
+- `GradCAM` and its variants: what speaks for a class.
+- `GradientMap`: the gradient-based attention map (saliency); `ActivationMap`: `activation_map` as a method.
+- `register`: adds a method, or a function `(model, images, classes) -> maps`, under a name.
+- `last_features`: the layer whose CAM is taken unless stated.
 - `group_activation`: how much each group of channels alone speaks for a class.
 """
 

@@ -22,7 +22,7 @@ def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") 
     1612.03928), section 3.1; its code takes the mean at power 2.
 
     Differentiable, twice as well, and under the transforms of `torch.func`. Besides the features themselves, which the
-    network keeps for its own backward, nothing of their size is held between forward and backward.
+    network keeps for its backward, nothing of their size is kept between forward and backward.
 
     Args:
         features: (N, C, H, W), floating point, in any memory format.

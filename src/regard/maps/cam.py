@@ -13,7 +13,7 @@ from regard.maps.method import Fuse, MapMethod
 
 
 class GradCAM(MapMethod):
-    """Grad-CAM: the activations, each channel weighed by the mean of its gradients, summed; negative parts set to 0.
+    """Grad-CAM: the activations, each channel weighted by the mean of its gradients, summed; negative parts set to 0.
 
     Source: Selvaraju et al., "Grad-CAM" (ICCV 2017, arXiv 1610.02391), equations 1 and 2.
 
@@ -26,7 +26,7 @@ class GradCAM(MapMethod):
 
 
 class GradCAMPlusPlus(MapMethod):
-    """Grad-CAM++: as Grad-CAM, but with positive gradients only, each weighed by how alone it stands.
+    """Grad-CAM++: as Grad-CAM, but with positive gradients only, each weighted by how isolated it is.
 
     With activations A and gradients G of a channel, and S the sum of A over all pixels, the channel's weight is the sum
     of `alpha relu(G)` over the pixels, where `alpha = G^2 / (2 G^2 + S G^3)`. This holds for a score that is the
@@ -91,7 +91,7 @@ class LayerCAM(MapMethod):
 
 
 class XGradCAM(MapMethod):
-    """XGrad-CAM: as Grad-CAM, with the mean of a channel's gradients weighed by its activations.
+    """XGrad-CAM: as Grad-CAM, with the mean of a channel's gradients weighted by its activations.
 
     The weight of a channel is `sum(G A) / sum(A)` over the pixels, and 0 if its activations add up to 0. No epsilon is
     added. (The authors' code adds 1e-6 to the sum, the grad-cam and torchcam packages 1e-7 and 1e-8, which shows where

@@ -71,7 +71,7 @@ def group_probabilities(
     by_group, logits = group_means(model, layer, images, groups)
     chosen = chosen_classes(logits, classes)
     if chosen.ndim != 1:
-        raise InputError(f"classes are {tuple(chosen.shape)}; group activation is of one class an image")
+        raise InputError(f"classes are {tuple(chosen.shape)}; group activation is of one class per image")
     images, means = checked_images(model, images), by_group.flatten(0, 1)  # (N G, h, w)
     scores = torch.full((len(means),), torch.nan, dtype=logits.dtype, device=images.device)
     masking = (means.amin((1, 2)) != means.amax((1, 2))).nonzero()[:, 0]

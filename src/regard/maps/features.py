@@ -18,7 +18,7 @@ from regard.errors import InputError
 Reshape = Callable[[Tensor], Tensor]
 
 _IDENTITY = nn.Identity()
-_PREFIX_TOKENS = 5  # as many as are looked for in front of the grid: a class token and four registers
+_PREFIX_TOKENS = 5  # at most, before the grid: a class token and four registers
 
 
 def arrangement(
@@ -26,9 +26,9 @@ def arrangement(
 ) -> Reshape:
     """The function that makes features (N, C, H, W) of this output of the layer `name`, and of its gradients.
 
-    Without `reshape` what it gives is a view. Tokens become a grid: the first are dropped, as many as the model says
-    (`num_prefix_tokens`) or as leave a grid of the images' patches, or else of the images' aspect ratio. What has four
-    dimensions is (N, H, W, C) if only so its grid has the aspect ratio of the images.
+    Without `reshape` the features are a view of the output. Tokens become a grid: the first are dropped, as many as the
+    model declares (`num_prefix_tokens`) or as leave a grid of the images' patches, or else of the images' aspect ratio.
+    An output of four dimensions is (N, H, W, C) if only so its grid has the aspect ratio of the images.
 
     Args:
         model: not compiled.
@@ -61,21 +61,21 @@ def arrangement(
     return lambda tokens: tokens[:, prefix:].transpose(1, 2).unflatten(2, grid)
 
 
-def _no_features(name: str, found: str) -> InputError:
+def _no_features(name: str, output: str) -> InputError:
     return InputError(
-        f"layer {name!r} gives {found}; expected features (N, C, H, W), (N, H, W, C) or tokens (N, T, C): "
+        f"layer {name!r} gives {output}; expected features (N, C, H, W), (N, H, W, C) or tokens (N, T, C): "
         "tap a layer that gives those, or give reshape=, a function that makes (N, C, H, W) of it"
     )
 
 
 def _is_channels_last(model: nn.Module, name: str, shape: Sequence[int], size: tuple[int, int] | None) -> bool:
     # Ambiguous where both ways have the aspect ratio of the images, as (N, 8, 8, 8) has, and where neither has, as
-    # after strides that differ by direction. Then timm's models say what they give; others are taken to be plain.
-    said = _said(model, name, "output_fmt") == "NHWC"
+    # after strides that differ by direction. Then timm's models declare it; others are taken for (N, C, H, W).
+    declared = _declared(model, name, "output_fmt") == "NHWC"
     if size is None:
-        return said
+        return declared
     first, last = _has_aspect(shape[2:4], size), _has_aspect(shape[1:3], size)
-    return said if first == last else last
+    return declared if first == last else last
 
 
 def _has_aspect(grid: Sequence[int], size: tuple[int, int]) -> bool:
@@ -85,16 +85,18 @@ def _has_aspect(grid: Sequence[int], size: tuple[int, int]) -> bool:
 
 
 def _grid(model: nn.Module, name: str, tokens: int, size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    """How many tokens stand in front, and the grid (h, w) of the others."""
-    if _said(model, name, "reroll") is not None:
+    """The number of prefix tokens, and the grid (h, w) of the others."""
+    if _declared(model, name, "reroll") is not None:
         raise InputError(
             f"the tokens of layer {name!r} are not in the order of the image, but in that of mask units, as Hiera has "
             "them; give reshape=, a function that makes (N, C, H, W) of them"
         )
     prefixes = list(range(min(_PREFIX_TOKENS, tokens - 1) + 1))
-    said = _said(model, name, "num_prefix_tokens")
-    if isinstance(said, int) and 0 <= said < tokens:  # not of all layers: class-attention networks add theirs late
-        prefixes = [said, *(prefix for prefix in prefixes if prefix != said)]
+    declared = _declared(model, name, "num_prefix_tokens")
+    if (
+        isinstance(declared, int) and 0 <= declared < tokens
+    ):  # not of all layers: class-attention networks add theirs late
+        prefixes = [declared, *(prefix for prefix in prefixes if prefix != declared)]
     patches = list(_patch_grids(model, name, size))
     for prefix in prefixes:
         for grid in patches:
@@ -114,9 +116,9 @@ def _grid(model: nn.Module, name: str, tokens: int, size: tuple[int, int]) -> tu
 
 
 def _patch_grids(model: nn.Module, name: str, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """The grids of the image's patches, going by what the model says of them."""
-    embed = _said(model, name, "patch_embed")  # timm's; torchvision's networks have a patch_size themselves
-    patch = _pair(getattr(embed, "patch_size", None) or _said(model, name, "patch_size"))
+    """The grids of the image's patches, by the attributes of the model."""
+    embed = _declared(model, name, "patch_embed")  # timm's; torchvision's networks have a patch_size themselves
+    patch = _pair(getattr(embed, "patch_size", None) or _declared(model, name, "patch_size"))
     if patch is not None:
         yield size[0] // patch[0], size[1] // patch[1]
         yield -(-size[0] // patch[0]), -(-size[1] // patch[1])  # where the image is padded to whole patches
@@ -133,14 +135,14 @@ def _pair(value: object) -> tuple[int, int] | None:
     return None
 
 
-def _said(model: nn.Module, name: str, attribute: str) -> object:
+def _declared(model: nn.Module, name: str, attribute: str) -> object:
     """The attribute of the innermost module around the layer that has it; None where none has.
 
     The innermost, because a network may be part of another, behind a normalisation for example.
     """
     parts = name.split(".")
     for end in range(len(parts) - 1, -1, -1):
-        said = getattr(model.get_submodule(".".join(parts[:end])), attribute, None)
-        if said is not None:
-            return said
+        value = getattr(model.get_submodule(".".join(parts[:end])), attribute, None)
+        if value is not None:
+            return value
     return None

@@ -63,7 +63,7 @@ class GradientMap(MapMethod):
         layer: None or "input": the images themselves, and `layer` is then "input".
         power: at least 1.
         reduce: "mean", "sum" or "max".
-        loss: "cross-entropy" with the asked class as label, or the "score" of the class.
+        loss: "cross-entropy" with the class as label, or the "score" of the class.
         symmetric: twice the work. The others are those of `MapMethod`.
     """
 

@@ -1,4 +1,4 @@
-"""The last spatial features of a model, where maps are read unless another layer is asked."""
+"""The last spatial features of a model, whose CAM is taken unless stated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POOLING = re.compile("Pool|Flatten|Head")
 def last_features(model: nn.Module) -> str:
     """The name of the last layer whose features are spatial.
 
-    - A vision transformer that reads its class off a token of its own: the first norm of the last block with
+    - A vision transformer that reads its class off a class token: the first norm of the last block with
       attention. Behind that attention the scores depend on the class token alone, so there every other token's gradient
       is 0; at this norm they still have one.
     - Another transformer (Swin, and those that take the mean of all tokens): its last block, or the stage that ends
@@ -43,7 +43,7 @@ def last_features(model: nn.Module) -> str:
         model: not compiled, not wrapped.
 
     Raises:
-        InputError: none of these was found; name the layer instead.
+        InputError: the model has none of these; name the layer instead.
     """
     try:
         stage = list(stages(model))[-1]
@@ -64,20 +64,20 @@ def last_features(model: nn.Module) -> str:
 
 def _last_attention_block(model: nn.Module) -> str:
     """The last module with a layer norm and attention for children and no convolution in it; "" if there is none."""
-    found = ""
+    last = ""
     for name, module in named_descendants("", model):
         inside = children("", module)
         attends = any(_is_attention(*child) for child in inside) and any(_is_layer_norm(child) for _, child in inside)
         if name and attends and not has_convolution(module):
-            found = name
-    return found
+            last = name
+    return last
 
 
 def _norm_before_attention(name: str, block: nn.Module) -> str:
     """The last norm registered before the block's last attention; if none is, its first; "" if it has none."""
     inside = children(name, block)
     norms = [i for i, (_, child) in enumerate(inside) if _is_layer_norm(child)]
-    last = max(i for i, (own, child) in enumerate(inside) if _is_attention(own.rpartition(".")[2], child))
+    last = max(i for i, (path, child) in enumerate(inside) if _is_attention(path.rpartition(".")[2], child))
     before = [i for i in norms if i < last]
     return inside[before[-1] if before else norms[0]][0] if norms else ""
 
@@ -127,22 +127,22 @@ def _last_block(model: nn.Module) -> str:
 
 def _pointwise_convolution_behind(model: nn.Module, stage: str) -> str:
     """The last 1 x 1 convolution between the stage and the pooling, with what follows it; "" if there is none."""
-    found = ""
+    last = ""
     while stage:
         parent, _, _ = stage.rpartition(".")
         siblings = children(parent, model.get_submodule(parent))
         follows = False
         for name, module in siblings[[name for name, _ in siblings].index(stage) + 1 :]:
             if _has_linear(module) or any(_pools(part) for part in descendants(module)):
-                return found
+                return last
             if _is_pointwise_convolution(module):
-                found, follows = name, True
+                last, follows = name, True
             elif follows and (is_norm(module) or is_activation(module)):
-                found = name
+                last = name
             elif not isinstance(module, nn.Identity):
                 follows = False
         stage = parent
-    return found
+    return last
 
 
 def _is_pointwise_convolution(module: nn.Module) -> bool:

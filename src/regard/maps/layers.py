@@ -37,7 +37,7 @@ def readable(model: nn.Module) -> nn.Module:
 
 
 def find_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None = None) -> dict[str, nn.Module]:
-    """The asked layers as name -> module, in the order asked; None stands for the stages, in order of execution.
+    """The layers as name -> module, in the order given; None stands for the stages, in order of execution.
 
     Names are those of `model.named_modules()`, without what `torch.compile`, `DistributedDataParallel` and
     `DataParallel` put before and between them.
@@ -52,14 +52,14 @@ def find_layers(model: nn.Module, layers: Layer | Sequence[Layer] | None = None)
     if isinstance(layers, str | nn.Module):
         layers = [layers]
     names = [layer if isinstance(layer, str) else _name_of(layer, model) for layer in layers]
-    found = {name: _submodule(model, name) for name in names}
-    if not found:
-        raise InputError("no layers asked; name at least one, or leave layers out for the stages")
-    return found
+    modules = {name: _submodule(model, name) for name in names}
+    if not modules:
+        raise InputError("layers is empty; name at least one, or leave it out for the stages")
+    return modules
 
 
 def stands_for(layer: Layer | Sequence[Layer] | None, name: str, model: nn.Module) -> bool:
-    """Whether what is asked for is this name alone, and no module of the model has it."""
+    """Whether `layer` is this name alone, and no module of the model has it."""
     alone = layer == name or (isinstance(layer, list | tuple) and list(layer) == [name])
     return alone and name not in dict(unwrapped(model).named_modules())
 

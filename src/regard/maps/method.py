@@ -1,4 +1,4 @@
-"""The base of all methods that show where a model looks."""
+"""The base of all CAM methods."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tapped(NamedTuple):
 
 
 class MapMethod(ABC):
-    """A method that shows where a model looks: called with images, it gives a map for each.
+    """A CAM method: called with images, it gives a map for each.
 
     A method is a subclass with its `combine`. One forward takes place, without a graph up to the first tapped layer,
     and for each of K classes one backward, down to the tapped layers. The model runs in evaluation mode, not compiled,
@@ -99,13 +99,13 @@ class MapMethod(ABC):
     def __call__(
         self, images: Tensor, classes: Classes | None = None, *, top: int | None = None, upsample: bool = True
     ) -> Tensor:
-        """The maps of one class an image, or of several.
+        """The maps of one class per image, or of several.
 
         Args:
             images: (N, 3, H, W), floating point, normalised as the model wants them, on its device; they are cast to
                 the dtype of its parameters.
             classes: one class for all images, or one for each, (N,), or several for each, (N, K); None: the predicted.
-            top: in place of classes: the so many with the highest scores, highest first.
+            top: instead of classes: the number of classes with the highest scores to take, highest first.
             upsample: to the size of the images, bilinearly (`align_corners=False`); False: as large as the features, of
                 several layers the largest.
 
@@ -167,14 +167,14 @@ class MapMethod(ABC):
                 )
             )
         warnings.warn(
-            f"the maps of layer {self.layer} have one pixel, so they show no place; read them at an earlier layer "
+            f"the maps of layer {self.layer} have one pixel, so they have no positions; take them at an earlier layer "
             f"({f'--layer {earlier[-1]}' if earlier else '--layer'}), or give larger images",
             DataWarning,
             stacklevel=3,
         )
 
     def _squeezed(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """(N, K, h, w) as they are; (N, h, w) if one class an image was asked."""
+        """(N, K, h, w) as they are; (N, h, w) if there is one class per image."""
         one = self.classes is not None and self.classes.ndim == 1
         return {name: part[:, 0] for name, part in maps.items()} if one else maps
 
@@ -251,7 +251,7 @@ class MapMethod(ABC):
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (..., h, w) -> (..., *size), bilinearly (`align_corners=False`).
 
-    Rounding does not lead out of the range of a map's own values, so a constant map stays constant.
+    Rounding does not lead out of the range of a map's values, so a constant map stays constant.
     """
     if maps.shape[-2:] == tuple(size):
         return maps
@@ -272,9 +272,9 @@ def _gradients(logits: Tensor, tapped: dict[str, Tapped], weights: Tensor, *, re
         names = ", ".join(repr(name) for name in tapped)
         raise InputError(f"no gradient reaches layer {names}; does the model run under no_grad inside?")
     outputs = [layer.output for layer in tapped.values()]
-    found = torch.autograd.grad(logits, outputs, weights, retain_graph=retain_graph, allow_unused=True)
+    gradients_of = torch.autograd.grad(logits, outputs, weights, retain_graph=retain_graph, allow_unused=True)
     gradients = {}
-    for (name, layer), gradient in zip(tapped.items(), found, strict=True):
+    for (name, layer), gradient in zip(tapped.items(), gradients_of, strict=True):
         if gradient is None:
             raise InputError(f"the class scores do not depend on layer {name!r}; tap another layer")
         gradients[name] = wide(layer.arrange(gradient))

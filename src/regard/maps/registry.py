@@ -71,7 +71,7 @@ class FunctionMap(MapMethod):
 
 
 def method_name(method: str | MapFunction | MapMethod) -> str:
-    """What a method is called in results: its name; of a function, MODULE:FUNCTION, as the commands take it."""
+    """The name of a method in results; of a function, MODULE:FUNCTION, as the commands take it."""
     if isinstance(method, str):
         return method
     if isinstance(method, MapMethod):
@@ -85,7 +85,7 @@ def names() -> list[str]:
 
 
 def register(name: str, method: type[MapMethod] | MapFunction) -> None:
-    """Makes a method known by a name, in place of the one that had it.
+    """Adds a method under a name, and replaces one that has it.
 
     Args:
         name: for `create`, `bias.evaluate` and `report.explain`; any case.
@@ -104,21 +104,21 @@ def create(
         model: maps images to class scores (N, classes).
         layer: a name as in `model.named_modules()`, the module itself, or several of these; None: the method's usual
             one, mostly the last spatial features. A function knows its layer itself.
-        options: the method's own, for example `fuse`, or `power` of "gradient".
+        options: of the method, for example `fuse`, or `power` of "gradient".
 
     Raises:
         InputError: an unknown name or option, a layer for a function, and what the method itself raises.
     """
-    found = _named(method) if isinstance(method, str) else method
-    if not isinstance(found, type):
+    kind = _named(method) if isinstance(method, str) else method
+    if not isinstance(kind, type):
         if layer or options:
-            raise InputError("a layer or option is for a method of regard's; a function knows its own: leave it out")
-        return FunctionMap(model, found)
-    taken = [key for key in inspect.signature(found).parameters if key not in ("model", "layer")]
+            raise InputError("a layer or option is for a method of regard; a function has its own: leave it out")
+        return FunctionMap(model, kind)
+    taken = [key for key in inspect.signature(kind).parameters if key not in ("model", "layer")]
     for option in options:
         if option not in taken:
             raise unknown(f"option of method {method!r}", option, taken)
-    return found(model, layer, **options)
+    return kind(model, layer, **options)
 
 
 def _named(name: str) -> type[MapMethod] | MapFunction:

@@ -127,14 +127,14 @@ class Taps:
 
 
 class MapTaps(Taps):
-    """Reads the attention maps of layers while a model runs: `Taps` that keep maps in place of features.
+    """Reads the attention maps of layers while a model runs: `Taps` that keep maps instead of features.
 
         with MapTaps(model, ["layer3", "layer4"]) as taps:
             logits = model(images)
             maps = taps.maps  # {"layer3": (N, H, W), "layer4": …}
 
-    A map is made as soon as its features are there, so they are read once, while they are near, and of what the model
-    does not need itself nothing is held.
+    A map is computed as soon as the layer has run, while its features are in the cache; features that the model does
+    not need are not kept.
 
     Unlike `Taps` it can run within a compiled function, which then compiles the maps with the model.
 
