@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import yaml
 from matplotlib.ticker import MaxNLocator
 
+from regard import recipes
 from regard.errors import InputError
 from regard.formatting import printable
 from regard.report.template import write_page
+from regard.store import StoredRun, read_run
 from regard.tables.contents import Compared, Contents, Entry, contents
 from regard.tables.filled import FilledTable
+from regard.tables.filling import fill
+from regard.tables.matching import folder_name
+from regard.tables.published import PublishedTable, load_table, table_names
+from regard.training import ModelRecipe, Run
 
 WIDTH, HEIGHT = 220, 26
 _EDGE = 10.0  # for the outermost dots, and half of a number of the axis
@@ -222,3 +231,50 @@ def _beyond(cut: tuple[bool, bool]) -> str:
     """What the picture does not show of an interval, for who cannot see its arrows."""
     sides = " and ".join(side for side, beyond in zip(("left", "right"), cut, strict=True) if beyond)
     return f"; the interval goes on beyond the {sides} of the picture" if sides else ""
+
+
+def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
+    """The tables that come with regard and have such runs in a comparison, each with the runs of one folder.
+
+    The teachers of these runs are looked for beside them. They fill no cell unless they are among the runs.
+    """
+    stores: dict[Path, list[StoredRun]] = {}
+    for run in runs:
+        place = run.folder.resolve()
+        if (found := read_run(place)) is not None:
+            stores.setdefault(place.parent, []).append(found)
+    tables = [load_table(name) for name in table_names()]
+    filled = []
+    for folder, stored in stores.items():
+        beside = _teachers(folder, stored)
+        filled += [fill(table, stored, beside=beside) for table in tables if _may_hold(table, stored)]
+    return [one for one in filled if _compared(one)]
+
+
+def _teachers(folder: Path, runs: Sequence[StoredRun]) -> list[StoredRun]:
+    """The runs in a folder that taught some of its runs, but for these themselves."""
+    names = {folder_name(teacher) for run in runs for teacher in run.teachers} - {run.name for run in runs}
+    found = [read_run(folder / name) for name in sorted(names)]
+    return [run for run in found if run is not None]
+
+
+def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:
+    """Whether any of these runs has a network of the table; loading all recipes of all tables would take seconds."""
+    networks = {_network(run.recipe) for run in runs}
+    return any(_network_of(cell.recipe) in networks for cell in table.cells.values() if cell.recipe is not None)
+
+
+@cache
+def _network_of(recipe: str) -> str:
+    return _network(yaml.safe_load(recipes.find(recipe).read_text(encoding="utf-8")))
+
+
+def _network(recipe: Mapping[str, Any]) -> str:
+    """The name of a network in a recipe as it is in its file."""
+    return str((recipe.get("model") or {}).get("name", ModelRecipe.name))
+
+
+def _compared(filled: FilledTable) -> bool:
+    """Whether a cell of a comparison has runs."""
+    columns = {column for pair in filled.table.comparisons for column in pair}
+    return any(cell.seeds for (_, column), cell in filled.cells.items() if column in columns)

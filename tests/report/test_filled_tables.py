@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from regard import report
-from regard.report.runs import filled_tables, report_runs
-from regard.report.seed_differences import seed_difference
+from regard.report import report_runs
+from regard.report.tables_page import filled_tables
 from regard.tables import FilledTable
 from regard.training import Run, load_recipe, make_model
 
 CLASSES = tuple("abcdefghij")
-BASE = [60.0, 62.0, 61.0, 63.0, 59.0, 64.0]
 
 
 def made(folder: Path, stem: str, seed: int, accuracy: float, *, teacher: str | None = None, done: bool = True) -> Run:
@@ -39,14 +37,6 @@ def made(folder: Path, stem: str, seed: int, accuracy: float, *, teacher: str | 
 def network(stem: str) -> nn.Module:
     """The network of a recipe, made once for its runs of all seeds."""
     return make_model(load_recipe(stem), len(CLASSES))
-
-
-def against(folder: Path, one: str, other: str, differences: Sequence[float]) -> list[Run]:
-    """Runs of two recipes, a seed a difference, in points: the first minus the second."""
-    runs = []
-    for seed, (base, by) in enumerate(zip(BASE, differences, strict=False)):
-        runs += [made(folder, other, seed, base), made(folder, one, seed, base + by)]
-    return runs
 
 
 def of(tables: Sequence[FilledTable], name: str) -> FilledTable:
@@ -86,49 +76,8 @@ def test_a_teacher_that_is_nowhere_or_not_finished_is_said(taught: dict[str, lis
     )
 
 
-@pytest.mark.parametrize(
-    ("differences", "words"),
-    [
-        ([1, 2, 1, 2, 1], "not resolved with 5 seeds"),  # one-sided p would be 0.031, but nothing was published
-        ([1, 2, 1, 2, 1, 1], "better"),
-        ([-1, -2, -1, -2, -1, -1], "worse"),
-        ([0.2, 0.2, 0.2, 0.2, 0.2, 9], "not resolved with 6 seeds"),  # p is 0.031, but the interval holds zero
-        ([1, -2, 1, 2, 1, 1], "not resolved with 6 seeds"),
-    ],
-)
-def test_the_table_and_the_differences_above_it_decide_alike(tmp_path: Path, differences, words: str) -> None:
-    names = "lsas/resnet29-lsas-se-cifar10", "lsas/resnet29-se-cifar10"
-    runs = against(tmp_path, *names, differences)
-    (comparison,) = of(filled_tables(runs), "lsas-resnet29").comparisons
-    assert comparison.verdict.words == words
-    groups, _ = report.seed_groups(report.summarize(runs))
-    one, other = sorted(groups, key=lambda group: "lsas" not in group.name)
-    above = seed_difference(one, other, "accuracy")
-    assert above is not None
-    assert above.p == comparison.verdict.p
-    assert above.significant == (not words.startswith("not"))
-
-
-def page(runs: Sequence[Run], path: Path) -> str:
-    return html.unescape(report_runs([run.folder for run in runs], path, images=0).read_text())
-
-
-def test_the_page_explains_the_signs_that_it_has_and_no_others(taught: dict[str, list[Run]], tmp_path: Path) -> None:
-    text = page([*taught["student"], *taught["at"]], tmp_path / "page.html")
-    assert "AT against student" in text and "not resolved with 2 seeds" in text
-    assert "No finished run yet" not in text and "†" not in text
-    assert "One-sided p values" not in text
-
-
-@pytest.mark.slow
-def test_the_page_says_where_a_test_is_one_sided(tmp_path: Path) -> None:
-    names = "attention-transfer/wrn-16-1-from-16-2-at", "attention-transfer/wrn-16-1"
-    teacher = "attention-transfer/wrn-16-2"
-    runs = [made(tmp_path, names[1], seed, base) for seed, base in enumerate(BASE[:5])]
-    for seed, base in enumerate(BASE[:5]):
-        made(tmp_path, teacher, seed, base + 5)
-        runs.append(made(tmp_path, names[0], seed, base + 0.8 + seed / 50, teacher=f"wrn-16-2-seed{seed}"))
-    text = page(runs, tmp_path / "page.html")
-    assert "one-sided p = 0.031" in text and ">reproduced<" in text
-    assert "One-sided p values, here alone, are of differences that go the published way" in text
-    assert "No finished run yet" not in text and "not in the store" not in text
+def test_the_page_shows_the_tables_that_the_runs_fill(taught: dict[str, list[Run]], tmp_path: Path) -> None:
+    runs = report_runs([run.folder for run in (*taught["student"], *taught["at"])], images=0)
+    assert [table.table.name for table in runs.tables] == ["builtin"]
+    text = html.unescape(runs.save(tmp_path / "page.html").read_text())
+    assert "AT against student" in text and runs.tables[0].table.title in text
