@@ -66,10 +66,10 @@ def test_names_in_tables_are_plain_text(console: type[rich.console.Console], tab
     else:
         runs = []
         for number in range(len(NAMES)):
-            run = training.Run.create(tmp_path / str(number), training.Recipe(), ("a", "b"))
+            run = training.Run.create(tmp_path / str(number), training.Recipe(label_smoothing=number / 100), ("a", "b"))
             run.write_metrics([{"epoch": 1, "test_accuracy": 0.5}])
             runs.append(run)
-        text = printed(report.terminal_table(report.summarize(runs, NAMES)), console)
+        text = printed(report.report_runs([run.folder for run in runs], names=NAMES, images=0), console)
     assert all(name in text for name in NAMES[:4])
     assert all(character.isprintable() or character == "\n" for character in text)
 

@@ -116,10 +116,12 @@ def run_demo(
         if not (place / "bias.json").exists():
             _measure(outcome.run, splits.test, device)
         runs.append(outcome.run)
-    rows = report.summarize(runs, list(NETWORKS))
-    page = report.write_html(rows, folder / "report.html", title="Where small networks look", reference=REFERENCE)
+    result = report.report_runs(
+        [run.folder for run in runs], title="Where small networks look", names=list(NETWORKS), reference=REFERENCE
+    )
+    page = result.save(folder / "report.html")
     console.print()
-    Console(width=max(console.width, 120)).print(report.terminal_table(rows))
+    Console(width=max(console.width, 120)).print(result)
     console.print(Text(printable(f"{time.monotonic() - began:.0f} s; the report is {page.resolve()}")))
     return page
 

@@ -216,6 +216,11 @@ def compatible(differences: Vector, published: float, runs: int | None = None, m
     return bool(abs(published - value) <= half * math.sqrt(1 + len(kept) / m))
 
 
+def without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with None for every NaN: JSON has none."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
+
+
 @lru_cache(4096)
 def _wilson(successes: int, n: int) -> tuple[float, float]:
     from scipy.stats import binomtest  # here: it takes long to import

@@ -99,7 +99,7 @@ def test_cells_of_a_run_are_those_of_bias_evaluate(make_run, splits: data.Splits
     measured.save(run.folder / "bias.json")
     added: list[Row] = []
     monkeypatch.setattr(Gallery, "add", lambda _, row, heading="": added.append(row))
-    found = runs_gallery(report.summarize([run]), 0, splits.test, images=20)
+    found = runs_gallery(report.collect([run.folder])[0], 0, splits.test, images=20)
     assert len(added) == 20 and found.notes == ()
     for row in added:
         (one,) = row.cells
@@ -110,7 +110,7 @@ def test_cells_of_a_run_are_those_of_bias_evaluate(make_run, splits: data.Splits
 
 
 def test_images_that_differ_most_are_those_of_the_largest_range_of_energy_inside(make_run, splits) -> None:
-    networks = report.summarize([make_run("a"), make_run("b"), make_run("c")])
+    networks = report.collect([make_run(name).folder for name in "abc"])[0]
     energies = np.stack([network.bias.rows["energy_inside"] for network in networks])
     chosen = choose_images(networks, splits.test, 12, 4)
     assert chosen[DIFFERENT] == np.argsort(-np.ptp(energies, axis=0))[:4].tolist() and len(chosen[RANDOM]) == 12
@@ -122,8 +122,8 @@ def test_networks_without_a_column_are_named(make_run, recipe, splits) -> None:
     fewer = replace(recipe.data, train_images=20, mean=None, std=None)
     runs = [make_run("base"), make_run("unfinished", weights=False), make_run("elsewhere", data=other)]
     runs.append(make_run("fewer", data=fewer))
-    found = runs_gallery(report.summarize(runs), 0, splits.test, images=2, different=0)
+    found = runs_gallery(report.collect([run.folder for run in runs])[0], 0, splits.test, images=2, different=0)
     assert [network.name for network in found.networks] == ["base", "fewer"] and len(found.gallery) == 2
-    assert [note.split()[0] for note in found.notes] == ["unfinished", "elsewhere"]
-    bare = runs_gallery(report.summarize(runs[:1]), 0, replace(splits.test, regions=None), images=2)
+    assert [note.about for note in found.notes] == ["unfinished", "elsewhere"]
+    bare = runs_gallery(report.collect([runs[0].folder])[0], 0, replace(splits.test, regions=None), images=2)
     assert not bare.gallery.regions and bare.gallery.groups[RANDOM][0]["cells"][0]["result"] == ""

@@ -48,7 +48,7 @@ def test_numbers_and_fields() -> None:
         ({"start": math.inf}, "finite"),
         ({"start": 1, "begin": 0.5, "until": 0.5}, "begin < until"),
         ({"start": 1, "shape": "step"}, "no milestones"),
-        ({"start": 1, "shape": "step", "milestones": [60]}, "shares of the run"),
+        ({"start": 1, "shape": "step", "milestones": [60]}, "fractions of the run"),
         ({"start": 1, "shape": "step", "milestones": 0.5}, "give a list"),
         ({"start": 1, "shape": "step", "milestones": [0.2, 0.4], "factor": 1e300}, "does not stay finite"),
         ("1000", "expected a number"),

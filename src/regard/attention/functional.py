@@ -49,26 +49,21 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
     return dx, (of_product * b).sum_to_size(a.shape), (of_product * a).sum_to_size(b.shape)
 
 
-def channel_mean(x: Tensor) -> Tensor:
-    """The mean of each channel, (N, C)."""
-    return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+def channel_statistics(x: Tensor, variance: bool, maximum: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance, maximum and its first pixel h W + w of each channel: (N, C), or (0,) of what is not asked for.
+
+    The variance has H W - 1 in the denominator, that of one pixel is 0. A maximum's gradient goes to its pixel.
+    """
+    mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+    squares, top, where = mean.new_empty(0), mean.new_empty(0), mean.new_empty(0, dtype=torch.int64)
+    if variance:
+        squares = (x.to(mean.dtype) - mean[:, :, None, None]).square().sum((2, 3)) / max(x.shape[2] * x.shape[3] - 1, 1)
+    if maximum:
+        top, where = x.flatten(2).max(2)
+    return mean, squares, top.to(mean.dtype), where
 
 
-def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, (N, C), with H W - 1 in the denominator; the variance of one pixel is 0."""
-    mean, pixels = channel_mean(x), x.shape[2] * x.shape[3]
-    squares = (x.to(mean.dtype) - mean[:, :, None, None]).square().sum((2, 3))
-    return mean, squares / (pixels - 1 if pixels > 1 else 1)
-
-
-def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, maximum and its first pixel h W + w of each channel, (N, C). A maximum's gradient goes to its pixel."""
-    mean = channel_mean(x)
-    top, where = x.flatten(2).max(2)
-    return mean, top.to(mean.dtype), where
-
-
-def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pixel_statistics(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, maximum and its first channel, over the channels of `x * f` with f (N, C, 1, 1): (N, 1, H, W) each."""
     scaled = x * f.to(x.dtype)
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -91,16 +86,6 @@ def weighted_sum(x: Tensor, f: Tensor) -> Tensor:
     if f.shape[1] == 1:
         return torch.einsum("nchw,nihw->nci", x, f.to(x.dtype)).to(dtype)[..., None]
     return torch.einsum("nchw,ncij->nijhw", x, f.to(x.dtype))[:, 0].to(dtype)
-
-
-def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The context (N, C, 1, 1), the mean of the pixels weighted by `softmax_p(key x[p] + bias)`, and these weights.
-
-    key: (C,), bias: (1,); the weights: (N, 1, H, W).
-    """
-    logits = weighted_sum(x, key[None, :, None, None].expand(x.shape[0], -1, 1, 1)) + bias
-    weights = logits.flatten(1).softmax(1).reshape(logits.shape)
-    return weighted_sum(x, weights), weights
 
 
 def sigmoids(u: Tensor, w: Tensor, b: Tensor) -> Tensor:

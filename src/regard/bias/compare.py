@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from regard.bias.results import Results, comparable, without_nan
+from regard.bias.results import Results, comparable
 from regard.errors import InputError
-from regard.stats import Difference, holm, paired_means, paired_proportions
+from regard.stats import Difference, holm, paired_means, paired_proportions, without_nan
 
 RATES = ("position_bias", "range_bias", "pointing")
 MEANS = ("spill", "miss", "iou", "mean_iou", "energy_inside", "auc", "rank_accuracy")

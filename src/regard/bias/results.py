@@ -16,7 +16,7 @@ import numpy as np
 from regard.bias.metrics import check_pixels, check_threshold
 from regard.errors import InputError, first_line
 from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
-from regard.stats import Estimate, mean, proportion
+from regard.stats import Estimate, mean, proportion, without_nan
 
 if TYPE_CHECKING:
     import pyarrow
@@ -450,11 +450,6 @@ class Rows:
                 return parquet.read_schema(file).names[: 1 + len(COLUMNS)] == [_KEY, *COLUMNS]
         except (pa.ArrowException, OSError):
             return False
-
-
-def without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with None for every NaN: JSON has none."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
 
 
 def _checked(columns: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:

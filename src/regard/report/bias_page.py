@@ -14,7 +14,7 @@ from regard.formatting import printable
 from regard.report import bias_charts, bias_prose, breakdown
 from regard.report.contrast import Contrast, Group, reach, split
 from regard.report.measure_words import MAIN_MEANS, MEASURES, RATES, measure_of
-from regard.report.repeat import by_value
+from regard.report.provenance import shared
 from regard.report.sights import Sight, check_same_images, strips
 from regard.report.template import Network, write_page
 from regard.report.wording import shortened
@@ -108,9 +108,9 @@ def write_bias_html(
         sights=shown,
         unshown=unshown,
         left_out=bias_prose.left_out(reports, networks),
-        settings=by_value((network.name, _settings(report, network)) for network, report in pairs),
+        settings=shared({network.name: _settings(report, network) for network, report in pairs}),
         definitions=[words for name, words in MEASURES.items() if name in RATES or name in means],
-        environment=by_value([("", _environment())]),
+        environment=shared({"": _environment()}),
         command=command,
     )
 

@@ -25,3 +25,8 @@ GROUPS = (
     "([group_score]); below each its [interval|95% interval]. A group whose mean activation is constant masks nothing, "
     "and has no score."
 )
+COSTS = (
+    "The area of a circle is in proportion to the network's parameters. The point is the mean over the [seeds], the "
+    "line goes from the least to the greatest."
+)
+CURVES = "Thin lines are runs; the thick line is their mean, the band goes from the least to the greatest."

@@ -97,7 +97,7 @@ TERMS = {
         "image, is at least the [threshold].",
         source=_LSAS,
     ),
-    "threshold": Term("threshold", "Value from 0 to 1 above which a pixel belongs to the [focus]; 0.5 unless stated."),
+    "threshold": Term("threshold", "Least value, from 0 to 1, of a pixel of the [focus]; 0.5 unless stated."),
     "margin": Term("margin", "Pixels that the [focus] may reach beyond the [region] without [range_bias|range bias]."),
     "gate": Term(
         "gate",

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from regard.formatting import NONE, interval, large, p_value, percent, points, printable, signed
+from regard.formatting import NONE, interval, large, number, p_value, percent, points, printable, signed
+from regard.report.glossary import TERMS
 
 Record = Mapping[str, Any]
-Kind = Literal["text", "count", "large", "percent", "number", "points", "signed", "p", "significant"]
+Kind = Literal["text", "measure", "count", "large", "percent", "number", "points", "signed", "p", "significant"]
+
+_NAMED = 8  # in a note about many
+_WRITERS: Mapping[str, Callable[[Any], str]] = {
+    "measure": lambda key: TERMS[key].name,
+    "count": "{:,}".format,
+    "large": large,
+    "percent": lambda share: f"{percent(share)}%",
+    "number": number,
+    "points": points,
+    "signed": signed,
+    "p": p_value,
+}
 
 
 class Note(NamedTuple):
@@ -25,10 +38,12 @@ class Column:
     """A column of a table of records.
 
     Attributes:
-        key: of the records. An estimate or difference has its interval under `key_low` and `key_high`.
+        key: of the records. An estimate or difference has its interval under `key_low` and `key_high` (of the key
+            "value": `low` and `high`), and may have a standard deviation under `key_deviation`.
         label: the heading.
-        kind: "text"; "count", a whole number; "large", the same with a unit; "percent" and "number", an estimate in
-            [0, 1]; "points", a difference of percentages, and "signed", of numbers; "p"; "significant", whether it is.
+        kind: "text"; "measure", a key of the glossary; "count", a whole number; "large", the same with a unit;
+            "percent" and "number", an estimate in [0, 1]; "points", a difference of percentages, and "signed", of
+            numbers; "p"; "significant", whether it is.
         term: of the glossary; empty for none.
         detail: key of a text in small type; empty for none.
     """
@@ -42,15 +57,23 @@ class Column:
     @property
     def is_text(self) -> bool:
         """Whether it is aligned at the left."""
-        return self.kind in ("text", "significant")
+        return self.kind in ("text", "measure", "significant")
 
     def texts(self, record: Record) -> tuple[str, str]:
         """What is shown of a record, and in small type its interval or detail; "" for none."""
         value = _known(record.get(self.key))
-        small = printable(str(record.get(self.detail) or "")) if self.detail else self._interval(record)
+        small = printable(record.get(self.detail) or "") if self.detail else self._interval(record)
+        if self.kind == "significant":
+            return "not tested" if value is None else "significant" if value else "not significant", small
         if value is None:
-            return ("not tested" if self.kind == "significant" else NONE), small
-        return self._text(value), small
+            return NONE, small
+        deviation = _known(record.get(f"{self.key}_deviation"))
+        if deviation is None:
+            return self._text(value), small
+        decimals = 2 if self.kind == "percent" else 3
+        write = percent if self.kind == "percent" else number
+        unit = "%" if self.kind == "percent" else ""
+        return f"{write(value, decimals)} ± {write(deviation, decimals)}{unit}", small
 
     def classes(self, record: Record) -> str:
         """CSS classes of the cell."""
@@ -58,30 +81,16 @@ class Column:
         return " ".join(filter(None, ("text" if self.is_text else "", tone)))
 
     def _text(self, value: Any) -> str:
-        match self.kind:
-            case "percent":
-                return f"{percent(value)}%"
-            case "number":
-                return f"{value:.3f}"
-            case "points":
-                return points(value)
-            case "signed":
-                return signed(value)
-            case "count":
-                return f"{value:,}"
-            case "large":
-                return large(value)
-            case "p":
-                return p_value(value)
-            case "significant":
-                return "significant" if value else "not significant"
-        return printable(str(value))
+        return _WRITERS.get(self.kind, printable)(value)
 
     def _interval(self, record: Record) -> str:
-        low, high = (_known(record.get(f"{self.key}_{end}")) for end in ("low", "high"))
-        if low is None or high is None:
-            return ""
-        return interval(low, high, percent if self.kind == "percent" else self._text)
+        ends = ("low", "high") if self.key == "value" else (f"{self.key}_low", f"{self.key}_high")
+        low, high = (_known(record.get(end)) for end in ends)
+        return (
+            ""
+            if low is None or high is None
+            else interval(low, high, percent if self.kind == "percent" else self._text)
+        )
 
 
 def filled(columns: Sequence[Column], records: Sequence[Record]) -> list[Column]:
@@ -90,6 +99,17 @@ def filled(columns: Sequence[Column], records: Sequence[Record]) -> list[Column]
         column
         for column in columns
         if column.kind == "significant" or any(_known(record.get(column.key)) not in (None, "") for record in records)
+    ]
+
+
+def gathered(notes: Iterable[Note]) -> list[Note]:
+    """Notes of the same text as one, about all of theirs."""
+    abouts: dict[str, list[str]] = {}
+    for about, note in notes:
+        abouts.setdefault(note, []).append(about)
+    return [
+        Note(", ".join(names[:_NAMED]) + (f", +{len(names) - _NAMED}" if len(names) > _NAMED else ""), note)
+        for note, names in abouts.items()
     ]
 
 

@@ -14,9 +14,9 @@ from regard.data import InMemoryDataset, create_loader
 from regard.errors import InputError
 from regard.maps import GradCAM, MapMethod, create
 from regard.models import fingerprint
+from regard.report.collect import RunResult
 from regard.report.gallery import Gallery, Row, choose, disagreement, explain_batch, merge
-from regard.report.summary import Summary
-from regard.report.wording import gathered
+from regard.report.records import Note
 from regard.training import load_data
 from regard.training.recipe import DataRecipe
 
@@ -24,15 +24,15 @@ DIFFERENT = "Largest differences in energy inside: not typical"
 
 
 class RunsGallery(NamedTuple):
-    """A gallery, the networks of its columns, and sentences on networks without a column or measured otherwise."""
+    """A gallery, the networks of its columns, and notes on networks without a column or measured otherwise."""
 
     gallery: Gallery
-    networks: tuple[Summary, ...]
-    notes: tuple[str, ...]
+    networks: tuple[RunResult, ...]
+    notes: tuple[Note, ...]
 
 
 def runs_gallery(
-    networks: Sequence[Summary], reference: int, test: InMemoryDataset, *, images: int = 12, different: int = 4
+    networks: Sequence[RunResult], reference: int, test: InMemoryDataset, *, images: int = 12, different: int = 4
 ) -> RunsGallery:
     """Test images with the CAM of each network that was tested on them.
 
@@ -47,7 +47,7 @@ def runs_gallery(
         different: further ones, on which the networks' energies inside differ most.
     """
     methods: dict[str, MapMethod] = {}
-    left_out = []
+    notes = []
     for network in networks:
         reason = _why_not(network, networks[reference], test)
         if reason is None:
@@ -56,8 +56,7 @@ def runs_gallery(
             except InputError as error:
                 reason = str(error)
         if reason is not None:
-            left_out.append((network.name, reason))
-    notes = gathered(left_out, "not in the gallery of test images")
+            notes.append(Note(network.name, f"not in the gallery: {reason}"))
     columns = tuple(network for network in networks if network.name in methods)
     gallery = Gallery([network.name for network in columns], measures=("energy_inside",))
     if not columns:
@@ -69,7 +68,7 @@ def runs_gallery(
     for heading, row in zip(headings, rows, strict=True):
         gallery.add(row, heading)
     notes += [
-        f"{network.name}: bias.json was measured with other weights; measure again (regard bias)."
+        Note(network.name, "bias.json was measured with other weights; measure again (regard bias)")
         for network in columns
         if network.bias is not None and _is_stale(network.bias, methods[network.name])
     ]
@@ -77,7 +76,7 @@ def runs_gallery(
 
 
 def choose_images(
-    networks: Iterable[Summary], test: InMemoryDataset, images: int, different: int
+    networks: Iterable[RunResult], test: InMemoryDataset, images: int, different: int
 ) -> dict[str, list[int]]:
     """Heading -> indices of test images; see `gallery.choose`."""
     labels = test.labels.cpu().numpy()
@@ -90,7 +89,7 @@ def choose_images(
     return choose(len(test), images + (different if scores else 0), scores, each=different)
 
 
-def _why_not(network: Summary, reference: Summary, test: InMemoryDataset) -> str | None:
+def _why_not(network: RunResult, reference: RunResult, test: InMemoryDataset) -> str | None:
     """Why the network has no CAMs of the reference's test images; None: it has."""
     if not network.environment.get("classes"):
         return f"no classes in {network.run.folder}/environment.json"
@@ -111,7 +110,7 @@ def _test_set(recipe: DataRecipe) -> DataRecipe:
     return replace(recipe, train_images=None, mean=None, std=None, download=False)
 
 
-def _method(network: Summary) -> MapMethod:
+def _method(network: RunResult) -> MapMethod:
     """Raises InputError where there are no such weights, no such method, or no such layer."""
     model, results = network.run.model("last"), network.bias
     return GradCAM(model) if results is None else create(results.method, model, results.layers or None)
@@ -122,7 +121,7 @@ def _is_stale(results: Results, method: MapMethod) -> bool:
     return measured is not None and measured != fingerprint(method.model)
 
 
-def _rows(method: MapMethod, network: Summary, test: InMemoryDataset, indices: Sequence[int]) -> list[Row]:
+def _rows(method: MapMethod, network: RunResult, test: InMemoryDataset, indices: Sequence[int]) -> list[Row]:
     results, recipe = network.bias, network.recipe.data
     which = torch.tensor(indices)
     mean, std = recipe.mean or test.mean, recipe.std or test.std

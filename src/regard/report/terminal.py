@@ -10,38 +10,42 @@ from rich.table import Table
 from rich.text import Text
 
 from regard.bias import Comparison, Results
-from regard.formatting import NONE, interval, large, p_value, percent, points, printable, signed
+from regard.formatting import NONE, interval, p_value, percent, points, printable, signed
 from regard.report.glossary import plain
 from regard.report.measure_words import RATES, measure_of
 from regard.report.records import Column, Record, filled
-from regard.report.summary import Summary
 from regard.report.wording import shortened
 from regard.stats import Estimate
 
 
-def records_table(records: Sequence[Record], columns: Sequence[Column], caption: str = "") -> Table:
-    """Records as a table: columns with a value in any record, intervals below the values; `caption`: see `captions`."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=plain(caption), caption_justify="left")
+def records_table(records: Sequence[Record], columns: Sequence[Column], caption: str = "", *, title: str = "") -> Table:
+    """Records as a table for rich, each interval in a second line; see `Column`.
+
+    Args:
+        records: flat dicts.
+        columns: those without a value in any record are left out.
+        caption: a fixed sentence of `captions`, below the table.
+        title: above it.
+    """
+    table = Table(
+        title=Text(printable(title), style="bold") if title else None,
+        title_justify="left",
+        caption=Text(plain(caption), style="dim") if caption else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     columns = filled(columns, records)
     for column in columns:
-        table.add_column(column.label, justify="left" if column.is_text else "right", overflow="fold")
+        left = column.is_text
+        heading = column.label if left else column.label.replace(" ", "\n")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     for record in records:
-        cells = (column.texts(record) for column in columns)
-        table.add_row(*(Text.assemble(text, "\n", (small, "dim")) if small else Text(text) for text, small in cells))
-    return table
-
-
-def terminal_table(rows: Sequence[Summary]) -> Table:
-    """The rows as a table: costs, accuracy, bias rates in percent with their 95% intervals below, mean spill."""
-    caption = "Rates in %, below them their 95% Wilson intervals (test images, one training run each)."
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    table.add_column("network", overflow="fold")
-    for heading in ("parameters", "multiply-\nadds", "test\naccuracy", "position\nbias", "range\nbias", "mean\nspill"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        spill = NONE if row.spill is None else f"{row.spill.value:.3f}"
-        rates = (_rate(row.accuracy, row.test_accuracy), _rate(row.position_bias), _rate(row.range_bias))
-        table.add_row(Text(row.name), large(row.parameters), large(row.multiply_adds), *rates, spill)
+        cells = []
+        for column in columns:
+            text, small = map(printable, column.texts(record))
+            cells.append(Text.assemble(text, "\n", (small, "dim")) if small else Text(text))
+        table.add_row(*cells)
     return table
 
 

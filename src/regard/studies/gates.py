@@ -19,6 +19,7 @@ from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, find_layers, readable
 from regard.modes import at_rest, checked_images
 from regard.stages import is_added
+from regard.stats import without_nan
 from regard.studies.labelled import class_name, labelled
 from regard.studies.moments import Moments, MomentsByClass
 from regard.with_attention import named_layers
@@ -88,17 +89,18 @@ class LayerGates:
 
     def to_record(self) -> dict[str, Any]:
         """Numbers of the layer, with the median of its channels' means and their 5% and 95% quantiles."""
-        low, median, high = map(_plain, self.quantiles((0.05, 0.5, 0.95)).tolist())
-        return {
+        low, median, high = self.quantiles((0.05, 0.5, 0.95)).tolist()
+        record = {
             "layer": self.name,
             "module": self.module,
             "channels": self.channels,
             "constant_channels": self.constant_channels,
-            "eta_squared": _plain(self.eta_squared),
+            "eta_squared": self.eta_squared,
             "median": median,
             "quantile_5": low,
             "quantile_95": high,
         }
+        return without_nan(record)
 
     def channel_records(self, labels: Iterable[int] = (), names: Sequence[str] = ()) -> list[dict[str, Any]]:
         """One record per channel: mean, variance between and within classes, eta squared, and of some classes the mean
@@ -121,8 +123,9 @@ class LayerGates:
             columns[f"standard deviation of {name}"] = moments.standard_deviation[moments.classes.index(label)]
         numbers = zip(*(column.tolist() for column in columns.values()), strict=True)
         return [
-            {"layer": self.name, "channel": i, "input_channel": source}
-            | dict(zip(columns, map(_plain, row), strict=True))
+            without_nan(
+                {"layer": self.name, "channel": i, "input_channel": source, **dict(zip(columns, row, strict=True))}
+            )
             for i, (source, row) in enumerate(zip(self.order.tolist(), numbers, strict=True))
         ]
 
@@ -185,7 +188,7 @@ class GateActivations:
     def to_records(self) -> list[dict[str, Any]]:
         """One record per layer, in the order in which they run, numbered from 1 as its depth."""
         return [
-            {"depth": depth, **layer.to_record(), "chance": _plain(self.chance)}
+            without_nan({"depth": depth, **layer.to_record(), "chance": self.chance})
             for depth, layer in enumerate(self.layers.values(), 1)
         ]
 
@@ -357,11 +360,6 @@ def _check_product(module: nn.Module, x: Tensor, factors: Tensor, output: Tensor
 
 def _layer(name: str, module: nn.Module, moments: Moments) -> LayerGates:
     return LayerGates(name, type(module).__name__, _order(module, moments.mean.shape[1]).cpu(), moments)
-
-
-def _plain(value: float) -> float | None:
-    """A number as JSON has it, with 7 digits."""
-    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _uncompiled(name: str) -> str:

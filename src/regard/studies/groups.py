@@ -168,6 +168,5 @@ def _outputs_of(labels: Tensor, outputs: Sequence[int] | None) -> Tensor:
 
 
 def _record(key: str, estimate: Estimate) -> dict[str, float | None]:
-    """An estimate and the ends of its interval, None where they are not known."""
-    numbers = {key: estimate.value, f"{key}_low": estimate.low, f"{key}_high": estimate.high}
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    """An estimate and the ends of its interval."""
+    return stats.without_nan({key: estimate.value, f"{key}_low": estimate.low, f"{key}_high": estimate.high})

@@ -157,7 +157,7 @@ class TransferRecipe:
     """What to take over from a teacher, and what else is asked of the student's attention.
 
     Every weight is a number, or changes over the run: {start: 1000, end: 0, shape: linear}; shapes are constant,
-    linear, cosine (with begin and until, shares of the run) and step (with milestones, shares of the run, and factor).
+    linear, cosine (with begin and until, fractions of the run) and step (with milestones, fractions too, and factor).
 
     Args:
         teacher: a run folder or its address (s3://bucket/runs/NAME), an imported .safetensors file, a name of timm or

@@ -5,7 +5,7 @@ losses = objective(images, labels)
 losses.total.backward()
 
 - `Objective`: the sum of all terms; `Losses`: what it gives.
-- `Teacher`: a network to learn from that sees images in its own way, or runs faster than it is.
+- `Teacher`: a network that is not trained, with its own normalisation and image size, or in a faster form.
 - `Weight`: a weight that changes over the run.
 - `term` registers a further term of the loss, of a `ForwardPass`; `TERMS` has them all.
 - `attention_loss`, `distillation_loss`, `full_activation_loss`, `gradient_loss`, `symmetry_loss` …: formulas.

@@ -43,9 +43,9 @@ def task_loss(logits: Tensor, labels: Tensor, task: Task = "cross_entropy", labe
     if task == "cross_entropy" or logits.shape[1] == 1:
         return F.cross_entropy(class_logits(logits), labels, label_smoothing=label_smoothing)
     classes = logits.shape[1]
-    shares = F.one_hot(labels, classes).to(logits.dtype) if labels.ndim == 1 else labels
-    shares = shares * (1 - label_smoothing) + label_smoothing / classes
-    return F.binary_cross_entropy_with_logits(logits, shares)
+    targets = F.one_hot(labels, classes).to(logits.dtype) if labels.ndim == 1 else labels
+    targets = targets * (1 - label_smoothing) + label_smoothing / classes
+    return F.binary_cross_entropy_with_logits(logits, targets)
 
 
 def attention_loss(
@@ -245,7 +245,7 @@ def input_gradients(logits: Tensor, labels: Tensor, images: Tensor, *, create_gr
     """The gradient of each image's cross entropy by its pixels (Attention Transfer, section 3.2).
 
     In training mode a batch norm ties the images of a batch together: then it is the gradient of the sum of all, of
-    which the own image's is nearly everything. The paper's network has no batch norm.
+    which the image itself contributes nearly everything. The paper's network has no batch norm.
 
     Args:
         logits: (N, K), or (N, 1) of a binary network, computed from `images`.

@@ -60,7 +60,7 @@ class Objective(nn.Module):
         (1 - alpha) task + alpha distillation + beta attention + full_activation full_activation
             + gradient gradient + symmetry symmetry + input_gradient input_gradient
 
-    with beta / 2 in place of beta for form 'paper'. Every weight is a number or a `Weight` that changes over the run. A
+    with beta / 2 instead of beta for form 'paper'. Every weight is a number or a `Weight` that changes over the run. A
     term whose weight is 0 is not computed.
 
     A module: it moves to a device with its teachers, and can be wrapped as a whole (`DistributedDataParallel`). Its
@@ -90,7 +90,7 @@ class Objective(nn.Module):
         task: the loss to the labels: 'cross_entropy', or 'binary_cross_entropy', the mean over images and classes of
             the loss of each class for itself.
         image_size: side of the images in pixels, or (h, w). Given, both networks run once on a black image now, so that
-            layers are found and checked; otherwise that happens with the first batch. `full_activation` needs it.
+            layer pairs are known and checked; otherwise with the first batch. `full_activation` needs it.
         compile: compile the student with its taps (`torch.compile`); a `Teacher` has its own `compile`. Not possible
             together with the three terms on gradients, which need a double backward.
         **weights: of the other terms, 0 if not given: `full_activation`, whose 1 x 1 convolutions (`regressors`) learn
@@ -177,8 +177,8 @@ class Objective(nn.Module):
 
         Args:
             images: (N, 3, H, W), normalised as the student knows them.
-            labels: (N,), whole numbers in [0, K); or (N, K), the share of each class, as mixed images have.
-            progress: the share of the run that is over, in [0, 1], for weights that change.
+            labels: (N,), whole numbers in [0, K); or (N, K), the proportion of each class, as mixed images have.
+            progress: the fraction of the run that is over, in [0, 1], for weights that change.
 
         Raises:
             InputError: see `Objective` and `checked_labels`.
@@ -353,8 +353,8 @@ def _compiled(model: nn.Module) -> Callable[[Tensor], Any]:
     def forward(images: Tensor) -> Any:
         return model(images)
 
-    # torch.compile caches by the code of the function, and does not ask whether taps are there. So each function has
-    # code of its own, whose taps are always the same.
+    # torch.compile caches by the code of the function, whatever its taps. So each function has a separate code object,
+    # whose taps are always the same.
     code = forward.__code__.replace(co_name=f"forward_{next(_COUNTER)}")
     return torch.compile(FunctionType(code, forward.__globals__, code.co_name, None, forward.__closure__))
 

@@ -44,7 +44,7 @@ def find_pairs(
     Given, each is a name or the number of a stage, from 0 or from -1 backwards, the same in both networks or a pair
     (student's, teacher's). Not given, they are the stages: in order, if both networks have as many; otherwise each
     stage of the network that has fewer goes with one of the other, in order, so that their strides, relative to the
-    image, are as alike as can be, and among equals their depths, as shares of the network.
+    image, are as alike as can be, and among equals their relative depths in the network.
 
     Args:
         student, teacher: the networks.

@@ -15,10 +15,10 @@ Shape = Literal["constant", "linear", "cosine", "step"]
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight that changes over the run; every place in the run is a share of it, 0 at its start and 1 at its end.
+    """A weight that changes over the run; times are fractions of the run, 0 at its start and 1 at its end.
 
     - 'constant': `start` throughout;
-    - 'linear': from `start` to `end` along a line, between the shares `begin` and `until`;
+    - 'linear': from `start` to `end` linearly, between the fractions `begin` and `until`;
     - 'cosine': the same along half a cosine;
     - 'step': `start`, multiplied with `factor` at every one of the `milestones`.
 
@@ -26,9 +26,9 @@ class Weight:
         start: the weight at the start of the run.
         end: of 'linear' and 'cosine', the weight from `until` on.
         shape: 'constant', 'linear', 'cosine' or 'step'.
-        begin: of 'linear' and 'cosine', the share of the run before which nothing changes, in [0, 1].
-        until: the share from which on nothing changes any more, in (begin, 1].
-        milestones: of 'step', the shares at which the weight falls, in [0, 1].
+        begin: of 'linear' and 'cosine', the fraction of the run before which nothing changes, in [0, 1].
+        until: the fraction from which on nothing changes any more, in (begin, 1].
+        milestones: of 'step', the fractions at which the weight falls, in [0, 1].
         factor: of 'step'.
 
     Raises:
@@ -52,13 +52,15 @@ class Weight:
             )
         if not 0 <= self.begin < self.until <= 1:
             raise InputError(
-                f"a weight changes between the shares {self.begin} and {self.until} of the run; give 0 <= begin < "
+                f"a weight changes between the fractions {self.begin} and {self.until} of the run; give 0 <= begin < "
                 "until <= 1"
             )
         if not all(0 <= milestone <= 1 for milestone in self.milestones):
-            raise InputError(f"milestones of a weight are {self.milestones}; give shares of the run, in [0, 1]")
+            raise InputError(f"milestones of a weight are {self.milestones}; give fractions of the run, in [0, 1]")
         if self.shape == "step" and not self.milestones:
-            raise InputError("a weight of shape step has no milestones; give shares of the run, for example [0.3, 0.6]")
+            raise InputError(
+                "a weight of shape step has no milestones; give fractions of the run, for example [0.3, 0.6]"
+            )
         try:
             finite = all(map(math.isfinite, self.values))
         except OverflowError:
@@ -67,7 +69,7 @@ class Weight:
             raise InputError(f"a weight of {self.start} times {self.factor} at every milestone does not stay finite")
 
     def at(self, progress: float) -> float:
-        """The weight when the share `progress` of the run, in [0, 1], is over."""
+        """The weight when the fraction `progress` of the run, in [0, 1], is over."""
         if self.shape == "constant":
             return self.start
         if self.shape == "step":
@@ -112,12 +114,14 @@ def as_weight(value: float | Weight | Mapping[str, Any]) -> Weight:
         raise InputError(f"a weight that changes needs a start; found {dict(value)!r}")
     milestones = value.get("milestones", ())
     if not isinstance(milestones, Sequence) or isinstance(milestones, str):
-        raise InputError(f"milestones of a weight are {milestones!r}; give a list of shares of the run")
+        raise InputError(f"milestones of a weight are {milestones!r}; give a list of fractions of the run")
     shape = value.get("shape", Weight.shape)
     numbers = {
         name: _number(f"{name} of a weight", value[name]) for name in value if name not in ("shape", "milestones")
     }
-    return Weight(**numbers, shape=shape, milestones=tuple(_number("a milestone", share) for share in milestones))
+    return Weight(
+        **numbers, shape=shape, milestones=tuple(_number("a milestone", milestone) for milestone in milestones)
+    )
 
 
 def _number(what: str, value: object) -> float:

@@ -1,4 +1,4 @@
-"""A network to learn from: what it sees, in what precision it runs, and that it never changes."""
+"""The teacher: its images, its precision, and that it never changes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Channels = Sequence[float]
 
 
 class Teacher:
-    """A network to learn from, in evaluation mode and never changed.
+    """A network whose attention a student learns, in evaluation mode and never changed.
 
-    By default it is the network as it is, and sees the images that the student sees. It may see them normalised with
-    its own mean and standard deviation, and in its own size; and it may run faster than it is:
+    By default it gets the images that the student gets. They may be normalised anew, with its own mean and standard
+    deviation, and resized to its own size; and it may run in a faster form:
 
-    - in half precision (`precision`), under autocast, its weights cast once; what is read of it is in float32 again,
-      but for features. A network in float64 or half precision stays as it is.
+    - in half precision (`precision`), under autocast, its weights cast once; its logits and attention maps are float32
+      again. A network in float64 or half precision stays as it is.
     - with its norms folded into its convolutions (`fold`);
-    - compiled (`compile`), with the attention maps that are read of it.
+    - compiled (`compile`), together with its attention maps.
 
     For the first two a copy is made; the network itself stays as it was, but for being put in evaluation mode.
 
@@ -61,7 +61,7 @@ class Teacher:
         given = [value is not None for value in (mean, std, images_mean, images_std)]
         if any(given) and not all(given):
             raise InputError(
-                "a teacher normalises images anew from four things: mean and std of its own, images_mean and "
+                "a teacher normalises images anew with four values: its own mean and std, and images_mean and "
                 "images_std of the images as they come; give all of them or none"
             )
         self.model = model.eval()
@@ -105,10 +105,10 @@ class Teacher:
         return _cast(network if self.fold else copy.deepcopy(network), dtype)
 
     def dtype(self) -> torch.dtype | None:
-        """The dtype it runs in, if that is another than its own."""
-        own = _parameter(self.model)
-        wanted = _fastest(own.device) if self.precision == "auto" else self.precision
-        lowered = own.dtype == torch.float32 and wanted in (torch.bfloat16, torch.float16)
+        """The dtype it runs in, if that is another than that of its weights."""
+        weight = _parameter(self.model)
+        wanted = _fastest(weight.device) if self.precision == "auto" else self.precision
+        lowered = weight.dtype == torch.float32 and wanted in (torch.bfloat16, torch.float16)
         return wanted if lowered else None
 
 

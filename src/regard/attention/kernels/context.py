@@ -8,13 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.attention import functional
 from regard.attention.kernels.combine import combine
 from regard.attention.kernels.operation import Operation
 from regard.attention.kernels.statistics import weighted_sum
 
+
+def context_and_weights(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The context (N, C, 1, 1), and the weights of the pixels, (N, 1, H, W)."""
+    logits = weighted_sum(x, key[None, :, None, None].expand(x.shape[0], -1, 1, 1)) + bias
+    weights = logits.flatten(1).softmax(1).reshape(logits.shape)
+    return weighted_sum(x, weights), weights
+
+
 _context = Operation(
-    functional.context, lambda x, key, bias: x.dim() == 4 and key.shape == x.shape[1:2] and bias.shape == (1,)
+    context_and_weights, lambda x, key, bias: x.dim() == 4 and key.shape == x.shape[1:2] and bias.shape == (1,)
 )
 
 

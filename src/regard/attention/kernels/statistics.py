@@ -19,35 +19,29 @@ def _is_batch(x: Tensor) -> bool:
     return x.dim() == 4
 
 
-_mean = Operation(functional.channel_mean, _is_batch)
-_mean_variance = Operation(functional.channel_mean_variance, _is_batch)
-_mean_max = Operation(functional.channel_mean_max, _is_batch)
-_pixel_mean_max = Operation(functional.pixel_mean_max, lambda x, f: _is_batch(x) and f.shape == (*x.shape[:2], 1, 1))
+_channels = Operation(functional.channel_statistics, lambda x, variance, maximum: _is_batch(x))
+_pixels = Operation(functional.pixel_statistics, lambda x, f: _is_batch(x) and f.shape == (*x.shape[:2], 1, 1))
 _strips = Operation(functional.strip_means, lambda x, same: _is_batch(x) and same is x)
 weighted_sum = Operation(
     functional.weighted_sum, lambda x, f: f.shape in ((x.shape[0], 1, *x.shape[2:]), (*x.shape[:2], 1, 1))
 )
 
 
-def _everywhere(x: Tensor, dmean: Tensor) -> Tensor:
-    """What the gradient of the means of channels adds at every pixel."""
-    return dmean[:, :, None, None] / (x.shape[2] * x.shape[3])
-
-
-def _of_mean(inputs: Sequence[Any], _: Any, dmean: Tensor) -> Any:
-    (x,) = inputs
-    return _everywhere(x, dmean).to(x.dtype).expand(x.shape)
-
-
-def _of_mean_variance(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dvariance: Tensor) -> Any:
-    (x,), (mean,) = inputs, kept
-    slope = dvariance[:, :, None, None] * (2 / max(x.shape[2] * x.shape[3] - 1, 1))
-    return combine(x, slope, None, _everywhere(x, dmean) - slope * mean[:, :, None, None], None, True)
-
-
-def _of_mean_max(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dtop: Tensor) -> Any:
-    (x,), (where,) = inputs, kept
-    return spread(x, _everywhere(x, dmean), None, where, dtop, True)
+def _of_channels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dvariance: Tensor, dtop: Tensor) -> Any:
+    (x, variance, maximum), (mean, *_, where) = inputs, kept
+    pixels = x.shape[2] * x.shape[3]
+    everywhere, slope = dmean[:, :, None, None] / pixels, None
+    if variance:
+        slope = dvariance[:, :, None, None] * (2 / max(pixels - 1, 1))
+        everywhere = everywhere - slope * mean[:, :, None, None]
+    if maximum:
+        dx = spread(x, everywhere, None, where, dtop, True)
+        dx = dx if slope is None else dx + combine(x, slope, None, None, None, True)
+    elif slope is not None:
+        dx = combine(x, slope, None, everywhere, None, True)
+    else:
+        dx = everywhere.to(x.dtype).expand(x.shape)
+    return dx, None, None
 
 
 def _of_pixels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dtop: Tensor) -> Any:
@@ -65,34 +59,32 @@ def _of_strips(inputs: Sequence[Any], _: Any, drows: Tensor, dcolumns: Tensor) -
     return of_rows.to(x.dtype).expand(x.shape), of_columns.to(x.dtype).expand(x.shape)
 
 
-_mean.differentiate(_of_mean)
-_mean_variance.differentiate(_of_mean_variance, kept=slice(1), outputs=2)
-_mean_max.differentiate(_of_mean_max, kept=slice(2, 3), outputs=2)
-_pixel_mean_max.differentiate(_of_pixels, kept=slice(2, 3), outputs=2)
+_channels.differentiate(_of_channels, kept=slice(4), outputs=3)
+_pixels.differentiate(_of_pixels, kept=slice(2, 3), outputs=2)
 _strips.differentiate(_of_strips, outputs=2)
 weighted_sum.differentiate()
 
 
 def channel_mean(x: Tensor) -> Tensor:
     """The mean of each channel of features x (N, C, H, W): (N, C), in their dtype."""
-    return _mean(x).to(x.dtype)
+    return _channels(x, False, False)[0].to(x.dtype)
 
 
 def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (with H W - 1 in the denominator; 0 for one pixel) of each channel, (N, C), like x."""
-    mean, variance = _mean_variance(x)
+    mean, variance, *_ = _channels(x, True, False)
     return mean.to(x.dtype), variance.to(x.dtype)
 
 
 def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and maximum of each channel: (N, C), in the dtype of x. A maximum's gradient goes to the first pixel."""
-    mean, top, _ = _mean_max(x)
+    mean, _, top, _ = _channels(x, False, True)
     return mean.to(x.dtype), top.to(x.dtype)
 
 
 def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and maximum over the channels of `x * f`, f: (N, C, 1, 1), at each pixel: (N, 1, H, W), like x."""
-    mean, top, _ = _pixel_mean_max(x, f)
+    mean, top, _ = _pixels(x, f)
     return mean.to(x.dtype), top.to(x.dtype)
 
 

@@ -154,32 +154,16 @@ def weighted_sum(x: Tensor, f: Tensor) -> Tensor:
     return _back(x, total)
 
 
-def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    logits = weighted_sum(x, key[None, :, None, None].expand(len(x), -1, 1, 1).contiguous()) + bias
-    weights = logits.flatten(1).softmax(1).reshape(logits.shape)
-    return weighted_sum(x, weights), weights
-
-
-def channel_mean(x: Tensor) -> Tensor:
-    mean = _small(x, *x.shape[:2])
-    _call("channel_statistics", x, [x, mean, None, None, None])
-    return mean
-
-
-def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    mean, variance = _small(x, *x.shape[:2]), _small(x, *x.shape[:2])
-    _call("channel_statistics", x, [x, mean, variance, None, None])
-    return mean, variance
-
-
-def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    mean, top = _small(x, *x.shape[:2]), _small(x, *x.shape[:2])
+def channel_statistics(x: Tensor, variance: bool, maximum: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    of_channel, none = x.shape[:2], (0,)
+    mean, squares = _small(x, *of_channel), _small(x, *(of_channel if variance else none))
+    top = _small(x, *(of_channel if maximum else none))
     where = torch.empty(top.shape, dtype=torch.int64)
-    _call("channel_statistics", x, [x, mean, None, top, where])
-    return mean, top, where
+    _call("channel_statistics", x, [x, mean, squares, top, where])
+    return mean, squares, top, where
 
 
-def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pixel_statistics(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean, top = _small(x, len(x), 1, *x.shape[2:]), _small(x, len(x), 1, *x.shape[2:])
     where = torch.empty(top.shape, dtype=torch.int64)
     _call("pixel_statistics", x, [x, f, mean, top, where])

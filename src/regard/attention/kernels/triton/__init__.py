@@ -11,7 +11,6 @@ Traffic in copies of the features (one read and one write), forward + backward:
 """
 
 import torch
-from torch import Tensor
 
 from regard.attention.kernels.triton.combine import combine, combine_backward
 from regard.attention.kernels.triton.group_gate import group_gate, group_gate_backward
@@ -21,15 +20,11 @@ from regard.attention.kernels.triton.shuffle_gate import shuffle_gate, shuffle_g
 __all__ = [
     "DTYPES",
     "SMALL",
-    "channel_mean",
-    "channel_mean_max",
-    "channel_mean_variance",
     "channel_statistics",
     "combine",
     "combine_backward",
     "group_gate",
     "group_gate_backward",
-    "pixel_mean_max",
     "pixel_statistics",
     "shuffle_gate",
     "shuffle_gate_backward",
@@ -37,18 +32,3 @@ __all__ = [
 
 DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32})
 SMALL = 1 << 20  # below so many elements, a launch from Python takes as long as several of torch's
-
-pixel_mean_max = pixel_statistics
-
-
-def channel_mean(x: Tensor) -> Tensor:
-    return channel_statistics(x, False, False)[0]
-
-
-def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    return channel_statistics(x, True, False)[:2]
-
-
-def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    mean, _, top, where = channel_statistics(x, False, True)
-    return mean, top, where

@@ -44,23 +44,9 @@ def _run(x: Tensor, *tensors: Tensor | None) -> None:
 
 
 @triton.jit(do_not_specialize=["C", "P"])
-def _combine(
-    x,
-    a,
-    b,
-    c,
-    d,
-    y,
-    other,
-    dots,
-    C,
-    P,
-    V: tl.constexpr,
-    LAST: tl.constexpr,
-    TC: tl.constexpr,
-    TP: tl.constexpr,
-):
+def _combine(tensors, C, P, V: tl.constexpr, LAST: tl.constexpr, TC: tl.constexpr, TP: tl.constexpr):
     """y = x * a * b + c * d; and the sums of x * other * b over the pixels, if there is `other`."""
+    x, a, b, c, d, y, other, dots = tensors
     C, P = image(C, P, V, LAST)
     n, channel = block(C, TC)
     row, ok = n * C + channel, channel < C

@@ -75,15 +75,7 @@ def _groups(C, G, V: tl.constexpr, LAST: tl.constexpr, TG: tl.constexpr, TC: tl.
 
 @triton.jit(do_not_specialize=["C", "P", "G"])
 def _forward(
-    x,
-    y,
-    weight,
-    bias,
-    w,
-    b,
-    means,
-    centres,
-    spreads,
+    tensors,
     C,
     P,
     G,
@@ -95,6 +87,7 @@ def _forward(
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
+    x, y, weight, bias, w, b, means, centres, spreads = tensors
     C, P = image(C, P, V, LAST)
     n, group, c, ok = _groups(C, G, V, LAST, TG, TC)
     x, y, here = x + n * C * P, y + n * C * P, group < G
@@ -132,20 +125,7 @@ def _map(x, mean, centre, c, ok, p, C, P, LAST: tl.constexpr):
 
 @triton.jit(do_not_specialize=["C", "P", "G"])
 def _backward(
-    g,
-    x,
-    means,
-    centres,
-    spreads,
-    weight,
-    bias,
-    w,
-    b,
-    dx,
-    dweight,
-    dbias,
-    dws,
-    dbs,
+    tensors,
     C,
     P,
     G,
@@ -158,6 +138,7 @@ def _backward(
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
+    g, x, means, centres, spreads, weight, bias, w, b, dx, dweight, dbias, dws, dbs = tensors
     C, P = image(C, P, V, LAST)
     n, group, c, ok = _groups(C, G, V, LAST, TG, TC)
     g, x, dx, here, row = g + n * C * P, x + n * C * P, dx + n * C * P, group < G, n * G + group

@@ -75,23 +75,10 @@ def moments(x, c, ok, C, P, LAST: tl.constexpr, TC: tl.constexpr, TP: tl.constex
 
 @triton.jit(do_not_specialize=["C", "P"])
 def _reduce(
-    x,
-    y,
-    f,
-    sums,
-    variances,
-    tops,
-    where,
-    C,
-    P,
-    scale,
-    PIXELS: tl.constexpr,
-    V: tl.constexpr,
-    LAST: tl.constexpr,
-    TC: tl.constexpr,
-    TP: tl.constexpr,
+    tensors, C, P, scale, PIXELS: tl.constexpr, V: tl.constexpr, LAST: tl.constexpr, TC: tl.constexpr, TP: tl.constexpr
 ):
     """x * y * f over the pixels or channels; y and f (N, C) may be None, as what is not asked for."""
+    x, y, f, sums, variances, tops, where = tensors
     C, P = image(C, P, V, LAST)
     n, kept = block(C if PIXELS else P, TC if PIXELS else TP)
     x = x + n * C * P

@@ -107,15 +107,7 @@ def _values(x, at, mask, mean, rstd, within):
 
 @triton.jit(do_not_specialize=["C", "P"])
 def _forward(
-    x,
-    y,
-    scale,
-    shift,
-    local,
-    w,
-    b,
-    means,
-    rstds,
+    tensors,
     C,
     P,
     eps,
@@ -126,6 +118,7 @@ def _forward(
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
+    x, y, scale, shift, local, w, b, means, rstds = tensors
     C, P = image(C, P, V, LAST)
     n, c, ok, to, ok_to = _channels(C, V, SHUFFLE, LAST, TC)
     x, y = x + n * C * P, y + n * C * P
@@ -147,20 +140,7 @@ def _forward(
 
 @triton.jit(do_not_specialize=["C", "P"])
 def _backward(
-    g,
-    x,
-    means,
-    rstds,
-    scale,
-    shift,
-    local,
-    w,
-    b,
-    dx,
-    dscale,
-    dshift,
-    dws,
-    dbs,
+    tensors,
     C,
     P,
     ORDER: tl.constexpr,
@@ -171,6 +151,7 @@ def _backward(
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
+    g, x, means, rstds, scale, shift, local, w, b, dx, dscale, dshift, dws, dbs = tensors
     C, P = image(C, P, V, LAST)
     n, c, ok, to, ok_to = _channels(C, V, SHUFFLE, LAST, TC)
     g, x, dx, row = g + n * C * P, x + n * C * P, dx + n * C * P, n * C + c

@@ -43,7 +43,7 @@ def launch(kernel: Any, programs: int, x: Tensor, *tensors: Tensor | None, strid
 
     Args:
         programs: for each image.
-        tensors: the first arguments of the kernel; `more` are others by name.
+        tensors: the first argument of the kernel; `more` are others by name.
         stride: the distance of rows, if it is neither P nor C.
 
     Raises:
@@ -55,7 +55,7 @@ def launch(kernel: Any, programs: int, x: Tensor, *tensors: Tensor | None, strid
     elements = more["TC"] * more["TP"] * more.get("TG", 1)
     with torch.cuda.device_of(x):
         kernel[(len(x) * programs,)](
-            *tensors,
+            tensors,
             C=c,
             P=p,
             V=gcd(stride or (c if last else p), 16),

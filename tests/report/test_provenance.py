@@ -16,7 +16,7 @@ import pytest
 
 from regard import bias, training
 from regard.cli import main
-from regard.report import summarize
+from regard.report import collect
 from regard.report.gallery import Gallery, Row
 from regard.report.runs_gallery import runs_gallery
 from regard.terminal import command_line
@@ -26,7 +26,7 @@ TRAIN = [
     *("--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=16", "--device=cpu", "--threads=1"),
     *("--data.options={train: 32, test: 40}", "--augmentation.flip=false"),
 ]
-MEASURE = ["--method=layercam", "--layer", "group1,group2", "--target=label", "--threshold=0.33333333", "--margin=3"]
+MEASURE = ["--method=layercam", "--layer", "group1,group2", "--target=label", "--threshold=0.33333333", "--margin=16"]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypa
         one = bias.evaluate(training.Run.open(RUN).model(), images, threshold=1 / 3, **how)
         one.save(f"{RUN}/bias.json")
     before = bias.Results.load(f"{RUN}/bias.json")
-    assert before.layers == ("group1", "group2") and before.margin == 3
+    assert before.layers == ("group1", "group2") and before.margin == (16 if recorded else 3)
     assert main(["report", RUN, "--images=4"]) == 0
     recipe, (train, measure) = commands(here / "report.html")
     assert train[:2] == ["regard", "train"] and measure[:2] == ["regard", "bias"]
@@ -73,7 +73,7 @@ def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypa
 def test_the_page_draws_what_was_measured(here: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """By the method, at the layers, with the threshold and the margin of the bias report."""
     assert main(["bias", RUN, *options, "--pictures=0"]) == 0
-    rows = summarize([RUN])
+    rows = collect([RUN])[0]
     assert rows[0].bias is not None
     measured = rows[0].bias.rows
     added: list[Row] = []

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from regard.report.runs import filled_tables, report_runs
+from regard.report import report_runs
+from regard.report.tables_page import filled_tables
 from regard.tables import FilledTable
 from regard.training import Run, load_recipe, make_model
 
 CLASSES = tuple("abcdefghij")
-BASE = [60.0, 62.0, 61.0, 63.0, 59.0, 64.0]
 
 
 def made(folder: Path, stem: str, seed: int, accuracy: float, *, teacher: str | None = None, done: bool = True) -> Run:
@@ -39,14 +39,6 @@ def network(stem: str) -> nn.Module:
     return make_model(load_recipe(stem), len(CLASSES))
 
 
-def against(folder: Path, one: str, other: str, differences: Sequence[float]) -> list[Run]:
-    """Runs of two recipes, a seed a difference, in points: the first minus the second."""
-    runs = []
-    for seed, (base, by) in enumerate(zip(BASE, differences, strict=False)):
-        runs += [made(folder, other, seed, base), made(folder, one, seed, base + by)]
-    return runs
-
-
 def of(tables: Sequence[FilledTable], name: str) -> FilledTable:
     return next(one for one in tables if one.table.name == name)
 
@@ -65,11 +57,11 @@ def taught(tmp_path: Path) -> dict[str, list[Run]]:
 
 def test_teachers_beside_the_runs_let_students_count_and_fill_nothing(taught: dict[str, list[Run]]) -> None:
     filled = of(filled_tables([*taught["student"], *taught["at"]]), "builtin")
-    assert [one.run for one in filled.cells["clutter", "at"].runs] == ["builtin-at-seed0", "builtin-at-seed1"]
-    assert not filled.cells["clutter", "teacher"].runs
-    assert not filled.excluded and len(filled.finished) == 4
+    assert [one.run for one in filled.cells["clutter", "at"].seeds] == ["builtin-at-seed0", "builtin-at-seed1"]
+    assert not filled.cells["clutter", "teacher"].seeds
+    assert not filled.left_out and len(filled.finished) == 4
     whole = of(filled_tables([run for runs in taught.values() for run in runs]), "builtin")
-    assert len(whole.cells["clutter", "teacher"].runs) == 2 and len(whole.finished) == 6
+    assert len(whole.cells["clutter", "teacher"].seeds) == 2 and len(whole.finished) == 6
 
 
 def test_a_teacher_that_is_nowhere_or_not_finished_is_said(taught: dict[str, list[Run]]) -> None:
@@ -77,17 +69,15 @@ def test_a_teacher_that_is_nowhere_or_not_finished_is_said(taught: dict[str, lis
     gone.rename(gone.with_name("elsewhere"))
     (torn / "last.safetensors").unlink()
     filled = of(filled_tables([*taught["student"], *taught["at"]]), "builtin")
-    assert filled.excluded == {
-        "builtin-at-seed0": "its teacher builtin-teacher-seed0 is not in the store, so that nothing shows what it "
+    assert filled.left_out == (
+        "builtin-at-seed0: its teacher builtin-teacher-seed0 is not in the store, so that nothing shows what it "
         "learned from",
-        "builtin-at-seed1": "its teacher builtin-teacher-seed1 is not finished: it has no weights",
-    }
+        "builtin-at-seed1: its teacher builtin-teacher-seed1 is not finished: it has no weights",
+    )
 
 
-def page(runs: Sequence[Run], path: Path) -> str:
-    return html.unescape(report_runs([run.folder for run in runs], path, images=0).read_text())
-
-
-def test_the_page_has_the_tables_that_the_runs_fill(taught: dict[str, list[Run]], tmp_path: Path) -> None:
-    text = page([*taught["student"], *taught["at"]], tmp_path / "page.html")
-    assert "AT − student" in text and "not significant" in text and "†" not in text
+def test_the_page_shows_the_tables_that_the_runs_fill(taught: dict[str, list[Run]], tmp_path: Path) -> None:
+    runs = report_runs([run.folder for run in (*taught["student"], *taught["at"])], images=0)
+    assert [table.table.name for table in runs.tables] == ["builtin"]
+    text = html.unescape(runs.save(tmp_path / "page.html").read_text())
+    assert "AT against student" in text and runs.tables[0].table.title in text

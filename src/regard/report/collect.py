@@ -1,0 +1,276 @@
+"""Run folders as the rows of a report: what each run is, what it costs, and its results."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regard.bias import Results
+from regard.data import all_options
+from regard.errors import InputError, one_line
+from regard.files import MOST_BYTES, read_regular
+from regard.formatting import printable
+from regard.models import complexity
+from regard.report.records import Note
+from regard.stats import Estimate, proportion
+from regard.store import read_run
+from regard.training import Recipe, Run, make_model
+
+MEASURES = ("accuracy", "position_bias", "range_bias", "spill")
+
+# Test images and their side in pixels, for the data sets that are always the same.
+_TEST_IMAGES = {"clutter": 1_000, "cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000}
+_SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}
+_SEED = re.compile(r"^seed: (\d{1,18})$", re.MULTILINE)
+
+# Options of data sets that decide on training images, or on how images are read.
+_NOT_OF_TESTING = {"train", "train_images", "cue", "memory_limit", "buffer"}
+FROM_FOLDERS = ("folder", "files", "wds", "hfds")
+"""Data sets of whatever lies in their folders."""
+_BY_ADDRESS = ("wds", "hfds")  # whose folder is no path on a machine
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A run: its network, what that costs, and its results.
+
+    Attributes:
+        name: unique among the runs of a report.
+        run: its folder.
+        recipe: of the run.
+        parameters: learned ones; None where the run does not say how many classes it has.
+        multiply_adds: of one test image; None where, besides, the size of the images is not known.
+        epochs: finished ones.
+        test_accuracy: after the last finished epoch, in [0, 1]; None if no epoch is finished.
+        accuracy: the same with its interval over the test images; None where their number is not known.
+        bias: results of `bias.json`; None without one.
+        metrics: of the finished epochs, one dict each.
+        environment: what the run depended on besides its recipe; empty where the file is missing.
+    """
+
+    name: str
+    run: Run
+    recipe: Recipe = field(repr=False)
+    parameters: int | None
+    multiply_adds: int | None
+    epochs: int
+    test_accuracy: float | None
+    accuracy: Estimate | None
+    bias: Results | None = field(repr=False)
+    metrics: tuple[dict[str, Any], ...] = field(repr=False)
+    environment: dict[str, Any] = field(repr=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs of its recipe are finished."""
+        return 0 < self.recipe.schedule.epochs <= self.epochs
+
+    @property
+    def test_images(self) -> int | None:
+        """Their number; None where nothing says it."""
+        if self.accuracy is not None:
+            return self.accuracy.n
+        return next(iter(_test_images(self.recipe, self.metrics, self.bias)), None)
+
+    def estimate(self, measure: str) -> Estimate | None:
+        """One of `MEASURES`, in [0, 1], with its interval over the test images; None where it is not known."""
+        if measure == "accuracy":
+            return self.accuracy
+        estimate = self.bias.overall.estimates()[measure] if self.bias else None
+        return estimate if estimate and estimate.n else None
+
+    def value(self, measure: str) -> float | None:
+        """One of `MEASURES`, in [0, 1]; None where it is not known."""
+        if measure == "accuracy":
+            return self.test_accuracy
+        estimate = self.estimate(measure)
+        return estimate.value if estimate else None
+
+    @property
+    def test_set(self) -> str:
+        """The same for runs that were tested on the same images, as far as their folders tell.
+
+        That is the data set with those of its options that decide on the test images, and their number; of a set of
+        whatever lies in a folder also the names of the classes. Neither where the folder lies counts nor the size to
+        which a network scales the images.
+        """
+        data = self.recipe.data
+        contents = list(self.environment.get("classes", ())) if data.name in FROM_FOLDERS else None
+        address = data.folder if data.name in _BY_ADDRESS else None
+        return json.dumps([data.name, self.test_options, self.test_images, contents, address], default=str)
+
+    @property
+    def test_options(self) -> dict[str, Any]:
+        """Options of the data set that decide on the test images, by name."""
+        options = dict(self.recipe.data.options)
+        with suppress(InputError):  # of a data set that is no more
+            options = all_options(self.recipe.data.name, **options)
+        return {name: options[name] for name in sorted(options) if name not in _NOT_OF_TESTING}
+
+
+def collect(paths: Sequence[str | Path]) -> tuple[list[RunResult], list[Note]]:
+    """The runs at some paths that have a finished epoch. Nothing but run folders is read.
+
+    Args:
+        paths: each a run folder, a folder of run folders (taken in order of their names, hidden ones left out), or a
+            pattern of such, as a shell has them. A run that is there twice counts once.
+
+    Returns:
+        The runs, in order of the paths, and a note for each folder that is left out.
+
+    Raises:
+        InputError: a path that is not there or no folder, a pattern that nothing matches, no run folder at all.
+    """
+    folders: dict[Path, Path] = {}  # by their real paths
+    notes = []
+    for path in paths:
+        for folder in _matches(path):
+            if _is_run(folder):
+                folders.setdefault(folder.resolve(), folder)
+                continue
+            inside = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_by_name)
+            for one in inside or [folder]:
+                if _is_run(one):
+                    folders.setdefault(one.resolve(), one)
+                else:
+                    notes.append(Note(printable(one), "no recipe.yaml" if any(one.iterdir()) else "empty folder"))
+    if not folders:
+        where = ", ".join(printable(path) for path in paths) or "no path"
+        raise InputError(
+            f"no run in {where}; expected folders with a recipe.yaml, as `regard train` makes them, or folders of these"
+        )
+    results = []
+    reader = _Reader()
+    for name, folder in zip(_names(list(folders)), folders.values(), strict=True):
+        try:
+            result = reader.read(Run.open(folder), name)
+        except Exception as error:  # a network gives almost any for a recipe that nobody wrote; the others are shown
+            kind = "" if isinstance(error, InputError | OSError) else f"{type(error).__name__}: "
+            notes.append(Note(name, f"broken: {kind}{one_line(error)[:500]}"))
+            continue
+        if result.epochs:
+            results.append(result)
+        else:
+            notes.append(Note(name, "no epoch is finished"))
+    return results, notes
+
+
+class _Reader:
+    """Reads runs; recipes that differ only in the seed are parsed once, networks of one kind built once."""
+
+    def __init__(self) -> None:
+        self._recipes: dict[str, Recipe] = {}
+        self._costs: dict[str, tuple[int | None, int | None]] = {}
+
+    def read(self, run: Run, name: str) -> RunResult:
+        stored = read_run(run.folder)
+        if stored is not None and stored.problem:
+            raise InputError(stored.problem)
+        recipe, metrics, environment = self._recipe(run), tuple(run.metrics()), run.environment
+        bias = Results.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
+        accuracy = metrics[-1].get("test_accuracy") if metrics else None
+        if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+            accuracy = None
+        classes, side = len(environment.get("classes", ())), recipe.data.size or _SIDES.get(recipe.data.name)
+        key = repr((recipe.model, classes, side))
+        if key not in self._costs:
+            self._costs[key] = cost(recipe, classes, side)
+        parameters, multiply_adds = self._costs[key]
+        return RunResult(
+            name=name,
+            run=run,
+            recipe=recipe,
+            parameters=parameters,
+            multiply_adds=multiply_adds,
+            epochs=metrics[-1]["epoch"] if metrics else 0,
+            test_accuracy=accuracy,
+            accuracy=None if accuracy is None else _accuracy(accuracy, _test_images(recipe, metrics, bias)),
+            bias=bias and replace(bias, model=name),
+            metrics=metrics,
+            environment=environment,
+        )
+
+    def _recipe(self, run: Run) -> Recipe:
+        text = read_regular(run.folder / "recipe.yaml", MOST_BYTES).decode(errors="replace")
+        seeds = _SEED.findall(text)
+        if len(seeds) != 1:
+            return run.recipe
+        same = _SEED.sub("", text)
+        if same not in self._recipes:
+            self._recipes[same] = run.recipe
+        return replace(self._recipes[same], seed=int(seeds[0]))
+
+
+def cost(recipe: Recipe, classes: int, side: int | None) -> tuple[int | None, int | None]:
+    """Learned parameters and multiply-adds of the network of a recipe for an image; None where they are not known."""
+    if not classes:
+        return None, None
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
+        model = make_model(recipe, classes, pretrained=False)
+    if side is None:
+        return sum(parameter.numel() for parameter in model.parameters()), None
+    network = complexity(model, side)
+    return network.parameters, network.multiply_adds
+
+
+def _test_images(recipe: Recipe, metrics: Sequence[dict[str, Any]], bias: Results | None) -> Iterator[int]:
+    """How many there may be, most certain first."""
+    default = _TEST_IMAGES.get(recipe.data.name)
+    if recipe.data.name == "clutter":
+        default = recipe.data.options.get("test", default)
+    measured = len(bias) if bias and bias.dataset == recipe.data.name else None
+    for number in (metrics[-1].get("test_images") if metrics else None, default, measured):
+        if isinstance(number, int):
+            yield number
+
+
+def _accuracy(value: float, test_images: Iterator[int]) -> Estimate | None:
+    """With its interval, if the value is a share of one of these numbers of images."""
+    for total in test_images:
+        if 0 <= (correct := round(value * total)) <= total and abs(correct - value * total) < 1e-6 * total:
+            return proportion(correct, total)
+    return None
+
+
+def _matches(path: str | Path) -> list[Path]:
+    """The folders of a path or pattern."""
+    name = printable(path)
+    if Path(path).is_dir():
+        return [Path(path)]
+    if Path(path).exists():
+        raise InputError(f"{name} is a file; expected a run folder, a folder of run folders, or a pattern of them")
+    if not glob.has_magic(str(path)):
+        raise InputError(f"there is no folder {name}; give a run folder, a folder of run folders, or a pattern")
+    folders = sorted((Path(match) for match in glob.glob(str(path)) if Path(match).is_dir()), key=_by_name)
+    if not folders:
+        raise InputError(f"no folder matches {name}; give a run folder, a folder of run folders, or a pattern of them")
+    return folders
+
+
+def _by_name(path: Path) -> list[tuple[int, str]]:
+    """Sorts numbers in names as numbers: seed2 before seed10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").is_file()
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The names of different folders, each with as many of those above it as make it unique."""
+    depth = {path: 1 for path in paths}
+    while True:
+        names = [printable("/".join(path.parts[-depth[path] :])) for path in paths]
+        longer = [p for p, name in zip(paths, names, strict=True) if names.count(name) > 1 and depth[p] < len(p.parts)]
+        if not longer:
+            return names
+        for path in longer:
+            depth[path] += 1

@@ -1,0 +1,301 @@
+"""Runs of one recipe with several seeds, as one network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from regard import stats
+from regard.errors import InputError
+from regard.formatting import printable
+from regard.report.collect import MEASURES, RunResult
+from regard.report.records import Note
+from regard.stats import Estimate
+from regard.training import WHERE, Recipe, Run, flat, option_text, plain
+
+_MOST_FIELDS = 4  # that tell networks with the same model apart
+_DEEPEST = 8  # of teachers' teachers; a run that is its own teacher ends there
+_SEED_IN_NAME = re.compile(r"-seed(\d+)(?=$|/)")  # as `regard train` names runs
+_DESCRIBED = ("model.", "transfer.")
+
+
+@dataclass(frozen=True, eq=False)
+class SeedGroup:
+    """A network: the runs of its recipe, which differ in their seeds and in where and how they ran.
+
+    Attributes:
+        name: unique among the networks of a report; where there are several runs, theirs begin with it.
+        runs: in order of their seeds, one per seed, at least one: the finished ones, or, if none is, the others.
+        description: the model and the fields of the recipe that differ from the defaults or between networks.
+        unfinished: runs of other seeds, which are not counted.
+    """
+
+    name: str
+    runs: tuple[RunResult, ...]
+    description: str
+    unfinished: tuple[RunResult, ...] = field(default=())
+
+    @property
+    def first(self) -> RunResult:
+        """The run of the first seed."""
+        return self.runs[0]
+
+    @property
+    def parameters(self) -> int | None:
+        """Learned ones; None where no run says it."""
+        return next((run.parameters for run in self.runs if run.parameters is not None), None)
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """Of one test image; None where no run says it."""
+        return next((run.multiply_adds for run in self.runs if run.multiply_adds is not None), None)
+
+    @cached_property
+    def finished(self) -> bool:
+        """Whether its runs have finished all epochs."""
+        return all(run.finished for run in self.runs)
+
+    def values(self, measure: str) -> dict[int, float]:
+        """Seed -> value in [0, 1] where it is known; the mean if there are runs with several teachers."""
+        values: dict[int, list[float]] = {}
+        for run in self.runs:
+            if (value := run.value(measure)) is not None:
+                values.setdefault(run.recipe.seed, []).append(value)
+        return {seed: statistics.fmean(of_seed) for seed, of_seed in values.items()}
+
+    def estimate(self, measure: str) -> Estimate | None:
+        """Of several runs their mean, with its interval over the seeds; of one, with its interval over the images.
+
+        None where no run says it, or where the runs have finished different numbers of epochs.
+        """
+        if len(self.runs) == 1:
+            return self.first.estimate(measure)
+        values = [value for run in self.runs if (value := run.value(measure)) is not None]
+        return stats.mean(values, 0, 1) if values and len({run.epochs for run in self.runs}) == 1 else None
+
+    def to_record(self) -> dict[str, Any]:
+        """A flat dict, JSON-ready; None where something is not known."""
+        record: dict[str, Any] = {
+            "network": self.name,
+            "description": self.description,
+            "finished": self.finished,
+            "seeds": len(self.runs),
+            "parameters": self.parameters,
+            "multiply_adds": self.multiply_adds,
+        }
+        for measure in MEASURES:
+            estimate = self.estimate(measure)
+            value = self.first.value(measure) if estimate is None and len(self.runs) == 1 else None
+            values = list(self.values(measure).values())
+            deviation = statistics.stdev(values) if estimate and len(self.runs) > 1 and len(values) > 1 else None
+            record |= {
+                measure: estimate.value if estimate else value,
+                f"{measure}_low": estimate.low if estimate and estimate.low == estimate.low else None,
+                f"{measure}_high": estimate.high if estimate and estimate.high == estimate.high else None,
+                f"{measure}_n": estimate.n if estimate else None,
+                f"{measure}_deviation": deviation,
+            }
+        return record
+
+    def run_records(self) -> list[dict[str, Any]]:
+        """A flat dict for each run, JSON-ready; None where something is not known."""
+        return [
+            {
+                "run": run.name,
+                "network": self.name,
+                "folder": str(run.run.folder),
+                "seed": run.recipe.seed,
+                "epochs": run.epochs,
+                "epochs_of_recipe": run.recipe.schedule.epochs,
+                "counted": run in self.runs,
+                **{measure: run.value(measure) for measure in MEASURES},
+            }
+            for run in (*self.runs, *self.unfinished)
+        ]
+
+
+def seed_groups(results: Sequence[RunResult], names: Sequence[str] | None = None) -> tuple[list[SeedGroup], list[Note]]:
+    """Puts runs that differ only in their seeds together.
+
+    Two runs belong together if they were tested on the same set (see `RunResult.test_set`) and their recipes differ in
+    nothing but the seed, where and how they ran, and teachers that belong together themselves. Of a teacher whose run
+    folder is neither at its path nor beside the student's, the name decides, without its `-seed<number>`.
+
+    Args:
+        results: from `collect`.
+        names: of the networks, in their order; None: the common part of the names of their runs, without a
+            `-seed<number>` at the end.
+
+    Returns:
+        The networks, in order of their first runs, and notes on runs that are not counted.
+
+    Raises:
+        InputError: names that are not unique or not as many as the networks.
+    """
+    lineages = _Lineages()
+    together: dict[str, dict[tuple[str, ...], list[RunResult]]] = {}
+    for result in results:
+        key, seeds = lineages.of(result.recipe, result.run.folder)
+        together.setdefault(json.dumps([key, result.test_set]), {}).setdefault(seeds, []).append(result)
+    notes: list[Note] = []
+    parts = []
+    for by_seeds in together.values():
+        finished: list[RunResult] = []
+        unfinished: list[RunResult] = []
+        for seeds in sorted(by_seeds, key=lambda seeds: [(len(seed), seed) for seed in seeds]):
+            best, *others = sorted(by_seeds[seeds], key=lambda run: (not run.finished, -run.epochs))
+            (finished if best.finished else unfinished).append(best)
+            notes += [Note(other.name, f"not counted: recipe and seed of {best.name}") for other in others]
+        parts.append((finished or unfinished, unfinished if finished else []))
+        notes += [
+            Note(
+                run.name,
+                f"{'' if not finished else 'not counted: '}{run.epochs} of {run.recipe.schedule.epochs} epochs",
+            )
+            for run in unfinished
+        ]
+    titles = _titles([runs for runs, _ in parts])
+    titles = titles if names is None else _checked(names, titles)
+    networks = {
+        run.run.folder.resolve(): title for title, part in zip(titles, parts, strict=True) for run in sum(part, [])
+    }
+    descriptions = _descriptions([runs[0] for runs, _ in parts], networks)
+    groups = []
+    for title, description, (runs, others) in zip(titles, descriptions, parts, strict=True):
+        several = len(runs) + len(others) > 1
+        named = [_renamed(run, f"{title}, seed {_seed(run, runs)}" if several else title) for run in (*runs, *others)]
+        groups.append(SeedGroup(title, tuple(named[: len(runs)]), description, tuple(named[len(runs) :])))
+    return groups, notes
+
+
+def teacher_folders(teacher: str, folder: Path) -> tuple[Path, Path]:
+    """Where the run folder of a teacher may be: at its path, and, if runs were moved together, beside the student's."""
+    return Path(os.path.realpath(teacher)), folder.resolve().parent / Path(teacher).name
+
+
+def plainest(groups: Sequence[SeedGroup]) -> SeedGroup:
+    """The network to compare the others with: without a teacher, without attention, with the plain gate, and the
+    cheapest of these; the first of several.
+    """
+
+    def rank(group: SeedGroup) -> tuple[bool, bool, bool, int]:
+        model, transfer = group.first.recipe.model, group.first.recipe.transfer
+        return bool(transfer.teachers), model.attention is not None, model.gate != "sigmoid", group.parameters or 0
+
+    return min(groups, key=rank)
+
+
+class _Lineages:
+    """Recipes and their teachers' recipes; each run folder is read once."""
+
+    def __init__(self) -> None:
+        self._recipes: dict[Path, Recipe | None] = {}
+
+    def of(self, recipe: Recipe, folder: Path, depth: int = 0) -> tuple[str, tuple[str, ...]]:
+        """A key that is the same for recipes that differ only in seeds and in where and how they ran, and the seeds of
+        the recipe and of its teachers.
+        """
+        teachers: list[Any] = []
+        seeds = [str(recipe.seed)]
+        for teacher in recipe.transfer.teachers:
+            if depth < _DEEPEST and (found := next(self._runs(teacher, folder), None)) is not None:
+                key, of_teacher = self.of(found[1], found[0], depth + 1)
+            else:
+                key, of_teacher = _SEED_IN_NAME.sub("", teacher), tuple(_SEED_IN_NAME.findall(teacher))
+            teachers.append(key)
+            seeds += of_teacher
+        compared = {
+            name: value
+            for name, value in flat(plain(recipe)).items()
+            if name not in (*WHERE, "seed", "transfer.teacher")
+        }
+        return json.dumps([compared, teachers], sort_keys=True, default=str), tuple(seeds)
+
+    def _runs(self, teacher: str, folder: Path) -> Iterator[tuple[Path, Recipe]]:
+        for path in teacher_folders(teacher, folder):
+            if path not in self._recipes:
+                self._recipes[path] = None
+                if path.is_dir():
+                    with suppress(InputError, OSError):
+                        self._recipes[path] = Run.open(path).recipe
+            if (recipe := self._recipes[path]) is not None:
+                yield path, recipe
+
+
+def _descriptions(firsts: Sequence[RunResult], networks: dict[Path, str]) -> list[str]:
+    """The model of each network, its teacher, and the fields of its recipe that are not the default's; of networks with
+    the same ones and the same test set also the fields that differ, if few.
+    """
+    default = _fields(Recipe())
+    fields = [_fields(run.recipe) for run in firsts]
+    basic = [
+        {name: v for name, v in own.items() if name.startswith(_DESCRIBED) and v != default.get(name)} for own in fields
+    ]
+    described = []
+    for run, own, shown in zip(firsts, fields, basic, strict=True):
+        alike = [
+            other
+            for other, of_other, result in zip(fields, basic, firsts, strict=True)
+            if of_other == shown and result.test_set == run.test_set
+        ]
+        differing = {
+            name: value
+            for name, value in own.items()
+            if name not in (*WHERE, "seed", "transfer.teacher", "data.mean", "data.std")
+            and any(other.get(name) != value for other in alike)
+        }
+        shown = shown | (differing if len(differing) <= _MOST_FIELDS else {})
+        shown.pop("model.name", None)
+        if run.recipe.transfer.teachers:
+            folders = [teacher_folders(teacher, run.run.folder) for teacher in run.recipe.transfer.teachers]
+            names = [next((networks[f] for f in pair if f in networks), pair[1].name) for pair in folders]
+            shown["transfer.teacher"] = ", ".join(names)
+        pairs = [f"{name.removeprefix('model.')} {option_text(value)}" for name, value in shown.items()]
+        described.append(printable(", ".join([run.recipe.model.name, *pairs])))
+    return described
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    """By dotted names, options one by one."""
+    fields: dict[str, Any] = {}
+    for name, value in flat(plain(recipe)).items():
+        fields |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+    return fields
+
+
+def _seed(run: RunResult, runs: Sequence[RunResult]) -> str:
+    """The seed, and where several runs have it, the name of the run."""
+    same = [other for other in runs if other.recipe.seed == run.recipe.seed]
+    return str(run.recipe.seed) if len(same) < 2 else f"{run.recipe.seed} ({run.name})"
+
+
+def _titles(parts: Sequence[Sequence[RunResult]]) -> list[str]:
+    """Names for the networks: unique, and short where the runs are named as `regard train` names them."""
+    wanted = []
+    for runs in parts:
+        bare = [_SEED_IN_NAME.sub("", run.name) for run in runs]
+        common = bare[0] if len(set(bare)) == 1 else os.path.commonprefix(bare).rstrip("-_. /")
+        wanted.append(common or bare[0])
+    return [runs[0].name if wanted.count(title) > 1 else title for title, runs in zip(wanted, parts, strict=True)]
+
+
+def _checked(names: Sequence[str], titles: Sequence[str]) -> list[str]:
+    names = [printable(name) for name in names]
+    if len(names) != len(titles):
+        raise InputError(f"{len(names)} names for {len(titles)} networks ({', '.join(titles)}); give one for each")
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise InputError(f"the name {name!r} is empty or given twice; give each network a name of its own")
+    return names
+
+
+def _renamed(run: RunResult, name: str) -> RunResult:
+    return replace(run, name=name, bias=run.bias and replace(run.bias, model=name))

@@ -1,0 +1,224 @@
+"""The report of runs: its records, its figures, and its page, which is harmless and needs nothing else."""
+
+import io
+import json
+import os
+import shlex
+from dataclasses import replace
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+
+from regard import report, stats
+from regard.errors import InputError
+from regard.report.provenance import repeats, short
+from regard.training import ModelRecipe, OptimizerRecipe, TransferRecipe, load_recipe
+
+LR = (OptimizerRecipe(lr=0.1), OptimizerRecipe(lr=0.2), OptimizerRecipe(lr=0.3))
+
+
+@pytest.fixture
+def written(parse, tmp_path):
+    """written(runs, **options) -> the report, and its page."""
+
+    def write(runs, **options):
+        runs = report.report_runs([run.folder for run in runs], **{"images": 0, **options})
+        return runs, parse(runs.save(tmp_path / "pages" / "report.html").read_text(encoding="utf-8"))
+
+    return write
+
+
+def of(kind, records):
+    return [record for record in records if record["record"] == kind]
+
+
+def test_the_page_has_the_numbers_of_the_records_and_needs_nothing_but_itself(make_run, tmp_path, written):
+    teacher = make_run("teacher", correct=0.9, optimizer=LR[1])
+    transfer = TransferRecipe(teacher=str(teacher.folder), beta=1000.0)
+    runs = [make_run("student", correct=0.3), make_run("student-at", transfer=transfer), teacher]
+    made, page = written(runs, images=3, title="Made up", names=["student", "student-at", "the teacher"])
+    assert os.listdir(tmp_path / "pages") == ["report.html"]
+    page.check_alone()
+    records = made.to_records()
+    json.dumps(records, allow_nan=False)
+    assert [record["network"] for record in of("network", records)] == ["student", "student-at", "the teacher"]
+    for record in of("network", records):
+        for measure in ("accuracy", "position_bias", "range_bias"):
+            value, low, high = (f"{100 * record[measure + end]:.1f}" for end in ("", "_low", "_high"))
+            assert f"{value}% {low} to {high}" in page.text
+        assert f"{record['parameters']:,}" in page.text and f"{record['spill']:.3f}" in page.text
+        assert record["description"] in page.text
+    assert "transfer.beta 1000" in page.text and "transfer.teacher the teacher" in page.text
+    comparisons = of("comparison", records)
+    assert [(one["network"], one["reference"], one["over"]) for one in comparisons[::3]] == [
+        ("student-at", "student", "images"),
+        ("the teacher", "student", "images"),
+    ]
+    for one in comparisons:
+        assert f"{abs(100 * one['difference']):.1f}" in page.text
+    assert sum(tag == "img" for tag, _ in page.tags) == (3 + 4) * 4
+    assert len(page.source) < 3_000_000
+    assert (
+        written(runs, images=3, title="Made up", names=["student", "student-at", "the teacher"])[1].source
+        == page.source
+    )
+
+
+def test_all_comparisons_on_the_page_are_corrected_together_and_nothing_else_is_significant(make_run, recipe, written):
+    """ "resolved" stood beside p = 0.0625, and Holm's correction was on one page only."""
+    test_cue = replace(recipe.data, options={**recipe.data.options, "test_cue": 0.9})
+    runs = [make_run(f"a{i}", correct=0.2 + 0.15 * i, position=0.2 + 0.1 * i, optimizer=lr) for i, lr in enumerate(LR)]
+    runs += [make_run(f"b{i}", correct=0.2 + 0.6 * i, data=test_cue, optimizer=lr) for i, lr in enumerate(LR[:2])]
+    made, page = written(runs)
+    assert len(made.parts) == 2
+    comparisons = of("comparison", made.to_records())
+    assert len(comparisons) == 3 * 3
+    expected = stats.holm({i: stats.Difference(0, 0, 0, one["p"], None, one["n"]) for i, one in enumerate(comparisons)})
+    labels = [one["significant"] for one in comparisons]
+    assert set(labels) == {True, False}  # the case is not trivial
+    for i, one in enumerate(comparisons):
+        assert one["p_adjusted"] == pytest.approx(expected[i].p_adjusted)
+        assert one["significant"] == (one["p_adjusted"] < 0.05)
+    table = page.text.count("not significant"), page.text.count("significant")
+    assert table[0] == labels.count(False) and "resolved" not in page.text
+
+
+def test_five_seeds_of_one_sign_are_not_significant_by_their_signs(make_run, written):
+    """Five seeds of which one is far off: p is above 0.05 although all have the same sign."""
+    gaps = (0.01, 0.01, 0.01, 0.01, 0.3)
+    runs = []
+    for seed, gap in enumerate(gaps):
+        for name, accuracy, lr in (("low", 0.3, LR[0]), ("high", 0.3 + gap, LR[1])):
+            run = make_run(f"{name}-seed{seed}", seed=seed, measured=False, weights=False, optimizer=lr)
+            run.write_metrics([{"epoch": 3, "test_accuracy": accuracy + seed / 100, "test_images": 100}])
+            runs.append(run)
+    made, page = written(runs, reference="low")
+    (one,) = of("comparison", made.to_records())
+    assert one["over"] == "seeds" and one["n"] == 5 and one["p"] > 0.05 and one["significant"] is False
+    assert "not significant" in page.text
+
+
+HOSTILE = ["<script>alert(1)<script>", "cat)", "[red]x[/red]", "$x$ {{ 7 * 7 }} &amp; <!--", "a\x1b[31m\u202eb"]
+
+
+def test_names_are_harmless_on_the_page_and_in_the_terminal(make_run, written):
+    runs = [make_run(f"run{i}", optimizer=OptimizerRecipe(lr=0.1 + i)) for i in range(len(HOSTILE))]
+    made, page = written(runs, images=1, names=HOSTILE)
+    page.check_alone()
+    assert "<script" not in page.source and "\x1b" not in page.source and "\u202e" not in page.source
+    output = io.StringIO()
+    Console(file=output, width=200).print(made)
+    for name in (*HOSTILE[:4], r"a\x1b[31m\u202eb"):
+        assert page.text.count(" ".join(name.split())) >= 4
+        assert name in output.getvalue()
+    assert "\x1b" not in output.getvalue()
+
+
+def test_the_terminal_has_the_numbers_and_the_significance(make_run):
+    runs = [make_run("a", correct=0.1), make_run("b", correct=0.95, optimizer=LR[1])]
+    made = report.report_runs([run.folder for run in runs], images=0)
+    output = io.StringIO()
+    Console(file=output, width=200).print(made)
+    text = output.getvalue()
+    for record in of("network", made.to_records()):
+        assert f"{100 * record['position_bias']:.1f}" in text
+        assert f"{100 * record['position_bias_low']:.1f} to {100 * record['position_bias_high']:.1f}" in text
+    assert "significant" in text and "adjusted" in text
+
+
+def test_what_is_missing_has_a_note_and_the_rest_is_there(make_run, written):
+    bare = make_run("bare", measured=False, weights=False, optimizer=LR[1])
+    made, page = written([make_run("student"), bare], images=3)
+    notes = [note.about for part in made.parts for note in part.notes]
+    assert "bare" in notes and "bare, student" in notes
+    assert of("comparison", made.to_records()) == []
+    _, page = written([bare], images=3)
+    assert "test accuracy" in page.text.lower() and not any(tag == "img" for tag, _ in page.tags)
+
+
+def test_results_of_other_weights_or_images_have_a_note(make_run):
+    other, wrong, good = make_run("other", correct=0.9), make_run("wrong", correct=0.1), make_run("good")
+    for name in ("bias.json", "bias.parquet"):
+        (wrong.folder / name).rename(other.folder / name)
+    (part,) = report.report_runs([good.folder], images=0).parts
+    assert part.notes == ()
+    (part,) = report.report_runs([other.folder], images=0).parts
+    assert [note.about for note in part.notes] == ["other"]
+
+
+def test_data_that_are_gone_leave_a_page_without_a_gallery(make_run, recipe, tmp_path, written):
+    gone = replace(recipe.data, name="folder", folder=str(tmp_path / "gone"), options={})
+    _, page = written([make_run("student", data=gone)], images=3)
+    assert "no test images" in page.text and not any(tag == "img" for tag, _ in page.tags)
+
+
+def test_nothing_is_downloaded(make_run, recipe, tmp_path, monkeypatch, written):
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets.CIFAR10, "download", lambda self: pytest.fail("a report downloads"))
+    data = replace(recipe.data, name="cifar10", folder=str(tmp_path), options={}, download=True)
+    _, page = written([make_run("student", data=data)], images=3)
+    assert "CIFAR-10 not found" in page.text
+
+
+def test_images_that_are_not_in_memory_have_no_gallery(make_run, recipe, tmp_path, written):
+    for place in (tmp_path / "set" / split / name for split in ("train", "val") for name in "0123456789"):
+        place.mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(place / "a.png")
+    data = replace(recipe.data, name="files", folder=str(tmp_path / "set"), size=32, options={})
+    _, page = written([make_run("student", data=data)], images=3)
+    assert "not in memory" in page.text
+
+
+def test_the_reference_is_chosen(make_run, written):
+    runs = [make_run("a"), make_run("b", optimizer=LR[1])]
+    assert written(runs, reference="b")[0].parts[0].reference.name == "b"
+    assert written(runs)[0].parts[0].reference.name == "a"
+    assert (
+        written([make_run("attentive", model=ModelRecipe("wrn-10-1", "se")), *runs])[0].parts[0].reference.name == "a"
+    )
+
+
+def test_wrong_input_loses_nothing(make_run, tmp_path):
+    run = make_run("student")
+    path = tmp_path / "r.html"
+    path.write_text("before")
+    for options, message in (({"images": -1}, "0 or more"), ({"reference": "studnet"}, "did you mean 'student'")):
+        with pytest.raises(InputError, match=message):
+            report.report_runs([run.folder], **options)
+    made = report.report_runs([run.folder], images=0)
+    with pytest.raises(InputError, match="not overwritten"):
+        made.save(path)
+    with pytest.raises(InputError, match="cannot write"):
+        made.save(path / "inside.html")
+    assert path.read_text() == "before"
+
+
+def test_figures_are_given_to_users(make_run, recipe):
+    runs = [make_run(f"n-seed{seed}", seed=seed) for seed in (0, 1)]
+    runs += [make_run("m", model=ModelRecipe("wrn-10-2"))]
+    figures = report.report_runs([run.folder for run in runs], images=0).plot()
+    assert all(isinstance(figure, Figure) for figure in figures.values())
+    titles = [title.split()[0] for title in figures]
+    assert titles == ["Test", "Accuracy", "Position", "Range", "Test", "Training"]  # no attention loss: there is none
+    (cost,) = report.report_runs([runs[0].folder, runs[2].folder], images=0).parts[0].costs().values()
+    assert len(cost.axes) == 1
+    assert report.report_runs([runs[0].folder, runs[1].folder], images=0).parts[0].costs() == {}
+
+
+def test_recipes_and_commands_repeat_the_run(make_run, tmp_path):
+    teacher = make_run("the teacher", seed=3)
+    student = make_run("-student", transfer=TransferRecipe(teacher=str(teacher.folder), beta=1000.0))
+    (part,) = report.report_runs([student.folder, teacher.folder], images=0).parts
+    found = repeats(part.groups)
+    assert [repeat.name for repeat in found] == ["the teacher", "-student"]
+    for repeat, run in zip(found, (teacher, student), strict=True):
+        (tmp_path / "short.yaml").write_text(repeat.recipe)
+        assert load_recipe(tmp_path / "short.yaml") == run.recipe
+        train, measure = (shlex.split(line) for line in repeat.commands.splitlines())
+        assert train[:2] == ["regard", "train"] and train[3:] == ["--run", str(run.folder)]
+        assert train[2] in (f"{run.name}.yaml", f"./{run.name}.yaml") and not train[2].startswith("-")
+        assert measure == ["regard", "bias", str(run.folder), "--layer", "group2"]
+    assert short(load_recipe(None)) == "{}\n"
