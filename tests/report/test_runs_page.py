@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
+from support.snapshots import check_snapshot
 
 from regard import report, stats
 from regard.errors import InputError
@@ -60,6 +62,9 @@ def test_the_page_has_the_numbers_of_the_records_and_needs_nothing_but_itself(ma
         assert f"{abs(100 * one['difference']):.1f}" in page.text
     assert sum(tag == "img" for tag, _ in page.tags) == (3 + 4) * 4
     assert len(page.source) < 3_000_000
+    environment = re.compile(r"(?<=Environment\n).*(?=h2: Glossary)", re.DOTALL)  # of the machine
+    images = re.compile(r"p: image \d+ \d\n")
+    check_snapshot("pages/runs", images.sub("", environment.sub("", page.outline)))
     assert (
         written(runs, images=3, title="Made up", names=["student", "student-at", "the teacher"])[1].source
         == page.source

@@ -108,7 +108,7 @@ def gathered(notes: Iterable[Note]) -> list[Note]:
     for about, note in notes:
         abouts.setdefault(note, []).append(about)
     return [
-        Note(", ".join(names[:_NAMED]) + (f", +{len(names) - _NAMED}" if len(names) > _NAMED else ""), note)
+        Note("; ".join(names[:_NAMED]) + (f"; +{len(names) - _NAMED}" if len(names) > _NAMED else ""), note)
         for note, names in abouts.items()
     ]
 

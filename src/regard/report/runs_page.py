@@ -59,8 +59,7 @@ COMPARISON_COLUMNS = (
     Column("network", "network"),
     Column("measure", "measure", "measure"),
     Column("difference", "difference", "points"),
-    Column("over", "over"),
-    Column("n", "n", "count"),
+    Column("n", "n", "count", detail="over"),
     Column("p", "p", "p", "p"),
     Column("p_adjusted", "adjusted p", "p", "holm"),
     Column("significant", "result", "significant", "significant"),
@@ -386,8 +385,9 @@ def _facts(part: Part, splits: Splits[InMemoryDataset] | None) -> list[tuple[str
         default = all_options(part.reference.first.recipe.data.name)
     options = [{**default, **run.recipe.data.options} for run in runs]
     for name in default:
-        if name in ("cue", "test_cue") or any(of_run[name] != default[name] for of_run in options):
-            facts[f"data option {name}"] = [of_run[name] for of_run in options]
+        differs = any(of_run[name] != default[name] for of_run in options)
+        if name in ("cue", "test_cue") or (differs and name not in ("train", "test")):
+            facts[f"option {name}"] = [of_run[name] for of_run in options]
     facts |= {
         "epochs": sorted(run.epochs for run in runs),
         "seeds": sorted({run.recipe.seed for run in runs}),
