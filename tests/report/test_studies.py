@@ -37,15 +37,15 @@ def network(**options):
 @pytest.fixture(scope="module")
 def gates(batches):
     return {
-        "shuffled & <b>": gate_activations(network(), batches),
-        "in order": gate_activations(network(shuffle=False), batches, layers=["group0", "group2"]),
+        "shuffled & <b>": gate_activations(network(), batches, class_names=NAMES),
+        "in order": gate_activations(network(shuffle=False), batches, layers=["group0", "group2"], class_names=NAMES),
     }
 
 
 @pytest.fixture(scope="module")
 def groups(batches):
     return {
-        name: group_scores(network(shuffle=shuffle), "group1", batches, 4, classes=range(6))
+        name: group_scores(network(shuffle=shuffle), "group1", batches, 4, classes=range(6), class_names=NAMES)
         for name, shuffle in (("shuffled & <b>", True), ("in order", False))
     }
 
@@ -57,28 +57,24 @@ def printed(table) -> str:
 
 
 def test_the_page_of_gates(gates, tmp_path, parse):
-    path = report.write_gates_html(
-        gates, tmp_path / "new" / "gates.html", title="Gates", names=NAMES, labels=[0, 2], data="made up", command="a b"
-    )
+    path = report.write_study_html(gates, tmp_path / "new" / "g.html", labels=[0, 2], data="made up", command="a b")
     page = parse(path.read_text(encoding="utf-8"))
     page.check_alone()
     titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg" and "role" in attributes]
-    assert titles == ["Eta squared by depth", *gates, "shuffled & <b>", *gates]
-    for record in report.gates_records(gates):
+    assert titles == ["Eta squared by depth; dotted: expected by chance", *gates, "shuffled & <b>", *gates]
+    for record in report.study_records(gates):
         assert f"{record['eta_squared']:.3f}" in page.text and record["network"] in page.text
     assert NAMES[0] in page.text and NAMES[2] in page.text and NAMES[1] not in page.text
     check_snapshot("pages/gates", page.outline)
 
 
 def test_the_page_of_groups(groups, tmp_path, parse):
-    path = report.write_groups_html(
-        groups, tmp_path / "groups.html", title="Groups", names=NAMES, labels=[1, 3], data="made up", command="a b"
-    )
+    path = report.write_study_html(groups, tmp_path / "g.html", labels=[1, 3], data="made up", command="a b")
     page = parse(path.read_text(encoding="utf-8"))
     page.check_alone()
     titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg" and "role" in attributes]
     assert titles == [*groups, *groups]
-    for record in report.groups_records(groups, NAMES):
+    for record in report.study_records(groups):
         drawn = record["class"] in (NAMES[1], NAMES[3])
         assert (record["class"] in page.text) == drawn
         assert not drawn or f"{100 * record['whole']:.1f}%" in page.text
@@ -89,19 +85,19 @@ def test_a_network_at_its_start_has_no_eta_squared(batches, tmp_path, parse):
     start = models.create("wrn-10-0.5", 10, attention="shuffle", attention_options={"groups": 2})
     result = gate_activations(start, batches)
     assert {record["eta_squared"] for record in result.to_records()} == {None}
-    text = report.write_gates_html({"start": result}, tmp_path / "g.html", title="t").read_text(encoding="utf-8")
+    text = report.write_study_html({"start": result}, tmp_path / "g.html").read_text(encoding="utf-8")
     page = parse(text)
     page.check_alone()
     assert "nan" not in page.text.lower().split()
 
 
 def test_tables(gates, groups):
-    text = printed(report.gates_table(gates))
-    for record in report.gates_records(gates):
+    text = printed(report.study_table(gates))
+    for record in report.study_records(gates):
         assert record["layer"] in text and f"{record['median']:.3f}" in text
-    text = printed(report.groups_table(groups, NAMES))
-    records = report.groups_records(groups, NAMES)
-    assert [record["class"] for record in records[:3]] == [NAMES[0], NAMES[0], NAMES[1]]
+    text = printed(report.study_table(groups))
+    records = report.study_records(groups)
+    assert [record["class"] for record in records] == [*NAMES[:6], *NAMES[:6]]
     for record in records:
         assert record["class"] in text and f"{100 * record['highest']:.1f}" in text
     json.dumps(records, allow_nan=False)
@@ -124,15 +120,15 @@ def test_wrong_input_loses_nothing(gates, groups, batches, tmp_path):
     output = gate_activations(network(), batches, quantity="output")
     for results in ({}, {**gates, "few": few}, {**gates, "output": output}):
         with pytest.raises(InputError):
-            report.write_gates_html(results, path, title="t")
+            report.write_study_html(results, path)
     predicted = group_scores(network(), "group1", batches, 4, classes=range(6), target="predicted")
     for results in ({}, {**groups, "predicted": predicted}):
         with pytest.raises(InputError):
-            report.write_groups_html(results, path, title="t")
+            report.write_study_html(results, path)
     with pytest.raises(InputError, match="class 77"):
-        report.write_gates_html(gates, path, title="t", labels=[77])
+        report.write_study_html(gates, path, labels=[77])
     with pytest.raises(InputError, match="not overwritten"):
-        report.write_gates_html(gates, path, title="t")
+        report.write_study_html(gates, path)
     assert path.read_text() == "before"
     with pytest.raises(InputError, match="cannot write"):
-        report.write_groups_html(groups, Path(path, "inside.html"), title="t")
+        report.write_study_html(groups, Path(path, "inside.html"))

@@ -288,14 +288,15 @@ def test_moments_of_few_values():
 
 
 def test_records_of_layers_and_channels(batches):
-    result = gate_activations(network("shuffle"), batches)
+    names = ("a", "b", "c", "same", "same")
+    result = gate_activations(network("shuffle"), batches, class_names=names)
     records = json.loads(json.dumps(result.to_records(), allow_nan=False))
     assert [record["depth"] for record in records] == [1, 2, 3]
     for record, layer in zip(records, result.layers.values(), strict=True):
         assert record["eta_squared"] == pytest.approx(layer.eta_squared, rel=1e-6)
         assert record["median"] == pytest.approx(float(layer.by_class.overall.quantile(0.5)), rel=1e-6)
         assert (record["channels"], record["module"]) == (layer.channels, "ShuffleAttention")
-        channels = layer.channel_records([3, 4], ["a", "b", "c", "same", "same"])
+        channels = layer.channel_records([3, 4])
         assert [one["input_channel"] for one in channels] == layer.order.tolist()
         for key, values in (
             ("mean", layer.by_class.overall),
@@ -312,8 +313,9 @@ def test_records_of_layers_and_channels(batches):
 
 def test_lines_of_many_channels_are_means_of_neighbours():
     model = nn.Sequential(attention.create("ese", 130), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    layer = gate_activations(moved(model), [(torch.randn(6, 130, 2, 2).double(), torch.arange(6) % 2)]).layers["0"]
-    lines = layer.lines([1], ("cat", "dog"))
+    batches = [(torch.randn(6, 130, 2, 2).double(), torch.arange(6) % 2)]
+    layer = gate_activations(moved(model), batches, class_names=("cat", "dog")).layers["0"]
+    lines = layer.lines([1])
     assert list(lines) == ["all classes", "dog"] and {len(line) for line in lines.values()} == {64}
     assert lines["dog"][0] == pytest.approx(float(layer.by_class.row(1)[:3].mean()))
     assert len(layer.plot([0, 1]).axes) == 3

@@ -49,14 +49,14 @@ def test_classes_outputs_and_the_predicted_class(model, batches):
 
 
 def test_records_of_every_group_and_of_every_class(model, batches):
-    result = group_scores(model, "layer2", batches, 4)
-    records = json.loads(json.dumps(result.to_records(("cat)", "[red]x[/red]")), allow_nan=False))
+    result = group_scores(model, "layer2", batches, 4, class_names=("cat)", "[red]x[/red]"))
+    records = json.loads(json.dumps(result.group_records(), allow_nan=False))
     assert [one["group"] for one in records] == 3 * [1, 2, 3, 4]
     assert [one["class"] for one in records[::4]] == ["cat)", "[red]x[/red]", "class 2"]
     for score, record in zip(result.estimates(2), records[8:], strict=True):
         assert (record["score"], record["score_low"], record["score_high"]) == (score.value, score.low, score.high)
     assert records[4]["score_low"] is None  # of a single image
-    for label, record in zip(result.classes, result.summary(), strict=True):
+    for label, record in zip(result.classes, result.to_records(), strict=True):
         scores = [one.value for one in result.estimates(label)]
         assert record["mean"] == pytest.approx(sum(scores) / 4) and record["without_score"] == 0
         for key, value in (("highest", max(scores)), ("lowest", min(scores))):
@@ -76,9 +76,9 @@ def test_groups_without_a_score_cost_nothing(x):
     assert result.scores[:, 0].isnan().all() and not result.scores[:, 1].isnan().any()
     assert ran == [4, 4]  # the whole images, and one group of each
     assert progress == [8]
-    (record,) = result.summary()
+    (record,) = result.to_records()
     assert (record["highest_group"], record["lowest_group"], record["without_score"]) == (2, 2, 1)
-    assert result.to_records()[0] == {
+    assert result.group_records()[0] == {
         "class": "class 1", "group": 1, "images": 0, "score": None, "score_low": None, "score_high": None
     }  # fmt: skip
 

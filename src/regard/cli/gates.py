@@ -55,29 +55,22 @@ def main(arguments: list[str]) -> int:
                 network.batches(images.indices),
                 layers=layers,
                 quantity=options.quantity,
+                class_names=network.classes,
                 progress=update,
             )
         network.release()
-    names, data = networks[0].classes, data_name(networks[0])
+    data = data_name(networks[0])
     command = command_line(["regard", "gates", *arguments])
-    records = report.gates_records(results)
+    records = report.study_records(results)
     channels = [
         {"network": name, **record}
         for name, result in results.items()
         for layer in result.layers.values()
-        for record in layer.channel_records(images.drawn, names)
+        for record in layer.channel_records(images.drawn)
     ]
     content = {"command": command, "data": data, "quantity": options.quantity, "layers": records, "channels": channels}
     write_json(folder / "gates.json", content)
-    page = report.write_gates_html(
-        results,
-        folder / "gates.html",
-        title=f"Gates by class: {data}",
-        names=names,
-        labels=images.drawn,
-        data=data,
-        command=command,
-    )
-    output.show(records, report.gates_table(results))
+    page = report.write_study_html(results, folder / "gates.html", labels=images.drawn, data=data, command=command)
+    output.show(records, report.study_table(results))
     output.note(f"the study is {page.resolve()}")
     return 0

@@ -64,26 +64,19 @@ def main(arguments: list[str]) -> int:
                 options.groups,
                 target=target,
                 outputs=network.label_outputs,
+                class_names=network.classes,
                 batch_size=options.batch_size,
                 progress=update,
             )
         network.release()
-    names, data = networks[0].classes, data_name(networks[0])
+    data = data_name(networks[0])
     command = command_line(["regard", "groups", *arguments])
-    records = report.groups_records(results, names)
-    groups = [{"network": name, **record} for name, result in results.items() for record in result.to_records(names)]
+    records = report.study_records(results)
+    groups = [{"network": name, **record} for name, result in results.items() for record in result.group_records()]
     content = {"command": command, "data": data, "target": target, "classes": records, "groups": groups}
     write_json(folder / "groups.json", content)
-    page = report.write_groups_html(
-        results,
-        folder / "groups.html",
-        title=f"Channel groups by class: {data}",
-        names=names,
-        labels=images.drawn,
-        data=data,
-        command=command,
-    )
-    output.show(records, report.groups_table(results, names))
+    page = report.write_study_html(results, folder / "groups.html", labels=images.drawn, data=data, command=command)
+    output.show(records, report.study_table(results))
     output.note(f"the study is {page.resolve()}")
     return 0
 

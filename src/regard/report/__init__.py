@@ -2,8 +2,7 @@
 
 - `report_runs`: a `RunsReport` of run folders: networks over their seeds, comparisons, curves, class activation maps,
   published tables; it saves a page. Made of `collect`, `RunResult`s, and `seed_groups`, `SeedGroup`s.
-- `write_gates_html`, `gates_table`, `gates_records`: gates of networks by class and depth.
-- `write_groups_html`, `groups_table`, `groups_records`: scores of channel groups by class.
+- `write_study_html`, `study_table`, `study_records`: gates of networks, and scores of channel groups, by class.
 - `write_tables_html`: published tables with our runs beside them, as a page.
 - `write_bias_html`, `bias_table`, `results_table`, `comparison_table`: results of networks on the same images, as a
   page and for a terminal.
@@ -16,15 +15,17 @@ from regard.report.collect import RunResult, collect
 from regard.report.explained import Explained, explain
 from regard.report.explanation import Unreadable, explanations, find_classes
 from regard.report.gallery import Cell, ClassScore, Gallery, Row
-from regard.report.gates_page import gates_records, gates_table, write_gates_html
-from regard.report.groups_page import groups_records, groups_table, write_groups_html
 from regard.report.runs_page import RunsReport, report_runs
 from regard.report.seeds import SeedGroup, seed_groups
 from regard.report.sights import Sight, View, choose_sights, make_sight
+from regard.report.studies import study_records, study_table, write_study_html
 from regard.report.tables_page import write_tables_html
 from regard.report.terminal import bias_table, comparison_table, records_table, results_table
 
 __all__ = [
+    "study_records",
+    "study_table",
+    "write_study_html",
     "Cell",
     "ClassScore",
     "Explained",
@@ -43,17 +44,11 @@ __all__ = [
     "explain",
     "explanations",
     "find_classes",
-    "gates_records",
-    "gates_table",
-    "groups_records",
-    "groups_table",
     "make_sight",
     "records_table",
     "report_runs",
     "results_table",
     "seed_groups",
     "write_bias_html",
-    "write_gates_html",
-    "write_groups_html",
     "write_tables_html",
 ]

@@ -16,10 +16,20 @@ CAMS = (
     "Each [cam|CAM] is laid over its image. The lines are the edges of the [focus] and, where it is known, of the "
     "[region]; ✗ marks a wrong prediction."
 )
+GATES_LEAD = (
+    "What attention modules multiply each channel with ([gate|gates]), or give (output), averaged over pixels, by "
+    "class and depth."
+)
 GATES = (
     "[eta_squared|Eta squared] is the mean over the channels of a layer that vary; compare it with what is expected by "
     "chance. Median, 5% and 95%: of the channels' means over all images."
 )
+GATES_DETAILS = (
+    "Above, the mean of every channel, in the order of the layer's output; of layers with more than 64 channels, "
+    "neighbours are averaged. Beside it, the distribution over the channels on the same scale. Below, each class minus "
+    "all classes, on one scale for the whole page."
+)
+GROUPS_LEAD = "How much each group of a layer's channels, taken alone, speaks for a class: its [group_score]."
 GROUPS = (
     "Mean probabilities over the images of a class, in %: with the whole image, and masked by each group of channels "
     "([group_score]); below each its [interval|95% interval]. A group whose mean activation is constant masks nothing, "
@@ -30,3 +40,4 @@ COSTS = (
     "line goes from the least to the greatest."
 )
 CURVES = "Thin lines are runs; the thick line is their mean, the band goes from the least to the greatest."
+GROUPS_DETAILS = "Bars: the [group_score] of each group, with its [interval|95% interval]. Dashed: the whole image."

@@ -1,16 +1,148 @@
-"""What the pages of gates and of groups share: which classes they draw, and facts of the images."""
+"""The studies by class, gates of attention modules and scores of channel groups: a table for a terminal, and a page."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from regard import figures
 from regard.errors import InputError
-from regard.figures import COLOURS
+from regard.report import captions
+from regard.report.records import Column
+from regard.report.records_table import records_table
+from regard.report.template import Repeat, write_page
 from regard.studies import GateActivations, GroupScores
+from regard.studies.labelled import class_name
 
 CLASSES = 5
 """Classes drawn on a page unless stated."""
-MOST_CLASSES = len(COLOURS) - 1
+MOST_CLASSES = len(figures.COLOURS) - 1
+
+Results = Mapping[str, GateActivations | GroupScores]
+Charts = list[tuple[str, Figure]]
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What a page says of its study."""
+
+    title: str
+    lead: str
+    caption: str
+    details: str
+    columns: tuple[Column, ...]
+
+
+_GATES = _Text(
+    "Gates by class",
+    captions.GATES_LEAD,
+    captions.GATES,
+    captions.GATES_DETAILS,
+    (
+        Column("network", "network"),
+        Column("depth", "depth", "count"),
+        Column("layer", "layer"),
+        Column("channels", "channels", "count"),
+        Column("constant_channels", "constant channels", "count"),
+        Column("eta_squared", "eta squared", "number", "eta_squared"),
+        Column("chance", "by chance", "number"),
+        Column("median", "median", "number"),
+        Column("quantile_5", "5%", "number"),
+        Column("quantile_95", "95%", "number"),
+        Column("module", "module"),
+    ),
+)
+_GROUPS = _Text(
+    "Channel groups by class",
+    captions.GROUPS_LEAD,
+    captions.GROUPS,
+    captions.GROUPS_DETAILS,
+    (
+        Column("network", "network"),
+        Column("layer", "layer"),
+        Column("class", "class"),
+        Column("images", "images", "count"),
+        Column("whole", "whole image", "percent"),
+        Column("mean", "mean of groups", "percent", "group_score"),
+        Column("highest_group", "highest group", "count"),
+        Column("highest", "its score", "percent"),
+        Column("lowest_group", "lowest group", "count"),
+        Column("lowest", "its score", "percent"),
+        Column("groups", "groups", "count"),
+        Column("without_score", "without score", "count"),
+    ),
+)
+
+
+def study_records(results: Results) -> list[dict[str, Any]]:
+    """The records of all networks, with their names."""
+    return [{"network": name, **record} for name, result in results.items() for record in result.to_records()]
+
+
+def study_table(results: Results) -> Table:
+    """`study_records` for a terminal."""
+    text = _text(results)
+    return records_table(study_records(results), text.columns[len(results) == 1 :], caption=text.caption)
+
+
+def write_study_html(
+    results: Results,
+    path: str | Path,
+    *,
+    labels: Sequence[int] | None = None,
+    data: str = "",
+    command: str = "",
+) -> Path:
+    """Writes a study of networks as one self-contained HTML file: no script, no request, light and dark.
+
+    Args:
+        results: by name of network; all of the same images, and of the same quantity or target.
+        path: of the file; its folder is made if need be.
+        labels: of the classes that are drawn, at most 7; None: 5, evenly spread.
+        data: name of the images.
+        command: that repeats the study.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: results that do not go together, classes that were not counted, or a path that cannot be written.
+    """
+    text = _text(results)
+    labels = drawn_classes(results, labels)
+    first = next(iter(results.values()))
+    gates = {name: result for name, result in results.items() if isinstance(result, GateActivations)}
+    groups = {name: result for name, result in results.items() if isinstance(result, GroupScores)}
+    names = [class_name(label, first.class_names) for label in labels]
+    few, many = min(first.images), max(first.images)
+    return write_page(
+        "study.html",
+        path,
+        title=f"{text.title}: {data}" if data else text.title,
+        text=text,
+        image_facts=[
+            ("images", f"{sum(first.images):,}"),
+            ("classes", f"{len(first.classes):,}"),
+            ("images per class", f"{few:,}" if few == many else f"{few:,} to {many:,}"),
+            ("quantity", first.quantity) if isinstance(first, GateActivations) else ("target", first.target),
+        ],
+        networks={name: i for i, name in enumerate(results)},
+        depths=[("Eta squared by depth; dotted: expected by chance", _depths(gates))] if gates else [],
+        records=[record for record in study_records(results) if record.get("class", names[0]) in names],
+        columns=text.columns[len(results) == 1 :],  # without names of networks if there is one
+        classes={name: i for i, name in enumerate(["all classes", *names])} if gates else {},
+        panels=_layers(gates, labels)
+        if gates
+        else [(name, _bars(groups, x)) for name, x in zip(names, labels, strict=True)],
+        repeats=[Repeat("", command)] if command else [],
+    )
 
 
 def spread_classes(classes: Sequence[int], count: int = CLASSES) -> list[int]:
@@ -19,14 +151,12 @@ def spread_classes(classes: Sequence[int], count: int = CLASSES) -> list[int]:
     return [classes[(2 * i + 1) * len(classes) // (2 * count)] for i in range(count)]
 
 
-def drawn_classes(results: Mapping[str, GateActivations | GroupScores], labels: Sequence[int] | None) -> list[int]:
-    """The classes to draw: the given ones, or some evenly spread.
+def drawn_classes(results: Results, labels: Sequence[int] | None) -> list[int]:
+    """The classes to draw: `labels`, or some evenly spread.
 
     Raises:
-        InputError: no result, results of other classes or images, a class that was not counted, or too many classes.
+        InputError: results of other classes or images, a class that was not counted, or too many classes.
     """
-    if not results:
-        raise InputError("no result given; give at least one")
     name, first = next(iter(results.items()))
     for other, result in results.items():
         if (result.classes, result.images) != (first.classes, first.images):
@@ -41,12 +171,37 @@ def drawn_classes(results: Mapping[str, GateActivations | GroupScores], labels: 
     return list(dict.fromkeys(labels))
 
 
-def image_facts(result: GateActivations | GroupScores, data: str) -> list[tuple[str, str]]:
-    """The data and its images, as names and texts."""
-    few, many = min(result.images), max(result.images)
-    facts = [
-        ("images", f"{sum(result.images):,}"),
-        ("classes", f"{len(result.classes):,}"),
-        ("images per class", f"{few:,}" if few == many else f"{few:,} to {many:,}"),
-    ]
-    return [("data", data), *facts] if data else facts
+def _text(results: Results) -> _Text:
+    quantities = {one.quantity if isinstance(one, GateActivations) else one.target for one in results.values()}
+    if len(quantities) != 1:
+        raise InputError(f"results of {' and '.join(sorted(quantities)) or 'no network'}; give those of one quantity")
+    return _GATES if isinstance(next(iter(results.values())), GateActivations) else _GROUPS
+
+
+def _depths(results: Mapping[str, GateActivations]) -> Figure:
+    lines = {
+        name: [{depth: layer.eta_squared for depth, layer in enumerate(result.layers.values(), 1)}]
+        for name, result in results.items()
+    }
+    chance = next(iter(results.values())).chance
+    return figures.curves(lines, xlabel="depth", level=chance, legend=False, markers=True)
+
+
+def _layers(results: Mapping[str, GateActivations], labels: Sequence[int]) -> list[tuple[str, Charts]]:
+    """The figures of each layer, one for each network that has it; their differences are on one scale."""
+    layers = [layer for result in results.values() for layer in result.layers.values()]
+    lines = [torch.tensor(list(layer.lines(labels).values())) for layer in layers]
+    reach = max(float((each - each[0]).abs().max()) for each in lines) or 0.01
+    panels: dict[str, Charts] = {layer.name: [] for layer in layers}
+    for name, result in results.items():
+        for layer in result.layers.values():
+            panels[layer.name].append((name, layer.plot(labels, reach=reach, legend=False)))
+    return list(panels.items())
+
+
+def _bars(results: Mapping[str, GroupScores], label: int) -> Charts:
+    """A figure for each network, all on one scale."""
+    estimates = [one for result in results.values() for one in (*result.estimates(label), result.whole_image(label))]
+    ends = [end for one in estimates for end in (one.value, one.high) if math.isfinite(end)]
+    top = min(1.02, 1.05 * max([0.01, *ends]))
+    return [(name, result.plot(label, top=top, style=i)) for i, (name, result) in enumerate(results.items())]

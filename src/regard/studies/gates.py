@@ -46,12 +46,14 @@ class LayerGates:
         order: int64 (C,), the channel of the input that each channel of the output comes from; 0 to C - 1 in order
             where the module does not shuffle.
         by_class: mean and variance of every channel's gate, by class.
+        class_names: of the labels.
     """
 
     name: str
     module: str
     order: Tensor
     by_class: Moments
+    class_names: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -102,13 +104,9 @@ class LayerGates:
         }
         return without_nan(record)
 
-    def channel_records(self, labels: Iterable[int] = (), names: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """One record per channel: mean, variance between and within classes, eta squared, and of some classes the mean
-        and the standard deviation.
-
-        Args:
-            labels: of the classes.
-            names: of the classes, used in the keys "mean of NAME" and "standard deviation of NAME".
+    def channel_records(self, labels: Iterable[int] = ()) -> list[dict[str, Any]]:
+        """One record per channel: mean, variance between and within classes, eta squared, and of the classes `labels`
+        "mean of NAME" and "standard deviation of NAME".
         """
         moments = self.by_class
         columns = {
@@ -118,7 +116,7 @@ class LayerGates:
             "eta_squared": moments.eta_squared,
         }
         for label in labels:
-            name = class_name(label, names)
+            name = class_name(label, self.class_names)
             columns[f"mean of {name}"] = moments.row(label)
             columns[f"standard deviation of {name}"] = moments.standard_deviation[moments.classes.index(label)]
         numbers = zip(*(column.tolist() for column in columns.values()), strict=True)
@@ -129,30 +127,24 @@ class LayerGates:
             for i, (source, row) in enumerate(zip(self.order.tolist(), numbers, strict=True))
         ]
 
-    def lines(self, labels: Iterable[int] = (), names: Sequence[str] = ()) -> dict[str, list[float]]:
-        """Means by channel, of all classes and of some, by name; neighbours are averaged to at most `POINTS`.
-
-        Args:
-            labels: of the classes.
-            names: of the classes.
+    def lines(self, labels: Iterable[int] = ()) -> dict[str, list[float]]:
+        """Means by channel, of all classes and of the classes `labels`, by name; neighbours are averaged to at most
+        `POINTS`.
         """
         means = {"all classes": self.by_class.overall}
-        means |= {class_name(label, names): self.by_class.row(label) for label in labels}
+        means |= {class_name(label, self.class_names): self.by_class.row(label) for label in labels}
         points = min(POINTS, self.channels)
         return {name: [float(run.mean()) for run in line.tensor_split(points)] for name, line in means.items()}
 
-    def plot(
-        self, labels: Iterable[int] = (), names: Sequence[str] = (), *, reach: float | None = None, legend: bool = True
-    ) -> Figure:
+    def plot(self, labels: Iterable[int] = (), *, reach: float | None = None, legend: bool = True) -> Figure:
         """Means by channel, their distribution, and below how far those of some classes lie from those of all.
 
         Args:
             labels: of the classes.
-            names: of the classes.
             reach: of the scale of the differences to either side; None: as far as need be.
             legend: whether the classes stand below the figure.
         """
-        lines = self.lines(labels, names)
+        lines = self.lines(labels)
         each = "channel" if self.channels <= POINTS else f"mean of {self.channels / POINTS:.3g} neighbouring channels"
         return figures.profiles(lines, xlabel=each, reach=reach, legend=legend)
 
@@ -180,6 +172,11 @@ class GateActivations:
         return next(iter(self.layers.values())).by_class.images
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the labels."""
+        return next(iter(self.layers.values())).class_names
+
+    @property
     def chance(self) -> float:
         """Eta squared to be expected where classes do not differ: (K - 1) / (N - 1) of K classes, N images."""
         total = sum(self.images)
@@ -205,6 +202,7 @@ def gate_activations(
     layers: Layer | Sequence[Layer] | None = None,
     classes: Iterable[int] | None = None,
     quantity: Quantity = "gate",
+    class_names: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> GateActivations:
     """The mean gate of every channel by class, at every depth.
@@ -224,6 +222,7 @@ def gate_activations(
         layers: which modules: names of theirs or of what they are in, such as "layer4"; or the modules. None: all.
         classes: labels to count; the images of others do not go through the model. None: all.
         quantity: "gate"; or "output", for the mean of the features that the module gives, by channel.
+        class_names: of the labels, for records and figures.
         progress: called after every batch with the number of images that came so far.
 
     Raises:
@@ -269,9 +268,12 @@ def gate_activations(
     idle = [name for name in modules if name not in sums]
     if idle and (layers is not None or not sums):
         raise InputError(f"attention module {idle[0]!r} did not run; name one that runs")
-    return GateActivations(
-        quantity, {name: _layer(name, modules[name], moments.result()) for name, moments in sums.items()}
-    )
+    gates = {}
+    for name, moments in sums.items():
+        module, by_class = modules[name], moments.result()
+        order = _order(module, by_class.mean.shape[1]).cpu()
+        gates[name] = LayerGates(name, type(module).__name__, order, by_class, tuple(class_names))
+    return GateActivations(quantity, gates)
 
 
 def attention_layers(
@@ -356,10 +358,6 @@ def _check_product(module: nn.Module, x: Tensor, factors: Tensor, output: Tensor
             f"{type(module).__name__} does not multiply its features with its gate_values; give it a method "
             "gate_values(x) with which its output is x * gate_values(x)"
         )
-
-
-def _layer(name: str, module: nn.Module, moments: Moments) -> LayerGates:
-    return LayerGates(name, type(module).__name__, _order(module, moments.mean.shape[1]).cpu(), moments)
 
 
 def _uncompiled(name: str) -> str:

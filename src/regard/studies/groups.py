@@ -33,6 +33,7 @@ class GroupScores:
         labels: int64 (N,), of the images.
         scores: float64 (N, G), of every group; NaN where its mean activation is constant, and masks nothing.
         whole: float64 (N,), the probability with the whole image.
+        class_names: of the labels.
     """
 
     layer: str
@@ -40,6 +41,7 @@ class GroupScores:
     labels: Tensor
     scores: Tensor
     whole: Tensor
+    class_names: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -64,15 +66,11 @@ class GroupScores:
         """The mean probability with the whole image, over the images of a class."""
         return stats.mean(self.whole[self.labels == label].numpy(), 0, 1)
 
-    def to_records(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """One record per class and group, numbered from 1: its score with the ends of its 95% interval.
-
-        Args:
-            names: of the classes.
-        """
+    def group_records(self) -> list[dict[str, Any]]:
+        """One record per class and group, numbered from 1: its score with the ends of its 95% interval."""
         return [
             {
-                "class": class_name(label, names),
+                "class": class_name(label, self.class_names),
                 "group": group,
                 "images": score.n,
                 **_record("score", score),
@@ -81,16 +79,13 @@ class GroupScores:
             for group, score in enumerate(self.estimates(label), 1)
         ]
 
-    def summary(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-        """One record per class: whole image, mean of the groups, highest and lowest group, groups without a score.
-
-        Args:
-            names: of the classes.
-        """
+    def to_records(self) -> list[dict[str, Any]]:
+        """One record per class: whole image, mean of the groups, highest and lowest group, groups without a score."""
         records = []
         for label, images in zip(self.classes, self.images, strict=True):
             scores = {i: score for i, score in enumerate(self.estimates(label), 1) if not math.isnan(score.value)}
-            record: dict[str, Any] = {"class": class_name(label, names), "layer": self.layer, "images": images}
+            name = class_name(label, self.class_names)
+            record: dict[str, Any] = {"layer": self.layer, "class": name, "images": images}
             record |= _record("whole", self.whole_image(label))
             record["mean"] = math.fsum(one.value for one in scores.values()) / len(scores) if scores else None
             for key, pick in (("highest", max), ("lowest", min)):
@@ -120,6 +115,7 @@ def group_scores(
     target: Target = "label",
     outputs: Sequence[int] | None = None,
     classes: Iterable[int] | None = None,
+    class_names: Sequence[str] = (),
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
 ) -> GroupScores:
@@ -132,6 +128,7 @@ def group_scores(
         target: whose probability: of the "label", or of the class "predicted" for the whole image.
         outputs: for each label the output of the model that stands for it; None: the label itself.
         classes: labels to count; None: all.
+        class_names: of the labels, for records.
         progress: called with the masked images done so far, `groups` for every image.
 
     Raises:
@@ -155,7 +152,8 @@ def group_scores(
         parts.append((labels, by_group.cpu().double(), whole.cpu().double()))
         start += len(labels) * groups
     (name,) = find_layers(model, layer)
-    return GroupScores(name, target, *(torch.cat(part) for part in zip(*parts, strict=True)))
+    every, scores, whole = map(torch.cat, zip(*parts, strict=True))
+    return GroupScores(name, target, every, scores, whole, tuple(class_names))
 
 
 def _outputs_of(labels: Tensor, outputs: Sequence[int] | None) -> Tensor:
