@@ -250,7 +250,7 @@ def test_timm_builds_our_layers(name) -> None:
         assert {p.dtype for p in direct.parameters()} <= {torch.float64}
 
 
-@pytest.mark.parametrize("name", ["se", "eca", "cbam"])
+@pytest.mark.parametrize("name", ["se", "eca", "cbam", "spa"])
 def test_timm_s_block_keywords(name) -> None:
     layer = attention.layer(name)
     model = timm.create_model("test_efficientnet", num_classes=3, se_layer=layer)

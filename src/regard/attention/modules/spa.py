@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.attention.gated import ChannelAttention
+from regard.attention.gated import AttentionModule, ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
@@ -14,6 +16,23 @@ from regard.attention.registry import register
 # The sides of the pooled maps, and how many cells they have together.
 _SIDES = (1, 2, 4)
 _CELLS = sum(side * side for side in _SIDES)
+
+
+class Projection(AttentionModule):
+    """`W x`, as of an `nn.Linear` without a bias, of which timm's initialisation of EfficientNets would expect one."""
+
+    def __init__(
+        self, inputs: int, outputs: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, device=device, dtype=dtype))
+        self._start()
+
+    def _start(self) -> None:
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
 
 
 @register("spa")
@@ -46,8 +65,8 @@ class SpatialPyramidAttention(ChannelAttention):
     ) -> None:
         super().__init__(channels, gate=gate, device=device, dtype=dtype)
         hidden = hidden_units(channels, reduction)
-        self.fc1 = nn.Linear(_CELLS * channels, hidden, bias=False, device=device, dtype=dtype)
-        self.fc2 = nn.Linear(hidden, channels, bias=False, device=device, dtype=dtype)
+        self.fc1 = Projection(_CELLS * channels, hidden, device=device, dtype=dtype)
+        self.fc2 = Projection(hidden, channels, device=device, dtype=dtype)
 
     def pyramid(self, x: Tensor) -> Tensor:
         """The pooled features (N, 21 C): grid after grid, in each channel after channel."""
