@@ -14,7 +14,7 @@ from regard.with_attention import without_attention
 
 
 class AttentionSlot:
-    """Mixin of residual blocks that have a place for attention at the end of their residual branch.
+    """Mixin of residual blocks that have a slot for attention at the end of their residual branch.
 
     Such a block passes its branch through `attention` unless that is None.
 

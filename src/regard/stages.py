@@ -73,30 +73,30 @@ def stage_parts(model: nn.Module) -> dict[str, list[Named]]:
     names = getattr(model, "stage_names", None)
     if names is not None:
         return {name: [(name, model.get_submodule(name))] for name in names}
-    found = _called_stages("", model)
+    named = _called_stages("", model)
     for container in ("stages", "blocks", "layers"):
         child = getattr(model, container, None)
-        if not found and isinstance(child, nn.Sequential | nn.ModuleList):
-            found = children(container, child)
+        if not named and isinstance(child, nn.Sequential | nn.ModuleList):
+            named = children(container, child)
     for trunk in ("features", "trunk_output"):
         child = getattr(model, trunk, None)
-        if not found and isinstance(child, nn.Module):
-            found = _called_stages(trunk, child)
-    if found:
-        return {name: [(name, stage)] for name, stage in found}
+        if not named and isinstance(child, nn.Module):
+            named = _called_stages(trunk, child)
+    if named:
+        return {name: [(name, stage)] for name, stage in named}
     trunk = "features" if isinstance(getattr(model, "features", None), nn.Sequential) else ""
     features = model.get_submodule(trunk)
     runs = _runs(trunk, features) if isinstance(features, nn.Sequential) else []
     if runs:
         return {run[-1][0]: run for run in runs}
     entries = getattr(model, "feature_info", ()) if _blocks("", model) else ()
-    told = [entry["module"] for entry in entries if isinstance(entry, dict)]
-    if not told:
+    declared = [entry["module"] for entry in entries if isinstance(entry, dict)]
+    if not declared:
         inside = ", ".join(name for name, _ in model.named_children()) or "none"
         raise InputError(
             f"{type(model).__name__} has no stages regard knows (its children: {inside}); name the layers instead"
         )
-    return {name: [(name, model.get_submodule(name))] for name in told}
+    return {name: [(name, model.get_submodule(name))] for name in declared}
 
 
 def stage_blocks(model: nn.Module) -> dict[str, list[Named]]:

@@ -176,7 +176,7 @@ def test_blocks_of_ones_own() -> None:
 
     known = attention.attach(model(Open(4), nn.Sequential(Open(4))), "se")
     assert list(attention.attached(known)) == ["1.attention", "2.0.attention"]
-    assert all(site.residual and site.channels == 4 for site in attention.sites(known))
+    assert all(point.residual and point.channels == 4 for point in attention.insertion_points(known))
 
 
 def small(kind: str) -> nn.Module:

@@ -221,18 +221,18 @@ def test_what_is_said_of_the_places_holds(network) -> None:
         module.register_forward_hook(lambda _, args, __, name=name: seen.update({name: args[0].shape}))
     with torch.no_grad():
         network.model(network.images)
-    sites = attention.sites(network.model)
+    insertion_points = attention.insertion_points(network.model)
     attention.detach(network.model)
-    assert [site.name for site in sites] == list(seen)  # in order of execution
-    assert [site.channels for site in sites] == [shape[1] for shape in seen.values()]
-    assert any(site.residual for site in sites) == network.case.residual
+    assert [point.name for point in insertion_points] == list(seen)  # in order of execution
+    assert [point.channels for point in insertion_points] == [shape[1] for shape in seen.values()]
+    assert any(point.residual for point in insertion_points) == network.case.residual
     messages = [str(one.message) for one in said if one.category is attention.PlacementWarning]
     if network.case.residual:
         assert not messages
     else:
         assert len(messages) == 1
         assert f"has no residual branches; attention went behind {network.case.branches} layers" in messages[0]
-        assert sites[0].name.rpartition(".")[0] in messages[0]
+        assert insertion_points[0].name.rpartition(".")[0] in messages[0]
 
 
 def features(*shape: int) -> Tensor:

@@ -72,7 +72,7 @@ def test_a_network_computes_what_it_did(name) -> None:
         for module in attention.names():
             where = PLACES.get(name, "branch")
             if module == "dia":  # which takes blocks of one width
-                where = [attention.sites(model, where=where)[-1].name.rpartition(".")[0]]
+                where = [attention.insertion_points(model, where=where)[-1].name.rpartition(".")[0]]
             attention.attach(model, module, where=where, start="identity", **GROUPS.get(module, {}))
             put_in = attention.attached(model)
             kind = attention.GlobalContext if module == "gc" else attention.IdentityStart  # it begins so by itself

@@ -8,6 +8,7 @@ from regard.attention.attach import PlacementWarning, attach, attached, detach
 from regard.attention.fold import fold
 from regard.attention.gated import ChannelAttention, GatedAttention
 from regard.attention.gates import Gate, HardSigmoid, Sigmoid, SubAttention, parse_gate
+from regard.attention.insertion_points import InsertionPoint, insertion_points
 from regard.attention.modules import (
     DIA,
     BottleneckAttention,
@@ -26,7 +27,6 @@ from regard.attention.modules import (
     TripletAttention,
 )
 from regard.attention.registry import create, layer, names, register
-from regard.attention.sites import Site, sites
 from regard.attention.start import IdentityStart
 from regard.blocks import AttentionSlot
 from regard.with_attention import WithAttention
@@ -50,7 +50,7 @@ __all__ = [
     "ShuffleAttention",
     "Sigmoid",
     "SimAM",
-    "Site",
+    "InsertionPoint",
     "SpatialGroupEnhance",
     "SpatialPyramidAttention",
     "SqueezeExcitation",
@@ -67,5 +67,5 @@ __all__ = [
     "names",
     "parse_gate",
     "register",
-    "sites",
+    "insertion_points",
 ]

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from torch import nn
 
 from regard.attention.gates import Gate
+from regard.attention.insertion_points import InsertionPoint, Where, insertion_points
 from regard.attention.modules.shuffle import OrderedShuffleAttention
 from regard.attention.registry import create, get
-from regard.attention.sites import Site, Where, sites
 from regard.attention.start import IdentityStart, Start, check_start
 from regard.blocks import AttentionSlot
 from regard.errors import InputError
@@ -23,7 +23,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class PlacementWarning(UserWarning):
-    """Attention went to another place than the end of a residual branch, because there is none."""
+    """Attention went elsewhere than to the end of a residual branch, because there is none."""
 
 
 def attach(
@@ -36,9 +36,9 @@ def attach(
     start: Start = "published",
     **options: Any,
 ) -> Model:
-    """Puts attention module `name` into `model`, in place: at the end of every residual branch, unless told otherwise.
+    """Puts attention module `name` into `model`, in place: at the end of every residual branch, or `where` it says.
 
-    Where blocks have a place for attention (regard's own, and those of timm's ResNets), it goes there. Anywhere else a
+    Where blocks have a slot for attention (regard's own, and those of timm's ResNets), it goes there. Anywhere else a
     `WithAttention` takes the place of the layer it follows: the layer, and attention as its child `attention`. In state
     dicts all other names stay, so that weights of the plain network load with `strict=False`.
 
@@ -49,7 +49,7 @@ def attach(
             wrapped, and before an optimizer is made.
         name: one of `attention.names()`, or a class or function that makes a module of a number of channels.
         stages: numbers counted from 1; None means every stage.
-        where: 'branch', 'block', 'stage', or a sequence of layer names; `attention.sites` describes them.
+        where: 'branch', 'block', 'stage', or a sequence of layer names; `attention.insertion_points` describes them.
         gate: as in `attention.create`.
         start: 'published', as the module's authors have it, or 'identity': the network computes exactly what it did,
             and learns from there; see `attention.IdentityStart`. Take that for a network with trained weights, which
@@ -65,32 +65,32 @@ def attach(
         PlacementWarning: there is no residual branch in these stages; it says where attention went.
 
     Raises:
-        InputError: the model has no place for attention there, or carries some already; it is left as it was.
+        InputError: the model has no insertion point there, or carries some already; it is left as it was.
     """
     check_start(start)
     if start == "identity" and name == "shuffle":
         options = {"shuffle": False, **options}
-    places = sites(model, stages, where)
-    for site in places:
-        if site.module is not None:
+    points = insertion_points(model, stages, where)
+    for point in points:
+        if point.module is not None:
             advice = (
-                "detach(model) takes it out" if _was_attached(site.host, site.module) else "choose a network without"
+                "detach(model) takes it out" if _was_attached(point.host, point.module) else "choose a network without"
             )
-            raise InputError(f"{site.name} holds {type(site.module).__name__} already; {advice}")
-    modules = _modules(model, places, name, gate, options)
-    if where == "branch" and places and not any(site.residual for site in places):
-        warnings.warn(_went_elsewhere(model, stages, places), PlacementWarning, stacklevel=2)
-    for site, module in zip(places, modules, strict=True):
+            raise InputError(f"{point.name} holds {type(point.module).__name__} already; {advice}")
+    modules = _modules(model, points, name, gate, options)
+    if where == "branch" and points and not any(point.residual for point in points):
+        warnings.warn(_went_elsewhere(model, stages, points), PlacementWarning, stacklevel=2)
+    for point, module in zip(points, modules, strict=True):
         if start == "identity" and not getattr(module, "starts_as_identity", False):
-            like = _like(model, site)
+            like = _like(model, point)
             module = IdentityStart(module, device=like.device, dtype=like.dtype)
         mark_added(module)
-        module.train(site.block.training)
-        if site.slot:
-            setattr(site.host, site.attribute, module)
+        module.train(point.block.training)
+        if point.slot:
+            setattr(point.host, point.attribute, module)
         else:
-            wrapper = WithAttention(site.host, module, site.attribute, channels_last=site.channels_last)
-            exchange(model, site.host, wrapper)
+            wrapper = WithAttention(point.host, module, point.attribute, channels_last=point.channels_last)
+            exchange(model, point.host, wrapper)
     return model
 
 
@@ -130,36 +130,36 @@ def _was_attached(host: nn.Module | None, module: nn.Module) -> bool:
 
 def _modules(
     model: nn.Module,
-    places: list[Site],
+    points: list[InsertionPoint],
     name: str | Callable[..., nn.Module],
     gate: Gate | str,
     options: dict[str, Any],
 ) -> list[nn.Module]:
-    """The module of each place. A class with a method `for_stage` makes all those of a stage at once."""
+    """The module of each insertion point. A class with a method `for_stage` makes all those of a stage at once."""
     for_stage = getattr(get(name) if isinstance(name, str) else name, "for_stage", None)
     modules: list[nn.Module] = []
-    for _, group in groupby(places, key=lambda site: site.stage):
+    for _, group in groupby(points, key=lambda point: point.stage):
         together = list(group)
-        likes = [_like(model, site) for site in together]
+        likes = [_like(model, point) for point in together]
         if for_stage is not None:
-            channels = [site.channels for site in together]
+            channels = [point.channels for point in together]
             create(name, channels[0], gate=gate, device="meta", **options)  # says what is wrong with the options
             modules += for_stage(channels, gate=gate, device=likes[0].device, dtype=likes[0].dtype, **options)
             continue
         modules += [
-            create(name, site.channels, gate=gate, device=like.device, dtype=like.dtype, **options)
-            for site, like in zip(together, likes, strict=True)
+            create(name, point.channels, gate=gate, device=like.device, dtype=like.dtype, **options)
+            for point, like in zip(together, likes, strict=True)
         ]
     return modules
 
 
-def _like(model: nn.Module, site: Site) -> nn.Parameter:
-    """A parameter whose device and dtype attention at `site` takes."""
-    return next(like for like in chain(site.block.parameters(), model.parameters()) if like.is_floating_point())
+def _like(model: nn.Module, point: InsertionPoint) -> nn.Parameter:
+    """A parameter whose device and dtype attention at `point` takes."""
+    return next(like for like in chain(point.block.parameters(), model.parameters()) if like.is_floating_point())
 
 
-def _went_elsewhere(model: nn.Module, stages: Iterable[int] | None, places: list[Site]) -> str:
-    names = [site.name.rpartition(".")[0] for site in places]
+def _went_elsewhere(model: nn.Module, stages: Iterable[int] | None, points: list[InsertionPoint]) -> str:
+    names = [point.name.rpartition(".")[0] for point in points]
     listed = ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
     lacking = f"{type(model).__name__} has no residual branches{'' if stages is None else ' in these stages'}"
     return f"{lacking}; attention went behind {len(names)} layer{'s' if len(names) > 1 else ''}: {listed}"

@@ -29,7 +29,7 @@ def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: 
     return y if y.shape == x.shape else y.expand(x.shape)
 
 
-def spread(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, pixels: bool) -> Tensor:
+def with_peaks(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, pixels: bool) -> Tensor:
     """`a * b` of the shape and dtype of x, and `peak` more at the places `where`.
 
     These are pixels h W + w of each channel, (N, C), or channels at each pixel, (N, 1, H, W).
@@ -173,8 +173,8 @@ def _maps(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, T
     pixels = maps.shape[2] * maps.shape[3]
     variance = (maps - centre).square().sum((2, 3), keepdim=True) / (pixels - 1 if pixels > 1 else 1)
     varied = variance > 0  # the root's slope at 0 is taken as 0, so that constant maps have a gradient
-    spread = torch.where(varied, torch.where(varied, variance, 1).sqrt(), 0)
-    return mean, (maps - centre) / (spread + eps), centre, spread
+    std = torch.where(varied, torch.where(varied, variance, 1).sqrt(), 0)
+    return mean, (maps - centre) / (std + eps), centre, std
 
 
 def group_logits(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -192,10 +192,10 @@ def group_gate(
     (N, C), and mean and standard deviation of the maps (N, G).
     """
     wide, groups = x.to(torch.promote_types(x.dtype, torch.float32)), len(weight)
-    mean, t, centre, spread = _maps(wide, groups, eps)
+    mean, t, centre, std = _maps(wide, groups, eps)
     factors = sigmoids(weight[:, None, None] * t + bias[:, None, None], w, b)
     y = (wide * factors.repeat_interleave(x.shape[1] // groups, 1)).to(x.dtype)
-    return y, mean.reshape(x.shape[:2]), centre.flatten(1), spread.flatten(1)
+    return y, mean.reshape(x.shape[:2]), centre.flatten(1), std.flatten(1)
 
 
 def group_gate_backward(
@@ -203,7 +203,7 @@ def group_gate_backward(
     x: Tensor,
     mean: Tensor,
     centre: Tensor,
-    spread: Tensor,
+    std: Tensor,
     weight: Tensor,
     bias: Tensor,
     w: Tensor,

@@ -103,14 +103,14 @@ _HARMLESS = ("torch.", "collections.", "_codecs.encode", "builtins.set", "builti
 
 def _refused(path: Path, named: list[str], error: Exception) -> InputError:
     modules = [name for name in named if name.startswith("torch.nn.modules.")]
-    asked = [name for name in named if not name.startswith(_HARMLESS)]
+    unsafe = [name for name in named if not name.startswith(_HARMLESS)]
     if modules:
         return InputError(
-            f"{path} holds a whole module ({(asked + modules)[0][:100]}), which cannot be read safely, and is refused; "
-            "where you trust it, load it with torch and save its state_dict()"
+            f"{path} holds a whole module ({(unsafe + modules)[0][:100]}), which cannot be read safely, and is "
+            "refused; where you trust it, load it with torch and save its state_dict()"
         )
-    if asked:
-        names = ", ".join(name[:100] for name in asked[:3])
+    if unsafe:
+        names = ", ".join(name[:100] for name in unsafe[:3])
         return InputError(f"{path} asks for more than tensors and plain containers, and is refused: {names}")
     reason = ValueError(str(error).split("WeightsUnpickler error: ")[-1])
     return InputError(f"{path} is cut short or no checkpoint ({first_line(reason) or type(error).__name__})")
@@ -160,8 +160,8 @@ def _zip_kind(path: Path) -> str | None:
     if any("/code/" in name or name.endswith("/constants.pkl") for name in names):
         return "a TorchScript archive (torch.jit.save); save the state_dict() of the module it holds with torch.save"
     if not any(name.endswith("data.pkl") for name in names):
-        shown = ", ".join(name[:40] for name in names[:3])
-        return f"a zip archive of something else ({shown or 'it is empty'}), not a checkpoint"
+        listed = ", ".join(name[:40] for name in names[:3])
+        return f"a zip archive of something else ({listed or 'it is empty'}), not a checkpoint"
     size, unpacked = path.stat().st_size, sum(member.file_size for member in members)
     if unpacked > size:
         return f"compressed: its {size:,} bytes would become {unpacked:,}; save it with torch.save, uncompressed"
@@ -222,13 +222,13 @@ def _scan_pickle(path: Path, file: IO[bytes], named: list[str]) -> None:
 def write_weights(model: nn.Module, path: Path, notes: Mapping[str, Any]) -> None:
     """Writes the state of `model` to a safetensors file, whole or not at all, with `notes` in its metadata."""
     state: dict[str, Tensor] = {}
-    places: set[int] = set()
+    addresses: set[int] = set()
     for name, value in model.state_dict().items():
         value = value.detach().cpu().contiguous()
         # A module that several blocks share is there under several names, and safetensors wants each of its own.
-        shared = value.numel() > 0 and value.data_ptr() in places
+        shared = value.numel() > 0 and value.data_ptr() in addresses
         state[name] = value.clone() if shared else value
-        places.add(value.data_ptr())
+        addresses.add(value.data_ptr())
     with written_aside(path) as aside:
         # One entry: of several, safetensors does not keep the order, and the same weights give the same file.
         safetensors.torch.save_file(state, aside, metadata={"notes": json.dumps(notes)})
@@ -322,8 +322,8 @@ def fingerprint(model: nn.Module) -> str:
 
     On whatever device and in whatever memory format they are.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in model.state_dict().items():
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -233,10 +233,10 @@ def _operations(name: str, func: Any, args: Sequence[Any], out: Any) -> dict[Kin
     """The operations of one call, by kind; none if it is a product or not counted."""
     if name == "convolution":
         weight, bias, transposed = args[1], args[2], args[6]
-        found: dict[Kind, int] = {} if bias is None else {"convolution bias": out.numel()}
+        counts: dict[Kind, int] = {} if bias is None else {"convolution bias": out.numel()}
         if weight.ndim == 3 and weight.shape[2] > 1:
-            found["1-d convolution"] = (args[0] if transposed else out).numel() * weight[0].numel()
-        return found
+            counts["1-d convolution"] = (args[0] if transposed else out).numel() * weight[0].numel()
+        return counts
     if name in ("addmm", "addmv", "baddbmm"):  # the bias
         return {"elementwise": out.numel()}
     if "batch_norm" in name or name in _SCALE:

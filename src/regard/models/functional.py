@@ -51,10 +51,10 @@ def as_entries(state: Mapping[str, Tensor], model: nn.Module, source: str) -> di
 
 
 def _renamed(name: str, preact: bool) -> str:
-    found = _ENTRY.fullmatch(name)
-    if found is None:
+    match = _ENTRY.fullmatch(name)
+    if match is None:
         return name  # of the classifier, or nobody's, and load_weights says so
-    group, block, layer, number, part = found.groups()
+    group, block, layer, number, part = match.groups()
     part = {None: "weight", "a": "weight", "b": "bias"}.get(part, part)
     if preact:
         layer = {"affine": "bn"}.get(layer, layer) + {"_last": "", "_dim": "dim"}.get(number, number or "")

@@ -81,7 +81,7 @@ def load_official(
         model: of the same network.
         checkpoint: a path, or what such a file holds: a state dict, or a dict around one.
         ema: take the moving average of the weights, where a file holds both.
-        say: is told what was taken where a file holds several sets of weights, and what was left out.
+        say: is called with what was taken where a file holds several sets of weights, and what was left out.
 
     Returns:
         `model`, with the values cast to its dtype and on its device.
@@ -112,19 +112,19 @@ def entries_for(
     """
     state = _flat(checkpoint, source)
     own = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
-    found: dict[str, dict[str, Tensor]] = {}  # prefix -> entries
+    candidates: dict[str, dict[str, Tensor]] = {}  # prefix -> entries
     refused: list[InputError] = []
     for prefix in _prefixes(state, len(own) // 5):
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         try:
-            found[prefix] = _published(model, part, source, own)
+            candidates[prefix] = _published(model, part, source, own)
         except InputError as error:
             refused.append(error)
     fitting: list[str] = []  # those with the least besides first, and of nested ones the first
-    for prefix in sorted(found, key=lambda prefix: len(found[prefix])):
-        if own <= found[prefix].keys() and not any(prefix.startswith(f) or f.startswith(prefix) for f in fitting):
+    for prefix in sorted(candidates, key=lambda prefix: len(candidates[prefix])):
+        if own <= candidates[prefix].keys() and not any(prefix.startswith(f) or f.startswith(prefix) for f in fitting):
             fitting.append(prefix)
-    fitting.sort(key=list(found).index)
+    fitting.sort(key=list(candidates).index)
     averages = [prefix for prefix in fitting if _AVERAGE.search(prefix.rstrip("."))]
     plain = [prefix for prefix in fitting if prefix not in averages]
     named = [prefix for prefix in plain if _WEIGHTS.search(prefix)]
@@ -136,9 +136,9 @@ def entries_for(
         names = ", ".join(prefix.rstrip(".")[:100] for prefix in plain[:5])
         raise InputError(f"{source} holds several state dicts ({names}); save the one of the network alone")
     # If none fits, the nearest shows what is missing.
-    nearest = min(found, key=lambda prefix: len(own - found[prefix].keys()))
+    nearest = min(candidates, key=lambda prefix: len(own - candidates[prefix].keys()))
     prefix = next(iter(averages if ema else named or plain or averages), nearest)
-    heads = [name for name in found[prefix] if _AUXILIARY.match(name) and name not in model.state_dict()]
+    heads = [name for name in candidates[prefix] if _AUXILIARY.match(name) and name not in model.state_dict()]
     beside = {".".join(name.split(".")[: prefix.count(".")]): None for name in state if not name.startswith(prefix)}
     if say and fitting and beside:
         others = ", ".join(repr(name[:100]) for name in list(beside)[:3])
@@ -148,7 +148,7 @@ def entries_for(
         say(f"{source}: taken are the weights in {prefix[:-1]!r}, left out {others}{'' if ema else hint}")
     if say and heads:
         say(f"{source}: left out are {len(heads)} entries of auxiliary heads, which the network does not have")
-    return {name: value for name, value in found[prefix].items() if name not in heads}
+    return {name: value for name, value in candidates[prefix].items() if name not in heads}
 
 
 def without_values(build: Callable[[], Model]) -> Model:
@@ -224,7 +224,7 @@ def described_options(name: str, checkpoint: Any, source: str = "the checkpoint"
 
 
 def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None:
-    """The number of logits of the network in a checkpoint, by its last matrix; None if that cannot be told.
+    """The number of logits of the network in a checkpoint, by its last matrix; None if that is not known.
 
     Args:
         checkpoint: what `read_checkpoint` gives.
@@ -238,7 +238,7 @@ def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None
     matrices = [
         (name, value)
         for name, value in state.items()
-        if (found := _CLASSIFIER.fullmatch(name)) and (found[1] or "") in prefixes and value.ndim in (2, 4)
+        if (match := _CLASSIFIER.fullmatch(name)) and (match[1] or "") in prefixes and value.ndim in (2, 4)
     ]
     plain = [matrix for matrix in matrices if not _AVERAGE.search(matrix[0])]
     for name, value in (plain or matrices)[-1:]:  # the last, of a classifier of several layers
@@ -255,7 +255,7 @@ def _flat(checkpoint: Any, source: str) -> dict[str, Tensor]:
         InputError: there are none, or one repeats few values many times (by a stride of 0).
     """
     state: dict[str, Tensor] = {}
-    gone_into: set[int] = set()  # each dict once, in however many places it is
+    gone_into: set[int] = set()  # each dict once, however often it is there
 
     def collect(content: Mapping[Any, Any], start: str, depth: int) -> None:
         gone_into.add(id(content))

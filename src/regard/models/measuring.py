@@ -77,7 +77,7 @@ def latency(
     """
     if repeats < 1 or warmup < 0:
         raise InputError(f"latency takes at least 1 repeat and no negative warm-up, not {repeats} and {warmup}")
-    found: list[dict[str, Times]] = []
+    results: list[dict[str, Times]] = []
     for kind in (_inference, _training_step):
         seconds: dict[str, list[float]] = {name: [] for name in networks}
         with ExitStack() as stack:
@@ -90,8 +90,8 @@ def latency(
                     _wait_for(images.device)
                     if turn >= warmup:
                         seconds[name].append(perf_counter() - start)
-        found.append({name: Times(tuple(times)) for name, times in seconds.items()})
-    return {name: Latency(found[0][name], found[1][name]) for name in networks}
+        results.append({name: Times(tuple(times)) for name, times in seconds.items()})
+    return {name: Latency(results[0][name], results[1][name]) for name in networks}
 
 
 def peak_memory(network: nn.Module, images: Tensor) -> PeakMemory:

@@ -29,7 +29,7 @@ combine_backward = Operation(
     functional.combine_backward, lambda g, x, a, b: g.shape == x.shape and _broadcast(x, a, b) and a.shape != x.shape
 )
 
-spread = Operation(functional.spread, lambda x, a, b, where, peak, pixels: _broadcast(x, a, b))
+with_peaks = Operation(functional.with_peaks, lambda x, a, b, where, peak, pixels: _broadcast(x, a, b))
 
 
 def _gradient(inputs: Sequence[Any], _: Any, g: Tensor) -> Any:
@@ -44,7 +44,7 @@ def _gradient(inputs: Sequence[Any], _: Any, g: Tensor) -> Any:
 
 combine.differentiate(_gradient)
 combine_backward.differentiate(outputs=3)
-spread.differentiate()
+with_peaks.differentiate()
 
 
 def scale(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:

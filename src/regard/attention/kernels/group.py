@@ -25,7 +25,7 @@ def _fits(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor) -> bool
 _forward = Operation(functional.group_gate, lambda x, weight, bias, w, b, eps: _fits(x, weight, bias, w, b), fused=True)
 _backward = Operation(
     functional.group_gate_backward,
-    lambda g, x, mean, centre, spread, weight, bias, w, b, eps: _fits(x, weight, bias, w, b),
+    lambda g, x, mean, centre, std, weight, bias, w, b, eps: _fits(x, weight, bias, w, b),
     fused=True,
 )
 

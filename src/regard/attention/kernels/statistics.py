@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.attention import functional
-from regard.attention.kernels.combine import combine, spread
+from regard.attention.kernels.combine import combine, with_peaks
 from regard.attention.kernels.operation import Operation
 
 
@@ -35,7 +35,7 @@ def _of_channels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, d
         slope = dvariance[:, :, None, None] * (2 / max(pixels - 1, 1))
         everywhere = everywhere - slope * mean[:, :, None, None]
     if maximum:
-        dx = spread(x, everywhere, None, where, dtop, True)
+        dx = with_peaks(x, everywhere, None, where, dtop, True)
         dx = dx if slope is None else dx + combine(x, slope, None, None, None, True)
     elif slope is not None:
         dx = combine(x, slope, None, everywhere, None, True)
@@ -47,7 +47,7 @@ def _of_channels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, d
 def _of_pixels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dtop: Tensor) -> Any:
     x, f = inputs
     (where,), mean = kept, dmean / x.shape[1]
-    dx = spread(x, f, mean, where, f.expand_as(x).gather(1, where) * dtop, False)
+    dx = with_peaks(x, f, mean, where, f.expand_as(x).gather(1, where) * dtop, False)
     line = x.shape[0], x.shape[2] * x.shape[3], 1
     df = weighted_sum(x, mean)[..., 0].scatter_add(1, where.reshape(line), (x.gather(1, where) * dtop).reshape(line))
     return dx, df[..., None].to(f.dtype)

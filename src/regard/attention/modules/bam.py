@@ -18,9 +18,9 @@ from regard.errors import unknown
 class BottleneckAttention(GatedAttention):
     """Bottleneck attention (BAM, arXiv 1807.06514, equations 1 to 4).
 
-    `x * (1 + gate(u))` with `u = u_c + u_s`, one logit a place and channel: `u_c = W2 relu(norm(W1 mean_hw(x)))` has
-    one value a channel, and `u_s = conv1x1(d(d(r(x))))` one a place, where r is a 1 x 1 convolution to the hidden width
-    and d a dilated 3 x 3 one, each followed by batch norm and ReLU. All layers have biases.
+    `x * (1 + gate(u))` with `u = u_c + u_s`, one logit per pixel and channel: `u_c = W2 relu(norm(W1 mean_hw(x)))` has
+    one value per channel, and `u_s = conv1x1(d(d(r(x))))` one per pixel, where r is a 1 x 1 convolution to the hidden
+    width and d a dilated 3 x 3 one, each followed by batch norm and ReLU. All layers have biases.
 
     Paper and authors' code differ. The batch norms stand between the layers, as in the code, where the paper has them
     after the last. The sum is the paper's; the code has `u = u_c * u_s`, which is `combine="product"`.
@@ -88,8 +88,8 @@ class BottleneckAttention(GatedAttention):
 
     def logits(self, x: Tensor) -> Tensor:
         by_channel = self.channel(x.mean((2, 3)))[:, :, None, None]  # (N, C, 1, 1)
-        by_place = self.spatial(x)  # (N, 1, H, W)
-        return by_channel + by_place if self.combine == "sum" else by_channel * by_place
+        by_pixel = self.spatial(x)  # (N, 1, H, W)
+        return by_channel + by_pixel if self.combine == "sum" else by_channel * by_pixel
 
     def gate_values(self, x: Tensor) -> Tensor:
         return 1 + super().gate_values(x)

@@ -57,9 +57,9 @@ class ConvolutionalBlockAttention(AttentionModule):
     """Convolutional block attention (CBAM, arXiv 1807.06521, equations 1 to 3).
 
     Two steps, each with its gate: by channel, `u = mlp(mean_hw(x)) + mlp(max_hw(x))`, and then, on what that gives, by
-    place, `u = norm(conv7x7([max_c(x), mean_c(x)]))`, one map for all channels.
+    pixel, `u = norm(conv7x7([max_c(x), mean_c(x)]))`, one map for all channels.
 
-    The batch norm's weight starts at 0, as in the authors' networks: the gate by place starts at sigmoid(0).
+    The batch norm's weight starts at 0, as in the authors' networks: the gate by pixel starts at sigmoid(0).
 
     Args:
         channels: C.

@@ -24,7 +24,7 @@ _VARIANTS = ("theta-minus", "theta", "theta-plus")
 class GatherExcite(GatedAttention):
     """Gather-excite (GENet, arXiv 1810.12348, sections 3 and 4).
 
-    `u = nearest(excite(gather(x)))`: a value a channel and region of `extent` pixels, spread over the region again by
+    `u = nearest(excite(gather(x)))`: a value a channel and region of `extent` pixels, given to all its pixels by
     nearest-neighbour interpolation.
 
     - theta-minus gathers with a mean, of windows of `2 extent - 1` pixels every `extent` pixels, and has no parameters;

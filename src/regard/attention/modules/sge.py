@@ -20,7 +20,7 @@ EPS = 1e-5  # added to the standard deviation
 class SpatialGroupEnhance(GatedAttention):
     """Spatial group-wise enhance (SGE, arXiv 1905.09646, equations 1 to 5).
 
-    In each of G groups of channels, `c = sum_group(mean_hw(x) * x)` says how alike a place is to the group's mean
+    In each of G groups of channels, `c = sum_group(mean_hw(x) * x)` says how alike a pixel is to the group's mean
     vector, and `u = w * (c - mean_hw(c)) / (std_hw(c) + 1e-5) + b`, one map of logits a group. The standard deviation
     has H W - 1 in the denominator; that of one pixel is 0.
 

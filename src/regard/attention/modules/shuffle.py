@@ -22,7 +22,7 @@ class ShuffleAttention(GatedAttention):
     """Shuffle attention (SA-Net, arXiv 2102.00240, equations 1 to 4).
 
     The channels are cut into `groups`, each group into halves. The first half is gated by channel,
-    `u = cweight * mean_hw(x) + cbias`, the second by place, `u = sweight * norm(x) + sbias` with `norm` a group norm of
+    `u = cweight * mean_hw(x) + cbias`, the second by pixel, `u = sweight * norm(x) + sbias` with `norm` a group norm of
     one channel a group. The groups share these parameters. Last, a channel shuffle lets the two halves of all groups
     meet: output channel `2 i + j` is input channel `j C / 2 + i`.
 
@@ -78,8 +78,8 @@ class ShuffleAttention(GatedAttention):
         n, c, h, w = x.shape
         by_channel, by_pixel = x.reshape(n * self.groups, c // self.groups, h, w).chunk(2, dim=1)  # (N G, C/2G, H, W)
         channel_logits = self.cweight * by_channel.mean((2, 3), keepdim=True) + self.cbias  # (N G, C/2G, 1, 1)
-        place_logits = self.sweight * self.gn(by_pixel) + self.sbias  # (N G, C/2G, H, W)
-        return torch.cat((channel_logits.expand_as(place_logits), place_logits), dim=1).reshape(n, c, h, w)
+        pixel_logits = self.sweight * self.gn(by_pixel) + self.sbias  # (N G, C/2G, H, W)
+        return torch.cat((channel_logits.expand_as(pixel_logits), pixel_logits), dim=1).reshape(n, c, h, w)
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
@@ -126,7 +126,7 @@ class OrderedShuffleAttention(GatedAttention):
 
     scale: Tensor
     shift: Tensor
-    by_place: Tensor
+    by_pixel: Tensor
 
     @torch.no_grad()
     def __init__(self, module: ShuffleAttention) -> None:
@@ -135,16 +135,16 @@ class OrderedShuffleAttention(GatedAttention):
         for parameter in self.gate.parameters():  # (order, C, 1, 1)
             parameter.copy_(parameter[:, module.order])
         self.eps = module.gn.eps
-        for name, value in zip(("scale", "shift", "by_place"), module._linear(), strict=True):
+        for name, value in zip(("scale", "shift", "by_pixel"), module._linear(), strict=True):
             self.register_buffer(name, value[module.order])
         self.train(module.training)
 
     def logits(self, x: Tensor) -> Tensor:
-        return functional.shuffle_logits(x, self.scale, self.shift, self.by_place, self.eps)
+        return functional.shuffle_logits(x, self.scale, self.shift, self.by_pixel, self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
         sigmoids = sigmoids_of(self.gate, self.channels, x)
         if sigmoids is not None:
-            return kernels.shuffle_gate(x, self.scale, self.shift, self.by_place, *sigmoids, self.eps, False)
+            return kernels.shuffle_gate(x, self.scale, self.shift, self.by_pixel, *sigmoids, self.eps, False)
         return x * self.gate_values(x).to(x.dtype)

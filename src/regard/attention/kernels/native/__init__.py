@@ -120,7 +120,7 @@ def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: 
     return y
 
 
-def spread(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, pixels: bool) -> Tensor:
+def with_peaks(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, pixels: bool) -> Tensor:
     y = combine(x, a, b, None, None, False)
     if pixels:
         y.flatten(2).scatter_add_(2, where[:, :, None], peak.to(x.dtype)[:, :, None])
@@ -190,9 +190,9 @@ def group_gate(
     x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     y, mean = _features(x), _small(x, *x.shape[:2])
-    centre, spread = _small(x, len(x), len(weight)), _small(x, len(x), len(weight))
-    _call("group_gate", x, [x, weight, bias, w, b, y, mean, centre, spread], len(weight), len(w), eps)
-    return y, mean, centre, spread
+    centre, std = _small(x, len(x), len(weight)), _small(x, len(x), len(weight))
+    _call("group_gate", x, [x, weight, bias, w, b, y, mean, centre, std], len(weight), len(w), eps)
+    return y, mean, centre, std
 
 
 def group_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -> tuple[Tensor, ...]:

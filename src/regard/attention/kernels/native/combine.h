@@ -97,7 +97,7 @@ template <class T> void combine(const Call& call) {
 template <class S> struct Sums {
     Steps steps;
     int64_t parts;
-    bool within;  // one image row adds to one place: its sum is taken first, and then added
+    bool within;  // one image row adds to one element: its sum is taken first, and then added
     std::vector<S> values;
     Sums(const Rows& r, const Axes& axes, int64_t parts)
         : steps(r, axes), parts(parts), within(r.j > 1 && !steps.j), values(r.n * parts * steps.size, S(0)) {}

@@ -60,7 +60,7 @@ template <class T, class Work> inline void each_group(const Call& call, int64_t 
     });
 }
 
-// Tensors: x, weight, bias (G), w, b (K, G), y, means (N, C), centres, spreads (N, G). Numbers: G, order, eps.
+// Tensors: x, weight, bias (G), w, b (K, G), y, means (N, C), centres, stds (N, G). Numbers: G, order, eps.
 template <class T> void group_gate(const Call& call) {
     using S = typename Sum<T>::type;
     const int64_t p = call.p(), groups = int64_t(call.numbers[0]), order = int64_t(call.numbers[1]);
@@ -73,11 +73,11 @@ template <class T> void group_gate(const Call& call) {
         for (int64_t c = 0; c < of.channels; ++c) mean[c] = mean_of(xs + c * of.pitch, p);
         of.similarity(xs, mean, t);
         const S centre = mean_of(t, p);
-        const S spread = p > 1 ? std::sqrt(squares_of(t, centre, p) / S(p - 1)) : S(0);
+        const S std = p > 1 ? std::sqrt(squares_of(t, centre, p) / S(p - 1)) : S(0);
         call.at<S>(7)[at] = centre;
-        call.at<S>(8)[at] = spread;
+        call.at<S>(8)[at] = std;
         const Gate<false, S> gate{w + group, b + group, order, groups};
-        const S a = weight[group] / (spread + S(call.numbers[2])), d = bias[group];
+        const S a = weight[group] / (std + S(call.numbers[2])), d = bias[group];
         S u[CHUNK], f[CHUNK];
         for (int64_t start = 0; start < p; start += CHUNK) {
             const int64_t some = std::min(CHUNK, p - start);
@@ -90,7 +90,7 @@ template <class T> void group_gate(const Call& call) {
     });
 }
 
-// Tensors: g, x, means, centres, spreads, weight, bias, w, b, dx, dweight, dbias (N, G), dw, db (N, K, G). Numbers as above.
+// Tensors: g, x, means, centres, stds, weight, bias, w, b, dx, dweight, dbias (N, G), dw, db (N, K, G). Numbers as above.
 template <class T> void group_gate_backward(const Call& call) {
     using S = typename Sum<T>::type;
     const int64_t p = call.p(), groups = int64_t(call.numbers[0]), order = int64_t(call.numbers[1]);
@@ -99,9 +99,9 @@ template <class T> void group_gate_backward(const Call& call) {
         static thread_local Scratch<S> in, up, out, maps;
         const S *xs = of.read(call.in<T>(1), in), *gs = of.read(call.in<T>(0), up);
         S* ds = of.draft(call.at<T>(9), out);
-        const S *mean = call.in<S>(2) + of.n * call.c + of.first, centre = call.in<S>(3)[at], spread = call.in<S>(4)[at];
+        const S *mean = call.in<S>(2) + of.n * call.c + of.first, centre = call.in<S>(3)[at], std = call.in<S>(4)[at];
         S *t = maps.of(3 * p + (order + 2) * CHUNK), *f = t + p, *d = f + p, *u = d + p;
-        const S inverse = S(1) / (spread + S(call.numbers[2]));
+        const S inverse = S(1) / (std + S(call.numbers[2]));
         const Gate<false, S> gate{w + group, b + group, order, groups};
         S *dw = call.at<S>(12) + of.n * order * groups + group, *db = call.at<S>(13) + of.n * order * groups + group;
         for (int64_t k = 0; k < order; ++k) dw[k * groups] = db[k * groups] = 0;
@@ -122,7 +122,7 @@ template <class T> void group_gate_backward(const Call& call) {
         call.at<S>(11)[at] = sum;
         // Through t = (s - mean(s)) / (std(s) + eps), std with P - 1 in the denominator.
         const S lead = weight[group] * inverse;
-        const S bend = p > 1 && spread > S(0) ? weight[group] * along / (spread * S(p - 1)) : S(0);
+        const S bend = p > 1 && std > S(0) ? weight[group] * along / (std * S(p - 1)) : S(0);
         for (int64_t i = 0; i < p; ++i) d[i] = lead * (d[i] - sum / S(p)) - bend * t[i];
         for (int64_t c = 0; c < of.channels; ++c) {
             const S *xp = xs + c * of.pitch, *gp = gs + c * of.pitch;

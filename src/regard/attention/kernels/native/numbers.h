@@ -32,7 +32,7 @@ template <> inline bfloat16 narrow<bfloat16>(float v) {
     return bfloat16{uint16_t(v != v ? 0x7fc0u : rounded)};
 }
 
-// Inlined always: loops over planes are only vectorised if no call is left in them.
+// Inlined always: loops over rows are only vectorised if no call is left in them.
 // exp by 2^n * exp(r) with |r| <= ln 2 / 2, in a form that compilers vectorise; NaN stays NaN.
 __attribute__((always_inline)) inline float exponential(float v) {
     v = v < -87.0f ? -87.0f : v;

@@ -17,7 +17,7 @@ template <class T> struct Shuffle {
     bool shuffle;
 
     // Where the channel shuffle takes channel c: in two halves, half by half -> pair by pair.
-    int64_t place(int64_t c) const { return shuffle ? c % (call.c / 2) * 2 + c / (call.c / 2) : c; }
+    int64_t shuffled(int64_t c) const { return shuffle ? c % (call.c / 2) * 2 + c / (call.c / 2) : c; }
 
     void logits(int64_t n, int64_t c, S& a, S& d) const {
         const int64_t at = n * call.c + c;
@@ -79,7 +79,7 @@ template <class T> void shuffle_gate(const Call& call) {
         each(call, call.n * c, [&](int64_t at) {
             const int64_t n = at / c, channel = at % c;
             const T* xs = x + at * p;
-            T* ys = y + (n * c + of.place(channel)) * p;
+            T* ys = y + (n * c + of.shuffled(channel)) * p;
             const S mean = mean_of(xs, p);
             of.means[at] = mean;
             of.rstds[at] = of.local[channel] ? rstd_of(squares_of(xs, mean, p)) : S(0);
@@ -149,7 +149,7 @@ template <class T> void shuffle_gate_backward(const Call& call) {
         each(call, call.n * c, [&](int64_t at) {
             static thread_local Scratch<S> room;
             const int64_t n = at / c, channel = at % c;
-            const T *xs = x + at * p, *gs = g + (n * c + of.place(channel)) * p;
+            const T *xs = x + at * p, *gs = g + (n * c + of.shuffled(channel)) * p;
             T* to = dx + at * p;
             S *draft = room.of(p + (order + 2) * CHUNK), *u = draft + p;
             if constexpr (std::is_same_v<T, S>) draft = to;

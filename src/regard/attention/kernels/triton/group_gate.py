@@ -26,10 +26,10 @@ def group_gate(
     (n, c), groups = x.shape[:2], len(weight)
     if c // groups > LARGEST:
         return NotImplemented
-    y, means, centres, spreads = torch.empty_like(x), small(x, n, c), small(x, n, groups), small(x, n, groups)
-    tensors = (x, y, weight, bias, w, b, means, centres, spreads)
+    y, means, centres, stds = torch.empty_like(x), small(x, n, c), small(x, n, groups), small(x, n, groups)
+    tensors = (x, y, weight, bias, w, b, means, centres, stds)
     _launch(_forward, groups, x, *tensors, eps=eps, ORDER=len(w))
-    return y, means, centres, spreads
+    return y, means, centres, stds
 
 
 def group_gate_backward(
@@ -37,7 +37,7 @@ def group_gate_backward(
     x: Tensor,
     mean: Tensor,
     centre: Tensor,
-    spread: Tensor,
+    std: Tensor,
     weight: Tensor,
     bias: Tensor,
     w: Tensor,
@@ -50,7 +50,7 @@ def group_gate_backward(
         return NotImplemented
     dx, dweight, dbias = torch.empty_like(x), small(x, n, groups), small(x, n, groups)
     dw, db = small(x, n, k, groups), small(x, n, k, groups)
-    tensors = (g, x, mean, centre, spread, weight, bias, w, b, dx, dweight, dbias, dw, db)
+    tensors = (g, x, mean, centre, std, weight, bias, w, b, dx, dweight, dbias, dw, db)
     _launch(_backward, groups, x, *tensors, eps=eps, ORDER=k, K=max(1, triton.next_power_of_2(k)))
     return dx, dweight, dbias, dw, db
 
@@ -87,7 +87,7 @@ def _forward(
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
-    x, y, weight, bias, w, b, means, centres, spreads = tensors
+    x, y, weight, bias, w, b, means, centres, stds = tensors
     C, P = image(C, P, V, LAST)
     n, group, c, ok = _groups(C, G, V, LAST, TG, TC)
     x, y, here = x + n * C * P, y + n * C * P, group < G
@@ -102,8 +102,8 @@ def _forward(
         p = start + tl.arange(0, TP)
         _, d = _map(x, mean, centre, c, ok, p, C, P, LAST)
         squares += d * d
-    spread = tl.sqrt(tl.sum(squares, 1) / tl.maximum(P - 1, 1))
-    slope = load(weight, group, here) / (spread + eps)
+    std = tl.sqrt(tl.sum(squares, 1) / tl.maximum(P - 1, 1))
+    slope = load(weight, group, here) / (std + eps)
     shift = load(bias, group, here)[:, None]
     for start in range(0, P, TP):
         p = start + tl.arange(0, TP)
@@ -113,7 +113,7 @@ def _forward(
     row = n * G + group
     tl.store(means + n * C + c, mean, mask=ok)
     tl.store(centres + row[:, None], centre, mask=here[:, None])
-    tl.store(spreads + row, spread, mask=here)
+    tl.store(stds + row, std, mask=here)
 
 
 @triton.jit
@@ -138,12 +138,12 @@ def _backward(
     TC: tl.constexpr,
     TP: tl.constexpr,
 ):
-    g, x, means, centres, spreads, weight, bias, w, b, dx, dweight, dbias, dws, dbs = tensors
+    g, x, means, centres, stds, weight, bias, w, b, dx, dweight, dbias, dws, dbs = tensors
     C, P = image(C, P, V, LAST)
     n, group, c, ok = _groups(C, G, V, LAST, TG, TC)
     g, x, dx, here, row = g + n * C * P, x + n * C * P, dx + n * C * P, group < G, n * G + group
-    mean, centre, spread = load(means, n * C + c, ok), load(centres, row, here)[:, None], load(spreads, row, here)
-    slope, shift, scale = load(weight, group, here), load(bias, group, here)[:, None], (1 / (spread + eps))[:, None]
+    mean, centre, std = load(means, n * C + c, ok), load(centres, row, here)[:, None], load(stds, row, here)
+    slope, shift, scale = load(weight, group, here), load(bias, group, here)[:, None], (1 / (std + eps))[:, None]
     total = tl.zeros([TG], tl.float32)
     along = tl.zeros([TG], tl.float32)
     dw = tl.zeros([TG, K], tl.float32)
@@ -165,7 +165,7 @@ def _backward(
         deviation = tl.where(p < P, v - mean, 0.0)
         by_du += du[:, None, :] * deviation
         by_t += t[:, None, :] * deviation
-    bend = tl.where(spread > 0, along / (spread * tl.maximum(P - 1, 1)), 0.0)[:, None]
+    bend = tl.where(std > 0, along / (std * tl.maximum(P - 1, 1)), 0.0)[:, None]
     centred = (total / P)[:, None]
     rest = tl.sum(by_du, 2) * scale - bend * tl.sum(by_t, 2)
     rest = (slope[:, None] * rest / P)[:, :, None]

@@ -1,4 +1,4 @@
-"""The places in a network where attention can go."""
+"""The insertion points of a network: where attention can go."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _WHERE = ("branch", "block", "stage")
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
-    """A place for an attention module.
+class InsertionPoint:
+    """Where an attention module can go.
 
     Attributes:
         name: what the module is called in the network, and so in its state dict: 'layer1.0.se',
@@ -65,8 +65,10 @@ class Site:
         return getattr(self.host, self.attribute) if filled else None
 
 
-def sites(model: nn.Module, stages: Iterable[int] | None = None, where: Where = "branch") -> list[Site]:
-    """The places for attention in `model`, in order of execution; `model` stays as it is.
+def insertion_points(
+    model: nn.Module, stages: Iterable[int] | None = None, where: Where = "branch"
+) -> list[InsertionPoint]:
+    """The insertion points of `model`, in order of execution; `model` stays as it is.
 
     Blocks are those that `regard.blocks` knows. (Where a layer's class does not say how many channels it gives, the
     network runs once on the meta device, which computes nothing.)
@@ -98,16 +100,16 @@ def sites(model: nn.Module, stages: Iterable[int] | None = None, where: Where = 
     if not isinstance(where, Sequence) or not all(isinstance(pattern, str) for pattern in where):
         raise InputError(f"attention goes to {where!r}; give one of {', '.join(_WHERE)}, or a list of layer names")
     if not isinstance(where, str):
-        places = list(_layer_sites(model, where, stages))
+        points = list(_layer_points(model, where, stages))
     elif where not in _WHERE:
-        raise InputError(f"unknown place {where!r} for attention; known: {', '.join(_WHERE)}, or a list of layer names")
+        raise InputError(f"unknown insertion point {where!r}; known: {', '.join(_WHERE)}, or a list of layer names")
     else:
-        places = [
-            site
+        points = [
+            point
             for stage, blocks in _blocks(model, stages).items()
-            for site in (_block_sites(model, stage, blocks, where) if blocks else _after_layers(model, stage, where))
+            for point in (_block_points(model, stage, blocks, where) if blocks else _after_layers(model, stage, where))
         ]
-    return _with_channels(model, places)
+    return _with_channels(model, points)
 
 
 def _chosen(model: nn.Module, stages: Iterable[int] | None) -> list[str]:
@@ -134,26 +136,28 @@ def _blocks(model: nn.Module, stages: Iterable[int] | None) -> dict[str, list[Na
     convolution of a network or the like.
     """
     chosen = _chosen(model, stages)
-    found = stage_blocks(model)
-    skip = stages is None and any(found.values())
-    return {stage: found[stage] for stage in chosen if found[stage] or not skip}
+    blocks = stage_blocks(model)
+    skip = stages is None and any(blocks.values())
+    return {stage: blocks[stage] for stage in chosen if blocks[stage] or not skip}
 
 
-def _block_sites(model: nn.Module, stage: str, blocks: list[Named], where: str) -> Iterator[Site]:
+def _block_points(model: nn.Module, stage: str, blocks: list[Named], where: str) -> Iterator[InsertionPoint]:
     if where == "stage":
         module = without_attention(model.get_submodule(stage))
         yield _behind(model, stage, module, stage) if is_dense(module) else _behind_block(model, *blocks[-1], stage)
         return
     for name, block in blocks:
-        yield _branch_site(model, name, block, stage) if where == "branch" else _behind_block(model, name, block, stage)
+        yield (
+            _branch_points(model, name, block, stage) if where == "branch" else _behind_block(model, name, block, stage)
+        )
 
 
-def _branch_site(model: nn.Module, name: str, block: nn.Module, stage: str) -> Site:
+def _branch_points(model: nn.Module, name: str, block: nn.Module, stage: str) -> InsertionPoint:
     branch = branch_of(block)
     assert branch is not None  # for it is a block
     if branch.slot is not None:
         slot = f"{name}.{branch.slot}"
-        return Site(slot, _channels(branch.layer), stage, block, block, branch.slot, True, residual=True)
+        return InsertionPoint(slot, _channels(branch.layer), stage, block, block, branch.slot, True, residual=True)
     return replace(
         _behind(model, f"{name}.{branch.path}" if branch.path else name, block, stage),
         channels=_channels(branch.layer),
@@ -162,31 +166,31 @@ def _branch_site(model: nn.Module, name: str, block: nn.Module, stage: str) -> S
     )
 
 
-def _behind_block(model: nn.Module, name: str, block: nn.Module, stage: str) -> Site:
+def _behind_block(model: nn.Module, name: str, block: nn.Module, stage: str) -> InsertionPoint:
     """Behind a whole block, whose channels are those of the branch that it adds."""
     branch = branch_of(block)
     channels = _channels(branch.layer) if branch is not None and branch.residual else 0
     return replace(_behind(model, name, block, stage), channels=channels)
 
 
-def _after_layers(model: nn.Module, stage: str, where: str) -> list[Site]:
+def _after_layers(model: nn.Module, stage: str, where: str) -> list[InsertionPoint]:
     """Behind each convolution with its norm and activation, in a stage of layers; 'stage': behind the last of them."""
-    found: list[tuple[str, nn.Module]] = []  # the last layer's name, and the convolution
+    ends: list[tuple[str, nn.Module]] = []  # the last layer's name, and the convolution
     follows, shared = False, _shared(model)
     for name, layer in (layer for part in stage_parts(model)[stage] for layer in _layers(*part)):
         if isinstance(layer, nn.Conv2d):
-            found.append((name, layer))
+            ends.append((name, layer))
             follows = True
         elif follows and (is_norm(layer) or is_activation(layer)) and layer not in shared:
-            found[-1] = (name, found[-1][1])
+            ends[-1] = (name, ends[-1][1])
         else:
             follows = False
-    if not found:
+    if not ends:
         raise InputError(
             f"{stage} of {type(model).__name__} has no convolutions, so no features (N, C, H, W) that attention could "
             "act on; if other layers give such features, name them in where=[...]"
         )
-    chosen = found[-1:] if where == "stage" else found
+    chosen = ends[-1:] if where == "stage" else ends
     return [replace(_behind(model, name, conv, stage), channels=_channels(conv)) for name, conv in chosen]
 
 
@@ -205,7 +209,7 @@ def _layers(name: str, module: nn.Module) -> Iterator[Named]:
         yield name, module
 
 
-def _layer_sites(model: nn.Module, patterns: Sequence[str], stages: Iterable[int] | None) -> Iterator[Site]:
+def _layer_points(model: nn.Module, patterns: Sequence[str], stages: Iterable[int] | None) -> Iterator[InsertionPoint]:
     if not patterns:
         raise InputError("no layers named in where=[]; name at least one, or leave where out for the residual branches")
     modules = {name: module for name, module in named_descendants("", model) if name}
@@ -231,13 +235,13 @@ def _layer_sites(model: nn.Module, patterns: Sequence[str], stages: Iterable[int
         if isinstance(module, nn.ModuleList) or (isinstance(module, nn.ModuleDict) and not is_dense(module)):
             raise InputError(f"{name} is a {type(module).__name__}, which attention cannot follow; name layers in it")
         if module in shared:
-            raise InputError(f"{name} is called at several places; name another layer")
+            raise InputError(f"{name} is called several times; name another layer")
         if module not in hosts:
             hosts.add(module)
             yield _behind(model, name, module, stage)
 
 
-def _behind(model: nn.Module, name: str, block: nn.Module, stage: str | None) -> Site:
+def _behind(model: nn.Module, name: str, block: nn.Module, stage: str | None) -> InsertionPoint:
     """Behind the layer of this name, called `attention`, or `attention2`, … if it has one of that name itself."""
     host = model.get_submodule(name)
     attribute, number = "attention", 2
@@ -245,16 +249,16 @@ def _behind(model: nn.Module, name: str, block: nn.Module, stage: str | None) ->
         attribute, number = f"attention{number}", number + 1
     if isinstance(host, WithAttention):
         attribute = host.attention_name
-    return Site(f"{name}.{attribute}", 0, stage, block, host, attribute)
+    return InsertionPoint(f"{name}.{attribute}", 0, stage, block, host, attribute)
 
 
-def _with_channels(model: nn.Module, places: list[Site]) -> list[Site]:
-    """The sites with the channels that only the whole network can say."""
-    shapes = output_shapes(model, [site.host for site in places if not site.channels])
-    for i, site in enumerate(places):
-        if site.channels:
+def _with_channels(model: nn.Module, points: list[InsertionPoint]) -> list[InsertionPoint]:
+    """The insertion points with the channels that only the whole network can say."""
+    shapes = output_shapes(model, [point.host for point in points if not point.channels])
+    for i, point in enumerate(points):
+        if point.channels:
             continue
-        host, shape = without_attention(site.host), tuple(shapes.get(site.host, ()))
+        host, shape = without_attention(point.host), tuple(shapes.get(point.host, ()))
         norm = isinstance(host, nn.LayerNorm | nn.RMSNorm) and not type(host).__name__.endswith("2d")
         problem = ""
         if not shape:
@@ -264,10 +268,10 @@ def _with_channels(model: nn.Module, places: list[Site]) -> list[Site]:
         elif norm or isinstance(host, nn.Linear):
             problem = f"is a {type(host).__name__}, whose channels come last"
         if problem:
-            name = f"{site.name.rpartition('.')[0]} of {type(model).__name__}"
+            name = f"{point.name.rpartition('.')[0]} of {type(model).__name__}"
             raise InputError(f"{name} {problem}; name layers that give features (N, C, H, W) in where=[...]")
-        places[i] = replace(site, channels=shape[1])
-    return places
+        points[i] = replace(point, channels=shape[1])
+    return points
 
 
 def _channels(layer: nn.Module) -> int:
