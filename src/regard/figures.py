@@ -109,6 +109,7 @@ def intervals(
     percent: bool = False,
     level: float | None = None,
     points: Mapping[str, Sequence[float]] | None = None,
+    marks: Mapping[str, float] | None = None,
     limits: tuple[float, float] = (-math.inf, math.inf),
     styles: Mapping[str, int] | None = None,
 ) -> Figure:
@@ -120,6 +121,7 @@ def intervals(
         percent: the numbers are shares, shown as percentages.
         level: of a vertical line, such as 0 for differences.
         points: numbers of single runs by label, marked besides.
+        marks: numbers to compare with by label, such as published ones, drawn as diamonds.
         limits: between which the numbers can lie; the scale goes no further.
         styles: as for `curves`.
     """
@@ -133,6 +135,8 @@ def intervals(
         each = (points or {}).get(label, ())
         if each:
             axes.plot(each, [position] * len(each), "|", color=_INK, markersize=10, clip_on=False)
+        if marks and label in marks:
+            axes.plot(marks[label], position, "D", color=_INK, markersize=7, fillstyle="none", clip_on=False)
         beside: dict[str, Any] = {
             "transform": right,
             "va": "bottom",

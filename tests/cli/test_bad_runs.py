@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from regard.cli import main
-from regard.tables import Setting, load_table
+from regard.tables import Overrides, load_table
 from regard.training import plain
 
 
@@ -21,7 +21,7 @@ def write(folder: Path, seed: int = 0, accuracy: Any = 0.08) -> Path:
     folder.mkdir(parents=True)
     recipe = load_table("lsas-resnet29").cells["cifar10", "lsas-se"].full_recipe
     assert recipe is not None
-    recipe = Setting(0.05).of(recipe)
+    recipe = Overrides(0.05).apply(recipe)
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**plain(recipe), "seed": seed}, sort_keys=False))
     (folder / "environment.json").write_text(json.dumps({"classes": ["a", "b"], "regard": "0.1.0"}))
     row = {"epoch": recipe.schedule.epochs, "test_accuracy": accuracy, "images_per_second": 100.0}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from regard.cli import main
-from regard.tables import Setting, load_table
+from regard.tables import Overrides, load_table
 from regard.training import plain
 
 
@@ -26,7 +26,7 @@ def runs(tmp_path: Path) -> Path:
             run.mkdir(parents=True)
             recipe = cell.full_recipe
             assert recipe is not None
-            recipe = Setting(0.05).of(recipe)
+            recipe = Overrides(0.05).apply(recipe)
             (run / "recipe.yaml").write_text(yaml.safe_dump({**plain(recipe), "seed": seed}))
             (run / "environment.json").write_text(json.dumps({"regard": "0.1.0", "classes": ["a", "b"]}))
             accuracy = 0.80 + seed / 1000 + 0.02 * (column == "lsas-se")
@@ -49,16 +49,16 @@ def test_it_lists_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
 def test_it_shows_a_table_without_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = said(capsys, "lsas-cifar")
-    assert "94.57" in text and "95.01" in text and "—" in text
+    assert "94.57" in text and "95.01" in text and "–" in text
 
 
 def test_it_shows_runs_and_what_may_be_said(capsys: pytest.CaptureFixture[str], runs: Path) -> None:
     text = " ".join(said(capsys, "lsas-resnet29", "--runs", str(runs)).split())
-    assert "8 of 164 epochs" in text
+    assert "8 of 164" in text and "preliminary" in text
     assert "80.20" in text and "82.20" in text
     assert "+2.00" in text and "better" in text
-    none = " ".join(said(capsys, "lsas-resnet29", "--runs", str(runs), "--budget", "1").split())
-    assert "82.20" not in none and "--budget 0.0" in none  # and how to see what there is
+    none = " ".join(said(capsys, "lsas-resnet29", "--runs", str(runs), "--shorten", "1").split())
+    assert "82.20" not in none and "--shorten 0.0" in none  # and how to see what there is
 
 
 @pytest.mark.parametrize("suffix", ["md", "html", "tex", "csv", "txt"])
@@ -75,9 +75,9 @@ def test_the_same_runs_give_the_same_bytes(
 def test_csv_holds_every_seed(capsys: pytest.CaptureFixture[str], runs: Path) -> None:
     text = said(capsys, "lsas-resnet29", "--runs", str(runs), "--format", "csv")
     lines = list(csv.DictReader(io.StringIO(text)))
-    seeds = next(line for line in lines if line["column"] == "se")["seeds"]
-    values = {int(pair.split(":")[0]): float(pair.split(":")[1]) for pair in seeds.split(";")}
-    assert values == pytest.approx({seed: 80 + seed / 10 for seed in range(5)})
+    record = next(line for line in lines if line["column"] == "se")
+    assert record["seeds"] == "0;1;2;3;4"
+    assert [float(value) for value in record["values"].split(";")] == pytest.approx([80 + i / 10 for i in range(5)])
     compared = said(capsys, "lsas-resnet29", "--runs", str(runs), "--format", "csv-comparisons")
     (line,) = csv.DictReader(io.StringIO(compared))
     assert float(line["difference"]) == pytest.approx(2.0)
@@ -106,7 +106,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
         (["lsas-cifar", "--out", "no/such/folder/t.md"], "there is no folder"),
         (["lsas-cifar", "--out", "table.docx"], "tells no format"),
         (["lsas-cifar", "--format", "html"], "a page goes to a file"),
-        (["lsas-cifar", "--budget", "0"], "the budget is 0"),
+        (["lsas-cifar", "--shorten", "0"], "expected a share in (0, 1]"),
         (["lsas-cifar", "--data", "{name: folder}"], "one by one"),
         (["my-table.yaml"], "there is no table file"),
         (["lsas-cifar", "--data.nam", "x"], "--data.nam"),

@@ -57,11 +57,11 @@ def taught(tmp_path: Path) -> dict[str, list[Run]]:
 
 def test_teachers_beside_the_runs_let_students_count_and_fill_nothing(taught: dict[str, list[Run]]) -> None:
     filled = of(filled_tables([*taught["student"], *taught["at"]]), "builtin")
-    assert [one.run for one in filled.cells["clutter", "at"].seeds] == ["builtin-at-seed0", "builtin-at-seed1"]
-    assert not filled.cells["clutter", "teacher"].seeds
-    assert not filled.left_out and len(filled.finished) == 4
+    assert [one.run for one in filled.cells["clutter", "at"].runs] == ["builtin-at-seed0", "builtin-at-seed1"]
+    assert not filled.cells["clutter", "teacher"].runs
+    assert not filled.excluded and len(filled.finished) == 4
     whole = of(filled_tables([run for runs in taught.values() for run in runs]), "builtin")
-    assert len(whole.cells["clutter", "teacher"].seeds) == 2 and len(whole.finished) == 6
+    assert len(whole.cells["clutter", "teacher"].runs) == 2 and len(whole.finished) == 6
 
 
 def test_a_teacher_that_is_nowhere_or_not_finished_is_said(taught: dict[str, list[Run]]) -> None:
@@ -69,15 +69,15 @@ def test_a_teacher_that_is_nowhere_or_not_finished_is_said(taught: dict[str, lis
     gone.rename(gone.with_name("elsewhere"))
     (torn / "last.safetensors").unlink()
     filled = of(filled_tables([*taught["student"], *taught["at"]]), "builtin")
-    assert filled.left_out == (
-        "builtin-at-seed0: its teacher builtin-teacher-seed0 is not in the store, so that nothing shows what it "
+    assert filled.excluded == {
+        "builtin-at-seed0": "its teacher builtin-teacher-seed0 is not in the store, so that nothing shows what it "
         "learned from",
-        "builtin-at-seed1: its teacher builtin-teacher-seed1 is not finished: it has no weights",
-    )
+        "builtin-at-seed1": "its teacher builtin-teacher-seed1 is not finished: it has no weights",
+    }
 
 
 def test_the_page_shows_the_tables_that_the_runs_fill(taught: dict[str, list[Run]], tmp_path: Path) -> None:
     runs = report_runs([run.folder for run in (*taught["student"], *taught["at"])], images=0)
     assert [table.table.name for table in runs.tables] == ["builtin"]
     text = html.unescape(runs.save(tmp_path / "page.html").read_text())
-    assert "AT against student" in text and runs.tables[0].table.title in text
+    assert "AT − student" in text and runs.tables[0].table.title in text

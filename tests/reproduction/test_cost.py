@@ -11,7 +11,7 @@ import torch
 from regard import data
 from regard.reproduction import Plan, cost, estimate, make_plan
 from regard.store import StoredRun
-from regard.tables import Setting, load_table
+from regard.tables import Overrides, load_table
 from regard.training import DataRecipe, load_data, plain
 
 CPU = torch.device("cpu")
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def plan(small: Path) -> Plan:
-    return make_plan(load_table(small), [], Setting(), range(2))
+    return make_plan(load_table(small), [], Overrides(), range(2))
 
 
 @pytest.fixture(autouse=True)

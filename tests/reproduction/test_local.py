@@ -21,7 +21,7 @@ from regard.cli import main, reproduce
 from regard.errors import InputError
 from regard.reproduction import Cost, Ended, Job, LocalExecutor, Outcome, Rate, local, make_plan, run_plan, scheduler
 from regard.store import Store
-from regard.tables import Setting, fill, load_table, markdown
+from regard.tables import Overrides, document, fill, load_table
 
 pytestmark = pytest.mark.slow
 
@@ -43,9 +43,9 @@ def student(table: Path, store: Path) -> Job:
     """The job of one student."""
     where = {"threads": 1, "device": "cpu"}
     runs, columns = Store(store).runs(), ["student"]
-    return make_plan(load_table(table), runs, Setting(), range(1), store=str(store), columns=columns, where=where).jobs[
-        0
-    ]
+    return make_plan(
+        load_table(table), runs, Overrides(), range(1), store=str(store), columns=columns, where=where
+    ).jobs[0]
 
 
 def run_to_end(executor: LocalExecutor, job: Job) -> Ended:
@@ -70,7 +70,7 @@ def test_a_table_is_filled_and_not_filled_again(
     table = load_table(small)
     runs = Store("store").runs()
     filled = fill(table, runs)
-    assert {place: len(cell.seeds) for place, cell in filled.cells.items()} == {
+    assert {place: len(cell.runs) for place, cell in filled.cells.items()} == {
         ("one", "student"): 0,
         ("one", "at"): 1,
         ("one", "teacher"): 1,
@@ -85,7 +85,7 @@ def test_a_table_is_filled_and_not_filled_again(
     assert main(command) == 0
     assert "2 finished, 0 begun, 0 missing" in capfd.readouterr().out
     assert (tmp_path / "store/at-seed0/last.safetensors").read_bytes() == weights
-    assert markdown(fill(table, Store("store").runs())) == markdown(filled)
+    assert document(fill(table, Store("store").runs())).to_markdown() == document(filled).to_markdown()
 
 
 def test_a_killed_process_loses_nothing(forked: None, small: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_killed_process_loses_nothing(forked: None, small: Path, tmp_path: Pat
     plan = make_plan(
         load_table(small),
         [],
-        Setting(),
+        Overrides(),
         range(1),
         store=str(tmp_path / "store"),
         columns=["student"],
@@ -127,7 +127,7 @@ def test_two_schedulers_share_the_runs_of_one_store(
     monkeypatch.setattr("regard.store.locks._WAIT", 0.0)  # of the forked runs, which take no longer than a second
     address, columns = str(tmp_path / "store"), ["student", "teacher"]
     where = {"threads": 1, "device": "cpu"}
-    plan = make_plan(load_table(small), [], Setting(), range(1), store=address, columns=columns, where=where)
+    plan = make_plan(load_table(small), [], Overrides(), range(1), store=address, columns=columns, where=where)
 
     def run(lines: list[str]) -> Outcome:
         return run_plan(plan, LocalExecutor(), Store(address), say=lines.append)
@@ -221,7 +221,7 @@ def test_printed_commands_fill_the_table(
     metrics.write_text("".join(lines))
     assert main(shlex.split(at)[1:]) == 0
     filled = fill(load_table(small), Store(tmp_path / "runs").runs())
-    assert len(filled.cells["one", "at"].seeds) == 1
+    assert len(filled.cells["one", "at"].runs) == 1
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     assert main(command) == 0 and not capsys.readouterr().out
@@ -232,12 +232,12 @@ def test_a_store_that_is_a_bucket(small: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("REGARD_CACHE", str(tmp_path / "cache"))
     table = load_table(small)
     with bucket() as address:
-        plan = make_plan(table, [], Setting(), range(1), store=address, columns=["at"], where={"threads": 1})
+        plan = make_plan(table, [], Overrides(), range(1), store=address, columns=["at"], where={"threads": 1})
         for job in plan.jobs:
             assert main(job.command[1:]) == 0
         runs = Store(address).runs()
         assert [run.name for run in runs] == ["at-seed0", "teacher-seed0"] and all(run.finished for run in runs)
-        assert len(fill(table, runs).cells["one", "at"].seeds) == 1
+        assert len(fill(table, runs).cells["one", "at"].runs) == 1
         assert main(plan.jobs[0].command[1:]) == 0  # finished
 
 
@@ -298,7 +298,7 @@ def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.Cap
     ("options", "message"),
     [
         (["--seeds", "0"], "--seeds is 0"),
-        (["--budget", "2"], "the budget is 2"),
+        (["--shorten", "2"], "the budget is 2"),
         (["--rows", "two"], "unknown row of small 'two'"),
         (["--columns", "kd"], "has no column 'kd'"),
         (["--at_once", "0"], "--at_once is 0"),

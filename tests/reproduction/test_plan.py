@@ -13,7 +13,7 @@ import yaml
 from regard.errors import InputError
 from regard.reproduction import Job, Plan, make_plan
 from regard.store import StoredRun
-from regard.tables import PublishedTable, Setting, fill, load_table
+from regard.tables import Overrides, PublishedTable, fill, load_table
 from regard.tables.matching import folder_name
 from regard.terminal import command_line
 from regard.training import Recipe, flat, load_recipe, plain
@@ -56,7 +56,7 @@ def names(plan: Plan) -> list[str]:
 
 
 def test_teachers_come_before_students_and_first_seeds_first(table: PublishedTable) -> None:
-    plan = make_plan(table, [], Setting(), range(2), store="s3://bucket/runs")
+    plan = make_plan(table, [], Overrides(), range(2), store="s3://bucket/runs")
     assert names(plan) == [
         "wrn-16-1-seed0",
         "wrn-16-2-seed0",
@@ -83,13 +83,13 @@ def test_teachers_come_before_students_and_first_seeds_first(table: PublishedTab
 
 
 def test_what_is_there_is_not_run_again_whatever_it_is_called(table: PublishedTable) -> None:
-    first = {job.name: job for job in make_plan(table, [], Setting(), range(1)).jobs}
+    first = {job.name: job for job in make_plan(table, [], Overrides(), range(1)).jobs}
     runs = [
         as_stored(first["wrn-16-1-seed0"], "my-student"),
         as_stored(first["wrn-16-2-seed0"], "my-teacher"),
         as_stored(first["wrn-40-1-seed0"], epochs=7),
     ]
-    plan = make_plan(table, runs, Setting(), range(1))
+    plan = make_plan(table, runs, Overrides(), range(1))
     states = {job.name: (job.state, job.epochs_done) for job in plan.jobs}
     assert states == {
         "my-student": ("finished", 200),
@@ -105,22 +105,22 @@ def test_what_is_there_is_not_run_again_whatever_it_is_called(table: PublishedTa
 
 @pytest.mark.slow
 def test_a_plan_carried_out_fills_the_table(table: PublishedTable) -> None:
-    for setting in (Setting(), Setting(0.1), Setting(0.02, {"data.name": "folder", "data.train_images": 100})):
-        runs = [as_stored(job) for job in make_plan(table, [], setting, range(3)).jobs]
+    for overrides in (Overrides(), Overrides(0.1), Overrides(0.02, {"data.name": "folder", "data.train_images": 100})):
+        runs = [as_stored(job) for job in make_plan(table, [], overrides, range(3)).jobs]
         filled = fill(table, runs)
-        assert all(len(cell.seeds) == 3 for cell in filled.cells.values() if cell.recipe is not None)
-        assert not filled.left_out
-        assert not make_plan(table, runs, setting, range(3)).todo
-        assert len(make_plan(table, runs, setting, range(4)).todo) == 5
+        assert all(len(cell.runs) == 3 for cell in filled.cells.values() if cell.digest is not None)
+        assert not filled.excluded
+        assert not make_plan(table, runs, overrides, range(3)).todo
+        assert len(make_plan(table, runs, overrides, range(4)).todo) == 5
 
 
 def test_a_name_that_something_else_has_is_not_taken(table: PublishedTable) -> None:
-    job = make_plan(table, [], Setting(), range(1)).jobs[0]
+    job = make_plan(table, [], Overrides(), range(1)).jobs[0]
     other = plain(job.recipe)
     other["optimizer"]["lr"] = 0.05
     taken = StoredRun(job.name, other, {"epoch": 200, "test_accuracy": 0.9}, None, {}, 10, True)
     broken = StoredRun("wrn-16-2-seed0", {}, problem="recipe.yaml is torn")
-    plan = make_plan(table, [taken, broken], Setting(), range(1))
+    plan = make_plan(table, [taken, broken], Overrides(), range(1))
     assert not {"wrn-16-1-seed0", "wrn-16-2-seed0"} & set(names(plan))
     assert len(set(names(plan))) == 5
     at = next(job for job in plan.jobs if ("one", "at") in job.cells and job.teacher)
@@ -128,21 +128,21 @@ def test_a_name_that_something_else_has_is_not_taken(table: PublishedTable) -> N
 
 
 def test_settings_have_names_of_their_own(table: PublishedTable) -> None:
-    short = names(make_plan(table, [], Setting(0.1), range(1)))
+    short = names(make_plan(table, [], Overrides(0.1), range(1)))
     assert short[0] == "wrn-16-1-20ep-seed0"
-    other = names(make_plan(table, [], Setting(0.1, {"data.train_images": 1000}), range(1)))
+    other = names(make_plan(table, [], Overrides(0.1, {"data.train_images": 1000}), range(1)))
     assert other[0].startswith("wrn-16-1-20ep-") and other[0].endswith("-seed0") and other[0] not in short
-    further = names(make_plan(table, [], Setting(0.1, {"data.train_images": 2000}), range(1)))
+    further = names(make_plan(table, [], Overrides(0.1, {"data.train_images": 2000}), range(1)))
     assert further[0] != other[0]
 
 
 def test_columns_bring_their_teachers(table: PublishedTable) -> None:
-    plan = make_plan(table.only(["one"]), [], Setting(), range(1), columns=["at"])
+    plan = make_plan(table.only(["one"]), [], Overrides(), range(1), columns=["at"])
     assert names(plan) == ["wrn-16-2-seed0", "wrn-16-1-from-16-2-at-seed0"]
     with pytest.raises(InputError, match="has no column 'kd'; it has student, at"):
-        make_plan(table, [], Setting(), range(1), columns=["kd"])
+        make_plan(table, [], Overrides(), range(1), columns=["kd"])
     with pytest.raises(InputError, match="no recipe for any of these cells"):
-        make_plan(table, [], Setting(), range(1), columns=["mystery"])
+        make_plan(table, [], Overrides(), range(1), columns=["mystery"])
     with pytest.raises(InputError, match="unknown row of made-up 'three'"):
         table.only(["three"])
 
@@ -157,9 +157,9 @@ def test_the_command_trains_the_same_from_any_folder(
     table: PublishedTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    setting = Setting(0.1, {"data.train_images": 1000})
+    overrides = Overrides(0.1, {"data.train_images": 1000})
     where = {"data.folder": "/data/cifar", "threads": 1}
-    jobs = make_plan(table, [], setting, range(2), store="runs", where=where).jobs
+    jobs = make_plan(table, [], overrides, range(2), store="runs", where=where).jobs
     monkeypatch.chdir("/")
     for job in jobs:
         assert job.command[2].startswith("attention-transfer/")  # its name, known everywhere
@@ -198,7 +198,7 @@ def test_every_kind_of_value_comes_through_a_shell(field: str, tmp_path: Path) -
     content = {"title": "own", "columns": {"a": "A"}, "rows": {"r": {"title": "R", "a": {"recipe": "base.yaml"}}}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
     table = load_table(tmp_path / "own.yaml")
-    (job,) = make_plan(table, [], Setting(), range(1), where={field: FIELDS[field]}).jobs
+    (job,) = make_plan(table, [], Overrides(), range(1), where={field: FIELDS[field]}).jobs
     line = command_line(job.command)
     assert "\n" not in line
     assert flat(plain(trained_by(shlex.split(line)))) == flat(plain(job.recipe))
@@ -209,14 +209,14 @@ def test_every_kind_of_value_comes_through_a_shell(field: str, tmp_path: Path) -
 def test_a_run_that_was_begun_otherwise_goes_on_as_it_was_begun(table: PublishedTable) -> None:
     """With the fields that compute the same in another way, or were measured; where it runs is as asked."""
     table = table.only(["one"])
-    plan = make_plan(table, [], Setting(), range(1), columns=["at"])
+    plan = make_plan(table, [], Overrides(), range(1), columns=["at"])
     teacher, student = (as_stored(job, epochs=3) for job in plan.jobs)
     recipe = plain(plan.jobs[1].recipe)
     recipe |= {"compile": True, "channels_last": False, "device": "cuda:3", "threads": 7}
     recipe["data"] |= {"mean": [0.1, 0.2, 1e-05], "std": [1.0, 1.0, 0.5], "workers": 9}
     recipe["transfer"] |= {"fold": False, "teacher": "elsewhere/wrn-16-2-seed0"}
     runs = [teacher, replace(student, recipe=recipe)]
-    job = make_plan(table, runs, Setting(), range(1), columns=["at"], store="/new", where={"threads": 2}).jobs[1]
+    job = make_plan(table, runs, Overrides(), range(1), columns=["at"], store="/new", where={"threads": 2}).jobs[1]
     assert job.state == "begun"
     again = trained_by(job.command)
     assert again == job.recipe
@@ -227,12 +227,12 @@ def test_a_run_that_was_begun_otherwise_goes_on_as_it_was_begun(table: Published
 
 
 def test_jobs_stand_in_levels_teachers_first(table: PublishedTable) -> None:
-    plan = make_plan(table, [], Setting(), range(2))
+    plan = make_plan(table, [], Overrides(), range(2))
     teachers, students = plan.levels
     assert len(teachers) == 6 and {job.teacher for job in teachers} == {None}
     assert len(students) == 4 and {job.teacher for job in students} <= {job.name for job in teachers}
     runs = [as_stored(job) for job in teachers]
-    assert [[job.name for job in level] for level in make_plan(table, runs, Setting(), range(2)).levels] == [
+    assert [[job.name for job in level] for level in make_plan(table, runs, Overrides(), range(2)).levels] == [
         [job.name for job in students]
     ]
 
@@ -245,13 +245,13 @@ def test_tables_of_ones_own_work_alike(tmp_path: Path) -> None:
             {"title": "own", "columns": {"a": "A"}, "rows": {"r": {"title": "R", "a": {"recipe": "mine.yaml"}}}}
         )
     )
-    (job,) = make_plan(load_table(table), [], Setting(0.5), range(1)).jobs
+    (job,) = make_plan(load_table(table), [], Overrides(0.5), range(1)).jobs
     assert job.name == "mine-5ep-seed0" and job.epochs == 5
 
 
 def test_cells_with_overrides_are_planned_and_filled(tmp_path: Path) -> None:
     table = load_table("attention-transfer-groups")
-    plan = make_plan(table, [], Setting(0.1), range(1), store="s3://bucket/runs")
+    plan = make_plan(table, [], Overrides(0.1), range(1), store="s3://bucket/runs")
     groups = [f"wrn-16-1-from-16-2-group{group}-20ep-seed0" for group in (1, 2, 3)]
     assert names(plan) == [
         *("wrn-16-1-20ep-seed0", "wrn-16-2-20ep-seed0", *groups, "wrn-16-1-from-16-2-at-20ep-seed0"),
@@ -260,10 +260,10 @@ def test_cells_with_overrides_are_planned_and_filled(tmp_path: Path) -> None:
         assert trained_by(job.command) == job.recipe
     assert [job.recipe.transfer.layers for job in plan.jobs[2:]] == [[(0, 0)], [(1, 1)], [(2, 2)], None]
     filled = fill(table, [as_stored(job) for job in plan.jobs])
-    assert [[seed.run for seed in cell.seeds] for cell in filled.cells.values()] == [
+    assert [[seed.run for seed in cell.runs] for cell in filled.cells.values()] == [
         *([name] for name in (names(plan)[0], *groups, names(plan)[5], names(plan)[1])),
     ]
-    assert not make_plan(table, [as_stored(job) for job in plan.jobs], Setting(0.1), range(1)).todo
+    assert not make_plan(table, [as_stored(job) for job in plan.jobs], Overrides(0.1), range(1)).todo
 
 
 def test_places_are_known_wherever_a_worker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,39 +276,39 @@ def test_places_are_known_wherever_a_worker_is(tmp_path: Path, monkeypatch: pyte
     table = tmp_path / "own.yaml"
     content = {"title": "own", "columns": {"a": "A"}, "rows": {"r": {"title": "R", "a": {"recipe": "mine.yaml"}}}}
     table.write_text(yaml.safe_dump(content))
-    (job,) = make_plan(load_table(table), [], Setting(), range(1)).jobs
+    (job,) = make_plan(load_table(table), [], Overrides(), range(1)).jobs
     assert job.recipe.data.folder == str(tmp_path / "images") == job.recipe.transfer.teacher
-    (job,) = make_plan(load_table(table), [], Setting(), range(1), where={"data.folder": "/far/away"}).jobs
+    (job,) = make_plan(load_table(table), [], Overrides(), range(1), where={"data.folder": "/far/away"}).jobs
     assert job.recipe.data.folder == "/far/away"
 
 
 def test_a_student_that_was_begun_goes_on_with_its_own_teacher(table: PublishedTable) -> None:
     """Though another finished run of that recipe and seed stands before it by name."""
-    plan = make_plan(table, [], Setting(), range(1), columns=["at"])
+    plan = make_plan(table, [], Overrides(), range(1), columns=["at"])
     jobs = {job.name: job for job in plan.jobs}
     teacher, student = jobs["wrn-16-2-seed0"], jobs["wrn-16-1-from-16-2-at-seed0"]
     runs = [as_stored(teacher, "a-copy"), as_stored(teacher), as_stored(student, epochs=3)]
-    again = {job.name: job for job in make_plan(table, runs, Setting(), range(1), columns=["at"]).jobs}
+    again = {job.name: job for job in make_plan(table, runs, Overrides(), range(1), columns=["at"]).jobs}
     assert again[student.name].state == "begun" and again[student.name].teacher == teacher.name
     assert folder_name(str(again[student.name].recipe.transfer.teacher)) == teacher.name
     assert again[teacher.name].state == "finished" and "a-copy" not in again
-    fresh = {job.name: job for job in make_plan(table, runs[:2], Setting(), range(1), columns=["at"]).jobs}
+    fresh = {job.name: job for job in make_plan(table, runs[:2], Overrides(), range(1), columns=["at"]).jobs}
     assert fresh[student.name].teacher == "a-copy"
 
 
 def test_another_data_set_does_not_get_the_options_of_the_recipes_own() -> None:
     table = load_table("builtin")
-    own = make_plan(table, [], Setting(), range(1), columns=["student"]).jobs[0].recipe
+    own = make_plan(table, [], Overrides(), range(1), columns=["student"]).jobs[0].recipe
     assert own.data.options
-    other = Setting(1.0, {"data.name": "folder", "data.folder": "x"})
+    other = Overrides(1.0, {"data.name": "folder", "data.folder": "x"})
     assert make_plan(table, [], other, range(1), columns=["student"]).jobs[0].recipe.data.options == {}
-    same = Setting(1.0, {"data.name": "clutter"})
+    same = Overrides(1.0, {"data.name": "clutter"})
     assert make_plan(table, [], same, range(1), columns=["student"]).jobs[0].recipe.data.options == own.data.options
 
 
 def test_a_student_is_not_trained_again_because_its_teacher_lost_a_file(table: PublishedTable) -> None:
-    plan = make_plan(table, [], Setting(), range(1), columns=["at"])
+    plan = make_plan(table, [], Overrides(), range(1), columns=["at"])
     runs = [as_stored(job) for job in plan.jobs]
     damaged = [replace(run, weights=run.name != "wrn-16-2-seed0") for run in runs]
-    again = {job.name: job.state for job in make_plan(table, damaged, Setting(), range(1), columns=["at"]).jobs}
+    again = {job.name: job.state for job in make_plan(table, damaged, Overrides(), range(1), columns=["at"]).jobs}
     assert again == {job.name: "begun" if job.name == "wrn-16-2-seed0" else "finished" for job in plan.jobs}

@@ -13,7 +13,7 @@ import pytest
 from regard.errors import InputError
 from regard.reproduction import Plan, RayExecutor, make_plan, run_plan
 from regard.store import Store
-from regard.tables import Setting, fill, load_table
+from regard.tables import Overrides, fill, load_table
 from regard.training import DataRecipe
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch):
 
 def planned(table: Path, store: Store) -> Plan:
     where = {"threads": 1, "device": "cpu"}
-    return make_plan(load_table(table), store.runs(), Setting(), range(1), store=store.address, where=where)
+    return make_plan(load_table(table), store.runs(), Overrides(), range(1), store=store.address, where=where)
 
 
 def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, small: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, small: Pat
     )
     assert killed.keys() == {"student-seed0", "teacher-seed0"}, lines
     assert outcome.finished == {"student-seed0", "teacher-seed0", "at-seed0"}, lines
-    assert all(len(cell.seeds) == 1 for cell in fill(load_table(small), store.runs()).cells.values())
+    assert all(len(cell.runs) == 1 for cell in fill(load_table(small), store.runs()).cells.values())
     assert "SIGKILL" not in " ".join(lines)  # Ray tried again by itself
     assert "epoch 20/20" in (tmp_path / "store/.logs/student-seed0.log").read_text()
 

@@ -13,7 +13,7 @@ from regard.reproduction import Ended, Job, Plan, run_plan, scheduler
 from regard.reproduction.plan import State
 from regard.reproduction.scheduler import Ending
 from regard.store import Store, StoredRun
-from regard.tables import Setting, load_table
+from regard.tables import Overrides, load_table
 from regard.training import Recipe
 
 
@@ -65,7 +65,7 @@ def job(name: str, teacher: str | None = None, state: State = "missing") -> Job:
 
 
 def plan(*jobs: Job) -> Plan:
-    return Plan(load_table("lsas-cifar"), Setting(), (0,), jobs)
+    return Plan(load_table("lsas-cifar"), Overrides(), (0,), jobs)
 
 
 @pytest.fixture

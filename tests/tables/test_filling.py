@@ -1,4 +1,4 @@
-"""Which runs fill which cells: by recipe, setting and teacher."""
+"""Which runs fill which cells: by recipe, overrides and teacher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from regard.errors import InputError
 from regard.store import StoredRun
-from regard.tables import FilledTable, PublishedTable, Setting, fill, load_table
+from regard.tables import FilledTable, Overrides, PublishedTable, fill, load_table
 from regard.training import load_recipe, plain
 
 SEEDS = (0, 1, 2)
@@ -103,11 +103,11 @@ def test_runs_fill_the_cells_of_their_recipes(table: PublishedTable) -> None:
     assert sorted(filled.finished) == sorted(run.name for run in whole())
     assert values(filled, "two", "student") == values(filled, "one", "student")
     assert values(filled, "two", "at") == {} == values(filled, "two", "teacher")
-    assert not filled.left_out and not filled.others and not filled.shortened
+    assert not filled.excluded and not filled.others and filled.faithful
     assert filled.data == "cifar10"
     comparison = filled.comparisons[0]
     assert comparison.published == pytest.approx(7.93 - 8.77)
-    assert comparison.ours is not None and comparison.ours.difference == pytest.approx(-0.9)
+    assert comparison.difference.value == pytest.approx(-0.9)
 
 
 def test_the_order_of_the_runs_does_not_matter(table: PublishedTable) -> None:
@@ -124,31 +124,31 @@ def test_a_student_of_another_teacher_is_of_another_row(table: PublishedTable) -
 def test_a_teacher_that_is_not_there_leaves_its_student_out(table: PublishedTable) -> None:
     filled = fill(table, [run for run in whole() if run.name != "t1"])
     assert sorted(values(filled, "one", "at")) == [0, 2]
-    assert filled.left_out == ("a1: its teacher t1 is not in the store, so that nothing shows what it learned from",)
+    assert filled.excluded == {"a1": "its teacher t1 is not in the store, so that nothing shows what it learned from"}
 
 
-def test_a_teacher_in_another_setting_leaves_its_student_out(table: PublishedTable) -> None:
+def test_a_teacher_with_other_overrides_leaves_its_student_out(table: PublishedTable) -> None:
     runs = [run for run in whole() if run.name != "t0"]
     runs.append(stored("t0", "wrn-16-2", 0, epochs=20, milestones=[6, 12, 16]))
     filled = fill(table, runs)
     assert sorted(values(filled, "one", "at")) == [1, 2]
-    assert filled.left_out == ("a0: its teacher t0 does not have the recipe and the setting of the cell's teacher",)
+    assert filled.excluded == {"a0": "its teacher t0 does not have the recipe and the overrides of the cell's teacher"}
 
 
 def test_a_teacher_that_is_not_finished_leaves_its_student_out(table: PublishedTable) -> None:
     kept = [run for run in whole() if run.name != "t0"]
     filled = fill(table, [*kept, stored("t0", "wrn-16-2", 0, done=False)])
     assert sorted(values(filled, "one", "at")) == [1, 2]
-    assert filled.left_out == ("a0: its teacher t0 is not finished: it has 1 of 200 epochs",)
+    assert filled.excluded == {"a0": "its teacher t0 is not finished: it has 1 of 200 epochs"}
     assert filled.cells["one", "teacher"].unfinished == ("t0",)
     torn = replace(stored("t0", "wrn-16-2", 0), weights=False)
-    assert fill(table, [*kept, torn]).left_out == ("a0: its teacher t0 is not finished: it has no weights",)
+    assert fill(table, [*kept, torn]).excluded == {"a0": "its teacher t0 is not finished: it has no weights"}
 
 
 def test_runs_say_which_run_of_the_store_taught_them(table: PublishedTable) -> None:
     cells = fill(table, whole()).cells
-    assert [one.teacher for one in cells["one", "at"].seeds] == ["t0", "t1", "t2"]
-    assert [one.teacher for one in cells["one", "student"].seeds] == [""] * 3
+    assert [one.teacher for one in cells["one", "at"].runs] == ["t0", "t1", "t2"]
+    assert [one.teacher for one in cells["one", "student"].runs] == [""] * 3
 
 
 def test_teachers_that_lie_beside_let_students_count_and_fill_nothing(table: PublishedTable) -> None:
@@ -158,7 +158,7 @@ def test_teachers_that_lie_beside_let_students_count_and_fill_nothing(table: Pub
     filled = fill(table, others, beside=[*teachers, stored("wrn-16-1-seed7", "wrn-16-1", 7, optimizer__lr=0.05)])
     assert sorted(values(filled, "one", "at")) == [0, 1, 2]
     assert values(filled, "one", "teacher") == {} == values(filled, "two", "teacher")
-    assert not filled.left_out and not filled.others
+    assert not filled.excluded and not filled.others
     unfinished = fill(table, others, beside=[*teachers[:2], replace(teachers[2], weights=False)])
     assert sorted(values(unfinished, "one", "at")) == [0, 1]
     assert unfinished.unfinished == ()
@@ -170,11 +170,11 @@ def test_unfinished_runs_are_named_and_not_counted(table: PublishedTable) -> Non
     assert filled.cells["one", "student"].unfinished == ("s3",)
 
 
-def test_another_version_of_the_recipe_is_left_out_and_the_reason_said(table: PublishedTable) -> None:
+def test_another_version_of_the_recipe_is_excluded_and_the_reason_said(table: PublishedTable) -> None:
     runs = [*whole(), stored("wrn-16-1-seed3", "wrn-16-1", 3, optimizer__lr=0.05)]
     filled = fill(table, runs)
     assert sorted(values(filled, "one", "student")) == [0, 1, 2]
-    assert filled.left_out == ("wrn-16-1-seed3: optimizer.lr is 0.05, the recipe says 0.1",)
+    assert filled.excluded == {"wrn-16-1-seed3": "optimizer.lr is 0.05, the recipe says 0.1"}
 
 
 def test_a_field_that_an_older_run_does_not_have_has_its_default(table: PublishedTable) -> None:
@@ -182,7 +182,7 @@ def test_a_field_that_an_older_run_does_not_have_has_its_default(table: Publishe
     older = {name: value for name, value in run.recipe.items() if name not in ("ema", "task", "precision")}
     filled = fill(table, [StoredRun("s0", older, run.row, None, {}, 10, True)])
     assert values(filled, "one", "student") == {0: 10.0}
-    assert filled.cells["one", "student"].versions == ("not known",)
+    assert filled.cells["one", "student"].versions == ["not known"]
 
 
 def test_how_a_run_computed_does_not_matter(table: PublishedTable) -> None:
@@ -196,13 +196,13 @@ def test_of_two_runs_of_a_seed_the_first_by_name_counts(table: PublishedTable) -
     filled = fill(table, [stored("x", "wrn-16-1", 0, 9.5), stored("y", "wrn-16-1", 0, 9.7)])
     assert values(filled, "one", "student") == {0: 9.5}
     # it belongs to both rows, and is said once
-    assert filled.left_out == ("y: seed 0 is there already, x",)
+    assert filled.excluded == {"y": "seed 0 is there already, x"}
 
 
-def test_broken_runs_are_left_out(table: PublishedTable) -> None:
+def test_broken_runs_are_excluded(table: PublishedTable) -> None:
     broken = StoredRun("wrn-16-1-seed9", {}, problem="recipe.yaml is torn")
     filled = fill(table, [*whole(), broken, StoredRun("foreign", {}, problem="recipe.yaml is torn")])
-    assert filled.left_out == ("wrn-16-1-seed9: recipe.yaml is torn",)
+    assert filled.excluded == {"wrn-16-1-seed9": "recipe.yaml is torn"}
 
 
 def test_the_longest_schedules_are_shown_and_the_others_named(table: PublishedTable) -> None:
@@ -210,64 +210,66 @@ def test_the_longest_schedules_are_shown_and_the_others_named(table: PublishedTa
     filled = fill(table, [stored("full", "wrn-16-1", 0, 8.7), *short])
     assert values(filled, "one", "student") == {0: 8.7}
     assert values(filled, "one", "at") == {}
-    assert filled.others == ("9 finished runs with cifar10 (--budget 0.025)",)
+    assert filled.others == {("cifar10", "--shorten 0.025"): 9}
     filled = fill(table, short)
     assert len(values(filled, "one", "at")) == 3
-    assert filled.shortened and filled.cells["one", "at"].epochs == 5 and filled.cells["one", "at"].full_epochs == 200
-    assert filled.comparisons[0].verdict.words != "reproduced"
+    assert (
+        not filled.faithful and filled.cells["one", "at"].epochs == 5 and filled.cells["one", "at"].full_epochs == 200
+    )
+    assert filled.comparisons[0].verdict == "preliminary, significant, same direction"
 
 
-def test_a_setting_can_be_asked_for(table: PublishedTable) -> None:
+def test_overrides_are_chosen(table: PublishedTable) -> None:
     short = whole(epochs=5, milestones=[2, 3, 4])
     runs = [stored("full", "wrn-16-1", 0, 8.7), *short]
-    filled = fill(table, runs, Setting(0.025))
+    filled = fill(table, runs, Overrides(0.025))
     assert len(values(filled, "one", "at")) == 3
-    assert filled.others == ("1 finished run with cifar10 (--budget 1)",)
-    assert not any(cell.seeds for cell in fill(table, runs, Setting(0.5)).cells.values())
+    assert filled.others == {("cifar10", "--shorten 1"): 1}
+    assert not any(cell.runs for cell in fill(table, runs, Overrides(0.5)).cells.values())
 
 
-def test_other_data_are_another_setting(table: PublishedTable) -> None:
+def test_other_data_are_overrides(table: PublishedTable) -> None:
     runs = whole(data__name="folder", data__train_images=12000, data__folder="/data")
     filled = fill(table, runs)
     assert filled.data == "folder, 12,000 training images"
-    assert not filled.published_data and not filled.shortened
-    asked = Setting(1.0, {"data.name": "folder", "data.train_images": 12000})
+    assert not filled.faithful and filled.cells["one", "at"].epochs == 200
+    asked = Overrides(1.0, {"data.name": "folder", "data.train_images": 12000})
     assert fill(table, runs, asked).cells == filled.cells
-    assert fill(table, runs, Setting()).others == (
-        "9 finished runs with folder, 12,000 training images (--data.name folder --data.train_images 12000)",
-    )
+    assert fill(table, runs, Overrides()).others == {
+        ("folder, 12,000 training images", "--data.name folder --data.train_images 12000"): 9
+    }
 
 
-def test_a_schedule_that_is_no_shortened_form_is_left_out(table: PublishedTable) -> None:
+def test_a_schedule_that_is_no_shortened_form_is_excluded(table: PublishedTable) -> None:
     filled = fill(table, [stored("wrn-16-1-5ep-seed0", "wrn-16-1", epochs=5, milestones=[60, 120, 160])])
-    assert filled.left_out == (
-        "wrn-16-1-5ep-seed0: schedule.milestones is [60, 120, 160]; the recipe's, shortened to 5 epochs, is [2, 3, 4]",
-    )
+    assert filled.excluded == {
+        "wrn-16-1-5ep-seed0": "schedule.milestones is [60, 120, 160]; the recipe's, shortened to 5 epochs, is [2, 3, 4]"
+    }
 
 
 def test_nothing_at_all(table: PublishedTable) -> None:
     filled = fill(table, [])
-    assert filled.setting is None and filled.data == ""
-    assert all(cell.recipe for cell in filled.cells.values())
-    assert all(comparison.ours is None for comparison in filled.comparisons)
+    assert filled.overrides is None and filled.data == ""
+    assert all(cell.digest for cell in filled.cells.values())
+    assert all(comparison.difference.n == 0 for comparison in filled.comparisons)
 
 
-@pytest.mark.parametrize("budget", [0, -1, 1.5, float("nan")])
-def test_a_budget_is_a_share(budget: float) -> None:
-    with pytest.raises(InputError, match="budget"):
-        Setting(budget)
+@pytest.mark.parametrize("share", [0, -1, 1.5, float("nan")])
+def test_a_schedule_is_shortened_to_a_share(share: float) -> None:
+    with pytest.raises(InputError, match="expected a share"):
+        Overrides(share)
 
 
-def test_a_setting_does_not_change_what_is_compared() -> None:
+def test_overrides_do_not_change_what_is_compared() -> None:
     with pytest.raises(InputError, match="optimizer.lr is part of what the table compares"):
-        Setting(1.0, {"optimizer.lr": 0.05})
+        Overrides(1.0, {"optimizer.lr": 0.05})
 
 
 @pytest.mark.parametrize(
-    ("budget", "epochs", "milestones"), [(0.025, 5, [2, 3, 4]), (0.1, 20, [6, 12, 16]), (0.001, 1, [1, 1, 1])]
+    ("share", "epochs", "milestones"), [(0.025, 5, [2, 3, 4]), (0.1, 20, [6, 12, 16]), (0.001, 1, [1, 1, 1])]
 )
-def test_a_budget_shortens_in_proportion(budget: float, epochs: int, milestones: list[int]) -> None:
-    recipe = Setting(budget).of(load_recipe("attention-transfer/wrn-16-1"))
+def test_schedules_are_shortened_in_proportion(share: float, epochs: int, milestones: list[int]) -> None:
+    recipe = Overrides(share).apply(load_recipe("attention-transfer/wrn-16-1"))
     assert recipe.schedule.epochs == epochs and recipe.schedule.milestones == milestones
 
 
@@ -282,10 +284,10 @@ def test_a_recipe_that_is_not_there_is_said(tmp_path: Path) -> None:
         fill(load_table(path), [])
 
 
-def test_an_unfinished_student_is_not_left_out_for_the_teacher_of_another_row(table: PublishedTable) -> None:
+def test_an_unfinished_student_is_not_excluded_for_the_teacher_of_another_row(table: PublishedTable) -> None:
     filled = fill(table, [*whole(), stored("a3", "wrn-16-1-from-16-2-at", 3, teacher="../t0", done=False)])
     assert filled.cells["one", "at"].unfinished == ("a3",)
-    assert not filled.left_out
+    assert not filled.excluded
 
 
 def test_a_teacher_from_elsewhere_has_to_be_the_recipes(tmp_path: Path) -> None:
@@ -295,8 +297,8 @@ def test_a_teacher_from_elsewhere_has_to_be_the_recipes(tmp_path: Path) -> None:
     table = load_table(tmp_path / "t.yaml")
     fields = plain(load_recipe(tmp_path / "mine.yaml"))
     row = {"epoch": 200, "test_accuracy": 0.5}
-    assert len(fill(table, [StoredRun("one", fields, row, None, {}, 10, True)]).cells["r", "a"].seeds) == 1
+    assert len(fill(table, [StoredRun("one", fields, row, None, {}, 10, True)]).cells["r", "a"].runs) == 1
     fields["transfer"]["teacher"] = "torchvision/resnet50"
     filled = fill(table, [StoredRun("one", fields, row, None, {}, 10, True)])
-    assert not filled.cells["r", "a"].seeds
-    assert filled.left_out == ("one: its teacher is torchvision/resnet50, the recipe says torchvision/resnet34",)
+    assert not filled.cells["r", "a"].runs
+    assert filled.excluded == {"one": "its teacher is torchvision/resnet50, the recipe says torchvision/resnet34"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from regard.errors import InputError
-from regard.tables.filling import fill
+from regard.tables.fill import fill
 from regard.tables.published import PublishedTable, load_table
 
 TABLE = """title: Mine

@@ -12,14 +12,13 @@ from rich import box
 from rich.table import Table
 
 from regard import host, reproduction, tables, training
-from regard.cli.settings import add_setting_options, asked_setting, split_name
+from regard.cli.settings import add_overrides, given_overrides, split_name
 from regard.cli.table import DEFAULT, show
 from regard.console import Console
 from regard.errors import INTERRUPTED, InputError, check_interval
-from regard.formatting import duration
+from regard.formatting import counted, duration
 from regard.reproduction import Cost, Executor, LocalExecutor, Outcome, Plan, RayExecutor
 from regard.store import Store
-from regard.tables.words import counted
 from regard.terminal import command_line, listed, say
 
 _RUN_MEMORY = 3.0  # GiB of a run on the processor, as of one on CIFAR-10
@@ -35,8 +34,8 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"name a table right after the command; known: {', '.join(tables.table_names())}")
     _check(options)
     table = tables.load_table(name).only(listed(options.rows) or None)
-    setting, where = asked_setting(parser, options, rest)
-    setting = setting or tables.Setting()
+    overrides, where = given_overrides(parser, options, rest)
+    overrides = overrides or tables.Overrides()
     local = options.engine == "local" and not options.commands
     device = training.pick_device(options.device or "auto") if local else torch.device("cpu")
     if local and device.type == "cpu":
@@ -50,7 +49,7 @@ def main(arguments: list[str]) -> int:
     plan = reproduction.make_plan(
         table,
         runs,
-        setting,
+        overrides,
         range(options.seeds),
         store=str(store.folder or store.address),
         columns=columns,
@@ -76,7 +75,7 @@ def main(arguments: list[str]) -> int:
         executor = _executor(plan, options, slots, device)
         with training.interruptible() as interrupted:
             outcome = reproduction.run_plan(plan, executor, store, retries=options.retries, say=say, stop=interrupted)
-    show(tables.fill(table, store.runs(), setting))
+    show(tables.fill(table, store.runs(), overrides))
     return _status(outcome)
 
 
@@ -107,7 +106,7 @@ def _parser() -> training.RecipeParser:
     parser.add_argument("--device", type=str, default=None, help="auto, cpu, cuda, …")
     parser.add_argument("--threads", type=int, default=None, help="of a run on the processor; 1 if not given")
     parser.add_argument("--save_minutes", type=float, default=None, help="between checkpoints within an epoch")
-    add_setting_options(parser)
+    add_overrides(parser)
     return parser
 
 
@@ -147,9 +146,10 @@ def _print_plan(plan: Plan, cost: Cost | None, slots: int, options: Namespace) -
     """The plan; whole for a dry run, else in a few lines."""
     todo = plan.todo
     begun = sum(job.state == "begun" for job in todo)
-    budget = f", schedules shortened to {plan.setting.budget:.4g} of their epochs" if plan.setting.budget < 1 else ""
+    shorten = plan.overrides.shorten
+    short = f", schedules shortened to {shorten:.4g} of their epochs" if shorten < 1 else ""
     say(
-        f"{plan.table.name}: {counted(len(plan.jobs), 'run')} for {counted(len(plan.seeds), 'seed')}{budget}; "
+        f"{plan.table.name}: {counted(len(plan.jobs), 'run')} for {counted(len(plan.seeds), 'seed')}{short}; "
         f"{len(plan.jobs) - len(todo)} finished, {begun} begun, {len(todo) - begun} missing"
     )
     if plan.without_recipe:

@@ -1,4 +1,4 @@
-"""The options that say in what setting a table is filled: the data, the length, the precision."""
+"""The options that say what runs of a table have other than its recipes: data, schedule, precision."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from regard.errors import InputError
 _WHERE = {"device", "threads", "save_minutes"}
 
 
-def add_setting_options(parser: ArgumentParser) -> None:
-    """Adds `--budget`, `--precision` and the fields of the data."""
+def add_overrides(parser: ArgumentParser) -> None:
+    """Adds `--shorten`, `--precision` and the fields of the data."""
     parser.add_argument(
-        "--budget", type=float, default=None, help="every schedule shortened to this share of its epochs, in (0, 1]"
+        "--shorten", type=float, default=None, help="shorten every schedule to this share of its epochs, in (0, 1]"
     )
     parser.add_argument(
         "--precision", choices=["float32", "bfloat16", "float16"], default=None, help="of the forward pass"
@@ -25,13 +25,13 @@ def add_setting_options(parser: ArgumentParser) -> None:
     training.add_data(parser)
 
 
-def asked_setting(
+def given_overrides(
     parser: training.RecipeParser, options: Namespace, arguments: Sequence[str]
-) -> tuple[tables.Setting | None, dict[str, Any]]:
-    """The setting that was asked for, None if nothing was said of it; and the fields that say where runs take place.
+) -> tuple[tables.Overrides | None, dict[str, Any]]:
+    """The overrides that are given, None if there are none; and the fields that say where runs take place.
 
     Args:
-        parser: with `add_setting_options`.
+        parser: with `add_overrides`.
         options: parsed.
         arguments: as they were given: only what is said there counts, not defaults.
     """
@@ -47,9 +47,9 @@ def asked_setting(
     where = {name: value for name, value in asked.items() if name in training.WHERE}
     where |= {name: options[name] for name in _WHERE if options.get(name) is not None}
     overrides = {name: value for name, value in asked.items() if name not in training.WHERE}
-    if options.budget is None and not overrides:
+    if options.shorten is None and not overrides:
         return None, where
-    return tables.Setting(1.0 if options.budget is None else options.budget, overrides), where
+    return tables.Overrides(1.0 if options.shorten is None else options.shorten, overrides), where
 
 
 def split_name(arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from regard import report, tables, training
-from regard.cli.settings import add_setting_options, asked_setting, check_place, split_name
+from regard.cli.settings import add_overrides, check_place, given_overrides, split_name
 from regard.console import Console
 from regard.errors import InputError
 from regard.files import write_text
@@ -27,13 +27,13 @@ def main(arguments: list[str]) -> int:
         usage="regard table [NAME | FILE.yaml] [OPTIONS]   (without a name: which tables there are)",
         description="A published table with the runs of a store beside its numbers: every seed, median, mean and "
         "standard deviation, and what may be said of each comparison. A run belongs to a cell by its recipe. Runs of "
-        "other data or shortened schedules are shown if --budget and --data say so, or if there are no others.",
+        "other data or shortened schedules are shown if --shorten and --data say so, or if there are no others.",
     )
     parser.add_argument("--runs", type=str, default=DEFAULT, help="the store: a folder of runs, or an fsspec address")
     parser.add_argument("--rows", type=str, default="", help="only these, with commas")
     parser.add_argument("--format", choices=_FORMATS, default=None, help="of what is written")
     parser.add_argument("--out", type=str, default=None, help="a file to write to; its ending tells the format")
-    add_setting_options(parser)
+    add_overrides(parser)
     name, rest = split_name(arguments)
     options = parser.parse_args(rest)
     if name is None:
@@ -48,8 +48,8 @@ def main(arguments: list[str]) -> int:
         )
     if form == "html" and not options.out:
         raise InputError("a page goes to a file; give one (--out table.html)")
-    setting, _ = asked_setting(parser, options, rest)
-    filled = tables.fill(table, stored_runs(options.runs), setting)
+    overrides, _ = given_overrides(parser, options, rest)
+    filled = tables.fill(table, stored_runs(options.runs), overrides)
     if form == "html":
         say(report.write_tables_html([filled], options.out))
         return 0
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 def show(filled: tables.FilledTable) -> None:
     """On the terminal."""
-    Console().print(tables.terminal_table(filled))
+    Console().print(tables.TerminalTable(filled))
 
 
 def written(filled: tables.FilledTable, form: str) -> str:
@@ -75,15 +75,15 @@ def written(filled: tables.FilledTable, form: str) -> str:
     if form == "terminal":
         console = Console(width=160, no_color=True)
         with console.capture() as captured:
-            console.print(tables.terminal_table(filled))
+            console.print(tables.TerminalTable(filled))
         return captured.get()
-    writers = {
-        "markdown": tables.markdown,
-        "latex": tables.latex,
-        "csv": tables.csv_text,
-        "csv-comparisons": tables.comparisons_csv,
-    }
-    return writers[form](filled)
+    if form == "csv":
+        return tables.csv_text(filled.to_records())
+    if form == "csv-comparisons":
+        return tables.csv_text(filled.comparison_records())
+    if form == "latex":
+        return tables.document(filled, detail=False).to_latex()
+    return tables.document(filled).to_markdown()
 
 
 def stored_runs(address: str) -> list[StoredRun]:

@@ -28,8 +28,7 @@ from regard.report.tables_page import filled_tables
 from regard.report.template import write_page
 from regard.report.terminal import records_table
 from regard.stats import Estimate
-from regard.tables import FilledTable
-from regard.tables.contents import contents
+from regard.tables import FilledTable, document
 from regard.training import load_data, option_text
 
 if TYPE_CHECKING:
@@ -226,7 +225,7 @@ class RunsReport:
             parts=[self._page(part, f"-{i}" if len(self.parts) > 1 else "") for i, part in enumerate(self.parts, 1)],
             captions=captions,
             columns={"networks": NETWORK_COLUMNS, "runs": RUN_COLUMNS, "comparisons": COMPARISON_COLUMNS},
-            tables=[contents(one) for one in self.tables],
+            tables=[document(one, only_runs=True) for one in self.tables],
             repeats=repeats(groups),
             environment=environments(groups),
         )

@@ -16,6 +16,7 @@ from regard.formatting import printable_lines
 from regard.report import overlay, svg
 from regard.report.glossary import Glossary
 from regard.report.records import filled
+from regard.tables.verdict import tone
 from regard.version import __version__
 
 MARK = 'name="generator" content="regard '
@@ -73,7 +74,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     glossary = Glossary()
     environment.globals |= {name: getattr(svg, name) for name in ("colour_of", "core_of", "dashes_of")}
     environment.globals |= {name: getattr(figures, name) for name in ("colour", "dashes", "svg")}
-    environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled}
+    environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled, "tone": tone}
     environment.filters |= {"linked": glossary.linked}
     environment.globals |= {"cam_colours": overlay.colours, "focus_colour": overlay.FOCUS}
     names = ("percent", "interval", "points", "signed", "large", "p_value", "printable")

@@ -12,10 +12,10 @@ import torch
 
 from regard import data, training
 from regard.errors import InputError, first_line
+from regard.formatting import counted
 from regard.reproduction.plan import Job, Plan
 from regard.store import StoredRun
-from regard.tables.matching import Facts
-from regard.tables.words import counted
+from regard.tables.matching import Signature
 from regard.training import ModelRecipe, Recipe, plain
 
 _STEPS = 3  # that are timed
@@ -86,7 +86,7 @@ def estimate(plan: Plan, runs: Sequence[StoredRun], device: torch.device | None,
     loaded: dict[str, tuple[data.Splits, float]] = {}  # by what is loaded; with the seconds that it took
     timed: dict[str, Rate] = {}  # by kind
     for job in plan.todo:
-        key, kind = repr(job.recipe.data), _kind(Facts(plain(job.recipe)))
+        key, kind = repr(job.recipe.data), _kind(Signature(plain(job.recipe)))
         try:
             if key not in loaded:
                 began = time.perf_counter()
@@ -116,14 +116,14 @@ def _earlier_rates(runs: Sequence[StoredRun], device: torch.device | None) -> de
         gpu = run.environment.get("gpu")
         alike = gpu is not None if device is None else gpu == here
         if alike and run.images_per_second and not run.problem:
-            rates[_kind(Facts(run.recipe))].append(run.images_per_second)
+            rates[_kind(Signature(run.recipe))].append(run.images_per_second)
     return rates
 
 
-def _kind(facts: Facts) -> str:
+def _kind(signature: Signature) -> str:
     """The same for runs that go equally fast: those of one cell, with images of one size."""
-    fields = facts.fields
-    return repr((facts.key, fields["data.name"], fields["data.size"], fields["precision"], fields["compile"]))
+    fields = signature.fields
+    return repr((signature.key, fields["data.name"], fields["data.size"], fields["precision"], fields["compile"]))
 
 
 def _rate(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from regard.errors import InputError
 from regard.store import StoredRun
-from regard.tables import Matcher, PublishedTable, Setting, fill, run_name
+from regard.tables import Matcher, Overrides, PublishedTable, fill, run_name
 from regard.tables.matching import digest, folder_name
 from regard.training import WHERE, Recipe, field_arguments, flat, load_recipe, plain, with_fields
 
@@ -55,14 +55,14 @@ class Plan:
 
     Attributes:
         table: with the rows that were asked for.
-        setting: of all runs.
+        overrides: of all runs.
         seeds: of each cell.
         jobs: teachers before students, and the first seeds of all before the second.
         without_recipe: cells that regard has no recipe for.
     """
 
     table: PublishedTable
-    setting: Setting
+    overrides: Overrides
     seeds: tuple[int, ...]
     jobs: tuple[Job, ...]
     without_recipe: tuple[tuple[str, str], ...] = ()
@@ -86,7 +86,7 @@ class Plan:
 def make_plan(
     table: PublishedTable,
     runs: Sequence[StoredRun],
-    setting: Setting,
+    overrides: Overrides,
     seeds: Sequence[int],
     *,
     store: str = "runs",
@@ -100,7 +100,7 @@ def make_plan(
     Args:
         table: with the rows that are wanted.
         runs: of the store.
-        setting: of all runs.
+        overrides: of all runs.
         seeds: of each cell.
         store: the address of the store.
         columns: that are wanted, with their teachers; None: all.
@@ -112,7 +112,7 @@ def make_plan(
     for column in columns or ():
         if column not in table.columns:
             raise InputError(f"{table.name} has no column {column!r}; it has {', '.join(table.columns)}")
-    planner = _Planner(table, runs, setting, store if "://" in store else os.path.abspath(store), dict(where or {}))
+    planner = _Planner(table, runs, overrides, store if "://" in store else os.path.abspath(store), dict(where or {}))
     for seed in seeds:
         for place, cell in table.cells.items():
             if cell.recipe is not None and (columns is None or cell.column in columns):
@@ -124,19 +124,24 @@ def make_plan(
         for job in planner.jobs.values()
     ]
     without_recipe = tuple(place for place, cell in table.cells.items() if cell.recipe is None)
-    return Plan(table, setting, tuple(seeds), tuple(jobs), without_recipe)
+    return Plan(table, overrides, tuple(seeds), tuple(jobs), without_recipe)
 
 
 class _Planner:
     """The jobs so far. Cells with one recipe share their runs."""
 
     def __init__(
-        self, table: PublishedTable, runs: Sequence[StoredRun], setting: Setting, store: str, where: Mapping[str, Any]
+        self,
+        table: PublishedTable,
+        runs: Sequence[StoredRun],
+        overrides: Overrides,
+        store: str,
+        where: Mapping[str, Any],
     ) -> None:
-        self.table, self.setting, self.store, self.where = table, setting, store, where
+        self.table, self.overrides, self.store, self.where = table, overrides, store, where
         self.matcher = Matcher(table)
         self.stored = {run.name: run for run in runs}
-        self.filled = fill(table, runs, setting)
+        self.filled = fill(table, runs, overrides)
         self.jobs: dict[str, Job] = {}
         self.cells: dict[str, set[tuple[str, str]]] = defaultdict(set)
         self.new: dict[tuple[str | None, ...], str] = {}  # names of new runs, by recipe, seed and teacher
@@ -179,16 +184,16 @@ class _Planner:
     def stored_run(self, place: tuple[str, str], seed: int) -> StoredRun | None:
         """The run in the store that fills a cell with a seed, a finished one if there is one."""
         cell = self.filled.cells[place]
-        finished = [one.run for one in cell.seeds]
+        finished = [one.run for one in cell.runs]
         names = (*finished, *cell.waiting, *cell.unfinished)  # waiting: finished, but a file of its teacher is lost
         return next((self.stored[name] for name in names if self.stored[name].seed == seed), None)
 
     def new_name(self, place: tuple[str, str], seed: int, teacher: str | None) -> str:
         """A name for a new run that no other has."""
         cell, recipe = self.table.cells[place], self.matcher.recipes[place]
-        key = (digest(self.setting.of(recipe)), str(seed), teacher)
+        key = (digest(self.overrides.apply(recipe)), str(seed), teacher)
         if key not in self.new:
-            name = run_name(cell, recipe, self.setting, seed)
+            name = run_name(cell, recipe, self.overrides, seed)
             stem, count = f"{name.removesuffix(f'-seed{seed}')}-{key[0][:6]}", 1
             while name in self.stored or name in self.jobs:
                 name = f"{stem}{'' if count == 1 else f'-{count}'}-seed{seed}"
@@ -201,7 +206,7 @@ class _Planner:
     ) -> tuple[Recipe, list[str]]:
         """The whole recipe of a run, and the command that trains it."""
         published, cell = self.matcher.recipes[place], self.table.cells[place]
-        recipe = with_fields(self.setting.of(published), {**self.where, "seed": seed})
+        recipe = with_fields(self.overrides.apply(published), {**self.where, "seed": seed})
         teachers: Any = recipe.transfer.teacher
         if teacher is not None:
             teachers = f"{self.store}/{teacher}"

@@ -1,49 +1,42 @@
-"""The papers' tables as data, and one's own runs beside their numbers.
+"""Published tables as data, and one's own runs beside their numbers.
 
-- `table_names`, `load_table`: the published tables, `PublishedTable` with a `Cell` each place.
-- `fill`: the runs of a store put into a table, in one `Setting`: `FilledTable`.
-- `describe`, `paired_difference`, `verdict`: the statistics of it, and what may be said.
-- `terminal_table`, `markdown`, `latex`, `csv_text`, `comparisons_csv`: the table written down.
+- `table_names`, `load_table`: the published tables, `PublishedTable` with a `Cell` for each place.
+- `fill`: the runs of a store put into a table, with the same `Overrides`: `FilledTable`, with its `Comparison`s,
+  `to_records()` and `comparison_records()`.
+- `document`: a filled table as `Document` of `Grid`s, with `to_markdown()` and `to_latex()`; `TerminalTable`: to print;
+  `csv_text`: records as CSV.
 """
 
-from regard.tables.comma_separated import comparisons_csv, csv_text
-from regard.tables.filled import FilledCell, FilledComparison, FilledTable, SeedValue
-from regard.tables.filling import fill
-from regard.tables.latex import latex
-from regard.tables.markdown import markdown
+from regard.tables.document import TerminalTable, document
+from regard.tables.fill import fill
+from regard.tables.filled import Comparison, FilledCell, FilledTable, SeedRun
+from regard.tables.grid import Document, Grid, csv_text
 from regard.tables.matching import Match, Matcher, run_name
 from regard.tables.metrics import METRICS, Metric
+from regard.tables.overrides import Overrides
 from regard.tables.published import Cell, PublishedTable, load_table, table_names
-from regard.tables.setting import Setting
-from regard.tables.statistics import PairedDifference, Statistics, describe, paired_difference
-from regard.tables.terminal import terminal_table
-from regard.tables.verdict import Verdict, verdict
+from regard.tables.verdict import verdict
 
 __all__ = [
-    "Cell",
-    "FilledCell",
-    "FilledComparison",
-    "FilledTable",
     "METRICS",
+    "Cell",
+    "Comparison",
+    "Document",
+    "FilledCell",
+    "FilledTable",
+    "Grid",
     "Match",
     "Matcher",
     "Metric",
-    "PairedDifference",
+    "Overrides",
     "PublishedTable",
-    "SeedValue",
-    "Setting",
-    "Statistics",
-    "Verdict",
-    "comparisons_csv",
+    "SeedRun",
+    "TerminalTable",
     "csv_text",
-    "describe",
+    "document",
     "fill",
-    "latex",
     "load_table",
-    "markdown",
-    "paired_difference",
     "run_name",
     "table_names",
-    "terminal_table",
     "verdict",
 ]

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+from regard import stats
+from regard.stats import Difference, Estimate
 from regard.tables.metrics import Metric
+from regard.tables.overrides import Overrides
 from regard.tables.published import Cell, PublishedTable
-from regard.tables.setting import Setting
-from regard.tables.statistics import PairedDifference, Statistics, describe, paired_difference
-from regard.tables.verdict import Verdict, verdict
+from regard.tables.verdict import verdict
 
 
 @dataclass(frozen=True)
-class SeedValue:
+class SeedRun:
     """A finished run in a cell.
 
     Attributes:
         seed: of its recipe.
         run: the name of its folder.
-        values: after the last epoch, one a metric, in percent; None where the run does not say it.
-        version: of regard that trained it, with the commit of a checkout; empty where that is not known.
+        values: one for each metric, after the last epoch, in percent; None where the run does not have it.
+        version: of regard that trained it, with the commit of a checkout; empty if not known.
         teacher: the run in the store that it learned from; empty for none.
     """
 
@@ -38,49 +43,48 @@ class FilledCell:
 
     Attributes:
         cell: what was published.
-        seeds: the finished runs, one a seed, in order of the seeds.
-        epochs: of its recipe in the setting; None without a recipe.
+        runs: the finished runs, one for each seed, in order of the seeds.
+        epochs: of its recipe with the overrides; None without a recipe.
         full_epochs: of its recipe as published.
-        recipe: the first digits of a digest of its recipe in the setting, without the seed; None without a recipe.
+        digest: first digits of a digest of its recipe with the overrides, without the seed; None without a recipe.
         unfinished: names of runs that are not finished.
         waiting: names of runs that do not count because their teacher is not finished.
     """
 
     cell: Cell
-    seeds: tuple[SeedValue, ...] = ()
+    runs: tuple[SeedRun, ...] = ()
     epochs: int | None = None
     full_epochs: int | None = None
-    recipe: str | None = None
+    digest: str | None = None
     unfinished: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
 
     def values(self, metric: int) -> dict[int, float]:
-        """seed -> value of a metric, for the runs that say it."""
-        return {one.seed: value for one in self.seeds if (value := one.values[metric]) is not None}
+        """seed -> value of a metric, for the runs that have it."""
+        return {one.seed: value for one in self.runs if (value := one.values[metric]) is not None}
 
-    def statistics(self, metric: int) -> Statistics | None:
-        """Over the seeds; None if there are no values."""
-        values = list(self.values(metric).values())
-        return describe(values) if values else None
+    def estimate(self, metric: int) -> Estimate:
+        """The mean over the seeds."""
+        return stats.mean(list(self.values(metric).values()))
 
     @property
-    def versions(self) -> tuple[str, ...]:
+    def versions(self) -> list[str]:
         """The versions of regard that trained the runs."""
-        return tuple(sorted({one.version or "not known" for one in self.seeds}))
+        return sorted({one.version or "not known" for one in self.runs})
 
 
 @dataclass(frozen=True)
-class FilledComparison:
-    """Two columns of a row, in one metric.
+class Comparison:
+    """Two columns of a row in one metric.
 
     Attributes:
         row: its key.
         column: the column that is to be better.
         against: than this one.
-        metric: in what.
-        published: the difference as published, column minus against, in points; None where it is not known.
-        ours: over the seeds that both have; None without any.
-        verdict: what may be said.
+        metric: the metric.
+        published: the published difference, column minus against, in points; None where it is not known.
+        difference: ours, the mean over the seeds that both have, in points; corrected for all comparisons of the table.
+        verdict: its label.
         checked: whether both published numbers were compared with their source.
     """
 
@@ -89,35 +93,36 @@ class FilledComparison:
     against: str
     metric: Metric
     published: float | None
-    ours: PairedDifference | None
-    verdict: Verdict
+    difference: Difference
+    verdict: str
     checked: bool = True
 
 
 @dataclass(frozen=True)
 class FilledTable:
-    """A published table, and what the runs of one store make of it.
+    """A published table, and the runs of one store that fill it.
 
     Attributes:
         table: as published.
-        setting: of the runs that are shown; None if there are none.
-        data: in words, what data those runs have: "cifar10", or "folder, 12,000 training images"; empty without runs.
+        overrides: of the runs; None if there are none.
+        data: the data of those runs: "cifar10", or "folder, 12,000 training images"; empty without runs.
         cells: by (row, column), one for every cell of the table.
-        others: in words, runs of the table in other settings, which are not shown, and the options that show them.
-        left_out: in words, runs that belong to the table by their name and are not counted, and why.
+        others: number of finished runs of the table with other overrides, by their data and the options that select
+            them.
+        excluded: why runs that belong to the table by their name do not count, by that name.
     """
 
     table: PublishedTable
-    setting: Setting | None
+    overrides: Overrides | None
     data: str
     cells: Mapping[tuple[str, str], FilledCell]
-    others: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    others: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def finished(self) -> tuple[str, ...]:
         """The names of the finished runs, each once, though a run may stand in several cells."""
-        return tuple(dict.fromkeys(one.run for cell in self.cells.values() for one in cell.seeds))
+        return tuple(dict.fromkeys(one.run for cell in self.cells.values() for one in cell.runs))
 
     @property
     def unfinished(self) -> tuple[str, ...]:
@@ -125,37 +130,112 @@ class FilledTable:
         return tuple(dict.fromkeys(name for cell in self.cells.values() for name in cell.unfinished))
 
     @property
-    def shortened(self) -> bool:
-        """Whether the runs have fewer epochs than published."""
-        return any(cell.seeds and cell.epochs != cell.full_epochs for cell in self.cells.values())
-
-    @property
-    def published_data(self) -> bool:
-        """Whether the runs have the data of the recipes."""
-        return self.setting is None or not self.setting.overrides
+    def faithful(self) -> bool:
+        """Whether the runs have the schedule and the data of the recipes."""
+        fields = self.overrides is not None and self.overrides.fields
+        return not fields and all(cell.epochs == cell.full_epochs for cell in self.cells.values() if cell.runs)
 
     @cached_property
-    def comparisons(self) -> tuple[FilledComparison, ...]:
-        """The comparisons of the table in every row that has both columns, in every metric."""
-        return tuple(
-            self._compare(self.cells[row, column], self.cells[row, against], index)
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """The comparisons of the table in every row that has both columns, in every metric but costs."""
+        pairs = {
+            (row, column, against, index): self._values(row, column, against, index)
             for row in self.table.rows
             for column, against in self.table.comparisons
             if (row, column) in self.cells and (row, against) in self.cells
             for index, metric in enumerate(self.table.metrics)
             if not metric.is_cost
-        )
+        }
+        differences = stats.holm({key: stats.over_seeds(*values) for key, values in pairs.items()})
+        return tuple(self._comparison(*key, *pairs[key], difference) for key, difference in differences.items())
 
-    def _compare(self, one: FilledCell, other: FilledCell, index: int) -> FilledComparison:
+    def _values(self, row: str, column: str, against: str, index: int) -> tuple[list[float], list[float]]:
+        """Of both columns, for the seeds that both have."""
+        first, second = (self.cells[row, one].values(index) for one in (column, against))
+        seeds = sorted(first.keys() & second.keys())
+        return [first[seed] for seed in seeds], [second[seed] for seed in seeds]
+
+    def _comparison(
+        self, row: str, column: str, against: str, index: int, a: list[float], b: list[float], difference: Difference
+    ) -> Comparison:
+        first, second = self.cells[row, column], self.cells[row, against]
+        x, y = first.cell.published[index], second.cell.published[index]
+        published = None if x is None or y is None else x - y
         metric = self.table.metrics[index]
-        mine, theirs = one.cell.published[index], other.cell.published[index]
-        published = None if mine is None or theirs is None else mine - theirs
-        values, base = one.values(index), other.values(index)
-        seeds = sorted(values.keys() & base.keys())
-        ours = paired_difference([values[seed] for seed in seeds], [base[seed] for seed in seeds]) if seeds else None
-        faithful = self.published_data and one.epochs == one.full_epochs and other.epochs == other.full_epochs
-        said = verdict(published, ours, higher_is_better=metric.higher_is_better, faithful=faithful)
-        checked = one.cell.checked and other.cell.checked
-        return FilledComparison(
-            one.cell.row, one.cell.column, other.cell.column, metric, published, ours, said, checked
+        label = verdict(
+            published,
+            difference,
+            [one - other for one, other in zip(a, b, strict=True)],
+            runs=self.table.runs,
+            median=self.table.statistic == "median",
+            higher_is_better=metric.higher_is_better,
+            faithful=self.faithful,
         )
+        checked = first.cell.checked and second.cell.checked
+        return Comparison(row, column, against, metric, published, difference, label, checked)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A record for each cell and metric; rows, columns and metrics are named by their keys."""
+        return [
+            self.record(cell, index) for cell in self.cells.values() for index, metric in enumerate(self.table.metrics)
+        ]
+
+    def record(self, cell: FilledCell, index: int) -> dict[str, Any]:
+        values, one = cell.values(index), cell.estimate(index)
+        numbers = list(values.values())
+        return {
+            "table": self.table.name,
+            "row": cell.cell.row,
+            "column": cell.cell.column,
+            "metric": self.table.metrics[index].name,
+            "published": cell.cell.published[index],
+            "checked": cell.cell.checked,
+            "statistic": self.table.statistic,
+            "n": one.n,
+            "median": statistics.median(numbers) if numbers else None,
+            "mean": _known(one.value),
+            "deviation": statistics.stdev(numbers) if len(numbers) > 1 else None,
+            "low": _known(one.low),
+            "high": _known(one.high),
+            "seeds": list(values),
+            "values": numbers,
+            "unfinished": list(cell.unfinished),
+            "epochs": cell.epochs,
+            "full_epochs": cell.full_epochs,
+            "recipe": cell.cell.recipe,
+            "digest": cell.digest,
+            "versions": cell.versions,
+            "data": self.data if cell.runs else "",
+        }
+
+    def comparison_records(self) -> list[dict[str, Any]]:
+        """A record for each comparison; `difference`, `low` and `high` are in points."""
+        return [
+            {
+                "table": self.table.name,
+                "row": one.row,
+                "column": one.column,
+                "against": one.against,
+                "metric": one.metric.name,
+                "published": one.published,
+                "checked": one.checked,
+                "n": one.difference.n,
+                "difference": _known(one.difference.value),
+                "low": _known(one.difference.low),
+                "high": _known(one.difference.high),
+                "p": one.difference.p,
+                "p_adjusted": one.difference.p_adjusted,
+                "verdict": one.verdict,
+            }
+            for one in self.comparisons
+        ]
+
+    def shared_teachers(self) -> dict[tuple[str, str], dict[str, int]]:
+        """Teachers of several runs of one cell, with their number, by (row, column): these runs are not independent."""
+        counts = {place: Counter(one.teacher for one in cell.runs if one.teacher) for place, cell in self.cells.items()}
+        shared = {place: {name: n for name, n in sorted(one.items()) if n > 1} for place, one in counts.items()}
+        return {place: names for place, names in shared.items() if names}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

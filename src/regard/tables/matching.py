@@ -1,7 +1,7 @@
-"""Which cell of a table a run belongs to: its recipe decides, not its name.
+"""Which runs belong to which cells of a table.
 
-A run fills a cell if its recipe is the cell's in all that the table compares. It may have other data, a shortened
-schedule and another precision, which is its setting; and it may have run anywhere, compiled or not, with any seed.
+A run belongs to a cell if its recipe is the cell's in all that the table compares. Data, precision and a shortened
+schedule may be overridden; where it ran, whether it was compiled, and its seed do not count.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 from regard import data
 from regard.errors import InputError
 from regard.store import StoredRun
+from regard.tables.overrides import OTHERS, Overrides, shortened
 from regard.tables.published import Cell, PublishedTable
-from regard.tables.setting import WITHIN, Setting, shortened
 from regard.training import SIZE, WHERE, Recipe, ScheduleRecipe, flat, plain
 
 # How the same is computed.
@@ -36,8 +36,8 @@ _LENGTH = ("schedule.epochs", "schedule.milestones", "schedule.warmup")
 _ELSEWHERE = {*WHERE, *_TECHNICAL, *_MEASURED, *_LENGTH, "seed", "transfer.teacher"}
 
 
-class Facts:
-    """A recipe taken apart.
+class Signature:
+    """The fields of a recipe that decide to which cell and to which overrides a run belongs.
 
     Args:
         recipe: fields of fields; fields that it does not have get their defaults.
@@ -60,13 +60,13 @@ class Facts:
     def compared(self) -> dict[str, Any]:
         """What has to be the same in two runs of one cell."""
         fields = self.fields.items()
-        return {name: value for name, value in fields if not self._is_setting(name) and name not in _ELSEWHERE}
+        return {name: value for name, value in fields if not self._is_overridable(name) and name not in _ELSEWHERE}
 
     @cached_property
-    def setting(self) -> dict[str, Any]:
-        """What has to be the same in all runs of one table, besides the length."""
+    def overridable(self) -> dict[str, Any]:
+        """What has to be the same in all runs of one table, besides the schedule."""
         fields = self.fields.items()
-        return {name: value for name, value in fields if self._is_setting(name) and name not in _ELSEWHERE}
+        return {name: value for name, value in fields if self._is_overridable(name) and name not in _ELSEWHERE}
 
     @cached_property
     def key(self) -> str:
@@ -88,18 +88,18 @@ class Facts:
         return [] if teacher is None else [teacher] if isinstance(teacher, str) else list(teacher)
 
     @staticmethod
-    def _is_setting(name: str) -> bool:
-        return name.startswith("data.") or name in WITHIN
+    def _is_overridable(name: str) -> bool:
+        return name.startswith("data.") or name in OTHERS
 
 
 @dataclass(frozen=True)
 class Match:
-    """A run that has the recipe of a cell, in some setting; its teacher has not been looked at.
+    """A run that has the recipe of a cell, with some overrides; whatever its teacher is.
 
     Attributes:
         run: the run.
         cell: the cell.
-        overrides: the fields of its setting that are other than the recipe's.
+        overrides: fields with other values than in the recipe, that may be overridden.
         epochs: of the run's schedule.
         full_epochs: of the recipe's.
         teachers: what the run's recipe calls its teachers.
@@ -113,7 +113,7 @@ class Match:
     teachers: tuple[str, ...]
 
     @property
-    def others(self) -> str:
+    def key(self) -> str:
         """The same for runs with the same overrides."""
         return _text(self.overrides)
 
@@ -128,7 +128,7 @@ class Matcher:
     def __init__(self, table: PublishedTable) -> None:
         self.table = table
         self.recipes: dict[tuple[str, str], Recipe] = {}
-        self._facts: dict[tuple[str, str], Facts] = {}
+        self._signatures: dict[tuple[str, str], Signature] = {}
         self._cells: dict[str, list[Cell]] = {}
         self._stems: dict[str, Cell] = {}
         for place, cell in table.cells.items():
@@ -136,67 +136,69 @@ class Matcher:
             if recipe is None:
                 continue
             self.recipes[place] = recipe
-            self._facts[place] = Facts(plain(recipe))
-            self._cells.setdefault(self._facts[place].key, []).append(cell)
+            self._signatures[place] = Signature(plain(recipe))
+            self._cells.setdefault(self._signatures[place].key, []).append(cell)
             self._stems.setdefault(cell.stem or "", cell)
-        self._known: dict[str, Facts] = {}
+        self._known: dict[str, Signature] = {}
         self._overrides: dict[tuple[str, str, str], dict[str, Any]] = {}
 
-    def facts(self, run: StoredRun) -> Facts:
-        """Of a run's recipe, taken apart once for all runs that differ only in the seed and the teacher."""
+    def signature(self, run: StoredRun) -> Signature:
+        """Of a run's recipe, made once for all runs that differ only in the seed."""
         recipe = dict(run.recipe)
         text = _text({name: value for name, value in recipe.items() if name != "seed"})
         if text not in self._known:
-            self._known[text] = Facts(recipe)
+            self._known[text] = Signature(recipe)
         return self._known[text]
 
     def matches(self, run: StoredRun) -> list[Match]:
         """The cells whose recipe the run has; none for a run with a problem."""
         if run.problem:
             return []
-        facts = self.facts(run)
-        found = []
-        for cell in self._cells.get(facts.key, []):
-            wanted = self._facts[cell.row, cell.column]
-            if facts.length != _shortened(wanted, facts.epochs):
+        signature = self.signature(run)
+        matches = []
+        for cell in self._cells.get(signature.key, []):
+            wanted = self._signatures[cell.row, cell.column]
+            if signature.length != _shortened(wanted, signature.epochs):
                 continue
-            differing = {name: value for name, value in facts.setting.items() if value != wanted.setting.get(name)}
-            found.append(Match(run, cell, differing, facts.epochs, wanted.epochs, tuple(facts.teachers)))
-        return found
+            differing = {
+                name: value for name, value in signature.overridable.items() if value != wanted.overridable.get(name)
+            }
+            matches.append(Match(run, cell, differing, signature.epochs, wanted.epochs, tuple(signature.teachers)))
+        return matches
 
     def teachers(self, cell: Cell) -> list[str]:
         """As a cell's recipe names them."""
-        return self._facts[cell.row, cell.column].teachers
+        return self._signatures[cell.row, cell.column].teachers
 
-    def overrides(self, cell: Cell, setting: Setting) -> dict[str, Any]:
-        """The fields of a setting that are other than those of a cell's recipe."""
+    def overrides(self, cell: Cell, overrides: Overrides) -> dict[str, Any]:
+        """The fields that overrides give other values than a cell's recipe has."""
         place = cell.row, cell.column
-        key = (*place, _text(setting.overrides))
+        key = (*place, _text(overrides.fields))
         if key not in self._overrides:
-            there = Facts(plain(setting.of(self.recipes[place]))).setting
-            wanted = self._facts[place].setting
-            self._overrides[key] = {name: value for name, value in there.items() if value != wanted.get(name)}
+            changed = Signature(plain(overrides.apply(self.recipes[place]))).overridable
+            wanted = self._signatures[place].overridable
+            self._overrides[key] = {name: value for name, value in changed.items() if value != wanted.get(name)}
         return self._overrides[key]
 
     def difference(self, run: StoredRun) -> str:
         """Why a run whose name or source is that of a cell does not belong to it; empty for any other run."""
         if run.problem:
             return run.problem if self._named(run) else ""
-        facts = self.facts(run)
+        signature = self.signature(run)
         cell = self._named(run)
         if cell is None:
             return ""
-        wanted = self._facts[cell.row, cell.column]
-        now, then = facts.compared, wanted.compared
+        wanted = self._signatures[cell.row, cell.column]
+        now, then = signature.compared, wanted.compared
         differing = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
         if differing:
             words = [f"{name} is {now.get(name)!r}, the recipe says {then.get(name)!r}" for name in differing[:2]]
             return "; ".join(words) + (f"; and {len(differing) - 2} more" if len(differing) > 2 else "")
-        length = _shortened(wanted, facts.epochs)
-        if facts.length != length:
-            places = zip(_LENGTH, facts.length, length, strict=True)
+        length = _shortened(wanted, signature.epochs)
+        if signature.length != length:
+            places = zip(_LENGTH, signature.length, length, strict=True)
             name, value, expected = next(place for place in places if place[1] != place[2])
-            return f"{name} is {value!r}; the recipe's, shortened to {facts.epochs} epochs, is {expected!r}"
+            return f"{name} is {value!r}; the recipe's, shortened to {signature.epochs} epochs, is {expected!r}"
         return ""
 
     def _named(self, run: StoredRun) -> Cell | None:
@@ -205,25 +207,25 @@ class Matcher:
 
 def digest(recipe: Recipe) -> str:
     """Eight digits that are the same for recipes that differ at most in seed, teacher's path, place and technique."""
-    facts = Facts(plain(recipe))
-    return sha256(_text([facts.compared, facts.setting, facts.length]).encode()).hexdigest()[:8]
+    signature = Signature(plain(recipe))
+    return sha256(_text([signature.compared, signature.overridable, signature.length]).encode()).hexdigest()[:8]
 
 
-def run_name(cell: Cell, recipe: Recipe, setting: Setting, seed: int) -> str:
-    """The name of the folder of a run: that of its recipe; where the setting is another, with epochs and a digest.
+def run_name(cell: Cell, recipe: Recipe, overrides: Overrides, seed: int) -> str:
+    """The name of the folder of a run: that of its recipe; with overrides, also epochs and a digest.
 
     Args:
         cell: that it fills.
         recipe: of the cell, as published.
-        setting: of the run.
+        overrides: of the run.
         seed: of the run.
     """
-    changed = setting.of(recipe)
+    changed = overrides.apply(recipe)
     name = cell.stem or ""
     if changed.schedule.epochs != recipe.schedule.epochs:
         name += f"-{changed.schedule.epochs}ep"
-    if setting.overrides:
-        name += f"-{sha256(_text(Facts(plain(changed)).setting).encode()).hexdigest()[:6]}"
+    if overrides.fields:
+        name += f"-{sha256(_text(Signature(plain(changed)).overridable).encode()).hexdigest()[:6]}"
     return f"{name}-seed{seed}"
 
 
@@ -232,7 +234,7 @@ def folder_name(teacher: str) -> str:
     return PurePath(teacher.replace("\\", "/").rstrip("/")).name
 
 
-def _shortened(wanted: Facts, epochs: int) -> list[Any]:
+def _shortened(wanted: Signature, epochs: int) -> list[Any]:
     names = [name.removeprefix("schedule.") for name in _LENGTH]
     schedule = ScheduleRecipe(**dict(zip(names, wanted.length, strict=True)))
     if not 1 <= epochs <= schedule.epochs:

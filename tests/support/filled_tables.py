@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regard.tables.filled import FilledCell, FilledTable, SeedValue
+from regard.tables.filled import FilledCell, FilledTable, SeedRun
 from regard.tables.metrics import metric
+from regard.tables.overrides import Overrides
 from regard.tables.published import Cell, PublishedTable
-from regard.tables.setting import Setting
 
 NASTY = "A|B & C <script>alert(1)</script> 100% of_it $x$ #1 {y} ~z^2 \\n *w* `v` [u](t) β"
 
@@ -42,20 +42,20 @@ def filled(
     values: Mapping[tuple[str, str], Sequence[Any]] | None = None,
     *,
     epochs: int = 164,
-    setting: Setting | None = None,
+    overrides: Overrides | None = None,
     **fields: Any,
 ) -> FilledTable:
     """The table with runs of seeds 0, 1, …; a value is a number, or one a metric."""
     cells = {}
     for place, cell in published.cells.items():
         runs = [value if isinstance(value, tuple) else (value,) for value in (values or {}).get(place, ())]
-        seeds = tuple(SeedValue(seed, f"{cell.stem}-seed{seed}", run, "0.7.0") for seed, run in enumerate(runs))
+        seeds = tuple(SeedRun(seed, f"{cell.stem}-seed{seed}", run, "0.7.0") for seed, run in enumerate(runs))
         known = cell.recipe is not None
         cells[place] = FilledCell(
             cell, seeds, epochs if known else None, 164 if known else None, "3f2a9c01" if known else None
         )
-    setting = setting or (Setting(epochs / 164) if values else None)
-    return FilledTable(published, setting, "cifar10" if values else "", cells, **fields)
+    overrides = overrides or (Overrides(epochs / 164) if values else None)
+    return FilledTable(published, overrides, "cifar10" if values else "", cells, **fields)
 
 
 SE = [94.50, 94.61, 94.55, 94.70, 94.44]
@@ -67,8 +67,8 @@ def full() -> FilledTable:
     return filled(
         table(),
         {("cifar10", "se"): SE, ("cifar10", "lsas-se"): LSAS},
-        others=("2 finished runs with cifar10 (--budget 0.1)",),
-        left_out=("resnet164-se-cifar10-x: optimizer.lr is 0.2, the recipe says 0.1",),
+        others={("cifar10", "--shorten 0.1"): 2},
+        excluded={"resnet164-se-cifar10-x": "optimizer.lr is 0.2, the recipe says 0.1"},
     )
 
 
@@ -99,4 +99,4 @@ def several() -> FilledTable:
         ("resnet50", "c0"): [(75.1, 92.1), (75.3, 92.2), (75.2, 92.0)],
         ("resnet50", "c5"): [(76.1, 92.9), (76.3, None), (76.6, 93.1)],
     }
-    return filled(published, values, epochs=16, setting=Setting(0.1, {"data.train_images": 12_000}))
+    return filled(published, values, epochs=16, overrides=Overrides(0.1, {"data.train_images": 12_000}))

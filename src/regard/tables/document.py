@@ -1,0 +1,203 @@
+"""A filled table as a document: its facts, grids and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderResult
+
+from regard.formatting import NONE, counted, difference, interval, number, p_value, signed
+from regard.tables.filled import Comparison, FilledCell, FilledTable
+from regard.tables.grid import Document, Grid
+
+UNCHECKED = "†"
+_DAGGER = "published number not compared with the source, or a difference with such a number"
+_METHOD = (
+    "Differences are means over the seeds that both columns have, with 95% intervals and p values of the paired t test "
+    "over seeds, from 3 seeds on; p is adjusted for all comparisons of the table (Holm). Significant: adjusted p below "
+    "0.05. Compatible: the published difference lies in the 95% prediction interval of ours for as many runs as were "
+    "published, or for one run where the source does not say. Preliminary: with a shortened schedule or other data."
+)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A cell in one metric, with its titles."""
+
+    cell: FilledCell
+    index: int
+    row: str
+    column: str
+    metric: str
+
+    @property
+    def title(self) -> str:
+        return ", ".join(filter(None, (self.row, self.column, self.metric)))
+
+
+def document(filled: FilledTable, *, wide: bool = True, detail: bool = True, only_runs: bool = False) -> Document:
+    """A filled table, to be written in any format.
+
+    Args:
+        filled: the table.
+        wide: whether the first grid has the columns of the table, or one row for each of its cells.
+        detail: whether there are grids of every seed and of where the numbers come from.
+        only_runs: whether cells and comparisons without runs are left out.
+    """
+    places = [one for one in _places(filled) if one.cell.values(one.index) or not only_runs]
+    comparisons = [one for one in filled.comparisons if one.difference.n or not only_runs]
+    grids = [_wide(filled, places) if wide and not only_runs else _long(filled, places)]
+    if comparisons:
+        grids.append(_comparisons(filled, comparisons))
+    if detail and filled.finished:
+        grids += [_seeds(places), _sources(filled)]
+    return Document(filled.table.name, filled.table.title, _facts(filled), tuple(grids), _notes(filled))
+
+
+class TerminalTable:
+    """A filled table to print with rich: its own columns where they fit, else one row for each cell."""
+
+    def __init__(self, filled: FilledTable) -> None:
+        self.filled = filled
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = document(self.filled)
+        width = console.measure(whole.grids[0], options=options.update(width=10_000)).maximum
+        yield whole if width <= options.max_width else document(self.filled, wide=False)
+
+
+def _places(filled: FilledTable) -> Iterator[_Place]:
+    table = filled.table
+    for row, title in table.rows.items():
+        for index, metric in enumerate(table.metrics):
+            for column, name in table.columns.items():
+                if (row, column) in filled.cells:
+                    several = metric.title if len(table.metrics) > 1 else ""
+                    yield _Place(filled.cells[row, column], index, title, name, several)
+
+
+def _wide(filled: FilledTable, places: list[_Place]) -> Grid:
+    """Two rows for each row and metric: published, and ours."""
+    columns = filled.table.columns
+    at = {(one.cell.cell.row, one.index, one.cell.cell.column): one for one in places}
+    rows = []
+    for key, title in filled.table.rows.items():
+        for index in range(len(filled.table.metrics)):
+            cells = [at.get((key, index, column)) for column in columns]
+            metric = next((f"{one.metric}, " for one in cells if one and one.metric), "")
+            published = (_published(filled, one) if one else "" for one in cells)
+            rows.append(("" if index else title, f"{metric}published", *published))
+            rows.append(("", f"{metric}ours", *(_ours(filled, one) if one else "" for one in cells)))
+    return Grid("", ("", "", *columns.values()), "ll" + "r" * len(columns), tuple(rows))
+
+
+def _long(filled: FilledTable, places: list[_Place]) -> Grid:
+    rows = tuple((one.title, _published(filled, one), _ours(filled, one)) for one in places)
+    return Grid("", ("cell", "published", "ours"), "lrr", rows)
+
+
+def _published(filled: FilledTable, place: _Place) -> str:
+    value = place.cell.cell.published[place.index]
+    if value is None:
+        return NONE
+    return f"{value:.{_decimals(filled, place.index)}f}{'' if place.cell.cell.checked else UNCHECKED}"
+
+
+def _decimals(filled: FilledTable, index: int) -> int:
+    """With how many the numbers of a metric were printed: as many as the longest has."""
+    numbers = [value for cell in filled.table.cells.values() if (value := cell.published[index]) is not None]
+    return max((len(f"{value:.6f}".rstrip("0").partition(".")[2]) for value in numbers), default=2)
+
+
+def _ours(filled: FilledTable, place: _Place) -> str:
+    record = filled.record(place.cell, place.index)
+    if not record["n"]:
+        return "no recipe" if place.cell.cell.recipe is None else "not measured" if place.cell.runs else NONE
+    middle = record["median" if filled.table.statistic == "median" else "mean"]
+    deviation = "" if record["deviation"] is None else f" ± {record['deviation']:.2f}"
+    return f"{middle:.2f}{deviation} ({record['n']})"
+
+
+def _comparisons(filled: FilledTable, comparisons: list[Comparison]) -> Grid:
+    table, rows = filled.table, []
+    for one in comparisons:
+        metric = [one.metric.title] if len(table.metrics) > 1 else []
+        where = ", ".join([table.rows[one.row], *metric])
+        mark = UNCHECKED if one.published is not None and not one.checked else ""
+        rows.append(
+            (
+                f"{where}: {table.columns[one.column]} − {table.columns[one.against]}",
+                signed(one.published, 2) + mark,
+                difference(one.difference, lambda value: signed(value, 2)),
+                p_value(one.difference.p_adjusted),
+                one.verdict,
+            )
+        )
+    headings = ("comparison", "published", "ours (95% interval)", "adjusted p", "verdict")
+    return Grid("Comparisons", headings, "lrrrl", tuple(rows))
+
+
+def _seeds(places: list[_Place]) -> Grid:
+    rows = []
+    for one in places:
+        if values := one.cell.values(one.index):
+            mean = one.cell.estimate(one.index)
+            ends = interval(mean.low, mean.high, lambda value: number(value, 2))
+            by_seed = ", ".join(f"{seed}: {value:.2f}" for seed, value in values.items())
+            rows.append((one.title, number(mean.value, 2), ends, by_seed))
+    return Grid("Seeds", ("cell", "mean", "95% interval", "values by seed"), "lrrl", tuple(rows))
+
+
+def _sources(filled: FilledTable) -> Grid:
+    rows = []
+    for (row, column), cell in filled.cells.items():
+        if cell.runs:
+            epochs = f"{cell.epochs}" if cell.epochs == cell.full_epochs else f"{cell.epochs} of {cell.full_epochs}"
+            title = f"{filled.table.rows[row]}, {filled.table.columns[column]}"
+            rows.append((title, epochs, cell.cell.recipe or "", cell.digest or "", ", ".join(cell.versions)))
+    return Grid("Recipes", ("cell", "epochs", "recipe", "digest", "regard"), "lrlll", tuple(rows))
+
+
+def _facts(filled: FilledTable) -> tuple[tuple[str, str], ...]:
+    table = filled.table
+    directions = {metric.higher_is_better for metric in table.metrics if not metric.is_cost}
+    better = [f"{'higher' if directions == {True} else 'lower'} is better"] if len(directions) == 1 else []
+    runs = "number of runs not stated" if table.runs is None else counted(table.runs, "run")
+    facts = [
+        ("source", table.source),
+        ("numbers", "; ".join([metric.title for metric in table.metrics] + better)),
+        ("published", f"{table.statistic}, {runs}" if table.printed else ""),
+        ("runs", ", ".join(filter(None, (f"{len(filled.finished)} finished", filled.data)))),
+    ]
+    if filled.finished:
+        middle = "median" if table.statistic == "median" else "mean"
+        facts.append(("ours", f"after the last epoch, {middle} ± standard deviation over seeds (number of seeds)"))
+    if not filled.faithful and filled.overrides is not None:
+        fields = ", ".join(f"{name} {value}" for name, value in sorted(filled.overrides.fields.items()))
+        if any(cell.runs and cell.epochs != cell.full_epochs for cell in filled.cells.values()):
+            fraction = f"schedule {filled.overrides.shorten:.4g} of the published epochs"
+            fields = ", ".join(filter(None, (fraction, fields)))
+        facts.append(("overrides, so that values are not comparable with published ones", fields))
+    return tuple((label, text) for label, text in facts if text)
+
+
+def _notes(filled: FilledTable) -> tuple[tuple[str, str], ...]:
+    table = filled.table
+    titles = {place: f"{table.rows[place[0]]}, {table.columns[place[1]]}" for place in filled.cells}
+    notes = [("", note) for note in table.notes]
+    notes += [(titles[place], cell.cell.note) for place, cell in filled.cells.items() if cell.cell.note]
+    if any(not cell.checked for cell in table.cells.values()):
+        notes.append((UNCHECKED, _DAGGER))
+    if any(one.difference.n for one in filled.comparisons):
+        notes.append(("statistics", _METHOD))
+    for place, teachers in filled.shared_teachers().items():
+        for name, count in teachers.items():
+            notes.append((f"{titles[place]}, runs with one teacher, which are not independent", f"{count} ({name})"))
+    if filled.unfinished:
+        notes.append(("not finished", ", ".join(filled.unfinished)))
+    notes += [
+        (f"not shown, {counted(n, 'finished run')}", f"{data} ({how})") for (data, how), n in filled.others.items()
+    ]
+    notes += [(f"not counted, {name}", reason) for name, reason in filled.excluded.items()]
+    return tuple(notes)
