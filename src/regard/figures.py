@@ -94,8 +94,7 @@ def curves(
         axes.plot(at, [math.fsum(by_x[x]) / len(by_x[x]) for x in at], label=_text(label), **line, **mark)
     if level is not None:
         axes.axhline(level, color=_INK, linewidth=1.2, linestyle=(0, (1, 2)))
-    axes.set_xlabel(_text(xlabel), parse_math=False)
-    axes.set_ylabel(_text(ylabel), parse_math=False)
+    _label(axes, xlabel, ylabel)
     _ticks(axes.xaxis, 8, whole=all(float(x).is_integer() for x in positions))
     _ticks(axes.yaxis, 6, percent=percent)
     _legend(figure, axes, legend)
@@ -126,7 +125,6 @@ def intervals(
         styles: as for `curves`.
     """
     figure, axes = _figure(360, 36 * len(rows) + (46 if xlabel else 30), grid="x")
-    right = axes.get_yaxis_transform()
     for position, (label, row) in enumerate(rows.items()):
         color = COLOURS[colour(_style(rows, styles, label))]
         if math.isfinite(row.low) and math.isfinite(row.high):
@@ -137,22 +135,14 @@ def intervals(
             axes.plot(each, [position] * len(each), "|", color=_INK, markersize=10, clip_on=False)
         if marks and label in marks:
             axes.plot(marks[label], position, "D", color=_INK, markersize=7, fillstyle="none", clip_on=False)
-        beside: dict[str, Any] = {
-            "transform": right,
-            "va": "bottom",
-            "parse_math": False,
-            "color": _INK,
-            "in_layout": False,
-        }
-        axes.text(0, position - 0.26, _text(label), **beside)
-        axes.text(1, position - 0.26, _number(row.value, percent), ha="right", **beside)
+        _row(axes, position - 0.26, label, _number(row.value, percent))
     axes.set_ylim(len(rows) - 0.5, -0.75)
     axes.set_yticks([])
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, limits[0] - 0.01 * (high - low)), min(high, limits[1] + 0.01 * (high - low)))
     if level is not None:
         axes.axvline(level, color=_INK, linewidth=1)
-    axes.set_xlabel(_text(xlabel), parse_math=False)
+    _label(axes, xlabel)
     _ticks(axes.xaxis, 5, percent=percent)
     return figure
 
@@ -162,7 +152,6 @@ def scatter(
     y: Mapping[str, Interval],
     *,
     xlabel: str,
-    ylabel: str = "",
     percent: bool = False,
     areas: Mapping[str, float] | None = None,
     styles: Mapping[str, int] | None = None,
@@ -173,7 +162,6 @@ def scatter(
         x: positive numbers by label, such as multiply-adds; on a logarithmic scale if they are far apart.
         y: estimates for the same labels.
         xlabel: of the horizontal axis.
-        ylabel: of the vertical axis.
         percent: y are shares, shown as percentages.
         areas: that the circles around the points are in proportion to, such as parameters.
         styles: as for `curves`.
@@ -196,8 +184,7 @@ def scatter(
             axes.plot([x[label]] * 2, [point.low, point.high], color=color, linewidth=1.6, solid_capstyle="butt")
         axes.plot(x[label], point.value, "o", markersize=5, color=color)
     axes.margins(0.12, 0.12)
-    axes.set_xlabel(_text(xlabel), parse_math=False)
-    axes.set_ylabel(_text(ylabel), parse_math=False)
+    _label(axes, xlabel)
     if axes.get_xscale() == "log":
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -225,32 +212,19 @@ def histograms(
         styles: as for `curves`.
     """
     figure, axes = _figure(360, 62 * len(values) + (46 if xlabel else 30), grid="x")
-    right = axes.get_yaxis_transform()
     for position, (label, numbers) in enumerate(values.items()):
-        finite = [min(max(float(value), 0.0), 1.0) for value in numbers if math.isfinite(value)]
+        finite = np.asarray(numbers, dtype=np.float64)
+        finite = finite[np.isfinite(finite)].clip(0, 1)
         foot, color = position + 0.98, COLOURS[colour(_style(values, styles, label))]
-        counts = [0] * 25
-        for value in finite:
-            counts[min(int(25 * value), 24)] += 1
-        highest = max([*counts, 1])
-        edges = [i / 25 for i in range(26)]
-        axes.stairs([foot - 0.6 * count / highest for count in counts], edges, baseline=foot, fill=True, color=color)
-        if (at := (levels or {}).get(label, math.nan)) is not None and math.isfinite(at):
+        counts, edges = np.histogram(finite, bins=25, range=(0, 1))
+        axes.stairs(foot - 0.6 * counts / max(counts.max(), 1), edges, baseline=foot, fill=True, color=color)
+        if math.isfinite(at := (levels or {}).get(label, math.nan)):
             axes.plot([at, at], [foot, position + 0.34], color=_INK, linewidth=1.5, linestyle=(0, (1.5, 1.5)))
-        beside: dict[str, Any] = {
-            "transform": right,
-            "va": "bottom",
-            "parse_math": False,
-            "color": _INK,
-            "in_layout": False,
-        }
-        axes.text(0, position + 0.3, _text(label), **beside)
-        mean = math.fsum(finite) / len(finite) if finite else math.nan
-        axes.text(1, position + 0.3, _number(mean, percent=False), ha="right", **beside)
+        _row(axes, position + 0.3, label, number(float(finite.mean()) if len(finite) else None))
     axes.set_xlim(0, 1)
     axes.set_ylim(len(values), 0)
     axes.set_yticks([])
-    axes.set_xlabel(_text(xlabel), parse_math=False)
+    _label(axes, xlabel)
     _ticks(axes.xaxis, 5)
     return figure
 
@@ -259,7 +233,6 @@ def bars(
     values: Sequence[Interval],
     *,
     xlabel: str,
-    ylabel: str = "",
     percent: bool = False,
     level: float | None = None,
     top: float | None = None,
@@ -270,7 +243,6 @@ def bars(
     Args:
         values: estimates; NaN leaves a gap.
         xlabel: what is numbered.
-        ylabel: of the scale.
         percent: the numbers are shares, shown as percentages.
         level: of a dashed horizontal line.
         top: of the scale; None: as high as need be.
@@ -284,8 +256,7 @@ def bars(
         axes.axhline(level, color=_INK, linewidth=1.2, linestyle=(0, (4, 2)))
     axes.set_xlim(0.4, len(values) + 0.6)
     axes.set_ylim(0, top)
-    axes.set_xlabel(_text(xlabel), parse_math=False)
-    axes.set_ylabel(_text(ylabel), parse_math=False)
+    _label(axes, xlabel)
     _ticks(axes.xaxis, 10, whole=True)
     _ticks(axes.yaxis, 5, percent=percent)
     return figure
@@ -295,9 +266,7 @@ def profiles(
     lines: Mapping[str, Sequence[float]],
     *,
     xlabel: str,
-    ylabel: str = "",
     reach: float | None = None,
-    styles: Mapping[str, int] | None = None,
     legend: bool = True,
 ) -> Figure:
     """Numbers by channel, how they are distributed, and below how far they lie from the first line.
@@ -305,14 +274,11 @@ def profiles(
     Args:
         lines: a number for each channel, by label.
         xlabel: what is numbered, from 1 on.
-        ylabel: of the vertical axis.
         reach: of the scale of the differences to either side; None: as far as need be.
-        styles: as for `curves`.
         legend: whether labels stand below the figure.
     """
-    figure, axes = _figure(420, 330, legend=lines if legend else ())
-    grid = axes.get_gridspec()
-    axes.remove()
+    figure = _figure(420, 330, legend=lines if legend else ())[0]
+    figure.clear()
     grid = figure.add_gridspec(2, 2, width_ratios=(5, 1), height_ratios=(2, 1))
     main, density, below = (figure.add_subplot(grid[at]) for at in ((0, 0), (0, 1), (1, 0)))
     first = list(next(iter(lines.values())))
@@ -321,8 +287,7 @@ def profiles(
     ends = (min(span) - pad, max(span) + pad)
     steps = np.linspace(*ends, 60)
     position = range(1, len(first) + 1)
-    for label, line in reversed(list(lines.items())):  # the first lies over the others
-        style = _style(lines, styles, label)
+    for style, (label, line) in reversed(list(enumerate(lines.items()))):  # the first lies over the others
         look = _line(style) | {"linewidth": 1.4 if style else 2.2}
         mark: dict[str, Any] = {"marker": "o" if len(first) == 1 else ""}
         main.plot(position, line, label=_text(label), **look, **mark)
@@ -342,10 +307,8 @@ def profiles(
     _ticks(below.yaxis, 3)
     main.tick_params(labelbottom=False)
     density.tick_params(labelleft=False, labelbottom=False)
-    density.set_xlabel("density", color=_INK)
-    main.set_ylabel(_text(ylabel), parse_math=False, color=_INK)
-    below.set_ylabel("difference", color=_INK)
-    below.set_xlabel(_text(xlabel), parse_math=False, color=_INK)
+    _label(density, "density")
+    _label(below, xlabel, "difference")
     _legend(figure, main, legend, reverse=True)
     return figure
 
@@ -415,9 +378,18 @@ def _plain(axes: Axes, grid: Axis) -> None:
     axes.spines["bottom"].set_color(_GRID)
     axes.tick_params(length=0, which="both", labelcolor=_INK, labelsize=11)
     axes.grid(axis=grid, color=_GRID, linewidth=0.8)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_fontsize(11)
-        axis.label.set_color(_INK)
+
+
+def _label(axes: Axes, xlabel: str, ylabel: str = "") -> None:
+    axes.set_xlabel(_text(xlabel), parse_math=False, color=_INK, fontsize=11)
+    axes.set_ylabel(_text(ylabel), parse_math=False, color=_INK, fontsize=11)
+
+
+def _row(axes: Axes, position: float, label: str, value: str) -> None:
+    """The label of a row at the left, its number at the right."""
+    style: dict[str, Any] = {"va": "bottom", "parse_math": False, "color": _INK, "in_layout": False}
+    axes.text(0, position, _text(label), transform=axes.get_yaxis_transform(), **style)
+    axes.text(1, position, value, transform=axes.get_yaxis_transform(), ha="right", **style)
 
 
 def _ticks(axis: Any, count: int, *, percent: bool = False, whole: bool = False) -> None:

@@ -192,7 +192,7 @@ class GateActivations:
     def plot(self) -> Figure:
         """Eta squared by depth, and as a dotted line what chance gives."""
         line = {depth: layer.eta_squared for depth, layer in enumerate(self.layers.values(), 1)}
-        return figures.curves({"eta squared": [line]}, xlabel="depth", level=self.chance, markers=True)
+        return figures.curves({"": [line]}, xlabel="depth", ylabel="eta squared", level=self.chance, markers=True)
 
 
 def gate_activations(
