@@ -1,4 +1,4 @@
-"""The page of bias reports: the numbers of the reports and nothing else, whatever the reports hold."""
+"""The page and the tables of bias results: their numbers, whatever the results hold."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import io
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
+from support.snapshots import check_snapshot
 
 from regard import bias, report
-from regard.bias.results import COLUMNS
+from regard.bias.results import COLUMNS, comparable
 from regard.errors import InputError
-from regard.report import breakdown, sights, wording
-from regard.report.contrast import Contrast
-from regard.stats import Difference, Estimate
+from regard.report import bias_page, bias_records
+from regard.report.gallery import ALL, DIFFERENT, RANDOM, Cell, ClassScore, Gallery, Row, bias_images
+from regard.report.records_table import records_table
+from regard.stats import Difference
 
 CLASSES = ("cat", "dog", "cow")
+ODD = ("cat)", "[red]x[/red]", "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "a\x1b[31m\u202eb")
 
 
 def made(
@@ -29,19 +31,19 @@ def made(
     images: int = 90,
     classes: Sequence[str] = CLASSES,
     position: float = 0.3,
-    flat: float = 0.0,
+    constant: float = 0.0,
     empty: float = 0.0,
     scored: bool = True,
     **fields: object,
 ) -> bias.Results:
-    """A report with rows drawn at random; what is of the images is the same for all models."""
+    """Results with rows drawn at random; labels and regions are the same for all models."""
     of_images, draw = np.random.default_rng(99), np.random.default_rng(seed)
     area = of_images.uniform(0.01, 0.6, images)
     area[of_images.random(images) < empty] = 0
     labels = of_images.integers(0, len(classes), images)
     right = (draw.random(images) < 0.7) & scored
-    dull = draw.random(images) < flat
-    away = (draw.random(images) < position) | dull | (area == 0)
+    flat = draw.random(images) < constant
+    away = (draw.random(images) < position) | flat | (area == 0)
     energy = np.where(area > 0, draw.random(images), 0)
     rows = {name: draw.random(images) for name, dtype in COLUMNS.items() if dtype is np.float32}
     predicted = np.where(right, labels, (labels + 1) % len(classes))
@@ -52,361 +54,269 @@ def made(
         "correct": right,
         "position_bias": away,
         "range_bias": ~away & (draw.random(images) < 0.5),
-        "spill": np.where(dull, np.nan, rows["spill"]),
+        "spill": np.where(flat, np.nan, rows["spill"]),
         "auc": np.where(area > 0, rows["auc"], np.nan),
-        "energy_inside": np.where(dull, np.nan, energy),
+        "energy_inside": np.where(flat, np.nan, energy),
         "pointing": ~away,
         "region_area": area,
-        "constant": dull,
+        "constant": flat,
     }
-    settings = {"keys": [f"{i}.jpg" for i in range(images)], "provenance": {"fit": {"size": [8, 8]}}, **fields}
-    settings["keys"] = tuple(settings["keys"])
+    options = {"keys": tuple(f"{i}.jpg" for i in range(images)), "provenance": {"fit": {"size": [8, 8]}}, **fields}
+    options = {"threshold": 0.5, **options}
     return bias.Results(
-        model, "farm", "val", "gradcam", "layer4", "predicted", 0.5, tuple(classes), rows, scored=scored, **settings
+        model,
+        "farm",
+        "val",
+        "gradcam",
+        "layer4",
+        "predicted",
+        classes=tuple(classes),
+        rows=rows,
+        scored=scored,
+        **options,
     )
 
 
-def against_first(reports: Sequence[bias.Results]) -> list[bias.Comparison]:
-    return bias.compare_all(reports)[0]
-
-
-def shown(reports: Sequence[bias.Results], count: int = 12, side: int = 8) -> list[report.Sight]:
-    draw = np.random.default_rng(0)
-    picture = draw.integers(0, 256, (side, side, 3), dtype=np.uint8)
-    region = np.zeros((side, side), dtype=bool)
-    region[2:5, 2:5] = True
-    heats = [draw.random((side, side)) for _ in reports]
-    pictures, regions = [picture] * len(reports), [region] * len(reports)
-    return [
-        report.make_sight(reports, index, why, pictures, regions, heats)
-        for index, why in report.choose_sights(reports, count)
-    ]
-
-
-@pytest.fixture(scope="module")
-def pair() -> tuple[list[bias.Results], list[bias.Comparison]]:
-    """Two reports that differ, and their comparison."""
-    reports = [made("a", seed=1, position=0.6), made("b", seed=2, position=0.2)]
-    return reports, against_first(reports)
+def gallery(results: Sequence[bias.Results], count: int = 12) -> Gallery:
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    drawn = Gallery([one.model for one in results], measures=("energy_inside",))
+    for heading, indices in bias_images(results, count).items():
+        for index in indices:
+            score = ClassScore(0, results[0].classes[0], 0.5)
+            cell = Cell(pixels, np.eye(8, dtype=bool), np.eye(8), 0.5, score, score, True, {})
+            drawn.add(Row(index, results[0].keys[index], "", (cell,) * len(results), ()), heading)
+    return drawn
 
 
 @pytest.fixture
-def written(tmp_path, parse):
-    """written(reports, **options) -> what is on the page."""
+def written(tmp_path, parse, monkeypatch):
+    """written(results, **options) -> the page."""
+    monkeypatch.setattr(bias_page, "environment", lambda _: {"python": "3"})
 
-    def write(reports, comparisons=(), **options):
-        page = report.write_bias_html(reports, comparisons, tmp_path / "page.html", **{"title": "Made up", **options})
+    def write(results, **options):
+        page = report.write_bias_html(results, tmp_path / "page.html", **{"title": "Made up", **options})
         return parse(page.read_text(encoding="utf-8"))
 
     return write
 
 
-def told(rate: Estimate) -> str:
-    return f"{100 * rate.value:.1f}% ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+def text(estimate) -> str:
+    return f"{100 * estimate.value:.1f}% {100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
-def test_the_page_of_one_network_says_what_its_report_says(written, tmp_path):
-    one = made(flat=0.1, empty=0.1, skipped=("bad.jpg: cut short",))
-    page = written([one], sights=shown([one]), notes=["A note."], command="regard bias net --data farm")
+def test_the_page_of_one_network_has_the_numbers_of_its_results(written, tmp_path):
+    one = made(constant=0.1, empty=0.1, skipped=("bad.jpg: cut short",))
+    options = {"notes": [report.Note("net", "A note.")], "command": "regard bias net --data farm"}
+    page = written([one], gallery=gallery([one]), **options)
     page.check_alone()
     assert os.listdir(tmp_path) == ["page.html"]
     whole = one.overall
-    assert f"net looks away from the object in {told(whole.position_bias)} of {whole.position_bias.n}" in page.text
-    assert f"In {told(whole.range_bias)} it looks at the object and past its edge" in page.text
-    inside = 1 - whole.position_bias.value - whole.range_bias.value
-    assert f"In the other {100 * inside:.1f}% the focus lies inside" in page.text
-    assert f"It predicts the right class for {told(whole.accuracy)}" in page.text
-    assert f"of the images predicted right, {told(one.right.position_bias)} show position bias" in page.text
-    for mean in (whole.means["energy_inside"], whole.means["spill"], whole.means["miss"]):
+    for rate in (whole.accuracy, whole.position_bias, whole.range_bias, whole.pointing):
+        assert text(rate) in page.text
+    for mean in whole.means.values():
         assert f"{mean.value:.3f} {mean.low:.3f} to {mean.high:.3f}" in page.text
     for part in (one.right, one.wrong, *one.by_size.values(), *one.by_class.values()):
-        rate = part.position_bias
-        assert f"{100 * rate.value:.1f}% {100 * rate.low:.1f} to {100 * rate.high:.1f}" in page.text
-    assert "small is below 1/16, medium is below 1/4, large the rest" in page.text
-    assert f"without a focus: {whole.constant_maps} of 90 (" in page.text
-    assert f"region is empty: {whole.empty_regions} of 90 (" in page.text
-    assert "1 (bad.jpg: cut short)" in page.text
-    assert "A note." in page.text and "regard bias net --data farm" in page.text
-    assert "fit size [8, 8]" in page.text
+        assert text(part.position_bias) in page.text
+    (record,) = bias_records.overview([one])
+    assert record["inside"] == pytest.approx(1 - whole.position_bias.value - whole.range_bias.value)
+    left_out = {row["reason"]: row for row in bias_records.left_out([one])}
+    assert left_out["constant map"]["images"] == whole.constant_maps
+    assert left_out["no region"]["images"] == whole.empty_regions
+    assert left_out["not readable"]["examples"] == "bad.jpg: cut short" and "bad.jpg: cut short" in page.text
+    assert "A note." in page.text and options["command"] in page.text and "fit size [8, 8]" in page.text
     assert sum(tag == "img" for tag, _ in page.tags) == 12 * 2
-    assert "What the differences mean" not in page.text
-    again = written([one], sights=shown([one]), notes=["A note."], command="regard bias net --data farm")
+    again = written([one], gallery=gallery([one]), **options)
     assert again.source == page.source
+    check_snapshot("pages/bias", page.outline)
 
 
-def test_several_networks_are_compared_with_the_first(written):
-    reports = [made("a", seed=1, position=0.6), made("b", seed=2, position=0.2), made("c", seed=3, position=0.6)]
-    found = against_first(reports)
-    page = written(reports, found, sights=shown(reports))
+def test_several_networks_are_compared_with_the_first_and_corrected_together(written):
+    results = [made("a", seed=1, position=0.6), made("b", seed=2, position=0.2), made("c", seed=3, position=0.6)]
+    page = written(results, gallery=gallery(results))
     page.check_alone()
-    for one, comparison in zip(reports[1:], found, strict=True):
-        assert f"{one.model}: position bias in {told(one.position_bias)}" in page.text
-        names = {"accuracy": "accuracy", "position_bias": "position bias", "range_bias": "range bias"}
-        for key, name in names.items():
-            difference = comparison.differences[key]
-            size = f"{abs(100 * difference.value):.1f} points"
-            way = "higher" if difference.value > 0 else "lower"
-            assert (f"{name} {way} by {size}" if difference.significant else f"{name} ") in page.text
-        energy = comparison.differences["energy_inside"]
+    comparisons, _ = bias.compare_all(results)
+    rates, means = bias_records.differences(comparisons)
+    every = [one for comparison in comparisons for one in comparison.differences.values()]
+    assert len(rates) + len(means) == len(every) and 0 < sum(one.significant for one in every) < len(every)
+    for record in (*rates, *means):
+        assert record["significant"] is (record["p_adjusted"] < 0.05)
+    for comparison in comparisons:
+        bias_, energy = comparison.differences["position_bias"], comparison.differences["energy_inside"]
+        assert f"{100 * bias_.low:+.1f} to {100 * bias_.high:+.1f}".replace("-", "−") in page.text
         assert f"{energy.low:+.3f} to {energy.high:+.3f}".replace("-", "−") in page.text
-        assert all(f"{one.model}: {note}" in page.text for note in comparison.notes)
-    measures = ("accuracy", "position_bias", "range_bias", "pointing", "energy_inside", "spill", "auc")
-    headline = [comparison.differences[name] for comparison in found for name in measures]
-    significant = sum(line.significant for line in headline)
-    assert 0 < significant < len(headline)  # the case is not trivial
-    assert f"Significant: {significant} of {len(headline)} " in page.text
-    assert f"Not significant: {len(headline) - significant} of {len(headline)} " in page.text
-    assert "a reference" in page.text and "b reference" not in page.text
+    check_snapshot("pages/bias_of_several", page.outline)
 
 
-def test_an_end_that_leaves_zero_out_is_not_written_as_zero():
-    def written(low: float, high: float, **options) -> tuple[str, str, str]:
-        paired = Difference((low + high) / 2, low, high, 0.04, 0.04 if low > 0 or high < 0 else 1, 90)
-        line = Contrast("spill", paired, **options)
-        return line.value, line.low, line.high
-
-    assert written(0.0004, 0.03) == ("+1.5", "+0.04", "+3.0")
-    assert written(-0.03, -0.0004) == ("−1.5", "−3.0", "−0.04")
-    assert written(-0.0004, 0.03) == ("+1.5", "0.0", "+3.0")
-    assert written(0.0003, 0.03, points=False) == ("+0.015", "+0.0003", "+0.030")
-    assert written(0.0004, 0.0012) == ("+0.08", "+0.04", "+0.12")  # many images
+def test_significant_is_what_is_so_after_correction(written, monkeypatch):
+    results = [made("a"), made("b", seed=1)]
+    for p_adjusted, label in ((0.049, "significant"), (0.06, "not significant")):
+        difference = Difference(0.1, 0.01, 0.2, 0.03, p_adjusted, 90)
+        comparison = bias.Comparison("b", "a", {"position_bias": difference}, ())
+        monkeypatch.setattr(bias, "compare_all", lambda _, comparison=comparison: ([comparison], []))
+        page = written(results)
+        row = page.text[page.text.index("+10.0") :]
+        assert row[: row.index("significant")].endswith("not ") is (label == "not significant")
 
 
-def test_a_comparison_the_wrong_way_round_is_refused(written, pair):
-    reports, found = pair
-    with pytest.raises(InputError, match="wrong way round"):
-        written(reports[::-1], found)
-    with pytest.raises(InputError, match="3 reports"):
-        written([*reports, made("c")], found)
-    assert "No two networks here can be compared" in written(reports, [None]).text
-    assert "No two networks here can be compared" in written(reports, []).text
+@pytest.mark.parametrize("name", ["second-chance", "chance"])
+def test_notes_are_kept_whatever_a_network_is_called(written, name):
+    results = [made("a"), made(name, seed=1, margin=3, threshold=0.4)]
+    (comparison,), _ = bias.compare_all(results)
+    assert len(comparison.notes) == 2
+    page = written(results, notes=[report.Note(name, "by chance")])
+    assert all(note in page.text for note in (*comparison.notes, "by chance"))
 
 
-def test_without_scores_there_is_no_accuracy_and_it_is_said_why(written):
+def test_results_that_cannot_be_compared_have_a_note(written):
+    results = [made("a"), made("dead", constant=2.0, seed=1)]
+    page = written(results)
+    assert "dead is not compared with a" in page.text and 'id="differences"' not in page.source
+
+
+def test_without_scores_there_is_no_accuracy(written):
     outputs = tuple(f"output {i}" for i in range(7))
-    reports = [made("a", scored=False, outputs=outputs), made("b", seed=2, scored=False, outputs=outputs)]
-    page = written(reports, sights=shown(reports))
-    assert "The labels of farm val are not outputs of the networks, so accuracy is not measured" in page.text
-    assert "Accuracy" not in page.text.replace("Accuracy counts all images", "")
-    assert "predicted right" not in page.text and "✗" not in page.text.replace("with ✗ where", "")
-    assert "The least energy inside the region for a: the worst, not typical" in page.text
-    mixed = written([made("c"), *reports[1:]])
-    assert "are not outputs of b, so accuracy is not measured" in mixed.text
+    results = [made("a", scored=False, outputs=outputs), made("b", seed=2, scored=False, outputs=outputs)]
+    page = written(results, gallery=gallery(results))
+    assert page.source.count("the labels of the images are not outputs of the network") == 2
+    assert 'data-label="accuracy"' not in page.source and "prediction" not in {
+        part["part"].split()[-1] for part in bias_records.parts(results)
+    }
+    assert list(bias_images(results)) == [RANDOM, "Least energy inside (a)", DIFFERENT]
 
 
-def test_what_is_allowed_for_is_said(written):
-    assert "counts as inside it" not in written([made()]).text
+def test_options_that_differ_are_shown_by_network(written):
     page = written([made(margin=3, tolerance=1), made("b", margin=5)])
-    assert "A focus that goes at most 3 or 5 pixels beyond the region counts as inside it." in page.text
-    assert "a highest value at most 0 or 1 pixels from the region is in it." in page.text
-    assert "margin 3 pixels net 5 pixels b" in page.text
-
-
-def test_a_focus_that_is_hardly_ever_inside_is_explained(written):
-    rows = made().rows
-    wide = {**rows, "range_bias": ~rows["position_bias"]}
-    one = replace(made(), rows=wide)
-    said = "Hardly any focus lies inside its region."
-    assert said in written([one]).text
-    assert said not in written([one, made("b")]).text
+    assert "margin 3 net 5 b" in page.text
 
 
 def test_names_are_harmless(written):
-    evil = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }} $x$ &amp;", "a\x1b[31m\u202eb")
-    keys = [f"{evil[i % 4]}{i}" for i in range(90)]
-    reports = [made(name, classes=evil, keys=keys, skipped=evil, seed=i) for i, name in enumerate(evil[:3])]
-    page = written(reports, sights=shown(reports), notes=["<b>bold</b>"], command=evil[0], title=evil[1])
+    keys = tuple(f"{ODD[i % len(ODD)]}{i}" for i in range(90))
+    results = [made(name, classes=ODD, keys=keys, skipped=ODD, seed=i) for i, name in enumerate(ODD)]
+    notes = [report.Note(ODD[1], "<b>bold</b>")]
+    page = written(results, gallery=gallery(results), notes=notes, command=ODD[2], title=ODD[3])
     page.check_alone()
     assert "\x1b" not in page.source and "\u202e" not in page.source
-    for name in (*evil[:3], "<b>bold</b>"):
+    for name in (*ODD[:4], "<b>bold</b>"):
         assert name in page.text
+    output = io.StringIO()
+    records = [*bias_records.overview(results), *bias_records.classes(results[0], ODD)]
+    console = Console(file=output, width=300)
+    console.print(records_table(records, [*bias_records.OVERVIEW, *bias_records.CLASSES[:1]]))
+    for name in ODD[:4]:
+        assert name in output.getvalue()
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_nothing_to_compare_is_said(written, count):
-    reports = [made(f"dead {i}", flat=2.0, seed=i) for i in range(count)]
-    page = written(reports, [None] * (count - 1), sights=shown(reports))
+def test_nothing_to_compare(written, count):
+    results = [made(f"dead {i}", constant=2.0, seed=i) for i in range(count)]
+    page = written(results, gallery=gallery(results))
     page.check_alone()
-    assert "no map that can be held against a region: each is constant, or the region is empty." in page.text
-    assert "without a focus: 90 of 90" in page.text
     assert "nan" not in page.text.lower().split()
-    assert "no focus" in page.text
+    assert [record["images"] for record in bias_records.left_out(results)] == [90] * count
 
 
 def test_one_image(written):
     one = made(images=1, classes=("only",))
-    page = written([one], sights=shown([one]))
+    page = written([one], gallery=gallery([one]))
     page.check_alone()
-    assert "For 1 image of farm val" in page.text and "All images" in page.text
-    assert "nan" not in page.text.lower().split()
-    assert "By class" not in page.text
+    assert ALL in page.text and "nan" not in page.text.lower().split() and 'id="classes"' not in page.source
 
 
 def test_a_set_without_classes(written):
     one = made(classes=("a",), images=30)
     rows = {**one.rows, "label": np.full(30, -1)}
     bare = bias.Results("net", "farm", "", "gradcam", "", "predicted", 0.5, (), rows, outputs=("a", "b"), scored=False)
-    page = written([bare], sights=shown([bare]))
+    page = written([bare])
     page.check_alone()
-    assert "By class" not in page.text and "that of the method" in page.text
+    assert 'id="classes"' not in page.source
 
 
 def test_many_classes_leave_the_most_biased_with_enough_images(written):
     names = [f"kind {i}" for i in range(300)]
-    reports = [made("a", images=4000, classes=names), made("b", images=4000, classes=names, seed=1)]
-    found = breakdown.classes(reports)
-    assert (len(found.rows), found.total) == (20, 300)
-    lows = [np.mean([summary.position_bias.low for summary in row.summaries]) for row in found.rows]
-    assert lows == sorted(lows, reverse=True)
-    others = [
-        np.mean([one.by_class[name].position_bias.low for one in reports])
-        for name, summary in reports[0].by_class.items()
-        if summary.images >= 10 and name not in {row.name for row in found.rows}
-    ]
-    assert max(others) <= min(lows) and found.eligible == len(others) + 20
-    assert all(row.images >= 10 for row in found.rows)
-    page = written(reports)
-    assert f"20 of 300 classes: the most biased among the {found.eligible} with at least 10 images" in page.text
-    assert found.rows[0].name in page.text
+    results = [made("a", images=4000, classes=names), made("b", images=4000, classes=names, seed=1)]
+    chosen = bias_records.chosen_classes(results)
+
+    def low(name: str) -> float:
+        return np.mean([one.by_class[name].position_bias.low for one in results])
+
+    assert len(chosen) == 20 and [low(name) for name in chosen] == sorted(map(low, chosen), reverse=True)
+    enough = [name for name, summary in results[0].by_class.items() if summary.images >= 10]
+    assert set(chosen) <= set(enough) and max(map(low, set(enough) - set(chosen))) <= low(chosen[-1])
+    page = written(results)
+    assert chosen[0] in page.text and "not in the table: 280" in page.text
 
 
 def test_few_classes_are_all_there_by_number_of_images():
-    found = breakdown.classes([made()])
-    counts = [row.images for row in found.rows]
+    one = made()
+    counts = [record["images"] for record in bias_records.classes(one, bias_records.chosen_classes([one]))]
     assert counts == sorted(counts, reverse=True) and sum(counts) == 90
 
 
-def test_classes_with_few_images_are_left_out(written):
-    labels = np.repeat([0, 1, 2], [60, 21, 9])
-    one = made()
-    page = written([replace(one, rows={**one.rows, "label": labels})])
-    assert "The 2 of 3 classes with at least 10 images, by number of images." in page.text
-    assert "cat 60" in page.text and "dog 21" in page.text and "cow 9" not in page.text
-    assert "None of the 3 classes has at least 10 images." in written([made(images=9)]).text
+def test_parts_are_named_by_the_size_of_the_region():
+    one = made(images=300)
+    parts = {record["part"]: record["images"] for record in bias_records.parts([one])}
+    area = one.rows["region_area"]
+    assert parts["small region"] == (area < 1 / 16).sum() and parts["large region"] == (area >= 1 / 4).sum()
 
 
-def test_the_worst_are_the_worst_and_the_typical_are_drawn():
-    one = made(flat=0.2, empty=0.1, images=200)
-    chosen = report.choose_sights([one], 12)
-    assert chosen == report.choose_sights([one], 12)
-    assert len({index for index, _ in chosen}) == 12
-    by_reason: dict[str, list[int]] = {}
-    for index, why in chosen:
-        by_reason.setdefault(why, []).append(index)
-    typical, right, wrong = by_reason
-    assert typical == sights.TYPICAL and [len(own) for own in by_reason.values()] == [4, 4, 4]
-    assert right.startswith("Predicted right") and wrong.startswith("Predicted wrong")
-    energy, comparable = one.rows["energy_inside"], ~one.rows["constant"] & (one.rows["region_area"] > 0)
-    for why, which in ((right, one.rows["correct"]), (wrong, ~one.rows["correct"])):
-        candidates = np.flatnonzero(comparable & which)
-        assert by_reason[why] == sorted(candidates, key=lambda i: energy[i])[:4]
-    left = sorted(set(range(200)) - set(by_reason[right]) - set(by_reason[wrong]))
-    assert [left.index(index) * 4 // len(left) for index in by_reason[typical]] == [0, 1, 2, 3]
+def test_extreme_images_and_random_ones():
+    one = made(constant=0.2, empty=0.1, images=200)
+    chosen = bias_images([one], 12)
+    assert chosen == bias_images([one], 12) and [len(each) for each in chosen.values()] == [4, 4, 4]
+    energy, known = one.rows["energy_inside"], comparable(one.rows)
+    random, right, wrong = chosen.values()
+    for indices, which in ((right, one.rows["correct"]), (wrong, ~one.rows["correct"])):
+        assert indices == sorted(np.flatnonzero(known & which), key=lambda i: energy[i])[:4]
+    left = sorted(set(range(200)) - set(right) - set(wrong))
+    assert [left.index(index) * 4 // len(left) for index in random] == [0, 1, 2, 3]
 
 
-def test_where_the_networks_differ_most():
-    reports = [made("a", images=200), made("b", images=200, seed=1), made("c", images=200, seed=2)]
-    chosen = report.choose_sights(reports, 8)
-    apart = [index for index, why in chosen if why.startswith("Where the networks differ")]
-    gap = np.ptp(np.stack([one.rows["energy_inside"] for one in reports]), axis=0)
-    taken = {index for index, why in chosen if why.startswith("Predicted")}
-    assert apart == [i for i in np.argsort(-gap, kind="stable") if i not in taken][:2]
-    assert any("right by a, with" in why for _, why in chosen)
+def test_images_on_which_networks_differ_most():
+    results = [made("a", images=200), made("b", images=200, seed=1), made("c", images=200, seed=2)]
+    chosen = bias_images(results, 8)
+    gap = np.ptp(np.stack([one.rows["energy_inside"] for one in results]), axis=0)
+    others = {index for heading, indices in chosen.items() if "predictions" in heading for index in indices}
+    assert chosen[DIFFERENT] == [i for i in np.argsort(-gap, kind="stable") if i not in others][:2]
 
 
 @pytest.mark.parametrize(("images", "count"), [(5, 12), (90, 0), (90, 1), (90, 2), (90, 3), (12, 12), (13, 12)])
-def test_any_number_of_images_can_be_asked_for(images, count):
-    for reports in ([made(images=images)], [made(images=images), made(images=images, seed=1)]):
-        chosen = report.choose_sights(reports, count)
-        assert len(chosen) == len({index for index, _ in chosen}) == min(images, count)
-    if images <= count:
-        assert {why for _, why in chosen} == {"All images"}
-
-
-def test_reports_of_other_images_are_refused(written):
-    reports = [made("a"), made("b", images=80)]
-    for call in (report.choose_sights, lambda given: written(given, [None])):
-        with pytest.raises(InputError, match=r"not\s+of the same images"):
-            call(reports)
-        with pytest.raises(InputError, match="no bias reports"):
-            call([])
-    with pytest.raises(InputError, match="0 or more"):
-        report.choose_sights(reports[:1], -1)
-
-
-def test_a_sight_has_the_numbers_of_the_reports():
-    one = made(flat=0.2, images=50, outputs=tuple(f"output {i}" for i in range(5)))
-    picture, heat, region = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8)), np.ones((8, 8), dtype=bool)
-    for index in range(50):
-        sight = report.make_sight([one], index, "why", [picture], [region], [heat])
-        row = {name: values[index] for name, values in one.rows.items()}
-        (view,) = sight.views
-        assert (sight.name, sight.label) == (f"{index}.jpg", CLASSES[row["label"]])
-        assert (view.predicted, view.wrong) == (f"output {row['predicted']}", not row["correct"])
-        expected = "position bias" if row["position_bias"] else "range bias" if row["range_bias"] else "inside"
-        assert view.verdict == ("no focus" if row["constant"] else expected)
-        assert view.probability == row["probability"]
-        assert view.energy == row["energy_inside"] or (math.isnan(view.energy) and row["constant"])
-    with pytest.raises(InputError, match="expected one size"):
-        report.make_sight([one], 0, "why", [picture], [region[:4]], [heat])
-    with pytest.raises(InputError, match="expected 1"):
-        report.make_sight([one], 0, "why", [picture, picture], [region], [heat])
-
-
-def test_each_network_may_see_the_image_its_own_way(written):
-    reports = [made("a"), made("b", seed=1)]
-    sizes = (8, 12)
-    pictures = [np.zeros((side, side, 3), np.uint8) for side in sizes]
-    regions = [np.ones((side, side), dtype=bool) for side in sizes]
-    heats = [np.ones((side, side)) for side in sizes]
-    page = written(reports, sights=[report.make_sight(reports, 3, "why", pictures, regions, heats)])
-    assert sum(tag == "img" for tag, _ in page.tags) == 3
-    assert any("Image 3.jpg, map of b: class" in (attributes.get("alt") or "") for _, attributes in page.tags)
-    with pytest.raises(InputError, match="views of 3.jpg"):
-        written(reports, sights=[report.make_sight(reports[:1], 3, "why", pictures[:1], regions[:1], heats[:1])])
-
-
-def test_eight_networks_fit_with_fewer_images(written):
-    reports = [made(f"network {i}", seed=i) for i in range(8)]
-    page = written(reports, sights=shown(reports, 60))
-    assert sum(tag == "img" for tag, _ in page.tags) == 40 * 9
-    assert "20 more were chosen" in page.text
+def test_any_number_of_images(images, count):
+    for results in ([made(images=images)], [made(images=images), made(images=images, seed=1)]):
+        indices = [index for each in bias_images(results, count).values() for index in each]
+        assert len(indices) == len(set(indices)) == min(images, count)
 
 
 def test_wrong_input_loses_nothing(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("before")
-    with pytest.raises(InputError):
-        report.write_bias_html([], [], path, title="t")
-    assert path.read_text() == "before"
-    with pytest.raises(InputError, match="cannot write"):
-        report.write_bias_html([made()], [], path / "below.html", title="t")
+    for results, words in (
+        ([], "no bias results"),
+        ([made("a"), made("b", images=80)], "not of the same images"),
+        ([made()], "page.html"),
+    ):
+        with pytest.raises(InputError, match=words):
+            report.write_bias_html(results, path, title="t")
+        assert path.read_text() == "before"
+    with pytest.raises(InputError, match="images to show"):
+        bias_images([made()], -1)
 
 
-def test_paths_are_shown_without_the_folder_that_all_lie_in(written):
-    reports = [made("/runs/sweep/plain"), made("/runs/sweep/se", seed=1)]
-    page = written(reports, sights=shown(reports))
-    assert "plain: position bias in" in page.text and "by plain, with the least" in page.text
-    assert "/runs/sweep/plain" in page.text  # among the settings
-    for names in (["resnet50", "resnet18"], ["a=/w/x.pth", "a=/w/y.pth"], ["a/", "a/b"]):
-        assert wording.shortened(names) == names
-    assert wording.shortened(["runs/a/x", "runs/a/y", "runs/b"]) == ["a/x", "a/y", "b"]
-    assert wording.shortened(["/w/net.safetensors"]) == ["net.safetensors"]
+def test_distributions_leave_out_what_is_not_compared():
+    one = made(constant=0.2, empty=0.2)
+    assert len(bias_page.distributions([one])) == 3 and bias_page.distributions([made(constant=2.0)]) == []
+    assert not math.isnan(one.rows["energy_inside"][comparable(one.rows)].mean())
 
 
 def test_the_terminal_table_fits_and_has_the_numbers():
-    reports = [made(f"a network with a long name {i}", seed=i, flat=0.1) for i in range(3)]
-    reports.append(made("[red]dead[/red]", flat=2.0))
+    results = [made(f"a network with a long name {i}", seed=i, constant=0.1) for i in range(3)]
+    results.append(made("[red]dead[/red]", constant=2.0))
+    columns = (bias_records.NETWORK, *bias_records.columns(bias_records.BRIEF))
     output = io.StringIO()
-    Console(file=output, width=80).print(report.bias_table(reports))
+    Console(file=output, width=80).print(records_table(bias_records.overview(results), columns))
     lines = output.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
-    text = " ".join(lines)
-    for one in reports[:3]:
-        assert f"{100 * one.position_bias.value:.1f}" in text and f"{one.position_bias.n}" in text
-        energy = one.overall.means["energy_inside"]
-        assert f"{energy.low:.3f}–{energy.high:.3f}" in text
-    assert "…" not in text and "accuracy" in text
+    for one in results[:3]:
+        assert f"{100 * one.position_bias.value:.1f}%" in output.getvalue()
     output = io.StringIO()
-    Console(file=output, width=80).print(report.bias_table([made(scored=False)]))
-    assert "accuracy" not in output.getvalue()
+    Console(file=output, width=200, markup=False).print(records_table(bias_records.overview(results), columns))
+    assert all(one.model in output.getvalue() for one in results)

@@ -193,7 +193,7 @@ def test_the_page_is_harmless_and_needs_nothing_else(tmp_path, explain) -> None:
 def test_the_page_defines_the_focus_as_it_is_computed(images, explain) -> None:
     """A map is clipped at 0 and scaled to [0, 1]; the focus is at least the threshold."""
     page = (explain(data.open_pictures([images / "in" / "a.png"]), threshold=0.3).folder / "explain.html").read_text()
-    assert 'id="term-focus"' in page and "</a> 0.3</li>" in page
+    assert 'id="term-focus"' in page and "</a> 0.3</div>" in page
     definition = " ".join(glossary.plain(glossary.TERMS["focus"].definition).split())
     assert "clipped at 0" in definition and "at least the threshold" in definition
     cam = torch.tensor([[[-2.0, 0.0, 0.2, 0.29], [0.31, 0.5, 0.9, 1.0]]])

@@ -4,146 +4,193 @@ from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import dropwhile
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from regard import bias, report, training
+from regard import bias, maps, report, training
 from regard.bias.shards import remove_shards
 from regard.cli.evaluations import Evaluation, add_evaluation_options, evaluations
 from regard.cli.methods import cam_method
+from regard.cli.options import make_parser
+from regard.cli.output import Output
 from regard.cli.processes import joined
-from regard.cli.sights import sights
-from regard.console import Console
 from regard.data import InMemoryDataset
-from regard.errors import InputError
-from regard.files import check_written, written_aside
-from regard.formatting import printable
+from regard.errors import InputError, check_interval
+from regard.files import check_written, utf8, written_aside
 from regard.modes import check_image_size
+from regard.parser import Parser
 from regard.report.template import MARK
-from regard.terminal import command_line, say
+from regard.terminal import command_line
+
+# Options that say where results go and what is shown of them, not what is measured.
+_OUTPUT = ("--out", "--shard", "--pictures", "--overwrite", "--json", "--quiet")
+_FLAGS = ("--overwrite", "--json", "--quiet")
 
 
-def main(arguments: list[str]) -> int:
-    parser = training.RecipeParser(
-        prog="regard bias",
-        usage="regard bias MODEL… [--data SET] [OPTIONS]",
-        description="Where networks look, against the regions of the objects: every rate with its interval, and each "
+def parser() -> Parser:
+    parser = make_parser(
+        "bias",
+        "Measures where networks look, against the regions of the objects: every rate with its interval, and each "
         "network against the first, image by image. A MODEL is a run folder, an imported .safetensors file, a name of "
-        "timm (with its pretrained weights), or NAME=CHECKPOINT. A SET is KIND:FOLDER, with KIND coco, imagenet, cub, "
-        "pets, voc, stl10 or masks, or a set in memory with regions (clutter); runs know their own. The "
-        "folder of the report (--out) has report.html, report.json, and for each network a .json and a .parquet with "
-        "a row an image. Stopped, the same command goes on; under torchrun or srun several processes share the work.",
+        "timm (with its pretrained weights), or NAME=CHECKPOINT. The images need regions: those of coco, imagenet, "
+        "cub, pets, voc, stl10 and masks have some, and so has clutter; runs know their own. The folder of the report "
+        "(--out) gets report.html, report.json and, for each network, a .json and a .parquet with one row per image. "
+        "Stopped, the same command goes on; under torchrun or srun several processes share the work.",
     )
     parser.add_argument("--method", type=str, default="gradcam", help="CAM method to use: a name, or MODULE:FUNCTION")
     parser.add_argument(
-        "--layer", type=str, default=None, help="the layer whose map is taken, or several with commas between them"
+        "--layer", type=str | None, default=None, help="layer to compute the CAM at, or several with commas"
     )
     parser.add_argument(
-        "--target", choices=["predicted", "label"], default="predicted", help="the class that is explained"
+        "--target", choices=["predicted", "label"], default="predicted", help="class to explain of each image"
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="the focus is where the map, scaled to [0, 1], is this high"
+        "--threshold", type=float, default=0.5, help="value from which on a CAM, scaled to [0, 1], is its focus"
     )
     parser.add_argument(
-        "--margin", type=int, default=0, help="pixels that the focus may go beyond the region without range bias"
+        "--margin", type=int, default=0, help="pixels that the focus may reach beyond the region without range bias"
     )
-    parser.add_argument("--tolerance", type=int, default=0, help="of the pointing game, in pixels")
-    parser.add_argument("--out", type=str, default=None, help="the folder of the report; bias-SET if not given")
-    parser.add_argument("--overwrite", action="store_true", help="measure again what is in that folder")
-    parser.add_argument("--shard", type=int | None, default=None, help="images kept at a time; 8 batches if not given")
-    parser.add_argument("--pictures", type=int, default=12, help="images shown on the page")
+    parser.add_argument("--tolerance", type=int, default=0, help="tolerance of the pointing game, in pixels")
+    parser.add_argument("--out", type=str | None, default=None, help="folder to write; bias-SET if not given")
+    parser.add_argument("--overwrite", action="store_true", help="measure again what the folder holds already")
+    parser.add_argument(
+        "--shard", type=int | None, default=None, help="number of images to save at a time; 8 batches if not given"
+    )
+    parser.add_argument("--pictures", type=int, default=12, help="number of images to show on the page")
     add_evaluation_options(parser)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
     with joined(arguments) as processes:
-        told: Callable[[str], None] = say if processes.main else lambda _: None
-        found = evaluations(parser, arguments, masks=True, say=told)
-        _run(found, Console(quiet=not processes.main), processes, arguments)
+        notes: list[str] = []
+        evaluated = evaluations(parser(), arguments, masks=True, say=notes.append)
+        output = Output(evaluated[0].options, main=processes.main)
+        for note in notes:
+            output.note(note)
+        _run(evaluated, output, processes, arguments)
     return 0
 
 
 def _run(
-    found: Sequence[Evaluation], console: Console, processes: training.Processes, arguments: Sequence[str]
+    evaluated: Sequence[Evaluation], output: Output, processes: training.Processes, arguments: Sequence[str]
 ) -> None:
-    command = command_line(["regard", "bias", *arguments])
-    options = found[0].options
-    images = found[0].dataset
-    if any(evaluation.images is not images for evaluation in found):
+    options = evaluated[0].options
+    images = evaluated[0].dataset
+    if any(evaluation.images is not images for evaluation in evaluated):
         raise InputError("the networks were trained on different data; name the images for all (--data)")
     folder = Path(options.out or "-".join(filter(None, ("bias", images.name, images.split))))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the report goes to a folder, choose another (--out)")
-    for evaluation in found:
+    for evaluation in evaluated:
         processes.first(partial(_check, evaluation))  # first, for its weights may be a download
-        if len(found) > 1:  # one model at a time in memory; a single one need not be made twice
+        if len(evaluated) > 1:  # one model at a time in memory; a single one need not be made twice
             evaluation.release()
-    names = _file_names(found)
+    names = _file_names(evaluated)
     if processes.main:
         check_written(folder / "report.json", '"command": "regard bias')
         check_written(folder / "report.html", MARK)
-        for name in names:
-            bias.Results.check_path(folder / f"{name}.json")
-        for place in filter(None, map(_own_place, found)):
-            bias.Results.check_path(place)
+        for path in [folder / f"{name}.json" for name in names] + [*filter(None, map(_run_file, evaluated))]:
+            bias.Results.check_path(path)
         for name in names if options.overwrite else ():
             remove_shards(folder / "shards" / name)
     processes.of_all(None)  # before anyone writes there
-    by_name = list(zip(names, found, strict=True))
-    reports = [_measured(evaluation, folder / "shards" / name, console) for name, evaluation in by_name]
+    results = [
+        _measured(evaluation, folder / "shards" / name, output)
+        for name, evaluation in zip(names, evaluated, strict=True)
+    ]
     if not processes.main:
         return
-    said = _settings(arguments)
-    reports = [replace(one, provenance={**one.provenance, "options": said}) for one in reports]
-    for (name, evaluation), one in zip(by_name, reports, strict=True):
-        one.save(folder / f"{name}.json")
-        own = _own_place(evaluation)
-        if own is not None:
-            one.save(own)
-    comparisons, notes = bias.compare_all(reports)
+    measuring = _measuring(arguments)
+    results = [replace(one, provenance={**one.provenance, "options": measuring}) for one in results]
+    for name, evaluation, one in zip(names, evaluated, results, strict=True):
+        for path in filter(None, (folder / f"{name}.json", _run_file(evaluation))):
+            one.save(path)
+    comparisons, notes = bias.compare_all(results)
+    command = command_line(["regard", "bias", *arguments])
+    whole = {
+        "command": command,
+        "networks": {name: one.to_dict() for name, one in zip(names, results, strict=True)},
+        "comparisons": [record for one in comparisons if one is not None for record in one.to_records()],
+        "notes": [*notes, *(note for one in comparisons if one is not None for note in one.notes)],
+    }
     with written_aside(folder / "report.json") as aside:
-        whole = {
-            "command": command,
-            "networks": {name: one.to_dict() for name, one in zip(names, reports, strict=True)},
-            "comparisons": [comparison and comparison.to_records() for comparison in comparisons],
-            "notes": notes,
-        }
         aside.write_text(json.dumps(whole, allow_nan=False, indent=1), encoding="utf-8")
     page = report.write_bias_html(
-        reports,
-        comparisons,
+        results,
         folder / "report.html",
-        title=f"Where {'networks look' if len(reports) > 1 else f'{reports[0].model} looks'}: {images.name}",
-        sights=sights(found, reports, options.pictures),
-        notes=notes,
+        title=f"Bias on {' '.join(filter(None, (images.name, images.split)))}",
+        gallery=_gallery(evaluated, results, options.pictures),
         command=command,
     )
-    _show(console, reports, comparisons, notes)
-    console.print(printable(f"the report is {page.resolve()}"), soft_wrap=True)
+    output.show(whole, *report.bias_tables(results, comparisons))
+    for note in whole["notes"]:
+        output.note(note)
+    output.note(f"page: {page.resolve()}")
 
 
-def _own_place(evaluation: Evaluation) -> Path | None:
-    """Where the report goes besides: beside the weights, if the images are those of a run."""
+def _gallery(evaluated: Sequence[Evaluation], results: Sequence[bias.Results], count: int) -> report.Gallery:
+    """The images that `report.bias_images` chooses, with the CAM of each network; releases the models."""
+    chosen = report.bias_images(results, count)
+    rows = [row for indices in chosen.values() for row in indices]
+    by_key = {utf8(key): index for index, key in enumerate(evaluated[0].dataset.keys)}
+    indices = [by_key[results[0].keys[row]] for row in rows]
+    size = 256 if len(results) < 4 else 160  # pixels
+    gallery = report.Gallery([one.model for one in results], measures=("energy_inside",), size=size)
+    models = [_cells(evaluation, one, rows, indices) for evaluation, one in zip(evaluated, results, strict=True)]
+    headings = [heading for heading, those in chosen.items() for _ in those]
+    for heading, row in zip(headings, report.merge(models), strict=True):
+        gallery.add(row, heading)
+    return gallery
+
+
+def _cells(
+    evaluation: Evaluation, results: bias.Results, rows: Sequence[int], indices: Sequence[int]
+) -> list[report.Row]:
+    """Rows of these results, whose images have these indices in the data set, with the CAM of the model."""
+    options = evaluation.options
+    method = maps.create(cam_method(options.method), evaluation.model, evaluation.layers)
+    explained = torch.as_tensor(results.rows["explained"][list(rows)], device=evaluation.device)
+    drawn: list[report.Row] = []
+    for batch in evaluation.batches(indices, masks=True):
+        drawn += report.explain_batch(
+            method,
+            batch._replace(index=torch.tensor(indices)[batch.index.cpu()]),
+            evaluation.dataset,
+            mean=evaluation.mean,
+            std=evaluation.std,
+            names=results.outputs,
+            classes=explained[batch.index][:, None],
+            label_outputs=evaluation.label_outputs,
+            threshold=options.threshold,
+            margin=options.margin,
+            tolerance=options.tolerance,
+        )
+    evaluation.release()
+    return drawn
+
+
+def _run_file(evaluation: Evaluation) -> Path | None:
+    """Where results go as well: beside the weights, if the images are those of a run."""
     return evaluation.pretrained.bias_report if isinstance(evaluation.images, InMemoryDataset) else None
 
 
-def _settings(arguments: Sequence[str]) -> list[str]:
-    """The options, without those that say where the report goes and what it shows."""
-    found = []
+def _measuring(arguments: Sequence[str]) -> list[str]:
+    """The options that decide on what is measured."""
+    kept = []
     options = iter(dropwhile(lambda argument: not argument.startswith("-"), arguments))
     for option in options:
         name, given, _ = option.partition("=")
-        if name in ("--out", "--shard", "--pictures"):
-            if not given:
-                next(options, None)
-        elif name != "--overwrite":
-            found.append(option)
-    return found
+        if name not in _OUTPUT:
+            kept.append(option)
+        elif not given and name not in _FLAGS:
+            next(options, None)
+    return kept
 
 
 def _check(evaluation: Evaluation) -> None:
@@ -156,15 +203,14 @@ def _check(evaluation: Evaluation) -> None:
     bias.Evaluator(
         evaluation.model, cam_method(options.method), evaluation.layers, options.target, options.threshold, *distances
     )
-    if options.shard is not None and options.shard < 1:
-        raise InputError(f"--shard {options.shard}; expected at least 1")
-    if options.pictures < 0:
-        raise InputError(f"--pictures {options.pictures}; expected 0 or more")
+    if options.shard is not None:
+        check_interval("--shard", options.shard, "[1, 2^40]")
+    check_interval("--pictures", options.pictures, "[0, 2^24]")
 
 
-def _measured(evaluation: Evaluation, folder: Path, console: Console) -> bias.Results:
+def _measured(evaluation: Evaluation, folder: Path, output: Output) -> bias.Results:
     options = evaluation.options
-    with _progress(console, evaluation.name) as progress:
+    with output.progress(evaluation.name) as progress:
         one = bias.evaluate(
             evaluation.model,
             evaluation.dataset,
@@ -192,56 +238,13 @@ def _measured(evaluation: Evaluation, folder: Path, console: Console) -> bias.Re
     return one
 
 
-@contextmanager
-def _progress(console: Console, name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A line with images done and images a second, whether or not the output is a terminal."""
-    began = time.monotonic()
-    last = 0
-
-    def rate(done: int) -> str:
-        return f"{done / max(time.monotonic() - began, 1e-9):,.0f} images/s"
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(printable(name), total=None, rate="")
-
-        def update(done: int, total: int | None) -> None:
-            nonlocal last
-            last = done
-            progress.update(task, completed=done, total=total, rate=rate(done))
-
-        yield update
-    if not console.is_terminal:
-        console.print(f"{printable(name)}: {last:,} images, {rate(last)}", soft_wrap=True)
-
-
-def _show(
-    console: Console,
-    reports: Sequence[bias.Results],
-    comparisons: Sequence[bias.Comparison | None],
-    notes: Sequence[str],
-) -> None:
-    console.print()
-    if len(reports) == 1:
-        console.print(report.results_table(reports[0], classes=len(reports[0].classes) <= 30))
-    else:
-        console.print(report.bias_table(reports))
-    for note in notes:
-        console.print(f"\n{printable(note)}", soft_wrap=True)
-    compared = [comparison for comparison in comparisons if comparison is not None]
-    for table in map(report.comparison_table, compared):
-        console.print(table)
-    for note in (note for comparison in compared for note in comparison.notes):
-        console.print(printable(note), soft_wrap=True)
-
-
-def _file_names(found: Sequence[Evaluation]) -> list[str]:
+def _file_names(evaluated: Sequence[Evaluation]) -> list[str]:
     """The networks as names of files, each once: the last part of a path, or the name of a network."""
     names: list[str] = []
-    for evaluation in found:
-        source = Path(evaluation.name)
-        said = source.name if source.exists() else evaluation.name
-        plain = re.sub(r"[^\w.+-]+", "-", said.removesuffix(".safetensors")).strip("-.") or "network"
+    for evaluation in evaluated:
+        path = Path(evaluation.name)
+        given = (path.name if path.exists() else evaluation.name).removesuffix(".safetensors")
+        plain = re.sub(r"[^\w.+-]+", "-", given).strip("-.") or "network"
         name, number = plain, 2
         while name in (*names, "report", "shards"):
             name, number = f"{plain}-{number}", number + 1

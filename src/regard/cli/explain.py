@@ -10,7 +10,7 @@ from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
 from regard.report.explained import COLUMNS, check_folder
-from regard.report.terminal import records_table
+from regard.report.records_table import records_table
 from regard.training import Pretrained
 
 

@@ -1,4 +1,4 @@
-"""The page of bias reports: where networks look, how sure that is, and images that show it."""
+"""The page of bias results: rates and means with intervals, differences, figures, and images with CAMs."""
 
 from __future__ import annotations
 
@@ -7,185 +7,172 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regard.bias import Comparison, Results
-from regard.bias.results import comparable
+import numpy as np
+from matplotlib.figure import Figure
+
+from regard import bias, figures
+from regard.bias import Results
+from regard.bias.results import RATES, comparable
 from regard.errors import InputError
-from regard.formatting import printable
-from regard.report import bias_charts, bias_prose, breakdown
-from regard.report.contrast import Contrast, Group, reach, split
-from regard.report.measure_words import MAIN_MEANS, MEASURES, RATES, measure_of
+from regard.report import bias_records, captions
+from regard.report.gallery import Gallery
+from regard.report.glossary import TERMS
 from regard.report.provenance import shared
-from regard.report.sights import Sight, check_same_images, strips
-from regard.report.template import Network, write_page
-from regard.report.wording import shortened
-from regard.stats import Difference
+from regard.report.records import Column, Note
+from regard.report.template import Repeat, write_page
 from regard.training.run import environment
 
-_LONG = 160  # letters of a setting that are shown
+_LONGEST = 160  # characters of a setting
+_SETTINGS = ("dataset", "split", "method", "layer", "target", "threshold", "margin", "tolerance")
+
+Charts = list[tuple[str, Figure]]
 
 
 def write_bias_html(
-    reports: Sequence[Results],
-    comparisons: Sequence[Comparison | None],
+    results: Sequence[Results],
     path: str | Path,
     *,
     title: str,
-    sights: Sequence[Sight] = (),
-    notes: Sequence[str] = (),
+    gallery: Gallery | None = None,
+    notes: Sequence[Note] = (),
     command: str = "",
 ) -> Path:
-    """Writes bias reports as one self-contained HTML file: no script, no request, light and dark, screen and paper.
+    """Writes bias results as one self-contained HTML file: no script, no request, light and dark, screen and paper.
 
     The file is written aside and renamed.
 
     Args:
-        reports: at least one, of models on the same images; the others are compared with the first.
-        comparisons: `bias.compare(report, reports[0])` of each later report, in order; None where two cannot be
-            compared. Empty: no comparison at all.
+        results: at least one, of models on the same images; the others are compared with the first, see
+            `bias.compare_all`.
         path: of the file; its folder is made if need be.
         title: of the page.
-        sights: images to show, with a view for each report; see `choose_sights` and `make_sight`.
-        notes: what else the reader should know, a paragraph each, plain text.
-        command: that makes the reports again; "" leaves it out.
+        gallery: images with a cell for each of the results.
+        notes: further ones.
+        command: that makes the results again; empty leaves it out.
 
     Returns:
         The path.
 
     Raises:
-        InputError: no reports, reports of different images, comparisons or sights that are not theirs, a place that
-            cannot be written.
+        InputError: no results, results of different images, a path that cannot be written.
     """
-    check_same_images(reports)
-    _check_comparisons(reports, comparisons)
-    networks = [Network(name, i) for i, name in enumerate(shortened([report.model for report in reports]))]
-    pairs = list(zip(networks, reports, strict=True))
-    against = [
-        (network, comparison)
-        for network, comparison in zip(networks[1:], comparisons or [None] * (len(reports) - 1), strict=True)
-        if comparison is not None
+    check_same_images(results)
+    names = bias_records.names(results)
+    comparisons, failed = bias.compare_all(results)
+    rates, means = bias_records.differences(comparisons)
+    chosen = bias_records.chosen_classes(results)
+    notes = [
+        *notes,
+        *(Note(results[0].model, note) for note in failed),
+        *(Note(one.model, note) for one in comparisons if one is not None for note in one.notes),
+        *(Note(name, captions.UNSCORED) for name, one in zip(names, results, strict=True) if not one.scored),
     ]
-    groups = [Group(*network, _contrasts(comparison)) for network, comparison in against]
-    others = [Group(*network, _other_contrasts(comparison)) for network, comparison in against]
-    resolved, unresolved = split(groups)
-    shown, unshown = strips(sights, reports)
-    classes = breakdown.classes(reports)
-    means = list(reports[0].overall.means)
-    rates = [name for name in RATES if name != "accuracy" or any(report.accuracy.n for report in reports)]
     return write_page(
-        "bias_page.html",
+        "bias.html",
         path,
         title=title,
-        intro=bias_prose.intro(reports, networks),
+        captions=captions,
+        columns=bias_records,
+        styles={name: i for i, name in enumerate(names)},
+        settings=shared({name: _settings(one) for name, one in zip(names, results, strict=True)}),
         notes=notes,
-        networks=networks,
-        pairs=pairs,
-        findings=[bias_prose.finding(report, alone=len(reports) == 1) for report in reports],
-        inside=[bias_prose.inside(report) for report in reports],
-        terms=bias_prose.terms() if len(reports) > 1 else "",
-        allowances=bias_prose.allowances(reports),
-        coarse=bias_prose.coarse(reports),
-        reading=bias_prose.reading(),
-        unscored=bias_prose.unscored(reports, networks),
-        rates=rates,
-        main_means=list(MAIN_MEANS),
-        means=means,
-        part_rates=[name for name in ("accuracy", "position_bias", "range_bias") if name in rates],
-        part_means=["energy_inside", "spill"],
-        measure=measure_of,
-        forests=bias_charts.forests(reports, networks),
-        spreads=bias_charts.spreads(reports, networks),
-        groups=groups,
-        others=[group for group in others if group.lines],
-        resolved=resolved,
-        unresolved=unresolved,
-        reach=reach(groups + others),
-        comparison_notes=[f"{network.name}: {note}" for network, comparison in against for note in comparison.notes],
-        parts=[(network, breakdown.parts(report)) for network, report in pairs],
-        sizes=breakdown.sizes(),
-        classes=classes,
-        grids=breakdown.grids(classes) if len(reports) > 1 else [],
-        class_rule=bias_prose.class_rule(classes, len(networks)),
-        sights=shown,
-        unshown=unshown,
-        left_out=bias_prose.left_out(reports, networks),
-        settings=shared({network.name: _settings(report, network) for network, report in pairs}),
-        definitions=[words for name, words in MEASURES.items() if name in RATES or name in means],
-        environment=shared({"": _environment()}),
-        command=command,
+        overview=bias_records.overview(results),
+        others=[bias_records.NETWORK, *bias_records.columns(bias_records.OTHERS)],
+        rate_differences=rates,
+        mean_differences=means,
+        intervals=intervals(results),
+        distributions=distributions(results),
+        curves=[],
+        parts=bias_records.parts(results),
+        classes=_class_tables(results, names, chosen),
+        classes_left_out=sum(bool(one.images) for one in results[0].by_class.values()) - len(chosen),
+        gallery=gallery,
+        left_out=bias_records.left_out(results),
+        repeats=[Repeat(title, command)] if command else [],
+        provenance=shared({name: _flat(one.provenance) for name, one in zip(names, results, strict=True)}),
+        environment=shared({"": _flat(environment(()))}),
     )
 
 
-def _check_comparisons(reports: Sequence[Results], comparisons: Sequence[Comparison | None]) -> None:
-    if comparisons and len(comparisons) != len(reports) - 1:
-        raise InputError(
-            f"{len(comparisons)} comparisons of {len(reports)} reports; expected one for each but the first"
-        )
-    first = reports[0].rows
-    for report, comparison in zip(reports[1:], comparisons, strict=False):
-        if comparison is None:
-            continue
-        both = comparable(report.rows) & comparable(first)
-        own, base = (int(rows["position_bias"][both].sum()) for rows in (report.rows, first))
-        if (own - base) * comparison.differences["position_bias"].value < 0:
+def check_same_images(results: Sequence[Results]) -> None:
+    """Raises InputError where there are no results, or results of different images."""
+    if not results:
+        raise InputError("no bias results given; give at least one")
+    for one in results[1:]:
+        if one.keys != results[0].keys:
             raise InputError(
-                f"the comparison of {report.model} with {reports[0].model} is the wrong way round; give "
-                "bias.compare(report, reports[0])"
+                f"the results of {results[0].model} ({len(results[0]):,} images) and {one.model} ({len(one):,}) are "
+                "not of the same images; measure them together"
             )
 
 
-def _contrasts(comparison: Comparison) -> tuple[Contrast, ...]:
-    """The measures of the main table."""
-    return tuple(
-        _contrast(name, comparison.differences[name])
-        for name in (*RATES, *MAIN_MEANS)
-        if name in comparison.differences
-    )
+def intervals(results: Sequence[Results]) -> Charts:
+    """Rates and means with intervals: of each model, or of each part of the images if there is but one model."""
+    if len(results) == 1:
+        rows = bias_records.summaries(results[0])
+        measures: tuple[str, ...] = ("position_bias", "range_bias", "energy_inside")
+    else:
+        rows = {name: one.overall for name, one in zip(bias_records.names(results), results, strict=True)}
+        measures = (*RATES, "energy_inside", "spill")
+    styles = dict.fromkeys(rows, 0) if len(results) == 1 else None
+    charts = []
+    for measure in measures:
+        known = {name: one.estimates()[measure] for name, one in rows.items()}
+        known = {name: one for name, one in known.items() if one.n}
+        if known:
+            chart = figures.intervals(known, percent=measure in RATES, limits=(0, 1), styles=styles)
+            charts.append((TERMS[measure].name, chart))
+    return charts
 
 
-def _other_contrasts(comparison: Comparison) -> tuple[Contrast, ...]:
-    return tuple(
-        _contrast(name, one) for name, one in comparison.differences.items() if name not in (*RATES, *MAIN_MEANS)
-    )
+def distributions(results: Sequence[Results]) -> Charts:
+    """How energy inside, spill and AUC are distributed over the images; dotted: the mean of constant maps."""
+    charts = []
+    for measure in ("energy_inside", "spill", "auc"):
+        values: dict[str, Sequence[float]] = {}
+        levels = {}
+        for name, one in zip(bias_records.names(results), results, strict=True):
+            counted = comparable(one.rows)
+            values[name] = one.rows[measure][counted]
+            area = float(one.rows["region_area"][counted].mean()) if counted.any() else np.nan
+            levels[name] = {"energy_inside": area, "spill": 1 - area, "auc": 0.5}[measure]
+        if any(np.isfinite(numbers).any() for numbers in values.values()):
+            charts.append((TERMS[measure].name, figures.histograms(values, levels=levels)))
+    return charts
 
 
-def _contrast(name: str, difference: Difference) -> Contrast:
-    return Contrast(measure_of(name).name, difference, points=name in RATES)
+def _class_tables(
+    results: Sequence[Results], names: Sequence[str], chosen: Sequence[str]
+) -> list[tuple[str, list[Column], list[dict[str, Any]]]]:
+    """(heading, columns, records) of each table of classes; of one model a table, of several one for each measure."""
+    if len(chosen) < 2:
+        return []
+    if len(results) == 1:
+        return [("", list(bias_records.CLASSES), bias_records.classes(results[0], chosen))]
+    tables = []
+    for column in bias_records.columns(("position_bias", "range_bias", "energy_inside", "accuracy")):
+        records = bias_records.classes_of_all(results, chosen, column.key)
+        models = [Column(str(i), name, column.kind) for i, name in enumerate(names)]
+        tables.append((column.label, [*bias_records.CLASSES[:2], *models], records))
+    return tables
 
 
-def _settings(report: Results, network: Network) -> dict[str, str]:
-    """What the numbers of a report depend on, name -> value."""
-    own = {
-        **({"network": report.model} if report.model != network.name else {}),
-        "data": f"{report.dataset} {report.split}".strip(),
-        "images": f"{len(report):,}",
-        "method": report.method,
-        "layer": report.layer or "that of the method",
-        "target": report.target,
-        "threshold": f"{report.threshold:g}",
-        "margin": f"{report.margin} pixels",
-        "tolerance": f"{report.tolerance} pixels",
-    }
-    further = {name: value for name, value in _flat(report.provenance) if name not in (*own, "command")}
-    return {name: _cut(value) for name, value in {**own, **further}.items()}
+def _settings(results: Results) -> dict[str, str]:
+    return {name: _text(getattr(results, name)) for name in _SETTINGS} | {"images": f"{len(results):,}"}
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """(name, value) of all that is in there, with the names of what it is in before its own."""
-    found = []
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Name -> text of everything in nested mappings, with the names of what it is in before its own."""
+    texts: dict[str, str] = {}
     for key, value in values.items():
-        name = f"{before}{str(key).replace('_', ' ')}"
+        name = f"{prefix}{str(key).replace('_', ' ')}"
         if isinstance(value, Mapping):
-            found += _flat(value, f"{name} ")
-        elif value is not None:
-            found.append((name, value if isinstance(value, str) else json.dumps(value, default=str)))
-    return found
+            texts |= _flat(value, f"{name} ")
+        elif value is not None and name not in ("command", "classes"):
+            texts[name] = _text(value)
+    return texts
 
 
-def _environment() -> dict[str, str]:
-    """The machine and its software, as this page is written."""
-    return {name: value for name, value in _flat(environment(())) if name not in ("command", "classes")}
-
-
-def _cut(value: str) -> str:
-    value = printable(value)
-    return value if len(value) <= _LONG else f"{value[:_LONG]}…"
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -41,3 +41,23 @@ COSTS = (
 )
 CURVES = "Thin lines are runs; the thick line is their mean, the band goes from the least to the greatest."
 GROUPS_DETAILS = "Bars: the [group_score] of each group, with its [interval|95% interval]. Dashed: the whole image."
+BIAS = (
+    "For each image, the [focus] of a [cam|CAM] is compared with the [region], the pixels of the object. "
+    "[position_bias|Position bias]: they do not intersect. [range_bias|Range bias]: they intersect, and the focus is "
+    "not inside the region. [inside|Inside]: it is."
+)
+UNSCORED = "no accuracy: the labels of the images are not outputs of the network, so its CAMs are of predicted classes"
+SIZES = (
+    "[region|Regions] by their share of the image's pixels: small below 1/16, medium below 1/4, large the rest. "
+    "Accuracy counts all images with a label, everything else those with a region and a CAM that is not a "
+    "[constant_map|constant map]."
+)
+CLASSES = (
+    "The classes with at least 10 images whose [interval] of [position_bias|position bias] begins highest. They are "
+    "extremes of many, some of them by chance."
+)
+THRESHOLDS = "Share of the images with each bias, by the [threshold] of the [focus]."
+DISTRIBUTIONS = (
+    "Each measure over the images: the higher, the more images; at the right its mean. Dotted: the mean of a "
+    "[constant_map|constant map], or of random values."
+)

@@ -21,12 +21,15 @@ from regard.bias import Results, measure, scaled
 from regard.bias.results import comparable
 from regard.data import Batch, Channels, ImageDataset, denormalised
 from regard.data.random import RandomStream
+from regard.errors import check_interval
 from regard.formatting import printable
 from regard.logits import class_logits
 from regard.maps import MapMethod
 from regard.report.overlay import Mask, Pixels, data_uri, draw
+from regard.report.wording import shortened
 
 RANDOM, ALL = "Random images", "All images"
+DIFFERENT = "Largest differences in energy inside"
 
 # Measures in captions: name -> label.
 LABELS = {
@@ -260,6 +263,35 @@ def disagreement(results: Sequence[Results]) -> NDArray[np.float64]:
     return np.where(gap > 0, gap, np.nan)
 
 
+def bias_images(results: Sequence[Results], count: int = 12) -> dict[str, list[int]]:
+    """Images of bias results to show: random ones, and about as many of each kind of extremes; see `choose`.
+
+    Args:
+        results: of models on the same images.
+        count: of images.
+
+    Returns:
+        Heading -> indices.
+
+    Raises:
+        InputError: a negative count.
+    """
+    check_interval("images to show", count, "[0, 2^24]")
+    first, energy = results[0].rows, energy_inside(results[0])
+    name = f" ({shortened([one.model for one in results])[0]})" if len(results) > 1 else ""
+    if results[0].scored:
+        right, wrong = first["correct"], ~first["correct"] & (first["label"] >= 0)
+        scores = {
+            f"Right predictions, least energy inside{name}": np.where(right, -energy, np.nan),
+            f"Wrong predictions, least energy inside{name}": np.where(wrong, -energy, np.nan),
+        }
+    else:
+        scores = {f"Least energy inside{name}": -energy}
+    if len(results) > 1:
+        scores[DIFFERENT] = disagreement(results)
+    return choose(len(first["label"]), count, {key: each for key, each in scores.items() if np.isfinite(each).any()})
+
+
 class Gallery:
     """Rows as drawings under headings, for the macro of `gallery.html`.
 
@@ -300,10 +332,12 @@ class Gallery:
         self._room -= pictures
         self.regions |= any(cell.region is not None for cell in row.cells)
         name = printable(f"image {row.key}" if row.key.isdigit() else row.key)
+        explained = {cell.explained.index for cell in row.cells}
+        likeliest = row.likeliest if {score.index for score in row.likeliest} - explained else ()
         drawn = {
             "name": name,
             "label": printable(row.label),
-            "likeliest": [(printable(score.name), score.probability) for score in row.likeliest],
+            "likeliest": [(printable(score.name), score.probability) for score in likeliest],
             "note": row.note,
             "picture": data_uri(row.draw(self.size)),
             "alt": ", ".join(filter(None, (name, printable(row.label)))),

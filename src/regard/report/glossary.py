@@ -41,6 +41,7 @@ TERMS = {
         "lower",
         f"{_LSAS}, made exact",
     ),
+    "inside": Term("inside", f"{_SHARE} whose [focus] lies inside the region, or within the [margin].", "higher"),
     "pointing": Term(
         "pointing game",
         f"{_SHARE} where a pixel of the highest value lies in the region, or within the tolerance of it.",

@@ -34,7 +34,7 @@ def records_table(records: Sequence[Record], columns: Sequence[Column], *, title
     for column in columns:
         left = column.is_text
         heading = column.label if left else column.label.replace(" ", "\n")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
     for record in records:
         cells = []
         for column in columns:

@@ -15,12 +15,10 @@ from regard.errors import InputError
 from regard.maps import GradCAM, MapMethod, create
 from regard.models import fingerprint
 from regard.report.collect import RunResult
-from regard.report.gallery import Gallery, Row, choose, disagreement, explain_batch, merge
+from regard.report.gallery import DIFFERENT, Gallery, Row, choose, disagreement, explain_batch, merge
 from regard.report.records import Note
 from regard.training import load_data
 from regard.training.recipe import DataRecipe
-
-DIFFERENT = "Largest differences in energy inside: not typical"
 
 
 class RunsGallery(NamedTuple):

@@ -22,11 +22,11 @@ from regard.report.comparisons import Comparison, compare
 from regard.report.glossary import TERMS
 from regard.report.provenance import environments, repeats
 from regard.report.records import Column, Note, gathered
+from regard.report.records_table import records_table
 from regard.report.runs_gallery import runs_gallery
 from regard.report.seeds import SeedGroup, plainest, seed_groups
 from regard.report.tables_page import filled_tables
 from regard.report.template import write_page
-from regard.report.terminal import records_table
 from regard.stats import Estimate
 from regard.tables import FilledTable, document
 from regard.training import load_data, option_text

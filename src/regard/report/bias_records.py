@@ -1,0 +1,172 @@
+"""Bias results as records, and the tables of the bias page and of the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from regard.bias import Comparison, Results, Summary
+from regard.bias.results import RATES, SIZES, without_nan
+from regard.report import captions
+from regard.report.glossary import TERMS
+from regard.report.records import Column
+from regard.report.records_table import records_table
+from regard.report.wording import shortened
+from regard.stats import proportion
+
+MOST_CLASSES = 40
+"""As many are all in the table of classes; of more, the `MOST_BIASED` with at least `LEAST_IMAGES` images."""
+MOST_BIASED = 20
+LEAST_IMAGES = 10
+_PRINTED = 30  # classes, at most, on a terminal
+_EXAMPLES = 5  # images that are left out, for each reason
+
+MAIN = ("accuracy", "position_bias", "range_bias", "inside", "pointing", "energy_inside", "spill", "auc")
+OTHERS = ("miss", "iou", "mean_iou", "best_iou", "rank_accuracy", "top_k", "focus_area", "region_area")
+BRIEF = ("accuracy", "position_bias", "range_bias", "energy_inside", "spill")
+
+
+def columns(measures: Sequence[str]) -> tuple[Column, ...]:
+    """A column with intervals for each measure."""
+    rates = (*RATES, "inside")
+    return tuple(Column(name, TERMS[name].name, "percent" if name in rates else "number", name) for name in measures)
+
+
+NETWORK = Column("network", "network")
+IMAGES = Column("images", "images", "count")
+OVERVIEW = (NETWORK, IMAGES, Column("compared", "with region and focus", "count"), *columns(MAIN))
+PARTS = (NETWORK, Column("part", "images with"), IMAGES, *columns(BRIEF))
+CLASSES = (Column("class", "class"), IMAGES, *columns(BRIEF))
+LEFT_OUT = (NETWORK, Column("reason", "reason"), IMAGES, Column("examples", "examples"))
+RATE_DIFFERENCES, MEAN_DIFFERENCES = (
+    (
+        Column("measure", "measure", "measure"),
+        Column("model", "network"),
+        Column("value", "difference", kind),
+        Column("p", "p", "p", "p"),
+        Column("p_adjusted", "adjusted p", "p", "holm"),
+        Column("significant", "result", "significant", "significant"),
+    )
+    for kind in ("points", "signed")
+)
+
+
+def names(results: Sequence[Results]) -> list[str]:
+    """Of the models, paths without the folder that all of them lie in."""
+    return shortened([one.model for one in results])
+
+
+def overview(results: Sequence[Results]) -> list[dict[str, Any]]:
+    """All measures of all images, for each model."""
+    return [{"network": name, **_measures(one.overall)} for name, one in zip(names(results), results, strict=True)]
+
+
+def parts(results: Sequence[Results]) -> list[dict[str, Any]]:
+    """All measures of all images, of those predicted right and wrong, and by the size of the region, for each model;
+    without those of no image."""
+    return [
+        {"network": name, "part": part, **_measures(summary)}
+        for name, one in zip(names(results), results, strict=True)
+        for part, summary in summaries(one).items()
+    ]
+
+
+def summaries(results: Results) -> dict[str, Summary]:
+    """Part of the images -> its summary."""
+    by_prediction = {"right prediction": results.right, "wrong prediction": results.wrong} if results.scored else {}
+    by_size = {f"{size} region": results.by_size[size] for size in SIZES}
+    return {name: one for name, one in {"all": results.overall, **by_prediction, **by_size}.items() if one.images}
+
+
+def chosen_classes(results: Sequence[Results]) -> list[str]:
+    """Classes of the data set for a table: all by number of images if they are few, else the most biased.
+
+    The most biased have the highest lower ends of the interval of position bias, in the mean over the models: so few
+    images do not lead by chance alone. Of equal ones, those with less energy inside.
+    """
+    by_class = [one.by_class for one in results]
+    images = {name: summary.images for name, summary in by_class[0].items() if summary.images}
+    if len(images) <= MOST_CLASSES:
+        return sorted(images, key=lambda name: -images[name])
+
+    def bias(name: str) -> tuple[float, float]:
+        lows = [summaries[name].position_bias.low for summaries in by_class]
+        return -float(np.mean(lows)), float(np.mean([one[name].means["energy_inside"].value for one in by_class]))
+
+    enough = [name for name, count in images.items() if count >= LEAST_IMAGES]
+    enough = [name for name in enough if all(one[name].position_bias.n for one in by_class)]
+    return sorted(enough, key=bias)[:MOST_BIASED]
+
+
+def classes(results: Results, chosen: Sequence[str]) -> list[dict[str, Any]]:
+    """The measures of one model for some classes."""
+    return [{"class": name, **_measures(results.by_class[name])} for name in chosen]
+
+
+def classes_of_all(results: Sequence[Results], chosen: Sequence[str], measure: str) -> list[dict[str, Any]]:
+    """A measure for some classes, by the position of the model as text."""
+    return [
+        {"class": name, "images": results[0].by_class[name].images}
+        | {str(i): _measures(one.by_class[name])[measure] for i, one in enumerate(results)}
+        for name in chosen
+    ]
+
+
+def differences(comparisons: Sequence[Comparison | None]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Differences of rates, and of means, with all models of a measure together."""
+    order = (*MAIN, *OTHERS)
+    records = [record for one in comparisons if one is not None for record in one.to_records()]
+    records = [record | ({"significant": None} if record["p"] is None else {}) for record in records]
+    records.sort(key=lambda record: order.index(record["measure"]))
+    rates = [record for record in records if record["measure"] in RATES]
+    return rates, [record for record in records if record["measure"] not in RATES]
+
+
+def left_out(results: Sequence[Results]) -> list[dict[str, Any]]:
+    """For each model and reason: how many images have no part in the measures, and the first of them."""
+    records = []
+    for name, one in zip(names(results), results, strict=True):
+        reasons = {
+            "constant map": [one.keys[i] for i in np.flatnonzero(one.rows["constant"])],
+            "no region": [one.keys[i] for i in np.flatnonzero(one.rows["region_area"] == 0)],
+            "not readable": list(one.skipped),
+        }
+        records += [
+            {"network": name, "reason": reason, "images": len(keys), "examples": "; ".join(keys[:_EXAMPLES])}
+            for reason, keys in reasons.items()
+            if keys
+        ]
+    return records
+
+
+def bias_tables(results: Sequence[Results], comparisons: Sequence[Comparison | None] = ()) -> Iterator[Table]:
+    """Results of bias: of one model by part and by class, of several all images, and the differences."""
+    if len(results) == 1:
+        yield records_table(parts(results), PARTS[1:], caption=captions.RATES)
+        chosen = chosen_classes(results)
+        if 1 < len(chosen) <= _PRINTED:
+            yield records_table(classes(results[0], chosen), CLASSES)
+    else:
+        yield records_table(overview(results), (*OVERVIEW[:2], *columns(BRIEF)), caption=captions.RATES)
+    rates, means = differences(comparisons)
+    if rates:
+        yield records_table(rates, RATE_DIFFERENCES, caption=captions.DIFFERENCES)
+        yield records_table(means, MEAN_DIFFERENCES)
+    if without := left_out(results):
+        yield records_table(without, LEFT_OUT, title="Images without measures")
+
+
+def _measures(summary: Summary) -> dict[str, Any]:
+    """Images, and every measure with the ends of its interval; None for NaN."""
+    compared = summary.position_bias.n
+    biased = round(compared * (summary.position_bias.value + summary.range_bias.value)) if compared else 0
+    estimates = {**summary.estimates(), "inside": proportion(compared - biased, compared)}
+    ends: Mapping[str, float] = {
+        f"{name}{end}": getattr(one, attribute)
+        for name, one in estimates.items()
+        for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
+    }
+    return {"images": summary.images, "compared": compared, **without_nan(ends)}
