@@ -43,6 +43,12 @@ def test_options_of_a_module(capsys) -> None:
     assert status == 2 and "options of 'shuffle', which is not among the modules: se" in err
 
 
+def test_options_of_a_network(capsys) -> None:
+    options = ["--model_options={block: basic}", "--latency=false", "--format=json", "--classes=100"]
+    status, out, _ = run(capsys, "cifar-resnet8x4", "cifar-resnet20", *options)
+    assert status == 0 and [row["parameters"] for row in json.loads(out)["rows"]] == [1_233_540, 278_324]
+
+
 def test_measured_as_csv_and_as_a_table(capsys) -> None:
     options = ["--attention=se", "--image_size=16", "--classes=5", "--batch=2", "--repeats=2", "--device=cpu"]
     status, out, err = run(capsys, "wrn-10-0.5", *options, "--format=csv")

@@ -49,6 +49,9 @@ def main(arguments: list[str]) -> int:
         default={},
         help="options of modules by name, such as '{shuffle: {groups: 16}}'",
     )
+    parser.add_argument(
+        "--model_options", type=dict[str, Any], default={}, help="options of the networks, such as '{block: basic}'"
+    )
     parser.add_argument("--stages", type=str, default="", help="that have attention, from 1, with commas; all if empty")
     parser.add_argument(
         "--image_size", type=int, default=None, help="side in pixels; 224, or 32 for networks for small images"
@@ -80,6 +83,7 @@ def main(arguments: list[str]) -> int:
         image_size=options.image_size,
         classes=options.classes,
         options=options.attention_options,
+        network_options=options.model_options,
     )
     if options.latency:
         models.measure_costs(
