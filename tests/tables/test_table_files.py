@@ -184,27 +184,9 @@ rows: {r: {title: R, 1: {teacher: 2}, 2: {teacher: 2024-01-05}, 2024-01-05: {}}}
     refused(load, TABLE, numbers.replace("teacher: 2}", "teacher: 1}"), "row r, 1: it is its own teacher")
 
 
-FORMULA = "begins with =, +, - or @, as a spreadsheet's formula"
-CONTROL = "holds a tab, a line break or a control character"
-
-
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        *(("=1+1", FORMULA), ("'='", FORMULA), ("+x", FORMULA), ("-1", FORMULA), ("'@x'", FORMULA), ("' =x'", FORMULA)),
-        *((f'"{escape}x"', CONTROL) for escape in (r"\t", r"\n", r"\r", r"\0", r"\x1b", r"\x85", r"\u2028")),
-    ],
-)
-def test_keys_that_a_spreadsheet_would_run_are_refused(load: Load, key: str, message: str) -> None:
-    refused(load, "c: C}", f"c: C, {key}: D}}", "columns: the key ")
-    refused(load, "c: C}", f"c: C, {key}: D}}", message)
-    refused(load, "c: {}\n", f"c: {{}}\n  {key}: {{title: S}}\n", "rows: the key ")
-    refused(load, "c: {}\n", f"c: {{}}\n  {key}: {{title: S}}\n", message)
-
-
-def test_other_keys_hold_what_they_like(load: Load) -> None:
-    table = load("c: C}", "c: C, a=b: D, été-1: E, 'at+kd @ 2': F}")
-    assert list(table.columns) == ["a", "b", "c", "a=b", "été-1", "at+kd @ 2"]
+def test_keys_hold_what_they_like(load: Load) -> None:
+    table = load("c: C}", "c: C, a=b: D, =1: E, '-1': F}")
+    assert list(table.columns) == ["a", "b", "c", "a=b", "=1", "-1"]
 
 
 def test_costs_are_no_percentages_and_are_not_compared(load: Load) -> None:

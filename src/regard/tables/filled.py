@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -183,7 +182,7 @@ class FilledTable:
     def record(self, cell: FilledCell, index: int) -> dict[str, Any]:
         values, one = cell.values(index), cell.estimate(index)
         numbers = list(values.values())
-        return {
+        record = {
             "table": self.table.name,
             "row": cell.cell.row,
             "column": cell.cell.column,
@@ -193,10 +192,10 @@ class FilledTable:
             "statistic": self.table.statistic,
             "n": one.n,
             "median": statistics.median(numbers) if numbers else None,
-            "mean": _known(one.value),
+            "mean": one.value,
             "deviation": statistics.stdev(numbers) if len(numbers) > 1 else None,
-            "low": _known(one.low),
-            "high": _known(one.high),
+            "low": one.low,
+            "high": one.high,
             "seeds": list(values),
             "values": numbers,
             "unfinished": list(cell.unfinished),
@@ -207,10 +206,11 @@ class FilledTable:
             "versions": cell.versions,
             "data": self.data if cell.runs else "",
         }
+        return stats.without_nan(record)
 
     def comparison_records(self) -> list[dict[str, Any]]:
         """A record for each comparison; `difference`, `low` and `high` are in points."""
-        return [
+        records = (
             {
                 "table": self.table.name,
                 "row": one.row,
@@ -220,22 +220,19 @@ class FilledTable:
                 "published": one.published,
                 "checked": one.checked,
                 "n": one.difference.n,
-                "difference": _known(one.difference.value),
-                "low": _known(one.difference.low),
-                "high": _known(one.difference.high),
+                "difference": one.difference.value,
+                "low": one.difference.low,
+                "high": one.difference.high,
                 "p": one.difference.p,
                 "p_adjusted": one.difference.p_adjusted,
                 "verdict": one.verdict,
             }
             for one in self.comparisons
-        ]
+        )
+        return [stats.without_nan(record) for record in records]
 
     def shared_teachers(self) -> dict[tuple[str, str], dict[str, int]]:
         """Teachers of several runs of one cell, with their number, by (row, column): these runs are not independent."""
         counts = {place: Counter(one.teacher for one in cell.runs if one.teacher) for place, cell in self.cells.items()}
         shared = {place: {name: n for name, n in sorted(one.items()) if n > 1} for place, one in counts.items()}
         return {place: names for place, names in shared.items() if names}
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value

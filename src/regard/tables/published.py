@@ -32,16 +32,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
-from unicodedata import category
+from typing import Any, Literal, TypeVar, get_args
 
 from regard.errors import InputError, unknown
 from regard.strict_yaml import read_yaml
 from regard.tables.metrics import Metric, metric
 from regard.training import Recipe, field_arguments, load_recipe
 
+T = TypeVar("T")
 Statistic = Literal["mean", "median", "single"]
 
 _TABLE = {
@@ -189,7 +190,9 @@ def load_table(name: str | Path) -> PublishedTable:
 
 def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedTable:
     content = _fields(content, "a table", _TABLE, {"title", "columns", "rows"})
-    metrics = tuple(metric(one) for one in _strings(content.get("metrics", ["accuracy"]), "metrics"))
+    names = _typed(content.get("metrics", ["accuracy"]), list, "metrics", "a list of names")
+    metrics = tuple(metric(_typed(one, str, "one of the metrics", "a name")) for one in names)
+    notes = _typed(content.get("notes", []), list, "notes", "a list of sentences")
     if not metrics:
         raise InputError("metrics is empty; name one at least")
     _once([one.name for one in metrics], "metrics")
@@ -200,9 +203,9 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
     if runs is not None and (type(runs) is not int or runs < 1):
         raise InputError(f"runs is {runs!r}; expected how many there were, at least 1")
     columns = _columns(content["columns"])
-    checked, source = _truth(content.get("checked", True), "checked"), _text(content.get("source"), "source")
+    checked, source = content.get("checked", True), _text(content.get("source"), "source")
     rows, cells = {}, {}
-    for key, row in _keyed(content["rows"], "rows").items():
+    for key, row in _mapping(content["rows"], "rows").items():
         row = _fields(row, f"row {key}", {"title", "overrides", *columns}, {"title"})
         rows[key] = _text(row["title"], f"the title of row {key}")
         common = _mapping(row.get("overrides", {}), f"row {key}: overrides")
@@ -214,7 +217,7 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
                     row=key,
                     column=column,
                     published=_published(cell.get("published"), metrics, place),
-                    checked=_truth(cell["checked"], f"{place}: checked") if "checked" in cell else checked,
+                    checked=_typed(cell.get("checked", checked), bool, f"{place}: checked", "true or false"),
                     recipe=_recipe(cell.get("recipe"), base, place),
                     overrides=_overrides(cell, common, f"{source}; {rows[key]}, {columns[column]}", place),
                     teacher=_teacher(cell.get("teacher"), column, row, place),
@@ -233,12 +236,12 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
         columns=columns,
         cells=cells,
         comparisons=_comparisons(content.get("comparisons", []), columns),
-        notes=_notes(content.get("notes", [])),
+        notes=tuple(_text(one, "one of the notes") for one in notes if one is not None),
     )
 
 
 def _comparisons(value: Any, columns: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    found = []
+    pairs: list[tuple[str, str]] = []
     for pair in value if isinstance(value, list) else [value]:
         named = [str(column) for column in pair] if isinstance(pair, list) else []
         if len(named) != 2 or named[0] == named[1]:
@@ -246,9 +249,9 @@ def _comparisons(value: Any, columns: Mapping[str, str]) -> tuple[tuple[str, str
         for column in named:
             if column not in columns:
                 raise unknown("column in comparisons", column, columns)
-        found.append((named[0], named[1]))
-    _once([f"[{column}, {against}]" for column, against in found], "comparisons")
-    return tuple(found)
+        pairs.append((named[0], named[1]))
+    _once([f"[{column}, {against}]" for column, against in pairs], "comparisons")
+    return tuple(pairs)
 
 
 def _teacher(name: Any, column: str, row: Mapping[str, Any], place: str) -> str | None:
@@ -263,18 +266,19 @@ def _teacher(name: Any, column: str, row: Mapping[str, Any], place: str) -> str 
 
 def _no_circle(cells: Mapping[tuple[str, str], Cell]) -> None:
     """Teachers are trained before students, so that of a circle none could be the first."""
-    for row, column in cells:
-        met, teacher = [column], cells[row, column].teacher
-        while teacher is not None:
-            if teacher in met:
-                circle = ", ".join(met[met.index(teacher) :])
-                raise InputError(f"row {row}: the teachers of {circle} go in a circle; one of these has to have none")
-            met.append(teacher)
-            teacher = cells[row, teacher].teacher
+    teachers = {(row, column): [(row, cell.teacher)] if cell.teacher else [] for (row, column), cell in cells.items()}
+    try:
+        TopologicalSorter(teachers).prepare()
+    except CycleError as error:
+        places = error.args[1][:-1]
+        names = ", ".join(sorted(column for _, column in places))
+        raise InputError(
+            f"row {places[0][0]}: the teachers of {names} go in a circle; one of these has to have none"
+        ) from error
 
 
 def _columns(value: Any) -> dict[str, str]:
-    columns = _keyed(value, "columns")
+    columns = _mapping(value, "columns")
     for taken in ("title", "overrides"):
         if taken in columns:
             raise InputError(f"a column cannot be called {taken!r}, which is a field of the row; give it another key")
@@ -282,12 +286,6 @@ def _columns(value: Any) -> dict[str, str]:
         if title is None:
             raise InputError(f"columns does not say the title of {key}")
     return {key: _text(title, f"the title of column {key}") for key, title in columns.items()}
-
-
-def _notes(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise InputError(f"notes is {value!r}; expected a list of sentences")
-    return tuple(_text(one, "one of the notes") for one in value if one is not None)
 
 
 def _text(value: Any, what: str) -> str:
@@ -305,33 +303,14 @@ def _once(words: list[str], what: str) -> None:
             raise InputError(f"{what}: {word} stands there twice")
 
 
-def _strings(value: Any, what: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise InputError(f"{what} is {value!r}; expected a list of words")
-    return value
-
-
-def _truth(value: Any, what: str) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{what} is {value!r}; expected true or false")
+def _typed(value: Any, kind: type[T], what: str, expected: str) -> T:
+    if not isinstance(value, kind):
+        raise InputError(f"{what} is {value!r}; expected {expected}")
     return value
 
 
 def _mapping(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{what} is {value!r}; expected fields with values")
-    return {str(key): content for key, content in value.items()}
-
-
-def _keyed(value: Any, what: str) -> dict[str, Any]:
-    """Rows or columns. Their keys go into CSV files as they are, and a spreadsheet would run some as formulas."""
-    value = _mapping(value, what)
-    for key in value:
-        if key.lstrip().startswith(("=", "+", "-", "@")):
-            raise InputError(f"{what}: the key {key!r} begins with =, +, - or @, as a spreadsheet's formula; rename it")
-        if any(category(character) in ("Cc", "Zl", "Zp") for character in key):
-            raise InputError(f"{what}: the key {key!r} holds a tab, a line break or a control character; rename it")
-    return value
+    return {str(key): content for key, content in _typed(value, dict, what, "fields with values").items()}
 
 
 def _fields(value: Any, what: str, known: set[str], needed: set[str]) -> dict[str, Any]:
@@ -368,6 +347,5 @@ def _overrides(cell: Mapping[str, Any], common: Mapping[str, Any], source: str, 
 def _recipe(name: Any, base: Path | None, place: str) -> str | None:
     if name is None:
         return None
-    if not isinstance(name, str):
-        raise InputError(f"{place}: recipe is {name!r}; expected the name or the path of one")
+    name = _typed(name, str, f"{place}: recipe", "the name or the path of one")
     return str(base / name) if base is not None and name.endswith((".yaml", ".yml")) else name
