@@ -13,7 +13,7 @@ def test_numbers() -> None:
     assert [formatting.percent(x) for x in (0.743, 1.0, math.nan, None)] == ["74.3", "100.0", NONE, NONE]
     assert [formatting.points(x) for x in (0.031, -0.0042, 0.0001, -0.0001)] == ["+3.1", "−0.4", "0.0", "0.0"]
     assert [formatting.signed(x, 2) for x in (0.44, -0.312, 0.0, math.nan)] == ["+0.44", "−0.31", "0.00", NONE]
-    assert [formatting.p_value(x) for x in (0.0004, 0.0312, None)] == ["< 0.001", "0.031", NONE]
+    assert [formatting.p_value(x) for x in (0.0004, 0.0312, 0.04973, None)] == ["< 0.001", "0.031", "0.0497", NONE]
     assert [formatting.large(x) for x in (175_994, 26_800_000, 4_110_000_000, None)] == [
         *("175,994", "26.8 M", "4.11 G", NONE)
     ]

@@ -55,8 +55,11 @@ def difference(difference: Difference, write: Callable[[float], str] = points) -
 
 
 def p_value(p: float | None) -> str:
-    """< 0.001, 0.031"""
-    return NONE if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    """< 0.001, 0.031, and 0.0497 where three decimals would hide on which side of 0.05 it is."""
+    if p is None or math.isnan(p):
+        return NONE
+    text = f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return f"{p:.4f}" if text == "0.050" else text
 
 
 def large(count: int | None) -> str:
