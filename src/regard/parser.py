@@ -104,6 +104,11 @@ class Parser(ArgumentParser):
             action = next(a for a in self._actions if (required[1] or required[2]) in (a.dest, a.metavar))
             name = action.option_strings[0] if action.option_strings else action.metavar
             message = f"{name} is missing: {action.help}"
+        if refused := re.match(r'Parser key "([\w.]+)": .*(?:Given value|Got value): (.*)', message):
+            action = next(a for a in self._actions if a.dest == refused[1])
+            choices = re.search(r"Literal\[(.*?)\]", message)
+            expected = f"expected {choices[1]}" if choices else " ".join(str(action.help).split())
+            message = f"{action.option_strings[0]} does not take {refused[2]}: {expected}"
         raise InputError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…") from ex
 
     def _options_first(self, args: Sequence[str]) -> list[str]:

@@ -192,11 +192,13 @@ def test_a_config_is_checked(kind, tmp_path) -> None:
 
 def test_what_cannot_be_saved_or_loaded(tmp_path) -> None:
     changed = models.create("wrn-10-0.5", 3)
-    attention.attach(changed, "se")
+    changed.head = torch.nn.Linear(2, 2)
+    attached = attention.attach(models.create("wrn-10-0.5", 3), "se")
     odd = models.create("resnet10t", 3, act_layer=torch.nn.SiLU)
     for model, words in (
         (torch.nn.Linear(2, 2), "models.create did not make this Linear"),
         (changed, "left over"),
+        (attached, "attention="),
         (odd, "JSON"),
     ):
         with pytest.raises(InputError, match=words):

@@ -175,6 +175,12 @@ def test_names_that_are_none_and_files_that_are_none(
 
 
 def test_a_misspelt_option_names_the_nearest() -> None:
+    for field, expected in (
+        ("model.attention_start", "'published', 'identity'"),
+        ("model.attention_stages", "counted from 1"),
+    ):
+        with pytest.raises(InputError, match=f"^--{field} does not take .*x.*{expected}"):
+            load_recipe(None, [f"--{field}=x"])
     with pytest.raises(InputError, match="did you mean --optimizer.lr?"):
         load_recipe(None, ["--optimiser.lr", "3"])
     with pytest.raises(InputError, match="no recipe file"):

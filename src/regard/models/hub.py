@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import HfApi, ModelCardData, snapshot_download
 from torch import nn
 
-from regard.attention import parse_gate
+from regard.attention import attached, parse_gate
 from regard.errors import InputError, first_line
 from regard.files import read_regular, write_text
 from regard.models.checkpoints import check_fit, read_checkpoint, write_weights
@@ -160,6 +160,11 @@ def _network(model: nn.Module) -> tuple[dict[str, Any], int]:
     network = dict(vars(model).get("created_with", {}))
     if not network:
         raise InputError(f"models.create did not make this {type(model).__name__}; what makes it again is not known")
+    if attached(model) and not network["attention"]:
+        raise InputError(
+            f"attention was attached to this {type(model).__name__} after models.create had made it; give it to "
+            "models.create(name, attention=…), which knows how to make it again"
+        )
     classes, options = network.pop("num_classes"), network.pop("options")
     again = without_values(partial(create, **network, num_classes=classes, **options))
     check_fit(again, model.state_dict(), "what the network has now")
