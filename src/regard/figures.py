@@ -59,6 +59,7 @@ def curves(
     styles: Mapping[str, int] | None = None,
     legend: bool = True,
     markers: bool = False,
+    bands: Mapping[str, Mapping[float, tuple[float, float]]] | None = None,
 ) -> Figure:
     """Lines, such as test accuracy by epoch.
 
@@ -72,6 +73,7 @@ def curves(
         styles: numbers of the styles by label; None: by position.
         legend: whether labels stand below the figure.
         markers: whether to mark every point, not only the last.
+        bands: ends of the 95% intervals by x, by label.
     """
     figure, axes = _figure(420, 270, legend=runs if legend else ())
     positions = sorted({x for each in runs.values() for run in each for x in run})
@@ -90,6 +92,10 @@ def curves(
         if len(each) > 1:
             low, high = [min(by_x[x]) for x in at], [max(by_x[x]) for x in at]
             axes.fill_between(at, low, high, color=line["color"], alpha=0.15, linewidth=0)
+        ends = (bands or {}).get(label, {})
+        if ends:
+            low, high = map(list, zip(*ends.values(), strict=True))
+            axes.fill_between(list(ends), low, high, color=line["color"], alpha=0.15, linewidth=0)
         mark: dict[str, Any] = {"marker": "o", "markersize": 5, "markevery": None if markers else [-1]}
         axes.plot(at, [math.fsum(by_x[x]) / len(by_x[x]) for x in at], label=_text(label), **line, **mark)
     if level is not None:

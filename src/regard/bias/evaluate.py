@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from regard import models
-from regard.bias.metrics import check_pixels, check_threshold, measure
-from regard.bias.results import COLUMNS, Results, Rows
+from regard.bias.metrics import check_pixels, check_threshold, measure, scaled
+from regard.bias.results import COLUMNS, CURVES, MAPS, Results, Rows, objects
 from regard.bias.shards import in_shards
 from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, create_loader
 from regard.data.decode import OnUnreadable
@@ -55,12 +55,13 @@ def evaluate(
     shard: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     name: str | None = None,
+    keep_maps: bool = False,
 ) -> Results:
     """Measures every map of a data set against its region, and whether the class was right.
 
     One forward pass per batch, and a backward pass down to the layer of the maps; everything stays on the device but
     one row per image. Images are read as they are needed: memory does not grow with the data set, but for its list of
-    files and 80 bytes per row. The model is afterwards as it was.
+    files and 500 bytes per row (900 for images of more than 65,535 pixels). The model is afterwards as it was.
 
     With a `folder`, rows are kept there a shard at a time: an evaluation that was stopped goes on where it was, and
     under `torch.distributed` (`torchrun`) each process computes its slice of the shards. Batches are the same for any
@@ -93,6 +94,8 @@ def evaluate(
         progress: called after every batch with the images done and the images in all (None where unknown); of several
             processes each counts its own.
         name: of the model in the results; None: that of its class.
+        keep_maps: whether the rows hold the maps besides, as bytes, as large as the features, or, of several layers, as
+            the images (`--keep-maps` of `regard bias`).
 
     Raises:
         InputError: a data set without regions or images, labels outside the model's classes, another number of classes
@@ -101,7 +104,7 @@ def evaluate(
     """
     if target not in ("predicted", "label"):
         raise unknown("target", target, ("predicted", "label"))
-    evaluator = Evaluator(model, method, layer, target, threshold, margin, tolerance)
+    evaluator = Evaluator(model, method, layer, target, threshold, margin, tolerance, keep_maps)
     source = dataset if isinstance(dataset, ImageDataset) else _Batches(dataset, mean, std)
     if not source.has_masks:
         raise InputError(f"the {source.split} images of {source.name!r} have no regions; give a set that has")
@@ -153,13 +156,7 @@ def evaluate(
                     keys += [key_of(i if images is None else images[i]) for i in batch.index.tolist()]
                 skipped += batch.skipped
                 progressed(len(batch.images) + len(batch.skipped))
-            columns = {  # waits for the device
-                name: torch.cat([part[name] for part in parts]).cpu().numpy().astype(dtype)
-                if parts
-                else np.empty(0, dtype)
-                for name, dtype in COLUMNS.items()
-            }
-            return Rows(tuple(keys), columns, tuple(skipped), outputs)
+            return Rows(tuple(keys), _columns(parts), tuple(skipped), outputs)
 
         plan: dict[str, Any] = {}
         if folder is not None:
@@ -177,6 +174,7 @@ def evaluate(
                 "label_outputs": label_outputs and list(label_outputs),
                 "batch_size": size,
                 "shard": shard,
+                "keep_maps": keep_maps,
                 "data": source.fingerprint(),
                 "mean": mean or source.mean,
                 "std": std or source.std,
@@ -240,6 +238,7 @@ class Evaluator:
         threshold: of the focus, above 0, at most 1.
         margin: of range bias, in pixels; see `measure`.
         tolerance: of the pointing game, likewise.
+        keep_maps: whether the columns have the maps besides.
 
     Attributes:
         method: the name of the method.
@@ -255,8 +254,10 @@ class Evaluator:
         threshold: float = 0.5,
         margin: int = 0,
         tolerance: int = 0,
+        keep_maps: bool = False,
     ) -> None:
         self.target = target
+        self.keep_maps = keep_maps
         self.threshold = check_threshold(threshold)
         self.margin = check_pixels("margin", margin)
         self.tolerance = check_pixels("tolerance", tolerance)
@@ -271,14 +272,17 @@ class Evaluator:
         self.method = method_name(method)
         self.layer = self._cam.layer
 
-    def maps(self, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def maps(
+        self, images: Tensor, classes: Tensor | None = None, *, upsample: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (B, h, w), class scores (B, classes), and the classes explained (B,).
 
         Args:
             images: (B, 3, H, W), as the model wants them.
             classes: outputs of the model, (B,); None: the predicted ones.
+            upsample: whether maps are as large as the images; see `MapMethod`.
         """
-        maps = self._cam(images, classes)
+        maps = self._cam(images, classes, upsample=upsample)
         assert self._cam.logits is not None and self._cam.classes is not None
         return maps, self._cam.logits, self._cam.classes
 
@@ -293,17 +297,38 @@ class Evaluator:
             targets: int64 (B,), the outputs of the model that stand for them; -1: none.
             regions: bool (B, H, W).
         """
-        maps, logits, explained = self.maps(images, targets if self.target == "label" else None)
+        several = len(self._cam.layers) > 1  # maps of several layers are fused at the size of the images
+        explained_classes = targets if self.target == "label" else None
+        maps, logits, explained = self.maps(images, explained_classes, upsample=several)
         predicted, scores = predicted_classes(logits), class_logits(logits)
         measures = measure(maps, regions.to(maps.device), self.threshold, margin=self.margin, tolerance=self.tolerance)
-        return {
+        columns = {
             "label": labels,
             "predicted": predicted,
             "explained": explained,
             "probability": scores.float().softmax(1).gather(1, explained[:, None])[:, 0],
             "correct": predicted == targets.to(predicted.device),
             **dict(measures.items()),
-        }, scores.shape[1]
+            **dict(zip(CURVES, (measures.curves.inside, measures.curves.outside, measures.curves.beyond), strict=True)),
+        }
+        if self.keep_maps:
+            columns[MAPS] = (255 * scaled(maps)).round().to(torch.uint8)
+        return columns, scores.shape[1]
+
+
+def _columns(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
+    """The columns of batches, one after another, on the host; waits for the device."""
+    if not parts:
+        return {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
+    columns = {
+        name: torch.cat([part[name] for part in parts]).cpu().numpy().astype(COLUMNS.get(name), copy=False)
+        for name in (*COLUMNS, *CURVES)
+    }
+    for name in CURVES[:2]:  # pixels
+        columns[name] = columns[name].astype(np.uint16 if columns[name].max() < 1 << 16 else np.uint32)
+    if MAPS in parts[0]:
+        columns[MAPS] = objects([one for part in parts for one in part[MAPS].cpu().numpy()])
+    return columns
 
 
 class _Matching:

@@ -1,4 +1,4 @@
-"""Measures of maps against regions, an image at a time but all at once."""
+"""Measures of maps against regions, one value per image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,38 @@ from regard.errors import InputError
 from regard.maps.method import resized
 
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # 0.05, 0.1, …, 0.95
+CURVE_THRESHOLDS = tuple(i / 100 for i in range(101))  # 0, 0.01, …, 1
 _MOST_PIXELS = 1_000_000  # of a distance: more than the side of any image
 
 
 @dataclass(frozen=True, eq=False)
+class Curves:
+    """The focus of N images at the 101 thresholds 0, 0.01, …, 1, in whole numbers.
+
+    At threshold 0 the focus is the whole image, so that `inside[:, 0]` is the size of the region. The focus of a
+    constant map is empty above 0.
+
+    Attributes:
+        inside: (N, 101), int32; pixels of the focus inside the region.
+        outside: (N, 101), int32; pixels of the focus outside the region.
+        beyond: (N,), uint8; the number of thresholds, from 0 on, at which the focus goes further than `margin` beyond
+            the region.
+    """
+
+    inside: Tensor
+    outside: Tensor
+    beyond: Tensor
+
+    def at(self, level: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The measures that depend on the threshold at the threshold `level` / 100: name -> (N,), as in `Measures`."""
+        inside, outside = self.inside[:, level].long(), self.outside[:, level].long()
+        region = self.inside[:, 0].long()
+        return _focus_measures(inside, outside, region, region + self.outside[:, 0], level < self.beyond, dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class Measures:
-    """What `measure` says of N images: tensors (N,), booleans and floating-point numbers.
+    """Measures of N images: tensors (N,), booleans and floating-point numbers.
 
     F is the focus, R the region, both sets of pixels; 0 / 0 is NaN.
 
@@ -55,6 +81,7 @@ class Measures:
         focus_area: |F| / pixels, 0 to 1.
         region_area: |R| / pixels, 0 to 1.
         constant: bool; the clipped map has one value: see `measure`.
+        curves: the focus at other thresholds, from which `spill`, `miss`, `iou` and both biases follow there.
     """
 
     position_bias: Tensor
@@ -72,13 +99,14 @@ class Measures:
     focus_area: Tensor
     region_area: Tensor
     constant: Tensor
+    curves: Curves
 
     def __len__(self) -> int:
         return len(self.constant)
 
     def items(self) -> list[tuple[str, Tensor]]:
         """(name, values) of every measure, in the order above."""
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "curves"]
 
 
 @torch.no_grad()
@@ -145,38 +173,33 @@ def measure(
     ranking = Ranking(values, inside)
     region_size = ranking.region
 
-    # Scaling keeps the order, so the focus at a threshold is all from some place on. (N, 1 + thresholds)
+    # Scaling keeps the order, so the focus at a threshold is all from some place on. (N, levels)
     places = torch.searchsorted(_scaled(ranking.values, low, high), levels.expand(len(maps), -1).contiguous())
     focus_sizes = pixels - places
     shared = ranking.inside_highest(focus_sizes)
-    ious = _ratio(shared, focus_sizes + region_size[:, None] - shared, dtype)
-    focus_size, both = focus_sizes[:, 0], shared[:, 0]
-
-    beyond = both < focus_size
+    beyond = shared < focus_sizes
     if margin:
-        focused = _scaled(values, low, high) >= levels[0]
-        beyond = (focused & ~_dilated(regions, margin).flatten(1)).any(1)
+        further = _scaled(values, low, high).masked_fill(_dilated(regions, margin).flatten(1), -1)
+        beyond = further.amax(1, keepdim=True) >= levels
+    ious = _ratio(shared, focus_sizes + region_size[:, None] - shared, dtype)[:, 1 : 1 + len(thresholds)]
+    inside_curve, outside_curve = (x[:, -len(CURVE_THRESHOLDS) :].int() for x in (shared, focus_sizes - shared))
     share = values / high[:, None]  # the sum of large values stays finite
     near = ranking.peak_inside()
     if tolerance:
         near = ((values == high[:, None]) & _dilated(regions, tolerance).flatten(1)).any(1)
     precisions = ranking.precision(torch.stack((region_size, torch.full_like(region_size, k)), 1))
     return Measures(
-        position_bias=both == 0,
-        range_bias=(both > 0) & beyond,
-        spill=_ratio(focus_size - both, focus_size, dtype),
-        miss=_ratio(region_size - both, region_size, dtype),
-        iou=ious[:, 0],
-        mean_iou=ious[:, 1:].mean(1),
-        best_iou=ious[:, 1:].amax(1),
+        **_focus_measures(shared[:, 0], focus_sizes[:, 0] - shared[:, 0], region_size, pixels, beyond[:, 0], dtype),
+        mean_iou=ious.mean(1),
+        best_iou=ious.amax(1),
         pointing=near & ~constant,
         energy_inside=(share * inside).sum(1) / share.sum(1),
         auc=ranking.auc(),
         rank_accuracy=precisions[:, 0],
         top_k=precisions[:, 1],
-        focus_area=_ratio(focus_size, pixels, dtype),
         region_area=_ratio(region_size, pixels, dtype),
         constant=constant,
+        curves=Curves(inside_curve, outside_curve, beyond[:, -len(CURVE_THRESHOLDS) :].sum(1).to(torch.uint8)),
     )
 
 
@@ -273,13 +296,29 @@ def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:
     return part.to(dtype) / whole
 
 
+def _focus_measures(
+    inside: Tensor, outside: Tensor, region: Tensor, pixels: Tensor | int, beyond: Tensor, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """What depends on the threshold, from sizes in pixels (N,), and whether the focus goes beyond the margin."""
+    focus = inside + outside
+    return {
+        "position_bias": inside == 0,
+        "range_bias": (inside > 0) & beyond,
+        "spill": _ratio(outside, focus, dtype),
+        "miss": _ratio(region - inside, region, dtype),
+        "iou": _ratio(inside, region + outside, dtype),
+        "focus_area": _ratio(focus, pixels, dtype),
+    }
+
+
 def _levels(threshold: float, thresholds: Sequence[float], maps: Tensor) -> Tensor:
-    """The threshold of the focus and those of mean and best IoU, in the dtype in which the maps are measured."""
+    """The threshold of the focus, those of mean and best IoU, and those of the curves, in the dtype of measuring."""
     if not len(thresholds):
         raise InputError("no thresholds for mean and best IoU; give at least one, such as 0.5")
     for level in (threshold, *thresholds):
         check_threshold(level)
-    levels = torch.tensor((threshold, *thresholds), dtype=torch.promote_types(maps.dtype, torch.float32))
+    every = (threshold, *thresholds, *CURVE_THRESHOLDS)
+    levels = torch.tensor(every, dtype=torch.promote_types(maps.dtype, torch.float32))
     return levels.to(maps.device, non_blocking=True)
 
 

@@ -6,20 +6,23 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from regard.bias.metrics import check_pixels, check_threshold
-from regard.errors import InputError, first_line
+from regard import figures
+from regard.bias.metrics import CURVE_THRESHOLDS, Curves, check_pixels, check_threshold
+from regard.errors import InputError, first_line, unknown
 from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
 from regard.stats import Estimate, mean, proportion, without_nan
 
 if TYPE_CHECKING:
     import pyarrow
+    from matplotlib.figure import Figure
 
 # Column -> its type, in the order of a file.
 COLUMNS: dict[str, type[np.generic]] = {
@@ -44,6 +47,9 @@ COLUMNS: dict[str, type[np.generic]] = {
     "region_area": np.float32,
     "constant": np.bool_,
 }
+# Columns that results may lack. The curves are (N, 101) whole numbers, of as few bytes as they need.
+CURVES = ("focus_inside", "focus_outside", "levels_beyond")
+MAPS = "map"
 RATES = ("accuracy", "position_bias", "range_bias", "pointing")
 MEANS = (
     "spill",
@@ -63,6 +69,7 @@ MEANS = (
 SIZES = {"small": (0.0, 1 / 16), "medium": (1 / 16, 1 / 4), "large": (1 / 4, math.inf)}
 
 _KEY = "image"  # the column of the images' names
+_SHAPE = ("map_height", "map_width")
 _FORMAT = "regard bias"
 _VERSION = 3
 _OPTIONS: dict[str, type | tuple[type, ...]] = {
@@ -160,7 +167,9 @@ class Results:
         classes: names of the classes of the data set; `label` is an index into them.
         rows: name -> NumPy array (N,), entry i belongs to image i: `label` (-1: none), `predicted` and `explained`
             (outputs of the model), `probability` (softmax of the explained class), `correct`, and the measures under
-            the names of `Measures` (bool or float32).
+            the names of `Measures` (bool or float32). Besides, where they were measured, the `Curves` as
+            `focus_inside`, `focus_outside` (N, 101) and `levels_beyond`; and, where they were kept, the maps as `map`:
+            arrays (h, w), uint8, 255 times the map scaled to [0, 1].
         outputs: names of the model's outputs.
         scored: whether the labels are outputs of the model, so that it can be right or wrong; if not, `correct` is
             False throughout.
@@ -250,6 +259,71 @@ class Results:
     def range_bias(self) -> Estimate:
         """Of the images with a focus and a region."""
         return self.overall.range_bias
+
+    def at(self, threshold: float) -> Results:
+        """The same results with the focus at another threshold, without another look at the images.
+
+        Position bias, range bias, spill, miss, IoU and focus area are exactly those of `evaluate` with this threshold.
+
+        Args:
+            threshold: 0.01, 0.02, … or 1.
+
+        Raises:
+            InputError: another threshold, or results without curves.
+        """
+        if threshold == self.threshold:
+            return self
+        level = round(100 * check_threshold(threshold))
+        if CURVE_THRESHOLDS[level] != threshold or not level:
+            raise InputError(f"threshold {threshold}; curves are at multiples of 0.01, from 0.01 to 1")
+        return replace(self, threshold=threshold, rows={**self.rows, **self._focus_measures(level)})
+
+    @cached_property
+    def curves(self) -> dict[str, list[Estimate]]:
+        """Measure -> its rate or mean over the images with a focus and a region, at each threshold 0, 0.01, …, 1.
+
+        The measures are `position_bias`, `range_bias`, `spill`, `miss`, `iou` and `focus_area`.
+
+        Raises:
+            InputError: results without curves.
+        """
+        counted = comparable(self.rows)
+        curves: dict[str, list[Estimate]] = {}
+        for level in range(len(CURVE_THRESHOLDS)):
+            for name, values in self._focus_measures(level).items():
+                values = values[counted]
+                is_rate = values.dtype == np.bool_
+                estimate = proportion(int(values.sum()), len(values)) if is_rate else mean(values, 0, 1)
+                curves.setdefault(name, []).append(estimate)
+        return curves
+
+    def plot(self, measures: Sequence[str] = ("position_bias", "range_bias")) -> Figure:
+        """A matplotlib figure of rates, or means, over thresholds, with their 95% intervals as bands.
+
+        Args:
+            measures: of `curves`.
+
+        Raises:
+            InputError: a measure that `curves` does not have, or results without curves.
+        """
+        curves = {}
+        for name in measures:
+            if name not in self.curves:
+                raise unknown("measure", name, self.curves)
+            curves[name.replace("_", " ")] = dict(zip(CURVE_THRESHOLDS[1:], self.curves[name][1:], strict=True))
+        return figures.curves(
+            {label: [{x: one.value for x, one in curve.items()}] for label, curve in curves.items()},
+            bands={label: {x: (one.low, one.high) for x, one in curve.items()} for label, curve in curves.items()},
+            xlabel="threshold of the focus",
+            percent=True,
+        )
+
+    def _focus_measures(self, level: int) -> dict[str, np.ndarray]:
+        """The columns that depend on the threshold, at the threshold `level` / 100."""
+        if "focus_inside" not in self.rows:
+            raise InputError("the results have no curves; measure again")
+        columns = (torch.from_numpy(self.rows[name].astype(np.int64)) for name in CURVES)
+        return {name: values.numpy() for name, values in Curves(*columns).at(level).items()}
 
     def to_records(self) -> list[dict[str, Any]]:
         """Every rate and mean of every part of the images, JSON-ready: NaN is None.
@@ -369,7 +443,7 @@ class Rows:
 
     Attributes:
         keys: (N,), names of the images.
-        columns: name -> (N,), those of `COLUMNS`.
+        columns: name -> (N,), those of `COLUMNS`, and, where there are any, (N, 101) of `CURVES` and those of `MAPS`.
         skipped: the images that could not be read and have no row, each with the reason.
         outputs: number of the model's outputs; 0 if it has not been called.
     """
@@ -385,12 +459,12 @@ class Rows:
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
         """The rows of several parts, one after another."""
+        present = [part.columns for part in parts if len(part)]
         return cls(
             tuple(key for part in parts for key in part.keys),
-            {
-                name: np.concatenate([part.columns[name] for part in parts] or [np.empty(0, dtype)])
-                for name, dtype in COLUMNS.items()
-            },
+            {name: np.concatenate([columns[name] for columns in present]) for name in present[0]}
+            if present
+            else {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()},
             tuple(name for part in parts for name in part.skipped),
             max((part.outputs for part in parts), default=0),
         )
@@ -401,7 +475,13 @@ class Rows:
 
         arrays = {_KEY: pa.array([utf8(key) for key in self.keys], pa.string())}
         for name, values in self.columns.items():
-            arrays[name] = pa.array(values, from_pandas=values.dtype.kind == "f")
+            if name == MAPS:
+                arrays[name] = pa.array([one.tobytes() for one in values], pa.binary())
+                arrays |= {_SHAPE[i]: pa.array([one.shape[i] for one in values], pa.uint16()) for i in (0, 1)}
+            elif values.ndim == 2:
+                arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+            else:
+                arrays[name] = pa.array(values, from_pandas=values.dtype.kind == "f")
         return pa.table(arrays, metadata={"skipped": json.dumps(self.skipped), "outputs": str(self.outputs)})
 
     def write(self, path: Path) -> None:
@@ -409,7 +489,11 @@ class Rows:
         from pyarrow import parquet
 
         with written_aside(path) as aside, aside.open("wb") as file:  # pyarrow takes no path that is not UTF-8
-            parquet.write_table(self.to_arrow(), file, compression="zstd")
+            # Each count of a curve is close to the one before: delta coding, and zstd on top of it, take a third off.
+            curves = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in CURVES[:2] if name in self.columns}
+            parquet.write_table(
+                self.to_arrow(), file, compression="zstd", use_dictionary=False, column_encoding=curves or None
+            )
 
     @classmethod
     def read(cls, path: Path) -> Rows:
@@ -433,9 +517,18 @@ class Rows:
             raise InputError(f"{path} lacks the columns {', '.join(missing)}; measure again with this regard")
         try:
             columns = {name: table.column(name).to_numpy().astype(dtype) for name, dtype in COLUMNS.items()}
+            if set(CURVES) <= set(table.column_names):
+                for name in CURVES[:2]:
+                    flat = table.column(name).combine_chunks().flatten().to_numpy()
+                    columns[name] = flat.reshape(len(table), len(CURVE_THRESHOLDS))
+                columns[CURVES[2]] = table.column(CURVES[2]).to_numpy()
+            if MAPS in table.column_names:
+                shapes = zip(*(table.column(name).to_pylist() for name in _SHAPE), strict=True)
+                maps = zip(table.column(MAPS).to_pylist(), shapes, strict=True)
+                columns[MAPS] = objects([np.frombuffer(one, np.uint8).reshape(shape) for one, shape in maps])
             notes = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             skipped, outputs = tuple(json.loads(notes["skipped"])), int(notes["outputs"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path} holds no rows of results ({first_line(error)}); measure again") from None
         return cls(tuple(table.column(_KEY).to_pylist()), columns, skipped, outputs)
 
@@ -461,7 +554,14 @@ def _checked(columns: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if array.shape != (count,):
             raise InputError(f"column {name} has shape {array.shape}; expected ({count},), an entry for each image")
-    return arrays
+    return arrays | {name: columns[name] for name in (*CURVES, MAPS) if name in columns}
+
+
+def objects(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of any shapes as the entries of one, (N,)."""
+    objects = np.empty(len(arrays), object)
+    objects[:] = arrays
+    return objects
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -1,0 +1,147 @@
+"""Curves over thresholds: equal to measures at each threshold, on disk, and as a figure."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import parquet
+from torch import Tensor, nn
+
+from regard.bias import Results, evaluate, measure, scaled
+from regard.bias.results import CURVES
+from regard.errors import InputError
+from regard.stats import mean, proportion
+
+SIZE = 24
+OF_THRESHOLD = ("position_bias", "range_bias", "spill", "miss", "iou", "focus_area")
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.mean((2, 3)))
+
+
+def red(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Maps of a quarter of the images' size."""
+    return images[:, 0, ::4, ::4]
+
+
+def batches(count: int = 12) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Images whose maps are of all kinds: constant, NaN, with few values, random; regions empty, full, and between."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(count, 3, SIZE, SIZE, generator=generator)
+    images[0] = 0.3
+    images[1, 0, 0, 0] = torch.nan
+    images[2:5] = (images[2:5] * 4).round() / 4
+    regions = torch.zeros(count, SIZE, SIZE, dtype=torch.bool)
+    for i in range(1, count - 1):
+        regions[i, i : i + 8, 2 : 4 + i] = True
+    regions[count - 1] = True
+    regions[6] = False
+    return [(images, torch.zeros(count, dtype=torch.long), regions)]
+
+
+@pytest.fixture(scope="module", params=[0, 3], ids=["no margin", "margin"])
+def results(request: pytest.FixtureRequest) -> Results:
+    torch.manual_seed(0)
+    return evaluate(Network(), batches(), method=red, margin=request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("margin", [0, 3])
+def test_curves_are_the_measures_at_each_threshold(margin: int, dtype: torch.dtype) -> None:
+    ((images, _, regions),) = batches()
+    maps = red(Network(), images, images).to(dtype)
+    curves = measure(maps, regions, margin=margin).curves
+    for level in range(1, 101):
+        expected = measure(maps, regions, level / 100, margin=margin)
+        for name, values in curves.at(level, dtype).items():
+            torch.testing.assert_close(values, getattr(expected, name), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.29, 0.5, 0.57, 1.0])
+def test_results_at_another_threshold(results: Results, threshold: float) -> None:
+    """As if evaluated with that threshold, bit for bit."""
+    torch.manual_seed(0)
+    expected = evaluate(Network(), batches(), method=red, margin=results.margin, threshold=threshold)
+    found = replace(results, threshold=0.333).at(threshold)  # 0.5 too is from the curves
+    assert found.threshold == threshold and list(found.rows) == list(expected.rows)
+    for name, values in expected.rows.items():
+        assert found.rows[name].dtype == values.dtype
+        np.testing.assert_array_equal(found.rows[name], values)
+    assert found.position_bias == expected.position_bias and found.range_bias == expected.range_bias
+
+
+def test_rates_over_thresholds(results: Results) -> None:
+    counted = ~results.rows["constant"] & (results.rows["region_area"] > 0)
+    assert list(results.curves) == list(OF_THRESHOLD)
+    for level in (1, 30, 50, 100):
+        rows = results.at(level / 100).rows
+        assert results.curves["position_bias"][level] == proportion(rows["position_bias"][counted].sum(), counted.sum())
+        assert results.curves["spill"][level] == mean(rows["spill"][counted], 0, 1)
+    assert all(len(curve) == 101 for curve in results.curves.values())
+    assert results.curves["miss"][0].value == 0 and results.curves["focus_area"][0].value == 1
+
+
+def test_a_figure(results: Results) -> None:
+    axes = results.plot(["position_bias", "iou"]).axes[0]
+    line = axes.get_lines()[0]
+    np.testing.assert_allclose(line.get_ydata(), [one.value for one in results.curves["position_bias"][1:]])
+    assert len(axes.get_lines()) == len(axes.collections) == 2
+    with pytest.raises(InputError, match="unknown measure 'energy'"):
+        results.plot(["energy"])
+
+
+def test_thresholds_without_a_curve(results: Results) -> None:
+    for threshold in (0.333, 0.0, 1.01):
+        with pytest.raises(InputError, match=f"threshold {threshold}"):
+            results.at(threshold)
+    bare = replace(results, rows={name: values for name, values in results.rows.items() if name not in CURVES})
+    assert bare.at(0.5) is bare
+    with pytest.raises(InputError, match="no curves"):
+        bare.at(0.4)
+
+
+def test_saved_with_curves_and_maps(tmp_path) -> None:
+    torch.manual_seed(0)
+    results = evaluate(Network(), batches(), method=red, keep_maps=True)
+    loaded = Results.load(results.save(tmp_path / "bias.json"))
+    assert list(loaded.rows) == list(results.rows)
+    for name in CURVES:
+        assert loaded.rows[name].dtype == results.rows[name].dtype
+        np.testing.assert_array_equal(loaded.rows[name], results.rows[name])
+    assert loaded.rows["focus_inside"].dtype == np.uint16 and loaded.rows["focus_inside"].shape == (12, 101)
+    ((images, _, _),) = batches()
+    expected = (255 * scaled(red(None, images, None))).round().byte().numpy()
+    for one, other in zip(loaded.rows["map"], expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    table = results.to_arrow()
+    assert table.column_names[-3:] == ["map", "map_height", "map_width"]
+    assert table.column("focus_outside").type.list_size == 101
+
+
+def test_images_of_many_pixels() -> None:
+    """Counts above 65,535 are not cut."""
+    images = torch.rand(2, 3, 300, 300, generator=torch.Generator().manual_seed(0))
+    regions = torch.zeros(2, 300, 300, dtype=torch.bool)
+    regions[0] = True
+    found = evaluate(Network(), [(images, torch.zeros(2, dtype=torch.long), regions)], method=red).rows
+    assert found["focus_inside"][0, 0] == found["focus_outside"][1, 0] == 90_000
+    assert found["focus_inside"].dtype == np.uint32
+
+
+@pytest.mark.parametrize("column", [pa.array([1] * 12), pa.array([[1, 2]] * 12), pa.array(["a"] * 12)])
+def test_damaged_curves_are_refused(results: Results, tmp_path, column: pa.Array) -> None:
+    path = results.save(tmp_path / "bias.json")
+    table = results.to_arrow()
+    place = table.column_names.index("focus_inside")
+    parquet.write_table(table.set_column(place, "focus_inside", column), tmp_path / "bias.parquet")
+    with pytest.raises(InputError, match="bias.parquet holds no rows of results") as error:
+        Results.load(path)
+    assert "\n" not in str(error.value)
