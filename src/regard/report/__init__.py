@@ -18,7 +18,7 @@ from regard.report.explanation import Unreadable, explanations, find_classes
 from regard.report.gallery import Cell, ClassScore, Gallery, Row, bias_images, explain_batch, merge
 from regard.report.records import Note
 from regard.report.records_table import records_table
-from regard.report.runs_page import RunsReport, report_runs
+from regard.report.runs import RunsReport, report_runs
 from regard.report.seeds import SeedGroup, seed_groups
 from regard.report.studies import study_records, study_table, write_study_html
 from regard.report.tables_page import write_tables_html

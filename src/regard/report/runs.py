@@ -1,0 +1,216 @@
+"""The report of runs: networks over their seeds, comparisons, figures, galleries, and published tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from regard import stats
+from regard.errors import InputError, unknown
+from regard.formatting import printable
+from regard.report import captions
+from regard.report.collect import FROM_FOLDERS, RunResult, collect
+from regard.report.comparisons import compare
+from regard.report.parts import Part
+from regard.report.provenance import environments, repeats
+from regard.report.records import Note, gathered
+from regard.report.runs_page import COMPARISON_COLUMNS, NETWORK_COLUMNS, RUN_COLUMNS, part_values
+from regard.report.seeds import SeedGroup, plainest, seed_groups
+from regard.report.tables_page import filled_tables
+from regard.report.template import write_page
+from regard.report.records_table import records_table
+from regard.tables import FilledTable, document
+from regard.training import option_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class RunsReport:
+    """Runs as networks, compared, with the published tables that they fill.
+
+    Attributes:
+        parts: networks by test set, those with the most runs first.
+        tables: published tables that the runs fill.
+        notes: on folders and runs that are left out.
+        title: of the page.
+        images: test images in the gallery of each part.
+        folder: where the data lie; None: where the recipes say.
+    """
+
+    parts: tuple[Part, ...]
+    tables: tuple[FilledTable, ...]
+    notes: tuple[Note, ...]
+    title: str = "Runs"
+    images: int = 12
+    folder: str | None = None
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Flat dicts, JSON-ready; `record` says of what: "network", "run", "comparison" or "note"."""
+        return [
+            {"record": kind, "test_set": part.heading, **record}
+            for part in self.parts
+            for kind, records in (
+                ("network", [group.to_record() for group in part.groups]),
+                ("run", [record for group in part.groups for record in group.run_records()]),
+                ("comparison", [comparison.to_record() for comparison in part.comparisons]),
+                ("note", [note._asdict() for note in part.notes]),
+            )
+            for record in records
+        ] + [{"record": "note", "test_set": None, **note._asdict()} for note in self.notes]
+
+    def plot(self) -> dict[str, Figure]:
+        """The figures of the page by title; of several test sets, with the test set in front."""
+        if len(self.parts) == 1:
+            return self.parts[0].plot()
+        return {f"{part.heading}: {title}": figure for part in self.parts for title, figure in part.plot().items()}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns = [replace(column, detail="") for column in NETWORK_COLUMNS]
+        for part in self.parts:
+            title = part.heading if len(self.parts) > 1 else ""
+            records = [group.to_record() for group in part.groups]
+            yield records_table(records, columns, title=title, caption=captions.RATES)
+            if part.comparisons:
+                records = [comparison.to_record() for comparison in part.comparisons]
+                title = f"Differences from {part.reference.name}"
+                yield records_table(records, COMPARISON_COLUMNS, title=title, caption=captions.DIFFERENCES)
+        for about, note in gathered(
+            note for notes in (self.notes, *(part.notes for part in self.parts)) for note in notes
+        ):
+            yield Text(printable(f"{about}: {note}"), style="dim")
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page: one HTML file that needs nothing else.
+
+        Raises:
+            InputError: a weights file that cannot be read, a path that cannot be written.
+        """
+        groups = [group for part in self.parts for group in part.groups]
+        return write_page(
+            "runs.html",
+            path,
+            title=self.title,
+            notes=self.notes,
+            parts=[
+                part_values(part, f"-{i}" if len(self.parts) > 1 else "", self.images, self.folder)
+                for i, part in enumerate(self.parts, 1)
+            ],
+            captions=captions,
+            columns={"networks": NETWORK_COLUMNS, "runs": RUN_COLUMNS, "comparisons": COMPARISON_COLUMNS},
+            tables=[document(one, only_runs=True) for one in self.tables],
+            repeats=repeats(groups),
+            environment=environments(groups),
+        )
+
+
+def report_runs(
+    paths: Sequence[str | Path],
+    *,
+    title: str = "Runs",
+    names: Sequence[str] | None = None,
+    reference: str | None = None,
+    images: int = 12,
+    folder: str | None = None,
+) -> RunsReport:
+    """A report of the runs at some paths; those that differ only in their seeds are one network.
+
+    Args:
+        paths: see `collect`.
+        title: of the page.
+        names: of the networks, in order; see `seed_groups`.
+        reference: the name of the network that the others with the same test set are compared with; with other test
+            sets, and if None: one without a teacher and without attention, the cheapest.
+        images: test images in the gallery, random ones; a few more are those on which the networks differ most. 0: no
+            gallery.
+        folder: where the data lie; None: where the recipes say.
+
+    Raises:
+        InputError: no run at these paths, or none with a finished epoch; names that do not fit the networks, no such
+            reference, a number out of range.
+    """
+    if images < 0:
+        raise InputError(f"{images} images in the gallery; give 0 or more")
+    results, notes = collect(paths)
+    if not results:
+        raise InputError(f"no run to report: {'; '.join(f'{about}: {note}' for about, note in notes)}")
+    groups, of_seeds = seed_groups(results, names)
+    if reference is not None and reference not in [group.name for group in groups]:
+        raise unknown("reference", reference, [group.name for group in groups])
+    by_test_set: dict[str, list[SeedGroup]] = {}
+    for group in groups:
+        by_test_set.setdefault(group.first.test_set, []).append(group)
+    together = sorted(by_test_set.values(), key=lambda part: -sum(len(group.runs) for group in part))
+    parts = []
+    for part, heading in zip(together, _headings([part[0].first for part in together]), strict=True):
+        base = next((group for group in part if group.name == reference), plainest(part))
+        comparisons, of_part = compare(part, base)
+        parts.append(Part(heading, tuple(part), base, tuple(comparisons), (*of_part, *_notes(part))))
+    tables = filled_tables(result.run for result in results)
+    return RunsReport(
+        parts=tuple(_corrected(parts)),
+        tables=tuple(tables),
+        notes=tuple(gathered([*notes, *of_seeds])),
+        title=title,
+        images=images,
+        folder=folder,
+    )
+
+
+def _corrected(parts: Sequence[Part]) -> list[Part]:
+    """With the comparisons of all parts corrected together."""
+    every = [comparison for part in parts for comparison in part.comparisons]
+    corrected = stats.holm(dict(enumerate(one.difference for one in every)))
+    adjusted = iter(replace(one, difference=corrected[i]) for i, one in enumerate(every))
+    return [replace(part, comparisons=tuple(next(adjusted) for _ in part.comparisons)) for part in parts]
+
+
+def _notes(groups: Sequence[SeedGroup]) -> list[Note]:
+    """What is missing or does not fit together."""
+    notes = []
+    folders = {run.recipe.data.folder or "" for group in groups for run in group.runs}
+    for group in groups:
+        for run in group.runs:
+            if run.bias is None:
+                notes.append(Note(run.name, "no bias.json"))
+                continue
+            tested, measured = run.accuracy, run.bias.accuracy
+            if run.bias.dataset != run.recipe.data.name or (tested is not None and tested.n != measured.n):
+                data = f"{run.bias.dataset} {run.bias.split}".strip()
+                notes.append(
+                    Note(run.name, f"bias.json is of other images than the test images: {measured.n:,} of {data}")
+                )
+            elif tested is not None and abs(tested.value - measured.value) > 0.005:
+                notes.append(
+                    Note(run.name, "bias.json has another accuracy than the last epoch: other weights or images")
+                )
+    if len(folders) > 1 and groups[0].first.recipe.data.name in FROM_FOLDERS:
+        notes += [
+            Note(folder, "one of several folders of test images, whether of the same is not known")
+            for folder in folders
+        ]
+    return notes
+
+
+def _headings(firsts: Sequence[RunResult]) -> list[str]:
+    """Test sets by the name of the data set, and what distinguishes two of the same name."""
+    names = []
+    for run in firsts:
+        same = [other.test_options for other in firsts if other.recipe.data.name == run.recipe.data.name]
+        details = [f"{run.test_images:,} test images"] if run.test_images else []
+        details += [f"{len(run.environment['classes'])} classes"] if run.environment.get("classes") else []
+        details += [
+            f"{name} {option_text(value)}"
+            for name, value in run.test_options.items()
+            if name != "test" and any(other.get(name) != value for other in same)
+        ]
+        names.append(", ".join([run.recipe.data.name, *details]))
+    return [
+        f"{name}, set {names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)
+    ]
