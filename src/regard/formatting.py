@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -106,6 +107,15 @@ def printable(text: object) -> str:
 def printable_lines(text: str) -> str:
     """As `printable`, line by line."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Paths without the folder that all of them lie in, printable; names that are no paths stay as they are."""
+    folder = os.path.commonprefix(names)
+    folder = folder[: folder.rfind("/") + 1]
+    if "=" in folder or any(len(name) == len(folder) for name in names):
+        folder = ""
+    return [printable(name[len(folder) :]) for name in names]
 
 
 def _escaped(character: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from jinja2 import ChoiceLoader, DictLoader, PackageLoader
 
 from regard.report import glossary, template
 from regard.report.records import Column, Note
@@ -23,9 +24,8 @@ HOSTILE = ["<script>alert(1)</script>", "cat)", "[red]x[/red]", "[focus]", "a\x1
 
 @pytest.fixture
 def page(tmp_path, monkeypatch, parse):
-    source = template._source
-    monkeypatch.setattr(template, "_source", lambda name: PAGE if name == "try.html" else source(name))
-    monkeypatch.setattr(template, "_old_source", template._source)
+    loader = ChoiceLoader([DictLoader({"try.html": PAGE}), PackageLoader("regard.report")])
+    monkeypatch.setattr(template, "PackageLoader", lambda _: loader)
     records = [
         {
             "network": name,

@@ -21,7 +21,7 @@ from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transfor
 from regard.data.decode import OnUnreadable
 from regard.data.registry import SOURCES
 from regard.errors import DataWarning, InputError, check_interval
-from regard.report.wording import number
+from regard.formatting import counted
 from regard.training import Preprocessing, Pretrained, RecipeParser
 
 _OF_FILES = ("split", "images", "region", "boundary", "limit")  # options of data sets of image files
@@ -132,7 +132,7 @@ class Evaluation:
                     f"not one of the {len(unread)} images can be read (the first: {unread[0]}); give readable ones"
                 )
             warnings.warn(
-                f"{number(len(unread), 'image')} left out, unreadable (the first: {unread[0]})",
+                f"{counted(len(unread), 'image')} left out, unreadable (the first: {unread[0]})",
                 DataWarning,
                 stacklevel=2,
             )

@@ -10,11 +10,11 @@ from rich.table import Table
 
 from regard.bias import Comparison, Results, Summary
 from regard.bias.results import RATES, SIZES, without_nan
+from regard.formatting import shortened
 from regard.report import captions
 from regard.report.glossary import TERMS
 from regard.report.records import Column
 from regard.report.records_table import records_table
-from regard.report.wording import shortened
 from regard.stats import proportion
 
 MOST_CLASSES = 40

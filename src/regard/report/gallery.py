@@ -22,11 +22,10 @@ from regard.bias.results import comparable
 from regard.data import Batch, Channels, ImageDataset, denormalised
 from regard.data.random import RandomStream
 from regard.errors import check_interval
-from regard.formatting import printable
+from regard.formatting import printable, shortened
 from regard.logits import class_logits
 from regard.maps import MapMethod
 from regard.report.overlay import Mask, Pixels, data_uri, draw
-from regard.report.wording import shortened
 
 RANDOM, ALL = "Random images", "All images"
 DIFFERENT = "Largest differences in energy inside"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from regard import figures, formatting
+from regard import figures
 from regard.files import check_written, write_text
-from regard.formatting import printable_lines
-from regard.report import overlay, svg
+from regard.formatting import percent, printable_lines
+from regard.report import overlay
 from regard.report.glossary import Glossary
 from regard.report.records import filled
 from regard.tables.verdict import tone
@@ -21,13 +19,6 @@ from regard.version import __version__
 
 MARK = 'name="generator" content="regard '
 """In the first kilobyte of every page."""
-
-
-class Network(NamedTuple):
-    """A network on a page: its name, and the style of its mark and lines (see `figures`)."""
-
-    name: str
-    style: int
 
 
 class Repeat(NamedTuple):
@@ -64,7 +55,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     """
     check_written(Path(path), MARK)
     environment = Environment(
-        loader=FunctionLoader(_source if _templates().joinpath(template).is_file() else _old_source),
+        loader=PackageLoader("regard.report"),
         autoescape=True,
         finalize=_printable,
         undefined=StrictUndefined,
@@ -72,13 +63,10 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
         lstrip_blocks=True,
     )
     glossary = Glossary()
-    environment.globals |= {name: getattr(svg, name) for name in ("colour_of", "core_of", "dashes_of")}
     environment.globals |= {name: getattr(figures, name) for name in ("colour", "dashes", "svg")}
     environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled, "tone": tone}
-    environment.filters |= {"linked": glossary.linked}
+    environment.filters |= {"linked": glossary.linked, "percent": percent}
     environment.globals |= {"cam_colours": overlay.colours, "focus_colour": overlay.FOCUS}
-    names = ("percent", "interval", "points", "signed", "large", "p_value", "printable")
-    environment.filters |= {name: getattr(formatting, name) for name in names}
     text = environment.get_template(template).render(version=__version__, **values)
     return write_text(path, text)
 
@@ -86,16 +74,3 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
 def _printable(value: Any) -> Any:
     """Lines of text without control characters; markup as it is."""
     return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _templates() -> Traversable:
-    return resources.files("regard.report").joinpath("templates")
-
-
-def _source(name: str) -> str:
-    return _templates().joinpath(name).read_text(encoding="utf-8")
-
-
-def _old_source(name: str) -> str:
-    old = resources.files("regard.report").joinpath(name)
-    return old.read_text(encoding="utf-8") if old.is_file() else _source(name)
