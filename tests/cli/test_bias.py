@@ -125,6 +125,14 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Results.load(folder / "first.json").method == "layercam"
 
 
+def test_maps_are_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(capsys, "bias", NETWORKS[0], *OPTIONS, "--keep-maps", "--pictures=0", "--json", "--quiet")
+    assert status == 0 and err == "", err
+    results = Results.load(here / "bias-masks/first.json")
+    assert [one.dtype for one in results.rows["map"]] == [np.uint8] * COUNT
+    assert json.loads(out) == json.loads((here / "bias-masks/report.json").read_text())
+
+
 def test_networks_that_cannot_be_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One of them has no focus anywhere, which is no reason to lose what was measured."""
     torch.manual_seed(0)

@@ -6,14 +6,16 @@ import io
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from support.snapshots import check_snapshot
 
 from regard import bias, report
-from regard.bias.results import COLUMNS, comparable
+from regard.bias.results import COLUMNS, CURVES, comparable
 from regard.errors import InputError
 from regard.report import bias_page, bias_records
 from regard.report.gallery import ALL, DIFFERENT, RANDOM, Cell, ClassScore, Gallery, Row, bias_images
@@ -213,6 +215,23 @@ def test_nothing_to_compare(written, count):
     page.check_alone()
     assert "nan" not in page.text.lower().split()
     assert [record["images"] for record in bias_records.left_out(results)] == [90] * count
+
+
+def test_curves_of_both_biases_over_the_threshold(written):
+    torch.manual_seed(0)
+    regions = torch.zeros(30, 16, 16, dtype=torch.bool)
+    regions[:, 4:12, 4:12] = True
+    measures = bias.measure(torch.rand(30, 16, 16), regions)
+    one = made(images=30)
+    values = dict(zip(CURVES, (measures.curves.inside, measures.curves.outside, measures.curves.beyond), strict=True))
+    one = replace(one, rows={**one.rows, **{name: curve.numpy() for name, curve in values.items()}})
+    charts = dict(bias_page.curves([one]))
+    for measure in ("position_bias", "range_bias"):
+        line = max(charts[measure.replace("_", " ")].axes[0].lines, key=lambda line: len(line.get_xdata()))
+        assert line.get_xdata() == pytest.approx([i / 100 for i in range(1, 101)])
+        assert line.get_ydata() == pytest.approx([rate.value for rate in one.curves[measure][1:]])
+    page = written([one, made("b", images=30)])
+    assert 'id="thresholds"' in page.source and 'id="thresholds"' not in written([made()]).source
 
 
 def test_one_image(written):

@@ -61,6 +61,9 @@ def parser() -> Parser:
     parser.add_argument(
         "--shard", type=int | None, default=None, help="number of images to save at a time; 8 batches if not given"
     )
+    parser.add_argument(
+        "--keep-maps", action="store_true", help="keep the CAMs themselves in the .parquet files, as bytes"
+    )
     parser.add_argument("--pictures", type=int, default=12, help="number of images to show on the page")
     add_evaluation_options(parser)
     return parser
@@ -231,6 +234,7 @@ def _measured(evaluation: Evaluation, folder: Path, output: Output) -> bias.Resu
             device=evaluation.device,
             folder=folder,
             shard=options.shard,
+            keep_maps=options.keep_maps,
             progress=progress,
             name=evaluation.name,
         )

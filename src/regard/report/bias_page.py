@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from regard import bias, figures
 from regard.bias import Results
-from regard.bias.results import RATES, comparable
+from regard.bias.metrics import CURVE_THRESHOLDS
+from regard.bias.results import CURVES, RATES, comparable
 from regard.errors import InputError
 from regard.report import bias_records, captions
 from regard.report.gallery import Gallery
@@ -83,7 +84,7 @@ def write_bias_html(
         further_differences=[record for record in means if record["measure"] not in bias_records.MAIN],
         intervals=intervals(results),
         distributions=distributions(results),
-        curves=[],
+        curves=curves(results),
         parts=bias_records.parts(results),
         classes=_class_tables(results, names, chosen),
         classes_left_out=sum(bool(one.images) for one in results[0].by_class.values()) - len(chosen),
@@ -139,6 +140,25 @@ def distributions(results: Sequence[Results]) -> Charts:
             levels[name] = {"energy_inside": area, "spill": 1 - area, "auc": 0.5}[measure]
         if any(np.isfinite(numbers).any() for numbers in values.values()):
             charts.append((TERMS[measure].name, figures.histograms(values, levels=levels)))
+    return charts
+
+
+def curves(results: Sequence[Results]) -> Charts:
+    """Both biases by the threshold of the focus, with 95% intervals as bands; of results that have curves."""
+    known = {name: one for name, one in zip(bias_records.names(results), results, strict=True) if CURVES[0] in one.rows}
+    charts = []
+    for measure in ("position_bias", "range_bias") if known else ():
+        rates = {
+            name: dict(zip(CURVE_THRESHOLDS[1:], one.curves[measure][1:], strict=True)) for name, one in known.items()
+        }
+        chart = figures.curves(
+            {name: [{x: rate.value for x, rate in curve.items()}] for name, curve in rates.items()},
+            bands={name: {x: (rate.low, rate.high) for x, rate in curve.items()} for name, curve in rates.items()},
+            xlabel="threshold of the focus",
+            percent=True,
+            legend=len(results) > 1,
+        )
+        charts.append((TERMS[measure].name, chart))
     return charts
 
 
