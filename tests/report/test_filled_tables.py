@@ -76,6 +76,17 @@ def test_a_teacher_that_is_nowhere_or_not_finished_is_said(taught: dict[str, lis
     }
 
 
+def test_a_network_that_only_an_override_names_fills_its_cell(tmp_path: Path) -> None:
+    resnet20 = ["--model.name=cifar-resnet20", "--model.options={block: basic}"]
+    recipe = load_recipe("distillation/cifar100-student", resnet20)
+    run = Run.create(tmp_path / "mine", recipe, CLASSES)
+    run.write_metrics([{"task": 1.0, "test_accuracy": 0.69, "test_images": 500, "epoch": i + 1} for i in range(240)])
+    run.save_weights(make_model(recipe, len(CLASSES)), "last", 240, 0.69)
+    filled = of(filled_tables([run]), "distillation-cifar100")
+    cells = [place for place, cell in filled.cells.items() if cell.runs]
+    assert cells == [("resnet20-from-resnet56", "student"), ("resnet20-from-resnet110", "student")]
+
+
 def test_the_page_shows_the_tables_that_the_runs_fill(taught: dict[str, list[Run]], tmp_path: Path) -> None:
     runs = report_runs([run.folder for run in (*taught["student"], *taught["at"])], images=0)
     assert [table.table.name for table in runs.tables] == ["builtin"]

@@ -123,7 +123,8 @@ def _teachers(folder: Path, runs: Sequence[StoredRun]) -> list[StoredRun]:
 def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:
     """Whether any of these runs has a network of the table; loading all recipes of all tables would take seconds."""
     networks = {_network(run.recipe) for run in runs}
-    return any(_network_of(cell.recipe) in networks for cell in table.cells.values() if cell.recipe is not None)
+    cells = [cell for cell in table.cells.values() if cell.recipe is not None]
+    return any((cell.overrides.get("model.name") or _network_of(cell.recipe or "")) in networks for cell in cells)
 
 
 @cache
