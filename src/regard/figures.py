@@ -144,10 +144,10 @@ def intervals(
         _row(axes, position - 0.26, label, _number(row.value, percent))
     axes.set_ylim(len(rows) - 0.5, -0.75)
     axes.set_yticks([])
-    low, high = axes.get_xlim()
-    axes.set_xlim(max(low, limits[0] - 0.01 * (high - low)), min(high, limits[1] + 0.01 * (high - low)))
     if level is not None:
         axes.axvline(level, color=_INK, linewidth=1)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, limits[0] - 0.01 * (high - low)), min(high, limits[1] + 0.01 * (high - low)))
     _label(axes, xlabel)
     _ticks(axes.xaxis, 5, percent=percent)
     return figure

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support import filled_tables as made_up
+from support.snapshots import check_snapshot
 
 from regard.errors import InputError
 from regard.report import write_tables_html
@@ -25,6 +26,7 @@ def test_the_page_has_numbers_labels_and_notes(tmp_path: Path, parse) -> None:
         assert text in page.text
     assert 'class="good">significant, compatible' in page.source.replace('class="text good"', 'class="good"')
     assert [tag for tag, _ in page.tags if tag in ("h1", "h2")][:1] == ["h1"]
+    check_snapshot("pages/tables", page.outline)
     assert not re.search(r"(src|href)=\"(?!#)", page.source)
 
 
