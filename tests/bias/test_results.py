@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from regard.bias import Measures, Summary
-from regard.bias.results import MEANS, SIZES, by_size
+from regard.bias import Measures, Results, Summary
+from regard.bias.results import COLUMNS, MEANS, SIZES
 from regard.stats import mean, proportion
 
 
@@ -17,6 +17,11 @@ def rows(n=40, **changes):
     columns["constant"] = np.zeros(n, bool)
     columns["label"] = np.zeros(n, np.int64)
     return {**columns, **changes}
+
+
+def results_of(columns):
+    every = {name: np.zeros(len(columns["label"]), dtype) for name, dtype in COLUMNS.items()}
+    return Results("net", "set", "", "gradcam", "", "predicted", 0.5, ("a",), {**every, **columns})
 
 
 def test_every_measure_that_is_a_number_has_a_mean():
@@ -65,14 +70,12 @@ def test_without_scores_or_images():
     ],
 )
 def test_sizes(area, size):
-    found = by_size(rows(1, region_area=np.array([area], np.float32)))
-    assert list(found) == ["small", "medium", "large"] == list(SIZES)
-    assert [name for name, which in found.items() if which.tolist() == [True]] == ([size] if size else [])
+    parts = results_of(rows(1, region_area=np.array([area], np.float32))).by_size
+    assert list(parts) == ["small", "medium", "large"] == list(SIZES)
+    assert [name for name, summary in parts.items() if summary.images] == ([size] if size else [])
 
 
 def test_sizes_are_parts():
     columns = rows()
     columns["region_area"][:5] = 0
-    parts = by_size(columns)
-    assert sum(which.sum() for which in parts.values()) == 35
-    assert sum(Summary.of(columns, which).images for which in parts.values()) == 35
+    assert sum(summary.images for summary in results_of(columns).by_size.values()) == 35

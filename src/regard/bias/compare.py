@@ -123,16 +123,19 @@ def _matched(first: Results, second: Results) -> tuple[Mapping[str, np.ndarray],
     a, b = first.rows, second.rows
     notes = []
     if first.keys != second.keys:
-        places = [_places(first, "first"), _places(second, "second")]
-        common = [key for key in first.keys if key in places[1]]
+        for results in (first, second):
+            if len(set(results.keys)) < len(results):
+                raise InputError(f"images of {results.model} share a name, so that they cannot be matched by name")
+        places = {key: place for place, key in enumerate(second.keys)}
+        common = [(place, places[key]) for place, key in enumerate(first.keys) if key in places]
         if not common:
             raise InputError(
                 f"the results have no image in common (of the first {first.model} an image is {first.keys[0]!r}, of "
                 f"the second {second.model} {second.keys[0]!r}); give two results of the same images"
             )
         a, b = (
-            {column: values[[place[key] for key in common]] for column, values in rows.items()}
-            for rows, place in zip((a, b), places, strict=True)
+            {name: values[list(which)] for name, values in rows.items()}
+            for rows, which in zip((a, b), zip(*common, strict=True), strict=True)
         )
         if len(common) < max(len(first), len(second)):
             notes.append(
@@ -152,16 +155,6 @@ def _matched(first: Results, second: Results) -> tuple[Mapping[str, np.ndarray],
     if areas:
         notes.append(f"Of {count:,} images, {areas:,} have regions of different area: resized or cropped differently.")
     return a, b, notes
-
-
-def _places(results: Results, which: str) -> dict[str, int]:
-    places = {key: place for place, key in enumerate(results.keys)}
-    if len(places) < len(results):
-        raise InputError(
-            f"{len(results) - len(places)} images of the {which} {results.model} have the name of another, so images "
-            "cannot be matched by name"
-        )
-    return places
 
 
 def _data(results: Results) -> str:

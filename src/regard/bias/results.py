@@ -26,44 +26,19 @@ if TYPE_CHECKING:
 
 # Column -> its type, in the order of a file.
 COLUMNS: dict[str, type[np.generic]] = {
-    "label": np.int64,
-    "predicted": np.int64,
-    "explained": np.int64,
+    **dict.fromkeys(("label", "predicted", "explained"), np.int64),
     "probability": np.float32,
-    "correct": np.bool_,
-    "position_bias": np.bool_,
-    "range_bias": np.bool_,
-    "spill": np.float32,
-    "miss": np.float32,
-    "iou": np.float32,
-    "mean_iou": np.float32,
-    "best_iou": np.float32,
+    **dict.fromkeys(("correct", "position_bias", "range_bias"), np.bool_),
+    **dict.fromkeys(("spill", "miss", "iou", "mean_iou", "best_iou"), np.float32),
     "pointing": np.bool_,
-    "energy_inside": np.float32,
-    "auc": np.float32,
-    "rank_accuracy": np.float32,
-    "top_k": np.float32,
-    "focus_area": np.float32,
-    "region_area": np.float32,
+    **dict.fromkeys(("energy_inside", "auc", "rank_accuracy", "top_k", "focus_area", "region_area"), np.float32),
     "constant": np.bool_,
 }
 # Columns that results may lack. The curves are (N, 101) whole numbers, of as few bytes as they need.
 CURVES = ("focus_inside", "focus_outside", "levels_beyond")
 MAPS = "map"
 RATES = ("accuracy", "position_bias", "range_bias", "pointing")
-MEANS = (
-    "spill",
-    "miss",
-    "iou",
-    "mean_iou",
-    "best_iou",
-    "energy_inside",
-    "auc",
-    "rank_accuracy",
-    "top_k",
-    "focus_area",
-    "region_area",
-)
+MEANS = tuple(name for name, dtype in COLUMNS.items() if dtype is np.float32 and name != "probability")
 # Size of a region -> the share of the image's pixels that it takes at least, and stays below: the bounds are squares of
 # a quarter and of half the image's side.
 SIZES = {"small": (0.0, 1 / 16), "medium": (1 / 16, 1 / 4), "large": (1 / 4, math.inf)}
@@ -144,12 +119,6 @@ class Summary:
 def comparable(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which images have both a focus and a region, bool (N,)."""
     return ~rows["constant"] & (rows["region_area"] > 0)
-
-
-def by_size(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Size of the region, one of `SIZES` -> which images have one of that size, bool (N,). An empty region has none."""
-    area = rows["region_area"]
-    return {name: (area > 0) & (least <= area) & (area < below) for name, (least, below) in SIZES.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,8 +208,11 @@ class Results:
 
     @cached_property
     def by_size(self) -> dict[str, Summary]:
-        """Size of the region -> the images with a region of that size: see `SIZES`."""
-        return {name: self._summary(which) for name, which in by_size(self.rows).items()}
+        """Size of the region, one of `SIZES` -> the images with a region of that size; an empty region has none."""
+        area = self.rows["region_area"]
+        return {
+            name: self._summary((area > 0) & (least <= area) & (area < below)) for name, (least, below) in SIZES.items()
+        }
 
     def _summary(self, which: np.ndarray | None) -> Summary:
         return Summary.of(self.rows, which, scored=self.scored)
@@ -414,11 +386,6 @@ class Results:
         path = Path(path)
         try:
             values = json.loads(read_regular(path, MOST_BYTES))
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}; give the file of bias results") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} holds no bias results ({first_line(error)}); measure again") from None
-        try:
             kind = f"{values['format']} {values['version']}"
             if kind != f"{_FORMAT} {_VERSION}":
                 raise InputError(f"a {kind}; expected {_FORMAT} {_VERSION}; measure again with this regard")
@@ -426,10 +393,12 @@ class Results:
             options |= {name: tuple(values[name]) for name in _NAMES}
             _check_options(options)
             images = int(values["images"])
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}; give the file of bias results") from None
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        except (KeyError, TypeError, ValueError) as error:
-            detail = f"{type(error).__name__}: {error}"
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            detail = f"{type(error).__name__}: {first_line(error)}"
             raise InputError(f"{path} holds no bias results ({detail}); measure again") from None
         rows = Rows.read(_rows_file(path))
         if len(rows) != images:

@@ -9,13 +9,13 @@ import numpy as np
 from rich.table import Table
 
 from regard.bias import Comparison, Results, Summary
-from regard.bias.results import RATES, SIZES, without_nan
+from regard.bias.results import RATES, SIZES
 from regard.formatting import shortened
 from regard.report import captions
 from regard.report.glossary import TERMS
 from regard.report.records import Column
 from regard.report.records_table import records_table
-from regard.stats import proportion
+from regard.stats import proportion, without_nan
 
 MOST_CLASSES = 40
 """As many are all in the table of classes; of more, the `MOST_BIASED` with at least `LEAST_IMAGES` images."""
