@@ -89,6 +89,7 @@ def test_a_network_at_its_start_has_no_eta_squared(batches, tmp_path, parse):
     page = parse(text)
     page.check_alone()
     assert "nan" not in page.text.lower().split()
+    assert "Eta squared by depth" not in page.source
 
 
 def test_tables(gates, groups):

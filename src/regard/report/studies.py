@@ -134,7 +134,7 @@ def write_study_html(
             ("quantity", first.quantity) if isinstance(first, GateActivations) else ("target", first.target),
         ],
         networks={name: i for i, name in enumerate(results)},
-        depths=[("Eta squared by depth; dotted: expected by chance", _depths(gates))] if gates else [],
+        depths=_depths(gates),
         records=[record for record in study_records(results) if record.get("class", names[0]) in names],
         columns=text.columns[len(results) == 1 :],  # without names of networks if there is one
         classes={name: i for i, name in enumerate(["all classes", *names])} if gates else {},
@@ -178,13 +178,17 @@ def _text(results: Results) -> _Text:
     return _GATES if isinstance(next(iter(results.values())), GateActivations) else _GROUPS
 
 
-def _depths(results: Mapping[str, GateActivations]) -> Figure:
+def _depths(results: Mapping[str, GateActivations]) -> Charts:
+    """Eta squared by depth, where any is known."""
     lines = {
         name: [{depth: layer.eta_squared for depth, layer in enumerate(result.layers.values(), 1)}]
         for name, result in results.items()
     }
+    if all(math.isnan(eta) for (line,) in lines.values() for eta in line.values()):
+        return []
     chance = next(iter(results.values())).chance
-    return figures.curves(lines, xlabel="depth", level=chance, legend=False, markers=True)
+    figure = figures.curves(lines, xlabel="depth", level=chance, legend=False, markers=True)
+    return [("Eta squared by depth; dotted: expected by chance", figure)]
 
 
 def _layers(results: Mapping[str, GateActivations], labels: Sequence[int]) -> list[tuple[str, Charts]]:
