@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from regard import data, report, training
+from regard import data, maps, report, training
 from regard.cli.methods import cam_method
 from regard.cli.options import make_parser
 from regard.cli.output import Output
@@ -67,6 +67,7 @@ def main(arguments: list[str]) -> int:
     network = training.load_pretrained(options.model, options.weights, ema=options.ema, say=output.note)
     mean, std = _normalisation(network)
     alone = len(options.images) == 1 and not Path(options.images[0]).is_dir()
+    model = network.model().to(training.pick_device(options.device))
     with output.progress(network.source) as progress:
         done = 0
 
@@ -78,16 +79,14 @@ def main(arguments: list[str]) -> int:
                 output.note(f"skipped: {each.reason}")
 
         explained = report.explain(
-            network.model().to(training.pick_device(options.device)),
+            maps.create(cam_method(options.method), model, options.layer or None),
             pictures,
             options.out,
-            transform=network.preprocessing.transform(),
+            network.preprocessing.transform(),
             mean=mean,
             std=std,
             names=network.output_names,
             source=network.source,
-            method=cam_method(options.method),
-            layer=options.layer or None,
             top=options.top,
             classes=report.find_classes(options.classes, network.output_names),
             threshold=options.threshold,

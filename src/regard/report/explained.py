@@ -13,15 +13,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import Image
-from torch import nn
 
 from regard import maps
-from regard.data import Channels, ImageDataset, Transform
-from regard.data.decode import OnUnreadable
+from regard.data import ImageDataset, Transform
 from regard.errors import InputError
 from regard.files import check_replaceable
+from regard.maps import MapMethod
 from regard.report.captions import CAMS
-from regard.report.explanation import Unreadable, check_counts, explanations
+from regard.report.explanation import Unreadable, explanations
 from regard.report.gallery import LABELS, Gallery, Row
 from regard.report.records import Column, Note
 from regard.report.template import write_page
@@ -46,14 +45,12 @@ class Explained:
     Attributes:
         folder: with everything that was written.
         images: how many were explained.
-        pictures: how many PNG files there are.
         skipped: the images that could not be read.
         records: see `to_records`.
     """
 
     folder: Path
     images: int
-    pictures: int
     skipped: tuple[Unreadable, ...]
     records: tuple[Mapping[str, Any], ...]
 
@@ -64,27 +61,20 @@ class Explained:
 
 
 def explain(
-    model: nn.Module,
+    method: MapMethod,
     images: ImageDataset,
     out: str | os.PathLike[str],
-    *,
     transform: Transform,
-    mean: Channels,
-    std: Channels,
+    *,
     names: Sequence[str],
     source: str = "",
-    method: str | maps.MapFunction = "gradcam",
-    layer: str | Sequence[str] | None = None,
-    top: int = 3,
     classes: Sequence[int] = (),
     threshold: float = 0.5,
-    batch_size: int = 16,
-    workers: int = 0,
-    unreadable: OnUnreadable = "error",
     overwrite: bool = False,
     on_image: Callable[[Row | Unreadable], None] = lambda _: None,
+    **options: Any,
 ) -> Explained:
-    """Explains images and writes a folder.
+    """Explains images as `explanations` does, and writes a folder.
 
     It holds for each image a PNG of what the network gets and one for each class with its CAM, where the edge of the
     focus is blue and that of the region white and black; `explain.json` with settings and records; and `explain.html`,
@@ -92,62 +82,29 @@ def explain(
     renamed at the end: on an error what was there is still there.
 
     Args:
-        model: images (N, 3, H, W) -> logits; on the device to compute on.
-        images: to explain, such as `data.open_pictures` gives.
+        method: as of `explanations`, with which it shares all arguments that are not listed here.
         out: the folder to write.
-        transform: how the images are resized and cropped for the network.
-        mean: subtracted from the channels, which are in [0, 1].
-        std: the channels are divided by it.
-        names: of the outputs.
         source: name of the network.
-        method: CAM method; see `maps.names`.
-        layer: name of the layer, or several; None: the method's usual one.
-        top: number of likeliest classes.
-        classes: to explain in every image; empty: the likeliest ones.
-        threshold: of the focus, above 0, at most 1.
-        batch_size: images at a time.
-        workers: DataLoader workers; 0: none.
-        unreadable: on an image that cannot be read, "error", or "skip" it and list it.
         overwrite: replace a folder that an earlier call wrote, if nothing else is in it.
         on_image: called with each image as soon as it is explained or skipped.
+        options: others of `explanations`.
 
     Raises:
-        InputError: `out` is in the way, a setting does not fit the network, an image cannot be read, or none can.
+        InputError: `out` is in the way, or what `explanations` raises.
     """
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
-    if not len(images):
-        raise InputError("no images given; expected at least one")
-    if not 0 < threshold <= 1:
-        raise InputError(f"threshold {threshold}; expected above 0, at most 1")
-    check_counts(top, batch_size)
-    cam_method = maps.create(method, model, layer=layer)
+    results = explanations(method, images, transform, names=names, classes=classes, threshold=threshold, **options)
     settings: dict[str, Any] = {
         "regard": __version__,
         "network": source,
         "method": maps.method_name(method),
-        "layer": cam_method.layer,
+        "layer": method.layer,
         "threshold": threshold,
-        "top": top,
         "classes": [names[index] for index in classes],
         "transform": asdict(transform),
-        "mean": mean,
-        "std": std,
+        **options,
     }
-    results = explanations(
-        cam_method,
-        images,
-        transform,
-        mean=mean,
-        std=std,
-        names=names,
-        top=top,
-        classes=classes,
-        threshold=threshold,
-        batch_size=batch_size,
-        workers=workers,
-        unreadable=unreadable,
-    )
     stems = _stems(images)
     gallery = Gallery(measures=tuple(LABELS), size=_SIZE, limit=_PICTURES)
     skipped: list[Unreadable] = []
@@ -175,8 +132,7 @@ def explain(
             skipped=[Note(one.key, one.reason) for one in skipped],
             settings=[(name, _text(value)) for name, value in settings.items() if value not in ("", [])],
         )
-    pictures = explained + sum(record["map"] is not None for record in records)
-    return Explained(folder, explained, pictures, tuple(skipped), tuple(records))
+    return Explained(folder, explained, tuple(skipped), tuple(records))
 
 
 def check_folder(folder: Path, *, overwrite: bool = False) -> None:

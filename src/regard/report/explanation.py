@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from regard.bias.metrics import check_threshold
 from regard.data import Channels, ImageDataset, Transform, create_loader
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError, check_interval
@@ -30,12 +31,6 @@ class Unreadable:
     index: int
     key: str
     reason: str
-
-
-def check_counts(top: int, batch_size: int) -> None:
-    """Raises InputError where these are below 1."""
-    check_interval("top", top, "[1, 2^24]")
-    check_interval("batch_size", batch_size, "[1, 2^24]")
 
 
 def explanations(
@@ -72,7 +67,11 @@ def explanations(
     Raises:
         InputError: an image that cannot be read; a class or a number out of range.
     """
-    check_counts(top, batch_size)
+    check_interval("top", top, "[1, 2^24]")
+    check_interval("batch_size", batch_size, "[1, 2^24]")
+    check_threshold(threshold)
+    if not len(images):
+        raise InputError("no images given; expected at least one")
     parameter = next(method.model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     at_once = max(1, min(batch_size, _CAMS // (len(classes) or min(top, len(names)))))

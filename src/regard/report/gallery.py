@@ -26,6 +26,7 @@ from regard.formatting import printable, shortened
 from regard.logits import class_logits
 from regard.maps import MapMethod
 from regard.report.overlay import Mask, Pixels, data_uri, draw
+from regard.stats import without_nan
 
 RANDOM, ALL = "Random images", "All images"
 DIFFERENT = "Largest differences in energy inside"
@@ -51,7 +52,7 @@ class ClassScore:
 
     def to_record(self) -> dict[str, Any]:
         """JSON-ready; None for NaN."""
-        return {"class": self.name, "class_index": self.index, "probability": _finite(self.probability)}
+        return without_nan({"class": self.name, "class_index": self.index, "probability": self.probability})
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ class Cell:
             "predicted": self.predicted.name,
             "correct": self.correct,
             "result": self.result,
-            **{name: _finite(value) for name, value in self.measures.items()},
+            **without_nan(self.measures),
         }
 
 
@@ -377,9 +378,3 @@ def _missing_region(images: ImageDataset, index: int) -> str:
     if region is not None and region.any():
         return "the region is cropped away or too small"
     return "no region"
-
-
-def _finite(value: float | bool) -> float | bool | None:
-    if isinstance(value, bool):
-        return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None
