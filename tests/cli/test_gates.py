@@ -28,8 +28,8 @@ def runs(tmp_path_factory):
         "se": ["--model.attention=se", "--model.attention_options={reduction: 2}"],
         "plain": [],
     }
-    for seed, (name, own) in enumerate(kinds.items()):
-        made = training.load_recipe(None, ["--model.name=wrn-10-0.5", "--device=cpu", CLUTTER, *own])
+    for seed, (name, options) in enumerate(kinds.items()):
+        made = training.load_recipe(None, ["--model.name=wrn-10-0.5", "--device=cpu", CLUTTER, *options])
         made = replace(made, data=replace(made.data, mean=splits.train.mean, std=splits.train.std))
         run = training.Run.create(folder / name, made, splits.test.classes)
         torch.manual_seed(seed)

@@ -50,12 +50,12 @@ def batches():
     return [(images[a:b], labels[a:b], "more") for a, b in ((0, 1), (1, 10), (10, 23))]
 
 
-def seen(model: nn.Module, batches, of="gate"):
-    """Name -> (inputs, outputs) of all images, by hooks of its own; labels."""
-    found: dict[str, list] = {}
+def inputs_of(model: nn.Module, batches):
+    """Name -> (inputs, outputs) of all images; labels."""
+    pairs: dict[str, list] = {}
     handles = [
         module.register_forward_hook(
-            lambda module, args, output, name=name: found.setdefault(name, []).append((args[0], output))
+            lambda module, args, output, name=name: pairs.setdefault(name, []).append((args[0], output))
         )
         for name, module in attention.attached(model).items()
     ]
@@ -64,7 +64,7 @@ def seen(model: nn.Module, batches, of="gate"):
             model(images)
     for handle in handles:
         handle.remove()
-    joined = {name: tuple(torch.cat(parts) for parts in zip(*pairs, strict=True)) for name, pairs in found.items()}
+    joined = {name: tuple(torch.cat(parts) for parts in zip(*each, strict=True)) for name, each in pairs.items()}
     return joined, torch.cat([labels for _, labels, *_ in batches]).numpy()
 
 
@@ -84,39 +84,39 @@ def test_the_factors_are_what_the_module_multiplies_with(name, options, gate):
 @pytest.mark.parametrize("name", attention.names())
 def test_moments_by_class_of_every_module_in_a_network(name, batches):
     model = network(name, gate="sub-attention")
-    found = gate_activations(model, batches)
-    inputs, labels = seen(model, batches)
-    assert list(found.layers) == list(inputs) and len(inputs) == 3
-    assert found.classes == (1, 3, 4)
-    assert found.images == tuple((labels == k).sum() for k in (1, 3, 4))
+    result = gate_activations(model, batches)
+    inputs, labels = inputs_of(model, batches)
+    assert list(result.layers) == list(inputs) and len(inputs) == 3
+    assert result.classes == (1, 3, 4)
+    assert result.images == tuple((labels == k).sum() for k in (1, 3, 4))
     for layer, (x, output) in inputs.items():
-        y = output[:, torch.argsort(found.layers[layer].order)]
+        y = output[:, torch.argsort(result.layers[layer].order)]
         factors = torch.where(x.abs() > 1e-9, y / x, torch.nan)  # read off the product itself
-        gates = factors.nanmean((2, 3)).numpy()[:, found.layers[layer].order]
-        own = found.layers[layer].by_class
-        for k, label in enumerate(found.classes):
+        gates = factors.nanmean((2, 3)).numpy()[:, result.layers[layer].order]
+        moments = result.layers[layer].by_class
+        for k, label in enumerate(result.classes):
             mine = gates[labels == label]
-            np.testing.assert_allclose(own.mean[k], mine.mean(0), rtol=1e-6)
-            np.testing.assert_allclose(own.squares[k], ((mine - mine.mean(0)) ** 2).sum(0), rtol=1e-5, atol=1e-12)
-            np.testing.assert_array_equal(own.row(label), own.mean[k])
+            np.testing.assert_allclose(moments.mean[k], mine.mean(0), rtol=1e-6)
+            np.testing.assert_allclose(moments.squares[k], ((mine - mine.mean(0)) ** 2).sum(0), rtol=1e-5, atol=1e-12)
+            np.testing.assert_array_equal(moments.row(label), moments.mean[k])
         counted = gates[labels >= 0]
-        np.testing.assert_allclose(own.overall, counted.mean(0), rtol=1e-6)
-        np.testing.assert_allclose(own.between + own.within, counted.var(0), rtol=1e-5, atol=1e-12)
-        assert found.layers[layer].module == type(model.get_submodule(layer)).__name__
+        np.testing.assert_allclose(moments.overall, counted.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(moments.between + moments.within, counted.var(0), rtol=1e-5, atol=1e-12)
+        assert result.layers[layer].module == type(model.get_submodule(layer)).__name__
 
 
-def test_one_number_a_layer(batches):
+def test_eta_squared_of_a_layer(batches):
     model = network("se")
-    found = gate_activations(model, batches)
-    inputs, labels = seen(model, batches)
-    (name, layer), *_ = found.layers.items()
+    result = gate_activations(model, batches)
+    inputs, labels = inputs_of(model, batches)
+    (name, layer), *_ = result.layers.items()
     gates = model.get_submodule(name).gate_values(inputs[name][0]).detach().flatten(1).numpy()[labels >= 0]
     labels = labels[labels >= 0]
     between = sum((labels == k).sum() * (gates[labels == k].mean(0) - gates.mean(0)) ** 2 for k in (1, 3, 4))
     eta = between / ((gates - gates.mean(0)) ** 2).sum(0)
     assert layer.eta_squared == pytest.approx(eta.mean(), rel=1e-9)
     assert 0 < layer.eta_squared < 1
-    assert found.chance == pytest.approx(2 / 21)
+    assert result.chance == pytest.approx(2 / 21)
     levels = layer.quantiles((0, 0.5, 1))
     np.testing.assert_allclose(levels, np.quantile(gates.mean(0), (0, 0.5, 1)), rtol=1e-9)
 
@@ -125,9 +125,9 @@ def test_gates_that_know_the_class_have_a_share_of_one():
     model = moved(nn.Sequential(attention.create("ese", 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     labels = torch.arange(12) % 3
     images = torch.ones(12, 4, 2, 2, dtype=torch.float64) * labels[:, None, None, None]
-    found = gate_activations(model, [(images, labels)])
-    assert found.layers["0"].eta_squared == pytest.approx(1, abs=1e-9)
-    assert found.layers["0"].constant_channels == 0
+    result = gate_activations(model, [(images, labels)])
+    assert result.layers["0"].eta_squared == pytest.approx(1, abs=1e-9)
+    assert result.layers["0"].constant_channels == 0
 
 
 def test_constant_gates_and_single_classes_have_no_share(batches):
@@ -135,9 +135,9 @@ def test_constant_gates_and_single_classes_have_no_share(batches):
     for layer in gate_activations(start, batches).layers.values():
         assert np.isnan(layer.eta_squared) and layer.constant_channels == layer.channels
         torch.testing.assert_close(layer.quantiles((0.05, 0.5)), torch.full((2,), torch.tensor(1.0).sigmoid()).double())
-    found = gate_activations(network("se"), batches, classes=[3])
-    assert found.classes == (3,)
-    assert all(np.isnan(layer.eta_squared) for layer in found.layers.values())
+    result = gate_activations(network("se"), batches, classes=[3])
+    assert result.classes == (3,)
+    assert all(np.isnan(layer.eta_squared) for layer in result.layers.values())
 
 
 def test_the_shuffle_and_the_folded_network_agree_channel_by_channel(batches):
@@ -159,11 +159,11 @@ def test_the_shuffle_and_the_folded_network_agree_channel_by_channel(batches):
 def test_the_output_by_channel(batches):
     for name in ("shuffle", "gc"):
         model = network(name, **({"fusion": "add"} if name == "gc" else {}))
-        found = gate_activations(model, batches, quantity="output")
-        inputs, labels = seen(model, batches)
+        result = gate_activations(model, batches, quantity="output")
+        inputs, labels = inputs_of(model, batches)
         for layer, (_, output) in inputs.items():
             expected = output.mean((2, 3)).numpy()[labels == 3].mean(0)
-            np.testing.assert_allclose(found.layers[layer].by_class.row(3), expected, rtol=1e-9)
+            np.testing.assert_allclose(result.layers[layer].by_class.row(3), expected, rtol=1e-9)
 
 
 def test_layers_by_name_by_what_they_are_in_and_as_modules(batches):
@@ -185,8 +185,8 @@ def test_the_order_is_that_of_the_forward(batches):
         def forward(self, x):
             return self.late(x=self.early(x)).mean((2, 3))
 
-    found = gate_activations(moved(Backwards()), batches)
-    assert list(found.layers) == ["early", "late"]
+    result = gate_activations(moved(Backwards()), batches)
+    assert list(result.layers) == ["early", "late"]
     with pytest.raises(InputError, match="'idle' did not run"):
         gate_activations(moved(Backwards()), batches, layers=["idle", "late"])
 
@@ -209,10 +209,10 @@ def test_a_compiled_model(batches):
     model = network("se")
     compiled = torch.compile(model, backend="eager")
     expected = gate_activations(model, batches).layers
-    found = gate_activations(compiled, batches).layers
-    assert found.keys() == expected.keys()
-    for name in found:
-        torch.testing.assert_close(found[name].by_class.mean, expected[name].by_class.mean)
+    result = gate_activations(compiled, batches).layers
+    assert result.keys() == expected.keys()
+    for name in result:
+        torch.testing.assert_close(result[name].by_class.mean, expected[name].by_class.mean)
 
 
 def test_modules_of_your_own(batches):
@@ -252,9 +252,9 @@ def test_modules_of_your_own(batches):
 
 
 def test_progress_counts_images(batches):
-    said = []
-    gate_activations(network("se"), batches, progress=said.append)
-    assert said == [1, 10, 23]
+    counts = []
+    gate_activations(network("se"), batches, progress=counts.append)
+    assert counts == [1, 10, 23]
 
 
 def test_memory_does_not_grow_and_numbers_do_not_drift():
@@ -266,12 +266,12 @@ def test_memory_does_not_grow_and_numbers_do_not_drift():
     for start in range(0, 100_000, 1000):
         part = slice(start, start + 1000)
         moments.add(torch.from_numpy(labels[part]), torch.from_numpy(values[part]))
-    found = moments.result()
-    assert found.mean.shape == (40, 2)
+    result = moments.result()
+    assert result.mean.shape == (40, 2)
     for k in (0, 17, 39):
-        own = values[labels == k]
-        np.testing.assert_allclose(found.mean[k], own.mean(0), rtol=1e-14)
-        np.testing.assert_allclose(found.standard_deviation[k], own.std(0, ddof=1), rtol=1e-6)
+        of_class = values[labels == k]
+        np.testing.assert_allclose(result.mean[k], of_class.mean(0), rtol=1e-14)
+        np.testing.assert_allclose(result.standard_deviation[k], of_class.std(0, ddof=1), rtol=1e-6)
 
 
 def test_moments_of_few_values():
