@@ -431,9 +431,9 @@ def test_rows_can_be_picked(own) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title: Mine", "", r"a table does not say title"),
+        ("title: Mine", "", r"a table lacks title"),
         ("title: Mine", "titel: Mine", r"unknown field of a table 'titel' \(did you mean 'title'\?\)"),
-        ("title: Sixteen", "", r"row 16 does not say title"),
+        ("title: Sixteen", "", r"row 16 lacks title"),
         ("    small: {}", "    smal: {}", r"unknown field of row 32 'smal' \(did you mean 'small'\?\)"),
         ("    small: {}", "    small: 91.5", r"row 32, small is 91\.5; expected fields with values"),
         ("note: by hand", "not: by hand", r"unknown field of row 16, taught 'not' \(did you mean 'note'\?\)"),

@@ -128,9 +128,9 @@ def test_a_teacher_may_have_a_teacher(load: Load) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title: Mine", "title:", "a table does not say title"),
-        ("title: R", "title:", "row r does not say title"),
-        ("c: C}", "c: }", "columns does not say the title of c"),
+        ("title: Mine", "title:", "a table lacks title"),
+        ("title: R", "title:", "row r lacks title"),
+        ("c: C}", "c: }", "columns: c lacks a title"),
         ("title: Mine", "title: [x]", "title is ['x']; expected text"),
         ("title: Mine", "title: true", "title is True; expected text, in quotes if need be, or a number"),
         ("title: Mine", "title: Mine\nsource: {x: y}", "source is {'x': 'y'}; expected text"),
@@ -163,8 +163,8 @@ def test_percentages_have_ends(load: Load) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[accuracy]", "[top1, top5, top1]", "metrics: top1 stands there twice"),
-        ("[[a, b]]", "[[a, b], [b, a], [a, b]]", "comparisons: [a, b] stands there twice"),
+        ("[accuracy]", "[top1, top5, top1]", "metrics: top1 is given twice"),
+        ("[[a, b]]", "[[a, b], [b, a], [a, b]]", "comparisons: [a, b] is given twice"),
         ("c: C}\ncomparisons: [[a, b]]", "c: C, 1: D}\ncomparisons: [[1, '1']]", "is no pair of two columns"),
     ],
 )

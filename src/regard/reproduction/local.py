@@ -20,7 +20,7 @@ from regard.store import Store
 
 _ENDINGS: dict[int, Ending] = {0: "finished", INTERRUPTED: "stopped", LOCKED: "locked", TAKEN_OVER: "locked"}
 """The exit statuses of `regard train`; any other: it failed."""
-_LAST = 2000  # bytes of a log in which the last line is looked for
+_LAST = 2000  # bytes of a log that are searched for the last line
 
 
 class LocalExecutor:

@@ -104,7 +104,7 @@ def make_plan(
         seeds: of each cell.
         store: the address of the store.
         columns: that are wanted, with their teachers; None: all.
-        where: fields of the recipes that say where and how runs take place, such as `data.folder` and `device`.
+        where: fields of the recipes of where and how runs take place, such as `data.folder` and `device`.
 
     Raises:
         InputError: a column that the table does not have, no cell with a recipe, a recipe that is not valid.
@@ -114,16 +114,16 @@ def make_plan(
             raise InputError(f"{table.name} has no column {column!r}; it has {', '.join(table.columns)}")
     planner = _Planner(table, runs, overrides, store if "://" in store else os.path.abspath(store), dict(where or {}))
     for seed in seeds:
-        for place, cell in table.cells.items():
+        for position, cell in table.cells.items():
             if cell.recipe is not None and (columns is None or cell.column in columns):
-                planner.add(place, seed)
+                planner.add(position, seed)
     if not planner.jobs:
         raise InputError(f"{table.name} has no recipe for any of these cells; there is nothing to run")
     jobs = [
-        replace(job, cells=tuple(place for place in table.cells if place in planner.cells[job.name]))
+        replace(job, cells=tuple(position for position in table.cells if position in planner.cells[job.name]))
         for job in planner.jobs.values()
     ]
-    without_recipe = tuple(place for place, cell in table.cells.items() if cell.recipe is None)
+    without_recipe = tuple(position for position, cell in table.cells.items() if cell.recipe is None)
     return Plan(table, overrides, tuple(seeds), tuple(jobs), without_recipe)
 
 
@@ -146,24 +146,24 @@ class _Planner:
         self.cells: dict[str, set[tuple[str, str]]] = defaultdict(set)
         self.new: dict[tuple[str | None, ...], str] = {}  # names of new runs, by recipe, seed and teacher
 
-    def add(self, place: tuple[str, str], seed: int, run: str | None = None) -> Job:
+    def add(self, position: tuple[str, str], seed: int, run: str | None = None) -> Job:
         """The job of a cell and a seed; that of its teacher is added before it.
 
         Args:
-            place: of the cell.
+            position: (row, column) of the cell.
             seed: of the run.
             run: the name of the run in the store that it has to be; None: any that fills the cell, or a new one.
         """
-        cell = self.table.cells[place]
-        stored = self.stored[run] if run is not None else self.stored_run(place, seed)
+        cell = self.table.cells[position]
+        stored = self.stored[run] if run is not None else self.stored_run(position, seed)
         teacher = None
         if cell.teacher is not None:
             teacher = self.add((cell.row, cell.teacher), seed, self.teacher_of(stored)).name
-            self.cells[teacher].add(place)
-        name = stored.name if stored is not None else self.new_name(place, seed, teacher)
-        self.cells[name].add(place)
+            self.cells[teacher].add(position)
+        name = stored.name if stored is not None else self.new_name(position, seed, teacher)
+        self.cells[name].add(position)
         if name not in self.jobs:
-            recipe, command = self.recipe(place, seed, name, teacher, stored)
+            recipe, command = self.recipe(position, seed, name, teacher, stored)
             self.jobs[name] = Job(
                 name=name,
                 store=self.store,
@@ -181,16 +181,16 @@ class _Planner:
         names = [] if student is None else [folder_name(path) for path in student.teachers]
         return next((name for name in names if name in self.stored), None)
 
-    def stored_run(self, place: tuple[str, str], seed: int) -> StoredRun | None:
+    def stored_run(self, position: tuple[str, str], seed: int) -> StoredRun | None:
         """The run in the store that fills a cell with a seed, a finished one if there is one."""
-        cell = self.filled.cells[place]
+        cell = self.filled.cells[position]
         finished = [one.run for one in cell.runs]
         names = (*finished, *cell.waiting, *cell.unfinished)  # waiting: finished, but a file of its teacher is lost
         return next((self.stored[name] for name in names if self.stored[name].seed == seed), None)
 
-    def new_name(self, place: tuple[str, str], seed: int, teacher: str | None) -> str:
+    def new_name(self, position: tuple[str, str], seed: int, teacher: str | None) -> str:
         """A name for a new run that no other has."""
-        cell, recipe = self.table.cells[place], self.matcher.recipes[place]
+        cell, recipe = self.table.cells[position], self.matcher.recipes[position]
         key = (digest(self.overrides.apply(recipe)), str(seed), teacher)
         if key not in self.new:
             name = run_name(cell, recipe, self.overrides, seed)
@@ -202,10 +202,10 @@ class _Planner:
         return self.new[key]
 
     def recipe(
-        self, place: tuple[str, str], seed: int, name: str, teacher: str | None, stored: StoredRun | None
+        self, position: tuple[str, str], seed: int, name: str, teacher: str | None, stored: StoredRun | None
     ) -> tuple[Recipe, list[str]]:
         """The whole recipe of a run, and the command that trains it."""
-        published, cell = self.matcher.recipes[place], self.table.cells[place]
+        published, cell = self.matcher.recipes[position], self.table.cells[position]
         recipe = with_fields(self.overrides.apply(published), {**self.where, "seed": seed})
         teachers: Any = recipe.transfer.teacher
         if teacher is not None:
@@ -224,7 +224,7 @@ class _Planner:
         changed = {field: value for field, value in fields.items() if value != file.get(field)}
         options = field_arguments({**cell.overrides, **changed})
         if begun is not None:
-            with suppress(InputError):  # of a value that cannot be, which the run will say
+            with suppress(InputError):  # of a value that cannot be, which the run will name
                 recipe = load_recipe(cell.recipe, options)
         source = cell.recipe or ""
         if source.endswith((".yaml", ".yml")):
@@ -232,7 +232,7 @@ class _Planner:
         return recipe, ["regard", "train", source, *options, "--run", f"{self.store}/{name}", "--resume"]
 
 
-def _absolute(place: str) -> str:
+def _absolute(name: str) -> str:
     """A file or folder of this machine as commands find it from any directory; anything else as it is."""
-    path = Path(place).expanduser()
-    return str(path.resolve()) if path.exists() else place
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name

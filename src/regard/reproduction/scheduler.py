@@ -12,9 +12,9 @@ from regard.formatting import duration
 from regard.reproduction.plan import Job, Plan
 from regard.store import Store
 
-_POLL = 0.5  # seconds between two looks at the running jobs
+_POLL = 0.5  # seconds between two checks of the running jobs
 _PATIENCE = 120.0  # seconds that runs have to save and end
-_LOCKED = 10.0  # seconds until a run that another process works at is looked at again
+_LOCKED = 10.0  # seconds until a run that another process works at is checked again
 
 Ending = Literal["finished", "stopped", "locked", "waiting", "failed", "killed"]
 """Of a job: finished; stopped and saved; another process works at the run; the teacher is not finished, and
@@ -66,7 +66,7 @@ class Outcome:
         finished: names of the runs that are finished, those that were before among them.
         failed: name -> why, of those that failed for good.
         skipped: name -> why, of those whose teacher failed.
-        stopped: whether it was asked to stop before the end.
+        stopped: whether it was stopped before the end.
     """
 
     finished: set[str] = field(default_factory=set)
@@ -95,8 +95,8 @@ def run_plan(
         executor: where.
         store: with the runs.
         retries: at least 0; not for an executor with a queue of its own.
-        say: is told of every run that begins and ends.
-        stop: whether to stop: running jobs are asked to save, and waited for.
+        say: called with a line for every run that begins and ends.
+        stop: whether to stop: running jobs save, and are waited for.
     """
     scheduler = _Scheduler(plan, executor, store, retries, say)
     try:
@@ -118,7 +118,7 @@ class _Scheduler:
         self.running: dict[str, float] = {}  # name -> when it began
         self.failures: Counter[str] = Counter()
         self.epochs = {job.name: job.epochs_done for job in plan.jobs}
-        self.locked_until: dict[str, float] = {}  # name -> when a run of another process is looked at again
+        self.locked_until: dict[str, float] = {}  # name -> when a run of another process is checked again
 
     def start_ready(self) -> None:
         """Starts every job that is ready, as far as there are slots."""
@@ -141,7 +141,7 @@ class _Scheduler:
         return job.teacher is None or job.teacher in self.outcome.finished or queued
 
     def _is_locked(self, job: Job) -> bool:
-        """Whether another process, which was at the run when it was looked at last, still is, or has finished it."""
+        """Whether another process, which was at the run at the last check, still is, or has finished it."""
         if job.name not in self.locked_until:
             return False
         if time.monotonic() < self.locked_until[job.name]:
@@ -185,7 +185,7 @@ class _Scheduler:
             self._note_failure(name, ending, message)
 
     def _note_failure(self, name: str, ending: Ending, message: str) -> None:
-        """Of a run that failed, was killed, or stopped though nobody here asked it to."""
+        """Of a run that failed, was killed, or stopped by itself."""
         if ending != "failed" and self._went_on(name):
             self.say(f"{name} was {ending} ({message}); it goes on from its checkpoint")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ _METHOD = (
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Entry:
     """A cell in one metric, with its titles."""
 
     cell: FilledCell
@@ -45,13 +46,13 @@ def document(filled: FilledTable, *, wide: bool = True, detail: bool = True, onl
         detail: whether there are grids of every seed and of where the numbers come from.
         only_runs: whether cells and comparisons without runs are left out.
     """
-    places = [one for one in _places(filled) if one.cell.values(one.index) or not only_runs]
+    entries = [one for one in _entries(filled) if one.cell.values(one.index) or not only_runs]
     comparisons = [one for one in filled.comparisons if one.difference.n or not only_runs]
-    grids = [_wide(filled, places) if wide and not only_runs else _long(filled, places)]
+    grids = [_wide(filled, entries) if wide and not only_runs else _long(filled, entries)]
     if comparisons:
         grids.append(_comparisons(filled, comparisons))
     if detail and filled.finished:
-        grids += [_seeds(places), _sources(filled)]
+        grids += [_seeds(entries), _sources(filled)]
     return Document(filled.table.name, filled.table.title, _facts(filled), tuple(grids), _notes(filled))
 
 
@@ -67,20 +68,20 @@ class TerminalTable:
         yield whole if width <= options.max_width else document(self.filled, wide=False)
 
 
-def _places(filled: FilledTable) -> Iterator[_Place]:
+def _entries(filled: FilledTable) -> Iterator[_Entry]:
     table = filled.table
     for row, title in table.rows.items():
         for index, metric in enumerate(table.metrics):
             for column, name in table.columns.items():
                 if (row, column) in filled.cells:
                     several = metric.title if len(table.metrics) > 1 else ""
-                    yield _Place(filled.cells[row, column], index, title, name, several)
+                    yield _Entry(filled.cells[row, column], index, title, name, several)
 
 
-def _wide(filled: FilledTable, places: list[_Place]) -> Grid:
+def _wide(filled: FilledTable, entries: list[_Entry]) -> Grid:
     """Two rows for each row and metric: published, and ours."""
     columns = filled.table.columns
-    at = {(one.cell.cell.row, one.index, one.cell.cell.column): one for one in places}
+    at = {(one.cell.cell.row, one.index, one.cell.cell.column): one for one in entries}
     rows = []
     for key, title in filled.table.rows.items():
         for index in range(len(filled.table.metrics)):
@@ -92,16 +93,16 @@ def _wide(filled: FilledTable, places: list[_Place]) -> Grid:
     return Grid("", ("", "", *columns.values()), "ll" + "r" * len(columns), tuple(rows))
 
 
-def _long(filled: FilledTable, places: list[_Place]) -> Grid:
-    rows = tuple((one.title, _published(filled, one), _ours(filled, one)) for one in places)
+def _long(filled: FilledTable, entries: list[_Entry]) -> Grid:
+    rows = tuple((one.title, _published(filled, one), _ours(filled, one)) for one in entries)
     return Grid("", ("cell", "published", "ours"), "lrr", rows)
 
 
-def _published(filled: FilledTable, place: _Place) -> str:
-    value = place.cell.cell.published[place.index]
+def _published(filled: FilledTable, entry: _Entry) -> str:
+    value = entry.cell.cell.published[entry.index]
     if value is None:
         return NONE
-    return f"{value:.{_decimals(filled, place.index)}f}{'' if place.cell.cell.checked else UNCHECKED}"
+    return f"{value:.{_decimals(filled, entry.index)}f}{'' if entry.cell.cell.checked else UNCHECKED}"
 
 
 def _decimals(filled: FilledTable, index: int) -> int:
@@ -110,10 +111,10 @@ def _decimals(filled: FilledTable, index: int) -> int:
     return max((len(f"{value:.6f}".rstrip("0").partition(".")[2]) for value in numbers), default=2)
 
 
-def _ours(filled: FilledTable, place: _Place) -> str:
-    record = filled.record(place.cell, place.index)
+def _ours(filled: FilledTable, entry: _Entry) -> str:
+    record = filled.record(entry.cell, entry.index)
     if not record["n"]:
-        return "no recipe" if place.cell.cell.recipe is None else "not measured" if place.cell.runs else NONE
+        return "no recipe" if entry.cell.cell.recipe is None else "not measured" if entry.cell.runs else NONE
     middle = record["median" if filled.table.statistic == "median" else "mean"]
     deviation = "" if record["deviation"] is None else f" ± {record['deviation']:.2f}"
     return f"{middle:.2f}{deviation} ({record['n']})"
@@ -138,9 +139,9 @@ def _comparisons(filled: FilledTable, comparisons: list[Comparison]) -> Grid:
     return Grid("Comparisons", headings, "lrrrl", tuple(rows))
 
 
-def _seeds(places: list[_Place]) -> Grid:
+def _seeds(entries: list[_Entry]) -> Grid:
     rows = []
-    for one in places:
+    for one in entries:
         if values := one.cell.values(one.index):
             mean = one.cell.estimate(one.index)
             ends = interval(mean.low, mean.high, lambda value: number(value, 2))
@@ -184,16 +185,18 @@ def _facts(filled: FilledTable) -> tuple[tuple[str, str], ...]:
 
 def _notes(filled: FilledTable) -> tuple[tuple[str, str], ...]:
     table = filled.table
-    titles = {place: f"{table.rows[place[0]]}, {table.columns[place[1]]}" for place in filled.cells}
+    titles = {position: f"{table.rows[position[0]]}, {table.columns[position[1]]}" for position in filled.cells}
     notes = [("", note) for note in table.notes]
-    notes += [(titles[place], cell.cell.note) for place, cell in filled.cells.items() if cell.cell.note]
+    notes += [(titles[position], cell.cell.note) for position, cell in filled.cells.items() if cell.cell.note]
     if any(not cell.checked for cell in table.cells.values()):
         notes.append((UNCHECKED, _DAGGER))
     if any(one.difference.n for one in filled.comparisons):
         notes.append(("statistics", _METHOD))
-    for place, teachers in filled.shared_teachers().items():
-        for name, count in teachers.items():
-            notes.append((f"{titles[place]}, runs with one teacher, which are not independent", f"{count} ({name})"))
+    for position, cell in filled.cells.items():
+        teachers = Counter(one.teacher for one in cell.runs if one.teacher)
+        shared = ", ".join(f"{count} ({name})" for name, count in sorted(teachers.items()) if count > 1)
+        if shared:
+            notes.append((f"{titles[position]}, runs with one teacher, which are not independent", shared))
     if filled.unfinished:
         notes.append(("not finished", ", ".join(filled.unfinished)))
     notes += [

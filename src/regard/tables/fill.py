@@ -59,26 +59,26 @@ def fill(
         if not matches[run.name] and (reason := matcher.difference(run)):
             excluded[run.name] = reason
     cells = {}
-    for place, cell in table.cells.items():
-        recipe = matcher.recipes.get(place)
+    for position, cell in table.cells.items():
+        recipe = matcher.recipes.get(position)
         if recipe is None:
-            cells[place] = FilledCell(cell)
+            cells[position] = FilledCell(cell)
             continue
         seeds: dict[int, Match] = {}
-        for match in by_cell[place]:
+        for match in by_cell[position]:
             if match.run.finished:
                 first = seeds.setdefault(match.run.seed, match)
                 if first is not match:
                     excluded[match.run.name] = f"seed {match.run.seed} is there already, {first.run.name}"
         changed = used.apply(recipe)
-        cells[place] = FilledCell(
+        cells[position] = FilledCell(
             cell,
             runs=tuple(_seed_run(table, seeds[seed]) for seed in sorted(seeds)),
             epochs=changed.schedule.epochs,
             full_epochs=recipe.schedule.epochs,
             digest=digest(changed),
-            unfinished=tuple(match.run.name for match in by_cell[place] if not match.run.finished),
-            waiting=tuple(waiting[place]),
+            unfinished=tuple(match.run.name for match in by_cell[position] if not match.run.finished),
+            waiting=tuple(waiting[position]),
         )
     filling = [match for some in by_cell.values() for match in some]
     names = {match.run.name for match in filling if not match.run.finished}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -230,9 +229,3 @@ class FilledTable:
             for one in self.comparisons
         )
         return [stats.without_nan(record) for record in records]
-
-    def shared_teachers(self) -> dict[tuple[str, str], dict[str, int]]:
-        """Teachers of several runs of one cell, with their number, by (row, column): these runs are not independent."""
-        counts = {place: Counter(one.teacher for one in cell.runs if one.teacher) for place, cell in self.cells.items()}
-        shared = {place: {name: n for name, n in sorted(one.items()) if n > 1} for place, one in counts.items()}
-        return {place: names for place, names in shared.items() if names}

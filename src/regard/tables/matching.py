@@ -28,7 +28,7 @@ _TECHNICAL = {
     *("channels_last", "compile", "deterministic", "sync_norms", "nonfinite", "schedule.accumulate"),
     *("transfer.precision", "transfer.fold", "data.unreadable"),
 }
-# Options of data sets that say how much room they may take.
+# Options of data sets that limit their memory.
 _ROOM = {"memory_limit"}
 # Measured on the data.
 _MEASURED = {"data.mean", "data.std"}
@@ -131,13 +131,13 @@ class Matcher:
         self._signatures: dict[tuple[str, str], Signature] = {}
         self._cells: dict[str, list[Cell]] = {}
         self._stems: dict[str, Cell] = {}
-        for place, cell in table.cells.items():
+        for position, cell in table.cells.items():
             recipe = cell.full_recipe
             if recipe is None:
                 continue
-            self.recipes[place] = recipe
-            self._signatures[place] = Signature(plain(recipe))
-            self._cells.setdefault(self._signatures[place].key, []).append(cell)
+            self.recipes[position] = recipe
+            self._signatures[position] = Signature(plain(recipe))
+            self._cells.setdefault(self._signatures[position].key, []).append(cell)
             self._stems.setdefault(cell.stem or "", cell)
         self._known: dict[str, Signature] = {}
         self._overrides: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -172,11 +172,11 @@ class Matcher:
 
     def overrides(self, cell: Cell, overrides: Overrides) -> dict[str, Any]:
         """The fields that overrides give other values than a cell's recipe has."""
-        place = cell.row, cell.column
-        key = (*place, _text(overrides.fields))
+        position = cell.row, cell.column
+        key = (*position, _text(overrides.fields))
         if key not in self._overrides:
-            changed = Signature(plain(overrides.apply(self.recipes[place]))).overridable
-            wanted = self._signatures[place].overridable
+            changed = Signature(plain(overrides.apply(self.recipes[position]))).overridable
+            wanted = self._signatures[position].overridable
             self._overrides[key] = {name: value for name, value in changed.items() if value != wanted.get(name)}
         return self._overrides[key]
 
@@ -192,12 +192,12 @@ class Matcher:
         now, then = signature.compared, wanted.compared
         differing = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
         if differing:
-            words = [f"{name} is {now.get(name)!r}, the recipe says {then.get(name)!r}" for name in differing[:2]]
-            return "; ".join(words) + (f"; and {len(differing) - 2} more" if len(differing) > 2 else "")
+            parts = [f"{name} is {now.get(name)!r}, the recipe says {then.get(name)!r}" for name in differing[:2]]
+            return "; ".join(parts) + (f"; and {len(differing) - 2} more" if len(differing) > 2 else "")
         length = _shortened(wanted, signature.epochs)
         if signature.length != length:
-            places = zip(_LENGTH, signature.length, length, strict=True)
-            name, value, expected = next(place for place in places if place[1] != place[2])
+            fields = zip(_LENGTH, signature.length, length, strict=True)
+            name, value, expected = next(field for field in fields if field[1] != field[2])
             return f"{name} is {value!r}; the recipe's, shortened to {signature.epochs} epochs, is {expected!r}"
         return ""
 
@@ -206,7 +206,7 @@ class Matcher:
 
 
 def digest(recipe: Recipe) -> str:
-    """Eight digits that are the same for recipes that differ at most in seed, teacher's path, place and technique."""
+    """Eight digits, the same for recipes that differ at most in seed, teacher's path, and where and how they ran."""
     signature = Signature(plain(recipe))
     return sha256(_text([signature.compared, signature.overridable, signature.length]).encode()).hexdigest()[:8]
 

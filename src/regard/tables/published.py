@@ -6,7 +6,7 @@ A table is a YAML file:
     source: LSAS (arXiv 2305.05200), table 2
     metrics: [accuracy]          # one or more of `metrics.METRICS`
     statistic: mean              # what was printed of several runs: mean, median, or single
-    runs: 3                      # how many those were; left out if not said
+    runs: 3                      # number of these runs; left out if the source does not state it
     checked: true                # whether the numbers were compared with the source
     columns: {se: SE, lsas-se: LSAS-SE}
     comparisons: [[lsas-se, se]] # a column, and the one it is to beat
@@ -21,7 +21,7 @@ A table is a YAML file:
     notes: [ … ]                 # sentences that belong below it
 
 `published` is in percent, costs in their own unit. With several metrics it is a list of as many numbers, null where one
-was not printed. A cell whose recipe names a teacher says in which column of its row that teacher's recipe is: `teacher:
+was not printed. A cell whose recipe has a teacher names the column of its row that has the teacher's recipe: `teacher:
 teacher`. Fields of the recipe that have other values in a cell are its `overrides`, by dotted name; those of a row are
 of all its cells.
 """
@@ -54,7 +54,7 @@ _CELL = {"published", "recipe", "overrides", "teacher", "checked", "note"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A place in a table.
+    """One cell of a table.
 
     Attributes:
         row: its row's key.
@@ -80,7 +80,7 @@ class Cell:
 
     @cached_property
     def full_recipe(self) -> Recipe | None:
-        """Its recipe with its overrides, as the file said it when it was first asked for.
+        """Its recipe with its overrides, read once.
 
         Raises:
             InputError: there is no such recipe, or it is not valid.
@@ -90,8 +90,8 @@ class Cell:
         try:
             return load_recipe(self.recipe, field_arguments(self.overrides))
         except InputError as error:
-            place = f"{self.file}: row" if self.file else "row"
-            raise InputError(f"{place} {self.row}, {self.column}: {error}") from error
+            location = f"{self.file}: row" if self.file else "row"
+            raise InputError(f"{location} {self.row}, {self.column}: {error}") from error
 
     @property
     def stem(self) -> str | None:
@@ -113,10 +113,10 @@ class PublishedTable:
         source: where it was published.
         metrics: what its numbers are.
         statistic: what was printed of several runs.
-        runs: how many those were; None: not said.
+        runs: number of those; None: not stated.
         rows: key -> title, in order.
         columns: likewise.
-        cells: by (row, column); places that were left empty are not there.
+        cells: by (row, column), for those that the table has.
         comparisons: (column, the column it is to beat).
         notes: sentences that belong below it.
     """
@@ -150,7 +150,7 @@ class PublishedTable:
             if row not in self.rows:
                 raise unknown(f"row of {self.name}", row, self.rows)
         kept = {key: title for key, title in self.rows.items() if key in rows}
-        cells = {place: cell for place, cell in self.cells.items() if cell.row in kept}
+        cells = {location: cell for location, cell in self.cells.items() if cell.row in kept}
         return replace(self, rows=kept, cells=cells)
 
 
@@ -211,17 +211,17 @@ def _table(name: str, content: Any, base: Path | None, where: str) -> PublishedT
         common = _mapping(row.get("overrides", {}), f"row {key}: overrides")
         for column in columns:
             if column in row:
-                place = f"row {key}, {column}"
-                cell = _fields(row[column], place, _CELL, set())
+                location = f"row {key}, {column}"
+                cell = _fields(row[column], location, _CELL, set())
                 cells[key, column] = Cell(
                     row=key,
                     column=column,
-                    published=_published(cell.get("published"), metrics, place),
-                    checked=_typed(cell.get("checked", checked), bool, f"{place}: checked", "true or false"),
-                    recipe=_recipe(cell.get("recipe"), base, place),
-                    overrides=_overrides(cell, common, f"{source}; {rows[key]}, {columns[column]}", place),
-                    teacher=_teacher(cell.get("teacher"), column, row, place),
-                    note=_text(cell.get("note"), f"{place}: note"),
+                    published=_published(cell.get("published"), metrics, location),
+                    checked=_typed(cell.get("checked", checked), bool, f"{location}: checked", "true or false"),
+                    recipe=_recipe(cell.get("recipe"), base, location),
+                    overrides=_overrides(cell, common, f"{source}; {rows[key]}, {columns[column]}", location),
+                    teacher=_teacher(cell.get("teacher"), column, row, location),
+                    note=_text(cell.get("note"), f"{location}: note"),
                     file=where,
                 )
     _no_circle(cells)
@@ -254,13 +254,13 @@ def _comparisons(value: Any, columns: Mapping[str, str]) -> tuple[tuple[str, str
     return tuple(pairs)
 
 
-def _teacher(name: Any, column: str, row: Mapping[str, Any], place: str) -> str | None:
+def _teacher(name: Any, column: str, row: Mapping[str, Any], location: str) -> str | None:
     if name is None:
         return None
     if str(name) in ("title", "overrides") or str(name) not in row:
-        raise InputError(f"{place}: its teacher is in column {name!r}, which the row does not have")
+        raise InputError(f"{location}: its teacher is in column {name!r}, which the row does not have")
     if str(name) == column:
-        raise InputError(f"{place}: it is its own teacher; name another column")
+        raise InputError(f"{location}: it is its own teacher; name another column")
     return str(name)
 
 
@@ -284,7 +284,7 @@ def _columns(value: Any) -> dict[str, str]:
             raise InputError(f"a column cannot be called {taken!r}, which is a field of the row; give it another key")
     for key, title in columns.items():
         if title is None:
-            raise InputError(f"columns does not say the title of {key}")
+            raise InputError(f"columns: {key} lacks a title")
     return {key: _text(title, f"the title of column {key}") for key, title in columns.items()}
 
 
@@ -297,10 +297,10 @@ def _text(value: Any, what: str) -> str:
     return str(value)
 
 
-def _once(words: list[str], what: str) -> None:
-    for word in words:
-        if words.count(word) > 1:
-            raise InputError(f"{what}: {word} stands there twice")
+def _once(names: list[str], what: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{what}: {name} is given twice")
 
 
 def _typed(value: Any, kind: type[T], what: str, expected: str) -> T:
@@ -319,33 +319,33 @@ def _fields(value: Any, what: str, known: set[str], needed: set[str]) -> dict[st
         if name not in known:
             raise unknown(f"field of {what}", name, known)
     if missing := sorted(name for name in needed if value.get(name) is None):
-        raise InputError(f"{what} does not say {', '.join(missing)}")
+        raise InputError(f"{what} lacks {', '.join(missing)}")
     return value
 
 
-def _published(value: Any, metrics: Sequence[Metric], place: str) -> tuple[float | None, ...]:
+def _published(value: Any, metrics: Sequence[Metric], location: str) -> tuple[float | None, ...]:
     values = value if isinstance(value, list) else [value] * (len(metrics) if value is None else 1)
     if len(values) != len(metrics):
-        raise InputError(f"{place}: published is {value!r}; expected {len(metrics)} numbers, one for each metric")
+        raise InputError(f"{location}: published is {value!r}; expected {len(metrics)} numbers, one for each metric")
     for one, kind in zip(values, metrics, strict=True):
         most = 1e6 if kind.is_cost else 100
         if one is not None and (type(one) not in (int, float) or not 0 <= one <= most):
-            raise InputError(f"{place}: published is {one!r}; expected {kind.title}, from 0 to {most:g}")
+            raise InputError(f"{location}: published is {one!r}; expected {kind.title}, from 0 to {most:g}")
     return tuple(None if one is None else float(one) for one in values)
 
 
-def _overrides(cell: Mapping[str, Any], common: Mapping[str, Any], source: str, place: str) -> dict[str, Any]:
-    overrides = _mapping(cell.get("overrides", {}), f"{place}: overrides")
+def _overrides(cell: Mapping[str, Any], common: Mapping[str, Any], source: str, location: str) -> dict[str, Any]:
+    overrides = _mapping(cell.get("overrides", {}), f"{location}: overrides")
     if cell.get("recipe") is None:
         if overrides:
-            raise InputError(f"{place}: there are overrides, and no recipe whose fields they replace")
+            raise InputError(f"{location}: there are overrides, and no recipe whose fields they replace")
         return {}
     overrides = {**common, **overrides}
     return {"source": source, **overrides} if overrides else {}
 
 
-def _recipe(name: Any, base: Path | None, place: str) -> str | None:
+def _recipe(name: Any, base: Path | None, location: str) -> str | None:
     if name is None:
         return None
-    name = _typed(name, str, f"{place}: recipe", "the name or the path of one")
+    name = _typed(name, str, f"{location}: recipe", "the name or the path of one")
     return str(base / name) if base is not None and name.endswith((".yaml", ".yml")) else name
