@@ -64,8 +64,7 @@ def curves(
     """Lines, such as test accuracy by epoch.
 
     Args:
-        runs: y by x for each run of a label. Several runs are drawn as thin lines, the band from the least to the
-            greatest, and their mean.
+        runs: y by x for each run of a label. Several runs are drawn as thin lines and their mean.
         xlabel: of the horizontal axis, whose numbers are whole where all x are.
         ylabel: of the vertical axis.
         percent: y is a share, shown as a percentage.
@@ -73,7 +72,8 @@ def curves(
         styles: numbers of the styles by label; None: by position.
         legend: whether labels stand below the figure.
         markers: whether to mark every point, not only the last.
-        bands: ends of the 95% intervals by x, by label.
+        bands: low and high ends by x, by label, such as those of intervals; of several runs the least and the greatest
+            unless given.
     """
     figure, axes = _figure(420, 270, legend=runs if legend else ())
     positions = sorted({x for each in runs.values() for run in each for x in run})
@@ -89,13 +89,10 @@ def curves(
         if not by_x:
             continue
         at = sorted(by_x)
-        if len(each) > 1:
-            low, high = [min(by_x[x]) for x in at], [max(by_x[x]) for x in at]
-            axes.fill_between(at, low, high, color=line["color"], alpha=0.15, linewidth=0)
-        ends = (bands or {}).get(label, {})
-        if ends:
-            low, high = map(list, zip(*ends.values(), strict=True))
-            axes.fill_between(list(ends), low, high, color=line["color"], alpha=0.15, linewidth=0)
+        spread = {x: (min(by_x[x]), max(by_x[x])) for x in at} if len(each) > 1 else {}
+        if band := (bands or {}).get(label, spread):
+            low, high = map(list, zip(*band.values(), strict=True))
+            axes.fill_between(list(band), low, high, color=line["color"], alpha=0.15, linewidth=0)
         mark: dict[str, Any] = {"marker": "o", "markersize": 5, "markevery": None if markers else [-1]}
         axes.plot(at, [math.fsum(by_x[x]) / len(by_x[x]) for x in at], label=_text(label), **line, **mark)
     if level is not None:
