@@ -97,22 +97,6 @@ def sigmoids(u: Tensor, w: Tensor, b: Tensor) -> Tensor:
     return factors
 
 
-def sigmoids_backward(d: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For the gradient d of the factors: the factors, the gradient of u, and those of w, b in each image, (N, K, C)."""
-    logits = [u]
-    for wk, bk in zip(w, b, strict=True):
-        logits.append(wk[:, None, None] * logits[-1] + bk[:, None, None])
-    factors = sigmoids(u, w, b)
-    d = d * factors
-    slope = 1 - torch.sigmoid(logits[-1])  # of the logarithm of the factors
-    of_w, of_b = [d.new_zeros(d.shape[0], 0, d.shape[1])], [d.new_zeros(d.shape[0], 0, d.shape[1])]
-    for wk, before in zip(w.flip(0), logits[-2::-1], strict=True):
-        of_w.insert(1, (d * slope * before).sum((2, 3))[:, None])
-        of_b.insert(1, (d * slope).sum((2, 3))[:, None])
-        slope = wk[:, None, None] * slope + 1 - torch.sigmoid(before)
-    return factors, d * slope, torch.cat(of_w, 1), torch.cat(of_b, 1)
-
-
 def _by_channel_or_pixel(x: Tensor, local: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, reciprocal standard deviation, and what the logits of shuffle attention are linear in."""
     mean = x.mean((2, 3), keepdim=True)
@@ -137,31 +121,6 @@ def shuffle_gate(
     mean, rstd, t = _by_channel_or_pixel(wide, local, eps)
     y = (wide * sigmoids(scale[:, None, None] * t + shift[:, None, None], w, b)).to(x.dtype)
     return F.channel_shuffle(y, 2) if shuffle else y, mean.flatten(1), rstd.flatten(1) * local
-
-
-def shuffle_gate_backward(
-    g: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    local: Tensor,
-    w: Tensor,
-    b: Tensor,
-    eps: float,
-    shuffle: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradient of x, and in each image those of scale, shift (N, C), w and b (N, K, C); statistics are not used."""
-    wide, g = x.to(torch.promote_types(x.dtype, torch.float32)), g.to(torch.promote_types(x.dtype, torch.float32))
-    g = F.channel_shuffle(g, g.shape[1] // 2) if shuffle else g
-    by_pixel = local[:, None, None]
-    of_mean, of_rstd, t = _by_channel_or_pixel(wide, local, eps)
-    factors, du, dw, db = sigmoids_backward(g * wide, scale[:, None, None] * t + shift[:, None, None], w, b)
-    dt = du * scale[:, None, None]
-    through_norm = of_rstd * (dt - dt.mean((2, 3), keepdim=True) - t * (dt * t).mean((2, 3), keepdim=True))
-    dx = g * factors + torch.where(by_pixel, through_norm, dt.mean((2, 3), keepdim=True))
-    return dx.to(x.dtype), (du * t).sum((2, 3)), du.sum((2, 3)), dw, db
 
 
 def _maps(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -196,31 +155,3 @@ def group_gate(
     factors = sigmoids(weight[:, None, None] * t + bias[:, None, None], w, b)
     y = (wide * factors.repeat_interleave(x.shape[1] // groups, 1)).to(x.dtype)
     return y, mean.reshape(x.shape[:2]), centre.flatten(1), std.flatten(1)
-
-
-def group_gate_backward(
-    g: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    centre: Tensor,
-    std: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    w: Tensor,
-    b: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradient of x, and in each image those of weight, bias (N, G), w and b (N, K, G); statistics are not used."""
-    dtype, groups = torch.promote_types(x.dtype, torch.float32), len(weight)
-    grouped, g = x.to(dtype).unflatten(1, (groups, -1)), g.to(dtype).unflatten(1, (groups, -1))
-    means, t, _, deviation = _maps(x.to(dtype), groups, eps)
-    d = (g * grouped).sum(2)
-    factors, du, dw, db = sigmoids_backward(d, weight[:, None, None] * t + bias[:, None, None], w, b)
-    dt = weight[:, None, None] * du
-    pixels = x.shape[2] * x.shape[3]
-    varied = deviation > 0
-    bend = (dt * t).sum((2, 3), keepdim=True) / (torch.where(varied, deviation, 1) * max(pixels - 1, 1))
-    ds = (dt - dt.mean((2, 3), keepdim=True)) / (deviation + eps) - torch.where(varied, bend, 0) * t
-    ds = ds[:, :, None]
-    dx = g * factors[:, :, None] + ds * means + (ds * grouped).mean((3, 4), keepdim=True)
-    return dx.flatten(1, 2).to(x.dtype), (du * t).sum((2, 3)), du.sum((2, 3)), dw, db

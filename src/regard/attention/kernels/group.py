@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.attention import functional
-from regard.attention.kernels.operation import Operation
+from regard.attention.kernels.operation import Operation, by_formula
 
 
 def _fits(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor) -> bool:
@@ -23,17 +23,37 @@ def _fits(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor) -> bool
 
 
 _forward = Operation(functional.group_gate, lambda x, weight, bias, w, b, eps: _fits(x, weight, bias, w, b), fused=True)
+
+
+def group_gate_backward(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    centre: Tensor,
+    std: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    w: Tensor,
+    b: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, weight, bias, w and b; here without the statistics, which kernels do not compute again."""
+    dx, dweight, dbias, dw, db = by_formula(functional.group_gate, [x, weight, bias, w, b, eps], [g])[:5]
+    return dx, dweight, dbias, dw, db
+
+
 _backward = Operation(
-    functional.group_gate_backward,
+    group_gate_backward,
     lambda g, x, mean, centre, std, weight, bias, w, b, eps: _fits(x, weight, bias, w, b),
     fused=True,
+    like=lambda g, x, mean, centre, std, *parameters: (x, *parameters[:4]),
 )
 
 
 def _gradient(inputs: Sequence[Any], kept: Sequence[Tensor], g: Tensor) -> Any:
     x, weight, bias, w, b, eps = inputs
     dx, *small = _backward(g, x, *kept, weight, bias, w, b, eps)
-    dweight, dbias, dw, db = (d.sum(0).to(p.dtype) for d, p in zip(small, (weight, bias, w, b), strict=True))
+    dweight, dbias, dw, db = (d.to(p.dtype) for d, p in zip(small, (weight, bias, w, b), strict=True))
     return dx, dweight, dbias, dw, db, None
 
 

@@ -69,9 +69,17 @@ class Operation:
         formula: takes features, by the names x, g and same, and small tensors.
         fits: of the formula's arguments, whether their shapes are those that kernels trust.
         fused: whether a compiler for GPUs cannot do as well: it is kept in what is compiled.
+        like: of the formula's arguments, tensors of the shapes of the results, where it does not run without values.
     """
 
-    def __init__(self, formula: Callable[..., Any], fits: Callable[..., bool], *, fused: bool = False) -> None:
+    def __init__(
+        self,
+        formula: Callable[..., Any],
+        fits: Callable[..., bool],
+        *,
+        fused: bool = False,
+        like: Callable[..., Sequence[Tensor]] | None = None,
+    ) -> None:
         self.name, self.formula, self.fits, self.fused = formula.__name__, formula, fits, fused
         parameters = list(inspect.signature(formula).parameters)
         self.features = {at for at, name in enumerate(parameters) if name in ("x", "g", "same")}
@@ -85,7 +93,7 @@ class Operation:
             _LIBRARY.impl(self.name, partial(self.run, of_device), device.upper())
         # Function transforms (torch.func) see through the formula.
         _LIBRARY.impl(self.name, formula, "FuncTorchDynamicLayerFrontMode")
-        torch.library.register_fake(f"regard::{self.name}", self.plain)
+        torch.library.register_fake(f"regard::{self.name}", partial(self.empty, like) if like else self.plain)
         self.operator = getattr(torch.ops.regard, self.name).default
 
     def __call__(self, *args: Any) -> Any:
@@ -101,6 +109,10 @@ class Operation:
         """By the formula, in the layout and dtypes that all versions have in common."""
         x, result = args[self.home], self.formula(*args)
         return tuple(_laid_out(part, x) for part in result) if isinstance(result, tuple) else _laid_out(result, x)
+
+    def empty(self, like: Callable[..., Sequence[Tensor]], *args: Any) -> tuple[Tensor, ...]:
+        """Results without values."""
+        return tuple(_laid_out(torch.empty_like(value), args[self.home]) for value in like(*args))
 
     def run(self, backend: str, *args: Any) -> Any:
         x = args[self.home]
@@ -163,10 +175,11 @@ class Operation:
         torch.library.register_autograd(f"regard::{self.name}", gradient, setup_context=setup)
 
 
-def by_formula(
-    formula: Callable[..., Any], inputs: Sequence[Any], gradients: Sequence[Tensor]
-) -> tuple[Tensor | None, ...]:
-    """The gradients of the inputs of a formula, for those of its outputs; they may be differentiated again."""
+def by_formula(formula: Callable[..., Any], inputs: Sequence[Any], gradients: Sequence[Tensor]) -> tuple[Any, ...]:
+    """The gradients of the inputs of a formula, for those of its outputs; they may be differentiated again.
+
+    None for inputs that are no floating-point tensors.
+    """
     which = [at for at, value in enumerate(inputs) if isinstance(value, Tensor) and value.is_floating_point()]
 
     def outputs(*values: Tensor) -> tuple[Tensor, ...]:

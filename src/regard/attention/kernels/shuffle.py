@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.attention import functional
-from regard.attention.kernels.operation import Operation
+from regard.attention.kernels.operation import Operation, by_formula
 
 
 def _fits(x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, shuffle: bool) -> bool:
@@ -26,17 +26,40 @@ _forward = Operation(
     lambda x, scale, shift, local, w, b, eps, shuffle: _fits(x, scale, shift, local, w, b, shuffle),
     fused=True,
 )
+
+
+def shuffle_gate_backward(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    local: Tensor,
+    w: Tensor,
+    b: Tensor,
+    eps: float,
+    shuffle: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, scale, shift, w and b; here without the statistics, which kernels do not compute again."""
+    dx, dscale, dshift, _, dw, db = by_formula(
+        functional.shuffle_gate, [x, scale, shift, local, w, b, eps, shuffle], [g]
+    )[:6]
+    return dx, dscale, dshift, dw, db
+
+
 _backward = Operation(
-    functional.shuffle_gate_backward,
+    shuffle_gate_backward,
     lambda g, x, mean, rstd, scale, shift, local, w, b, eps, shuffle: _fits(x, scale, shift, local, w, b, shuffle),
     fused=True,
+    like=lambda g, x, mean, rstd, scale, shift, local, w, b, eps, shuffle: (x, scale, shift, w, b),
 )
 
 
 def _gradient(inputs: Sequence[Any], kept: Sequence[Tensor], g: Tensor) -> Any:
     x, scale, shift, local, w, b, eps, shuffle = inputs
     dx, *small = _backward(g, x, *kept, scale, shift, local, w, b, eps, shuffle)
-    dscale, dshift, dw, db = (d.sum(0).to(p.dtype) for d, p in zip(small, (scale, shift, w, b), strict=True))
+    dscale, dshift, dw, db = (d.to(p.dtype) for d, p in zip(small, (scale, shift, w, b), strict=True))
     return dx, dscale, dshift, None, dw, db, None, None
 
 

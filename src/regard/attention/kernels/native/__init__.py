@@ -183,7 +183,7 @@ def shuffle_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any)
     mean, w = tensors[0], tensors[-1]
     dx, small = _features(x), _gradients(x, mean, w)
     _call("shuffle_gate_backward", x, [g, x, *tensors, dx, *small], len(w), shuffle)
-    return dx, *small
+    return dx, *(of_images.sum(0) for of_images in small)
 
 
 def group_gate(
@@ -200,7 +200,7 @@ def group_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -
     centre, w = tensors[1], tensors[-1]
     dx, small = _features(x), _gradients(x, centre, w)
     _call("group_gate_backward", x, [g, x, *tensors, dx, *small], centre.shape[1], len(w), eps)
-    return dx, *small
+    return dx, *(of_images.sum(0) for of_images in small)
 
 
 def _gradients(x: Tensor, statistic: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

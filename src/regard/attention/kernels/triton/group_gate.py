@@ -43,8 +43,8 @@ def group_gate_backward(
     w: Tensor,
     b: Tensor,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dx, and image by image dweight, dbias (N, G), dw, db (N, K, G)."""
+) -> tuple[Tensor, ...]:
+    """dx, dweight, dbias (G,), dw, db (K, G)."""
     n, groups, k = len(x), len(weight), len(w)
     if x.shape[1] // groups > LARGEST:
         return NotImplemented
@@ -52,7 +52,7 @@ def group_gate_backward(
     dw, db = small(x, n, k, groups), small(x, n, k, groups)
     tensors = (g, x, mean, centre, std, weight, bias, w, b, dx, dweight, dbias, dw, db)
     _launch(_backward, groups, x, *tensors, eps=eps, ORDER=k, K=max(1, triton.next_power_of_2(k)))
-    return dx, dweight, dbias, dw, db
+    return dx, *(of_images.sum(0) for of_images in (dweight, dbias, dw, db))
 
 
 def _launch(kernel: triton.JITFunction, groups: int, x: Tensor, *tensors: Tensor, **more: Any) -> None:

@@ -43,14 +43,14 @@ def shuffle_gate_backward(
     b: Tensor,
     eps: float,
     shuffle: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dx, and image by image dscale, dshift (N, C), dw, db (N, K, C)."""
+) -> tuple[Tensor, ...]:
+    """dx, dscale, dshift (C,), dw, db (K, C)."""
     (n, c), k = x.shape[:2], len(w)
     dx, dscale, dshift = torch.empty_like(x), small(x, n, c), small(x, n, c)
     dw, db = small(x, n, k, c), small(x, n, k, c)
     tensors = (g, x, mean, rstd, scale, shift, local.view(torch.uint8), w, b, dx, dscale, dshift, dw, db)
     _launch(_backward, x, *tensors, ORDER=k, K=max(1, triton.next_power_of_2(k)), SHUFFLE=shuffle)
-    return dx, dscale, dshift, dw, db
+    return dx, *(of_images.sum(0) for of_images in (dscale, dshift, dw, db))
 
 
 def _launch(kernel: triton.JITFunction, x: Tensor, *tensors: Tensor, **more: Any) -> None:
