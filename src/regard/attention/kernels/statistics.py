@@ -72,7 +72,7 @@ def channel_mean(x: Tensor) -> Tensor:
 
 def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (with H W - 1 in the denominator; 0 for one pixel) of each channel, (N, C), like x."""
-    mean, variance, *_ = _channels(x, True, False)
+    mean, variance, _, _ = _channels(x, True, False)
     return mean.to(x.dtype), variance.to(x.dtype)
 
 
