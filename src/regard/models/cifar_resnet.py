@@ -161,7 +161,7 @@ class CifarResNet(_ResNet):
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
-        InputError: no network of that kind has that depth, or the width leaves no plane.
+        InputError: no network of that kind has that depth, or the width leaves it no channel.
     """
 
     stage_names = ("layer1", "layer2", "layer3")
@@ -196,7 +196,7 @@ class SmallImageResNet(_ResNet):
     """A ResNet of ImageNet's depths for small images: a 3 x 3 convolution without stride or pooling before its stages.
 
     The four stages of 64, 128, 256 and 512 planes are at full, half, quarter and eighth resolution. With depth 50 it is
-    the ResNet50 of HobbitLong/RepDistiller, in which CIFAR-100 has 23.7 million parameters.
+    the ResNet50 of HobbitLong/RepDistiller, of 23,705,252 parameters with 100 classes.
 
     Args:
         depth: 18, 34 (basic blocks), 50, 101 or 152 (bottleneck blocks).

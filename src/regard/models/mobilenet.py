@@ -44,10 +44,11 @@ class InvertedResidual(nn.Module, AttentionSlot):
 
 
 class SmallImageMobileNetV2(nn.Module):
-    """MobileNetV2 whose blocks of 24 channels keep the resolution, in four stages at 1/2, 1/4, 1/8 and 1/16 of that.
+    """MobileNetV2 of four stages, at a half, a quarter, an eighth and a sixteenth of the images' resolution.
 
-    With width 0.5 it is the MobileNetV2 of HobbitLong/RepDistiller: activations are ReLU, and the first block has a
-    1 x 1 convolution to as many channels. The stages end where that code reads features for transfer.
+    With width 0.5 it is the MobileNetV2 of HobbitLong/RepDistiller: the blocks of 24 channels keep the resolution,
+    activations are ReLU, and the first block has a 1 x 1 convolution to as many channels. The stages end where that
+    code reads features for transfer.
 
     Args:
         num_classes: length of the logits.

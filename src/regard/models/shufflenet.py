@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention import AttentionSlot
+from regard.errors import InputError
 
 
 class ShuffleUnit(nn.Module, AttentionSlot):
@@ -109,12 +110,17 @@ class SmallImageShuffleNet(nn.Module):
         num_classes: length of the logits.
 
     Shape: images (N, 3, H, W) -> logits (N, num_classes).
+
+    Raises:
+        InputError: another version.
     """
 
     stage_names = ("layer1", "layer2", "layer3")
 
     def __init__(self, version: int, num_classes: int = 10) -> None:
         super().__init__()
+        if version not in (1, 2):
+            raise InputError(f"a ShuffleNet has version 1 or 2, not {version}")
         self.conv1 = nn.Conv2d(3, 24, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(24)
         ins = 24
