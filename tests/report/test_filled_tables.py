@@ -92,3 +92,18 @@ def test_the_page_shows_the_tables_that_the_runs_fill(taught: dict[str, list[Run
     assert [table.table.name for table in runs.tables] == ["builtin"]
     text = html.unescape(runs.save(tmp_path / "page.html").read_text())
     assert "AT − student" in text and runs.tables[0].table.title in text
+
+
+def test_tables_and_comparisons_on_one_page_are_corrected_together(
+    taught: dict[str, list[Run]], tmp_path: Path
+) -> None:
+    made(tmp_path, "builtin/builtin-teacher", 2, 90)
+    folders = [run.folder for run in (*taught["student"], *taught["at"])]
+    folders += [made(tmp_path, "builtin/builtin-student", 2, 81).folder]
+    folders += [made(tmp_path, "builtin/builtin-at", 2, 87, teacher="runs/builtin-teacher-seed2").folder]
+    runs = report_runs(folders, images=0)
+    (table,), (part,) = runs.tables, runs.parts
+    tested = [*part.comparisons, *(one for one in table.comparisons if one.difference.p is not None)]
+    assert len(tested) == 2
+    for one in tested:  # the same difference, in two places of the page
+        assert one.difference.p is not None and one.difference.p_adjusted == pytest.approx(2 * one.difference.p)

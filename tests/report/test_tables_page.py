@@ -9,9 +9,12 @@ import pytest
 from support import filled_tables as made_up
 from support.snapshots import check_snapshot
 
+from regard import stats
 from regard.errors import InputError
+from regard.formatting import p_value
 from regard.report import write_tables_html
 from regard.report.tables_page import charts
+from regard.tables import corrected_together
 
 
 def test_the_page_has_numbers_labels_and_notes(tmp_path: Path, parse) -> None:
@@ -28,6 +31,7 @@ def test_the_page_has_numbers_labels_and_notes(tmp_path: Path, parse) -> None:
     assert [tag for tag, _ in page.tags if tag in ("h1", "h2")][:1] == ["h1"]
     check_snapshot("pages/tables", page.outline)
     assert not re.search(r"(src|href)=\"(?!#)", page.source)
+    check_snapshot("pages/tables", page.outline)
 
 
 def test_figures_have_every_seed_and_the_published_value() -> None:
@@ -51,11 +55,24 @@ def test_values_that_are_not_comparable_are_drawn_without_published_ones() -> No
 def test_several_tables_are_linked(tmp_path: Path, parse) -> None:
     tables = [made_up.full(), made_up.several(), made_up.full()]
     page = parse(write_tables_html(tables, tmp_path / "p.html").read_text())
-    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a" and "#table" in attributes["href"]]
     assert links == ["#table-1-lsas-2", "#table-2-sanet-1", "#table-3-lsas-2"]
     ids = [attributes.get("id") for tag, attributes in page.tags if tag == "section"]
     assert [f"#{one}" for one in ids[:1]] == links[:1] and {link[1:] for link in links} <= set(ids)
     assert "<title>Mine</title>" in write_tables_html(tables[:1], tmp_path / "q.html", title="Mine").read_text()
+
+
+def test_the_comparisons_of_all_tables_on_a_page_are_corrected_together(tmp_path: Path, parse) -> None:
+    alone, other = made_up.full(), made_up.several()
+    page = parse(write_tables_html([alone, other], tmp_path / "p.html").read_text())
+    differences = [one for table in (alone, other) for one in table.differences.values()]
+    expected = stats.holm(dict(enumerate(differences)))
+    together = corrected_together([alone, other])
+    adjusted = [one.difference.p_adjusted for table in together for one in table.comparisons]
+    assert adjusted == [one.p_adjusted for one in expected.values()]
+    assert any(one.p_adjusted != one.p for one in expected.values() if one.p is not None)
+    for one in expected.values():
+        assert one.p is None or p_value(one.p_adjusted) in page.text
 
 
 def test_nasty_titles_are_text(tmp_path: Path, parse) -> None:

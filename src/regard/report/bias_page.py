@@ -72,7 +72,6 @@ def write_bias_html(
         "bias.html",
         path,
         title=title,
-        captions=captions,
         columns=bias_records,
         styles={name: i for i, name in enumerate(names)},
         settings=shared({name: _settings(one) for name, one in zip(names, results, strict=True)}),

@@ -61,3 +61,10 @@ DISTRIBUTIONS = (
     "Each measure over the images: the higher, the more images; at the right its mean. Dotted: the mean of a "
     "[constant_map|constant map], or of random values."
 )
+VERDICTS = (
+    "[significant|Significant], [compatible|compatible with published]: by the [holm|adjusted p]; preliminary: with a "
+    "[shortened|shortened schedule] or other data."
+)
+SEED_FIGURES = (
+    "Dots and bars: means over [seeds] and their [interval|95% intervals]. Vertical lines: seeds. Diamonds: published."
+)

@@ -24,7 +24,8 @@ from regard.report.runs_page import COMPARISON_COLUMNS, NETWORK_COLUMNS, RUN_COL
 from regard.report.seeds import SeedGroup, plainest, seed_groups
 from regard.report.tables_page import filled_tables
 from regard.report.template import write_page
-from regard.tables import FilledTable, document
+from regard.stats import Difference
+from regard.tables import FilledTable, corrected_together, document
 from regard.training import option_text
 
 if TYPE_CHECKING:
@@ -102,7 +103,6 @@ class RunsReport:
                 part_values(part, f"-{i}" if len(self.parts) > 1 else "", self.images, self.folder)
                 for i, part in enumerate(self.parts, 1)
             ],
-            captions=captions,
             columns={"networks": NETWORK_COLUMNS, "runs": RUN_COLUMNS, "comparisons": COMPARISON_COLUMNS},
             tables=[document(one, only_runs=True) for one in self.tables],
             repeats=repeats(groups),
@@ -152,9 +152,12 @@ def report_runs(
         base = next((group for group in part if group.name == reference), plainest(part))
         comparisons, of_part = compare(part, base)
         parts.append(Part(heading, tuple(part), base, tuple(comparisons), (*of_part, *_notes(part))))
-    tables = filled_tables(result.run for result in results)
+    tables = corrected_together(
+        filled_tables(result.run for result in results),
+        beside=[comparison.difference for part in parts for comparison in part.comparisons],
+    )
     return RunsReport(
-        parts=tuple(_corrected(parts)),
+        parts=tuple(_corrected(parts, [one for table in tables for one in table.differences.values()])),
         tables=tuple(tables),
         notes=tuple(gathered([*notes, *of_seeds])),
         title=title,
@@ -163,10 +166,10 @@ def report_runs(
     )
 
 
-def _corrected(parts: Sequence[Part]) -> list[Part]:
-    """With the comparisons of all parts corrected together."""
+def _corrected(parts: Sequence[Part], beside: Sequence[Difference]) -> list[Part]:
+    """With the comparisons of all parts corrected together, and with other differences beside them."""
     every = [comparison for part in parts for comparison in part.comparisons]
-    corrected = stats.holm(dict(enumerate(one.difference for one in every)))
+    corrected = stats.holm(dict(enumerate([*(one.difference for one in every), *beside])))
     adjusted = iter(replace(one, difference=corrected[i]) for i, one in enumerate(every))
     return [replace(part, comparisons=tuple(next(adjusted) for _ in part.comparisons)) for part in parts]
 

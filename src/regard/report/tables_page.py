@@ -15,7 +15,16 @@ from regard.errors import InputError
 from regard.formatting import printable
 from regard.report.template import write_page
 from regard.store import StoredRun, read_run
-from regard.tables import Document, FilledTable, PublishedTable, document, fill, load_table, table_names
+from regard.tables import (
+    Document,
+    FilledTable,
+    PublishedTable,
+    corrected_together,
+    document,
+    fill,
+    load_table,
+    table_names,
+)
 from regard.tables.matching import folder_name
 from regard.training import ModelRecipe, Run
 
@@ -55,6 +64,7 @@ def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: st
     """
     if not filled:
         raise InputError("no tables to write; give at least one")
+    filled = corrected_together(filled)
     sections = [
         Section(
             f"table-{number}-{re.sub('[^a-z0-9]+', '-', one.table.name.lower()).strip('-')}",

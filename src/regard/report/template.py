@@ -11,7 +11,7 @@ from markupsafe import Markup
 from regard import figures
 from regard.files import check_written, write_text
 from regard.formatting import percent, printable_lines
-from regard.report import overlay
+from regard.report import captions, overlay
 from regard.report.glossary import Glossary
 from regard.report.records import filled
 from regard.tables.verdict import tone
@@ -65,6 +65,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     glossary = Glossary()
     environment.globals |= {name: getattr(figures, name) for name in ("colour", "dashes", "svg")}
     environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled, "tone": tone}
+    environment.globals["captions"] = captions
     environment.filters |= {"linked": glossary.linked, "percent": percent}
     environment.globals |= {"cam_colours": overlay.colours, "focus_colour": overlay.FOCUS}
     text = environment.get_template(template).render(version=__version__, **values)

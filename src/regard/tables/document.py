@@ -16,9 +16,10 @@ UNCHECKED = "†"
 _DAGGER = "published number not compared with the source, or a difference with such a number"
 _METHOD = (
     "Differences are means over the seeds that both columns have, with 95% intervals and p values of the paired t test "
-    "over seeds, from 3 seeds on; p is adjusted for all comparisons of the table (Holm). Significant: adjusted p below "
-    "0.05. Compatible: the published difference lies in the 95% prediction interval of ours for as many runs as were "
-    "published, or for one run where the source does not say. Preliminary: with a shortened schedule or other data."
+    "over seeds, from 3 seeds on; p is adjusted for all comparisons shown together (Holm). Significant: adjusted p "
+    "below 0.05. Compatible: the published difference lies in the 95% prediction interval of ours for as many runs as "
+    "were published, or for one run where the source does not say. Preliminary: with a shortened schedule or other "
+    "data."
 )
 
 

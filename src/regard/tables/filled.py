@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -81,7 +81,7 @@ class Comparison:
         against: than this one.
         metric: the metric.
         published: the published difference, column minus against, in points; None where it is not known.
-        difference: ours, the mean over the seeds that both have, in points; corrected for all comparisons of the table.
+        difference: ours, the mean over the seeds that both have, in points; corrected for all shown together.
         verdict: its label.
         checked: whether both published numbers were compared with their source.
     """
@@ -108,6 +108,7 @@ class FilledTable:
         others: number of finished runs of the table with other overrides, by their data and the options that select
             them.
         excluded: why runs that belong to the table by their name do not count, by that name.
+        beside: differences that are shown beside the table, for which its comparisons are corrected, too.
     """
 
     table: PublishedTable
@@ -116,6 +117,7 @@ class FilledTable:
     cells: Mapping[tuple[str, str], FilledCell]
     others: Mapping[tuple[str, str], int] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[Difference, ...] = ()
 
     @property
     def finished(self) -> tuple[str, ...]:
@@ -136,7 +138,17 @@ class FilledTable:
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
         """The comparisons of the table in every row that has both columns, in every metric but costs."""
-        pairs = {
+        differences = stats.holm({**self.differences, **dict(enumerate(self.beside))})
+        return tuple(self._comparison(*key, *values, differences[key]) for key, values in self._pairs.items())
+
+    @cached_property
+    def differences(self) -> dict[tuple[str, str, str, int], Difference]:
+        """Ours by (row, column, against, place of the metric), not corrected."""
+        return {key: stats.over_seeds(*values) for key, values in self._pairs.items()}
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, str, str, int], tuple[list[float], list[float]]]:
+        return {
             (row, column, against, index): self._values(row, column, against, index)
             for row in self.table.rows
             for column, against in self.table.comparisons
@@ -144,8 +156,6 @@ class FilledTable:
             for index, metric in enumerate(self.table.metrics)
             if not metric.is_cost
         }
-        differences = stats.holm({key: stats.over_seeds(*values) for key, values in pairs.items()})
-        return tuple(self._comparison(*key, *pairs[key], difference) for key, difference in differences.items())
 
     def _values(self, row: str, column: str, against: str, index: int) -> tuple[list[float], list[float]]:
         """Of both columns, for the seeds that both have."""
@@ -229,3 +239,9 @@ class FilledTable:
             for one in self.comparisons
         )
         return [stats.without_nan(record) for record in records]
+
+
+def corrected_together(tables: Sequence[FilledTable], beside: Sequence[Difference] = ()) -> list[FilledTable]:
+    """Tables whose comparisons are corrected for those of all of them, and for other differences beside them."""
+    every = [(i, difference) for i, table in enumerate(tables) for difference in table.differences.values()]
+    return [replace(table, beside=(*beside, *(one for j, one in every if j != i))) for i, table in enumerate(tables)]
