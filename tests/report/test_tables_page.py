@@ -31,7 +31,6 @@ def test_the_page_has_numbers_labels_and_notes(tmp_path: Path, parse) -> None:
     assert [tag for tag, _ in page.tags if tag in ("h1", "h2")][:1] == ["h1"]
     check_snapshot("pages/tables", page.outline)
     assert not re.search(r"(src|href)=\"(?!#)", page.source)
-    check_snapshot("pages/tables", page.outline)
 
 
 def test_figures_have_every_seed_and_the_published_value() -> None:
