@@ -56,7 +56,7 @@ def compare(results: Results, reference: Results) -> Comparison:
     """Differences between two evaluations of the same images: the first minus the second, image by image.
 
     Rates by McNemar's exact test with Newcombe's interval, means by the paired t test; all corrected together (Holm).
-    They hold for other images of the same kind, not for another training run.
+    They are about all images of this kind, not about another training run.
 
     Images are matched by their keys; those that only one has are left out, and counted in the notes.
 
