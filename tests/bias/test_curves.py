@@ -116,6 +116,7 @@ def test_saved_with_curves_and_maps(tmp_path) -> None:
     for name in CURVES:
         assert loaded.rows[name].dtype == results.rows[name].dtype
         np.testing.assert_array_equal(loaded.rows[name], results.rows[name])
+    assert loaded.rows["levels_beyond"].dtype == np.uint8
     assert loaded.rows["focus_inside"].dtype == np.uint16 and loaded.rows["focus_inside"].shape == (12, 101)
     ((images, _, _),) = batches()
     expected = (255 * scaled(red(None, images, None))).round().byte().numpy()

@@ -320,12 +320,9 @@ def _columns(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
     """The columns of batches, one after another, on the host; waits for the device."""
     if not parts:
         return {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
-    columns = {
-        name: torch.cat([part[name] for part in parts]).cpu().numpy().astype(COLUMNS.get(name), copy=False)
-        for name in (*COLUMNS, *CURVES)
-    }
-    for name in CURVES[:2]:  # pixels
-        columns[name] = columns[name].astype(np.uint16 if columns[name].max() < 1 << 16 else np.uint32)
+    columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in (*COLUMNS, *CURVES)}
+    counts = {name: np.uint16 if columns[name].max() < 1 << 16 else np.uint32 for name in CURVES[:2]}
+    columns |= {name: columns[name].astype(dtype) for name, dtype in {**COLUMNS, **counts}.items()}
     if MAPS in parts[0]:
         columns[MAPS] = objects([one for part in parts for one in part[MAPS].cpu().numpy()])
     return columns
