@@ -4,7 +4,7 @@
 - `evaluate`: a model over a data set; its `Results` have rates and means with intervals, and a row per image.
 - `compare`, `compare_all`: results of several models on the same images.
 - `focus`, `scaled`: the pixels of a map that count, and what they are taken from.
-- `Evaluator`: maps and measures of one batch.
+- `Evaluator`: measures of one batch.
 """
 
 from regard.bias.compare import Comparison, compare, compare_all

@@ -272,20 +272,6 @@ class Evaluator:
         self.method = method_name(method)
         self.layer = self._cam.layer
 
-    def maps(
-        self, images: Tensor, classes: Tensor | None = None, *, upsample: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps (B, h, w), class scores (B, classes), and the classes explained (B,).
-
-        Args:
-            images: (B, 3, H, W), as the model wants them.
-            classes: outputs of the model, (B,); None: the predicted ones.
-            upsample: whether maps are as large as the images; see `MapMethod`.
-        """
-        maps = self._cam(images, classes, upsample=upsample)
-        assert self._cam.logits is not None and self._cam.classes is not None
-        return maps, self._cam.logits, self._cam.classes
-
     def measured(
         self, images: Tensor, labels: Tensor, targets: Tensor, regions: Tensor
     ) -> tuple[dict[str, Tensor], int]:
@@ -297,9 +283,10 @@ class Evaluator:
             targets: int64 (B,), the outputs of the model that stand for them; -1: none.
             regions: bool (B, H, W).
         """
-        several = len(self._cam.layers) > 1  # maps of several layers are fused at the size of the images
-        explained_classes = targets if self.target == "label" else None
-        maps, logits, explained = self.maps(images, explained_classes, upsample=several)
+        several = len(self._cam.layers) > 1  # their maps are fused at the size of the images
+        maps = self._cam(images, targets if self.target == "label" else None, upsample=several)
+        logits, explained = self._cam.logits, self._cam.classes
+        assert logits is not None and explained is not None
         predicted, scores = predicted_classes(logits), class_logits(logits)
         measures = measure(maps, regions.to(maps.device), self.threshold, margin=self.margin, tolerance=self.tolerance)
         columns = {

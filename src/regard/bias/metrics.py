@@ -38,12 +38,6 @@ class Curves:
     outside: Tensor
     beyond: Tensor
 
-    def at(self, level: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """The measures that depend on the threshold at the threshold `level` / 100: name -> (N,), as in `Measures`."""
-        inside, outside = self.inside[:, level].long(), self.outside[:, level].long()
-        region = self.inside[:, 0].long()
-        return _focus_measures(inside, outside, region, region + self.outside[:, 0], level < self.beyond, dtype)
-
 
 @dataclass(frozen=True, eq=False)
 class Measures:
@@ -189,7 +183,7 @@ def measure(
         near = ((values == high[:, None]) & _dilated(regions, tolerance).flatten(1)).any(1)
     precisions = ranking.precision(torch.stack((region_size, torch.full_like(region_size, k)), 1))
     return Measures(
-        **_focus_measures(shared[:, 0], focus_sizes[:, 0] - shared[:, 0], region_size, pixels, beyond[:, 0], dtype),
+        **focus_measures(shared[:, 0], focus_sizes[:, 0] - shared[:, 0], region_size, pixels, beyond[:, 0], dtype),
         mean_iou=ious.mean(1),
         best_iou=ious.amax(1),
         pointing=near & ~constant,
@@ -296,10 +290,19 @@ def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:
     return part.to(dtype) / whole
 
 
-def _focus_measures(
+def focus_measures(
     inside: Tensor, outside: Tensor, region: Tensor, pixels: Tensor | int, beyond: Tensor, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """What depends on the threshold, from sizes in pixels (N,), and whether the focus goes beyond the margin."""
+    """The measures that depend on the threshold.
+
+    Args:
+        inside: (N,), pixels of the focus inside the region.
+        outside: (N,), pixels of the focus outside the region.
+        region: (N,), pixels of the region.
+        pixels: of the image.
+        beyond: bool (N,), whether the focus goes further than the margin beyond the region.
+        dtype: of the numbers.
+    """
     focus = inside + outside
     return {
         "position_bias": inside == 0,

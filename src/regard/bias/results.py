@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from regard import figures
-from regard.bias.metrics import CURVE_THRESHOLDS, Curves, check_pixels, check_threshold
+from regard.bias.metrics import CURVE_THRESHOLDS, check_pixels, check_threshold, focus_measures
 from regard.errors import InputError, first_line, unknown
 from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
 from regard.stats import Estimate, mean, proportion, without_nan
@@ -294,8 +294,12 @@ class Results:
         """The columns that depend on the threshold, at the threshold `level` / 100."""
         if "focus_inside" not in self.rows:
             raise InputError("the results have no curves; measure again")
-        columns = (torch.from_numpy(self.rows[name].astype(np.int64)) for name in CURVES)
-        return {name: values.numpy() for name, values in Curves(*columns).at(level).items()}
+        inside, outside, region, rest = (
+            torch.from_numpy(self.rows[name][:, i].astype(np.int64)) for i in (level, 0) for name in CURVES[:2]
+        )
+        beyond = torch.from_numpy(level < self.rows[CURVES[2]])
+        measures = focus_measures(inside, outside, region, region + rest, beyond, torch.float32)
+        return {name: values.numpy() for name, values in measures.items()}
 
     def to_records(self) -> list[dict[str, Any]]:
         """Every rate and mean of every part of the images, JSON-ready: NaN is None.
