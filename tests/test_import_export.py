@@ -95,7 +95,7 @@ def test_its_own_normalisation_and_class_names(here, capsys) -> None:
     torch.manual_seed(0)
     torch.save(models.create("wrn-10-0.5", 10).state_dict(), "net.pt")
     (here / "names.txt").write_bytes(("\ufeff" + "\r\n".join("0123456789")).encode())
-    told = ["--class_names=names.txt", "--mean=[0.1,0.2,0.3]", "--std=[0.5,0.5,0.25]", "--size=32"]
+    told = ["--class-names=names.txt", "--mean=[0.1,0.2,0.3]", "--std=[0.5,0.5,0.25]", "--image-size=32"]
     assert run(capsys, "import", "net.pt", "--model=wrn-10-0.5", *told, "--out=net.safetensors")[0] == 0
     imported = training.load_pretrained("net.safetensors")
     assert imported.classes == tuple("0123456789")
@@ -186,11 +186,11 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
         (["import", "best.pth.tar", *model, "--out=no/x.safetensors"], "no folder no"),
         (["import", "best.pth.tar", *model, "--out=bare.safetensors"], "exists already"),
         (["import", "best.pth.tar", *wide, "--out=x.safetensors"], "best.pth.tar does not fit WideResNet"),
-        (["import", "best.pth.tar", *model, "--classes=7", "--out=x.safetensors"], "has 10 classes, not 7"),
-        (["import", "best.pth.tar", *model, "--class_names=two.txt", "--out=x.safetensors"], "10 classes, not 2"),
-        (["import", "best.pth.tar", *model, "--class_names=empty.txt", "--out=x.safetensors"], "names no classes"),
-        (["import", "best.pth.tar", *model, "--class_names=twice.txt", "--out=x.safetensors"], "'a' named twice"),
-        (["import", "best.pth.tar", *model, "--class_names=utf-16.txt", "--out=x.safetensors"], "no text in UTF-8"),
+        (["import", "best.pth.tar", *model, "--num-classes=7", "--out=x.safetensors"], "has 10 classes, not 7"),
+        (["import", "best.pth.tar", *model, "--class-names=two.txt", "--out=x.safetensors"], "10 classes, not 2"),
+        (["import", "best.pth.tar", *model, "--class-names=empty.txt", "--out=x.safetensors"], "names no classes"),
+        (["import", "best.pth.tar", *model, "--class-names=twice.txt", "--out=x.safetensors"], "'a' named twice"),
+        (["import", "best.pth.tar", *model, "--class-names=utf-16.txt", "--out=x.safetensors"], "no text in UTF-8"),
         (["import", "best.pth.tar", *model, "--mean=[0,0,0]", "--out=x.safetensors"], "go together"),
         (["import", "nan.pt", *model, "--out=x.safetensors"], "NaN or infinite, in 1 of its tensors (fc.bias)"),
         (["import", "huge.pt", *model, "--out=x.safetensors"], "gives logits that are NaN or infinite"),
@@ -203,7 +203,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
     ):
         status, _, err = run(capsys, *arguments)
         assert status == 2, arguments
-        assert words in err and err.count("\n") == 1 and "Traceback" not in err, err
+        assert words in err and err.count("regard: ") == 1 and "Traceback" not in err, err
         assert sorted(here.rglob("*")) == before
 
 
@@ -228,8 +228,8 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
     assert json.loads(about["mean"]) == pytest.approx(splits.train.mean)
     network = training.Run.open("run").recipe.model
     training.import_weights("run/last.safetensors", network, "net.safetensors")
-    assert run(capsys, "export", "net.safetensors", "--out=net.onnx", "--check=false", "--batch=4")[0] == 0
-    status, out, _ = run(capsys, "export", "wrn-10-0.5", "--attention=se", "--image_size=16", "--out=name.onnx")
+    assert run(capsys, "export", "net.safetensors", "--out=net.onnx", "--no-check", "--batch-size=4")[0] == 0
+    status, out, _ = run(capsys, "export", "wrn-10-0.5", "--attention=se", "--image-size=16", "--out=name.onnx")
     assert status == 0 and "(N, 3, 16, 16)" in out
     assert run(capsys, "export", "run", "--format=hub", "--out=hub")[0] == 0
     assert run(capsys, "export", "run", "--format=hub", "--out=hub", "--weights=best", "--overwrite")[0] == 0
@@ -246,7 +246,7 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
         (["export", "run/last.safetensors", "--out=x.onnx"], "part of a run; name its folder, run"),
     ):
         status, _, err = run(capsys, *arguments)
-        assert status == 2 and words in err and err.count("\n") == 1
+        assert status == 2 and words in err and err.count("regard: ") == 1
     assert not (here / "x.onnx").exists()
 
 
@@ -255,10 +255,10 @@ def test_what_an_imported_file_costs(here, capsys) -> None:
         "cifar-resnet20", 7, block="basic", attention="se", gate="sub-attention", attention_stages=(3,)
     )
     torch.save(model.state_dict(), "weights.pth")
-    about = ["--model=cifar-resnet20", "--options={block: basic}", "--attention=se", "--gate=sub-attention"]
+    about = ["--model=cifar-resnet20", "--model-options={block: basic}", "--attention=se", "--gate=sub-attention"]
     arguments = ["import", "weights.pth", *about, "--attention_stages=[3]", "--out=net.safetensors"]
     assert run(capsys, *arguments)[0] == 0
-    status, out, _ = run(capsys, "complexity", "net.safetensors", "--latency=false", "--format=json")
+    status, out, _ = run(capsys, "complexity", "net.safetensors", "--no-latency", "--json")
     plain, own = json.loads(out)["rows"]
     assert status == 0 and own["parameters"] == sum(p.numel() for p in model.parameters())
     assert (plain["attention"], own["attention"], own["classes"]) == ("none", "se", 7)

@@ -79,7 +79,7 @@ def test_commands_take_a_network_of_one_output(here, capsys) -> None:
     torch.save(binary(-9.0).state_dict(), "negative.pth")
     torch.save({"state_dict": two_outputs(binary(-9.0)).state_dict()}, "two.pth")
     (here / "names.txt").write_text("cat\ndog\n")
-    about = ["--mean=[0.5,0.5,0.5]", "--std=[0.25,0.25,0.25]", "--size=32", "--class_names=names.txt"]
+    about = ["--mean=[0.5,0.5,0.5]", "--std=[0.25,0.25,0.25]", "--image-size=32", "--class-names=names.txt"]
     for name in ("negative", "two"):
         assert run(capsys, "import", f"{name}.pth", f"--model={NAME}", *about, f"--out={name}.safetensors")[0] == 0
     assert training.load_pretrained("negative.safetensors").class_count == 2

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from regard.errors import InputError
-from regard.parser import Parser
+from regard.parser import Parser, strings
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def parser() -> Parser:
     parser.add_argument("--batch-size", type=int, default=8, help="number of images per batch")
     parser.add_argument("--data.train_images", type=int | None, default=None, help="number of images")
     parser.add_argument("--mean", type=tuple[float, float, float] | None, default=None, help="means of the channels")
-    parser.add_argument("--classes", type=list[str], default=[], help="the classes")
+    parser.add_argument("--classes", type=strings, default=[], help="the classes")
     parser.add_argument("--stages", type=list[int] | None, default=None, help="the stages")
     parser.add_argument("--options", type=dict[str, Any], default={}, help="options of the set")
     parser.add_argument("--pretrained", type=bool, default=False, help="whether to take weights")
@@ -47,6 +47,7 @@ def test_options_and_positionals_in_any_order(parser: Parser, order: str) -> Non
         (["--classes", "[red]x[/red],cat)"], "classes", ["[red]x[/red]", "cat)"]),
         (["--classes", '["a, b", c]'], "classes", ["a, b", "c"]),
         (["--classes="], "classes", []),
+        (["--classes=\udce9t"], "classes", ["\udce9t"]),
         (["--options.cue", "0.3", "--options.train=5"], "options", {"cue": 0.3, "train": 5}),
         (["--pretrained"], "pretrained", True),
         (["--pretrained", "false"], "pretrained", False),

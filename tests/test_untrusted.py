@@ -130,8 +130,8 @@ def test_nothing_in_a_store_of_runs_is_a_command(place: Path, capsys: pytest.Cap
     for arguments in (
         ["runs", "runs"],
         ["table", "lsas-cifar", "--runs", "runs"],
-        ["report", "runs", "--images", "2"],
-        ["reproduce", "lsas-cifar", "--runs", "runs", "--dry_run", "--seeds", "1", "--shorten", "0.01"],
+        ["report", "runs", "--examples", "2"],
+        ["reproduce", "lsas-cifar", "--runs", "runs", "--dry-run", "--seeds", "1", "--shorten", "0.01"],
     ):
         assert main(arguments) == 0, arguments
         assert "Traceback" not in capsys.readouterr().err

@@ -55,32 +55,32 @@ EPOCHS = 6
 def run_demo(
     folder: str | Path = "demo",
     *,
-    epochs: int | None = None,
+    epochs: int = EPOCHS,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
     console: rich.console.Console | None = None,
-) -> Path | None:
+) -> report.RunsReport | None:
     """Trains every network of `NETWORKS` on the built-in data, measures where each looks, and writes `report.html`.
 
     Run again on the same folder, it goes on where it was stopped.
 
     Args:
         folder: where the run folders and the report go.
-        epochs: of every run; None: `EPOCHS`.
+        epochs: of every run.
         seed: of every run.
         device: 'auto', 'cpu', 'cuda', …
         overwrite: remove the runs of an earlier demo in the folder.
-        console: where the progress and the table are printed.
+        console: where the progress is printed; standard error if not given.
 
     Returns:
-        The path of the report; None if stopped by Ctrl-C or SIGTERM.
+        The results, which `report.html` in the folder shows; None if stopped by Ctrl-C or SIGTERM.
 
     Raises:
         InputError: the folder holds something other than a demo, or one with other settings.
     """
-    console = console or Console(soft_wrap=True)
-    folder, epochs = Path(folder), EPOCHS if epochs is None else epochs
+    console = console or Console(stderr=True, soft_wrap=True)
+    folder = Path(folder)
     began = time.monotonic()
     console.print(f"making the built-in data; {len(NETWORKS)} networks to train")
     splits: data.Splits | None = None
@@ -119,11 +119,9 @@ def run_demo(
     result = report.report_runs(
         [run.folder for run in runs], title="Where small networks look", names=list(NETWORKS), reference=REFERENCE
     )
-    page = result.save(folder / "report.html")
-    console.print()
-    Console(width=max(console.width, 120)).print(result)
-    console.print(Text(printable(f"{time.monotonic() - began:.0f} s; the report is {page.resolve()}")))
-    return page
+    result.save(folder / "report.html")
+    console.print(f"\n{time.monotonic() - began:.0f} s")
+    return result
 
 
 def _place(folder: Path, name: str) -> Path:

@@ -333,7 +333,8 @@ def svg(figure: Figure, title: str, description: str = "") -> Markup:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "regard"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue().encode())
-    mark = hashlib.sha256(f"{title}\n{file.getvalue()}".encode()).hexdigest()[:8]  # unlike those of other figures
+    text = f"{printable(title)}\n{file.getvalue()}"
+    mark = hashlib.sha256(text.encode()).hexdigest()[:8]  # unlike those of other figures
     page = {hex: f"var(--net-{i})" for i, hex in enumerate(COLOURS)} | {_INK: "currentColor", _GRID: "var(--line)"}
     for element in root.iter():
         for child in list(element):

@@ -32,6 +32,8 @@ class HelpFormatter(DefaultHelpFormatter):
         super().add_usage(usage, [], *args, **settings)
 
     def _values(self, action: Action) -> str:
+        if action.type is strings or _item(getattr(action, "_typehint", None)):
+            return "A,B"
         return self._format_args(action, self._get_default_metavar_for_optional(action))
 
     def _get_help_string(self, action: Action) -> str:
@@ -56,8 +58,6 @@ class HelpFormatter(DefaultHelpFormatter):
 
     def _get_default_metavar_for_optional(self, action: Action) -> str:
         kind: Any = getattr(action, "_typehint", action.type)
-        if _item(kind) is not None:
-            return "A,B"
         kinds = [one for one in get_args(kind) if one is not type(None)]
         short = {int: "N", float: "X"}.get(kinds[0] if len(kinds) == 1 else kind)
         return short or super()._get_default_metavar_for_optional(action)
@@ -67,7 +67,8 @@ class Parser(ArgumentParser):
     """Parses the arguments of a command; what is wrong is an `InputError`, not an exit.
 
     Positionals and options stand in any order. Options take one value each, or none (flags). Hyphens and underscores in
-    the name of an option are the same. A list is written with commas, `--stages 3,4`, or as in YAML.
+    the name of an option are the same. A list is written with commas, `--stages 3,4`, or as in YAML. Of a group of
+    options that has a name, the name alone will do: `--data cifar10` is `--data.name cifar10`.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -75,6 +76,7 @@ class Parser(ArgumentParser):
         super().__init__(
             **{"allow_abbrev": False, "formatter_class": HelpFormatter, **settings, "exit_on_error": False}
         )
+        self._positionals.title = "arguments"
 
     def parse_args(self, args: Sequence[str], *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
         """The values of all arguments.
@@ -92,7 +94,9 @@ class Parser(ArgumentParser):
                 check_aliases(argument.partition("=")[2] if argument.startswith("--") else argument)
                 if "\0" in argument:  # from a recipe
                     raise InputError(f"{argument!r:.100} holds a zero byte, which is in no name")
-            return super().parse_args(self._options_first(args), *rest, **settings)
+            options, positionals = self.split(args)
+            between = ["--"] if any(positional.startswith("-") for positional in positionals) else []
+            return super().parse_args([*options, *between, *positionals], *rest, **settings)
         except InputError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:  # of !!bool no
@@ -111,8 +115,12 @@ class Parser(ArgumentParser):
             message = f"{action.option_strings[0]} does not take {refused[2]}: {expected}"
         raise InputError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…") from ex
 
-    def _options_first(self, args: Sequence[str]) -> list[str]:
-        """The same arguments: options as `--name=value`, then the positionals."""
+    def split(self, args: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The options, flags as `--name` and others as `--name=value`, and the positionals.
+
+        Raises:
+            InputError: an option is unknown, or a value is missing.
+        """
         options: list[str] = []
         positionals: list[str] = []
         left = list(args)
@@ -131,9 +139,10 @@ class Parser(ArgumentParser):
                 continue
             if not equals:
                 value = self._value(name, action, left)
+            if f"{name}.name" in self._option_string_actions and not _is(dict, value):
+                name = f"{name}.name"
             options.append(f"{name}={_as_typed(value, getattr(action, '_typehint', None))}")
-        between = ["--"] if any(positional.startswith("-") for positional in positionals) else []
-        return [*options, *between, *positionals]
+        return options, positionals
 
     def _option(self, typed: str) -> tuple[str, Action]:
         """The name of an option, or of a key in an option that is a dict, and the option."""
@@ -172,13 +181,28 @@ def _plain(name: str) -> str:
     return name.replace("-", "_")
 
 
+def strings(value: str | list[str]) -> list[str]:
+    """The type of an option that takes a list of any strings: "a,b", or as in YAML where a string has a comma."""
+    if not isinstance(value, str):
+        return value
+    items = read_yaml(value) if _is(list, value) else value.split(",")
+    return [str(item).strip() for item in items if str(item).strip()]
+
+
 def _as_typed(value: str, kind: Any) -> str:
     """A list with commas as YAML, if a list or tuple is asked for."""
     item = _item(kind)
-    if item is None or _is_list(value):
+    if item is None or value == "null" or _is(list, value):
         return value
-    words = [word.strip() for word in value.split(",") if word.strip()]
-    return json.dumps(words) if item is str else f"[{', '.join(words)}]"
+    return json.dumps(strings(value)) if item is str else f"[{', '.join(strings(value))}]"
+
+
+def _is(kind: type, value: str) -> bool:
+    """Whether a value is a list or dict of YAML."""
+    try:
+        return isinstance(read_yaml(value), kind)
+    except InputError:
+        return False
 
 
 def _item(kind: Any) -> Any:
@@ -187,10 +211,3 @@ def _item(kind: Any) -> Any:
     if get_origin(kind) in (Union, UnionType, Annotated) and (len(kinds) == 1 or get_origin(kind) is Annotated):
         return _item(kinds[0])
     return kinds[0] if get_origin(kind) in (list, tuple) and kinds else None
-
-
-def _is_list(value: str) -> bool:
-    try:
-        return value == "null" or isinstance(read_yaml(value), list)
-    except InputError:
-        return False

@@ -85,7 +85,7 @@ def same_rows(a: Results, b: Results) -> None:
 
 
 def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=6")
+    status, out, err = run(capsys, "bias", *NETWORKS, *OPTIONS, "--examples=6")
     assert status == 0, err
     folder = here / "bias-masks"
     assert "second.safetensors" in out and "significant" in out and "report.html" in err
@@ -104,7 +104,7 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # again: nothing is measured anew, and the same comes out
     before = {path: path.stat().st_mtime_ns for path in (folder / "shards").rglob("*.parquet")}
     assert len(before) == 2 * 3
-    assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=0")[0] == 0
+    assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--examples=0")[0] == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     same_rows(Results.load(folder / "first.json"), first)
 
@@ -115,13 +115,13 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     # resumed from what is there
     next(iter(before)).unlink()
-    assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--pictures=0")[0] == 0
+    assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--examples=0")[0] == 0
     same_rows(Results.load(folder / "first.json"), first)
     same_rows(Results.load(folder / "second.json"), second)
 
     status, _, err = run(capsys, "bias", *NETWORKS, *OPTIONS, "--method=layercam")
-    assert status == 2 and "method differs" in err and err.count("\n") == 1
-    assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--method=layercam", "--overwrite", "--pictures=0")[0] == 0
+    assert status == 2 and "method differs" in err and err.count("regard: ") == 1
+    assert run(capsys, "bias", *NETWORKS, *OPTIONS, "--method=layercam", "--overwrite", "--examples=0")[0] == 0
     assert Results.load(folder / "first.json").method == "layercam"
 
 
@@ -139,7 +139,7 @@ def test_networks_that_cannot_be_compared(here: Path, capsys: pytest.CaptureFixt
     model = models.create("wrn-10-0.5", num_classes=4)
     torch.nn.init.zeros_(model.fc.weight)
     torch.save(model.state_dict(), "flat.pth")
-    same = ["--mean=[0.5,0.5,0.5]", "--std=[0.25,0.25,0.25]", "--size=32", "--out=flat.safetensors"]
+    same = ["--mean=[0.5,0.5,0.5]", "--std=[0.25,0.25,0.25]", "--image-size=32", "--out=flat.safetensors"]
     assert run(capsys, "import", "flat.pth", "--model=wrn-10-0.5", *same)[0] == 0
     status, _, err = run(capsys, "bias", NETWORKS[0], "flat.safetensors", *OPTIONS)
     assert status == 0, err
@@ -154,14 +154,14 @@ def test_preprocessing_that_is_said(here: Path, capsys: pytest.CaptureFixture[st
     assert run(capsys, "import", "plain.pth", "--model=wrn-10-0.5", "--out=plain.safetensors")[0] == 0
     status, _, err = run(capsys, "bias", "plain.safetensors", *OPTIONS)
     assert status == 2 and "--data.mean, --data.std" in err
-    said = ["--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25,0.25]", "--data.size=24", "--pictures=1"]
+    said = ["--data.mean=[0.5,0.5,0.5]", "--data.std=[0.25,0.25,0.25]", "--data.size=24", "--examples=1"]
     assert run(capsys, "bias", "plain.safetensors", *OPTIONS, *said)[0] == 0
     transform = Results.load(here / "bias-masks/plain.json").provenance["transform"]
     assert "size=(24, 24)" in transform and "crop_pct=1.0" in transform
 
 
 def test_two_processes_give_what_one_gives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["bias", NETWORKS[0], *OPTIONS, "--pictures=0"]
+    arguments = ["bias", NETWORKS[0], *OPTIONS, "--examples=0"]
     assert run(capsys, *arguments, "--out=one")[0] == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -181,34 +181,34 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
     (broken / "images/2.png").write_bytes(b"no picture")
     arguments = ["bias", NETWORKS[0], "--data=masks:broken", "--batch_size=2", "--workers=0"]
     status, _, err = run(capsys, *arguments)
-    assert status == 2 and "2.png" in err and err.count("\n") == 1
-    status, out, err = run(capsys, *arguments, "--unreadable=skip", "--pictures=4")  # goes on
+    assert status == 2 and "2.png" in err and err.count("regard: ") == 1
+    status, out, err = run(capsys, *arguments, "--unreadable=skip", "--examples=4")  # goes on
     assert status == 0, err
     report = Results.load(here / "bias-masks/first.json")
     assert len(report) == 5 and len(report.skipped) == 1 and "2.png" in report.skipped[0]
     assert "not readable" in out
     status, _, err = run(capsys, *arguments)
-    assert status == 2 and "2.png" in err and err.count("\n") == 1
+    assert status == 2 and "2.png" in err and err.count("regard: ") == 1
     # a shard of nothing else
     (broken / "images/3.png").write_bytes(b"")
-    assert run(capsys, *arguments, "--unreadable=skip", "--shard=2", "--out=two", "--pictures=0")[0] == 0
+    assert run(capsys, *arguments, "--unreadable=skip", "--shard=2", "--out=two", "--examples=0")[0] == 0
     report = Results.load(here / "two/first.json")
     assert report.keys == ("0.png", "1.png", "4.png", "5.png") and len(report.skipped) == 2
     for i in (0, 1, 4, 5):
         (broken / f"images/{i}.png").write_bytes(b"")
     status, _, err = run(capsys, *arguments, "--unreadable=skip", "--out=none")
-    assert status == 2 and "no images; 6 could not be read" in err and err.count("\n") == 1
+    assert status == 2 and "no images; 6 could not be read" in err and err.count("regard: ") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["bias"], "name the network"),
+        (["bias"], "MODEL is missing"),
         (["bias", *NETWORKS], "does not know its data"),
         (["bias", NETWORKS[0], NETWORKS[0], *OPTIONS], "named twice"),
         (["bias", "resnet51", *OPTIONS], "no run folder resnet51"),
         (["bias", "wrn-16-1=none.pth", *OPTIONS], "no checkpoint 'none.pth'"),
-        (["bias", NETWORKS[0], "--data"], "followed by the set"),
+        (["bias", NETWORKS[0], "--data"], "--data needs a value"),
         (["bias", NETWORKS[0], "--data=masks:nowhere"], "nowhere"),
         (["bias", NETWORKS[0], "--data=mask:set"], "mask"),
         (["bias", NETWORKS[0], *OPTIONS, "--method=gradcan"], "did you mean 'gradcam'"),
@@ -218,7 +218,7 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
         (["bias", NETWORKS[0], *OPTIONS, "--tolerance=-1"], "tolerance -1"),
         (["bias", NETWORKS[0], *OPTIONS, "--tolerance=inf"], "tolerance"),
         (["bias", NETWORKS[0], *OPTIONS, "--shard=0"], "--shard is 0"),
-        (["bias", NETWORKS[0], *OPTIONS, "--batch_size=0"], "--batch_size is 0"),
+        (["bias", NETWORKS[0], *OPTIONS, "--batch_size=0"], "--batch-size is 0"),
         (["bias", NETWORKS[0], *OPTIONS, "--workers=-1"], "--workers is -1"),
         (["bias", NETWORKS[0], *OPTIONS, "--limit=0"], "limit"),
         (["bias", NETWORKS[0], *OPTIONS, "--out=first.safetensors"], "is a file"),
@@ -229,7 +229,7 @@ def test_unreadable_files(here: Path, capsys: pytest.CaptureFixture[str], place:
 )
 def test_wrong_input(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     status, _, err = run(capsys, *arguments)
-    assert status == 2 and said in err and err.count("\n") == 1
+    assert status == 2 and said in err and err.count("regard: ") == 1
     assert not list(here.glob("bias-*"))
 
 
@@ -247,7 +247,7 @@ def test_rows_of_other_contents_are_not_taken(here: Path, capsys: pytest.Capture
     size = max(path.stat().st_size for path in masks)
     for path in masks:
         path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # PNG ends before
-    arguments = ["bias", NETWORKS[0], "--data=masks:own", "--workers=0", "--pictures=0"]
+    arguments = ["bias", NETWORKS[0], "--data=masks:own", "--workers=0", "--examples=0"]
     assert run(capsys, *arguments)[0] == 0
     areas = Results.load(here / "bias-masks/first.json").rows["region_area"].tolist()
     contents = [path.read_bytes() for path in masks]
@@ -255,7 +255,7 @@ def test_rows_of_other_contents_are_not_taken(here: Path, capsys: pytest.Capture
         path.write_bytes(content)
         os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
     status, _, err = run(capsys, *arguments)
-    assert status == 2 and "data differs" in err and err.count("\n") == 1
+    assert status == 2 and "data differs" in err and err.count("regard: ") == 1
     assert run(capsys, *arguments, "--overwrite")[0] == 0
     assert Results.load(here / "bias-masks/first.json").rows["region_area"].tolist() == areas[::-1]
 
@@ -266,7 +266,7 @@ def test_the_files_of_a_person_stay(here: Path, capsys: pytest.CaptureFixture[st
     for name in own:
         (here / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (here / "mine" / name).write_text(name)
-    arguments = ["bias", NETWORKS[0], *OPTIONS, "--pictures=0", "--out=mine"]
+    arguments = ["bias", NETWORKS[0], *OPTIONS, "--examples=0", "--out=mine"]
     assert run(capsys, *arguments, *option)[0] == 0
     assert run(capsys, *arguments, "--method=layercam", "--overwrite")[0] == 0
     assert Results.load(here / "mine/first.json").method == "layercam"
@@ -287,7 +287,7 @@ def test_a_file_of_a_person_in_the_way(here: Path, capsys: pytest.CaptureFixture
     (here / "mine" / name).write_text('{"of": "a person"}')
     options = {"bias": OPTIONS, "gates": OPTIONS[::3], "groups": (*OPTIONS[::3], "--layer=group3", "--groups=2")}
     status, _, err = run(capsys, command, NETWORKS[0], *options[command], "--out=mine", *option)
-    assert status == 2 and str(Path(name).parent) in err and "mine" in err and err.count("\n") == 1
+    assert status == 2 and str(Path(name).parent) in err and "mine" in err and err.count("regard: ") == 1
     assert (here / "mine" / name).read_text() == '{"of": "a person"}'
     assert [path.name for path in (here / "mine").rglob("*") if path.is_file()] == [Path(name).name]
 
@@ -301,5 +301,5 @@ def test_a_plan_that_cannot_be_read(
     shard.write_text("a person's")
     make(shard.with_name("plan.json"))
     status, _, err = run(capsys, "bias", NETWORKS[0], *OPTIONS, "--out=mine", "--overwrite")
-    assert status == 2 and "shards/first" in err and err.count("\n") == 1
+    assert status == 2 and "shards/first" in err and err.count("regard: ") == 1
     assert shard.read_text() == "a person's"

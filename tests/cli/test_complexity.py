@@ -18,28 +18,26 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
     return status, *capsys.readouterr()
 
 
-def test_a_table_of_counts_with_footnotes(capsys) -> None:
-    status, out, err = run(capsys, "resnet50", "wrn-10-1", "--attention=se,shuffle", "--latency=false")
+def test_a_table_of_counts_with_notes(capsys) -> None:
+    status, out, err = run(capsys, "resnet50", "wrn-10-1", "--attention=se,shuffle", "--no-latency")
     assert (status, err) == (0, "")
-    lines = {tuple(line.split()[:2]): line for line in out.splitlines() if line.strip()}
-    assert lines["resnet50", "none"].split() == ["resnet50", "none", "224", "25.557", "4.089", "4.122"]
-    assert lines["resnet50", "se"].split()[3:] == ["28.088", "+9.90%", "4.092", "+0.06%", "4.130", "+0.19%"]
-    assert lines["resnet50", "shuffle"].split()[2:5] == ["[1]", "224", "25.558"]
-    assert lines["wrn-10-1", "shuffle"].split()[2:] == ["[2]", "32", "–", "–", "–"]
-    words = " ".join(out.split())
-    assert "[1] resnet50 with shuffle: SA-Net, arXiv 2102.00240 prints 25.557 M parameters" in words
-    assert "[2] wrn-10-1 with shuffle: shuffle attention cuts its 64 groups" in words
+    lines = {tuple(line.split()[:2]): line.split() for line in out.splitlines() if line.strip()}
+    assert lines["resnet50", "none"] == ["resnet50", "none", "224", "25.557", "4.089", "4.122"]
+    assert lines["resnet50", "se"][3:] == ["224", "28.088", "+9.90%", "4.092", "+0.06%", "4.130", "+0.19%"]
+    assert lines["wrn-10-1", "shuffle"][3:] == ["32", "–", "–", "–"]
+    assert "resnet50, shuffle: SA-Net, arXiv 2102.00240 prints 25.557 M parameters" in out
+    assert "wrn-10-1, shuffle: shuffle attention cuts its 64 groups" in out
     assert "inference" not in out
 
 
 def test_options_of_a_module(capsys) -> None:
     options = "--attention_options={shuffle: {groups: 4}}"
-    status, out, _ = run(capsys, "wrn-10-1", "--attention=shuffle", "--latency=false", "--format=json", options)
-    row = json.loads(out)["rows"][1]
+    status, out, _ = run(capsys, "wrn-10-1", "--attention=shuffle", "--no-latency", "--json", options)
+    row = json.loads(out)[1]
     expected = models.create("wrn-10-1", attention="shuffle", attention_options={"groups": 4})
     assert status == 0 and row["parameters"] == sum(p.numel() for p in expected.parameters())
     assert row["attention_options"] == {"groups": 4}
-    status, _, err = run(capsys, "wrn-10-1", "--attention=se", "--latency=false", options)
+    status, _, err = run(capsys, "wrn-10-1", "--attention=se", "--no-latency", options)
     assert status == 2 and "options of 'shuffle', which is not among the modules: se" in err
 
 
@@ -50,7 +48,7 @@ def test_options_of_a_network(capsys) -> None:
 
 
 def test_measured_as_csv_and_as_a_table(capsys) -> None:
-    options = ["--attention=se", "--image_size=16", "--classes=5", "--batch=2", "--repeats=2", "--device=cpu"]
+    options = ["--attention=se", "--image-size=16", "--num-classes=5", "--batch-size=2", "--repeats=2", "--device=cpu"]
     status, out, err = run(capsys, "wrn-10-0.5", *options, "--format=csv")
     assert (status, err) == (0, "")
     plain, with_se = csv.DictReader(io.StringIO(out))
@@ -63,55 +61,57 @@ def test_measured_as_csv_and_as_a_table(capsys) -> None:
     assert float(plain["inference_s_low"]) <= float(plain["inference_s"]) <= float(plain["inference_s_high"])
     assert int(plain["training_step_bytes"]) > int(plain["inference_bytes"]) > 0
     status, out, _ = run(capsys, "wrn-10-0.5", *options)
-    assert status == 0 and "inference" in out and "±" in out and "2 images in float32 on cpu" in out
+    assert status == 0 and "inference" in out and "±" in out and "batch size: 2" in out and "device: cpu" in out
 
 
 def test_json_has_the_breakdown(capsys, tmp_path) -> None:
     path = tmp_path / "costs.json"
-    options = ["--attention=all", "--stages=3", "--gate=sub-attention-1", "--latency=false", "--format=json"]
-    status, out, _ = run(capsys, "cifar-resnet11", *options, f"--out={path}")
-    assert (status, out) == (0, "")
-    report = json.loads(path.read_text())
-    assert (report["gate"], report["stages"]) == ("sub-attention-1", [3])
-    rows = {row["attention"]: row for row in report["rows"]}
+    options = ["--attention=all", "--attention-stages=3", "--gate=sub-attention-1", "--no-latency"]
+    status, out, _ = run(capsys, *options, "cifar-resnet11", f"--out={path}")
+    assert (status, out) == (0, f"{path}\n")
+    rows = {row["attention"]: row for row in json.loads(path.read_text())}
+    assert (rows["se"]["gate"], rows["se"]["stages"]) == ("SubAttention(order=1)", "3")
     plain, with_se = rows["none"]["operations"], rows["se"]["operations"]
     assert with_se["spatial pooling"] - plain["spatial pooling"] == 256 * 8 * 8
     assert with_se["matrix product"] - plain["matrix product"] == 2 * 256 * 16
     assert with_se["other activation"] == 2 * 256  # both factors of the gate
     assert with_se["convolution"] == plain["convolution"] == rows["se"]["multiply_adds"] - with_se["matrix product"]
     assert {"se", "cbam", "eca", "sge", "shuffle", "simam"} < set(rows)
+    path = tmp_path / "costs.csv"
+    assert run(capsys, *options, "cifar-resnet11", f"--out={path}")[0] == 0
+    assert [row["attention"] for row in csv.DictReader(path.open())] == list(rows)
 
 
 def test_operators_that_are_not_counted_are_named_in_every_format(capsys, monkeypatch) -> None:
     plain, with_se = models.count_costs(["wrn-10-0.5"], ["se"], image_size=8)
     plain.complexity = replace(plain.complexity, uncounted={"cumsum": 2})
     monkeypatch.setattr(models, "count_costs", lambda *_, **__: [plain, with_se])
-    status, out, _ = run(capsys, "wrn-10-0.5", "--latency=false")
+    status, out, _ = run(capsys, "wrn-10-0.5", "--no-latency")
     lines = [line for line in out.splitlines() if "cumsum" in line]
-    assert status == 0 and len(lines) == 1 and lines[0].startswith("[1] wrn-10-0.5 with none")
-    rows = json.loads(run(capsys, "wrn-10-0.5", "--latency=false", "--format=json")[1])["rows"]
-    assert [row["uncounted"] for row in rows] == [{"cumsum": 2}, {}]
-    rows = list(csv.DictReader(io.StringIO(run(capsys, "wrn-10-0.5", "--latency=false", "--format=csv")[1])))
+    assert status == 0 and len(lines) == 1 and lines[0].startswith("wrn-10-0.5, none: ")
+    rows = json.loads(run(capsys, "wrn-10-0.5", "--no-latency", "--json")[1])
+    assert [row["uncounted"] for row in rows] == ["cumsum", ""]
+    rows = list(csv.DictReader(io.StringIO(run(capsys, "wrn-10-0.5", "--no-latency", "--format=csv")[1])))
     assert [row["uncounted"] for row in rows] == ["cumsum", ""]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "name the network"),
+        ([], "MODEL is missing"),
         (["resnt50"], "did you mean"),
         (["wrn-10-1", "resnt50"], "unknown network 'resnt50'"),
         (["wrn-10-1", "--attention=se,see"], "unknown attention module 'see'"),
         (["wrn-10-1", "--gate=tanh"], "unknown gate 'tanh'"),
-        (["wrn-10-1", "--attention=se", "--stages=four"], "--stages are numbers"),
-        (["wrn-10-1", "--attention=se", "--stages=4"], "stages 1 to 3, not 4"),
+        (["wrn-10-1", "--attention=se", "--attention-stages=four"], "attention_stages"),
+        (["wrn-10-1", "--attention=se", "--attention-stages=4"], "stages 1 to 3, not 4"),
         (["wrn-10-1", "--attention=shuffle"], "no module goes into any of the networks"),
-        (["vgg11", "--image_size=8"], "does not take an image of 8 x 8"),
-        (["wrn-10-1", "--image_size=0"], "image_size is 0"),
-        (["wrn-10-1", f"--image_size={10**20}"], "image_size is 100000000000000000000"),
-        (["wrn-10-1", "--classes=0"], "at least 1 class"),
-        (["wrn-10-1", "--batch=0"], "--batch is 0"),
-        (["wrn-10-1", f"--batch={10**20}"], "--batch is 100000000000000000000"),
+        (["vgg11", "--image-size=8"], "does not take an image of 8 x 8"),
+        (["wrn-10-1", "--image-size=0"], "image_size is 0"),
+        (["wrn-10-1", f"--image-size={10**20}"], "image_size is 100000000000000000000"),
+        (["wrn-10-1", "--num-classes=0"], "at least 1 class"),
+        (["wrn-10-1", "--batch-size=0"], "--batch-size is 0"),
+        (["wrn-10-1", f"--batch-size={10**20}"], "--batch-size is 100000000000000000000"),
         (["wrn-10-1", f"--repeats={10**20}"], "--repeats is 100000000000000000000"),
         (["wrn-10-1", "--device=gpu"], "device 'gpu'"),
         (["wrn-10-1", "--dtype=float8"], "float8"),
@@ -126,7 +126,7 @@ def test_wrong_input_is_one_line(capsys, tmp_path, monkeypatch, arguments, words
     status, out, err = run(capsys, *arguments)
     assert (status, out) == (2, "")
     assert words in err, err
-    assert err.count("\n") == 1
+    assert err.count("regard: ") == 1
     assert not list(tmp_path.iterdir())
 
 

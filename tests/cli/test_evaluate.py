@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
 import socket
 import tarfile
@@ -29,20 +29,21 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    status = main([*arguments, *([] if "export" in arguments else ["--device=cpu"])])
+    json_too = ["--json"] if "evaluate" in arguments else []
+    status = main([*arguments, *json_too, *([] if "export" in arguments else ["--device=cpu"])])
     return status, *capsys.readouterr()
 
 
 def numbers(out: str) -> tuple[str, str]:
-    """Accuracy and loss of the one line that has them."""
-    (found,) = re.findall(r"accuracy ([\d.]+%) .*loss ([\d.]+),", out)
-    return found
+    """Accuracy and loss of the one record of `regard evaluate --json`."""
+    (record,) = json.loads(out)
+    return f"{record['accuracy']:.2%}", f"{record['loss']:.4f}"
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     status, out, err = run(capsys, *arguments)
-    assert status == 2 and err.count("\n") == 1 and "Traceback" not in err, out + err
-    return err
+    assert status == 2 and not out and "Traceback" not in err, out + err
+    return err.splitlines()[-1]
 
 
 @pytest.fixture
@@ -107,12 +108,14 @@ def test_a_checkpoint_in_its_run(clutter: Run, here: Path, capsys: pytest.Captur
     (newest,) = sorted(clutter.checkpoints.iterdir())[-1:]
     status, out, err = run(capsys, "evaluate", str(newest))
     assert status == 0, err
-    assert f"{newest} (checkpoint) on clutter test: accuracy" in out and "note" not in out
+    record = json.loads(out)[0]
+    assert (record["model"], record["weights"], record["data"]) == (str(newest), "checkpoint", "clutter test")
+    assert not err
     assert numbers(out) == numbers(run(capsys, "evaluate", str(clutter.folder))[1])
     about = training.load_pretrained(newest)
     whole = training.load_pretrained(clutter.folder)
     assert (about.classes, about.preprocessing) == (whole.classes, whole.preprocessing)
-    status, out, err = run(capsys, "bias", str(newest), "--pictures=0", "--out=there")
+    status, out, err = run(capsys, "bias", str(newest), "--examples=0", "--out=there")
     assert status == 0, err
     assert (clutter.folder / f"bias-{newest.stem}.json").is_file() and not (clutter.folder / "bias.json").exists()
     assert "one set of weights" in refused(capsys, "evaluate", str(newest), "--weights=best")
@@ -121,7 +124,7 @@ def test_a_checkpoint_in_its_run(clutter: Run, here: Path, capsys: pytest.Captur
 def test_a_file_of_a_person_where_the_bias_of_weights_goes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = untrained(here / "run", tuple("0123456789"), CLUTTER)
     (made.folder / "bias.json").write_text('{"of": "a person"}')
-    err = refused(capsys, "bias", "run", "--out=there", "--pictures=0")
+    err = refused(capsys, "bias", "run", "--out=there", "--examples=0")
     assert "run/bias.json" in err and not (here / "there").exists()
     assert (made.folder / "bias.json").read_text() == '{"of": "a person"}'
 
@@ -131,7 +134,7 @@ def test_the_moving_average_is_what_is_scored(here: Path, capsys: pytest.Capture
     newest = sorted(made.checkpoints.iterdir())[-1]
     status, out, err = run(capsys, "evaluate", str(newest))
     assert status == 0, err
-    assert "(moving average)" in out
+    assert json.loads(out)[0]["weights"] == "moving average"
     assert numbers(out) == numbers(run(capsys, "evaluate", "run")[1])
     content = models.read_checkpoint(newest)
     model = made.model()
@@ -182,7 +185,7 @@ def test_another_set_comes_with_the_normalisation_and_size_of_the_run(here: Path
     made = untrained(here / "run", classes, "--data.name=clutter")
     status, out, err = run(capsys, "evaluate", "run", "--data.name=folder", "--data.folder=set")
     assert status == 0, err
-    assert "run: images are normalised with its own mean and standard deviation" in out and "note" not in out
+    assert not err
     images = data.load("folder", "set", size=32).test
     assert numbers(out) == scored(logits(made, images), images.labels)
 
@@ -194,16 +197,15 @@ def test_images_that_come_otherwise_are_said(here: Path, capsys) -> None:
     other = ["--data.size=48", "--data.mean=[0.1,0.2,0.3]", f"--data.std={list(STD)}"]
     status, out, err = run(capsys, "evaluate", "run", "--data.name=folder", "--data.folder=set", *other)
     assert status == 0, err
-    assert [line for line in out.splitlines() if "note" in line] == [
-        "note: run was trained on images of 32 pixels; these of folder have 48",
-        "note: run knows images normalised with mean [0.4, 0.5, 0.6]; these of folder come with [0.1, 0.2, 0.3]",
+    assert err.splitlines() == [
+        "note: run was trained on images with size 32; folder has 48",
+        "note: run was trained on images with mean [0.4, 0.5, 0.6]; folder has [0.1, 0.2, 0.3]",
     ]
     images = data.load("folder", "set", size=48).test
     assert numbers(out) == scored(logits(made, images, mean=(0.1, 0.2, 0.3)), images.labels)
     status, out, err = run(capsys, "evaluate", "run", "--data=folder:set/test", "--data.size=24", "--data.crop_pct=0.9")
     assert status == 0, err
-    assert "note: run was trained on images of 32 pixels; these of folder have 24" in out
-    assert "normalised" not in out
+    assert err == "note: run was trained on images with size 32; folder has 24\n"
 
 
 def test_imported_and_named_networks_say_what_they_know(here: Path, capsys) -> None:
@@ -217,22 +219,24 @@ def test_imported_and_named_networks_say_what_they_know(here: Path, capsys) -> N
     folder = ["--data.name=folder", "--data.folder=set"]
     status, out, err = run(capsys, "evaluate", "net.safetensors", *folder)
     assert status == 0, err
-    assert "net.safetensors knows images fitted with crop_pct 0.9; these of folder come with 1" in out
-    assert "fitted with interpolation bicubic; these of folder come with bilinear" in out and "pixels" not in out
-    assert "note" not in run(capsys, "evaluate", "net.safetensors", "--data=folder:set/test")[1]
+    assert err.splitlines() == [
+        "note: net.safetensors was trained on images with crop_pct 0.9; folder has 1.0",
+        "note: net.safetensors was trained on images with interpolation bicubic; folder has bilinear",
+    ]
+    assert not run(capsys, "evaluate", "net.safetensors", "--data=folder:set/test")[2]
     training.import_weights("net.pt", network, "bare.safetensors")
-    out = run(capsys, "evaluate", "bare.safetensors", *folder)[1]
-    assert "bare.safetensors does not say how its images are normalised; they are as those of folder" in out
+    err = run(capsys, "evaluate", "bare.safetensors", *folder)[2]
+    assert "bare.safetensors does not say how its images are normalised; they are as those of folder" in err
     torch.save(models.create("resnet10t", 10).state_dict(), "timm.pt")
-    out = run(capsys, "evaluate", "resnet10t=timm.pt", "--data.name=clutter", CLUTTER)[1]
-    assert "resnet10t=timm.pt was trained on images of 176 pixels; these of clutter have 32" in out
+    err = run(capsys, "evaluate", "resnet10t=timm.pt", "--data.name=clutter", CLUTTER)[2]
+    assert "resnet10t=timm.pt was trained on images with size 176; clutter has 32" in err
 
 
 def test_precision(here: Path, capsys) -> None:
     classes = tuple("0123456789")
     untrained(here / "run", classes, "--precision=bfloat16", CLUTTER)
-    status, out, _ = run(capsys, "evaluate", "run")
-    assert status == 0 and "note: run was trained with precision bfloat16; it is scored in float32" in out
+    status, _, err = run(capsys, "evaluate", "run")
+    assert status == 0 and "note: run was trained with precision bfloat16" in err
 
 
 # Classes
@@ -258,8 +262,8 @@ def test_classes_are_matched_by_name(here: Path, capsys) -> None:
         images = data.load("folder", folder, size=32).test
         assert numbers(out) == scored(logits(network, images), torch.tensor(places)[images.labels])
         note = "note: folder has 2 of the 4 classes of net.safetensors, which still chooses among all 4"
-        assert (note in out) == (folder == "some")
-        assert "top-5" not in out
+        assert (note in err) == (folder == "some")
+        assert "top5" not in json.loads(out)[0]
 
 
 def test_other_classes_are_refused(here: Path, capsys) -> None:
@@ -294,7 +298,9 @@ def test_the_five_likeliest_of_many_classes(here: Path, capsys) -> None:
     images = data.load("folder", "set", size=32).test
     found = logits(network, images)
     five = (found.argsort(1, descending=True)[:, :5] == images.labels[:, None]).any(1).double().mean().item()
-    assert 0 < five < 1 and re.search(rf"accuracy [\d.]+% \[.*\], top-5 {five:.2%} \[[\d.]+%, [\d.]+%\], loss", out)
+    record = json.loads(out)[0]
+    assert 0 < five < 1 and record["top5_low"] < record["top5"] < record["top5_high"]
+    assert record["top5"] == pytest.approx(five)
     assert numbers(out) == scored(found, images.labels)
 
 
@@ -306,7 +312,9 @@ def test_unreadable_images_are_counted(here: Path, capsys) -> None:
     arguments = ["evaluate", "net.safetensors", "--data=folder:set/test", "--workers=0", "--unreadable=skip"]
     status, out, err = run(capsys, *arguments)
     assert status == 0, err
-    assert "5 images\n1 unreadable images skipped: bee/1.png" in out
+    assert "1 unreadable images skipped: bee/1.png" in err
+    record = json.loads(out)[0]
+    assert (record["images"], record["skipped"]) == (5, 1)
 
 
 def test_two_processes_give_what_one_gives(here: Path, capsys) -> None:
@@ -320,11 +328,12 @@ def test_two_processes_give_what_one_gives(here: Path, capsys) -> None:
         place = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_JOB_ID": "1"}
         place["MASTER_PORT"] = str(free.getsockname()[1])
     both = [  # as srun starts them
-        Command([*arguments, "--device=cpu"], {**os.environ, **place, "SLURM_PROCID": rank}) for rank in ("0", "1")
+        Command([*arguments, "--json", "--device=cpu"], {**os.environ, **place, "SLURM_PROCID": rank})
+        for rank in ("0", "1")
     ]
     outcomes = ended(both)
     assert [status for status, _, _ in outcomes] == [0, 0], outcomes
-    assert [out for _, out, _ in outcomes] == [one, ""]
+    assert numbers(outcomes[0][1]) == numbers(one) and outcomes[1][1] == ""
 
 
 # Sets that are read while training
@@ -344,17 +353,18 @@ def test_a_run_on_files_sees_images_as_in_testing(on_files: Run, here: Path, cap
     )
     status, out, err = run(capsys, "evaluate", "run", "--workers=0")
     assert status == 0, err
-    assert "run (last) on files" in out and "9 images" in out and "note" not in out
+    record = json.loads(out)[0]
+    assert (record["weights"], record["data"], record["images"], err) == ("last", "files test", 9, "")
     status, other, err = run(capsys, "evaluate", "run", "--data=folder:set/test", "--workers=0")
     assert status == 0, err
-    assert numbers(out) == numbers(other) and "note" not in other
+    assert numbers(out) == numbers(other) and not err
     status, smaller, err = run(capsys, "evaluate", "run", "--workers=0", "--data.crop_pct=1", "--data.size=24")
     assert status == 0, err
-    assert "trained on images of 32 pixels; these of files have 24" in smaller
-    assert "fitted with crop_pct 0.8; these of files come with 1" in smaller
+    assert "note: run was trained on images with size 32; files has 24" in err
+    assert "note: run was trained on images with crop_pct 0.8; files has 1.0" in err
     assert numbers(smaller) != numbers(out)
     status, few, err = run(capsys, "evaluate", "run", "--workers=0", "--limit=6")
-    assert status == 0 and ", 6 images" in few, err
+    assert status == 0 and json.loads(few)[0]["images"] == 6, err
     assert "--split is for a set of image files" in refused(capsys, "evaluate", "run", "--split=test")
     assert run(capsys, "explain", "set/test/ant/0.png", "--model=run", "--out=seen")[0] == 0
 
@@ -373,7 +383,7 @@ def test_a_network_from_elsewhere_on_files(here: Path, capsys) -> None:
         capsys, "evaluate", "net.safetensors", "--data.name=files", "--data.folder=set", "--workers=0"
     )
     assert status == 0, err
-    assert "its own mean and standard deviation" in out and "note" not in out
+    assert not err
     assert numbers(out) == numbers(run(capsys, "evaluate", "net.safetensors", "--data=folder:set/test")[1])
 
 
@@ -399,7 +409,7 @@ def test_a_network_on_shards(here: Path, capsys) -> None:
         status, out, err = run(capsys, "evaluate", "run", f"--workers={workers}")
         assert status == 0 and numbers(out) == expected, err
     assert "read whole" in refused(capsys, "evaluate", "run", "--limit=3")
-    assert "read in their order" in refused(capsys, "groups", "run", "--out=out")
+    assert "read in their order" in refused(capsys, "groups", "run", "--layer=x", "--out=out")
     assert "read in their order" in refused(capsys, "gates", "run", "--out=out")
     assert "no regions" in refused(capsys, "bias", "run", "--out=out")
 

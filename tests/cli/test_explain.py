@@ -83,11 +83,11 @@ def test_a_function_as_the_method(here, capsys, monkeypatch) -> None:
     content = json.loads((here / "shown" / "explain.json").read_text())
     assert (content["method"], content["layer"]) == ("own_method:red", "")
     status, _, err = run(capsys, "a.png", *MODEL, "--method=own_method:blue", "--out=other")
-    assert status == 2 and "own_method:blue" in err and err.count("\n") == 1
+    assert status == 2 and "own_method:blue" in err and err.count("regard: ") == 1
     status, _, err = run(capsys, "a.png", *MODEL, "--method=no_method:red", "--out=other")
-    assert status == 2 and "No module named 'no_method'" in err and err.count("\n") == 1
+    assert status == 2 and "No module named 'no_method'" in err and err.count("regard: ") == 1
     status, _, err = run(capsys, "a.png", *MODEL, "--method=own_method:red", "--layer=group1", "--out=other")
-    assert status == 2 and "leave it out" in err and err.count("\n") == 1
+    assert status == 2 and "leave it out" in err and err.count("regard: ") == 1
 
 
 def test_a_run_folder_and_several_layers(here, capsys, tmp_path) -> None:
@@ -296,7 +296,7 @@ def test_a_network_that_does_not_say_how_images_are_normalised(here, capsys) -> 
 
 def test_maps_of_one_pixel_are_told_of_once(here, capsys) -> None:
     torch.save(models.create("test_resnet", 4).state_dict(), "small.pt")
-    imported = ["small.pt", "--model=test_resnet", "--out=small.safetensors", "--size=32"]
+    imported = ["small.pt", "--model=test_resnet", "--out=small.safetensors", "--image-size=32"]
     assert main(["import", *imported, "--mean=[0.5,0.5,0.5]", "--std=[1,1,1]"]) == 0
     capsys.readouterr()
     said = {}
@@ -326,9 +326,9 @@ def test_the_working_folder_and_links_of_a_person_are_not_overwritten(here, caps
     before = {path: path.read_bytes() for path in (here / "shown").rglob("*")}
     (here / "shown" / "mine").symlink_to(here)
     status, _, err = run(capsys, "b.png", *MODEL, "--out=shown", "--overwrite")
-    assert status == 2 and "mine" in err and err.count("\n") == 1
+    assert status == 2 and "mine" in err and err.count("regard: ") == 1
     (here / "shown" / "mine").unlink()
     monkeypatch.chdir(here / "shown")
     status, _, err = run(capsys, "../b.png", "--model=../net.safetensors", "--device=cpu", "--out=.", "--overwrite")
-    assert status == 2 and "working folder" in err and err.count("\n") == 1
+    assert status == 2 and "working folder" in err and err.count("regard: ") == 1
     assert {path: path.read_bytes() for path in (here / "shown").rglob("*")} == before

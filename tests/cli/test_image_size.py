@@ -21,7 +21,7 @@ def vision_transformer(**options) -> torch.nn.Module:
 def refused(capsys, expected: int, found: int, *arguments: str) -> None:
     status = main(list(arguments))
     error = capsys.readouterr().err
-    assert status == 2 and error.count("\n") == 1, error
+    assert status == 2 and error.count("regard: ") == 1, error
     assert f"{expected} x {expected}" in error and f"{found} x {found}" in error
 
 

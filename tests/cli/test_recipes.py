@@ -50,8 +50,8 @@ def test_one_is_shown_and_copied(capsys, tmp_path, monkeypatch) -> None:
     ("arguments", "words"),
     [
         (["recipes", "show", "lsas/resnet164-sa-cifar10"], "did you mean lsas/resnet164-se-cifar10?"),
-        (["recipes", "show"], "regard recipes show --help"),
-        (["recipes", "lst"], "regard recipes --help"),
+        (["recipes", "show"], "regard recipes show NAME"),
+        (["recipes", "lst"], "list"),
         (["train", f"recipes/{NAME}.yaml"], f"did you mean {NAME}?"),
     ],
 )

@@ -60,12 +60,12 @@ def store(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def page(*arguments: str) -> str:
-    assert run_report([*arguments, *(["--images=0"] if not any("images" in a for a in arguments) else [])]) == 0
+    assert run_report([*arguments, *(["--examples=0"] if not any("examples" in a for a in arguments) else [])]) == 0
     return Path("report.html").read_text(encoding="utf-8")
 
 
 def test_the_store_is_one_page(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = page("--images=2")
+    text = page("--examples=2")
     assert str(store.parent / "report.html") in capsys.readouterr().out
     for name, accuracies in ACCURACIES.items():
         values = 100 * np.array(accuracies)
@@ -74,7 +74,7 @@ def test_the_store_is_one_page(store: Path, capsys: pytest.CaptureFixture[str]) 
         assert f"{name}-seed0.yaml" in text
     assert text.count("<img") == 2 * 3
     assert "<script" not in text and "http://www.w3.org" not in text.replace("xmlns", "")
-    again = page("--images=2", "runs", "runs/*-seed1")  # options before positionals
+    again = page("--examples=2", "runs", "runs/*-seed1")  # options before positionals
     assert again == text  # the same runs, named twice
 
 
@@ -127,7 +127,7 @@ def test_names_and_the_reference(store: Path) -> None:
 
 def test_wrong_paths(store: Path) -> None:
     Path("report.html").write_text('<meta name="generator" content="regard 0">')
-    for arguments in (["nowhere"], ["runs", "--images=-1"]):
+    for arguments in (["nowhere"], ["runs", "--examples=-1"]):
         with pytest.raises(InputError):
             run_report(arguments)
     assert "regard 0" in Path("report.html").read_text()
@@ -149,7 +149,7 @@ def test_data_that_lie_elsewhere(store: Path) -> None:
         fields = yaml.safe_load(path.read_text())
         fields["data"] |= {"name": "folder", "folder": "/gone", "options": {}}
         path.write_text(yaml.safe_dump(fields))
-    text = page("--images=2")
+    text = page("--examples=2")
     assert "no test images" in text and "/gone" in text and "multiply-adds depend on" in text
     images = data.load("clutter", train=40, test=60)
     for split, part in (("train", images.train), ("test", images.test)):
@@ -157,7 +157,7 @@ def test_data_that_lie_elsewhere(store: Path) -> None:
             place = Path("here") / split / part.classes[int(label)]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{i:03}.png")
-    text = page("--images=2", "--data.folder=here")
+    text = page("--examples=2", "--data.folder=here")
     assert text.count("<img") == 2 * 3 and "multiply-adds depend on" not in text
 
 

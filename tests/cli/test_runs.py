@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from regard.cli import runs
+from regard.cli import output, runs
+from regard.console import Console
 from regard.errors import InputError
 from regard.store import Store
 from regard.version import __version__
@@ -57,33 +57,37 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[str]
     return capsys.readouterr().out.splitlines()
 
 
+def rows(lines: list[str]) -> dict[str, str]:
+    """The rows of a table by their first word, without its caption."""
+    start = next(i for i, line in enumerate(lines) if set(line.strip()) == {"─"})
+    return {line.split()[0]: line.strip() for line in lines[start + 1 : -1] if line.strip()}
+
+
 def test_a_pipe_gets_whole_lines(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(store / ("a-long-name" * 20), 4)
     with Store(store).lock("at-work"):
-        header, *lines, totals = printed(capsys, store)
-    assert header.split() == ["run", "epochs", "accuracy,", "%", "network", "seed", "version", "state"]
-    by_name = {line.split()[0]: line for line in lines}
-    assert list(by_name) == sorted(by_name)
-    network = "cifar-resnet164, se, sub-attention, from a teacher-seed0"
-    assert by_name["finished-run"].split("  ")[-1] == "finished"
-    for words in ("4/4", "90.40", network, "7", __version__):
-        assert words in by_name["finished-run"]
+        lines = printed(capsys, store)
+    assert lines[1].split() == ["run", "epochs", "accuracy,", "%", "network", "seed", "version", "state"]
+    by_name = rows(lines)
+    assert list(by_name) == sorted(by_name) and "a-long-name" * 20 in by_name
+    assert by_name["finished-run"].endswith("finished")
+    for text in ("4/4", "90.40", "cifar-resnet164, se, sub-attention, from a teacher-seed0", "7", __version__):
+        assert text in by_name["finished-run"]
     assert by_name["at-work"].endswith(f"being run by pid {os.getpid()} on {os.uname().nodename}")
     assert "2/4" in by_name["at-work"]
     assert by_name["stopped"].endswith("unfinished")
     assert "broken: recipe.yaml cannot be read (this is no YAML: " in by_name["torn"]
     assert by_name["without-weights"].endswith("broken: it has no last.safetensors")
-    assert "a-long-name" * 20 in by_name
-    assert totals == "6 runs: 2 finished, 1 being run, 1 unfinished, 2 broken"
+    assert lines[-1] == "finished: 2, running: 1, unfinished: 1, broken: 2"
 
 
 def test_unfinished_ones_alone(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, *lines, totals = printed(capsys, store, "--unfinished")
-    assert [line.split()[0] for line in lines] == ["at-work", "stopped", "torn", "without-weights"]
-    assert totals == "5 runs: 1 finished, 2 unfinished, 2 broken"
+    lines = printed(capsys, store, "--unfinished")
+    assert list(rows(lines)) == ["at-work", "stopped", "torn", "without-weights"]
+    assert lines[-1] == "finished: 1, unfinished: 2, broken: 2"
     for name in ("at-work", "stopped", "torn", "without-weights"):
         (store / name).rename(store / f".{name}")
-    assert printed(capsys, store, "--unfinished") == ["1 run: 1 finished"]
+    assert printed(capsys, "--unfinished", store) == ["finished: 1"]
 
 
 def test_json(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,16 +120,16 @@ def test_terminals(
     there: set[str],
     left_out: set[str],
 ) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setattr(runs, "Console", lambda: Console(width=width, file=sys.stdout, force_terminal=False))
+    monkeypatch.setattr(output, "Console", partial(Console, color_system=None, width=width))
+    monkeypatch.setattr(Console, "is_terminal", True)
     lines = printed(capsys, store)
     assert max(map(len, lines)) <= width
-    (header,) = (line for line in lines if "epochs" in line)
+    header = next(line for line in lines if "epochs" in line)
     assert all(name in header for name in there)
     assert not any(name in header for name in left_out)
     for name in ("finished-run", "at-work", "4/4", "90.40"):
         assert any(name in line for line in lines)
-    assert lines[-1].startswith("5 runs: 1 finished")
+    assert lines[-1] == "finished: 1, unfinished: 2, broken: 2"
 
 
 def test_what_is_wrong_is_said(
@@ -141,7 +145,7 @@ def test_what_is_wrong_is_said(
     with pytest.raises(InputError, match="--nonsense"):
         runs.main(["--nonsense"])
     (tmp_path / "runs").mkdir()
-    assert printed(capsys) == ["runs has no runs"]
+    assert printed(capsys) == ["no runs"]
     assert printed(capsys, "--json") == ["[]"]
 
 

@@ -43,7 +43,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_it_lists_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys)
-    assert "attention-transfer-cifar10" in text and "sa-net-imagenet" in text and "regard reproduce NAME" in text
+    assert "attention-transfer-cifar10" in text and "sa-net-imagenet" in text
 
 
 def test_it_shows_a_table_without_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch) -> None:
@@ -107,7 +107,6 @@ def test_a_place_that_cannot_be_written_is_one_line(
         (["lsas-cifar", "--out", "table.docx"], "tells no format"),
         (["lsas-cifar", "--format", "html"], "a page goes to a file"),
         (["lsas-cifar", "--shorten", "0"], "expected a share in (0, 1]"),
-        (["lsas-cifar", "--data", "{name: folder}"], "one by one"),
         (["my-table.yaml"], "there is no table file"),
         (["lsas-cifar", "--data.nam", "x"], "--data.nam"),
     ],

@@ -73,7 +73,7 @@ def regard(*arguments: str) -> tuple[int, str]:
     """The status of the command line, and what it says is wrong: a line, or nothing."""
     wrong = io.StringIO()
     with contextlib.redirect_stderr(wrong), contextlib.redirect_stdout(io.StringIO()):
-        status = cli.main(arguments)
+        status = cli.main([*arguments, *(["--quiet"] if arguments[0] == "train" else [])])
     assert len(wrong.getvalue().splitlines()) == (status in (2, 76)), wrong.getvalue()
     return status, wrong.getvalue()
 
@@ -199,7 +199,7 @@ def test_images_of_an_epoch_that_are_left_out_are_told_of(here: Path, capsys, ba
     files = ["--data.name=files", "--data.folder=set", "--data.size=16", "--data.workers=0"]
     options = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", f"--schedule.batch_size={batch_size}", "--run=run"]
     assert cli.main(["train", *files, *options]) == 0
-    assert ("would have 2 of 6 images, and is left out" in capsys.readouterr().out) == said
+    assert ("would have 2 of 6 images, and is left out" in capsys.readouterr().err) == said
 
 
 def test_a_tracker_that_fails_on_the_way_does_not_end_the_run(here: Path, monkeypatch, capsys) -> None:
@@ -207,7 +207,7 @@ def test_a_tracker_that_fails_on_the_way_does_not_end_the_run(here: Path, monkey
     monkeypatch.setattr(TensorBoardTracker, "finish", no_memory)
     assert cli.main(["train", *TINY, '--trackers=["tensorboard"]']) == 0
     assert len(training.Run.open("runs/mine").metrics()) == 1
-    assert sum("tensorboard failed" in line for line in capsys.readouterr().out.splitlines()) == 2
+    assert sum("tensorboard failed" in line for line in capsys.readouterr().err.splitlines()) == 2
 
 
 @pytest.mark.parametrize("torch_says", [{"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "", "WORLD_SIZE": "4"}])
@@ -233,7 +233,7 @@ def test_that_all_images_are_of_one_class_is_said(here: Path, capsys, kind: str,
     data = [f"--data.name={kind}", "--data.folder=.", "--data.size=32", "--data.workers=0", "--run=run"]
     options = ["--model.name=wrn-10-0.5", "--schedule.epochs=1", "--schedule.batch_size=4", "--device=cpu"]
     assert cli.main(["train", *options, *data]) == 0
-    assert ("one class, 'cat'" in capsys.readouterr().out) == (classes == ["cat"])
+    assert ("one class, 'cat'" in capsys.readouterr().err) == (classes == ["cat"])
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def read_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"train {' '.join(TINY)} --resume --schedule.epochs=2",
         "import net.pt --model=wrn-10-1 --out=net.safetensors",
         "bias runs/mine --device=cpu --overwrite",
-        "report runs/mine --images=0",
+        "report runs/mine --examples=0",
         "explain image.png --model=runs/mine --device=cpu",
         "table attention-transfer-cifar10 --out=table.csv",
     ],

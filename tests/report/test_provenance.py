@@ -46,7 +46,7 @@ def commands(page: Path) -> tuple[str, list[list[str]]]:
 @pytest.mark.parametrize("recorded", [True, False])
 def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if recorded:
-        assert main(["bias", RUN, *MEASURE, "--data.options={train: 32, test: 30}", "--out", "a", "--pictures=0"]) == 0
+        assert main(["bias", RUN, *MEASURE, "--data.options={train: 32, test: 30}", "--out", "a", "--examples=0"]) == 0
     else:  # as by the library, which records no options
         images = training.load_data(training.Run.open(RUN).recipe.data).test
         how = {"method": "layercam", "layer": ["group1", "group2"], "target": "label", "margin": 3, "tolerance": 1}
@@ -54,10 +54,10 @@ def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypa
         one.save(f"{RUN}/bias.json")
     before = bias.Results.load(f"{RUN}/bias.json")
     assert before.layers == ("group1", "group2") and before.margin == (16 if recorded else 3)
-    assert main(["report", RUN, "--images=4"]) == 0
+    assert main(["report", RUN, "--examples=4"]) == 0
     recipe, (train, measure) = commands(here / "report.html")
     assert train[:2] == ["regard", "train"] and measure[:2] == ["regard", "bias"]
-    assert not any(option in " ".join(measure) for option in ("--out", "--pictures"))
+    assert not any(option in " ".join(measure) for option in ("--out", "--examples"))
     (here / "again").mkdir()
     monkeypatch.chdir("again")
     Path(train[2]).write_text(recipe)
@@ -72,7 +72,7 @@ def test_the_commands_give_the_same_numbers(here: Path, recorded: bool, monkeypa
 @pytest.mark.parametrize("options", [MEASURE, ["--method=gradient", "--threshold=0.2"]])
 def test_the_page_draws_what_was_measured(here: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """By the method, at the layers, with the threshold and the margin of the bias report."""
-    assert main(["bias", RUN, *options, "--pictures=0"]) == 0
+    assert main(["bias", RUN, *options, "--examples=0"]) == 0
     rows = collect([RUN])[0]
     assert rows[0].bias is not None
     measured = rows[0].bias.rows
@@ -90,14 +90,14 @@ def test_the_page_draws_what_was_measured(here: Path, options: list[str], monkey
 
 @pytest.mark.slow
 def test_a_report_of_other_weights_is_said_on_the_page(here: Path) -> None:
-    assert main(["bias", RUN, "--pictures=0"]) == 0
-    assert main(["report", RUN, "--images=4"]) == 0
+    assert main(["bias", RUN, "--examples=0"]) == 0
+    assert main(["report", RUN, "--examples=4"]) == 0
     assert "measured with other weights" not in (here / "report.html").read_text()
     run = training.Run.open(RUN)
     model = run.model()
     model.fc.bias.data += 1  # of all classes alike: the same are predicted
     run.save_weights(model, "last", 1, 0.1)
-    assert main(["report", RUN, "--images=4"]) == 0
+    assert main(["report", RUN, "--examples=4"]) == 0
     assert "measured with other weights" in (here / "report.html").read_text()
 
 
@@ -111,7 +111,7 @@ def test_a_function_that_was_measured_with_is_named_on_the_page_and_not_imported
     assert json.loads((here / RUN / "bias.json").read_text())["method"] == "own_method:red"
     own.write_text("open('imported', 'w').close()\n")
     monkeypatch.delitem(sys.modules, "own_method")
-    assert main(["report", RUN, "--images=4"]) == 0
+    assert main(["report", RUN, "--examples=4"]) == 0
     assert "unknown method &#39;own_method:red&#39;" in (here / "report.html").read_text()
     assert not (here / "imported").exists() and "own_method" not in sys.modules
 

@@ -285,7 +285,7 @@ def test_runs_share_the_gpus_that_are_meant(device: str, fit: int, monkeypatch: 
 
 
 def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    command = ["reproduce", str(small), "--seeds", "3", "--dry_run", "--device", "cpu"]
+    command = ["reproduce", str(small), "--seeds", "3", "--dry-run", "--device", "cpu"]
     assert main([*command, "--runs", str(tmp_path / "store")]) == 0
     output, told = capfd.readouterr()
     assert told == "reading the data and timing a few training steps, to tell the cost\n"
@@ -301,7 +301,7 @@ def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.Cap
         (["--shorten", "2"], "the budget is 2"),
         (["--rows", "two"], "unknown row of small 'two'"),
         (["--columns", "kd"], "has no column 'kd'"),
-        (["--at_once", "0"], "--at_once is 0"),
+        (["--at-once", "0"], "--at-once is 0"),
         (["--gpus", "1"], "--gpus is for --engine ray"),
         (["--retries", "-1"], "--retries is -1"),
         (["--optimizer.lr", "1"], "--optimizer.lr"),

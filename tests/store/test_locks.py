@@ -197,7 +197,7 @@ def test_a_process_that_lost_its_run_ends() -> None:
         "fsspec.filesystem('memory').pipe_file('/runs/.locks/run/1', b'another'); time.sleep(60)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == TAKEN_OVER == 77 and ended.stderr.count("\n") == 1
+    assert ended.returncode == TAKEN_OVER == 77 and ended.stderr.count("regard: ") == 1
 
 
 def test_a_bucket_that_is_away_is_no_loss(bucket: str) -> None:

@@ -7,18 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import dropwhile
 from pathlib import Path
 
 import torch
 
 from regard import bias, maps, report, training
 from regard.bias.shards import remove_shards
-from regard.cli.evaluations import Evaluation, add_evaluation_options, evaluations
-from regard.cli.methods import cam_method
+from regard.cli.inputs import Evaluation, add_cam, add_networks, cam_method, evaluations, joined
 from regard.cli.options import make_parser
 from regard.cli.output import Output
-from regard.cli.processes import joined
 from regard.data import InMemoryDataset
 from regard.errors import InputError, check_interval
 from regard.files import check_written, utf8, written_aside
@@ -28,29 +25,21 @@ from regard.report.template import MARK
 from regard.terminal import command_line
 
 # Options that say where results go and what is shown of them, not what is measured.
-_OUTPUT = ("--out", "--shard", "--pictures", "--overwrite", "--json", "--quiet")
-_FLAGS = ("--overwrite", "--json", "--quiet")
+_OUTPUT = ("--out", "--shard", "--examples", "--overwrite", "--json", "--quiet")
 
 
 def parser() -> Parser:
     parser = make_parser(
         "bias",
         "Measures where networks look, against the regions of the objects: every rate with its interval, and each "
-        "network against the first, image by image. A MODEL is a run folder, an imported .safetensors file, a name of "
-        "timm (with its pretrained weights), or NAME=CHECKPOINT. The images need regions: those of coco, imagenet, "
-        "cub, pets, voc, stl10 and masks have some, and so has clutter; runs know their own. The folder of the report "
-        "(--out) gets report.html, report.json and, for each network, a .json and a .parquet with one row per image. "
-        "Stopped, the same command goes on; under torchrun or srun several processes share the work.",
+        "network against the first, image by image. The images need regions: those of coco, imagenet, cub, pets, voc, "
+        "stl10 and masks have some, and so has clutter. The folder of the report (--out) gets report.html, report.json "
+        "and, for each network, a .json and a .parquet with one row per image. Stopped, the same command goes on; "
+        "under torchrun or srun several processes share the work.",
     )
-    parser.add_argument("--method", type=str, default="gradcam", help="CAM method to use: a name, or MODULE:FUNCTION")
-    parser.add_argument(
-        "--layer", type=str | None, default=None, help="layer to compute the CAM at, or several with commas"
-    )
+    add_cam(parser)
     parser.add_argument(
         "--target", choices=["predicted", "label"], default="predicted", help="class to explain of each image"
-    )
-    parser.add_argument(
-        "--threshold", type=float, default=0.5, help="value from which on a CAM, scaled to [0, 1], is its focus"
     )
     parser.add_argument(
         "--margin", type=int, default=0, help="pixels that the focus may reach beyond the region without range bias"
@@ -64,18 +53,15 @@ def parser() -> Parser:
     parser.add_argument(
         "--keep-maps", action="store_true", help="keep the CAMs themselves in the .parquet files, as bytes"
     )
-    parser.add_argument("--pictures", type=int, default=12, help="number of images to show on the page")
-    add_evaluation_options(parser)
+    parser.add_argument("--examples", type=int, default=12, help="number of images to show on the page")
+    add_networks(parser)
     return parser
 
 
 def main(arguments: list[str]) -> int:
     with joined(arguments) as processes:
-        notes: list[str] = []
-        evaluated = evaluations(parser(), arguments, masks=True, say=notes.append)
-        output = Output(evaluated[0].options, main=processes.main)
-        for note in notes:
-            output.note(note)
+        output = Output(parser().parse_args(arguments), main=processes.main)
+        evaluated = evaluations(parser(), arguments, masks=True, say=output.note)
         _run(evaluated, output, processes, arguments)
     return 0
 
@@ -109,7 +95,7 @@ def _run(
     ]
     if not processes.main:
         return
-    measuring = _measuring(arguments)
+    measuring = [option for option in parser().split(arguments)[0] if option.partition("=")[0] not in _OUTPUT]
     results = [replace(one, provenance={**one.provenance, "options": measuring}) for one in results]
     for name, evaluation, one in zip(names, evaluated, results, strict=True):
         for path in filter(None, (folder / f"{name}.json", _run_file(evaluation))):
@@ -128,10 +114,15 @@ def _run(
         results,
         folder / "report.html",
         title=f"Bias on {' '.join(filter(None, (images.name, images.split)))}",
-        gallery=_gallery(evaluated, results, options.pictures),
+        gallery=_gallery(evaluated, results, options.examples),
         command=command,
     )
-    output.show(whole, *report.bias_tables(results, comparisons))
+    records = {
+        "results": [record for one in results for record in one.to_records()],
+        "comparisons": whole["comparisons"],
+        "notes": whole["notes"],
+    }
+    output.show(records, *report.bias_tables(results, comparisons))
     for note in whole["notes"]:
         output.note(note)
     output.note(f"page: {page.resolve()}")
@@ -183,19 +174,6 @@ def _run_file(evaluation: Evaluation) -> Path | None:
     return evaluation.pretrained.bias_report if isinstance(evaluation.images, InMemoryDataset) else None
 
 
-def _measuring(arguments: Sequence[str]) -> list[str]:
-    """The options that decide on what is measured."""
-    kept = []
-    options = iter(dropwhile(lambda argument: not argument.startswith("-"), arguments))
-    for option in options:
-        name, given, _ = option.partition("=")
-        if name not in _OUTPUT:
-            kept.append(option)
-        elif not given and name not in _FLAGS:
-            next(options, None)
-    return kept
-
-
 def _check(evaluation: Evaluation) -> None:
     """What would fail after hours: the method, its layer, the threshold, that the network runs."""
     options = evaluation.options
@@ -208,7 +186,7 @@ def _check(evaluation: Evaluation) -> None:
     )
     if options.shard is not None:
         check_interval("--shard", options.shard, "[1, 2^40]")
-    check_interval("--pictures", options.pictures, "[0, 2^24]")
+    check_interval("--examples", options.examples, "[0, 2^24]")
 
 
 def _measured(evaluation: Evaluation, folder: Path, output: Output) -> bias.Results:

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from regard.demo import run_demo
+from pathlib import Path
+
+from regard.cli.inputs import add_device
+from regard.cli.options import make_parser
+from regard.cli.output import Output
+from regard.demo import EPOCHS, run_demo
 from regard.errors import INTERRUPTED
-from regard.training import RecipeParser
+from regard.parser import Parser
+
+
+def parser() -> Parser:
+    parser = make_parser(
+        "demo",
+        "Trains eight small networks on the built-in data, with attention, transfer and distillation, measures where "
+        "each looks, and writes report.html. Downloads nothing.",
+    )
+    parser.add_argument("--out", type=str, default="demo", help="folder to write the runs and report.html to")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="number of epochs of every run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every run")
+    add_device(parser)
+    parser.add_argument("--overwrite", action="store_true", help="remove what an earlier demo left in the folder")
+    return parser
 
 
 def main(arguments: list[str]) -> int:
-    parser = RecipeParser(prog="regard demo", description="Train, transfer and measure on the built-in data.")
-    parser.add_argument("--folder", type=str, default="demo", help="where the runs and report.html go")
-    parser.add_argument("--epochs", type=int, default=None, help="of every run; fewer are quicker and tell less")
-    parser.add_argument("--seed", type=int, default=0, help="of every run")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
-    parser.add_argument("--overwrite", action="store_true", help="remove what an earlier demo left in the folder")
-    options = parser.parse_args(arguments)
-    page = run_demo(
-        options.folder, epochs=options.epochs, seed=options.seed, device=options.device, overwrite=options.overwrite
+    options = parser().parse_args(arguments)
+    output = Output(options)
+    result = run_demo(
+        options.out,
+        epochs=options.epochs,
+        seed=options.seed,
+        device=options.device,
+        overwrite=options.overwrite,
+        console=output.console,
     )
-    return INTERRUPTED if page is None else 0
+    if result is None:
+        return INTERRUPTED
+    output.show(result.to_records(), result)
+    output.note(f"report: {(Path(options.out) / 'report.html').resolve()}")
+    return 0

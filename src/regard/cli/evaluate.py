@@ -2,70 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import torch
 
 from regard import stats, training
-from regard.cli.evaluations import Evaluation, add_evaluation_options, evaluations
-from regard.cli.processes import joined
+from regard.cli.inputs import Evaluation, add_networks, evaluations, joined
+from regard.cli.options import make_parser
+from regard.cli.output import Output
 from regard.errors import InputError
-from regard.terminal import say
+from regard.parser import Parser
+from regard.report.records import Column
+from regard.report.records_table import records_table
+
+_COLUMNS = (
+    *(Column("model", "model"), Column("weights", "weights"), Column("data", "data")),
+    *(Column("images", "images", "count"), Column("loss", "loss", "number")),
+    *(Column("accuracy", "accuracy", "percent"), Column("top5", "top-5 accuracy", "percent")),
+)
+
+
+def parser() -> Parser:
+    parser = make_parser(
+        "evaluate",
+        "Measures loss and accuracy of networks: of runs on the test images of their data, and of any network on other "
+        "images with the same classes. Notes say where images come otherwise than in training. Under torchrun or srun "
+        "several processes share the work.",
+    )
+    add_networks(parser)
+    return parser
 
 
 def main(arguments: list[str]) -> int:
-    parser = training.RecipeParser(
-        prog="regard evaluate",
-        usage="regard evaluate MODEL… [--data SET] [OPTIONS]",
-        description="Accuracy of networks: of runs and of checkpoints in their folders, on the test images of their "
-        "data or of others with the same classes; of imported .safetensors files, of timm's names with pretrained "
-        "weights, and of NAME=CHECKPOINT. Notes say where the images are other than those of the training; under "
-        "torchrun or srun several processes share the work.",
-    )
-    add_evaluation_options(parser)
     with joined(arguments) as processes:
-        told: Callable[[str], None] = say if processes.main else lambda _: None
-        for evaluation in evaluations(parser, arguments, labels=True, streams=True, say=told):
-            _score(evaluation, processes, told)
+        output = Output(parser().parse_args(arguments), main=processes.main)
+        records: list[dict[str, Any]] = []
+        try:
+            for evaluation in evaluations(parser(), arguments, labels=True, streams=True, say=output.note):
+                records.append(_evaluated(evaluation, processes, output))
+        finally:
+            if records:
+                output.show(records, records_table(records, _COLUMNS))
     return 0
 
 
-def _score(evaluation: Evaluation, processes: training.Processes, say: Callable[[str], None]) -> None:
-    _tell_precision(evaluation, say)
-    loader = evaluation.loader(rank=processes.rank, world_size=processes.count)
-    outputs = torch.tensor(evaluation.label_outputs, device=evaluation.device)
+def _evaluated(evaluation: Evaluation, processes: training.Processes, output: Output) -> dict[str, Any]:
+    name, images, known = evaluation.name, evaluation.images, evaluation.pretrained
+    if known.recipe is not None and known.recipe.precision != "float32":
+        output.note(f"note: {name} was trained with precision {known.recipe.precision}; it is evaluated in float32")
     model = processes.first(lambda: evaluation.model)  # first, for its weights may be a download
-    score = training.evaluate(model, loader, outputs=outputs, summed=processes.summed)
-    _tell(evaluation, score, sorted(chain(*processes.of_all(score.skipped))), say)
-    evaluation.release()
-
-
-def _tell(evaluation: Evaluation, score: training.Score, skipped: list[str], say: Callable[[str], None]) -> None:
-    skipped = [*getattr(evaluation.images, "skipped", ()), *skipped]  # when they were read into memory, and now
-    unread = f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:3])}{', …' if len(skipped) > 3 else ''}"
-    if not score.images:
-        reason = f" ({unread})" if skipped else ""
-        raise InputError(f"not one image of {evaluation.images.name} has a label that {evaluation.name} knows{reason}")
-    data = f"{evaluation.images.name} {evaluation.images.split}".strip()
-    shares = [f"accuracy {_share(score.correct, score.images)}"]
-    if len(evaluation.pretrained.output_names) > training.MANY_CLASSES:
-        shares.append(f"top-5 {_share(score.top5, score.images)}")
-    say(
-        f"{evaluation.name} ({evaluation.pretrained.weights}) on {data}: {', '.join(shares)}, loss {score.loss:.4f}, "
-        f"{score.images} images"
+    score = training.evaluate(
+        model,
+        evaluation.loader(rank=processes.rank, world_size=processes.count),
+        outputs=torch.tensor(evaluation.label_outputs, device=evaluation.device),
+        summed=processes.summed,
     )
+    evaluation.release()
+    skipped = [*getattr(images, "skipped", ()), *sorted(chain(*processes.of_all(score.skipped)))]
+    unread = f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:3])}{', …' if len(skipped) > 3 else ''}"
     if skipped:
-        say(unread)
-
-
-def _tell_precision(evaluation: Evaluation, say: Callable[[str], None]) -> None:
-    recipe = evaluation.pretrained.recipe
-    if recipe is not None and recipe.precision != "float32":
-        precision = recipe.precision
-        say(f"note: {evaluation.name} was trained with precision {precision}; it is scored in float32, as in its tests")
-
-
-def _share(count: int, images: int) -> str:
-    accuracy = stats.proportion(count, images)
-    return f"{accuracy.value:.2%} [{accuracy.low:.2%}, {accuracy.high:.2%}]"
+        output.note(unread)
+    if not score.images:
+        raise InputError(f"not one image of {images.name} has a label that {name} knows")
+    record: dict[str, Any] = {"model": name, "weights": known.weights, "data": f"{images.name} {images.split}".strip()}
+    record |= {"images": score.images, "skipped": len(skipped), "loss": score.loss}
+    counts = {"accuracy": score.correct}
+    if len(known.output_names) > training.MANY_CLASSES:
+        counts["top5"] = score.top5
+    for measure, count in counts.items():
+        rate = stats.proportion(count, score.images)
+        record |= {measure: rate.value, f"{measure}_low": rate.low, f"{measure}_high": rate.high}
+    return record

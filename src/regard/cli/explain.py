@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from regard import data, maps, report, training
-from regard.cli.methods import cam_method
+from regard.cli.inputs import MODELS, add_cam, add_weights, cam_method
 from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
+from regard.parser import Parser, strings
 from regard.report.explained import COLUMNS, check_folder
 from regard.report.records_table import records_table
 from regard.training import Pretrained
 
 
-def main(arguments: list[str]) -> int:
+def parser() -> Parser:
     parser = make_parser(
         "explain",
         "Shows the likeliest classes of images, and for each the class activation map (CAM) of a network. Writes a "
@@ -23,44 +24,24 @@ def main(arguments: list[str]) -> int:
         "photo.jpg --model runs/a",
     )
     parser.add_argument("images", nargs="+", type=str, metavar="IMAGE", help="files of images, and folders of them")
-    parser.add_argument(
-        "--model",
-        type=str,
-        required=True,
-        help="a run folder, an imported .safetensors file, a timm name (with pretrained weights), torchvision/NAME, or "
-        "NAME=CHECKPOINT",
-    )
-    parser.add_argument("--method", type=str, default="gradcam", help="CAM method to use: a name, or MODULE:FUNCTION")
-    parser.add_argument("--layer", type=list[str], default=[], help="layers to compute the CAM at")
+    parser.add_argument("--model", type=str, required=True, help=f"network to explain: {MODELS}")
+    add_cam(parser)
     parser.add_argument("--top", type=int, default=3, help="number of likeliest classes to explain")
     parser.add_argument(
-        "--class", dest="classes", type=list[str], default=[], help="classes to explain instead, by name or number"
+        "--class", dest="classes", type=strings, default=[], help="classes to explain instead, by name or number"
     )
     parser.add_argument("--box", type=list[int], default=[], help="region of the one image, in pixels: x0,y0,x1,y1")
     parser.add_argument(
         "--mask", type=str | None, default=None, help="region: a file, or a folder of files named as the images"
     )
-    parser.add_argument(
-        "--threshold", type=float, default=0.5, help="the focus is where the CAM, scaled to [0, 1], is this high"
-    )
     parser.add_argument("--out", type=str, default="explained", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote there")
-    parser.add_argument(
-        "--unreadable",
-        choices=["error", "skip"],
-        default=None,
-        help="what to do with files that cannot be read; error for one file, skip for several and for folders",
-    )
-    parser.add_argument(
-        "--weights", choices=["last", "best"], default="last", help="weights of a run: of the last or the best epoch"
-    )
-    parser.add_argument(
-        "--ema", action="store_true", help="take the moving average of NAME=CHECKPOINT, where the file holds both"
-    )
-    parser.add_argument("--batch_size", type=int, default=16, help="images at a time")
-    parser.add_argument("--workers", type=int, default=0, help="DataLoader workers; 0 reads inline")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, …")
-    options = parser.parse_args(arguments)
+    add_weights(parser, batch_size=16, workers=0)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
     output = Output(options)
     pictures = data.open_pictures(options.images, box=options.box or None, mask=options.mask, without=options.out)
     check_folder(Path(options.out), overwrite=options.overwrite)

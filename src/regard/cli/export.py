@@ -4,83 +4,95 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import Namespace
 from torch import nn
 
 from regard import export, models, training
-from regard.cli.networks import add_attention, to_network
+from regard.cli.options import add_attention, attention_of, make_parser
+from regard.cli.output import Output
 from regard.errors import InputError
-from regard.terminal import say
+from regard.parser import Parser
 
 _SIDE = 32  # of CIFAR's images, for which regard's own networks are made
 
 
-def main(arguments: list[str]) -> int:
-    parser = training.RecipeParser(
-        prog="regard export",
-        usage="regard export SOURCE --out FILE.onnx [OPTIONS]",
-        description="Writes a network as an ONNX file and checks it with onnxruntime, or (--format hub) as a folder "
-        "for the Hugging Face Hub. The source is a run folder, an imported .safetensors file, or the name of a "
-        "network.",
+def parser() -> Parser:
+    parser = make_parser(
+        "export",
+        "Writes a network as an ONNX file and checks it with onnxruntime, or (--format hub) as a folder for the "
+        "Hugging Face Hub.",
     )
-    parser.add_argument("--out", type=str, required=True, help="the file to write; of --format hub, the folder")
-    parser.add_argument("--format", type=Literal["onnx", "hub"], default="onnx", help="onnx: a file; hub: a folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that an earlier export wrote")
     parser.add_argument(
-        "--weights",
-        type=Literal["last", "best"],
-        default="last",
-        help="of a run, after the last epoch or the best test",
+        "source", metavar="MODEL", type=str, help="a run folder, an imported .safetensors file, or a name of a network"
     )
-    parser.add_argument("--image_size", type=int | None, default=None, help="side of the images in pixels")
-    parser.add_argument("--batch", type=int | None, default=None, help="images at a time; any number if not given")
-    parser.add_argument("--opset", type=int | None, default=None, help="version of ONNX's operators")
-    parser.add_argument("--check", type=bool, default=True, help="compare onnxruntime's output with torch's")
-    parser.add_argument("--classes", type=int | None, default=None, help="of a network by name")
-    parser.add_argument("--pretrained", action="store_true", help="of a network by name: with timm's weights")
+    parser.add_argument("--out", type=str, required=True, help="file to write; with --format hub, the folder")
+    parser.add_argument(
+        "--format",
+        choices=["onnx", "hub"],
+        default="onnx",
+        help="what to write: an ONNX file, or a folder for the hub",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
+    parser.add_argument(
+        "--weights", choices=["last", "best"], default="last", help="weights to take of a run: the last, or the best"
+    )
+    parser.add_argument("--image-size", type=int | None, default=None, help="side of the images in pixels")
+    parser.add_argument(
+        "--batch-size", type=int | None, default=None, help="number of images per batch; any number if not given"
+    )
+    parser.add_argument("--opset", type=int | None, default=None, help="version of ONNX's operators to use")
+    parser.add_argument(
+        "--no-check", dest="check", action="store_false", help="do not compare the outputs of onnxruntime and torch"
+    )
+    parser.add_argument("--num-classes", type=int | None, default=None, help="number of classes of a network by name")
+    parser.add_argument("--pretrained", action="store_true", help="take the pretrained weights of a network by name")
     add_attention(parser)
-    source = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    if source is None and not {"-h", "--help"} & set(arguments):
-        raise InputError("name the run folder, file or network right after the command")
-    options = parser.parse_args(arguments[1:] if source else arguments)
-    assert source is not None  # --help ends before
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
+    output, source = Output(options), options.source
     if Path(source).exists():
-        given = [name for name in ("classes", "attention", "attention_stages") if getattr(options, name) is not None]
-        if given or options.pretrained:
-            raise InputError(f"{source} says itself what network it is; leave --{(given or ['pretrained'])[0]} out")
+        network_only = ("num_classes", "attention", "attention_stages", "pretrained")
+        if given := [name.replace("_", "-") for name in network_only if options[name] not in (None, False)]:
+            raise InputError(f"{source} says itself what network it is; leave --{given[0]} out")
         trained = training.load_pretrained(source, options.weights)
         model, about, classes = trained.model(), trained.preprocessing, trained.classes
     else:
-        network = to_network(source, options, pretrained=options.pretrained)
-        model = _by_name(network, options.classes)
+        model = _by_name(training.ModelRecipe(source, pretrained=options.pretrained, **attention_of(options)), options)
         about, classes = training.Preprocessing.of(training.describe(source)), None
     if options.format == "hub":
         folder = _to_hub(model, Path(source), options, about, classes)
-        say(f"{folder}: config.json, model.safetensors and a model card; models.from_pretrained loads it")
+        output.show(
+            {"path": str(folder)}, f"{folder}: config.json, model.safetensors and a model card for the Hugging Face Hub"
+        )
         return 0
     size = options.image_size or about.size
     if size is None and isinstance(model, models.CifarResNet | models.WideResNet):
         size = _SIDE
     if size is None:
-        raise InputError(f"the size of images is not known from {source}; give it (--image_size)")
+        raise InputError(f"the size of images is not known from {source}; give it (--image-size)")
     known = {"mean": about.mean, "std": about.std, "classes": classes}
     metadata: dict[str, Any] = {"source": source, **{key: value for key, value in known.items() if value is not None}}
     written = export.to_onnx(
         model,
         options.out,
         size,
-        batch=options.batch,
+        batch=options.batch_size,
         opset=options.opset,
         check=options.check,
         metadata=metadata,
         overwrite=options.overwrite,
     )
-    batch = "any number" if options.batch is None else options.batch
-    say(f"{written.path}: opset {written.opset}, images (N, 3, {size}, {size}) with N {batch}")
+    batch = options.batch_size or "any number"
+    lines = [f"{written.path}: opset {written.opset}, images (N, 3, {size}, {size}) with N {batch}"]
     if written.difference is not None:
-        say(f"onnxruntime agrees with torch: largest difference {written.difference:.1e} of the largest value")
+        lines.append(f"largest difference between onnxruntime and torch, relative: {written.difference:.1e}")
+    record = {"path": str(written.path), "opset": written.opset, "image_size": size, "difference": written.difference}
+    output.show(record, *lines)
     return 0
 
 
@@ -100,7 +112,6 @@ def _to_hub(
     )
 
 
-def _by_name(network: training.ModelRecipe, classes: int | None) -> nn.Module:
-    if classes is None:
-        classes = training.describe(network.name).get("num_classes", 10)
+def _by_name(network: training.ModelRecipe, options: Namespace) -> nn.Module:
+    classes = options.num_classes or training.describe(network.name).get("num_classes", 10)
     return training.build_network(network, classes).eval()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from regard import report
-from regard.cli.evaluations import evaluations
+from regard.cli.inputs import evaluations
 from regard.cli.options import make_parser
 from regard.cli.output import Output
-from regard.cli.studies import add_study_options, data_name, folder_for, progress, sample, write_json
+from regard.cli.studies import add_study_options, data_name, folder_for, sample, write_json
 from regard.errors import InputError
-from regard.parser import Parser
+from regard.parser import Parser, strings
 from regard.studies import attention_layers, gate_activations
 from regard.terminal import command_line
 
@@ -22,7 +22,7 @@ def parser() -> Parser:
         "gates.json, which has every channel.",
     )
     parser.add_argument(
-        "--layers", type=list[str], default=[], help="modules to study, or what they are in (layer4); all if not given"
+        "--layer", type=strings, default=[], help="modules to study, or what they are in (layer4); all if not given"
     )
     parser.add_argument(
         "--quantity",
@@ -35,12 +35,12 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    networks = evaluations(parser(), arguments)
+    output = Output(parser().parse_args(arguments))
+    networks = evaluations(parser(), arguments, say=output.note)
     options = networks[0].options
-    output = Output(options)
     images = sample(networks)
     folder = folder_for("gates", options, networks[0])
-    layers = options.layers or None
+    layers = options.layer or None
     for network in networks:
         try:
             attention_layers(network.model, layers, quantity=options.quantity)  # before the work
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         network.release()
     results = {}
     for network in networks:
-        with progress(output, network.name, len(images.indices)) as update:
+        with output.progress(network.name, total=len(images.indices)) as update:
             results[network.name] = gate_activations(
                 network.model,
                 network.batches(images.indices),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from regard import report
-from regard.cli.evaluations import Evaluation, evaluations
+from regard.cli.inputs import Evaluation, evaluations
 from regard.cli.options import make_parser
 from regard.cli.output import Output
-from regard.cli.studies import Sample, add_study_options, data_name, folder_for, progress, sample, write_json
+from regard.cli.studies import Sample, add_study_options, data_name, folder_for, sample, write_json
 from regard.errors import InputError
 from regard.formatting import counted
 from regard.maps.channel_groups import group_means
-from regard.parser import Parser
+from regard.parser import Parser, strings
 from regard.report.studies import CLASSES
 from regard.studies.groups import Target, group_scores
 from regard.terminal import command_line
@@ -27,7 +27,7 @@ def parser() -> Parser:
         "study (--out) gets groups.html and groups.json.",
     )
     parser.add_argument(
-        "--layer", type=list[str], default=[], help="layer to study; where networks differ, one for each of them"
+        "--layer", type=strings, required=True, help="layer to study; where networks differ, one for each of them"
     )
     parser.add_argument("--groups", type=int, default=64, help="number of groups to cut the channels into")
     parser.add_argument(
@@ -42,9 +42,9 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    networks = evaluations(parser(), arguments)
+    output = Output(parser().parse_args(arguments))
+    networks = evaluations(parser(), arguments, say=output.note)
     options = networks[0].options
-    output = Output(options)
     layers = _layers(networks, options.layer)
     images = sample(networks, most=CLASSES)
     folder = folder_for("groups", options, networks[0])
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     results = {}
     masked = len(images.indices) * options.groups
     for network, layer in zip(networks, layers, strict=True):
-        with progress(output, network.name, masked, "masked images") as update:
+        with output.progress(network.name, "masked images", masked) as update:
             results[network.name] = group_scores(
                 network.model,
                 layer,
@@ -83,8 +83,6 @@ def main(arguments: list[str]) -> int:
 
 def _layers(networks: Sequence[Evaluation], layers: list[str]) -> list[str]:
     """The layer of each network."""
-    if not layers:
-        raise InputError("name the layer whose channels are cut into groups (--layer)")
     if len(layers) not in (1, len(networks)):
         number = counted(len(networks), "network")
         raise InputError(f"--layer names {len(layers)} layers for {number}; give one, or one for each")

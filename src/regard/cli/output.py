@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ class Output:
 
     def note(self, text: object) -> None:
         """Prints one line to standard error, unless `--quiet`."""
-        self.console.print(printable(str(text)), soft_wrap=True)
+        self.console.print(printable(text), soft_wrap=True)
 
     def show(self, records: Any, *renderables: RenderableType) -> None:
         """Prints a result: its records with `--json`, else what is given of rich, tables and strings.
@@ -49,19 +49,25 @@ class Output:
         if self._json:
             print(json.dumps(records, allow_nan=False, indent=1))
             return
+        _print(Console(width=self.width), renderables)
+
+    @property
+    def width(self) -> int:
+        """Characters of a line of results."""
         console = Console()
-        if not console.is_terminal:
-            console.width = _PIPE_WIDTH
-        for one in renderables:
-            console.print(one, soft_wrap=isinstance(one, str))
+        return console.width if console.is_terminal else _PIPE_WIDTH
 
     @contextmanager
-    def progress(self, name: str, unit: str = "images") -> Iterator[Callable[[int, int | None], None]]:
+    def progress(self, name: str, unit: str = "images", total: int | None = None) -> Iterator[Callable[..., None]]:
         """A bar with what is done of how much, and the rate; where there is no terminal, one line at the end.
 
         Args:
             name: in front of the bar.
             unit: what is counted.
+            total: how much there is to do, if that is known.
+
+        Yields:
+            a function that takes how much is done, and the total if that is known by then.
         """
         began, done = time.monotonic(), 0
 
@@ -71,9 +77,9 @@ class Output:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         ends = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
         with Progress(*columns, *ends, console=self.console, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task(printable(name), total=None, rate="")
+            task = bar.add_task(printable(name), total=total, rate="")
 
-            def update(count: int, total: int | None = None) -> None:
+            def update(count: int, total: int | None = total) -> None:
                 nonlocal done
                 done = count
                 bar.update(task, completed=count, total=total, rate=rate())
@@ -81,3 +87,16 @@ class Output:
             yield update
         if not self.console.is_terminal:
             self.note(f"{name}: {done:,} {unit}, {rate()}")
+
+
+def as_text(*renderables: RenderableType) -> str:
+    """What `Output.show` prints of them into a pipe."""
+    console = Console(width=_PIPE_WIDTH, no_color=True, force_terminal=False)
+    with console.capture() as captured:
+        _print(console, renderables)
+    return captured.get()
+
+
+def _print(console: Console, renderables: Iterable[RenderableType]) -> None:
+    for one in renderables:
+        console.print(one, soft_wrap=isinstance(one, str))

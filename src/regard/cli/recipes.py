@@ -2,59 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from argparse import ArgumentParser
 from pathlib import Path
-from typing import NoReturn
 
 import yaml
 
 from regard import recipes
+from regard.cli.options import make_parser
+from regard.cli.output import Output
 from regard.errors import InputError, first_line
 from regard.files import written_aside
-from regard.terminal import say
+from regard.parser import Parser
+
+
+def parser() -> Parser:
+    parser = make_parser(
+        "recipes",
+        "Lists, shows and copies the recipes that come with regard. `regard train NAME` trains one; a copy of one is "
+        "the beginning of a recipe of your own.",
+    )
+    parser.add_argument(
+        "action", nargs="?", choices=["list", "show", "copy"], default="list", help="what to do with the recipes"
+    )
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        type=str | None,
+        default=None,
+        help="recipe to show or copy, such as lsas/resnet164-se-cifar10",
+    )
+    parser.add_argument(
+        "target", nargs="?", metavar="TARGET", type=str | None, default=None, help="file or folder to copy it to"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+    return parser
 
 
 def main(arguments: list[str]) -> int:
-    parser = _Parser(
-        prog="regard recipes",
-        description="The recipes that come with regard. `regard train NAME` trains one; a copy of one is the beginning "
-        "of a recipe of your own.",
-    )
-    parser.add_argument("--json", action="store_true", help="the list as JSON")
-    commands = parser.add_subparsers(dest="command", metavar="", title="instead of listing all")
-    show = commands.add_parser("show", help="print one")
-    copy = commands.add_parser("copy", help="write one to a file")
-    for one in (show, copy):
-        one.add_argument("name", metavar="NAME", help="such as lsas/resnet164-se-cifar10")
-    copy.add_argument("target", metavar="TARGET", help="the file to write, or a folder")
-    copy.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    options = parser.parse_args(arguments)
-    if options.command == "show":
-        print(recipes.find(options.name).read_text(encoding="utf-8"), end="")
-    elif options.command == "copy":
-        say(f"written to {_copy(options.name, Path(options.target), overwrite=options.overwrite)}")
+    options = parser().parse_args(arguments)
+    output, name = Output(options), options.name
+    needed = {"list": "", "show": "NAME", "copy": "NAME TARGET"}[options.action]
+    if missing := [argument for argument in needed.split() if options[argument.lower()] is None]:
+        raise InputError(f"{missing[0]} is missing: regard recipes {options.action} {needed}")
+    if options.action == "show":
+        text = recipes.find(name).read_text(encoding="utf-8")
+        output.show({"name": name, "recipe": yaml.safe_load(text)}, text.rstrip("\n"))
+    elif options.action == "copy":
+        path = _copy(name, Path(options.target), overwrite=options.overwrite)
+        output.show({"name": name, "path": str(path)}, f"written to {path}")
     else:
-        _list(as_json=options.json)
+        records = [{"name": name, "source": _source(name)} for name in recipes.names()]
+        width = max(len(record["name"]) for record in records)
+        output.show(records, *(f"{record['name']:<{width}}  {record['source']}" for record in records))
     return 0
-
-
-class _Parser(ArgumentParser):
-    """The options; what is wrong is an `InputError`, not an exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} ({self.prog} --help tells the options)")
-
-
-def _list(*, as_json: bool) -> None:
-    sources = {name: _source(name) for name in recipes.names()}
-    if as_json:
-        print(json.dumps([{"name": name, "source": source} for name, source in sources.items()], indent=1))
-        return
-    width = max(map(len, sources))
-    for name, source in sources.items():
-        say(f"{name:<{width}}  {source}")
 
 
 def _source(name: str) -> str:

@@ -4,40 +4,96 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import psutil
 import torch
 from jsonargparse import Namespace
-from rich import box
-from rich.table import Table
 
 from regard import host, reproduction, tables, training
-from regard.cli.settings import add_overrides, given_overrides, split_name
-from regard.cli.table import DEFAULT, show
-from regard.console import Console
+from regard.cli.inputs import add_device
+from regard.cli.options import make_parser
+from regard.cli.output import Output
+from regard.cli.table import DEFAULT, add_overrides, given_overrides, show
 from regard.errors import INTERRUPTED, InputError, check_interval
 from regard.formatting import counted, duration
-from regard.reproduction import Cost, Executor, LocalExecutor, Outcome, Plan, RayExecutor
+from regard.parser import Parser, strings
+from regard.report.records import Column
+from regard.report.records_table import records_table
+from regard.reproduction import Cost, Executor, Job, LocalExecutor, Outcome, Plan, RayExecutor
 from regard.store import Store
-from regard.terminal import command_line, listed, say
+from regard.terminal import command_line
 
 _RUN_MEMORY = 3.0  # GiB of a run on the processor, as of one on CIFAR-10
 _GPU_SHARE = 0.9  # of the memory of a GPU that runs may take together
 _MOST_A_GPU = 4  # runs; more wait for one another
+_JOBS = (
+    *(Column("run", "run"), Column("state", "state"), Column("epochs", "epochs", "count")),
+    *(Column("epochs_done", "finished epochs", "count"), Column("teacher", "teacher")),
+    *(Column("images_per_second", "images/s", "count", detail="rate_from"), Column("seconds", "cost", "duration")),
+)
+_SAVINGS = (Column("part", "leaving out"), Column("name", ""), Column("saved", "saves"))
+
+
+def parser() -> Parser:
+    parser = make_parser(
+        "reproduce",
+        "Works out which runs a table still needs, runs them, teachers before students, and ends with the table. Runs "
+        "that were interrupted are resumed, those that failed are tried again. The same command goes on where it was "
+        "stopped, and may be given on several machines that share a store.",
+    )
+    parser.add_argument(
+        "table", metavar="TABLE", type=str, help="name of a table, as `regard table` lists them, or a file TABLE.yaml"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of runs of each cell: seeds 0, 1, …")
+    parser.add_argument("--rows", type=strings, default=[], help="rows to fill; all if not given")
+    parser.add_argument(
+        "--columns", type=strings, default=[], help="columns to fill, with their teachers; all if not given"
+    )
+    parser.add_argument("--runs", type=str, default=DEFAULT, help="store of the runs: a folder, or an address")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be run and what it costs, and run none"
+    )
+    parser.add_argument(
+        "--commands", action="store_true", help="print the commands of the runs, for a job array or GNU parallel"
+    )
+    parser.add_argument(
+        "--engine", choices=["local", "ray"], default="local", help="where to run: this machine, or a Ray cluster"
+    )
+    parser.add_argument(
+        "--at-once", type=int | None, default=None, help="number of runs at a time on this machine; as many as fit"
+    )
+    parser.add_argument(
+        "--address",
+        type=str | None,
+        default=None,
+        help="address of the Ray cluster: auto, ray://HOST:10001; a new cluster if not given",
+    )
+    parser.add_argument(
+        "--gpus", type=float | None, default=None, help="number of GPUs that Ray gives each run; 0.25 for four on one"
+    )
+    parser.add_argument("--cpus", type=float, default=1, help="number of processors that Ray gives each run")
+    parser.add_argument("--retries", type=int, default=2, help="number of times to try a failed run again")
+    add_device(parser)
+    parser.add_argument(
+        "--threads", type=int | None, default=None, help="number of threads of a run on processors; 1 if not given"
+    )
+    parser.add_argument(
+        "--save-minutes", type=float | None, default=None, help="minutes between checkpoints within an epoch"
+    )
+    add_overrides(parser)
+    return parser
 
 
 def main(arguments: list[str]) -> int:
-    parser = _parser()
-    name, rest = split_name(arguments)
-    options = parser.parse_args(rest)
-    if name is None:
-        raise InputError(f"name a table right after the command; known: {', '.join(tables.table_names())}")
+    options = parser().parse_args(arguments)
+    output = Output(options)
     _check(options)
-    table = tables.load_table(name).only(listed(options.rows) or None)
-    overrides, where = given_overrides(parser, options, rest)
+    table = tables.load_table(options.table).only(options.rows or None)
+    overrides, where = given_overrides(parser(), arguments)
     overrides = overrides or tables.Overrides()
     local = options.engine == "local" and not options.commands
-    device = training.pick_device(options.device or "auto") if local else torch.device("cpu")
+    device = training.pick_device(options.device) if local else torch.device("cpu")
     if local and device.type == "cpu":
         where.setdefault("threads", 1)  # small networks gain little from more, and several runs share the processors
     if options.engine == "ray" and not options.gpus:
@@ -45,7 +101,7 @@ def main(arguments: list[str]) -> int:
         where.setdefault("threads", max(1, int(options.cpus)))
     store = Store(options.runs)
     runs = store.runs()
-    columns = listed(options.columns) or None
+    columns = options.columns or None
     plan = reproduction.make_plan(
         table,
         runs,
@@ -61,53 +117,23 @@ def main(arguments: list[str]) -> int:
         return 0
     cost = None
     if plan.todo and (options.dry_run or local):
-        say("reading the data and timing a few training steps, to tell the cost", error=True)
+        output.note("reading the data and timing a few training steps, for the cost")
         start = time.time() - psutil.Process().create_time()  # what another will take to import as much
         cost = reproduction.estimate(plan, runs, None if options.gpus else device, start)
     slots = options.at_once or (_fitting(cost, device, options.threads or 1) if local else 1)
-    _print_plan(plan, cost, slots, options)
+    _show_plan(plan, cost, slots, output, whole=options.dry_run)
     if options.dry_run:
         return 0
     if cost is not None and cost.unreadable:  # before hours of work
         raise InputError(next(iter(cost.unreadable.values())))
     outcome = Outcome()
     if plan.todo:
-        executor = _executor(plan, options, slots, device)
+        executor = _executor(plan, options, slots, device, output)
         with training.interruptible() as interrupted:
-            outcome = reproduction.run_plan(plan, executor, store, retries=options.retries, say=say, stop=interrupted)
-    show(tables.fill(table, store.runs(), overrides))
-    return _status(outcome)
-
-
-def _parser() -> training.RecipeParser:
-    parser = training.RecipeParser(
-        prog="regard reproduce",
-        usage="regard reproduce NAME [OPTIONS]   (NAME: of a table, see `regard table`, or FILE.yaml)",
-        description="Works out which runs a table still needs, runs them, teachers before students, and ends with the "
-        "table. Runs that were interrupted are resumed, those that failed are tried again. The same command "
-        "goes on where it was stopped, and may be given on several machines that share a store.",
-    )
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each cell: seeds 0, 1, …")
-    parser.add_argument("--rows", type=str, default="", help="only these rows, with commas")
-    parser.add_argument("--columns", type=str, default="", help="only these columns, and their teachers, with commas")
-    parser.add_argument("--runs", type=str, default=DEFAULT, help="the store: a folder of runs, or an fsspec address")
-    parser.add_argument(
-        "--dry_run", "--dry-run", action="store_true", help="only tell what would be run, and what it costs"
-    )
-    parser.add_argument(
-        "--commands", action="store_true", help="only print the commands of the runs, for a job array or GNU parallel"
-    )
-    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
-    parser.add_argument("--at_once", type=int, default=None, help="runs at a time on this machine; as many as fit")
-    parser.add_argument("--address", type=str, default=None, help="of the Ray cluster: auto, ray://HOST:10001; new one")
-    parser.add_argument("--gpus", type=float, default=None, help="with Ray, of each run: 1, or 0.25 for four on one")
-    parser.add_argument("--cpus", type=float, default=1, help="with Ray, processors of each run")
-    parser.add_argument("--retries", type=int, default=2, help="how often a run that failed is tried again")
-    parser.add_argument("--device", type=str, default=None, help="auto, cpu, cuda, …")
-    parser.add_argument("--threads", type=int, default=None, help="of a run on the processor; 1 if not given")
-    parser.add_argument("--save_minutes", type=float, default=None, help="between checkpoints within an epoch")
-    add_overrides(parser)
-    return parser
+            say, retries = output.note, options.retries
+            outcome = reproduction.run_plan(plan, executor, store, retries=retries, say=say, stop=interrupted)
+    show(tables.fill(table, store.runs(), overrides), output)
+    return _status(outcome, output)
 
 
 def _check(options: Namespace) -> None:
@@ -132,87 +158,77 @@ def _fitting(cost: Cost | None, device: torch.device, threads: int) -> int:
     return max(1, min(int(_GPU_SHARE * free / (need + 1.0)), _MOST_A_GPU) * len(gpus))  # 1 GiB for its own context
 
 
-def _executor(plan: Plan, options: Namespace, slots: int, device: torch.device) -> Executor:
+def _executor(plan: Plan, options: Namespace, slots: int, device: torch.device, output: Output) -> Executor:
     if options.engine == "local":
         gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
         return LocalExecutor(slots, gpus)
     cluster = RayExecutor(options.address, cpus=options.cpus, gpus=options.gpus or 0.0, retries=options.retries)
     cluster.check(plan.todo)
-    say(f"{counted(len(plan.todo), 'run')} given to Ray")
+    output.note(f"{counted(len(plan.todo), 'run')} given to Ray")
     return cluster
 
 
-def _print_plan(plan: Plan, cost: Cost | None, slots: int, options: Namespace) -> None:
-    """The plan; whole for a dry run, else in a few lines."""
+def _show_plan(plan: Plan, cost: Cost | None, slots: int, output: Output, *, whole: bool) -> None:
+    """Prints the plan: whole as a result, with every run, or its totals as notes."""
     todo = plan.todo
     begun = sum(job.state == "begun" for job in todo)
-    shorten = plan.overrides.shorten
-    short = f", schedules shortened to {shorten:.4g} of their epochs" if shorten < 1 else ""
-    say(
-        f"{plan.table.name}: {counted(len(plan.jobs), 'run')} for {counted(len(plan.seeds), 'seed')}{short}; "
-        f"{len(plan.jobs) - len(todo)} finished, {begun} begun, {len(todo) - begun} missing"
-    )
-    if plan.without_recipe:
-        say(f"{counted(len(plan.without_recipe), 'cell')} of the table have no recipe, and stay empty")
-    if options.dry_run and todo:
-        _print_jobs(plan, cost)
-    if cost is None or not todo:
-        return
-    for reason in sorted(set(cost.unknown.values())):
-        say(f"cost not known: {reason}")
-    if not cost.seconds:
-        return
-    total = cost.total(todo)
-    together = f"; {duration(cost.elapsed(plan, slots))} with {slots} at once, if they do not slow one another"
-    say(f"cost: {duration(total)} one run at a time{together if min(slots, len(todo)) > 1 else ''}")
-    if options.dry_run:
-        for line in _savings(plan, cost):
-            say(line)
+    totals = {
+        "runs": f"{len(plan.jobs)} ({len(plan.jobs) - len(todo)} finished, {begun} begun, {len(todo) - begun} missing)",
+        "seeds": f"{len(plan.seeds)}",
+        "share of the epochs": f"{plan.overrides.shorten:.4g}" if plan.overrides.shorten < 1 else "",
+        "cells without a recipe": f"{len(plan.without_recipe) or ''}",
+    }
+    if cost is not None and todo:
+        totals["cost not known"] = "; ".join(sorted(set(cost.unknown.values())))
+        if cost.seconds:
+            totals["cost, one run at a time"] = duration(cost.total(todo))
+            if min(slots, len(todo)) > 1:
+                totals[f"cost, {slots} at once"] = duration(cost.elapsed(plan, slots))
+    for name, text in totals.items():
+        if text:
+            output.note(f"{name}: {text}")
+    if whole:
+        jobs = [_record(job, cost) for job in plan.jobs]
+        savings = _savings(plan, cost) if cost is not None else []
+        output.show(jobs, *([records_table(jobs, _JOBS)] if todo else []), records_table(savings, _SAVINGS))
 
 
-def _print_jobs(plan: Plan, cost: Cost | None) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("run", "state", "epochs", "after", "images/s", "cost"):
-        table.add_column(heading, overflow="fold", justify="right" if heading in ("images/s", "cost") else "left")
-    for job in plan.jobs:
-        rate = cost.rates.get(job.name) if cost else None
-        seconds = cost.seconds.get(job.name) if cost else None
-        table.add_row(
-            job.name,
-            job.state,
-            f"{job.epochs_done}/{job.epochs}" if job.state != "missing" else str(job.epochs),
-            job.teacher or "",
-            f"{rate.images_per_second:,.0f} ({rate.source})" if rate else "",
-            duration(seconds) if seconds else "",
-        )
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # nothing is cut or folded in a file
-    console.print(table)
+def _record(job: Job, cost: Cost | None) -> dict[str, Any]:
+    rate = cost.rates.get(job.name) if cost else None
+    return {
+        "run": job.name,
+        "state": job.state,
+        "epochs": job.epochs,
+        "epochs_done": job.epochs_done,
+        "teacher": job.teacher,
+        "images_per_second": rate and round(rate.images_per_second),
+        "rate_from": rate and rate.source,
+        "seconds": cost.seconds.get(job.name) if cost else None,
+    }
 
 
-def _savings(plan: Plan, cost: Cost) -> list[str]:
-    """What leaving out a row, a column or the last seed would save, most first."""
-    seconds: dict[str, float] = {}
+def _savings(plan: Plan, cost: Cost) -> list[dict[str, Any]]:
+    """The cost of each row, each column and the last seed, which leaving it out saves, most first."""
+    saved: list[tuple[str, str, float]] = []
     for axis, kind in enumerate(("row", "column")):
         keys = {cell[axis] for job in plan.todo for cell in job.cells}
-        for key in keys if len(keys) > 1 else ():
+        for key in sorted(keys) if len(keys) > 1 else ():
             alone = [job for job in plan.todo if all(cell[axis] == key for cell in job.cells)]
-            seconds[f"{kind} {key}"] = cost.total(alone)
+            saved.append((kind, key, cost.total(alone)))
     if len(plan.seeds) > 1:
         last = plan.seeds[-1]
-        seconds[f"the last seed ({last})"] = cost.total(job for job in plan.todo if job.recipe.seed == last)
-    order = sorted(seconds, key=lambda what: (-seconds[what], what))
-    return [f"leaving out {what} saves {duration(seconds[what])}" for what in order if seconds[what] > 0]
+        saved.append(("last seed", str(last), cost.total(job for job in plan.todo if job.recipe.seed == last)))
+    order = sorted(saved, key=lambda one: -one[2])
+    return [{"part": part, "name": name, "saved": duration(seconds)} for part, name, seconds in order if seconds > 0]
 
 
-def _status(outcome: Outcome) -> int:
+def _status(outcome: Outcome, output: Output) -> int:
     """The exit status; says what is not done."""
     for name, reason in sorted({**outcome.failed, **outcome.skipped}.items()):
-        say(f"not done: {name}: {reason}")
+        output.note(f"not done: {name}: {reason}")
     if outcome.failed:
-        say("The same command tries again, from the newest checkpoint; a run whose folder is removed begins anew.")
+        output.note("the same command tries again from the newest checkpoint; remove the folder of a run to begin anew")
     if outcome.stopped:
-        say("stopped; the same command goes on")
+        output.note("stopped; the same command goes on")
         return INTERRUPTED
     return 1 if outcome.failed else 0

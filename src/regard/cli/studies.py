@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,23 @@ import numpy as np
 from jsonargparse import Namespace
 
 from regard import report
-from regard.cli.evaluations import Evaluation, add_evaluation_options
-from regard.cli.output import Output
+from regard.cli.inputs import Evaluation, add_networks
 from regard.errors import InputError, check_interval
 from regard.files import check_written, write_text
-from regard.parser import Parser
+from regard.parser import Parser, strings
 from regard.report.studies import MOST_CLASSES, spread_classes
 from regard.report.template import MARK
 
 
 def add_study_options(parser: Parser, *, per_class: int | None) -> None:
     """Adds the options that say which images are studied, and where the files go."""
-    parser.add_argument("--classes", type=list[str], default=[], help="classes to take images of, by name or number")
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        type=strings,
+        default=[],
+        help="classes to take images of, by name or number; all if not given",
+    )
     parser.add_argument(
         "--per-class",
         type=int | None,
@@ -32,7 +36,7 @@ def add_study_options(parser: Parser, *, per_class: int | None) -> None:
         help="number of images to take of each class, spread evenly; all if null",
     )
     parser.add_argument("--out", type=str | None, default=None, help="folder to write; STUDY-SET if not given")
-    add_evaluation_options(parser)
+    add_networks(parser)
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,10 @@ def sample(evaluations: Sequence[Evaluation], *, most: int | None = None) -> Sam
 
     Args:
         evaluations: of the networks.
-        most: number of classes that are counted without `--classes`; None: all.
+        most: number of classes that are counted without `--class`; None: all.
 
     Raises:
-        InputError: the networks have different images, or images without labels, or none of a class in `--classes`.
+        InputError: the networks have different images, or images without labels, or none of a class in `--class`.
     """
     options, images = evaluations[0].options, evaluations[0].dataset
     for one in evaluations:
@@ -109,10 +113,3 @@ def folder_for(study: str, options: Namespace, evaluation: Evaluation) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Writes a study as JSON."""
     write_text(path, json.dumps(content, allow_nan=False) + "\n")
-
-
-@contextmanager
-def progress(output: Output, name: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """`Output.progress` of something whose total is known."""
-    with output.progress(name, unit) as update:
-        yield lambda done: update(done, total)

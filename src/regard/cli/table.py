@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from rich import box
-from rich.table import Table
+from jsonargparse import Namespace
 
 from regard import report, tables, training
-from regard.cli.settings import add_overrides, check_place, given_overrides, split_name
-from regard.console import Console
+from regard.cli.options import check_place, make_parser
+from regard.cli.output import Output, as_text
 from regard.errors import InputError
 from regard.files import write_text
-from regard.formatting import printable_lines
+from regard.formatting import printable, printable_lines
+from regard.parser import Parser, strings
+from regard.report.records import Column
+from regard.report.records_table import records_table
 from regard.store import Store, StoredRun
-from regard.terminal import listed, say
 
 DEFAULT = "runs"  # where runs go if nothing is said
+_WHERE = ("device", "threads", "save_minutes")  # fields of recipes that are options of the same name
+_COLUMNS = (
+    *(Column("table", "table"), Column("title", "title")),
+    *(Column("cells", "cells", "count"), Column("with_recipe", "with a recipe", "count")),
+)
 _FORMATS = ["terminal", "markdown", "html", "latex", "csv", "csv-comparisons"]
 _SUFFIXES = {".md": "markdown", ".html": "html", ".tex": "latex", ".csv": "csv", ".txt": "terminal"}
 
 
-def main(arguments: list[str]) -> int:
-    parser = training.RecipeParser(
-        prog="regard table",
-        usage="regard table [NAME | FILE.yaml] [OPTIONS]   (without a name: which tables there are)",
-        description="A published table with the runs of a store beside its numbers: every seed, median, mean and "
-        "standard deviation, and what may be said of each comparison. A run belongs to a cell by its recipe. Runs of "
-        "other data or shortened schedules are shown if --shorten and --data say so, or if there are no others.",
+def parser() -> Parser:
+    parser = make_parser(
+        "table",
+        "Shows a published table with the runs of a store beside its numbers: every seed, median, mean and standard "
+        "deviation, and what may be said of each comparison. A run belongs to a cell by its recipe. Runs of other data "
+        "or shortened schedules are shown if --shorten and --data say so, or if there are no others.",
     )
-    parser.add_argument("--runs", type=str, default=DEFAULT, help="the store: a folder of runs, or an fsspec address")
-    parser.add_argument("--rows", type=str, default="", help="only these, with commas")
-    parser.add_argument("--format", choices=_FORMATS, default=None, help="of what is written")
-    parser.add_argument("--out", type=str, default=None, help="a file to write to; its ending tells the format")
+    parser.add_argument(
+        "table",
+        nargs="?",
+        metavar="TABLE",
+        type=str | None,
+        default=None,
+        help="name of a published table, or a file TABLE.yaml; lists the tables if not given",
+    )
+    parser.add_argument("--runs", type=str, default=DEFAULT, help="store to read: a folder of runs, or an address")
+    parser.add_argument("--rows", type=strings, default=[], help="rows to show; all if not given")
+    parser.add_argument("--format", choices=_FORMATS, default=None, help="format to write")
+    parser.add_argument("--out", type=str | None, default=None, help="file to write, whose ending says the format")
     add_overrides(parser)
-    name, rest = split_name(arguments)
-    options = parser.parse_args(rest)
-    if name is None:
-        _list()
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
+    output = Output(options)
+    if options.table is None:
+        _list(output)
         return 0
-    table = tables.load_table(name).only(listed(options.rows) or None)
+    table = tables.load_table(options.table).only(options.rows or None)
     check_place(options.out)
     form = options.format or _SUFFIXES.get(Path(options.out).suffix if options.out else ".txt")
     if form is None:
@@ -48,35 +67,31 @@ def main(arguments: list[str]) -> int:
         )
     if form == "html" and not options.out:
         raise InputError("a page goes to a file; give one (--out table.html)")
-    overrides, _ = given_overrides(parser, options, rest)
+    overrides, _ = given_overrides(parser(), arguments)
     filled = tables.fill(table, stored_runs(options.runs), overrides)
-    if form == "html":
-        say(report.write_tables_html([filled], options.out))
-        return 0
-    if options.out is None and form == "terminal":
-        show(filled)
-        return 0
-    text = written(filled, form)
-    if options.out is None:
-        print(printable_lines(text), end="" if text.endswith("\n") else "\n")
-        return 0
-    write_text(options.out, text)
-    say(options.out)
+    if options.out is not None:
+        if form == "html":
+            report.write_tables_html([filled], options.out)
+        else:
+            write_text(options.out, written(filled, form))
+        output.show({"path": options.out}, printable(options.out))
+    elif form == "terminal" or options.json:
+        show(filled, output)
+    else:
+        print(printable_lines(written(filled, form)).rstrip("\n"))
     return 0
 
 
-def show(filled: tables.FilledTable) -> None:
-    """On the terminal."""
-    Console().print(tables.TerminalTable(filled))
+def show(filled: tables.FilledTable, output: Output) -> None:
+    """Prints a table as a result."""
+    records = {"cells": filled.to_records(), "comparisons": filled.comparison_records()}
+    output.show(records, tables.TerminalTable(filled))
 
 
 def written(filled: tables.FilledTable, form: str) -> str:
     """As text in one of the formats but html."""
     if form == "terminal":
-        console = Console(width=160, no_color=True)
-        with console.capture() as captured:
-            console.print(tables.TerminalTable(filled))
-        return captured.get()
+        return as_text(tables.TerminalTable(filled))
     if form == "csv":
         return tables.csv_text(filled.to_records())
     if form == "csv-comparisons":
@@ -100,15 +115,43 @@ def stored_runs(address: str) -> list[StoredRun]:
     return store.runs()
 
 
-def _list() -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("table", no_wrap=True)  # a name in two lines cannot be copied
-    table.add_column("what it shows")
-    table.add_column("cells", justify="right")
-    table.add_column("with a recipe", justify="right")
+def _list(output: Output) -> None:
+    records = []
     for name in tables.table_names():
         one = tables.load_table(name)
         recipes = sum(cell.recipe is not None for cell in one.cells.values())
-        table.add_row(name, one.title, str(len(one.cells)), str(recipes))
-    Console().print(table)
-    say("`regard table NAME` shows one, `regard reproduce NAME` fills it.")
+        records.append({"table": name, "title": one.title, "cells": len(one.cells), "with_recipe": recipes})
+    output.show(records, records_table(records, _COLUMNS))
+    output.note("`regard table NAME` shows one, `regard reproduce NAME` fills it.")
+
+
+def add_overrides(parser: Parser) -> None:
+    """Adds what runs of a table may do otherwise than its recipes: `--shorten`, `--precision` and `--data.*`."""
+    parser.add_argument(
+        "--shorten", type=float | None, default=None, help="shorten every schedule to this share of its epochs, (0, 1]"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "float16"],
+        default=None,
+        help="precision of the forward pass",
+    )
+    training.add_data(parser)
+
+
+def given_overrides(parser: Parser, arguments: Sequence[str]) -> tuple[tables.Overrides | None, dict[str, Any]]:
+    """The overrides that are given, None if there are none, and the fields that say where runs take place.
+
+    Args:
+        parser: with `add_overrides`.
+        arguments: of the command.
+    """
+    options, given = parser.parse_args(arguments), parser.parse_args(arguments, defaults=False)
+    values = training.plain(training.to_data(options))
+    fields = {f"data.{name}": values[name] for name in vars(given.get("data", Namespace()))}
+    fields |= {name: options[name] for name in ("precision", *_WHERE) if name in given}
+    where = {name: value for name, value in fields.items() if name in training.WHERE}
+    changed = {name: value for name, value in fields.items() if name not in training.WHERE}
+    if options.shorten is None and not changed:
+        return None, where
+    return tables.Overrides(1.0 if options.shorten is None else options.shorten, changed), where

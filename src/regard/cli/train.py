@@ -12,12 +12,40 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from regard import training
+from regard.cli.options import make_parser
+from regard.cli.output import Output
 from regard.errors import INTERRUPTED, InputError, Locked, SaidElsewhere
+from regard.formatting import printable
 from regard.launcher import rank_and_size
+from regard.parser import Parser
 from regard.store import Lock, MissingRun, Store, is_address, local_run, split_address
-from regard.terminal import say
 
 _PAUSES = (2.0, 10.0, 30.0, 60.0)  # seconds before the last upload is tried again
+
+
+def parser() -> Parser:
+    parser = make_parser(
+        "train",
+        "Trains the network of a recipe. Every field of it is an option here and overrides the file.",
+    )
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        metavar="RECIPE",
+        type=str | None,
+        default=None,
+        help="file of YAML, or a name that `regard recipes` lists; the defaults below if not given",
+    )
+    parser.add_argument(
+        "--run",
+        type=str | None,
+        default=None,
+        help="run folder to write, or its address s3://bucket/runs/NAME; runs/RECIPE-seedSEED if not given",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="remove a run that is in that folder already")
+    training.add_recipe(parser)
+    return parser
 
 
 def main(arguments: list[str]) -> int:
@@ -28,15 +56,16 @@ def main(arguments: list[str]) -> int:
         if not main_process:
             raise SaidElsewhere(str(error)) from error  # every process was told the same
         raise
-    place = _in_bucket(run, options, main_process) if is_address(run) else _in_folder(Path(run), main_process)
+    output = Output(options, main=main_process)
+    place = _in_bucket(run, options, output, main_process) if is_address(run) else _in_folder(Path(run), main_process)
     with place as (folder, hooks):
+        hooks = [training.Progress(output.console), *hooks]
         outcome = training.train(recipe, folder, resume=options.resume, overwrite=options.overwrite, hooks=hooks)
     if not outcome.finished:
-        if main_process:
-            say(f"stopped and saved; `regard train --run {run} --resume` goes on")
+        output.note(f"stopped and saved; `regard train --run {run} --resume` goes on")
         return INTERRUPTED
-    if main_process:
-        say(f"{run}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
+    record = {"run": run, "epochs": recipe.schedule.epochs, "test_accuracy": outcome.test_accuracy}
+    output.show(record, f"{printable(run)}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
     return 0
 
 
@@ -51,7 +80,7 @@ def _in_folder(run: Path, main_process: bool) -> Iterator[tuple[Path, list[train
     made = [folder for folder in (place.parent / ".locks", *place.parents) if not folder.exists()]
     try:
         with _lock(place) if main_process else nullcontext():
-            yield run, [training.Progress()]
+            yield run, []
     finally:
         for folder in made:
             with suppress(OSError):  # there is something else in it
@@ -69,7 +98,9 @@ def _lock(run: Path) -> Lock:
 
 
 @contextmanager
-def _in_bucket(run: str, options: Namespace, main_process: bool) -> Iterator[tuple[Path, list[training.Hook]]]:
+def _in_bucket(
+    run: str, options: Namespace, output: Output, main_process: bool
+) -> Iterator[tuple[Path, list[training.Hook]]]:
     """Gives a folder of this machine with what the bucket has of the run, in which nobody else works meanwhile. What
     comes of it is uploaded after every epoch and checkpoint and at the end, after which the folder is removed.
 
@@ -79,7 +110,7 @@ def _in_bucket(run: str, options: Namespace, main_process: bool) -> Iterator[tup
     """
     store, name = split_address(run)
     if main_process and (holder := store.holder(name)) is not None:
-        say(f"{holder} has {run}; waiting to see whether it is alive")
+        output.note(f"{holder} has {run}; waiting to see whether it is alive")
     with store.lock(name) if main_process else nullcontext(Lock()) as lock:
         folder = store.cache / "train" / name
         with suppress(MissingRun):
@@ -87,8 +118,8 @@ def _in_bucket(run: str, options: Namespace, main_process: bool) -> Iterator[tup
             if not (options.resume or options.overwrite):
                 message = f"{run} exists already; go on with it (--resume), replace it (--overwrite) or choose another"
                 raise InputError(message) if main_process else SaidElsewhere(message)
-        uploads = _Uploads(store, folder, lock)
-        yield folder, [training.Progress(), training.Upload(uploads.try_now)]
+        uploads = _Uploads(store, folder, lock, output)
+        yield folder, [training.Upload(uploads.try_now)]
         if main_process:
             uploads.finish()
             shutil.rmtree(folder, ignore_errors=True)
@@ -97,15 +128,15 @@ def _in_bucket(run: str, options: Namespace, main_process: bool) -> Iterator[tup
 class _Uploads:
     """Uploads of a run while it goes on, and at its end."""
 
-    def __init__(self, store: Store, folder: Path, lock: Lock) -> None:
-        self.store, self.folder, self.lock = store, folder, lock
+    def __init__(self, store: Store, folder: Path, lock: Lock, output: Output) -> None:
+        self.store, self.folder, self.lock, self.output = store, folder, lock, output
 
     def try_now(self, _: Path) -> None:
         """Of a bucket that is away, the next upload brings the rest."""
         try:
             self.upload()
         except InputError as error:
-            say(f"{error}; the upload is tried again after the next epoch")
+            self.output.note(f"{error}; the upload is tried again after the next epoch")
 
     def upload(self) -> None:
         self.lock.check()
@@ -120,49 +151,34 @@ class _Uploads:
                 if pause is None:
                     message = f"{error}; the run is in {self.folder}, and with --resume the rest is uploaded"
                     raise InputError(message) from error
-                say(f"{error}; the upload is tried again in {pause:.0f} s")
+                self.output.note(f"{error}; the upload is tried again in {pause:.0f} s")
                 time.sleep(pause)
 
 
 def _parse(arguments: list[str]) -> tuple[training.Recipe, str, Namespace]:
     """What to do, in which run folder, and the other options; checked."""
-    parser = training.RecipeParser(
-        prog="regard train",
-        usage="regard train [RECIPE] [OPTIONS]",
-        description="Train the network of a recipe: a YAML file, or a name of `regard recipes`. Every field "
-        "of it is an option here and overrides the file.",
-    )
-    parser.add_argument(
-        "--run",
-        type=str,
-        default=None,
-        help="the run folder, or the address of one, s3://bucket/runs/NAME; runs/<recipe>-seed<seed> if not given",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder, if there is one")
-    parser.add_argument("--overwrite", action="store_true", help="remove a run that is in that folder already")
-    training.add_recipe(parser)
-    path = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    options = parser.parse_args([*training.file_arguments(parser, path), *arguments])
+    options = _with_recipe(arguments, None)
     if options.run is not None and is_address(options.run):
         store, name = split_address(options.run)
         options.run = options.run if store.folder is None else str(store.folder / name)
-    stored = _stored_recipe(options.run) if path is None and options.resume else None
-    if stored is not None:
-        given = options.run
-        options = parser.parse_args([*training.file_arguments(parser, stored), *arguments])
-        options.run = given
-    recipe = training.to_recipe(parser, options)
-    if options.resume and options.run is not None and path is None and stored is None and _says_nothing(recipe):
-        raise InputError(
-            f"there is no run {options.run} to go on with; give its folder (--run), or a recipe to begin one"
-        )
-    run = options.run or f"runs/{Path(path).stem if path else recipe.model.name}-seed{recipe.seed}"
+    run, path = options.run, options.recipe
+    stored = _stored_recipe(run) if path is None and options.resume else None
+    options = _with_recipe(arguments, stored or path)
+    recipe = training.to_recipe(parser(), options)
+    if options.resume and run is not None and path is None and stored is None and _is_default(recipe):
+        raise InputError(f"there is no run {run} to go on with; give its folder (--run), or a recipe to begin one")
+    run = run or f"runs/{Path(path).stem if path else recipe.model.name}-seed{recipe.seed}"
     training.check(recipe, run)
     return recipe, run, options
 
 
-def _says_nothing(recipe: training.Recipe) -> bool:
-    """Whether a recipe says no more than what a run that is there may be given."""
+def _with_recipe(arguments: list[str], path: str | Path | None) -> Namespace:
+    """The parsed arguments, over the fields of a recipe file if there is one."""
+    return parser().parse_args([*training.file_arguments(parser(), path), *arguments])
+
+
+def _is_default(recipe: training.Recipe) -> bool:
+    """Whether a recipe changes no more than what may change when a run is resumed."""
     values, defaults = (training.flat(training.plain(one)) for one in (recipe, training.Recipe()))
     given = {name for name, value in values.items() if value != defaults[name]}
     return given <= {*training.WHERE, "schedule.epochs", "data.unreadable"}

@@ -108,6 +108,52 @@ class Cost:
             attention_modules.attach(model, self.attention, stages=self.stages, gate=self.gate, **self.options)
         return model
 
+    def to_record(self) -> dict[str, Any]:
+        """What is counted and measured, None for what is not.
+
+        Overheads are in percent of the network without attention, times in s with their quartiles, memory in bytes.
+        `operations` is a dict by kind, the rest is flat.
+        """
+        record: dict[str, Any] = {
+            "network": self.network,
+            "attention": self.attention or "none",
+            "gate": str(self.gate).removesuffix("()") if self.attention else None,
+            "stages": ",".join(map(str, self.stages)) if self.attention and self.stages else None,
+            "image_size": self.image_size,
+            "classes": self.classes,
+        }
+        figures, base = self._figures(), self.base._figures() if self.base else {}
+        for name, figure in figures.items():
+            record[name] = figure
+            if not name.endswith("_bytes"):
+                known = figure is not None and base.get(name) is not None
+                record[f"{name}_overhead"] = 100 * (figure / base[name] - 1) if known else None
+        for name in ("inference", "training_step"):
+            low, high = getattr(self.latency, name).quartiles if self.latency else (None, None)
+            record |= {f"{name}_s_low": low, f"{name}_s_high": high}
+        operations = self.complexity.operations if self.complexity else {}
+        printed = self.published
+        return record | {
+            "operations": {kind: operations[kind] for kind in sorted(operations)},
+            "uncounted": ", ".join(self.complexity.uncounted) if self.complexity else "",
+            "attention_options": dict(self.options),
+            "published_parameters_m": float(printed.parameters) if printed else None,
+            "published_gflops": float(printed.gflops) if printed else None,
+            **{"note": self.note, "placement": self.placement, "problem": self.problem},
+        }
+
+    def _figures(self) -> dict[str, Any]:
+        cost, time, memory = self.complexity, self.latency, self.peak_memory
+        return {
+            "parameters": cost.parameters if cost else None,
+            "multiply_adds": cost.multiply_adds if cost else None,
+            "published_flops": cost.published_flops if cost else None,
+            "inference_s": time.inference.median if time else None,
+            "training_step_s": time.training_step.median if time else None,
+            "inference_bytes": memory.inference if memory else None,
+            "training_step_bytes": memory.training_step if memory else None,
+        }
+
 
 @cache
 def _sa_net() -> tuple[dict[str, Any], dict[tuple[str, str], Published]]:

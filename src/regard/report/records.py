@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from regard.formatting import NONE, interval, large, number, p_value, percent, points, printable, signed
+from regard.formatting import NONE, duration, interval, large, number, p_value, percent, points, printable, signed
 from regard.report.glossary import TERMS
 
 Record = Mapping[str, Any]
-Kind = Literal["text", "measure", "count", "large", "percent", "number", "points", "signed", "p", "significant"]
+Kind = Literal[
+    "text", "measure", "count", "large", "percent", "number", "points", "signed", "p", "significant", "duration"
+]
 
 _NAMED = 8  # in a note about many
 _WRITERS: Mapping[str, Callable[[Any], str]] = {
@@ -23,6 +25,7 @@ _WRITERS: Mapping[str, Callable[[Any], str]] = {
     "points": points,
     "signed": signed,
     "p": p_value,
+    "duration": duration,
 }
 
 
@@ -43,7 +46,7 @@ class Column:
         label: the heading.
         kind: "text"; "measure", a key of the glossary; "count", a whole number; "large", the same with a unit;
             "percent" and "number", an estimate in [0, 1]; "points", a difference of percentages, and "signed", of
-            numbers; "p"; "significant", whether it is.
+            numbers; "p"; "significant", whether it is; "duration", in seconds.
         term: of the glossary; empty for none.
         detail: key of a text in small type; empty for none.
     """

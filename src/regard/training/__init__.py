@@ -1,6 +1,5 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
-from regard.parser import Parser as RecipeParser
 from regard.training.datasets import SIZE, load_data, make_loader, make_transform
 from regard.training.distributed import Processes, pick_device
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
@@ -49,7 +48,6 @@ __all__ = [
     "Processes",
     "Progress",
     "Recipe",
-    "RecipeParser",
     "Run",
     "ScheduleRecipe",
     "Score",

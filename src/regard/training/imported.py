@@ -117,12 +117,12 @@ def sha256(path: Path) -> str:
 def _outputs(checkpoint: Path, content: Any, classes: int | None, class_names: tuple[str, ...] | None) -> int:
     """The length of the logits."""
     if class_names is not None and classes not in (None, len(class_names)):
-        raise InputError(f"{len(class_names)} classes are named, and --classes says {classes}")
+        raise InputError(f"{len(class_names)} classes are named, and --num-classes says {classes}")
     count = len(class_names) if class_names is not None else classes
     outputs = models.count_classes(content, str(checkpoint))
     if count is None:
         if outputs is None:
-            raise InputError(f"the number of classes cannot be told from {checkpoint}; give it (--classes)")
+            raise InputError(f"the number of classes cannot be told from {checkpoint}; give it (--num-classes)")
         return outputs
     if outputs not in (None, count) and (outputs, count) != (1, 2):  # one output tells two classes apart
         raise InputError(f"{checkpoint} has {outputs} classes, not {count}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from argparse import SUPPRESS
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,7 @@ _MOST_VALUES = 1000  # in a field that is a list
 def add_recipe(parser: ArgumentParser) -> None:
     """Adds every field of a recipe to `parser`, as `--optimizer.lr` and the like."""
     parser.add_class_arguments(Recipe, None)
-    _show_intervals(parser, Recipe)
+    _describe(parser, Recipe)
 
 
 def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
@@ -57,21 +58,31 @@ def _recipe_parser() -> Parser:
     return parser
 
 
-def add_data(parser: ArgumentParser) -> None:
-    """Adds the fields that say what data to use to `parser`, as `--data.name` and the like."""
-    parser.add_class_arguments(DataRecipe, "data")
-    _show_intervals(parser, DataRecipe, "data.")
+def add_data(parser: ArgumentParser, *, skip: Collection[str] = (), help: str | None = None) -> None:
+    """Adds the fields that say what data to use to `parser`, as `--data.name` and the like, except those of `skip`.
+
+    Args:
+        parser: of a command.
+        skip: names of fields.
+        help: of `--data`, which is short for `--data.name`.
+    """
+    parser.add_class_arguments(DataRecipe, "data", skip=set(skip))
+    _describe(parser, DataRecipe, "data.")
+    if help is not None:
+        parser._option_string_actions["--data"].help = help
 
 
-def _show_intervals(parser: ArgumentParser, fields_of: type, prefix: str = "") -> None:
-    """Adds the intervals of fields, which stand in their types, to the help of their options."""
+def _describe(parser: ArgumentParser, fields_of: type, prefix: str = "") -> None:
+    """Adds the intervals of fields, which stand in their types, to the help of their options, and what groups take."""
     options = {action.dest: action for action in parser._actions}
     for name, kind in get_type_hints(fields_of, include_extras=True).items():
         if is_dataclass(kind):
-            _show_intervals(parser, cast(type, kind), f"{prefix}{name}.")
-        elif get_origin(kind) is Annotated:
-            option = options[f"{prefix}{name}"]
+            _describe(parser, cast(type, kind), f"{prefix}{name}.")
+        elif get_origin(kind) is Annotated and (option := options.get(f"{prefix}{name}")):
             option.help = f"{option.help} In {kind.__metadata__[0]}."
+    if group := options.get(prefix[:-1]):
+        named = f"{prefix}name" in options
+        group.metavar, group.help = "NAME", f"short for --{prefix}name" if named else SUPPRESS
 
 
 def field_arguments(fields: Mapping[str, Any]) -> list[str]:
@@ -84,9 +95,9 @@ def option_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def to_data(parser: ArgumentParser, arguments: Namespace) -> DataRecipe:
-    """The checked data recipe among parsed arguments."""
-    recipe: DataRecipe = parser.instantiate(arguments).data
+def to_data(arguments: Namespace, **fields: Any) -> DataRecipe:
+    """The checked data recipe among parsed arguments, with some fields given here."""
+    recipe = DataRecipe(**vars(arguments.data), **fields)
     check_fields(recipe, "data.")
     return recipe
 
@@ -106,7 +117,7 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
         return []
     if not isinstance(content, dict):
         raise InputError(f"{path} is no recipe: it holds a {type(content).__name__}, not fields with values")
-    known = [action.dest for action in parser._actions if not action.dest.endswith(".help")]
+    known = [action.dest for action in parser._actions if action.dest.partition(".")[0] in Recipe.__dataclass_fields__]
     try:
         return field_arguments(dict(_flat(content, known, str(path))))
     except (TypeError, RecursionError) as error:

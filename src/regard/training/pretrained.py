@@ -245,7 +245,7 @@ def _of_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None] 
     network = ModelRecipe(name, options=models.described_options(name, content, str(path)))
     outputs = models.count_classes(content, str(path)) or about.get("num_classes")
     if outputs is None:
-        raise InputError(f"the number of classes cannot be told from {path}; `regard import` takes it (--classes)")
+        raise InputError(f"the number of classes cannot be told from {path}; `regard import` takes it (--num-classes)")
     source, weights = (f"{name}={path} --ema", "moving average") if ema else (f"{name}={path}", "last")
     model = partial(load_network, network, outputs, path, ema=ema, say=say)  # it is read again
     return Pretrained(source, network, outputs, None, Preprocessing.of(about), model, weights)

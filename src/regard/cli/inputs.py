@@ -1,0 +1,450 @@
+"""What commands that run networks on images take: the networks, the images, and how they meet."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import Namespace
+from torch import nn
+
+from regard import data, maps, training
+from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, WebDataset
+from regard.data.decode import OnUnreadable
+from regard.data.registry import SOURCES
+from regard.errors import DataWarning, InputError, SaidElsewhere, check_interval, first_line
+from regard.parser import Parser, strings
+from regard.training import Preprocessing, Pretrained, Processes
+
+_OF_FILES = ("split", "images", "region", "boundary", "limit")  # options of data sets of image files
+_WEEK = 7 * 24 * 60.0  # minutes: one process may have far more left to do than the others
+
+MODELS = (
+    "a run folder, a checkpoint in one, an imported .safetensors file, a name of timm or torchvision/NAME with its "
+    "pretrained weights, or NAME=CHECKPOINT"
+)
+"""What a MODEL is, for help."""
+
+
+@dataclass(eq=False)
+class Evaluation:
+    """A trained network and the images that it is evaluated on.
+
+    Attributes:
+        pretrained: the network; no two of a command have the same `source`.
+        images: the data set.
+        mean: of the channels, in [0, 1], subtracted from the images.
+        std: the channels are divided by it.
+        transform: how images are resized and cropped; not at all where they come in one size of their own.
+        unreadable: on an image that cannot be read, "error", or "skip" it.
+        label_outputs: for each class of the data set the output that stands for it, -1 where none does.
+        device: where the network is.
+        options: those of the command, with the data of this network.
+    """
+
+    pretrained: Pretrained
+    images: ImageDataset | WebDataset
+    mean: Channels
+    std: Channels
+    transform: Transform
+    unreadable: OnUnreadable
+    label_outputs: tuple[int, ...]
+    device: torch.device
+    options: Namespace
+
+    @property
+    def name(self) -> str:
+        """The network as it was typed."""
+        return self.pretrained.source
+
+    @property
+    def dataset(self) -> ImageDataset:
+        """The images, if they can be read in any order.
+
+        Raises:
+            InputError: they can be read in their order only.
+        """
+        if isinstance(self.images, ImageDataset):
+            return self.images
+        raise InputError(
+            f"the images of {self.images.name} are read in their order, and this command goes back to some; name a set "
+            "of files (--data folder:FOLDER, imagenet:FOLDER, …)"
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of the data set."""
+        return self.images.classes
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network, in evaluation mode, on its device."""
+        return self.pretrained.model().to(self.device)
+
+    @property
+    def layers(self) -> list[str] | str | None:
+        """What --layer says, if the command has it."""
+        given = getattr(self.options, "layer", None)
+        return given[0] if given and len(given) == 1 else given or None
+
+    def release(self) -> None:
+        """Forgets the model; it is built again when it is needed."""
+        self.__dict__.pop("model", None)
+
+    def loader(self, which: Sequence[int] | None = None, **options: Any) -> data.Loader:
+        """The batches of the images, on the device of the network.
+
+        Args:
+            which: the indices of some images; None: all.
+            options: others of `data.create_loader`.
+        """
+        return data.create_loader(
+            self.images if which is None else self.images.subset(which),
+            self.options.batch_size,
+            transform=self.transform,
+            mean=self.mean,
+            std=self.std,
+            workers=self.options.workers,
+            unreadable=self.unreadable,
+            device=self.device,
+            **options,
+        )
+
+    def batches(self, which: Sequence[int] | None = None, *, masks: bool = False) -> Iterator[Batch]:
+        """The batches of `loader` that have images; a warning counts those that cannot be read.
+
+        Raises:
+            InputError: not one of them can be read.
+        """
+        if which is not None and not len(which):
+            return
+        unread: list[str] = []
+        count = 0
+        for batch in self.loader(which, masks=masks).epoch(0):
+            unread += batch.skipped
+            count += len(batch.images)
+            if len(batch.images):
+                yield batch
+        if unread and not count:
+            raise InputError(
+                f"not one of the {len(unread)} images can be read (the first: {unread[0]}); give readable ones"
+            )
+        if unread:
+            warnings.warn(f"unreadable images: {len(unread)} (the first: {unread[0]})", DataWarning, stacklevel=2)
+
+
+def add_networks(parser: Parser) -> None:
+    """Adds the positional MODEL, one or more, and the options of trained networks and their images."""
+    parser.add_argument("models", nargs="+", metavar="MODEL", type=str, help=f"networks: {MODELS}")
+    add_weights(parser)
+    parser.add_argument(
+        "--split", type=str | None, default=None, help="split to take of a set of files: train, val, test, …"
+    )
+    parser.add_argument(
+        "--images", type=str | None, default=None, metavar="FOLDER", help="folder to take the images from, if elsewhere"
+    )
+    parser.add_argument(
+        "--region",
+        type=str | None,
+        default=None,
+        help="objects that make up the region: all, or label for those of the image's label alone",
+    )
+    parser.add_argument(
+        "--boundary",
+        type=str | None,
+        default=None,
+        help="whether pixels on the border of an object count as inside or outside",
+    )
+    parser.add_argument(
+        "--limit", type=int | None, default=None, help="number of images to take, spread evenly over the set"
+    )
+    training.add_data(
+        parser,
+        skip={"unreadable", "workers", "train_images"},
+        help="images to take: KIND:FOLDER, with KIND coco, imagenet, cub, pets, voc, stl10, masks or folder; a folder "
+        "or COCO file whose kind is plain; or a name as in --data.name. For runs, the images that they were tested on "
+        "if not given",
+    )
+
+
+def add_weights(parser: Parser, *, batch_size: int | None = None, workers: int = 2) -> None:
+    """Adds the options that say which weights a network has, where it runs, and how images are read.
+
+    Args:
+        parser: of a command.
+        batch_size: by default; None: 250 of images in memory, else 32.
+        workers: by default.
+    """
+    parser.add_argument(
+        "--weights", choices=["last", "best"], default="last", help="weights to take of a run: the last, or the best"
+    )
+    parser.add_argument(
+        "--ema", action="store_true", help="take the moving average of the weights that NAME=CHECKPOINT holds as well"
+    )
+    add_device(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=int | None,
+        default=batch_size,
+        help="number of images per batch" + ("" if batch_size else "; 250 of images in memory and 32 of others"),
+    )
+    parser.add_argument("--workers", type=int, default=workers, help="number of DataLoader workers; 0 reads inline")
+    parser.add_argument(
+        "--unreadable",
+        choices=["error", "skip"],
+        default=None,
+        help="what to do with an image file that cannot be read: stop with an error, or skip and count it",
+    )
+
+
+def add_device(parser: Parser) -> None:
+    """Adds `--device`."""
+    parser.add_argument(
+        "--device", type=str, default="auto", help="device to use: auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
+    )
+
+
+def add_cam(parser: Parser) -> None:
+    """Adds what CAM is taken, and what its focus is."""
+    parser.add_argument(
+        "--method", type=str, default="gradcam", help="CAM method to use: gradcam, layercam, …, or MODULE:FUNCTION"
+    )
+    parser.add_argument(
+        "--layer",
+        type=strings,
+        default=None,
+        help="layer to take the CAM of, or several, whose CAMs are merged; the last before pooling if not given",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="value from which on a CAM, scaled to [0, 1], is its focus"
+    )
+
+
+def evaluations(
+    parser: Parser,
+    arguments: Sequence[str],
+    *,
+    masks: bool = False,
+    labels: bool = False,
+    streams: bool = False,
+    say: Callable[[str], None],
+) -> list[Evaluation]:
+    """The networks that are named, each with the images it is evaluated on; all checked.
+
+    Args:
+        parser: with `add_networks`.
+        arguments: of the command.
+        masks: whether the images have to have regions.
+        labels: whether labels of the images have to be outputs of the network.
+        streams: whether images that can be read in their order only will do.
+        say: is told what is assumed, and where images come otherwise than in training.
+
+    Raises:
+        InputError: a network that cannot be opened, images that are not there or do not fit.
+    """
+    options = parser.parse_args(arguments)
+    if twice := [source for source, count in Counter(options.models).items() if count > 1]:
+        raise InputError(f"{twice[0]} is named twice; name each network once")
+    if options.batch_size is not None:
+        check_interval("--batch-size", options.batch_size, "[1, 2^24]")
+    check_interval("--workers", options.workers, "[0, 1024]")
+    if options.limit is not None:
+        check_interval("--limit", options.limit, "[1, 2^40]")
+    networks = [training.load_pretrained(name, options.weights, ema=options.ema, say=say) for name in options.models]
+    given = parser.parse_args(arguments, defaults=False).get("data", Namespace())
+    if "name" in given and not _is_name(given):
+        images = data.open_regions(given.name, **{name: getattr(options, name) for name in _OF_FILES})
+        known = {name: value for name, value in vars(given).items() if name in Preprocessing.__dataclass_fields__}
+        opened = [_on_files(network, images, Preprocessing(**known), options, labels, say) for network in networks]
+    else:
+        sets: dict[str, ImageDataset | WebDataset] = {}  # networks trained on the same data share them
+        opened = [_on_a_set(network, sets, given.get("name"), parser, arguments, say) for network in networks]
+    for one in opened:
+        if masks and not one.images.has_masks:
+            raise InputError(f"the images of {one.images.name} have no regions; name a set that has (--data)")
+        if not streams:
+            _ = one.dataset
+    return opened
+
+
+def _is_name(given: Namespace) -> bool:
+    """Whether the data are a set by name; a folder may be called as a kind of data is."""
+    source = SOURCES.get(given.name)
+    return source is not None and (source.load is not None or "folder" in given or not os.path.exists(given.name))
+
+
+def _on_a_set(
+    network: Pretrained,
+    sets: dict[str, ImageDataset | WebDataset],
+    name: str | None,
+    parser: Parser,
+    arguments: Sequence[str],
+    say: Callable[[str], None],
+) -> Evaluation:
+    """On a data set by name: one of `sets`, or a new one, which is added."""
+    options = parser.parse_args([*_known_data(network, name), *arguments])
+    streamed = data.is_streamed(options.data.name)
+    for option in _OF_FILES:
+        if getattr(options, option) is not None and not (option == "limit" and streamed):
+            raise InputError(f"--{option} is for a set of image files; name it (--data coco:FOLDER, …)")
+    options.batch_size = options.batch_size or (32 if streamed else 250)
+    recipe = training.to_data(options, workers=options.workers, unreadable=options.unreadable or "error")
+    if repr(recipe) not in sets:
+        images = training.load_data(recipe).test
+        fewer = options.limit is not None and options.limit < len(images)
+        sets[repr(recipe)] = images.subset(options.limit) if fewer else images
+    images = sets[repr(recipe)]
+    label_outputs = _label_outputs(network, images, True, say)
+    assert images.mean is not None and images.std is not None
+    known, transform = network.preprocessing, training.make_transform(recipe)
+    actual = Preprocessing(images.mean, images.std)
+    if isinstance(images, InMemoryDataset):
+        height, width = images.images.shape[2:]
+        actual = replace(actual, size=height if height == width else None)
+        if SOURCES[recipe.name].takes_size and recipe.size is not None:  # as `data.read_folder` resizes
+            actual = replace(actual, crop_pct=1.0, crop_mode="center", interpolation="bilinear")
+    elif transform.size is not None:
+        actual = replace(actual, size=transform.size[0], crop_pct=transform.crop_pct, crop_mode="center")
+        actual = replace(actual, interpolation=transform.interpolation)
+    if known.mean is None or known.std is None:
+        say(f"note: {network.source} does not say how its images are normalised; they are as those of {images.name}")
+    _compare(network, actual, images.name, say)
+    how = (images.mean, images.std, transform, recipe.unreadable)
+    return Evaluation(network, images, *how, label_outputs, training.pick_device(options.device), options)
+
+
+def _known_data(network: Pretrained, name: str | None) -> list[str]:
+    """The arguments for the data that a network was trained on, or what it needs of the data set `name`."""
+    if network.recipe is not None and name in (None, network.recipe.data.name):
+        fields = training.plain(network.recipe.data)
+        for unused in ("train_images", "workers", "unreadable"):
+            del fields[unused]
+        return training.field_arguments({f"data.{field}": value for field, value in fields.items()})
+    if name is None:
+        raise InputError(f"{network.source} does not know its data; name some (--data)")
+    known = network.preprocessing
+    fields = {}
+    if known.mean is not None and known.std is not None:
+        fields |= {"mean": list(known.mean), "std": list(known.std)}
+    if known.size is not None and SOURCES[name].takes_size:
+        fields["size"] = known.size
+        if data.is_streamed(name):
+            fields |= {"crop_pct": known.crop_pct or 1.0, "interpolation": known.interpolation or "bilinear"}
+    return [f"--data.{field}={value}" for field, value in fields.items()]
+
+
+def _on_files(
+    network: Pretrained,
+    images: ImageDataset,
+    given: Preprocessing,
+    options: Namespace,
+    labels: bool,
+    say: Callable[[str], None],
+) -> Evaluation:
+    """On image files, which come as the network knows them, unless something else is given."""
+    options.batch_size = options.batch_size or 32
+    label_outputs = _label_outputs(network, images, labels, say)
+    actual = given.over(network.preprocessing)
+    if actual.mean is None or actual.std is None:
+        raise InputError(
+            f"{network.source} does not say how its images are normalised; say it (--data.mean, --data.std)"
+        )
+    _compare(network, actual, images.name, say)
+    unreadable: OnUnreadable = "skip" if options.unreadable == "skip" else "error"
+    how = (actual.mean, actual.std, actual.transform(), unreadable)
+    return Evaluation(network, images, *how, label_outputs, training.pick_device(options.device), options)
+
+
+def _compare(network: Pretrained, actual: Preprocessing, images: str, say: Callable[[str], None]) -> None:
+    """Notes where images come to a network otherwise than in its training, so that a score is not taken for its own."""
+    for name in ("size", "mean", "std", "crop_pct", "crop_mode", "interpolation"):
+        known, given = getattr(network.preprocessing, name), getattr(actual, name)
+        if known is None or given is None:
+            continue
+        if known != given if isinstance(known, str) else not np.allclose(known, given, rtol=0, atol=1e-6):
+            values = [one if isinstance(one, str) else np.round(one, 4).tolist() for one in (known, given)]
+            say(f"note: {network.source} was trained on images with {name} {values[0]}; {images} has {values[1]}")
+
+
+def _label_outputs(
+    network: Pretrained, images: ImageDataset | WebDataset, needed: bool, say: Callable[[str], None]
+) -> tuple[int, ...]:
+    """For each class of the data set the output of the network that stands for it, -1 where none does."""
+    classes, outputs = images.classes, network.output_names
+    names = outputs
+    if names == training.imagenet_classes() and set(classes) <= set(training.imagenet_synsets()):
+        names = training.imagenet_synsets()
+    if classes == names:
+        return tuple(range(len(names)))
+    once = {name for name, count in Counter(names).items() if count == 1}  # of two alike nobody knows which it is
+    index = {name: i for i, name in enumerate(names) if name in once}
+    if classes and all(name in index for name in classes):
+        if len(classes) < len(names):
+            say(
+                f"note: {images.name} has {len(classes)} of the {len(names)} classes of {network.source}, which still "
+                f"chooses among all {len(names)}"
+            )
+        return tuple(index[name] for name in classes)
+    if network.classes is None and len(classes) == len(outputs):
+        say(f"note: the {len(outputs)} classes of {network.source} have no names; taken for those of {images.name}")
+        return tuple(range(len(outputs)))
+    if needed and not classes:
+        raise InputError(f"the images of {images.name} have no classes; name a set that has (--data)")
+    if needed:
+        raise InputError(
+            f"{network.source} was trained for {len(outputs)} classes ({', '.join(outputs[:3])}, …), and "
+            f"{images.name} has {len(classes)} ({', '.join(classes[:3])}, …)"
+        )
+    say(
+        f"note: the classes of {images.name} are no outputs of {network.source}; accuracy is not measured, and CAMs "
+        "are those of the predicted class"
+    )
+    return (-1,) * len(classes)
+
+
+def cam_method(name: str) -> str | maps.MapFunction:
+    """The CAM method of an option: a name, or the function of MODULE:FUNCTION.
+
+    Only what is typed is imported: what a file names, such as a run's bias.json, is a name of `maps.names()`.
+
+    Raises:
+        InputError: there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    if not function:
+        return name
+    try:
+        method = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        known = ", ".join(maps.names())
+        raise InputError(f"method {name!r} cannot be imported: {first_line(error)}; known: {known}") from None
+    if not callable(method):
+        raise InputError(f"method {name!r} is a {type(method).__name__}; expected a function (model, images, classes)")
+    return method
+
+
+@contextmanager
+def joined(arguments: Sequence[str]) -> Iterator[Processes]:
+    """Joins the processes that a launcher started, each with its own GPU if there are any; without one there is one.
+
+    Args:
+        arguments: of the command.
+
+    Raises:
+        InputError: the processes have other arguments, or one is gone.
+    """
+    with Processes("cpu", wait_minutes=_WEEK) as processes:  # they talk to one another on processors
+        first, *others = processes.of_all(list(arguments))
+        if any(other != first for other in others):
+            message = f"{processes.count} processes were started together with different arguments; start each alone"
+            raise InputError(message) if processes.main else SaidElsewhere(message)
+        yield processes
