@@ -126,7 +126,7 @@ def test_two_networks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_maps_are_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, "bias", NETWORKS[0], *OPTIONS, "--keep-maps", "--pictures=0", "--json", "--quiet")
+    status, out, err = run(capsys, "bias", NETWORKS[0], *OPTIONS, "--keep-maps", "--examples=0", "--json", "--quiet")
     assert status == 0 and err == "", err
     results = Results.load(here / "bias-masks/first.json")
     assert [one.dtype for one in results.rows["map"]] == [np.uint8] * COUNT

@@ -42,9 +42,9 @@ def test_options_of_a_module(capsys) -> None:
 
 
 def test_options_of_a_network(capsys) -> None:
-    options = ["--model_options={block: basic}", "--latency=false", "--format=json", "--classes=100"]
+    options = ["--model-options={block: basic}", "--no-latency", "--json", "--num-classes=100"]
     status, out, _ = run(capsys, "cifar-resnet8x4", "cifar-resnet20", *options)
-    assert status == 0 and [row["parameters"] for row in json.loads(out)["rows"]] == [1_233_540, 278_324]
+    assert status == 0 and [row["parameters"] for row in json.loads(out)] == [1_233_540, 278_324]
 
 
 def test_measured_as_csv_and_as_a_table(capsys) -> None:
@@ -103,7 +103,7 @@ def test_operators_that_are_not_counted_are_named_in_every_format(capsys, monkey
         (["wrn-10-1", "resnt50"], "unknown network 'resnt50'"),
         (["wrn-10-1", "--attention=se,see"], "unknown attention module 'see'"),
         (["wrn-10-1", "--gate=tanh"], "unknown gate 'tanh'"),
-        (["wrn-10-1", "--attention=se", "--attention-stages=four"], "attention_stages"),
+        (["wrn-10-1", "--attention=se", "--attention-stages=four"], "--attention-stages does not take"),
         (["wrn-10-1", "--attention=se", "--attention-stages=4"], "stages 1 to 3, not 4"),
         (["wrn-10-1", "--attention=shuffle"], "no module goes into any of the networks"),
         (["vgg11", "--image-size=8"], "does not take an image of 8 x 8"),
