@@ -78,3 +78,17 @@ def test_labels_have_tones() -> None:
     labels = ("significant, compatible with published", "preliminary, significant, same direction", "not significant")
     assert [tone(one) for one in labels] == ["good", "good", ""]
     assert [tone(f"significant, {one}") for one in ("smaller than published", "opposite direction")] == ["mid", "bad"]
+
+
+def test_significant_stands_beside_an_adjusted_p_below_5_percent_and_nowhere_else() -> None:
+    """Also where the interval and the unadjusted p would leave zero out."""
+    gains = np.random.default_rng(0).normal(1, 0.6, (12, 4))
+    family = holm({i: over_seeds(gain, np.zeros(4)) for i, gain in enumerate(gains)})
+    labels = {
+        i: verdict(0.5, one, gains[i], runs=3, median=False, higher_is_better=True, faithful=i % 2 == 0)
+        for i, one in family.items()
+    }
+    assert any(one.p < 0.05 <= one.p_adjusted and one.low > 0 for one in family.values())
+    assert any(one.significant for one in family.values())
+    for i, one in family.items():
+        assert ("not significant" not in labels[i]) == (one.p_adjusted < 0.05)
