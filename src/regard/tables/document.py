@@ -14,6 +14,7 @@ from regard.tables.grid import Document, Grid
 
 UNCHECKED = "†"
 _DAGGER = "published number not compared with the source, or a difference with such a number"
+_STATISTICS = {"mean": "mean", "median": "median", "single": "single value"}
 _METHOD = (
     "Differences are means over the seeds that both columns have, with 95% intervals and p values of the paired t test "
     "over seeds, from 3 seeds on; p is adjusted for all comparisons shown together (Holm). Significant: adjusted p "
@@ -169,7 +170,7 @@ def _facts(filled: FilledTable) -> tuple[tuple[str, str], ...]:
     facts = [
         ("source", table.source),
         ("numbers", "; ".join([metric.title for metric in table.metrics] + better)),
-        ("published", f"{table.statistic}, {runs}" if table.printed else ""),
+        ("published", f"{_STATISTICS[table.statistic]}, {runs}" if table.printed else ""),
         ("runs", ", ".join(filter(None, (f"{len(filled.finished)} finished", filled.data)))),
     ]
     if filled.finished:
