@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from regard import bias, data, maps, models, report
-from regard.report.gallery import ALL, RANDOM, Cell, ClassScore, Gallery, Row, choose, explain_batch, merge, spread
+from regard.report.gallery import ALL, RANDOM, Cell, ClassScore, Gallery, Row, choose, explain_batch, spread
 from regard.report.runs_gallery import DIFFERENT, choose_images, runs_gallery
 
 ODD = "[red]x[/red]<b>\x1b\u202e"
@@ -66,8 +66,9 @@ def test_rows_have_the_numbers_of_the_model_the_cams_and_the_measures(splits: da
             assert cell.correct == (row.likeliest[0].index == test.labels[i])
             assert cell.result in ("position bias", "range bias", "inside", "constant map")
             assert cell.measures["position_bias"] == (cell.result == "position bias")
-    (one,) = merge([rows[:1], rows[:1]])
-    assert len(one.cells) == 4 and one.key == rows[0].key
+    gallery = Gallery(["a", "b"] * 2)
+    gallery.add_models({RANDOM: [0, 1], "others": [2, 3]}, [rows, rows])
+    assert [len(row["cells"]) for row in gallery.groups["others"]] == [4, 4]
 
 
 def cell(region: bool = True, cam: float = 1.0, predicted: int = 1) -> Cell:

@@ -137,9 +137,7 @@ def _gallery(evaluated: Sequence[Evaluation], results: Sequence[bias.Results], c
     size = 256 if len(results) < 4 else 160  # pixels
     gallery = report.Gallery([one.model for one in results], measures=("energy_inside",), size=size)
     models = [_cells(evaluation, one, rows, indices) for evaluation, one in zip(evaluated, results, strict=True)]
-    headings = [heading for heading, those in chosen.items() for _ in those]
-    for heading, row in zip(headings, report.merge(models), strict=True):
-        gallery.add(row, heading)
+    gallery.add_models(chosen, models)
     return gallery
 
 

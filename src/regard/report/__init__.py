@@ -7,7 +7,7 @@
 - `write_bias_html`, `bias_tables`: bias results of networks on the same images, as a page and for a terminal.
 - `explain`: likeliest classes and CAMs of images, as a folder of pictures, records and a page.
 - `explanations`: the same as a `Row` for each image with a `Cell` for each class; `explain_batch`: of one batch.
-- `Gallery`: rows on a page; `bias_images`: which images to take; `merge`: rows of several networks.
+- `Gallery`: rows on a page; `bias_images`: which images to take.
 """
 
 from regard.report.bias_page import write_bias_html
@@ -15,7 +15,7 @@ from regard.report.bias_records import bias_tables
 from regard.report.collect import RunResult, collect
 from regard.report.explained import Explained, explain
 from regard.report.explanation import Unreadable, explanations, find_classes
-from regard.report.gallery import Cell, ClassScore, Gallery, Row, bias_images, explain_batch, merge
+from regard.report.gallery import Cell, ClassScore, Gallery, Row, bias_images, explain_batch
 from regard.report.records import Note
 from regard.report.records_table import records_table
 from regard.report.runs import RunsReport, report_runs
@@ -41,7 +41,6 @@ __all__ = [
     "explain_batch",
     "explanations",
     "find_classes",
-    "merge",
     "records_table",
     "report_runs",
     "seed_groups",

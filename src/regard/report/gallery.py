@@ -1,7 +1,6 @@
 """Images with class activation maps (CAMs): which to take, their maps with measures, and a gallery of them.
 
 - `explain_batch`: the rows of a batch, a `Row` for each image with a `Cell` for each class.
-- `merge`: rows of several models on the same images, a cell for each model.
 - `choose`: which images of a set to take.
 - `Gallery`: rows as they are drawn on a page, by the macro in `gallery.html`.
 """
@@ -209,13 +208,6 @@ def explain_batch(
     return rows
 
 
-def merge(models: Sequence[Iterable[Row]]) -> list[Row]:
-    """Rows of several models on the same images, in the same order, as rows with the cells of all."""
-    return [
-        replace(rows[0], cells=tuple(cell for row in rows for cell in row.cells)) for rows in zip(*models, strict=True)
-    ]
-
-
 def spread(total: int, count: int) -> list[int]:
     """Indices of random images (seed 0): one from each of `count` equal parts of a set of `total`."""
     edges = np.arange(count + 1) * total // count
@@ -322,6 +314,13 @@ class Gallery:
 
     def __len__(self) -> int:
         return sum(map(len, self.groups.values()))
+
+    def add_models(self, chosen: Mapping[str, Sequence[int]], models: Sequence[Iterable[Row]]) -> None:
+        """Draws the rows of several models on the images of `choose`, in its order."""
+        headings = [heading for heading, indices in chosen.items() for _ in indices]
+        for heading, *rows in zip(headings, *models, strict=True):
+            cells = tuple(cell for row in rows for cell in row.cells)
+            self.add(replace(rows[0], cells=cells), heading)
 
     def add(self, row: Row, heading: str = "") -> None:
         """Draws a row below the others of its heading."""

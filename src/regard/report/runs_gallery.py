@@ -15,7 +15,7 @@ from regard.errors import InputError
 from regard.maps import GradCAM, MapMethod, create
 from regard.models import fingerprint
 from regard.report.collect import RunResult
-from regard.report.gallery import DIFFERENT, Gallery, Row, choose, disagreement, explain_batch, merge
+from regard.report.gallery import DIFFERENT, Gallery, Row, choose, disagreement, explain_batch
 from regard.report.records import Note
 from regard.training import load_data
 from regard.training.recipe import DataRecipe
@@ -61,10 +61,7 @@ def runs_gallery(
         return RunsGallery(gallery, columns, tuple(notes))
     chosen = choose_images(columns, test, images, different)
     indices = [index for which in chosen.values() for index in which]
-    rows = merge([_rows(methods[network.name], network, test, indices) for network in columns])
-    headings = [heading for heading, which in chosen.items() for _ in which]
-    for heading, row in zip(headings, rows, strict=True):
-        gallery.add(row, heading)
+    gallery.add_models(chosen, [_rows(methods[network.name], network, test, indices) for network in columns])
     notes += [
         Note(network.name, "bias.json was measured with other weights; measure again (regard bias)")
         for network in columns
