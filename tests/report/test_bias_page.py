@@ -137,7 +137,7 @@ def test_several_networks_are_compared_with_the_first_and_corrected_together(wri
     page = written(results, gallery=gallery(results))
     page.check_alone()
     comparisons, _ = bias.compare_all(results)
-    rates, means = bias_records.differences(comparisons)
+    rates, means = bias_records.differences(results, comparisons)
     every = [one for comparison in comparisons for one in comparison.differences.values()]
     assert len(rates) + len(means) == len(every) and 0 < sum(one.significant for one in every) < len(every)
     for record in (*rates, *means):

@@ -21,6 +21,7 @@ from regard.errors import InputError, check_interval
 from regard.files import check_written, utf8, written_aside
 from regard.modes import check_image_size
 from regard.parser import Parser
+from regard.report import bias_records
 from regard.report.template import MARK
 from regard.terminal import command_line
 
@@ -135,7 +136,7 @@ def _gallery(evaluated: Sequence[Evaluation], results: Sequence[bias.Results], c
     by_key = {utf8(key): index for index, key in enumerate(evaluated[0].dataset.keys)}
     indices = [by_key[results[0].keys[row]] for row in rows]
     size = 256 if len(results) < 4 else 160  # pixels
-    gallery = report.Gallery([one.model for one in results], measures=("energy_inside",), size=size)
+    gallery = report.Gallery(bias_records.names(results), measures=("energy_inside",), size=size)
     models = [_cells(evaluation, one, rows, indices) for evaluation, one in zip(evaluated, results, strict=True)]
     gallery.add_models(chosen, models)
     return gallery

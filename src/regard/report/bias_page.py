@@ -60,7 +60,7 @@ def write_bias_html(
     check_same_images(results)
     names = bias_records.names(results)
     comparisons, failed = bias.compare_all(results)
-    rates, means = bias_records.differences(comparisons)
+    rates, means = bias_records.differences(results, comparisons)
     chosen = bias_records.chosen_classes(results)
     notes = [
         *notes,

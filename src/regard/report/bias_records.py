@@ -44,7 +44,7 @@ LEFT_OUT = (NETWORK, Column("reason", "reason"), IMAGES, Column("examples", "exa
 RATE_DIFFERENCES, MEAN_DIFFERENCES = (
     (
         Column("measure", "measure", "measure"),
-        Column("model", "network"),
+        NETWORK,
         Column("value", "difference", kind),
         Column("p", "p", "p", "p"),
         Column("p_adjusted", "adjusted p", "p", "holm"),
@@ -115,11 +115,15 @@ def classes_of_all(results: Sequence[Results], chosen: Sequence[str], measure: s
     ]
 
 
-def differences(comparisons: Sequence[Comparison | None]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def differences(
+    results: Sequence[Results], comparisons: Sequence[Comparison | None]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Differences of rates, and of means, with all models of a measure together."""
     order = (*MAIN, *OTHERS)
     records = [record for one in comparisons if one is not None for record in one.to_records()]
-    records = [record | ({"significant": None} if record["p"] is None else {}) for record in records]
+    labels = dict(zip((one.model for one in results), names(results), strict=True))
+    for record in records:
+        record |= {"network": labels[record["model"]]} | ({"significant": None} if record["p"] is None else {})
     records.sort(key=lambda record: order.index(record["measure"]))
     rates = [record for record in records if record["measure"] in RATES]
     return rates, [record for record in records if record["measure"] not in RATES]
@@ -151,7 +155,7 @@ def bias_tables(results: Sequence[Results], comparisons: Sequence[Comparison | N
             yield records_table(classes(results[0], chosen), CLASSES)
     else:
         yield records_table(overview(results), (*OVERVIEW[:2], *columns(BRIEF)), caption=captions.RATES)
-    rates, means = differences(comparisons)
+    rates, means = differences(results, comparisons)
     if rates:
         yield records_table(rates, RATE_DIFFERENCES, caption=captions.DIFFERENCES)
         yield records_table(means, MEAN_DIFFERENCES)
