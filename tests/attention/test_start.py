@@ -122,6 +122,14 @@ def test_the_formula(dtype) -> None:
             assert wide(x.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("name", ["se", "sge"])
+def test_it_is_traced(name) -> None:
+    module, x = attention.IdentityStart(attention.create(name, 8, **GROUPS.get(name, {}))), torch.randn(2, 8, 4, 4)
+    with torch.no_grad():
+        module.strength.fill_(0.3)
+    torch.testing.assert_close(torch.fx.symbolic_trace(module)(x), module(x))
+
+
 def test_the_channel_shuffle_is_left_out_unless_asked_for() -> None:
     for options, shuffle in (({}, False), ({"shuffle": True}, True)):
         model = attention.attach(models.create("wrn-10-1"), "shuffle", start="identity", groups=2, **options)

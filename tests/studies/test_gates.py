@@ -176,6 +176,16 @@ def test_layers_by_name_by_what_they_are_in_and_as_modules(batches):
     assert list(attention_layers(network("cbam"))) == every
 
 
+@pytest.mark.parametrize("name", ["se", "sge"])
+def test_the_gates_of_modules_that_start_as_the_identity(name, batches):
+    model = moved(attention.attach(models.create("wrn-10-1", 4), name, start="identity", **OPTIONS.get(name, {})))
+    for layer, starts in zip(
+        gate_activations(model, batches).layers.values(), attention.attached(model).values(), strict=True
+    ):
+        assert layer.name.endswith("attention.module")
+        assert layer.channels == starts.module.channels and layer.by_class.overall.min() >= 0
+
+
 def test_the_order_is_that_of_the_forward(batches):
     class Backwards(nn.Module):
         def __init__(self):

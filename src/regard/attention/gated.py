@@ -88,8 +88,6 @@ class GatedAttention(AttentionModule, ABC):
 class ChannelAttention(GatedAttention):
     """Base of the modules with one logit a channel, (N, C, 1, 1)."""
 
-    def forward(self, x: Tensor, strength: Tensor | None = None) -> Tensor:
-        """`x * gate`, or `x * (1 + strength (gate - 1))`, of the features x (N, C, H, W)."""
+    def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        factors = self.gate_values(x)
-        return kernels.scale(x, factors if strength is None else 1 - strength * (1 - factors))
+        return kernels.scale(x, self.gate_values(x))

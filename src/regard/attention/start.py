@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from regard.attention import kernels
+from regard.attention.features import check_features
 from regard.attention.gated import AttentionModule, ChannelAttention
 from regard.errors import unknown
 
@@ -17,7 +19,8 @@ class IdentityStart(AttentionModule):
     """An attention module that begins as the identity: `x + a (module(x) - x)` with one learned `a`, 0 at first.
 
     Of a module `x * gate` that is `x * (1 + a (gate - 1))`. At `a = 0` features come out as they went in, bit for bit.
-    `a` has a gradient from the first step on, the module from the second.
+    `a` has a gradient from the first step on, the module from the second. Of a module with one factor per channel only
+    `gate_values` runs, so that the features are read and written once.
 
     Args:
         module: features (N, C, H, W) -> (N, C, H, W), all finite.
@@ -31,6 +34,7 @@ class IdentityStart(AttentionModule):
     ) -> None:
         super().__init__()
         self.module = module
+        self.by_channel = isinstance(module, ChannelAttention) and not getattr(module, "starts_as_identity", False)
         self.strength = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
         self._start()
 
@@ -38,8 +42,10 @@ class IdentityStart(AttentionModule):
         nn.init.zeros_(self.strength)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.module, ChannelAttention):
-            return self.module(x, self.strength)
+        if self.by_channel:
+            module = cast(ChannelAttention, self.module)
+            check_features(module, x)
+            return kernels.scale(x, 1 - self.strength * (1 - module.gate_values(x)))
         return torch.lerp(self.module(x), x, 1 - self.strength.to(x.dtype))  # x - (1 - 1) (x - module(x)) at first
 
 

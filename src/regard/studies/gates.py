@@ -232,6 +232,8 @@ def gate_activations(
     if quantity not in get_args(Quantity):
         raise unknown("quantity", quantity, get_args(Quantity))
     modules = attention_layers(model, layers, quantity=quantity)
+    starts = [start for start in model.modules() if isinstance(start, IdentityStart)]
+    runs = {start.module: start for start in starts if start.by_channel}  # in place of the module itself
     values: dict[str, Tensor] = {}  # of a batch, in the order in which the modules ran
     cells: dict[nn.Module, Any] = {}
     sums: dict[str, MomentsByClass] = {}
@@ -239,7 +241,7 @@ def gate_activations(
     def keep(cell: nn.Module, _args: Any, output: Any) -> None:
         cells[cell] = output
 
-    def read(name: str, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
+    def read(name: str, module: nn.Module, _: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> None:
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
         if quantity == "output":
             values[name] = _over_pixels(output)
@@ -257,7 +259,8 @@ def gate_activations(
 
     with at_rest(model), ExitStack() as hooks:
         for name, module in modules.items():
-            hooks.callback(module.register_forward_hook(partial(read, name), with_kwargs=True).remove)
+            read_this = partial(read, name, module)
+            hooks.callback(runs.get(module, module).register_forward_hook(read_this, with_kwargs=True).remove)
             if isinstance(module, DIA):
                 hooks.callback(module.cell.register_forward_hook(keep).remove)
         for images, labels in labelled(batches, classes, progress):

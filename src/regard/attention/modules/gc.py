@@ -76,12 +76,11 @@ class GlobalContext(ChannelAttention):
         context = kernels.context(x, self.attend.weight.flatten(), self.attend.bias)
         return self.context_logits(context)[:, :, None, None]
 
-    def forward(self, x: Tensor, strength: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.fusion == "scale":
-            return super().forward(x, strength)
+            return super().forward(x)
         check_features(self, x)
-        added = self.logits(x)
-        return kernels.add(x, added if strength is None else strength * added)
+        return kernels.add(x, self.logits(x))
 
     def gate_values(self, x: Tensor) -> Tensor:
         if self.fusion == "add":
