@@ -58,13 +58,13 @@ def test_networks_side_by_side(call, runs, tmp_path) -> None:
     page = (tmp_path / "study" / "gates.html").read_text()
     assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["gates.html", "gates.json"]
     assert (content["data"], content["quantity"]) == ("clutter test", "gate")
-    assert json.loads(out) == content["layers"]
+    assert json.loads(out) == content["records"]
     images = data.load("clutter", train=40, test=60).test
     for name in ("shuffle", "still"):
         model = training.load_pretrained(str(runs / name)).model()
         result = gate_activations(model, data.create_loader(images, 60).epoch(0))
         layers, channels = (
-            [one for one in content[key] if one["network"] == str(runs / name)] for key in ("layers", "channels")
+            [one for one in content[key] if one["network"] == str(runs / name)] for key in ("records", "channels")
         )
         assert [layer["layer"] for layer in layers] == list(result.layers)
         for layer, expected in zip(layers, result.layers.values(), strict=True):
@@ -81,7 +81,7 @@ def test_classes_layers_and_the_output(call, tmp_path) -> None:
     assert (status, err) == (0, "")
     content = json.loads((tmp_path / "gates-clutter-test" / "gates.json").read_text())
     assert content["quantity"] == "output"
-    assert [layer["layer"] for layer in content["layers"]] == ["group1.block0.attention", "group2.block0.attention"]
+    assert [layer["layer"] for layer in content["records"]] == ["group1.block0.attention", "group2.block0.attention"]
     assert [key for key in content["channels"][0] if key.startswith("mean of ")] == [
         "mean of 7",
         "mean of 1",

@@ -52,7 +52,7 @@ def test_two_networks(call, runs, tmp_path, test_images) -> None:
     content = json.loads((tmp_path / "study" / "groups.json").read_text())
     page = (tmp_path / "study" / "groups.html").read_text()
     assert (content["target"], content["data"]) == ("label", "clutter test")
-    assert json.loads(out) == content["classes"]
+    assert json.loads(out) == content["records"]
     for name, layer in zip(("first", "second"), ("group1", "group2"), strict=True):
         model = training.load_pretrained(str(runs / name)).model()
         for label in (3, 7):
@@ -64,7 +64,7 @@ def test_two_networks(call, runs, tmp_path, test_images) -> None:
             scores = [one for one in content["groups"] if key.items() <= one.items()]
             assert [one["score"] for one in scores] == pytest.approx(expected.tolist(), rel=1e-3)
             assert [one["images"] for one in scores] == [2] * 4
-            (record,) = (one for one in content["classes"] if key.items() <= one.items())
+            (record,) = (one for one in content["records"] if key.items() <= one.items())
             assert record["highest_group"] == int(expected.argmax()) + 1
             assert f"{100 * record['highest']:.1f}%" in page
 
@@ -74,7 +74,7 @@ def test_the_predicted_class_and_five_classes_unless_stated(call, tmp_path) -> N
     assert (status, err) == (0, "")
     content = json.loads((tmp_path / "groups-clutter-test" / "groups.json").read_text())
     assert content["target"] == "predicted"
-    assert [one["class"] for one in content["classes"]] == ["1", "3", "5", "7", "9"]
+    assert [one["class"] for one in content["records"]] == ["1", "3", "5", "7", "9"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_images_that_cannot_be_read_are_left_out_with_a_warning(call, tmp_path) 
     status, _, err = call(*options, "--unreadable=skip")
     assert status == 0 and "0/0.png" in err
     content = json.loads((tmp_path / "groups-folder" / "groups.json").read_text())
-    assert [one["images"] for one in content["classes"]] == [2, 3]
+    assert [one["images"] for one in content["records"]] == [2, 3]
     for path in paths:
         path.write_text("no image")
     status, _, err = call(*options, "--unreadable=skip")

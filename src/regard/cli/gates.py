@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from regard import report
 from regard.cli.inputs import evaluations
 from regard.cli.options import make_parser
 from regard.cli.output import Output
-from regard.cli.studies import add_study_options, data_name, folder_for, sample, write_json
+from regard.cli.studies import add_study_options, folder_for, sample, write_study
 from regard.errors import InputError
 from regard.parser import Parser, strings
 from regard.studies import attention_layers, gate_activations
-from regard.terminal import command_line
 
 
 def parser() -> Parser:
@@ -39,7 +37,7 @@ def main(arguments: list[str]) -> int:
     networks = evaluations(parser(), arguments, say=output.note)
     options = networks[0].options
     images = sample(networks)
-    folder = folder_for("gates", options, networks[0])
+    folder = folder_for("gates", options.out, images)
     layers = options.layer or None
     for network in networks:
         try:
@@ -59,18 +57,11 @@ def main(arguments: list[str]) -> int:
                 progress=update,
             )
         network.release()
-    data = data_name(networks[0])
-    command = command_line(["regard", "gates", *arguments])
-    records = report.study_records(results)
     channels = [
         {"network": name, **record}
         for name, result in results.items()
         for layer in result.layers.values()
         for record in layer.channel_records(images.drawn)
     ]
-    content = {"command": command, "data": data, "quantity": options.quantity, "layers": records, "channels": channels}
-    write_json(folder / "gates.json", content)
-    page = report.write_study_html(results, folder / "gates.html", labels=images.drawn, data=data, command=command)
-    output.show(records, report.study_table(results))
-    output.note(f"the study is {page.resolve()}")
+    write_study("gates", results, folder, images, output, arguments, quantity=options.quantity, channels=channels)
     return 0

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from regard import report
 from regard.cli.inputs import Evaluation, evaluations
 from regard.cli.options import make_parser
 from regard.cli.output import Output
-from regard.cli.studies import Sample, add_study_options, data_name, folder_for, sample, write_json
+from regard.cli.studies import Sample, add_study_options, folder_for, sample, write_study
 from regard.errors import InputError
 from regard.formatting import counted
 from regard.maps.channel_groups import group_means
 from regard.parser import Parser, strings
 from regard.report.studies import CLASSES
 from regard.studies.groups import Target, group_scores
-from regard.terminal import command_line
 
 
 def parser() -> Parser:
@@ -47,7 +45,7 @@ def main(arguments: list[str]) -> int:
     options = networks[0].options
     layers = _layers(networks, options.layer)
     images = sample(networks, most=CLASSES)
-    folder = folder_for("groups", options, networks[0])
+    folder = folder_for("groups", options.out, images)
     target = _target(networks, images, options.target)
     for network, layer in zip(networks, layers, strict=True):  # before the work
         first = next(network.batches(images.indices))
@@ -69,15 +67,8 @@ def main(arguments: list[str]) -> int:
                 progress=update,
             )
         network.release()
-    data = data_name(networks[0])
-    command = command_line(["regard", "groups", *arguments])
-    records = report.study_records(results)
     groups = [{"network": name, **record} for name, result in results.items() for record in result.group_records()]
-    content = {"command": command, "data": data, "target": target, "classes": records, "groups": groups}
-    write_json(folder / "groups.json", content)
-    page = report.write_study_html(results, folder / "groups.html", labels=images.drawn, data=data, command=command)
-    output.show(records, report.study_table(results))
-    output.note(f"the study is {page.resolve()}")
+    write_study("groups", results, folder, images, output, arguments, target=target, groups=groups)
     return 0
 
 

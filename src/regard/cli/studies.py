@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import Namespace
 
 from regard import report
 from regard.cli.inputs import Evaluation, add_networks
+from regard.cli.output import Output
 from regard.errors import InputError, check_interval
 from regard.files import check_written, write_text
 from regard.parser import Parser, strings
-from regard.report.studies import MOST_CLASSES, spread_classes
+from regard.report.studies import MOST_CLASSES, Results, spread_classes
 from regard.report.template import MARK
+from regard.terminal import command_line
 
 
 def add_study_options(parser: Parser, *, per_class: int | None) -> None:
@@ -44,11 +45,13 @@ class Sample:
     """The images of a study.
 
     Attributes:
-        indices: of the images in their data set.
+        data: name and split of the data set.
+        indices: of the images in it.
         labels: of the classes that are counted.
         drawn: of the classes that the page draws.
     """
 
+    data: str
     indices: list[int]
     labels: list[int]
     drawn: list[int]
@@ -88,21 +91,17 @@ def sample(evaluations: Sequence[Evaluation], *, most: int | None = None) -> Sam
         count = len(of_class) if options.per_class is None else min(options.per_class, len(of_class))
         indices += of_class[(2 * np.arange(count) + 1) * len(of_class) // (2 * count)].tolist()
     drawn = counted if options.classes and len(counted) <= MOST_CLASSES else spread_classes(counted)
-    return Sample(sorted(indices), counted, drawn)
+    data = " ".join(filter(None, (images.name, images.split)))
+    return Sample(data, sorted(indices), counted, drawn)
 
 
-def data_name(evaluation: Evaluation) -> str:
-    """The name of the images, and their split."""
-    return " ".join(filter(None, (evaluation.images.name, evaluation.images.split)))
-
-
-def folder_for(study: str, options: Namespace, evaluation: Evaluation) -> Path:
+def folder_for(study: str, out: str | None, images: Sample) -> Path:
     """The folder of the study.
 
     Raises:
         InputError: a file has its name, or it holds a file that no study wrote.
     """
-    folder = Path(options.out or "-".join([study, *data_name(evaluation).split()]))
+    folder = Path(out or "-".join([study, *images.data.split()]))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the study goes to a folder, choose another (--out)")
     check_written(folder / f"{study}.json", f'"command": "regard {study}')
@@ -110,6 +109,31 @@ def folder_for(study: str, options: Namespace, evaluation: Evaluation) -> Path:
     return folder
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a study as JSON."""
-    write_text(path, json.dumps(content, allow_nan=False) + "\n")
+def write_study(
+    study: str,
+    results: Results,
+    folder: Path,
+    images: Sample,
+    output: Output,
+    arguments: Sequence[str],
+    **details: Any,
+) -> None:
+    """Writes the JSON file and the page of a study, and prints its records.
+
+    Args:
+        study: name of the command.
+        results: by name of network.
+        folder: see `folder_for`.
+        images: of the study.
+        output: of the command.
+        arguments: of the command.
+        details: what the JSON file has besides the records.
+    """
+    command = command_line(["regard", study, *arguments])
+    records = report.study_records(results)
+    content = {"command": command, "data": images.data, "records": records, **details}
+    write_text(folder / f"{study}.json", json.dumps(content, allow_nan=False) + "\n")
+    path = folder / f"{study}.html"
+    page = report.write_study_html(results, path, labels=images.drawn, data=images.data, command=command)
+    output.show(records, report.study_table(results))
+    output.note(f"the study is {page.resolve()}")
