@@ -125,7 +125,7 @@ def test_the_page_of_one_network_has_the_numbers_of_its_results(written, tmp_pat
     assert left_out["constant map"]["images"] == whole.constant_maps
     assert left_out["no region"]["images"] == whole.empty_regions
     assert left_out["not readable"]["examples"] == "bad.jpg: cut short" and "bad.jpg: cut short" in page.text
-    assert "A note." in page.text and options["command"] in page.text and "fit size [8, 8]" in page.text
+    assert "A note." in page.text and options["command"] in page.text and 'fit {"size": [8, 8]}' in page.text
     assert sum(tag == "img" for tag, _ in page.tags) == 12 * 2
     again = written([one], gallery=gallery([one]), **options)
     assert again.source == page.source

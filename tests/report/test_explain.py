@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.snapshots import check_snapshot
 
 from regard import bias, data, maps, models, report
 from regard.errors import InputError
@@ -200,6 +201,14 @@ def test_the_page_defines_the_focus_as_it_is_computed(images, explain) -> None:
     cam = torch.tensor([[[-2.0, 0.0, 0.2, 0.29], [0.31, 0.5, 0.9, 1.0]]])
     assert torch.equal(bias.focus(cam, 0.3), bias.scaled(cam) >= 0.3)
     assert torch.equal(bias.focus(cam, 0.3), cam.clamp(min=0) >= 0.3)
+
+
+def test_the_words_of_the_page(images, explain, parse, monkeypatch) -> None:
+    monkeypatch.chdir(images)
+    pictures = data.open_pictures(["in/a.png", "in/b.png"], mask="masks")
+    page = parse((explain(pictures, classes=(0, 3)).folder / "explain.html").read_text())
+    page.check_alone()
+    check_snapshot("pages/explain", re.sub(r"likeliest: .*", "likeliest: …", page.outline))
 
 
 def test_a_page_of_many_images_has_the_first_and_their_number(images, explain, monkeypatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from regard.report.records import Column, Note
 from regard.report.template import Repeat, write_page
 from regard.training.run import environment
 
-_LONGEST = 160  # characters of a setting
 _SETTINGS = ("dataset", "split", "method", "layer", "target", "threshold", "margin", "tolerance")
 
 Charts = list[tuple[str, Figure]]
@@ -90,8 +88,8 @@ def write_bias_html(
         gallery=gallery,
         left_out=bias_records.left_out(results),
         repeats=[Repeat(title, command)] if command else [],
-        provenance=shared({name: _flat(one.provenance) for name, one in zip(names, results, strict=True)}),
-        environment=shared({"": _flat(environment(()))}),
+        provenance=shared({name: _without_commands(one.provenance) for name, one in zip(names, results, strict=True)}),
+        environment=shared({"": _without_commands(environment(()))}),
     )
 
 
@@ -177,22 +175,9 @@ def _class_tables(
     return tables
 
 
-def _settings(results: Results) -> dict[str, str]:
-    return {name: _text(getattr(results, name)) for name in _SETTINGS} | {"images": f"{len(results):,}"}
+def _settings(results: Results) -> dict[str, Any]:
+    return {name: getattr(results, name) for name in _SETTINGS} | {"images": len(results)}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Name -> text of everything in nested mappings, with the names of what it is in before its own."""
-    texts: dict[str, str] = {}
-    for key, value in values.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            texts |= _flat(value, f"{name} ")
-        elif value is not None and name not in ("command", "classes"):
-            texts[name] = _text(value)
-    return texts
-
-
-def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+def _without_commands(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name not in ("classes", "command")}
