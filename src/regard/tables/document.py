@@ -81,17 +81,18 @@ def _entries(filled: FilledTable) -> Iterator[_Entry]:
 
 
 def _wide(filled: FilledTable, entries: list[_Entry]) -> Grid:
-    """Two rows for each row and metric: published, and ours."""
+    """Two rows for each row and metric, published and ours; one for a metric that runs do not measure."""
     columns = filled.table.columns
     at = {(one.cell.cell.row, one.index, one.cell.cell.column): one for one in entries}
     rows = []
     for key, title in filled.table.rows.items():
-        for index in range(len(filled.table.metrics)):
+        for index, measured in enumerate(filled.table.metrics):
             cells = [at.get((key, index, column)) for column in columns]
             metric = next((f"{one.metric}, " for one in cells if one and one.metric), "")
             published = (_published(filled, one) if one else "" for one in cells)
             rows.append(("" if index else title, f"{metric}published", *published))
-            rows.append(("", f"{metric}ours", *(_ours(filled, one) if one else "" for one in cells)))
+            if measured.field is not None:
+                rows.append(("", f"{metric}ours", *(_ours(filled, one) if one else "" for one in cells)))
     return Grid("", ("", "", *columns.values()), "ll" + "r" * len(columns), tuple(rows))
 
 
@@ -164,12 +165,14 @@ def _sources(filled: FilledTable) -> Grid:
 
 def _facts(filled: FilledTable) -> tuple[tuple[str, str], ...]:
     table = filled.table
-    directions = {metric.higher_is_better for metric in table.metrics if not metric.is_cost}
-    better = [f"{'higher' if directions == {True} else 'lower'} is better"] if len(directions) == 1 else []
+    measured = [metric for metric in table.metrics if not metric.is_cost]
+    directions = {metric.higher_is_better for metric in measured}
+    better = f" ({'higher' if directions == {True} else 'lower'} is better)" if len(directions) == 1 else ""
+    costs = [metric.title for metric in table.metrics if metric.is_cost]
     runs = "number of runs not stated" if table.runs is None else counted(table.runs, "run")
     facts = [
         ("source", table.source),
-        ("numbers", "; ".join([metric.title for metric in table.metrics] + better)),
+        ("numbers", "; ".join(["; ".join(metric.title for metric in measured) + better, *costs])),
         ("published", f"{_STATISTICS[table.statistic]}, {runs}" if table.printed else ""),
         ("runs", ", ".join(filter(None, (f"{len(filled.finished)} finished", filled.data)))),
     ]
