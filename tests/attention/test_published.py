@@ -154,10 +154,10 @@ def relu(values: Tensor) -> Tensor:
     return values * (values > 0)
 
 
-def layer_of(values: Tensor, layer: nn.Linear) -> Tensor:
+def layer_of(values: Tensor, layer: nn.Module) -> Tensor:
     """A fully connected layer of a vector."""
     rows = [sum(w * v for w, v in zip(row, values, strict=True)) for row in layer.weight]
-    return torch.stack(rows) + (0 if layer.bias is None else layer.bias)
+    return torch.stack(rows) + (layer.bias if getattr(layer, "bias", None) is not None else 0)
 
 
 def planes(features: Tensor) -> list[tuple[int, int, Tensor]]:
