@@ -78,25 +78,25 @@ class Parser(ArgumentParser):
         )
         self._positionals.title = "arguments"
 
-    def parse_args(self, args: Sequence[str], *rest: Any, **settings: Any) -> Any:  # type: ignore[override]
+    def parse_args(self, *given: Any, **settings: Any) -> Any:
         """The values of all arguments.
 
         Args:
-            args: as typed.
-            rest: further arguments of jsonargparse.
-            settings: as well; with `defaults=False` only what is given is among the values.
+            given: the arguments as typed, a sequence of strings.
+            settings: of jsonargparse; with `defaults=False` only what is given is among the values.
 
         Raises:
             InputError: an option is unknown, a value is missing or does not fit.
         """
         try:
+            args: Sequence[str] = (*given, settings.pop("args", None))[0] or ()
             for argument in args:
                 check_aliases(argument.partition("=")[2] if argument.startswith("--") else argument)
                 if "\0" in argument:  # from a recipe
                     raise InputError(f"{argument!r:.100} holds a zero byte, which is in no name")
             options, positionals = self.split(args)
             between = ["--"] if any(positional.startswith("-") for positional in positionals) else []
-            return super().parse_args([*options, *between, *positionals], *rest, **settings)
+            return super().parse_args([*options, *between, *positionals], *given[1:], **settings)
         except InputError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:  # of !!bool no

@@ -34,6 +34,7 @@ COMMANDS = {
     "recipes": "the recipes that come with regard: lists, shows and copies them",
     "import": "a checkpoint from elsewhere as a file that the other commands take",
     "export": "a network as an ONNX file, checked with onnxruntime, or for the Hugging Face Hub",
+    "completion": "the script with which bash, zsh or fish completes commands and options",
 }
 
 # Of these a launcher may start several processes: they share the work, or, of the last, the runs of a store.
@@ -66,8 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[0] not in COMMANDS:
             raise InputError(f"unknown command {arguments[0]!r}; known: {', '.join(COMMANDS)}")
         _check_alone(arguments[0])
-        # `import` is a word of Python's own
-        command = import_module(f"regard.cli.{arguments[0].replace('import', 'import_')}")
+        command = import_module(module_of(arguments[0]))
         with _shown_warnings():
             return command.main(arguments[1:])
     except SaidElsewhere as error:
@@ -94,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _show_traceback(error)
         say(f"regard: {first_line(error)}; if memory ran out, give fewer workers or smaller batches", error=True)
         return InputError.status
+
+
+def module_of(command: str) -> str:
+    """The module of a command; `import` is a keyword of Python."""
+    return f"regard.cli.{'import_' if command == 'import' else command}"
 
 
 def _show_traceback(error: BaseException) -> None:

@@ -1,0 +1,77 @@
+"""`regard completion`: the script with which a shell completes commands, options and choices."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS, Action, ArgumentParser
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Literal, get_args, get_origin
+
+import shtab
+
+from regard.parser import Parser
+
+_SHELLS = ("bash", "zsh", "fish")
+_PATHS = ("out", "mask", "images", "runs", "run", "store", "checkpoint", "model", "models", "recipe", "table", "target")
+
+
+def parser() -> Parser:
+    parser = Parser(
+        prog="regard completion",
+        description="Prints the script with which a shell completes commands, options and choices. For bash: regard "
+        "completion bash > ~/.local/share/bash-completion/completions/regard",
+    )
+    parser.add_argument("shell", choices=_SHELLS, help="shell to complete in")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    from regard.cli.main import COMMANDS, module_of  # which imports this module by its name
+
+    options = parser().parse_args(arguments)
+    parsers = {name: import_module(module_of(name)).parser() for name in COMMANDS}
+    print(script(options.shell, parsers, COMMANDS), end="")
+    return 0
+
+
+def script(shell: str, parsers: Mapping[str, Parser], abouts: Mapping[str, str]) -> str:
+    """The script of a shell.
+
+    Args:
+        shell: "bash", "zsh" or "fish".
+        parsers: by command.
+        abouts: what each is for.
+    """
+    root = ArgumentParser(prog="regard")
+    root.add_argument("--version", action="store_true", help="print the version")
+    commands = root.add_subparsers()
+    for name, parser in parsers.items():
+        actions = [action for action in parser._actions if action.help != SUPPRESS]
+        command = commands.add_parser(name, help=abouts[name], add_help=False)
+        for action in actions:
+            command._add_action(_completed(action))
+    return shtab.complete(root, shell=shell)
+
+
+def _completed(action: Action) -> Action:
+    """An option as shtab knows it: with its choices, or as a path."""
+    choices = _choices(getattr(action, "_typehint", None))
+    plain = Action(
+        [name for name in action.option_strings if not name.endswith("+")],
+        action.dest,
+        nargs=action.nargs,
+        choices=list(action.choices or choices) or None,
+        help=" ".join((action.help or "").split()).replace("%", "%%"),
+        metavar=action.metavar if isinstance(action.metavar, str) else None,
+    )
+    if not plain.choices and action.dest.rpartition(".")[2] in (*_PATHS, "folder"):
+        vars(plain)["complete"] = shtab.FILE
+    return plain
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    if kind is bool:
+        return ("true", "false")
+    if get_origin(kind) is Literal:
+        return tuple(map(str, get_args(kind)))
+    return next((choices for one in get_args(kind) if (choices := _choices(one))), ())
