@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,17 @@ def test_networks_side_by_side(call, runs, tmp_path) -> None:
             assert means == pytest.approx(expected.by_class.overall.tolist(), rel=1e-4)
             assert f"{layer['eta_squared']:.3f}" in page
     assert "regard gates " in page and "clutter test" in page
+
+
+def test_the_recorded_command_repeats_the_study(call, tmp_path, capsys) -> None:
+    assert call("--quiet", "--class", "7,1", "se", "--layer=group1", "--device", "cpu")[0] == 0
+    path = tmp_path / "gates-clutter-test" / "gates.json"
+    before = json.loads(path.read_text())
+    program, command, *arguments = shlex.split(before["command"])
+    assert (program, command) == ("regard", "gates")
+    assert main([command, *arguments, "--out=again"]) == 0
+    again = json.loads((tmp_path / "again" / "gates.json").read_text())
+    assert (again["records"], again["channels"]) == (before["records"], before["channels"])
 
 
 def test_classes_layers_and_the_output(call, tmp_path) -> None:
