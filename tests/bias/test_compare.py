@@ -72,9 +72,9 @@ def test_all_are_corrected_together():
     several = [results("a", rows(1, 0.55)), results("b", rows(2)), results("c", rows(3)), results("d", keys=KEYS)]
     comparisons, notes = compare_all(several)
     assert comparisons[2] is None and len(notes) == 1 and "d is not compared with a" in notes[0]
-    found = {(i, name): one for i in (0, 1) for name, one in comparisons[i].differences.items()}
+    actual = {(i, name): one for i in (0, 1) for name, one in comparisons[i].differences.items()}
     alone = {(i, name): one for i in (0, 1) for name, one in compare(several[i + 1], several[0]).differences.items()}
-    assert found == holm(alone) != alone
+    assert actual == holm(alone) != alone
     assert compare_all(several[:1]) == ([], [])
 
 
@@ -118,21 +118,21 @@ def test_images_in_another_order():
     order = np.random.default_rng(0).permutation(N)
     expected = compare(results(columns=first, keys=KEYS), results("second", second, keys=KEYS))
     moved = results("second", taken(second, order), keys=tuple(KEYS[i] for i in order))
-    found = compare(results(columns=first, keys=KEYS), moved)
-    assert found == expected
+    actual = compare(results(columns=first, keys=KEYS), moved)
+    assert actual == expected
 
 
 def test_images_that_only_one_has():
     first, second = rows(1), rows(2)
     a = results(columns=taken(first, slice(0, 50)), keys=KEYS[:50])
     b = results("second", taken(second, slice(10, None)), keys=KEYS[10:])
-    found = compare(a, b)
+    actual = compare(a, b)
     both = slice(10, 50)
     alone = compare(
         results(columns=taken(first, both), keys=KEYS[both]), results("second", taken(second, both), keys=KEYS[both])
     )
-    assert found.differences == alone.differences
-    assert len(found.notes) == 1 and "40 images are compared; 10 are only in the first" in found.notes[0]
+    assert actual.differences == alone.differences
+    assert len(actual.notes) == 1 and "40 images are compared; 10 are only in the first" in actual.notes[0]
 
 
 def test_results_that_cannot_be_compared():
@@ -154,8 +154,8 @@ def test_results_that_cannot_be_compared():
 def test_regions_of_another_size():
     resized = rows()
     resized["region_area"][5:9] *= 1.01
-    found = compare(results(), results("second", resized))
-    assert found.notes[0].startswith("Of 60 images, 4 have regions")
+    actual = compare(results(), results("second", resized))
+    assert actual.notes[0].startswith("Of 60 images, 4 have regions")
     with pytest.raises(InputError, match="of spots test and dots test and differ in the region of 4 of 60 images"):
         compare(results(), results("second", resized, dataset="dots"))
     assert compare(results(), results("second", dataset="dots")).notes[0] == "The dataset differs: spots, dots."

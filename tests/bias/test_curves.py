@@ -72,12 +72,12 @@ def test_results_at_another_threshold(results: Results, threshold: float) -> Non
     """As if evaluated with that threshold, bit for bit."""
     torch.manual_seed(0)
     expected = evaluate(Network(), batches(), method=red, margin=results.margin, threshold=threshold)
-    found = replace(results, threshold=0.333).at(threshold)  # 0.5 too is from the curves
-    assert found.threshold == threshold and list(found.rows) == list(expected.rows)
+    actual = replace(results, threshold=0.333).at(threshold)  # 0.5 too is from the curves
+    assert actual.threshold == threshold and list(actual.rows) == list(expected.rows)
     for name, values in expected.rows.items():
-        assert found.rows[name].dtype == values.dtype
-        np.testing.assert_array_equal(found.rows[name], values)
-    assert found.position_bias == expected.position_bias and found.range_bias == expected.range_bias
+        assert actual.rows[name].dtype == values.dtype
+        np.testing.assert_array_equal(actual.rows[name], values)
+    assert actual.position_bias == expected.position_bias and actual.range_bias == expected.range_bias
 
 
 def test_rates_over_thresholds(results: Results) -> None:
@@ -134,9 +134,9 @@ def test_images_of_many_pixels() -> None:
     images = torch.rand(2, 3, 300, 300, generator=torch.Generator().manual_seed(0))
     regions = torch.zeros(2, 300, 300, dtype=torch.bool)
     regions[0] = True
-    found = evaluate(Network(), [(images, torch.zeros(2, dtype=torch.long), regions)], method=red).rows
-    assert found["focus_inside"][0, 0] == found["focus_outside"][1, 0] == 90_000
-    assert found["focus_inside"].dtype == np.uint32
+    actual = evaluate(Network(), [(images, torch.zeros(2, dtype=torch.long), regions)], method=red).rows
+    assert actual["focus_inside"][0, 0] == actual["focus_outside"][1, 0] == 90_000
+    assert actual["focus_inside"].dtype == np.uint32
 
 
 @pytest.mark.parametrize("column", [pa.array([1] * 12), pa.array([[1, 2]] * 12), pa.array(["a"] * 12)])

@@ -350,10 +350,10 @@ def test_loops_over_pixels_say_the_same(kind, dtype):
     shape, threshold, thresholds, k = (6, 9), 0.3, (0.1, 0.35, 0.6, 1.0), 7
     regions = np.stack([random.random(shape) < part for part in (0.3, 0.7, 0, 1)])
     maps = np.stack([awkward(kind, dtype, shape, random) for _ in regions])
-    found = measure(torch.from_numpy(maps), torch.from_numpy(regions), threshold, thresholds=thresholds, top_k=k)
+    actual = measure(torch.from_numpy(maps), torch.from_numpy(regions), threshold, thresholds=thresholds, top_k=k)
     for i, (map_, region) in enumerate(zip(maps, regions, strict=True)):
         for name, expected in slow(map_, region, threshold, thresholds, k).items():
-            ours = getattr(found, name)[i].item()
+            ours = getattr(actual, name)[i].item()
             close = float(np.finfo(dtype).eps) * (4 if name in ("energy_inside", "mean_iou") else 1)
             assert ours == pytest.approx(expected, rel=close, abs=0, nan_ok=True), name
 
@@ -471,9 +471,9 @@ def test_range_bias_with_a_margin():
     maps, regions = torch.zeros(1, 9, 9), torch.zeros(1, 9, 9, dtype=torch.bool)
     maps[0, 4, 2:8] = 1
     regions[0, 4, 2:5] = True
-    found = [measure(maps, regions, margin=margin) for margin in (0, 1, 2, 3)]
-    assert [bool(each.range_bias) for each in found] == [True, True, True, False]
-    assert {float(each.spill) for each in found} == {0.5} and not any(bool(each.position_bias) for each in found)
+    actual = [measure(maps, regions, margin=margin) for margin in (0, 1, 2, 3)]
+    assert [bool(each.range_bias) for each in actual] == [True, True, True, False]
+    assert {float(each.spill) for each in actual} == {0.5} and not any(bool(each.position_bias) for each in actual)
     away = measure(maps.flip(1), regions.roll(-3, 1), margin=20)
     assert bool(away.position_bias) and not bool(away.range_bias)
 

@@ -36,14 +36,14 @@ def theirs(quantus):
         judge = getattr(quantus, metric)(disable_warnings=True, display_progressbar=False, **options)
         n, h, w = maps.shape
         images = np.zeros((n, 3, h, w), maps.dtype)
-        found = judge(
+        actual = judge(
             model=None,
             x_batch=images,
             y_batch=np.zeros(n, int),
             a_batch=maps[:, None].copy(),
             s_batch=regions[:, None].copy(),
         )
-        return np.array(found, dtype=float)
+        return np.array(actual, dtype=float)
 
     return values
 
@@ -86,16 +86,16 @@ def test_negative_values(theirs, metric):
     # ranks tell them apart, where ours all tie at 0. Clipped beforehand, maps are measured alike but for their ties.
     maps, regions = random_maps(0, low=-0.8)
     assert (maps < 0).mean() > 0.3
-    found = ours(metric, maps, regions)
+    actual = ours(metric, maps, regions)
     clipped = maps.clip(0)
-    np.testing.assert_array_equal(found, ours(metric, clipped, regions))
+    np.testing.assert_array_equal(actual, ours(metric, clipped, regions))
     if metric != "RelevanceRankAccuracy":
-        np.testing.assert_allclose(found, theirs(metric, clipped, regions), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(actual, theirs(metric, clipped, regions), rtol=0, atol=1e-6)
     if metric in ("RelevanceMassAccuracy", "AttributionLocalisation", "AUC"):
-        assert abs(found - theirs(metric, maps, regions)).max() > 0.01
+        assert abs(actual - theirs(metric, maps, regions)).max() > 0.01
     if metric == "AttributionLocalisation":
-        found = theirs(metric, maps, regions, abs=False, positive_attributions=True)
-        np.testing.assert_allclose(ours(metric, maps, regions), found, rtol=0, atol=1e-6)
+        actual = theirs(metric, maps, regions, abs=False, positive_attributions=True)
+        np.testing.assert_allclose(ours(metric, maps, regions), actual, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("metric", ["RelevanceRankAccuracy", "TopKIntersection"])
@@ -105,15 +105,15 @@ def test_ties(theirs, metric):
     map_ = random.integers(0, 3, (12, 12)) / 2
     region = np.zeros((12, 12), bool)
     region[2:7, 3:9] = True
-    found = []
+    actual = []
     for _ in range(400):
         order = random.permutation(144)
         moved = map_.reshape(-1)[order].reshape(1, 12, 12), region.reshape(-1)[order].reshape(1, 12, 12)
         assert ours(metric, *moved) == pytest.approx(ours(metric, map_[None], region[None]))
-        found.append(theirs(metric, *moved)[0])
-    assert np.std(found) > 0.01
-    error = np.std(found) / len(found) ** 0.5
-    assert np.mean(found) == pytest.approx(ours(metric, map_[None], region[None])[0], abs=4 * error)
+        actual.append(theirs(metric, *moved)[0])
+    assert np.std(actual) > 0.01
+    error = np.std(actual) / len(actual) ** 0.5
+    assert np.mean(actual) == pytest.approx(ours(metric, map_[None], region[None])[0], abs=4 * error)
 
 
 @pytest.mark.parametrize("metric", ["AUC", "RelevanceMassAccuracy", "AttributionLocalisation", "PointingGame"])
@@ -130,8 +130,8 @@ def test_empty_regions(theirs, metric):
     regions[2] = False
     expected = theirs(metric, maps, regions)[2]
     assert expected == 1 if metric == "PointingGame" else np.isnan(expected)
-    found = ours(metric, maps, regions)[2]
-    assert np.isnan(found) if metric in ("AUC", "RelevanceRankAccuracy") else found == 0
+    actual = ours(metric, maps, regions)[2]
+    assert np.isnan(actual) if metric in ("AUC", "RelevanceRankAccuracy") else actual == 0
 
 
 def test_constant_maps(theirs):

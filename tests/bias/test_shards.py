@@ -49,9 +49,9 @@ def same(a: Rows, b: Rows) -> None:
 def test_rows_on_disk_are_the_rows(tmp_path: Path) -> None:
     rows = rows_of(range(9))
     replace(rows, skipped=("a: broken",), outputs=7).write(tmp_path / "x.parquet")
-    found = Rows.read(tmp_path / "x.parquet")
-    same(found, rows)
-    assert found.skipped == ("a: broken",) and found.outputs == 7 and np.isnan(found.columns["spill"][0])
+    actual = Rows.read(tmp_path / "x.parquet")
+    same(actual, rows)
+    assert actual.skipped == ("a: broken",) and actual.outputs == 7 and np.isnan(actual.columns["spill"][0])
 
 
 def test_rows_on_disk_read_without_regard(tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_all_images_once_with_and_without_a_folder(tmp_path: Path, count: int) -
 def test_stopped_and_resumed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Work(stop_after=2), tmp_path)
-    found: list[range] = []
+    actual: list[range] = []
     again = Work()
-    shard = in_shards(23, 5, again, folder=tmp_path, plan={"a": [1, 2]}, resumed=found.append)
-    assert [places.start for places in found] == [0, 5] and [places.start for places in again.done] == [10, 15, 20]
+    shard = in_shards(23, 5, again, folder=tmp_path, plan={"a": [1, 2]}, resumed=actual.append)
+    assert [places.start for places in actual] == [0, 5] and [places.start for places in again.done] == [10, 15, 20]
     same(shard, rows_of(range(23)))
     assert shard.skipped == tuple(f"{i}: broken" for i in range(0, 23, 5))
 

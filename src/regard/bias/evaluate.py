@@ -147,7 +147,7 @@ def evaluate(
             for batch in batches(images):
                 if len(batch.images):
                     labels = batch.labels.to(place)
-                    assert batch.masks is not None  # as found above
+                    assert batch.masks is not None  # see has_masks above
                     regions = batch.masks.to(place)
                     targets = matching.targets(labels)
                     part, outputs = evaluator.measured(batch.images.to(place, dtype), labels, targets, regions)
@@ -321,26 +321,25 @@ class _Matching:
     def __init__(
         self, source: ImageDataset | _Batches, target: Target, label_outputs: Sequence[int] | None, as_many: bool
     ) -> None:
-        self._source = source
-        self._as_many = as_many
-        self._given = label_outputs
-        classes, labels = source.classes, source.labels
-        if label_outputs is not None and len(label_outputs) != len(classes or ()):
-            raise InputError(
-                f"label_outputs names {len(label_outputs)} outputs for the {len(classes or ())} classes of "
-                f"{source.name}; give one for each"
-            )
-        if label_outputs is not None and min(label_outputs, default=0) < 0 <= max(label_outputs, default=0):
-            raise InputError(
-                "label_outputs has -1 for some classes; leave their images out, or give -1 for all classes"
-            )
-        self._needed = target == "label"
-        if self._needed and labels is not None:
-            stand = np.asarray([*label_outputs, -1])[labels] if label_outputs is not None else labels
-            if (stand < 0).any():
+        self._classes, self._given = source.classes, label_outputs
+        self._as_many = as_many or target == "label"
+        count = len(source.classes or ())
+        if label_outputs is not None:
+            if len(label_outputs) != count:
                 raise InputError(
-                    f"{int((stand < 0).sum())} of {len(labels)} images of {source.name} have no label that is an "
-                    "output of the model; explain the predicted class instead (target)"
+                    f"label_outputs names {len(label_outputs)} outputs for the {count} classes of {source.name}; give "
+                    "one for each"
+                )
+            if min(label_outputs, default=0) < 0 <= max(label_outputs, default=0):
+                raise InputError(
+                    "label_outputs has -1 for some classes; leave their images out, or give -1 for all classes"
+                )
+        if target == "label" and source.labels is not None:
+            without = int((self.targets(torch.tensor(np.asarray(source.labels))) < 0).sum())
+            if without:
+                raise InputError(
+                    f"{without} of {len(source.labels)} images of {source.name} have no label that is an output of the "
+                    "model; explain the predicted class instead (target)"
                 )
 
     def targets(self, labels: Tensor) -> Tensor:
@@ -351,8 +350,7 @@ class _Matching:
 
     def check(self, outputs: int, labels: Tensor) -> None:
         """Raises InputError if labels and outputs cannot belong together."""
-        classes = self._source.classes
-        if classes is None:  # batches as they come
+        if self._classes is None:  # batches as they come
             low, high = int(labels.min()), int(labels.max())
             if low < -1 or high >= outputs:
                 raise InputError(
@@ -362,14 +360,16 @@ class _Matching:
         elif self._given is not None:
             if max(self._given, default=-1) >= outputs:
                 raise InputError(f"label_outputs names output {max(self._given)} of a model with {outputs}")
-        elif len(classes) != outputs and (self._as_many or self._needed):
-            raise InputError(f"the model has {outputs} outputs, the data set {len(classes)} classes; expected as many")
+        elif len(self._classes) != outputs and self._as_many:
+            raise InputError(
+                f"the model has {outputs} outputs, the data set {len(self._classes)} classes; expected as many"
+            )
 
     def scored(self, outputs: int) -> bool:
         """Whether labels are outputs, so that the model can be right or wrong."""
         if self._given is not None:
             return any(output >= 0 for output in self._given)
-        return self._source.classes is None or len(self._source.classes) == outputs
+        return self._classes is None or len(self._classes) == outputs
 
 
 class _Batches:

@@ -240,7 +240,7 @@ def _scaled(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _clipped(maps: Tensor, size: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps of the size asked, clipped at 0, 0 everywhere if not finite; and their lowest and highest values, (N,)."""
+    """Maps of this size, clipped at 0, 0 everywhere if not finite; and their lowest and highest values, (N,)."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     finite = (maps.amin((1, 2)) > -torch.inf) & (maps.amax((1, 2)) < torch.inf)  # neither holds for NaN
     maps = resized(maps, size).clamp(min=0).where(finite[:, None, None], 0)
@@ -254,14 +254,14 @@ def _dilated(regions: Tensor, radius: int) -> Tensor:
     # Marks left of each column: two of them tell whether any lies in between.
     left = F.pad(regions.cumsum(2, dtype=torch.int32), (1, 0))  # (N, H, W + 1)
     column = torch.arange(width, device=regions.device)
-    found = torch.zeros_like(regions)
+    dilated = torch.zeros_like(regions)
     for down in range(-min(radius, height - 1), min(radius, height - 1) + 1):
         reach = math.isqrt(radius * radius - down * down)
         begin, end = (column - reach).clamp(min=0), (column + reach + 1).clamp(max=width)
         rows = left[:, max(0, -down) : height - max(0, down)]
-        here = found[:, max(0, down) : height - max(0, -down)]
-        here |= rows.index_select(2, end) > rows.index_select(2, begin)
-    return found
+        shifted = dilated[:, max(0, down) : height - max(0, -down)]
+        shifted |= rows.index_select(2, end) > rows.index_select(2, begin)
+    return dilated
 
 
 def check_threshold(threshold: float) -> float:
