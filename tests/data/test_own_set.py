@@ -48,7 +48,7 @@ def test_every_command_knows_it(discs, capsys):
     capsys.readouterr()
     assert main(["bias", "run", "--data", "discs:my", "--method=gradcam", "--out=bias", "--device=cpu"]) == 0
     report = Results.load(next(Path("bias").glob("run*.json")))
-    assert len(report) == 6 and "discs" in capsys.readouterr().out
+    assert len(report) == 6 and report.dataset == "discs"
 
 
 def test_it_is_opened_as_all_are(discs):
