@@ -28,7 +28,7 @@ def parser() -> Parser:
         default="gate",
         help="what to average: the gate, or the features that the module gives",
     )
-    add_study_options(parser, per_class=None)
+    add_study_options(parser, classes="all", per_class=None)
     return parser
 
 

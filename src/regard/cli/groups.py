@@ -35,7 +35,7 @@ def parser() -> Parser:
         help="class whose probability to take: the label, or the one predicted for the whole image; the label if it is "
         "an output of the networks",
     )
-    add_study_options(parser, per_class=20)
+    add_study_options(parser, classes=f"{CLASSES}, spread evenly,", per_class=20)
     return parser
 
 

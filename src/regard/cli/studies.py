@@ -21,20 +21,20 @@ from regard.report.template import MARK
 from regard.terminal import command_line
 
 
-def add_study_options(parser: Parser, *, per_class: int | None) -> None:
-    """Adds the options that say which images are studied, and where the files go."""
+def add_study_options(parser: Parser, *, classes: str, per_class: int | None) -> None:
+    """Adds the options that say which images are studied, and where the files go; `classes`: those by default."""
     parser.add_argument(
         "--class",
         dest="classes",
         type=strings,
         default=[],
-        help="classes to take images of, by name or number; all if not given",
+        help=f"classes to take images of, by name or number; {classes} if not given",
     )
     parser.add_argument(
         "--per-class",
         type=int | None,
         default=per_class,
-        help="number of images to take of each class, spread evenly; all if null",
+        help="number of images to take of each class, spread evenly; null for all",
     )
     parser.add_argument("--out", type=str | None, default=None, help="folder to write; STUDY-SET if not given")
     add_networks(parser)
