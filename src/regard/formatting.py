@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from regard.stats import Difference, Estimate
@@ -116,6 +118,29 @@ def shortened(names: Sequence[str]) -> list[str]:
     if "=" in folder or any(len(name) == len(folder) for name in names):
         folder = ""
     return [printable(name[len(folder) :]) for name in names]
+
+
+def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """Records as comma-separated values: full precision, nothing for None, lists with semicolons between their items.
+
+    A text that a spreadsheet would run as a formula begins with an apostrophe.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(records[0] if records else ())
+    writer.writerows([_csv(value) for value in record.values()] for record in records)
+    return file.getvalue()
+
+
+def _csv(value: Any) -> Any:
+    if isinstance(value, list):
+        value = value[0] if len(value) == 1 else ";".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        text = printable(value)
+        return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
+    return value
 
 
 def _escaped(character: str) -> str:

@@ -104,7 +104,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
         (["lsas-cifar", "--rows", "cifar11"], "did you mean 'cifar10'"),
         (["lsas-cifar", "--runs", "no/such/store"], "no/such/store"),
         (["lsas-cifar", "--out", "no/such/folder/t.md"], "there is no folder"),
-        (["lsas-cifar", "--out", "table.docx"], "tells no format"),
+        (["lsas-cifar", "--out", "table.docx"], "stands for no format"),
         (["lsas-cifar", "--format", "html"], "a page goes to a file"),
         (["lsas-cifar", "--shorten", "0"], "expected a share in (0, 1]"),
         (["my-table.yaml"], "there is no table file"),

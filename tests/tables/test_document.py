@@ -13,7 +13,8 @@ from support import filled_tables as made_up
 
 from regard import tables
 from regard.console import Console
-from regard.tables import FilledTable, Grid, csv_text, document
+from regard.formatting import csv_text
+from regard.tables import FilledTable, Grid, document
 from regard.tables.metrics import metric
 
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", " =1")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from regard.cli.options import check_place, make_parser
 from regard.cli.output import Output, as_text
 from regard.errors import check_interval
 from regard.files import write_text
-from regard.formatting import NONE, printable
+from regard.formatting import NONE, csv_text, printable
 from regard.models import Cost
 from regard.parser import Parser, strings
 
@@ -175,12 +173,7 @@ def _json(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    columns = [name for name in records[0] if name != "operations"]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return csv_text([{key: value for key, value in record.items() if key != "operations"} for record in records])
 
 
 def _table(records: Sequence[dict[str, Any]]) -> Table:

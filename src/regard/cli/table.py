@@ -13,13 +13,13 @@ from regard.cli.options import check_place, make_parser
 from regard.cli.output import Output, as_text
 from regard.errors import InputError
 from regard.files import write_text
-from regard.formatting import printable, printable_lines
+from regard.formatting import csv_text, printable, printable_lines
 from regard.parser import Parser, strings
 from regard.report.records import Column
 from regard.report.records_table import records_table
 from regard.store import Store, StoredRun
 
-DEFAULT = "runs"  # where runs go if nothing is said
+DEFAULT = "runs"  # the store, unless another is given
 _WHERE = ("device", "threads", "save_minutes")  # fields of recipes that are options of the same name
 _COLUMNS = (
     *(Column("table", "table"), Column("title", "title")),
@@ -32,9 +32,9 @@ _SUFFIXES = {".md": "markdown", ".html": "html", ".tex": "latex", ".csv": "csv",
 def parser() -> Parser:
     parser = make_parser(
         "table",
-        "Shows a published table with the runs of a store beside its numbers: every seed, median, mean and standard "
-        "deviation, and what may be said of each comparison. A run belongs to a cell by its recipe. Runs of other data "
-        "or shortened schedules are shown if --shorten and --data say so, or if there are no others.",
+        "Shows a published table with the runs of a store beside its numbers: every seed, mean or median, standard "
+        "deviation, and the verdict on each comparison. A run belongs to a cell by its recipe. Runs of other data or "
+        "shortened schedules are shown with --shorten and --data, or if there are no others.",
     )
     parser.add_argument(
         "table",
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     form = options.format or _SUFFIXES.get(Path(options.out).suffix if options.out else ".txt")
     if form is None:
         raise InputError(
-            f"the ending of {options.out} tells no format; known: {', '.join(_SUFFIXES)}, or give --format"
+            f"the ending of {options.out} stands for no format; known: {', '.join(_SUFFIXES)}, or give --format"
         )
     if form == "html" and not options.out:
         raise InputError("a page goes to a file; give one (--out table.html)")
@@ -93,9 +93,9 @@ def written(filled: tables.FilledTable, form: str) -> str:
     if form == "terminal":
         return as_text(tables.TerminalTable(filled))
     if form == "csv":
-        return tables.csv_text(filled.to_records())
+        return csv_text(filled.to_records())
     if form == "csv-comparisons":
-        return tables.csv_text(filled.comparison_records())
+        return csv_text(filled.comparison_records())
     if form == "latex":
         return tables.document(filled, detail=False).to_latex()
     return tables.document(filled).to_markdown()
@@ -126,7 +126,7 @@ def _list(output: Output) -> None:
 
 
 def add_overrides(parser: Parser) -> None:
-    """Adds what runs of a table may do otherwise than its recipes: `--shorten`, `--precision` and `--data.*`."""
+    """Adds what runs of a table may have other than its recipes: `--shorten`, `--precision` and `--data.*`."""
     parser.add_argument(
         "--shorten", type=float | None, default=None, help="shorten every schedule to this share of its epochs, (0, 1]"
     )
@@ -140,7 +140,7 @@ def add_overrides(parser: Parser) -> None:
 
 
 def given_overrides(parser: Parser, arguments: Sequence[str]) -> tuple[tables.Overrides | None, dict[str, Any]]:
-    """The overrides that are given, None if there are none, and the fields that say where runs take place.
+    """The overrides that are given, None if there are none, and the fields of where runs take place.
 
     Args:
         parser: with `add_overrides`.

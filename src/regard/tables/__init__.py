@@ -3,14 +3,13 @@
 - `table_names`, `load_table`: the published tables, `PublishedTable` with a `Cell` for each place.
 - `fill`: the runs of a store put into a table, with the same `Overrides`: `FilledTable`, with its `Comparison`s,
   `to_records()` and `comparison_records()`; `corrected_together`: several of them, shown together.
-- `document`: a filled table as `Document` of `Grid`s, with `to_markdown()` and `to_latex()`; `TerminalTable`: to print;
-  `csv_text`: records as CSV.
+- `document`: a filled table as `Document` of `Grid`s, with `to_markdown()` and `to_latex()`; `TerminalTable`: to print.
 """
 
 from regard.tables.document import TerminalTable, document
 from regard.tables.fill import fill
 from regard.tables.filled import Comparison, FilledCell, FilledTable, SeedRun, corrected_together
-from regard.tables.grid import Document, Grid, csv_text
+from regard.tables.grid import Document, Grid
 from regard.tables.matching import Match, Matcher, run_name
 from regard.tables.metrics import METRICS, Metric
 from regard.tables.overrides import Overrides
@@ -33,7 +32,6 @@ __all__ = [
     "SeedRun",
     "TerminalTable",
     "corrected_together",
-    "csv_text",
     "document",
     "fill",
     "load_table",

@@ -1,12 +1,10 @@
-"""Grids of text, and a document of several of them, for a terminal, in Markdown, in LaTeX, and records as CSV."""
+"""Grids of text, and a document of several of them, for a terminal, in Markdown and in LaTeX."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,29 +127,6 @@ class Document:
             ]
             parts.append("\n".join(lines))
         return "\n\n".join(parts) + "\n"
-
-
-def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
-    """Records as comma-separated values: full precision, nothing for None, lists with semicolons between their items.
-
-    A text that a spreadsheet would run as a formula begins with an apostrophe.
-    """
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(records[0] if records else ())
-    writer.writerows([_csv(value) for value in record.values()] for record in records)
-    return file.getvalue()
-
-
-def _csv(value: Any) -> Any:
-    if isinstance(value, list):
-        value = value[0] if len(value) == 1 else ";".join(map(str, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        text = printable(value)
-        return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) else text
-    return value
 
 
 def _line(pair: tuple[str, str]) -> str:
