@@ -21,9 +21,11 @@ from regard.files import check_replaceable
 from regard.maps import MapMethod
 from regard.report.captions import CAMS
 from regard.report.explanation import Unreadable, explanations
-from regard.report.gallery import LABELS, Gallery, Row
+from regard.report.gallery import MEASURES, Gallery, Row
+from regard.report.glossary import TERMS
 from regard.report.records import Column, Note
 from regard.report.template import write_page
+from regard.training import option_text
 from regard.version import __version__
 
 COLUMNS = (
@@ -31,7 +33,7 @@ COLUMNS = (
     Column("class", "class"),
     Column("probability", "probability", "percent"),
     Column("result", "result"),
-    *(Column(key, label, "number", key) for key, label in LABELS.items() if key != "pointing"),
+    *(Column(key, TERMS[key].name, "number", key) for key in MEASURES if key != "pointing"),
     Column("note", "note"),
 )
 _PICTURES = 1000  # on the page
@@ -106,7 +108,7 @@ def explain(
         **options,
     }
     stems = _stems(images)
-    gallery = Gallery(measures=tuple(LABELS), size=_SIZE, limit=_PICTURES)
+    gallery = Gallery(measures=MEASURES, size=_SIZE, limit=_PICTURES)
     skipped: list[Unreadable] = []
     records: list[dict[str, Any]] = []
     explained = 0
@@ -130,7 +132,7 @@ def explain(
             gallery=gallery,
             threshold=threshold,
             skipped=[Note(one.key, one.reason) for one in skipped],
-            settings=[(name, _text(value)) for name, value in settings.items() if value not in ("", [])],
+            settings=[(name, option_text(value)) for name, value in settings.items() if value not in ("", [])],
         )
     return Explained(folder, explained, tuple(skipped), tuple(records))
 
@@ -241,7 +243,3 @@ def _write_pictures(row: Row, folder: Path, stem: str) -> list[dict[str, Any]]:
     names += [None] * (len(records) - len(names))
     of_image = {"picture": f"{stem}.png", "height": height, "width": width, "note": row.note or None}
     return [{**record, "map": name, **of_image} for record, name in zip(records, names, strict=True)]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

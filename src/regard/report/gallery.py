@@ -24,21 +24,15 @@ from regard.errors import check_interval
 from regard.formatting import printable, shortened
 from regard.logits import class_logits
 from regard.maps import MapMethod
+from regard.report.glossary import TERMS
 from regard.report.overlay import Mask, Pixels, data_uri, draw
 from regard.stats import without_nan
 
 RANDOM, ALL = "Random images", "All images"
 DIFFERENT = "Largest differences in energy inside"
 
-# Measures in captions: name -> label.
-LABELS = {
-    "spill": "spill",
-    "miss": "miss",
-    "iou": "IoU",
-    "energy_inside": "energy inside",
-    "auc": "AUC",
-    "pointing": "pointing",
-}
+MEASURES = ("spill", "miss", "iou", "energy_inside", "auc", "pointing")
+"""Of one image, for captions."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +285,7 @@ class Gallery:
 
     Args:
         columns: names of the models, in the order of the cells; empty: the cells are of classes.
-        measures: keys of `LABELS` that captions have.
+        measures: names of the measures in captions.
         size: the longer side of a large image in pixels.
         limit: pictures, at most, unless one row has more; further rows are counted only.
 
@@ -347,7 +341,7 @@ class Gallery:
     def _cell(self, name: str, row: Row, column: int) -> dict[str, Any]:
         cell = row.cells[column]
         model = self.columns[column] if self.columns else ""
-        numbers = [(LABELS[key], _text(cell.measures[key])) for key in self.measures if _has(cell.measures, key)]
+        numbers = [(TERMS[key].name, _text(cell.measures[key])) for key in self.measures if _has(cell.measures, key)]
         alt = (name, model, f"CAM of {printable(cell.explained.name)}", cell.result)
         return {
             "picture": data_uri(cell.draw(self.size)),
