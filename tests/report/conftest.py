@@ -56,8 +56,8 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     @property
-    def said(self) -> list[str]:
-        """What the figures say to who cannot see them."""
+    def labels(self) -> list[str]:
+        """Labels of the figures for screen readers."""
         return [attributes["aria-label"] or "" for _, attributes in self.tags if attributes.get("role") == "img"]
 
     @property

@@ -46,13 +46,13 @@ def of(tables: Sequence[FilledTable], name: str) -> FilledTable:
 @pytest.fixture
 def taught(tmp_path: Path) -> dict[str, list[Run]]:
     """Two seeds of the built-in table: students alone, their teachers, and students of these."""
-    found: dict[str, list[Run]] = {"student": [], "teacher": [], "at": []}
+    runs: dict[str, list[Run]] = {"student": [], "teacher": [], "at": []}
     for seed in (0, 1):
-        found["student"].append(made(tmp_path, "builtin/builtin-student", seed, 80))
-        found["teacher"].append(made(tmp_path, "builtin/builtin-teacher", seed, 90))
+        runs["student"].append(made(tmp_path, "builtin/builtin-student", seed, 80))
+        runs["teacher"].append(made(tmp_path, "builtin/builtin-teacher", seed, 90))
         teacher = f"runs/builtin-teacher-seed{seed}"
-        found["at"].append(made(tmp_path, "builtin/builtin-at", seed, 85, teacher=teacher))
-    return found
+        runs["at"].append(made(tmp_path, "builtin/builtin-at", seed, 85, teacher=teacher))
+    return runs
 
 
 def test_teachers_beside_the_runs_let_students_count_and_fill_nothing(taught: dict[str, list[Run]]) -> None:

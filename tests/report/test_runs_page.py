@@ -217,9 +217,9 @@ def test_recipes_and_commands_repeat_the_run(make_run, tmp_path):
     teacher = make_run("the teacher", seed=3)
     student = make_run("-student", transfer=TransferRecipe(teacher=str(teacher.folder), beta=1000.0))
     (part,) = report.report_runs([student.folder, teacher.folder], images=0).parts
-    found = repeats(part.groups)
-    assert [repeat.name for repeat in found] == ["the teacher", "-student"]
-    for repeat, run in zip(found, (teacher, student), strict=True):
+    blocks = repeats(part.groups)
+    assert [repeat.name for repeat in blocks] == ["the teacher", "-student"]
+    for repeat, run in zip(blocks, (teacher, student), strict=True):
         (tmp_path / "short.yaml").write_text(repeat.recipe)
         assert load_recipe(tmp_path / "short.yaml") == run.recipe
         train, measure = (shlex.split(line) for line in repeat.commands.splitlines())

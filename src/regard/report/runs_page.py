@@ -64,12 +64,12 @@ def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[
         test = splits.test
         part = replace(part, groups=tuple(_with_cost(group, test.images.shape[2]) for group in part.groups))
         part = replace(part, reference=next(g for g in part.groups if g.name == part.reference.name))
-        shown = _shown(part)
-        firsts = [_moved(group.first, folder) for group in shown]
-        gallery = runs_gallery(firsts, shown.index(part.reference), test, images=images)
+        groups = _in_gallery(part)
+        firsts = [_moved(group.first, folder) for group in groups]
+        gallery = runs_gallery(firsts, groups.index(part.reference), test, images=images)
         notes += gallery.notes
-        if len(shown) < len(part.groups):
-            notes.append(Note("gallery", f"{len(shown)} of {len(part.groups)} networks"))
+        if len(groups) < len(part.groups):
+            notes.append(Note("gallery", f"{len(groups)} of {len(part.groups)} networks"))
     notes += [
         Note(group.name, "multiply-adds depend on the size of the test images, which is not known")
         for group in part.groups
@@ -136,7 +136,7 @@ def _facts(part: Part, splits: Splits[InMemoryDataset] | None) -> list[tuple[str
     return [(name, text) for name, text in texts.items() if text.strip(", ")]
 
 
-def _shown(part: Part) -> list[SeedGroup]:
+def _in_gallery(part: Part) -> list[SeedGroup]:
     """The networks of the gallery: the reference and the first others."""
     others = [group for group in part.groups if group is not part.reference][: MOST_SHOWN - 1]
     return [group for group in part.groups if group is part.reference or group in others]

@@ -206,8 +206,8 @@ class _Lineages:
         teachers: list[Any] = []
         seeds = [str(recipe.seed)]
         for teacher in recipe.transfer.teachers:
-            if depth < _DEEPEST and (found := next(self._runs(teacher, folder), None)) is not None:
-                key, of_teacher = self.of(found[1], found[0], depth + 1)
+            if depth < _DEEPEST and (run := next(self._runs(teacher, folder), None)) is not None:
+                key, of_teacher = self.of(run[1], run[0], depth + 1)
             else:
                 key, of_teacher = _SEED_IN_NAME.sub("", teacher), tuple(_SEED_IN_NAME.findall(teacher))
             teachers.append(key)
@@ -237,28 +237,29 @@ def _descriptions(firsts: Sequence[RunResult], networks: dict[Path, str]) -> lis
     default = _fields(Recipe())
     fields = [_fields(run.recipe) for run in firsts]
     basic = [
-        {name: v for name, v in own.items() if name.startswith(_DESCRIBED) and v != default.get(name)} for own in fields
+        {name: v for name, v in every.items() if name.startswith(_DESCRIBED) and v != default.get(name)}
+        for every in fields
     ]
     described = []
-    for run, own, shown in zip(firsts, fields, basic, strict=True):
+    for run, every, named in zip(firsts, fields, basic, strict=True):
         alike = [
             other
             for other, of_other, result in zip(fields, basic, firsts, strict=True)
-            if of_other == shown and result.test_set == run.test_set
+            if of_other == named and result.test_set == run.test_set
         ]
         differing = {
             name: value
-            for name, value in own.items()
+            for name, value in every.items()
             if name not in (*WHERE, "seed", "transfer.teacher", "data.mean", "data.std")
             and any(other.get(name) != value for other in alike)
         }
-        shown = shown | (differing if len(differing) <= _MOST_FIELDS else {})
-        shown.pop("model.name", None)
+        named = named | (differing if len(differing) <= _MOST_FIELDS else {})
+        named.pop("model.name", None)
         if run.recipe.transfer.teachers:
             folders = [teacher_folders(teacher, run.run.folder) for teacher in run.recipe.transfer.teachers]
             names = [next((networks[f] for f in pair if f in networks), pair[1].name) for pair in folders]
-            shown["transfer.teacher"] = ", ".join(names)
-        pairs = [f"{name.removeprefix('model.')} {option_text(value)}" for name, value in shown.items()]
+            named["transfer.teacher"] = ", ".join(names)
+        pairs = [f"{name.removeprefix('model.')} {option_text(value)}" for name, value in named.items()]
         described.append(printable(", ".join([run.recipe.model.name, *pairs])))
     return described
 

@@ -60,7 +60,7 @@ def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: st
         The path.
 
     Raises:
-        InputError: no tables, or a place that cannot be written.
+        InputError: no tables, or a folder that cannot be written.
     """
     if not filled:
         raise InputError("no tables to write; give at least one")
@@ -112,9 +112,9 @@ def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
     """
     stores: dict[Path, list[StoredRun]] = {}
     for run in runs:
-        place = run.folder.resolve()
-        if (found := read_run(place)) is not None:
-            stores.setdefault(place.parent, []).append(found)
+        folder = run.folder.resolve()
+        if (stored_run := read_run(folder)) is not None:
+            stores.setdefault(folder.parent, []).append(stored_run)
     tables = [load_table(name) for name in table_names()]
     filled = []
     for folder, stored in stores.items():
@@ -126,8 +126,7 @@ def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
 def _teachers(folder: Path, runs: Sequence[StoredRun]) -> list[StoredRun]:
     """The runs in a folder that taught some of its runs, but for these themselves."""
     names = {folder_name(teacher) for run in runs for teacher in run.teachers} - {run.name for run in runs}
-    found = [read_run(folder / name) for name in sorted(names)]
-    return [run for run in found if run is not None]
+    return [run for name in sorted(names) if (run := read_run(folder / name)) is not None]
 
 
 def _may_hold(table: PublishedTable, runs: Sequence[StoredRun]) -> bool:
