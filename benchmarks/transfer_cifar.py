@@ -15,9 +15,9 @@ import statistics
 from pathlib import Path
 
 from common import publish, table
-from scipy import stats
 
-from regard import training
+from regard import stats, training
+from regard.formatting import difference, p_value, signed
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "student": (),
@@ -79,17 +79,15 @@ def report(options: argparse.Namespace) -> str:
     def error(variant: str, seed: int) -> float:
         return 100 * (1 - training.Run.open(place(options.folder, variant, seed)).metrics()[-1]["test_accuracy"])
 
-    found = {variant: [error(variant, seed) for seed in options.seeds] for variant in options.variants}
+    errors = {variant: [error(variant, seed) for seed in options.seeds] for variant in options.variants}
+    others = [variant for variant in errors if variant != "student"]
+    differences = stats.holm({variant: stats.over_seeds(errors[variant], errors["student"]) for variant in others})
     rows = []
-    for variant, errors in found.items():
-        cells = [variant, ", ".join(f"{value:.2f}" for value in errors), f"{statistics.median(errors):.2f}"]
-        if variant == "student":
-            cells += ["", ""]
-        else:
-            gaps = [own - alone for own, alone in zip(errors, found["student"], strict=True)]
-            low, high = stats.ttest_1samp(gaps, 0).confidence_interval() if len(gaps) > 1 else (gaps[0], gaps[0])
-            p = stats.ttest_1samp(gaps, 0).pvalue if len(gaps) > 1 else float("nan")
-            cells += [f"{statistics.mean(gaps):+.2f} ({low:+.2f} to {high:+.2f})", f"{p:.2g}"]
+    for variant, values in errors.items():
+        cells = [variant, ", ".join(f"{value:.2f}" for value in values), f"{statistics.median(values):.2f}", "", ""]
+        if variant in differences:
+            one = differences[variant]
+            cells[3:] = [difference(one, lambda value: signed(value, 2)), p_value(one.p_adjusted)]
         rows.append(cells)
     images = f"{options.images:,} of the training images, the same for all" if options.images else "all training images"
     return "\n".join(
@@ -98,8 +96,8 @@ def report(options: argparse.Namespace) -> str:
             f"the epochs, momentum reset there. Teacher: WRN-16-2 with the same recipe, seed 0, test error "
             f"{error(TEACHER, 0):.2f} %. Test error in % after the last epoch, seeds "
             f"{', '.join(map(str, options.seeds))}; difference to the student of the same seed with its 95% interval, "
-            "and p, by the paired t test.\n",
-            table(["", "every seed", "median", "difference to student", "p"], rows),
+            "and p, by the paired t test, adjusted for all of them (Holm).\n",
+            table(["", "every seed", "median", "difference to student", "adjusted p"], rows),
         )
     )
 
