@@ -111,9 +111,9 @@ def test_its_records_are_those_of_the_network_the_cams_and_the_measures(model, i
 
 
 def test_its_pictures_show_image_map_focus_and_region(model, images, explain) -> None:
-    found = explain(data.open_pictures([images / "in" / "a.png"], box=(20, 8, 44, 30)), top=1)
-    (record,) = records(found.folder)["records"]
-    plain, shown = (np.asarray(Image.open(found.folder / name)) for name in (record["picture"], record["map"]))
+    result = explain(data.open_pictures([images / "in" / "a.png"], box=(20, 8, 44, 30)), top=1)
+    (record,) = records(result.folder)["records"]
+    plain, shown = (np.asarray(Image.open(result.folder / name)) for name in (record["picture"], record["map"]))
     mask = np.zeros((40, 60), dtype=bool)
     mask[8:30, 20:44] = True
     pixels = TRANSFORM.image(Image.open(images / "in" / "a.png")).permute(1, 2, 0).numpy()
@@ -140,16 +140,16 @@ def test_every_file_is_accounted_for_and_no_two_images_share_one(tmp_path, expla
     for seed, name in enumerate(names):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         photo(seed).save(tmp_path / "in" / name)
-    found = explain(data.open_pictures([tmp_path / "in"]), top=2)
-    content = records(found.folder)
+    result = explain(data.open_pictures([tmp_path / "in"]), top=2)
+    content = records(result.folder)
     listed = list(dict.fromkeys(one[key] for one in content["records"] for key in ("picture", "map")))
-    on_disk = [path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file()]
+    on_disk = [path.relative_to(result.folder).as_posix() for path in result.folder.rglob("*") if path.is_file()]
     assert len(listed) == 3 * len(names)
     assert len({name.casefold() for name in listed}) == len(listed)
     assert sorted(on_disk) == sorted([*listed, "explain.json", "explain.html"])
     assert all(re.fullmatch(r"[\w/.-]+\.png", name) for name in listed)
     assert {Path(one["image"]).relative_to(tmp_path / "in").as_posix() for one in content["records"]} == set(names)
-    assert explain(data.open_pictures([tmp_path / "in"]), top=2, overwrite=True).records == found.records
+    assert explain(data.open_pictures([tmp_path / "in"]), top=2, overwrite=True).records == result.records
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -180,8 +180,8 @@ def test_the_page_is_harmless_and_needs_nothing_else(tmp_path, explain) -> None:
     evil = "<img src=x onerror=alert(1)>\n{{ 7 * 7 }}.png"
     photo(0).save(tmp_path / "in" / evil)
     (tmp_path / "in" / "<i>broken.png").write_text("no image")
-    found = explain(data.open_pictures([tmp_path / "in"]), top=5, unreadable="skip", source="<b>net</b>")
-    text = (found.folder / "explain.html").read_text()
+    result = explain(data.open_pictures([tmp_path / "in"]), top=5, unreadable="skip", source="<b>net</b>")
+    text = (result.folder / "explain.html").read_text()
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
     body = text.split("</style>")[1]
     assert not re.search(r"<(script|b>net|i>broken|img src=x|link|iframe)", body)
@@ -273,10 +273,10 @@ def test_unreadable_images_are_an_error_or_skipped_and_named(images, explain, tm
         explain(pictures)
     assert not (tmp_path / "out").exists()
     results = []
-    found = explain(pictures, unreadable="skip", on_image=results.append)
-    assert [Path(one.key).name for one in found.skipped] == ["a.png", "c.jpg"] and found.images == 1
+    result = explain(pictures, unreadable="skip", on_image=results.append)
+    assert [Path(one.key).name for one in result.skipped] == ["a.png", "c.jpg"] and result.images == 1
     assert [Path(one.key).name for one in results] == ["a.png", "b.png", "c.jpg"]
-    assert [Path(one["image"]).name for one in records(found.folder)["skipped"]] == ["a.png", "c.jpg"]
+    assert [Path(one["image"]).name for one in records(result.folder)["skipped"]] == ["a.png", "c.jpg"]
     with pytest.raises(InputError, match="not one of the 1 images can be read .*c.jpg' is empty"):
         explain(data.open_pictures([tmp_path / "in" / "c.jpg"]), tmp_path / "none", unreadable="skip")
     assert not (tmp_path / "none").exists()
@@ -286,8 +286,8 @@ def test_images_of_unlike_sizes_where_the_network_has_none(images, explain, tmp_
     (tmp_path / "in").mkdir()
     photo(0, 40, 32).save(tmp_path / "in" / "a.png")
     photo(1, 32, 48).save(tmp_path / "in" / "b.png")
-    found = explain(data.open_pictures([tmp_path / "in"]), transform=data.Transform())
-    assert [(one["height"], one["width"]) for one in records(found.folder)["records"][::3]] == [(32, 40), (48, 32)]
+    result = explain(data.open_pictures([tmp_path / "in"]), transform=data.Transform())
+    assert [(one["height"], one["width"]) for one in records(result.folder)["records"][::3]] == [(32, 40), (48, 32)]
 
 
 def test_settings_that_do_not_fit_are_named_before_anything_is_written(images, explain, tmp_path) -> None:
@@ -313,8 +313,8 @@ def test_a_network_that_gives_no_numbers_is_shown_as_such(model, images, tmp_pat
         for parameter in broken.parameters():
             parameter.fill_(float("nan"))
     pictures = data.open_pictures([images / "in" / "a.png"])
-    found = report.explain(
+    result = report.explain(
         maps.GradCAM(broken), pictures, tmp_path / "out", transform=TRANSFORM, mean=MEAN, std=STD, names=NAMES
     )
-    record = records(found.folder)["records"][0]
+    record = records(result.folder)["records"][0]
     assert record["probability"] is None and record["result"] == "constant map"

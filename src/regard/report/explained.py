@@ -206,7 +206,7 @@ def _stems(images: ImageDataset) -> list[str]:
     """For each image the path of its files in the folder, without the ending; like its own, and no two alike."""
     places = getattr(images, "places", None) or [PurePath(key) for key in images.keys]
     taken: set[str] = set()
-    found = []
+    stems = []
     for place in places:
         parts = place.with_suffix("").parts if place.name else ("_",)
         stem = "/".join(_plain(part, 100) for part in parts if part != place.anchor) or "_"
@@ -215,8 +215,8 @@ def _stems(images: ImageDataset) -> list[str]:
             count += 1
             unique = f"{stem}-{count}"
         taken.add(unique.casefold())
-        found.append(unique)
-    return found
+        stems.append(unique)
+    return stems
 
 
 def _plain(text: str, longest: int) -> str:
