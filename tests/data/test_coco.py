@@ -210,7 +210,7 @@ def test_where_nothing_is_annotated_there_are_no_regions(own, tmp_path, capsys):
     arguments = [f"test_resnet={tmp_path / 'net.pt'}", f"--data=coco:{where}", f"--out={tmp_path / 'bias'}"]
     assert main(["bias", *arguments]) == 2
     said = capsys.readouterr().err
-    assert "the images of coco have no regions" in said and said.count("\n") == 1
+    assert "the images of coco have no regions" in said.splitlines()[-1]
     assert not (tmp_path / "bias").exists()
 
 

@@ -192,7 +192,7 @@ def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch) -> 
         env={**os.environ, "PYTHONPATH": str(tmp_path / "copy")},
     )
     assert done.returncode == 0, done.stderr
-    assert "resumed older at epoch 2" in done.stdout
+    assert "resumed older at epoch 2" in done.stderr
     assert [row["epoch"] for row in Run.open("older").metrics()] == [1, 2]
     row = json.loads(Path("new/metrics.jsonl").read_text())
     assert 0.1 <= row["confidence"] <= 1

@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
         "path": options.out,
         "sha256": training.sha256(Path(options.out)),
         "network": imported.network.name,
-        "attention": imported.network.attention,
+        "attention": imported.network.attention or "none",
         "gate": imported.network.gate if imported.network.attention else None,
         "classes": imported.class_count,
         "parameters": sum(p.numel() for p in imported.model().parameters()),
@@ -77,9 +77,11 @@ def main(arguments: list[str]) -> int:
         "std": about.std,
         "image_size": about.size,
     }
-    output.show(record, *(f"{name.replace('_', ' '):<11} {_text(value)}" for name, value in record.items()))
+    output.show(
+        record, *(f"{name.replace('_', ' '):<11} {_text(value)}" for name, value in record.items() if value is not None)
+    )
     return 0
 
 
 def _text(value: object) -> str:
-    return "not known" if value is None else f"{value:,}" if isinstance(value, int) else printable(value)
+    return f"{value:,}" if isinstance(value, int) else printable(value)

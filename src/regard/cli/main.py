@@ -19,22 +19,22 @@ from regard.version import __version__
 # What each is for. A command lives in the module of its name in `regard.cli`, which is only imported when it is
 # called, so that `regard --help` does not wait for torch.
 COMMANDS = {
-    "demo": "train, transfer and measure on the built-in data; ends in one report.html",
-    "train": "train the network of a recipe, with or without attention and a teacher",
-    "evaluate": "loss and accuracy of networks on their test images or on others",
-    "bias": "where networks look, against the regions of the objects, over a whole data set",
-    "explain": "where a network looks on some images: its top classes, and a map for each",
-    "gates": "how far the gates of attention modules tell classes apart, by depth",
-    "groups": "how much each group of a layer's channels alone speaks for a class",
-    "complexity": "what networks cost with and without attention: parameters, operations, time, memory",
-    "table": "a published table beside one's own runs, with the statistics to believe them",
-    "reproduce": "fill a published table: run what is missing, on this machine or many",
-    "runs": "the runs of a store: how far they are, how they did",
-    "report": "one page of a set of runs: tables, curves over seeds, bias, maps, costs, commands",
-    "recipes": "the recipes that come with regard: lists, shows and copies them",
-    "import": "a checkpoint from elsewhere as a file that the other commands take",
-    "export": "a network as an ONNX file, checked with onnxruntime, or for the Hugging Face Hub",
-    "completion": "the script with which bash, zsh or fish completes commands and options",
+    "demo": "trains, transfers and measures on the built-in data, and writes one page; a first step",
+    "train": "trains the network of a recipe, with or without attention and a teacher",
+    "evaluate": "measures accuracy and loss of networks",
+    "bias": "measures where networks look, against the regions of the objects, over a whole data set",
+    "explain": "shows where a network looks in some images: the likeliest classes, and a CAM for each",
+    "gates": "measures how far the gates of attention modules tell classes apart, by depth",
+    "groups": "measures how much each group of a layer's channels alone speaks for a class",
+    "complexity": "measures what networks cost with and without attention: parameters, operations, time, memory",
+    "table": "lists the published tables, and shows one with your own runs beside its numbers",
+    "reproduce": "fills a published table: runs what is missing, on this machine or many",
+    "runs": "lists the runs of a store: how far they are, and their accuracy",
+    "report": "writes one page of runs, and compares them: seeds, curves, bias, CAMs, costs, commands",
+    "recipes": "lists, shows and copies the recipes that come with regard",
+    "import": "turns a checkpoint from elsewhere into a file that the other commands take",
+    "export": "writes a network as an ONNX file, checked with onnxruntime, or for the Hugging Face Hub",
+    "completion": "prints the script with which bash, zsh or fish completes commands and options",
 }
 
 # Of these a launcher may start several processes: they share the work, or, of the last, the runs of a store.
@@ -48,8 +48,8 @@ Attention in convolutional networks: train with it, transfer it, measure where i
 commands:
 {commands}
 
-`regard COMMAND --help` tells the options of a command. `regard --version` tells the version. With REGARD_TRACEBACK=1
-an error of one line also shows what is behind it.
+`regard COMMAND --help` explains the options of a command, `regard --version` prints the version.
+With REGARD_TRACEBACK=1 an error of one line also shows what is behind it.
 """
 
 

@@ -31,11 +31,11 @@ class Output:
 
     def __init__(self, options: Namespace, *, main: bool = True) -> None:
         self._json, self._main = options.json, main
-        self.console = Console(stderr=True, quiet=options.quiet or not main)
+        self.console = Console(stderr=True, quiet=options.quiet or not main, soft_wrap=True)
 
     def note(self, text: object) -> None:
         """Prints one line to standard error, unless `--quiet`."""
-        self.console.print(printable(text), soft_wrap=True)
+        self.console.print(printable(text))
 
     def show(self, records: Any, *renderables: RenderableType) -> None:
         """Prints a result: its records with `--json`, else what is given of rich, tables and strings.

@@ -140,7 +140,7 @@ def _check(options: Namespace) -> None:
     check_interval("--seeds", options.seeds, "[1, 10000]")
     check_interval("--retries", options.retries, "[0, 10000]")
     if options.at_once is not None:
-        check_interval("--at_once", options.at_once, "[1, 10000]")
+        check_interval("--at-once", options.at_once, "[1, 10000]")
     if options.engine == "local":
         given = [name for name in ("address", "gpus") if options[name] is not None]
         if given:

@@ -29,31 +29,32 @@ class Augmentation:
     (streamed), which others refuse.
 
     Attributes:
-        padding: pixels added on every side before the crop, 0 or more; none for 4, but 0 with scale and for streamed
+        padding: pixels to add on every side before the crop, 0 or more; none for 4, but 0 with scale and for streamed
             images.
-        padding_mode: what they show: "zero" for black, "reflect" for the image mirrored at its border pixels.
-        crop: side in pixels of the square cut out of the padded image, or with scale of what a crop is resized to; none
-            for the size of the image itself. Of streamed images data.size says it.
+        padding_mode: what the padding shows: "zero" for black, "reflect" for the image mirrored at its border pixels.
+        crop: side in pixels of the square to cut out of the padded image, or with scale of what a crop is resized to;
+            none for the size of the image itself. Of streamed images data.size says it.
         flip: mirror every second image left to right, on average.
         scale: least and largest share of the image's area in a random resized crop, such as [0.08, 1]: of random size,
             aspect ratio (3/4 to 4/3) and place; bilinear, antialiased. None for no resizing; of streamed
             images for [0.08, 1].
         ratio: least and largest aspect ratio, width to height, of random resized crops (streamed).
-        interpolation: how these are resized: bilinear, bicubic, or random, one of the two for each image (streamed).
-        color_jitter: brightness, contrast and saturation change by factors of up to so much above and below 1; 0 for
+        interpolation: interpolation to resize crops with: bilinear, bicubic, or random, one of the two for each image
+            (streamed).
+        color_jitter: largest change of the factors of brightness, contrast and saturation above and below 1; 0 for
             none (streamed).
-        policy: random operations on an image by timm's notation, such as rand-m7-mstd0.5-inc1 (RandAugment, arXiv
-            1909.13719), augmix-m3-w3 or 3a (streamed).
+        policy: random operations to apply to an image by timm's notation, such as rand-m7-mstd0.5-inc1 (RandAugment,
+            arXiv 1909.13719), augmix-m3-w3 or 3a (streamed).
         erasing: probability that a box of the image is erased (arXiv 1708.04896), 0 to 1 (streamed).
-        erasing_mode: what it then shows: const, the mean colour; rand, one random colour; pixel, noise (streamed).
+        erasing_mode: what the box shows: const, the mean colour; rand, one random colour; pixel, noise (streamed).
         mixup: alpha of mixup (arXiv 1710.09412): two images are added, weighed by a draw from Beta(alpha, alpha); 0
             for none.
         cutmix: alpha of CutMix (arXiv 1905.04899): a box of one image is put into another; 0 for none.
-        mix_probability: of a batch to be mixed at all, 0 to 1.
-        mix_switch: of CutMix, where mixup is asked for as well, 0 to 1.
-        repeats: each image so many times in a row, each time varied anew (arXiv 1901.09335); a batch may end between
-            two of them, as with timm's RepeatAugSampler. An epoch is as long as without, so that it shows one image of
-            so many.
+        mix_probability: probability that a batch is mixed at all, 0 to 1.
+        mix_switch: probability of CutMix in place of mixup, where both are used, 0 to 1.
+        repeats: number of times in a row that each image comes, each time augmented anew (arXiv 1901.09335); a batch
+            may end between two of them, as with timm's RepeatAugSampler. An epoch is as long as without, so that it
+            shows one image of so many.
 
     Raises:
         InputError: a value other than these.

@@ -99,7 +99,7 @@ class Workers:
                 raise  # of what is read; the worker only passed it on
             raise InputError(
                 f"a DataLoader worker died ({first_line(error)}); if memory ran out, try fewer of them (--workers, or "
-                "--data.workers of a recipe) or smaller batches (--batch_size)"
+                "--data.workers of a recipe) or smaller batches (--batch-size)"
             ) from error
         finally:
             if turn == self._turn and not self._loader.persistent_workers:

@@ -33,22 +33,23 @@ class DataRecipe:
     """What to train and test on.
 
     Args:
-        name: in memory: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67),
-            folder (train/ and test/ of class folders). Streamed from disk, of any size: files (such folders, ImageNet's
-            among them), wds (WebDataset shards), hfds (data sets of Hugging Face), coco, imagenet, masks, pets, voc.
-        folder: where the data lie, for wds also an address; downloads go there.
+        name: data set to use. In memory: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT
+            indoor 67), folder (train/ and test/ of class folders). Streamed from disk, of any size: files (such
+            folders, ImageNet's among them), wds (WebDataset shards), hfds (data sets of Hugging Face), coco, imagenet,
+            masks, pets, voc.
+        folder: folder of the data, for wds also an address; downloads go there.
         download: fetch the set if it is not there (cifar10, cifar100, stl10, hfds).
         size: side of the images in pixels. Sets in memory are resized to it, the shorter side, and cropped at the
             centre; needed for cub, scenes, and folders whose images differ in size. Of streamed sets the side in
             training, 224 if not given.
-        crop_pct: of streamed sets: in testing, the share of the resized image's shorter side that the centre crop
-            leaves.
-        interpolation: of streamed sets: how test images are resized, bilinear, bicubic, …
+        crop_pct: share of the resized image's shorter side that the centre crop leaves in testing (streamed sets).
+        interpolation: interpolation to resize test images with: bilinear, bicubic, … (streamed sets).
         unreadable: what to do with an image file that cannot be read: stop with an error, or skip and count it.
-        workers: DataLoader workers of each process; streamed sets only.
-        train_images: train on so many images, the same for every seed and mixed over the classes; all if not given.
-        mean: subtracted from the channels, in [0, 1]; that of the training images if not given.
-        std: the channels are divided by it; that of the training images if not given.
+        workers: number of DataLoader workers of each process (streamed sets).
+        train_images: number of images to train on, the same for every seed and mixed over the classes; all if not
+            given.
+        mean: mean of each channel, in [0, 1], which is subtracted; that of the training images if not given.
+        std: value that each channel is divided by; the deviation of the training images if not given.
         options: options of the set itself, for example cue of clutter, crop of cub (box or none), or train and test of
             wds (which shards).
     """
@@ -76,15 +77,16 @@ class ModelRecipe:
             resnet<depth>-cifar, vgg<depth>-cifar, mobilenetv2-cifar, shufflenetv1-cifar, shufflenetv2-cifar, any name
             of timm, or torchvision/NAME.
         attention: attention module at the end of every residual branch; none if not given.
-        gate: its gate: sigmoid, sub-attention (the published LSAS) or sub-attention-K for order K.
+        gate: gate of the attention module: sigmoid, sub-attention (the published LSAS) or sub-attention-K for order K.
         attention_stages: stages that get attention, counted from 1; all if not given.
         attention_options: options of the attention module, for example groups of shuffle.
-        attention_start: published, as its authors have it, or identity, which leaves the network as it is at first;
-            if not given, identity with pretrained weights, and published without.
+        attention_start: how attention begins: published, as its authors have it, or identity, which leaves the network
+            as it is at first; if not given, identity with pretrained weights, and published without.
         pretrained: start from timm's weights.
         options: options of the network itself, for example block of cifar-resnet.
-        frozen: layers whose parameters do not learn, for example [conv1, bn1, layer1]; their batch norms are fixed.
-        fixed_norms: all batch norms keep their statistics and parameters as they are.
+        frozen: layers to freeze, whose parameters do not learn, for example [conv1, bn1, layer1]; their batch norms are
+            fixed.
+        fixed_norms: keep the statistics and parameters of all batch norms as they are.
     """
 
     name: str = "wrn-16-1"
@@ -104,13 +106,13 @@ class OptimizerRecipe:
     """The optimizer.
 
     Args:
-        name: sgd, adamw, or any optimizer of timm (lamb, lion, muon, …).
-        lr: the highest learning rate.
-        momentum: of sgd and others that have one.
-        nesterov: Nesterov momentum in sgd.
-        weight_decay: factor of the decay to zero in each step.
-        decay: which parameters decay: all, or only the weights of convolutions and matrices.
-        clip: gradients whose norm over all parameters is greater are scaled down to it; none if not given.
+        name: optimizer to use: sgd, adamw, or any of timm (lamb, lion, muon, …).
+        lr: highest learning rate of the schedule.
+        momentum: momentum to use, in sgd and others that have one.
+        nesterov: use Nesterov momentum in sgd.
+        weight_decay: factor of the weight decay in each step.
+        decay: parameters that decay: all, or only the weights of convolutions and matrices.
+        clip: norm over all parameters to which greater gradients are scaled down; none if not given.
         options: further arguments of the optimizer, for example betas of adamw.
     """
 
@@ -129,14 +131,14 @@ class ScheduleRecipe:
     """Epochs, batches and the learning rate over time.
 
     Args:
-        epochs: passes over the training images.
-        batch_size: images per step, over all processes.
-        accumulate: gradient accumulation: each process takes its images of a step in so many parts, of two images at
-            least, for less memory.
-        shape: the learning rate falls by factor at the milestones, or along a half cosine or a line to floor.
+        epochs: number of passes over the training images.
+        batch_size: number of images per step, over all processes.
+        accumulate: number of parts in which each process takes its images of a step, for less memory (gradient
+            accumulation); a part has two images at least.
+        shape: how the learning rate falls: by factor at the milestones, or along a half cosine or a line to floor.
         milestones: epochs at whose start the learning rate falls.
-        factor: what the learning rate is multiplied with at a milestone.
-        floor: share of the learning rate that is left at the end of a cosine or a line.
+        factor: factor to multiply the learning rate with at a milestone.
+        floor: share of the learning rate that remains at the end of a cosine or a line.
         warmup: epochs, whole or not, over which the learning rate first rises from zero.
         reset_momentum: forget the momentum at every milestone.
     """
@@ -160,27 +162,28 @@ class TransferRecipe:
     linear, cosine (with begin and until, fractions of the run) and step (with milestones, fractions too, and factor).
 
     Args:
-        teacher: a run folder or its address (s3://bucket/runs/NAME), an imported .safetensors file, a name of timm or
-            torchvision/NAME with pretrained weights, or NAME=CHECKPOINT; or several, whose losses are averaged; none
-            if not given.
-        weights: of a run folder, the weights after the last epoch or those that tested best.
+        teacher: network to learn from: a run folder or its address (s3://bucket/runs/NAME), an imported .safetensors
+            file, a name of timm or torchvision/NAME with pretrained weights, or NAME=CHECKPOINT; or several, whose
+            losses are averaged; none if not given.
+        weights: weights to take of a teacher's run: those of the last epoch, or those that tested best.
         beta: weight of the attention losses.
         alpha: weight of distillation, 0 to 1.
-        temperature: of distillation.
-        layers: where attention is compared: pairs of the student's layer and the teacher's, by name or by number of
-            the stage, from 0, or from -1 backwards; by default the stages, in order or by depth and resolution.
+        temperature: temperature of distillation, by which logits are divided.
+        layers: layers whose attention is compared: pairs of the student's layer and the teacher's, by name or by number
+            of the stage, from 0, or from -1 backwards; by default the stages, in order or by depth and resolution.
         power: exponent of the activations in an attention map.
-        reduce: what an attention map is over the channels: mean or sum (the same, maps are normalised), or max.
-        form: the attention loss as in the published code or as in the paper.
+        reduce: how an attention map reduces the channels: mean or sum (the same, maps are normalised), or max.
+        form: form of the attention loss: as in the published code, or as in the paper.
         full_activation: weight of the features themselves, compared through learned 1 x 1 convolutions.
-        full_activation_form: fitnets is the mean squared difference; paper is the squared distance of normalised
-            features, without a convolution where student and teacher have as many channels.
+        full_activation_form: how features are compared: fitnets is the mean squared difference; paper is the squared
+            distance of normalised features, without a convolution where student and teacher have as many channels.
         gradient: weight of the squared distance between the input gradients of student and teacher.
         symmetry: weight of the squared distance between the student's input gradients of images and of their mirrors.
         input_gradient: weight of the squared length of the student's input gradients (min-l2).
         teacher_size: side of the images in pixels as the teacher sees them; by default as the student does.
-        precision: of the teacher's forward: float32, bfloat16, or auto, which is bfloat16 where the device has it.
-        fold: fold the teacher's norms into its convolutions.
+        precision: precision of the teacher's forward pass: float32, bfloat16, or auto, which is bfloat16 where the
+            device has it.
+        fold: fold the teacher's batch norms into its convolutions.
     """
 
     teacher: str | list[str] | None = None
@@ -251,31 +254,33 @@ class Recipe:
     """A training run.
 
     Args:
-        source: the published run that this is, or its purpose.
+        source: published run that this recipe reproduces, or its purpose.
         data: what to train and test on.
         augmentation: how training images are varied.
         model: the network to train.
         optimizer: which, and its settings.
         schedule: epochs, batches, learning rate.
         transfer: what to take over from a teacher.
-        task: the loss to the labels: cross_entropy, or binary_cross_entropy, one for each class.
-        label_smoothing: share of the label given to all classes alike.
-        ema: decay per step of the moving average of the weights, which is then tested and kept; 0 for none.
-        seed: of the weights, the order of the images and their variation.
-        device: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; of several processes each takes its own GPU.
-        precision: of the forward pass: float32, or mixed with bfloat16 or float16 (whose loss is scaled).
-        channels_last: the memory layout in which convolutions are fastest. Not taken on a processor where oneDNN has a
-            fault with it: strided 1 x 1 convolutions of fewer than 16 channels, on threads that do not divide a batch.
-        sync_norms: batch norms take their statistics over all processes, not over their own.
-        threads: processor threads of a run on the CPU; torch's choice if not given.
-        deterministic: the same weights from the same recipe, bit for bit, on the same machine.
+        task: loss to the labels: cross_entropy, or binary_cross_entropy, one for each class.
+        label_smoothing: share of the label that is spread over all classes.
+        ema: decay per step of a moving average of the weights, which is tested and saved in their place; 0 for none.
+        seed: seed of the weights, the order of the images and their augmentation.
+        device: device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, mps; of several processes each
+            takes its own GPU.
+        precision: precision of the forward pass: float32, or mixed with bfloat16 or float16 (whose loss is scaled).
+        channels_last: use the memory layout in which convolutions are fastest. Not used on a processor where oneDNN has
+            a fault with it: strided 1 x 1 convolutions of fewer than 16 channels, on threads that do not divide a
+            batch.
+        sync_norms: compute the statistics of batch norms over all processes, not in each.
+        threads: number of threads of a run on the CPU; torch's choice if not given.
+        deterministic: get the same weights from the same recipe, bit for bit, on the same machine.
         compile: compile the networks (torch.compile); not possible with gradient, symmetry and input_gradient of
             transfer, whose losses need derivatives of derivatives.
-        nonfinite: on a gradient that is not finite: stop, or skip the step and count it. With float16 such steps are
-            skipped in any case, and the loss is scaled less.
-        trackers: where metrics go besides the run folder: tensorboard, wandb, mlflow.
-        save_minutes: save a checkpoint within an epoch when so many minutes have passed since the last.
-        wait_minutes: how long processes wait for one another before they give up.
+        nonfinite: what to do at a gradient that is not finite: stop, or skip the step and count it. With float16 such
+            steps are skipped in any case, and the loss is scaled less.
+        trackers: trackers that get the metrics besides the run folder: tensorboard, wandb, mlflow.
+        save_minutes: minutes after which a checkpoint is saved within an epoch.
+        wait_minutes: minutes that processes wait for one another before they give up.
     """
 
     source: str = ""
