@@ -65,8 +65,8 @@ def test_a_table_is_filled_and_not_filled_again(
         monkeypatch.setenv(name, value)
     command = ["reproduce", str(small), "--seeds", "1", "--columns", "at", "--runs", "store", "--device", "cpu"]
     assert main(command) == 0
-    output = capfd.readouterr().out
-    assert "2 runs for 1 seed; 0 finished, 0 begun, 2 missing" in output and "at once" in output
+    notes = capfd.readouterr().err
+    assert "runs: 2 (0 finished, 0 begun, 2 missing)" in notes and "one run at a time" in notes
     table = load_table(small)
     runs = Store("store").runs()
     filled = fill(table, runs)
@@ -83,7 +83,7 @@ def test_a_table_is_filled_and_not_filled_again(
     assert log.startswith("epoch 1/2") and "Warning" not in log
     weights = (tmp_path / "store/at-seed0/last.safetensors").read_bytes()
     assert main(command) == 0
-    assert "2 finished, 0 begun, 0 missing" in capfd.readouterr().out
+    assert "2 finished, 0 begun, 0 missing" in capfd.readouterr().err
     assert (tmp_path / "store/at-seed0/last.safetensors").read_bytes() == weights
     assert document(fill(table, Store("store").runs())).to_markdown() == document(filled).to_markdown()
 
@@ -287,10 +287,13 @@ def test_runs_share_the_gpus_that_are_meant(device: str, fit: int, monkeypatch: 
 def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["reproduce", str(small), "--seeds", "3", "--dry-run", "--device", "cpu"]
     assert main([*command, "--runs", str(tmp_path / "store")]) == 0
-    output, told = capfd.readouterr()
-    assert told == "reading the data and timing a few training steps, to tell the cost\n"
-    assert "9 runs for 3 seeds" in output and "steps timed now" in output
-    assert "leaving out the last seed (2) saves" in output and "leaving out column at saves" in output
+    output, notes = capfd.readouterr()
+    assert "runs: 9 (0 finished, 0 begun, 9 missing)" in notes and "steps timed now" in output
+    saved = [line.split()[:3] for line in output.splitlines()]
+    assert ["last", "seed", "2"] in saved and ["column", "at"] in [words[:2] for words in saved]
+    assert main([*command, "--runs", str(tmp_path / "store"), "--json", "--quiet"]) == 0
+    jobs = json.loads(capfd.readouterr().out)
+    assert len(jobs) == 9 and all(job["state"] == "missing" and job["seconds"] > 0 for job in jobs)
     assert not Store(tmp_path / "store").runs()
 
 
@@ -298,7 +301,7 @@ def test_a_dry_run_trains_nothing(small: Path, tmp_path: Path, capfd: pytest.Cap
     ("options", "message"),
     [
         (["--seeds", "0"], "--seeds is 0"),
-        (["--shorten", "2"], "the budget is 2"),
+        (["--shorten", "2"], "expected a share in (0, 1]"),
         (["--rows", "two"], "unknown row of small 'two'"),
         (["--columns", "kd"], "has no column 'kd'"),
         (["--at-once", "0"], "--at-once is 0"),
