@@ -17,11 +17,6 @@ def say(text: object, *, error: bool = False) -> None:
     print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
-def listed(text: str | None) -> list[str]:
-    """The words of an option with commas between them."""
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
-
-
 def command_line(arguments: Iterable[str]) -> str:
     """Arguments as bash and zsh take them, in one line that can be printed: other bytes as `$'\\xe9'`."""
     return " ".join(map(_quoted, arguments))
