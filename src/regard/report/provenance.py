@@ -17,6 +17,7 @@ from regard.training import WHERE, Recipe, field_arguments, flat, option_text, p
 # What `regard bias` takes where an option is not given.
 _DEFAULTS = {"method": "gradcam", "layer": None, "target": "predicted", "threshold": 0.5, "margin": 0, "tolerance": 0}
 _NAMED = 4  # runs, where only some have a value
+_LETTERS = 160  # of a value
 
 Facts = list[tuple[str, list[tuple[str, str]]]]
 
@@ -60,16 +61,20 @@ def shared(facts: Mapping[str, Mapping[str, Any]]) -> Facts:
         facts: thing -> name -> value.
 
     Returns:
-        (name, [(value, the things that have it)]); "" for all of them.
+        (name, [(value, the things that have it)]); "" for all of them. Of long values, the beginning.
     """
     owners: dict[str, dict[str, list[str]]] = {}
     for thing, values in facts.items():
         for name, value in values.items():
             owners.setdefault(name, {}).setdefault(option_text(value), []).append(thing)
     return [
-        (name, [(text, "" if len(things) == len(facts) else _few(things)) for text, things in values.items()])
+        (name, [(_start(text), "" if len(things) == len(facts) else _few(things)) for text, things in values.items()])
         for name, values in owners.items()
     ]
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}…"
 
 
 def _few(things: Sequence[str]) -> str:
