@@ -1,8 +1,10 @@
-"""What the documents say works: their Python runs, their recipes load, their commands exist."""
+"""What the documents say works: Python runs, recipes load, commands parse, links lead somewhere."""
 
 from __future__ import annotations
 
 import re
+import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,7 @@ import torch
 from PIL import Image
 
 from regard import attention, data, models, recipes, training
-
-pytestmark = pytest.mark.slow
+from regard.cli.main import COMMANDS, module_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,8 +43,50 @@ def names(tmp_path, monkeypatch, capsys) -> dict:
 
 
 DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [ROOT / path for path in (*DOCUMENTS, "CONTRIBUTING.md", "docs/results/README.md")]
+PAGES += sorted((ROOT / "src" / "regard" / "recipes").glob("*/README.md"))
 
 
+def commands() -> dict[str, list[tuple[str, list[str]]]]:
+    """By command of `regard`: the pages that show it in a block, and its arguments."""
+    shown: dict[str, list[tuple[str, list[str]]]] = {command: [] for command in COMMANDS}
+    for page in PAGES:
+        fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        text = "".join(block for language, block in fenced if language in ("", "sh")).replace("\\\n", " ")
+        for command in re.findall(r"^(?!>>>)(?:.* )?regard ([^|&>\n]+)", text, re.MULTILINE):
+            name, *arguments = shlex.split(command, comments=True)
+            shown[name].append((str(page.relative_to(ROOT)), arguments))
+    return shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_parse(name) -> None:
+    parser = import_module(module_of(name)).parser()
+    for page, arguments in commands()[name]:
+        assert parser.parse_args(arguments), page
+
+
+def test_options_named_in_sentences_are_there() -> None:
+    parsers = {name: import_module(module_of(name)).parser() for name in COMMANDS}
+    known = {option.replace("-", "_") for parser in parsers.values() for option in parser._option_string_actions}
+    known |= {"__multi_gpu", "__bce_target_thresh"}  # of accelerate and of timm
+    for page in PAGES:
+        sentences = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        named = re.findall(r"`(?:regard \w+ )?(--[a-z][\w.-]*)", sentences)
+        assert {option.replace("-", "_") for option in named} <= known, page
+
+
+def test_links_lead_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert not broken
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "python")])
 def test_python_examples_run(path, names) -> None:
     found = blocks(path, "python")
@@ -52,6 +95,7 @@ def test_python_examples_run(path, names) -> None:
             exec(compile(block, path, "exec"), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["README.md", "docs/transfer.md"])
 def test_recipes_load(path, tmp_path) -> None:
     for block in blocks(path, "yaml"):

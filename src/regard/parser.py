@@ -106,7 +106,7 @@ class Parser(ArgumentParser):
         message = " ".join(str(message).split())
         if required := re.search(r'Option "(\w+)" is required|arguments are required: (\w+)', message):
             action = next(a for a in self._actions if (required[1] or required[2]) in (a.dest, a.metavar))
-            name = action.option_strings[0] if action.option_strings else action.metavar
+            name = action.option_strings[0] if action.option_strings else action.metavar or action.dest.upper()
             message = f"{name} is missing: {action.help}"
         if refused := re.match(r'Parser key "([\w.]+)": .*(?:Given value|Got value): (.*)', message):
             action = next(a for a in self._actions if a.dest == refused[1])

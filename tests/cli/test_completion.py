@@ -58,3 +58,8 @@ def test_bash_completes(words: list[str], completed: str, scripts: Path, capsys:
 def test_an_unknown_shell(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "tcsh"]) == 2
     assert "'bash', 'zsh', 'fish'" in capsys.readouterr().err
+
+
+def test_a_missing_shell_is_named(capsys) -> None:
+    assert main(["completion"]) == 2
+    assert "SHELL is missing" in capsys.readouterr().err
