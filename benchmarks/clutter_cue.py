@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import machine, table
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 
-from regard import bias, data, training
+from regard import bias, data, stats, training
 from regard.demo import COMMON, STUDENT
 
 CUES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
@@ -173,9 +173,9 @@ def pairs(found: Sequence[Trained]) -> str:
                 for cue in CUES
                 for a, b in zip(of(found, measure, first, cue), of(found, measure, second, cue), strict=True)
             ]
-            above, below = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
-            p = binomtest(above, above + below).pvalue if above + below else 1.0
-            cells.append(f"{100 * statistics.median(gaps):+.1f} ({above}:{below}, p {p:.2g})")
+            higher, lower = np.array(gaps) > 0, np.array(gaps) < 0
+            p = stats.paired_proportions(higher, lower).p  # the sign test is McNemar's of the two
+            cells.append(f"{100 * statistics.median(gaps):+.1f} ({higher.sum()}:{lower.sum()}, p {p:.2g})")
         rows.append(cells)
     header = ["first, second", *(MEASURES[measure] for measure in (*SHOWN, "energy_inside", "focus_area"))]
     return table(header, rows)

@@ -66,7 +66,7 @@ def page(*arguments: str) -> str:
 
 def test_the_store_is_one_page(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = page("--examples=2")
-    assert str(store.parent / "report.html") in capsys.readouterr().out
+    assert str(store.parent / "report.html") in capsys.readouterr().err
     for name, accuracies in ACCURACIES.items():
         values = 100 * np.array(accuracies)
         assert f"{values.mean():.2f} ± {values.std(ddof=1):.2f}%" in text

@@ -169,6 +169,13 @@ def test_notes_are_kept_whatever_a_network_is_called(written, name):
     assert all(note in page.text for note in (*comparison.notes, "by chance"))
 
 
+def test_a_note_about_several_comparisons_is_there_once(written):
+    results = [made("x/a"), made("x/b", seed=1, margin=3), made("x/c", seed=2, margin=3)]
+    (note,) = bias_records.notes(results, bias.compare_all(results)[0])
+    assert note.about == "b, a; c, a" and "margin" in note.note
+    assert written(results).text.count(note.note) == 1
+
+
 def test_results_that_cannot_be_compared_have_a_note(written):
     results = [made("a"), made("dead", constant=2.0, seed=1)]
     page = written(results)
@@ -179,7 +186,8 @@ def test_without_scores_there_is_no_accuracy(written):
     outputs = tuple(f"output {i}" for i in range(7))
     results = [made("a", scored=False, outputs=outputs), made("b", seed=2, scored=False, outputs=outputs)]
     page = written(results, gallery=gallery(results))
-    assert page.source.count("the labels of the images are not outputs of the network") == 2
+    (note,) = bias_records.notes(results, bias.compare_all(results)[0])
+    assert note.about == "a; b" and page.source.count(note.note) == 1
     assert 'data-label="accuracy"' not in page.source and "prediction" not in {
         part["part"].split()[-1] for part in bias_records.parts(results)
     }

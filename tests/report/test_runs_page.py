@@ -53,6 +53,7 @@ def test_the_page_has_the_numbers_of_the_records_and_needs_nothing_but_itself(ma
         assert f"{record['parameters']:,}" in page.text and f"{record['spill']:.3f}" in page.text
         assert record["description"] in page.text
     assert "transfer.beta 1000" in page.text and "transfer.teacher the teacher" in page.text
+    assert page.source.count('<ul class="scale">') == 1 and "edge of the region" in page.text
     comparisons = of("comparison", records)
     assert [(one["network"], one["reference"], one["over"]) for one in comparisons[::3]] == [
         ("student-at", "student", "images"),

@@ -37,7 +37,8 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     def to_records(self) -> list[dict[str, Any]]:
-        """A dict per measure, JSON-ready: `model`, `reference`, `measure`, fields of `Difference`, `significant`."""
+        """A dict per measure, JSON-ready: `model`, `reference`, `measure`, fields of `Difference`, `significant` (None
+        without a test)."""
         return [
             without_nan(
                 {
@@ -45,7 +46,7 @@ class Comparison:
                     "reference": self.reference,
                     "measure": measure,
                     **asdict(difference),
-                    "significant": difference.significant,
+                    "significant": None if difference.p is None else difference.significant,
                 }
             )
             for measure, difference in self.differences.items()

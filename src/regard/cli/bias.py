@@ -101,13 +101,14 @@ def _run(
     for name, evaluation, one in zip(names, evaluated, results, strict=True):
         for path in filter(None, (folder / f"{name}.json", _run_file(evaluation))):
             one.save(path)
-    comparisons, notes = bias.compare_all(results)
+    comparisons, not_compared = bias.compare_all(results)
+    notes = bias_records.notes(results, comparisons, not_compared)
     command = command_line(["regard", "bias", *arguments])
     whole = {
         "command": command,
         "networks": {name: one.to_dict() for name, one in zip(names, results, strict=True)},
         "comparisons": [record for one in comparisons if one is not None for record in one.to_records()],
-        "notes": [*notes, *(note for one in comparisons if one is not None for note in one.notes)],
+        "notes": [note._asdict() for note in notes],
     }
     with written_aside(folder / "report.json") as aside:
         aside.write_text(json.dumps(whole, allow_nan=False, indent=1), encoding="utf-8")
@@ -124,8 +125,8 @@ def _run(
         "notes": whole["notes"],
     }
     output.show(records, *report.bias_tables(results, comparisons))
-    for note in whole["notes"]:
-        output.note(note)
+    for about, note in notes:
+        output.note(f"{about}: {note}")
     output.note(f"page: {page.resolve()}")
 
 

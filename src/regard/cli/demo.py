@@ -40,5 +40,5 @@ def main(arguments: list[str]) -> int:
     if result is None:
         return INTERRUPTED
     output.show(result.to_records(), result)
-    output.note(f"report: {(Path(options.out) / 'report.html').resolve()}")
+    output.note(f"page: {(Path(options.out) / 'report.html').resolve()}")
     return 0

@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> int:
         folder=options.data.folder,
     )
     page = runs.save(options.out)
-    output.show(runs.to_records(), runs, f"report: {page.resolve()}")
+    output.show(runs.to_records(), runs)
+    output.note(f"page: {page.resolve()}")
     return 0
 
 

@@ -136,4 +136,4 @@ def write_study(
     path = folder / f"{study}.html"
     page = report.write_study_html(results, path, labels=images.drawn, data=images.data, command=command)
     output.show(records, report.study_table(results))
-    output.note(f"the study is {page.resolve()}")
+    output.note(f"page: {page.resolve()}")

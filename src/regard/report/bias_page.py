@@ -14,7 +14,7 @@ from regard.bias import Results
 from regard.bias.metrics import CURVE_THRESHOLDS
 from regard.bias.results import CURVES, RATES, comparable
 from regard.errors import InputError
-from regard.report import bias_records, captions
+from regard.report import bias_records
 from regard.report.gallery import Gallery
 from regard.report.glossary import TERMS
 from regard.report.provenance import shared
@@ -57,15 +57,9 @@ def write_bias_html(
     """
     check_same_images(results)
     names = bias_records.names(results)
-    comparisons, failed = bias.compare_all(results)
+    comparisons, not_compared = bias.compare_all(results)
     rates, means = bias_records.differences(results, comparisons)
     chosen = bias_records.chosen_classes(results)
-    notes = [
-        *notes,
-        *(Note(results[0].model, note) for note in failed),
-        *(Note(one.model, note) for one in comparisons if one is not None for note in one.notes),
-        *(Note(name, captions.UNSCORED) for name, one in zip(names, results, strict=True) if not one.scored),
-    ]
     return write_page(
         "bias.html",
         path,
@@ -73,7 +67,7 @@ def write_bias_html(
         columns=bias_records,
         styles={name: i for i, name in enumerate(names)},
         settings=shared({name: _settings(one) for name, one in zip(names, results, strict=True)}),
-        notes=notes,
+        notes=[*notes, *bias_records.notes(results, comparisons, not_compared)],
         overview=bias_records.overview(results),
         others=[bias_records.NETWORK, *bias_records.columns(bias_records.OTHERS)],
         rate_differences=rates,
@@ -88,8 +82,8 @@ def write_bias_html(
         gallery=gallery,
         left_out=bias_records.left_out(results),
         repeats=[Repeat(title, command)] if command else [],
-        provenance=shared({name: _without_commands(one.provenance) for name, one in zip(names, results, strict=True)}),
-        environment=shared({"": _without_commands(environment(()))}),
+        provenance=shared({name: _facts(one.provenance) for name, one in zip(names, results, strict=True)}),
+        environment=shared({"": _facts(environment(()))}),
     )
 
 
@@ -179,5 +173,5 @@ def _settings(results: Results) -> dict[str, Any]:
     return {name: getattr(results, name) for name in _SETTINGS} | {"images": len(results)}
 
 
-def _without_commands(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in facts.items() if name not in ("classes", "command")}
+def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name not in ("classes", "command", "options")}

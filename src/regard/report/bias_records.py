@@ -13,7 +13,7 @@ from regard.bias.results import RATES, SIZES
 from regard.formatting import shortened
 from regard.report import captions
 from regard.report.glossary import TERMS
-from regard.report.records import Column
+from regard.report.records import Column, Note, gathered
 from regard.report.records_table import records_table
 from regard.stats import proportion, without_nan
 
@@ -123,7 +123,7 @@ def differences(
     records = [record for one in comparisons if one is not None for record in one.to_records()]
     labels = dict(zip((one.model for one in results), names(results), strict=True))
     for record in records:
-        record |= {"network": labels[record["model"]]} | ({"significant": None} if record["p"] is None else {})
+        record["network"] = labels[record["model"]]
     records.sort(key=lambda record: order.index(record["measure"]))
     rates = [record for record in records if record["measure"] in RATES]
     return rates, [record for record in records if record["measure"] not in RATES]
@@ -144,6 +144,18 @@ def left_out(results: Sequence[Results]) -> list[dict[str, Any]]:
             if keys
         ]
     return records
+
+
+def notes(
+    results: Sequence[Results], comparisons: Sequence[Comparison | None], not_compared: Sequence[str] = ()
+) -> list[Note]:
+    """Notes on the results and on their comparisons, each once; `not_compared`: those of `bias.compare_all`."""
+    labels = names(results)
+    every = [Note(labels[0], note) for note in not_compared]
+    for label, one in zip(labels[1:], comparisons, strict=True):
+        every += [Note(f"{label}, {labels[0]}", note) for note in (one.notes if one else ())]
+    every += [Note(label, captions.UNSCORED) for label, one in zip(labels, results, strict=True) if not one.scored]
+    return gathered(every)
 
 
 def bias_tables(results: Sequence[Results], comparisons: Sequence[Comparison | None] = ()) -> Iterator[Table]:
