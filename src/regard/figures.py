@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 from markupsafe import Markup
 
-from regard.formatting import number, printable
+from regard.formatting import number, printable, signed
 from regard.formatting import percent as in_percent
 from regard.stats import Difference, Estimate
 
@@ -138,7 +138,7 @@ def intervals(
             axes.plot(each, [position] * len(each), "|", color=_INK, markersize=10, clip_on=False)
         if marks and label in marks:
             axes.plot(marks[label], position, "D", color=_INK, markersize=7, fillstyle="none", clip_on=False)
-        _row(axes, position - 0.26, label, _number(row.value, percent))
+        _row(axes, position - 0.26, label, _number(row.value, percent) if level is None else signed(row.value))
     axes.set_ylim(len(rows) - 0.5, -0.75)
     axes.set_yticks([])
     if level is not None:

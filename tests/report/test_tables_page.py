@@ -43,12 +43,14 @@ def test_figures_have_every_seed_and_the_published_value() -> None:
     assert [x for line in differences.lines if line.get_marker() == "D" for x in line.get_xdata()] == [
         pytest.approx(0.44)
     ]
+    # A long name of a row would hide which columns are compared, so it is in the title.
+    assert [text.get_text() for text in differences.texts] == ["LSAS-SE − SE", "+0.440"]
 
 
 def test_values_that_are_not_comparable_are_drawn_without_published_ones() -> None:
     drawn = {title: figure.axes[0] for title, figure in charts(made_up.several())}
     assert not any(line.get_marker() == "D" for line in drawn["ResNet-50"].lines)
-    assert any(line.get_marker() == "D" for line in drawn["Differences"].lines)
+    assert any(line.get_marker() == "D" for line in drawn["ResNet-50: differences"].lines)
 
 
 def test_several_tables_are_linked(tmp_path: Path, parse) -> None:

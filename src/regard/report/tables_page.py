@@ -79,7 +79,7 @@ def write_tables_html(filled: Sequence[FilledTable], path: str | Path, title: st
 
 
 def charts(filled: FilledTable) -> Iterator[tuple[str, Figure]]:
-    """Figures of the values in each row and metric that has runs, and of the differences in each metric.
+    """For each row and metric that has runs a figure of the values, and one of the differences.
 
     Published values are left out where ours are not comparable with them; published differences are not.
     """
@@ -93,16 +93,16 @@ def charts(filled: FilledTable) -> Iterator[tuple[str, Figure]]:
                 marks = {name: value for name, value in numbers.items() if value is not None}
                 estimates = {name: cell.estimate(index) for name, cell in cells.items()}
                 yield title, figures.intervals(estimates, xlabel=metric.title, points=points, marks=marks)
-    for metric in table.metrics:
-        compared = {
-            f"{table.rows[one.row]}: {table.columns[one.column]} − {table.columns[one.against]}": one
-            for one in filled.comparisons
-            if one.metric == metric and one.difference.n
-        }
-        if compared:
-            differences = {label: one.difference for label, one in compared.items()}
-            marks = {label: one.published for label, one in compared.items() if one.published is not None}
-            yield "Differences", figures.intervals(differences, xlabel=metric.title, level=0, marks=marks)
+            compared = {
+                f"{table.columns[one.column]} − {table.columns[one.against]}": one
+                for one in filled.comparisons
+                if (one.row, one.metric) == (row, metric) and one.difference.n
+            }
+            if compared:
+                differences = {label: one.difference for label, one in compared.items()}
+                marks = {label: one.published for label, one in compared.items() if one.published is not None}
+                figure = figures.intervals(differences, xlabel=metric.title, level=0, marks=marks)
+                yield f"{title}: differences", figure
 
 
 def filled_tables(runs: Iterable[Run]) -> list[FilledTable]:
