@@ -1,4 +1,4 @@
-"""The main job on the built-in data: train, transfer, measure, show."""
+"""A short tour on the built-in data: train, transfer attention, measure the bias, write a report."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from regard.files import check_written
 from regard.formatting import printable
 from regard.report.template import MARK
 
-# What all runs share. Digits are not mirrored. In so few epochs a network gets past the background only with small
-# batches, a weak cue, and a learning rate that falls smoothly.
+# Options of all runs. Digits must not be mirrored. Within a few epochs, a network learns more than the background only
+# with small batches, a weak cue and a learning rate that falls smoothly.
 COMMON = (
     "--data.name=clutter",
     "--data.options={cue: 0.3}",
@@ -32,7 +32,7 @@ STUDENT = "--model.name=wrn-10-0.5"
 TEACHER = "teacher"
 REFERENCE = "student alone"
 
-# Name -> what its recipe says beyond COMMON; {teacher} stands for the teacher's run folder.
+# Name -> options besides COMMON; {teacher} stands for the teacher's run folder.
 NETWORKS: dict[str, tuple[str, ...]] = {
     TEACHER: ("--model.name=wrn-10-1",),
     REFERENCE: (STUDENT,),
@@ -45,7 +45,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
         "--transfer.alpha=0.9",
     ),
     "SE": (STUDENT, "--model.attention=se"),
-    # As published: SE everywhere, LSAS in the last stage alone.
+    # As published: SE in every stage, LSAS in the last stage only.
     "LSAS-SE": (STUDENT, "--model.attention=se", "--model.gate=sub-attention", "--model.attention_stages=[3]"),
     "shuffle attention": (STUDENT, "--model.attention=shuffle", "--model.attention_options={groups: 2}"),
 }
@@ -61,23 +61,23 @@ def run_demo(
     overwrite: bool = False,
     console: rich.console.Console | None = None,
 ) -> report.RunsReport | None:
-    """Trains every network of `NETWORKS` on the built-in data, measures where each looks, and writes `report.html`.
+    """Trains every network of `NETWORKS` on the built-in data, measures its bias, and writes `report.html`.
 
-    Run again on the same folder, it goes on where it was stopped.
+    Called again with the same folder, it resumes the runs.
 
     Args:
-        folder: where the run folders and the report go.
-        epochs: of every run.
-        seed: of every run.
+        folder: folder for the runs and the report.
+        epochs: number of epochs of every run.
+        seed: seed of every run.
         device: 'auto', 'cpu', 'cuda', …
         overwrite: remove the runs of an earlier demo in the folder.
-        console: where the progress is printed; standard error if not given.
+        console: console to print progress on; standard error if not given.
 
     Returns:
-        The results, which `report.html` in the folder shows; None if stopped by Ctrl-C or SIGTERM.
+        The results shown in `report.html`; None if stopped by Ctrl-C or SIGTERM.
 
     Raises:
-        InputError: the folder holds something other than a demo, or one with other settings.
+        InputError: the folder has other content than a demo, or a demo with other options.
     """
     console = console or Console(stderr=True, soft_wrap=True)
     folder = Path(folder)
@@ -85,18 +85,20 @@ def run_demo(
     console.print(f"making the built-in data; {len(NETWORKS)} networks to train")
     splits: data.Splits | None = None
     check_written(folder / "report.html", MARK)
-    for place in [_place(folder, name) for name in NETWORKS]:
-        if overwrite or not (place / "recipe.yaml").is_file():
-            training.Run.check_free(place, overwrite=overwrite)
-        elif (before := training.Run.open(place).recipe.schedule.epochs) != epochs:  # students of other teachers
-            raise InputError(f"{place} is of a demo of {before} epochs, not {epochs}; replace it (--overwrite)")
+    for run_folder in [_run_folder(folder, name) for name in NETWORKS]:
+        if overwrite or not (run_folder / "recipe.yaml").is_file():
+            training.Run.check_free(run_folder, overwrite=overwrite)
+        elif (before := training.Run.open(run_folder).recipe.schedule.epochs) != epochs:  # its teacher differs
+            raise InputError(
+                f"{run_folder} belongs to a demo with {before} epochs, not {epochs}; replace it (--overwrite)"
+            )
     runs = []
     for name, options in NETWORKS.items():
         recipe = training.load_recipe(
             None,
             [
                 *COMMON,
-                *(option.replace("{teacher}", str(_place(folder, TEACHER))) for option in options),
+                *(option.replace("{teacher}", str(_run_folder(folder, TEACHER))) for option in options),
                 f"--schedule.epochs={epochs}",
                 f"--seed={seed}",
                 f"--device={device}",
@@ -105,15 +107,20 @@ def run_demo(
         )
         splits = splits or training.load_data(recipe.data)
         console.print(Text(f"\n{name}", style="bold"))
-        place = _place(folder, name)
+        run_folder = _run_folder(folder, name)
         outcome = training.train(
-            recipe, place, resume=not overwrite, overwrite=overwrite, hooks=[training.Progress(console)], splits=splits
+            recipe,
+            run_folder,
+            resume=not overwrite,
+            overwrite=overwrite,
+            hooks=[training.Progress(console)],
+            splits=splits,
         )
         if not outcome.finished:
-            message = f"stopped and saved in {folder}; the same command without --overwrite goes on"
+            message = f"stopped and saved in {folder}; run the same command without --overwrite to resume"
             console.print(Text(printable(message)))
             return None
-        if not (place / "bias.json").exists():
+        if not (run_folder / "bias.json").exists():
             _measure(outcome.run, splits.test, device)
         runs.append(outcome.run)
     result = report.report_runs(
@@ -124,7 +131,7 @@ def run_demo(
     return result
 
 
-def _place(folder: Path, name: str) -> Path:
+def _run_folder(folder: Path, name: str) -> Path:
     return folder / name.lower().replace(" + ", "-").replace(" ", "-")
 
 

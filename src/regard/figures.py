@@ -291,12 +291,14 @@ def profiles(
     steps = np.linspace(*ends, 60)
     position = range(1, len(first) + 1)
     for style, (label, line) in reversed(list(enumerate(lines.items()))):  # the first lies over the others
-        look = _line(style) | {"linewidth": 1.4 if style else 2.2}
+        line_style = _line(style) | {"linewidth": 1.4 if style else 2.2}
         mark: dict[str, Any] = {"marker": "o" if len(first) == 1 else ""}
-        main.plot(position, line, label=_text(label), **look, **mark)
-        below.plot(position, [a - b for a, b in zip(line, first, strict=True)], **look, **mark)
+        main.plot(position, line, label=_text(label), **line_style, **mark)
+        below.plot(position, [a - b for a, b in zip(line, first, strict=True)], **line_style, **mark)
         apart = (steps[:, None] - np.asarray(line)) / (ends[1] - ends[0])
-        density.plot(np.exp(-((20 * apart) ** 2) / 2).mean(1), steps, **look)  # a Gaussian kernel of 1/20 of the scale
+        density.plot(
+            np.exp(-((20 * apart) ** 2) / 2).mean(1), steps, **line_style
+        )  # a Gaussian kernel of 1/20 of the scale
     for each in (main, density, below):
         _plain(each, "y")
     for each in (main, density):
@@ -341,16 +343,16 @@ def svg(figure: Figure, title: str, description: str = "") -> Markup:
             if child.tag.endswith(("}metadata", "}style")):
                 element.remove(child)
         element.tag = element.tag.rpartition("}")[2]
-        own = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+        attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
         if element.tag == "g":
-            own.pop("id", None)  # the same in every figure, and used by none
-        for name, value in own.items():
+            attributes.pop("id", None)  # the same in every figure, and used by none
+        for name, value in attributes.items():
             value = f"{mark}-{value}" if name == "id" else re.sub(r"(^|url\()#(?=\w)", rf"\1#{mark}-", value)
             value = re.sub(r"#[0-9a-f]{6}\b", lambda hex: page.get(hex[0], hex[0]), value)
             value = re.sub(r"font: (?:[^;]* )?([\d.]+px) [^;]*", r"font-size: \1", value)
-            own[name] = re.sub(r"font-family: [^;]*;? ?", "", value)  # letters are the page's
+            attributes[name] = re.sub(r"font-family: [^;]*;? ?", "", value)  # letters are the page's
         element.attrib.clear()
-        element.attrib.update(own)
+        element.attrib.update(attributes)
     attributes = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": printable(title)}
     attributes |= {"stroke-linejoin": "round"}
     root.attrib.clear()
@@ -432,8 +434,8 @@ def _legend(figure: Figure, axes: Axes, legend: bool, reverse: bool = False) -> 
         return
     if reverse:
         handles, labels = handles[::-1], labels[::-1]
-    place: dict[str, Any] = {"loc": "outside lower left", "ncols": _columns(labels), "frameon": False, "fontsize": 10}
-    for text in figure.legend(handles, labels, **place).get_texts():
+    options: dict[str, Any] = {"loc": "outside lower left", "ncols": _columns(labels), "frameon": False, "fontsize": 10}
+    for text in figure.legend(handles, labels, **options).get_texts():
         text.set_parse_math(False)
         text.set_color(_INK)
 
@@ -448,11 +450,11 @@ def _beside(axes: Axes, points: Mapping[str, tuple[float, float]], radii: Mappin
     scale = (height - 50) / (top - bottom)  # points of the figure for 1 of y
     for side, start in ((1, math.inf), (-1, -math.inf)):
         free = start  # where the next label may stand
-        own = [(scale * y, label) for label, (x, y) in points.items() if (x > middle) == (side < 0)]
-        for y, label in sorted(own, reverse=side > 0):
+        side_points = [(scale * y, label) for label, (x, y) in points.items() if (x > middle) == (side < 0)]
+        for y, label in sorted(side_points, reverse=side > 0):
             away = 0.7 * radii[label] + 3
-            wanted = y - side * (away + 5)
-            at = min(wanted, free) if side > 0 else max(wanted, free)
+            target = y - side * (away + 5)
+            at = min(target, free) if side > 0 else max(target, free)
             free = at - side * 13
             axes.annotate(
                 _text(label),
@@ -465,5 +467,5 @@ def _beside(axes: Axes, points: Mapping[str, tuple[float, float]], radii: Mappin
                 fontsize=10,
                 parse_math=False,
                 in_layout=False,
-                arrowprops={"arrowstyle": "-", "color": _GRID} if abs(at - wanted) > 13 else None,
+                arrowprops={"arrowstyle": "-", "color": _GRID} if abs(at - target) > 13 else None,
             )

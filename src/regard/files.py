@@ -114,9 +114,9 @@ def write_text(path: str | Path, text: str) -> Path:
         if path.exists() and not path.is_file():  # a device or a pipe, which is not to be replaced
             path.write_text(text, encoding="utf-8", errors="replace")
             return path
-        place = Path(os.path.realpath(path))  # a link stays one
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(place) as aside:
+        target = Path(os.path.realpath(path))  # a link stays one
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(target) as aside:
             aside.write_text(utf8(text), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; give another place") from error
@@ -135,8 +135,8 @@ def written_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
         InputError: the folder cannot be read.
     """
     try:
-        found = {path for pattern in patterns for path in folder.glob(pattern)}
-        return sorted(path for path in found if path.is_symlink() or not path.is_dir())
+        paths = {path for pattern in patterns for path in folder.glob(pattern)}
+        return sorted(path for path in paths if path.is_symlink() or not path.is_dir())
     except OSError as error:
         raise InputError(f"cannot read {folder}: {error.strerror or error}") from error
 
@@ -182,11 +182,11 @@ def check_written(path: Path, mark: str) -> None:
 
 def check_replaceable(folder: Path) -> None:
     """Raises InputError for a folder that no command replaces: the working folder, the home folder, and those above."""
-    place = folder.resolve()
-    for kept, name in ((Path.cwd(), "the working folder"), (Path(os.path.expanduser("~")), "the home folder")):
-        if place in (kept.resolve(), *kept.resolve().parents):
-            what = f"is {name}" if place == kept.resolve() else f"holds {name}"
-            raise InputError(f"{folder} is not overwritten, for it {what}; give a folder of its own")
+    target = folder.resolve()
+    for protected, name in ((Path.cwd(), "the working folder"), (Path(os.path.expanduser("~")), "the home folder")):
+        if target in (protected.resolve(), *protected.resolve().parents):
+            reason = f"is {name}" if target == protected.resolve() else f"holds {name}"
+            raise InputError(f"{folder} is not overwritten, for it {reason}; give a folder of its own")
 
 
 def _mode(path: Path) -> int:

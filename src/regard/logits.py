@@ -36,12 +36,12 @@ def logits_of(output: Any) -> Tensor:
         part = output[0]
     if part is not None:
         return logits_of(part)
-    what = f"a {type(output).__name__}"
+    description = f"a {type(output).__name__}"
     if isinstance(output, Mapping):
-        what += f" with {', '.join(str(key)[:40] for key in list(output)[:5]) or 'nothing in it'}"
+        description += f" with {', '.join(str(key)[:40] for key in list(output)[:5]) or 'nothing in it'}"
     raise InputError(
-        f"the model gives {what}; expected class scores (N, classes): a tensor, the first part of a tuple, or 'logits' "
-        "or 'out' of a dict"
+        f"the model gives {description}; expected class scores (N, classes): a tensor, the first part of a tuple, "
+        "or 'logits' or 'out' of a dict"
     )
 
 
@@ -136,16 +136,16 @@ def chosen_classes(logits: Tensor, classes: Classes | None = None, top: int | No
         return predicted_classes(logits.detach())
     expected = f"expected one whole number, or {n}, one for each image, or ({n}, K), K for each"
     try:
-        given = torch.as_tensor(classes)
+        chosen = torch.as_tensor(classes)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"classes are a {type(classes).__name__} that makes no tensor; {expected}") from None
-    fits = given.shape in ((), (n,)) or (given.ndim == 2 and len(given) == n and given.shape[1] > 0)
-    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or not fits:
-        raise InputError(f"classes are {str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}; {expected}")
-    if given.numel():
-        low, high = torch.stack(given.aminmax()).tolist()  # one wait for a GPU, not one for each end
+    fits = chosen.shape in ((), (n,)) or (chosen.ndim == 2 and len(chosen) == n and chosen.shape[1] > 0)
+    if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool or not fits:
+        raise InputError(f"classes are {str(chosen.dtype).removeprefix('torch.')} {tuple(chosen.shape)}; {expected}")
+    if chosen.numel():
+        low, high = torch.stack(chosen.aminmax()).tolist()  # one wait for a GPU, not one for each end
         if not 0 <= low <= high < count:
-            found = f"{low} to {high}" if given.ndim else f"{low}"
-            raise InputError(f"class {found} of a model with {count} outputs; expected 0 to {count - 1}")
-    given = given.to(logits.device, torch.int64, non_blocking=True)
-    return given if given.ndim == 2 else given.expand(n)
+            extent = f"{low} to {high}" if chosen.ndim else f"{low}"
+            raise InputError(f"class {extent} of a model with {count} outputs; expected 0 to {count - 1}")
+    chosen = chosen.to(logits.device, torch.int64, non_blocking=True)
+    return chosen if chosen.ndim == 2 else chosen.expand(n)

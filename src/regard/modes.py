@@ -51,8 +51,10 @@ def checked_images(model: nn.Module, images: Tensor) -> Tensor:
         InputError: they are not floating point (N, C, H, W) on the model's device.
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"images are {what}; expected a floating-point tensor (N, C, H, W), normalised for the model")
+        description = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(
+            f"images are {description}; expected a floating-point tensor (N, C, H, W), normalised for the model"
+        )
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) == 1 and images.device not in devices:
         raise InputError(f"images are on {images.device}, the model on {devices.pop()}; move one of them")
@@ -84,8 +86,8 @@ def check_image_size(model: nn.Module, images: Tensor) -> None:
         InputError: it does not take them.
     """
     size = images.shape[2:]
-    taken = _sizes_taken.setdefault(model, set())
-    if size in taken or images.ndim != 4:
+    accepted = _sizes_taken.setdefault(model, set())
+    if size in accepted or images.ndim != 4:
         return
     network = unwrapped(model)
     known = _known_size(network)
@@ -95,7 +97,7 @@ def check_image_size(model: nn.Module, images: Tensor) -> None:
             "take images of that size (data.size, where they have many), or make the network for this one (an option "
             "like img_size)"
         )
-    taken.add(size)
+    accepted.add(size)
 
 
 def _known_size(model: nn.Module) -> tuple[int, int] | None:

@@ -123,11 +123,11 @@ class Parser(ArgumentParser):
         """
         options: list[str] = []
         positionals: list[str] = []
-        left = list(args)
-        while left:
-            argument = left.pop(0)
+        remaining = list(args)
+        while remaining:
+            argument = remaining.pop(0)
             if argument == "--":
-                positionals += left
+                positionals += remaining
                 break
             if not argument.startswith("-") or argument == "-":
                 positionals.append(argument)
@@ -138,7 +138,7 @@ class Parser(ArgumentParser):
                 options.append(f"{name}{equals}{value}")
                 continue
             if not equals:
-                value = self._value(name, action, left)
+                value = self._value(name, action, remaining)
             if f"{name}.name" in self._option_string_actions and not _is(dict, value):
                 name = f"{name}.name"
             options.append(f"{name}={_as_typed(value, getattr(action, '_typehint', None))}")
@@ -160,12 +160,12 @@ class Parser(ArgumentParser):
         message = f"{self.prog} has no option {typed}{nearest(typed, names)}"
         raise InputError(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…")
 
-    def _value(self, name: str, action: Action, left: list[str]) -> str:
-        if getattr(action, "_typehint", None) is bool and (not left or left[0].lower() not in _TRUTHS):
+    def _value(self, name: str, action: Action, remaining: list[str]) -> str:
+        if getattr(action, "_typehint", None) is bool and (not remaining or remaining[0].lower() not in _TRUTHS):
             return "true"
-        if not left or left[0].startswith("--"):
+        if not remaining or remaining[0].startswith("--"):
             raise InputError(f"{name} needs a value: {action.help}")
-        return left.pop(0)
+        return remaining.pop(0)
 
 
 _TRUTHS = ("true", "false", "yes", "no")

@@ -139,7 +139,7 @@ def children(name: str, module: nn.Module) -> list[Named]:
     """
     start = f"{name}." if name else ""
     inside = without_attention(module).named_children()
-    return [(start + own, without_attention(child)) for own, child in inside if not is_added(child)]
+    return [(start + name, without_attention(child)) for name, child in inside if not is_added(child)]
 
 
 def named_descendants(name: str, module: nn.Module) -> Iterator[Named]:
@@ -193,11 +193,11 @@ def _runs(name: str, trunk: nn.Module) -> list[list[Named]]:
     has_blocks = [bool(_blocks(*child)) for child in features]
     runs: list[list[Named]] = [[]]
     ends = [0]  # of each run: how much of it is up to its last block, or convolution
-    for (own, child), blocks in zip(features, has_blocks, strict=True):
+    for (name, child), blocks in zip(features, has_blocks, strict=True):
         if _has_stride(child):
             runs.append([])
             ends.append(0)
-        runs[-1].append((own, child))
+        runs[-1].append((name, child))
         if any(has_blocks):
             counts = blocks
         else:
@@ -210,11 +210,11 @@ def _runs(name: str, trunk: nn.Module) -> list[list[Named]]:
 
 def _flat(name: str, trunk: nn.Module) -> Iterator[Named]:
     """The children of a Sequential; in place of those with several resolutions, theirs."""
-    for own, child in children(name, trunk):
+    for path, child in children(name, trunk):
         if isinstance(child, nn.Sequential) and sum(_has_stride(part) for part in child) > 1:
-            yield from _flat(own, child)
+            yield from _flat(path, child)
         else:
-            yield own, child
+            yield path, child
 
 
 def _has_stride(module: nn.Module) -> bool:

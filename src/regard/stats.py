@@ -100,11 +100,11 @@ def mean(values: Vector, low: float = -math.inf, high: float = math.inf) -> Esti
     Raises:
         InputError: values that are not numbers of shape (N,), or infinite.
     """
-    kept = _numbers(values)
-    kept = kept[~np.isnan(kept)]
-    value, half, _ = _student(kept)
+    numbers = _numbers(values)
+    numbers = numbers[~np.isnan(numbers)]
+    value, half, _ = _student(numbers)
     ends = np.clip([value - half, value + half], low, high)
-    return Estimate(value, float(ends[0]), float(ends[1]), len(kept))
+    return Estimate(value, float(ends[0]), float(ends[1]), len(numbers))
 
 
 def paired_proportions(a: Vector, b: Vector) -> Difference:
@@ -206,14 +206,14 @@ def compatible(differences: Vector, published: float, runs: int | None = None, m
     Raises:
         InputError: fewer than 3 seeds.
     """
-    kept = _numbers(differences)
-    if len(kept) < SEEDS:
-        raise InputError(f"{len(kept)} seeds; expected at least {SEEDS}")
-    value, half, _ = _student(kept)
+    numbers = _numbers(differences)
+    if len(numbers) < SEEDS:
+        raise InputError(f"{len(numbers)} seeds; expected at least {SEEDS}")
+    value, half, _ = _student(numbers)
     m: float = max(1, runs or 1)
     if median:
         m = 1 + 2 * (m - 1) / math.pi
-    return bool(abs(published - value) <= half * math.sqrt(1 + len(kept) / m))
+    return bool(abs(published - value) <= half * math.sqrt(1 + len(numbers) / m))
 
 
 def without_nan(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -102,11 +102,11 @@ def _check_extent(root: yaml.Node) -> None:
             known[id(node)] = 0
             values = node.value if isinstance(node, yaml.SequenceNode) else [one for pair in node.value for one in pair]
             known[id(node)] = 1 + sum(map(extent, values))
-        found = known[id(node)]
-        if not 0 < found <= _MOST:
-            what = "holds itself" if not found else f"holds more than {_MOST:,} values and characters"
-            raise InputError(f"a list or group of fields {what} (line {node.start_mark.line + 1})")
-        return found
+        total = known[id(node)]
+        if not 0 < total <= _MOST:
+            problem = "holds itself" if not total else f"holds more than {_MOST:,} values and characters"
+            raise InputError(f"a list or group of fields {problem} (line {node.start_mark.line + 1})")
+        return total
 
     extent(root)
 
@@ -115,26 +115,26 @@ def _constructed(construct: Callable[[yaml.Node, bool], Any], node: yaml.Node, d
     if not isinstance(node, yaml.ScalarNode):
         return construct(node, deep)
     try:
-        found = construct(node, deep)
+        value = construct(node, deep)
         # Nothing that cannot be written again, such as a number of thousands of digits. A path may hold any bytes.
-        str(found).encode(errors="surrogateescape")
+        str(value).encode(errors="surrogateescape")
     except (ArithmeticError, AttributeError, LookupError, ValueError) as error:
         raise InputError(
             f"{reprlib.repr(node.value)} cannot be read (line {node.start_mark.line + 1}); if it is text, quote it"
         ) from error
-    return found
+    return value
 
 
 class _StrictLoader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here, and not where the dict is made: a key may stand beside the same one that `<<` brings in.
         node = super().compose_mapping_node(anchor)
-        seen = set()
+        names = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
                 continue
             name = str(self.construct_object(key))
-            if name in seen:
+            if name in names:
                 raise InputError(f"the key {name!r} stands there twice (line {key.start_mark.line + 1})")
-            seen.add(name)
+            names.add(name)
         return node

@@ -69,8 +69,8 @@ class WithAttention(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         layer = self.__dict__.get("_modules", {}).get(_LAYER)
-        own = layer is None or name in self.__dict__ or name in self._modules or hasattr(type(self), name)
-        if own or not hasattr(layer, name):
+        is_own = layer is None or name in self.__dict__ or name in self._modules or hasattr(type(self), name)
+        if is_own or not hasattr(layer, name):
             super().__setattr__(name, value)
         elif isinstance(value, Tensor) and name in layer._parameters:
             layer._parameters[name] = value  # any tensor, as torch.func.functional_call puts in
@@ -96,9 +96,9 @@ def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _after_saving(_module: nn.Module, state: Any, prefix: str, _metadata: Any) -> None:
-    for kept, start in ((state, prefix), (getattr(state, "_metadata", {}), prefix[:-1])):
-        for key in [key for key in kept if key.startswith(start)]:  # all of them, so that their order stays
-            kept[start + plain_name(key[len(start) :])] = kept.pop(key)
+    for mapping, start in ((state, prefix), (getattr(state, "_metadata", {}), prefix[:-1])):
+        for key in [key for key in mapping if key.startswith(start)]:  # all of them, so that their order stays
+            mapping[start + plain_name(key[len(start) :])] = mapping.pop(key)
 
 
 def _before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -95,7 +95,7 @@ def test_json(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert records["finished-run"] == {
         "run": "finished-run",
         "epochs": 4,
-        "epochs_asked": 4,
+        "epochs_planned": 4,
         "test_accuracy": 0.904,
         "network": "cifar-resnet164, se, sub-attention, from a teacher-seed0",
         "seed": 7,

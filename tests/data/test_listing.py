@@ -49,7 +49,7 @@ def of_masks(root):
 def of_pictures(root):
     found = data.open_pictures([root / "train"])
     values = [int(np.asarray(found.image(i))[0, 0, 0]) for i in range(len(found))]
-    return list(zip(values, (place.parts[0] for place in found.places), strict=True))
+    return list(zip(values, (place.parts[0] for place in found.relative_paths), strict=True))
 
 
 every_lister = pytest.mark.parametrize("listed", [of_folder, of_files, of_regions, of_masks, of_pictures])

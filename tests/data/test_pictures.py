@@ -49,7 +49,7 @@ def test_a_folder_gives_its_images_in_order_and_nothing_else(tmp_path) -> None:
     save(tmp_path / "x.png" / "inside.png")
     found = data.open_pictures([tmp_path], without=tmp_path / "out")
     names = ["a.png", "b/x.PNG", "c.jpeg", "d.webp", "e.gif", "f.bmp", "x.png/inside.png"]
-    assert [place.as_posix() for place in found.places] == names
+    assert [place.as_posix() for place in found.relative_paths] == names
     assert found.keys == tuple(str(tmp_path / name) for name in names)
     assert found.passed_over == 1 and not found.has_masks and list(found.labels) == [-1] * 7
 
@@ -60,7 +60,7 @@ def test_several_files_and_folders(tmp_path, monkeypatch) -> None:
         save(tmp_path / name, format="PNG")
     found = data.open_pictures(["b", "two", "one/a.png", "./two/../two/a.png", "b"])
     assert found.keys == ("b", "two/a.png", "one/a.png")
-    assert [place.as_posix() for place in found.places] == ["b", "two/a.png", "a.png"]
+    assert [place.as_posix() for place in found.relative_paths] == ["b", "two/a.png", "a.png"]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_file_that_may_not_be_read_and_one_that_is_none(tmp_path, monkeypatch)
     (tmp_path / "gone.png").symlink_to("nowhere")
     found = data.open_pictures([tmp_path])
     with pytest.raises(Unreadable, match="cannot be opened"):
-        found.image([place.name for place in found.places].index("gone.png"))
+        found.image([place.name for place in found.relative_paths].index("gone.png"))
 
 
 def test_a_mask_for_one_image_and_masks_by_name(tmp_path) -> None:

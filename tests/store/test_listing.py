@@ -32,7 +32,7 @@ def test_what_a_run_says(tmp_path: Path) -> None:
     assert run.name == "a run"
     assert run.recipe["seed"] == run.seed == 4
     assert run.recipe["model"]["gate"] == "sub-attention"
-    assert (run.epochs, run.epochs_asked, run.finished, run.problem) == (3, 5, False, "")
+    assert (run.epochs, run.epochs_planned, run.finished, run.problem) == (3, 5, False, "")
     assert run.row["test_accuracy"] == 0.75
     assert run.images_per_second == 1502.0  # the median of 1501, 1502, 1503
     assert run.classes == 10
@@ -147,7 +147,7 @@ def test_broken_runs_and_torn_lines(tmp_path: Path, files: dict[str, str | None]
         assert run.epochs == epochs
         assert problem in run.problem
         assert bool(problem) == bool(run.problem)
-        assert not problem or not (run.finished or run.epochs_asked or run.seed)
+        assert not problem or not (run.finished or run.epochs_planned or run.seed)
         assert "\n" not in run.problem
     assert by_name(Store(tmp_path))["good"].finished
 

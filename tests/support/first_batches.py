@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from regard import data, training
-from regard.training.datasets import left_out
+from regard.training.datasets import dropped_images
 
 
 class Seen(NamedTuple):
@@ -63,7 +63,7 @@ def batches(
             augmentation=recipe.augmentation,
             shuffle=True,
             seed=recipe.seed,
-            drop_last=whole or left_out(len(train), size, world_size) > 0,
+            drop_last=whole or dropped_images(len(train), size, world_size) > 0,
             **sliced,
         )
     else:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from regard import InputError, data, training
 from regard.training import Run, load_recipe
-from regard.training.datasets import left_out
+from regard.training.datasets import dropped_images
 from regard.training.hooks import WeightAverage
 from regard.training.loop import Loop
 from regard.transfer import Losses, Objective
@@ -97,7 +97,7 @@ def test_norms_that_cannot_take_one_image_are_given_two(options, steps, parts, s
     [(13, 12, 1, 1), (14, 12, 1, 0), (13, 1, 1, 0), (15, 12, 2, 3), (16, 12, 2, 0), (13, 2, 2, 1), (14, 3, 2, 0)],
 )
 def test_a_last_batch_too_small_to_share_is_left_out(images, batch_size, processes, left) -> None:
-    assert left_out(images, batch_size, processes) == left
+    assert dropped_images(images, batch_size, processes) == left
 
 
 def test_the_moving_average_is_what_is_tested_and_kept(splits, plain, tmp_path) -> None:

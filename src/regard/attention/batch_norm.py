@@ -64,18 +64,18 @@ def fold_norm(layer: nn.Module, norm: nn.Module) -> None:
     """
     weight: Tensor = layer.get_parameter("weight")
     dtype = torch.float32 if weight.device.type == "mps" else torch.float64
-    given: Any = norm
-    tensors: list[Any] = [layer.bias, given.running_mean, given.running_var, given.weight, given.bias]
+    source: Any = norm
+    tensors: list[Any] = [layer.bias, source.running_mean, source.running_var, source.weight, source.bias]
     tensors = [value if value is None else value.to(dtype) for value in tensors]
     bias, mean, variance, factor, shift = tensors
     transposed = isinstance(layer, _ConvTransposeNd)
-    folded = fuse_conv_bn_weights(weight.to(dtype), bias, mean, variance, given.eps, factor, shift, transposed)
+    folded = fuse_conv_bn_weights(weight.to(dtype), bias, mean, variance, source.eps, factor, shift, transposed)
     for name, value in zip(("weight", "bias"), folded, strict=True):
         setattr(layer, name, nn.Parameter(value.to(weight.dtype), weight.requires_grad))
-    left = FoldedNormAct if _is_one_of(norm, _WITH_ACTIVATION) else FoldedNorm
+    replacement = FoldedNormAct if _is_one_of(norm, _WITH_ACTIVATION) else FoldedNorm
     norm._parameters.clear()
     norm._buffers.clear()
-    norm.__class__ = left
+    norm.__class__ = replacement
 
 
 def _is_one_of(module: nn.Module, classes: set[str]) -> bool:

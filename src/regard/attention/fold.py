@@ -62,7 +62,7 @@ def fold(model: Model, keep: Iterable[str] = ()) -> Model:
     for name in keep:
         if name not in modules:
             raise unknown("layer", name, modules)
-    kept = [set(modules[name].modules()) for name in keep]
+    kept_modules = [set(modules[name].modules()) for name in keep]
     hooked = [set(part.modules()) for part in copied.modules() if any(getattr(part, hooks) for hooks in _HOOKS)]
     roots: list[nn.Module] = [
         copied,
@@ -71,9 +71,9 @@ def fold(model: Model, keep: Iterable[str] = ()) -> Model:
     chains = [steps for root in roots for steps in _chains(root)]
     for steps in sorted(chains, key=lambda steps: is_batch_norm(steps[-1])):
         layer, *between, end = steps
-        seen = any(end not in inside and not inside.isdisjoint(steps) for inside in kept)
+        overlaps = any(end not in inside and not inside.isdisjoint(steps) for inside in kept_modules)
         cut = any(not inside.issuperset(steps) and not inside.isdisjoint(steps) for inside in hooked)
-        if seen or cut:
+        if overlaps or cut:
             continue
         if isinstance(end, ShuffleAttention):
             _fold_shuffle(copied, [layer, *between], end)

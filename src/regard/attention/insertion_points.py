@@ -144,11 +144,11 @@ def _blocks(model: nn.Module, stages: Iterable[int] | None) -> dict[str, list[Na
 def _block_points(model: nn.Module, stage: str, blocks: list[Named], where: str) -> Iterator[InsertionPoint]:
     if where == "stage":
         module = without_attention(model.get_submodule(stage))
-        yield _behind(model, stage, module, stage) if is_dense(module) else _behind_block(model, *blocks[-1], stage)
+        yield _after(model, stage, module, stage) if is_dense(module) else _after_block(model, *blocks[-1], stage)
         return
     for name, block in blocks:
         yield (
-            _branch_points(model, name, block, stage) if where == "branch" else _behind_block(model, name, block, stage)
+            _branch_points(model, name, block, stage) if where == "branch" else _after_block(model, name, block, stage)
         )
 
 
@@ -159,18 +159,18 @@ def _branch_points(model: nn.Module, name: str, block: nn.Module, stage: str) ->
         slot = f"{name}.{branch.slot}"
         return InsertionPoint(slot, _channels(branch.layer), stage, block, block, branch.slot, True, residual=True)
     return replace(
-        _behind(model, f"{name}.{branch.path}" if branch.path else name, block, stage),
+        _after(model, f"{name}.{branch.path}" if branch.path else name, block, stage),
         channels=_channels(branch.layer),
         channels_last=isinstance(branch.layer, nn.Linear),  # as in ConvNeXt
         residual=branch.residual,
     )
 
 
-def _behind_block(model: nn.Module, name: str, block: nn.Module, stage: str) -> InsertionPoint:
+def _after_block(model: nn.Module, name: str, block: nn.Module, stage: str) -> InsertionPoint:
     """Behind a whole block, whose channels are those of the branch that it adds."""
     branch = branch_of(block)
     channels = _channels(branch.layer) if branch is not None and branch.residual else 0
-    return replace(_behind(model, name, block, stage), channels=channels)
+    return replace(_after(model, name, block, stage), channels=channels)
 
 
 def _after_layers(model: nn.Module, stage: str, where: str) -> list[InsertionPoint]:
@@ -191,7 +191,7 @@ def _after_layers(model: nn.Module, stage: str, where: str) -> list[InsertionPoi
             "act on; if other layers give such features, name them in where=[...]"
         )
     chosen = ends[-1:] if where == "stage" else ends
-    return [replace(_behind(model, name, conv, stage), channels=_channels(conv)) for name, conv in chosen]
+    return [replace(_after(model, name, conv, stage), channels=_channels(conv)) for name, conv in chosen]
 
 
 def _layers(name: str, module: nn.Module) -> Iterator[Named]:
@@ -238,10 +238,10 @@ def _layer_points(model: nn.Module, patterns: Sequence[str], stages: Iterable[in
             raise InputError(f"{name} is called several times; name another layer")
         if module not in hosts:
             hosts.add(module)
-            yield _behind(model, name, module, stage)
+            yield _after(model, name, module, stage)
 
 
-def _behind(model: nn.Module, name: str, block: nn.Module, stage: str | None) -> InsertionPoint:
+def _after(model: nn.Module, name: str, block: nn.Module, stage: str | None) -> InsertionPoint:
     """Behind the layer of this name, called `attention`, or `attention2`, … if it has one of that name itself."""
     host = model.get_submodule(name)
     attribute, number = "attention", 2

@@ -86,17 +86,19 @@ def create(
         raise InputError(f"an attention module is given by its name or its class, not {type(name).__name__}")
     if channels < 1:
         raise InputError(f"an attention module needs at least 1 channel, not {channels}")
-    taken = inspect.signature(make).parameters
-    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
-    own = [key for key, parameter in taken.items() if key != "channels" and parameter.kind not in _UNNAMED]
+    parameters = inspect.signature(make).parameters
+    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    options_of_module = [
+        key for key, parameter in parameters.items() if key != "channels" and parameter.kind not in _UNNAMED
+    ]
     for option in options:
-        if option not in own and not open_ended:
-            raise unknown(f"option of attention module {called}", option, own)
-    if "gate" in taken:
+        if option not in options_of_module and not open_ended:
+            raise unknown(f"option of attention module {called}", option, options_of_module)
+    if "gate" in parameters:
         options["gate"] = gate
     elif parse_gate(gate) != Sigmoid():
         raise InputError(f"attention module {called} takes no gate, so none can be {gate!r}; leave the gate out")
-    placed = {key: value for key, value in (("device", device), ("dtype", dtype)) if key in taken}
+    placed = {key: value for key, value in (("device", device), ("dtype", dtype)) if key in parameters}
     module = make(channels, **options, **placed)
     if not isinstance(module, nn.Module):
         raise InputError(f"{called} gave no module but {type(module).__name__}; an attention module was expected")

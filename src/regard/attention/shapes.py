@@ -50,7 +50,7 @@ def example_images(model: nn.Module) -> Iterator[Tensor]:
     entry = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
     if entry is None:
         return
-    own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (0, 0))[-1]
+    pretrained_size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (0, 0))[-1]
     for channels in dict.fromkeys((entry.in_channels, 3)):
-        for size in dict.fromkeys(filter(None, (own, *_SIZES))):
+        for size in dict.fromkeys(filter(None, (pretrained_size, *_SIZES))):
             yield torch.empty(2, channels, size, size, dtype=entry.weight.dtype, device="meta")

@@ -62,7 +62,7 @@ def _state(run: StoredRun, holders: Mapping[str, str]) -> tuple[str, str]:
         return "broken", f"broken: {run.problem}"
     if run.finished:
         return "finished", "finished"
-    if 0 < run.epochs_asked <= run.epochs:
+    if 0 < run.epochs_planned <= run.epochs:
         return "broken", "broken: it has no last.safetensors"
     return "unfinished", "unfinished"
 
@@ -72,7 +72,7 @@ def _record(run: StoredRun, holders: Mapping[str, str]) -> dict[str, Any]:
     return {
         "run": run.name,
         "epochs": run.epochs,
-        "epochs_asked": run.epochs_asked,
+        "epochs_planned": run.epochs_planned,
         "test_accuracy": _accuracy(run),
         "network": _network(run),
         "seed": run.seed if run.recipe else None,
@@ -114,7 +114,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
     accuracy, known = record["test_accuracy"], record["seed"] is not None
     return {
         "run": printable(record["run"]),
-        "epochs": f"{record['epochs']}/{record['epochs_asked']}" if known else NONE,
+        "epochs": f"{record['epochs']}/{record['epochs_planned']}" if known else NONE,
         "accuracy, %": percent(accuracy, 2),
         "network": record["network"],
         "seed": str(record["seed"]) if known else NONE,

@@ -59,8 +59,8 @@ class Sampling:
 
     def steps(self, count: int) -> int:
         """Batches in an epoch of so many images."""
-        full, left = divmod(count, self.batch_size)
-        return full + (left > 0 and not self.drop_last)
+        full, remainder = divmod(count, self.batch_size)
+        return full + (remainder > 0 and not self.drop_last)
 
     def order(self, epoch: int, count: int) -> Integers:
         """The images of an epoch in order, int64 (count,)."""
@@ -166,10 +166,10 @@ class Loader(ABC):
         if not 0 <= step < len(self) or position >= len(self.dataset):
             raise InputError(f"position {position} does not exist; an epoch has {len(self.dataset)} images, from 0")
         total = min(self.batch_size, len(self.dataset) - step * self.batch_size)
-        (mine,) = np.nonzero(self._sampling.rows(total) == row)
-        if not len(mine):
+        (matches,) = np.nonzero(self._sampling.rows(total) == row)
+        if not len(matches):
             raise InputError(f"position {position} is that of another process; ask a loader of all images")
-        return self._sample(epoch, step, int(mine[0]))
+        return self._sample(epoch, step, int(matches[0]))
 
     def _sample(self, epoch: int, step: int, row: int) -> Batch:
         """The image in a row of the rank's slice of a batch."""

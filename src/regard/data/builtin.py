@@ -143,7 +143,7 @@ def _sklearn_file(name: str) -> Path:
     return Path(package.submodule_search_locations[0]) / "datasets" / name
 
 
-def plan(digits: Digits, count: int, cue: float, draws: RandomStream) -> SimpleNamespace:
+def plan(digits: Digits, count: int, cue: float, stream: RandomStream) -> SimpleNamespace:
     """Draw everything for `count` images of the digits, before a pixel is made.
 
     The cue decides the backgrounds, and nothing else: the class whose area of the photographs each is cut from.
@@ -152,41 +152,41 @@ def plan(digits: Digits, count: int, cue: float, draws: RandomStream) -> SimpleN
         arrays (count,) by name, those of scraps (SCRAPS, count), tints with the three channels last. Places of scraps
         may lie partly outside the image.
     """
-    label = draws.permutation(count) % 10
+    label = stream.permutation(count) % 10
     first_of_class = np.searchsorted(digits.labels, np.arange(11))
-    size = draws.integers(*DIGIT_SIZES, count)
+    size = stream.integers(*DIGIT_SIZES, count)
     each = (SCRAPS, count)
-    scrap_size = draws.integers(*SCRAP_SIZES, each)
-    agrees, other = draws.bernoulli(cue, count), draws.integers(0, 9, count)
+    scrap_size = stream.integers(*SCRAP_SIZES, each)
+    agrees, other = stream.bernoulli(cue, count), stream.integers(0, 9, count)
     background = np.where(agrees, label, other)
-    scale = draws.integers(*SCALES, count)
+    scale = stream.integers(*SCALES, count)
     _, top, left, height, width = (np.array(column)[background] for column in zip(*AREAS, strict=True))
     return SimpleNamespace(
         label=label,
-        digit=draws.integers(first_of_class[label], first_of_class[label + 1] - 1, count),
+        digit=stream.integers(first_of_class[label], first_of_class[label + 1] - 1, count),
         size=size,
-        top=draws.integers(0, SIDE - size, count),
-        left=draws.integers(0, SIDE - size, count),
-        contrast=draws.integers(85, 120, count),
-        brighter=draws.bernoulli(0.5, count),
-        tint=draws.integers(0, 255, (count, 3)),
+        top=stream.integers(0, SIDE - size, count),
+        left=stream.integers(0, SIDE - size, count),
+        contrast=stream.integers(85, 120, count),
+        brighter=stream.bernoulli(0.5, count),
+        tint=stream.integers(0, 255, (count, 3)),
         background=background,
         scale=scale,
         # In pixels of the photograph reduced by the scale; the crop stays inside its area.
-        crop_top=draws.integers(-(-top // scale), (top + height) // scale - SIDE, count),
-        crop_left=draws.integers(-(-left // scale), (left + width) // scale - SIDE, count),
-        mirrored=draws.bernoulli(0.5, count),
-        gain=draws.integers(80, 200, count),
-        brightness=draws.integers(-24, 24, count),
-        scraps=draws.integers(1, SCRAPS, count),  # how many of the SCRAPS are there
-        scrap_digit=draws.integers(0, len(digits.labels) - 1, each),
-        scrap_row=draws.integers(0, 8 - SCRAP_CELLS, each),
-        scrap_column=draws.integers(0, 8 - SCRAP_CELLS, each),
+        crop_top=stream.integers(-(-top // scale), (top + height) // scale - SIDE, count),
+        crop_left=stream.integers(-(-left // scale), (left + width) // scale - SIDE, count),
+        mirrored=stream.bernoulli(0.5, count),
+        gain=stream.integers(80, 200, count),
+        brightness=stream.integers(-24, 24, count),
+        scraps=stream.integers(1, SCRAPS, count),  # how many of the SCRAPS are there
+        scrap_digit=stream.integers(0, len(digits.labels) - 1, each),
+        scrap_row=stream.integers(0, 8 - SCRAP_CELLS, each),
+        scrap_column=stream.integers(0, 8 - SCRAP_CELLS, each),
         scrap_size=scrap_size,
-        scrap_top=draws.integers(-scrap_size // 2, SIDE - scrap_size // 2, each),
-        scrap_left=draws.integers(-scrap_size // 2, SIDE - scrap_size // 2, each),
-        scrap_luma=draws.integers(24, 231, each),
-        scrap_tint=draws.integers(0, 255, (*each, 3)),
+        scrap_top=stream.integers(-scrap_size // 2, SIDE - scrap_size // 2, each),
+        scrap_left=stream.integers(-scrap_size // 2, SIDE - scrap_size // 2, each),
+        scrap_luma=stream.integers(24, 231, each),
+        scrap_tint=stream.integers(0, 255, (*each, 3)),
     )
 
 
@@ -340,12 +340,12 @@ def outline(masks: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     steps = range(1 - size, size)
     for down, right in ((down, right) for down in steps for right in steps if gcd(down, right) == 1):
         outer = np.where(marked, down * rows + np.maximum(right * first, right * last), -(2**30))
-        left = outer.max(1, keepdims=True) - down * rows  # (N, H), what is left for `right * column`
+        rest = outer.max(1, keepdims=True) - down * rows  # (N, H), what is left for `right * column`
         if right > 0:
-            np.minimum(high, left // right, out=high)
+            np.minimum(high, rest // right, out=high)
         elif right < 0:
-            np.maximum(low, -(left // -right), out=low)
+            np.maximum(low, -(rest // -right), out=low)
         else:
-            high[left < 0] = -1
+            high[rest < 0] = -1
     high[~np.any(marked, axis=1)] = -1
     return (columns >= low[:, :, None]) & (columns <= high[:, :, None])

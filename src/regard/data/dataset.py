@@ -70,8 +70,8 @@ class ImageDataset(ABC):
     def fingerprint(self) -> str:
         """A hexadecimal digest that changes if images, labels or masks do; here, of 64 images and masks."""
         digest = hashlib.sha256(repr((self.classes, tuple(self.keys))).encode() + self.labels.numpy().tobytes())
-        for place in range(min(len(self), 64)):
-            index = place * len(self) // min(len(self), 64)
+        for i in range(min(len(self), 64)):
+            index = i * len(self) // min(len(self), 64)
             for pixels in (self.image(index), self.mask(index)):
                 digest.update(np.asarray(pixels).tobytes() if pixels is not None else b"-")
         return digest.hexdigest()
@@ -93,24 +93,24 @@ class ImageDataset(ABC):
 class Subset(ImageDataset):
     """Some of the images of a data set, in an order of their own."""
 
-    def __init__(self, whole: ImageDataset, index: Tensor) -> None:
-        self._whole, self._index = whole, index
-        self.name, self.split, self.classes = whole.name, whole.split, whole.classes
-        self.has_masks, self.mean, self.std = whole.has_masks, whole.mean, whole.std
-        self.keys = Strings(whole.keys[place] for place in index.tolist())
-        self.labels = whole.labels[index]
+    def __init__(self, dataset: ImageDataset, index: Tensor) -> None:
+        self._dataset, self._index = dataset, index
+        self.name, self.split, self.classes = dataset.name, dataset.split, dataset.classes
+        self.has_masks, self.mean, self.std = dataset.has_masks, dataset.mean, dataset.std
+        self.keys = Strings(dataset.keys[i] for i in index.tolist())
+        self.labels = dataset.labels[index]
 
     def image(self, index: int) -> Image.Image:
-        return self._whole.image(int(self._index[index]))
+        return self._dataset.image(int(self._index[index]))
 
     def square(self, index: int, size: int) -> Image.Image:
-        return self._whole.square(int(self._index[index]), size)
+        return self._dataset.square(int(self._index[index]), size)
 
     def mask(self, index: int) -> Mask | None:
-        return self._whole.mask(int(self._index[index]))
+        return self._dataset.mask(int(self._index[index]))
 
     def fingerprint(self) -> str:
-        return hashlib.sha256(self._whole.fingerprint().encode() + self._index.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self._dataset.fingerprint().encode() + self._index.numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

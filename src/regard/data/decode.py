@@ -113,9 +113,9 @@ def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = N
         # Before the EXIF is looked for: a PNG is decoded by that, and what is broken in it would be passed over.
         image.load()
         frame = Frame(path, *image.size, _orientation(image))
-        shown = upright(image, None if box is None else _within(box, image, path))
-        shown.load()  # while the file is open
-        return shown, frame
+        converted = upright(image, None if box is None else _within(box, image, path))
+        converted.load()  # while the file is open
+        return converted, frame
 
 
 def read_square(path: Path, size: int) -> Image.Image:

@@ -59,11 +59,11 @@ class HuggingFaceDataset(ImageDataset):
         return os.path.basename(self.keys[index]) if os.path.isabs(self.keys[index]) else self.keys[index]
 
     def _open(self, index: int) -> IO[bytes]:
-        found = self._images[index][self._column] or {}
-        if found.get("bytes"):
-            return io.BytesIO(found["bytes"])
-        if found.get("path"):
-            return open_regular(Path(found["path"]))
+        record = self._images[index][self._column] or {}
+        if record.get("bytes"):
+            return io.BytesIO(record["bytes"])
+        if record.get("path"):
+            return open_regular(Path(record["path"]))
         raise Unreadable(f"{self.keys[index]!r} has no image")
 
 
@@ -105,10 +105,10 @@ def load_hfds(
             raise InputError(f"no folder {dataset!r}; give one with Parquet files or images, or the name of a data set")
     first, second = _tables(dataset, cache, train, test, download)
     columns = ", ".join(map(repr, first.column_names))
-    for option, wanted, what in (("input_key", input_key, "images"), ("target_key", target_key, "classes")):
-        if wanted not in first.column_names:
+    for option, column, role in (("input_key", input_key, "images"), ("target_key", target_key, "classes")):
+        if column not in first.column_names:
             raise InputError(
-                f"{dataset!r} has no column {wanted!r} with {what}, but {columns}; say which one has them "
+                f"{dataset!r} has no column {column!r} with {role}, but {columns}; say which one has them "
                 f"(--data.options.{option})"
             )
     if first.features[target_key] != second.features[target_key]:
@@ -130,8 +130,8 @@ def _tables(dataset: str, cache: str | None, train: str, test: str | None, downl
     try:
         with _quietly(offline=not download):
             if test is None:
-                there = datasets.load_dataset(dataset, cache_dir=cache)
-                test = next((name for name in TEST_NAMES if name in there), None)
+                splits = datasets.load_dataset(dataset, cache_dir=cache)
+                test = next((name for name in TEST_NAMES if name in splits), None)
             if test is not None:
                 return list(datasets.load_dataset(dataset, cache_dir=cache, split=[train, test]))
     except Exception as error:  # of the hub, or of Arrow: almost any

@@ -52,10 +52,10 @@ class Tree:
 
         In each of the folders every other counts once, whatever links to it.
         """
-        found = [name for name in self.files() if is_image(name)] if folders is None else []
+        paths = [name for name in self.files() if is_image(name)] if folders is None else []
         for folder in self.folders() if folders is None else folders:
-            found += [f"{folder}/{path}" for path in images_below(self.root / folder)[0]]
-        return sorted(found)
+            paths += [f"{folder}/{path}" for path in images_below(self.root / folder)[0]]
+        return sorted(paths)
 
     def missing(self, paths: Sequence[str]) -> list[str]:
         """Those of the files that are not there."""
@@ -65,12 +65,12 @@ class Tree:
         """Whether the file is there, hidden or not; its folder is listed once."""
         folder, _, name = path.rpartition("/")
         if folder not in self._names:
-            place = self.root / folder
-            there = _scan(place) if place.is_dir() else ()
-            self._names[folder] = frozenset(entry.name for entry in there if not _leads_to_folder(entry))
+            directory = self.root / folder
+            entries = _scan(directory) if directory.is_dir() else ()
+            self._names[folder] = frozenset(entry.name for entry in entries if not _leads_to_folder(entry))
         return name in self._names[folder]
 
-    def check(self, paths: Sequence[str], what: str, hint: str) -> None:
+    def check(self, paths: Sequence[str], description: str, hint: str) -> None:
         """Raises InputError if some files are not there; it says how many and names the first.
 
         Args:
@@ -81,14 +81,14 @@ class Tree:
         missing = self.missing(paths)
         if missing:
             raise InputError(
-                f"{len(missing)} of the {len(paths)} {what} are missing in {show(self.root)} "
+                f"{len(missing)} of the {len(paths)} {description} are missing in {show(self.root)} "
                 f"({first_of([path[-200:] for path in missing], 3)}); {hint}"
             )
 
     def _in(self, folder: str, folders: bool) -> list[str]:
         path = self.root / folder
-        found = _entries(path) if path.is_dir() else []
-        return sorted(name for name, is_folder, _ in found if is_folder == folders)
+        entries = _entries(path) if path.is_dir() else []
+        return sorted(name for name, is_folder, _ in entries if is_folder == folders)
 
 
 def images_below(folder: Path, without: str | None = None) -> tuple[list[str], int]:
@@ -103,38 +103,40 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
         their paths from there, with '/' between the names, sorted.
     """
     root = os.path.realpath(folder)
-    seen: set[str] = set()
+    visited: set[str] = set()
     files: list[str] = []
     waiting, links = [(0, "", root)], list[tuple[int, str, str]]()  # by depth, path, and where that leads
     while waiting or links:
-        depth, here, real = waiting.pop() if waiting else heapq.heappop(links)
-        if here and (real in seen or _is_within(root, real) or os.path.abspath(Path(folder, here)) == without):
+        depth, relative, real = waiting.pop() if waiting else heapq.heappop(links)
+        if relative and (
+            real in visited or _is_within(root, real) or os.path.abspath(Path(folder, relative)) == without
+        ):
             continue
-        seen.add(real)
+        visited.add(real)
         for name, is_folder, target in _entries(Path(real)):
-            path = f"{here}/{name}" if here else name
+            path = f"{relative}/{name}" if relative else name
             if not is_folder:
                 files.append(path)
             elif target:
                 heapq.heappush(links, (depth + 1, path, target))
             else:
                 waiting.append((depth + 1, path, os.path.join(real, name)))
-    others = [file for file in files if not is_image(file)]
-    for ending in sorted({os.path.splitext(file)[1].lower() for file in others}):
+    other_files = [file for file in files if not is_image(file)]
+    for ending in sorted({os.path.splitext(file)[1].lower() for file in other_files}):
         if _is_of_images(ending):
             warnings.warn(f"{ending} files are passed over: not read as images", DataWarning, stacklevel=2)
-    return sorted(filter(is_image, files)), len(others)
+    return sorted(filter(is_image, files)), len(other_files)
 
 
-def by_stem(paths: Sequence[str], folder: Path, what: str) -> dict[str, str]:
+def by_stem(paths: Sequence[str], folder: Path, kind: str) -> dict[str, str]:
     """The paths by what they are without their endings. Raises InputError: two are the same."""
-    found: dict[str, str] = {}
+    known: dict[str, str] = {}
     for path in paths:
         stem = path.rpartition(".")[0]
-        if stem in found:
-            raise InputError(f"two {what} of one name in {show(folder)}: {found[stem]!r} and {path!r}; keep one")
-        found[stem] = path
-    return found
+        if stem in known:
+            raise InputError(f"two {kind} of one name in {show(folder)}: {known[stem]!r} and {path!r}; keep one")
+        known[stem] = path
+    return known
 
 
 def is_image(name: str) -> bool:

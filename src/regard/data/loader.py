@@ -96,11 +96,11 @@ def create_loader(
     normalise = Normalisation(mean, std, device=device, channels_last=channels_last)
     if isinstance(dataset, InMemoryDataset):
         return InMemoryLoader(dataset, sampling, varied, normalise, device, masks=masks)
-    seen = SeededTransform(transform, mean, std, seed)
+    seeded_transform = SeededTransform(transform, mean, std, seed)
     prefetch, skip = Prefetcher(normalise, device), unreadable == "skip"
     if isinstance(dataset, WebDataset):
-        return WebDatasetLoader(dataset, sampling, seen, prefetch, workers=workers, skip=skip)
-    reader = _Reader(dataset, seen, skip=skip, substitute=shuffle, masks=masks and dataset.has_masks)
+        return WebDatasetLoader(dataset, sampling, seeded_transform, prefetch, workers=workers, skip=skip)
+    reader = _Reader(dataset, seeded_transform, skip=skip, substitute=shuffle, masks=masks and dataset.has_masks)
     return StreamedLoader(reader, sampling, prefetch, workers)
 
 
@@ -115,7 +115,7 @@ class StreamedLoader(Loader):
     dataset: ImageDataset
 
     def __init__(self, reader: _Reader, sampling: Sampling, prefetch: Prefetcher, workers: int) -> None:
-        super().__init__(reader.dataset, sampling, prefetch.device, reader.seen.transform.size)
+        super().__init__(reader.dataset, sampling, prefetch.device, reader.transform.transform.size)
         self._reader, self._prefetch = reader, prefetch
         # Those of training stay; those of a test would only take memory until the next one.
         self._workers = Workers(
@@ -129,7 +129,7 @@ class StreamedLoader(Loader):
         # Read here, and alone: the workers may be reading an epoch, and other images of the batch may be left out.
         request = next(self._requests(epoch, step))
         one = slice(row, row + 1)
-        alone = _Request(epoch, request.positions[one], request.places[one], 1)
+        alone = _Request(epoch, request.positions[one], request.indices[one], 1)
         return next(self._prefetch(Workers(self._reader, 0).read([alone])))
 
     def _requests(self, number: int, start: int) -> Iterator[_Request]:
@@ -143,11 +143,14 @@ class StreamedLoader(Loader):
 
 
 class _Request(NamedTuple):
-    """A slice of a batch: epoch, positions in its order and places in the set (B,), and images of the whole batch."""
+    """One rank's slice of a batch.
+
+    Positions in the epoch's order and indices in the data set are int64 (B,); `total` is the size of the whole batch.
+    """
 
     epoch: int
     positions: Integers
-    places: Integers
+    indices: Integers
     total: int
 
 
@@ -160,7 +163,7 @@ class _Reader:
     """
 
     dataset: ImageDataset
-    seen: SeededTransform
+    transform: SeededTransform
     skip: bool
     substitute: bool
     masks: bool
@@ -177,22 +180,22 @@ class _Reader:
         masks: list[Tensor] = []
         index: list[int] = []
         skipped: list[str] = []
-        for position, first in zip(request.positions.tolist(), request.places.tolist(), strict=True):
+        for position, first in zip(request.positions.tolist(), request.indices.tolist(), strict=True):
             for away in range(len(self.dataset) if self.substitute else 1):
-                place = (first + away) % len(self.dataset)
+                i = (first + away) % len(self.dataset)
                 try:
-                    image, mask = self._sample(place, request.epoch, position)
+                    image, mask = self._sample(i, request.epoch, position)
                 except Unreadable as error:
                     if not self.skip:
                         raise InputError(
                             f"{error}; remove or replace it, or have such images skipped (--unreadable skip; of a "
                             f"run {SKIPPED_IN_A_RUN})"
                         ) from error
-                    skipped.append(f"{self.dataset.keys[place]}: {error}")
+                    skipped.append(f"{self.dataset.keys[i]}: {error}")
                     continue
                 images.append(image)
                 masks += [] if mask is None else [mask]
-                index.append(place)
+                index.append(i)
                 break
             else:
                 if self.substitute:
@@ -201,7 +204,7 @@ class _Reader:
                         "readable ones"
                     )
         return Batch(
-            stacked(images, [self.dataset.keys[place] for place in index]),
+            stacked(images, [self.dataset.keys[i] for i in index]),
             self.dataset.labels[index],
             torch.tensor(index, dtype=torch.int64),
             request.total,
@@ -209,25 +212,25 @@ class _Reader:
             tuple(skipped),
         )
 
-    def _sample(self, place: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
+    def _sample(self, i: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
         """One image as the network sees it, and its mask; empty where the set has masks, and not of this image."""
         try:
             with quiet():
-                image = self.dataset.image(place)
-                pixels = self.seen(image, epoch, position)
+                image = self.dataset.image(i)
+                pixels = self.transform(image, epoch, position)
                 if not self.masks:
                     return pixels, None
-                return pixels, self._mask(place, image, pixels)
+                return pixels, self._mask(i, image, pixels)
         except InputError as error:
-            raise Unreadable(f"{self.dataset.keys[place]!r} cannot be fitted: {error}") from error
+            raise Unreadable(f"{self.dataset.keys[i]!r} cannot be fitted: {error}") from error
 
-    def _mask(self, place: int, image: Image.Image, pixels: Tensor) -> Tensor:
-        mask = self.dataset.mask(place)
+    def _mask(self, i: int, image: Image.Image, pixels: Tensor) -> Tensor:
+        mask = self.dataset.mask(i)
         if mask is None:
             return torch.zeros(pixels.shape[1:], dtype=torch.bool)
         if mask.shape != image.size[::-1]:
             raise Unreadable(
-                f"{self.dataset.keys[place]!r} has {image.width} x {image.height} pixels, its mask "
+                f"{self.dataset.keys[i]!r} has {image.width} x {image.height} pixels, its mask "
                 f"{mask.shape[1]} x {mask.shape[0]}"
             )
-        return torch.from_numpy(np.ascontiguousarray(self.seen.transform.mask(mask)))
+        return torch.from_numpy(np.ascontiguousarray(self.transform.transform.mask(mask)))

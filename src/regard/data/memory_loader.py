@@ -69,18 +69,18 @@ class InMemoryLoader(Loader):
         crops = self._draw_crops(number)
         data = self.dataset
         for step in range(start, len(self)):
-            here = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            total = len(order[here])
+            batch_slice = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            total = len(order[batch_slice])
             rows = self._sampling.rows(total)
             if not len(rows):  # in order, an odd image or two at the end are for others
                 continue
-            index, *crop = (values[here] for values in (order, *crops))
+            index, *crop = (values[batch_slice] for values in (order, *crops))
             if self._sampling.world_size > 1:
-                mine = torch.from_numpy(rows).to(self.device)
-                index, *crop = (values.index_select(0, mine) for values in (index, *crop))
+                rank_rows = torch.from_numpy(rows).to(self.device)
+                index, *crop = (values.index_select(0, rank_rows) for values in (index, *crop))
             consecutive = not self._sampling.shuffle and self._sampling.world_size == 1
             images, labels, masks = (
-                None if values is None else values[here] if consecutive else values.index_select(0, index)
+                None if values is None else values[batch_slice] if consecutive else values.index_select(0, index)
                 for values in (data.images, data.labels, self._masks)
             )
             assert images is not None and labels is not None
@@ -94,14 +94,16 @@ class InMemoryLoader(Loader):
         augmentation, count = self._augmentation, len(self.dataset)
         if augmentation is None:
             return []
-        places, flips, sizes = (RandomStream(self._sampling.seed, number, purpose) for purpose in (1, 2, 3))
-        crops: list[NDArray[Any]] = [flips.bernoulli(0.5 if augmentation.flip else 0.0, count)]
+        position_stream, flip_stream, size_stream = (
+            RandomStream(self._sampling.seed, number, purpose) for purpose in (1, 2, 3)
+        )
+        crops: list[NDArray[Any]] = [flip_stream.bernoulli(0.5 if augmentation.flip else 0.0, count)]
         if augmentation.scale is not None:
             height, width = self.dataset.images.shape[2:]
-            crops += draw_boxes(sizes, places, count, height, width, augmentation.scale)
+            crops += draw_boxes(size_stream, position_stream, count, height, width, augmentation.scale)
         else:
             for (sources, _), length in zip((self._rows, self._columns), self.image_size, strict=True):
-                crops.append(places.integers(0, len(sources) - length, count))
+                crops.append(position_stream.integers(0, len(sources) - length, count))
         return [torch.from_numpy(values).to(self.device) for values in crops]
 
     def _cut(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor, *resized_from: Tensor) -> Tensor:
@@ -112,12 +114,12 @@ class InMemoryLoader(Loader):
         rows = top[:, None] + torch.arange(height, device=self.device)  # (B, h) in the padded image
         columns = torch.arange(width, device=self.device)
         columns = left[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)  # (B, w)
-        (row_places, row_shown), (column_places, column_shown) = self._rows, self._columns
+        (row_index, row_inside), (column_index, column_inside) = self._rows, self._columns
         # Gathered, without a padded copy.
-        place = row_places[rows][:, :, None] * images.shape[3] + column_places[columns][:, None, :]  # (B, h, w)
-        crops = images.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, 3, -1)).unflatten(2, (height, width))
-        if row_shown is not None and column_shown is not None:
-            crops *= (row_shown[rows][:, :, None] * column_shown[columns][:, None, :])[:, None]
+        pixel = row_index[rows][:, :, None] * images.shape[3] + column_index[columns][:, None, :]  # (B, h, w)
+        crops = images.flatten(2).gather(2, pixel.flatten(1)[:, None].expand(-1, 3, -1)).unflatten(2, (height, width))
+        if row_inside is not None and column_inside is not None:
+            crops *= (row_inside[rows][:, :, None] * column_inside[columns][:, None, :])[:, None]
         return crops
 
 
@@ -164,16 +166,21 @@ def _padded(length: int, augmentation: Augmentation, device: torch.device) -> tu
 
     With zero padding also uint8, 1 where it shows the image and 0 where it shows black; else None.
     """
-    places = torch.arange(-augmentation.border, length + augmentation.border)
+    positions = torch.arange(-augmentation.border, length + augmentation.border)
     if augmentation.padding_mode == "reflect":
         last = length - 1
-        return (last - (last - places.abs()).abs()).to(device), None
-    shown = (places >= 0) & (places < length)
-    return places.clamp(0, length - 1).to(device), shown.to(device, torch.uint8)
+        return (last - (last - positions.abs()).abs()).to(device), None
+    inside = (positions >= 0) & (positions < length)
+    return positions.clamp(0, length - 1).to(device), inside.to(device, torch.uint8)
 
 
 def draw_boxes(
-    sizes: RandomStream, places: RandomStream, count: int, height: int, width: int, scale: tuple[float, float]
+    size_stream: RandomStream,
+    position_stream: RandomStream,
+    count: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
 ) -> tuple[Integers, Integers, Integers, Integers]:
     """Boxes in `count` images of height x width pixels: top, left, height and width, in whole pixels, (count,) each.
 
@@ -187,14 +194,14 @@ def draw_boxes(
     box_width = np.full(count, min(width, round(height * ratio)), dtype=np.int64)
     waiting = np.ones(count, dtype=np.bool_)
     for _ in range(_TRIES):
-        area = height * width * (low + (high - low) * (sizes.integers(0, 2**32 - 1, count) / 2**32))
-        ratios = _RATIOS[sizes.integers(0, len(_RATIOS) - 1, count)]
+        area = height * width * (low + (high - low) * (size_stream.integers(0, 2**32 - 1, count) / 2**32))
+        ratios = _RATIOS[size_stream.integers(0, len(_RATIOS) - 1, count)]
         tall, wide = _side(area / ratios), _side(area * ratios)
         fits = waiting & (tall <= height) & (wide <= width)
         box_height[fits], box_width[fits] = tall[fits], wide[fits]
         waiting &= ~fits
-    top = places.integers(0, height - box_height, count)
-    left = places.integers(0, width - box_width, count)
+    top = position_stream.integers(0, height - box_height, count)
+    left = position_stream.integers(0, width - box_width, count)
     return top, left, box_height, box_width
 
 
@@ -230,10 +237,10 @@ def _weights(
     centres = 2 * torch.arange(size, device=start.device, dtype=torch.int32) + 1
     if flipped is not None:
         centres = torch.where(flipped[:, None], centres.flip(0), centres)
-    places = torch.arange(total, device=start.device, dtype=torch.int32)
+    positions = torch.arange(total, device=start.device, dtype=torch.int32)
     start, length = start.to(torch.int32)[:, None], length.to(torch.int32)[:, None]  # (B, 1)
-    inside = (places >= start) & (places < start + length)  # (B, total)
-    away = ((2 * (places - start) + 1) * size)[:, None, :] - (centres * length)[:, :, None]  # (B, size, total)
+    inside = (positions >= start) & (positions < start + length)  # (B, total)
+    away = ((2 * (positions - start) + 1) * size)[:, None, :] - (centres * length)[:, :, None]  # (B, size, total)
     near = (2 * length.clamp(min=size)[:, :, None] - away.abs_()).clamp_(min=0).mul_(inside[:, None, :])
     weights = near.to(torch.float32)
     weights = weights.mul_(_ONE).div_(near.sum(2, keepdim=True)).round_()

@@ -32,14 +32,14 @@ class Pictures(FileDataset):
 
     def __init__(
         self,
-        found: Sequence[tuple[Path, Path]],
+        files: Sequence[tuple[Path, Path]],
         masks: Sequence[Path | None],
         box: Box | None,
         passed_over: int,
         unmatched: int,
     ) -> None:
-        super().__init__("pictures", "", Path(), [str(path) for path, _ in found], [-1] * len(found), ())
-        self.places = tuple(place for _, place in found)
+        super().__init__("pictures", "", Path(), [str(path) for path, _ in files], [-1] * len(files), ())
+        self.relative_paths = tuple(relative for _, relative in files)
         self.masks, self.box = tuple(masks), box
         self.passed_over, self.unmatched = passed_over, unmatched
         self.has_masks = box is not None or any(masks)
@@ -92,15 +92,15 @@ def open_pictures(
     named = [Path(path).expanduser() for path in paths]
     if not named:
         raise InputError("no images named; name files, or folders of them")
-    found: dict[str, tuple[Path, Path]] = {}
+    by_path: dict[str, tuple[Path, Path]] = {}
     passed_over = 0
     for path in named:
         if path.is_dir():
-            files, others = images_below(path, out)
+            files, other_files = images_below(path, out)
             if not files:
-                beside = f" (but {others} other files)" if others else ""
+                beside = f" (but {other_files} other files)" if other_files else ""
                 raise InputError(f"no images in folder {show(path)}{beside}; expected {', '.join(EXTENSIONS)} files")
-            passed_over += others
+            passed_over += other_files
             below = Path() if len(named) == 1 else Path(path.name)
             pairs = [(path / file, below / file) for file in sorted(files, key=Path)]
         elif path.exists():
@@ -108,15 +108,15 @@ def open_pictures(
         else:
             broken = " (it is a link to what is not there)" if path.is_symlink() else ""
             raise InputError(f"there is no image and no folder {show(path)}{broken}")
-        for file, place in pairs:
-            found.setdefault(os.path.abspath(file), (file, place))
-    images = list(found.values())
+        for file, relative in pairs:
+            by_path.setdefault(os.path.abspath(file), (file, relative))
+    images = list(by_path.values())
     if box is not None and mask is not None:
         raise InputError("a box and a mask are given; the region is one of them")
     checked = None if box is None else _checked_box(box)
     if len(images) > 1 and (box is not None or (mask is not None and not Path(mask).is_dir())):
-        what = "mask" if box is None else "box"
-        raise InputError(f"one {what} for {len(images)} images; name one image, or give a folder with a mask for each")
+        kind = "mask" if box is None else "box"
+        raise InputError(f"one {kind} for {len(images)} images; name one image, or give a folder with a mask for each")
     masks, unmatched = ([None] * len(images), 0) if mask is None else _masks(Path(mask).expanduser(), images)
     pictures = Pictures(images, masks, checked, passed_over, unmatched)
     if len(pictures) == 1 and pictures.has_masks:
@@ -143,12 +143,12 @@ def _masks(mask: Path, images: Sequence[tuple[Path, Path]]) -> tuple[list[Path |
         return [mask], 0
     if not mask.is_dir():
         raise InputError(f"there is no mask and no folder of masks {show(mask)}")
-    found = by_stem(images_below(mask)[0], mask, "masks")
-    wanted = [place.with_suffix("").as_posix() for _, place in images]
-    unmatched = len(found.keys() - set(wanted))
-    if unmatched == len(found):
+    masks = by_stem(images_below(mask)[0], mask, "masks")
+    stems = [relative.with_suffix("").as_posix() for _, relative in images]
+    unmatched = len(masks.keys() - set(stems))
+    if unmatched == len(masks):
         raise InputError(
-            f"no mask in {show(mask)} has the name of an image; expected one such as {wanted[0]!r} with the ending of "
+            f"no mask in {show(mask)} has the name of an image; expected one such as {stems[0]!r} with the ending of "
             "an image"
         )
-    return [mask / found[stem] if stem in found else None for stem in wanted], unmatched
+    return [mask / masks[stem] if stem in masks else None for stem in stems], unmatched

@@ -48,7 +48,7 @@ class Source:
         """Whether images are resized: read into memory, or while training."""
         return self.streamed or self.resized
 
-    def all_options(self, given: Mapping[str, Any], *, opening: bool = False) -> dict[str, Any]:
+    def all_options(self, options: Mapping[str, Any], *, opening: bool = False) -> dict[str, Any]:
         """The options of `load`, or `open`, given and by default. Raises InputError: unknown, or of another type."""
         function = self.open if opening or self.load is None else self.load
         assert function is not None
@@ -57,13 +57,13 @@ class Source:
         types = {name: parameters[name].annotation for name in known}
         if self.resized and not opening:
             known["memory_limit"], types["memory_limit"] = MEMORY_LIMIT, int
-        for name, value in given.items():
+        for name, value in options.items():
             if not known:
                 raise InputError(f"data set {self.name!r} has no options (found {name!r}); leave it out")
             if name not in known:
                 raise unknown(f"option of data set {self.name!r}", name, known)
             check_type(f"{name} of data set {self.name!r}", value, types[name])
-        return {**known, **given}
+        return {**known, **options}
 
 
 SOURCES: dict[str, Source] = {}
@@ -85,8 +85,8 @@ def register(
         one_file: whether the path may be that of a file; else it is that of a folder.
     """
 
-    found = {} if recognised is None else {"recognised": recognised}
-    return _registers(name, "open", layout=layout, one_file=one_file, **found)
+    extra = {} if recognised is None else {"recognised": recognised}
+    return _registers(name, "open", layout=layout, one_file=one_file, **extra)
 
 
 def register_splits(name: str, *, streamed: bool = False, resized: bool = False) -> Callable[[Function], Function]:
@@ -110,26 +110,26 @@ def _registers(name: str, part: Literal["open", "load"], **fields: Any) -> Calla
     return registered
 
 
-def pick_split(given: str | None, there: Sequence[str], where: Path, preferred: Sequence[str]) -> str:
+def pick_split(split: str | None, splits: Sequence[str], folder: Path, preferred: Sequence[str]) -> str:
     """The split that was asked for, if it is there; else the first of the preferred ones that is. Raises InputError."""
-    if given is not None:
-        if given not in there:
-            raise InputError(f"no split {given!r} in {show(where)}; there are: {', '.join(there) or 'none'}")
-        return given
-    if not there:
-        raise InputError(f"no splits in {show(where)}; expected one of {', '.join(preferred)}")
-    return next((name for name in preferred if name in there), there[0])
+    if split is not None:
+        if split not in splits:
+            raise InputError(f"no split {split!r} in {show(folder)}; there are: {', '.join(splits) or 'none'}")
+        return split
+    if not splits:
+        raise InputError(f"no splits in {show(folder)}; expected one of {', '.join(preferred)}")
+    return next((name for name in preferred if name in splits), splits[0])
 
 
-def check_type(what: str, value: Any, kind: Any) -> None:
+def check_type(name: str, value: Any, kind: Any) -> None:
     """Raises InputError for a value, as YAML may give it, that is not of the type of an option, if it has one."""
     if kind is inspect.Parameter.empty:
         return
-    words = [word for part in (kind, *get_args(kind)) for word in get_args(part) if isinstance(word, str)]
-    if words and isinstance(value, str) and value not in words:
-        raise unknown(what, value, words)
+    choices = [word for part in (kind, *get_args(kind)) for word in get_args(part) if isinstance(word, str)]
+    if choices and isinstance(value, str) and value not in choices:
+        raise unknown(name, value, choices)
     if not _is_of(value, kind):
-        raise InputError(f"option {what} is {value!r:.100}; expected {getattr(kind, '__name__', kind)}")
+        raise InputError(f"option {name} is {value!r:.100}; expected {getattr(kind, '__name__', kind)}")
 
 
 def _is_of(value: Any, kind: Any) -> bool:

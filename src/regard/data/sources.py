@@ -32,10 +32,10 @@ def is_streamed(name: str) -> bool:
     return _source(name).streamed
 
 
-def all_options(name: str, /, **given: Any) -> dict[str, Any]:
+def all_options(name: str, /, **options: Any) -> dict[str, Any]:
     """All options of a data set: its defaults, but for those given. What is kept of a run should not change with them.
     Raises InputError: an unknown name, an option that the data set does not have, or of another type."""
-    return _source(name).all_options(given)
+    return _source(name).all_options(options)
 
 
 def load(
@@ -116,13 +116,13 @@ def open_regions(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; give 1 or more")
     source, path = _parsed(os.fspath(where))
-    given = {
+    options = {
         name: os.fspath(value) if isinstance(value, os.PathLike) else value
         for name, value in options.items()
         if value is not None
     }
-    source.all_options(given, opening=True)
-    images = _open(source, path, split, given)
+    source.all_options(options, opening=True)
+    images = _open(source, path, split, options)
     if limit is None or limit >= len(images):
         return images
     return images.subset((2 * np.arange(limit) + 1) * len(images) // (2 * limit))
@@ -168,14 +168,14 @@ def _normalised(splits: Splits) -> Splits:
 
 
 def _labelled(images: ImageDataset) -> ImageDataset:
-    which = (images.labels >= 0).nonzero().flatten()
-    left = len(images) - len(which)
-    if not len(which):
+    labelled = (images.labels >= 0).nonzero().flatten()
+    unlabelled = len(images) - len(labelled)
+    if not len(labelled):
         raise InputError(f"no image of split {images.split!r} of {images.name!r} has a label; give ones to learn from")
-    if left:
-        part = f"{left} of the {len(images)} images of split {images.split!r} of {images.name!r}"
-        warnings.warn(f"{part} have no label: left out", DataWarning, stacklevel=2)
-    return images.subset(which) if left else images
+    if unlabelled:
+        message = f"{unlabelled} of the {len(images)} images of split {images.split!r} of {images.name!r}"
+        warnings.warn(f"{message} have no label: left out", DataWarning, stacklevel=2)
+    return images.subset(labelled) if unlabelled else images
 
 
 def _parsed(where: str) -> tuple[Source, Path]:

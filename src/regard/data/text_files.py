@@ -103,9 +103,9 @@ class Strings(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return tuple(self[place] for place in range(len(self))[index])
-        place = range(len(self))[index]
-        start, end = self._ends[place : place + 2]
+            return tuple(self[i] for i in range(len(self))[index])
+        i = range(len(self))[index]
+        start, end = self._ends[i : i + 2]
         return self._bytes[start:end].tobytes().decode("utf-8", "surrogateescape")
 
     def __eq__(self, other: object) -> bool:

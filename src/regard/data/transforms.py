@@ -199,9 +199,9 @@ def _covered(values: NDArray[Any], length: int, new_length: int) -> tuple[NDArra
     Returns:
         integers (new_length, ...), and what they are where all values are 1.
     """
-    places = np.arange(new_length)
+    positions = np.arange(new_length)
     if new_length >= length:
-        return values[(2 * places + 1) * length // (2 * new_length)], 1
+        return values[(2 * positions + 1) * length // (2 * new_length)], 1
     # Pixel i covers i * length to (i + 1) * length, where each value is new_length long: a part of its first value, all
     # between, and a part of its last.
     edges, cut = np.divmod(np.arange(new_length + 1, dtype=np.int32) * length, new_length)

@@ -177,14 +177,14 @@ def load_wds(
     test = test or next((name for name in TEST_NAMES if name in splits), None)
     if test is None:
         raise InputError("which shards to test on is not known; name them, or the split (--data.options.test)")
-    found = first, _of_split(test, "test", splits, root)
+    datasets = first, _of_split(test, "test", splits, root)
     names = _classes(classes, info, root)
-    for part, images in zip(found, (train_images, test_images), strict=True):
-        _check_there(part.shards)
-        part.classes, part.buffer, part.input_key = names, buffer, input_key
-        part.target_key = target_key or part.target_key
-        part.count = images or part.count or _counted(part, unreadable)
-    return Splits(*found)
+    for dataset, images in zip(datasets, (train_images, test_images), strict=True):
+        _check_exist(dataset.shards)
+        dataset.classes, dataset.buffer, dataset.input_key = names, buffer, input_key
+        dataset.target_key = target_key or dataset.target_key
+        dataset.count = images or dataset.count or _counted(dataset, unreadable)
+    return Splits(*datasets)
 
 
 def _read_info(root: str) -> dict[str, Any]:
@@ -210,28 +210,28 @@ def _read_info(root: str) -> dict[str, Any]:
     return {}
 
 
-def _of_split(said: str, split: str, splits: dict[str, Any], root: str) -> WebDataset:
+def _of_split(source: str, split: str, splits: dict[str, Any], root: str) -> WebDataset:
     """What names or the info say of a split; the count is 0 where it is not said, and classes are left out."""
     import webdataset as wds
 
-    if said in splits and isinstance(splits[said], dict):
-        about = splits[said]
-    elif "tar" in said or ".." in said:  # names
-        pattern, _, images = said.partition("|")
+    if source in splits and isinstance(splits[source], dict):
+        about = splits[source]
+    elif "tar" in source or ".." in source:  # names
+        pattern, _, images = source.partition("|")
         _check_braces(pattern)
         try:
             about = {"filenames": wds.SimpleShardList(pattern).urls, "num_samples": int(images or 0)}
         except (ValueError, IndexError) as error:
             raise InputError(
-                f"{said[:200]!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
+                f"{source[:200]!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
                 "'train-{0000..0099}.tar|128000', the number after the bar that of the images"
             ) from error
-        root = "" if _scheme(said) else root  # an address of its own is not within the folder
+        root = "" if _scheme(source) else root  # an address of its own is not within the folder
     elif splits:
-        raise unknown("split of the shards", said, list(splits))
+        raise unknown("split of the shards", source, list(splits))
     else:
         raise InputError(
-            f"no {' or '.join(_INFO)} in {root!r} says which shards split {said!r} has; name them, and how many "
+            f"no {' or '.join(_INFO)} in {root!r} says which shards split {source!r} has; name them, and how many "
             "images they hold, as in 'train-{0000..0099}.tar|128000' (--data.options.train, --data.options.test)"
         )
     names, lengths = about.get("filenames"), about.get("shard_lengths", [])
@@ -242,7 +242,7 @@ def _of_split(said: str, split: str, splits: dict[str, Any], root: str) -> WebDa
         or not all(type(number) is int and 0 <= number < 2**48 for number in (count, *lengths))
     ):
         raise InputError(
-            f"{said[:200]!r}, or {' or '.join(_INFO)} in {root!r}, is none: expected a list of file names and whole "
+            f"{source[:200]!r}, or {' or '.join(_INFO)} in {root!r}, is none: expected a list of file names and whole "
             "numbers of images"
         )
     shards = tuple(os.path.join(root, name) for name in names)
@@ -251,9 +251,9 @@ def _of_split(said: str, split: str, splits: dict[str, Any], root: str) -> WebDa
 
 def _check_braces(names: str) -> None:
     """Has names with braces be no more than so many, before they are all written out."""
-    count, depth, left = 1, 0, names
-    while innermost := _BRACES.findall(left):
-        left, depth = _BRACES.sub("", left), depth + 1
+    count, depth, pattern = 1, 0, names
+    while innermost := _BRACES.findall(pattern):
+        pattern, depth = _BRACES.sub("", pattern), depth + 1
         for inside in innermost:
             range_of = _NUMBERS.fullmatch(inside) or _LETTERS.fullmatch(inside)
             commas = inside.count(",")
@@ -270,7 +270,7 @@ def _check_braces(names: str) -> None:
             )
 
 
-def _check_there(shards: Sequence[str]) -> None:
+def _check_exist(shards: Sequence[str]) -> None:
     for shard in shards:
         _check_address(shard)
     missing = [shard for shard in shards if not _scheme(shard) and not os.path.isfile(shard)]
@@ -348,22 +348,22 @@ def _images_in(members: Iterable[str], endings: list[str]) -> int:
     return sum(any(ending.lower() in endings for *_, ending in files) for _, files in samples)
 
 
-def _classes(given: list[str] | str | int | None, info: dict[str, Any], root: str) -> tuple[str, ...]:
-    if given is None:
-        named = ("classes", "class_names", "labels", "num_classes")
-        given = next((info[key] for key in named if isinstance(info.get(key), list | int)), None)
-    if given is None:
+def _classes(classes: list[str] | str | int | None, info: dict[str, Any], root: str) -> tuple[str, ...]:
+    if classes is None:
+        fields = ("classes", "class_names", "labels", "num_classes")
+        classes = next((info[key] for key in fields if isinstance(info.get(key), list | int)), None)
+    if classes is None:
         raise InputError(
             "the classes of the shards are not known; give their names, a file with a name per line, or how many there "
             "are (--data.options.classes)"
         )
-    if isinstance(given, str) and given.isdecimal() and len(given) < 16:
-        given = int(given)
-    if isinstance(given, str):
-        file = os.path.expanduser(given)
-        given = list(read_class_names(Path(file if os.path.exists(file) else os.path.join(root, given))))
-    if type(given) is int and 1 <= given <= _MOST_CLASSES:
-        return tuple(map(str, range(given)))
-    if isinstance(given, list) and given and all(isinstance(name, str | int) for name in given):
-        return unique(list(map(str, given)), "classes")
-    raise InputError(f"classes: found {given!r:.200}; give names, a file with a name per line, or how many there are")
+    if isinstance(classes, str) and classes.isdecimal() and len(classes) < 16:
+        classes = int(classes)
+    if isinstance(classes, str):
+        file = os.path.expanduser(classes)
+        classes = list(read_class_names(Path(file if os.path.exists(file) else os.path.join(root, classes))))
+    if type(classes) is int and 1 <= classes <= _MOST_CLASSES:
+        return tuple(map(str, range(classes)))
+    if isinstance(classes, list) and classes and all(isinstance(name, str | int) for name in classes):
+        return unique(list(map(str, classes)), "classes")
+    raise InputError(f"classes: found {classes!r:.200}; give names, a file with a name per line, or how many there are")

@@ -47,21 +47,21 @@ class WebDatasetLoader(Loader):
         self,
         dataset: WebDataset,
         sampling: Sampling,
-        seen: SeededTransform,
+        transform: SeededTransform,
         prefetch: Prefetcher,
         *,
         workers: int,
         skip: bool,
     ) -> None:
-        super().__init__(dataset, sampling, prefetch.device, seen.transform.size)
+        super().__init__(dataset, sampling, prefetch.device, transform.transform.size)
         self._prefetch = prefetch
         self._workers = min(workers, max(1, len(dataset.shards) // sampling.world_size))  # each has a shard at least
-        self._reader = _Reader(dataset, sampling, seen, max(1, self._workers), skip)
+        self._reader = _Reader(dataset, sampling, transform, max(1, self._workers), skip)
 
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
         reader = replace(self._reader, epoch=number, steps=range(start, len(self)))
-        found = Workers(reader, self._workers, pinned=self.device.type == "cuda").read()
-        return self._prefetch(found if self._sampling.shuffle else islice(found, start, None))
+        batches = Workers(reader, self._workers, pinned=self.device.type == "cuda").read()
+        return self._prefetch(batches if self._sampling.shuffle else islice(batches, start, None))
 
     def sample(self, epoch: int, position: int) -> Batch:
         if self._sampling.shuffle:
@@ -86,7 +86,7 @@ class _Reader(IterableDataset[Batch | Failure]):
 
     dataset: WebDataset
     sampling: Sampling
-    seen: SeededTransform
+    transform: SeededTransform
     streams: int
     skip: bool
     epoch: int = 0
@@ -117,32 +117,32 @@ class _Reader(IterableDataset[Batch | Failure]):
         images = islice(self._images(samples), passed % self.sampling.repeats, None)
         for step in steps:
             positions = (step * self.sampling.batch_size + rows).tolist()
-            found = zip(positions, images, strict=False)
-            yield self._batch([(self.seen(image, self.epoch, at), label, at) for at, (image, label) in found])
+            labelled = zip(positions, images, strict=False)
+            yield self._batch([(self.transform(image, self.epoch, at), label, at) for at, (image, label) in labelled])
 
     def _test(self, stream: int) -> Iterator[Batch]:
         size = max(1, self.sampling.batch_size // self.sampling.world_size)
-        found: list[tuple[Tensor, int, int]] = []
+        rows: list[tuple[Tensor, int, int]] = []
         for sample in self._samples(range(len(self.dataset.shards)), stream):
             decoded = self._decoded(sample)
             if decoded is None:
                 continue
             try:
-                pixels = self.seen(decoded[0], 0, 0)
+                pixels = self.transform(decoded[0], 0, 0)
             except InputError as error:
                 self._pass_over(f"{name_of(sample)!r} cannot be fitted: {error}")
                 continue
-            found.append((pixels, decoded[1], sample["__index__"]))
-            if len(found) == size:
-                yield self._batch(found)
-                found = []
-        if found or self.skipped:
-            yield self._batch(found)
+            rows.append((pixels, decoded[1], sample["__index__"]))
+            if len(rows) == size:
+                yield self._batch(rows)
+                rows = []
+        if rows or self.skipped:
+            yield self._batch(rows)
 
-    def _batch(self, found: list[tuple[Tensor, int, int]]) -> Batch:
+    def _batch(self, rows: list[tuple[Tensor, int, int]]) -> Batch:
         """Of pixels, each with label and index."""
-        images = stacked([image for image, *_ in found], [f"image {index}" for *_, index in found])
-        labels, index = (torch.tensor([row[i] for row in found], dtype=torch.int64) for i in (1, 2))
+        images = stacked([image for image, *_ in rows], [f"image {index}" for *_, index in rows])
+        labels, index = (torch.tensor([row[i] for row in rows], dtype=torch.int64) for i in (1, 2))
         skipped, self.skipped = tuple(self.skipped), []
         return Batch(images, labels, index, self.sampling.batch_size, skipped=skipped)
 
@@ -155,9 +155,9 @@ class _Reader(IterableDataset[Batch | Failure]):
         waiting = 0
         for sample in samples:
             waiting += 1
-            found = self._decoded(sample)
-            if found is not None:
-                yield from repeat(found, waiting * self.sampling.repeats)
+            decoded = self._decoded(sample)
+            if decoded is not None:
+                yield from repeat(decoded, waiting * self.sampling.repeats)
                 waiting = 0
             elif waiting >= most:
                 raise Unreadable(f"not one of {most} images in a row could be read (the last: {name_of(sample)!r})")
@@ -194,8 +194,8 @@ class _Reader(IterableDataset[Batch | Failure]):
         """The samples of a stream's part of the shards in this order."""
         shared = len(self.dataset.shards) < self.sampling.world_size
         first, step = self.sampling.rank + stream * self.sampling.world_size, self.streams * self.sampling.world_size
-        own = order if shared else islice(order, first, None, step)
-        samples = chain.from_iterable(map(self._read, own))
+        stream_shards = order if shared else islice(order, first, None, step)
+        samples = chain.from_iterable(map(self._read, stream_shards))
         return islice(samples, self.sampling.rank, None, self.sampling.world_size) if shared else samples
 
     def _read(self, number: int) -> Iterator[Sample]:
@@ -204,22 +204,22 @@ class _Reader(IterableDataset[Batch | Failure]):
 
         shard, shards = self.dataset.shards[number], len(self.dataset.shards)
         samples = wds.tarfile_to_samples(select_files=lambda path: not is_system_or_hidden(path))
-        found, dotted = 0, False
+        images, dotted = 0, False
         try:
             for sample in wds.DataPipeline(wds.SimpleShardList([shard]), samples):
                 dotted = dotted or any("." in part for part in sample if not part.startswith("__"))
-                yield {**sample, "__index__": found * shards + number}
-                found += 1
+                yield {**sample, "__index__": images * shards + number}
+                images += 1
             # A tar file that is cut off between two images ends like a whole one.
-            expected = self.dataset.lengths.get(shard, found)
-            reason = f"it ends after {found} of {expected} images" + (f". {DOTS}" if dotted else "")
-            cut = found < expected
+            expected = self.dataset.lengths.get(shard, images)
+            reason = f"it ends after {images} of {expected} images" + (f". {DOTS}" if dotted else "")
+            cut = images < expected
             if not cut and shard in self.dataset.cut_off:
-                reason, cut = f"it is cut off after {found} images", True
+                reason, cut = f"it is cut off after {images} images", True
         except Exception as error:  # of tarfile, of decompression, of a connection
             # webdataset adds what it read to the words of the error, and to its arguments.
-            words = error.args[0] if error.args and isinstance(error.args[0], str) else one_line(error)
-            reason, cut = f"{type(error).__name__}: {' '.join(words.partition(' @ <')[0].split())}", True
+            message = error.args[0] if error.args and isinstance(error.args[0], str) else one_line(error)
+            reason, cut = f"{type(error).__name__}: {' '.join(message.partition(' @ <')[0].split())}", True
         if cut:
             self._pass_over(f"shard {shard!r} cannot be read to its end ({reason})")
 

@@ -61,14 +61,14 @@ class Workers:
     def read(self, requests: Iterable[Any] = ()) -> Iterator[Any]:
         """What is read for the requests, or what the source gives by itself. Raises InputError: a `Failure`, whose
         traceback is a note of the error; a worker died; two epochs are read at once."""
-        for part in self._parts(requests):
-            if isinstance(part, Failure):
-                error = InputError(part.message)
-                error.add_note(part.traceback)
+        for item in self._items(requests):
+            if isinstance(item, Failure):
+                error = InputError(item.message)
+                error.add_note(item.traceback)
                 raise error
-            yield part
+            yield item
 
-    def _parts(self, requests: Iterable[Any]) -> Iterator[Any]:
+    def _items(self, requests: Iterable[Any]) -> Iterator[Any]:
         if self._loader is None:
             if isinstance(self._source, IterableDataset):
                 yield from self._source
@@ -81,17 +81,17 @@ class Workers:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # as above
-                found = iter(self._loader)
-            if found is not self._running:
+                iterator = iter(self._loader)
+            if iterator is not self._running:
                 # It keeps the queues through which the workers are told to end. Without it, in a circle of objects,
                 # these would be gone before; and at the end of Python the workers would be waited for, which wait.
-                self._running, self._ending = found, weakref.finalize(self, _end, found)
+                self._running, self._ending = iterator, weakref.finalize(self, _end, iterator)
             while turn == self._turn:
                 try:
-                    part = next(found)
+                    item = next(iterator)
                 except StopIteration:
                     return
-                yield part
+                yield item
             raise InputError("two epochs of one loader are read at once; read one after the other, or make two loaders")
         except (RuntimeError, EOFError, ConnectionError) as error:
             # The last two: it ended while a part, in memory that it shares, was on the way.

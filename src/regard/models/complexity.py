@@ -1,4 +1,4 @@
-"""What one image costs a network: its parameters and operations, counted as torch carries them out."""
+"""Parameters of a network and operations per image, counted while torch runs the network."""
 
 from __future__ import annotations
 
@@ -46,18 +46,19 @@ _PUBLISHED: tuple[Kind, ...] = (
 class Complexity:
     """Learned parameters, and the operations of one forward pass of one image.
 
-    Multiply-adds of convolutions and matrix products, as torch's FlopCounterMode counts them; two operations per
-    element of a norm that scales and shifts, else one; one per input element of activations, pooling and other
-    reductions; one per output element of everything elementwise and of a convolution's bias. Group, layer and instance
-    norm, and any that takes statistics of the images at hand, are other norms; so is a mean over pixels that is
-    subtracted at once from what it was taken of, at one per element. A mean or maximum over axes of the planes
-    (…, C, H, W) is spatial pooling.
+    Convolutions and matrix products count in multiply-adds, by torch's FlopCounterMode. A norm that scales and shifts
+    counts two operations per element, another norm one. Activations, pooling and other reductions count one per input
+    element; elementwise operations and the bias of a convolution count one per output element.
+
+    "Other norms" are group, layer and instance norm, every norm that uses the statistics of its input, and a mean over
+    pixels that is subtracted from its own input (one operation per element). A mean or maximum over the spatial axes
+    of (…, C, H, W) is spatial pooling.
 
     Attributes:
-        parameters: how many numbers are learned.
-        operations: how many of each kind.
-        uncounted: calls by name of operators that compute something and were not counted. Where there are any, the
-            other figures are too small.
+        parameters: number of learned parameters.
+        operations: number of operations of each kind.
+        uncounted: number of calls of each operator that computes something but is not counted, by name. If it is not
+            empty, the other numbers are too small.
     """
 
     parameters: int
@@ -66,7 +67,7 @@ class Complexity:
 
     @property
     def multiply_adds(self) -> int:
-        """Those of convolutions and matrix products, which is what most papers and tools give.
+        """Multiply-adds of convolutions and matrix products, the number that most papers and tools report.
 
         Norms, activations, pooling and the multiplication by a gate are not counted.
         """
@@ -74,13 +75,13 @@ class Complexity:
 
     @property
     def published_flops(self) -> int:
-        """Operations as the GFLOPs of SA-Net's table count them (arXiv 2102.00240, ImageNet classification).
+        """Operations as counted in SA-Net's table of GFLOPs (arXiv 2102.00240, ImageNet classification).
 
-        One for a multiply-add of a convolution or matrix product, one for a bias that a convolution adds, two per
-        element for batch norm, one per element for a rectifier, one per input element for spatial pooling. Not counted
-        are 1-d convolutions (ECA's), other norms and activations, other reductions, biases of linear layers, and
-        everything elementwise, the product with the gate and the residual addition included. The paper names no tool;
-        the first versions of flops-counter.pytorch, now ptflops, count so, and all twelve numbers come out.
+        Counted: one per multiply-add of a convolution or matrix product, one per bias that a convolution adds, two per
+        element of batch norm, one per element of a rectifier, one per input element of spatial pooling. Not counted:
+        1-d convolutions (ECA's), other norms and activations, other reductions, biases of linear layers, and
+        elementwise operations, including the product with the gate and the residual addition. The paper names no tool.
+        The first versions of flops-counter.pytorch (now ptflops) count this way, and reproduce all twelve numbers.
         """
         return sum(self.operations.get(kind, 0) for kind in _PUBLISHED)
 
@@ -88,9 +89,8 @@ class Complexity:
 def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexity:
     """The cost of one forward pass of one RGB image of `image_size` (H, W), in evaluation mode.
 
-    Nothing is computed where the network allows it: tensors without values run through it. One that looks at values
-    runs on an image of zeros, and what it does with that is counted; of `torch.cond`, both branches are. Modes of the
-    modules and values of the tensors are left as they were.
+    The network runs on meta tensors if possible. A network whose forward depends on values runs on an image of zeros.
+    Both branches of `torch.cond` are counted. The model is unchanged afterwards.
 
     Raises:
         InputError: the network does not take an image of that size.
@@ -106,14 +106,14 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
     try:
         without_values = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
         return Complexity(parameters, *_counted(model, without_values, image.to("meta")))
-    except Exception:  # an operator that has no such form, or a network that looks at values
+    except Exception:  # an operator without a meta kernel, or a forward that depends on values
         pass
     try:
         return Complexity(parameters, *_counted(model, {}, image))
-    except NotImplementedError as error:  # torch's operators that take functions
+    except NotImplementedError as error:  # higher-order operators of torch
         raise InputError(
-            f"the operations of {type(model).__name__} cannot be counted, for want of a rule of torch for one of "
-            f"them: {first_line(error)}"
+            f"the operations of {type(model).__name__} cannot be counted: torch has no rule for one of them "
+            f"({first_line(error)})"
         ) from error
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         raise InputError(
@@ -123,19 +123,19 @@ def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexit
 
 def _counted(model: nn.Module, tensors: dict[str, Tensor], image: Tensor) -> tuple[dict[Kind, int], dict[str, int]]:
     """Operations by kind, and the calls of operators that are not counted."""
-    seen = _Operators()
+    operators = _Operators()
     counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
-    # The counter, entered last, comes first: it takes operators to pieces where the network is in inference mode, and
-    # the other mode sees the pieces.
-    with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), _unfused(), seen, counter:
+    # The counter is entered last, so it runs first: it decomposes operators in inference mode, and the other mode counts
+    # the parts.
+    with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), _unfused(), operators, counter:
         functional_call(model, tensors, (image,))
     products = counter.get_flop_counts().get("Global", {})
     for operator, flops in products.items():
         kind: Kind = "convolution" if "conv" in operator.__name__ else "matrix product"
-        seen.operations[kind] += flops // 2
-    seen.operations["convolution"] -= seen.operations["1-d convolution"]
-    uncounted = {operator.__name__: calls for operator, calls in seen.others.items() if operator not in products}
-    return {kind: count for kind, count in seen.operations.items() if count}, uncounted
+        operators.operations[kind] += flops // 2
+    operators.operations["convolution"] -= operators.operations["1-d convolution"]
+    uncounted = {operator.__name__: calls for operator, calls in operators.others.items() if operator not in products}
+    return {kind: count for kind, count in operators.operations.items() if count}, uncounted
 
 
 import_module("torchvision")  # registers its operators
@@ -149,7 +149,7 @@ _FLOPS = {
     torch.ops.torchvision.deform_conv2d: lambda _, weight, *__, out_shape, **___: (
         2 * prod(out_shape) * prod(weight[1:])
     ),
-    # Moves values. By its overloads, or the counter takes it to pieces as a compiler does.
+    # Only moves values. Registered by overload, because the counter would otherwise decompose it.
     torch.ops.aten.upsample_nearest2d.default: lambda *_, **__: 0,
     torch.ops.aten.upsample_nearest2d.vec: lambda *_, **__: 0,
 }
@@ -157,8 +157,8 @@ _FLOPS = {
 
 @contextmanager
 def _unfused() -> Iterator[None]:
-    """Inside, attention modules take their formulas and torch takes the layers that it has one operator for in steps:
-    dot-product attention, transformer layers, recurrent layers.
+    """Within the context, attention modules use their formulas, and torch runs fused layers step by step: dot-product
+    attention, transformer layers, recurrent layers.
     """
     libraries: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn  # of recurrent layers
     enabled = [library.enabled for library in libraries]
@@ -175,7 +175,7 @@ def _unfused() -> Iterator[None]:
             library.enabled = was
 
 
-# Names of torch's operators, without the underscore of those that work in place, of which every input element counts.
+# Names of torch's operators, without the underscore of in-place forms, that count one per input element.
 _PER_INPUT: dict[Kind, re.Pattern[str]] = {
     "rectifier": re.compile(r"relu|leaky_relu|_prelu_kernel|elu|hardtanh|threshold"),
     "other activation": re.compile(
@@ -186,10 +186,14 @@ _PER_INPUT: dict[Kind, re.Pattern[str]] = {
         r"mean|sum|a?max|a?min|aminmax|var|var_mean|std|std_mean|prod|logsumexp|linalg_vector_norm"
     ),
 }
-_SCALE = {"native_group_norm": 1, "native_layer_norm": 2, "_fused_rms_norm": 2}  # where among the arguments it is
+_SCALE = {
+    "native_group_norm": 1,
+    "native_layer_norm": 2,
+    "_fused_rms_norm": 2,
+}  # position of the weight among the arguments
 _INTERPOLATION = re.compile(r"_?upsample_(linear|bilinear|bicubic|trilinear)\w*|grid_sampler_[23]d")
 _COPIES = {"clone", "copy", "_to_copy", "fill", "zero"}
-# What only moves, compares or draws values.
+# Operators that only move, compare or draw values.
 _MOVES = re.compile(
     r"as_strided|cat|stack|clone|copy|_to_copy|lift_fresh|fill|zero|masked_fill|index|_unsafe_index"
     r"|index_select|index_put|index_copy|index_fill|gather|scatter|take|embedding|where|roll|flip|rot90|repeat"
@@ -203,11 +207,11 @@ _MOVES = re.compile(
 
 
 class _Operators(TorchDispatchMode):
-    """Counts the operators that torch carries out, but for the products themselves.
+    """Counts the operators that torch runs, except convolutions and matrix products.
 
     Attributes:
         operations: by kind.
-        others: calls of operators that are no kind known here and do more than move values.
+        others: calls of operators of no known kind that compute values.
     """
 
     def __init__(self) -> None:
@@ -265,6 +269,6 @@ def _over_planes(args: Sequence[Any]) -> bool:
 
 
 def _computes(func: Any, args: Sequence[Any]) -> bool:
-    """Whether an operator makes new values from tensors: no view, and nothing that only makes room."""
-    given = [value for argument in args for value in (argument if isinstance(argument, list | tuple) else [argument])]
-    return any(isinstance(value, Tensor) for value in given) and not func.is_view and "view" not in str(func)
+    """Whether an operator computes new values from tensors; a view and an allocation do not."""
+    values = [value for argument in args for value in (argument if isinstance(argument, list | tuple) else [argument])]
+    return any(isinstance(value, Tensor) for value in values) and not func.is_view and "view" not in str(func)

@@ -1,9 +1,9 @@
-"""Filling tables with runs: what is missing is planned and run, on this machine or on many.
+"""Trains the runs that a table lacks, on this machine or on a Ray cluster.
 
-- `make_plan`: the runs that a table needs, `Job` each, teachers before students, and which of them are there.
-- `estimate`: what they cost, from measured rates.
-- `run_plan`: runs their commands; what was interrupted is resumed, what failed is tried again.
-- `LocalExecutor`, `RayExecutor`: where they run.
+- `make_plan`: the runs that a table needs (one `Job` each, teachers before students), and which of them exist.
+- `estimate`: the time that they need, from measured rates.
+- `run_plan`: runs their commands, resumes interrupted runs and retries failed ones.
+- `LocalExecutor`, `RayExecutor`: where the commands run.
 """
 
 from regard.reproduction.cluster import RayExecutor

@@ -26,20 +26,20 @@ _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
 
 
 class RayExecutor:
-    """A Ray cluster (https://docs.ray.io). Its machines need regard, data and recipe files under the same paths, and
-    the store.
+    """Runs jobs on a Ray cluster (https://docs.ray.io).
 
-    Every job is a task; that of a student takes the result of its teacher's.
+    All machines need access to the store, and regard, data and recipe files under the same paths. Every job is a task;
+    the task of a student depends on the task of its teacher.
 
     Args:
-        address: of the cluster, "auto" for the one of this machine, "ray://HOST:10001"; None: a cluster of this machine
-            alone, made now.
-        cpus: of each run.
-        gpus: of each run; a fraction lets several share one.
-        retries: how often a run is tried again that failed, or was lost with its machine.
+        address: address of the cluster: "auto" for the one that runs on this machine, or "ray://HOST:10001"; None
+            starts a cluster on this machine.
+        cpus: processors per run.
+        gpus: GPUs per run; with a fraction, several runs share a GPU.
+        retries: number of times to retry a run that failed or whose machine was lost.
 
     Raises:
-        InputError: Ray is not installed, there is no such cluster, or it never has so much for a run.
+        InputError: Ray is not installed, there is no such cluster, or its machines are too small for a run.
     """
 
     slots = sys.maxsize
@@ -68,25 +68,25 @@ class RayExecutor:
         has = ray.cluster_resources()
         if has.get("CPU", 0) < cpus or has.get("GPU", 0) < gpus:
             raise InputError(
-                f"a run is to have {cpus:g} processors and {gpus:g} GPUs, and the cluster has "
+                f"a run needs {cpus:g} processors and {gpus:g} GPUs, but the cluster has "
                 f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g} in all"
             )
         self._run = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=[RunFailed])(
             run_command
         )
-        self._look = self._ray.remote(num_cpus=cpus)(wrong_data)
+        self._check_data = self._ray.remote(num_cpus=cpus)(wrong_data)
 
     def check(self, jobs: Sequence[Job]) -> None:
-        """Has each kind of data that the jobs need read once, on a machine of the cluster.
+        """Reads each data set that the jobs need once, on a machine of the cluster.
 
         Raises:
-            InputError: some cannot be read there.
+            InputError: a data set cannot be read there.
         """
         kinds = {repr(job.recipe.data): job for job in reversed(jobs)}
-        for job, task in [(job, self._look.remote(job.recipe.data)) for job in kinds.values()]:
+        for job, task in [(job, self._check_data.remote(job.recipe.data)) for job in kinds.values()]:
             try:
                 wrong = self._ray.get(task)
-            except self._ray.exceptions.RayError:  # a fault of the cluster, which the runs meet, or do not
+            except self._ray.exceptions.RayError:  # a failure of the cluster; the runs may still succeed
                 continue
             if wrong is not None:
                 raise InputError(f"the data of {job.name} cannot be read on the cluster: {wrong}")
@@ -126,24 +126,27 @@ class RayExecutor:
 
 
 class RunFailed(Exception):
-    """The command of a run failed or was killed. Its arguments are the ending and the message."""
+    """The command of a run failed or was killed. Arguments: ending and message."""
 
 
 def run_command(command: list[str], store: str, name: str, teacher: tuple[Ending, str] | None) -> tuple[Ending, str]:
-    """The task of a job: runs its command, if the task of its teacher is finished; how it ended, and its last line.
+    """The task of a job: runs its command if the task of its teacher has finished.
+
+    Returns:
+        The ending and the last line of the log.
 
     Raises:
-        RunFailed: Ray is to try again.
+        RunFailed: Ray should retry.
     """
     if teacher is not None and teacher[0] != "finished":
         return "waiting", ""
     log, before = Store(store).log(name), None
-    if sys.platform == "linux":  # the run ends with this process, for then Ray starts it again
+    if sys.platform == "linux":  # the run ends with this process, because Ray then starts it again
         before = partial(ctypes.CDLL(None).prctl, _END_WITH_PARENT, signal.SIGKILL)
     process = start_command(command, log, before=before)
     try:
         while process.poll() is None:
-            time.sleep(0.2)  # Ray's way of cancelling is a KeyboardInterrupt between two instructions of Python
+            time.sleep(0.2)  # Ray cancels a task by raising KeyboardInterrupt
     except KeyboardInterrupt:
         process.terminate()
         process.wait()
@@ -154,7 +157,7 @@ def run_command(command: list[str], store: str, name: str, teacher: tuple[Ending
 
 
 def wrong_data(recipe: DataRecipe) -> str | None:
-    """What is wrong with data, as this machine sees them; None if they can be read."""
+    """The reason why data cannot be read on this machine; None if they can."""
     try:
         training.load_data(recipe)
     except InputError as error:
@@ -163,7 +166,7 @@ def wrong_data(recipe: DataRecipe) -> str | None:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Raises InputError if nobody answers at HOST:PORT, for which Ray itself waits for minutes."""
+    """Raises InputError if HOST:PORT does not answer; Ray itself would wait for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return

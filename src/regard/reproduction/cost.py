@@ -1,4 +1,4 @@
-"""How long the runs of a plan will take, from what was measured."""
+"""Estimates how long the runs of a plan will take, from measured rates."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _TEST = 3.0  # times as fast as training: a backward pass takes as long as two f
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast a run goes.
+    """The speed of a run.
 
     Attributes:
-        images_per_second: in training.
-        memory: peak memory of the GPU, in GiB; 0 on the processor.
-        source: where it was measured: "2 earlier runs", "3 steps timed now".
+        images_per_second: training images per second.
+        memory: peak memory of the GPU in GiB; 0 on the CPU.
+        source: origin of the measurement: "2 earlier runs", "3 steps timed now".
     """
 
     images_per_second: float
@@ -42,10 +42,10 @@ class Cost:
     """The cost of a plan.
 
     Attributes:
-        seconds: name -> seconds that are left of a run that is not finished.
-        rates: name -> the rate that this rests on.
-        unknown: name -> why the cost is not known.
-        unreadable: name -> why the data of the run cannot be read; its cost is unknown, too.
+        seconds: run name -> remaining seconds, for unfinished runs.
+        rates: run name -> rate that the estimate uses.
+        unknown: run name -> reason why the cost is unknown.
+        unreadable: run name -> reason why the data cannot be read; the cost is then unknown, too.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Cost:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def total(self, jobs: Iterable[Job]) -> float:
-        """Seconds of some jobs, one after another."""
+        """Seconds of the jobs, one after another."""
         return sum(self.seconds.get(job.name, 0.0) for job in jobs)
 
     def elapsed(self, plan: Plan, slots: int) -> float:
-        """Seconds of a plan with so many runs at once, students after teachers, if runs do not slow one another."""
-        free = [0.0] * slots  # when each slot is
+        """Seconds of a plan with `slots` runs at once, students after teachers, if runs do not slow each other."""
+        free = [0.0] * slots  # time at which each slot becomes free
         done: dict[str, float] = {}
         for job in plan.todo:  # teachers come first
             ready = done.get(job.teacher or "", 0.0)
@@ -69,16 +69,16 @@ class Cost:
 
 
 def estimate(plan: Plan, runs: Sequence[StoredRun], device: torch.device | None, start: float = 0.0) -> Cost:
-    """What is left of every run. The data of all of them are read.
+    """Estimates the remaining time of every run. Loads the data of all runs.
 
-    The rates are those of earlier runs of the same recipe on the same kind of device, also of other seeds and lengths;
-    for others a few steps are timed now, on made-up images of the same size.
+    Rates come from earlier runs of the same recipe on the same kind of device, with any seed and number of epochs. For
+    other runs a few steps are timed on random images of the same size.
 
     Args:
-        plan: the runs.
-        runs: of the store.
-        device: that the runs will be on; None: GPUs of other machines, of which only earlier runs tell.
-        start: seconds that a process takes to start, to which the time is added that its data take.
+        plan: the planned runs.
+        runs: the runs in the store.
+        device: device of the runs; None for GPUs of other machines, whose rates only earlier runs can tell.
+        start: seconds that a process takes to start, without the time to load its data.
     """
     cost = Cost()
     earlier = _earlier_rates(runs, device)
@@ -109,19 +109,19 @@ def estimate(plan: Plan, runs: Sequence[StoredRun], device: torch.device | None,
 
 
 def _earlier_rates(runs: Sequence[StoredRun], device: torch.device | None) -> defaultdict[str, list[float]]:
-    """Images per second of the runs that were on such a device, by kind."""
-    here = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None
+    """Images per second of earlier runs on this kind of device, by kind of run."""
+    gpu_name = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None
     rates: defaultdict[str, list[float]] = defaultdict(list)
     for run in runs:
         gpu = run.environment.get("gpu")
-        alike = gpu is not None if device is None else gpu == here
-        if alike and run.images_per_second and not run.problem:
+        same_device = gpu is not None if device is None else gpu == gpu_name
+        if same_device and run.images_per_second and not run.problem:
             rates[_kind(Signature(run.recipe))].append(run.images_per_second)
     return rates
 
 
 def _kind(signature: Signature) -> str:
-    """The same for runs that go equally fast: those of one cell, with images of one size."""
+    """A key that is equal for runs of the same speed: those of one cell, with images of one size."""
     fields = signature.fields
     return repr((signature.key, fields["data.name"], fields["data.size"], fields["precision"], fields["compile"]))
 
@@ -133,19 +133,19 @@ def _rate(
         if device is None:
             raise InputError("there is no earlier run on a GPU to go by")
         return measured_rate(recipe, teacher, splits, device)
-    # Of a GPU here the memory has to be known, too.
+        # For a GPU of this machine, the memory has to be known, too.
     memory = measured_rate(recipe, teacher, splits, device).memory if device and device.type == "cuda" else 0.0
     return Rate(statistics.median(earlier), memory, counted(len(earlier), "earlier run"))
 
 
 def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, device: torch.device) -> Rate:
-    """Times a few training steps of a recipe, on made-up images.
+    """Times a few training steps of a recipe on random images.
 
     Args:
-        recipe: whose network and losses.
-        teacher: the recipe of its teacher, if that is a run; else the teachers are networks of the names it gives.
-        splits: the data, for the size of the images and the number of classes.
-        device: where.
+        recipe: recipe of the network and its losses.
+        teacher: recipe of the teacher if it is a run; else the recipe names networks as teachers.
+        splits: data that give the size of the images and the number of classes.
+        device: device to run on.
     """
     classes, count = len(splits.train.classes), recipe.schedule.batch_size
     size = training.make_loader(splits.train, recipe.data, count, augmentation=recipe.augmentation).image_size

@@ -1,4 +1,4 @@
-"""Runs the commands of jobs on this machine, some at once, each in a process of its own."""
+"""Runs the commands of jobs on this machine, several at once, each in a separate process."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _LAST = 2000  # bytes of a log that are searched for the last line
 
 
 class LocalExecutor:
-    """This machine.
+    """Runs jobs on this machine.
 
     Args:
-        slots: how many runs at once, at least 1.
-        gpus: how many GPUs they share; each run has one, the one with the fewest runs.
+        slots: number of runs at once, at least 1.
+        gpus: number of GPUs to use; each run gets the GPU with the fewest runs.
 
     Raises:
         InputError: `slots` is less than 1.
@@ -38,15 +38,15 @@ class LocalExecutor:
 
     def __init__(self, slots: int = 1, gpus: int = 0) -> None:
         if slots < 1:
-            raise InputError(f"{slots} runs at once; it has to be at least 1")
+            raise InputError(f"{slots} runs at once; expected at least 1")
         self.slots, self.gpus = slots, gpus
         self._running: list[_Running] = []
 
     def start(self, job: Job) -> None:
         log, environment, gpu = Store(job.store).log(job.name), {}, None
         if self.gpus:
-            taken = [one.gpu for one in self._running]
-            gpu = min(range(self.gpus), key=lambda gpu: (taken.count(gpu), gpu))
+            used_gpus = [running.gpu for running in self._running]
+            gpu = min(range(self.gpus), key=lambda gpu: (used_gpus.count(gpu), gpu))
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
         self._running.append(_Running(job, start_command(job.command, log, environment), log, gpu))
@@ -54,16 +54,16 @@ class LocalExecutor:
     def wait(self, seconds: float) -> list[Ended]:
         until = time.monotonic() + seconds
         while True:
-            ended = [one for one in self._running if one.process.poll() is not None]
+            ended = [running for running in self._running if running.process.poll() is not None]
             if ended or time.monotonic() >= until:
                 break
             time.sleep(min(0.1, seconds))
-        self._running = [one for one in self._running if one not in ended]
-        return [Ended(one.job, *ending_of(one.process.returncode, one.log)) for one in ended]
+        self._running = [running for running in self._running if running not in ended]
+        return [Ended(running.job, *ending_of(running.process.returncode, running.log)) for running in ended]
 
     def stop(self, *, force: bool) -> None:
-        for one in self._running:
-            one.process.send_signal(signal.SIGKILL if force else signal.SIGTERM)
+        for running in self._running:
+            running.process.send_signal(signal.SIGKILL if force else signal.SIGTERM)
 
 
 @dataclass
@@ -77,13 +77,13 @@ class _Running:
 def start_command(
     command: list[str], log: Path, environment: Mapping[str, str] = {}, before: Callable[[], object] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts a command of regard in a process of its own, which is no part of what a launcher started.
+    """Starts a command of regard in a separate process, without the environment of a launcher.
 
     Args:
-        command: that begins with "regard".
-        log: the file that gets all it prints.
-        environment: variables that it has besides those of this process.
-        before: called in the new process before the command.
+        command: command that begins with "regard".
+        log: file that gets its output.
+        environment: additional environment variables.
+        before: function that the new process calls before the command.
     """
     with open(log, "ab") as file, without_launcher():
         return subprocess.Popen(
@@ -92,13 +92,13 @@ def start_command(
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C comes to this process alone, which asks the runs to save
+            start_new_session=True,  # only this process receives Ctrl-C, and asks the runs to save
             preexec_fn=before,
         )
 
 
 def ending_of(status: int, log: Path) -> tuple[Ending, str]:
-    """How a command ended, and its last line, from its exit status and its log."""
+    """The ending of a command and the last line of its log."""
     if status < 0:
         return "killed", f"by {signal.Signals(-status).name}; see {log}"
     text = ""

@@ -1,4 +1,4 @@
-"""Which runs a table still needs, teachers before students."""
+"""Plans the runs that a table still needs, teachers before students."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Job:
     """A run that a table needs.
 
     Attributes:
-        name: of its folder in the store.
-        store: the address of the store, from any directory.
-        recipe: the whole of it.
-        command: `regard train` with this recipe, from any directory.
-        teacher: the name of the run that has to be finished before.
-        cells: (row, column) of all cells that it fills or teaches.
-        state: finished, begun (it has a folder, and is resumed), or missing.
-        epochs_done: how many epochs of the recipe are finished.
+        name: name of the run folder in the store.
+        store: absolute address of the store.
+        recipe: the complete recipe.
+        command: `regard train` with this recipe; works in any directory.
+        teacher: name of the run that has to finish first.
+        cells: (row, column) of all cells that the run fills, or whose teacher it is.
+        state: finished, begun (it has a folder and will be resumed), or missing.
+        epochs_done: number of finished epochs.
     """
 
     name: str
@@ -45,20 +45,20 @@ class Job:
 
     @property
     def epochs(self) -> int:
-        """The epochs of the recipe."""
+        """Number of epochs of the recipe."""
         return self.recipe.schedule.epochs
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is there, and what is to be run.
+    """The runs of a table, existing and missing.
 
     Attributes:
-        table: with the rows that were asked for.
-        overrides: of all runs.
-        seeds: of each cell.
-        jobs: teachers before students, and the first seeds of all before the second.
-        without_recipe: cells that regard has no recipe for.
+        table: the table with the selected rows.
+        overrides: overrides of all runs.
+        seeds: number of seeds per cell.
+        jobs: teachers before students, and the first seed of every cell before the second.
+        without_recipe: cells without a recipe.
     """
 
     table: PublishedTable
@@ -69,12 +69,12 @@ class Plan:
 
     @property
     def todo(self) -> list[Job]:
-        """The jobs that are not finished."""
+        """The unfinished jobs."""
         return [job for job in self.jobs if job.state != "finished"]
 
     @property
     def levels(self) -> list[list[Job]]:
-        """The jobs that are not finished: those that wait for no other job, those that wait for these, and so on."""
+        """The unfinished jobs in waves: each wave depends only on jobs of earlier waves."""
         depth: dict[str, int] = {}
         levels: dict[int, list[Job]] = defaultdict(list)
         for job in self.todo:  # teachers come first
@@ -93,21 +93,21 @@ def make_plan(
     columns: Sequence[str] | None = None,
     where: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The runs that a table needs, and which of them are there.
+    """Plans the runs that a table needs, and finds which of them exist.
 
-    A student of seed s learns from the teacher of seed s, so that the runs of a cell are independent of one another.
+    A student of seed s learns from the teacher of seed s, so that the runs of a cell are independent.
 
     Args:
-        table: with the rows that are wanted.
-        runs: of the store.
-        overrides: of all runs.
-        seeds: of each cell.
-        store: the address of the store.
-        columns: that are wanted, with their teachers; None: all.
-        where: fields of the recipes of where and how runs take place, such as `data.folder` and `device`.
+        table: the table with the selected rows.
+        runs: the runs in the store.
+        overrides: overrides of all runs.
+        seeds: number of seeds per cell.
+        store: address of the store.
+        columns: selected columns, whose teachers are added; None for all.
+        where: recipe fields that do not affect the result, such as `data.folder` and `device`.
 
     Raises:
-        InputError: a column that the table does not have, no cell with a recipe, a recipe that is not valid.
+        InputError: an unknown column, no cell with a recipe, or an invalid recipe.
     """
     for column in columns or ():
         if column not in table.columns:
@@ -128,7 +128,7 @@ def make_plan(
 
 
 class _Planner:
-    """The jobs so far. Cells with one recipe share their runs."""
+    """Collects the jobs. Cells with the same recipe share their runs."""
 
     def __init__(
         self,
@@ -147,12 +147,12 @@ class _Planner:
         self.new: dict[tuple[str | None, ...], str] = {}  # names of new runs, by recipe, seed and teacher
 
     def add(self, position: tuple[str, str], seed: int, run: str | None = None) -> Job:
-        """The job of a cell and a seed; that of its teacher is added before it.
+        """Adds the job of a cell and a seed, after the job of its teacher.
 
         Args:
             position: (row, column) of the cell.
-            seed: of the run.
-            run: the name of the run in the store that it has to be; None: any that fills the cell, or a new one.
+            seed: seed of the run.
+            run: name of the run in the store to use; None for any run that fills the cell, or a new one.
         """
         cell = self.table.cells[position]
         stored = self.stored[run] if run is not None else self.stored_run(position, seed)
@@ -177,7 +177,7 @@ class _Planner:
         return self.jobs[name]
 
     def teacher_of(self, student: StoredRun | None) -> str | None:
-        """The teacher of a run, if both are in the store; it may not be the first run of its recipe and seed."""
+        """The teacher of a run if both are in the store; not always the first run of its recipe and seed."""
         names = [] if student is None else [folder_name(path) for path in student.teachers]
         return next((name for name in names if name in self.stored), None)
 
@@ -185,11 +185,15 @@ class _Planner:
         """The run in the store that fills a cell with a seed, a finished one if there is one."""
         cell = self.filled.cells[position]
         finished = [one.run for one in cell.runs]
-        names = (*finished, *cell.waiting, *cell.unfinished)  # waiting: finished, but a file of its teacher is lost
+        names = (
+            *finished,
+            *cell.waiting,
+            *cell.unfinished,
+        )  # waiting: it has finished, but a file of its teacher is missing
         return next((self.stored[name] for name in names if self.stored[name].seed == seed), None)
 
     def new_name(self, position: tuple[str, str], seed: int, teacher: str | None) -> str:
-        """A name for a new run that no other has."""
+        """An unused name for a new run."""
         cell, recipe = self.table.cells[position], self.matcher.recipes[position]
         key = (digest(self.overrides.apply(recipe)), str(seed), teacher)
         if key not in self.new:
@@ -204,7 +208,7 @@ class _Planner:
     def recipe(
         self, position: tuple[str, str], seed: int, name: str, teacher: str | None, stored: StoredRun | None
     ) -> tuple[Recipe, list[str]]:
-        """The whole recipe of a run, and the command that trains it."""
+        """The complete recipe of a run, and the command that trains it."""
         published, cell = self.matcher.recipes[position], self.table.cells[position]
         recipe = with_fields(self.overrides.apply(published), {**self.where, "seed": seed})
         teachers: Any = recipe.transfer.teacher
@@ -218,13 +222,13 @@ class _Planner:
         fields, file = flat(plain(recipe)), flat(plain(published))
         begun = stored if stored is not None and not stored.finished else None
         if begun is not None:
-            # It may have been begun with other fields that compute the same, such as `compile`: it goes on with these.
+            # Fields that do not affect the result, such as `compile`, stay as they were when the run began.
             same = fields.keys() - {*WHERE, "transfer.teacher"}
             fields |= {field: value for field, value in flat(dict(begun.recipe)).items() if field in same}
         changed = {field: value for field, value in fields.items() if value != file.get(field)}
         options = field_arguments({**cell.overrides, **changed})
         if begun is not None:
-            with suppress(InputError):  # of a value that cannot be, which the run will name
+            with suppress(InputError):  # an invalid value; the run will report it
                 recipe = load_recipe(cell.recipe, options)
         source = cell.recipe or ""
         if source.endswith((".yaml", ".yml")):
@@ -233,6 +237,6 @@ class _Planner:
 
 
 def _absolute(name: str) -> str:
-    """A file or folder of this machine as commands find it from any directory; anything else as it is."""
+    """The absolute path of an existing file or folder; any other text unchanged."""
     path = Path(name).expanduser()
     return str(path.resolve()) if path.exists() else name

@@ -1,4 +1,4 @@
-"""Runs the jobs of a plan: what is ready is started, what failed is tried again, the rest goes on."""
+"""Runs the jobs of a plan: starts jobs that are ready and retries those that fail."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from regard.store import Store
 
 _POLL = 0.5  # seconds between two checks of the running jobs
 _PATIENCE = 120.0  # seconds that runs have to save and end
-_LOCKED = 10.0  # seconds until a run that another process works at is checked again
+_LOCKED = 10.0  # seconds between two checks of a run that another process has locked
 
 Ending = Literal["finished", "stopped", "locked", "waiting", "failed", "killed"]
-"""Of a job: finished; stopped and saved; another process works at the run; the teacher is not finished, and
-nothing was done; failed with an error; killed, or its machine is gone."""
+"""How a job ended: finished; stopped and saved; the run is locked by another process; the teacher is not finished, so
+nothing was done; failed with an error; killed, or its machine was lost."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Ended:
     """A job that has ended.
 
     Attributes:
-        job: which.
-        ending: how.
-        message: why, in one line.
+        job: the job.
+        ending: how it ended.
+        message: the reason, in one line.
     """
 
     job: Job
@@ -40,9 +40,9 @@ class Executor(Protocol):
     """Runs the commands of jobs.
 
     Attributes:
-        slots: how many jobs it takes at once.
-        queues: whether it has a queue of its own: it takes students before their teachers are finished, and tries again
-            what failed.
+        slots: number of jobs at once.
+        queues: whether the executor has its own queue: it accepts students before their teachers have finished, and
+            retries failed jobs.
     """
 
     slots: int
@@ -52,21 +52,21 @@ class Executor(Protocol):
         """Starts or queues a job; returns at once."""
 
     def wait(self, seconds: float) -> list[Ended]:
-        """The jobs that ended since the last call; waits for one, at most so long."""
+        """The jobs that ended since the last call; waits up to `seconds` for one."""
 
     def stop(self, *, force: bool) -> None:
-        """Asks all jobs to save and end; or ends them at once."""
+        """Asks all jobs to save and end, or kills them."""
 
 
 @dataclass
 class Outcome:
-    """What became of a plan.
+    """The outcome of a plan.
 
     Attributes:
-        finished: names of the runs that are finished, those that were before among them.
-        failed: name -> why, of those that failed for good.
-        skipped: name -> why, of those whose teacher failed.
-        stopped: whether it was stopped before the end.
+        finished: names of all finished runs, including those that had finished before.
+        failed: run name -> reason, for runs that failed after all retries.
+        skipped: run name -> reason, for runs whose teacher failed.
+        stopped: whether the plan was stopped before its end.
     """
 
     finished: set[str] = field(default_factory=set)
@@ -84,19 +84,19 @@ def run_plan(
     say: Callable[[str], None] = print,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Runs what is missing, until everything is finished or has failed for good.
+    """Runs the unfinished jobs until all have finished or failed.
 
-    A run that failed or was killed is tried again from its newest checkpoint, `retries` times; that it was killed does
-    not count if it had finished another epoch by then. A run that another process works at is waited for, and taken up
-    if it is given up there.
+    A run that failed or was killed is resumed from its newest checkpoint up to `retries` times; a kill does not count
+    if the run had finished another epoch. A run that another process has locked is waited for, and resumed if that
+    process releases it unfinished.
 
     Args:
-        plan: what to run.
-        executor: where.
-        store: with the runs.
-        retries: at least 0; not for an executor with a queue of its own.
-        say: called with a line for every run that begins and ends.
-        stop: whether to stop: running jobs save, and are waited for.
+        plan: the plan to run.
+        executor: where to run the jobs.
+        store: store of the runs.
+        retries: retries per run, at least 0; not used by an executor with its own queue.
+        say: called with one line when a run starts or ends.
+        stop: returns whether to stop; running jobs then save and end.
     """
     scheduler = _Scheduler(plan, executor, store, retries, say)
     try:
@@ -121,7 +121,7 @@ class _Scheduler:
         self.locked_until: dict[str, float] = {}  # name -> when a run of another process is checked again
 
     def start_ready(self) -> None:
-        """Starts every job that is ready, as far as there are slots."""
+        """Starts jobs that are ready while slots are free."""
         for name, job in list(self.open.items()):
             if len(self.running) >= self.executor.slots:
                 return
@@ -141,7 +141,7 @@ class _Scheduler:
         return job.teacher is None or job.teacher in self.outcome.finished or queued
 
     def _is_locked(self, job: Job) -> bool:
-        """Whether another process, which was at the run at the last check, still is, or has finished it."""
+        """Whether the process that had locked the run still has it, or has finished it."""
         if job.name not in self.locked_until:
             return False
         if time.monotonic() < self.locked_until[job.name]:
@@ -153,7 +153,7 @@ class _Scheduler:
         return self.store.holder(job.name) is not None
 
     def stop(self) -> None:
-        """Lets the running jobs save and end."""
+        """Asks the running jobs to save and waits for their end."""
         self.outcome.stopped = True
         self.say("stopping: the runs save and end")
         for force in (False, True):
@@ -163,7 +163,7 @@ class _Scheduler:
                 self.note_ended(_POLL)
 
     def note_ended(self, seconds: float) -> None:
-        """Takes down what ended; waits for it so long."""
+        """Records the jobs that end within some seconds."""
         for ended in self.executor.wait(seconds):
             self._note(ended)
 
@@ -171,43 +171,46 @@ class _Scheduler:
         name, ending, message = ended.job.name, ended.ending, ended.message
         took = time.monotonic() - self.running.pop(name)
         if ending == "finished" and not self._is_finished(name):
-            ending, message = "failed", f"metrics or weights of the whole run are missing in {self.store.address}"
+            ending, message = (
+                "failed",
+                f"the metrics or weights of the finished run are missing in {self.store.address}",
+            )
         if ending == "finished":
             self._finish(name, f"finished in {duration(took)}: {message.rpartition(': ')[2]}")
         elif self.outcome.stopped:  # it may have been killed before it could save
-            self.say(f"{name} is stopped, and goes on from its checkpoint, if there is one ({message})")
+            self.say(f"{name} is stopped; its newest checkpoint will resume it ({message})")
         elif ending == "locked":
             if name not in self.locked_until:
-                self.say(f"{self.store.holder(name) or 'another process'} works at {name}; waiting for it")
+                self.say(f"{self.store.holder(name) or 'another process'} is running {name}; waiting for it")
             self.locked_until[name] = time.monotonic() + _LOCKED
         elif ending != "waiting":
             self.locked_until.pop(name, None)
             self._note_failure(name, ending, message)
 
     def _note_failure(self, name: str, ending: Ending, message: str) -> None:
-        """Of a run that failed, was killed, or stopped by itself."""
+        """Retries a run that failed, was killed or stopped by itself, if retries are left."""
         if ending != "failed" and self._went_on(name):
-            self.say(f"{name} was {ending} ({message}); it goes on from its checkpoint")
+            self.say(f"{name} was {ending} ({message}); resuming it from its checkpoint")
             return
         self.failures[name] += 1
         if self.failures[name] <= self.retries and not self.executor.queues:
-            self.say(f"{name} failed ({message}); trying again, {self.failures[name]} of {self.retries}")
+            self.say(f"{name} failed ({message}); retry {self.failures[name]} of {self.retries}")
             return
         del self.open[name]
         self.outcome.failed[name] = message
         self.say(f"{name} failed for good: {message}")
 
-    def _finish(self, name: str, how: str) -> None:
+    def _finish(self, name: str, message: str) -> None:
         del self.open[name]
         self.outcome.finished.add(name)
-        self.say(f"{self._progress(name)} {how}")
+        self.say(f"{self._progress(name)} {message}")
 
     def _is_finished(self, name: str) -> bool:
         stored = self.store.run(name)
         return stored is not None and stored.finished
 
     def _went_on(self, name: str) -> bool:
-        """Whether a run has more epochs than when this was last asked."""
+        """Whether a run has more epochs than at the last call."""
         stored, before = self.store.run(name), self.epochs[name]
         self.epochs[name] = stored.epochs if stored is not None else 0
         return self.epochs[name] > before

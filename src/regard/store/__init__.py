@@ -1,7 +1,7 @@
-"""Stores of runs: run folders under one address, listed, locked by one process at a time, uploaded and fetched.
+"""Stores of runs: list, lock, upload and download run folders under one address.
 
-An address is a folder, or any address of fsspec, such as `s3://bucket/runs`; many machines may use one at a time. Run
-folders are the only store of results: nothing else that a store keeps is needed to read them.
+The address is a folder, or an address of fsspec such as `s3://bucket/runs`; several machines may use it at once. All
+results are in the run folders.
 """
 
 from regard.store.locks import Lock

@@ -12,16 +12,17 @@ from fsspec import AbstractFileSystem
 from regard.errors import InputError
 
 _VERSIONS = ("ETag", "etag", "checksum", "mtime", "last_modified", "modified", "created")
-"""Names that file systems have for what tells one version of a file from another, the best first."""
+"""Keys under which file systems report the version of a file, the best first."""
 
 
 class Bucket:
-    """The files below an address. Paths are relative to it, with `/`. Of an address that is away, each file
-    system raises errors of its own.
+    """The files below an address. Paths are relative to it, with `/`.
+
+    If the address cannot be reached, errors depend on the file system.
 
     Args:
-        system: of fsspec.
-        root: the address as the file system writes it.
+        system: the file system of fsspec.
+        root: the address in the notation of the file system.
     """
 
     def __init__(self, system: AbstractFileSystem, root: str) -> None:
@@ -32,13 +33,13 @@ class Bucket:
 
     def exists(self, path: str = "") -> bool:
         self.system.invalidate_cache()
-        try:  # not by its own `exists`, which may say no to an address that cannot be reached
+        try:  # `exists` of a file system may return False if the address cannot be reached
             return bool(self.system.info(self._at(path) or "/"))
         except FileNotFoundError:
             return False
 
     def files(self, folder: str = "") -> dict[str, tuple[int, str]]:
-        """All files below a folder: by path from there, the size in bytes and a tag of the version."""
+        """All files below a folder: relative path -> (size in bytes, version tag)."""
         self.system.invalidate_cache()
         root = self._at(folder)
         try:
@@ -58,19 +59,19 @@ class Bucket:
         self.system.pipe_file(self._at(path), content)
 
     def create(self, path: str, content: bytes) -> bool:
-        """Writes a file on the condition that there is none; whether it did.
+        """Creates a file if it does not exist; returns whether it did.
 
         Raises:
-            InputError: the file system cannot do that.
+            InputError: the file system has no conditional writes.
         """
         system, target = self.system, self._at(path)
         kind = system.protocol if isinstance(system.protocol, str) else system.protocol[0]
         refusal = f"{kind} has no conditional writes, by which runs are locked; give a folder, or S3, GCS or the like"
         if not system.async_impl and type(system).pipe_file is AbstractFileSystem.pipe_file:
-            raise InputError(refusal)  # it looks whether there is one, and then writes
+            raise InputError(refusal)  # checks first and then writes, which is not atomic
         try:
             system.pipe_file(target, content, mode="create")
-        except Exception:  # each says in its own way that there is one
+        except Exception:  # the error for an existing file depends on the file system
             if self.exists(path):
                 return False
             raise
@@ -78,7 +79,7 @@ class Bucket:
             system.pipe_file(target, content, mode="create")
         except Exception:
             return True
-        raise InputError(refusal)  # the condition was passed over
+        raise InputError(refusal)  # the condition was ignored
 
     def put(self, source: Path, path: str) -> None:
         self.system.put_file(str(source), self._at(path))

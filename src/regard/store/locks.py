@@ -1,10 +1,10 @@
-"""Locks: one process at a time works at a run, of all processes on all machines that use its store.
+"""Locks of runs: of all processes on all machines that use a store, only one at a time may write to a run.
 
-In a folder the operating system keeps the lock (`filelock`), over NFS, too: it is free as soon as its process is gone,
-however that ended. In a bucket a lock is an object with a number, created on the condition that there is none. Its
-holder writes the time into it again and again. An object that stays the same for the time of the lease, by the clock of
-whoever waits, has lapsed: the waiter creates the next number. A holder that finds a higher number than its own has lost
-the run. Only lower numbers are deleted, and an empty object is a lock that was released.
+In a folder, the operating system manages the lock (`filelock`), also over NFS; it is released when its process ends.
+In a bucket, a lock is a numbered object that is created only if it does not exist. Its holder regularly writes the time
+into it. If it does not change for the length of the lease, measured by the clock of a waiting process, it has expired,
+and that process creates the next number. A holder that finds a higher number than its own has lost the run. Only lower
+numbers are deleted. An empty object is a released lock.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from regard.store.bucket import Bucket
 
 LEASE = 60.0  # seconds
 _FOLDER = ".locks"
-_BEATS = 6  # signs of life in a lease
-_LOOKS = 30  # at another's lock in a lease
-_WAIT = 1.0  # seconds for those who only look whether a lock is free
+_BEATS = 6  # renewals per lease
+_LOOKS = 30  # checks of another process's lock per lease
+_WAIT = 1.0  # seconds to wait if the caller only wants to know whether a lock is free
 _PROCESS = re.compile(r"pid \d{1,10} on [\w.-]{1,255}", re.ASCII)
 
 
 class Lock:
-    """The right to work at a run, until `release`. A context manager."""
+    """An acquired lock of a run. A context manager."""
 
     def check(self) -> None:
-        """Looks whether another took the run over; see `Store.lock` for what happens then."""
+        """Checks that no other process has taken the lock over; see `Store.lock`."""
 
     def release(self) -> None:
-        """Gives the run up. Again, it does nothing."""
+        """Releases the lock. A second call does nothing."""
 
     def __enter__(self) -> Lock:
         return self
@@ -51,14 +51,14 @@ class Lock:
 
 
 def leave() -> NoReturn:
-    """Ends the process at once: another has the run, and two would write over one another."""
-    print("regard: the run was taken over by another process, for this one had stood still", file=sys.stderr)
+    """Ends the process at once, because another process now has the lock and both would write to the run."""
+    print("regard: another process took over the run, because this one did not renew its lock", file=sys.stderr)
     sys.stderr.flush()
     os._exit(TAKEN_OVER)
 
 
 class FolderLocks:
-    """The locks of the runs in a folder. A run that a link leads to is locked where it really lies."""
+    """The locks of the runs in a folder. For a symbolic link, the lock is at its target."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -72,19 +72,19 @@ class FolderLocks:
             lock.acquire(timeout=_WAIT)
         except Timeout:
             raise _locked(self.holder(name), self._folder / name) from None
-        with suppress(OSError):  # of a full disk; then nobody can say who has it
+        with suppress(OSError):  # the disk is full; then the holder is unknown
             process.unlink(missing_ok=True)
             process.write_bytes(_this_process())
         return _FolderLock(lock, process)
 
     def holder(self, name: str) -> str | None:
-        """Who has a lock; None: nobody, as far as one can see."""
+        """The holder of a lock; None if it is free or the holder is unknown."""
         path, process = self._paths(name)
         try:
             content = read_regular(process, 1000)
             lock = FileLock(path, thread_local=False)
             lock.acquire(timeout=0)
-            _FolderLock(lock, process).release()  # of a process that was killed
+            _FolderLock(lock, process).release()  # left by a process that was killed
             return None
         except Timeout:
             return _printable(content)
@@ -92,14 +92,14 @@ class FolderLocks:
             return None
 
     def names(self) -> set[str]:
-        """The runs that may be locked."""
+        """Names of the runs that have a lock file, locked or not."""
         names = {path.name.removesuffix(".process") for path in (self._folder / _FOLDER).glob("*.process")}
         with suppress(OSError), os.scandir(self._folder) as entries:
             names |= {entry.name for entry in entries if entry.is_symlink() and entry.name[0] != "."}
         return names
 
     def _paths(self, name: str) -> tuple[Path, Path]:
-        """The lock, which is empty, and the file that says who has it."""
+        """The lock file, which is empty, and the file with the name of its holder."""
         run = Path(os.path.realpath(self._folder / name))
         return run.parent / _FOLDER / f"{run.name}.lock", run.parent / _FOLDER / f"{run.name}.process"
 
@@ -112,7 +112,7 @@ class _FolderLock(Lock):
         if self._lock.is_locked:
             with suppress(OSError):
                 self._process.unlink()
-                os.unlink(self._lock.lock_file)  # whoever waits for it sees that it is gone, and makes another
+                os.unlink(self._lock.lock_file)  # a waiting process notices that the file is gone, and creates another
             self._lock.release()
 
 
@@ -140,7 +140,7 @@ class BucketLocks:
         return _BucketLock(self._bucket, name, number + 1, lease, on_loss)
 
     def holder(self, name: str) -> str | None:
-        """Who has a lock; None: nobody who gave a sign of life lately, by the clocks of both machines."""
+        """The holder of a lock; None if nobody renewed it during the last lease, by the clocks of both machines."""
         process, _, when = _newest(self._bucket, name)[1].partition(b"\n")
         try:
             silent = time.time() - float(when) > 5 * LEASE
@@ -149,12 +149,12 @@ class BucketLocks:
         return None if silent else _printable(process)
 
     def names(self) -> set[str]:
-        """The runs that may be locked."""
+        """Names of the runs that have a lock file, locked or not."""
         return {path.rpartition("/")[0] for path, (size, _) in self._bucket.files(_FOLDER).items() if size}
 
 
 class _BucketLock(Lock):
-    """A thread gives signs of life."""
+    """A lock in a bucket that a thread renews."""
 
     def __init__(self, bucket: Bucket, name: str, number: int, lease: float, on_loss: Callable[[], object]) -> None:
         self._bucket, self._name, self._number, self._on_loss = bucket, name, number, on_loss
@@ -167,7 +167,7 @@ class _BucketLock(Lock):
 
     def check(self) -> None:
         lost = False
-        with self._mutex, suppress(Exception):  # of a bucket that is away; the next look tells
+        with self._mutex, suppress(Exception):  # the bucket cannot be reached; the next check decides
             if self._end.is_set():
                 return
             lost = max(_numbers(self._bucket, self._name), default=0) > self._number
@@ -179,7 +179,7 @@ class _BucketLock(Lock):
             self._on_loss()
 
     def release(self) -> None:
-        with self._mutex, suppress(Exception):  # else it lapses
+        with self._mutex, suppress(Exception):  # else the lock expires
             if not self._end.is_set():
                 self._end.set()
                 self._bucket.write(_object(self._name, self._number), b"")
@@ -194,11 +194,11 @@ def _numbers(bucket: Bucket, name: str) -> list[int]:
 
 
 def _newest(bucket: Bucket, name: str) -> tuple[int, bytes]:
-    """Number and content of a run's lock; -1 and nothing if it never had one."""
+            """Number and content of the lock of a run; -1 and no content if it never had one."""
     number = max(_numbers(bucket, name), default=-1)
     try:
         return number, bucket.read(_object(name, number)) if number >= 0 else b""
-    except FileNotFoundError:  # there is a higher one since
+    except FileNotFoundError:  # a higher one exists by now
         return _newest(bucket, name)
 
 
@@ -216,4 +216,4 @@ def _printable(process: bytes) -> str:
 
 
 def _locked(holder: str | None, run: object) -> Locked:
-    return Locked(f"{holder or 'another process'} works in {run}; wait for it, or give another --run")
+    return Locked(f"{holder or 'another process'} is using {run}; wait for it, or give another --run")

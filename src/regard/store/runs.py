@@ -1,4 +1,4 @@
-"""Runs as their folders say them, without opening the network."""
+"""Reads run folders without loading the network."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from regard.strict_yaml import read_written_yaml
 
 WEIGHTS, CHECKPOINTS = "last.safetensors", "checkpoints"
 MAKES_A_RUN = ("recipe.yaml", "metrics.jsonl", CHECKPOINTS)
-"""What a folder is a run with, if it has one of them."""
+"""A folder with one of these is a run."""
 
 _PARTS = ("data", "augmentation", "model", "optimizer", "schedule", "transfer")
-# What fields hold that are read without the whole recipe being checked.
+# Types of the fields that are read without checking the whole recipe.
 _KINDS: dict[str, tuple[type, ...]] = {
     "data.name": (str,),
     "data.folder": (str, NoneType),
@@ -40,24 +40,24 @@ _KINDS: dict[str, tuple[type, ...]] = {
 _LARGEST_RECIPE = 2**18  # bytes
 _MOST_EPOCHS = 2**31
 _SEED = re.compile(rb"^seed: (0|[1-9]\d{0,18})$", re.MULTILINE)
-_ANY_SEED = 4_611_686_018_427_388_039  # in place of the seed, where recipes are compared
+_ANY_SEED = 4_611_686_018_427_388_039  # replaces the seed when recipes are compared
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What is known of a run folder from its recipe, metrics and environment.
+    """A run, from its recipe, metrics and environment.
 
     Attributes:
-        name: of its folder.
-        recipe: `recipe.yaml` as it is, fields of fields; fields that were added since are not in it. Empty if broken.
-            Runs share their parts; do not change them.
-        row: the last whole line of `metrics.jsonl`; empty before the first epoch is finished.
-        images_per_second: the median over the finished epochs; None if there are none.
-        environment: `environment.json`, without the names of the classes; empty where it is missing.
-        classes: how many classes there are; None where that is not said.
-        weights: whether `last.safetensors` is there.
-        problem: what is wrong with the folder, in a line; empty if nothing is. A torn last line of metrics is no
-            problem: the epoch counts as not finished.
+        name: name of the folder.
+        recipe: content of `recipe.yaml` as nested dicts, without defaults of fields that are newer than the file; empty
+            if it cannot be read. Runs share these dicts; do not change them.
+        row: last complete line of `metrics.jsonl`; empty before the first epoch has finished.
+        images_per_second: median over the finished epochs; None if there are none.
+        environment: content of `environment.json` without the class names; empty if it is missing.
+        classes: number of classes; None if unknown.
+        weights: whether `last.safetensors` exists.
+        problem: what is wrong with the folder, in one line; empty if nothing is. An incomplete last line of the metrics
+            is not a problem: that epoch counts as unfinished.
     """
 
     name: str
@@ -71,12 +71,12 @@ class StoredRun:
 
     @property
     def epochs(self) -> int:
-        """How many are finished."""
+        """Number of finished epochs."""
         return int(self.row.get("epoch", 0))
 
     @property
-    def epochs_asked(self) -> int:
-        """How many its recipe asks for; 0 if it does not say."""
+    def epochs_planned(self) -> int:
+        """Number of epochs in the recipe; 0 if it has none."""
         return int(self.recipe.get("schedule", {}).get("epochs", 0))
 
     @property
@@ -85,19 +85,19 @@ class StoredRun:
 
     @property
     def teachers(self) -> list[str]:
-        """As its recipe calls them."""
+        """Teachers named in the recipe."""
         teacher = self.recipe.get("transfer", {}).get("teacher") or []
         return [teacher] if isinstance(teacher, str) else list(teacher)
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, and the weights are there, and nothing is wrong."""
-        return not self.problem and self.weights and 0 < self.epochs_asked <= self.epochs
+        """Whether all epochs are finished, the weights exist and there is no problem."""
+        return not self.problem and self.weights and 0 < self.epochs_planned <= self.epochs
 
 
 def read_run(folder: Path) -> StoredRun | None:
-    """A run folder on this machine; None if it is none: it has neither a recipe, metrics nor checkpoints."""
-    with suppress(PermissionError):  # which is said when its files are read
+    """Reads a run folder on this machine; None if the folder has no recipe, metrics or checkpoints."""
+    with suppress(PermissionError):  # reported when its files are read
         if not any((folder / name).exists() for name in MAKES_A_RUN):
             return None
     weights = os.path.isfile(folder / WEIGHTS)
@@ -105,7 +105,7 @@ def read_run(folder: Path) -> StoredRun | None:
 
 
 def parse_run(name: str, read: Callable[[str], bytes], *, weights: bool) -> StoredRun:
-    """A run, from the contents of its files, by name; what is wrong with them is the problem of the run."""
+    """Parses a run from its files; an error becomes the `problem` of the run."""
 
     def content(file: str, missing: bytes | None = None) -> bytes:
         try:
@@ -136,7 +136,7 @@ def parse_run(name: str, read: Callable[[str], bytes], *, weights: bool) -> Stor
 
 
 def _recipe(content: bytes) -> dict[str, Any]:
-    """A whole recipe; those that are the same but for the seed are parsed once."""
+    """Parses a complete recipe; recipes that differ only in the seed are parsed once."""
     seeds = _SEED.findall(content)
     if len(seeds) == 1:
         shared = _parsed(_SEED.sub(b"seed: %d" % _ANY_SEED, content))
@@ -147,7 +147,7 @@ def _recipe(content: bytes) -> dict[str, Any]:
 
 @lru_cache(maxsize=10_000)
 def _parsed(content: bytes) -> dict[str, Any]:
-    """A whole recipe, as JSON knows it: keys are text."""
+    """Parses a complete recipe into JSON types: keys are strings."""
     if len(content) > _LARGEST_RECIPE:
         raise InputError(f"recipe.yaml is larger than {_LARGEST_RECIPE:,} bytes")
     try:
@@ -155,45 +155,43 @@ def _parsed(content: bytes) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"recipe.yaml cannot be read ({one_line(error)[:200]})") from error
     if not isinstance(recipe, dict):
-        raise InputError("recipe.yaml is cut short" if recipe is None else "recipe.yaml holds no fields with values")
+        raise InputError("recipe.yaml is cut short" if recipe is None else "recipe.yaml has no fields")
     if not content.endswith(b"\n") and not content.startswith(b"{"):
-        raise InputError("recipe.yaml is cut short (its last line has no end)")
+        raise InputError("recipe.yaml is incomplete (its last line has no end)")
     try:
         fields: dict[str, Any] = json.loads(json.dumps(recipe, default=str))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"recipe.yaml holds what no recipe does ({one_line(error)})") from error
+        raise InputError(f"recipe.yaml has content that no recipe has ({one_line(error)})") from error
     _check(fields)
     return fields
 
 
 def _check(recipe: Mapping[str, Any]) -> None:
-    """Raises InputError for a recipe that is not whole, or whose fields have other types where they are read as they
-    are.
-    """
+    """Raises InputError for an incomplete recipe, or fields of the wrong type."""
     for part in _PARTS:
         if part in recipe and not isinstance(recipe[part], dict):
             raise InputError(f"recipe.yaml holds no fields in {part}")
     epochs, seed = recipe.get("schedule", {}).get("epochs"), recipe.get("seed")
     for name, value, most in (("schedule.epochs", epochs, _MOST_EPOCHS), ("seed", seed, 2**63)):
         if type(value) is not int or not 0 <= value < most:
-            raise InputError(f"recipe.yaml is not whole: it says no {name}")
+            raise InputError(f"recipe.yaml is incomplete: {name} is missing")
     for name, kinds in _KINDS.items():
         part, _, key = name.partition(".")
         value = recipe.get(part, {}).get(key, kinds[0]())
         wrong = not isinstance(value, kinds) or isinstance(value, bool)
         if wrong or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
-            raise InputError(f"recipe.yaml says {name} {value!r:.100}, which it cannot be")
+            raise InputError(f"recipe.yaml has {name} {value!r:.100}, which is invalid")
 
 
 @lru_cache(maxsize=1000)
 def _environment(content: bytes) -> tuple[dict[str, Any], int | None]:
-    """What a run depended on besides its recipe, and the number of its classes."""
+    """Parses the environment of a run, and the number of its classes."""
     try:
         about = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"environment.json is no JSON ({one_line(error)[:200]})") from error
     if not isinstance(about, dict):
-        raise InputError("environment.json holds no fields with values")
+        raise InputError("environment.json has no fields")
     classes = about.pop("classes", None)
     about.pop("data", None)
     return about, len(classes) if isinstance(classes, list) and classes else None

@@ -1,4 +1,4 @@
-"""A store of runs: run folders under one address, which many machines may use at a time."""
+"""A store of runs: run folders under one address, which several machines may use at once."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from regard.store.locks import LEASE, BucketLocks, FolderLocks, Lock, leave
 from regard.store.runs import CHECKPOINTS, MAKES_A_RUN, WEIGHTS, StoredRun, parse_run, read_run
 
 _THREADS = 16
-_SAMPLE = 64  # runs that tell how fast a disk is
-_SLOW = 2e-3  # seconds for one: over the network, where runs are read side by side
+_SAMPLE = 64  # runs to time the disk with
+_SLOW = 2e-3  # seconds per run that indicate a network file system, on which runs are read in parallel
 
 
 class MissingRun(InputError):
-    """There is no run of that name."""
+    """No run has this name."""
 
 
 class Store:
-    """The run folders directly below an address, of this machine or not.
+    """The run folders directly below a local or remote address.
 
-    Hidden names, which begin with a dot, and other folders are not runs. Locks and logs lie below hidden names; they
-    may be removed while nobody works.
+    Names that begin with a dot, and folders that are not runs, are ignored. Locks and logs have names that begin with
+    a dot; they may be removed while no process uses the store.
 
-    All methods raise InputError where the store cannot be reached, and for what is no name of a run.
+    All methods raise InputError if the store cannot be reached, or for an invalid name of a run.
 
     Args:
-        address: a folder, which need not be there yet, or an address of fsspec: `s3://bucket/runs`, `gs://…`,
+        address: a folder, which need not exist yet, or an address of fsspec: `s3://bucket/runs`, `gs://…`,
             `file:///…`, `memory://…`.
 
     Attributes:
-        address: as given; of a folder without a slash at the end.
-        folder: if the store is a folder of this machine; else None.
+        address: the address; of a folder without a slash at the end.
+        folder: path of the store if it is a folder of this machine; else None.
 
     Raises:
-        InputError: no file system has such addresses, the library for it is missing, or it cannot be reached.
+        InputError: an unknown kind of address, a missing library for it, or it cannot be reached.
     """
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
@@ -69,65 +69,64 @@ class Store:
         return f"Store({self.address!r})"
 
     def exists(self) -> bool:
-        """Whether there is anything at the address."""
+        """Whether the address exists."""
         with self._reached("read"):
             return self._location.is_dir() if isinstance(self._location, Path) else self._location.exists()
 
     def runs(self) -> list[StoredRun]:
-        """All runs, by name. What cannot be read of a single one is its `problem`."""
+        """All runs, sorted by name. A run that cannot be read has a `problem`."""
         with self._reached("read"):
             return _read_folder(self._location) if isinstance(self._location, Path) else _read_bucket(self._location)
 
     def run(self, name: str) -> StoredRun | None:
-        """One run; None if there is none of that name."""
+        """The run of this name; None if it does not exist."""
         with self._reached("read", name):
             if isinstance(self._location, Path):
                 return read_run(self._location / name)
             return next(iter(_read_bucket(self._location, name)), None)
 
     def lock(self, name: str, *, lease: float = LEASE, on_loss: Callable[[], object] = leave) -> Lock:
-        """The right to work at a run, which one process at a time has, of all that use the store.
+        """Locks a run, so that only one of all processes that use the store writes to it.
 
-        In a folder it is free as soon as its process is gone, on whatever machine that was. In a bucket it is free
-        once its holder has given no sign of life for the time of the lease; who is still alive is seen after a few
-        seconds.
+        In a folder, the lock is released when its process ends, on any machine. In a bucket, it expires when its holder
+        has not renewed it for the length of the lease; whether the holder is alive shows after a few seconds.
 
         Args:
-            name: of the run, which need not be there yet.
-            lease: seconds, of a bucket.
-            on_loss: called if another took over the lock of a process that had stood still in a bucket; by default
-                the process ends at once, with the status `errors.TAKEN_OVER`.
+            name: name of the run, which need not exist yet.
+            lease: length of the lease in seconds (buckets only).
+            on_loss: called if another process took over the expired lock of this one (buckets only); by default the
+                process ends at once with the status `errors.TAKEN_OVER`.
 
         Raises:
-            Locked: another process has it. Its status is `errors.LOCKED`.
-            InputError: the store cannot be written or has no locks.
+            Locked: another process has the lock. The exit status is `errors.LOCKED`.
+            InputError: the store cannot be written or does not support locks.
         """
         with self._reached("locked", name):
             return self._locks.lock(name, lease, on_loss)
 
     def holder(self, name: str) -> str | None:
-        """Who works at a run, as "pid 123 on HOST"; None: nobody."""
+        """The holder of the lock of a run, as "pid 123 on HOST"; None if it is free."""
         with self._reached("read", name):
             return self._locks.holder(name)
 
     def locked(self) -> dict[str, str]:
-        """Who works at which run: run -> "pid 123 on HOST"."""
+        """The locked runs: name -> "pid 123 on HOST"."""
         with self._reached("read"):
             names = sorted(self._locks.names())
             return {name: holder for name in names if (holder := self._locks.holder(name)) is not None}
 
     def upload(self, folder: Path, name: str | None = None) -> None:
-        """Uploads what changed in a run folder to a bucket, and removes there what was removed here.
+        """Uploads the changes of a run folder to a bucket: changed files, and removals.
 
-        Only the files of a run are uploaded (`files.RUN_FILES`); others at either end stay. Metrics go last, so that no
-        reader finds an epoch whose weights are not there.
+        Only the files of a run are uploaded (`files.RUN_FILES`); other files are not touched. Metrics are uploaded
+        last, so that the weights of every listed epoch exist.
 
         Args:
-            folder: of the run.
-            name: in the store; the folder's if not given.
+            folder: the run folder.
+            name: name of the run in the store; by default the name of the folder.
 
         Raises:
-            InputError: the store cannot be written, or is a folder, whose runs are trained where they lie.
+            InputError: the store cannot be written, or is a folder, in which runs are trained directly.
         """
         if isinstance(self._location, Path):
             raise InputError(f"{self.address} is a folder, and nothing is uploaded to it; train in it, or copy the run")
@@ -136,43 +135,42 @@ class Store:
             transfer.upload(self._location, folder, name)
 
     def fetch(self, name: str, into: Path | None = None, *, checkpoints: bool = True) -> Path:
-        """A run folder on this machine: of a folder the run's own, of a bucket `into/name`.
+        """The run as a folder on this machine: in a bucket it is downloaded to `into/name`.
 
-        Only what is not here already is downloaded, and only once if several processes of a machine want it.
+        Files that are up to date are not downloaded again. If several processes of a machine need the run, one of them
+        downloads it.
 
         Args:
-            name: of the run.
-            into: a folder; `cache` if not given.
-            checkpoints: whether they come along, without which a run can be looked at but not resumed.
+            name: name of the run.
+            into: folder to download into; `cache` if not given.
+            checkpoints: whether to download checkpoints, which only resuming needs.
 
         Raises:
-            MissingRun: there is no such run.
+            MissingRun: the run does not exist.
         """
         into = self.cache / "runs" if into is None else into
         with self._reached("read", name):
             if isinstance(self._location, Path):
-                place = self._location / name
-                there = place.is_dir()
+                folder = self._location / name
+                exists = folder.is_dir()
             else:
-                place = into / name
+                folder = into / name
                 into.mkdir(parents=True, exist_ok=True)
                 with FileLock(into / f".{name}.lock"):
-                    there = transfer.fetch(self._location, name, place, checkpoints=checkpoints)
-        if not there:
+                    exists = transfer.fetch(self._location, name, folder, checkpoints=checkpoints)
+        if not exists:
             raise MissingRun(f"there is no run {name} in {self.address}")
-        return place
+        return folder
 
     @property
     def cache(self) -> Path:
-        """The folder of this machine for what belongs to a bucket: below `$REGARD_CACHE`, or the person's cache."""
+        """The local folder for files of a bucket: below `$REGARD_CACHE`, or the cache of the user."""
         variable = os.environ.get("REGARD_CACHE")
         cache = Path(variable or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "regard"))
         return cache / "stores" / hashlib.sha256(self.address.encode()).hexdigest()[:16]
 
     def log(self, name: str) -> Path:
-        """The file of this machine for what a run prints, `.logs/NAME.log` in a folder, else in the cache; its folder
-        is there.
-        """
+        """The local log file of a run: `.logs/NAME.log` in a folder, else in the cache. Its folder is created."""
         folder = self.cache / "logs" if self.folder is None else self.folder / ".logs"
         with self._reached("written", name):
             folder.mkdir(parents=True, exist_ok=True)
@@ -180,9 +178,11 @@ class Store:
 
     @contextmanager
     def _reached(self, done: str, name: str = "run") -> Iterator[None]:
-        """Checks the name of a run; within it, any error, for every file system has its own, is an InputError."""
+        """Checks the name of a run. Within the context, every error of the file system becomes an InputError."""
         if not name or name.startswith(".") or "/" in name or os.sep in name:
-            raise InputError(f"{name!r} is no name of a run: that is the name of a folder, without a dot in front")
+            raise InputError(
+                f"{name!r} is no name of a run; expected the name of a folder that does not begin with a dot"
+            )
         try:
             yield
         except InputError:
@@ -201,7 +201,7 @@ def split_address(address: str) -> tuple[Store, str]:
     above, _, name = address.rstrip("/").rpartition("/")
     if above.endswith(("/", ":")):
         raise InputError(
-            f"{address} is no address of a run; expected a store's and a name, as in s3://bucket/runs/NAME"
+            f"{address} is no address of a run; expected the address of a store and a name, as in s3://bucket/runs/NAME"
         )
     return Store(above), name
 
@@ -210,7 +210,7 @@ def local_run(source: str) -> str:
     """The run at an address such as `s3://bucket/runs/NAME`, downloaded without checkpoints; other sources as they are.
 
     Raises:
-        MissingRun: there is no such run.
+        MissingRun: the run does not exist.
         InputError: it cannot be downloaded.
     """
     if not is_address(source):
@@ -221,16 +221,14 @@ def local_run(source: str) -> str:
 
 def _open(address: str) -> Path | Bucket:
     if "::" in address and "://" in address:
-        raise InputError(
-            f"{address} is a chain of addresses; a store has one address, such as {address.split('::')[-1]}"
-        )
+        raise InputError(f"{address} is a chain of addresses; expected one address, such as {address.split('::')[-1]}")
     if not is_address(address):
         return _folder(Path(address))
     try:
         system, root = fsspec.core.url_to_fs(address)
     except ImportError as error:
         raise InputError(f"{address} needs a library that is not installed: {one_line(error)}") from error
-    except Exception as error:  # every file system has errors of its own
+    except Exception as error:  # errors depend on the file system
         raise InputError(f"{address} is no address of a store: {one_line(error)}") from error
     if isinstance(system, LocalFileSystem):
         return _folder(Path(root))

@@ -1,7 +1,6 @@
-"""Run folders uploaded to a bucket and downloaded from it, only what changed.
+"""Uploads run folders to a bucket and downloads them; only changed files are transferred.
 
-A manifest in the folder, `.manifest.json`, says of each file that was transferred which version is here and which is in
-the bucket.
+`.manifest.json` in the folder records the local and the remote version of each transferred file.
 """
 
 from __future__ import annotations
@@ -23,11 +22,10 @@ _PATTERNS = (*_FIRST, *(name for name in RUN_FILES if not name.startswith(".")))
 
 
 def upload(bucket: Bucket, folder: Path, name: str) -> None:
-    """Uploads what changed in a run folder since its last transfer, and removes in the bucket what was removed here.
+    """Uploads what changed in a run folder since its last transfer, and removes from the bucket what was removed here.
 
-    Metrics go last, so that no reader finds an epoch whose weights are not there, and checkpoints are removed after
-    the newer ones are there. If the bucket is away meanwhile, what was uploaded is there still, and the next call
-    uploads the rest.
+    Metrics are uploaded last, so that the weights of every listed epoch exist. Old checkpoints are removed after newer
+    ones were uploaded. If the upload is interrupted, the next call uploads the rest.
     """
     manifest, local, remote = _load(folder, bucket, name), _local(folder), _remote(bucket, name)
     removed = [
@@ -35,7 +33,7 @@ def upload(bucket: Bucket, folder: Path, name: str) -> None:
     ]
     try:
         if _METRICS in removed:
-            bucket.remove(f"{name}/{_METRICS}")  # another run's end is not this one's
+            bucket.remove(f"{name}/{_METRICS}")  # metrics of another run
         for path in sorted(local, key=lambda path: (path == _METRICS, path not in _FIRST, path)):
             version = _version(local[path])
             if path not in remote or manifest.get(path) != [version, remote[path]]:
@@ -49,9 +47,9 @@ def upload(bucket: Bucket, folder: Path, name: str) -> None:
 
 
 def fetch(bucket: Bucket, name: str, folder: Path, *, checkpoints: bool) -> bool:
-    """Downloads what of a run is not in the folder already; whether there is such a run.
+    """Downloads the files of a run that the folder lacks; returns whether the run exists.
 
-    Where nothing changed in the bucket since the last transfer, what is here is the same or further on, and stays.
+    A file that did not change in the bucket since the last transfer is kept: here it is the same or newer.
     """
     manifest = _load(folder, bucket, name)
     metrics = bucket.read(f"{name}/{_METRICS}") if bucket.exists(f"{name}/{_METRICS}") else None
@@ -63,13 +61,13 @@ def fetch(bucket: Bucket, name: str, folder: Path, *, checkpoints: bool) -> bool
     unchanged = remote == {path: tag for path, (_, tag) in manifest.items()}
     for path in sorted(remote, key=lambda path: (path == _METRICS, path)):
         target = folder / path
-        if unchanged and (target.is_file() or _is_checkpoint(path)):  # one that is not here was removed here
+        if unchanged and (target.is_file() or _is_checkpoint(path)):  # a missing checkpoint was removed here
             continue
         if target.is_file() and manifest.get(path) == [_version(target), remote[path]]:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(target) as aside:
-            if path == _METRICS and metrics is not None:  # those of before the weights
+            if path == _METRICS and metrics is not None:  # as read before the weights
                 aside.write_bytes(metrics)
             else:
                 bucket.get(f"{name}/{path}", aside)
@@ -83,12 +81,12 @@ def fetch(bucket: Bucket, name: str, folder: Path, *, checkpoints: bool) -> bool
 
 
 def _local(folder: Path) -> dict[str, Path]:
-    """The files of a run folder; others are a person's."""
+    """The files of a run folder; other files belong to the user."""
     return {path.relative_to(folder).as_posix(): path for path in written_files(folder, _PATTERNS)}
 
 
 def _remote(bucket: Bucket, name: str) -> dict[str, list[Any]]:
-    """The files of a run in the bucket, with their versions."""
+    """The files of a run in the bucket and their versions."""
     return {path: list(version) for path, version in bucket.files(name).items() if _is_of_a_run(path)}
 
 
@@ -102,22 +100,25 @@ def _is_checkpoint(path: str) -> bool:
 
 
 def _version(path: Path) -> list[int]:
-    """Another once the file was written again: files of a run are replaced, never changed."""
+    """The version of a file. It changes when the file is replaced; files of a run are never edited in place."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _load(folder: Path, bucket: Bucket, name: str) -> dict[str, list[Any]]:
-    """The versions of each file here and in the bucket, by path; none if the folder was of another run."""
+    """The local and remote version of each file, by path; empty if the folder was of another run."""
     try:
         content = json.loads(read_regular(folder / _MANIFEST, MOST_BYTES))
         if content["run"] == [bucket.root, name]:
-            return {path: [list(here), list(there)] for path, (here, there) in content["files"].items()}
+            return {path: [list(local), list(remote)] for path, (local, remote) in content["files"].items()}
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         pass
     return {}
 
 
 def _save(folder: Path, bucket: Bucket, name: str, manifest: dict[str, list[Any]]) -> None:
-    with suppress(OSError), written_aside(folder / _MANIFEST) as aside:  # without it, all is transferred next time
+    with (
+        suppress(OSError),
+        written_aside(folder / _MANIFEST) as aside,
+    ):  # without it, the next transfer copies all files
         aside.write_text(json.dumps({"run": [bucket.root, name], "files": manifest}))

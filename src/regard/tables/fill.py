@@ -141,8 +141,8 @@ def _unfinished_teacher(match: Match, stored: Mapping[str, StoredRun]) -> str:
     teacher = stored[name]
     if teacher.finished:
         return ""
-    short = teacher.epochs < teacher.epochs_asked
-    lacking = f"it has {teacher.epochs} of {teacher.epochs_asked} epochs" if short else "it has no weights"
+    short = teacher.epochs < teacher.epochs_planned
+    lacking = f"it has {teacher.epochs} of {teacher.epochs_planned} epochs" if short else "it has no weights"
     return f"its teacher {name} is not finished: {lacking}"
 
 

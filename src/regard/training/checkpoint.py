@@ -21,17 +21,17 @@ from regard.training.hooks import by_name
 if TYPE_CHECKING:
     from regard.training.loop import Loop
 
-_KEPT = 2  # the newest, and the one before in case the newest cannot be read
+_KEPT = 2  # the newest, and the previous one in case the newest cannot be read
 
 
 def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
-    """Saves the state of a loop, and removes all but the newest two checkpoints. Only one process does.
+    """Saves the state of a loop, and removes all but the newest two checkpoints. Called by one process only.
 
-    Nothing in it depends on the process: what is random is drawn from the seed and the step.
+    The state does not depend on the process: random numbers depend on the seed and the step.
 
     Args:
-        loop: between two steps.
-        meter: the columns of the epoch so far, over all processes.
+        loop: a loop between two steps.
+        meter: columns of the current epoch, over all processes.
     """
     state = {
         "epoch": loop.epoch,
@@ -42,7 +42,7 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
         "regressors": loop.objective.regressors.state_dict(),
         "optimizer": loop.optimizer.state_dict(),
         "scaler": loop.scaler.state_dict() if loop.scaler is not None else None,
-        "hooks": {name: kept for name, hook in by_name(loop.hooks).items() if (kept := hook.state_dict())},
+        "hooks": {name: saved for name, hook in by_name(loop.hooks).items() if (saved := hook.state_dict())},
         "rows": loop.rows,
         "unreadable": loop.unreadable,
         "meter": meter,
@@ -51,20 +51,22 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
     path = folder / f"step-{loop.steps_done:09d}.pt"
     try:
         folder.mkdir(exist_ok=True)
-        with written_aside(path) as aside, open(aside, "wb") as file:  # torch's own files do not say what is wrong
+        with written_aside(path) as aside, open(aside, "wb") as file:  # Python's errors name the cause, torch's do not
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # the disk is full, or the folder cannot be written
-        left = "the one before is still there" if _checkpoints(folder) else "there is none before it"
-        raise InputError(f"the checkpoint {path} could not be written ({first_line(_cause(error))}); {left}") from error
+        remaining = "the previous one is kept" if _checkpoints(folder) else "there is no previous one"
+        raise InputError(
+            f"the checkpoint {path} could not be written ({first_line(_cause(error))}); {remaining}"
+        ) from error
     for old in _checkpoints(folder)[:-_KEPT]:
         old.unlink()
 
 
 def restore(loop: Loop) -> None:
-    """Goes on from the newest checkpoint that can be read; from the start if there is none.
+    """Restores the newest checkpoint that can be read; does nothing if there are none.
 
     Raises:
-        InputError: no checkpoint can be read, or they are of another network or another version of regard.
+        InputError: no checkpoint can be read, or they belong to another network or another version of regard.
     """
     folder = loop.run.checkpoints
     state = read_newest(folder, loop.processes.note, loop.processes.of_all)
@@ -74,15 +76,15 @@ def restore(loop: Loop) -> None:
     before, now = state.get("processes", 1), loop.processes.count
     if state.get("steps", len(loop.loader)) != len(loop.loader):
         raise InputError(
-            f"an epoch of {loop.run.folder} had {state['steps']} steps by {before} processes, and has "
-            f"{len(loop.loader)} by {now}, since another last batch is left out; go on with as many as before, or "
-            f"{anew}"
+            f"an epoch of {loop.run.folder} had {state['steps']} steps with {before} processes, and has "
+            f"{len(loop.loader)} with {now}, since another last batch is left out; use the same number of processes, "
+            f"or {anew}"
         )
     try:
         models.load_weights(loop.model, state["model"], source)
-        theirs, ours = state["optimizer"]["param_groups"], loop.optimizer.state_dict()["param_groups"]
-        if any(not mine.keys() <= other.keys() for other, mine in zip(theirs, ours, strict=False)):
-            raise InputError(f"{source} is of another optimizer; {anew}")  # torch would load it
+        saved_groups, own_groups = state["optimizer"]["param_groups"], loop.optimizer.state_dict()["param_groups"]
+        if any(not own.keys() <= saved.keys() for saved, own in zip(saved_groups, own_groups, strict=False)):
+            raise InputError(f"{source} belongs to another optimizer; {anew}")  # torch would load it without an error
         loop.objective.regressors.load_state_dict(state["regressors"])
         loop.optimizer.load_state_dict(state["optimizer"])
         if loop.scaler is not None:
@@ -91,45 +93,45 @@ def restore(loop: Loop) -> None:
             if name in state["hooks"]:
                 hook.load_state_dict(state["hooks"][name])
             elif hook.state_dict():
-                raise InputError(f"{source} lacks the state of the hook {name!r}; leave the hook out, or {anew}")
+                raise InputError(f"{source} has no state of the hook {name!r}; leave the hook out, or {anew}")
         loop.epoch, loop.step, loop.rows = state["epoch"], state["step"], state["rows"]
         loop.unreadable = tuple(state["unreadable"])
-        loop.meter.load(state["meter"], here=loop.processes.main)
+        loop.meter.load(state["meter"], main=loop.processes.main)
     except KeyError as error:
-        raise InputError(f"{source} is of another version of regard (it lacks {error}); {anew}") from error
+        raise InputError(f"{source} belongs to another version of regard (it has no {error}); {anew}") from error
     except InputError:
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{source} is of another network, optimizer or version of regard ({one_line(error)[:200]}); {anew}"
+            f"{source} belongs to another network, optimizer or version of regard ({one_line(error)[:200]}); {anew}"
         ) from error
     loop.processes.note(
         f"resumed {loop.run.folder} at epoch {loop.epoch + 1}, step {loop.step + 1}"
-        + (f" (by {now} processes, before by {before}: the same up to rounding)" if before != now else "")
+        + (f" (with {now} processes, before with {before}: equal up to rounding)" if before != now else "")
     )
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What the system said, if that is behind an error of torch's."""
-    behind: BaseException | None = error
-    while behind is not None and not isinstance(behind, OSError):
-        behind = behind.__cause__ or behind.__context__
-    return behind or error
+    """The error of the operating system that caused an error of torch, if any."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause or error
 
 
 def read_newest(
     folder: Path, note: Callable[[str], None], of_all: Callable[[Any], list[Any]] = lambda value: [value]
 ) -> dict[str, Any] | None:
-    """The state of the newest checkpoint that every process can read; None if there is none at all.
+    """The state of the newest checkpoint that every process can read; None if there are no checkpoints.
 
     Args:
-        folder: of the checkpoints.
-        note: is told of checkpoints that could not be read.
-        of_all: gives what each process gives to it, by rank. The first process says which checkpoints there are, and
-            a checkpoint counts only if all have read the same bytes: so all go on from the same step.
+        folder: folder of the checkpoints.
+        note: called with a message for each checkpoint that cannot be read.
+        of_all: gathers a value from all processes, by rank. The first process lists the checkpoints, and a checkpoint
+            counts only if all processes read the same bytes, so that all resume from the same step.
 
     Raises:
-        InputError: there are checkpoints, and none can be read.
+        InputError: none of the checkpoints can be read.
     """
     paths: list[Path] = of_all(_checkpoints(folder))[0]
     for path in reversed(paths):
@@ -137,7 +139,7 @@ def read_newest(
         digest = problem = ""
         try:
             digest, state = check_whole(path), models.read_checkpoint(path)
-            problem = "" if isinstance(state, dict) else f"{path} holds no state of a run"
+            problem = "" if isinstance(state, dict) else f"{path} has no state of a run"
         except InputError as error:
             problem = str(error)
         read = of_all((digest, problem))
@@ -149,29 +151,29 @@ def read_newest(
             problem = f"{path} is not the same file for all processes"
         if not problem:
             return state
-        note(f"{problem}; trying the checkpoint before")
+        note(f"{problem}; trying the previous checkpoint")
     if paths:
         raise InputError(f"none of the {len(paths)} checkpoints in {folder} can be read; start the run again elsewhere")
     return None
 
 
 def check_whole(path: Path) -> str:
-    """Compares every part of a checkpoint with the checksum that torch wrote with it, which torch itself does not.
+    """Verifies the checksums that torch writes into a checkpoint but does not verify itself.
 
     Returns:
-        a digest of all parts.
+        A digest of all parts.
 
     Raises:
-        InputError: the file is cut short, or a byte of it is another.
+        InputError: the file is truncated or corrupted.
     """
     try:
         with zipfile.ZipFile(path) as parts:
             broken = parts.testzip()
             digest = repr([(part.filename, part.file_size, part.CRC) for part in parts.infolist()])
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise InputError(f"{path} is cut short or corrupted ({first_line(error)})") from error
+        raise InputError(f"{path} is truncated or corrupted ({first_line(error)})") from error
     if broken is not None:
-        raise InputError(f"{path} is corrupted (the checksum of {broken} is another)")
+        raise InputError(f"{path} is corrupted (the checksum of {broken} does not match)")
     return hashlib.sha256(digest.encode()).hexdigest()
 
 

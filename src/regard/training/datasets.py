@@ -1,4 +1,4 @@
-"""The data of recipes, and their batches."""
+"""Data sets and loaders of recipes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from regard.training.recipe import DataRecipe, Recipe
 
 Images = data.ImageDataset | data.WebDataset
 
-SIZE = 224  # of streamed images, where no size is given
+SIZE = 224  # default size of streamed images
 
 
 def load_data(recipe: DataRecipe) -> data.Splits:
     """The data of a recipe, with its mean and standard deviation.
 
     Raises:
-        InputError: the data are not there or cannot be read.
+        InputError: the data are missing or cannot be read.
     """
-    data.all_options(recipe.name, **recipe.options)  # fields are no options
+    data.all_options(recipe.name, **recipe.options)  # checks the options
     train, test = data.load(
         recipe.name,
         recipe.folder,
@@ -36,8 +36,8 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     return data.Splits(_normalised(train, recipe), _normalised(test, recipe))
 
 
-def resolved(recipe: DataRecipe, images: Images) -> DataRecipe:
-    """The recipe with everything said that `images` took from defaults, which may change."""
+def with_statistics(recipe: DataRecipe, images: Images) -> DataRecipe:
+    """The recipe with all defaults filled in: size, mean, std and options as `images` use them."""
     options = data.all_options(recipe.name, **recipe.options)
     size = recipe.size or SIZE if data.is_streamed(recipe.name) else recipe.size
     return replace(recipe, size=size, mean=images.mean, std=images.std, options=options)
@@ -47,7 +47,7 @@ def _normalised(images: Images, recipe: DataRecipe) -> Images:
     mean, std = recipe.mean or images.mean, recipe.std or images.std
     assert mean is not None and std is not None
     normalised = copy(images)
-    vars(normalised).update(mean=mean, std=std)  # a set in memory is frozen
+    vars(normalised).update(mean=mean, std=std)  # a data set in memory is frozen
     return normalised
 
 
@@ -59,12 +59,14 @@ def make_loader(
     augmentation: data.Augmentation | None = None,
     **options: Any,
 ) -> data.Loader:
-    """`data.create_loader` of images, resized, normalised and read as their recipe says.
+    """Calls `data.create_loader` with the size, normalisation and workers of a recipe.
 
     Args:
-        batch_size: images in a batch, over all processes.
-        augmentation: in training.
-        options: the others of `data.create_loader`.
+        images: the data set.
+        recipe: the data of the recipe.
+        batch_size: batch size over all processes.
+        augmentation: augmentation of training images.
+        options: further arguments of `data.create_loader`.
     """
     return data.create_loader(
         images,
@@ -79,7 +81,7 @@ def make_loader(
 
 
 def make_transform(recipe: DataRecipe, augmentation: data.Augmentation | None = None) -> data.Transform:
-    """How the images of a recipe are resized and cropped; not at all of sets whose images come in one size."""
+    """The transform of a recipe's images; data sets in memory are not resized again."""
     if not data.is_streamed(recipe.name):
         return data.Transform(augmentation=augmentation)
     size = (recipe.size or SIZE,) * 2
@@ -89,7 +91,7 @@ def make_transform(recipe: DataRecipe, augmentation: data.Augmentation | None = 
 def make_loaders(
     recipe: Recipe, splits: data.Splits, processes: Processes, channels_last: bool
 ) -> tuple[data.Loader, data.Loader]:
-    """The batches of training and test."""
+    """The loaders of training and test images."""
     train, test = splits
     batch_size, mixes = recipe.schedule.batch_size, recipe.augmentation.mixes
     if mixes and batch_size % (2 * processes.count):
@@ -98,9 +100,9 @@ def make_loaders(
             f"(schedule.batch_size is {batch_size}, over {processes.count} processes)"
         )
     whole_batches = data.is_streamed(recipe.data.name) or mixes
-    left = len(train) % batch_size if whole_batches else left_out(len(train), batch_size, processes.count)
-    if left and batch_size < len(train):
-        processes.note(f"the last batch of an epoch would have {left} of {len(train)} images, and is left out")
+    remainder = len(train) % batch_size if whole_batches else dropped_images(len(train), batch_size, processes.count)
+    if remainder and batch_size < len(train):
+        processes.note(f"the last batch of an epoch, with {remainder} of {len(train)} images, is left out")
 
     def loader(images: Images, batch_size: int, **options: Any) -> data.Loader:
         shared = {"rank": processes.rank, "world_size": processes.count, "device": processes.device}
@@ -108,23 +110,23 @@ def make_loaders(
 
     training = {"augmentation": recipe.augmentation, "shuffle": True, "seed": recipe.seed}
     return (
-        loader(train, batch_size, drop_last=whole_batches or left > 0, **training),
+        loader(train, batch_size, drop_last=whole_batches or remainder > 0, **training),
         loader(test, test_batch_size(test, recipe.data, processes.count)),
     )
 
 
-def left_out(images: int, batch_size: int, processes: int) -> int:
-    """The images of the last batch of an epoch if it would leave a process fewer than two, which is then left out.
+def dropped_images(images: int, batch_size: int, processes: int) -> int:
+    """Number of images in the last batch if it is dropped because a process would get fewer than two of them; else 0.
 
-    Batch norms over maps of one pixel need two. Where a whole batch leaves a process one, so may the last; a single
-    batch stays.
+    Batch norms over feature maps of one pixel need two images. One image is allowed if a full batch also leaves a
+    process only one. An only batch is never dropped.
     """
-    left = images % batch_size
+    remainder = images % batch_size
     fewest = 2 if 2 * processes <= batch_size else 1
-    return left if left < fewest * processes and batch_size <= images else 0
+    return remainder if remainder < fewest * processes and batch_size <= images else 0
 
 
 def test_batch_size(images: Images, recipe: DataRecipe, processes: int) -> int:
-    """Images of a batch in testing: 500 small ones a process, and fewer of large ones, which take more memory."""
+    """Batch size of testing: 500 small images per process, and fewer large ones, which need more memory."""
     width, height = images.image(0).size if isinstance(images, data.InMemoryDataset) else (recipe.size or SIZE,) * 2
     return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))

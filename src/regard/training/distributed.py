@@ -1,4 +1,4 @@
-"""The processes of a command: one, or as many as `accelerate launch`, `torchrun` or Slurm's `srun` started."""
+"""The processes of a command: one, or several that `accelerate launch`, `torchrun` or Slurm's `srun` started."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from regard.training.hooks import Hook
 Result = TypeVar("Result")
 
 _PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-# What gloo and NCCL say when a process is gone, or does not answer in time.
+# Words in the errors of gloo and NCCL when a process ended or does not answer in time.
 _LOST = re.compile(r"peer|timed? ?out|connection|NCCL|gloo|socket", re.IGNORECASE)
 
 
 class Processes:
-    """The processes of a command, and this one's rank; as a context, it leaves them at the end.
+    """The process group of a command. A context manager that leaves the group at its end.
 
     Attributes:
-        accelerator: accelerate's, for mixed precision and what wraps networks.
-        device: of this process.
-        rank: of this process, from 0.
-        count: of the processes.
-        hooks: that are told what a person should know.
+        accelerator: accelerate's `Accelerator`, for mixed precision and DistributedDataParallel.
+        device: device of this process.
+        rank: rank of this process, from 0.
+        count: number of processes.
+        hooks: hooks whose `note` gets the messages.
     """
 
     def __init__(
         self, device: str, precision: str = "float32", wait_minutes: float = 10.0, *, unused: bool = False
     ) -> None:
-        """Joins the other processes, if there are any; waits for all to come. Each takes a GPU, if there are any.
+        """Joins the process group and waits for all processes. Each process gets a GPU if there are any.
 
         Args:
-            device: auto, cpu, cuda, or where this process is the only one any name of a device.
+            device: auto, cpu or cuda; with a single process any name of a device.
             precision: float32, bfloat16 or float16.
-            wait_minutes: how long processes wait for one another.
-            unused: whether some parameters may have no part in some steps.
+            wait_minutes: minutes that processes wait for each other.
+            unused: whether a step may leave some parameters unused.
 
         Raises:
-            InputError: the device or the precision are not to be had, processes do not find one another.
+            InputError: the device or precision is not available, or the processes cannot connect.
         """
         self.hooks: Sequence[Hook] = ()
         size = rank_and_size()[1]
@@ -57,9 +57,9 @@ class Processes:
         AcceleratorState._reset_state(reset_partial_state=not several)  # of an earlier run in this Python
         placed = pick_device(device)
         if precision == "float16" and placed.type != "cuda":
-            raise InputError(f"precision is float16, which needs a GPU, and the device is {placed}; give bfloat16")
+            raise InputError(f"precision float16 needs a GPU, but the device is {placed}; give bfloat16")
         if several and placed.index is not None:
-            raise InputError(f"device is {device!r}, for {size} processes; give cuda, cpu or auto")
+            raise InputError(f"device {device!r} cannot be used by {size} processes; give cuda, cpu or auto")
         if several and torch.cuda.is_available():
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         try:
@@ -76,21 +76,21 @@ class Processes:
         except (ValueError, RuntimeError) as error:
             if not several:
                 raise
-            raise LostProcess(f"the processes do not find one another ({first_line(error)})") from error
+            raise LostProcess(f"the processes cannot connect ({first_line(error)})") from error
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device if several else placed
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     def summed(self, values: Tensor) -> Tensor:
-        """The sum over the processes, on the device of `values`; all have to ask for it."""
+        """The sum over the processes, on the device of `values`. All processes have to call it."""
         return reduce(values.to(self.device), "sum").to(values.device) if self.count > 1 else values
 
     def largest(self, *values: float) -> list[float]:
-        """The largest over the processes, of each value; all have to ask for it."""
+        """The maximum of each value over the processes. All processes have to call it."""
         if self.count == 1:
             return list(values)
         placed = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -98,43 +98,43 @@ class Processes:
         return placed.tolist()
 
     def seed_step(self, seed: int, step: int) -> None:
-        """Seeds what is random in a step, such as dropout, on the processor and on the device."""
+        """Seeds the random numbers of a step, such as dropout, on the CPU and on the device."""
         number = step_seed(seed, step, self.rank)
-        torch.default_generator.manual_seed(number)  # torch.manual_seed asks all kinds of devices, which takes its time
+        torch.default_generator.manual_seed(number)  # torch.manual_seed visits all kinds of devices, which is slow
         if self.device.type == "cuda":
             torch.cuda.manual_seed(number)
         elif self.device.type == "mps":
             torch.mps.manual_seed(number)
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Gives all processes the main one's buffers: plain batch norms keep statistics of their own images."""
+        """Copies the buffers of the main process to all: plain batch norms track statistics of their rank's slice."""
         for buffer in module.buffers():
             if self.count > 1 and buffer.is_floating_point():
                 dist.broadcast(buffer, 0)
 
     def of_all(self, value: Result) -> list[Result]:
-        """What each process gives, by rank; all have to ask for it."""
+        """Gathers the value of each process, by rank. All processes have to call it."""
         return gather_object([value])
 
     def first(self, work: Callable[[], Result]) -> Result:
-        """What `work` gives: the main process does it first, then one process of each other machine, then the rest.
+        """Result of `work`: run by the main process first, then by one process of each other machine, then by the rest.
 
-        SaidElsewhere is raised where another process could not do it; that one says why.
+        SaidElsewhere is raised if it failed in another process, which reports the reason.
         """
         main, local_main = self.main, self.accelerator.is_local_main_process
         turns = (main, local_main and not main, not local_main and not main)
-        results = [self._together(work, mine) for mine in turns]
+        results = [self._together(work, takes_part) for takes_part in turns]
         return results[turns.index(True)]
 
     def alone(self, work: Callable[[], object]) -> None:
-        """The main process does `work`, the others wait for it. SaidElsewhere is raised as by `first`."""
+        """Runs `work` in the main process while the others wait. Raises SaidElsewhere as `first` does."""
         self._together(work, self.main)
 
-    def _together(self, work: Callable[[], Any], mine: bool) -> Any:
-        """What `work` gives where it is this process's turn, once all are done whose turn it is."""
+    def _together(self, work: Callable[[], Any], takes_part: bool) -> Any:
+        """Runs `work` in the processes that take part, waits for them, and returns its result."""
         done = False
         try:
-            result = work() if mine else None
+            result = work() if takes_part else None
             done = True
         finally:
             (failed,) = self.largest(float(not done))
@@ -143,7 +143,7 @@ class Processes:
         return result
 
     def note(self, message: str) -> None:
-        """Tells a person, in one line."""
+        """Reports a message of one line."""
         for hook in self.hooks:
             hook.note(message)
 
@@ -154,7 +154,7 @@ class Processes:
         """Leaves the other processes.
 
         Raises:
-            LostProcess: the error is that another process is gone.
+            LostProcess: another process ended.
         """
         self.accelerator.end_training()
         if self.count == 1:
@@ -164,37 +164,37 @@ class Processes:
         AcceleratorState._reset_state(reset_partial_state=True)
         if isinstance(error, RuntimeError) and _LOST.search(str(error)):
             raise LostProcess(
-                f"process {self.rank} of {self.count} cannot reach the others: one ended, or did not answer in time "
+                f"process {self.rank} of {self.count} cannot reach the others: one ended or did not answer in time "
                 f"({first_line(error)})"
             ) from error
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name; 'auto' is a GPU if there is one.
+    """The device called `name`; 'auto' is a GPU if there is one.
 
     Raises:
-        InputError: there is no such device here.
+        InputError: the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # which the device called meta cannot
+        torch.zeros(1, device=device).item()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not to be had here: {first_line(error)}") from error
+        raise InputError(f"device {name!r} is not available: {first_line(error)}") from error
     return device
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of what is random in a step, such as dropout: so it depends on nothing that came before.
+    """The seed of the random numbers of a step, such as dropout, independent of all earlier steps.
 
-    Seeds of neighbouring steps and processes have nothing in common: the finaliser of SplitMix64 (Steele, Lea, Flood,
-    OOPSLA 2014) spreads a change of any bit over all.
+    The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) makes the seeds of neighbouring steps and processes
+    independent: a change of one bit affects all bits.
 
     Args:
-        seed: of the run.
-        step: from 0.
-        rank: of the process, below 65536.
+        seed: seed of the run.
+        step: number of the step, from 0.
+        rank: rank of the process, below 65536.
 
     Returns:
         0 to 2^63 - 1.

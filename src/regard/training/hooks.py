@@ -1,4 +1,4 @@
-"""What takes part in a run beside the loop itself: a hook for each trick, tracker and display."""
+"""Hooks of the training loop: training techniques, trackers and progress display."""
 
 from __future__ import annotations
 
@@ -27,57 +27,57 @@ if TYPE_CHECKING:
 
 
 class Hook:
-    """Called at the turns of a run; what a hook does not override does nothing.
+    """A base class whose methods are called during a run. By default they do nothing.
 
     Attributes:
-        main_only: whether of several processes only the main one has it. Others have it each, in step.
+        main_only: whether only the main process has the hook; otherwise all processes have it.
     """
 
     main_only = False
 
     def setup(self, loop: Loop) -> None:
-        """When the loop is made, before it goes on from a checkpoint."""
+        """Called when the loop is created, before a checkpoint is restored."""
 
     def start(self, loop: Loop) -> None:
-        """In the main process, after the first step, right before the run folder is made: an InputError leaves none."""
+        """Called in the main process after the first step, before the run folder is created. May raise InputError."""
 
     def before_step(self, loop: Loop, batch: Batch) -> Batch:
-        """Gives the batch of the step, this one or another."""
+        """Returns the batch to use in the step."""
         return batch
 
     def after_step(self, loop: Loop) -> None:
-        """After the optimizer's step; `loop.steps_done` counts it."""
+        """Called after a step of the optimizer, which `loop.steps_done` includes."""
 
     def after_check(self, loop: Loop, means: dict[str, float]) -> None:
-        """About once per second, when the losses were read.
+        """Called about once per second, after the losses were read.
 
         Args:
-            loop: with `images_per_second`.
-            means: over the epoch so far: `loss`, its terms, `accuracy`, `gradient_norm`.
+            loop: the loop, with `images_per_second`.
+            means: means over the epoch so far: `loss`, its terms, `accuracy`, `gradient_norm`.
         """
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
-        """After the test, before the checkpoint; `row` is the epoch's line of metrics.jsonl, and written there."""
+        """Called after the test and before the checkpoint; `row` becomes the epoch's line of metrics.jsonl."""
 
     def after_checkpoint(self, loop: Loop) -> None:
-        """In the main process, after a checkpoint was saved, at the end of an epoch or within one."""
+        """Called in the main process after a checkpoint was saved, at the end of an epoch or within it."""
 
     def note(self, message: str) -> None:
-        """Told what a person should know, in one line."""
+        """Called with a message of one line for the user."""
 
     def finish(self) -> None:
-        """At the end, whatever it is."""
+        """Called at the end of the run, also after an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """State to save in a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state_dict` gave."""
+        """Restores the state from `state_dict`."""
 
 
 def by_name(hooks: Sequence[Hook]) -> dict[str, Hook]:
-    """Hooks by the names of their classes; the second of a class has a 2 after it, and so on."""
+    """Hooks by class name; a second hook of the same class is called "Name 2", and so on."""
     names = [type(hook).__name__ for hook in hooks]
     counts = [names[: i + 1].count(name) for i, name in enumerate(names)]
     return {
@@ -86,10 +86,10 @@ def by_name(hooks: Sequence[Hook]) -> dict[str, Hook]:
 
 
 class WeightAverage(Hook):
-    """The moving average of weights and buffers, by timm, which is tested and saved in place of the network.
+    """Moving average of weights and buffers by timm, which is tested and saved in place of the network.
 
-    The decay per step grows to `decay`, in (0, 1), over the first steps, as `1 - (1 + step) ^ (-2 / 3)`, so that a
-    short run is not held back by where it began.
+    The decay per step grows over the first steps as `1 - (1 + step) ^ (-2 / 3)` up to `decay`, in (0, 1), so that the
+    initial weights matter little in a short run.
     """
 
     def __init__(self, decay: float) -> None:
@@ -121,7 +121,7 @@ class Mix(Hook):
 
 
 class Upload(Hook):
-    """Brings the run folder elsewhere after every checkpoint: `upload` takes it."""
+    """Calls `upload` with the run folder after every checkpoint."""
 
     main_only = True
 
@@ -133,9 +133,7 @@ class Upload(Hook):
 
 
 class Trackers(Hook):
-    """Where metrics go besides the run folder, by accelerate: tensorboard, wandb, mlflow. What they write lies in the
-    run folder, unless they send it elsewhere.
-    """
+    """Logs metrics with the trackers of accelerate: tensorboard, wandb, mlflow. Local logs are in the run folder."""
 
     main_only = True
 
@@ -151,7 +149,7 @@ class Trackers(Hook):
         for name in self.names:
             kind = LOGGER_TYPE_TO_CLASS[name]
             options: dict[str, Any] = {"logging_dir": str(folder)} if kind.requires_logging_directory else {}
-            if name == "wandb":  # the same run there when it is resumed here
+            if name == "wandb":  # a resumed run continues the tracker's run
                 options.update(name=folder.name, id=loop.run_id, resume="allow", dir=str(folder))
             if name == "mlflow":
                 options["run_name"] = folder.name
@@ -159,7 +157,7 @@ class Trackers(Hook):
                 tracker = kind("regard" if name != "tensorboard" else "tensorboard", **options)
                 tracker.start()
                 tracker.store_init_configuration(fields)
-            except Exception as error:  # the network, accounts and files of others give almost any
+            except Exception as error:  # a tracker may raise any error
                 raise InputError(f"tracker {name} cannot start ({one_line(error)[:200]})") from error
             self._trackers.append(tracker)
 
@@ -173,7 +171,7 @@ class Trackers(Hook):
         for tracker in self._trackers:
             try:
                 call(tracker)
-            except Exception as error:  # as above; the same metrics are in the run folder
+            except Exception as error:  # a tracker may raise any error; the same metrics are in the run folder
                 self._note(f"tracker {tracker.name} failed ({one_line(error)[:200]}); the run goes on")
 
 
@@ -185,15 +183,15 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Progress(Hook):
-    """Prints one line per epoch; on a terminal, a bar below them moves with the steps."""
+    """Prints one line per epoch, and a progress bar on a terminal."""
 
     main_only = True
 
     def __init__(self, console: rich.console.Console | None = None) -> None:
         self.console = console or Console(soft_wrap=True)
         self.bar: rich.progress.Progress | None = None
-        self.began, self.first = time.monotonic(), -1  # when, and before which step
-        self.unreadable: set[str] = set()  # that were noted
+        self.began, self.first = time.monotonic(), -1  # time and step of the last update
+        self.unreadable: set[str] = set()  # unreadable files already reported
 
     def setup(self, loop: Loop) -> None:
         self.began, self.total = time.monotonic(), loop.recipe.schedule.epochs * len(loop.loader)
@@ -209,35 +207,35 @@ class Progress(Hook):
             self.bar.start()
 
     def after_check(self, loop: Loop, means: dict[str, float]) -> None:
-        if self.first < 0:  # losses are read after the first step
+        if self.first < 0:  # losses are first read after the first step
             self.first = loop.steps_done - 1
         if self.bar is not None:
             note = (
                 f"loss {means.get('loss', 0):.3f}  train {means.get('accuracy', 0):.1%}  "
-                f"{loop.images_per_second:,.0f} images/s  {self._left(loop)} left"
+                f"{loop.images_per_second:,.0f} images/s  {self._remaining(loop)} left"
             )
             self.bar.update(self.bar.task_ids[0], completed=loop.steps_done, note=note)
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
-        learned = ""  # nothing, if every step was left out
+        learned = ""  # stays empty if every step was skipped
         if "loss" in row:
             terms = "".join(f"  {name} {row[name]:.3g}" for name in loop.meter.terms if row[name] and name != "task")
             learned = (
                 f"loss {row['loss']:.4f}{terms}  train {row['accuracy']:.2%}  gradient {row['gradient_norm']:.3g}  "
             )
-        left = f"  {self._left(loop)} left" if loop.steps_done < self.total else ""
+        remaining = f"  {self._remaining(loop)} left" if loop.steps_done < self.total else ""
         self.console.print(
             f"epoch {row['epoch']}/{loop.recipe.schedule.epochs}  {learned}test {row['test_accuracy']:.2%}  "
             f"lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s, {row['waiting']:.0%} waiting  "
-            f"{row['peak_memory']:.2g} GiB{left}"
+            f"{row['peak_memory']:.2g} GiB{remaining}"
         )
         if row["skipped_steps"]:
-            self.note(f"{row['skipped_steps']} steps of it were left out: their gradients were infinite or NaN")
+            self.note(f"{row['skipped_steps']} of its steps were skipped: their gradients were infinite or NaN")
         new = [name for name in loop.unreadable if name not in self.unreadable]
         if new:
             self.unreadable.update(new)
             more = f" and {len(new) - 3} more" if len(new) > 3 else ""
-            self.note(f"{len(new)} could not be read: {'; '.join(new[:3])}{more} (all in unreadable.txt)")
+            self.note(f"{len(new)} images could not be read: {'; '.join(new[:3])}{more} (all in unreadable.txt)")
 
     def note(self, message: str) -> None:
         self.console.print(Text(printable(message)))
@@ -247,6 +245,6 @@ class Progress(Hook):
             self.bar.stop()
             self.bar = None
 
-    def _left(self, loop: Loop) -> str:
+    def _remaining(self, loop: Loop) -> str:
         rate = (time.monotonic() - self.began) / max(loop.steps_done - self.first, 1)
         return duration(rate * (self.total - loop.steps_done))

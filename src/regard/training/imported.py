@@ -1,4 +1,4 @@
-"""Weights from elsewhere into a safetensors file that says what network they belong to."""
+"""Imports weights of other code into a safetensors file that describes its network."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def import_weights(
     ema: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Pretrained:
-    """Reads a checkpoint into a network and writes it as a file that says what it is.
+    """Loads a checkpoint into a network and writes a file with the weights and a description of the network.
 
     Args:
-        checkpoint: of one of the published codes, or a state dict of the same network; see `models.load_official`.
-        network: the network it belongs to.
-        out: the file to write, `.safetensors`.
-        classes: how many; None: as many as there are names or, without names, as the last matrix has rows.
-        class_names: in the order of the logits.
-        preprocessing: how images have to come to the network; what is None in it is taken from timm's or torchvision's
-            description of the network, if they have one.
+        checkpoint: checkpoint of one of the three published repositories, or a state dict of the same network; see
+            `models.load_official`.
+        network: network of the checkpoint.
+        out: file to write, `.safetensors`.
+        classes: number of classes; None for the number of names or, without names, of rows of the last matrix.
+        class_names: class names in the order of the logits.
+        preprocessing: preprocessing of the network's images; fields that are None are taken from timm's or
+            torchvision's description of the network, if there is one.
         overwrite: replace a file that was imported before.
-        ema: take the moving average of the weights, where the checkpoint holds both.
-        say: is told what was taken of several state dicts, and what was left out.
+        ema: use the moving average of the weights if the checkpoint has both.
+        say: called with notes on the selected state dict and on entries that are left out.
 
     Raises:
         InputError: the checkpoint cannot be read safely or does not fit the network, its values or its logits of a
-            black image are not finite, or `out` is there already (with `overwrite`, and was not imported). Nothing is
-            written then.
+            black image are not finite, or `out` exists (with `overwrite`: and was not imported). Nothing is written.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     preprocessing = preprocessing or Preprocessing()
@@ -76,15 +76,15 @@ def import_weights(
         models.write_weights(model, out, notes)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"cannot write {out} ({first_line(error)}); make room, or give another place (--out)"
+            f"cannot write {out} ({first_line(error)}); free some space, or choose another path (--out)"
         ) from error
     return load_pretrained(out)
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
-    """Raises InputError for a file that cannot be written, or is there and not to be replaced."""
+    """Raises InputError for a file that cannot be written, or that exists and must not be replaced."""
     if out.suffix != ".safetensors":
-        raise InputError(f"the file to write is {out}; its name has to end in .safetensors")
+        raise InputError(f"{out} does not end in .safetensors; give such a name (--out)")
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent}")
     if out.exists():
@@ -103,7 +103,7 @@ def _check_finite(model: nn.Module, size: int, source: str) -> None:
     bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
     if bad:
         names = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
-        raise InputError(f"{source} holds values that are NaN or infinite, in {len(bad)} of its tensors ({names})")
+        raise InputError(f"{source} has NaN or infinite values in {len(bad)} of its tensors ({names})")
     if not torch.isfinite(model(torch.zeros(1, 3, size, size))).all():
         raise InputError(f"{source} gives logits that are NaN or infinite for a black image of {size} pixels")
 
@@ -115,15 +115,15 @@ def sha256(path: Path) -> str:
 
 
 def _outputs(checkpoint: Path, content: Any, classes: int | None, class_names: tuple[str, ...] | None) -> int:
-    """The length of the logits."""
+    """Number of logits."""
     if class_names is not None and classes not in (None, len(class_names)):
-        raise InputError(f"{len(class_names)} classes are named, and --num-classes says {classes}")
+        raise InputError(f"there are {len(class_names)} class names, but --num-classes is {classes}")
     count = len(class_names) if class_names is not None else classes
     outputs = models.count_classes(content, str(checkpoint))
     if count is None:
         if outputs is None:
-            raise InputError(f"the number of classes cannot be told from {checkpoint}; give it (--num-classes)")
+            raise InputError(f"{checkpoint} does not show the number of classes; give it (--num-classes)")
         return outputs
-    if outputs not in (None, count) and (outputs, count) != (1, 2):  # one output tells two classes apart
+    if outputs not in (None, count) and (outputs, count) != (1, 2):  # one output distinguishes two classes
         raise InputError(f"{checkpoint} has {outputs} classes, not {count}")
     return outputs or count

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, the losses checked every second, a test and a checkpoint after every epoch."""
+"""The training loop: steps, a check of the losses every second, and a test and a checkpoint after every epoch."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from regard.training.recipe import Recipe
 from regard.training.run import Run
 from regard.transfer import Objective
 
-_CHECK = 1.0  # seconds between two checks of the losses: each waits for the device
+_CHECK = 1.0  # seconds between two checks of the losses; each check waits for the device
 
 
 class Loop:
-    """The state of a run, and what takes it forward. Of several processes each has one, in step with the others.
+    """The state of a run and its training steps. With several processes, each has a loop at the same step.
 
     Attributes:
-        model: the network that learns.
-        tested: the network that is tested and saved; the same, unless a hook replaces it.
-        epoch, step: the next step to take, from 0.
-        rows: of metrics.jsonl, one per finished epoch.
-        unreadable: files that could not be read, and why.
+        model: network in training.
+        tested: network that is tested and saved; the same one, unless a hook replaces it.
+        epoch, step: epoch and step to run next, from 0.
+        rows: rows of metrics.jsonl, one per finished epoch.
+        unreadable: files that could not be read, each with the reason.
         begin: called after the first step.
     """
 
@@ -65,12 +65,12 @@ class Loop:
         self.rows: list[dict[str, Any]] = []
         self.epoch = self.step = 0
         self.unreadable: tuple[str, ...] = ()
-        self.skipped: dict[str, None] = {}  # by this process, each once
-        self.bad_before = 0  # steps without a finite gradient, one after another, right before this epoch
+        self.skipped: dict[str, None] = {}  # found by this process, each once
+        self.bad_before = 0  # consecutive steps without a finite gradient just before this epoch
         self.saved_at = time.perf_counter()
 
     def run_on(self, interrupted: Callable[[], bool]) -> bool:
-        """Trains to the end, or until interrupted; whether it came to the end."""
+        """Trains until the end or an interruption; returns whether the run is finished."""
         while self.epoch < self.recipe.schedule.epochs:
             if not self.train_epoch(interrupted):
                 return False
@@ -78,7 +78,7 @@ class Loop:
         return True
 
     def train_epoch(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
-        """Takes the remaining steps of the epoch; False if interrupted, and saved, before its end."""
+        """Runs the remaining steps of the epoch; returns False if interrupted and saved before its end."""
         self.model.train()
         reset_peak_memory(self.processes.device)
         self.began, self.waited, self.first = time.perf_counter(), 0.0, self.step
@@ -101,7 +101,7 @@ class Loop:
         return True
 
     def take_step(self, batch: Batch) -> None:
-        """Forward, backward and a step of the optimizer, on this process's slice of a batch."""
+        """Runs forward, backward and a step of the optimizer on this rank's slice of a batch."""
         self.skipped.update(dict.fromkeys(batch.skipped))
         self.prepare_step()
         for hook in self.hooks:
@@ -109,21 +109,21 @@ class Loop:
         sizes = part_sizes(len(batch.images), self.recipe.schedule.accumulate)
         parts = list(zip(batch.images.split(sizes), batch.labels.split(sizes), strict=True))
         for number, (images, labels) in enumerate(parts, start=1):
-            # Gradients are averaged over the processes with those of the last part.
+            # DistributedDataParallel averages gradients over the processes at the last part.
             with nullcontext() if number == len(parts) else self.processes.accelerator.no_sync(self.forward):
                 losses = self.forward(images, labels, self.progress)
-                # Losses are means over images, and gradients become means over processes.
-                share = len(images) * self.processes.count / batch.total
-                self.processes.accelerator.backward(losses.total if share == 1 else losses.total * share)
+                # Losses are means over images; gradients are averaged over processes.
+                weight = len(images) * self.processes.count / batch.total
+                self.processes.accelerator.backward(losses.total if weight == 1 else losses.total * weight)
             self.meter.add(self.step, losses, labels)
         norm = self.clip()
-        # With a scaled loss, the optimizer itself leaves out steps whose gradient is not finite.
+        # With a scaled loss, the scaler skips steps whose gradient is not finite.
         if self.scaler is not None or self.recipe.nonfinite == "stop" or norm.isfinite():
             self.optimizer.step()
         self.optimizer.zero_grad()
 
     def prepare_step(self) -> None:
-        """Seeds what is random in the step, and sets its learning rate."""
+        """Seeds the random numbers of the step and sets its learning rate."""
         schedule = self.recipe.schedule
         self.processes.seed_step(self.recipe.seed, self.steps_done)
         self.lr = learning_rate(schedule, self.recipe.optimizer.lr, self.steps_done, len(self.loader))
@@ -133,22 +133,24 @@ class Loop:
             reset_momentum(self.optimizer)
 
     def clip(self) -> Tensor:
-        """The norm of the gradient, which is then scaled down to what is allowed."""
+        """Clips the gradient; returns its norm before."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer.optimizer)
         norm = get_total_norm([p.grad for p in self.learning if p.grad is not None])
         if self.recipe.optimizer.clip is not None:
             clip_grads_with_norm_(self.learning, self.recipe.optimizer.clip, norm)
-        self.meter.rows[self.step, 0] = norm.detach() / self.processes.count  # all have it, and it is summed
+        self.meter.rows[self.step, 0] = (
+            norm.detach() / self.processes.count
+        )  # equal in all processes, and the columns are summed
         return norm
 
     def check(self, interrupted: bool) -> bool:
-        """Waits for the device and reads the losses; whether to stop. All processes do so after the same step."""
+        """Reads the losses, which waits for the device; returns whether to stop. Runs at the same step everywhere."""
         measured = self.measured()
         now = time.perf_counter()
-        due = now - self.saved_at > 60 * self.recipe.save_minutes
+        checkpoint_due = now - self.saved_at > 60 * self.recipe.save_minutes
         step_took = (now - self.checked_at) / (self.step - self.checked)
-        stop, slowest, save = self.processes.largest(interrupted, step_took, due)
+        stop, slowest, save = self.processes.largest(interrupted, step_took, checkpoint_due)
         check_losses(self, measured)
         if self.begin is not None:
             self.begin()
@@ -163,7 +165,7 @@ class Loop:
         return bool(stop)
 
     def finish_epoch(self) -> None:
-        """Tests, and writes down the epoch."""
+        """Tests the network and records the epoch."""
         measured = self.measured()
         waiting = self.waited / (time.perf_counter() - self.began)
         waiting, memory = self.processes.largest(waiting, peak_memory(self.processes.device))
@@ -197,7 +199,7 @@ class Loop:
         self.save()
 
     def save(self) -> None:
-        """Saves a checkpoint of all that the rest of the run depends on."""
+        """Saves a checkpoint."""
         check_weights(self)
         self.collect_unreadable()
         rows = self.processes.summed(self.meter.rows)
@@ -208,11 +210,11 @@ class Loop:
         self.saved_at = time.perf_counter()
 
     def measured(self) -> Measured:
-        """The steps of this epoch, over all processes."""
+        """The measurements of this epoch, summed over all processes."""
         return Measured(self.meter.columns, self.processes.summed(self.meter.rows[: self.step]))
 
     def collect_unreadable(self) -> None:
-        """Adds the files that any process could not read to those of before."""
+        """Adds the files that any process could not read to the earlier ones."""
         of_all = self.processes.of_all((*self.unreadable, *self.skipped))
         self.unreadable = tuple(dict.fromkeys(chain.from_iterable(of_all)))
 
@@ -222,34 +224,35 @@ class Loop:
 
     @property
     def progress(self) -> float:
-        """The share of the run that is over."""
+        """Completed fraction of the run, in [0, 1]."""
         return self.steps_done / (self.recipe.schedule.epochs * len(self.loader))
 
 
 def part_sizes(images: int, parts: int) -> list[int]:
-    """The sizes of so many parts of a process's images, as equal as can be, of two images at least."""
+    """Sizes of the parts of a rank's slice: as equal as possible, at least two images each."""
     parts = max(1, min(parts, images // 2))
     return [(images + part) // parts for part in reversed(range(parts))]
 
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Gives whether Ctrl-C or SIGTERM came, which within it are noted instead of obeyed; a second Ctrl-C is obeyed.
+    """A context that records Ctrl-C and SIGTERM instead of ending the process; a second Ctrl-C ends it.
 
-    Outside the main thread, where Python takes no signals, nothing is changed.
+    Yields a function that returns whether a signal came. Outside the main thread, where Python handles no signals,
+    it does nothing.
     """
-    asked = False
+    interrupted = False
 
     def note(number: int, _: object) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
+        nonlocal interrupted
+        if interrupted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked = True
+        interrupted = True
 
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield lambda: asked
+        yield lambda: interrupted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

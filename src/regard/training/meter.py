@@ -1,4 +1,4 @@
-"""What is measured in an epoch: losses, kept on the device until they are read, and memory."""
+"""Measurements of an epoch: losses, which stay on the device until they are read, and memory."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ if TYPE_CHECKING:
     from regard.training.loop import Loop
 
 _FIXED = ("gradient_norm", "images", "loss", "accuracy")
-_SKIPPED = 50  # steps left out one after another, after which a run is given up
+_SKIPPED = 50  # consecutive skipped steps after which a run stops with an error
 
 
 class Meter:
-    """One row per step, so that reading them waits for the device only when they are read.
+    """Losses of one process with one row per step. They stay on the device, so that only reading waits for it.
 
-    A term of the loss gets a column at the first step that has it. Sums are of this process; those of several are added
-    by whoever knows them all.
+    A term of the loss gets a column at the first step that has it.
 
     Args:
-        steps: of the epoch.
-        like: a parameter of the network: the rows are where it is, in its precision, float32 at least.
+        steps: number of steps of the epoch.
+        like: parameter of the network, which gives the device and the dtype (float32 at least).
 
     Attributes:
-        columns: the gradient's norm, the number of images, then sums over the images: loss, correct answers, terms.
+        columns: norm of the gradient, number of images, then sums over images: loss, correct predictions, terms.
         rows: (steps, columns).
     """
 
@@ -44,12 +43,12 @@ class Meter:
 
     @property
     def terms(self) -> list[str]:
-        """The names of the terms of the loss so far."""
+        """Names of the terms of the loss so far."""
         return self.columns[len(_FIXED) :]
 
     @torch.no_grad()
     def add(self, step: int, losses: Losses, labels: Tensor) -> None:
-        """Adds the images of a step, or of a part of it."""
+        """Adds the losses of a step, or of a part of its images."""
         self._widen(losses.terms)
         zero = self.rows.new_zeros(())
         classes = labels if labels.ndim == 1 else labels.argmax(1)
@@ -57,16 +56,16 @@ class Meter:
         terms = (losses.terms.get(name, zero) for name in self.terms)
         self.rows[step, 1:].add_(torch.stack((zero + 1, losses.total, correct, *terms)), alpha=len(labels))
 
-    def load(self, columns: dict[str, Tensor], *, here: bool) -> None:
-        """Goes on from what was saved, by name: (steps,) each, of all processes together.
+    def load(self, columns: dict[str, Tensor], *, main: bool) -> None:
+        """Restores saved columns, which are sums over all processes.
 
         Args:
-            columns: by name.
-            here: whether this process is the one that goes on from it; the others have the columns and add nothing.
+            columns: name -> (steps,).
+            main: whether this process restores the values; in the other processes they start at zero.
         """
         self._widen(columns)
         for column, name in enumerate(self.columns):
-            if here and name in columns:
+            if main and name in columns:
                 self.rows[:, column] = columns[name]
 
     def _widen(self, names: Iterable[str]) -> None:
@@ -77,15 +76,15 @@ class Meter:
 
 
 class Measured:
-    """What the meters of all processes say together, on the processor.
+    """The meters of all processes, summed and on the CPU.
 
     Args:
-        columns: as `Meter.columns`.
-        rows: (steps, columns), as `Meter.rows`, summed over the processes.
+        columns: names, as in `Meter.columns`.
+        rows: (steps, columns), as in `Meter.rows`, summed over the processes.
 
     Attributes:
-        columns: by name, float64 (steps,).
-        finite: whether loss and gradient of each step are finite, (steps,).
+        columns: name -> float64 (steps,).
+        finite: bool (steps,), whether loss and gradient of each step are finite.
     """
 
     def __init__(self, columns: Sequence[str], rows: Tensor) -> None:
@@ -97,12 +96,12 @@ class Measured:
         return (~self.finite).nonzero()[:, 0].tolist()
 
     def bad_at_the_end(self, before: int) -> int:
-        """How many of the last steps are bad one after another, after so many before these."""
+        """Number of consecutive bad steps at the end, including `before` steps of the previous epoch."""
         good = self.finite.nonzero()[:, 0].tolist()
         return len(self.finite) - 1 - good[-1] if good else before + len(self.finite)
 
     def means(self) -> dict[str, float]:
-        """Means over the images: loss, terms, and accuracy in [0, 1]; the gradient's norm, mean over the steps.
+        """Means over images of loss, terms and accuracy, in [0, 1], and over steps of the norm of the gradient.
 
         Steps without a finite loss or gradient are left out.
         """
@@ -116,15 +115,13 @@ class Measured:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begins to measure anew, where that can be."""
+    """Resets the measurement of peak memory on a GPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory that was in use, in GiB: by tensors on the GPU, or by the process since it began (0 where the
-    system does not say).
-    """
+    """Peak memory in GiB: of tensors on the GPU, or of the process on the CPU (0 if the system does not report it)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     try:
@@ -136,23 +133,23 @@ def peak_memory(device: torch.device) -> float:
 
 
 def check_weights(loop: Loop) -> None:
-    """Raises InputError if a weight is not finite: before it is tested or saved."""
+    """Raises InputError if a weight is not finite. Called before weights are tested or saved."""
     broken = [name for name, weight in loop.model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise InputError(
-            f"weights are NaN or infinite ({broken[0]} and {len(broken) - 1} more); {_kept(loop.run)} (try a lower "
-            "learning rate, a warm-up, or optimizer.clip)"
+            f"weights are NaN or infinite ({broken[0]} and {len(broken) - 1} more); {_checkpoint_status(loop.run)} "
+            "(try a lower learning rate, a warm-up, or optimizer.clip)"
         )
 
 
 def check_losses(loop: Loop, measured: Measured) -> None:
-    """Stops a run whose losses or gradients in the steps of the epoch so far are not finite.
+    """Checks that the losses and gradients of the epoch so far are finite.
 
-    With float16, whose loss is scaled too much now and then, and where the recipe has such steps skipped, only many
-    steps one after another without a finite gradient are the end.
+    With float16, whose loss scale is too large now and then, and if the recipe skips such steps, only many consecutive
+    steps without a finite gradient are an error.
 
     Raises:
-        InputError: the run is to be stopped.
+        InputError: they are not finite.
     """
     recipe, steps, bad = loop.recipe, len(loop.loader), measured.bad()
     tolerant = recipe.nonfinite == "skip" or recipe.precision == "float16"
@@ -161,14 +158,14 @@ def check_losses(loop: Loop, measured: Measured) -> None:
         return
     first = bad[-at_the_end:][0] if tolerant else bad[0]
     lr = learning_rate(recipe.schedule, recipe.optimizer.lr, loop.epoch * steps + first, steps)
-    what = "gradient" if measured.columns["loss"][first].isfinite() else "loss"
+    quantity = "gradient" if measured.columns["loss"][first].isfinite() else "loss"
     raise InputError(
-        f"the {what} is NaN or infinite in epoch {loop.epoch + 1}, step {first + 1}"
-        f"{f', and in {at_the_end} steps one after another' if tolerant else ''}, at learning rate {lr:.3g}; "
-        f"{_kept(loop.run)} (try a lower learning rate, a warm-up, or optimizer.clip)"
+        f"the {quantity} is NaN or infinite in epoch {loop.epoch + 1}, step {first + 1}"
+        f"{f', and in {at_the_end} consecutive steps' if tolerant else ''}, at learning rate {lr:.3g}; "
+        f"{_checkpoint_status(loop.run)} (try a lower learning rate, a warm-up, or optimizer.clip)"
     )
 
 
-def _kept(run: Run) -> str:
-    there = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
-    return f"{'the last good checkpoint is kept' if there else 'there is no checkpoint yet'} in {run.checkpoints}"
+def _checkpoint_status(run: Run) -> str:
+    exists = run.checkpoints.is_dir() and any(run.checkpoints.iterdir())
+    return f"{'the last good checkpoint is kept' if exists else 'there is no checkpoint yet'} in {run.checkpoints}"

@@ -19,27 +19,24 @@ from regard.training.recipe import ModelRecipe, Recipe
 
 
 def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
-    """The network of a recipe as its training begins, with what it wants frozen; see `build_network`."""
+    """Builds the network of a recipe with its frozen layers, before training; see `build_network`."""
     model = build_network(recipe.model, classes, pretrained=pretrained)
     freeze(model, recipe.model.frozen, fixed_norms=recipe.model.fixed_norms)
     return model
 
 
 def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
-    """The network that a part of a recipe describes, untrained unless it asks for pretrained weights; none of it is
-    frozen.
+    """Builds the network of a recipe, untrained unless it is pretrained. No layer is frozen.
 
     Raises:
         InputError: as `models.create`.
     """
     for option in network.options:
         if option in inspect.signature(models.create).parameters:
-            raise InputError(
-                f"model.options has {option}, which is no option of a network; leave it out, or give model.{option}"
-            )
+            raise InputError(f"model.options has {option}, which is a field; give it as model.{option}")
     start = network.attention_start
     if network.attention is not None and network.pretrained and pretrained is False:
-        start = start or "identity"  # as with the pretrained weights that a file stands for
+        start = start or "identity"  # a file of weights replaces pretrained weights
     return models.create(
         network.name,
         classes,
@@ -62,19 +59,20 @@ def load_network(
     ema: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> nn.Module:
-    """The network that a part of a recipe describes, with the weights of a file, in evaluation mode, on the CPU.
+    """Builds the network of a recipe with the weights of a file, in evaluation mode on the CPU.
 
     See `models.load_built`.
 
     Args:
-        network: what to make.
-        outputs: length of its logits.
-        path: of the file.
-        content: what `models.read_checkpoint` gives of it, or the part that counts; None: it is read.
-        ema: see `models.load_official`, like `say`.
+        network: network to build.
+        outputs: number of logits.
+        path: file of the weights.
+        content: content of the file from `models.read_checkpoint`, or a part of it; None to read the file.
+        ema: as in `models.load_official`.
+        say: as in `models.load_official`.
 
     Raises:
-        InputError: the file cannot be read, its weights do not fit the network, or that cannot be made.
+        InputError: the file cannot be read, its weights do not fit the network, or the network cannot be built.
     """
     checkpoint = models.read_checkpoint(path) if content is None else content
     build = partial(build_network, network, outputs, pretrained=False)
@@ -82,20 +80,20 @@ def load_network(
 
 
 def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = False) -> None:
-    """Takes parts of `model` out of training, in place.
+    """Freezes layers and batch norms of `model`, in place.
 
-    A fixed batch norm does not learn, is in evaluation mode and stays in it, whatever `model.train()` says: it goes by
-    its running mean and variance, and keeps them. Copies and pickles of the model keep that, its state dict knows
-    nothing of it.
+    A fixed batch norm stays in evaluation mode, also after `model.train()`: it uses and keeps its running mean and
+    variance, and its parameters do not learn. Copies and pickles of the model are fixed, too; the state dict is
+    unchanged.
 
     Args:
-        model: to be trained.
+        model: model to train.
         frozen: names of layers, as in `model.named_modules()`, whose parameters do not learn. All batch norms in them
-            are fixed; dropout is not, and drops in training as before.
+            are fixed; dropout stays active in training.
         fixed_norms: fix all batch norms of the model.
 
     Raises:
-        InputError: the model has no layer of such a name, no batch norms to fix, or nothing is left that learns.
+        InputError: an unknown layer, no batch norms to fix, or no parameter is left to learn.
     """
     if isinstance(frozen, str):
         raise InputError(f"model.frozen is {frozen!r}; give a list of layers, [{frozen}]")
@@ -110,8 +108,8 @@ def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = 
         module.requires_grad_(False)
     for norm in norms:
         norm.eval()
-        # In the instance, where it is found before the method of the class; a partial of a function of this module can
-        # be copied and pickled.
+        # Set on the instance, which overrides the method of the class; a partial of a module-level function can be copied
+        # and pickled.
         norm.train = partial(_stay, norm)  # type: ignore[method-assign]
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
@@ -125,18 +123,18 @@ def _batch_norms(module: nn.Module) -> list[nn.Module]:
 
 
 def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
-    """In place of `norm.train`."""
+    """Replaces `norm.train`."""
     return norm
 
 
 def takes_channels_last(model: nn.Module, recipe: Recipe, images: int, device: torch.device, processes: int) -> bool:
-    """Whether the network can be trained in the channels last layout on so many images.
+    """Whether the network can be trained in the channels last layout on this number of images.
 
-    On a processor, oneDNN writes the gradient of the weights of a strided 1 x 1 convolution of fewer than 16 channels
-    beyond its memory where the number of threads does not divide that of the images (torch 2.14.1, AMD EPYC).
+    On a CPU, oneDNN writes the weight gradient of a strided 1 x 1 convolution with fewer than 16 channels out of bounds
+    if the number of threads does not divide the number of images (torch 2.14.1, AMD EPYC).
     """
-    batch, share = recipe.schedule.batch_size, torch.get_num_threads() * processes
-    divided = recipe.schedule.accumulate == 1 and batch % share == 0 and images % batch % share == 0
+    batch, threads = recipe.schedule.batch_size, torch.get_num_threads() * processes
+    divided = recipe.schedule.accumulate == 1 and batch % threads == 0 and images % batch % threads == 0
     if device.type != "cpu" or torch.get_num_threads() == 1 or divided:
         return True
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]

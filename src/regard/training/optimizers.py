@@ -1,4 +1,4 @@
-"""Optimizers by name, torch's SGD and AdamW and those of timm, and the learning rate over time."""
+"""Optimizers by name (torch's SGD and AdamW, and timm's), and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import nn, optim
 from regard.errors import InputError, first_line, unknown
 from regard.training.recipe import OptimizerRecipe, ScheduleRecipe
 
-_FUSED = (optim.SGD, optim.Adam, optim.AdamW)  # have a kernel for all parameters at once on CUDA
-# What optimizers take and training does not: to climb, to be derived, to be part of a CUDA graph.
+_FUSED = (optim.SGD, optim.Adam, optim.AdamW)  # have a fused kernel on CUDA
+# Options of optimizers that training does not support.
 _NOT_HERE = ("params", "maximize", "differentiable", "capturable")
 
 
 @cache
 def _optimizers() -> dict[str, tuple[Any, dict[str, Any]]]:
-    """The class of each, and what it is made with if the recipe's options do not say otherwise."""
+    """The class of each optimizer and its default arguments."""
     infos = {name: timm.optim.get_optimizer_info(name) for name in map(str, timm.optim.list_optimizers())}
-    # Not those that need apex or bitsandbytes, nor those that need second derivatives.
+    # Without those that need apex, bitsandbytes or second derivatives.
     of_timm = {
         name: (info.opt_class, info.defaults or {})
         for name, info in infos.items()
@@ -34,7 +34,7 @@ def _optimizers() -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def optimizer_names() -> list[str]:
-    """The names that a recipe can give an optimizer, sorted."""
+    """Names of optimizers, sorted."""
     return sorted(_optimizers())
 
 
@@ -46,11 +46,11 @@ def _arguments(name: str) -> tuple[list[str], list[str]]:
 
 
 def check_optimizer(recipe: OptimizerRecipe) -> None:
-    """Finds what is wrong with the name, the options, the momentum before there is a network.
+    """Checks the optimizer of a recipe without a network.
 
     Raises:
-        InputError: an unknown name or option, an option that is a field of the recipe, a value that the optimizer does
-            not take, a momentum or nesterov for one without.
+        InputError: an unknown name or option, an option that is a field of the recipe, an invalid value, or momentum or
+            nesterov for an optimizer without it.
     """
     if recipe.name not in _optimizers():
         raise unknown("optimizer", recipe.name, _optimizers())
@@ -62,32 +62,31 @@ def check_optimizer(recipe: OptimizerRecipe) -> None:
             raise unknown(f"option of optimizer {recipe.name}", option, options)
     if "momentum" not in fields and recipe.momentum != OptimizerRecipe.momentum:
         raise InputError(
-            f"optimizer.momentum is {recipe.momentum}, and {recipe.name} has none; leave it out"
+            f"optimizer.momentum is {recipe.momentum}, but {recipe.name} has no momentum; leave it out"
             + (" (its betas are an option: optimizer.options)" if "betas" in options else "")
         )
     if recipe.nesterov and "nesterov" not in fields:
         as_option = " or give it in optimizer.options" if "nesterov" in options else ""
         raise InputError(f"optimizer.nesterov is for sgd; optimizer.name is {recipe.name}: leave it out{as_option}")
-    try:  # for one small matrix; some look at an option only in a step
-        with torch.random.fork_rng(devices=[]):  # some draw random numbers
+    try:  # on one small matrix; some optimizers check an option only in a step
+        with torch.random.fork_rng(devices=[]):  # some optimizers draw random numbers
             matrix = nn.Parameter(torch.ones(2, 2))
-            optimizer = _made([{"params": [matrix]}], recipe)
+            optimizer = _create([{"params": [matrix]}], recipe)
             matrix.grad = torch.ones_like(matrix)
             for _ in range(2 if recipe.options else 0):
                 optimizer.step()
-    except Exception as error:  # optimizers give almost any for a value that they do not take
+    except Exception as error:  # an optimizer may raise any error for an invalid value
         raise InputError(
             f"optimizer {recipe.name} does not take optimizer.options {recipe.options} ({first_line(error)})"
         ) from error
 
 
 def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, besides: Iterable[nn.Parameter] = ()) -> optim.Optimizer:
-    """The optimizer of a recipe over all parameters of `model` that learn, and those `besides`, which decay as weights
-    do.
+    """Builds the optimizer of a recipe for the trainable parameters of `model` and the parameters `besides`.
 
-    With `decay='weights'`, only what is called `weight` and has two dimensions or more decays: the kernels of
-    convolutions and the matrices, not norms, biases or the parameters of gates. On CUDA, torch's SGD, Adam and AdamW
-    take a step in one kernel (fused) if the options do not say otherwise; last digits differ from those of the others.
+    With `decay='weights'`, weight decay applies to parameters called `weight` with at least two dimensions (kernels of
+    convolutions and matrices) and to `besides`, not to norms, biases or parameters of gates. On CUDA, torch's SGD, Adam
+    and AdamW use their fused kernels by default, whose results differ in the last digits.
 
     Raises:
         InputError: see `check_optimizer`.
@@ -101,24 +100,24 @@ def make_optimizer(model: nn.Module, recipe: OptimizerRecipe, besides: Iterable[
             (decaying if decays else spared).append(p)
     groups: list[dict[str, Any]] = [{"params": spared, "weight_decay": 0.0}] if spared else []
     groups.append({"params": [*decaying, *besides], "weight_decay": recipe.weight_decay})
-    return _made(groups, recipe)
+    return _create(groups, recipe)
 
 
-def _made(groups: Sequence[dict[str, Any]], recipe: OptimizerRecipe) -> optim.Optimizer:
+def _create(groups: Sequence[dict[str, Any]], recipe: OptimizerRecipe) -> optim.Optimizer:
     make, defaults = _optimizers()[recipe.name]
     fields = {name: getattr(recipe, name) for name in _arguments(recipe.name)[0]}
-    # YAML has lists only; optimizers keep pairs as tuples.
+    # YAML has only lists; optimizers expect tuples.
     options = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.options.items()}
     parameters = [p for group in groups for p in group["params"]]
     fuses = make in _FUSED and parameters and all(p.is_cuda and p.is_floating_point() for p in parameters)
     if fuses and not {"fused", "foreach"} & options.keys():
         options["fused"] = True
-    made: optim.Optimizer = make(groups, **{**defaults, **fields, **options})
-    return made
+    optimizer: optim.Optimizer = make(groups, **{**defaults, **fields, **options})
+    return optimizer
 
 
 def reset_momentum(optimizer: optim.Optimizer) -> None:
-    """Sets the momentum of SGD to zero, as before the first step; in place. Other optimizers stay as they are."""
+    """Resets the momentum of SGD to zero, in place. Other optimizers are unchanged."""
     for state in optimizer.state.values():
         buffer = state.get("momentum_buffer")  # None before the first step, and without momentum
         if buffer is not None:
@@ -128,15 +127,15 @@ def reset_momentum(optimizer: optim.Optimizer) -> None:
 def learning_rate(schedule: ScheduleRecipe, height: float, step: int, steps_per_epoch: int) -> float:
     """The learning rate of a step.
 
-    It rises along a line from near zero to its height over the warm-up, whose last step stays below the height by as
-    much as one step of it rises. A cosine or a line begins where the warm-up ends and comes to `floor` of the height
-    right after the last step; milestones count from the beginning of the run.
+    It rises linearly from near zero to `height` during the warm-up and reaches it in the first step after the warm-up.
+    The cosine and linear shapes start there and reach `floor` times `height` right after the last step. Milestones
+    count from the start of the run.
 
     Args:
-        schedule: its shape.
-        height: the learning rate at its height.
-        step: counted from 0 over the whole run; the rate behind the end of a run is that of its end.
-        steps_per_epoch: at least 1.
+        schedule: schedule of the recipe.
+        height: highest learning rate.
+        step: step from 0, over the whole run; after the end of the run the rate stays constant.
+        steps_per_epoch: steps per epoch, at least 1.
     """
     epoch, progress = step // steps_per_epoch, step / steps_per_epoch
     if progress < schedule.warmup:
@@ -144,5 +143,5 @@ def learning_rate(schedule: ScheduleRecipe, height: float, step: int, steps_per_
     if schedule.shape == "milestones":
         return height * schedule.factor ** sum(epoch >= milestone for milestone in schedule.milestones)
     through = min((progress - schedule.warmup) / max(schedule.epochs - schedule.warmup, 1e-9), 1.0)
-    left = 1 - through if schedule.shape == "linear" else (1 + math.cos(math.pi * through)) / 2
-    return height * (schedule.floor + (1 - schedule.floor) * left)
+    factor = 1 - through if schedule.shape == "linear" else (1 + math.cos(math.pi * through)) / 2
+    return height * (schedule.floor + (1 - schedule.floor) * factor)

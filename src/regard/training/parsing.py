@@ -1,4 +1,4 @@
-"""Recipes from YAML files and command-line options, by jsonargparse."""
+"""Parses recipes from YAML files and command-line options with jsonargparse."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from regard.parser import Parser, nearest
 from regard.strict_yaml import read_yaml
 from regard.training.recipe import DataRecipe, Recipe
 
-_LARGEST = 2**18  # bytes of a recipe
-_MOST_VALUES = 1000  # in a field that is a list
+_LARGEST = 2**18  # bytes of a recipe file
+_MOST_VALUES = 1000  # values in a list
 
 
 def add_recipe(parser: ArgumentParser) -> None:
@@ -30,21 +30,21 @@ def add_recipe(parser: ArgumentParser) -> None:
 
 
 def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a YAML file (None: the defaults), with fields overridden.
+    """Loads a recipe from a YAML file (None for the defaults) and applies overrides.
 
     Args:
-        path: of the file, or one of `regard.recipes.names()`.
-        overrides: as on the command line, `["--optimizer.lr", "0.05"]`.
+        path: path of the file, or one of `regard.recipes.names()`.
+        overrides: command-line options such as `["--optimizer.lr", "0.05"]`.
 
     Raises:
-        InputError: there is no such file, it is not YAML, a field is misspelt or its value does not fit.
+        InputError: the file does not exist or is not YAML, or a field is unknown or has an invalid value.
     """
     parser = _recipe_parser()
     return to_recipe(parser, parser.parse_args([*file_arguments(parser, path), *overrides]))
 
 
 def to_recipe(parser: ArgumentParser, arguments: Namespace) -> Recipe:
-    """The checked recipe among parsed arguments."""
+    """The recipe in parsed arguments, checked."""
     built = parser.instantiate(arguments)
     recipe = Recipe(**{name: built[name] for name in Recipe.__dataclass_fields__})
     recipe.check()
@@ -59,12 +59,12 @@ def _recipe_parser() -> Parser:
 
 
 def add_data(parser: ArgumentParser, *, skip: Collection[str] = (), help: str | None = None) -> None:
-    """Adds the fields that say what data to use to `parser`, as `--data.name` and the like, except those of `skip`.
+    """Adds the data fields of a recipe to `parser`, as `--data.name` and the like.
 
     Args:
-        parser: of a command.
-        skip: names of fields.
-        help: of `--data`, which is short for `--data.name`.
+        parser: parser of a command.
+        skip: names of fields to leave out.
+        help: help of `--data`, which is short for `--data.name`.
     """
     parser.add_class_arguments(DataRecipe, "data", skip=set(skip))
     _describe(parser, DataRecipe, "data.")
@@ -73,7 +73,7 @@ def add_data(parser: ArgumentParser, *, skip: Collection[str] = (), help: str | 
 
 
 def _describe(parser: ArgumentParser, fields_of: type, prefix: str = "") -> None:
-    """Adds the intervals of fields, which stand in their types, to the help of their options, and what groups take."""
+    """Adds the range of each field, which its type states, to the help of its option, and a metavar to groups."""
     options = {action.dest: action for action in parser._actions}
     for name, kind in get_type_hints(fields_of, include_extras=True).items():
         if is_dataclass(kind):
@@ -86,24 +86,24 @@ def _describe(parser: ArgumentParser, fields_of: type, prefix: str = "") -> None
 
 
 def field_arguments(fields: Mapping[str, Any]) -> list[str]:
-    """The arguments that say the same as fields by dotted names."""
+    """Command-line arguments for fields given by dotted names."""
     return [f"--{name}={option_text(value)}" for name, value in fields.items()]
 
 
 def option_text(value: Any) -> str:
-    """What stands behind the name of an option."""
+    """The text of an option's value on the command line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def to_data(arguments: Namespace, **fields: Any) -> DataRecipe:
-    """The checked data recipe among parsed arguments, with some fields given here."""
+    """The data recipe in parsed arguments with some fields replaced, checked."""
     recipe = DataRecipe(**vars(arguments.data), **fields)
     check_fields(recipe, "data.")
     return recipe
 
 
 def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]:
-    """What a recipe file says, as the arguments that say the same."""
+    """Command-line arguments for the fields of a recipe file."""
     if path is None:
         return []
     path = recipes.find(path)
@@ -116,16 +116,16 @@ def file_arguments(parser: ArgumentParser, path: str | Path | None) -> list[str]
     if content is None:
         return []
     if not isinstance(content, dict):
-        raise InputError(f"{path} is no recipe: it holds a {type(content).__name__}, not fields with values")
+        raise InputError(f"{path} is no recipe: it has a {type(content).__name__}, not fields with values")
     known = [action.dest for action in parser._actions if action.dest.partition(".")[0] in Recipe.__dataclass_fields__]
     try:
         return field_arguments(dict(_flat(content, known, str(path))))
     except (TypeError, RecursionError) as error:
-        raise InputError(f"{path} holds what no recipe does ({one_line(error)})") from error
+        raise InputError(f"{path} has content that no recipe has ({one_line(error)})") from error
 
 
 def _flat(content: dict[Any, Any], known: Sequence[str], path: str, prefix: str = "") -> list[tuple[str, Any]]:
-    """Fields as dotted names; a group of fields is gone into, the value of a field is not."""
+    """Fields by dotted names. Groups of fields are flattened; values that are dicts are not."""
     fields: list[tuple[str, Any]] = []
     for key, value in content.items():
         name = f"{prefix}{key}"

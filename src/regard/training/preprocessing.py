@@ -1,4 +1,4 @@
-"""How images come to a network."""
+"""Preprocessing of images for a network."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images come to a network, in the words of timm's data config.
+    """Preprocessing of images for a network, as in timm's data config.
 
     Attributes:
-        mean: subtracted from the channels, in [0, 1]; None: that of the data.
-        std: the channels are divided by it; None: that of the data.
-        size: side of the images in pixels; None: not known.
-        crop_pct: the share of the resized image's shorter side that is left by the crop, in (0, 1]; None: all of it.
-        crop_mode: "center", "squash" or "border", as timm calls them; None: "center".
-        interpolation: of the resizing, as timm calls it; None: "bilinear".
+        mean: mean of each channel, in [0, 1]; None for the mean of the data.
+        std: standard deviation of each channel; None for that of the data.
+        size: side of the images in pixels; None if unknown.
+        crop_pct: side of the centre crop as a fraction of the shorter side of the resized image, in (0, 1]; None for 1.
+        crop_mode: timm's "center", "squash" or "border"; None for "center".
+        interpolation: timm's name of the interpolation; None for "bilinear".
     """
 
     mean: Channels | None = None
@@ -35,7 +35,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Preprocessing:
-        """That of timm's `pretrained_cfg`, or a part of one.
+        """The preprocessing in timm's `pretrained_cfg`, or in a part of one.
 
         Raises:
             TypeError, ValueError: mean or std are not three numbers.
@@ -59,12 +59,12 @@ class Preprocessing:
         check_fields(self)
 
     def over(self, other: Preprocessing) -> Preprocessing:
-        """What is given here, and where nothing is, what is given there."""
-        mine, theirs = astuple(self), astuple(other)
-        return Preprocessing(*(a if a is not None else b for a, b in zip(mine, theirs, strict=True)))
+        """This preprocessing, with None replaced by the values of `other`."""
+        values, fallback = astuple(self), astuple(other)
+        return Preprocessing(*(a if a is not None else b for a, b in zip(values, fallback, strict=True)))
 
     def transform(self) -> data.Transform:
-        """How an image file is resized and cropped for the network; not at all if its size is not known."""
+        """The transform that resizes and crops images for the network; the identity if `size` is None."""
         if self.size is None:
             return data.Transform()
         red, green, blue = (round(255 * value) for value in self.mean or (0.0, 0.0, 0.0))

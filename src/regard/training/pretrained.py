@@ -97,22 +97,22 @@ def load_pretrained(
             one set of weights.
     """
     path = Path(source)
-    name, given, file = str(source).partition("=")
+    name, separator, file = str(source).partition("=")
     if (path / WEIGHTS).is_file():  # what `models.save_pretrained` wrote
         pretrained = _imported(path / WEIGHTS)
     elif path.is_dir():
         pretrained = _of_run(Run.open(path), weights)
     elif path.is_file():
         pretrained = _of_file(path)
-    elif given or timm.is_model(name) or is_of_torchvision(name):
-        pretrained = _of_checkpoint(name, Path(file), ema, say) if given else _published(name)
+    elif separator or timm.is_model(name) or is_of_torchvision(name):
+        pretrained = _of_checkpoint(name, Path(file), ema, say) if separator else _published(name)
     elif path.suffix == ".pt" and _run_around(path):
         raise InputError(f"there is no checkpoint {source}; its run keeps the newest only")
     else:
         raise InputError(f"there is no run folder {source}, and timm knows no network of that name")
     if weights == "best" and pretrained.weights != "best":
         raise InputError(f"{pretrained.source} has one set of weights; leave --weights best out")
-    if ema and (path.exists() or not given):
+    if ema and (path.exists() or not separator):
         raise InputError(f"--ema is for a network as NAME=CHECKPOINT, not for {source}; leave it out")
     return pretrained
 

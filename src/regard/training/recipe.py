@@ -231,10 +231,10 @@ class TransferRecipe:
         for name in (term.weight for term in TERMS.values()):
             check_range(f"transfer.{name}", self.weight(name), 0, 1 if name == "alpha" else math.inf)
         if not self.teachers and self.uses(*FROM_TEACHER):
-            given = [f"transfer.{name}" for name in FROM_TEACHER if self.uses(name)]
+            fields = [f"transfer.{name}" for name in FROM_TEACHER if self.uses(name)]
             raise InputError(
-                f"{' and '.join(given)} given without transfer.teacher (a run folder, an imported file, a name of timm "
-                "or torchvision/NAME)"
+                f"{' and '.join(fields)} given without transfer.teacher; name a run folder, an imported file, "
+                "a network of timm or torchvision/NAME"
             )
         if self.teachers and not self.uses(*FROM_TEACHER):
             raise InputError(

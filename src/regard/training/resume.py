@@ -40,10 +40,10 @@ def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], 
         return "the classes are in another order"
     for name, kind in (("train", "training"), ("test", "test")):
         before, now = recorded[name]["images"], record[name]["images"]
-        which = [f" of class {one!r}" for one in classes] if len(now) == len(classes) else [""]
-        for one, there, here in zip(which, before, now, strict=True):
-            if there != here:
-                return f"there are {here} {kind} images{one}, and were {there}"
+        labels = [f" of class {of_class!r}" for of_class in classes] if len(now) == len(classes) else [""]
+        for of_class, earlier, current in zip(labels, before, now, strict=True):
+            if earlier != current:
+                return f"there are {current} {kind} images{of_class}, and were {earlier}"
         if recorded[name]["fingerprint"] != record[name]["fingerprint"]:
             return f"{kind} images were replaced, renamed or put elsewhere"
     return None
@@ -52,8 +52,10 @@ def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], 
 def one_class(classes: tuple[str, ...], record: Record) -> str | None:
     """The class that all training images are of, as far as that is known; None: there are more."""
     counts = record["train"]["images"]
-    seen = [name for name, count in zip(classes, counts, strict=True) if count] if len(counts) == len(classes) else []
-    return seen[0] if len(seen) == 1 else None
+    present = (
+        [name for name, count in zip(classes, counts, strict=True) if count] if len(counts) == len(classes) else []
+    )
+    return present[0] if len(present) == 1 else None
 
 
 def check_same_run(recipe: Recipe, run: Run, classes: tuple[str, ...], record: Record) -> None:

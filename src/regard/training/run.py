@@ -80,9 +80,9 @@ class Run:
         folder = Path(folder)
         try:
             real = Path(os.path.realpath(folder))
-            there = next(path for path in (real, *real.parents) if os.path.lexists(path))  # a link to itself is
-            empty = real != there or (real.is_dir() and not any(real.iterdir()))
-            writable = there.is_dir() and os.access(there, os.W_OK)
+            existing = next(path for path in (real, *real.parents) if os.path.lexists(path))  # a link to itself is
+            empty = real != existing or (real.is_dir() and not any(real.iterdir()))
+            writable = existing.is_dir() and os.access(existing, os.W_OK)
         except OSError as error:
             raise InputError(f"the run folder {folder} cannot be made ({first_line(error)}); give another") from error
         if not empty:
@@ -97,7 +97,9 @@ class Run:
                 raise InputError(f"{folder} is not overwritten: it exists and is no run ({error})") from error
             check_replaceable(folder)
         if not writable:
-            raise InputError(f"the run folder {folder} cannot be made: {there} cannot be written; give another (--run)")
+            raise InputError(
+                f"the run folder {folder} cannot be made: {existing} cannot be written; give another (--run)"
+            )
 
     def begin(
         self,

@@ -19,7 +19,7 @@ from regard import data
 from regard.errors import KILLED_WORKER, InputError, LostProcess, SaidElsewhere, first_line
 from regard.modes import check_image_size
 from regard.training.checkpoint import restore
-from regard.training.datasets import load_data, make_loaders, resolved
+from regard.training.datasets import load_data, make_loaders, with_statistics
 from regard.training.distributed import Processes
 from regard.training.hooks import Hook, Mix, Trackers, WeightAverage, check_trackers
 from regard.training.loop import Loop, interruptible
@@ -88,7 +88,7 @@ def train(
             processes.note(f"note: accelerate launch was asked for {launched}; the recipe's precision counts")
         processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are read
         splits = splits or processes.first(lambda: load_data(recipe.data))  # first, for it may be a download
-        recipe, classes = replace(recipe, data=resolved(recipe.data, splits.train)), splits.train.classes
+        recipe, classes = replace(recipe, data=with_statistics(recipe.data, splits.train)), splits.train.classes
         record = _record(splits, processes)
         if resume:
             processes.alone(lambda: check_same_run(recipe, run, classes, record))
@@ -162,8 +162,8 @@ def _record(splits: data.Splits, processes: Processes) -> Record:
             names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
             processes.note(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
     record, classes = data_record(splits), splits.train.classes
-    (first, *others) = processes.of_all((classes, record))
-    for rank, other in enumerate(others, start=1):
+    (first, *other_records) = processes.of_all((classes, record))
+    for rank, other in enumerate(other_records, start=1):
         differing = difference(*other, *first)
         if differing is not None:
             message = f"process {rank} reads other images than process 0: {differing}; give all the same (data.folder)"

@@ -52,10 +52,10 @@ def boxes_region(
 ) -> Mask:
     """The boxes in a file: those of the label alone, or all. Pixels are counted from `first`; where that is 1, the last
     pixel of a box is in it."""
-    found = read_boxes(path)
-    size = found.size or frame.size
+    annotation = read_boxes(path)
+    size = annotation.size or frame.size
     frame.check(size, path)
-    boxes = [box for name, box in found.objects if not alone or name == classes[label]]
+    boxes = [box for name, box in annotation.objects if not alone or name == classes[label]]
     return box_mask([(left - first, top - first, *ends) for left, top, *ends in boxes], *size)
 
 

@@ -122,8 +122,8 @@ def open_coco(
     labels, parts = [], []
     for key, size, several in zip(keys, sizes, objects, strict=True):
         labels.append(_label(several, size, tree.root / key, path, categories))
-        shown = [one for one in several if region == "all" or categories[one["category_id"]] == labels[-1]]
-        parts.append((size, [{field: one.get(field) for field in _FIELDS} for one in shown]))
+        selected = [one for one in several if region == "all" or categories[one["category_id"]] == labels[-1]]
+        parts.append((size, [{field: one.get(field) for field in _FIELDS} for one in selected]))
     return CocoDataset(split, tree.root, keys, labels, classes, parts, path)
 
 
@@ -134,39 +134,39 @@ def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
         raise InputError(f"no annotations/{_PREFIX}….json in {show(root)}; {_LAYOUT}")
     names = list(files)
     if split is not None:
-        found = [split] if split in files else [name for name in names if name.rstrip("0123456789") == split]
-        if not found:
+        matches = [split] if split in files else [name for name in names if name.rstrip("0123456789") == split]
+        if not matches:
             raise unknown(f"split of {show(root)}", split, names)
     else:
         by_word = [[name for name in names if name.startswith(word)] for word in _PREFERRED]
-        found = next((several for several in by_word if several), names)
-    if len(found) > 1:
-        raise InputError(f"{show(root)} has the splits {', '.join(found)}; say which (split)")
-    return files[found[0]], found[0]
+        matches = next((several for several in by_word if several), names)
+    if len(matches) > 1:
+        raise InputError(f"{show(root)} has the splits {', '.join(matches)}; say which (split)")
+    return files[matches[0]], matches[0]
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     content = read_json(path)
     if not isinstance(content, dict) or not content.get("images"):
         raise InputError(f"{show(path)} has no images; expected COCO's format: images, annotations, categories")
-    found = {name: content.get(name, []) for name in ("images", "annotations", "categories")}
-    for name, records in found.items():
+    tables = {name: content.get(name, []) for name in ("images", "annotations", "categories")}
+    for name, records in tables.items():
         if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
             raise InputError(f"{name} in {show(path)} are no list of records; expected COCO's format")
-    return found
+    return tables
 
 
-def _by_id(records: Sequence[dict[str, Any]], what: str, path: Path) -> dict[Any, dict[str, Any]]:
+def _by_id(records: Sequence[dict[str, Any]], kind: str, path: Path) -> dict[Any, dict[str, Any]]:
     """Images or categories by their ids."""
-    found = {}
-    for place, record in enumerate(records):
+    by_id = {}
+    for i, record in enumerate(records):
         key = record.get("id")
-        if not _is_id(key) or key in found:
+        if not _is_id(key) or key in by_id:
             raise InputError(
-                f"{what} {place} in {show(path)} has the id {key!r:.60}; expected a number or a text, each its own"
+                f"{kind} {i} in {show(path)} has the id {key!r:.60}; expected a number or a text, each its own"
             )
-        found[key] = record
-    return found
+        by_id[key] = record
+    return by_id
 
 
 def _size(image: dict[str, Any], path: Path) -> Size | None:
@@ -197,24 +197,24 @@ def _categories(content: dict[str, list[dict[str, Any]]], path: Path) -> tuple[d
         used = {key for key in (one.get("category_id") for one in content["annotations"]) if _is_id(key)}
         order = [key for key in order if counts[names[key]] == 1 or key in used]
     classes = unique([str(names[key]) for key in order], f"categories in {show(path)}")
-    return {key: place for place, key in enumerate(order)}, list(classes)
+    return {key: label for label, key in enumerate(order)}, list(classes)
 
 
 def _by_image(
     content: dict[str, list[dict[str, Any]]], path: Path, by_id: dict[Any, Any], categories: dict[int | str, int]
 ) -> list[list[dict[str, Any]]]:
     """The annotations of each image, of known images and categories all."""
-    found: dict[Any, list[dict[str, Any]]] = {key: [] for key in by_id}
-    for place, annotation in enumerate(content["annotations"]):
+    annotations: dict[Any, list[dict[str, Any]]] = {key: [] for key in by_id}
+    for i, annotation in enumerate(content["annotations"]):
         image, category = annotation.get("image_id"), annotation.get("category_id")
-        known = _is_id(image) and image in found
+        known = _is_id(image) and image in annotations
         if not known or (categories and not (_is_id(category) and category in categories)):
             raise InputError(
-                f"annotation {annotation.get('id', place)!r:.60} in {show(path)} has image_id {image!r:.60} and "
+                f"annotation {annotation.get('id', i)!r:.60} in {show(path)} has image_id {image!r:.60} and "
                 f"category_id {category!r:.60}; expected those of an image and a category in the file"
             )
-        found[image].append(annotation)
-    return list(found.values())
+        annotations[image].append(annotation)
+    return list(annotations.values())
 
 
 def _label(
@@ -312,25 +312,25 @@ def _run_lengths(shape: dict[str, Any], width: int, height: int) -> Code:
 
 def _union(codes: Sequence[Code], height: int, width: int) -> Code:
     """What any of them covers, as one code."""
-    nothing = {"size": [height, width], "counts": [height * width]}
-    return _library().merge(codes or _library().frUncompressedRLE([nothing]))
+    empty = {"size": [height, width], "counts": [height * width]}
+    return _library().merge(codes or _library().frUncompressedRLE([empty]))
 
 
 def _area(code: Code) -> float:
     return float(_library().area([code])[0])
 
 
-def _numbers(values: object, what: str, count: int | None = None) -> NDArray[Any]:
+def _numbers(values: object, field: str, count: int | None = None) -> NDArray[Any]:
     if not isinstance(values, list) or not values and count:
-        raise ValueError(f"its {what} is {values!r:.60}, not a list of numbers")
+        raise ValueError(f"its {field} is {values!r:.60}, not a list of numbers")
     try:
         numbers = np.array(values or np.zeros(0))
     except (ValueError, OverflowError):  # lists of different lengths, whole numbers that no float holds
         numbers = np.array("")
     if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers) < _FARTHEST).all():
-        raise ValueError(f"its {what} has a coordinate that is no number")
+        raise ValueError(f"its {field} has a coordinate that is no number")
     if len(numbers) % 2 or count not in (None, len(numbers)):
-        raise ValueError(f"its {what} has {len(numbers)} numbers; expected {count or 'an x and a y for each corner'}")
+        raise ValueError(f"its {field} has {len(numbers)} numbers; expected {count or 'an x and a y for each corner'}")
     return numbers
 
 

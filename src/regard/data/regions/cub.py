@@ -133,8 +133,8 @@ def open_cub(
     if region == "box":
         folder = None
     if folder is not None:
-        wanted = [_picture(key) for key in keys]
-        Tree(folder).check(wanted, f"segmentations of the {split} images", "unpack segmentations.tgz again")
+        masks = [_picture(key) for key in keys]
+        Tree(folder).check(masks, f"segmentations of the {split} images", "unpack segmentations.tgz again")
     boxes = None if folder is not None and crop == "none" else _boxes(root / "bounding_boxes.txt", members)
     return CubDataset(
         split, root, keys, [order[labels[number]] for number in members], list(names.values()), boxes, folder, crop

@@ -112,25 +112,25 @@ def class_folders(
     from timm.utils.misc import natural_key
 
     tree = Tree(folder)
-    there = tree.folders()
-    if not there:
+    folders = tree.folders()
+    if not folders:
         loose = sum(map(is_image, tree.files()))
-        what = f"{loose} images but no class folders" if loose else "no class folders"
-        raise InputError(f"{what} in {show(folder)}; expected a folder for each class with its images in it")
-    names = tuple(there) if classes is None else unique(classes, "classes")
-    missing, unexpected = sorted(set(names) - set(there)), sorted(set(there) - set(names))
+        problem = f"{loose} images but no class folders" if loose else "no class folders"
+        raise InputError(f"{problem} in {show(folder)}; expected a folder for each class with its images in it")
+    names = tuple(folders) if classes is None else unique(classes, "classes")
+    missing, unexpected = sorted(set(names) - set(folders)), sorted(set(folders) - set(names))
     if unexpected or (missing and not testing):
         both = {"missing": missing, "unexpected": unexpected}
-        parts = [f"{what} {first_of(those)}" for what, those in both.items() if those]
+        parts = [f"{problem} {first_of(names)}" for problem, names in both.items() if names]
         raise InputError(
             f"the class folders of {show(folder)} differ: {', '.join(parts)}; expected the {len(names)} {wanted_by}"
         )
     keys: list[str] = []
     counts: list[int] = []
     for one in names:
-        files, others = images_below(folder / one) if one in there else ([], 0)
+        files, other_files = images_below(folder / one) if one in folders else ([], 0)
         if not files and not testing:
-            raise _no_images(folder / one, others)
+            raise _no_images(folder / one, other_files)
         files.sort(key=lambda file: file.split("/"))
         if name == "files":
             files.sort(key=natural_key)
@@ -138,7 +138,7 @@ def class_folders(
         counts.append(len(files))
     without = [one for one, count in zip(names, counts, strict=True) if not count]
     if not keys:
-        raise _no_images(folder / there[0])
+        raise _no_images(folder / folders[0])
     if without:
         warnings.warn(f"classes without test images in {show(folder)}: {first_of(without)}", DataWarning, stacklevel=2)
     return FileDataset(name, split, folder, keys, np.repeat(np.arange(len(names)), counts), names)
@@ -156,9 +156,9 @@ def class_splits(path: str | os.PathLike[str], name: str) -> Splits[FileDataset]
     return Splits(train, test)
 
 
-def _no_images(folder: Path, others: int = 0) -> InputError:
+def _no_images(folder: Path, other_files: int = 0) -> InputError:
     """The error for a class folder without images, though with so many other files."""
-    beside = f" (but {others} other files)" if others else ""
+    beside = f" (but {other_files} other files)" if other_files else ""
     return InputError(
         f"no images in class folder {show(folder)}{beside}; expected {_or(EXTENSIONS)} files: add some, or remove the "
         "folder"

@@ -29,13 +29,13 @@ def _root(path: Path) -> Path:
     return path / "ILSVRC" if (path / "ILSVRC").is_dir() else path
 
 
-def _folders(root: Path, places: Sequence[str]) -> dict[str, Path]:
+def _folders(root: Path, parents: Sequence[str]) -> dict[str, Path]:
     """The folder of each split, in the first of the places that have it."""
     return {
-        split: root / place / split
+        split: root / parent / split
         for split in _SPLITS
-        for place in reversed(places)
-        if (root / place / split).is_dir()
+        for parent in reversed(parents)
+        if (root / parent / split).is_dir()
     }
 
 
@@ -51,7 +51,7 @@ def open_imagenet(path: Path, split: str | None = None, images: str | None = Non
     boxes = _folders(root, _BOXES)
     if not boxes:
         raise InputError(
-            f"no folder of boxes ({', '.join(f'{place}/val' for place in _BOXES)}) in {show(root)}; {_LAYOUT}"
+            f"no folder of boxes ({', '.join(f'{parent}/val' for parent in _BOXES)}) in {show(root)}; {_LAYOUT}"
         )
     if images is None:
         folders = _folders(root, _IMAGES)
@@ -59,19 +59,19 @@ def open_imagenet(path: Path, split: str | None = None, images: str | None = Non
         folder = existing_folder(images)
         folders = {name: folder / name for name in _SPLITS if (folder / name).is_dir()}
         folders = folders or dict.fromkeys(_SPLITS, folder)
-    there = [name for name in _SPLITS if name in boxes and name in folders]
-    if not there:
+    splits = [name for name in _SPLITS if name in boxes and name in folders]
+    if not splits:
         raise InputError(
-            f"boxes but no images ({', '.join(f'{place}/val' for place in _IMAGES)}) in {show(root)}; {_LAYOUT}"
+            f"boxes but no images ({', '.join(f'{parent}/val' for parent in _IMAGES)}) in {show(root)}; {_LAYOUT}"
         )
-    split = pick_split(split, there, root, _SPLITS)
+    split = pick_split(split, splits, root, _SPLITS)
     tree, marks = Tree(folders[split]), Tree(boxes[split])
     keys, box_keys = _pairs(tree, marks, split)
     by_class = "/" in keys[0]
-    synsets = [key.split("/")[0] for key in keys] if by_class else _named(marks.root, box_keys)
+    synsets = [key.split("/")[0] for key in keys] if by_class else _first_synsets(marks.root, box_keys)
     classes = sorted(set(synsets))
-    place = {synset: i for i, synset in enumerate(classes)}
-    labels = [place[synset] for synset in synsets]
+    label_of = {synset: i for i, synset in enumerate(classes)}
+    labels = [label_of[synset] for synset in synsets]
     files, region = [marks.root / key for key in box_keys], partial(boxes_region, classes=classes)
     return FileDataset("imagenet", split, tree.root, keys, labels, classes, files, region)
 
@@ -84,34 +84,34 @@ def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]
         raise InputError(
             f"no images in {show(images.root)}; expected {', '.join(EXTENSIONS)} files, by class or all in one"
         )
-    found, without = {}, []
+    pairs, without = {}, []
     for key in keys:
         stem = key.rpartition(".")[0]
         name = stem.rpartition("/")[2]
         # Boxes of training images are by class as well, those of validation images are not.
-        places = [f"{stem}.xml", f"{name}.xml", f"{name.partition('_')[0]}/{name}.xml"]
-        place = next((path for path in places if boxes.has(path)), None)
-        if place is None:
+        paths = [f"{stem}.xml", f"{name}.xml", f"{name.partition('_')[0]}/{name}.xml"]
+        path = next((path for path in paths if boxes.has(path)), None)
+        if path is None:
             without.append(key)
         else:
-            found[key] = place
+            pairs[key] = path
     # Only some of the training images have boxes.
-    if without and (split != "train" or not found):
+    if without and (split != "train" or not pairs):
         raise InputError(
             f"{len(without)} of the {len(keys)} images in {show(images.root)} have no boxes in {show(boxes.root)} "
             f"({first_of(without, 3)}); expected an .xml file of the same name"
         )
-    return list(found), list(found.values())
+    return list(pairs), list(pairs.values())
 
 
-def _named(folder: Path, files: Sequence[str]) -> list[str]:
+def _first_synsets(folder: Path, files: Sequence[str]) -> list[str]:
     """The class that each file of boxes names first. Only looked for, not parsed: there may be 50,000 of them."""
-    named = []
+    synsets = []
     for name in files:
-        found = _FIRST_NAME.search(read_bytes(folder / name))
-        if found is None:
+        match = _FIRST_NAME.search(read_bytes(folder / name))
+        if match is None:
             raise InputError(
                 f"{show(folder / name)} names no class; get it again, or put the images into folders by class"
             )
-        named.append(found[1].decode())
-    return named
+        synsets.append(match[1].decode())
+    return synsets

@@ -33,9 +33,9 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
     keys = Tree(folder).images()
     if not keys:
         raise InputError(f"no images in {show(folder)}; expected {', '.join(EXTENSIONS)} files")
-    found = by_stem(masks.images(), masks.root, "masks")
-    wanted = by_stem(keys, folder, "images")
-    missing = [key for stem, key in wanted.items() if stem not in found]
+    mask_by_stem = by_stem(masks.images(), masks.root, "masks")
+    key_by_stem = by_stem(keys, folder, "images")
+    missing = [key for stem, key in key_by_stem.items() if stem not in mask_by_stem]
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(keys)} images in {show(folder)} have no mask in {show(masks.root)} "
@@ -43,7 +43,7 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
         )
     classes = sorted({key.split("/")[0] for key in keys if "/" in key})
     labels = [classes.index(key.split("/")[0]) if "/" in key else -1 for key in keys]
-    files = [masks.root / found[stem] for stem in wanted]
+    files = [masks.root / mask_by_stem[stem] for stem in key_by_stem]
     return FileDataset("masks", split or "", folder, keys, labels, classes, files, _region)
 
 
@@ -62,9 +62,9 @@ def mask_of(path: Path) -> Mask:
     """
     with opened(path) as image:
         least = 128 if image.format in _LOSSY else 1
-        shown = image if image.mode in _PLAIN else image.convert("RGBA")
-        pixels = np.atleast_3d(np.asarray(shown))
-    colours = pixels.shape[2] - shown.mode.endswith("A")
+        converted = image if image.mode in _PLAIN else image.convert("RGBA")
+        pixels = np.atleast_3d(np.asarray(converted))
+    colours = pixels.shape[2] - converted.mode.endswith("A")
     mask = np.asarray((pixels[:, :, :colours] >= least).any(axis=2))
     return mask & (pixels[:, :, -1] > 0) if colours < pixels.shape[2] else mask
 

@@ -26,13 +26,13 @@ _LAYOUT = "expected a folder with images/, annotations/trimaps/, annotations/tra
 def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", "outside"] = "inside") -> FileDataset:
     """The images of a split, "test" or "train"; `boundary` says whether borders belong to the animal."""
     lists = path / "annotations"
-    there = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
-    if not there:
+    splits = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
+    if not splits:
         raise InputError(f"neither test.txt nor trainval.txt in {show(lists)}; {_LAYOUT}")
-    split = pick_split("trainval" if split == "train" else split, there, lists, _SPLITS)
+    split = pick_split("trainval" if split == "train" else split, splits, lists, _SPLITS)
     breeds: dict[int, str] = {}  # of both lists, so that a label means the same in both
     members: dict[str, int] = {}
-    for name in there:
+    for name in splits:
         file = lists / f"{name}.txt"
         for row in read_rows(file, 2, "the name of an image and the number of its class"):
             breed, number = row[0].rpartition("_")[0], int(row[1]) if row[1].isdecimal() else -1
@@ -43,12 +43,12 @@ def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", 
                 )
             if name == split:
                 members[row[0]] = number
-    place = {number: i for i, number in enumerate(sorted(breeds))}
-    what, hint = f"images that {split}.txt names", "unpack the set there again"
+    label_of = {number: i for i, number in enumerate(sorted(breeds))}
+    description, hint = f"images that {split}.txt names", "unpack the set there again"
     keys, trimaps = ([f"{name}.{ending}" for name in members] for ending in ("jpg", "png"))
-    Tree(path / "images").check(keys, what, hint)
-    Tree(lists / "trimaps").check(trimaps, f"trimaps of {what}", hint)
-    labels = [place[number] for number in members.values()]
+    Tree(path / "images").check(keys, description, hint)
+    Tree(lists / "trimaps").check(trimaps, f"trimaps of {description}", hint)
+    labels = [label_of[number] for number in members.values()]
     classes = [breeds[number] for number in sorted(breeds)]
     files, border = [lists / "trimaps" / name for name in trimaps], boundary == "inside"
     region = partial(_region, border=border)

@@ -47,10 +47,10 @@ class Stl10Dataset(FileDataset):
     def __init__(
         self, split: str, folder: Path, members: Sequence[tuple[str, int]], grids: Sequence[Grid], binary: str | None
     ) -> None:
-        keys = [f"{name}_{place}.png" for name, place in members]
+        keys = [f"{name}_{position}.png" for name, position in members]
         super().__init__("stl10", split, folder, keys, [CLASSES.index(name) for name, _ in members], CLASSES)
         self.has_masks = True
-        self._places = np.array([place for _, place in members], dtype=np.int64)
+        self._positions = np.array([position for _, position in members], dtype=np.int64)
         self._grids = np.stack(grids)
         self._binary = None if binary is None else folder / binary
 
@@ -58,7 +58,7 @@ class Stl10Dataset(FileDataset):
         if self._binary is None:
             return super().image(index)
         try:
-            content = np.fromfile(self._binary, np.uint8, _BYTES, offset=int(self._places[index]) * _BYTES)
+            content = np.fromfile(self._binary, np.uint8, _BYTES, offset=int(self._positions[index]) * _BYTES)
         except OSError as error:
             raise Unreadable(f"{show(self._binary)} cannot be opened ({error.strerror})") from error
         if len(content) != _BYTES:
@@ -86,7 +86,7 @@ class Stl10Dataset(FileDataset):
 
 def _marked(path: Path) -> dict[str, re.Match[str]]:
     """The files of marks."""
-    return {name: found for name in Tree(path).files() if (found := _MARKS.fullmatch(name))}
+    return {name: match for name in Tree(path).files() if (match := _MARKS.fullmatch(name))}
 
 
 @register("stl10", layout=_LAYOUT, recognised=lambda path: bool(_marked(path)))
@@ -96,24 +96,24 @@ def open_stl10(path: Path, split: str | None = None, images: str | None = None) 
     marks = _marked(path)
     if not marks:
         raise InputError(f"no stl10_<split>_<class>.json in {show(path)}; {_LAYOUT}")
-    there = sorted({found[1] for found in marks.values()})
-    split = pick_split(split, there, path, ("test", "train"))
+    splits = sorted({match[1] for match in marks.values()})
+    split = pick_split(split, splits, path, ("test", "train"))
     grids: dict[tuple[str, int], Grid] = {}
-    for name, found in marks.items():
-        if found[1] == split:
-            if found[2] not in CLASSES:
+    for name, parts in marks.items():
+        if parts[1] == split:
+            if parts[2] not in CLASSES:
                 raise InputError(f"{show(path / name)} is of no class of STL10; those are {', '.join(CLASSES)}")
-            grids |= {(found[2], place): grid for place, grid in _read(path / name).items()}
-    places = [existing_folder(images)] if images else [path, path.parent, path / "images"]
-    for folder in [place for around in places for place in (around, around / _BINARY)]:
+            grids |= {(parts[2], position): grid for position, grid in _read(path / name).items()}
+    parents = [existing_folder(images)] if images else [path, path.parent, path / "images"]
+    for folder in [folder for parent in parents for folder in (parent, parent / _BINARY)]:
         if (folder / f"{split}_X.bin").is_file():
             members = _of_binary(folder, split, grids)
             return Stl10Dataset(split, folder, members, [grids[one] for one in members], f"{split}_X.bin")
-    for folder in places:
+    for folder in parents:
         pictures = [match for name in Tree(folder).files() if (match := _PICTURE.fullmatch(name))]
         if pictures:
             members = sorted((match[1], int(match[2])) for match in pictures)
-            unmarked = [f"{name}_{place}.png" for name, place in members if (name, place) not in grids]
+            unmarked = [f"{name}_{position}.png" for name, position in members if (name, position) not in grids]
             if unmarked:
                 raise InputError(
                     f"{len(unmarked)} of the {len(members)} images in {show(folder)} are not marked for split {split!r}"
@@ -121,7 +121,7 @@ def open_stl10(path: Path, split: str | None = None, images: str | None = None) 
                 )
             return Stl10Dataset(split, folder, members, [grids[one] for one in members], None)
     raise InputError(
-        f"neither {split}_X.bin nor images such as airplane_4599.png in {', '.join(map(show, places))}; {_LAYOUT}, "
+        f"neither {split}_X.bin nor images such as airplane_4599.png in {', '.join(map(show, parents))}; {_LAYOUT}, "
         "or say where the images are (images)"
     )
 
@@ -135,7 +135,9 @@ def _of_binary(folder: Path, split: str, grids: dict[tuple[str, int], Grid]) -> 
             f"{show(folder / f'{split}_X.bin')} has {size} bytes; expected {_BYTES} for each of {len(labels)} images"
         )
     members = [
-        (name, place) for name, place in grids if 0 <= place < len(labels) and labels[place] == CLASSES.index(name) + 1
+        (name, position)
+        for name, position in grids
+        if 0 <= position < len(labels) and labels[position] == CLASSES.index(name) + 1
     ]
     if 2 * len(members) < len(grids) or not members:
         raise InputError(
@@ -151,16 +153,16 @@ def _read(path: Path) -> dict[int, Grid]:
     if not isinstance(content, dict):
         raise InputError(f"{show(path)} is no table of images; expected place -> object -> list of [x, y]")
     grids = {}
-    for place, objects in content.items():
+    for position, objects in content.items():
         grid = np.zeros((_CELLS, _CELLS), dtype=np.bool_)
         try:
             for x, y in itertools.chain.from_iterable(objects.values()):
                 if 0 <= operator.index(x) < _CELLS and 0 <= operator.index(y) < _CELLS:  # some lie beyond the image
                     grid[y, x] = True
-            grids[int(place)] = grid
+            grids[int(position)] = grid
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(
-                f"image {place[:40]!r} in {show(path)} is malformed; expected its place in the split, and for each "
+                f"image {position[:40]!r} in {show(path)} is malformed; expected its place in the split, and for each "
                 "object a list of [x, y]"
             ) from error
     return grids

@@ -147,10 +147,10 @@ def _open_boxes(root: Path, split: str | None, alone: bool) -> FileDataset:
     Tree(root / _BOXES).check(box_keys, f"files of boxes for {source}", "add them")
     files = [root / _BOXES / key for key in box_keys]
     areas = [_areas(file) for file in files]
-    there = {name for one in areas for name in one}
-    classes = CLASSES if there <= set(CLASSES) else tuple(sorted(there))
+    present = {name for area in areas for name in area}
+    classes = CLASSES if present <= set(CLASSES) else tuple(sorted(present))
     # The class of the largest area, the first of several; -1 if there is none.
-    largest = [max(sorted(one), key=one.__getitem__, default=None) for one in areas]
+    largest = [max(sorted(area), key=area.__getitem__, default=None) for area in areas]
     labels = [-1 if name is None else classes.index(name) for name in largest]
     region = partial(boxes_region, classes=classes, alone=alone, first=1)
     return FileDataset("voc", split or "", root / _IMAGES, keys, labels, classes, files, region, alone)
@@ -164,10 +164,10 @@ def _names(file: Path, images: Collection[str]) -> list[str]:
     """The images that a list names, each once: one a line; of a class, with 1, 0 or -1 behind it."""
     names = []
     for line in map(str.strip, read_text(file).splitlines()):
-        words = line.split()
-        if words and not line.startswith("#"):
-            of_a_class = line not in images and len(words) == 2 and words[1] in ("1", "0", "-1")
-            names.append(check_inside(words[0] if of_a_class else line, file))
+        columns = line.split()
+        if columns and not line.startswith("#"):
+            of_a_class = line not in images and len(columns) == 2 and columns[1] in ("1", "0", "-1")
+            names.append(check_inside(columns[0] if of_a_class else line, file))
     if not names:
         raise InputError(f"{show(file)} has no lines; expected the name of an image in each")
     return list(dict.fromkeys(names))
