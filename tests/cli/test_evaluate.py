@@ -147,28 +147,28 @@ def test_the_moving_average_is_what_is_scored(here: Path, capsys: pytest.Capture
     assert scored(found, whole.labels) != numbers(out)
     del content["hooks"]["WeightAverage"]
     torch.save(content, newest)
-    assert "holds no moving average" in refused(capsys, "evaluate", str(newest))
+    assert "has no moving average" in refused(capsys, "evaluate", str(newest))
 
 
 def test_a_checkpoint_that_is_none(clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(clutter.folder, here / "run")
     bad = here / "run/checkpoints/step-000000099.pt"
     torch.save({"epoch": 3}, bad)
-    assert "holds no network" in refused(capsys, "evaluate", str(bad))
+    assert "has no network" in refused(capsys, "evaluate", str(bad))
     torch.save({"model": models.create("wrn-10-1", 10).state_dict()}, bad)
     assert "does not fit" in refused(capsys, "evaluate", str(bad))
     whole = sorted(clutter.checkpoints.iterdir())[-1].read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
     assert "cut short or no checkpoint" in refused(capsys, "evaluate", str(bad))
     gone = "run/checkpoints/step-000000001.pt"
-    assert f"no checkpoint {gone}; its run keeps the newest" in refused(capsys, "evaluate", gone)
+    assert f"no checkpoint {gone}; a run keeps only the newest" in refused(capsys, "evaluate", gone)
 
 
 def test_a_copy_of_a_checkpoint(clutter: Run, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It does not say what network it is of; told, it is scored."""
     newest = sorted(clutter.checkpoints.iterdir())[-1]
     shutil.copy(newest, "copy.pt")
-    assert "NAME=copy.pt says what network it belongs to" in refused(capsys, "evaluate", "copy.pt")
+    assert "NAME=copy.pt names the network that it belongs to" in refused(capsys, "evaluate", "copy.pt")
     about = clutter.recipe.data
     said = [f"--data.mean={list(about.mean)}", f"--data.std={list(about.std)}"]
     status, out, err = run(capsys, "evaluate", f"{NETWORK}=copy.pt", "--data.name=clutter", CLUTTER, *said)

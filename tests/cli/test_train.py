@@ -55,7 +55,7 @@ def test_a_run_is_locked_while_it_is_trained(trained, here: Path) -> None:
 def test_nobody_else_is_to_be_at_it(trained, here: Path) -> None:
     with Store("runs").lock("mine"):
         status, message = regard("train", *OPTIONS)
-        assert status == 76 and re.search(r"pid \d+ on .* works in .*runs/mine; wait for it", message)
+        assert status == 76 and re.search(r"pid \d+ on .* is using .*runs/mine; wait for it", message)
         assert message.count("\n") == 1 and not trained
     assert train.main([*OPTIONS]) == 0 and len(trained) == 1
 

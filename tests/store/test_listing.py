@@ -129,13 +129,13 @@ LINES = "".join(json.dumps(row(epoch)) + "\n" for epoch in (1, 2, 3))
         ({"recipe.yaml": "a: [1"}, 0, "cannot be read"),
         ({"recipe.yaml": "- 1\n"}, 0, "no fields"),
         ({"recipe.yaml": "!!python/object/apply:os.system ['false']\n"}, 0, "cannot be read"),
-        ({"recipe.yaml": RECIPE[: RECIPE.index("schedule")]}, 0, "not whole: it says no schedule.epochs"),
-        ({"recipe.yaml": RECIPE[: RECIPE.index("seed")]}, 0, "not whole: it says no seed"),
-        ({"recipe.yaml": RECIPE[:-2]}, 0, "cut short"),
+        ({"recipe.yaml": RECIPE[: RECIPE.index("schedule")]}, 0, "incomplete: schedule.epochs is missing"),
+        ({"recipe.yaml": RECIPE[: RECIPE.index("seed")]}, 0, "incomplete: seed is missing"),
+        ({"recipe.yaml": RECIPE[:-2]}, 0, "incomplete"),
         ({"recipe.yaml": RECIPE.replace("schedule:", "schedule: 3\nother:")}, 0, "no fields in schedule"),
         ({"recipe.yaml": "[" * 5000}, 0, "cannot be read"),
         ({"environment.json": "{"}, 0, "environment.json is no JSON"),
-        ({"environment.json": "[]"}, 0, "environment.json holds no fields"),
+        ({"environment.json": "[]"}, 0, "environment.json has no fields"),
     ],
 )
 def test_broken_runs_and_torn_lines(tmp_path: Path, files: dict[str, str | None], epochs: int, problem: str) -> None:

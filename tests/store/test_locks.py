@@ -50,7 +50,7 @@ def test_one_at_a_time(address: str) -> None:
     assert one.holder("run") is None and one.locked() == {}
     lock = one.lock("run", lease=0.6)
     for store in (one, other):
-        with pytest.raises(Locked, match=rf"{ME} works in .*run") as found:
+        with pytest.raises(Locked, match=rf"{ME} is using .*run") as found:
             store.lock("run", lease=0.6)
         assert found.value.status == LOCKED == 76
         assert store.holder("run") == ME
@@ -149,7 +149,7 @@ def test_holders_that_no_process_of_regard_would_write(tmp_path: Path, text: str
         path.unlink()
         path.write_text(text) if text is not None else os.mkfifo(path)
         assert Store(tmp_path).holder("run") in ("another process", None)
-        with pytest.raises(Locked, match="^another process works in"):
+        with pytest.raises(Locked, match="^another process is using"):
             Store(tmp_path).lock("run")
 
 

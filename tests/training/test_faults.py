@@ -107,7 +107,7 @@ def test_a_flipped_byte_is_said_and_the_checkpoint_before_taken(splits, whole, t
     notes = training.Hook()
     notes.note = said.append
     training.train(recipe(), run.folder, splits=splits, resume=True, hooks=[notes])
-    assert any(newest.name in line and "the checkpoint before" in line for line in said)
+    assert any(newest.name in line and "the previous checkpoint" in line for line in said)
     assert any("epoch 3, step 1" in line for line in said)
     assert run.weights().read_bytes() == whole.weights().read_bytes()
 
@@ -118,7 +118,7 @@ def test_epochs_of_another_length_are_named(splits, unfinished) -> None:
     state = torch.load(newest, weights_only=True)
     torch.save({**state, "steps": 2, "processes": 4}, newest)
     before = contents(unfinished)
-    fails(recipe(), unfinished, splits, "2 steps by 4 processes, and has 3 by 1", resume=True)
+    fails(recipe(), unfinished, splits, "2 steps with 4 processes, and has 3 with 1", resume=True)
     assert contents(unfinished) == before
 
 
@@ -209,7 +209,7 @@ def test_a_full_disk_leaves_what_was_there(size, splits, whole, unfinished) -> N
 def test_no_checkpoint_is_promised_where_there_is_none(size, splits, whole, tmp_path) -> None:
     with room(size):
         message = fails(recipe(), tmp_path / "run", splits, "could not be written", "File too large")
-    assert "checkpoint before" not in message and "still there" not in message
+    assert "previous checkpoint" not in message and "is kept" not in message
     goes_on(recipe(), tmp_path / "run", splits, whole)
 
 
@@ -313,7 +313,7 @@ def test_without_memory_it_says_what_to_change(error, splits, whole, unfinished,
     with monkeypatch.context() as spoiling:
         spoil(spoiling, 7, full)
         plan = recipe()
-        words = ("no memory left", "schedule.batch_size is 32", "schedule.accumulate is 1", "bfloat16")
+        words = ("memory is full", "schedule.batch_size is 32", "schedule.accumulate is 1", "bfloat16")
         fails(plan, unfinished, splits, *words, resume=True)
     goes_on(recipe(), unfinished, splits, whole)
 

@@ -162,7 +162,7 @@ def test_every_name_is_an_optimizer(name) -> None:
         (OptimizerRecipe(options={"lr": 1}), "give it as optimizer.lr"),
         (OptimizerRecipe(options={"nesterov": True}), "give it as optimizer.nesterov"),
         (OptimizerRecipe(name="lars", options={"momentum": 0.95}), "give it as optimizer.momentum"),
-        (OptimizerRecipe(name="adamw", momentum=0.5), "optimizer.momentum is 0.5, and adamw has none"),
+        (OptimizerRecipe(name="adamw", momentum=0.5), "optimizer.momentum is 0.5, but adamw has no momentum"),
         (
             OptimizerRecipe(name="lamb", nesterov=True),
             "optimizer.nesterov is for sgd; optimizer.name is lamb: leave it out",

@@ -112,7 +112,7 @@ def other_shards(place: Path) -> str:
 
 def longer_shards(place: Path) -> str:
     shards(place, count=5)
-    return "10 training images, and were 8"
+    return "10 training images, before 8"
 
 
 CHANGES = [

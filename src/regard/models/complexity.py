@@ -125,8 +125,8 @@ def _counted(model: nn.Module, tensors: dict[str, Tensor], image: Tensor) -> tup
     """Operations by kind, and the calls of operators that are not counted."""
     operators = _Operators()
     counter = FlopCounterMode(display=False, custom_mapping=_FLOPS)
-    # The counter is entered last, so it runs first: it decomposes operators in inference mode, and the other mode counts
-    # the parts.
+    # The counter is entered last, so it runs first: it decomposes operators in inference mode, and the other mode
+    # counts the parts.
     with torch.inference_mode(False), torch.no_grad(), evaluation_mode(model), _unfused(), operators, counter:
         functional_call(model, tensors, (image,))
     products = counter.get_flop_counts().get("Global", {})

@@ -194,7 +194,7 @@ def _numbers(bucket: Bucket, name: str) -> list[int]:
 
 
 def _newest(bucket: Bucket, name: str) -> tuple[int, bytes]:
-            """Number and content of the lock of a run; -1 and no content if it never had one."""
+    """Number and content of the lock of a run; -1 and no content if it never had one."""
     number = max(_numbers(bucket, name), default=-1)
     try:
         return number, bucket.read(_object(name, number)) if number >= 0 else b""

@@ -108,8 +108,8 @@ def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = 
         module.requires_grad_(False)
     for norm in norms:
         norm.eval()
-        # Set on the instance, which overrides the method of the class; a partial of a module-level function can be copied
-        # and pickled.
+        # Set on the instance, which overrides the method of the class; a partial of a module-level function can be
+        # copied and pickled.
         norm.train = partial(_stay, norm)  # type: ignore[method-assign]
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(

@@ -1,4 +1,4 @@
-"""A trained network, wherever it comes from, and what is known of it."""
+"""Trained networks from runs, files, timm and torchvision, with their classes and preprocessing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from regard.training.preprocessing import Preprocessing
 from regard.training.recipe import DataRecipe, ModelRecipe, Recipe
 from regard.training.run import Run, Weights
 
-_SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}  # of images that have one size of their own
+_SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}  # of data sets with a fixed image size
 # The published LSAS and SE ResNets were trained with the usual preprocessing of ImageNet.
 _IMAGENET = {
     "mean": (0.485, 0.456, 0.406),
@@ -35,19 +35,19 @@ _IMAGENET = {
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained network, which is not built before it is asked for.
+    """A trained network, built on demand.
 
     Attributes:
-        source: what a person calls it by.
-        network: the network, as a recipe describes it.
-        outputs: length of the logits; 1 of a binary network, whose logit is that of class 1.
-        classes: the names of the classes in the order of the logits; None if they are not known.
-        preprocessing: how images come to it in testing.
-        model: builds it, in evaluation mode, on the CPU; an InputError says that the weights cannot be had or read, or
-            do not fit.
-        weights: which these are: "last", "best", "checkpoint" or "moving average".
-        recipe: of the run that it is from; None of others.
-        bias_report: the file of its bias report on the images of its run; None: it has no place of its own.
+        source: name that the user gave.
+        network: recipe of the network.
+        outputs: number of logits; 1 for a binary network, whose logit is that of class 1.
+        classes: class names in the order of the logits; None if unknown.
+        preprocessing: preprocessing of test images.
+        model: function that builds the network in evaluation mode on the CPU; raises InputError if the weights are not
+            available or do not fit.
+        weights: "last", "best", "checkpoint" or "moving average".
+        recipe: recipe of the run; None for networks that are not from a run.
+        bias_report: path of the bias results on the images of the run; None if there is no run.
     """
 
     source: str
@@ -66,7 +66,7 @@ class Pretrained:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The names of the classes, "class 17" where they are not known; two of a network of one output."""
+        """Class names, or "class 17" and so on if unknown; two for a network with one output."""
         if self.classes is not None:
             return self.classes if len(self.classes) > 1 else (*self.classes, f"not {self.classes[0]}")
         count = max(self.outputs, 2)
@@ -82,19 +82,20 @@ def load_pretrained(
     ema: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Pretrained:
-    """A trained network.
+    """Finds a trained network.
 
     Args:
         source: a run folder, a checkpoint within one, a file that `regard import` wrote, a folder that
             `models.save_pretrained` wrote, a name of timm ("resnet50") or torchvision ("torchvision/resnet50") with
             published weights, or NAME=CHECKPOINT.
-        weights: of a run, those after the last epoch or those that tested best; None: it need not have any yet.
-        ema: of NAME=CHECKPOINT, take the moving average of the weights where the file holds both.
-        say: is told what was taken of such a file, and what was left out.
+        weights: weights of a run: after the last epoch, or with the best test accuracy; None if the run need not have
+            weights yet.
+        ema: for NAME=CHECKPOINT, use the moving average of the weights if the file has both.
+        say: called with notes on the selected state dict of such a file and on entries that are left out.
 
     Raises:
-        InputError: it is none of these; the run has no such weights; `best` or a moving average are asked of what has
-            one set of weights.
+        InputError: an unknown source; a run without these weights; `best` or a moving average of a source that has one
+            set of weights.
     """
     path = Path(source)
     name, separator, file = str(source).partition("=")
@@ -107,19 +108,19 @@ def load_pretrained(
     elif separator or timm.is_model(name) or is_of_torchvision(name):
         pretrained = _of_checkpoint(name, Path(file), ema, say) if separator else _published(name)
     elif path.suffix == ".pt" and _run_around(path):
-        raise InputError(f"there is no checkpoint {source}; its run keeps the newest only")
+        raise InputError(f"there is no checkpoint {source}; a run keeps only the newest ones")
     else:
-        raise InputError(f"there is no run folder {source}, and timm knows no network of that name")
+        raise InputError(f"there is no run folder {source}, and timm has no network of that name")
     if weights == "best" and pretrained.weights != "best":
         raise InputError(f"{pretrained.source} has one set of weights; leave --weights best out")
     if ema and (path.exists() or not separator):
-        raise InputError(f"--ema is for a network as NAME=CHECKPOINT, not for {source}; leave it out")
+        raise InputError(f"--ema is for networks given as NAME=CHECKPOINT, not for {source}; leave it out")
     return pretrained
 
 
 def _of_run(run: Run, weights: Weights | None) -> Pretrained:
     if weights is not None:
-        run.weights(weights)  # there are some
+        run.weights(weights)  # raises InputError if there are none
     which = weights or "last"
     return _in_run(run, run.folder, which, partial(run.model, which), "" if which == "last" else f"-{which}")
 
@@ -131,7 +132,7 @@ def _of_file(path: Path) -> Pretrained:
     if run is None:
         raise InputError(
             f"{path} is no run folder, no checkpoint within one and no imported .safetensors file; `regard import` "
-            f"makes one, and NAME={path} says what network it belongs to"
+            f"makes one, and NAME={path} names the network that it belongs to"
         )
     averaged = run.recipe.ema > 0
 
@@ -141,7 +142,7 @@ def _of_file(path: Path) -> Pretrained:
         state = (state.get("hooks") or {}).get("WeightAverage") if averaged else state.get("model")
         if not isinstance(state, Mapping):
             missing = "moving average of the weights, which its run keeps" if averaged else "network"
-            raise InputError(f"{path} is no checkpoint of the run it lies in: it holds no {missing}")
+            raise InputError(f"{path} is no checkpoint of the run that contains it: it has no {missing}")
         return load_network(run.recipe.model, len(run.classes), path, state)
 
     return _in_run(run, path, "moving average" if averaged else "checkpoint", model, f"-{path.stem}")
@@ -154,7 +155,7 @@ def _in_run(run: Run, source: Path, weights: str, model: Callable[[], nn.Module]
 
 
 def _run_around(path: Path) -> Run | None:
-    """The run folder that a file lies in, in its `checkpoints` or beside its recipe; None if there is none."""
+    """The run folder that contains a file, directly or in `checkpoints`; None if there is none."""
     near = path.absolute().parent
     whole = ("recipe.yaml", "environment.json")
     folders = (folder for folder in (near.parent, near) if all((folder / name).is_file() for name in whole))
@@ -162,7 +163,7 @@ def _run_around(path: Path) -> Run | None:
 
 
 def _in_testing(recipe: DataRecipe) -> Preprocessing:
-    """How a run meets images in testing."""
+    """The preprocessing of a run's test images."""
     if data.is_streamed(recipe.name):
         size = recipe.size or SIZE
         return Preprocessing(recipe.mean, recipe.std, size, recipe.crop_pct, interpolation=recipe.interpolation)
@@ -170,13 +171,13 @@ def _in_testing(recipe: DataRecipe) -> Preprocessing:
 
 
 def _imported(path: Path) -> Pretrained:
-    """What a file that `import_weights` wrote says of itself in its metadata."""
+    """The network in a file that `import_weights` wrote, from its metadata."""
     notes = models.read_notes(path)
     if "network" not in notes:
         if (path.parent / "recipe.yaml").is_file():
-            raise InputError(f"{path} is part of a run; name its folder, {path.parent}")
+            raise InputError(f"{path} is part of a run; give the run folder, {path.parent}")
         raise InputError(
-            f"{path} does not say what network its weights belong to; `regard import {path} --model NAME --out …` "
+            f"{path} does not name the network of its weights; `regard import {path} --model NAME --out …` "
             "makes a file that does"
         )
     try:
@@ -205,20 +206,20 @@ def _notes_parser() -> Parser:
 
 
 def _check_outputs(path: Path, outputs: int, names: Sequence[str] | None) -> None:
-    """Raises InputError unless the file has a tensor with a row for each output, and a name is there for each class."""
+    """Raises InputError unless the file has a tensor with one row per output, and one name per class."""
     if not 1 <= outputs <= models.MOST_CLASSES or outputs not in (
         shape[0] for shape in models.read_shapes(path).values() if shape and 0 not in shape
     ):
-        raise InputError(f"it says {outputs} classes, and no tensor of it has so many rows")
+        raise InputError(f"it has {outputs} classes, but no tensor with as many rows")
     if names is not None and len(names) != max(outputs, 2) and len(names) != outputs:
-        raise InputError(f"it has {outputs} outputs and names {len(names)} classes")
+        raise InputError(f"it has {outputs} outputs, but {len(names)} class names")
 
 
 def _published(name: str) -> Pretrained:
     about = describe(name)
     if not is_of_torchvision(name) and not timm.is_model_pretrained(name):
         raise InputError(
-            f"timm has no pretrained weights for {name}; name one that has, or give a checkpoint ({name}=FILE)"
+            f"timm has no pretrained weights for {name}; choose a network that has, or give a checkpoint ({name}=FILE)"
         )
     network, outputs = ModelRecipe(name, pretrained=True), int(about["num_classes"])
 
@@ -227,9 +228,9 @@ def _published(name: str) -> Pretrained:
             return build_network(network, outputs).eval()
         except InputError:
             raise
-        except Exception as error:  # the network, the cache and the hub's own libraries give almost any
+        except Exception as error:  # downloads may raise any error
             raise InputError(
-                f"the pretrained weights of {name} cannot be had ({one_line(error)[:200]}); check the network, or "
+                f"the pretrained weights of {name} cannot be loaded ({one_line(error)[:200]}); check the network, or "
                 f"give a checkpoint ({name}=FILE)"
             ) from error
 
@@ -245,17 +246,17 @@ def _of_checkpoint(name: str, path: Path, ema: bool, say: Callable[[str], None] 
     network = ModelRecipe(name, options=models.described_options(name, content, str(path)))
     outputs = models.count_classes(content, str(path)) or about.get("num_classes")
     if outputs is None:
-        raise InputError(f"the number of classes cannot be told from {path}; `regard import` takes it (--num-classes)")
+        raise InputError(f"{path} does not show the number of classes; give it to `regard import` (--num-classes)")
     source, weights = (f"{name}={path} --ema", "moving average") if ema else (f"{name}={path}", "last")
-    model = partial(load_network, network, outputs, path, ema=ema, say=say)  # it is read again
+    model = partial(load_network, network, outputs, path, ema=ema, say=say)  # the file is read again
     return Pretrained(source, network, outputs, None, Preprocessing.of(about), model, weights)
 
 
 def describe(name: str) -> Mapping[str, Any]:
-    """The published weights of a network by its name, as in timm's `pretrained_cfg`; empty where nothing is known.
+    """Describes the published weights of a network as timm's `pretrained_cfg` does; empty if there are none.
 
     Returns:
-        `num_classes`, `input_size` (3, H, W), `mean`, `std`, `crop_pct`, `crop_mode`, `interpolation`; of torchvision
+        `num_classes`, `input_size` (3, H, W), `mean`, `std`, `crop_pct`, `crop_mode`, `interpolation`; for torchvision
         also `label_names`.
 
     Raises:
@@ -267,15 +268,15 @@ def describe(name: str) -> Mapping[str, Any]:
         return _IMAGENET
     try:
         about = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # a tag behind the name that timm does not know
+    except RuntimeError:  # an unknown tag after the name
         about = None
     return about.to_dict() if about else {}
 
 
 def class_names(name: str) -> tuple[str, ...] | None:
-    """What the classes of these weights are called; None where nobody says, as timm does not.
+    """Class names of published weights; None if they are not published, as for most weights of timm.
 
-    Those of ImageNet have one name each, whatever the network: see `imagenet_classes`.
+    Classes of ImageNet have the same names for every network: see `imagenet_classes`.
 
     Raises:
         InputError: torchvision has no network of that name.
@@ -284,19 +285,19 @@ def class_names(name: str) -> tuple[str, ...] | None:
     known = imagenet_classes()
     if names is None or len(names) != len(known):
         return names
-    # "crane bird" is "crane (134)" there, as there is another crane.
+        # "crane bird" is "crane (134)" there, because there is another crane.
     same = all(a.startswith(b.split(" (")[0]) for a, b in zip(names, known, strict=True))
     return known if same else names
 
 
 @cache
 def imagenet_synsets() -> tuple[str, ...]:
-    """The 1,000 classes of ImageNet by WordNet's names ("n01440764"), in the order of the outputs."""
+    """The WordNet identifiers ("n01440764") of ImageNet's 1,000 classes, in the order of the outputs."""
     return tuple(ImageNetInfo().label_names())
 
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:
-    """The same in words: the first of each class's names ("tench"), with its number behind it where two are alike."""
+    """The names of ImageNet's 1,000 classes ("tench"), followed by the class number where two are equal."""
     names = [description.split(",")[0] for description in ImageNetInfo().label_descriptions()]
     return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))

@@ -25,7 +25,7 @@ WHERE = (
     *("source", "device", "threads", "trackers", "save_minutes", "wait_minutes"),
     *("data.folder", "data.download", "data.workers"),
 )
-"""Fields that say where and how a run takes place, not its result; they may be others when it is resumed."""
+"""Fields that do not affect the result of a run; they may change when it is resumed."""
 
 
 @dataclass
@@ -206,16 +206,16 @@ class TransferRecipe:
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """The teachers that are named."""
+        """The teachers, as a tuple."""
         if self.teacher is None:
             return ()
         return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
 
     def weight(self, name: str) -> Weight:
-        """The weight of this name.
+        """The weight called `name`.
 
         Raises:
-            InputError: its fields make no sense.
+            InputError: its fields are invalid.
         """
         try:
             return as_weight(getattr(self, name))
@@ -227,7 +227,7 @@ class TransferRecipe:
         return any(self.weight(name).used for name in names)
 
     def check(self) -> None:
-        """Raises InputError at the first weight out of range, and where weights and teacher do not go together."""
+        """Raises InputError for a weight out of range, or if weights and teacher do not match."""
         for name in (term.weight for term in TERMS.values()):
             check_range(f"transfer.{name}", self.weight(name), 0, 1 if name == "alpha" else math.inf)
         if not self.teachers and self.uses(*FROM_TEACHER):
@@ -244,9 +244,9 @@ class TransferRecipe:
 
 
 FROM_TEACHER = tuple(term.weight for term in TERMS.values() if term.teacher)
-"""The weights of what is taken over from a teacher."""
+"""Weights of the losses that need a teacher."""
 DERIVED = tuple(term.weight for term in TERMS.values() if term.derives)
-"""The weights of terms that need gradients by the images."""
+"""Weights of the losses that need input gradients."""
 
 
 @dataclass
@@ -307,33 +307,33 @@ class Recipe:
     wait_minutes: Annotated[float, "(0, 10^6]"] = 10.0
 
     def check(self) -> None:
-        """Raises InputError at the first field out of its range, and at fields that exclude one another."""
+        """Raises InputError for a field out of its range, or for fields that exclude each other."""
         check_fields(self)
         all_options(self.data.name, **self.data.options)
         if self.optimizer.nesterov and not self.optimizer.momentum:
-            raise InputError("optimizer.nesterov is true; it has to be false without momentum")
+            raise InputError("optimizer.nesterov needs momentum; set optimizer.nesterov to false")
         self.transfer.check()
         if self.schedule.reset_momentum and self.optimizer.name != "sgd":
             raise InputError(f"schedule.reset_momentum is for sgd; optimizer.name is {self.optimizer.name}")
         if self.compile and self.transfer.uses(*DERIVED):
             raise InputError(
-                f"compile is asked together with {', '.join(f'transfer.{name}' for name in DERIVED)}, which derive "
-                "twice, as compiled networks cannot; leave compile out"
+                f"compile cannot be used with {', '.join(f'transfer.{name}' for name in DERIVED)}, which need second "
+                "derivatives; leave compile out"
             )
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes the whole recipe, resolved, as YAML."""
+    """Writes the complete recipe as YAML, including defaults."""
     path.write_text(yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def plain(recipe: Recipe | DataRecipe) -> dict[str, Any]:
-    """A recipe, or a part of one, as YAML and JSON know it: tuples become lists."""
+    """A recipe, or a part of one, as nested dicts for YAML and JSON: tuples become lists."""
     return json.loads(json.dumps(asdict(recipe)))
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted names, such as `data.folder`; options stay together."""
+    """Nested fields by dotted names such as `data.folder`; dicts of options are not flattened."""
     flattened: dict[str, Any] = {}
     for name, value in fields.items():
         nested = isinstance(value, dict) and not name.endswith("options")
@@ -342,7 +342,7 @@ def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def with_fields(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with fields changed, by dotted names such as `data.folder` and `device`."""
+    """The recipe with some fields replaced, given by dotted names such as `data.folder` and `device`."""
     for name, value in changes.items():
         group, _, field_name = name.rpartition(".")
         change: dict[str, Any] = {field_name: value}

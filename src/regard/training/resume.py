@@ -1,4 +1,4 @@
-"""What a run records of its images, and whether recipe and images that it is resumed with are the same."""
+"""Checks that a run is resumed with the same recipe and the same images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from regard.training.recipe import WHERE, Recipe, flat, plain
 from regard.training.run import Run
 
 Record = dict[str, Any]
-"""The images of each class (of shards, of all together) and the fingerprint of "train" and "test", for JSON."""
+"""For "train" and "test", the number of images per class (in shards: in total) and the fingerprint; for JSON."""
 
 
 def data_record(splits: data.Splits) -> Record:
-    """The record of a data set; the same for every process that reads the same files, wherever they are."""
+    """The record of a data set. It does not depend on the process or on the location of the files."""
     return {
         name: {"images": _counts(images), "fingerprint": images.fingerprint()}
         for name, images in zip(("train", "test"), splits, strict=True)
@@ -26,10 +26,10 @@ def data_record(splits: data.Splits) -> Record:
 
 
 def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], recorded: Any) -> str | None:
-    """The first difference of classes and images from those of another record; None where there is none.
+    """The first difference between the images now and in a record; None if they are equal.
 
     Raises:
-        KeyError, TypeError, ValueError: the other record is none.
+        KeyError, TypeError, ValueError: the record is malformed.
     """
     names, names_then = set(classes), set(then)
     gone = [f"class {name!r} is gone" for name in then if name not in names]
@@ -43,14 +43,14 @@ def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], 
         labels = [f" of class {of_class!r}" for of_class in classes] if len(now) == len(classes) else [""]
         for of_class, earlier, current in zip(labels, before, now, strict=True):
             if earlier != current:
-                return f"there are {current} {kind} images{of_class}, and were {earlier}"
+                return f"there are {current} {kind} images{of_class}, before {earlier}"
         if recorded[name]["fingerprint"] != record[name]["fingerprint"]:
-            return f"{kind} images were replaced, renamed or put elsewhere"
+            return f"{kind} images were replaced, renamed or moved"
     return None
 
 
 def one_class(classes: tuple[str, ...], record: Record) -> str | None:
-    """The class that all training images are of, as far as that is known; None: there are more."""
+    """The only class of the training images; None if there are several or it is unknown."""
     counts = record["train"]["images"]
     present = (
         [name for name, count in zip(classes, counts, strict=True) if count] if len(counts) == len(classes) else []
@@ -59,7 +59,7 @@ def one_class(classes: tuple[str, ...], record: Record) -> str | None:
 
 
 def check_same_run(recipe: Recipe, run: Run, classes: tuple[str, ...], record: Record) -> None:
-    """Raises InputError if a run that is there is of another recipe, but for more epochs, or of other images."""
+    """Raises InputError if an existing run has another recipe (it may have fewer epochs) or other images."""
     folder = run.folder
     if not (folder / "recipe.yaml").is_file():
         return
@@ -67,15 +67,15 @@ def check_same_run(recipe: Recipe, run: Run, classes: tuple[str, ...], record: R
     now, then = flat(plain(recipe)), flat(plain(run.recipe))
     differing = [name for name in now if now[name] != then.get(name) and name not in WHERE]
     if "transfer.teacher" in differing and _folder_names(recipe) == _folder_names(run.recipe):
-        differing.remove("transfer.teacher")  # the runs were moved
+        differing.remove("transfer.teacher")  # the folder of the runs was moved
     if recipe.schedule.epochs > run.recipe.schedule.epochs:
         differing.remove("schedule.epochs")
-    if "data.unreadable" in differing:  # an image broke on the way: put there anew it would be another
+    if "data.unreadable" in differing:  # an image became unreadable; a restored one would be another image
         differing.remove("data.unreadable")
-    if set(differing) <= {"data.mean", "data.std"}:  # which may have been taken from the images
+    if set(differing) <= {"data.mean", "data.std"}:  # defaults, computed from the images
         _check_same_images(run, classes, record)
     if differing:
-        changes = ", ".join(f"{name} was {then.get(name)!r}, is {now[name]!r}" for name in differing[:3])
+        changes = ", ".join(f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in differing[:3])
         raise InputError(f"{folder} cannot be resumed with another recipe: {changes} (--overwrite starts anew)")
 
 
@@ -84,7 +84,7 @@ def _folder_names(recipe: Recipe) -> list[str]:
 
 
 def _check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> None:
-    """Raises InputError where classes or images are not those that a run recorded, or it recorded none."""
+    """Raises InputError if classes or images differ from the record of a run, or the run has no record."""
     then, recorded = run.classes, run.environment.get("data")
     try:
         differing = difference(classes, record, then, recorded)
@@ -95,8 +95,7 @@ def _check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> No
         ) from error
     if differing is not None:
         raise InputError(
-            f"{run.folder} cannot be resumed with other images: {differing}; put them back as they were, or start anew "
-            "(--overwrite)"
+            f"{run.folder} cannot be resumed with other images: {differing}; restore them, or start anew (--overwrite)"
         )
 
 

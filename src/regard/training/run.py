@@ -56,7 +56,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, recipe: Recipe, classes: tuple[str, ...]) -> Run:
-        """A new run folder. InputError is raised where it is there and not empty, or cannot be written."""
+        """A new run folder. Raises InputError if it is not empty or cannot be written."""
         cls.check_free(folder)
         run = cls(Path(folder))
         run.begin(recipe, classes)
@@ -64,7 +64,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """An existing run folder; InputError says that there is none, or that it is no run."""
+        """An existing run folder. Raises InputError if it does not exist or is no run."""
         folder = Path(folder)
         if not folder.is_dir():
             raise InputError(f"there is no run folder {folder}")
@@ -74,13 +74,17 @@ class Run:
 
     @staticmethod
     def check_free(folder: str | Path, *, overwrite: bool = False) -> None:
-        """Raises InputError where no new run may be made: the folder is not empty and `overwrite` is not set; it holds
-        something other than a run, or the working folder or the home folder; or it cannot be written.
+        """Raises InputError if a new run cannot be made in a folder.
+
+        The folder is not empty and `overwrite` is not set; it contains something other than a run, or the working
+        folder or the home folder; or it cannot be written.
         """
         folder = Path(folder)
         try:
             real = Path(os.path.realpath(folder))
-            existing = next(path for path in (real, *real.parents) if os.path.lexists(path))  # a link to itself is
+            existing = next(
+                path for path in (real, *real.parents) if os.path.lexists(path)
+            )  # true for a link to itself
             empty = real != existing or (real.is_dir() and not any(real.iterdir()))
             writable = existing.is_dir() and os.access(existing, os.W_OK)
         except OSError as error:
@@ -108,12 +112,13 @@ class Run:
         replaced: Sequence[Path] = (),
         about: dict[str, Any] | None = None,
     ) -> None:
-        """Makes the folder of a run that starts.
+        """Creates the folder of a new run.
 
         Args:
-            classes: their names, in the order of the logits.
-            replaced: files of the run before, which are removed.
-            about: what else is written to `environment.json`.
+            recipe: recipe of the run.
+            classes: class names in the order of the logits.
+            replaced: files of a replaced run, which are removed.
+            about: further fields of `environment.json`.
 
         Raises:
             InputError: the folder cannot be written.
@@ -130,7 +135,7 @@ class Run:
         try:
             if real.exists():
                 remove_files(self.folder, replaced)
-                write(real)  # one file after the other: at any time it is a run
+                write(real)  # file by file, so that the folder is a run at any time
             else:
                 beside.mkdir(parents=True)
                 write(beside)
@@ -138,11 +143,11 @@ class Run:
         except OSError as error:
             shutil.rmtree(beside, ignore_errors=True)
             raise InputError(
-                f"the run folder {self.folder} cannot be made ({first_line(error)}); make room, or give another"
+                f"the run folder {self.folder} cannot be made ({first_line(error)}); free some space, or give another"
             ) from error
 
     def update(self, epochs: int, unreadable: Literal["error", "skip"]) -> None:
-        """Changes what a run that goes on may change in its recipe: the epochs, and what is done with broken images."""
+        """Updates the recipe fields that may change on resuming: the epochs, and how unreadable images are handled."""
         before = self.recipe
         changed = with_fields(before, {"schedule.epochs": epochs, "data.unreadable": unreadable})
         if changed == before:
@@ -162,7 +167,7 @@ class Run:
         return self.folder / "checkpoints"
 
     def files(self) -> list[Path]:
-        """The files of the run, but for its recipe and environment, which make the folder a run."""
+        """The files of the run except recipe and environment, which make the folder a run."""
         return written_files(self.folder, RUN_FILES)
 
     @property
@@ -171,34 +176,30 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What the run depended on besides its recipe; empty where the file is missing. InputError says that it cannot
-        be read, or that the classes in it are no names.
-        """
+        """Content of `environment.json`, empty if it is missing. Raises InputError if it is malformed."""
         path = self.folder / "environment.json"
         try:
             content = json.loads(read_regular(path, MOST_BYTES))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{path} cannot be read ({first_line(error)}); put the run's own back") from error
+            raise InputError(f"{path} cannot be read ({first_line(error)}); restore the file") from error
         names: Any = content.get("classes", []) if isinstance(content, dict) else None
         listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if not listed or len(names) > models.MOST_CLASSES:
-            raise InputError(f"{path} does not name the classes of the run; put the run's own back")
+            raise InputError(f"{path} does not name the classes of the run; restore the file")
         return content
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, in the order of the logits."""
+        """Class names in the order of the logits."""
         names = self.environment.get("classes")
         if not names:
             raise InputError(f"{self.folder / 'environment.json'} does not name the classes of the run")
         return tuple(names)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The epochs so far, one dict each; a last line cut short is left out. InputError says that the file cannot be
-        read, or that another line is not that of an epoch.
-        """
+        """One dict per finished epoch, without an incomplete last line. Raises InputError for a malformed file."""
         path = self.folder / "metrics.jsonl"
         try:
             return read_metrics(read_regular(path, MOST_BYTES))
@@ -208,7 +209,7 @@ class Run:
             raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
 
     def weights(self, which: Weights = "last") -> Path:
-        """The file of weights; InputError says that the run has none yet."""
+        """Path of the weights. Raises InputError if the run has none yet."""
         path = self.folder / f"{which}.safetensors"
         if not path.is_file():
             raise InputError(f"{self.folder} has no {path.name}: no epoch of it is finished")
@@ -223,10 +224,10 @@ class Run:
         models.write_weights(model, self.folder / f"{which}.safetensors", notes)
 
     def record_epoch(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
-        """Writes the metrics, the weights (also as the best ones, if they are) and the list of unreadable files.
+        """Writes the metrics, the weights, the best weights if they are the best, and the list of unreadable files.
 
         Raises:
-            InputError: the disk is full, or the folder cannot be written; what was there before is there still.
+            InputError: the disk is full or the folder cannot be written; earlier files are unchanged.
         """
         epoch, accuracy = rows[-1]["epoch"], rows[-1]["test_accuracy"]
         try:
@@ -239,44 +240,47 @@ class Run:
                 (self.folder / "unreadable.txt").write_text(lines, encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"epoch {epoch} could not be written to {self.folder} ({first_line(error)}); make room, then resume "
-                "the run (--resume)"
+                f"epoch {epoch} could not be written to {self.folder} ({first_line(error)}); free some space, then "
+                "resume the run (--resume)"
             ) from error
 
     def mend(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
-        """Writes what the folder lacks of the last finished epoch, which its checkpoint is of: a copy may have been cut
-        off between the two, and files may have been lost.
+        """Writes missing files of the last finished epoch, from the state of its checkpoint.
+
+        They are missing if a copy of the folder was interrupted or files were lost.
         """
-        with suppress(InputError):  # metrics that cannot be read are written again
+        with suppress(InputError):  # unreadable metrics are written again
             if len(self.metrics()) >= len(rows) and (self.folder / "last.safetensors").is_file():
                 return
         self.record_epoch(model, rows, unreadable)
 
     def model(self, which: Weights = "last") -> nn.Module:
-        """The trained network, in evaluation mode, on the CPU. InputError says that the run has no such weights, or
-        that they are cut short or do not fit its recipe.
+        """The trained network, in evaluation mode on the CPU.
+
+        Raises InputError if the run has no such weights, or they are truncated or do not fit its recipe.
         """
         return load_network(self.recipe.model, len(self.classes), self.weights(which))
 
 
 @cache
 def commit() -> str | None:
-    """The commit that is checked out where regard's sources lie; None if they are no checkout of regard.
+    """The commit of regard's checkout; None if regard was not imported from a git checkout.
 
-    Changes since then are not seen.
+    Uncommitted changes are not detected.
     """
     root = Path(regard.__file__).resolve().parents[2]
     if not (root / "pyproject.toml").is_file() or not (root / ".git").exists():
         return None
-    git = ["git", "-c", "safe.directory=*", "-C", str(root), "rev-parse", "HEAD"]  # whoever the sources belong to
+    # "*": also if another user owns the sources
+    git = ["git", "-c", "safe.directory=*", "-C", str(root), "rev-parse", "HEAD"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # there is no git, or no commit
+    except (OSError, subprocess.CalledProcessError):  # git is not installed, or there is no commit
         return None
 
 
 def environment(classes: tuple[str, ...]) -> dict[str, Any]:
-    """What a run depends on besides its recipe; classes are in the order of the logits."""
+    """Versions, device and classes (in the order of the logits) of a run, for `environment.json`."""
     gpu = torch.cuda.is_available()
     return {
         "regard": __version__,

@@ -1,4 +1,4 @@
-"""Batch norms over the batch of all processes."""
+"""Batch norms with the statistics of all processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def sync_norms(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` with batch norms that take mean and variance over the batches of all processes together.
+    """Replaces batch norms by ones whose mean and variance are those of the whole batch, over all processes.
 
-    Parameters, buffers and their names stay. On GPUs the norms are torch's and timm's, which there are none of for
-    processors.
+    Parameters and buffers keep their names. On GPUs the norms of torch and timm are used, which do not support CPUs.
 
     Args:
-        model: changed in place, but for a model that is itself a norm.
-        device: where it will be.
+        model: model, changed in place unless it is itself a norm.
+        device: device on which the model will run.
     """
     if device.type != "cpu":
         return convert_sync_batchnorm(model)
@@ -31,7 +30,7 @@ def sync_norms(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes. What each process derives is the sum of what all derive from their own losses."""
+    """The sum over the processes. Its gradient is the sum of the gradients in all processes."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -64,7 +63,7 @@ class _Synced(_BatchNorm):
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        # timm's norms go on with these
+        # used by timm's norms
         for further in (getattr(self, "drop", None), getattr(self, "act", None)):
             normalised = normalised if further is None else further(normalised)
         return normalised

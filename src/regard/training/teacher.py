@@ -1,4 +1,4 @@
-"""The teachers of a recipe: any trained network, made to see the images of the student as it knows them."""
+"""The teachers of a recipe: trained networks that get the student's images with their own preprocessing."""
 
 from __future__ import annotations
 
@@ -28,20 +28,23 @@ def load_teachers(
     *,
     compile: bool = False,
 ) -> list[Teacher]:
-    """The teachers of a recipe, on the device; none if it names none.
+    """Loads the teachers of a recipe on the device; empty if there are none.
 
-    A teacher with other classes than the data can be asked where to look, not what is there: then a note is said, or an
-    error raised if the classes are compared. A teacher that knows images normalised otherwise than those of the data,
-    or of a fixed size of its own, gets them so, and a note is said.
+    Only the attention of a teacher with other classes than the data can be transferred; losses that compare classes
+    then raise an error. A teacher with another normalisation, or a fixed image size, gets the images normalised and
+    resized for it. Notes report these cases.
 
     Args:
-        recipe: what to take over from whom. A teacher in a bucket is downloaded once by all processes of a machine.
-        images: what the student is trained on, in size (h, w).
-        say: is told the notes.
+        recipe: transfer recipe. Of all processes of a machine, one downloads a teacher from a bucket.
+        images: training images of the student.
+        size: (h, w) of the student's images.
+        device: device of the teachers.
+        say: called with each note.
+        compile: compile the teachers.
 
     Raises:
-        InputError: there is no such run, file or network, a run is not finished, weights cannot be had, or its classes
-            rule out what is asked.
+        InputError: a run, file or network does not exist, a run is not finished, weights are not available, or the
+            losses cannot be used with the teacher's classes.
     """
     teachers = []
     for source in recipe.teachers:
@@ -58,7 +61,7 @@ def load_teachers(
         if side is None and about.size is not None and fixed:
             side = about.size
             if (side, side) != size:
-                say(f"note: teacher {source} knows images of {side} pixels only, and gets them resized")
+                say(f"note: teacher {source} takes images of {side} pixels only, and gets them resized")
         teachers.append(
             Teacher(
                 network.to(device).to(memory_format=torch.channels_last),
@@ -76,7 +79,7 @@ def load_teachers(
 
 
 def _check_finished(source: str, location: str) -> None:
-    """Raises InputError for a run that has epochs left; `location` is its folder."""
+    """Raises InputError for a run with epochs left; `location` is its folder."""
     if Path(location).is_dir():
         run = Run.open(location)
         rows, epochs = run.metrics(), run.recipe.schedule.epochs
@@ -105,7 +108,7 @@ def _check_classes(
             )
         say(f"note: teacher {source} has {count} classes, the data {len(classes)}; only its attention is used")
     elif compared and pretrained.classes is None:
-        say(f"note: the classes of teacher {source} have no names; taken for the data's, in order")
+        say(f"note: the classes of teacher {source} have no names; they are assumed to be those of the data, in order")
     elif compared and pretrained.classes != classes:
         raise InputError(
             f"teacher {source} and the data have {len(classes)} classes, not the same ones in the same order"

@@ -1,4 +1,4 @@
-"""From a recipe to a trained network: what is needed is checked and put together, then the loop runs."""
+"""Trains a recipe: checks it, builds data, network and losses, and runs the loop."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from regard.transfer import TERMS, Objective, Teacher
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """The outcome of a run."""
 
     run: Run
     finished: bool
-    """False if it was asked to stop; it can be resumed."""
+    """False if it was stopped; it can be resumed."""
     test_accuracy: float | None
-    """After the last finished epoch, in [0, 1]."""
+    """Test accuracy after the last finished epoch, in [0, 1]; None before the first."""
 
 
 def train(
@@ -55,24 +55,23 @@ def train(
 ) -> Outcome:
     """Trains the network of `recipe` in the run folder `folder`.
 
-    On Ctrl-C or SIGTERM it finishes the step, saves a checkpoint and returns. A run resumed from there, or from a
-    checkpoint before a crash, ends with the same weights as one never interrupted.
+    On Ctrl-C or SIGTERM it finishes the step, saves a checkpoint and returns. A resumed run ends with the same weights
+    as an uninterrupted one.
 
-    Started by `accelerate launch`, `torchrun` or `srun`, each process calls this, and they share the work: the batch of
-    the recipe is that of all together. The run folder has to be the same for all.
+    Under `accelerate launch`, `torchrun` or `srun`, all processes call this function with the same run folder. The
+    batch size of the recipe is that of all processes together.
 
     Args:
-        recipe: what to do.
-        folder: of the run; made.
-        resume: go on with the run in `folder`, if there is one, from its newest checkpoint.
-        overwrite: replace a run that is in `folder` already; files that a person put there stay.
-        hooks: take part in it, after those of the recipe (mixing, moving average, trackers); such as `Progress()`.
-        splits: the data, if they are loaded already; they have to be those of the recipe.
+        recipe: recipe of the run.
+        folder: run folder to create.
+        resume: resume the run in `folder`, if there is one, from its newest checkpoint.
+        overwrite: replace a run in `folder`; other files in it are kept.
+        hooks: hooks such as `Progress()`, which run after those of the recipe (mixing, moving average, trackers).
+        splits: the data of the recipe, if they are loaded already.
 
     Raises:
-        InputError: something in the recipe, the data, the teacher or the folder is not right (nothing was changed
-            then); or the loss is not finite, memory or disk are full, another process is gone (the last good checkpoint
-            is kept).
+        InputError: the recipe, data, teacher or folder are invalid (nothing is changed); or the loss is not finite,
+            memory or disk are full, or another process ended (the last good checkpoint is kept).
     """
     check(recipe, folder)
     run, features = Run(Path(folder)), recipe.transfer.weight("full_activation")
@@ -85,9 +84,11 @@ def train(
         hooks = processes.hooks = [hook for hook in hooks if processes.main or not hook.main_only]
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if launched not in ("no", processes.accelerator.mixed_precision):
-            processes.note(f"note: accelerate launch was asked for {launched}; the recipe's precision counts")
-        processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are read
-        splits = splits or processes.first(lambda: load_data(recipe.data))  # first, for it may be a download
+            processes.note(
+                f"note: accelerate launch has mixed precision {launched}; the precision of the recipe is used"
+            )
+        processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are loaded
+        splits = splits or processes.first(lambda: load_data(recipe.data))  # one process first, because it may download
         recipe, classes = replace(recipe, data=with_statistics(recipe.data, splits.train)), splits.train.classes
         record = _record(splits, processes)
         if resume:
@@ -110,7 +111,7 @@ def train(
 
 
 def check(recipe: Recipe, folder: str | Path) -> None:
-    """Raises InputError for what is wrong with a recipe, as far as that shows without data and network."""
+    """Raises InputError for errors in a recipe that can be found without data and network."""
     recipe.check()
     check_optimizer(recipe.optimizer)
     check_trackers(recipe.trackers)
@@ -123,10 +124,10 @@ def check(recipe: Recipe, folder: str | Path) -> None:
 def make_objective(
     recipe: Recipe, model: nn.Module, teachers: Sequence[nn.Module | Teacher], image_size: tuple[int, int]
 ) -> Objective:
-    """The losses of a recipe, for a student and the teachers that it names, and images of (h, w).
+    """The losses of a recipe for a student, its teachers and images of size (h, w).
 
     Raises:
-        InputError: student and teachers do not go together as asked.
+        InputError: student and teachers do not match.
     """
     transfer = recipe.transfer
     return Objective(
@@ -138,7 +139,9 @@ def make_objective(
         reduce=transfer.reduce,
         form=transfer.form,
         full_activation_form=transfer.full_activation_form,
-        label_smoothing=0.0 if recipe.augmentation.mixes else recipe.label_smoothing,  # mixed labels come smoothed
+        label_smoothing=0.0
+        if recipe.augmentation.mixes
+        else recipe.label_smoothing,  # mixed labels are smoothed already
         task=recipe.task,
         image_size=image_size,
         compile=recipe.compile,
@@ -152,7 +155,7 @@ def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
 
 
 def _record(splits: data.Splits, processes: Processes) -> Record:
-    """What the run records of its images, the same for all processes; notes what there is to know of them.
+    """The record of the images, which is equal in all processes; notes unreadable images and single classes.
 
     Raises:
         InputError: the processes have different images.
@@ -166,20 +169,20 @@ def _record(splits: data.Splits, processes: Processes) -> Record:
     for rank, other in enumerate(other_records, start=1):
         differing = difference(*other, *first)
         if differing is not None:
-            message = f"process {rank} reads other images than process 0: {differing}; give all the same (data.folder)"
+            message = f"process {rank} has other images than process 0: {differing}; give all the same (data.folder)"
             raise InputError(message) if processes.main else SaidElsewhere(message)
     only = one_class(classes, record)
     if only is not None:
-        processes.note(f"note: all training images are of one class, {only!r}: the accuracy says nothing (data.folder)")
+        processes.note(f"note: all training images have one class, {only!r}, so accuracy is meaningless (data.folder)")
     return record
 
 
 def _objective_and_loaders(
     recipe: Recipe, splits: data.Splits, processes: Processes
 ) -> tuple[Objective, tuple[data.Loader, data.Loader]]:
-    """The network on its device with its losses, and the batches of training and test."""
+    """The losses with the network on its device, and the loaders of training and test images."""
     torch.manual_seed(recipe.seed)
-    # What may be a download, one process does first.
+    # One process first, because it may download.
     model = processes.first(lambda: build_network(recipe.model, len(splits.train.classes)))
     if recipe.sync_norms and processes.count > 1:
         model = sync_norms(model, processes.device)
@@ -203,7 +206,7 @@ def _objective_and_loaders(
 
 
 def _hooks(recipe: Recipe, classes: int, processes: Processes) -> list[Hook]:
-    """The hooks that a recipe asks for."""
+    """The hooks of a recipe."""
     hooks: list[Hook] = []
     if recipe.augmentation.mixes:
         hooks.append(Mix(data.Mixing(recipe.augmentation, classes, recipe.seed, recipe.label_smoothing)))
@@ -215,9 +218,9 @@ def _hooks(recipe: Recipe, classes: int, processes: Processes) -> list[Hook]:
 
 
 def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -> None:
-    """Makes the run folder, or replaces the run in it, or writes that it has more epochs, and starts the hooks.
+    """Creates the run folder, or replaces or updates the run in it, and starts the hooks.
 
-    This comes after the first step: whatever ends a run before leaves nothing, and a run that is replaced as it was.
+    Called after the first step, so that an earlier error leaves no folder and does not touch a run to be replaced.
     """
     run = loop.run
     resumed = resume and (run.folder / "recipe.yaml").is_file()
@@ -229,7 +232,7 @@ def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -
         if not resumed:
             run.begin(loop.recipe, classes, replaced, {"id": loop.run_id, "data": record})
         elif not os.access(run.folder, os.W_OK):
-            raise InputError(f"the run folder {run.folder} cannot be written; make it writable, or go on with a copy")
+            raise InputError(f"the run folder {run.folder} cannot be written; make it writable, or resume a copy")
         else:
             run.update(loop.recipe.schedule.epochs, loop.recipe.data.unreadable)
     except InputError:
@@ -240,7 +243,7 @@ def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -
 
 @contextmanager
 def _settings(recipe: Recipe) -> Iterator[None]:
-    """torch's settings for the run, put back after it."""
+    """Sets torch's global options for the run, and restores them afterwards."""
     cudnn, workspace = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
     strict, warn_only = (
         torch.are_deterministic_algorithms_enabled(),
@@ -250,7 +253,7 @@ def _settings(recipe: Recipe) -> Iterator[None]:
         for module, name, value in (
             (cudnn, "deterministic", recipe.deterministic),
             (cudnn, "benchmark", not recipe.deterministic),
-            (deterministic, "fill_uninitialized_memory", False),  # it is written to before it is read
+            (deterministic, "fill_uninitialized_memory", False),  # all memory is written before it is read
         ):
             after.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
@@ -262,15 +265,15 @@ def _settings(recipe: Recipe) -> Iterator[None]:
         if recipe.threads is not None:
             after.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(recipe.threads)
-        # Of parameters of one row, such as gates, whose memory is the same in either layout.
+        # A false alarm for parameters of one row, such as those of gates: their memory is the same in both layouts.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         yield
 
 
 @contextmanager
 def _one_line(recipe: Recipe) -> Iterator[None]:
-    """Within it, errors of torch's that a recipe may cure are InputErrors that say what to change: of memory, of
-    DataLoader workers that were killed, which is mostly for lack of it, and of batches of one image.
+    """Within the context, errors of torch that a change of the recipe can avoid become InputErrors: lack of memory,
+    killed DataLoader workers (mostly lack of memory), and batches of one image.
     """
     schedule = recipe.schedule
     try:
@@ -280,19 +283,19 @@ def _one_line(recipe: Recipe) -> Iterator[None]:
     except (RuntimeError, MemoryError, ValueError) as error:
         if KILLED_WORKER.search(str(error)):
             raise LostProcess(
-                f"a DataLoader worker was killed ({first_line(error)}); if memory ran out, give fewer of them "
-                "(data.workers); --resume goes on from the last checkpoint"
+                f"a DataLoader worker was killed ({first_line(error)}); if memory ran out, use fewer workers "
+                "(data.workers); --resume continues from the last checkpoint"
             ) from error
         if "Expected more than 1 value per channel" in str(error):
             raise InputError(
-                f"{recipe.model.name} has a batch norm over maps of one pixel, which needs two images at a time, and a "
-                f"process had one; give two each (schedule.batch_size is {schedule.batch_size}, and as many images), "
-                "or fix the norms (model.fixed_norms)"
+                f"{recipe.model.name} has a batch norm over feature maps of one pixel, which needs two images per "
+                f"process, and a process had one; give more images per batch (schedule.batch_size is "
+                f"{schedule.batch_size}), or fix the norms (model.fixed_norms)"
             ) from error
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
             raise InputError(
-                f"there is no memory left ({first_line(error)}); try a smaller batch (schedule.batch_size is "
-                f"{schedule.batch_size}), its parts one after another (schedule.accumulate is "
+                f"memory is full ({first_line(error)}); try a smaller batch (schedule.batch_size is "
+                f"{schedule.batch_size}), more parts per batch (schedule.accumulate is "
                 f"{schedule.accumulate}),{' precision bfloat16,' if recipe.precision == 'float32' else ''} "
                 "smaller images (data.size, augmentation.crop) or a smaller network"
             ) from error
