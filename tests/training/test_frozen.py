@@ -212,7 +212,7 @@ def test_resumed_it_ends_with_the_same_weights(splits, tmp_path) -> None:
     newest.unlink()
     again = training.train(recipe, tmp_path / "again", splits=splits, resume=True).run
     assert whole.weights().read_bytes() == again.weights().read_bytes()
-    with pytest.raises(InputError, match=r"model.frozen was \['conv0', 'group0'\], is \[\]"):
+    with pytest.raises(InputError, match=r"model.frozen was \['conv0', 'group0'\] and is \[\]"):
         training.train(plan(), tmp_path / "again", splits=splits, resume=True)
 
 
