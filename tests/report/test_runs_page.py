@@ -64,7 +64,7 @@ def test_the_page_has_the_numbers_of_the_records_and_needs_nothing_but_itself(ma
     assert sum(tag == "img" for tag, _ in page.tags) == (3 + 4) * 4
     assert len(page.source) < 3_000_000
     environment = re.compile(r"(?<=Environment\n).*(?=h2: Glossary)", re.DOTALL)  # of the machine
-    images = re.compile(r"p: image \d+ \d\n")
+    images = re.compile(r"p: image \d+ label \d\n")
     check_snapshot("pages/runs", images.sub("", environment.sub("", page.outline)))
     assert (
         written(runs, images=3, title="Made up", names=["student", "student-at", "the teacher"])[1].source

@@ -13,8 +13,8 @@ SEEDS = (
     "seed: the interval over the test images."
 )
 CAMS = (
-    "Each [cam|CAM] is laid over its image. The lines are the edges of the [focus] and, where it is known, of the "
-    "[region]; ✗ marks a wrong prediction."
+    "Each [cam|CAM] is laid over its image; below it are its class and, in parentheses, the probability of that class. "
+    "The lines are the edges of the [focus] and, where it is known, of the [region]; ✗ marks a wrong prediction."
 )
 GATES_LEAD = (
     "What attention modules multiply each channel with ([gate|gates]), or give (output), averaged over pixels, by "
