@@ -86,22 +86,21 @@ def test_commands_take_a_network_of_one_output(here, capsys) -> None:
 
     status, out, _ = run(capsys, "explain", "set/test/cat/0.png", "--model=negative.safetensors", "--device=cpu")
     assert status == 0
-    explained = json.loads((here / "explained/explain.json").read_text())["images"][0]["predicted"]
+    explained = json.loads((here / "explained/explain.json").read_text())["records"]
     pixels = torch.from_numpy(np.array(Image.open("set/test/cat/0.png"))).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         z = binary(-9.0)((pixels - 0.5) / 0.25).item()
     assert z < -5
-    first, second = explained[:2]
+    first, second = explained
     assert (first["class"], second["class"]) == ("cat", "dog")
     assert first["probability"] == pytest.approx(1 / (1 + np.exp(z)), abs=1e-6)
     assert second["probability"] == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-6)
 
-    for source in ("negative.safetensors", f"{NAME}=negative.pth"):
-        status, out, _ = run(capsys, "evaluate", source, "--data.name=folder", "--data.folder=set", *OPTIONS)
-        assert status == 0 and "accuracy 50.00%" in out
-        found = out[out.index("loss") :]
-        status, out, _ = run(capsys, "evaluate", "two.safetensors", "--data.name=folder", "--data.folder=set", *OPTIONS)
-        assert status == 0 and found == out[out.index("loss") :]
+    sources = ["negative.safetensors", f"{NAME}=negative.pth", "two.safetensors"]
+    status, out, _ = run(capsys, "evaluate", *sources, "--data.name=folder", "--data.folder=set", *OPTIONS, "--json")
+    records = json.loads(out)
+    assert status == 0 and [record["accuracy"] for record in records] == [0.5] * 3
+    assert [record["loss"] for record in records] == pytest.approx([records[0]["loss"]] * 3, rel=1e-6)
 
 
 def test_bias_is_that_of_two_outputs(images) -> None:

@@ -197,7 +197,7 @@ def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch) -> 
     row = json.loads(Path("new/metrics.jsonl").read_text())
     assert 0.1 <= row["confidence"] <= 1
     assert row["loss"] == pytest.approx(row["task"] + 0.5 * row["confidence"], rel=1e-5)
-    assert f"confidence {row['confidence']:.3g}" in done.stdout
+    assert f"confidence {row['confidence']:.3g}" in done.stderr
 
 
 def test_a_checkpoint_of_other_terms_is_gone_on_from(splits, tmp_path) -> None:

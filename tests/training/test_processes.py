@@ -105,7 +105,7 @@ def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_p
     processes[1].send_signal(signal.SIGTERM)
     outcomes = ended(processes)
     assert [status for status, _, _ in outcomes] == [75, 75], outcomes
-    assert "stopped and saved" in outcomes[0][1]
+    assert "stopped and saved" in outcomes[0][2]
     assert list((other / "checkpoints").iterdir())
 
     # Killed: the other process ends soon, and says why.

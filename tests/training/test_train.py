@@ -166,10 +166,10 @@ def test_the_command_tells_how_to_go_on_and_how_it_ended(tmp_path) -> None:
     (command,) = start([*COMMAND, f"--run={tmp_path / 'run'}"])
     wait_for(lambda: epochs_of(tmp_path / "run") >= 1, [command])
     command.send_signal(signal.SIGTERM)
-    status, output, _ = command.end()
+    status, _, errors = command.end()
     assert status == 75
-    assert "--resume` goes on" in output
-    assert "epoch 1/3" in output
+    assert "--resume` goes on" in errors
+    assert "epoch 1/3" in errors
 
 
 def test_a_broken_checkpoint_gives_way_to_the_one_before(splits, tmp_path) -> None:
