@@ -1,4 +1,4 @@
-"""Images with labels and masks: where they come from, and how they come to a network."""
+"""Data sets of images with labels and masks, transforms and loaders."""
 
 from regard.data.augmentation import Augmentation, Mixing
 from regard.data.batch import Batch, Loader

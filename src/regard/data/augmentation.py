@@ -1,4 +1,4 @@
-"""How training images are varied, and mixed with one another."""
+"""Augmentation of training images, mixup and CutMix."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _IN_MEMORY = ("padding", "padding_mode", "crop")
 class Augmentation:
     """Random changes to training images.
 
-    Images in memory are padded, cropped at a random place and flipped at random; with `scale`, in place of padding and
-    crop, they get random resized crops. Streamed images always get random resized crops, and take the fields marked
-    (streamed), which others refuse.
+    Images in memory are padded, cropped at a random position and flipped at random; with `scale` they get random
+    resized crops instead of padding and crop. Streamed images always get random resized crops. Fields marked (streamed)
+    are for streamed images only.
 
     Attributes:
         padding: pixels to add on every side before the crop, 0 or more; none for 4, but 0 with scale and for streamed
@@ -36,7 +36,7 @@ class Augmentation:
             none for the size of the image itself. Of streamed images data.size says it.
         flip: mirror every second image left to right, on average.
         scale: least and largest share of the image's area in a random resized crop, such as [0.08, 1]: of random size,
-            aspect ratio (3/4 to 4/3) and place; bilinear, antialiased. None for no resizing; of streamed
+            aspect ratio (3/4 to 4/3) and position; bilinear, antialiased. None for no resizing; of streamed
             images for [0.08, 1].
         ratio: least and largest aspect ratio, width to height, of random resized crops (streamed).
         interpolation: interpolation to resize crops with: bilinear, bicubic, or random, one of the two for each image
@@ -115,7 +115,7 @@ class Augmentation:
 
     @property
     def border(self) -> int:
-        """Pixels added on every side of the images of a set in memory."""
+        """Pixels added on every side of images in memory."""
         if self.padding is not None:
             return self.padding
         return 4 if self.scale is None else 0
@@ -126,7 +126,7 @@ class Augmentation:
         return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
 
     def check(self, *, streamed: bool) -> None:
-        """Raises InputError for fields that images that are streamed, or in memory, do not know."""
+        """Raises InputError for fields that do not apply to streamed images, or to images in memory."""
         default = {field.name: field.default for field in fields(self)}
         names = _IN_MEMORY if streamed else _OF_STREAMED
         # What comes from YAML has lists for tuples; padding 0 is that of streamed images.
@@ -152,9 +152,9 @@ class Mixing:
     """Mixes every image of a batch with its mirror image in the batch, the first with the last, by timm's Mixup: mixup
     (arXiv 1710.09412) and CutMix (arXiv 1905.04899).
 
-    Weight and box are one for all images, and drawn from the seed and the step alone: so they are the same for all
-    processes, and for all parts that a process takes its images in. `label_smoothing`, 0 or more and below 1, is the
-    share of each label that is given to all classes alike.
+    All images share one weight and box, which depend only on the seed and the step: they are the same in all processes
+    and for all parts of a batch. `label_smoothing`, 0 or more and below 1, is the fraction of each label that is
+    spread evenly over all classes.
 
     Raises:
         InputError: an augmentation that mixes nothing, fewer than one class, a value outside its range.

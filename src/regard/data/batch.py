@@ -1,4 +1,4 @@
-"""What every loader gives and has: batches, and epochs of them that can begin at any step."""
+"""Batches, and the base class of all loaders, whose epochs can begin at any step."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from regard.errors import InputError
 
 
 class Batch(NamedTuple):
-    """A batch, or one process's slice of it, on one device.
+    """A batch, or one rank's slice of it, on one device.
 
     Attributes:
         images: float32 (B, 3, h, w), normalised: (byte / 255 - mean) / std.
-        labels: int64 (B,), -1 where an image has none.
-        index: int64 (B,), the place of each image in the data set; of shards, which have no places, a number of its
-            own for each image of an epoch.
-        total: images of the whole batch, over all processes; where images are skipped, those that were asked for.
-        masks: bool (B, h, w); None where the data set has none, or nobody asked for them.
+        labels: int64 (B,), -1 for an image without a label.
+        index: int64 (B,), the index of each image in the data set; for shards, a unique number of each image in an
+            epoch.
+        total: size of the whole batch over all processes, including skipped images.
+        masks: bool (B, h, w); None if the data set has none, or the loader was made without masks.
         skipped: "key: reason" of each image of the batch that could not be read.
     """
 
     images: Tensor
     labels: Tensor
-    index: Tensor  # type: ignore[assignment]  # in place of tuple.index, which is no use here
+    index: Tensor  # type: ignore[assignment]  # replaces tuple.index
     total: int
     masks: Tensor | None = None
     skipped: tuple[str, ...] = ()
 
     def row(self, number: int) -> Batch:
-        """A batch of one of the images."""
+        """A batch of one image."""
         one = slice(number, number + 1)
         masks = None if self.masks is None else self.masks[one]
         return Batch(self.images[one], self.labels[one], self.index[one], 1, masks)
@@ -46,8 +46,8 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which images come when, and to whom; the attributes are those of `create_loader`, and how often each image comes
-    in a row."""
+    """Order of the images and their distribution to ranks; attributes as in `create_loader`. `repeats` is the number of
+    times in a row that each image appears."""
 
     batch_size: int
     shuffle: bool = False
@@ -58,7 +58,7 @@ class Sampling:
     repeats: int = 1
 
     def steps(self, count: int) -> int:
-        """Batches in an epoch of so many images."""
+        """Number of batches in an epoch of `count` images."""
         full, remainder = divmod(count, self.batch_size)
         return full + (remainder > 0 and not self.drop_last)
 
@@ -71,9 +71,8 @@ class Sampling:
 
     def rows(self, total: int) -> Integers:
         """The rank's rows of a batch of `total` images, increasing; those of all ranks are the batch."""
-        # Mixing takes an image together with its mirror image in the batch, the first with the last. A slice that holds
-        # with every row its mirror image gives, flipped, the very pairs that the whole batch gives, flipped: so images
-        # are mixed the same on however many processes.
+        # Mixing pairs row i of a batch with row total - 1 - i. Every slice contains both rows of its pairs, so that
+        # images are mixed in the same way for any number of processes.
         if total % (2 * self.world_size) == 0:
             half = total // (2 * self.world_size)
             front = np.arange(self.rank * half, (self.rank + 1) * half, dtype=np.int64)
@@ -82,7 +81,7 @@ class Sampling:
         return np.arange(first, end, dtype=np.int64)
 
     def check(self, dataset: ImageDataset | WebDataset) -> None:
-        """Raises InputError for a batch size that is none, or does not go with the images and processes."""
+        """Raises InputError for a batch size that is invalid for the images and processes."""
         check_seed(self.seed)
         count, size, world_size = len(dataset), self.batch_size, self.world_size
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -114,13 +113,13 @@ class Sampling:
 class Loader(ABC):
     """The batches of a data set, epoch after epoch.
 
-    What is random about an image depends on the seed, the epoch and its position in the epoch's order alone. So an
-    epoch can begin at any step, and batches are the same for any number of DataLoader workers and of processes.
+    The random changes of an image depend only on the seed, the epoch and its position in the epoch's order. So an epoch
+    can begin at any step, and batches are the same for any number of DataLoader workers and processes.
 
     Attributes:
         dataset: the data set.
         batch_size: images in a batch, over all processes; the last of an epoch has what is left.
-        device: where the batches are.
+        device: device of the batches.
         image_size: (h, w) of the images in a batch; None where it is that of the files.
     """
 
@@ -141,11 +140,11 @@ class Loader(ABC):
         return self._sampling.steps(len(self.dataset))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from 0, of each the rank's slice; from a step on, as those of the whole epoch.
+        """The rank's slices of the batches of an epoch (from 0), beginning at step `start`.
 
         Raises:
-            InputError: a number or start outside its range. When it is come to: an image that cannot be read, unless
-                such are skipped; a DataLoader worker that died.
+            InputError: an epoch or step out of range; during iteration, an image that cannot be read, unless such
+                images are skipped, or a DataLoader worker that died.
         """
         if number < 0:
             raise InputError(f"epoch {number} does not exist; give 0 or more")
@@ -154,13 +153,12 @@ class Loader(ABC):
         return self._batches(number, start)
 
     def sample(self, epoch: int, position: int) -> Batch:
-        """A batch of one image: the one at a position of an epoch's order, exactly as its step saw it.
+        """A batch of the image at a position of an epoch's order, exactly as in its step.
 
-        It may be asked for within an epoch, which goes on. Of an image that is skipped, for it cannot be read, the
-        batch is empty, and `Batch.skipped` says why.
+        It may be called during an epoch. For a skipped image the batch is empty, and `Batch.skipped` has the reason.
 
         Raises:
-            InputError: there is no such position, or it is another process's; the image cannot be read.
+            InputError: the position does not exist or belongs to another process, or the image cannot be read.
         """
         step, row = divmod(position, self.batch_size)
         if not 0 <= step < len(self) or position >= len(self.dataset):
@@ -177,7 +175,7 @@ class Loader(ABC):
 
     @abstractmethod
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
-        """The batches of an epoch that exists, from a step that does."""
+        """The batches of an epoch from a step on; both exist."""
 
 
 def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:

@@ -75,22 +75,22 @@ def clutter(
 ) -> Splits:
     """Make the built-in data set `clutter`: 32 x 32 RGB, 10 classes, each image with the mask of its digit.
 
-    Each image shows one whole handwritten digit, 12 to 20 pixels large, of any colour and opaque, at a random place on
-    a crop of one of two photographs, over 1 to 4 scraps (quarters of digits, 6 to 10 pixels). The digit is brighter or
-    darker than the mean around it by 85 to 120 of 255, the more the busier it is there. The region of an image is its
-    digit's strokes: the pixels that the digit covers by half or more; or their outline, the area they enclose.
+    Each image shows one whole handwritten digit, 12 to 20 pixels large, of any colour and opaque, at a random position
+    on a crop of one of two photographs, over 1 to 4 scraps (quarters of digits, 6 to 10 pixels). The digit is brighter
+    or darker than the mean around it by 85 to 120 of 255, the more the busier it is there. The region of an image is
+    its digit's strokes: the pixels that the digit covers by half or more; or their outline, the area they enclose.
 
     The digits and photographs are those that come with scikit-learn. Of its 1,797 digits 360 appear in test images
-    only, as digit or as scrap, and 1,437 in training images only, whatever the seed. Each class has its own area of
+    only, as digit or as scrap, and 1,437 in training images only, for every seed. Each class has its own area of
     the photographs. With probability `cue` the background is cut from the area of the image's label, and otherwise
-    from that of a class drawn uniformly from all ten, the label's own among them. So at 0 the background says nothing
-    about the label, and at 1 everything; the two agree in a share of cue + (1 - cue) / 10. Digits, places and regions
-    do not depend on the cue.
+    from the area of a class drawn uniformly from all ten. So the background tells nothing about the label at 0, and
+    everything at 1; the two agree with probability cue + (1 - cue) / 10. Digits, positions and regions do not depend
+    on the cue.
 
     Args:
         train: number of training images; classes are balanced to within one image.
         test: number of test images.
-        cue: how often the background agrees with the label in training images, 0 to 1.
+        cue: probability that the background is that of the label in training images, 0 to 1.
         test_cue: the same for test images.
         seed: 0 to 2^64 - 1. The same seed gives the same bytes on every machine.
         region: "strokes", about two pixels wide; or "outline", their convex hull (see `outline`), as broad as the

@@ -1,4 +1,4 @@
-"""Labelled images: the one interface that every data set has, and a set that is in memory."""
+"""`ImageDataset`, the interface of every data set, and `InMemoryDataset`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class ImageDataset(ABC):
     read one by one, from any process or thread.
 
     Attributes:
-        name: where it comes from: "coco", "voc", "masks", …
+        name: name of the data set: "coco", "voc", "masks", …
         split: "train", "val", "test" or "".
         classes: the names of its classes; may be empty.
-        keys: what each image is called, unique in the set: its path below the folder of images.
-        labels: int64 (N,), each an index into `classes`, or -1 where an image has none.
+        keys: unique name of each image: its path below the folder of images.
+        labels: int64 (N,), indices into `classes`; -1 for an image without a label.
         has_masks: whether masks are known.
-        mean, std: of each channel, with bytes 0 to 255 scaled to 0 to 1, if the set has some of its own.
-        skipped: what was left out as the set was opened, for it could not be read.
+        mean, std: of each channel, for values in [0, 1]; None if the data set does not define them.
+        skipped: images that could not be read when the data set was opened.
     """
 
     name: str
@@ -64,8 +64,8 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def mask(self, index: int) -> Mask | None:
-        """The region of the object, bool (H, W), of the size of the upright image: empty where nothing is marked, None
-        where it is not known. Raises Unreadable: it cannot be read, or does not fit the image."""
+        """The region of the object, bool (H, W), of the size of the upright image. Empty if nothing is marked, None if
+        the region is unknown. Raises Unreadable: it cannot be read, or does not fit the image."""
 
     def fingerprint(self) -> str:
         """A hexadecimal digest that changes if images, labels or masks do; here, of 64 images and masks."""
@@ -77,12 +77,12 @@ class ImageDataset(ABC):
         return digest.hexdigest()
 
     def subset(self, which: int | Sequence[int] | NDArray[np.int64] | Tensor) -> ImageDataset:
-        """A part of the set; classes stay those of the whole.
+        """A subset with the same classes.
 
         Args:
-            which: the indices of the images, in the order wanted, or how many: then the classes are taken in turn, so
-                that each has its share (to within one image, while it has any left), and within a class the images in
-                a fixed random order, the same on every machine: a smaller number gives the beginning of a larger one.
+            which: indices of the images, in any order; or the number of images. A number takes the classes in turn, so
+                that classes are balanced to within one image, and the images of a class in a fixed random order, which
+                is the same on every machine: a smaller subset is the beginning of a larger one.
 
         Raises:
             InputError: a count outside 1 to N, an index outside 0 to N - 1.
@@ -91,7 +91,7 @@ class ImageDataset(ABC):
 
 
 class Subset(ImageDataset):
-    """Some of the images of a data set, in an order of their own."""
+    """A subset of the images of a data set, in any order."""
 
     def __init__(self, dataset: ImageDataset, index: Tensor) -> None:
         self._dataset, self._index = dataset, index
@@ -160,7 +160,7 @@ class InMemoryDataset(ImageDataset):
         return None if self.regions is None else self.regions[index].cpu().numpy()
 
     def fingerprint(self) -> str:
-        """Of all images, labels and regions: the same in every process, whatever the device."""
+        """A digest of all images, labels and regions, independent of process and device."""
         digest = hashlib.sha256()
         for part in (self.images, self.labels, self.regions):
             if part is not None:
@@ -174,7 +174,7 @@ class InMemoryDataset(ImageDataset):
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), regions=regions)
 
     def subset(self, which: int | Sequence[int] | NDArray[np.int64] | Tensor) -> InMemoryDataset:
-        """A part of the set, as of `ImageDataset.subset`; mean and std stay those of the whole, too."""
+        """A subset as in `ImageDataset.subset`, with the same mean and std."""
         index = chosen(which, self.labels).to(self.images.device)
         regions = None if self.regions is None else self.regions[index]
         return replace(self, images=self.images[index], labels=self.labels[index], regions=regions)
@@ -184,7 +184,7 @@ Images = TypeVar("Images")
 
 
 class Splits(NamedTuple, Generic[Images]):
-    """The two parts of a data set, of the same kind: one to learn from, one to be judged on."""
+    """The training and the test split of a data set."""
 
     train: Images
     test: Images
@@ -212,7 +212,7 @@ def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
     Bytes 0 to 255 are scaled to 0 to 1. A channel of one single value has std 0 and gets 1 instead, so that dividing by
     it is harmless.
     """
-    # A histogram holds all there is to know and adds up in integers, whatever the order. Chunks bound the memory.
+    # Histograms are exact integers, independent of the order. Chunks bound the memory.
     counts = np.zeros((3, 256), dtype=np.int64)
     for chunk in images.cpu().split(max(1, 2**24 // images[0].numel())):
         for channel in range(3):
@@ -230,7 +230,7 @@ def _by_turns(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     order = RandomStream(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     sizes = np.bincount(labels)
-    # The how-manieth of its class each one is.
+    # Rank of each image within its class.
     turn = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return by_class[np.argsort(turn, kind="stable")]
 

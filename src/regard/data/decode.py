@@ -1,4 +1,4 @@
-"""One image file, of whatever kind, to RGB bytes."""
+"""Decodes an image file to RGB bytes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from regard.errors import one_line
 
-# The formats of Pillow that are read, with the endings of such files. A file is read by its content, whatever its name
-# says: files of the web are often of another kind than their name.
+# Formats of Pillow that are read, with their file extensions. The content decides the format, not the extension, which
+# is often wrong in files from the web.
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),

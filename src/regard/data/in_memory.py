@@ -1,4 +1,4 @@
-"""Data sets read into memory: one block of bytes, all images of one size."""
+"""Reads data sets into memory: all images have the same size."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_into_memory(
         memory_limit: the most bytes that the images may take: 3 x height x width each. 4 GiB unless said.
 
     Returns:
-        a set whose mean and std are its own.
+        a data set with the mean and std of its images.
 
     Raises:
         InputError: an image that cannot be read, a class of which none can, images of different sizes and no `size`, or
@@ -131,7 +131,7 @@ def _read(
 def _fill(
     images: NDArray[np.uint8], dataset: ImageDataset, size: int | None, unreadable: OnUnreadable
 ) -> dict[int, Unreadable]:
-    """Read every image into its place (3, H, W). Returns, by place, what is wrong with those that are to be skipped."""
+    """Reads every image into a tensor (3, H, W). Returns the reason for each skipped image, by index."""
     height, width = images.shape[2:]
 
     def read(start: int) -> dict[int, Unreadable]:

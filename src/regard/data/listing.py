@@ -1,4 +1,4 @@
-"""Which files are below a folder: each folder is listed once, whatever is asked about it."""
+"""Lists the files below a folder; each folder is listed only once."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Tree:
         return sorted(paths)
 
     def missing(self, paths: Sequence[str]) -> list[str]:
-        """Those of the files that are not there."""
+        """The files that do not exist."""
         return [path for path in paths if not self.has(path)]
 
     def has(self, path: str) -> bool:
-        """Whether the file is there, hidden or not; its folder is listed once."""
+        """Whether the file exists, hidden or not; its folder is listed once."""
         folder, _, name = path.rpartition("/")
         if folder not in self._names:
             directory = self.root / folder
@@ -71,12 +71,12 @@ class Tree:
         return name in self._names[folder]
 
     def check(self, paths: Sequence[str], description: str, hint: str) -> None:
-        """Raises InputError if some files are not there; it says how many and names the first.
+        """Raises InputError if files are missing; the message has their number and the first names.
 
         Args:
-            paths: of the files.
-            what: they are, and who says so: "images that instances_val2017.json names".
-            hint: what to do.
+            paths: paths of the files.
+            description: what the files are: "images that instances_val2017.json names".
+            hint: what the user can do.
         """
         missing = self.missing(paths)
         if missing:
@@ -129,7 +129,7 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
 
 
 def by_stem(paths: Sequence[str], folder: Path, kind: str) -> dict[str, str]:
-    """The paths by what they are without their endings. Raises InputError: two are the same."""
+    """The paths by their names without extension. Raises InputError if two names are equal."""
     known: dict[str, str] = {}
     for path in paths:
         stem = path.rpartition(".")[0]

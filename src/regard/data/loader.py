@@ -1,4 +1,4 @@
-"""Batches of any data set, from one function; and the loader of images that are read as they are needed."""
+"""`create_loader` for every data set, and the loader of streamed images."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ def create_loader(
     channels_last: bool = False,
     masks: bool = False,
 ) -> Loader:
-    """The batches of a data set, for training, testing and everything else.
+    """Creates the loader of a data set, for training, testing and everything else.
 
-    Images in memory are cropped and flipped as tensors, on their device. Others are read by DataLoader workers, while
-    what was read before is worked on: no more than a few batches are in memory, whatever the set.
+    Images in memory are cropped and flipped as tensors on their device. Streamed images are read by DataLoader workers
+    in the background; at most a few batches are in memory.
 
     Args:
         dataset: the images.
         batch_size: images in a batch, over all processes, 1 or more; the last of an epoch has what is left. None for
             250 of images in memory, else 32.
-        transform: how images, and masks with them, are resized and cropped, or varied; None for not at all. Of images
-            in memory the augmentation alone counts.
-        shuffle: a new random order in every epoch, in place of the order of the set. Then the next image that can be
-            read stands in for one that cannot, so that batches are full; in order it is left out. Of shards, every
-            epoch then has the same length, in which the last images of some may be left out, and others come twice.
-        seed: of all that is random, 0 to 2^64 - 1.
-        rank: which slice of every batch to give, from 0; those of all ranks together are the batch. In order, there may
-            be a last batch of which nothing is for this rank, and which it is not given.
-        world_size: of the processes.
-        device: where the batches are; None for where the set is, or the CPU.
-        mean: of each channel, 0 to 1, subtracted; None for the set's own.
-        std: of each channel, above 0, divided by; None for the set's own.
+        transform: resizing, cropping and augmentation of images and masks; None for none. For images in memory only its
+            augmentation is used.
+        shuffle: use a new random order in every epoch instead of the order of the data set. An image that cannot be
+            read is then replaced by the next one, so that batches are full; without shuffle it is left out. Epochs of
+            shuffled shards have a fixed length: some images may be left out and others appear twice.
+        seed: seed of all random numbers, 0 to 2^64 - 1.
+        rank: rank of the process, from 0, which gets the rank's slice of every batch. Without shuffle, a rank may get
+            nothing of the last batch.
+        world_size: number of processes.
+        device: device of the batches; None for the device of the data set, or the CPU.
+        mean: mean of each channel, 0 to 1; None for that of the data set.
+        std: standard deviation of each channel, above 0; None for that of the data set.
         workers: DataLoader workers that read images; 0 reads them inline.
         unreadable: on an image that cannot be read, "error", or "skip" it and list it in `Batch.skipped`.
         drop_last: leave out the last batch of an epoch if it is not full.
@@ -105,19 +105,19 @@ def create_loader(
 
 
 def default_batch_size(dataset: object) -> int:
-    """Images in a batch where nobody says it: 250 of images in memory, which are small as a rule, else 32."""
+    """Default batch size: 250 for images in memory, which are usually small, else 32."""
     return 250 if isinstance(dataset, InMemoryDataset) else 32
 
 
 class StreamedLoader(Loader):
-    """Batches of images that DataLoader workers read as they are needed; see `create_loader`."""
+    """Batches of images that DataLoader workers read on demand; see `create_loader`."""
 
     dataset: ImageDataset
 
     def __init__(self, reader: _Reader, sampling: Sampling, prefetch: Prefetcher, workers: int) -> None:
         super().__init__(reader.dataset, sampling, prefetch.device, reader.transform.transform.size)
         self._reader, self._prefetch = reader, prefetch
-        # Those of training stay; those of a test would only take memory until the next one.
+        # Workers of training persist; workers of a test would only use memory until the next test.
         self._workers = Workers(
             reader, min(workers, len(self)), pinned=prefetch.device.type == "cuda", lasting=sampling.shuffle
         )
@@ -213,7 +213,7 @@ class _Reader:
         )
 
     def _sample(self, i: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
-        """One image as the network sees it, and its mask; empty where the set has masks, and not of this image."""
+        """One transformed image and its mask, which is empty if this image has none."""
         try:
             with quiet():
                 image = self.dataset.image(i)

@@ -25,8 +25,8 @@ from regard.errors import InputError
 SHRUNK = 128  # at most so many times: of more pixels the weights below would be too coarse
 
 _TRIES = 10
-# Aspect ratios, width to height, from 3/4 to 4/3, equally far apart by their logarithms. Rounded, for machines need
-# not agree on the last bit of an exponential.
+# Aspect ratios, width to height, from 3/4 to 4/3, evenly spaced in the logarithm. Rounded, because machines may
+# differ in the last bit of an exponential.
 _RATIOS = np.exp(np.linspace(-1, 1, 4097) * np.log(4 / 3)).round(9)
 _ONE = 2048  # what the weights of a pixel add up to, before each is rounded to a whole number
 _PARTS = 8  # of a level: what the image is rounded to between the two passes
@@ -35,9 +35,9 @@ _PARTS = 8  # of a level: what the image is rounded to between the two passes
 class InMemoryLoader(Loader):
     """The batches of a set in memory; see `create_loader`.
 
-    What is random in an epoch (the order, the crops, the flips) is drawn at once, on the CPU, from the seed and the
-    epoch's number alone, each from a stream of its own: batches are the same on every device, and to turn one off
-    leaves the others as they are.
+    Order, crops and flips of an epoch are drawn at its start on the CPU, from separate random streams that depend only
+    on the seed and the epoch: batches are the same on every device, and turning one of them off does not change the
+    others.
     """
 
     dataset: InMemoryDataset
@@ -162,7 +162,7 @@ def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int
 
 
 def _padded(length: int, augmentation: Augmentation, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """For every place along the padded image, int64 (length + 2 padding,): the place in the image that it shows.
+    """For every position along the padded image, int64 (length + 2 padding,): the index of the image pixel there.
 
     With zero padding also uint8, 1 where it shows the image and 0 where it shows black; else None.
     """
@@ -184,9 +184,9 @@ def draw_boxes(
 ) -> tuple[Integers, Integers, Integers, Integers]:
     """Boxes in `count` images of height x width pixels: top, left, height and width, in whole pixels, (count,) each.
 
-    The share of the image's area that each has is drawn uniformly from `scale`, its aspect ratio from 3/4 to 4/3,
-    uniform in the logarithm, and then its place, from all that there are. A box that does not fit into the image is
-    drawn again. Where ten do not, it is the largest in the image whose aspect ratio is in that range.
+    The area, as a fraction of the image, is drawn uniformly from `scale`, the aspect ratio log-uniformly from 3/4 to
+    4/3, and the position uniformly. A box that does not fit into the image is drawn again, up to ten times; then the
+    largest box in the image with an aspect ratio in this range is used.
     """
     low, high = scale
     ratio = min(max(width / height, _RATIOS[0]), _RATIOS[-1])

@@ -1,4 +1,4 @@
-"""Bytes made into the numbers that a network expects, on its device."""
+"""Normalises batches of bytes on the device of the network."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Prefetcher:
         return batch._replace(images=self._normalise(images), labels=labels, index=index, masks=masks)
 
     def _arrived(self, batch: Batch, copying: torch.cuda.Stream) -> Batch:
-        """The batch, which what is computed from now on waits for."""
+        """The batch; later computations wait for its copy."""
         computing = torch.cuda.current_stream(self.device)
         computing.wait_stream(copying)
         for part in (batch.images, batch.labels, batch.index, batch.masks):

@@ -1,4 +1,4 @@
-"""Image files that a person names, one by one or by their folder, with a region where one is given."""
+"""Image files given one by one or by folder, with optional regions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Pictures(FileDataset):
     """Image files without labels, in the order named, those of a folder in order of their paths.
 
     Attributes, besides those of every `ImageDataset`:
-        places: for each image where it is below the folder that was named; its name for a file that was named itself.
+        relative_paths: path of each image below the given folder; the file name of a file given directly.
         masks: for each image the file of its region, None where it has none.
         box: the region of the image, (x0, y0, x1, y1) in its upright pixels, without column x1 and row y1; or None.
-        passed_over: how many files in the folders are no images, by their names.
-        unmatched: how many masks belong to no image.
+        passed_over: number of files in the folders that are no images by their names.
+        unmatched: number of masks without an image.
     """
 
     def __init__(
@@ -74,16 +74,16 @@ def open_pictures(
     """The images in files and folders.
 
     A folder gives all images in it and in the folders in it, linked ones too, by their names: `regard.data.EXTENSIONS`,
-    in any case. Hidden files, and folders that devices and archives make, are passed over. A file is taken for an image
-    whatever its name. What is named twice is there once.
+    in any case. Hidden files, and folders that devices and archives make, are skipped. A file given directly may have
+    any extension. A file given twice is included once.
 
     Args:
         paths: of files and folders, at least one.
         box: the region of the one image, (x0, y0, x1, y1) in its upright pixels; column x1 and row y1 are outside.
         mask: the region of the one image, a picture of its size (upright, or as the file stores it): what is neither
-            black nor transparent belongs to it. Or a folder of such pictures, each with the place and name that its
-            image has below its own folder, whatever the ending.
-        without: a folder that is passed over, such as the one that is written to.
+            black nor transparent belongs to it. Or a folder of such pictures, each with the relative path of its image
+            and any extension.
+        without: folder to skip, such as the output folder.
 
     Raises:
         InputError: something is not there, a folder has no images, a region does not fit, or may be of several images.

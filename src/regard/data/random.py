@@ -1,4 +1,4 @@
-"""Random streams, fixed by a key alone: the same on every machine, for ever."""
+"""Random streams that depend only on a key: they are the same on every machine and with every version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Integers = NDArray[np.int64]
 
 
 class RandomStream:
-    """A stream of random integers, fixed by its key alone.
+    """A stream of random integers that depends only on its key.
 
     It uses only the raw 64-bit output of PCG64, which numpy guarantees never to change (its distributions may), and
     integer arithmetic. One call gives one block, so streams of different keys are independent of how many numbers

@@ -24,14 +24,14 @@ class Source:
     """A data set by name.
 
     Attributes:
-        name: what people call it.
-        layout: which files are expected where, one line.
-        recognised: whether a path looks like it.
-        one_file: whether the path may be that of a file; else it is that of a folder.
+        name: name of the data set.
+        layout: the expected files, in one line.
+        recognised: function that tells whether a path looks like this data set.
+        one_file: whether the path may be a file; else it is a folder.
         open: path, split and options -> the images of a split, "train", another, or None for the held-out one.
         load: path and options -> both splits; None: those that `open` gives.
-        streamed: whether its images are read while training, and not held in memory.
-        resized: whether those that `load` gives are read into memory, at the size that is asked for.
+        streamed: whether images are streamed; else they are in memory.
+        resized: whether `load` reads images into memory and resizes them.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Source:
 
     @property
     def takes_size(self) -> bool:
-        """Whether images are resized: read into memory, or while training."""
+        """Whether images are resized, in memory or streamed."""
         return self.streamed or self.resized
 
     def all_options(self, options: Mapping[str, Any], *, opening: bool = False) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _registers(name: str, part: Literal["open", "load"], **fields: Any) -> Calla
 
 
 def pick_split(split: str | None, splits: Sequence[str], folder: Path, preferred: Sequence[str]) -> str:
-    """The split that was asked for, if it is there; else the first of the preferred ones that is. Raises InputError."""
+    """The given split if it exists; without one, the first preferred split that does. Raises InputError."""
     if split is not None:
         if split not in splits:
             raise InputError(f"no split {split!r} in {show(folder)}; there are: {', '.join(splits) or 'none'}")

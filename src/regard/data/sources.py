@@ -1,4 +1,4 @@
-"""Data sets by name, for training and for measuring."""
+"""Opens data sets by name, for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def names() -> list[str]:
 
 
 def is_streamed(name: str) -> bool:
-    """Whether the images of a data set are read while training, and not held in memory. Raises InputError."""
+    """Whether the images of a data set are streamed, and not in memory. Raises InputError."""
     return _source(name).streamed
 
 
 def all_options(name: str, /, **options: Any) -> dict[str, Any]:
-    """All options of a data set: its defaults, but for those given. What is kept of a run should not change with them.
+    """All options of a data set: its defaults, and the given ones. Runs record them, because defaults may change.
     Raises InputError: an unknown name, an option that the data set does not have, or of another type."""
     return _source(name).all_options(options)
 
@@ -47,11 +47,11 @@ def load(
     unreadable: OnUnreadable = "error",
     **options: Any,
 ) -> Splits:
-    """Load a data set into memory, or open one that is read while training: what to train on, and what to test on.
+    """Load a data set into memory, or open a streamed one. Returns the training and the test split.
 
     Args:
         name: in memory: "clutter", made on the spot; "cifar10", "cifar100" or "stl10", through torchvision; "cub",
-            CUB-200-2011; "scenes", MIT's indoor scenes; or "folder", any images in class folders. Read while training:
+            CUB-200-2011; "scenes", MIT's indoor scenes; or "folder", any images in class folders. Streamed:
             "files", images in class folders (ImageNet's among them); "wds", WebDataset shards; "hfds", data sets of
             Hugging Face; what `open_regions` opens and is not named yet, such as "voc"; and what was registered (see
             `register`): there images without a label are left out.
@@ -101,7 +101,7 @@ def open_regions(
         where: "KIND:PATH", where KIND is "coco", "cub", "folder", "imagenet", "masks", "pets", "scenes", "stl10", "voc"
             or one that was registered (see `register`); or a path alone, whose kind is then found from what is there.
         split: of the set; None for the held-out one, if there is one.
-        limit: the most images to take: they are taken at evenly spread places.
+        limit: maximum number of images, which are evenly spaced in the data set.
         options: of the kind; None leaves one to the kind. `images`, the folder of the images, if it is not where the
             kind expects it; for "coco", "imagenet", "masks" and "stl10". `region`: for "coco" and "voc", "all" objects
             of an image or only those of its "label"; for "cub" the "segmentation" or the "box". `boundary`: for "pets"

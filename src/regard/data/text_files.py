@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path, most: int = 2**48) -> bytes:
-    """All of a file of at most so many bytes. Raises InputError: it cannot be read."""
+    """The content of a file of limited size. Raises InputError: it cannot be read."""
     try:
         return read_regular(path, most)
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError

@@ -1,4 +1,4 @@
-"""How images, and masks with them, come to what a network sees: by timm's transforms."""
+"""Transforms of images and masks, by timm."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Transform:
     """How an image is resized and cropped for a network, as timm does it, and in training how it is varied.
 
     Attributes:
-        size: (height, width) of what the network sees; None leaves images as they are, whatever the rest says. Images
-            in memory have their size.
+        size: (height, width) of the network's input; None leaves images unchanged and ignores the other fields. Images
+            in memory are not resized.
         crop_pct: in evaluation, the share of the resized image, along each side, that the crop keeps; above 0.
         crop_mode: "center": the shorter side is resized and the centre cut out. "squash": both sides are resized,
-            whatever that does to the proportions, and the centre is cut out. "border": the longer side is resized, and
+            which changes the proportions, and the centre is cut out. "border": the longer side is resized, and
             the rest filled.
         interpolation: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
         fill: (red, green, blue), 0 to 255, of the border in mode "border". Where the other modes have to pad, they

@@ -1,4 +1,4 @@
-"""WebDataset: images in shards, which are tar files on a disk or behind an address."""
+"""WebDataset: images in shards, which are local or remote tar files."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.-?(\d{1,18}))?")
 
 @dataclass(eq=False)
 class WebDataset:
-    """Labelled images in shards, which are read from beginning to end: none can be asked for by its place.
+    """Labelled images in shards, which are read sequentially: images cannot be accessed by index.
 
     Attributes:
         shards: the path or address of each.
         count: of the images.
         split: "train" or "test".
         classes: their names.
-        lengths: how many images a shard has, of those of which it is known.
-        buffer: images, not decoded, among which training draws the next.
-        input_key: the endings of images, with a semicolon between them.
-        target_key: the field of an image's .json that has its label; "" for its .cls.
+        lengths: number of images of each shard, if known.
+        buffer: number of encoded images in the shuffle buffer.
+        input_key: file extensions of images, separated by semicolons.
+        target_key: field of the .json file with the label; "" for the .cls file.
         mean, std, name: as of `ImageDataset`.
         cut_off: those whose end was missing, or that were broken, as images were counted.
         skipped: nothing; what cannot be read is known when it is come to, see `Batch`.
@@ -157,7 +157,7 @@ def load_wds(
         classes: their names, a file with a name per line, or how many there are; None for what the info says.
         buffer: images, not decoded, that each DataLoader worker holds, of which it draws the next to train on.
         input_key: the endings of images in the shards.
-        target_key: the field of an image's .json that has its label; None for its .cls.
+        target_key: field of the .json file with the label; None for the .cls file.
 
     Raises:
         InputError: the library is not installed, no such split, shards that are not there, a number of images or

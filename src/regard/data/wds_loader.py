@@ -1,8 +1,8 @@
 """Batches of a `WebDataset`, read from its shards on webdataset's pipeline.
 
-Shards are dealt to processes, and those of a process to its DataLoader workers. Each worker makes whole batches (its
-process's rows of them) from shards of its own: batch b of an epoch comes from stream b % workers. Where there are fewer
-shards than processes, each process reads all shards, and takes every world_size-th image.
+Each process gets some of the shards, and each of its DataLoader workers some of these. A worker makes whole batches
+(its rank's slices) from its shards: batch b of an epoch comes from stream b % workers. If there are fewer shards than
+processes, each process reads all shards and takes every world_size-th image.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class WebDatasetLoader(Loader):
         if self._sampling.shuffle:
             return super().sample(epoch, position)
         if self._sampling.world_size > 1:
-            raise InputError("in order, each process has shards of its own; ask a loader of all images (world_size 1)")
+            raise InputError("without shuffle, each process reads other shards; use a loader with world_size 1")
         passed = position
         for batch in self.epoch(epoch) if position >= 0 else ():  # several of them may not be full
             if passed < len(batch.images):
@@ -147,9 +147,9 @@ class _Reader(IterableDataset[Batch | Failure]):
         return Batch(images, labels, index, self.sampling.batch_size, skipped=skipped)
 
     def _images(self, samples: Iterable[Sample]) -> Iterator[tuple[Image.Image, int]]:
-        """The images to train on, with labels. The next one that can be read is also seen in place of one that cannot.
+        """The training images with labels. An image that cannot be read is replaced by the next one that can.
 
-        So no image changes its place, and an epoch can begin in its middle without decoding what came before.
+        So no image changes its position, and an epoch can begin at any step without decoding earlier images.
         """
         most = min(len(self.dataset), _MOST_UNREADABLE)
         waiting = 0
@@ -191,7 +191,7 @@ class _Reader(IterableDataset[Batch | Failure]):
                 raise Unreadable(f"not one image can be read from {shards} shards{first}")
 
     def _samples(self, order: Iterable[int], stream: int) -> Iterator[Sample]:
-        """The samples of a stream's part of the shards in this order."""
+        """The samples of a stream's shards in this order."""
         shared = len(self.dataset.shards) < self.sampling.world_size
         first, step = self.sampling.rank + stream * self.sampling.world_size, self.streams * self.sampling.world_size
         stream_shards = order if shared else islice(order, first, None, step)
@@ -199,7 +199,7 @@ class _Reader(IterableDataset[Batch | Failure]):
         return islice(samples, self.sampling.rank, None, self.sampling.world_size) if shared else samples
 
     def _read(self, number: int) -> Iterator[Sample]:
-        """The samples of a shard, each with an index of its own; a shard that is cut off is an error at its end."""
+        """The samples of a shard, each with a unique index; a truncated shard is an error at its end."""
         import webdataset as wds
 
         shard, shards = self.dataset.shards[number], len(self.dataset.shards)

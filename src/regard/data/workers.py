@@ -1,4 +1,4 @@
-"""DataLoader workers, which read while the main process works on what was read before."""
+"""DataLoader workers, which read ahead of the main process."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Failure(NamedTuple):
 
 
 class Workers:
-    """Some DataLoader workers; what they give comes in the order it was asked for, however many there are.
+    """DataLoader workers. Items come in the order of the requests, for any number of workers.
 
     Args:
-        source: what is read: `source[request]` for every request; or, of an `IterableDataset`, what it gives in each of
-            the workers, in turn. It goes to them once, when they begin. A `Failure` in it is raised.
-        count: of the workers; 0 reads inline, when it is asked for.
-        pinned: in page-locked memory, from which a GPU copies by itself.
-        lasting: keep the workers for the next time.
+        source: a map-style source, read as `source[request]`, or an `IterableDataset`, which is iterated in each worker
+            in turn. It is sent to the workers once, when they start. A `Failure` among the items is raised.
+        count: number of workers; 0 reads in the main process.
+        pinned: put tensors into page-locked memory, for asynchronous copies to a GPU.
+        lasting: keep the workers for the next iteration.
     """
 
     def __init__(self, source: Any, count: int, *, pinned: bool = False, lasting: bool = False) -> None:
@@ -55,12 +55,12 @@ class Workers:
                 worker_init_fn=_begin,
                 pin_memory=pinned,
                 persistent_workers=lasting,
-                generator=torch.Generator(),  # of its own, so that nobody's random numbers change
+                generator=torch.Generator(),  # a separate generator, so that other random numbers do not change
             )
 
     def read(self, requests: Iterable[Any] = ()) -> Iterator[Any]:
-        """What is read for the requests, or what the source gives by itself. Raises InputError: a `Failure`, whose
-        traceback is a note of the error; a worker died; two epochs are read at once."""
+        """The items of the requests, or of the iterable source. Raises InputError: a `Failure`, whose traceback becomes
+        a note of the error; a worker died; two epochs are read at once."""
         for item in self._items(requests):
             if isinstance(item, Failure):
                 error = InputError(item.message)
@@ -106,7 +106,7 @@ class Workers:
                 self.close()
 
     def close(self) -> None:
-        """Ends the workers; they begin anew when something is read again."""
+        """Ends the workers; the next iteration starts new ones."""
         if self._ending is not None and self._loader is not None:
             self._loader._iterator = self._running = None
             self._ending()
@@ -117,7 +117,7 @@ def _end(running: Any) -> None:
 
 
 class _Requests:
-    """The requests of the moment, for a loader that outlives them; without the workers, which it would keep alive."""
+    """The current requests. A separate object, because a reference to `Workers` would keep the workers alive."""
 
     def __init__(self) -> None:
         self.now: Iterable[Any] = ()
