@@ -183,7 +183,7 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
         (["import", "best.pth.tar"], "model"),
         (["import", *model, "--out=x.safetensors"], "CHECKPOINT is missing"),
         (["import", "none.pt", *model, "--out=x.safetensors"], "no checkpoint file none.pt"),
-        (["import", "best.pth.tar", *model, "--out=x.pt"], "has to end in .safetensors"),
+        (["import", "best.pth.tar", *model, "--out=x.pt"], "does not end in .safetensors"),
         (["import", "best.pth.tar", *model, "--out=no/x.safetensors"], "no folder no"),
         (["import", "best.pth.tar", *model, "--out=bare.safetensors"], "exists already"),
         (["import", "best.pth.tar", *wide, "--out=x.safetensors"], "best.pth.tar does not fit WideResNet"),
@@ -244,7 +244,7 @@ def test_export_of_a_run_a_file_and_a_name(here, splits, capsys) -> None:
         (["export", "run", "--format=hub", "--out=run", "--overwrite"], "run exists already"),
         (["export", "run", "--out=run.onnx"], "exists already"),
         (["export", "run", "--attention=se", "--out=x.onnx"], "leave --attention out"),
-        (["export", "run/last.safetensors", "--out=x.onnx"], "part of a run; name its folder, run"),
+        (["export", "run/last.safetensors", "--out=x.onnx"], "is part of a run"),
     ):
         status, _, err = run(capsys, *arguments)
         assert status == 2 and words in err and err.count("regard: ") == 1
