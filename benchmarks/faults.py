@@ -5,7 +5,7 @@ on, it is resumed to its end, and its weights, best weights and metrics are comp
 that nothing happened to. The table says what was tried, how often, what happened, and what was lost or otherwise wrong,
 as a traceback, a wrong exit status, a process that does not end or a file left behind. The exit status is then 1.
 
-The kills come at random moments: while it starts, while it trains, and at the sight of a file being written.
+The kills come at random moments: while it starts, while it trains, and while it writes a file.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Command:
             self.files.append(Path(name))
 
     def text(self, rank: int = 0) -> str:
-        """What a process has said so far."""
+        """The output of the process so far."""
         return self.files[rank].read_text(errors="replace")
 
     @property
@@ -253,7 +253,7 @@ def still_running(run: Path) -> list[int]:
 
 
 def in_training(command: Command, run: Path) -> Callable[[], bool]:
-    """Whether a command has begun to train: it has said that it resumed, or there is a checkpoint."""
+    """Whether a command has begun to train: it printed that it resumed, or there is a checkpoint."""
     before = checkpoints(run)
     return lambda: "resumed" in command.text() or checkpoints(run) != before
 

@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=None, help="8 on a processor, 256 on a GPU")
     parser.add_argument("--size", type=int, default=224, help="height and width of the images")
     parser.add_argument("--images", type=int, default=None, help="of the set: 64 on a processor, 8,192 on a GPU")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read the images of the set")
+    parser.add_argument("--workers", type=int, default=0, help="number of DataLoader workers")
     parser.add_argument("--memory", action="store_true", help="the memory of an evaluation (10,000 images) instead")
     options = parser.parse_args()
     device = torch.device(options.device)

@@ -443,14 +443,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="side of ResNet50's images in pixels")
     parser.add_argument("--folder", help="with train/ and class folders in it; files are made if not given")
     parser.add_argument("--files", type=int, help="read in an epoch without ResNet50: 1024, on a GPU 20,480")
-    parser.add_argument("--workers", type=int, help="processes that read; one less than processors, 16 at most")
+    parser.add_argument("--workers", type=int, help="DataLoader workers; by default processors - 1, 16 at most")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
     setting = Setting(options)
     torch.backends.cudnn.benchmark = True
     parts = {"memory": memory_part, "files": files_part, "cifar": cifar_part, "processes": processes_part}
     texts = [
-        f"{setting.precision}; {setting.repeats} epochs each, in turn, after one to warm up, if nothing else is said. "
+        f"{setting.precision}; {setting.repeats} epochs each, in turn, after one to warm up, by default. "
         "Median (smallest to largest)."
     ]
     texts += [parts[name](setting) for name in options.only or PARTS]

@@ -186,7 +186,7 @@ def check_replaceable(folder: Path) -> None:
     for protected, name in ((Path.cwd(), "the working folder"), (Path(os.path.expanduser("~")), "the home folder")):
         if target in (protected.resolve(), *protected.resolve().parents):
             reason = f"is {name}" if target == protected.resolve() else f"holds {name}"
-            raise InputError(f"{folder} is not overwritten, for it {reason}; give a folder of its own")
+            raise InputError(f"{folder} is not overwritten, because it {reason}; give another folder")
 
 
 def _mode(path: Path) -> int:

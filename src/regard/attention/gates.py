@@ -54,7 +54,7 @@ class SubAttention:
     """The high-order sub-attention gate of LSAS (arXiv 2305.05200, section 3).
 
     `sigmoid(u[0]) * sigmoid(u[1]) * … * sigmoid(u[order])` with `u[0] = u` and `u[i + 1] = w[i] * u[i] + b[i]`; `w` and
-    `b` are learned, one value a channel and order. Order 0 is the plain gate, the published LSAS is order 1.
+    `b` are learned, one value per channel and order. Order 0 is the plain gate, the published LSAS is order 1.
 
     Raises:
         InputError: `order` is no integer in [0, 1000].

@@ -219,7 +219,7 @@ def gate_activations(
             Anything else that multiplies features, such as timm's squeeze-and-excitation, is not counted.
         batches: (images, labels, …): floating point (B, 3, H, W), normalised as the model wants them, on its device;
             whole numbers (B,). Images with a negative label are left out.
-        layers: which modules: names of theirs or of what they are in, such as "layer4"; or the modules. None: all.
+        layers: names of modules or of layers that contain them, such as "layer4"; or the modules. None for all.
         classes: labels to count; the images of others do not go through the model. None: all.
         quantity: "gate"; or "output", for the mean of the features that the module gives, by channel.
         class_names: of the labels, for records and figures.
