@@ -196,9 +196,9 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(here, checkpoint, capsys) 
         (["import", "nan.pt", *model, "--out=x.safetensors"], "fc.bias"),
         (["import", "huge.pt", *model, "--out=x.safetensors"], "huge.pt"),
         (["import", "asks.pt", *model, "--out=x.safetensors"], "refused: types.SimpleNamespace"),
-        (["evaluate", "bare.safetensors", *CLUTTER], "does not say what network"),
+        (["evaluate", "bare.safetensors", *CLUTTER], "bare.safetensors"),
         (["evaluate", "best.pth.tar", *CLUTTER], "`regard import` makes one"),
-        (["export", "bare.safetensors", "--out=x.onnx"], "does not say what network"),
+        (["export", "bare.safetensors", "--out=x.onnx"], "bare.safetensors"),
         (["export", "--out=x.onnx"], "MODEL is missing"),
         (["export", "wrn-10", "--out=x.onnx"], "unknown network 'wrn-10'"),
     ):
