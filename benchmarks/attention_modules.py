@@ -64,19 +64,19 @@ def forward_backward(module: nn.Module, x: Tensor, g: Tensor) -> None:
 
 def kept(module: nn.Module, x: Tensor) -> float:
     """What is saved for backward, in sizes of `x`; parameters are not counted, the features are."""
-    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    found: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    storages: dict[int, int] = {}
 
     def keep(t: Tensor) -> Tensor:
         storage = t.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage.nbytes()
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         y = module(x)  # keeps what is found alive, so that no address is used twice
     del y
-    return sum(found.values()) / (x.numel() * x.element_size())
+    return sum(storages.values()) / (x.numel() * x.element_size())
 
 
 def build(case: Case, channels: int, device: torch.device, dtype: torch.dtype, compiled: bool) -> dict[str, nn.Module]:
@@ -114,7 +114,7 @@ def modules_table(names: list[str], x: Tensor, repeats: int, compiled: bool) -> 
         }
         in_turn(list(works.values()), 2)  # warm-up and compilation
         figures = dict(zip(works, in_turn(list(works.values()), repeats), strict=True))
-        median = {work: statistics.median(found) for work, found in figures.items()}
+        median = {work: statistics.median(times) for work, times in figures.items()}
         copies.append(median["copy"])
         copies_ready.append(median["ready"])
         row = [name]
@@ -160,9 +160,9 @@ def network_table(name: str, batch: int, size: int, device: torch.device, repeat
     in_turn(list(works.values()), 2)
     figures = dict(zip(works, in_turn(list(works.values()), repeats), strict=True))
     rows = []
-    for variant, found in figures.items():
-        ratios = [ours / without for ours, without in zip(found, figures["none"], strict=True)]
-        rows.append([f"{name}, batch {batch}, {size} pixels", variant, spread(found, ".0f"), spread(ratios, ".3f")])
+    for variant, times in figures.items():
+        ratios = [ours / without for ours, without in zip(times, figures["none"], strict=True)]
+        rows.append([f"{name}, batch {batch}, {size} pixels", variant, spread(times, ".0f"), spread(ratios, ".3f")])
     return table(["training step of", "attention", "ms", "of none, round by round"], rows)
 
 
@@ -188,9 +188,9 @@ def main() -> None:
     if options.modules:
         x = torch.randn(batch, options.channels, options.side, options.side, device=device, dtype=dtype)
         x = x.to(memory_format=getattr(torch, f"{options.memory}{'_format' if options.memory == 'contiguous' else ''}"))
-        found, note = modules_table(options.modules.split(","), x, options.repeats, options.compiled == "yes")
+        table, note = modules_table(options.modules.split(","), x, options.repeats, options.compiled == "yes")
         about = f"Features {tuple(x.shape)}, {str(dtype).removeprefix('torch.')}, {options.memory}; "
-        parts += [f"{about}medians of {options.repeats}. Kernels: {attention.kernels.backend(device)}. {note}", found]
+        parts += [f"{about}medians of {options.repeats}. Kernels: {attention.kernels.backend(device)}. {note}", table]
     if options.network != "none":
         network = network_table(
             options.network, options.network_batch, options.network_size, device, options.repeats, dtype

@@ -91,7 +91,7 @@ def fine_tune(options: argparse.Namespace, module: str | None, start: str, seed:
     order = torch.Generator().manual_seed(seed)
     batches = DataLoader(train, options.batch_size, shuffle=True, drop_last=True, generator=order)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * len(batches))
-    found = []
+    accuracies = []
     for _ in range(options.epochs):
         model.train()
         for images, labels in batches:
@@ -102,8 +102,8 @@ def fine_tune(options: argparse.Namespace, module: str | None, start: str, seed:
             F.cross_entropy(model(images), labels.to(options.device)).backward()
             optimizer.step()
             schedule.step()
-        found.append(accuracy(model, DataLoader(test, 50), options.device))
-    return found
+        accuracies.append(accuracy(model, DataLoader(test, 50), options.device))
+    return accuracies
 
 
 def folders(options: argparse.Namespace) -> list[Subset]:

@@ -64,7 +64,7 @@ class Trained:
     figures: dict[str, float]
 
 
-def place(folder: Path, name: str, cue: float, seed: int) -> Path:
+def run_folder(folder: Path, name: str, cue: float, seed: int) -> Path:
     return folder / f"{name.lower()}-cue{cue:g}-seed{seed}"
 
 
@@ -73,7 +73,7 @@ def train(folder: Path, epochs: int, part: int, parts: int) -> bool:
     # Seeds outermost: stopped early, whole seeds are there.
     wanted = [(seed, cue, name) for seed in SEEDS for cue in CUES for name in NETWORKS]
     for seed, cue, name in wanted[part::parts]:
-        where = place(folder, name, cue, seed)
+        where = run_folder(folder, name, cue, seed)
         if (where / "recipe.yaml").is_file() and len(training.Run.open(where).metrics()) == epochs:
             continue
         recipe = training.load_recipe(
@@ -99,11 +99,11 @@ def train(folder: Path, epochs: int, part: int, parts: int) -> bool:
 def measured(folder: Path) -> list[Trained]:
     """Every run, on the same test images, against the outline of the digit."""
     images = data.load("clutter", region="outline").test
-    found = []
+    networks = []
     for seed in SEEDS:
         for cue in CUES:
             for name in NETWORKS:
-                run = training.Run.open(place(folder, name, cue, seed))
+                run = training.Run.open(run_folder(folder, name, cue, seed))
                 about = training.load_pretrained(run.folder).preprocessing
                 model = run.model()
                 how = {"mean": about.mean, "std": about.std, "name": name}
@@ -117,22 +117,22 @@ def measured(folder: Path) -> list[Trained]:
                     "focus_area": one.overall.means["focus_area"].value,
                     "strict": bias.evaluate(model, images, **how).range_bias.value,
                 }
-                found.append(Trained(name, cue, seed, figures))
-    return found
+                networks.append(Trained(name, cue, seed, figures))
+    return networks
 
 
-def of(found: Sequence[Trained], measure: str, network: str, cue: float) -> list[float]:
+def of(networks: Sequence[Trained], measure: str, network: str, cue: float) -> list[float]:
     """By seed."""
-    return [one.figures[measure] for one in found if (one.network, one.cue) == (network, cue)]
+    return [one.figures[measure] for one in networks if (one.network, one.cue) == (network, cue)]
 
 
-def draw(found: Sequence[Trained], path: Path) -> None:
+def draw(networks: Sequence[Trained], path: Path) -> None:
     """A panel a measure: the median of the seeds as a line, each seed as a dot."""
     figure = Figure(figsize=(10, 7), dpi=110, layout="constrained")
     for axes, measure in zip(figure.subplots(2, 2).flat, SHOWN, strict=True):
         for i, network in enumerate(NETWORKS):
             colour = COLOURS[network]
-            values = [of(found, measure, network, cue) for cue in CUES]
+            values = [of(networks, measure, network, cue) for cue in CUES]
             axes.plot(
                 CUES, [100 * statistics.median(each) for each in values], color=colour, label=network, linewidth=2
             )
@@ -150,19 +150,19 @@ def draw(found: Sequence[Trained], path: Path) -> None:
     figure.savefig(path)
 
 
-def tables(found: Sequence[Trained]) -> str:
+def tables(networks: Sequence[Trained]) -> str:
     """Every run in percent, a seed after the other."""
     parts = []
     for measure, title in MEASURES.items():
         rows = []
         for cue in CUES:
-            cells = [", ".join(f"{100 * value:.1f}" for value in of(found, measure, name, cue)) for name in NETWORKS]
+            cells = [", ".join(f"{100 * value:.1f}" for value in of(networks, measure, name, cue)) for name in NETWORKS]
             rows.append([f"{cue:g}", *cells])
         parts.append(f"{title}, in %, seeds {', '.join(map(str, SEEDS))}:\n\n{table(['cue', *NETWORKS], rows)}")
     return "\n\n".join(parts)
 
 
-def pairs(found: Sequence[Trained]) -> str:
+def pairs(networks: Sequence[Trained]) -> str:
     """One network against another: pairs of runs with the same cue and seed, and a sign test over them."""
     rows = []
     for first, second in PAIRS:
@@ -171,7 +171,7 @@ def pairs(found: Sequence[Trained]) -> str:
             gaps = [
                 a - b
                 for cue in CUES
-                for a, b in zip(of(found, measure, first, cue), of(found, measure, second, cue), strict=True)
+                for a, b in zip(of(networks, measure, first, cue), of(networks, measure, second, cue), strict=True)
             ]
             higher, lower = np.array(gaps) > 0, np.array(gaps) < 0
             p = stats.paired_proportions(higher, lower).p  # the sign test is McNemar's of the two
@@ -181,14 +181,14 @@ def pairs(found: Sequence[Trained]) -> str:
     return table(header, rows)
 
 
-def write(found: Sequence[Trained], epochs: int) -> None:
+def write(networks: Sequence[Trained], epochs: int) -> None:
     """The tables between the marks of docs/cue.md, whose words are written by hand; and the figure."""
-    draw(found, DOCS / "cue.png")
+    draw(networks, DOCS / "cue.png")
     path = DOCS / "cue.md"
     begin, end = "<!-- numbers -->", "<!-- end of numbers -->"
     old = path.read_text() if path.is_file() else f"{begin}\n{end}\n"
     how = f"{date.today()}, {machine(torch.device('cpu'))}. {epochs} epochs a run, one thread."
-    text = f"{begin}\n{how}\n\n{PAIRS_SAID}\n\n{pairs(found)}\n\n{tables(found)}\n{end}"
+    text = f"{begin}\n{how}\n\n{PAIRS_SAID}\n\n{pairs(networks)}\n\n{tables(networks)}\n{end}"
     path.write_text(old[: old.index(begin)] + text + old[old.index(end) + len(end) :])
     print(text)
 

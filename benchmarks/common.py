@@ -48,8 +48,8 @@ def in_turn(works: Sequence[Callable[[], float]], repeats: int) -> list[list[flo
     """The figures of several works, taken in turn so that a slow moment of the machine falls on all of them."""
     figures: list[list[float]] = [[] for _ in works]
     for _ in range(repeats):
-        for work, found in zip(works, figures, strict=True):
-            found.append(work())
+        for work, times in zip(works, figures, strict=True):
+            times.append(work())
     return figures
 
 

@@ -120,8 +120,8 @@ class Command:
 
     def wrong(self, status: int, *words: str, rank: int = 0) -> list[str]:
         """What is not as it should be with how a process ended: its status, one line with these words, no traceback."""
-        found, text, line = self.processes[rank].returncode, self.text(rank), self.error(rank)
-        faults = [f"status {found} in place of {status}"] if found != status else []
+        code, text, line = self.processes[rank].returncode, self.text(rank), self.error(rank)
+        faults = [f"status {code} in place of {status}"] if code != status else []
         if "Traceback" in text:
             faults.append(f"a traceback ({text.strip().splitlines()[-1][:150]})")
         elif words and not line:
@@ -241,15 +241,18 @@ def changed(before: dict[str, bytes], run: Path) -> list[str]:
 
 def still_running(run: Path) -> list[int]:
     """Processes that name the run in their command, such as those that read images for it."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words, state = (entry / "cmdline").read_bytes(), (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            arguments, state = (
+                (entry / "cmdline").read_bytes(),
+                (entry / "stat").read_text().rsplit(")", 1)[1].split()[0],
+            )
         except OSError:
             continue
-        if str(run).encode() in words and state != "Z":
-            found.append(int(entry.name))
-    return found
+        if str(run).encode() in arguments and state != "Z":
+            pids.append(int(entry.name))
+    return pids
 
 
 def in_training(command: Command, run: Path) -> Callable[[], bool]:
@@ -368,16 +371,16 @@ def sigterm_two(lab: Lab) -> list[Check]:
     ]
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, position: int) -> None:
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(position)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(position)
         file.write(bytes([byte ^ 0x10]))
 
 
-def cut(path: Path, share: float) -> None:
-    os.truncate(path, int(path.stat().st_size * share))
+def cut(path: Path, fraction: float) -> None:
+    os.truncate(path, int(path.stat().st_size * fraction))
 
 
 def broken_checkpoints(lab: Lab) -> list[Check]:
@@ -391,7 +394,7 @@ def broken_checkpoints(lab: Lab) -> list[Check]:
         spoil(checkpoints(run)[-1])
         command = lab.start(SHORT, run)
         lost = [f"status {status}: {command.text()[-200:]}" for status in command.end() if status]
-        if "trying the checkpoint before" not in command.text():
+        if "trying the previous checkpoint" not in command.text():
             lost.append(f"it is not said: {command.text()[:200]}")
         lost += differences(lab.whole(SHORT), run)
         checks.append((what, 1, "said, and resumed from the one before, to the same weights", lost))
@@ -507,19 +510,19 @@ def finish_elsewhere(lab: Lab, run: Path, count: int) -> list[str]:
 @contextmanager
 def small_disk(lab: Lab, megabytes: int) -> Iterator[Path | None]:
     """A disk of its own, if one may be mounted here."""
-    place = lab.new("disk")
-    place.mkdir()
+    disk = lab.new("disk")
+    disk.mkdir()
     mounted = (
         shutil.which("mount")
         and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(place)], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(disk)], capture_output=True
         ).returncode
     )
     try:
-        yield place if mounted else None
+        yield disk if mounted else None
     finally:
         if mounted:
-            subprocess.run(["umount", str(place)], check=True)
+            subprocess.run(["umount", str(disk)], check=True)
 
 
 def a_process_hangs(lab: Lab) -> list[Check]:
@@ -725,7 +728,7 @@ Loop.run_on = run_on
 
 
 def no_memory(lab: Lab) -> list[Check]:
-    lost, said = [], 0
+    lost, reported = [], 0
     spares = (10, 50, 100, 200, 300, 400)
     plan = (*SHORT, "--model.name=wrn-10-4", "--schedule.batch_size=512")
     for spare in spares:
@@ -733,12 +736,12 @@ def no_memory(lab: Lab) -> list[Check]:
         command = lab.start(plan, run, first=MEMORY_LIMIT.format(spare=spare << 20))
         (status,) = command.end()
         if status:
-            said += 1
+            reported += 1
             lost += [f"with {spare} MiB: {fault}" for fault in command.wrong(WRONG, "memory", "schedule.batch_size")]
-    if not said:
+    if not reported:
         lost.append("there was memory enough")
     happened = "an error of one line that says what to change"
-    return [(f"no memory left but {spares[0]} to {spares[-1]} MiB (RLIMIT_AS)", said, happened, lost)]
+    return [(f"no memory left but {spares[0]} to {spares[-1]} MiB (RLIMIT_AS)", reported, happened, lost)]
 
 
 def refused(lab: Lab) -> list[Check]:
@@ -781,16 +784,16 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    asked = [case for case in ONE + TWO if not options.only or case.__name__ in options.only]
+    selected = [case for case in ONE + TWO if not options.only or case.__name__ in options.only]
     began = time.monotonic()
     checks: list[Check] = []
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder), options.kills)
         try:
             with ThreadPoolExecutor(2) as side_by_side:
-                waiting = [side_by_side.submit(tried, case, lab) for case in asked if case in ONE]
+                waiting = [side_by_side.submit(tried, case, lab) for case in selected if case in ONE]
                 checks += [check for case in waiting for check in case.result()]
-            for case in asked:
+            for case in selected:
                 if case in TWO:
                     checks += tried(case, lab)
         finally:

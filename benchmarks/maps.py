@@ -123,9 +123,9 @@ def timed(works: dict[str, Work], device: torch.device, repeats: int, warm_up: i
 def compared(figures: dict[str, list[float]], base: str, form: str = ".0f") -> list[list[str]]:
     """Rows of name, figures, and how many times those of the base they are, round by round."""
     rows = []
-    for name, found in figures.items():
-        ratios = [own / other for own, other in zip(found, figures[base], strict=True)]
-        rows.append([name, spread(found, form), spread(ratios, ".3f")])
+    for name, times in figures.items():
+        ratios = [own / other for own, other in zip(times, figures[base], strict=True)]
+        rows.append([name, spread(times, form), spread(ratios, ".3f")])
     return rows
 
 

@@ -26,9 +26,9 @@ def peak(work: Callable[[], object], device: torch.device) -> int:
         work()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
@@ -47,23 +47,23 @@ def check_peak(device: torch.device) -> None:
         del second, third
 
     known()  # what a first use allocates is not of the work
-    found = peak(known, device)
+    measured = peak(known, device)
     slack = 4 * MIB if device.type == "cuda" else 0  # its allocator may give a little more than was asked for
-    assert 90 * MIB <= found <= 90 * MIB + slack, f"the peak is 90 MiB and was measured as {found} bytes"
+    assert 90 * MIB <= measured <= 90 * MIB + slack, f"the peak is 90 MiB and was measured as {measured} bytes"
 
 
 def saved(forward: Callable[[], Tensor], but: Iterable[Tensor] = ()) -> dict[int, int]:
     """What autograd saves while `forward` runs: bytes of every storage, by address; those of `but` are left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in but}
-    found: dict[int, int] = {}
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in but}
+    storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in excluded:
+            storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = forward()  # keeps what is saved alive, so that no address is used twice
     del result
-    return found
+    return storages

@@ -81,9 +81,9 @@ def listing(store: Path, count: int) -> tuple[float, float]:
         "runs = Store(sys.argv[1]).runs(); assert all(run.finished for run in runs)\n"
         "print(len(runs), time.perf_counter() - clock, time.process_time() - processor)"
     )
-    said = subprocess.run([sys.executable, "-c", code, str(store)], check=True, capture_output=True, text=True).stdout
-    found, clock, processor = said.split()
-    assert int(found) == count
+    output = subprocess.run([sys.executable, "-c", code, str(store)], check=True, capture_output=True, text=True).stdout
+    listed, clock, processor = output.split()
+    assert int(listed) == count
     return float(clock), float(processor)
 
 

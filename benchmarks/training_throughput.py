@@ -220,10 +220,10 @@ def memory_part(setting: Setting) -> str:
 
 def files_part(setting: Setting) -> str:
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        source = Path(setting.folder) / "train" if setting.folder else make_jpegs(place / "made", MADE)
-        few = link_epoch(source, place / "few", setting.steps * setting.batch)
-        many = link_epoch(source, place / "many", setting.files)
+        folder = Path(temporary)
+        source = Path(setting.folder) / "train" if setting.folder else make_jpegs(folder / "made", MADE)
+        few = link_epoch(source, folder / "few", setting.steps * setting.batch)
+        many = link_epoch(source, folder / "many", setting.files)
         network, ceiling = network_from_files(setting, few)
         return "\n\n".join(("### Images from files", about_files(setting), network, alone(setting, many, ceiling)))
 
@@ -319,14 +319,14 @@ def cifar_part(setting: Setting) -> str:
     optimizer = training.make_optimizer(network, training.OptimizerRecipe(lr=LR))
     step = bare_step(network, optimizer, setting.device, setting.precision)
     loaded = Loaded(picture_loader(images, CIFAR_BATCH, workers, setting.device), step, setting.device)
-    took, theirs = setting.measured((ours, loaded))
+    took, loaded_times = setting.measured((ours, loaded))
     rows = [
         [name, rate, spread(work.waiting)]
         for name, rate, work in zip(
-            ("regard", "DataLoader"), rates(len(images), (took, theirs)), (ours, loaded), strict=True
+            ("regard", "DataLoader"), rates(len(images), (took, loaded_times)), (ours, loaded), strict=True
         )
     ]
-    gains = [other / mine for other, mine in zip(theirs, took, strict=True)]
+    gains = [other / took_ours for other, took_ours in zip(loaded_times, took, strict=True)]
     return "\n\n".join(
         (
             "### CIFAR against per-image transforms",
@@ -406,9 +406,9 @@ class Started:
 
     def rate(self) -> float:
         """Images a second, once it is done."""
-        _, said = self.process.communicate()
+        _, output = self.process.communicate()
         if self.process.returncode:
-            raise SystemExit(f"{' '.join(map(str, self.process.args))} failed:\n{said}")
+            raise SystemExit(f"{' '.join(map(str, self.process.args))} failed:\n{output}")
         return statistics.median(row["images_per_second"] for row in training.Run.open(self.folder).metrics()[1:])
 
 

@@ -35,7 +35,7 @@ TEACHER = "teacher"
 def recipe(options: argparse.Namespace, variant: str, seed: int) -> training.Recipe:
     """The published recipe, shortened."""
     epochs = options.epochs
-    milestones = [round(share * epochs) for share in (0.3, 0.6, 0.8)]
+    milestones = [round(fraction * epochs) for fraction in (0.3, 0.6, 0.8)]
     teacher = () if variant in ("student", TEACHER) else (f"--transfer.teacher={options.folder / TEACHER}",)
     return training.load_recipe(
         None,
@@ -58,14 +58,14 @@ def recipe(options: argparse.Namespace, variant: str, seed: int) -> training.Rec
     )
 
 
-def place(folder: Path, variant: str, seed: int) -> Path:
+def run_folder(folder: Path, variant: str, seed: int) -> Path:
     name = variant.lower().replace(",", "").replace(" ", "-")
     return folder / (TEACHER if variant == TEACHER else f"{name}-seed{seed}")
 
 
 def train(options: argparse.Namespace, variant: str, seed: int) -> bool:
     """Trains a run that is not trained yet; False if stopped."""
-    where = place(options.folder, variant, seed)
+    where = run_folder(options.folder, variant, seed)
     if (where / "recipe.yaml").is_file() and len(training.Run.open(where).metrics()) == options.epochs:
         return True
     outcome = training.train(recipe(options, variant, seed), where, resume=True)
@@ -77,7 +77,7 @@ def report(options: argparse.Namespace) -> str:
     """Test error of every run, medians, and each variant against the student, seed by seed."""
 
     def error(variant: str, seed: int) -> float:
-        return 100 * (1 - training.Run.open(place(options.folder, variant, seed)).metrics()[-1]["test_accuracy"])
+        return 100 * (1 - training.Run.open(run_folder(options.folder, variant, seed)).metrics()[-1]["test_accuracy"])
 
     errors = {variant: [error(variant, seed) for seed in options.seeds] for variant in options.variants}
     others = [variant for variant in errors if variant != "student"]

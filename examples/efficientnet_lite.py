@@ -63,16 +63,16 @@ def renamed(state: dict[str, Tensor], blocks: list[str]) -> dict[str, Tensor]:
         state: of the published network, whose blocks are numbered through.
         blocks: timm's names of the same blocks, which count by stages.
     """
-    found = {}
+    entries = {}
     for name, value in state.items():
         block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
         if block:
-            place, part, what = int(block[1]), block[2], block[3]
-            found[f"{blocks[place]}.{(OTHERS if place else FIRST)[part]}.{what}"] = value
+            block_index, part, what = int(block[1]), block[2], block[3]
+            entries[f"{blocks[block_index]}.{(OTHERS if block_index else FIRST)[part]}.{what}"] = value
         else:
             part, what = name.split(".")
-            found[f"{ENDS[part]}.{what}"] = value
-    return found
+            entries[f"{ENDS[part]}.{what}"] = value
+    return entries
 
 
 def converted(network: nn.Module, variant: str) -> nn.Module:
@@ -86,8 +86,8 @@ def converted(network: nn.Module, variant: str) -> nn.Module:
 def pictures(paths: list[Path], size: int) -> Tensor:
     """What to compare on, normalised, (N, 3, size, size): the images given, or some drawn, smooth as photographs."""
     if paths:
-        shown = [Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC) for path in paths]
-        images = torch.stack([torch.tensor(list(image.tobytes())).view(size, size, 3) for image in shown])
+        resized = [Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC) for path in paths]
+        images = torch.stack([torch.tensor(list(image.tobytes())).view(size, size, 3) for image in resized])
         images = images.permute(0, 3, 1, 2) / 255
     else:
         noise = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -114,8 +114,8 @@ def main() -> None:
     model = converted(network, options.variant)
     images = pictures(options.images, model.pretrained_cfg["input_size"][-1])
     with torch.no_grad():
-        expected, found = network(images), model(images)
-    difference = float((found - expected).abs().max())
+        expected, logits = network(images), model(images)
+    difference = float((logits - expected).abs().max())
     print(f"{len(images)} images of {images.shape[-1]} pixels; logits {expected.min():.2f} to {expected.max():.2f}")
     print(f"largest difference between the implementations: {difference:.1e}")
     if not difference <= LARGEST_DIFFERENCE:

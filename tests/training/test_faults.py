@@ -107,7 +107,7 @@ def test_a_flipped_byte_is_said_and_the_checkpoint_before_taken(splits, whole, t
     notes = training.Hook()
     notes.note = said.append
     training.train(recipe(), run.folder, splits=splits, resume=True, hooks=[notes])
-    assert any(newest.name in line and "the checkpoint before" in line for line in said)
+    assert any(newest.name in line and "the previous checkpoint" in line for line in said)
     assert any("epoch 3, step 1" in line for line in said)
     assert run.weights().read_bytes() == whole.weights().read_bytes()
 

@@ -66,7 +66,7 @@ def test_a_hook_takes_part_and_goes_on_where_it_was(splits, tmp_path) -> None:
     assert train("plain", 2, training.Hook()).weights().read_bytes() != whole.weights().read_bytes()
     train("halves", 1, Noise())
     assert train("halves", 2, Noise()).weights().read_bytes() == whole.weights().read_bytes()
-    with pytest.raises(InputError, match="lacks the state of the hook 'Noise'"):
+    with pytest.raises(InputError, match="has no state of the hook 'Noise'"):
         train("plain", 3, Noise())
 
 

@@ -87,7 +87,7 @@ def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("resnet19", "no run folder resnet19, and timm knows no network"),
+        ("resnet19", "no run folder resnet19, and timm has no network"),
         ("torchvision/resnet19", "'torchvision/resnet19' .did you mean .torchvision/resnet"),
         ("torchvision/resnet19=none.pth", "unknown network of torchvision"),
         ("torchvision/resnet18=none.pth", "no checkpoint 'none.pth'"),

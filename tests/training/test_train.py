@@ -180,7 +180,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(splits, tmp_path) -> No
     newest.write_bytes(newest.read_bytes()[:1000])
     notes = Notes()
     training.train(plan, run.folder, splits=splits, resume=True, hooks=[notes])
-    assert any("cut short" in line and "the checkpoint before" in line for line in notes.lines)
+    assert any("truncated" in line and "the previous checkpoint" in line for line in notes.lines)
     assert run.weights().read_bytes() == expected
     for path in run.checkpoints.iterdir():
         path.write_bytes(b"nothing")
@@ -283,7 +283,7 @@ def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, t
     for options, settings, words in (
         ([], {}, "exists already"),
         ([], {"folder": other, "overwrite": True}, "is no run"),
-        (["--transfer.teacher=none", "--transfer.beta=1"], {"overwrite": True}, "timm knows no network of that name"),
+        (["--transfer.teacher=none", "--transfer.beta=1"], {"overwrite": True}, "timm has no network of that name"),
         ([f"--transfer.teacher={other}", "--transfer.beta=1"], {"overwrite": True}, "has no recipe.yaml"),
         ([f"--transfer.teacher={cut}", "--transfer.beta=1"], {"overwrite": True}, "cut short"),
         (
@@ -293,7 +293,7 @@ def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, t
         ),
         (["--model.name=wrn-11-1"], {"overwrite": True}, "6 n + 4"),
         (["--model.attention=shuffle"], {"overwrite": True}, "groups that fit"),
-        (["--device=cuda:7"], {"overwrite": True}, "not to be had"),
+        (["--device=cuda:7"], {"overwrite": True}, "not available"),
         (["--optimizer.lr=0.5"], {"resume": True}, "optimizer.lr was 0.1, is 0.5"),
     ):
         with pytest.raises(InputError) as caught:

@@ -93,7 +93,7 @@ def restore(loop: Loop) -> None:
             if name in state["hooks"]:
                 hook.load_state_dict(state["hooks"][name])
             elif hook.state_dict():
-                raise InputError(f"{source} lacks the state of the hook {name!r}; leave the hook out, or {anew}")
+                raise InputError(f"{source} has no state of the hook {name!r}; leave the hook out, or {anew}")
         loop.epoch, loop.step, loop.rows = state["epoch"], state["step"], state["rows"]
         loop.unreadable = tuple(state["unreadable"])
         loop.meter.load(state["meter"], main=loop.processes.main)
@@ -151,7 +151,7 @@ def read_newest(
             problem = f"{path} is not the same file for all processes"
         if not problem:
             return state
-        note(f"{problem}; trying the checkpoint before")
+        note(f"{problem}; trying the previous checkpoint")
     if paths:
         raise InputError(f"none of the {len(paths)} checkpoints in {folder} can be read; start the run again elsewhere")
     return None
@@ -164,14 +164,14 @@ def check_whole(path: Path) -> str:
         A digest of all parts.
 
     Raises:
-        InputError: the file is cut short or corrupted.
+        InputError: the file is truncated or corrupted.
     """
     try:
         with zipfile.ZipFile(path) as parts:
             broken = parts.testzip()
             digest = repr([(part.filename, part.file_size, part.CRC) for part in parts.infolist()])
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise InputError(f"{path} is cut short or corrupted ({first_line(error)})") from error
+        raise InputError(f"{path} is truncated or corrupted ({first_line(error)})") from error
     if broken is not None:
         raise InputError(f"{path} is corrupted (the checksum of {broken} does not match)")
     return hashlib.sha256(digest.encode()).hexdigest()

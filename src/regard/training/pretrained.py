@@ -110,7 +110,7 @@ def load_pretrained(
     elif path.suffix == ".pt" and _run_around(path):
         raise InputError(f"there is no checkpoint {source}; a run keeps only the newest ones")
     else:
-        raise InputError(f"there is no run folder {source}, and timm knows no network of that name")
+        raise InputError(f"there is no run folder {source}, and timm has no network of that name")
     if weights == "best" and pretrained.weights != "best":
         raise InputError(f"{pretrained.source} has one set of weights; leave --weights best out")
     if ema and (path.exists() or not separator):
