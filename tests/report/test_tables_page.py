@@ -29,6 +29,7 @@ def test_the_page_has_numbers_labels_and_notes(tmp_path: Path, parse) -> None:
         assert text in page.text
     assert 'class="good">significant, compatible' in page.source.replace('class="text good"', 'class="good"')
     assert [tag for tag, _ in page.tags if tag in ("h1", "h2")][:1] == ["h1"]
+    assert "from 3 seeds on" not in page.text and 'id="term-p"' in page.source  # the glossary has it
     check_snapshot("pages/tables", page.outline)
     assert not re.search(r"(src|href)=\"(?!#)", page.source)
 

@@ -140,7 +140,7 @@ TERMS = {
     ),
     "holm": Term(
         "adjusted p",
-        "p after Holm's correction for all comparisons on this page: where no two networks differ, the probability "
+        "[p] after Holm's correction for all comparisons on this page: where no two networks differ, the probability "
         "that any comparison is called significant is at most 5%.",
         source="Holm 1979",
     ),
@@ -148,7 +148,8 @@ TERMS = {
     "compatible": Term(
         "compatible with published",
         "Our [significant] difference has the published one inside its 95% prediction interval, which takes the errors "
-        "of both into account. With a shortened schedule or other data a comparison is preliminary, and nothing is "
+        "of both into account: ours over the [seeds], and that of as many runs as were published, one where the source "
+        "does not say. With a shortened schedule or other data a comparison is preliminary, and nothing is "
         "called compatible.",
     ),
     "reference": Term("reference", "The network that the others are compared with: each of them minus the reference."),

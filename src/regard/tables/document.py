@@ -55,7 +55,8 @@ def document(filled: FilledTable, *, wide: bool = True, detail: bool = True, onl
         grids.append(_comparisons(filled, comparisons))
     if detail and filled.finished:
         grids += [_seeds(entries), _sources(filled)]
-    return Document(filled.table.name, filled.table.title, _facts(filled), tuple(grids), _notes(filled))
+    statistics = _METHOD if any(one.difference.n for one in filled.comparisons) else ""
+    return Document(filled.table.name, filled.table.title, _facts(filled), tuple(grids), _notes(filled), statistics)
 
 
 class TerminalTable:
@@ -195,8 +196,6 @@ def _notes(filled: FilledTable) -> tuple[tuple[str, str], ...]:
     notes += [(titles[position], cell.cell.note) for position, cell in filled.cells.items() if cell.cell.note]
     if any(not cell.checked for cell in table.cells.values()):
         notes.append((UNCHECKED, _DAGGER))
-    if any(one.difference.n for one in filled.comparisons):
-        notes.append(("statistics", _METHOD))
     for position, cell in filled.cells.items():
         teachers = Counter(one.teacher for one in cell.runs if one.teacher)
         shared = ", ".join(f"{count} ({name})" for name, count in sorted(teachers.items()) if count > 1)

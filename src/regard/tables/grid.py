@@ -85,6 +85,7 @@ class Document:
         facts: (label, text), above.
         grids: the tables.
         notes: (what it is about, text), below; the first may be empty.
+        statistics: how differences are computed, below the notes; a page has it in its glossary.
     """
 
     name: str
@@ -92,13 +93,19 @@ class Document:
     facts: tuple[tuple[str, str], ...]
     grids: tuple[Grid, ...]
     notes: tuple[tuple[str, str], ...] = ()
+    statistics: str = ""
+
+    @property
+    def below(self) -> tuple[tuple[str, str], ...]:
+        """What is written below the grids where there is no glossary."""
+        return (*self.notes, ("statistics", self.statistics)) if self.statistics else self.notes
 
     def __rich_console__(self, *_: Any) -> Iterator[RenderableType]:
         yield Text(printable(self.title), style="bold")
         for one in self.facts:
             yield Text(_line(one), style="dim")
         yield from self.grids
-        for one in self.notes:
+        for one in self.below:
             yield Text(_line(one), style="dim")
 
     def to_markdown(self) -> str:
@@ -107,7 +114,7 @@ class Document:
         for grid in self.grids:
             parts += [f"### {_markdown(grid.title)}"] if grid.title else []
             parts.append(grid.to_markdown())
-        parts += ["### Notes", _markdown_list(self.notes)] if self.notes else []
+        parts += ["### Notes", _markdown_list(self.below)] if self.below else []
         return "\n\n".join(parts) + "\n"
 
     def to_latex(self) -> str:
@@ -116,7 +123,7 @@ class Document:
         parts = [r"% needs \usepackage{booktabs,graphicx}"]
         for number, grid in enumerate(self.grids):
             texts = [self.title, *map(_line, self.facts)] if number == 0 else [self.title, grid.title]
-            notes = [rf"\par {_latex(_line(one))}" for one in self.notes] if number == 0 else []
+            notes = [rf"\par {_latex(_line(one))}" for one in self.below] if number == 0 else []
             if notes:
                 notes = [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", *notes, r"\end{minipage}"]
             lines = [

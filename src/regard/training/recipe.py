@@ -30,7 +30,7 @@ WHERE = (
 
 @dataclass
 class DataRecipe:
-    """What to train and test on.
+    """Data set to use.
 
     Args:
         name: data set to use. In memory: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT
@@ -255,7 +255,7 @@ class Recipe:
 
     Args:
         source: published run that this recipe reproduces, or its purpose.
-        data: what to train and test on.
+        data: data set to use.
         augmentation: how training images are varied.
         model: the network to train.
         optimizer: which, and its settings.
