@@ -173,7 +173,7 @@ def test_not_one_can_be_read(made):
     test = streamed(load(made).test, 4, unreadable="skip")
     batches = list(test.epoch(0))
     assert [len(batch.images) for batch in batches] == [0, 0, 0] and len(skipped_in(batches)) == 11
-    assert "not one of the 11 images" in error_of(lambda: evaluate(torch.nn.Flatten(), test))
+    assert "none of the 11 test images" in error_of(lambda: evaluate(torch.nn.Flatten(), test))
 
 
 def test_a_worker_that_dies_is_one_line(made, monkeypatch):
