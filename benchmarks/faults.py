@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -379,6 +380,13 @@ def flip(path: Path, position: int) -> None:
         file.write(bytes([byte ^ 0x10]))
 
 
+def amid_a_tensor(path: Path) -> int:
+    """Where a checkpoint has a byte of its largest tensor, not of the padding between two."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    return largest.header_offset + largest.file_size // 2
+
+
 def cut(path: Path, fraction: float) -> None:
     os.truncate(path, int(path.stat().st_size * fraction))
 
@@ -388,7 +396,7 @@ def broken_checkpoints(lab: Lab) -> list[Check]:
     for what, spoil in (
         ("newest checkpoint cut short", lambda path: cut(path, 0.6)),
         ("newest checkpoint empty", lambda path: cut(path, 0)),
-        ("a byte of the newest checkpoint flipped", lambda path: flip(path, path.stat().st_size // 2)),
+        ("a byte of the newest checkpoint flipped", lambda path: flip(path, amid_a_tensor(path))),
     ):
         run = lab.stopped(SHORT)
         spoil(checkpoints(run)[-1])
@@ -401,7 +409,7 @@ def broken_checkpoints(lab: Lab) -> list[Check]:
 
     run = lab.stopped(SHORT)
     for path in checkpoints(run):
-        flip(path, path.stat().st_size // 2)
+        flip(path, amid_a_tensor(path))
     before = contents(run)
     command = lab.start(SHORT, run)
     command.end()
