@@ -122,13 +122,13 @@ def main(arguments: list[str]) -> int:
     records = [{**row.to_record(), **conditions} for row in rows]
     suffix = Path(options.out).suffix if options.out else ""
     form = "json" if options.json else options.format or _FORMATS.get(suffix, "terminal")
-    shown: list[RenderableType] = [_table(records), *_notes(records, conditions)]
+    renderables: list[RenderableType] = [_table(records), *_notes(records, conditions)]
     if options.out:
-        text = {"json": _json, "csv": _csv, "terminal": lambda _: as_text(*shown)}[form](records)
+        text = {"json": _json, "csv": _csv, "terminal": lambda _: as_text(*renderables)}[form](records)
         write_text(options.out, text)
         output.show({"path": options.out}, printable(options.out))
     else:
-        output.show(records, *([_csv(records).rstrip()] if form == "csv" else shown))
+        output.show(records, *([_csv(records).rstrip()] if form == "csv" else renderables))
     return 0
 
 

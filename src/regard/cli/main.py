@@ -119,7 +119,7 @@ def _check_alone(command: str) -> None:
 @contextlib.contextmanager
 def _shown_warnings() -> Iterator[None]:
     """Shows what there is to know of the data, each once, in a line, by the first process."""
-    shown: set[str] = set()
+    messages: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", DataWarning)
         others = warnings.showwarning
@@ -127,9 +127,9 @@ def _shown_warnings() -> Iterator[None]:
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
             if not issubclass(category, DataWarning):
                 others(message, category, *rest, **more)
-            elif str(message) not in shown and os.environ.get("RANK", "0") == "0":
+            elif str(message) not in messages and os.environ.get("RANK", "0") == "0":
                 say(f"regard: {message}", error=True)
-            shown.add(str(message))
+            messages.add(str(message))
 
         warnings.showwarning = show
         yield
