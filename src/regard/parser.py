@@ -32,7 +32,7 @@ class HelpFormatter(DefaultHelpFormatter):
         super().add_usage(usage, [], *args, **settings)
 
     def _values(self, action: Action) -> str:
-        if action.type is strings or _item(getattr(action, "_typehint", None)):
+        if action.metavar is None and (action.type is strings or _item(getattr(action, "_typehint", None))):
             return "A,B"
         return self._format_args(action, self._get_default_metavar_for_optional(action))
 

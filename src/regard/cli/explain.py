@@ -30,7 +30,9 @@ def parser() -> Parser:
     parser.add_argument(
         "--class", dest="classes", type=strings, default=[], help="classes to explain instead, by name or number"
     )
-    parser.add_argument("--box", type=list[int], default=[], help="region of the one image, in pixels: x0,y0,x1,y1")
+    parser.add_argument(
+        "--box", type=list[int], default=[], metavar="X0,Y0,X1,Y1", help="region of the one image, a box in pixels"
+    )
     parser.add_argument(
         "--mask", type=str | None, default=None, help="region: a file, or a folder of files named as the images"
     )

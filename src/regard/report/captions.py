@@ -6,7 +6,7 @@ RATES = (
 )
 DIFFERENCES = (
     "Each network minus the [reference], rates in percentage points; below each its [interval|95% interval]. "
-    "[p|p values] are two-sided, and [holm|adjusted] together for all comparisons on the page."
+    "[p|p values] are two-sided, and [holm|adjusted] together for all comparisons shown."
 )
 SEEDS = (
     "Of a network with several [seeds]: the mean over the seeds and its [interval|95% interval]. Of one with a single "
