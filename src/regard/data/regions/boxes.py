@@ -1,8 +1,9 @@
-"""Regions made of boxes, and the XML of PASCAL VOC, which ImageNet uses too; from files that nobody has vouched for.
+"""Regions from bounding boxes, and a reader of PASCAL VOC's XML annotations, which ImageNet uses as well.
 
 Coordinates are in pixels, x to the right and y down from the upper left corner of the image: the pixel in row r and
-column c covers [c, c + 1) x [r, r + 1). It belongs to a box if its centre (c + 0.5, r + 0.5) does. Centres on an upper
-or left edge are inside, on a lower or right edge outside. What lies beyond the image is cut off.
+column c covers [c, c + 1) x [r, r + 1). A pixel belongs to a box if its centre (c + 0.5, r + 0.5) lies in the box.
+Centres on the upper or left edge are inside, centres on the lower or right edge are outside. Boxes are clipped to the
+image. Annotation files are not trusted: their size is limited, and document types are rejected.
 """
 
 from __future__ import annotations
@@ -22,19 +23,25 @@ from regard.data.decode import Frame, Unreadable
 from regard.data.listing import show
 from regard.files import read_regular
 
-_LARGEST = 2**20  # bytes; a file of boxes has a few thousand
+_LARGEST = 2**20  # bytes; a typical annotation file has a few thousand
 
 
 class Boxes(NamedTuple):
-    """What a file says: (width, height) of its image, None if it does not, and of each object its name and box (left,
-    top, right, bottom)."""
+    """The annotations in one file.
+
+    `size` is the (width, height) of the image, or None if it is not given. `objects` holds the class name and the box
+    (left, top, right, bottom) of each object.
+    """
 
     size: tuple[int, int] | None
     objects: tuple[tuple[str, tuple[float, float, float, float]], ...]
 
 
 def box_mask(boxes: Iterable[Iterable[float]], width: int, height: int) -> Mask:
-    """The union of boxes (left, top, right, bottom), not necessarily whole numbers; one turned inside out is empty."""
+    """The union of boxes (left, top, right, bottom) as a mask, bool (H, W).
+
+    Coordinates may be fractions. A box whose right edge is left of its left edge, or likewise vertically, is empty.
+    """
     mask = np.zeros((height, width), dtype=np.bool_)
     for box in boxes:
         left, top, right, bottom = first_pixels(np.clip(np.fromiter(box, np.float64, 4), 0, (width, height) * 2))
@@ -43,15 +50,26 @@ def box_mask(boxes: Iterable[Iterable[float]], width: int, height: int) -> Mask:
 
 
 def first_pixels(edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The first pixel, wherever the image ends, whose centre is at the edge or after it."""
+    """The index of the first pixel whose centre is at the edge or after it. Not clipped to the image."""
     return np.ceil(edges - 0.5).astype(np.int64)
 
 
 def boxes_region(
     path: Path, frame: Frame, label: int, *, classes: Sequence[str], alone: bool = True, first: int = 0
 ) -> Mask:
-    """The boxes in a file: those of the label alone, or all. Pixels are counted from `first`; where that is 1, the last
-    pixel of a box is in it."""
+    """The union of the boxes in an annotation file, bool (H, W).
+
+    Args:
+        path: the annotation file.
+        frame: the stored size and orientation of the image.
+        label: class index of the image.
+        classes: class names.
+        alone: use only the boxes of the label; else those of all classes.
+        first: coordinate of the first pixel. With 1, the right and bottom coordinates belong to the box.
+
+    Raises:
+        Unreadable: the file cannot be read, or is for an image of a different size.
+    """
     annotation = read_boxes(path)
     size = annotation.size or frame.size
     frame.check(size, path)
@@ -60,8 +78,12 @@ def boxes_region(
 
 
 def read_boxes(path: Path) -> Boxes:
-    """The boxes in a file. Raises Unreadable: it is not there, no XML, not of this format, longer than 1 MiB, or
-    declares a document type, with which a few lines can grow to gigabytes."""
+    """Read the boxes in an annotation file.
+
+    Raises:
+        Unreadable: the file does not exist, is not XML of this format, is longer than 1 MiB, or declares a document
+            type, whose entities could expand a few lines to gigabytes.
+    """
     try:
         content = read_regular(path, _LARGEST)
     except OSError as error:
@@ -78,7 +100,7 @@ def read_boxes(path: Path) -> Boxes:
         objects = tuple((_text(one, "name"), _box(one)) for one in root.findall("object"))
         size = root.find("size")
         return Boxes(None if size is None else _size(size), objects)
-    except (expat.ExpatError, LookupError, ValueError) as error:  # a LookupError of an unknown encoding
+    except (expat.ExpatError, LookupError, ValueError) as error:  # LookupError: unknown encoding
         raise Unreadable(f"{show(path)} is no file of boxes in XML ({error})") from error
 
 
@@ -87,7 +109,7 @@ def _refuse(*_: object) -> None:
 
 
 def _size(size: Element) -> tuple[int, int] | None:
-    """None where it is stated as zero, as some files have it."""
+    """(width, height), or None if one of them is 0, as in some published files."""
     width, height = (_number(size, name) for name in ("width", "height"))
     return (int(width), int(height)) if width > 0 and height > 0 else None
 
@@ -97,7 +119,7 @@ def _box(one: Element) -> tuple[float, float, float, float]:
     if box is None:
         raise ValueError("an object has no bndbox")
     x1, y1, x2, y2 = (_number(box, name) for name in ("xmin", "ymin", "xmax", "ymax"))
-    # Two opposite corners, in whatever order: some boxes of ImageNet have the larger number first.
+    # Two opposite corners in any order: some ImageNet boxes give the larger coordinate first.
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 

@@ -1,4 +1,4 @@
-"""COCO: objects as polygons and run-length codes, in one JSON file a split (Lin et al. 2014, arXiv 1405.0312)."""
+"""COCO: objects as polygons or run-length codes, in one JSON file per split (Lin et al. 2014, arXiv 1405.0312)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from regard.errors import InputError, first_line, unknown
 
 _PREFIX = "instances_"
 _PREFERRED = ("val", "test", "train")
-_MOST_PIXELS = 2**28  # of an image
-_LONGEST = 2**21  # pixels around all polygons of an image
-_FARTHEST = 2.0**26  # coordinate
+_MOST_PIXELS = 2**28  # per image
+_LONGEST = 2**21  # total length in pixels of all polygons of an image
+_FARTHEST = 2.0**26  # largest coordinate
 _FIELDS = ("id", "image_id", "segmentation", "bbox")
 
 Size = tuple[int, int]  # width and height
-Code = dict[str, Any]  # a run-length code of COCO: {"size": [height, width], "counts": …}
+Code = dict[str, Any]  # COCO's run-length code: {"size": [height, width], "counts": …}
 
 
 class CocoDataset(FileDataset):
-    """The images of one file of annotations; each region is the union of its objects, or of those of its label.
+    """The images of one annotation file. A region is the union of all objects in an image, or of those of its label.
 
-    `objects` has for each image its size, if the file states it, and the annotations of its region.
+    `objects` holds for each image its (width, height), or None if the file does not give it, and the annotations that
+    make up its region.
     """
 
     def __init__(
@@ -89,10 +90,17 @@ def _recognised(path: Path) -> bool:
 def open_coco(
     path: Path, split: str | None = None, images: str | None = None, region: Literal["all", "label"] = "all"
 ) -> CocoDataset:
-    """The images of a file of annotations, or of that of a split ("val", "val2017", …) of a folder.
+    """Open an annotation file, or the annotation file of a split in a folder.
 
-    `images` is their folder, if it is not where COCO has it; `region` "all" objects of an image, or those of its
-    "label".
+    Args:
+        path: the .json file, or a folder in COCO's layout.
+        split: such as "val" or "val2017", for a folder; None for the first available of val, test and train.
+        images: the folder of the images, if it differs from COCO's layout.
+        region: the union of "all" objects, or only of those of the image's "label".
+
+    Raises:
+        InputError: the annotations or images are missing or malformed, there is no such split, or the library
+            faster-coco-eval is not installed.
     """
     if path.is_file():
         if split is not None:
@@ -106,7 +114,7 @@ def open_coco(
         split = next((word for word in _PREFERRED if name.startswith(word)), name)
         root = path.parents[1]
         folders = [root / name, root / "images" / name, root / "images", root]
-    _library()  # a person without it is told now
+    _library()  # raises now if it is not installed
     content = _read(path)
     by_id = _by_id(content["images"], "image", path)
     keys = unique([check_inside(image.get("file_name"), path) for image in by_id.values()], f"images in {show(path)}")
@@ -128,7 +136,7 @@ def open_coco(
 
 
 def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
-    """The file of annotations of a split, and the name that it has there: "val2017" for "val"."""
+    """The annotation file of a split, and the split's full name, such as "val2017" for "val"."""
     files = {path.stem.removeprefix(_PREFIX): path for path in sorted((root / "annotations").glob(f"{_PREFIX}*.json"))}
     if not files:
         raise InputError(f"no annotations/{_PREFIX}….json in {show(root)}; {_LAYOUT}")
@@ -157,7 +165,7 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _by_id(records: Sequence[dict[str, Any]], kind: str, path: Path) -> dict[Any, dict[str, Any]]:
-    """Images or categories by their ids."""
+    """A dict from id to record, of images or of categories."""
     by_id = {}
     for i, record in enumerate(records):
         key = record.get("id")
@@ -170,7 +178,7 @@ def _by_id(records: Sequence[dict[str, Any]], kind: str, path: Path) -> dict[Any
 
 
 def _size(image: dict[str, Any], path: Path) -> Size | None:
-    """As the file states it, if it does."""
+    """(width, height) of an image as given in the file, or None."""
     width, height = image.get("width"), image.get("height")
     if width is None and height is None:
         return None
@@ -183,9 +191,10 @@ def _size(image: dict[str, Any], path: Path) -> Size | None:
 
 
 def _categories(content: dict[str, list[dict[str, Any]]], path: Path) -> tuple[dict[int | str, int], list[str]]:
-    """The place of each category among the classes by its id, and the classes: in order of id.
+    """A dict from category id to class index, and the class names in order of id.
 
-    A category without annotations is left out where another has its name: exports of Roboflow begin with such a one.
+    A category without annotations is left out if another category has the same name: exports of Roboflow begin with
+    such a category.
     """
     names = {key: one.get("name") for key, one in _by_id(content["categories"], "category", path).items()}
     for key, name in names.items():
@@ -203,7 +212,7 @@ def _categories(content: dict[str, list[dict[str, Any]]], path: Path) -> tuple[d
 def _by_image(
     content: dict[str, list[dict[str, Any]]], path: Path, by_id: dict[Any, Any], categories: dict[int | str, int]
 ) -> list[list[dict[str, Any]]]:
-    """The annotations of each image, of known images and categories all."""
+    """The annotations of each image. Raises InputError for an unknown image or category."""
     annotations: dict[Any, list[dict[str, Any]]] = {key: [] for key in by_id}
     for i, annotation in enumerate(content["annotations"]):
         image, category = annotation.get("image_id"), annotation.get("category_id")
@@ -220,13 +229,13 @@ def _by_image(
 def _label(
     annotations: Sequence[dict[str, Any]], size: Size | None, image: Path, path: Path, categories: dict[int | str, int]
 ) -> int:
-    """The category of the largest area in all, the first of several; -1 if there is none."""
+    """The class index with the largest total area; the lowest on a tie; -1 without annotations or if unreadable."""
     areas = [_stated_area(one) for one in annotations]
     if not all(areas):
         try:
             codes = _codes(annotations, size or frame_of(image).size, path)
         except Unreadable:
-            return -1  # whoever asks for the region will be told
+            return -1  # `mask` raises the error
         areas = [area or _area(code) for area, code in zip(areas, codes, strict=True)]
     totals: dict[int, float] = {}
     for one, area in zip(annotations, areas, strict=True) if categories else ():
@@ -236,7 +245,7 @@ def _label(
 
 
 def _stated_area(annotation: dict[str, Any]) -> float:
-    """In pixels; 0 where it is not stated, or that of no image."""
+    """The area in pixels as given in the file; 0 if it is missing or impossible."""
     area = annotation.get("area")
     if isinstance(area, bool) or not isinstance(area, int | float) or not 0 < area < 2**62:
         return 0.0
@@ -244,7 +253,7 @@ def _stated_area(annotation: dict[str, Any]) -> float:
 
 
 def _codes(annotations: Sequence[dict[str, Any]], size: Size, path: Path) -> list[Code]:
-    """The run-length codes of the annotations of an image."""
+    """The run-length code of each annotation of an image."""
     codes, length = [], 0.0
     for annotation in annotations:
         try:
@@ -262,10 +271,10 @@ def _codes(annotations: Sequence[dict[str, Any]], size: Size, path: Path) -> lis
 
 
 def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, float]:
-    """The run-length code of an annotation, and how many pixels long its polygons are.
+    """The run-length code of an annotation, and the total length of its polygons in pixels.
 
     Raises:
-        ValueError: it has none, or one that is malformed.
+        ValueError: the annotation has no shape, or a malformed one.
     """
     shape, box = annotation.get("segmentation"), annotation.get("bbox")
     codes: list[Code] = []
@@ -280,7 +289,7 @@ def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, 
             codes = _library().frPoly([ring.ravel().tolist() for ring in rings], height, width)
     elif shape or box is None:
         raise ValueError("it has neither a segmentation nor a bbox")
-    if box is not None and not any(map(_area, codes)):  # what has no area is no shape
+    if box is not None and not any(map(_area, codes)):  # the box replaces a segmentation without area
         x, y, *sides = _numbers(box, "bbox", 4).tolist()
         if min(sides) < 0:
             raise ValueError(f"its bbox is {sides[0]:g} wide and {sides[1]:g} high; expected no less than 0")
@@ -291,7 +300,11 @@ def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, 
 
 
 def _run_lengths(shape: dict[str, Any], width: int, height: int) -> Code:
-    """A run-length code of the size that it states: that of the image as it is stored, or upright."""
+    """The checked run-length code; its size must be that of the image as stored or upright.
+
+    Raises:
+        ValueError: the size differs, or the code is malformed.
+    """
     size, counts = shape.get("size"), shape.get("counts")
     if size == [width, height]:
         height, width = width, height
@@ -311,7 +324,7 @@ def _run_lengths(shape: dict[str, Any], width: int, height: int) -> Code:
 
 
 def _union(codes: Sequence[Code], height: int, width: int) -> Code:
-    """What any of them covers, as one code."""
+    """The union of run-length codes."""
     empty = {"size": [height, width], "counts": [height * width]}
     return _library().merge(codes or _library().frUncompressedRLE([empty]))
 
@@ -325,7 +338,7 @@ def _numbers(values: object, field: str, count: int | None = None) -> NDArray[An
         raise ValueError(f"its {field} is {values!r:.60}, not a list of numbers")
     try:
         numbers = np.array(values or np.zeros(0))
-    except (ValueError, OverflowError):  # lists of different lengths, whole numbers that no float holds
+    except (ValueError, OverflowError):  # lists of different lengths, or integers too large for a float
         numbers = np.array("")
     if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers) < _FARTHEST).all():
         raise ValueError(f"its {field} has a coordinate that is no number")
@@ -350,5 +363,5 @@ def _is_id(value: object) -> bool:
 
 
 def _is_whole(value: object) -> TypeGuard[float]:
-    """Whether it is a whole number; tables in which some are missing write them all as 7.0."""
+    """Whether the value is an int, or a float such as 7.0, as tables with missing values write integers."""
     return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))

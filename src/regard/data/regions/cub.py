@@ -1,4 +1,4 @@
-"""CUB-200-2011: birds of 200 species, with boxes and segmentations (Wah et al. 2011, Caltech CNS-TR-2011-001)."""
+"""CUB-200-2011: birds of 200 species with boxes and segmentations (Wah et al. 2011, Caltech CNS-TR-2011-001)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regard.data.registry import register, register_splits
 from regard.data.text_files import check_inside, read_rows
 from regard.errors import InputError, unknown
 
-_HALF = 128  # of the grey that says how many of the annotators marked a pixel
+_HALF = 128  # the grey value of a pixel is the fraction of annotators who marked it
 
 
 _LAYOUT = (
@@ -30,10 +30,11 @@ _LAYOUT = (
 
 
 class CubDataset(FileDataset):
-    """The images of a split, each with its bird, or the box around it, as region.
+    """The images of a split. The region of an image is the segmentation of the bird, or its box.
 
-    `boxes` are (N, 4), left, top, right and bottom, as the file stores its image. Without a folder of segmentations
-    they are the regions. With `crop` "box" images, and their regions with them, are cut to them.
+    `boxes` is (N, 4): left, top, right and bottom, in pixels of the stored image. The boxes are the regions if
+    `segmentations`, the folder of the segmentations, is None. With `crop` "box", images and regions are cropped to the
+    boxes.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class CubDataset(FileDataset):
         self._cropped = crop == "box"
 
     def _crop(self, index: int) -> Box | None:
-        """The pixels in the box of a bird, where images are cut to it."""
+        """The box to crop an image to, in whole pixels; None if images are not cropped."""
         if not self._cropped:
             return None
         left, top, right, bottom = first_pixels(self._boxes[index]).tolist()
@@ -98,10 +99,16 @@ def open_cub(
     region: Literal["segmentation", "box"] | None = None,
     crop: Literal["box", "none"] = "none",
 ) -> CubDataset:
-    """A split of the set in this folder, or in `CUB_200_2011` in it: 5,994 images for training, 5,794 for testing.
+    """Open a split of CUB-200-2011.
 
-    The region is the "segmentation" of the bird, or its "box"; None: the segmentation where there is one. `crop` "box"
-    cuts every image to the box of its bird.
+    Args:
+        path: the folder `CUB_200_2011`, or the folder that contains it.
+        split: "train" (5,994 images) or "test" (5,794 images); None for "test".
+        region: the "segmentation" of the bird, or its "box"; None for the segmentation if its folder exists.
+        crop: "box" crops every image to the box of its bird.
+
+    Raises:
+        InputError: files are missing or malformed, or there is no such split.
     """
     root = _root(path)
     if root is None:
@@ -143,23 +150,23 @@ def open_cub(
 
 @register_splits("cub", resized=True)
 def load_cub(path: str | os.PathLike[str], *, crop: Literal["box", "none"] = "box") -> Splits[CubDataset]:
-    """Both splits, of which each needs 1.1 GiB at 256 pixels.
+    """Load both splits. Each needs 1.1 GiB of memory at 256 pixels.
 
-    Images are cut to the boxes of their birds, as in Attention Transfer (arXiv 1612.03928, section 4.2.1), unless
-    `crop` is "none". Of a box, as of an image, the size takes the shorter side, and then the centre.
+    Images are cropped to the boxes of their birds, as in Attention Transfer (arXiv 1612.03928, section 4.2.1), unless
+    `crop` is "none". Then the shorter side is resized to the given size, and the centre is cropped.
     """
     where = existing_folder(path, _LAYOUT)
     return Splits(*(open_cub(where, split, "box", crop) for split in ("train", "test")))
 
 
 def _table(path: Path, count: int, what: str) -> list[tuple[str, str]]:
-    """The lines: a number, and what is said about it."""
+    """The lines of a text file as pairs: a number, and the text after it."""
     rows = read_rows(path, count, f"a number and {what}")
     return [(row[0], " ".join(row[1:])) for row in rows]
 
 
 def _boxes(path: Path, members: Sequence[str]) -> NDArray[np.float64]:
-    """The boxes of the images, (N, 4): left, top, right, bottom."""
+    """The boxes of the images, float64 (N, 4): left, top, right, bottom. Raises InputError for a malformed box."""
     table = {row[0]: row[1:5] for row in read_rows(path, 5, "a number, and x, y, width and height")}
     boxes = []
     for number in members:

@@ -1,4 +1,4 @@
-"""Class folders of images, without masks: ImageNet as it is unpacked, or one's own."""
+"""Class folders of images, without masks, such as ImageNet or a user's images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LAYOUT = "it must hold train/ and test/ (or val/, valid/, validation/), each wi
     recognised=lambda path: bool(Tree(path).folders()),
 )
 def open_folder(path: Path, split: str | None = None) -> FileDataset:
-    """The images of a split; of class folders without splits, all."""
+    """Open a split, or all images if the class folders are not divided into splits."""
     splits = [name for name in SPLITS if (path / name).is_dir()]
     if not splits and split is None:
         return class_folders(path)
@@ -47,16 +47,16 @@ def open_folder(path: Path, split: str | None = None) -> FileDataset:
 
 @register_splits("folder", resized=True)
 def load_folder(path: str | os.PathLike[str]) -> Splits[FileDataset]:
-    """`train/` and `test/` (or `val/`, `valid/`, `validation/`: the first that is there) of class folders.
+    """Load class folders in `train/` and in `test/`, or the first of `val/`, `valid/` and `validation/` that exists.
 
-    The class folders for testing are among those for training; of classes without test images a warning tells.
+    Test images may only have classes of the training images. A warning lists classes without test images.
     """
     return class_splits(path, "folder")
 
 
 @register_splits("files", streamed=True)
 def load_files(path: str | os.PathLike[str]) -> Splits[FileDataset]:
-    """The same folders, in the order of timm's reader of folders, to be read while training."""
+    """The same folders, streamed from disk, in the order of timm's folder reader."""
     return class_splits(path, "files")
 
 
@@ -69,22 +69,24 @@ def read_folder(
     split: str = "train",
     memory_limit: int = MEMORY_LIMIT,
 ) -> InMemoryDataset:
-    """Read a folder of class folders: one set, in order of class and then of path.
+    """Read a folder of class folders into memory, sorted by class and then by path.
 
-    Images are the files with an ending of `regard.data.EXTENSIONS`, in any case, in a class folder and the folders in
-    it, linked ones too; other files, hidden ones, and folders that devices and archives make are passed over. Images of
-    every kind become RGB: they are turned upright as their EXIF orientation says, of an animation the first picture
-    counts, 16 bits become 8, transparency is dropped.
+    Images are files with an extension of `regard.data.EXTENSIONS`, in upper or lower case, anywhere below a class
+    folder; symbolic links are followed. Other files, hidden files, and folders created by operating systems and
+    archivers are ignored. All images are converted to 8-bit RGB: the EXIF orientation is applied, the first frame of an
+    animation is used, 16 bits are reduced to 8, and transparency is dropped.
 
     Args:
         path: the folder.
-        size, unreadable, memory_limit: as of `read_into_memory`.
-        classes: the names that the class folders must have, in the order of the labels; None for those that are there,
-            sorted.
-        split: what the set is for, "train" or "test".
+        size: as in `read_into_memory`.
+        unreadable: as in `read_into_memory`.
+        classes: the expected names of the class folders, in order of the labels; None for all class folders, sorted.
+        split: "train" or "test".
+        memory_limit: as in `read_into_memory`.
 
     Raises:
-        InputError: nothing there, no class folders, a class without (readable) images, and as `read_into_memory`.
+        InputError: the folder does not exist, has no class folders, or has a class without (readable) images; and as in
+            `read_into_memory`.
     """
     images = class_folders(existing_folder(path), split, classes=classes)
     return read_into_memory(images, size=size, unreadable=unreadable, memory_limit=memory_limit)
@@ -99,15 +101,18 @@ def class_folders(
     wanted_by: str = "as asked for",
     testing: bool = False,
 ) -> FileDataset:
-    """The images in a folder of class folders, in order of class and then of path.
+    """List the images in a folder of class folders, sorted by class and then by path.
 
     Args:
         folder: the folder.
-        split: as of `ImageDataset`.
-        name: likewise; those of "files" are in timm's order: numbers in names count.
-        classes: the names that the class folders must have, in the order of the labels; None for any, sorted.
-        wanted_by: who says so.
-        testing: classes may be without images; a warning names them.
+        split: as in `ImageDataset`.
+        name: as in `ImageDataset`; "files" sorts as timm does, numbers in file names by their value.
+        classes: the expected names of the class folders, in order of the labels; None for all class folders, sorted.
+        wanted_by: the end of the error message if the class folders differ: where `classes` come from.
+        testing: allow classes without images; a warning lists them.
+
+    Raises:
+        InputError: there are no class folders or no images, or the class folders differ from `classes`.
     """
     from timm.utils.misc import natural_key
 
@@ -145,7 +150,7 @@ def class_folders(
 
 
 def class_splits(path: str | os.PathLike[str], name: str) -> Splits[FileDataset]:
-    """The images for training and for testing in a folder; see `load_folder`."""
+    """List the images for training and for testing in a folder; see `load_folder`."""
     root = existing_folder(path, _LAYOUT)
     train = class_folders(existing_folder(root / "train", _LAYOUT), "train", name=name)
     folder = next((root / test for test in TEST_NAMES if (root / test).is_dir()), None)
@@ -157,7 +162,7 @@ def class_splits(path: str | os.PathLike[str], name: str) -> Splits[FileDataset]
 
 
 def _no_images(folder: Path, other_files: int = 0) -> InputError:
-    """The error for a class folder without images, though with so many other files."""
+    """The error for a class folder without images; `other_files` is the number of other files in it."""
     beside = f" (but {other_files} other files)" if other_files else ""
     return InputError(
         f"no images in class folder {show(folder)}{beside}; expected {_or(EXTENSIONS)} files: add some, or remove the "

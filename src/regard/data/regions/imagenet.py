@@ -1,4 +1,4 @@
-"""ImageNet: ILSVRC's images with boxes around the objects of their class (Russakovsky et al. 2015, IJCV 115)."""
+"""ImageNet (ILSVRC) with boxes around the objects of each image's class (Russakovsky et al. 2015, IJCV 115)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _root(path: Path) -> Path:
 
 
 def _folders(root: Path, parents: Sequence[str]) -> dict[str, Path]:
-    """The folder of each split, in the first of the places that have it."""
+    """The folder of each split, in the first of the parent folders that contains it."""
     return {
         split: root / parent / split
         for split in _SPLITS
@@ -46,7 +46,7 @@ def _recognised(path: Path) -> bool:
 
 @register("imagenet", layout=_LAYOUT, recognised=_recognised)
 def open_imagenet(path: Path, split: str | None = None, images: str | None = None) -> FileDataset:
-    """The images of a split, "val" or "train"; `images` is their folder, if it is not where ILSVRC has it."""
+    """Open a split, "val" or "train". `images` is the folder of the images, if it differs from ILSVRC's layout."""
     root = _root(path)
     boxes = _folders(root, _BOXES)
     if not boxes:
@@ -77,7 +77,7 @@ def open_imagenet(path: Path, split: str | None = None, images: str | None = Non
 
 
 def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]:
-    """The images, sorted, in folders by class or all in one, and the file of boxes of each."""
+    """The sorted paths of the images, in class folders or in one folder, and the annotation file of each image."""
     folders = [name for name in images.folders() if _SYNSET.fullmatch(name)]
     keys = images.images(folders) if folders else [name for name in images.files() if is_image(name)]
     if not keys:
@@ -88,7 +88,7 @@ def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]
     for key in keys:
         stem = key.rpartition(".")[0]
         name = stem.rpartition("/")[2]
-        # Boxes of training images are by class as well, those of validation images are not.
+        # Annotations of training images are in class folders as well, those of validation images are not.
         paths = [f"{stem}.xml", f"{name}.xml", f"{name.partition('_')[0]}/{name}.xml"]
         path = next((path for path in paths if boxes.has(path)), None)
         if path is None:
@@ -105,7 +105,7 @@ def _pairs(images: Tree, boxes: Tree, split: str) -> tuple[list[str], list[str]]
 
 
 def _first_synsets(folder: Path, files: Sequence[str]) -> list[str]:
-    """The class that each file of boxes names first. Only looked for, not parsed: there may be 50,000 of them."""
+    """The first class named in each annotation file. The XML is searched, not parsed: there may be 50,000 files."""
     synsets = []
     for name in files:
         match = _FIRST_NAME.search(read_bytes(folder / name))

@@ -1,4 +1,4 @@
-"""Regions drawn as pictures: masks, and maps of numbers; one's own images, each with a mask."""
+"""Regions stored as images: binary masks and label maps; a user's images with a mask for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L")
 
 @register("masks", layout=_LAYOUT, recognised=lambda path: bool(_splits(path)) or (path / "masks").is_dir())
 def open_masks(path: Path, split: str | None = None, images: str | None = None) -> FileDataset:
-    """The images of a split, if there are any; `images` is the folder of the images, if it is not `images/`."""
+    """Open a split, if the folder has splits. `images` is the folder of the images; None for `images/`."""
     splits = [] if (path / "masks").is_dir() else _splits(path)
     if splits or split is not None:
         split = pick_split(split, splits, path, SPLITS)
@@ -56,9 +56,10 @@ def _region(path: Path, frame: Frame, label: int) -> Mask:
 
 
 def mask_of(path: Path) -> Mask:
-    """The pixels of a picture that are neither black nor transparent, bool (H, W); its EXIF is not looked at.
+    """The pixels of a mask image that are neither black nor transparent, bool (H, W). EXIF is ignored.
 
-    In a JPEG or WebP file, where compression leaves traces in the black, those with a value of at least 128.
+    In JPEG and WebP files, where compression changes black pixels, a pixel needs a value of at least 128 in some
+    channel.
     """
     with opened(path) as image:
         least = 128 if image.format in _LOSSY else 1
@@ -70,7 +71,11 @@ def mask_of(path: Path) -> Mask:
 
 
 def numbers_of(path: Path) -> NDArray[np.integer[Any]]:
-    """The numbers of a picture of one number per pixel, (H, W): of its palette, or its grey."""
+    """The label map in an image, integers (H, W): palette indices or grey values.
+
+    Raises:
+        Unreadable: the image cannot be read, or has more than one channel.
+    """
     with opened(path) as image:
         if image.mode not in ("P", *_PLAIN) or len(image.getbands()) > 1:
             raise Unreadable(f"{show(path)} is a picture in {image.mode}; expected one with a palette, or in grey")

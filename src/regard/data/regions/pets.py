@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pets: cats and dogs of 37 breeds, with trimaps (Parkhi et al. 2012, CVPR)."""
+"""Oxford-IIIT Pets: cats and dogs of 37 breeds with trimaps (Parkhi et al. 2012, CVPR)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LAYOUT = "expected a folder with images/, annotations/trimaps/, annotations/tra
 
 @register("pets", layout=_LAYOUT, recognised=lambda path: (path / "annotations" / "trimaps").is_dir())
 def open_pets(path: Path, split: str | None = None, boundary: Literal["inside", "outside"] = "inside") -> FileDataset:
-    """The images of a split, "test" or "train"; `boundary` says whether borders belong to the animal."""
+    """Open a split, "test" or "train". With `boundary` "inside", the border pixels of a trimap belong to the region."""
     lists = path / "annotations"
     splits = [name for name in _SPLITS if (lists / f"{name}.txt").is_file()]
     if not splits:
         raise InputError(f"neither test.txt nor trainval.txt in {show(lists)}; {_LAYOUT}")
     split = pick_split("trainval" if split == "train" else split, splits, lists, _SPLITS)
-    breeds: dict[int, str] = {}  # of both lists, so that a label means the same in both
+    breeds: dict[int, str] = {}  # from both lists, so that labels agree between the splits
     members: dict[str, int] = {}
     for name in splits:
         file = lists / f"{name}.txt"

@@ -1,4 +1,4 @@
-"""MIT's indoor scenes, of 67 kinds (Quattoni and Torralba 2009, "Recognizing indoor scenes")."""
+"""MIT Indoor Scenes, 67 classes (Quattoni and Torralba 2009, "Recognizing indoor scenes")."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LAYOUT = f"expected a folder with Images/ (of class folders), {_LISTS['train']}
 
 @register("scenes", layout=_LAYOUT, recognised=lambda path: (path / _LISTS["train"]).is_file())
 def open_scenes(path: Path, split: str | None = None) -> FileDataset:
-    """The images of one of the two lists, about 80 of a class for training, about 20 for testing, without masks."""
+    """Open a split, without masks: about 80 images per class in "train", about 20 in "test"."""
     split = "test" if split is None else split
     if split not in _LISTS:
         raise unknown("split of data set 'scenes'", split, _LISTS)
@@ -42,13 +42,13 @@ def open_scenes(path: Path, split: str | None = None) -> FileDataset:
 
 @register_splits("scenes", resized=True)
 def load_scenes(path: str | os.PathLike[str]) -> Splits[FileDataset]:
-    """Both lists; 1 GiB is needed for the training images at 256 pixels."""
+    """Load both splits. The training images need 1 GiB of memory at 256 pixels."""
     root = existing_folder(path, _LAYOUT)
     return Splits(*(open_scenes(root, split) for split in _LISTS))
 
 
 def _keys(path: Path) -> list[str]:
-    """The images that a list names; each line is class/file.jpg, from Images/."""
+    """The image paths in a list file, relative to Images/: one class/file.jpg per line."""
     if not path.is_file():
         raise InputError(f"no file {path.name} in {show(path.parent)}; {_LAYOUT}")
     keys = [check_inside(line.strip(), path) for line in read_text(path).splitlines() if line.strip()]

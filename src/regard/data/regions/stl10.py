@@ -1,4 +1,4 @@
-"""STL10, objects marked on a grid of 16 x 16 cells (STL10-Segmentation, github.com/semihyagli/STL10_Segmentation)."""
+"""STL10 with objects marked on a grid of 16 x 16 cells (github.com/semihyagli/STL10_Segmentation)."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ Grid = NDArray[np.bool_]  # (16, 16), row and column
 
 
 class Stl10Dataset(FileDataset):
-    """The images whose objects are marked; each region is the union of its cells.
+    """The images with marked objects. A region is the union of the marked cells.
 
-    Images are PNG files, or those of one of STL10's binary files; either way an image is called "airplane_4599.png"
-    after its class and its place in the split.
+    Images are PNG files or stored in one of STL10's binary files. In both cases the key of an image consists of its
+    class and its index in the split, as in "airplane_4599.png".
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Stl10Dataset(FileDataset):
             raise Unreadable(f"{show(self._binary)} cannot be opened ({error.strerror})") from error
         if len(content) != _BYTES:
             raise Unreadable(f"{show(self._binary)} is cut short")
-        # Each channel by columns.
+        # Each channel is stored column by column.
         image = content.reshape(3, _SIDE, _SIDE).transpose(2, 1, 0)
         return Image.fromarray(np.ascontiguousarray(image))
 
@@ -72,7 +72,7 @@ class Stl10Dataset(FileDataset):
 
     def mask(self, index: int) -> Mask:
         frame = self._frame(index) if self._binary is None else Frame(self._binary, _SIDE, _SIDE, 1)
-        # A pixel belongs to the cell that its centre is in.
+        # A pixel belongs to the cell that contains its centre.
         rows, columns = ((2 * np.arange(length) + 1) * _CELLS // (2 * length) for length in (frame.height, frame.width))
         return frame.turn(self._grids[index][np.ix_(rows, columns)], frame.path)
 
@@ -85,14 +85,17 @@ class Stl10Dataset(FileDataset):
 
 
 def _marked(path: Path) -> dict[str, re.Match[str]]:
-    """The files of marks."""
+    """The annotation files in a folder, with the match of split and class in each name."""
     return {name: match for name in Tree(path).files() if (match := _MARKS.fullmatch(name))}
 
 
 @register("stl10", layout=_LAYOUT, recognised=lambda path: bool(_marked(path)))
 def open_stl10(path: Path, split: str | None = None, images: str | None = None) -> Stl10Dataset:
-    """The marked images of a split, "test" or "train"; `images` is the folder that they are in, or their binary file,
-    if it is none of those where they are looked for."""
+    """Open the marked images of a split, "test" or "train".
+
+    `images` is the folder of the PNG files or of STL10's binary files; None searches the annotation folder, its parent
+    and its `images/`. Binary files may also be in `stl10_binary/` in one of these folders.
+    """
     marks = _marked(path)
     if not marks:
         raise InputError(f"no stl10_<split>_<class>.json in {show(path)}; {_LAYOUT}")
@@ -127,7 +130,7 @@ def open_stl10(path: Path, split: str | None = None, images: str | None = None) 
 
 
 def _of_binary(folder: Path, split: str, grids: dict[tuple[str, int], Grid]) -> list[tuple[str, int]]:
-    """The marked images that have the class they are marked as, in order."""
+    """The marked images whose label in STL10 is their annotated class, as (class, index), sorted by index."""
     labels = np.frombuffer(read_bytes(folder / f"{split}_y.bin"), dtype=np.uint8)
     size = (folder / f"{split}_X.bin").stat().st_size
     if size != len(labels) * _BYTES:
@@ -148,7 +151,7 @@ def _of_binary(folder: Path, split: str, grids: dict[tuple[str, int], Grid]) -> 
 
 
 def _read(path: Path) -> dict[int, Grid]:
-    """The grid of each image, by its place in the split."""
+    """A dict from an image's index in the split to its grid."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{show(path)} is no table of images; expected place -> object -> list of [x, y]")
@@ -157,7 +160,7 @@ def _read(path: Path) -> dict[int, Grid]:
         grid = np.zeros((_CELLS, _CELLS), dtype=np.bool_)
         try:
             for x, y in itertools.chain.from_iterable(objects.values()):
-                if 0 <= operator.index(x) < _CELLS and 0 <= operator.index(y) < _CELLS:  # some lie beyond the image
+                if 0 <= operator.index(x) < _CELLS and 0 <= operator.index(y) < _CELLS:  # some are off the image
                     grid[y, x] = True
             grids[int(position)] = grid
         except (AttributeError, TypeError, ValueError) as error:

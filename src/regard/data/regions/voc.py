@@ -1,4 +1,4 @@
-"""PASCAL VOC: objects as pictures whose palette says the class, or as boxes (Everingham et al. 2010, IJCV 88)."""
+"""PASCAL VOC: objects as class segmentations or as boxes (Everingham et al. 2010, IJCV 88)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _region(path: Path, frame: Frame, label: int, *, alone: bool, border: bool) 
 
 
 def _numbers(path: Path) -> NDArray[np.integer[Any]]:
-    """0 for the background, else the class, from 1, or void."""
+    """The class segmentation, integers (H, W): 0 for background, classes from 1, 255 for void (borders)."""
     numbers = numbers_of(path)
     beyond = (numbers > len(CLASSES)) & (numbers != _VOID)
     if beyond.any():
@@ -57,27 +57,29 @@ def _numbers(path: Path) -> NDArray[np.integer[Any]]:
 
 
 def _label(path: Path) -> int:
-    """The class of the largest area, the first of several; -1 if there is none, or the file cannot be read."""
+    """The class index with the largest area; the lowest on a tie; -1 without objects or if the file is unreadable."""
     try:
         numbers = _numbers(path)
     except Unreadable:
-        return -1  # whoever asks for the region will be told
+        return -1  # `mask` raises the error
     counts = np.bincount(numbers.reshape(-1), minlength=len(CLASSES) + 1)[1 : len(CLASSES) + 1]
     return int(counts.argmax()) if counts.any() else -1
 
 
 def _areas(path: Path) -> dict[str, float]:
-    """What the boxes of each class cover in all; nothing if the file cannot be read."""
+    """The total area of the boxes of each class, in pixels; empty if the file is unreadable."""
     areas: dict[str, float] = {}
-    with suppress(Unreadable):  # whoever asks for the region will be told
+    with suppress(Unreadable):  # `mask` raises the error
         for name, (left, top, right, bottom) in read_boxes(path).objects:
             areas[name] = areas.get(name, 0) + (right - left + 1) * (bottom - top + 1)
     return areas
 
 
 def _root(where: Path) -> Path | None:
-    """The folder of one year: the one given, or the latest in it or in the VOCdevkit in it; with segmentations if any
-    has them, else with boxes."""
+    """The folder of one year: the given folder, or the latest year in it or in its VOCdevkit.
+
+    Folders with segmentations are preferred to folders with boxes only. None if there is neither.
+    """
     years = sorted(
         (*where.glob("VOC20[0-9][0-9]"), *where.glob("VOCdevkit/VOC20[0-9][0-9]")), key=lambda path: path.name
     )
@@ -102,9 +104,17 @@ def open_voc(
     region: Literal["all", "label"] = "all",
     boundary: Literal["inside", "outside"] | None = None,
 ) -> FileDataset:
-    """The images of a list, "val", else "test", else "train": from pictures of classes, or from boxes.
+    """Open a split with class segmentations, or with boxes if there are no segmentations.
 
-    `boundary` says whether borders are "inside" the region or "outside"; None for inside, with region "label" outside.
+    Args:
+        path: the folder of one year, or a folder that contains such folders.
+        split: a list in ImageSets/; None for the first available of val, test and train.
+        region: the union of "all" objects, or only of those of the image's "label".
+        boundary: whether void borders are "inside" or "outside" the region; None for inside, but outside with region
+            "label". Boxes have no borders.
+
+    Raises:
+        InputError: files are missing, there is no such split, or options contradict each other.
     """
     root = _root(path)
     if root is None:
@@ -113,7 +123,7 @@ def open_voc(
         if boundary is not None:
             raise InputError("boxes have no borders; leave the boundary out")
         return _open_boxes(root, split, region == "label")
-    # Borders belong to no object in particular, so that they can only be inside of all.
+    # The void border does not name its object, so it cannot be inside the region of one class.
     if region == "label" and boundary == "inside":
         raise InputError("borders do not say which object they are of; leave boundary='inside' out with region='label'")
     border = boundary == "inside" or (boundary is None and region == "all")
@@ -133,7 +143,7 @@ def open_voc(
 
 def _open_boxes(root: Path, split: str | None, alone: bool) -> FileDataset:
     images = {path.rpartition(".")[0]: path for path in Tree(root / _IMAGES).images()}
-    # Lists such as cat_val.txt say which of all images show a class.
+    # Lists such as cat_val.txt say which images contain a class; they are not splits.
     lists = [name for name in _lists(root / _BOX_LISTS) if "_" not in name]
     if lists or split is not None:
         split = pick_split(split, lists, root / _BOX_LISTS, _PREFERRED)
@@ -149,7 +159,7 @@ def _open_boxes(root: Path, split: str | None, alone: bool) -> FileDataset:
     areas = [_areas(file) for file in files]
     present = {name for area in areas for name in area}
     classes = CLASSES if present <= set(CLASSES) else tuple(sorted(present))
-    # The class of the largest area, the first of several; -1 if there is none.
+    # The class with the largest area; the first on a tie; -1 without objects.
     largest = [max(sorted(area), key=area.__getitem__, default=None) for area in areas]
     labels = [-1 if name is None else classes.index(name) for name in largest]
     region = partial(boxes_region, classes=classes, alone=alone, first=1)
@@ -161,7 +171,7 @@ def _lists(folder: Path) -> list[str]:
 
 
 def _names(file: Path, images: Collection[str]) -> list[str]:
-    """The images that a list names, each once: one a line; of a class, with 1, 0 or -1 behind it."""
+    """The image names in a list file without duplicates: one per line, followed by 1, 0 or -1 in lists of a class."""
     names = []
     for line in map(str.strip, read_text(file).splitlines()):
         columns = line.split()
