@@ -1,4 +1,4 @@
-"""Decodes an image file to RGB bytes."""
+"""Decodes image files to upright RGB images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from regard.errors import one_line
 
-# Formats of Pillow that are read, with their file extensions. The content decides the format, not the extension, which
-# is often wrong in files from the web.
+# Supported formats of Pillow with their file extensions. A file's format is detected from its content, because the
+# extensions of files from the web are often wrong.
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -41,7 +41,7 @@ _UPRIGHT = {
 }
 
 
-OnUnreadable = Literal["error", "skip"]  # what becomes of files that cannot be read
+OnUnreadable = Literal["error", "skip"]  # what to do with files that cannot be read
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
@@ -49,19 +49,20 @@ SKIPPED_IN_A_RUN = "--data.unreadable skip, with which --resume goes on"
 
 
 class Unreadable(Exception):
-    """A file that cannot be read as an image; the message names it and says why."""
+    """A file cannot be read as an image. The message contains its path and the reason."""
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Pillow from warning of what is an error here, or of what does not matter. Not from within threads."""
+    """Suppress Pillow's warnings: regard raises errors instead, or they are irrelevant. Not thread-safe."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
 
 
 class Frame(NamedTuple):
-    """How a file stores its image: width and height in pixels before it is turned, and EXIF's orientation, 1 to 8."""
+    """Stored size and orientation of an image file: width and height in pixels before the EXIF orientation (1 to 8) is
+    applied."""
 
     path: Path
     width: int
@@ -70,16 +71,16 @@ class Frame(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) as it is stored."""
+        """(width, height) of the stored image."""
         return self.width, self.height
 
     @property
     def upright(self) -> tuple[int, int]:
-        """(width, height) once it is turned."""
+        """(width, height) after the EXIF orientation is applied."""
         return (self.height, self.width) if self.orientation >= 5 else self.size
 
     def check(self, size: tuple[int, int], source: Path) -> None:
-        """Raises Unreadable if an annotation of this (width, height), from this file, is not of the image."""
+        """Raises Unreadable if the (width, height) of an annotation, from the file `source`, does not fit the image."""
         if size not in (self.size, self.upright):
             raise Unreadable(
                 f"{str(self.path)!r} has {self.width} x {self.height} pixels, but {str(source)!r} is for "
@@ -87,11 +88,12 @@ class Frame(NamedTuple):
             )
 
     def turn(self, mask: NDArray[np.bool_], source: Path) -> NDArray[np.bool_]:
-        """A mask (H, W) from this file, upright."""
+        """Apply the EXIF orientation to a mask (H, W) from the file `source`. A mask that only fits the upright
+        image is returned unchanged. Raises Unreadable if the size fits neither."""
         size = mask.shape[1], mask.shape[0]
         self.check(size, source)
-        # Annotations are of the pixels as the file stores them, unless their size says that they are of the upright
-        # image: most of what reads images, and so most tools that people mark objects with, ignores the EXIF.
+        # Most image readers, and so most annotation tools, ignore the EXIF orientation. Annotations are therefore
+        # taken to be of the stored pixels, unless only the upright image has their size.
         turn = _UPRIGHT.get(self.orientation)
         if turn is None or size != self.size:
             return mask
@@ -99,18 +101,18 @@ class Frame(NamedTuple):
 
 
 def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = None) -> tuple[Image.Image, Frame]:
-    """The image in a file, upright, RGB, and how the file stores it.
+    """Read an image as upright RGB, with its stored size and orientation.
 
     Args:
-        path: of the file, or with `file` what it is called.
-        file: what to read, if it is open already.
-        box: what to cut out, as the file stores the image; what lies beyond the image is left out. None: nothing.
+        path: path of the file; with `file` only its name in messages.
+        file: an open file to read instead.
+        box: the crop (left, top, right, bottom) in pixels of the stored image, clipped to the image; None for no crop.
 
     Raises:
-        Unreadable: as of `opened`; or nothing of the image is in the box.
+        Unreadable: as in `opened`; or the box does not overlap the image.
     """
     with opened(path, file) as image:
-        # Before the EXIF is looked for: a PNG is decoded by that, and what is broken in it would be passed over.
+        # Load first: reading the EXIF of a PNG decodes it, and errors would be lost there.
         image.load()
         frame = Frame(path, *image.size, _orientation(image))
         converted = upright(image, None if box is None else _within(box, image, path))
@@ -119,16 +121,16 @@ def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = N
 
 
 def read_square(path: Path, size: int) -> Image.Image:
-    """The centre of the image in a file, upright, RGB, size x size pixels. Raises Unreadable."""
+    """Read the central square of an image, resized to size x size pixels, as upright RGB. Raises Unreadable."""
     with opened(path) as image:
-        # A JPEG far larger than wanted is decoded at a half, a quarter or an eighth, at once.
+        # A much larger JPEG is decoded directly at 1/2, 1/4 or 1/8 of its size.
         image.draft(None, (2 * size, 2 * size))
         image.load()
         return square(upright(image), size)
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """The centre of an image, size x size pixels: bilinear, antialiased."""
+    """The central square of an image, resized to size x size pixels: bilinear, antialiased."""
     if image.size == (size, size):
         return image
     side = min(image.size)
@@ -138,18 +140,21 @@ def square(image: Image.Image, size: int) -> Image.Image:
 
 
 def upright(image: Image.Image, box: Box | None = None) -> Image.Image:
-    """An image that is loaded, or what is in the box, turned as its EXIF says, RGB.
+    """Convert a loaded image, or the crop of it in `box`, to RGB with its EXIF orientation applied.
 
-    Of 16 bits the upper 8 count, transparency is dropped.
+    Only the upper 8 of 16 bits are kept, and transparency is dropped.
+
+    Raises:
+        ValueError: its pixels have 32 bits.
     """
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         raise ValueError("its pixels have 32 bits, of a range that is not known; save it with 8 or 16 bits")
-    # Before anything else: conversion loses the EXIF.
+    # Read the orientation first: conversion loses the EXIF.
     turn = _UPRIGHT.get(_orientation(image))
     image = image if box is None else image.crop(box)
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):
-        # 16 bits of grey, which Pillow's own conversion would cut off at 255.
+        # 16-bit greyscale, which Pillow's conversion would clip at 255.
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
@@ -157,37 +162,39 @@ def upright(image: Image.Image, box: Box | None = None) -> Image.Image:
 
 
 def frame_of(path: Path) -> Frame:
-    """How the file stores its image, from its header alone. Raises Unreadable."""
+    """The stored size and orientation of an image, from the file's header. Raises Unreadable."""
     with opened(path) as image:
         return Frame(path, *image.size, _orientation(image))
 
 
 @contextlib.contextmanager
 def opened(path: Path, file: IO[bytes] | None = None) -> Iterator[Image.Image]:
-    """The image in a file, or in one that is open already, not decoded yet. Whatever goes wrong within is that the file
-    is unreadable.
+    """Open an image file without decoding it, from a path or an open file, as a context manager.
+
+    Errors within the context, except MemoryError, are raised as `Unreadable`, too.
 
     Raises:
-        Unreadable: no image, broken, empty, cut short, or of more than PIL.Image.MAX_IMAGE_PIXELS pixels.
+        Unreadable: the file is no image, corrupt, empty or truncated, or has more than PIL.Image.MAX_IMAGE_PIXELS
+            pixels.
     """
     try:
         with _opened(path, file) as image:
             yield image
     except (Unreadable, MemoryError):
         raise
-    except Exception as error:  # a decoder may raise anything at all on broken bytes
+    except Exception as error:  # a decoder may raise any exception on corrupt bytes
         raise _unreadable(path, error) from error
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those that this Pillow knows."""
+    """The supported formats that the installed Pillow can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _opened(path: Path, file: IO[bytes] | None) -> Image.Image:
-    if file is None and path.exists() and not path.is_file():  # a pipe would be waited for
+    if file is None and path.exists() and not path.is_file():  # reading a pipe could block
         raise Unreadable(f"{str(path)!r} is no file")
     image = Image.open(file or path, formats=_formats())
     limit = Image.MAX_IMAGE_PIXELS
@@ -216,12 +223,12 @@ def _unreadable(path: Path, error: Exception) -> Unreadable:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # EXIF is often malformed in images that are sound
+    except Exception:  # intact images often have malformed EXIF
         return 1
 
 
 def _within(box: Box, image: Image.Image, path: Path) -> Box:
-    """The part of the box that the image has."""
+    """The box clipped to the image. Raises Unreadable if they do not overlap."""
     left, top, right, bottom = box
     part = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
     if part[0] >= part[2] or part[1] >= part[3]:

@@ -1,4 +1,4 @@
-"""Image files below one folder, with a region where one is known."""
+"""Image files below one folder, with optional regions."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from regard.data.dataset import ImageDataset, Mask
 from regard.data.decode import Box, Frame, Unreadable, frame_of, read_image, read_square
 from regard.data.text_files import Strings
 
-_MOST_FILES = 8192  # that a fingerprint reads
-_MOST_BYTES = 2**28  # of all of them together
+_MOST_FILES = 8192  # files read for a fingerprint
+_MOST_BYTES = 2**28  # bytes read for a fingerprint, over all files
 
 
 class FileDataset(ImageDataset):
-    """Image files below one folder, under the names that its keys are.
+    """Image files below one folder. The key of an image is its path in the folder.
 
     Args:
-        name: as of `ImageDataset`, and so are `split`, `keys`, `labels` and `classes`.
-        folder: of the images.
-        annotations: for each image the file that says where its region is; None where there are no such files.
-        region: such a file, how its image is stored, and the label of the image -> the region, bool (H, W), of the
-            image as it is stored or upright. None: there are no masks.
-        options: those that say what a region is, for the fingerprint; None for none.
+        name, split, keys, labels, classes: as in `ImageDataset`.
+        folder: folder of the images.
+        annotations: annotation file of each image; None without annotation files.
+        region: function from an annotation file, the image's `Frame` and its label to the region, bool (H, W), of the
+            stored or the upright image; None without masks.
+        options: options that define the regions, for the fingerprint; None without options.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class FileDataset(ImageDataset):
         self._last: Frame | None = None
 
     def path(self, index: int) -> Path:
-        """The file of an image."""
+        """The path of an image file."""
         return self.folder / self.keys[index]
 
     def image(self, index: int) -> Image.Image:
@@ -73,7 +73,7 @@ class FileDataset(ImageDataset):
         return frame.turn(self._region_of(annotation, frame, int(self.labels[index])), annotation)
 
     def _crop(self, index: int) -> Box | None:
-        """What is cut out of the image, as the file stores it; None: nothing."""
+        """The box to crop an image to, in pixels of the stored image; None for no crop."""
         return None
 
     def _annotation(self, index: int) -> Path:
@@ -81,13 +81,13 @@ class FileDataset(ImageDataset):
         return Path(self._annotations[index])
 
     def _frame(self, index: int) -> Frame:
-        """How the file stores the image; it is not opened again where the image has just been read."""
+        """The stored size and orientation of an image, without opening the file again if it has just been read."""
         path, last = self.path(index), self._last
         return last if last is not None and last.path == path else frame_of(path)
 
     def fingerprint(self) -> str:
-        """Of keys, labels and what the regions are made of, and of size and first bytes of up to 8,192 image files,
-        evenly spread: of small sets every byte counts. Not of where the files are, or of when they were written.
+        """A digest of keys, labels and region annotations, and of the size and first bytes of up to 8,192 evenly spaced
+        image files. Files of small data sets are read completely. Folders and modification times do not matter.
         """
         digest = files_digest(self.labels, self.keys.__getitem__, lambda i: open_regular(self.path(i)))
         digest.update(self._regions_digest())
@@ -103,8 +103,10 @@ class FileDataset(ImageDataset):
 
 
 def files_digest(labels: Tensor, name: Callable[[int], str], opened: Callable[[int], IO[bytes]]) -> hashlib._Hash:
-    """Of labelled files: of all labels (N,), and of name, size and first bytes of up to 8,192 files, evenly spread; 256
-    MiB are read at most."""
+    """A digest of all labels (N,), and of the name, size and first bytes of up to 8,192 evenly spaced files.
+
+    At most 256 MiB are read. `name` and `opened` are functions from an index to the name and the open file.
+    """
     count, most = len(labels), min(len(labels), _MOST_FILES)
     digest = hashlib.sha256(f"{count}\n".encode() + labels.numpy().tobytes())
     for i in (place * count // most for place in range(most)):
@@ -117,7 +119,7 @@ def files_digest(labels: Tensor, name: Callable[[int], str], opened: Callable[[i
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """A file to read. Raises OSError; Unreadable for what is no file: a pipe would be waited for."""
+    """Open a regular file to read. Raises OSError; raises Unreadable for a pipe or the like, which could block."""
     if path.exists() and not path.is_file():
         raise Unreadable(f"{str(path)!r} is no file")
     return open(path, "rb")

@@ -1,4 +1,4 @@
-"""Streamed data sets of Hugging Face, through the library datasets."""
+"""Streamed data sets of Hugging Face, read with the library datasets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from regard.data.registry import register_splits
 from regard.data.text_files import Strings
 from regard.errors import InputError, one_line
 
-_MANY = 100_000  # more classes than that are a wrong column
+_MANY = 100_000  # a column with more classes is not one of labels
 
 
 class HuggingFaceDataset(ImageDataset):
-    """A split of a data set, of which `images` is the column of encoded images, and `labels` that of their classes."""
+    """A split of a data set. `images` is a table with one column of encoded images; `labels` are int64 (N,)."""
 
     name = "hfds"
     has_masks = False
@@ -51,11 +51,12 @@ class HuggingFaceDataset(ImageDataset):
         return None
 
     def fingerprint(self) -> str:
-        """Of all labels, and of name, size and first bytes of up to 8,192 images; see `FileDataset.fingerprint`."""
+        """A digest of all labels, and of the name, size and first bytes of up to 8,192 images, as in
+        `FileDataset.fingerprint`."""
         return files_digest(self.labels, self._name, self._open).hexdigest()
 
     def _name(self, index: int) -> str:
-        """Without the folder of the set, which may be anywhere."""
+        """The key of an image without the absolute path of its folder, which differs between machines."""
         return os.path.basename(self.keys[index]) if os.path.isabs(self.keys[index]) else self.keys[index]
 
     def _open(self, index: int) -> IO[bytes]:
@@ -78,20 +79,21 @@ def load_hfds(
     input_key: str = "image",
     target_key: str = "label",
 ) -> Splits[HuggingFaceDataset]:
-    """Open two splits of a data set.
+    """Open a training and a test split of a data set.
 
     Args:
-        path: where the library `datasets` keeps what it prepares, by default its own cache; without `dataset` the
-            folder of the data set itself.
-        download: whether it may be fetched if it is not there.
-        dataset: its name on the hub, or a folder of Parquet files or images.
-        train: the split to train on.
-        test: the one to test on; None for the first there is of test, val, valid and validation.
-        input_key: the column of the images.
-        target_key: that of their classes: ClassLabel, whole numbers, or names.
+        path: cache folder of the library `datasets`, None for its default; or without `dataset` the folder of the data
+            set.
+        download: download the data set if it is not in the cache.
+        dataset: name on the Hugging Face hub, or a folder of Parquet files or images.
+        train: name of the training split.
+        test: name of the test split; None for the first available of test, val, valid and validation.
+        input_key: column of the images.
+        target_key: column of the labels: ClassLabel, integers or class names.
 
     Raises:
-        InputError: the library is not installed, no such data set, split or column, or labels that are none.
+        InputError: the library datasets is not installed, there is no such data set, split or column, or the labels are
+            invalid.
     """
     if dataset is None and path is None:
         raise InputError(
@@ -122,7 +124,7 @@ def load_hfds(
 
 
 def _tables(dataset: str, cache: str | None, train: str, test: str | None, download: bool) -> list[Any]:
-    """Both splits, as the library gives them."""
+    """Both splits as `datasets.Dataset`. Raises InputError."""
     try:
         import datasets
     except ImportError as error:
@@ -134,7 +136,7 @@ def _tables(dataset: str, cache: str | None, train: str, test: str | None, downl
                 test = next((name for name in TEST_NAMES if name in splits), None)
             if test is not None:
                 return list(datasets.load_dataset(dataset, cache_dir=cache, split=[train, test]))
-    except Exception as error:  # of the hub, or of Arrow: almost any
+    except Exception as error:  # the hub and Arrow raise many kinds
         reason = one_line(error)
         hint = "; have it fetched (--data.download true), or give the folder that it is in"
         hint = "" if download or "Unknown split" in reason else hint
@@ -146,12 +148,12 @@ def _tables(dataset: str, cache: str | None, train: str, test: str | None, downl
 
 
 def _encoded(table: Any, column: str) -> Any:
-    """The column of images, not decoded."""
+    """A table with only the column of images, not decoded. Raises InputError."""
     import datasets
 
     try:
         return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    except Exception as error:  # as Arrow fails to take numbers for images
+    except Exception as error:  # Arrow cannot cast numbers to images, for example
         raise InputError(
             f"column {column!r} has no images ({one_line(error)[:300]}); say which one has (--data.options.input_key)"
         ) from error
@@ -159,7 +161,7 @@ def _encoded(table: Any, column: str) -> Any:
 
 @contextlib.contextmanager
 def _quietly(*, offline: bool) -> Iterator[None]:
-    """Without progress bars; and without the network, if so."""
+    """Disable the library's progress bars, and with `offline` its access to the network."""
     import datasets
     from huggingface_hub import constants
 
@@ -177,7 +179,7 @@ def _quietly(*, offline: bool) -> Iterator[None]:
 
 
 def _classes(table: Any, column: str, dataset: str) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """The names of the classes, and the label of each value of their column."""
+    """The class names, and the class index of each value in the column. Raises InputError."""
     import datasets
 
     names = getattr(table.features[column], "names", None)

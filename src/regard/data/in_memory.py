@@ -1,4 +1,4 @@
-"""Reads data sets into memory: all images have the same size."""
+"""Reads data sets into memory as one tensor of images of the same size."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ def read_into_memory(
     unreadable: OnUnreadable = "error",
     memory_limit: int = MEMORY_LIMIT,
 ) -> InMemoryDataset:
-    """Read all images of a data set, without masks.
+    """Read all images of a data set into memory, without masks.
 
     Args:
         dataset: the data set.
-        size: make the images size x size pixels: shorter side resized to it (bilinear, antialiased), then the centre.
-            Needed if they are of different sizes.
-        unreadable: on an image that cannot be read, "error", or "skip" it and list it in the set's `skipped`.
-        memory_limit: the most bytes that the images may take: 3 x height x width each. 4 GiB unless said.
+        size: side of the images in pixels: the shorter side is resized to it (bilinear, antialiased), then the centre
+            is cropped. Required if the images have different sizes.
+        unreadable: on an image that cannot be read, "error", or "skip" it and list it in `skipped` of the result.
+        memory_limit: maximum number of bytes for the images, each of 3 x height x width bytes; 4 GiB by default.
 
     Returns:
-        a data set with the mean and std of its images.
+        the images in memory, with their mean and std.
 
     Raises:
-        InputError: an image that cannot be read, a class of which none can, images of different sizes and no `size`, or
-            more bytes than `memory_limit` or the machine has: that is said before the images are read.
+        InputError: an image cannot be read, or with "skip" no image of a class; the images have different sizes and
+            `size` is None; or they need more bytes than `memory_limit` or than the machine has, which is checked
+            before they are read.
     """
     check_reading(size, unreadable, memory_limit)
     with quiet():
@@ -54,8 +55,11 @@ def read_into_memory(
 def read_splits(
     train: ImageDataset, test: ImageDataset, *, size: int | None, unreadable: OnUnreadable, memory_limit: int
 ) -> Splits[InMemoryDataset]:
-    """As `read_into_memory`, of images for training and for testing: both carry mean and std of the first. The memory
-    limit holds for each of the two."""
+    """Read a training and a test split as `read_into_memory` does. Both get the mean and std of the training images.
+
+    The memory limit applies to each split. Raises InputError as `read_into_memory` does, and if the splits have images
+    of different sizes and `size` is None.
+    """
     with quiet():
         first, second = (_pixels(images, size, unreadable, memory_limit) for images in (train, test))
         if first != second:
@@ -68,7 +72,7 @@ def read_splits(
 
 
 def check_reading(size: int | None = None, unreadable: str = "error", memory_limit: int = MEMORY_LIMIT) -> None:
-    """Raises InputError for a size or a limit that is none, or another word for `unreadable`."""
+    """Raises InputError if the size or the memory limit is no positive integer, or `unreadable` is unknown."""
     for name, value in (("size", size), ("memory_limit", memory_limit)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"{name} is {value!r}; give a whole number, 1 or more")
@@ -77,12 +81,15 @@ def check_reading(size: int | None = None, unreadable: str = "error", memory_lim
 
 
 def _pixels(dataset: ImageDataset, size: int | None, unreadable: OnUnreadable, memory_limit: int) -> tuple[int, int]:
-    """(width, height) of the images to be, if they fit in memory: as asked for, or of the first that can be read."""
+    """(width, height) of the images in memory: `size`, or the size of the first readable image.
+
+    Raises InputError if the images do not fit in memory.
+    """
     width, height = _first_size(dataset, unreadable) if size is None else (size, size)
     count, machine = len(dataset), host.total_memory()
     needed, most = count * 3 * height * width, min(memory_limit, machine)
     if needed > most:
-        fitting = int((min(memory_limit, machine // 2) / (3 * count)) ** 0.5)  # something else wants memory, too
+        fitting = int((min(memory_limit, machine // 2) / (3 * count)) ** 0.5)  # other programs need memory, too
         larger = ", or a larger limit (--data.options.memory_limit, in bytes)" if needed <= machine else ""
         raise InputError(
             f"the {count} images {_where(dataset)} would take {gib(needed)} of memory at {_by(width, height)} pixels, "
@@ -107,7 +114,7 @@ def _first_size(dataset: ImageDataset, unreadable: OnUnreadable) -> tuple[int, i
 def _read(
     dataset: ImageDataset, pixels: tuple[int, int], size: int | None, unreadable: OnUnreadable
 ) -> InMemoryDataset:
-    """The images, all of them (width, height) `pixels` large."""
+    """Read all images; `pixels` is their (width, height)."""
     images = np.empty((len(dataset), 3, *reversed(pixels)), dtype=np.uint8)
     labels = dataset.labels
     failed = _fill(images, dataset, size, unreadable)
@@ -153,7 +160,7 @@ def _fill(
     failed: dict[int, Unreadable] = {}
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        # Taken in order, so that of several faults the first is named, whoever was fastest.
+        # Results are collected in order, so that the first of several errors is reported.
         for part in pool.map(read, range(0, len(dataset), _IMAGES_A_TASK)):
             failed |= part
     finally:
@@ -180,7 +187,7 @@ def _name(dataset: ImageDataset, index: int) -> str:
 
 
 def gib(count: int) -> str:
-    """Bytes, for a message."""
+    """A number of bytes in GiB, for messages."""
     return f"{count / 2**30:.2g} GiB" if count < 100 * 2**30 else f"{count / 2**30:.0f} GiB"
 
 

@@ -15,7 +15,7 @@ from regard.data.decode import FORMATS
 from regard.errors import DataWarning, InputError
 
 EXTENSIONS = tuple(extension for extensions in FORMATS.values() for extension in extensions)
-# Folders that storage devices, operating systems and archives make beside those of a person, in small letters.
+# Folders created by storage devices, operating systems and archivers, in lower case.
 _SYSTEM_FOLDERS = {
     *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp"),  # Synology, QNAP
     *("#recycle", "#snapshot", "~snapshot"),
@@ -29,10 +29,10 @@ _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # Windows
 
 
 class Tree:
-    """The files and folders below a folder, by their paths from there, with '/' between the names.
+    """The files and folders below a root folder, by their relative paths, with '/' as separator.
 
-    What is hidden, links to a folder that they are in, and folders that devices and archives make are passed over; of
-    the latter a warning tells.
+    Hidden files, links to a parent folder, and folders created by devices and archivers are ignored; for the last there
+    is a warning.
     """
 
     def __init__(self, root: Path) -> None:
@@ -40,17 +40,17 @@ class Tree:
         self._names: dict[str, frozenset[str]] = {}
 
     def files(self, folder: str = "") -> list[str]:
-        """Names of the files in a folder, sorted; none where no such folder is."""
+        """Sorted names of the files in a folder; empty if the folder does not exist."""
         return self._in(folder, False)
 
     def folders(self, folder: str = "") -> list[str]:
-        """Names of the folders in a folder, likewise."""
+        """Sorted names of the folders in a folder; empty if the folder does not exist."""
         return self._in(folder, True)
 
     def images(self, folders: Sequence[str] | None = None) -> list[str]:
-        """Paths of the images in these folders and those in them, sorted; None: of all.
+        """Sorted paths of the images anywhere below the given folders; None for all folders.
 
-        In each of the folders every other counts once, whatever links to it.
+        Within each given folder, a subfolder is listed once, even if several links lead to it.
         """
         paths = [name for name in self.files() if is_image(name)] if folders is None else []
         for folder in self.folders() if folders is None else folders:
@@ -92,15 +92,14 @@ class Tree:
 
 
 def images_below(folder: Path, without: str | None = None) -> tuple[list[str], int]:
-    """The images in a folder and those in it, and how many other files there are. A warning tells of images that are
-    not read.
+    """The images anywhere below a folder, and the number of other files. Warns about images of unsupported formats.
 
-    Links to folders are followed, after all folders that are no links, the nearest first; every folder is listed once,
-    and none that the folder itself is in: so links in a circle end. What a `Tree` passes over is not among them, nor is
-    the folder of the absolute path `without`.
+    Links to folders are followed after all real folders, the nearest first. Each folder is listed once, and parents of
+    `folder` never, so circular links end. Files and folders that a `Tree` ignores are left out, and so is the folder
+    with the absolute path `without`.
 
     Returns:
-        their paths from there, with '/' between the names, sorted.
+        sorted relative paths, with '/' as separator, and the number of other files.
     """
     root = os.path.realpath(folder)
     visited: set[str] = set()
@@ -129,7 +128,7 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
 
 
 def by_stem(paths: Sequence[str], folder: Path, kind: str) -> dict[str, str]:
-    """The paths by their names without extension. Raises InputError if two names are equal."""
+    """A dict from path without extension to path. Raises InputError if two paths differ only in the extension."""
     known: dict[str, str] = {}
     for path in paths:
         stem = path.rpartition(".")[0]
@@ -140,13 +139,13 @@ def by_stem(paths: Sequence[str], folder: Path, kind: str) -> dict[str, str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file has the name of an image."""
+    """Whether a file name has the extension of an image."""
     return name.lower().endswith(EXTENSIONS)
 
 
 def is_system_or_hidden(path: str) -> bool:
-    """Whether a path, with '/' between the names, leads through what a `Tree` passes over, or to a file that an
-    operating system makes in every folder.
+    """Whether a path, with '/' as separator, contains a name that a `Tree` ignores, or ends in a file such as Thumbs.db
+    that operating systems create.
     """
     *folders, name = [part for part in path.split("/") if part not in ("", ".", "..")] or [""]
     if name.startswith(".") or name.lower() in _SYSTEM_FILES:
@@ -155,7 +154,7 @@ def is_system_or_hidden(path: str) -> bool:
 
 
 def existing_folder(path: str | os.PathLike[str], expected: str = "give a folder that is there") -> Path:
-    """The path of a folder. Raises InputError: it is not there, or no folder."""
+    """The path of a folder. Raises InputError if it does not exist or is no folder."""
     folder = Path(path).expanduser()
     if not os.path.exists(folder):
         raise InputError(f"no folder {show(folder)}; {expected}")
@@ -165,21 +164,21 @@ def existing_folder(path: str | os.PathLike[str], expected: str = "give a folder
 
 
 def show(path: Path) -> str:
-    """A path for a message: quoted and escaped, so that no name can break the line."""
+    """A path for messages, quoted and escaped, so that it stays on one line."""
     return repr(str(path))
 
 
 def first_of(names: Sequence[str], count: int = 5) -> str:
-    """The first of several names, for a message."""
+    """The first `count` names, for messages."""
     return ", ".join(map(repr, names[:count])) + (", …" if len(names) > count else "")
 
 
 def _entries(folder: Path) -> list[tuple[str, bool, str]]:
-    """What is in a folder: name, whether it is a folder, and of a link to one where that is."""
+    """The entries of a folder: name, whether it is a folder, and the target of a link to a folder, else ""."""
     visible, root = [], os.path.realpath(folder)
     for entry in _scan(folder):
         is_folder = _leads_to_folder(entry)
-        if is_folder and entry.name.lower() in _SYSTEM_FOLDERS:  # in the same words everywhere, to be shown once
+        if is_folder and entry.name.lower() in _SYSTEM_FOLDERS:  # always the same text, so that it is displayed once
             text = f"folders named {entry.name!r} are made by devices and archives: passed over"
             warnings.warn(text, DataWarning, stacklevel=2)
         elif not entry.name.startswith("."):
@@ -210,7 +209,7 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def _is_of_images(ending: str) -> bool:
-    """Whether files with an ending that is not read are images all the same."""
+    """Whether files with an unsupported extension are images."""
     Image.init()
     return (
         Image.EXTENSION.get(ending) in Image.OPEN

@@ -68,13 +68,13 @@ def create_loader(
         workers: DataLoader workers that read images; 0 reads them inline.
         unreadable: on an image that cannot be read, "error", or "skip" it and list it in `Batch.skipped`.
         drop_last: leave out the last batch of an epoch if it is not full.
-        channels_last: give images in torch.channels_last memory format.
-        masks: give masks, too, if the set has them.
+        channels_last: return images in torch.channels_last memory format.
+        masks: return masks, too, if the data set has them.
 
     Raises:
-        InputError: an argument outside its range, an empty set, an augmentation of the other kind of sets or that does
-            not fit the images, no mean and std, batches that the processes cannot share, a device without memory for
-            the set.
+        InputError: an argument is outside its range, the data set is empty, the augmentation is for streamed images and
+            these are in memory (or the reverse) or does not fit the images, mean or std is unknown, the batch size does
+            not suit the number of processes, or the device has not enough memory for the data set.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
         raise InputError(f"workers is {workers!r}; give 0 or more")
@@ -126,7 +126,7 @@ class StreamedLoader(Loader):
         return self._prefetch(self._workers.read(self._requests(number, start)))
 
     def _sample(self, epoch: int, step: int, row: int) -> Batch:
-        # Read here, and alone: the workers may be reading an epoch, and other images of the batch may be left out.
+        # Read without workers, which may be reading an epoch, and alone, because other images may be skipped.
         request = next(self._requests(epoch, step))
         one = slice(row, row + 1)
         alone = _Request(epoch, request.positions[one], request.indices[one], 1)
@@ -138,7 +138,7 @@ class StreamedLoader(Loader):
             first = step * self.batch_size
             total = min(self.batch_size, len(order) - first)
             positions = first + self._sampling.rows(total)
-            if len(positions):  # in order, an odd image or two at the end are for others
+            if len(positions):  # without shuffle, a rank may get no image of the last batch
                 yield _Request(number, positions, order[positions], total)
 
 
@@ -156,10 +156,10 @@ class _Request(NamedTuple):
 
 @dataclass(eq=False)
 class _Reader:
-    """Reads slices of batches; this is what goes to the workers.
+    """Reads one rank's slices of batches, in the DataLoader workers.
 
-    `skip` says whether images that cannot be read are passed over, `substitute` whether then the next one that can be
-    read stands in.
+    With `skip`, images that cannot be read are skipped; with `substitute`, each of them is replaced by the next
+    readable image.
     """
 
     dataset: ImageDataset

@@ -1,7 +1,7 @@
-"""Batches of a data set that is in memory, as bytes on the device: order, crops and flips as tensor operations.
+"""Loader of images in memory, which are bytes on the device: order, crops and flips are tensor operations.
 
-Crops are of the padded image, or random resized crops (Szegedy et al. 2015, arXiv 1409.4842, section 6): of every image
-a box of random size, shape and place, resized to one size for all.
+An image is padded and cropped, or gets a random resized crop (Szegedy et al. 2015, arXiv 1409.4842, section 6): a box
+of random size, aspect ratio and position, resized to the same size for all images.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from regard.data.normalisation import Normalisation
 from regard.data.random import Integers, RandomStream
 from regard.errors import InputError
 
-SHRUNK = 128  # at most so many times: of more pixels the weights below would be too coarse
+SHRUNK = 128  # maximum downscaling factor; beyond it the integer weights below would be too coarse
 
 _TRIES = 10
-# Aspect ratios, width to height, from 3/4 to 4/3, evenly spaced in the logarithm. Rounded, because machines may
-# differ in the last bit of an exponential.
+# Aspect ratios, width to height, from 3/4 to 4/3, evenly spaced in the logarithm. Rounded, because machines may differ
+# in the last bit of an exponential.
 _RATIOS = np.exp(np.linspace(-1, 1, 4097) * np.log(4 / 3)).round(9)
-_ONE = 2048  # what the weights of a pixel add up to, before each is rounded to a whole number
-_PARTS = 8  # of a level: what the image is rounded to between the two passes
+_ONE = 2048  # sum of the weights of an output pixel before each is rounded to an integer
+_PARTS = 8  # between the two passes values are rounded to 1/8 of a grey level
 
 
 class InMemoryLoader(Loader):
-    """The batches of a set in memory; see `create_loader`.
+    """Batches of an in-memory data set; see `create_loader`.
 
-    Order, crops and flips of an epoch are drawn at its start on the CPU, from separate random streams that depend only
-    on the seed and the epoch: batches are the same on every device, and turning one of them off does not change the
-    others.
+    The order, crops and flips of an epoch are drawn at its start on the CPU, from separate random streams that depend
+    only on the seed and the epoch. So batches are the same on every device, and turning off one kind of randomness
+    does not change the others.
     """
 
     dataset: InMemoryDataset
@@ -72,7 +72,7 @@ class InMemoryLoader(Loader):
             batch_slice = slice(step * self.batch_size, (step + 1) * self.batch_size)
             total = len(order[batch_slice])
             rows = self._sampling.rows(total)
-            if not len(rows):  # in order, an odd image or two at the end are for others
+            if not len(rows):  # without shuffle, a rank may get no image of the last batch
                 continue
             index, *crop = (values[batch_slice] for values in (order, *crops))
             if self._sampling.world_size > 1:
@@ -89,8 +89,8 @@ class InMemoryLoader(Loader):
             yield Batch(self._normalise(images), labels, index, total, masks)
 
     def _draw_crops(self, number: int) -> list[Tensor]:
-        """For every position of the epoch's order what `_cut` takes, (N,) each: whether it is flipped, the crop's top
-        and left and, of resized crops, its height and width."""
+        """The crop parameters of `_cut` for every position in the epoch's order, (N,) each: whether to flip, top and
+        left, and for resized crops height and width. Empty without augmentation."""
         augmentation, count = self._augmentation, len(self.dataset)
         if augmentation is None:
             return []
@@ -107,7 +107,7 @@ class InMemoryLoader(Loader):
         return [torch.from_numpy(values).to(self.device) for values in crops]
 
     def _cut(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor, *resized_from: Tensor) -> Tensor:
-        """Bytes (B, 3, H, W) and a crop for each (B,) -> bytes (B, 3, h, w)."""
+        """Crop and flip images: uint8 (B, 3, H, W) and crop parameters, (B,) each -> uint8 (B, 3, h, w)."""
         if resized_from:
             return resized(images, self.image_size, flipped, top, left, *resized_from)
         height, width = self.image_size
@@ -115,7 +115,7 @@ class InMemoryLoader(Loader):
         columns = torch.arange(width, device=self.device)
         columns = left[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)  # (B, w)
         (row_index, row_inside), (column_index, column_inside) = self._rows, self._columns
-        # Gathered, without a padded copy.
+        # Gather pixels from the images, without a padded copy.
         pixel = row_index[rows][:, :, None] * images.shape[3] + column_index[columns][:, None, :]  # (B, h, w)
         crops = images.flatten(2).gather(2, pixel.flatten(1)[:, None].expand(-1, 3, -1)).unflatten(2, (height, width))
         if row_inside is not None and column_inside is not None:
@@ -124,7 +124,7 @@ class InMemoryLoader(Loader):
 
 
 def _placed(dataset: InMemoryDataset, device: torch.device) -> InMemoryDataset:
-    """The set on the device, if it has the memory."""
+    """The data set on the device. Raises InputError if the device is out of memory."""
     if dataset.images.device == device:
         return dataset
     try:
@@ -137,7 +137,7 @@ def _placed(dataset: InMemoryDataset, device: torch.device) -> InMemoryDataset:
 
 
 def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int, int]:
-    """(h, w) of the crop, if the image allows it."""
+    """(h, w) of the crop. Raises InputError if it does not fit the images."""
     padding, crop = augmentation.border, augmentation.crop
     if augmentation.scale is not None:
         if crop is not None and crop * SHRUNK < max(height, width):
@@ -162,9 +162,10 @@ def _crop_size(augmentation: Augmentation, height: int, width: int) -> tuple[int
 
 
 def _padded(length: int, augmentation: Augmentation, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """For every position along the padded image, int64 (length + 2 padding,): the index of the image pixel there.
+    """The index of the image pixel at each position along one side of the padded image, int64 (length + 2 padding,).
 
-    With zero padding also uint8, 1 where it shows the image and 0 where it shows black; else None.
+    With zero padding the second tensor is uint8 of the same length, 1 on the image and 0 on the padding; else it is
+    None.
     """
     positions = torch.arange(-augmentation.border, length + augmentation.border)
     if augmentation.padding_mode == "reflect":
@@ -182,11 +183,11 @@ def draw_boxes(
     width: int,
     scale: tuple[float, float],
 ) -> tuple[Integers, Integers, Integers, Integers]:
-    """Boxes in `count` images of height x width pixels: top, left, height and width, in whole pixels, (count,) each.
+    """Draw the boxes of random resized crops: top, left, height and width in whole pixels, int64 (count,) each.
 
-    The area, as a fraction of the image, is drawn uniformly from `scale`, the aspect ratio log-uniformly from 3/4 to
-    4/3, and the position uniformly. A box that does not fit into the image is drawn again, up to ten times; then the
-    largest box in the image with an aspect ratio in this range is used.
+    The area, as a fraction of the height x width image, is drawn uniformly from `scale`, the aspect ratio log-uniformly
+    from 3/4 to 4/3, and the position uniformly. Area and aspect ratio of a box that does not fit into the image are
+    drawn again, at most ten times in all; after that the largest box with an aspect ratio in this range is used.
     """
     low, high = scale
     ratio = min(max(width / height, _RATIOS[0]), _RATIOS[-1])
@@ -208,12 +209,24 @@ def draw_boxes(
 def resized(
     images: Tensor, size: tuple[int, int], flipped: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor
 ) -> Tensor:
-    """The box of each image, bilinear with antialiasing: uint8 (B, 3, H, W) and boxes (B,) each -> uint8 (B, 3, h, w).
+    """Crop each image to its box and resize it, bilinear with antialiasing.
 
-    Each pixel is a mean of those near its centre, weighed by a triangle twice as wide as the pixel is, or as one of the
-    image, if that is wider. None beyond the box counts. It takes two products with matrices of weights, down the
-    columns and along the rows. All numbers in them are whole, and small enough for sums to be exact in float32 and
-    factors in TF32: so devices agree to the last bit, in whatever order they add up.
+    An output pixel is a weighted mean of the input pixels near its centre. The weights form a triangle, twice as wide
+    as the larger of an output and an input pixel. Pixels outside the box have weight 0. The mean is computed as two
+    matrix products, along the columns and along the rows. Their operands are integers, small enough for factors to be
+    exact in TF32 and sums in float32, so results are bit-identical on all devices, whatever the order of summation.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        size: (h, w) of the result.
+        flipped: whether to mirror the result left to right, bool (B,).
+        top: first row of each box, int64 (B,).
+        left: first column of each box, int64 (B,).
+        height: height of each box, int64 (B,).
+        width: width of each box, int64 (B,).
+
+    Returns:
+        uint8 (B, 3, h, w).
     """
     rows, row_sums = _weights(top, height, images.shape[2], size[0])  # (B, h, H), (B, h)
     columns, column_sums = _weights(left, width, images.shape[3], size[1], flipped)  # (B, w, W), (B, w)
@@ -228,12 +241,14 @@ def resized(
 def _weights(
     start: Tensor, length: Tensor, total: int, size: int, flipped: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What each of `size` pixels takes of each of `total`, of which `length` from `start` on are in the box.
+    """The weight of each of `total` input pixels for each of `size` output pixels along one side.
+
+    The box covers `length` (B,) input pixels from `start` (B,) on.
 
     Returns:
-        whole numbers, float32 (B, size, total), and the sums over the last dimension.
+        the weights, integers as float32 (B, size, total), and their sums over the last dimension, (B, size).
     """
-    # In units of 1 / (2 size) of a pixel of the image, in which all of these are whole numbers.
+    # Distances in units of 1 / (2 size) of an input pixel, so that all of them are integers.
     centres = 2 * torch.arange(size, device=start.device, dtype=torch.int32) + 1
     if flipped is not None:
         centres = torch.where(flipped[:, None], centres.flip(0), centres)
@@ -248,5 +263,5 @@ def _weights(
 
 
 def _side(area: NDArray[np.float64]) -> Integers:
-    """Of a square of this area, in whole pixels, at least one."""
+    """The side of a square of the given area, in whole pixels, at least 1."""
     return np.maximum(np.rint(np.sqrt(area)), 1).astype(np.int64)

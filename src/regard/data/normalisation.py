@@ -14,8 +14,11 @@ from regard.errors import InputError
 
 
 class Normalisation:
-    """(byte / 255 - mean) / std, in float32; mean (0 to 1) and std (above 0) of each channel. Raises InputError: not
-    three numbers each, a mean outside 0 to 1, or a std that is not above 0."""
+    """Normalises images to (byte / 255 - mean) / std in float32, with mean (0 to 1) and std (above 0) of each channel.
+
+    Raises:
+        InputError: mean or std has not three values, or a value is outside its range.
+    """
 
     def __init__(
         self, mean: Channels, std: Channels, *, device: torch.device | str | None = None, channels_last: bool = False
@@ -34,10 +37,11 @@ class Normalisation:
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, h, w) -> float32 (B, 3, h, w), in place after the first pass.
 
-        The steps round one by one, as a fused multiply and add would not: so all devices agree to the last bit.
+        Subtraction and multiplication round separately, unlike a fused multiply-add, so results are bit-identical on
+        all devices.
         """
         if self._constants is None or self._constants[0].shape[2:] != images.shape[2:]:
-            # Laid out as the images are: then both are read in one straight run.
+            # The same memory layout as the images, so that both are read contiguously.
             mean, factor = (
                 constant.expand(1, 3, *images.shape[2:]).contiguous(memory_format=self._format)
                 for constant in (self._mean, self._factor)
@@ -48,21 +52,20 @@ class Normalisation:
 
 
 def denormalised(images: Tensor, mean: Channels, std: Channels) -> Tensor:
-    """The bytes that were normalised: float (B, 3, h, w) -> uint8 (B, 3, h, w), exact."""
+    """The inverse of `Normalisation`: float (B, 3, h, w) -> uint8 (B, 3, h, w), exactly the original bytes."""
     shift, factor = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (mean, std))
     return images.mul(factor).add_(shift).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 class Prefetcher:
-    """Brings batches of bytes to a device and normalises them; to a GPU one batch ahead, on a CUDA stream of its
-    own."""
+    """Copies batches to a device and normalises them; on a GPU one batch ahead, on a separate CUDA stream."""
 
     def __init__(self, normalise: Normalisation, device: torch.device) -> None:
         self._normalise, self.device = normalise, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Batches in the memory of the processor, images uint8 -> the same on the device, images float32."""
+        """Batches on the CPU with uint8 images -> batches on the device with normalised float32 images."""
         if self._stream is None:
             yield from map(self._moved, batches)
             return
@@ -85,12 +88,12 @@ class Prefetcher:
         return batch._replace(images=self._normalise(images), labels=labels, index=index, masks=masks)
 
     def _arrived(self, batch: Batch, copying: torch.cuda.Stream) -> Batch:
-        """The batch; later computations wait for its copy."""
+        """The batch; computations queued later wait for its copy."""
         computing = torch.cuda.current_stream(self.device)
         computing.wait_stream(copying)
         for part in (batch.images, batch.labels, batch.index, batch.masks):
             if part is not None:
-                part.record_stream(computing)  # its memory is not given to the next copy before it is used
+                part.record_stream(computing)  # its memory is not reused before it has been read
         return batch
 
 

@@ -20,13 +20,13 @@ Box = tuple[int, int, int, int]
 
 
 class Pictures(FileDataset):
-    """Image files without labels, in the order named, those of a folder in order of their paths.
+    """Image files without labels, in the given order; the files of a folder are sorted by path.
 
     Attributes, besides those of every `ImageDataset`:
         relative_paths: path of each image below the given folder; the file name of a file given directly.
-        masks: for each image the file of its region, None where it has none.
+        masks: mask file of each image; None for an image without one.
         box: the region of the image, (x0, y0, x1, y1) in its upright pixels, without column x1 and row y1; or None.
-        passed_over: number of files in the folders that are no images by their names.
+        passed_over: number of files in the folders without the extension of an image.
         unmatched: number of masks without an image.
     """
 
@@ -71,22 +71,23 @@ def open_pictures(
     mask: str | os.PathLike[str] | None = None,
     without: str | os.PathLike[str] | None = None,
 ) -> Pictures:
-    """The images in files and folders.
+    """Open image files and folders of images.
 
-    A folder gives all images in it and in the folders in it, linked ones too, by their names: `regard.data.EXTENSIONS`,
-    in any case. Hidden files, and folders that devices and archives make, are skipped. A file given directly may have
-    any extension. A file given twice is included once.
+    Of a folder, all images anywhere below it are included: files with an extension of `regard.data.EXTENSIONS`, in
+    upper or lower case; links are followed. Hidden files, and folders created by devices and archivers, are skipped. A
+    file given directly may have any extension. A file given twice is included once.
 
     Args:
-        paths: of files and folders, at least one.
-        box: the region of the one image, (x0, y0, x1, y1) in its upright pixels; column x1 and row y1 are outside.
-        mask: the region of the one image, a picture of its size (upright, or as the file stores it): what is neither
-            black nor transparent belongs to it. Or a folder of such pictures, each with the relative path of its image
-            and any extension.
+        paths: paths of files and folders, at least one.
+        box: the region if there is one image: (x0, y0, x1, y1) in its upright pixels; column x1 and row y1 are outside.
+        mask: the region if there is one image: a mask image of its upright or stored size, whose pixels that are
+            neither black nor transparent form the region. Or a folder of mask images, each with the relative path of
+            its image and any extension.
         without: folder to skip, such as the output folder.
 
     Raises:
-        InputError: something is not there, a folder has no images, a region does not fit, or may be of several images.
+        InputError: a path does not exist, a folder has no images, a region does not fit its image, or one region is
+            given for several images.
     """
     out = None if without is None else os.path.abspath(without)
     named = [Path(path).expanduser() for path in paths]
@@ -138,7 +139,7 @@ def _checked_box(box: Sequence[int]) -> Box:
 
 
 def _masks(mask: Path, images: Sequence[tuple[Path, Path]]) -> tuple[list[Path | None], int]:
-    """The mask of each image, and how many masks are left over."""
+    """The mask file of each image, and the number of masks without an image."""
     if mask.is_file():
         return [mask], 0
     if not mask.is_dir():

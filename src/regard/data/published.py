@@ -16,7 +16,7 @@ from regard.errors import InputError, one_line
 
 
 class _Published(NamedTuple):
-    """A data set of torchvision: its class there, its files, and mean and std of its training images."""
+    """A data set of torchvision: title, class name, folder of its files, mean and std of its training images."""
 
     title: str
     kind: str
@@ -42,7 +42,7 @@ def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bo
     title, kind, files, mean, std = _PUBLISHED[name]
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "regard") if path is None else Path(path)
     root = root.expanduser()
-    if root.name == files:  # the folder of the files themselves is taken for the one around it
+    if root.name == files:  # torchvision expects the parent of this folder
         root = root.absolute().parent
     if not download and not (root / files).is_dir():
         raise InputError(
@@ -54,7 +54,7 @@ def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bo
         which: dict[str, Any] = {"split": split} if name == "stl10" else {"train": split == "train"}
         try:
             raw: Any = getattr(datasets, kind)(root, download=download, **which)
-        except Exception as error:  # torchvision gives a RuntimeError, the network and pickle almost any other
+        except Exception as error:  # RuntimeError from torchvision, almost any other from the network and pickle
             problem = f"could not be downloaded to {str(root)!r}" if download else "is incomplete or corrupted"
             hint = "check the network and the folder" if download else "have it downloaded (--data.download true)"
             raise InputError(

@@ -19,11 +19,10 @@ class RandomStream:
     """A stream of random integers that depends only on its key.
 
     It uses only the raw 64-bit output of PCG64, which numpy guarantees never to change (its distributions may), and
-    integer arithmetic. One call gives one block, so streams of different keys are independent of how many numbers
-    others have taken.
+    integer arithmetic. Streams of different keys are independent, however many numbers have been drawn from each.
 
     Args:
-        key: integers from 0 to 2^64 - 1; by convention the person's seed first, then what the stream is for.
+        key: integers from 0 to 2^64 - 1; by convention the user's seed first, then the purpose of the stream.
     """
 
     def __init__(self, *key: int) -> None:
@@ -59,8 +58,8 @@ def check_seed(seed: int) -> int:
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Within, what `random`, `numpy.random` and torch (on the CPU) draw is fixed by the key alone, as of
-    `RandomStream`; after, they go on as if nothing had been drawn."""
+    """Context manager that seeds `random`, `numpy.random` and torch (on the CPU) from a key as in `RandomStream`, and
+    restores their states at its end."""
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     first, second, third = RandomStream(*key).integers(0, 2**32 - 1, 3).tolist()
     random.seed(first)

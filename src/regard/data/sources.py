@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.data import builtin, huggingface, published, regions, wds  # which register what they read
+from regard.data import builtin, huggingface, published, regions, wds  # imported to register their formats
 from regard.data.dataset import ImageDataset, Splits
 from regard.data.decode import OnUnreadable
 from regard.data.in_memory import MEMORY_LIMIT, check_reading, read_splits
@@ -149,7 +149,7 @@ def _open(source: Source, path: Path, split: str | None, options: dict[str, Any]
 
 
 def _opened_splits(source: Source, folder: str | os.PathLike[str] | None, options: dict[str, Any]) -> Splits:
-    """The training split and the held-out one of a set that gives one at a time."""
+    """The training and the held-out split of a data set whose splits are opened separately."""
     path = Path(_folder(source, folder)).expanduser()
     train, test = (_open(source, path, split, options) for split in ("train", None))
     if test.split == train.split:
@@ -158,7 +158,7 @@ def _opened_splits(source: Source, folder: str | os.PathLike[str] | None, option
 
 
 def _normalised(splits: Splits) -> Splits:
-    """Those that have no mean and standard deviation of their own are normalised as ImageNet's images are."""
+    """The splits, with ImageNet's mean and std if the data set defines none."""
     for images in splits:
         if images.mean is None:
             from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -179,7 +179,7 @@ def _labelled(images: ImageDataset) -> ImageDataset:
 
 
 def _parsed(where: str) -> tuple[Source, Path]:
-    """The kind, which is named or found from what is there, and the path."""
+    """The kind of data set, given or recognised from the files, and the path. Raises InputError."""
     kinds = {name: source for name, source in SOURCES.items() if source.open is not None}
     name, colon, rest = where.partition(":")
     if colon and name in kinds:

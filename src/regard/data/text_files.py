@@ -1,4 +1,4 @@
-"""Text that comes with images: lists, tables, names of classes, and keys."""
+"""Reads text files that accompany images: lists, tables, class names and keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from regard.files import MOST_BYTES, read_regular
 
 
 def read_text(path: Path) -> str:
-    """A file of text. Raises InputError: it cannot be read, is larger than 64 MiB, or is no text."""
+    """Read a text file. Raises InputError if it cannot be read, is larger than 64 MiB, or is no text."""
     try:
         text = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path, most: int = 2**48) -> bytes:
-    """The content of a file of limited size. Raises InputError: it cannot be read."""
+    """Read a file of at most `most` bytes. Raises InputError if it cannot be read."""
     try:
         return read_regular(path, most)
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
@@ -36,7 +36,7 @@ def read_bytes(path: Path, most: int = 2**48) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What is in a file of JSON of any size. Raises InputError: it cannot be read, or is no JSON."""
+    """Read a JSON file of any size. Raises InputError if it cannot be read or is no JSON."""
     content = read_bytes(path)
     try:
         return json.loads(content)
@@ -45,8 +45,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
-    """The lines of a file as lists of words, without empty lines and those that begin with '#'. Raises InputError: it
-    cannot be read, has no lines, or has one of fewer words than `least`."""
+    """Read the lines of a text file as lists of words, without empty lines and comments ('#').
+
+    Raises:
+        InputError: the file cannot be read, has no lines, or a line has fewer than `least` words.
+    """
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split()
@@ -61,8 +64,7 @@ def read_rows(path: Path, least: int, expected: str) -> list[list[str]]:
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The names of classes in a file with a name per line. Raises InputError: it cannot be read, or names none, or one
-    twice."""
+    """Read class names, one per line. Raises InputError if the file cannot be read, is empty, or repeats a name."""
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise InputError(f"{show(path)} names no classes; expected one a line")
@@ -70,7 +72,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def unique(names: Sequence[str], source: str) -> tuple[str, ...]:
-    """The names, if each is there once. Raises InputError: one is there twice; it says where they come from."""
+    """The names as a tuple. Raises InputError if a name is repeated; `source` names their origin in the message."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise InputError(f"{source}: {first_of(twice)} named twice; give each a name of its own")
@@ -78,8 +80,7 @@ def unique(names: Sequence[str], source: str) -> tuple[str, ...]:
 
 
 def check_inside(path: object, source: Path) -> str:
-    """The path of a file from a folder, as a file of annotations gives it. Raises InputError: it leads out of that
-    folder, or is no path."""
+    """A relative path from the annotation file `source`. Raises InputError if it leads out of the image folder."""
     if isinstance(path, str) and path and "\0" not in path:
         pure = PurePosixPath(path.replace("\\", "/"))
         if not pure.is_absolute() and ".." not in pure.parts and pure.parts:
@@ -88,9 +89,10 @@ def check_inside(path: object, source: Path) -> str:
 
 
 class Strings(Sequence[str]):
-    """Strings in one block of bytes; equal to any other sequence of the same strings.
+    """A sequence of strings in one block of bytes, equal to any other sequence of the same strings.
 
-    DataLoader workers share the block; of a million Python strings each would get a copy, bit by bit, as it reads them.
+    DataLoader workers share the block. A list of a million Python strings would be copied into every worker, because
+    reading a string changes its reference count.
     """
 
     def __init__(self, values: Iterable[str]) -> None:

@@ -27,7 +27,7 @@ from regard.data.text_files import read_class_names, unique
 from regard.errors import InputError, one_line, unknown
 from regard.files import MOST_BYTES, read_regular
 
-Sample = dict[str, Any]  # the files of an image by their ending, bytes, with __key__ and __url__
+Sample = dict[str, Any]  # the bytes of an image's files by extension, with __key__ and __url__
 DOTS = "What follows the first dot of a name in a shard is its ending: a name has no other dots"
 _INFO = ("_info.json", "info.json")
 _PIPES = "REGARD_PIPES"
@@ -45,17 +45,17 @@ class WebDataset:
     """Labelled images in shards, which are read sequentially: images cannot be accessed by index.
 
     Attributes:
-        shards: the path or address of each.
-        count: of the images.
+        shards: path or address of each shard.
+        count: number of images.
         split: "train" or "test".
-        classes: their names.
-        lengths: number of images of each shard, if known.
+        classes: class names.
+        lengths: number of images in each shard, if known.
         buffer: number of encoded images in the shuffle buffer.
         input_key: file extensions of images, separated by semicolons.
         target_key: field of the .json file with the label; "" for the .cls file.
-        mean, std, name: as of `ImageDataset`.
-        cut_off: those whose end was missing, or that were broken, as images were counted.
-        skipped: nothing; what cannot be read is known when it is come to, see `Batch`.
+        mean, std, name: as in `ImageDataset`.
+        cut_off: truncated or corrupt shards, noticed while images were counted.
+        skipped: always empty; unreadable images are only noticed during iteration, see `Batch`.
     """
 
     shards: tuple[str, ...]
@@ -77,8 +77,9 @@ class WebDataset:
         return self.count
 
     def fingerprint(self) -> str:
-        """Of the number of images, and of name, size and first bytes of up to 8,192 shards, evenly spread. Of shards
-        behind an address only the names count.
+        """A digest of the number of images, and of the name, size and first bytes of up to 8,192 evenly spaced shards.
+
+        Remote shards contribute only their names.
         """
         lengths = torch.tensor([self.lengths.get(shard, -1) for shard in self.shards])
         names = self.shards
@@ -87,18 +88,19 @@ class WebDataset:
         return digest.hexdigest()
 
     def subset(self, which: object) -> NoReturn:
-        """Raises InputError: there are no parts of it."""
+        """Raises InputError: shards have no subsets."""
         raise InputError(
             f"the {self.split} set of {self.name!r} is in shards, which are read whole; name fewer of them "
             f"(--data.options.{self.split}), and leave out train_images and --limit"
         )
 
     def decode(self, sample: Sample) -> tuple[Image.Image, int] | None:
-        """The image of a sample, upright RGB, and its label; None where the label in the .json is below 0: none.
+        """Decode a sample to its upright RGB image and label; None if the label in the .json file is negative, which
+        stands for an unlabelled image.
 
         Raises:
-            Unreadable: there is no image or no label, or it is broken.
-            InputError: the label is that of no class.
+            Unreadable: the image or the label is missing or corrupt.
+            InputError: the label is not that of a class.
         """
         name = name_of(sample)
         parts = [part for part in sample if not part.startswith("__")]
@@ -111,7 +113,7 @@ class WebDataset:
             raise Unreadable(f"{name!r} has {missing}, but {first}{hint}")
         try:
             label = int(json.loads(sample["json"])[self.target_key] if self.target_key else sample["cls"])
-        except Exception as error:  # it may hold anything
+        except Exception as error:  # the file may contain anything
             raise Unreadable(f"{name!r} is broken (its .{target} holds no label: {one_line(error)})") from error
         if self.target_key and label < 0:
             return None
@@ -124,7 +126,7 @@ class WebDataset:
 
 
 def name_of(sample: Sample) -> str:
-    """Its shard, and its key in it."""
+    """The name of a sample: its shard and its key in the shard."""
     return f"{sample['__url__']}/{sample['__key__']}"
 
 
@@ -142,26 +144,26 @@ def load_wds(
     input_key: str = "jpg;png;webp;jpeg",
     target_key: str | None = None,
 ) -> Splits[WebDataset]:
-    """Find the shards of two splits.
+    """Open the shards of a training and a test split.
 
     Args:
-        path: the folder of the shards, or its address (https://…, hf://…); None where the names of the shards say it
-            all.
-        unreadable: whether a shard that is broken is an "error" where images are counted, or "skip" it.
-        train: the shards to train on: a split that `_info.json` or `info.json` beside the shards names, or their names
-            with braces, and after a bar the number of images in them: "train-{0000..1023}.tar|1281167".
-        test: those to test on; None for the first that the info names of test, val, valid and validation.
-        train_images: how many images the training shards hold, if neither info nor name says it; None for as many as
-            are counted in them, if they are on this machine.
-        test_images: likewise.
-        classes: their names, a file with a name per line, or how many there are; None for what the info says.
-        buffer: images, not decoded, that each DataLoader worker holds, of which it draws the next to train on.
-        input_key: the endings of images in the shards.
-        target_key: field of the .json file with the label; None for the .cls file.
+        path: the folder of the shards, or its address (https://…, hf://…); None if the shards are given with full
+            names.
+        unreadable: on a corrupt shard while images are counted, raise an "error" or "skip" the shard.
+        train: the training shards: a split in `_info.json` or `info.json` beside the shards; or file names with braces,
+            followed by a bar and the number of images: "train-{0000..1023}.tar|1281167".
+        test: the test shards; None for the first split in the info file of test, val, valid and validation.
+        train_images: number of training images; None for the number in the info file or after the bar, or else for
+            counting the images, which needs local shards.
+        test_images: number of test images, likewise.
+        classes: class names, a file with one name per line, or the number of classes; None to use the info file.
+        buffer: number of encoded images in the shuffle buffer of each DataLoader worker.
+        input_key: file extensions of images, separated by semicolons.
+        target_key: field of the .json file with the label; None for the field in the info file, or else the .cls file.
 
     Raises:
-        InputError: the library is not installed, no such split, shards that are not there, a number of images or
-            classes that is not known.
+        InputError: the library webdataset is not installed, a split or shard does not exist, or the number of images or
+            classes is unknown.
     """
     for name, value in {"buffer": buffer, "train_images": train_images, "test_images": test_images}.items():
         if value is not None and not 1 <= value < 2**48:
@@ -188,7 +190,7 @@ def load_wds(
 
 
 def _read_info(root: str) -> dict[str, Any]:
-    """What `_info.json` or `info.json` beside the shards says of them; {} where there is neither."""
+    """The content of `_info.json` or `info.json` beside the shards; {} without such a file. Raises InputError."""
     import webdataset as wds
 
     _check_address(root)
@@ -199,8 +201,8 @@ def _read_info(root: str) -> dict[str, Any]:
                 info = json.loads(file.read(MOST_BYTES))
         except FileNotFoundError:
             continue
-        except Exception as error:  # of a connection, or of what is in it
-            if _scheme(root):  # which need not say that there is none
+        except Exception as error:  # a failed connection or invalid content
+            if _scheme(root):  # a server may not report a missing file as such
                 continue
             reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
             raise InputError(f"{path!r} cannot be read ({reason}); replace it, or remove it") from error
@@ -211,12 +213,13 @@ def _read_info(root: str) -> dict[str, Any]:
 
 
 def _of_split(source: str, split: str, splits: dict[str, Any], root: str) -> WebDataset:
-    """What names or the info say of a split; the count is 0 where it is not said, and classes are left out."""
+    """The shards of a split, from an info file or from names with braces; without classes, and with count 0 if the
+    number of images is not given. Raises InputError."""
     import webdataset as wds
 
     if source in splits and isinstance(splits[source], dict):
         about = splits[source]
-    elif "tar" in source or ".." in source:  # names
+    elif "tar" in source or ".." in source:  # file names
         pattern, _, images = source.partition("|")
         _check_braces(pattern)
         try:
@@ -226,7 +229,7 @@ def _of_split(source: str, split: str, splits: dict[str, Any], root: str) -> Web
                 f"{source[:200]!r} names no shards ({one_line(error)}); give a split of _info.json, or names such as "
                 "'train-{0000..0099}.tar|128000', the number after the bar that of the images"
             ) from error
-        root = "" if _scheme(source) else root  # an address of its own is not within the folder
+        root = "" if _scheme(source) else root  # a full address is not relative to the folder
     elif splits:
         raise unknown("split of the shards", source, list(splits))
     else:
@@ -250,7 +253,7 @@ def _of_split(source: str, split: str, splits: dict[str, Any], root: str) -> Web
 
 
 def _check_braces(names: str) -> None:
-    """Has names with braces be no more than so many, before they are all written out."""
+    """Raises InputError if names with braces would expand to too many shards. Nothing is expanded."""
     count, depth, pattern = 1, 0, names
     while innermost := _BRACES.findall(pattern):
         pattern, depth = _BRACES.sub("", pattern), depth + 1
@@ -260,7 +263,7 @@ def _check_braces(names: str) -> None:
             if range_of:
                 low, high = (int(end) if end[-1].isdecimal() else ord(end) for end in range_of.group(1, 2))
                 choices = 1 + abs(high - low) // (int(range_of[3] or 1) or 1)
-            else:  # names, or a range of longer numbers
+            else:  # alternatives, or a range of longer numbers
                 choices = 1 + commas if commas or ".." not in inside else _MOST_SHARDS + 1
             count = min(count * choices, _MOST_SHARDS + 1)
         if count > _MOST_SHARDS or depth > _MOST_BRACES:
@@ -283,7 +286,7 @@ def _check_exist(shards: Sequence[str]) -> None:
 
 
 def _scheme(name: str) -> str:
-    """What kind of address webdataset takes a name for: "https", "pipe" (a command), …; empty for a file."""
+    """The URL scheme that webdataset sees in a name: "https", "pipe" (a command), …; empty for a file."""
     try:
         return urlparse(name).scheme
     except ValueError as error:
@@ -291,7 +294,8 @@ def _scheme(name: str) -> str:
 
 
 def _check_address(name: str) -> None:
-    """webdataset runs what follows pipe:, and may hand addresses to a shell: a recipe of others must not do that."""
+    """Raises InputError for an address that could run commands: webdataset executes what follows pipe:, and may pass
+    other addresses to a shell, so that a recipe from someone else could run anything."""
     scheme = _scheme(name)
     if scheme == "pipe":
         if os.environ.get(_PIPES) != "1":
@@ -307,7 +311,7 @@ def _endings(input_key: str) -> list[str]:
 
 
 def _counted(dataset: WebDataset, unreadable: OnUnreadable) -> int:
-    """The images in shards, by their headers."""
+    """Count the images in local shards by their tar headers. Raises InputError."""
     first = next((shard for shard in dataset.shards if _scheme(shard)), None)
     if first is not None:
         raise InputError(
@@ -322,7 +326,7 @@ def _counted(dataset: WebDataset, unreadable: OnUnreadable) -> int:
                 raise tarfile.ReadError("it is no tar file")
             with tarfile.open(shard) as file:
                 count += _images_in((member.name for member in file if member.isreg()), endings)
-                # The block that ended the reading: of zeros in a whole file, not there or short in one cut off.
+                # A complete tar file ends with a block of zeros; in a truncated file it is missing or short.
                 if file.fileobj and file.fileobj.tell() < file.offset + tarfile.BLOCKSIZE:
                     raise tarfile.ReadError("cut off: its end is missing")
         except (OSError, tarfile.TarError) as error:
@@ -341,7 +345,7 @@ def _counted(dataset: WebDataset, unreadable: OnUnreadable) -> int:
 
 
 def _images_in(members: Iterable[str], endings: list[str]) -> int:
-    """Samples with an image among the files of a shard: those of a sample agree up to the first dot of their names."""
+    """The number of samples with an image. The files of a sample have the same path up to the first dot."""
     split = (os.path.split(path) for path in members if not is_system_or_hidden(path))
     names = ((folder, *name.partition(".")) for folder, name in split)
     samples = itertools.groupby(names, key=lambda name: name[:2])
