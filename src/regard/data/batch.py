@@ -120,7 +120,7 @@ class Loader(ABC):
         dataset: the data set.
         batch_size: images in a batch, over all processes; the last of an epoch has what is left.
         device: device of the batches.
-        image_size: (h, w) of the images in a batch; None where it is that of the files.
+        image_size: (h, w) of the images in a batch; None if images keep the size of their files.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Loader(ABC):
         sampling.check(dataset)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return self._sampling.steps(len(self.dataset))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
@@ -175,11 +175,11 @@ class Loader(ABC):
 
     @abstractmethod
     def _batches(self, number: int, start: int) -> Iterator[Batch]:
-        """The batches of an epoch from a step on; both exist."""
+        """The batches of an epoch from step `start` on; `epoch` has checked both arguments."""
 
 
 def stacked(images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
-    """Images uint8 (3, h, w), of these names -> (B, 3, h, w). Raises InputError: they are of different sizes."""
+    """Stack images, uint8 (3, h, w) each, to (B, 3, h, w). Raises InputError if their sizes differ."""
     for image, name in zip(images, names, strict=True):
         if image.shape != images[0].shape:
             (_, height, width), (_, *other) = image.shape, images[0].shape

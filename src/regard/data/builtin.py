@@ -1,6 +1,6 @@
-"""The built-in data: handwritten digits on crops of photographs, among scraps of other digits.
+"""The built-in data set: handwritten digits on crops of photographs, among scraps of other digits.
 
-Everything after the draws is integer arithmetic, so that the same seed gives the same bytes on every machine.
+All computations after the random draws use integers, so that a seed gives the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SCRAP_CELLS = 4  # a scrap is a quarter of a digit: 4 x 4 of its 8 x 8 cells
 SCRAP_SIZES = (6, 10)
 SCALES = (1, 4)
 
-# The photographs, and the SHA-256 of what they decode to.
+# The photographs, and the SHA-256 of their decoded pixels.
 PHOTOGRAPHS = {
     "china.jpg": "e701459344fd69797154c91add3bb5d70e5ed1a61d8bed889bab3a796104698d",
     "flower.jpg": "3202904ed246795bf616c66d7859cd7c6080eff736c6e38dc5cc62779742033f",
@@ -137,20 +137,20 @@ def digits() -> tuple[Digits, Digits]:
 
 
 def _sklearn_file(name: str) -> Path:
-    """A file that comes with scikit-learn's data sets, found without the second that importing it takes."""
+    """The path of a file of scikit-learn's data sets, without importing scikit-learn, which takes a second."""
     package = importlib.util.find_spec("sklearn")
     assert package is not None and package.submodule_search_locations is not None
     return Path(package.submodule_search_locations[0]) / "datasets" / name
 
 
 def plan(digits: Digits, count: int, cue: float, stream: RandomStream) -> SimpleNamespace:
-    """Draw everything for `count` images of the digits, before a pixel is made.
+    """Draw all random parameters of `count` images.
 
-    The cue decides the backgrounds, and nothing else: the class whose area of the photographs each is cut from.
+    The cue affects only the backgrounds: the class whose area of the photographs each is cropped from.
 
     Returns:
-        arrays (count,) by name, those of scraps (SCRAPS, count), tints with the three channels last. Places of scraps
-        may lie partly outside the image.
+        arrays by name, (count,) each; for scraps (SCRAPS, count); tints have the three channels as last dimension.
+        Scraps may lie partly outside the image.
     """
     label = stream.permutation(count) % 10
     first_of_class = np.searchsorted(digits.labels, np.arange(11))
@@ -191,7 +191,7 @@ def plan(digits: Digits, count: int, cue: float, stream: RandomStream) -> Simple
 
 
 def _make(split: str, digits: Digits, plan: SimpleNamespace) -> dict[str, Any]:
-    # The margin takes what hangs over the edges, and what of a window lies beyond a small digit.
+    # The margin holds pixels beyond the edges of the image, and the part of a window beyond a small digit.
     margin = SCRAP_SIZES[1]
     inside = slice(margin, margin + SIDE)
     canvas = np.zeros((len(plan.label), SIDE + 2 * margin, SIDE + 2 * margin, 3), dtype=np.uint8)
@@ -217,7 +217,7 @@ def _make(split: str, digits: Digits, plan: SimpleNamespace) -> dict[str, Any]:
 
 
 def _backgrounds(plan: SimpleNamespace) -> Bytes:
-    """(N, 32, 32, 3): the crops, with their range of brightness narrowed and moved."""
+    """The background crops (N, 32, 32, 3), with their range of brightness narrowed and shifted."""
     pixels, starts, widths = _photographs()
     photograph = np.array([list(PHOTOGRAPHS).index(name) for name, *_ in AREAS])[plan.background]
     start, width = (table[photograph, plan.scale] for table in (starts, widths))
@@ -235,9 +235,9 @@ def _backgrounds(plan: SimpleNamespace) -> Bytes:
 
 @functools.cache
 def _photographs() -> tuple[Bytes, Integers, Integers]:
-    """Both photographs reduced by every scale, as one list of pixels (P, 3).
+    """Both photographs reduced by every scale, as one array of pixels (P, 3).
 
-    The other two are tables (2, 1 + largest scale) of where each begins in the list and of how wide it is.
+    The other two arrays, (2, 1 + largest scale), hold the first index of each reduced photograph and its width.
     """
     pieces: list[Bytes] = []
     starts, widths = np.zeros((2, 2, 1 + SCALES[1]), dtype=np.int64)
@@ -282,7 +282,7 @@ def _cover(cells: Integers, size: Integers, window: int) -> Small:
 
 
 def _window(canvas: Bytes, top: Integers, left: Integers, side: int) -> Integers:
-    """(N, side, side): where the pixels of a square of each image are in canvas.reshape(-1, 3)."""
+    """The indices into canvas.reshape(-1, 3) of the pixels in a square of each image, (N, side, side)."""
     count, height, width, _ = canvas.shape
     steps = np.arange(side)
     rows = (np.arange(count) * height + top)[:, None] + steps
@@ -290,7 +290,7 @@ def _window(canvas: Bytes, top: Integers, left: Integers, side: int) -> Integers
 
 
 def _paste(canvas: Bytes, window: Integers, cover: Small, colour: Small) -> None:
-    """Lay colour (N, 3) over the windows, as far as cover (N, side, side) says."""
+    """Blend colour (N, 3) over the windows in proportion to cover (N, side, side)."""
     pixels = canvas.reshape(-1, 3)
     under = pixels[window].astype(np.int32)
     under += ((colour[:, None, None] - under) * cover[..., None] + 128) >> 8
@@ -298,13 +298,13 @@ def _paste(canvas: Bytes, window: Integers, cover: Small, colour: Small) -> None
 
 
 def _luma(colour: NDArray[Any]) -> Small:
-    """(..., 3) -> (...): 0 to 255."""
+    """The luma of RGB colours, 0 to 255: (..., 3) -> (...)."""
     red, green, blue = (colour[..., channel].astype(np.int32) for channel in range(3))
     return (77 * red + 150 * green + 29 * blue) >> 8
 
 
 def _colour(luma: NDArray[Any], tint: Integers) -> Small:
-    """(N, 3): the most vivid colour, no more so than the tint, that has the tint's hue and the luma asked for."""
+    """The most saturated colour (N, 3) with the given luma and the tint's hue, at most as saturated as the tint."""
     luma = luma.astype(np.int32)[:, None]
     away = tint.astype(np.int32) - _luma(tint)[:, None]
     room = np.where(away > 0, 255 - luma, luma) * 256 // np.abs(away).clip(min=1)
@@ -312,7 +312,10 @@ def _colour(luma: NDArray[Any], tint: Integers) -> Small:
 
 
 def _digit_luma(around: Bytes, cover: Small, plan: SimpleNamespace) -> Small:
-    """(N,): as far from the mean luma in the digit's box (N, side, side, 3), where it leaves that free, as planned."""
+    """The luma of each digit, (N,): the planned contrast above or below the mean luma of its background.
+
+    `around` is the box of the digit, (N, side, side, 3); pixels that the digit covers do not count.
+    """
     inside = np.arange(cover.shape[1]) < plan.size[:, None]
     free = np.where(inside[:, :, None] & inside[:, None, :], 256 - cover, 0)
     total = free.sum(axis=(1, 2))
@@ -320,15 +323,15 @@ def _digit_luma(around: Bytes, cover: Small, plan: SimpleNamespace) -> Small:
     mean = (free * luma).sum(axis=(1, 2)) // total
     spread = (free * np.abs(luma - mean[:, None, None])).sum(axis=(1, 2)) // total
     contrast = (plan.contrast + spread).clip(max=120)
-    # One of the two is always possible.
+    # At least one of the two is possible.
     can_rise, can_fall = mean + contrast <= 250, mean - contrast >= 5
     return np.where(np.where(can_rise & can_fall, plan.brighter, can_rise), mean + contrast, mean - contrast)
 
 
 def outline(masks: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """The convex hulls of what is marked, bool (N, H, W): the area that strokes enclose; empty where nothing is marked.
+    """The convex hull of each mask, bool (N, H, W): the area that strokes enclose. An empty mask has an empty hull.
 
-    Marks that span more than `size` pixels get a hull slightly too large.
+    The hull of a mask that spans more than `size` pixels is slightly too large.
     """
     _, height, width = masks.shape
     rows, columns = np.arange(height, dtype=np.int32), np.arange(width, dtype=np.int32)

@@ -55,17 +55,16 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """The image, RGB and upright. Raises Unreadable: it cannot be read."""
+        """The image, RGB and upright. Raises Unreadable if it cannot be read."""
 
     def square(self, index: int, size: int) -> Image.Image:
-        """The centre of the image, size x size pixels, its shorter side resized to that: bilinear, antialiased. Raises
-        Unreadable."""
+        """The central square of the image, resized to size x size pixels: bilinear, antialiased. Raises Unreadable."""
         return square(self.image(index), size)
 
     @abstractmethod
     def mask(self, index: int) -> Mask | None:
-        """The region of the object, bool (H, W), of the size of the upright image. Empty if nothing is marked, None if
-        the region is unknown. Raises Unreadable: it cannot be read, or does not fit the image."""
+        """The region of the object, bool (H, W), in the size of the upright image. It is empty if nothing is marked,
+        and None if the region is unknown. Raises Unreadable if it cannot be read or does not fit the image."""
 
     def fingerprint(self) -> str:
         """A hexadecimal digest that changes if images, labels or masks do; here, of 64 images and masks."""
@@ -191,7 +190,7 @@ class Splits(NamedTuple, Generic[Images]):
 
 
 def chosen(which: int | Sequence[int] | NDArray[np.int64] | Tensor, labels: Tensor) -> Tensor:
-    """The indices of a part of a set with these labels (N,), int64; see `ImageDataset.subset`."""
+    """The indices of a subset, int64, of a data set with labels (N,); see `ImageDataset.subset`."""
     count = len(labels)
     if isinstance(which, int):
         if not 1 <= which <= count:
@@ -226,7 +225,7 @@ def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
 
 
 def _by_turns(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of labels from 0 on, all indices in an order that takes the classes in turn."""
+    """All indices of labels (N,), which start at 0, in an order that takes the classes in turn."""
     order = RandomStream(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     sizes = np.bincount(labels)

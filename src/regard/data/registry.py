@@ -1,4 +1,4 @@
-"""The data sets that regard knows, by name: how they are opened, and with which options."""
+"""The registry of data sets: how each is opened, and its options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regard.errors import InputError, unknown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# What fields of a recipe say, or arguments of their own, and no options.
+# Arguments that are not options of the data set, because recipes and `load` have separate fields for them.
 FIELDS = ("unreadable", "download")
 
 
@@ -49,7 +49,7 @@ class Source:
         return self.streamed or self.resized
 
     def all_options(self, options: Mapping[str, Any], *, opening: bool = False) -> dict[str, Any]:
-        """The options of `load`, or `open`, given and by default. Raises InputError: unknown, or of another type."""
+        """The given and default options of `load`, or of `open`. Raises InputError: unknown, or of the wrong type."""
         function = self.open if opening or self.load is None else self.load
         assert function is not None
         parameters = inspect.signature(function, eval_str=True).parameters
@@ -72,17 +72,17 @@ SOURCES: dict[str, Source] = {}
 def register(
     name: str, *, layout: str = "", recognised: Callable[[Path], bool] | None = None, one_file: bool = False
 ) -> Callable[[Function], Function]:
-    """Make a data set known to `open_regions` and `load`, and so to every command, by a name.
+    """Register a data set by name, for `open_regions`, `load` and every command.
 
-    What is decorated is a class of data sets, or a function that gives one. It is called with the path of the files (a
-    `Path` that is there), with the split (`split`: "train", another, or None for the held-out one), and with its other
-    keyword arguments, where they are given: those are the options of the data set.
+    This decorates a subclass of `ImageDataset`, or a function that returns a data set. It is called with the path of
+    the files (an existing `Path`), with `split` ("train", another name, or None for the held-out split), and with
+    those of its other keyword arguments that are given; these are the options of the data set.
 
     Args:
-        name: of the data set.
-        layout: which files are expected where, for a message: one line that begins with "expected".
-        recognised: whether a path looks like the data set, for paths that are given without a name.
-        one_file: whether the path may be that of a file; else it is that of a folder.
+        name: name of the data set.
+        layout: the expected files, for messages: one line that begins with "expected".
+        recognised: function that tells whether a path looks like this data set, for paths given without a name.
+        one_file: whether the path may be a file; else it is a folder.
     """
 
     extra = {} if recognised is None else {"recognised": recognised}
@@ -90,11 +90,16 @@ def register(
 
 
 def register_splits(name: str, *, streamed: bool = False, resized: bool = False) -> Callable[[Function], Function]:
-    """As `register`, of a function that gives both splits: for sets that have other options, or are in memory, in
-    training; with `resized` they are read into memory.
+    """Register a function that returns both splits of a data set, for `load`.
 
-    It is called with the path as it was given, or None, if it takes one; with those of `FIELDS` that it takes; and with
-    its other keyword arguments, which are the options.
+    It is for data sets that are in memory, or whose options for training differ from those of `register`. The function
+    is called with `path` as given, or None, if it has this parameter; with those of `FIELDS` that it has; and with its
+    other keyword arguments, which are the options.
+
+    Args:
+        name: name of the data set.
+        streamed: whether images are streamed; else they are in memory.
+        resized: whether the images that the function returns are then read into memory and resized.
     """
 
     return _registers(name, "load", streamed=streamed, resized=resized)
@@ -122,7 +127,7 @@ def pick_split(split: str | None, splits: Sequence[str], folder: Path, preferred
 
 
 def check_type(name: str, value: Any, kind: Any) -> None:
-    """Raises InputError for a value, as YAML may give it, that is not of the type of an option, if it has one."""
+    """Raises InputError if a value from YAML does not have the type of its option; options without a type take any."""
     if kind is inspect.Parameter.empty:
         return
     choices = [word for part in (kind, *get_args(kind)) for word in get_args(part) if isinstance(word, str)]

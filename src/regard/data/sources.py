@@ -50,21 +50,21 @@ def load(
     """Load a data set into memory, or open a streamed one. Returns the training and the test split.
 
     Args:
-        name: in memory: "clutter", made on the spot; "cifar10", "cifar100" or "stl10", through torchvision; "cub",
-            CUB-200-2011; "scenes", MIT's indoor scenes; or "folder", any images in class folders. Streamed:
-            "files", images in class folders (ImageNet's among them); "wds", WebDataset shards; "hfds", data sets of
-            Hugging Face; what `open_regions` opens and is not named yet, such as "voc"; and what was registered (see
-            `register`): there images without a label are left out.
-        folder: where the files are, or go to: the one with `train/` and `test/` (or `val/`, …), or that torchvision
-            calls root, by default `regard` in the person's cache. None for "clutter".
-        download: whether "cifar10", "cifar100", "stl10" or "hfds" may be fetched if it is not there.
-        size: of files that are read into memory, the side of the images in pixels; "cub" and "scenes" need it.
-        unreadable: of the same, on an image that cannot be read, "error" or "skip".
-        options: those of the data set; of sets read into memory `memory_limit`, the most bytes of a split.
+        name: name of the data set. In memory: "clutter", which is generated; "cifar10", "cifar100" and "stl10", through
+            torchvision; "cub", CUB-200-2011; "scenes", MIT Indoor Scenes; and "folder", images in class folders.
+            Streamed: "files", images in class folders, such as ImageNet; "wds", WebDataset shards; "hfds", data sets of
+            Hugging Face; the other data sets of `open_regions`, such as "voc", and registered data sets (see
+            `register`), whose images without a label are left out.
+        folder: folder of the files: the parent of `train/` and `test/` (or `val/`, …), or the root of torchvision's
+            data sets, by default `regard` in the user's cache folder. None for "clutter".
+        download: download "cifar10", "cifar100", "stl10" or "hfds" if the files are missing.
+        size: side in pixels of images that are read from files into memory; "cub" and "scenes" require it.
+        unreadable: on an image that cannot be read into memory, raise an "error" or "skip" the image.
+        options: options of the data set; for data sets read into memory also `memory_limit`, the maximum number of
+            bytes per split.
 
     Raises:
-        InputError: an unknown name, a folder that is not there or does not hold what it should, an option that the
-            data set does not have.
+        InputError: an unknown name, a missing or incomplete folder, or an option that the data set does not have.
     """
     source = _source(name)
     options = source.all_options(options)
@@ -93,25 +93,25 @@ def load(
 def open_regions(
     where: str | os.PathLike[str], *, split: str | None = None, limit: int | None = None, **options: Any
 ) -> ImageDataset:
-    """Open a set of image files with regions. All files have to be there; of them only the annotations are read.
+    """Open a data set of image files with regions. All files must exist, but only the annotations are read.
 
-    `docs/regions.md` says for each kind which files are expected where.
+    `docs/regions.md` describes the expected files of each kind.
 
     Args:
         where: "KIND:PATH", where KIND is "coco", "cub", "folder", "imagenet", "masks", "pets", "scenes", "stl10", "voc"
-            or one that was registered (see `register`); or a path alone, whose kind is then found from what is there.
-        split: of the set; None for the held-out one, if there is one.
+            or a registered name (see `register`); or only a path, whose kind is recognised from its files.
+        split: name of the split; None for the held-out split, if there is one.
         limit: maximum number of images, which are evenly spaced in the data set.
-        options: of the kind; None leaves one to the kind. `images`, the folder of the images, if it is not where the
-            kind expects it; for "coco", "imagenet", "masks" and "stl10". `region`: for "coco" and "voc", "all" objects
-            of an image or only those of its "label"; for "cub" the "segmentation" or the "box". `boundary`: for "pets"
-            and "voc", whether pixels marked as border are "inside" the region or "outside".
+        options: options of the kind; None for an option's default. `images`, for "coco", "imagenet", "masks" and
+            "stl10": the folder of the images, if it differs from the usual layout. `region`: for "coco" and "voc",
+            "all" objects of an image or only those of its "label"; for "cub", the "segmentation" or the "box".
+            `boundary`, for "pets" and "voc": whether border pixels are "inside" or "outside" the region.
 
     Returns:
-        the set, in the order of the annotations or of the paths of the images.
+        the data set, in the order of the annotations or of the image paths.
 
     Raises:
-        InputError: nothing there, an unknown kind or option, files that are missing or malformed.
+        InputError: the path does not exist, the kind or an option is unknown, or files are missing or malformed.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; give 1 or more")

@@ -26,19 +26,18 @@ _PURPOSE = 8  # of the stream, among those of a seed
 
 @dataclass(frozen=True)
 class Transform:
-    """How an image is resized and cropped for a network, as timm does it, and in training how it is varied.
+    """Resizing and cropping of images for a network, as in timm, and augmentation in training.
 
     Attributes:
         size: (height, width) of the network's input; None leaves images unchanged and ignores the other fields. Images
             in memory are not resized.
-        crop_pct: in evaluation, the share of the resized image, along each side, that the crop keeps; above 0.
-        crop_mode: "center": the shorter side is resized and the centre cut out. "squash": both sides are resized,
-            which changes the proportions, and the centre is cut out. "border": the longer side is resized, and
-            the rest filled.
+        crop_pct: in evaluation, the side of the crop as a fraction of that of the resized image; above 0.
+        crop_mode: "center" resizes the shorter side and crops the centre. "squash" resizes both sides, which changes
+            the aspect ratio, and crops the centre. "border" resizes the longer side and fills the rest.
         interpolation: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
         fill: (red, green, blue), 0 to 255, of the border in mode "border". Where the other modes have to pad, they
             pad with black.
-        augmentation: random changes in place of all that but the size; None in evaluation.
+        augmentation: random changes, which replace all other fields but the size; None in evaluation.
 
     Raises:
         InputError: a value other than these.
@@ -62,7 +61,7 @@ class Transform:
             raise InputError(f"crop_pct is {self.crop_pct}, which leaves nothing of an image; give 1 or less")
 
     def image(self, image: Image.Image) -> Tensor:
-        """The pixels that the network sees in evaluation, before they are normalised: to the bit those of timm.
+        """Resize and crop an image for evaluation; the result is bit-identical to timm's before normalisation.
 
         Args:
             image: RGB.
@@ -71,7 +70,7 @@ class Transform:
             uint8 (3, h, w).
 
         Raises:
-            InputError: the image is so long and narrow that it would vanish, or be larger than is safe, once resized.
+            InputError: the image is so long and narrow that a side would be 0 after resizing, or the result too large.
         """
         if self.size is None:
             return torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -79,13 +78,13 @@ class Transform:
         return self._steps(image)
 
     def mask(self, mask: Mask) -> Mask:
-        """The mask of what the network sees in evaluation: bool (H, W) -> bool (h, w), treated as the image is.
+        """Resize and crop a mask as `image` does with its image: bool (H, W) -> bool (h, w).
 
-        A pixel is in it if the mask covers at least half of what the pixel covers of the image. Along a side that is
-        enlarged the pixel takes after the one at its centre. What was padded is not in the mask.
+        A pixel belongs to the result if the mask covers at least half of its area in the original image. Along a side
+        that is enlarged, the original pixel at its centre decides. Padding does not belong to the mask.
 
         Raises:
-            InputError: as of `image`.
+            InputError: as in `image`.
         """
         from timm.data.transforms import center_crop_or_pad
 
@@ -96,7 +95,7 @@ class Transform:
         new_width, new_height = self._nearest(Image.fromarray(mask.view(np.uint8))).size
         covered, row_unit = _covered(mask, height, new_height)
         covered, column_unit = _covered(covered.T, width, new_width)
-        half = 2 * covered >= row_unit * column_unit  # in whole numbers, so that exactly a half is a half
+        half = 2 * covered >= row_unit * column_unit  # in integers, so that exactly one half counts
         return center_crop_or_pad(torch.from_numpy(half.T)[None], list(self.size))[0].numpy()
 
     @cached_property
@@ -105,11 +104,11 @@ class Transform:
 
     @cached_property
     def _nearest(self) -> Any:
-        """Resizes as `_steps` does, in no time: what counts is the size."""
+        """timm's resizing with nearest interpolation: a fast way to get the size of the resized image."""
         return self._timm("nearest").transforms[0]
 
     def _timm(self, interpolation: str) -> Any:
-        """timm's resizing, cropping, and then bytes."""
+        """timm's transform for evaluation, which returns bytes."""
         from timm.data import create_transform
 
         assert self.size is not None
@@ -120,8 +119,8 @@ class Transform:
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
             interpolation=interpolation,
-            mean=(red / 255, green / 255, blue / 255),  # which timm takes for the border's colour
-            use_prefetcher=True,  # which wants bytes
+            mean=(red / 255, green / 255, blue / 255),  # timm's fill colour
+            use_prefetcher=True,  # return bytes
         )
 
     def _check_shape(self, width: int, height: int) -> None:
@@ -139,14 +138,14 @@ class Transform:
 
 
 class SeededTransform:
-    """The pixels that a network sees of an image: in evaluation as its transform says; in training by timm's transform,
-    random by seed, epoch and position alone.
+    """Applies a transform to images. In training, random changes by timm's transform depend only on the seed, the epoch
+    and the position.
 
     Args:
-        transform: in training with a square size.
-        mean: of each channel, 0 to 1.
-        std: likewise.
-        seed: of what is random.
+        transform: the transform; in training its size must be square.
+        mean: mean of each channel, 0 to 1.
+        std: standard deviation of each channel.
+        seed: seed of the random changes.
     """
 
     def __init__(self, transform: Transform, mean: Channels, std: Channels, seed: int) -> None:
@@ -179,7 +178,7 @@ class SeededTransform:
             self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
 
     def __call__(self, image: Image.Image, epoch: int, position: int) -> Tensor:
-        """An image, RGB, at a position of an epoch's order -> uint8 (3, h, w)."""
+        """Transform the RGB image at a position of an epoch's order to uint8 (3, h, w)."""
         if self._steps is None:
             return self.transform.image(image)
         with seeded(self._seed, epoch, _PURPOSE, position):
@@ -187,23 +186,23 @@ class SeededTransform:
             return pixels if self._erasing is None else self._erased(pixels)
 
     def _erased(self, pixels: Tensor) -> Tensor:
-        # timm erases normalised values, with those of a normal distribution. What is not erased comes back as it was.
+        # timm erases normalised values and fills in normal noise. Pixels that are not erased keep their exact value.
         values = pixels.float().div_(255).sub_(self._mean).div_(self._std)
         values = self._erasing(values).mul_(self._std).add_(self._mean).mul_(255)
         return values.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _covered(values: NDArray[Any], length: int, new_length: int) -> tuple[NDArray[Any], int]:
-    """How much each of `new_length` pixels covers of values (length, ...).
+    """The sum of values (length, ...) in the interval that each of `new_length` pixels covers.
 
     Returns:
-        integers (new_length, ...), and what they are where all values are 1.
+        integers (new_length, ...), and the integer that results if all values are 1.
     """
     positions = np.arange(new_length)
     if new_length >= length:
         return values[(2 * positions + 1) * length // (2 * new_length)], 1
-    # Pixel i covers i * length to (i + 1) * length, where each value is new_length long: a part of its first value, all
-    # between, and a part of its last.
+    # Pixel i covers the interval from i * length to (i + 1) * length, in units in which each value is new_length long:
+    # part of its first value, all values between, and part of its last value.
     edges, cut = np.divmod(np.arange(new_length + 1, dtype=np.int32) * length, new_length)
     values = np.concatenate([values, np.zeros_like(values[:1])]).astype(np.int32)
     first, last = edges[:-1], edges[1:]

@@ -1,8 +1,8 @@
-"""Batches of a `WebDataset`, read from its shards on webdataset's pipeline.
+"""Loader of a `WebDataset`, which reads shards with webdataset's pipeline.
 
-Each process gets some of the shards, and each of its DataLoader workers some of these. A worker makes whole batches
-(its rank's slices) from its shards: batch b of an epoch comes from stream b % workers. If there are fewer shards than
-processes, each process reads all shards and takes every world_size-th image.
+The shards are divided among the processes, and those of a process among its DataLoader workers. Each worker makes whole
+batches (its rank's slices) from its shards: batch b of an epoch comes from stream b % workers. If there are fewer
+shards than processes, each process reads all shards and takes every world_size-th image.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from regard.data.workers import Failure, Workers
 from regard.errors import InputError, one_line
 
 _PURPOSE = 9  # of the random stream, among those of a seed
-_MOST_UNREADABLE = 10_000  # images in a row
+_MOST_UNREADABLE = 10_000  # consecutive images
 
 
 class WebDatasetLoader(Loader):
-    """The batches of a set of shards; see `create_loader`.
+    """Batches of a data set in shards, without masks; see `create_loader`.
 
-    There are no masks. In training all batches are full; in order, ranks may have any number of batches. They depend on
-    the numbers of processes and of workers, not on where in an epoch one begins: what comes before is read, not
+    With shuffle all batches are full; without shuffle, ranks may have different numbers of batches. Batches depend on
+    the numbers of processes and workers, but not on the step at which an epoch begins: earlier images are read, but not
     decoded.
     """
 
@@ -78,10 +78,10 @@ class WebDatasetLoader(Loader):
 
 @dataclass(eq=False)
 class _Reader(IterableDataset[Batch | Failure]):
-    """One rank's batches in an epoch (of training, those of `steps`), images uint8; this is what goes to the workers.
+    """Reads one rank's batches of an epoch in the DataLoader workers; images are uint8. In training, only the batches
+    of `steps` are read.
 
-    There are as many streams as workers, at least 1. `skip` says whether shards and images that cannot be read are
-    passed over.
+    There is one stream per worker, and at least one. With `skip`, shards and images that cannot be read are skipped.
     """
 
     dataset: WebDataset
@@ -106,7 +106,7 @@ class _Reader(IterableDataset[Batch | Failure]):
             yield Failure(str(error), traceback.format_exc())
 
     def _train(self, worker: int) -> Iterator[Batch]:
-        # The DataLoader takes from its workers in turn, the first batch from the first.
+        # The DataLoader takes batches from its workers in turn, beginning with the first.
         steps = self.steps[worker :: self.streams]
         if not steps:
             return
@@ -140,16 +140,16 @@ class _Reader(IterableDataset[Batch | Failure]):
             yield self._batch(rows)
 
     def _batch(self, rows: list[tuple[Tensor, int, int]]) -> Batch:
-        """Of pixels, each with label and index."""
+        """A batch from (pixels, label, index) of each image."""
         images = stacked([image for image, *_ in rows], [f"image {index}" for *_, index in rows])
         labels, index = (torch.tensor([row[i] for row in rows], dtype=torch.int64) for i in (1, 2))
         skipped, self.skipped = tuple(self.skipped), []
         return Batch(images, labels, index, self.sampling.batch_size, skipped=skipped)
 
     def _images(self, samples: Iterable[Sample]) -> Iterator[tuple[Image.Image, int]]:
-        """The training images with labels. An image that cannot be read is replaced by the next one that can.
+        """The labelled training images. An unreadable image is replaced by the next readable one.
 
-        So no image changes its position, and an epoch can begin at any step without decoding earlier images.
+        So no other image changes its position, and an epoch can begin at any step without decoding earlier images.
         """
         most = min(len(self.dataset), _MOST_UNREADABLE)
         waiting = 0
@@ -163,7 +163,7 @@ class _Reader(IterableDataset[Batch | Failure]):
                 raise Unreadable(f"not one of {most} images in a row could be read (the last: {name_of(sample)!r})")
 
     def _decoded(self, sample: Sample) -> tuple[Image.Image, int] | None:
-        """Image and label of a sample; None if it is to be passed over."""
+        """The image and label of a sample; None if it is skipped."""
         try:
             with quiet():
                 return self.dataset.decode(sample)
@@ -172,7 +172,7 @@ class _Reader(IterableDataset[Batch | Failure]):
             return None
 
     def _shuffled(self, stream: int) -> Iterator[Sample]:
-        """The samples of a stream in random order, again and again: each turn from other shards."""
+        """An endless iterator over the samples of a stream in random order. Each round assigns shards anew."""
         import webdataset as wds
 
         shards, buffer = len(self.dataset.shards), self.dataset.buffer
@@ -216,8 +216,8 @@ class _Reader(IterableDataset[Batch | Failure]):
             cut = images < expected
             if not cut and shard in self.dataset.cut_off:
                 reason, cut = f"it is cut off after {images} images", True
-        except Exception as error:  # of tarfile, of decompression, of a connection
-            # webdataset adds what it read to the words of the error, and to its arguments.
+        except Exception as error:  # from tarfile, decompression or a connection
+            # webdataset appends the stream that it was reading to the message and arguments of the error.
             message = error.args[0] if error.args and isinstance(error.args[0], str) else one_line(error)
             reason, cut = f"{type(error).__name__}: {' '.join(message.partition(' @ <')[0].split())}", True
         if cut:

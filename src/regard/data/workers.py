@@ -15,9 +15,9 @@ from regard.errors import InputError, first_line
 
 
 class Failure(NamedTuple):
-    """An InputError of a worker, one line, and the traceback of where it was raised.
+    """The one-line message of an InputError in a worker, and its traceback.
 
-    As an exception it would come back with the traceback in its message.
+    A raised exception would arrive in the main process with the traceback in its message.
     """
 
     message: str
@@ -40,12 +40,12 @@ class Workers:
         self._requests = _Requests()
         self._loader: DataLoader[Any] | None = None
         self._running: Any = None
-        self._ending: weakref.finalize[Any, Any] | None = None  # of the workers that are there
+        self._ending: weakref.finalize[Any, Any] | None = None  # ends the current workers
         self._turn = 0
         if not count:
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of more workers than processors, which is for the person to say
+            warnings.simplefilter("ignore")  # more workers than CPU cores, which is the user's choice
             self._loader = DataLoader(
                 source,
                 batch_size=None,
@@ -59,8 +59,12 @@ class Workers:
             )
 
     def read(self, requests: Iterable[Any] = ()) -> Iterator[Any]:
-        """The items of the requests, or of the iterable source. Raises InputError: a `Failure`, whose traceback becomes
-        a note of the error; a worker died; two epochs are read at once."""
+        """The items of the requests, or of the iterable source.
+
+        Raises:
+            InputError: an item is a `Failure`, whose traceback becomes a note of the error; a worker died; or two
+                epochs are read at once.
+        """
         for item in self._items(requests):
             if isinstance(item, Failure):
                 error = InputError(item.message)
@@ -83,8 +87,8 @@ class Workers:
                 warnings.simplefilter("ignore")  # as above
                 iterator = iter(self._loader)
             if iterator is not self._running:
-                # It keeps the queues through which the workers are told to end. Without it, in a circle of objects,
-                # these would be gone before; and at the end of Python the workers would be waited for, which wait.
+                # The iterator owns the queues that stop the workers. Without this reference, garbage collection of a
+                # reference cycle could delete the queues first, and Python's exit would wait for the workers forever.
                 self._running, self._ending = iterator, weakref.finalize(self, _end, iterator)
             while turn == self._turn:
                 try:
@@ -94,9 +98,9 @@ class Workers:
                 yield item
             raise InputError("two epochs of one loader are read at once; read one after the other, or make two loaders")
         except (RuntimeError, EOFError, ConnectionError) as error:
-            # The last two: it ended while a part, in memory that it shares, was on the way.
+            # The last two: the worker died while a tensor in shared memory was in transit.
             if str(error).startswith("Caught "):
-                raise  # of what is read; the worker only passed it on
+                raise  # an error of the source, not of the worker
             raise InputError(
                 f"a DataLoader worker died ({first_line(error)}); if memory ran out, try fewer of them (--workers, or "
                 "--data.workers of a recipe) or smaller batches (--batch-size)"
@@ -131,12 +135,12 @@ def _as_it_is(part: Any) -> Any:
 
 
 def _begin(_: int) -> None:
-    # Ctrl-C goes to all processes, and so may the end that a scheduler announces; the first one ends the others.
+    # Ctrl-C, and often a scheduler's termination signal, reach all processes; the main process ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _pass_over_once)
     torch.set_num_threads(1)
 
 
 def _pass_over_once(number: int, _: Any) -> None:
-    # The next one comes from the first process, for one of the others that does not end by itself.
+    # A later signal comes from the main process, to end a worker that does not stop by itself.
     signal.signal(number, signal.SIG_DFL)
