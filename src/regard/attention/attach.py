@@ -23,7 +23,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class PlacementWarning(UserWarning):
-    """Attention went elsewhere than to the end of a residual branch, because there is none."""
+    """Attention was not attached at the end of a residual branch, because there is none."""
 
 
 def attach(
@@ -36,11 +36,11 @@ def attach(
     start: Start = "published",
     **options: Any,
 ) -> Model:
-    """Puts attention module `name` into `model`, in place: at the end of every residual branch, or `where` it says.
+    """Puts attention module `name` into `model`, in place: at the end of every residual branch, or as `where` states.
 
-    Where blocks have a slot for attention (regard's own, and those of timm's ResNets), it goes there. Anywhere else a
-    `WithAttention` takes the place of the layer it follows: the layer, and attention as its child `attention`. In state
-    dicts all other names stay, so that weights of the plain network load with `strict=False`.
+    Where blocks have a slot for attention (regard's own, and those of timm's ResNets), it goes there. Elsewhere a
+    `WithAttention` replaces the layer before it: that layer, with the attention module as its child `attention`. All
+    other names in state dicts stay, so weights of the plain network load with `strict=False`.
 
     Modules take the device, dtype and mode of their block.
 
@@ -51,21 +51,21 @@ def attach(
         stages: numbers counted from 1; None means every stage.
         where: 'branch', 'block', 'stage', or a sequence of layer names; `attention.insertion_points` describes them.
         gate: as in `attention.create`.
-        start: 'published', as the module's authors have it, or 'identity': the network computes exactly what it did,
-            and learns from there; see `attention.IdentityStart`. Take that for a network with trained weights, which
-            gates of about 1/2 in every branch undo. Modules that begin so by themselves (`starts_as_identity`: global
-            context) stay as they are. Shuffle attention leaves its channel shuffle out then, which would mix channels
-            that such a network tells apart, unless `shuffle=True` asks for it.
+        start: 'published', the authors' initialisation, or 'identity': the network's output is unchanged at first; see
+            `attention.IdentityStart`. Use 'identity' for networks with trained weights, since gates of about 1/2 in
+            every branch undo what they learned. Modules that start as the identity themselves (`starts_as_identity`:
+            global context) are not wrapped. With 'identity', shuffle attention has no channel shuffle, which would
+            permute the channels of trained features, unless `shuffle=True` is given.
         options: the module's own.
 
     Returns:
         `model`.
 
     Warns:
-        PlacementWarning: there is no residual branch in these stages; it says where attention went.
+        PlacementWarning: these stages have no residual branch; the message states where attention was attached.
 
     Raises:
-        InputError: the model has no insertion point there, or carries some already; it is left as it was.
+        InputError: the model has no insertion point there, or has attention there already; the model is then unchanged.
     """
     check_start(start)
     if start == "identity" and name == "shuffle":
@@ -95,9 +95,9 @@ def attach(
 
 
 def detach(model: Model) -> Model:
-    """Takes the modules that `attach` put in out of `model` again, in place, and returns it.
+    """Removes the modules that `attach` put into `model`, in place, and returns the model.
 
-    What a network brings of its own, such as the squeeze-and-excitation of timm's `seresnet50`, stays.
+    Attention that is part of the architecture, such as the squeeze-and-excitation of timm's `seresnet50`, stays.
 
     Raises:
         InputError: `model` comes from `attention.fold`.

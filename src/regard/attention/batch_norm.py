@@ -1,4 +1,4 @@
-"""Batch norms that go into the layer before them: in evaluation mode they are a factor and a bias a channel."""
+"""Folding batch norms into the layer before them: in evaluation mode they are a factor and a bias per channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What features an attention module takes."""
+"""Checks of the features that an attention module takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from regard.errors import InputError
 
 
 def check_features(module: nn.Module, x: Tensor) -> None:
-    """Refuses features that attention module `module` was not made for, whatever would then compute with them.
+    """Raises an error for features that attention module `module` was not made for, before they reach a kernel.
 
     Features are (N, C, H, W), in a floating-point dtype, of the `channels` of the module, with H and W of at least 1.
     They have the device of all its parameters and, outside of autocast, the dtype of some; that of a gate may differ.

@@ -39,9 +39,9 @@ def fold(model: Model, keep: Iterable[str] = ()) -> Model:
       from: they give their channels in the shuffled order, and the module gates them where they are. `detach` refuses
       such a copy: without attention its branches would be in another order.
 
-    What reads what is told by the network's graph (`torch.fx`). A forward that depends on values, or on the size of
-    the images, has none, and all norms of such a network stay but those inside attention. So do norms of several
-    layers, norms of the batch's own statistics, and those of weights that are shared, computed, or read by others.
+    The graph of `torch.fx` shows which layer reads which output. A forward that depends on values or on the image size
+    has no graph; then only norms inside attention modules are folded. Norms of several
+    layers, norms of the batch's own statistics, and those of weights that are shared, computed, or read by others stay.
 
     The copy is in evaluation mode and not meant for training. Its weights have the dtype, device and memory format of
     those of `model`, which stays as it is.
@@ -104,10 +104,10 @@ def _graph(model: nn.Module) -> fx.Graph:
     bare = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})  # of the same tensors
     for part in bare.modules():
         for hooks in _HOOKS:
-            getattr(part, hooks).clear()  # other people's, who have not asked for this
+            getattr(part, hooks).clear()  # the user's hooks must not run here
     try:
         graph = _Tracer().trace(bare)
-    except Exception:  # whatever a forward raises that looks at values
+    except Exception:  # a forward that depends on values raises any exception
         return fx.Graph()
     remembered = any(isinstance(value, fx.Proxy) for part in bare.modules() for value in vars(part).values())
     return fx.Graph() if remembered else graph

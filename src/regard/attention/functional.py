@@ -1,4 +1,4 @@
-"""The formulas of what attention modules do to whole feature maps: the definitions of the operations in `kernels`.
+"""Formulas of the operations of attention modules on feature maps; these define the operations in `kernels`.
 
 Features x and gradients g of them are (N, C, H, W). Everything small (factors, statistics, parameters, and their
 gradients) broadcasts to them; statistics and gradients are in float32 at least. Formulas may be differentiated as they
@@ -30,7 +30,7 @@ def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: 
 
 
 def with_peaks(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, pixels: bool) -> Tensor:
-    """`a * b` of the shape and dtype of x, and `peak` more at the places `where`.
+    """`a * b` of the shape and dtype of x, with `peak` added at the positions `where`.
 
     These are pixels h W + w of each channel, (N, C), or channels at each pixel, (N, 1, H, W).
     """
@@ -50,9 +50,9 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
 
 
 def channel_statistics(x: Tensor, variance: bool, maximum: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance, maximum and its first pixel h W + w of each channel: (N, C), or (0,) of what is not asked for.
+    """Mean, variance, maximum and its first pixel h W + w of each channel: (N, C), or (0,) for those not requested.
 
-    The variance has H W - 1 in the denominator, that of one pixel is 0. A maximum's gradient goes to its pixel.
+    The variance has H W - 1 in the denominator, that of one pixel is 0. The gradient of a maximum goes to its pixel.
     """
     mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
     squares, top, where = mean.new_empty(0), mean.new_empty(0), mean.new_empty(0, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The one idea of every attention module: compute gate logits, gate, apply."""
+"""Base classes of all attention modules: compute gate logits, gate, multiply."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from regard.attention.gates import Gate, parse_gate
 
 
 class AttentionModule(nn.Module):
-    """Base of everything that attention modules are made of: all of it can start anew."""
+    """Base of attention modules and their parts: parameters can be reset."""
 
     def reset_parameters(self) -> None:
         """Gives all parameters and buffers the values of a new module: after `to_empty`, say, of one on 'meta'.
 
-        For a whole network, `model.apply` of this method is right, which comes to the layers of a module before it.
+        For a whole network call it through `model.apply`, which visits the layers of a module before the module.
         """
         for child in self.children():
             reset_parameters(child)
         self._start()
 
     def _start(self) -> None:
-        """Sets the parameters whose first values are not those of their layers."""
+        """Sets the parameters whose initial values differ from those of their layers."""
 
 
 def reset_parameters(module: nn.Module) -> None:
@@ -86,7 +86,7 @@ class GatedAttention(AttentionModule, ABC):
 
 
 class ChannelAttention(GatedAttention):
-    """Base of the modules with one logit a channel, (N, C, 1, 1)."""
+    """Base of the modules with one logit per channel, (N, C, 1, 1)."""
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)

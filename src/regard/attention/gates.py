@@ -125,7 +125,7 @@ def sigmoids_of(gate: nn.Module, channels: int, x: Tensor) -> tuple[Tensor, Tens
 def parse_gate(gate: Gate | str) -> Gate:
     """The gate of a name: 'sigmoid', 'hard-sigmoid', 'sub-attention' (order 1) or 'sub-attention-K'.
 
-    A specification is given back as it is.
+    A specification is returned unchanged.
 
     Raises:
         InputError: the name is unknown, or `gate` is neither a name nor a specification.

@@ -36,7 +36,7 @@ class InsertionPoint:
     """Where an attention module can go.
 
     Attributes:
-        name: what the module is called in the network, and so in its state dict: 'layer1.0.se',
+        name: name of the module in the network and its state dict: 'layer1.0.se',
             'layer1.0.bn3.attention'.
         channels: C of the features there.
         stage: the name of the stage it is in, or None.
@@ -60,7 +60,7 @@ class InsertionPoint:
 
     @property
     def module(self) -> nn.Module | None:
-        """What is there now."""
+        """The module at this point."""
         filled = self.slot or isinstance(self.host, WithAttention)
         return getattr(self.host, self.attribute) if filled else None
 
@@ -167,14 +167,14 @@ def _branch_points(model: nn.Module, name: str, block: nn.Module, stage: str) ->
 
 
 def _after_block(model: nn.Module, name: str, block: nn.Module, stage: str) -> InsertionPoint:
-    """Behind a whole block, whose channels are those of the branch that it adds."""
+    """After a whole block, whose channels are those of the branch that it adds."""
     branch = branch_of(block)
     channels = _channels(branch.layer) if branch is not None and branch.residual else 0
     return replace(_after(model, name, block, stage), channels=channels)
 
 
 def _after_layers(model: nn.Module, stage: str, where: str) -> list[InsertionPoint]:
-    """Behind each convolution with its norm and activation, in a stage of layers; 'stage': behind the last of them."""
+    """After each convolution with its norm and activation, in a stage of layers; 'stage': after the last of them."""
     ends: list[tuple[str, nn.Module]] = []  # the last layer's name, and the convolution
     follows, shared = False, _shared(model)
     for name, layer in (layer for part in stage_parts(model)[stage] for layer in _layers(*part)):
@@ -242,7 +242,7 @@ def _layer_points(model: nn.Module, patterns: Sequence[str], stages: Iterable[in
 
 
 def _after(model: nn.Module, name: str, block: nn.Module, stage: str | None) -> InsertionPoint:
-    """Behind the layer of this name, called `attention`, or `attention2`, … if it has one of that name itself."""
+    """After the layer of this name, called `attention`, or `attention2`, … if it has one of that name itself."""
     host = model.get_submodule(name)
     attribute, number = "attention", 2
     while hasattr(host, attribute):

@@ -1,4 +1,4 @@
-"""What shapes the layers of a network give, found without computing anything."""
+"""Output shapes of the layers of a network, on the meta device, without computing values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# timm's networks say what images they take; others are tried with these sizes, in pixels.
+# timm's networks declare their image size; others are tried with these sizes, in pixels.
 _SIZES = (224, 64, 32)
 
 
@@ -34,7 +34,7 @@ def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Modu
         for layer in layers:
             hooks.callback(layer.register_forward_hook(note).remove)
         for images in example_images(model):
-            with suppress(Exception):  # whatever a network raises at images of a size it does not take
+            with suppress(Exception):  # networks raise any exception for an image size they do not take
                 torch.func.functional_call(model, state, (images,))
             if len(shapes) == len(set(layers)):
                 break

@@ -1,4 +1,4 @@
-"""Attention that begins as the identity, for networks that have weights already."""
+"""Attention that starts as the identity, for networks with trained weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Start = Literal["published", "identity"]
 
 
 class IdentityStart(AttentionModule):
-    """An attention module that begins as the identity: `x + a (module(x) - x)` with one learned `a`, 0 at first.
+    """An attention module that starts as the identity: `x + a (module(x) - x)` with one learned `a`, initially 0.
 
-    Of a module `x * gate` that is `x * (1 + a (gate - 1))`. At `a = 0` features come out as they went in, bit for bit.
+    For a module `x * gate` this is `x * (1 + a (gate - 1))`. At `a = 0` the output equals the input, bit for bit.
     `a` has a gradient from the first step on, the module from the second. Of a module with one factor per channel only
     `gate_values` runs, so that the features are read and written once.
 
@@ -50,7 +50,7 @@ class IdentityStart(AttentionModule):
 
 
 def check_start(start: str) -> None:
-    """Refuses a start that is neither 'published' nor 'identity'.
+    """Raises an error if a start is neither 'published' nor 'identity'.
 
     Raises:
         InputError: it is something else.

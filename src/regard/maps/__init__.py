@@ -1,13 +1,13 @@
-"""Attention maps of layers, and class activation maps (CAMs) of any model, which is left as it was.
+"""Attention maps of layers, and class activation maps (CAMs) of any model, which stays unchanged.
 
 - `Taps`: the outputs of named layers; `MapTaps`: their attention maps.
 - `activation_map`: the activation-based attention map of a layer.
-- `create`: a CAM method by one of the `names`; all are called alike, see `MapMethod`.
-- `GradCAM` and its variants: what speaks for a class.
+- `create`: a CAM method by one of the `names`; all have the same interface, see `MapMethod`.
+- `GradCAM` and its variants: CAMs of a class.
 - `GradientMap`: the gradient-based attention map (saliency); `ActivationMap`: `activation_map` as a method.
 - `register`: adds a method, or a function `(model, images, classes) -> maps`, under a name.
 - `last_features`: the layer whose CAM is taken unless stated.
-- `group_activation`: how much each group of channels alone speaks for a class.
+- `group_activation`: the class score of each group of channels alone.
 """
 
 from regard.maps.activation import activation_map

@@ -1,4 +1,4 @@
-"""Class activation maps: what in an image speaks for a class."""
+"""Class activation maps (CAMs)."""
 
 from __future__ import annotations
 

@@ -27,19 +27,19 @@ def group_activation(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> Tensor:
-    """How much each group of a layer's channels, taken alone, speaks for a class.
+    """The class score of each group of a layer's channels alone.
 
     The channels are cut into `groups` runs of neighbours. The mean activation of a group is enlarged to the image
     (bilinear, `align_corners=False`) and scaled to [0, 1]; the image is multiplied with it and put through the model
     again. The score is the probability (softmax) of the class. Source: SA-Net (arXiv 2102.00240), its published
     `cam.GroupAct`, for one image; here a batch, each image scaled by itself.
 
-    The model runs in evaluation mode, without gradients, and is afterwards as it was.
+    The model runs in evaluation mode, without gradients, and is unchanged afterwards.
 
     Args:
         model: maps images to class scores (N, classes).
         layer: a name as in `model.named_modules()`, or the module itself; it gives features (N, C, h, w).
-        images: (N, 3, H, W), floating point, normalised as the model wants them, on its device.
+        images: (N, 3, H, W), floating point, normalised for the model, on its device.
         classes: one class for all images, or one for each, (N,); None: the predicted ones.
         groups: a divisor of C.
         batch_size: masked images in one forward; there are at most N * groups of them in all.

@@ -1,4 +1,4 @@
-"""What layers give, arranged as features (N, C, H, W).
+"""Arranges the outputs of layers as features (N, C, H, W).
 
 Convolutions give (N, C, H, W) themselves. Vision transformers give tokens (N, T, C), often with prefix tokens (class,
 distillation, registers) before those of the patches; Swin and its kin give (N, H, W, C).
@@ -33,7 +33,7 @@ def arrangement(
     Args:
         model: not compiled.
         name: of the layer, as in `model.named_modules()`.
-        output: what it gave.
+        output: the output of the layer.
         images: (N, 3, H, W), what the model was given; None: unknown, tokens are then expected to be a square.
         reshape: makes the features itself, from outputs of any shape.
 

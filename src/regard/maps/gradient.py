@@ -56,7 +56,7 @@ class GradientMap(MapMethod):
 
     `mean_c |dL/dx|^power`, or sum, or max. Source: "Paying More Attention to Attention" (Attention Transfer, arXiv
     1612.03928), section 3.2, where L is the loss and x the image, equations 3 and following; it takes all channels of
-    the gradient, for a picture they are reduced. With `symmetric` it is that section's flip-invariant form: the mean of
+    the gradient, here they are reduced to a map. With `symmetric` it is that section's flip-invariant form: the mean of
     the map and of the mirrored image's map, mirrored back.
 
     Args:

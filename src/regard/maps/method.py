@@ -27,7 +27,7 @@ Fuse = Literal["mean", "max"]
 
 
 class Tapped(NamedTuple):
-    """What a layer gave, where the graph to the class scores begins, and what makes features (N, C, H, W) of it."""
+    """The output of a layer, the start of the graph to the class scores, and the function that arranges features."""
 
     output: Tensor
     arrange: Reshape
@@ -38,9 +38,9 @@ class MapMethod(ABC):
 
     A method is a subclass with its `combine`. One forward takes place, without a graph up to the first tapped layer,
     and for each of K classes one backward, down to the tapped layers. The model runs in evaluation mode, not compiled,
-    and is afterwards as it was, by error or not: mode of every module, hooks, gradients, `requires_grad`. The caller
-    may be under `no_grad`, `inference_mode` or autocast; parameters may be frozen; operations after a tapped layer may
-    work in place.
+    and is unchanged afterwards, also after an error: mode of every module, hooks, gradients, `requires_grad`. The
+    caller may be under `no_grad`, `inference_mode` or autocast; parameters may be frozen; operations after a tapped
+    layer may work in place.
 
         maps = GradCAM(model)(images)                          # (N, H, W), of the predicted classes
         maps = GradCAM(model, "layer3")(images, 7)             # of class 7
@@ -48,11 +48,11 @@ class MapMethod(ABC):
         maps = GradCAM(model, ["layer3", "layer4"])(images)    # of both layers, fused
 
     Args:
-        model: maps images to class scores (N, classes), or to a dict or tuple that holds them, see `regard.logits`. One
-            output is a binary network's: of class 1 its maps are of that score, of class 0 of its negative.
+        model: maps images to class scores (N, classes), or to a dict or tuple that contains them, see `regard.logits`.
+            One output is a binary network's: of class 1 its maps are of that score, of class 0 of its negative.
         layer: a name as in `model.named_modules()`, the module itself, or several of these; None: the last spatial
             features, see `last_features`.
-        fuse: what becomes of the maps of several layers: each is scaled to [0, 1] and resized, then the "mean" is taken
+        fuse: how maps of several layers are combined: each is scaled to [0, 1] and resized, then the "mean" is taken
             (as the grad-cam package does) or the "max". Only scaled maps weigh the same, since gradients of early
             layers are smaller by orders; a constant map counts as 0. Maps of one layer are not scaled.
         reshape: makes features (N, C, H, W) of what a layer gives, and of gradients by that; needed only for tokens in
@@ -102,7 +102,7 @@ class MapMethod(ABC):
         """The maps of one class per image, or of several.
 
         Args:
-            images: (N, 3, H, W), floating point, normalised as the model wants them, on its device; they are cast to
+            images: (N, 3, H, W), floating point, normalised for the model, on its device; they are cast to
                 the dtype of its parameters.
             classes: one class for all images, or one for each, (N,), or several for each, (N, K); None: the predicted.
             top: instead of classes: the number of classes with the highest scores to take, highest first.
@@ -118,7 +118,7 @@ class MapMethod(ABC):
                 does not run, or has no part in the class scores.
 
         Warns:
-            DataWarning: the maps have one pixel before they are made larger.
+            DataWarning: the maps have one pixel before upsampling.
         """
         with self._ready(images) as inputs:
             maps = self._squeezed(self._by_layer(inputs, classes, top))
@@ -145,7 +145,7 @@ class MapMethod(ABC):
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """The map (N, H, W) from the activations (N, C, H, W) of a layer and the gradients of the scores by them.
 
-        Both are float32 or float64. What is negative in the map is set to 0 by the caller. A method whose
+        Both are float32 or float64. The caller sets negative values of the map to 0. A method whose
         `needs_gradients` is False is given the activations twice.
         """
 

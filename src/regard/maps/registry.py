@@ -33,8 +33,8 @@ class FunctionMap(MapMethod):
     """A function `(model, images, classes) -> maps` as a method.
 
     It is called with the model in evaluation mode, not compiled, images (N, 3, H, W) and int64 classes (N,), with
-    gradients on, and gives maps (N, h, w), which are not scaled; of (N, K) classes it is called K times. What it
-    changes in the model it has to put back.
+    gradients on, and gives maps (N, h, w), which are not scaled; of (N, K) classes it is called K times. It must
+    restore what it changes in the model.
 
     Args:
         model: see `MapMethod`.

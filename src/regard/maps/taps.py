@@ -23,17 +23,16 @@ class Taps:
             logits = model(images)
             features = taps.features  # {"layer3": (N, C, H, W), "layer4": …}
 
-    Inside the block the layers carry forward hooks; at its end, by error or not, the model is as it was. The block can
+    Inside the block the layers carry forward hooks; at its end, also after an error, they are removed. The block can
     be entered again, also inside itself. Nothing is copied: the features are the very tensors the model works with, or
-    views of them, part of its graph if it has one, and are held until the next forward, `clear()`, or the end of the
+    views of them, part of its graph if it has one, and are kept until the next forward, `clear()`, or the end of the
     Taps' life.
 
     Tokens (N, T, C) of vision transformers become a grid, without prefix tokens, and (N, H, W, C) is turned; which it
     is, is read off the images, the first argument of the model.
 
     It works in training, under `no_grad`, `inference_mode` and autocast, and with any memory format. Compiled code
-    takes no notice of hooks that come and go: if the model or a part of it is compiled, nothing runs compiled inside
-    the block.
+    ignores hooks added later: if the model or a part of it is compiled, nothing runs compiled inside the block.
 
     Args:
         model: any module; it may be compiled or wrapped in `DistributedDataParallel`, or in a `DataParallel` of one

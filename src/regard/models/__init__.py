@@ -1,4 +1,4 @@
-"""Networks by name, with attention in them; what they cost; weights from elsewhere."""
+"""Networks by name, with attention in them; their cost; checkpoints of other projects."""
 
 from regard.models.checkpoints import (
     fingerprint,

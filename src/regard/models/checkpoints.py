@@ -41,10 +41,10 @@ _BEGINNINGS = {
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """What a checkpoint file holds: tensors and plain containers, on the CPU.
+    """The contents of a checkpoint file: tensors and plain containers, on the CPU.
 
-    The content decides, whatever the file is called. A file of safetensors gives a dict of tensors; of one of
-    `torch.save`, in its old or its new format, no more than tensors, numbers, text and plain containers are read
+    The format is detected from the content, not from the file name. A file of safetensors gives a dict of tensors; of
+    one of `torch.save`, in its old or its new format, no more than tensors, numbers, text and plain containers are read
     (`weights_only`). Variables of torch before 0.4 become tensors; numbers of numpy and `argparse.Namespace`, which
     many training scripts save beside the weights, are empty objects. Nothing that the file names is called.
 
@@ -73,7 +73,7 @@ def read_checkpoint(path: str | Path) -> Any:
 
 
 class _Variable(Tensor):
-    """Stands in for `torch.autograd.Variable`, which held a tensor before tensors could do all it did."""
+    """Stands in for `torch.autograd.Variable`, which wrapped tensors before torch 0.4."""
 
     def __new__(cls, data: Tensor) -> _Variable:
         return data.as_subclass(cls)
@@ -169,10 +169,10 @@ def _zip_kind(path: Path) -> str | None:
 
 
 def _scan(path: Path, named: list[str]) -> None:
-    """Adds to `named` the names that the pickles of a file ask for.
+    """Adds to `named` the names that the pickles of a file import.
 
     Raises:
-        InputError: tuples hold the same tuples many times: as a key of a dict each of them would be hashed.
+        InputError: tuples contain the same tuples many times: as a key of a dict each of them would be hashed.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -273,12 +273,12 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copies `state` into `model`; every entry must have its place and shape, and every place its entry.
+    """Copies `state` into `model`; names and shapes must match those of the model, with none missing or left over.
 
     The count of batches that batch norms keep (`num_batches_tracked`) may be missing: old checkpoints have none.
 
     Raises:
-        InputError: what is missing, left over, of another shape or kind; the model is then as it was.
+        InputError: what is missing, left over, of another shape or kind; the model is then unchanged.
     """
     check_fit(model, state, source)
     own = model.state_dict()
@@ -313,14 +313,14 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor has all its values, one by one."""
+    """Whether a tensor is dense: every value stored."""
     return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def fingerprint(model: nn.Module) -> str:
-    """What tells the values of a model from those of others: a hash of names, dtypes, shapes and values, hexadecimal.
+    """Identifies the values of a model: a hash of names, dtypes, shapes and values, hexadecimal.
 
-    On whatever device and in whatever memory format they are.
+    It does not depend on the device or the memory format.
     """
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""ResNets for small images (He et al., arXiv 1512.03385, section 4.2), with a place for attention in every block."""
+"""ResNets for small images (He et al., arXiv 1512.03385, section 4.2), with a slot for attention in every block."""
 
 from __future__ import annotations
 
@@ -147,12 +147,14 @@ class _ResNet(nn.Module):
 
 
 class CifarResNet(_ResNet):
-    """A ResNet of three stages of 16, 32 and 64 planes, at full, half and quarter resolution.
+    """A ResNet of three stages of 16, 32 and 64 channels, at full, half and quarter resolution.
+
+    With bottleneck blocks the stages have four times as many channels.
 
     Args:
         depth: 9 n + 2 with bottleneck blocks, 6 n + 2 with basic ones, n blocks per stage.
         num_classes: length of the logits.
-        width: factor of the planes of the stages. The convolution before them is as wide as the first, but at most 32
+        width: factor of the channels of the stages. The convolution before them is as wide as the first, but at most 32
             channels, as in ResNet8x4 and 32x4 (widths 4) of HobbitLong/RepDistiller.
         block: 'bottleneck' (as in the ResNet164 of LSAS) or 'basic'.
         shortcut: where a stage begins: 'B', a 1 x 1 convolution and a norm, or 'A', every second pixel and channels of
@@ -195,8 +197,9 @@ class CifarResNet(_ResNet):
 class SmallImageResNet(_ResNet):
     """A ResNet of ImageNet's depths for small images: a 3 x 3 convolution without stride or pooling before its stages.
 
-    The four stages of 64, 128, 256 and 512 planes are at full, half, quarter and eighth resolution. With depth 50 it is
-    the ResNet50 of HobbitLong/RepDistiller, of 23,705,252 parameters with 100 classes.
+    The four stages of 64, 128, 256 and 512 channels (times 4 with bottleneck blocks) are at full, half, quarter and
+    eighth resolution. With depth 50 it is the ResNet50 of HobbitLong/RepDistiller, of 23,705,252 parameters with 100
+    classes.
 
     Args:
         depth: 18, 34 (basic blocks), 50, 101 or 152 (bottleneck blocks).

@@ -260,7 +260,7 @@ def _operations(name: str, func: Any, args: Sequence[Any], out: Any) -> dict[Kin
 
 
 def _over_planes(args: Sequence[Any]) -> bool:
-    """Whether a reduction runs over axes of planes only: the last of (N, C, HW), the last two of (…, C, H, W)."""
+    """Whether a reduction runs over spatial axes only: the last of (N, C, HW), the last two of (…, C, H, W)."""
     axes, ndim = args[1] if len(args) > 1 else None, args[0].ndim
     if axes is None or ndim < 3:
         return False

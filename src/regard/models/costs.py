@@ -1,4 +1,4 @@
-"""What attention costs: networks without it and with each module, side by side, and what SA-Net's table says."""
+"""The cost of attention: networks without it and with each module, beside the values of SA-Net's table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Cost:
 
     Attributes:
         network: its name, as in `models.create`.
-        attention: the module; None for none.
+        attention: name of the module; None for none.
         gate: the gate of the module.
         stages: the stages that have it; None for all.
         image_size: side of the images.
@@ -56,7 +56,7 @@ class Cost:
         options: of the module.
         network_options: of the network itself.
         base: the same network without attention; None for that network itself.
-        placement: what `attention.attach` says of where the module went, where that is not behind residual branches.
+        placement: where `attention.attach` put the module, if not at the end of residual branches.
         problem: why the module cannot be in this network; then nothing is counted or measured.
         complexity: counted for one image.
         latency: of a batch; None until measured.
@@ -80,7 +80,7 @@ class Cost:
 
     @property
     def published(self) -> Published | None:
-        """What SA-Net's table says of it, if it has this row: its modules have a plain gate and are in all stages."""
+        """The row of SA-Net's table for it, or None; the table has modules with a plain gate in all stages."""
         changed = self.stages is not None or not isinstance(self.gate, Sigmoid) or self.options
         if self.network_options or (self.attention is not None and changed):
             return None
@@ -91,7 +91,7 @@ class Cost:
 
     @property
     def note(self) -> str:
-        """What the paper prints where that is not what was counted, and why; empty where all digits agree."""
+        """The paper's values where they differ from the count, and why; empty where all digits agree."""
         if self.published is None or self.complexity is None:
             return ""
         counted = f"{self.complexity.parameters / 1e6:.3f}", f"{self.complexity.published_flops / 1e9:.3f}"
@@ -102,17 +102,17 @@ class Cost:
         return f"{_sa_net()[0]['source']} prints {' and '.join(other)}{why}" if other else ""
 
     def build(self) -> nn.Module:
-        """The network, its weights drawn anew."""
+        """The network, newly initialised."""
         model = create(self.network, self.classes, **self.network_options)
         if self.attention is not None:
             attention_modules.attach(model, self.attention, stages=self.stages, gate=self.gate, **self.options)
         return model
 
     def to_record(self) -> dict[str, Any]:
-        """What is counted and measured, None for what is not.
+        """The counts and measurements as a record; None where missing.
 
         Overheads are in percent of the network without attention, times in s with their quartiles, memory in bytes.
-        `operations` is a dict by kind, the rest is flat.
+        `operations` is a dict by kind, all else is flat.
         """
         record: dict[str, Any] = {
             "network": self.network,

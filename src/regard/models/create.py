@@ -86,14 +86,14 @@ def create(
         attention_start: 'published' or 'identity', see `attention.attach`; None for 'identity' in a network that is
             `pretrained`, which is logged, and 'published' in others.
         pretrained: with the weights of timm, or torchvision's `DEFAULT` ones, which are downloaded unless they are
-            cached. If they are for another number of classes, the classifier starts anew.
+            cached. If they are for another number of classes, the classifier is newly initialised.
         options: the network's own.
 
     Shape of the network: images (N, 3, H, W) -> logits (N, num_classes).
 
     Raises:
         InputError: an unknown name, an option that is unknown, has no such value or is not the network's own but says
-            where weights are loaded from, or attention that has no place in the network.
+            where weights are loaded from, or attention without an insertion point in the network.
     """
     if not 1 <= num_classes <= MOST_CLASSES:
         raise InputError(f"a network needs at least 1 class, and at most {MOST_CLASSES:,}; {num_classes} are asked for")
@@ -110,11 +110,11 @@ def create(
     try:
         model = build(num_classes=num_classes, **options)
     except TypeError as error:
-        # What Python says of a wrong keyword, without the name of the function.
+        # Python's message for a wrong keyword, without the name of the function.
         raise InputError(f"{name}: {str(error).split('() ', 1)[-1]}") from error
     except InputError:
         raise
-    except Exception as error:  # networks give almost any for a value that they do not take
+    except Exception as error:  # networks raise almost any exception for an invalid value
         if not options:
             raise
         raise InputError(f"{name} cannot be made with the options {options} ({first_line(error)})") from error
@@ -155,7 +155,7 @@ def _numbers(options: Any) -> Iterator[float]:
 
 
 def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
-    """What makes the network of a name from `num_classes` and its options."""
+    """The function that makes the network of a name from `num_classes` and its options."""
     for form, family in _FAMILIES.items():
         numbers = re.fullmatch(form, name)
         if numbers and pretrained:

@@ -53,7 +53,7 @@ def as_entries(state: Mapping[str, Tensor], model: nn.Module, source: str) -> di
 def _renamed(name: str, preact: bool) -> str:
     match = _ENTRY.fullmatch(name)
     if match is None:
-        return name  # of the classifier, or nobody's, and load_weights says so
+        return name  # of the classifier; any others are errors in load_weights
     group, block, layer, number, part = match.groups()
     part = {None: "weight", "a": "weight", "b": "bias"}.get(part, part)
     if preact:

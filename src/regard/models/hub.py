@@ -42,10 +42,11 @@ def save_pretrained(
 
     Args:
         model: as `models.create` made it; its weights may have changed since.
-        folder: where; it is made if need be.
+        folder: created if it does not exist.
         class_names: in the order of the logits.
-        preprocessing: how images come to it, in the words of timm: mean, std, size, crop_pct, crop_mode, interpolation.
-        metrics: numbers by name, for the card, for example `{"top-1 accuracy": 0.934}`.
+        preprocessing: how images are preprocessed, with timm's keys: mean, std, size, crop_pct, crop_mode,
+            interpolation.
+        metrics: values by name, for the card, for example `{"top-1 accuracy": 0.934}`.
         recipe: the file of the recipe that it was trained by, for the folder and the card.
         license: for the card, as the Hub calls it ("mit").
 
@@ -53,8 +54,8 @@ def save_pretrained(
         the folder.
 
     Raises:
-        InputError: the network was not made by `models.create` or was changed since, an option of it cannot be written
-            as JSON, or the folder cannot be written.
+        InputError: the network was not made by `models.create`, or its architecture was changed since, an option of it
+            cannot be written as JSON, or the folder cannot be written.
     """
     model, folder = unwrapped(model), Path(folder)
     network, classes = _network(model)
@@ -86,14 +87,14 @@ def from_pretrained(
 ) -> nn.Module:
     """The network in a folder, or on the Hugging Face Hub, that `save_pretrained` wrote; in evaluation mode.
 
-    Nothing of it is run: `config.json` says what `models.create` makes, and the weights are safetensors. What is read
-    is bounded, and the network is made in earnest only if the weights fit it.
+    No downloaded code is run: `config.json` has the arguments of `models.create`, and the weights are safetensors. File
+    sizes are bounded, and memory for the network is allocated only if the weights fit it.
 
     Args:
         name: a folder, or a repository ("someone/resnet50-shuffle"), which is downloaded to the cache of
             huggingface_hub unless it is there.
         revision: a branch, tag or commit of the repository; None: the newest.
-        endpoint: the address of the hub; None: huggingface.co, or what `HF_ENDPOINT` says.
+        endpoint: the address of the hub; None: huggingface.co, or the value of `HF_ENDPOINT`.
         token: of the hub; None: the one that `hf auth login` stored.
 
     Raises:
@@ -129,13 +130,13 @@ def push_to_hub(
     token: str | None = None,
     **about: Any,
 ) -> str:
-    """Uploads a network to the Hugging Face Hub, as `save_pretrained` writes it; the repository is made if need be.
+    """Uploads a network to the Hugging Face Hub, as `save_pretrained` writes it; creates the repository if need be.
 
     Args:
         model: as `models.create` made it.
         name: of the repository ("someone/resnet50-shuffle").
         private: whether a new repository is; None: as the account has it.
-        endpoint: the address of the hub; None: huggingface.co, or what `HF_ENDPOINT` says.
+        endpoint: the address of the hub; None: huggingface.co, or the value of `HF_ENDPOINT`.
         token: of the hub; None: the one that `hf auth login` stored.
         about: the options of `save_pretrained`.
 
@@ -210,7 +211,7 @@ def _card(
     recipe: str,
     license: str | None,
 ) -> str:
-    """A model card: what the Hub reads of it, the network in a table, its metrics and its recipe."""
+    """A model card: metadata for the Hub, a table of the network, its metrics and its recipe."""
     attention = network["attention"]
     tags = ["regard", "pytorch", *([attention] if attention else [])]
     about = ModelCardData(library_name="regard", pipeline_tag="image-classification", tags=tags, license=license)

@@ -1,4 +1,4 @@
-"""Checkpoints as people have them, in the names of regard's networks; those of the three published codes among them."""
+"""Loads checkpoints of other projects into regard's networks; those of the three published codes among them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 # What training scripts call the weights, and a moving average of them: a teacher that learns from no data is one.
 _WEIGHTS = re.compile(r"(?i)state|model|net|module|student|weights|params|backbone|encoder")
 _AVERAGE = re.compile(r"(?i)(?:^|[_.])(?:ema|swa|avg|average|averaged|shadow|teacher)(?:$|[_.])")
-_PARAMETERS = 1000  # that a network may have whatever its weights, until they are compared
+_PARAMETERS = 1000  # that a network may have before its weights are compared
 _DEPTH = 6  # of dicts around a tensor
 _KEY = 1000  # characters of a key
 _REPEATED = 1 << 20  # bytes of a tensor that repeats fewer
@@ -72,23 +72,23 @@ def load_official(
     and a bias per channel. The norms of `model` then get statistics with which they compute just that. Such weights are
     for evaluation, as a teacher or for maps; in training mode the norms would use the statistics of the batch instead.
 
-    The weights are what has the names of `model` behind some prefix: the keys of the dicts around them (`state_dict`,
-    `model`, …) and what wrappers put before names (`model.`, `backbone.`; `module.` and others anywhere) are
-    alike. What a file holds besides, and auxiliary heads of Inception and GoogLeNet that `model` does not have, are
-    left out.
+    The weights are the entries with the names of `model` after some prefix: the keys of the dicts around them
+    (`state_dict`, `model`, …) and what wrappers put before names (`model.`, `backbone.`; `module.` and others anywhere)
+    are equivalent. Other entries of the file, and auxiliary heads of Inception and GoogLeNet that `model` does not
+    have, are left out.
 
     Args:
         model: of the same network.
-        checkpoint: a path, or what such a file holds: a state dict, or a dict around one.
-        ema: take the moving average of the weights, where a file holds both.
-        say: is called with what was taken where a file holds several sets of weights, and what was left out.
+        checkpoint: a path, or the contents of such a file: a state dict, or a dict around one.
+        ema: load the moving average of the weights, if a file has both.
+        say: called with messages: which of several sets of weights was loaded, and which entries were left out.
 
     Returns:
         `model`, with the values cast to its dtype and on its device.
 
     Raises:
-        InputError: the file cannot be read safely, holds no moving average where that is asked for, or does not fit
-            the model, which is then as it was.
+        InputError: the file cannot be read safely, has no moving average although `ema` is set, or does not fit the
+            model, which is then unchanged.
     """
     source = "the checkpoint" if isinstance(checkpoint, Mapping) else str(checkpoint)
     content = checkpoint if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)
@@ -107,8 +107,8 @@ def entries_for(
     """The entries of a checkpoint by the names of `model`, which may be on the meta device; see `load_official`.
 
     Raises:
-        InputError: there are no weights, several sets of them and none that is called so, or no moving average where
-            that is asked for.
+        InputError: there are no weights, several sets of weights without a known key, or no moving average although
+            `ema` is set.
     """
     state = _flat(checkpoint, source)
     own = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
@@ -152,11 +152,11 @@ def entries_for(
 
 
 def without_values(build: Callable[[], Model]) -> Model:
-    """What `build` makes, with tensors that have shapes and no values, where it can be made so."""
+    """The network that `build` makes, on the meta device where possible."""
     try:
         with torch.device("meta"):
             return build()
-    except (RuntimeError, InputError):  # it looks at values as it is made, or says what is wrong again
+    except (RuntimeError, InputError):  # it depends on values when made, or raises the same error again below
         return build()
 
 
@@ -172,13 +172,13 @@ def load_built(
     """The network that `build` makes, with the weights of a checkpoint, in evaluation mode.
 
     It is first made without memory for its values, of at most a few times as many parameters as there are tensors, and
-    made in earnest only if the weights fit.
+    memory is allocated only if the weights fit.
 
     Args:
         build: makes the network.
         checkpoint: what `read_checkpoint` gives.
-        source: what to call it in messages.
-        network: what to call the network in messages.
+        source: its name in messages.
+        network: name of the network in messages.
         ema: see `load_official`, like `say`.
 
     Raises:
@@ -205,15 +205,15 @@ def load_built(
 
 
 def described_options(name: str, checkpoint: Any, source: str = "the checkpoint") -> dict[str, Any]:
-    """The options of the network `name` that its checkpoint shows: of a ResNet for CIFAR its blocks and shortcuts.
+    """The options of the network `name` inferred from its checkpoint: for a ResNet for CIFAR, blocks and shortcuts.
 
     Args:
         name: as `create` knows it.
         checkpoint: what `read_checkpoint` gives.
-        source: what to call it in messages.
+        source: its name in messages.
 
     Raises:
-        InputError: it holds no weights.
+        InputError: it has no weights.
     """
     names = " ".join(_flat(checkpoint, source))
     if not name.startswith("cifar-resnet") or "layer1.0.conv2.weight" not in names:
@@ -228,10 +228,10 @@ def count_classes(checkpoint: Any, source: str = "the checkpoint") -> int | None
 
     Args:
         checkpoint: what `read_checkpoint` gives.
-        source: what to call it in messages.
+        source: its name in messages.
 
     Raises:
-        InputError: it holds no weights, or a last matrix of no network.
+        InputError: it has no weights, or a last matrix of no network.
     """
     state = _flat(checkpoint, source)
     prefixes = _prefixes(state, len(state) // 5)

@@ -1,4 +1,4 @@
-"""How long networks take, and how much memory they need, measured: for an inference and for a step of training."""
+"""Measures time and peak memory of networks, for inference and for a training step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from torch.profiler import ProfilerActivity, profile
 from regard.errors import InputError, first_line
 from regard.modes import evaluation_mode, of_its_dtype
 
-MEASURED = ("cpu", "cuda")  # the kinds of device whose allocators say what they do
+MEASURED = ("cpu", "cuda")  # device types whose allocators can be measured
 
 
 class Times(NamedTuple):
-    """How long one thing took, each time it was done, in seconds."""
+    """Durations of repeated runs, in seconds."""
 
     seconds: tuple[float, ...]
 
@@ -35,7 +35,7 @@ class Times(NamedTuple):
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Between these lies the middle half; for a single time, that time twice."""
+        """The lower and upper quartile; for a single time, that time twice."""
         if len(self.seconds) == 1:
             return self.seconds[0], self.seconds[0]
         low, _, high = quantiles(self.seconds, n=4, method="inclusive")
@@ -100,7 +100,7 @@ def peak_memory(network: nn.Module, images: Tensor) -> PeakMemory:
     What is there before does not count: the images, the parameters, and for the training step the momentum of SGD.
     Counted are the tensors that come and go: features, what is saved for the backward pass, gradients of features and
     parameters. On a GPU it is what torch's allocator has handed out at most; on the CPU the running sum of what
-    torch's allocator hands out and gets back. Memory that libraries take by themselves is not seen.
+    torch's allocator hands out and gets back. Memory that libraries allocate themselves is not counted.
 
     Args:
         network: on the device of the images.

@@ -19,14 +19,13 @@ _GROUPS = (
 class NIN(nn.Module):
     """A plain network of three groups of convolutions, at full, half and quarter resolution, without shortcuts.
 
-    Each group is a convolution of 5 x 5 or 3 x 3 pixels and two of 1 x 1, each with norm and ReLU. Between them lie a
-    max and an average pooling of 3 x 3 with stride 2, whose last window may hang over the edge, so that 32 pixels
-    become 16 and 8. The mean over all pixels and a linear layer follow. So the network is in models/nin.lua of
-    szagoruyko/wide-residual-networks, by the author of Attention Transfer; the original ends in a 1 x 1 convolution to
-    class maps.
+    Each group is a convolution of 5 x 5 or 3 x 3 pixels and two of 1 x 1, each with norm and ReLU. Between the groups
+    are a max and an average pooling of 3 x 3 with stride 2 and `ceil_mode`, so 32 pixels become 16 and 8. The mean over
+    all pixels and a linear layer follow. So the network is in models/nin.lua of szagoruyko/wide-residual-networks, by
+    the author of Attention Transfer; the original ends in a 1 x 1 convolution to class maps.
 
-    The stages end before the pooling: there the maps are as fine as what made them, 32, 16 and 8 pixels wide like the
-    stages of a wide ResNet, and the two can be paired.
+    The stages end before the pooling: features there are 32, 16 and 8 pixels wide, like those of the stages of a wide
+    ResNet, so the stages can be paired.
 
     With width 1 and 10 classes it has 1,005,642 parameters with batch norm (1,004,042 without), as the teacher
     "NIN-wide", 1M, of Attention Transfer (arXiv 1612.03928, table 1); with width 0.5 it has 256,298 (255,498), as the
@@ -36,8 +35,8 @@ class NIN(nn.Module):
     Args:
         width: factor of all channels but the logits; need not be an integer.
         num_classes: length of the logits.
-        batch_norm: a norm behind every convolution. Without it, convolutions have biases; gradients of gradients are
-            then cheap, and an image's gradient depends on that image alone, as gradient transfer asks.
+        batch_norm: a norm after every convolution. Without it, convolutions have biases; gradients of gradients are
+            then cheap, and an image's gradient depends on that image alone, as gradient transfer requires.
         dropout: after each of the two poolings, in [0, 1); 0.5 in the original, which has no batch norm.
         relu_before_pooling: whether the first two groups end in a ReLU. In Attention Transfer (section 4.1.3) the
             student without batch norm has none there.
@@ -85,7 +84,7 @@ class NIN(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # Small: without norms, the first steps would else throw the features so far that nothing is learned at 0.1.
+        # Small: without norms, the first steps at learning rate 0.1 would otherwise be too large to learn anything.
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 

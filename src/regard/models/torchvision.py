@@ -18,7 +18,7 @@ _PREFIX = "torchvision/"
 
 
 def is_of_torchvision(name: str) -> bool:
-    """Whether the name begins as those of torchvision's networks do."""
+    """Whether the name has the prefix of torchvision's networks."""
     return name.startswith(_PREFIX)
 
 
@@ -29,7 +29,7 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def describe_torchvision(name: str) -> dict[str, Any]:
-    """What torchvision says of a network's published weights, its `DEFAULT` ones, in the words of timm.
+    """torchvision's metadata of a network's `DEFAULT` weights, with timm's keys.
 
     Returns:
         `num_classes`, `label_names`, `input_size` (3, H, W), `fixed_input_size`, `mean`, `std`, `crop_pct`,
@@ -58,7 +58,7 @@ def describe_torchvision(name: str) -> dict[str, Any]:
 
 
 def create_torchvision(name: str, num_classes: int, *, pretrained: bool = False, **options: Any) -> nn.Module:
-    """A network of torchvision, with what torchvision says of its weights as its `pretrained_cfg`, as timm's have it.
+    """A network of torchvision, with torchvision's metadata of its weights as `pretrained_cfg`, as in timm.
 
     - GoogLeNet and Inception are made without the auxiliary heads that they have in training, so that they give one
       tensor of logits, and take images normalised as all others do (`transform_input`). `aux_logits=True` and
@@ -69,7 +69,7 @@ def create_torchvision(name: str, num_classes: int, *, pretrained: bool = False,
         name: one of `torchvision_names()`.
         num_classes: length of the logits.
         pretrained: with its `DEFAULT` weights, which are downloaded to torch's cache unless they are there. If they
-            are for another number of classes, the classifier, the last layer, starts anew.
+            are for another number of classes, the classifier, the last layer, is newly initialised.
         options: the network's own.
 
     Raises:

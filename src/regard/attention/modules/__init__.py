@@ -1,4 +1,4 @@
-"""The attention modules, one a file; importing this registers them all."""
+"""The attention modules, one per file; importing this package registers them all."""
 
 from regard.attention.modules.bam import BottleneckAttention
 from regard.attention.modules.cbam import ConvolutionalBlockAttention

@@ -22,11 +22,11 @@ class BottleneckAttention(GatedAttention):
     one value per channel, and `u_s = conv1x1(d(d(r(x))))` one per pixel, where r is a 1 x 1 convolution to the hidden
     width and d a dilated 3 x 3 one, each followed by batch norm and ReLU. All layers have biases.
 
-    Paper and authors' code differ. The batch norms stand between the layers, as in the code, where the paper has them
-    after the last. The sum is the paper's; the code has `u = u_c * u_s`, which is `combine="product"`.
+    The paper and the authors' code differ. The batch norms are between the layers, as in the code; the paper has them
+    after the last layer. The sum is the paper's; the code has `u = u_c * u_s`, which is `combine="product"`.
 
-    The convolutions start normal with variance 2 / fan-out and all biases at 0, as in the authors' networks. In
-    training, the batch norms need two images or more.
+    Initialisation as in the authors' networks: convolutions normal with variance 2 / fan-out, all biases 0. In
+    training, the batch norms need at least two images.
 
     Args:
         channels: C.

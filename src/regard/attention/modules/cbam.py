@@ -56,17 +56,17 @@ class MeanMaxAttention(ChannelAttention):
 class ConvolutionalBlockAttention(AttentionModule):
     """Convolutional block attention (CBAM, arXiv 1807.06521, equations 1 to 3).
 
-    Two steps, each with its gate: by channel, `u = mlp(mean_hw(x)) + mlp(max_hw(x))`, and then, on what that gives, by
-    pixel, `u = norm(conv7x7([max_c(x), mean_c(x)]))`, one map for all channels.
+    Two gates in sequence: the channel gate, `u = mlp(mean_hw(x)) + mlp(max_hw(x))`, then the spatial gate on its
+    output, `u = norm(conv7x7([max_c(x), mean_c(x)]))`, one map for all channels.
 
-    The batch norm's weight starts at 0, as in the authors' networks: the gate by pixel starts at sigmoid(0).
+    The batch norm's weight starts at 0, as in the authors' networks: the spatial gate starts at sigmoid(0).
 
     Args:
         channels: C.
         reduction: the hidden layer has `max(C // reduction, 1)` units.
         kernel_size: side of the convolution's kernel, odd.
-        gate: turns the logits of both steps into factors; one with parameters has its own for the C channels, and for
-            the one map.
+        gate: turns the logits of both steps into factors; a gate with parameters has separate ones for the C channels
+            and for the map.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     Parameters: 2 C H + H + C + 2 k^2 + 2 for H hidden units and kernel size k, and those of the gates.
@@ -93,7 +93,7 @@ class ConvolutionalBlockAttention(AttentionModule):
         )
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The gate by channel (N, C, 1, 1) and the one by pixel (N, 1, H, W)."""
+        """The channel gate (N, C, 1, 1) and the spatial gate (N, 1, H, W)."""
         by_channel = self.channel.gate_values(x)
         mean, maximum = kernels.pixel_mean_max(x, by_channel)
         return by_channel, self.spatial.gate(self.spatial.map_logits(mean, maximum))
@@ -104,7 +104,7 @@ class ConvolutionalBlockAttention(AttentionModule):
         return by_channel * by_pixel
 
     def forward(self, x: Tensor) -> Tensor:
-        """`self.spatial(self.channel(x))`, without what lies between in memory."""
+        """`self.spatial(self.channel(x))`, without the intermediate features in memory."""
         check_features(self, x)
         return kernels.scale(x, *self._gates(x))
 

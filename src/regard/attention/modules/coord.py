@@ -20,17 +20,17 @@ from regard.attention.registry import register
 class CoordinateAttention(AttentionModule):
     """Coordinate attention (arXiv 2103.02907, equations 4 to 9).
 
-    `x * gate_h(u_h) * gate_w(u_w)` with one logit a channel and row, `u_h`, and one a channel and column, `u_w`. The
-    means of the rows and of the columns, laid end to end, go through `f = h_swish(norm(F1 [mean_w(x), mean_h(x)]))`;
-    `u_h` is `F_h f` of the part that came from rows, `u_w` is `F_w f` of the other. F1, F_h and F_w are 1 x 1
-    convolutions with biases, `h_swish(v) = v min(max(v + 3, 0), 6) / 6`.
+    `x * gate_h(u_h) * gate_w(u_w)` with one logit per channel and row, `u_h`, and one per channel and column, `u_w`.
+    The means of the rows and of the columns are concatenated and go through
+    `f = h_swish(norm(F1 [mean_w(x), mean_h(x)]))`; `u_h` is `F_h f` of the row part, `u_w` is `F_w f` of the column
+    part. F1, F_h and F_w are 1 x 1 convolutions with biases, `h_swish(v) = v min(max(v + 3, 0), 6) / 6`.
 
     The convolutions start normal with variance 2 / (channels out), their biases at 0, as in the authors' network.
 
     Args:
         channels: C.
         reduction: the hidden layer has `max(C // reduction, 8)` channels.
-        gate: turns both logits into factors; one with parameters has its own C for rows and for columns.
+        gate: turns both logits into factors; a gate with parameters has separate ones for rows and columns.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     Parameters: 3 C M + 3 M + 2 C for M hidden channels, and those of the gates.

@@ -1,4 +1,4 @@
-"""Dense and implicit attention: one recurrent cell shared along a stage."""
+"""Dense and implicit attention: one recurrent cell shared by the blocks of a stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regard.errors import InputError
 class DIACell(AttentionModule):
     """The recurrent cell of DIANet (arXiv 1905.10671, section 3.2).
 
-    With `z = input(y) + hidden(h)`, cut into four parts of C values, of the means `y` and the state `(h, c)`:
+    For the means `y` and the state `(h, c)`, `z = input(y) + hidden(h)` is split into four parts of C values:
     `c' = sigmoid(z_f) c + sigmoid(z_i) tanh(z_c)` and `h' = sigmoid(z_o) gate(c')`. Where an LSTM has one layer,
     `input` and `hidden` are two, with biases and a ReLU between; where an LSTM has `tanh(c')` there is a gate.
 
@@ -58,7 +58,7 @@ class DIACell(AttentionModule):
 
 
 class _Passed:
-    """What the blocks of a stage hand on within one forward pass; copies and files start without it."""
+    """The state that the blocks of a stage pass on within one forward pass; it is neither copied nor saved."""
 
     state: tuple[int, Tensor, Tensor] | None = None  # the number of the block it is for, h, c
 
@@ -68,21 +68,21 @@ class _Passed:
 
 @register("dia")
 class DIA(AttentionModule):
-    """Dense and implicit attention (DIANet, arXiv 1905.10671): `x * h'`, with h' and c' handed on to the next block.
+    """Dense and implicit attention (DIANet, arXiv 1905.10671): `x * h'`, with h' and c' passed to the next block.
 
     The blocks of a stage share one cell, `DIACell`; `for_stage` makes them. The state starts at zero in the first block
-    of every forward pass, and nothing is kept after the last. A block made alone is a stage of one block.
+    of every forward pass, and is dropped after the last block. A block created alone is a stage of one block.
 
-    The blocks of a stage run in order, in one thread; a block that did not follow the one before it says so. With
+    The blocks of a stage run in order, in one thread; a block that runs out of order raises an error. With
     activation checkpointing, a stage is checkpointed as a whole.
 
     Args:
         channels: C.
-        reduction: the cell's narrow layers have `max(C // reduction, 1)` units.
+        reduction: the cell's hidden layers have `max(C // reduction, 1)` units.
         gate: turns the cell's state into factors, in place of the published sigmoid; the blocks of a stage share it.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
-    Parameters: those of the cell, 10 C K + 2 K + 8 C for K narrow units, and those of the gate; once a stage.
+    Parameters: those of the cell, 10 C K + 2 K + 8 C for K hidden units, and those of the gate; once per stage.
 
     Raises:
         InputError: `reduction` is below 1; in a forward pass: the block before did not run just before.
@@ -109,14 +109,14 @@ class DIA(AttentionModule):
 
     @classmethod
     def for_stage(cls, channels: Sequence[int], **options: Any) -> list[nn.Module]:
-        """The modules of a stage, one a block, in order, with one cell for all.
+        """The modules of a stage, one per block, in order, sharing one cell.
 
         Args:
             channels: C of each block, all the same.
             options: as for the class.
 
         Raises:
-            InputError: the blocks differ in their channels, or are none.
+            InputError: the blocks differ in their channels, or there are none.
         """
         if len(set(channels)) != 1:
             raise InputError(
@@ -140,7 +140,7 @@ class DIA(AttentionModule):
         """The factors (N, C, 1, 1) of the first block of a stage; those of the others depend on the block before.
 
         Raises:
-            InputError: this is another block.
+            InputError: this is not the first block.
         """
         if self.number:
             raise InputError(

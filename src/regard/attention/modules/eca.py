@@ -18,14 +18,14 @@ from regard.attention.registry import register
 class EfficientChannelAttention(ChannelAttention):
     """Efficient channel attention (ECA-Net, arXiv 1910.03151, equations 9 and 12).
 
-    `u = conv1d_k(mean_hw(x))`: one kernel of k weights, without a bias, slides over the channels, which are taken as a
-    line with zeros beyond its ends. k grows with C: with `t = floor(|(log2(C) + 1) / 2|)` it is t if t is odd, and
-    t + 1 if t is even. The authors' ResNets do without the formula: k is 3 in every stage (`k_size=[3, 3, 3, 3]`
-    in their `eca_resnet.py`), which is `kernel_size=3` here.
+    `u = conv1d_k(mean_hw(x))`: a 1-d convolution over the channels with k weights, zero padding and no bias. k grows
+    with C: with `t = floor(|(log2(C) + 1) / 2|)` it is t if t is odd, and t + 1 if t is even. The authors' ResNets do
+    not use the formula: k is 3 in every stage (`k_size=[3, 3, 3, 3]` in their `eca_resnet.py`), which is
+    `kernel_size=3` here.
 
     Args:
         channels: C.
-        kernel_size: k, odd; None for the one of the formula.
+        kernel_size: k, odd; None for the value of the formula.
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
@@ -53,4 +53,4 @@ class EfficientChannelAttention(ChannelAttention):
 
     def logits(self, x: Tensor) -> Tensor:
         mean = kernels.channel_mean(x)
-        return self.conv(mean[:, None])[:, 0, :, None, None]  # a line of C values
+        return self.conv(mean[:, None])[:, 0, :, None, None]  # a 1-d convolution over the C channels

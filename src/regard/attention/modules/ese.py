@@ -15,10 +15,10 @@ from regard.attention.registry import register
 class EffectiveSqueezeExcitation(ChannelAttention):
     """Effective squeeze-and-excitation (VoVNetV2 in CenterMask, arXiv 1911.06667, section 3.3).
 
-    `u = W mean_hw(x) + b`, one logit a channel: squeeze-and-excitation without a narrow layer. The published code gates
-    with a hard sigmoid; that module is `gate="hard-sigmoid"`.
+    `u = W mean_hw(x) + b`, one logit per channel: squeeze-and-excitation without a hidden layer. The gate of the
+    published code is a hard sigmoid: `gate="hard-sigmoid"`.
 
-    The weight starts normal with variance 2 / C, as in the authors' network.
+    The weight is initialised normal with variance 2 / C, as in the authors' network.
 
     Args:
         channels: C.

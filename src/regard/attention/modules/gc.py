@@ -20,11 +20,11 @@ from regard.errors import InputError, unknown
 class GlobalContext(ChannelAttention):
     """Global context (GCNet, arXiv 1904.11492, equation 5).
 
-    `u = W2 relu(layer_norm(W1 c + b1)) + b2` of the context `c = sum_hw(softmax_hw(w . x + b) * x)`, one value a
-    channel. The published block adds it, `x + u` (`fusion="add"`), and has no gate then; `fusion="scale"` gates with
-    it, `x * gate(u)`, as the paper's ablation does.
+    `u = W2 relu(layer_norm(W1 c + b1)) + b2` of the context `c = sum_hw(softmax_hw(w . x + b) * x)`, one value per
+    channel. The published block adds it, `x + u` (`fusion="add"`), without a gate; `fusion="scale"` gates with it,
+    `x * gate(u)`, as the paper's ablation does.
 
-    `W2` and `b2` start at 0, so that the published block starts as the identity; `w` starts normal with variance 2 / C,
+    `W2` and `b2` start at 0, so the published block starts as the identity; `w` starts normal with variance 2 / C,
     `b` at 0.
 
     Args:
@@ -37,7 +37,7 @@ class GlobalContext(ChannelAttention):
     Parameters: 2 C H + 3 H + 2 C + 1 for H hidden units, and those of the gate.
 
     Raises:
-        InputError: `reduction` is below 1, `fusion` is unknown, or a gate is asked for where there is none.
+        InputError: `reduction` is below 1, `fusion` is unknown, or a gate is given with `fusion="add"`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class GlobalContext(ChannelAttention):
             nn.init.zeros_(start_at_zero)
 
     def context_logits(self, context: Tensor) -> Tensor:
-        """What becomes of the context: (N, C) -> (N, C)."""
+        """The transform of the context: (N, C) -> (N, C)."""
         return self.fc2(torch.relu(self.norm(self.fc1(context))))
 
     def logits(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class GlobalContext(ChannelAttention):
 
     @property
     def starts_as_identity(self) -> bool:
-        """Whether the module gives at first what it takes; `attach` then leaves the start to it."""
+        """Whether the module is the identity at initialisation; `attach` then does not wrap it in `IdentityStart`."""
         return self.fusion == "add"
 
     def extra_repr(self) -> str:

@@ -24,25 +24,26 @@ _VARIANTS = ("theta-minus", "theta", "theta-plus")
 class GatherExcite(GatedAttention):
     """Gather-excite (GENet, arXiv 1810.12348, sections 3 and 4).
 
-    `u = nearest(excite(gather(x)))`: a value a channel and region of `extent` pixels, given to all its pixels by
+    `u = nearest(excite(gather(x)))`: one value per channel and region of `extent` x `extent` pixels, upsampled by
     nearest-neighbour interpolation.
 
-    - theta-minus gathers with a mean, of windows of `2 extent - 1` pixels every `extent` pixels, and has no parameters;
-      at the border it is the mean of the pixels that are there.
-    - theta gathers with depth-wise convolutions, of 3 x 3 with stride 2, one for every factor 2 of the extent, each
-      followed by batch norm, with ReLU in between. For the global extent it is one convolution of the map's whole size.
-    - theta-plus gathers as theta and excites with `W2 relu(W1 relu(g) + b1) + b2` over the channels.
+    - theta-minus gathers with average pooling, kernel size `2 extent - 1`, stride `extent`, and has no parameters;
+      padding does not count in the mean.
+    - theta gathers with 3 x 3 depth-wise convolutions with stride 2, one for every factor 2 of the extent, each
+      followed by batch norm, with ReLU in between. For the global extent it is one convolution whose kernel has the
+      size of the features.
+    - theta-plus gathers like theta and excites with `W2 relu(W1 relu(g) + b1) + b2` over the channels.
 
     The depth-wise convolutions start normal with variance 2 / fan-in, `W1` and `W2` with standard deviation 0.01 and
-    the biases at 0, as in the authors' models. In training, the batch norm after a global gather needs two images or
-    more.
+    the biases at 0, as in the authors' models. In training, the batch norm after a global gather needs at least two
+    images.
 
     Args:
         channels: C.
-        extent: 0 for the whole map, or 2, 4, 8, …
+        extent: 0 for all pixels (global), or 2, 4, 8, …
         variant: 'theta-minus', 'theta' or 'theta-plus'.
-        size: (H, W), or one number for both, of the maps; only for the convolution with global extent, which has a
-            weight for every pixel. Larger maps give it several regions.
+        size: (H, W) of the features, or one number for both; only for the convolution with global extent, which has a
+            weight for every pixel. Larger features have several regions.
         reduction: the hidden layer of theta-plus has `max(C // reduction, 1)` units.
         gate: turns the logits into factors.
 
@@ -51,8 +52,8 @@ class GatherExcite(GatedAttention):
         2 C K + K + C more for K hidden units; and those of the gate.
 
     Raises:
-        InputError: an extent that is no power of 2, an unknown variant, a size missing or without use, or maps smaller
-            than the size.
+        InputError: an extent that is no power of 2, an unknown variant, a size that is missing or unused, or features
+            smaller than the size.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class GatherExcite(GatedAttention):
         return self.variant == "theta-minus" and self.extent == 0
 
     def gathered(self, x: Tensor) -> Tensor:
-        """A value a channel and region, (N, C, h, w), of the features (N, C, H, W)."""
+        """One value per channel and region, (N, C, h, w), of the features (N, C, H, W)."""
         if self.variant == "theta-minus":
             window, stride = 2 * self.extent - 1, self.extent
             return F.avg_pool2d(x, window, stride, padding=window // 2, count_include_pad=False)

@@ -20,11 +20,12 @@ EPS = 1e-5  # added to the standard deviation
 class SpatialGroupEnhance(GatedAttention):
     """Spatial group-wise enhance (SGE, arXiv 1905.09646, equations 1 to 5).
 
-    In each of G groups of channels, `c = sum_group(mean_hw(x) * x)` says how alike a pixel is to the group's mean
-    vector, and `u = w * (c - mean_hw(c)) / (std_hw(c) + 1e-5) + b`, one map of logits a group. The standard deviation
-    has H W - 1 in the denominator; that of one pixel is 0.
+    In each of G groups of channels, `c = sum_group(mean_hw(x) * x)` is the similarity of a pixel to the group's mean
+    vector, and `u = w * (c - mean_hw(c)) / (std_hw(c) + 1e-5) + b`, one map of logits per group. The standard deviation
+    has H W - 1 in the denominator; for one pixel it is 0.
 
-    `w` starts at 0 and `b` at 1: every gate starts at sigmoid(1). A gate with parameters has its own for each group.
+    `w` starts at 0 and `b` at 1: every gate starts at sigmoid(1). A gate with parameters has separate ones for each
+    group.
 
     Args:
         channels: C, a multiple of `groups`.
@@ -63,7 +64,7 @@ class SpatialGroupEnhance(GatedAttention):
         nn.init.ones_(self.bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Gate logits, one map a group: (N, G, H, W)."""
+        """Gate logits, one map per group: (N, G, H, W)."""
         return functional.group_logits(x, self.weight.flatten(), self.bias.flatten(), EPS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class SpatialGroupEnhance(GatedAttention):
         return x * self.gate_values(x).to(x.dtype)
 
     def gate_values(self, x: Tensor) -> Tensor:
-        """The map of each group, for its channels (N, C, H, W)."""
+        """The map of each group, repeated for its channels (N, C, H, W)."""
         return self.gate(self.logits(x)).repeat_interleave(self.channels // self.groups, dim=1)
 
     def extra_repr(self) -> str:

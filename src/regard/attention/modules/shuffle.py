@@ -21,10 +21,10 @@ from regard.errors import InputError
 class ShuffleAttention(GatedAttention):
     """Shuffle attention (SA-Net, arXiv 2102.00240, equations 1 to 4).
 
-    The channels are cut into `groups`, each group into halves. The first half is gated by channel,
-    `u = cweight * mean_hw(x) + cbias`, the second by pixel, `u = sweight * norm(x) + sbias` with `norm` a group norm of
-    one channel a group. The groups share these parameters. Last, a channel shuffle lets the two halves of all groups
-    meet: output channel `2 i + j` is input channel `j C / 2 + i`.
+    The channels are split into `groups`, each group into halves. The first half has a channel gate,
+    `u = cweight * mean_hw(x) + cbias`, the second a spatial gate, `u = sweight * norm(x) + sbias` with `norm` a group
+    norm with one channel per group. The groups share these parameters. Last, a channel shuffle interleaves the two
+    halves of the output: output channel `2 i + j` is input channel `j C / 2 + i`.
 
     Parameter names and shapes are those of the published code. `gate_values` are the factors before the shuffle:
     `(x * gate_values(x))[:, order]` is the output.
@@ -32,7 +32,7 @@ class ShuffleAttention(GatedAttention):
     Args:
         channels: C, a multiple of `2 * groups`.
         groups: G; the published value is 64.
-        shuffle: False leaves the channels in place (the paper's ablation).
+        shuffle: False leaves the channels in their order (the paper's ablation).
         gate: turns the logits into factors; a gate with parameters has its own for all C channels.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
@@ -98,7 +98,7 @@ class ShuffleAttention(GatedAttention):
 
     @property
     def order(self) -> Tensor:
-        """The channel of the features (C,) that each channel of the output comes from."""
+        """Index of the input channel of each output channel (C,)."""
         channels = torch.arange(self.channels, device=self.cweight.device)
         return channels.reshape(2, -1).T.flatten() if self.shuffle else channels
 

@@ -16,9 +16,9 @@ from regard.errors import InputError
 class SimAM(GatedAttention):
     """SimAM (Yang et al., ICML 2021, equations 5 and 6).
 
-    `u = (x - mean_hw(x))^2 / (4 (var_hw(x) + e_lambda)) + 1/2`, the inverse of a neuron's least energy: one logit a
+    `u = (x - mean_hw(x))^2 / (4 (var_hw(x) + e_lambda)) + 1/2`, the inverse of a neuron's least energy: one logit per
     pixel and channel, without parameters. The variance has H W - 1 in the denominator, as in the authors' code (the
-    paper has H W); that of one pixel is 0.
+    paper has H W); for one pixel it is 0.
 
     Args:
         channels: C.

@@ -13,7 +13,7 @@ from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
 
-# The sides of the pooled maps, and how many cells they have together.
+# Side lengths of the pooled grids, and their total number of cells.
 _SIDES = (1, 2, 4)
 _CELLS = sum(side * side for side in _SIDES)
 
@@ -39,8 +39,8 @@ class Projection(AttentionModule):
 class SpatialPyramidAttention(ChannelAttention):
     """Spatial pyramid attention (SPANet, Guo et al., ICME 2020, section 3).
 
-    `u = W2 relu(W1 [pool1(x), pool2(x), pool4(x)])`, one logit a channel: the features are averaged over grids of
-    1 x 1, 2 x 2 and 4 x 4 cells, whose 21 C values meet in two layers without biases.
+    `u = W2 relu(W1 [pool1(x), pool2(x), pool4(x)])`, one logit per channel: the features are averaged over grids of
+    1 x 1, 2 x 2 and 4 x 4 cells; the 21 C values go through two linear layers without biases.
 
     Args:
         channels: C.

@@ -14,14 +14,14 @@ class SpatialAttention(GatedAttention):
     """The spatial gate of CBAM (arXiv 1807.06521, equation 3), one map for all channels.
 
     `u = norm(conv_k([max_c(x), mean_c(x)]))`, a convolution of two maps to one, without a bias, and a batch norm with
-    momentum 0.01. The second dimension of `x`, over which it pools, may have any length.
+    momentum 0.01. The dimension over which `x` is pooled, the second, may have any length.
 
     The convolution starts normal with variance 2 / k^2, as in the authors' networks.
 
     Args:
         channels: C of the features.
         kernel_size: k, odd.
-        norm_start: where the weight of the batch norm starts; with 0 every gate starts at sigmoid(0).
+        norm_start: initial weight of the batch norm; with 0 every gate starts at sigmoid(0).
         gate: turns the logits into factors; a gate with parameters has one channel of them.
 
     Shape: (N, C, H, W) -> (N, C, H, W); the logits are (N, 1, H, W).

@@ -15,12 +15,12 @@ from regard.attention.registry import register
 class StyleRecalibration(ChannelAttention):
     """Style-based recalibration (SRM, arXiv 1903.10829, equations 1 to 5).
 
-    `u = norm(w1 * mean_hw(x) + w2 * sqrt(var_hw(x) + 1e-5))` with two weights a channel (`cfc`, channel-wise fully
+    `u = norm(w1 * mean_hw(x) + w2 * sqrt(var_hw(x) + 1e-5))` with two weights per channel (`cfc`, channel-wise fully
     connected) and a batch norm. As in the authors' code, the variance has H W - 1 in the denominator (the paper has
     H W) and 1e-5 under the root (the paper has nothing there). The variance of one pixel is 0 (NaN in that code).
 
-    The weights start at 0, so that every gate starts at sigmoid(0). In training, the batch norm needs two images or
-    more.
+    The weights start at 0, so that every gate starts at sigmoid(0). In training, the batch norm needs at least two
+    images.
 
     Args:
         channels: C.

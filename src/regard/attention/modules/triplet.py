@@ -17,15 +17,15 @@ class TripletAttention(AttentionModule):
     """Triplet attention (arXiv 2010.03045, equations 1 to 4).
 
     `x * (g_hw + g_cw + g_hc) / 3`. Each gate is a spatial attention, `u = norm(conv7x7([max(x), mean(x)]))`, on
-    features turned so that another dimension is pooled: `hw` pools over channels, `cw` over rows, `hc` over columns;
-    each gives a map of the two dimensions in its name.
+    features permuted so that another dimension is pooled: `hw` pools over channels, `cw` over rows, `hc` over columns;
+    each map has the two dimensions in its name.
 
     The batch norm's weight of `hw` starts at 0, those of the others at 1, as in the authors' networks.
 
     Args:
         channels: C.
         kernel_size: side of the kernels, odd.
-        gate: turns the logits of all three into factors; one with parameters has its own for each map.
+        gate: turns the logits of all three into factors; a gate with parameters has separate ones for each map.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
     Parameters: 3 (2 k^2 + 2) for kernel size k, and those of the gates.
