@@ -28,7 +28,7 @@ def test_the_demo_ends_in_one_page(tmp_path, monkeypatch) -> None:
     assert len(weights) == len(demo.NETWORKS)
     again = demo.run_demo(tmp_path / "demo", epochs=1, device="cpu", console=Console(file=io.StringIO()))
     assert again is not None and again.to_records() == result.to_records()
-    with pytest.raises(InputError, match="demo of 1 epochs, not 2"):
+    with pytest.raises(InputError, match="1 epochs, not 2"):
         demo.run_demo(tmp_path / "demo", epochs=2, device="cpu")
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
 

@@ -113,7 +113,7 @@ def test_a_killed_process_loses_nothing(forked: None, small: Path, tmp_path: Pat
     lines: list[str] = []
     outcome = run_plan(plan, LocalExecutor(), store, retries=0, say=lines.append, stop=kill_once)
     assert killed and outcome.finished == {"student-seed0"}, lines
-    assert any("SIGKILL" in line and "it goes on from its checkpoint" in line for line in lines)
+    assert any("SIGKILL" in line and "checkpoint" in line for line in lines)
     assert main(student(small, tmp_path / "whole").command[1:]) == 0
     ends = [(tmp_path / name / "student-seed0/last.safetensors").read_bytes() for name in ("store", "whole")]
     assert ends[0] == ends[1]

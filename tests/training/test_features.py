@@ -84,7 +84,7 @@ def test_norms_that_cannot_take_one_image_are_given_two(options, steps, parts, s
     if not steps:
         one = data.Splits(splits.train.subset(1), splits.test.subset(2))
         for images, batch in ((some, 1), (one, 12)):
-            with pytest.raises(InputError, match=r"a process had one; give two each \(schedule.batch_size"):
+            with pytest.raises(InputError, match=r"a process had one; give .*schedule.batch_size"):
                 trained(tmp_path, images, *options, f"--schedule.batch_size={batch}")
         assert not list(tmp_path.iterdir())
         return
@@ -151,7 +151,7 @@ def test_mixed_precision_learns_almost_the_same(splits, plain, tmp_path) -> None
 
 
 def test_half_precision_needs_a_gpu(splits, tmp_path) -> None:
-    with pytest.raises(InputError, match="float16, which needs a GPU"):
+    with pytest.raises(InputError, match="float16 needs a GPU"):
         trained(tmp_path, splits, "--precision=float16")
 
 
@@ -259,7 +259,7 @@ def test_a_run_of_nothing_but_such_steps_is_given_up(splits, tmp_path, monkeypat
 
     monkeypatch.setattr(Loop, "clip", never)
     monkeypatch.setattr("regard.training.meter._SKIPPED", 3)
-    with pytest.raises(InputError, match="and in 3 steps one after another"):
+    with pytest.raises(InputError, match="in 3 consecutive steps"):
         trained(tmp_path, splits, "--nonfinite=skip")
 
 

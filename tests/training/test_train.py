@@ -294,7 +294,7 @@ def test_wrong_input_is_found_before_work_and_changes_nothing(splits, teacher, t
         (["--model.name=wrn-11-1"], {"overwrite": True}, "6 n + 4"),
         (["--model.attention=shuffle"], {"overwrite": True}, "groups that fit"),
         (["--device=cuda:7"], {"overwrite": True}, "not available"),
-        (["--optimizer.lr=0.5"], {"resume": True}, "optimizer.lr was 0.1, is 0.5"),
+        (["--optimizer.lr=0.5"], {"resume": True}, "optimizer.lr was 0.1 and is 0.5"),
     ):
         with pytest.raises(InputError) as caught:
             training.train(recipe(*options), settings.pop("folder", kept), **{"splits": splits, **settings})
