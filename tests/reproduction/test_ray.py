@@ -42,7 +42,7 @@ def planned(table: Path, store: Store) -> Plan:
 def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, small: Path, tmp_path: Path) -> None:
     for name in ("student", "teacher"):
         path = small.parent / f"{name}.yaml"
-        path.write_text(path.read_text().replace("epochs: 2", "epochs: 60"))
+        path.write_text(path.read_text().replace("epochs: 2", "epochs: 200"))
     store = Store(tmp_path / "store")
     with pytest.raises(InputError, match="the cluster has 2 and 0 in all"):
         RayExecutor(cluster.address, gpus=1)
@@ -70,7 +70,7 @@ def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, small: Pat
         """The process of one run, and of another the process of Ray that started it."""
         for name in ("student-seed0", "teacher-seed0"):
             holder = store.holder(name)
-            if name not in killed and holder is not None and epochs(name) < 50:
+            if name not in killed and holder is not None and epochs(name) < 180:
                 process = psutil.Process(int(holder.split()[1]))
                 killed[name] = process.pid if name == "student-seed0" else process.ppid()
                 os.kill(killed[name], signal.SIGKILL)
@@ -84,7 +84,7 @@ def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, small: Pat
     assert outcome.finished == {"student-seed0", "teacher-seed0", "at-seed0"}, lines
     assert all(len(cell.runs) == 1 for cell in fill(load_table(small), store.runs()).cells.values())
     assert "SIGKILL" not in " ".join(lines)  # Ray tried again by itself
-    assert "epoch 60/60" in (tmp_path / "store/.logs/student-seed0.log").read_text()
+    assert "epoch 200/200" in (tmp_path / "store/.logs/student-seed0.log").read_text()
 
 
 def test_a_cluster_that_is_not_there_is_said() -> None:
