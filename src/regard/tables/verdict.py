@@ -48,31 +48,19 @@ def verdict(
     """
     if ours.n == 0:
         return NO_RUNS
-    if ours.significant:
-        label = f"significant, {_against(published, ours, per_seed, runs, median, higher_is_better, faithful)}"
-    else:
+    if not ours.significant:
         label = ONE_SEED if ours.n == 1 else NOT_SIGNIFICANT
+    elif published is None:
+        label = f"significant, {'better' if (ours.value > 0) == higher_is_better else 'worse'}"
+    elif ours.value * published < 0:
+        label = "significant, opposite direction"
+    elif not faithful:
+        label = "significant, same direction"
+    elif compatible(per_seed, published, runs, median):
+        label = "significant, compatible with published"
+    else:
+        label = f"significant, {'smaller' if abs(ours.value) < abs(published) else 'larger'} than published"
     return label if faithful else f"preliminary, {label}"
-
-
-def _against(
-    published: float | None,
-    ours: Difference,
-    per_seed: Sequence[float],
-    runs: int | None,
-    median: bool,
-    higher_is_better: bool,
-    faithful: bool,
-) -> str:
-    if published is None:
-        return "better" if (ours.value > 0) == higher_is_better else "worse"
-    if ours.value * published < 0:
-        return "opposite direction"
-    if not faithful:
-        return "same direction"
-    if compatible(per_seed, published, runs, median):
-        return "compatible with published"
-    return f"{'smaller' if abs(ours.value) < abs(published) else 'larger'} than published"
 
 
 def tone(label: str) -> Literal["good", "mid", "bad", ""]:
