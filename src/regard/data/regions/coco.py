@@ -341,7 +341,7 @@ def _numbers(values: object, field: str, count: int | None = None) -> NDArray[An
     except (ValueError, OverflowError):  # lists of different lengths, or integers too large for a float
         numbers = np.array("")
     if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers) < _FARTHEST).all():
-        raise ValueError(f"its {field} has a coordinate that is not a number")
+        raise ValueError(f"its {field} has a coordinate that is no number")
     if len(numbers) % 2 or count not in (None, len(numbers)):
         raise ValueError(f"its {field} has {len(numbers)} numbers; expected {count or 'an x and a y for each corner'}")
     return numbers
