@@ -69,7 +69,7 @@ def train(options: argparse.Namespace, variant: str, seed: int) -> bool:
     if (where / "recipe.yaml").is_file() and len(training.Run.open(where).metrics()) == options.epochs:
         return True
     outcome = training.train(recipe(options, variant, seed), where, resume=True)
-    print(where, outcome.test_accuracy, flush=True)
+    print(where, (outcome.row or {}).get("test_accuracy"), flush=True)
     return outcome.finished
 
 

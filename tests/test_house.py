@@ -93,7 +93,7 @@ MAY_IMPORT = {
     "cli": {
         *("version", "errors", "files", "attention", "data", "models", "maps", "export", "bias", "training", "report"),
         *("demo", "store", "tables", "recipes", "reproduction", "logits", "modes", "terminal", "console", "launcher"),
-        *("host", "studies", "parser", "stats", "formatting"),
+        *("host", "studies", "parser", "stats", "formatting", "metrics_file"),
     },
     "__main__": {"cli"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -28,6 +29,15 @@ def read_metrics(content: bytes) -> list[dict[str, Any]]:
     with suppress(InputError):
         rows += [_row(len(lines) + 1, rest)] if rest else []
     return rows
+
+
+MEASURES = {"test_accuracy": "test accuracy", "test_box_ap": "test AP"}
+"""The fields by which epochs are compared, of classifiers and of detectors, in [0, 1], and what they are called."""
+
+
+def measure_of(row: Mapping[str, Any]) -> str:
+    """The one of `MEASURES` that an epoch has; that of classifiers if it has none."""
+    return next((name for name in MEASURES if name in row), "test_accuracy")
 
 
 def _whole_number(digits: str) -> int:

@@ -39,7 +39,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 
     def pretend(*args: object, **options: object) -> SimpleNamespace:
         seen.append(Store("runs").holder("mine"))
-        return SimpleNamespace(finished=True, test_accuracy=0.5)
+        return SimpleNamespace(finished=True, row={"test_accuracy": 0.5})
 
     monkeypatch.setattr(training, "train", pretend)
     return seen

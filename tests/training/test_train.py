@@ -133,7 +133,7 @@ def test_asked_to_stop_it_saves_within_the_epoch_and_goes_on_from_there(number, 
     whole = training.train(plan, tmp_path / "whole", splits=splits).run
     stopper = StopAt(4, number)
     outcome = training.train(plan, tmp_path / "stopped", splits=splits, hooks=[stopper])
-    assert not outcome.finished and outcome.test_accuracy is None
+    assert not outcome.finished and outcome.row is None
     (checkpoint,) = outcome.run.checkpoints.iterdir()
     assert 0 < int(checkpoint.stem.removeprefix("step-")) < 12
     again = training.train(plan, tmp_path / "stopped", splits=splits, resume=True)

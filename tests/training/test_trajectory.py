@@ -41,7 +41,9 @@ def test_golden_trajectory_through_the_loop(goldens, relative_error, tmp_path) -
     processes = training.Processes("cpu", "float32", 1)
     run = training.Run.create(tmp_path / "run", recipe, Golden.images.classes)
     batches = Golden(goldens)
-    loop = Loop(recipe, run, Objective(model, None), batches, batches, processes)
+    loop = Loop(
+        recipe, run, training.Classification(recipe, model, Objective(model, None), batches, batches), processes
+    )
     assert loop.train_epoch()
     measured = loop.measured().columns
     losses = measured["loss"] / measured["images"]

@@ -17,6 +17,7 @@ from regard.cli.output import Output
 from regard.errors import INTERRUPTED, InputError, Locked, SaidElsewhere
 from regard.formatting import printable
 from regard.launcher import rank_and_size
+from regard.metrics_file import MEASURES, measure_of
 from regard.parser import Parser
 from regard.store import Lock, MissingRun, Store, is_address, local_run, split_address
 
@@ -64,8 +65,11 @@ def main(arguments: list[str]) -> int:
     if not outcome.finished:
         output.note(f"stopped and saved; `regard train --run {run} --resume` goes on")
         return INTERRUPTED
-    record = {"run": run, "epochs": recipe.schedule.epochs, "test_accuracy": outcome.test_accuracy}
-    output.show(record, f"{printable(run)}: test accuracy {outcome.test_accuracy:.2%} after the last epoch")
+    row = outcome.row or {}
+    measure = measure_of(row)
+    value = row[measure]
+    record = {"run": run, "epochs": recipe.schedule.epochs, measure: value}
+    output.show(record, f"{printable(run)}: {MEASURES[measure]} {value:.2%} after the last epoch")
     return 0
 
 

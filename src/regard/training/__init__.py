@@ -1,5 +1,6 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
+from regard.training.classification import Classification, make_objective
 from regard.training.datasets import SIZE, load_data, make_loader, make_transform
 from regard.training.distributed import Processes, pick_device
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
@@ -33,10 +34,12 @@ from regard.training.recipe import (
     with_fields,
 )
 from regard.training.run import Run
-from regard.training.trainer import Outcome, check, make_objective, train
+from regard.training.task import Task
+from regard.training.trainer import Outcome, check, task_of, train
 
 __all__ = [
     "SIZE",
+    "Classification",
     "DataRecipe",
     "Hook",
     "MANY_CLASSES",
@@ -50,6 +53,7 @@ __all__ = [
     "Recipe",
     "Run",
     "ScheduleRecipe",
+    "Task",
     "Score",
     "TransferRecipe",
     "Upload",
@@ -80,6 +84,7 @@ __all__ = [
     "pick_device",
     "plain",
     "sha256",
+    "task_of",
     "to_data",
     "to_recipe",
     "train",

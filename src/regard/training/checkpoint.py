@@ -39,7 +39,7 @@ def save_checkpoint(loop: Loop, meter: dict[str, Tensor]) -> None:
         "steps": len(loop.loader),
         "processes": loop.processes.count,
         "model": loop.model.state_dict(),
-        "regressors": loop.objective.regressors.state_dict(),
+        "regressors": loop.task.besides.state_dict(),
         "optimizer": loop.optimizer.state_dict(),
         "scaler": loop.scaler.state_dict() if loop.scaler is not None else None,
         "hooks": {name: saved for name, hook in by_name(loop.hooks).items() if (saved := hook.state_dict())},
@@ -85,7 +85,7 @@ def restore(loop: Loop) -> None:
         saved_groups, own_groups = state["optimizer"]["param_groups"], loop.optimizer.state_dict()["param_groups"]
         if any(not own.keys() <= saved.keys() for saved, own in zip(saved_groups, own_groups, strict=False)):
             raise InputError(f"{source} belongs to another optimizer; {anew}")  # torch would load it without an error
-        loop.objective.regressors.load_state_dict(state["regressors"])
+        loop.task.besides.load_state_dict(state["regressors"])
         loop.optimizer.load_state_dict(state["optimizer"])
         if loop.scaler is not None:
             loop.scaler.load_state_dict(state["scaler"])

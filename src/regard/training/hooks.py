@@ -20,6 +20,7 @@ from regard.console import Console
 from regard.data import Batch, Mixing
 from regard.errors import InputError, one_line
 from regard.formatting import duration, printable
+from regard.metrics_file import MEASURES, measure_of
 from regard.training.recipe import flat, plain
 
 if TYPE_CHECKING:
@@ -210,9 +211,10 @@ class Progress(Hook):
         if self.first < 0:  # losses are first read after the first step
             self.first = loop.steps_done - 1
         if self.bar is not None:
+            train = f"  train {means['accuracy']:.1%}" if "accuracy" in means else ""
             note = (
-                f"loss {means.get('loss', 0):.3f}  train {means.get('accuracy', 0):.1%}  "
-                f"{loop.images_per_second:,.0f} images/s  {self._remaining(loop)} left"
+                f"loss {means.get('loss', 0):.3f}{train}  {loop.images_per_second:,.0f} images/s  "
+                f"{self._remaining(loop)} left"
             )
             self.bar.update(self.bar.task_ids[0], completed=loop.steps_done, note=note)
 
@@ -220,12 +222,12 @@ class Progress(Hook):
         learned = ""  # stays empty if every step was skipped
         if "loss" in row:
             terms = "".join(f"  {name} {row[name]:.3g}" for name in loop.meter.terms if row[name] and name != "task")
-            learned = (
-                f"loss {row['loss']:.4f}{terms}  train {row['accuracy']:.2%}  gradient {row['gradient_norm']:.3g}  "
-            )
+            train = f"  train {row['accuracy']:.2%}" if "accuracy" in row else ""
+            learned = f"loss {row['loss']:.4f}{terms}{train}  gradient {row['gradient_norm']:.3g}  "
         remaining = f"  {self._remaining(loop)} left" if loop.steps_done < self.total else ""
+        measure = measure_of(row)
         self.console.print(
-            f"epoch {row['epoch']}/{loop.recipe.schedule.epochs}  {learned}test {row['test_accuracy']:.2%}  "
+            f"epoch {row['epoch']}/{loop.recipe.schedule.epochs}  {learned}{MEASURES[measure]} {row[measure]:.2%}  "
             f"lr {row['lr']:.3g}  {row['images_per_second']:,.0f} images/s, {row['waiting']:.0%} waiting  "
             f"{row['peak_memory']:.2g} GiB{remaining}"
         )

@@ -7,22 +7,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from regard.data import Batch, Loader
+from regard.data import Batch
 from regard.training.checkpoint import save_checkpoint
 from regard.training.distributed import Processes
-from regard.training.evaluate import MANY_CLASSES, evaluate
 from regard.training.hooks import Hook
 from regard.training.meter import Measured, Meter, check_losses, check_weights, peak_memory, reset_peak_memory
 from regard.training.optimizers import learning_rate, make_optimizer, reset_momentum
 from regard.training.recipe import Recipe
 from regard.training.run import Run
-from regard.transfer import Objective
+from regard.training.task import Task
 
 _CHECK = 1.0  # seconds between two checks of the losses; each check waits for the device
 
@@ -43,25 +42,23 @@ class Loop:
         self,
         recipe: Recipe,
         run: Run,
-        objective: Objective,
-        loader: Loader,
-        test_loader: Loader,
+        task: Task,
         processes: Processes,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        self.recipe, self.run, self.objective, self.processes = recipe, run, objective, processes
-        self.loader, self.test_loader, self.hooks = loader, test_loader, hooks
+        self.recipe, self.run, self.task, self.processes = recipe, run, task, processes
+        self.loader, self.hooks = task.loader, hooks
         self.begin: Callable[[], None] | None = None
         self.run_id = ""
-        self.model = self.tested = objective.student
+        self.model = self.tested = task.student
         for hook in hooks:
             hook.setup(self)
-        self.forward = processes.accelerator.prepare_model(objective)
+        self.forward = processes.accelerator.prepare_model(task.objective)
         self.learning = [p for p in self.forward.parameters() if p.requires_grad]
-        optimizer = make_optimizer(self.model, recipe.optimizer, objective.regressors.parameters())
+        optimizer = make_optimizer(self.model, recipe.optimizer, task.besides.parameters())
         self.optimizer = processes.accelerator.prepare_optimizer(optimizer)
         self.scaler = processes.accelerator.scaler
-        self.meter = Meter(len(loader), self.learning[0])
+        self.meter = Meter(len(self.loader), self.learning[0], task.measures)
         self.rows: list[dict[str, Any]] = []
         self.epoch = self.step = 0
         self.unreadable: tuple[str, ...] = ()
@@ -107,15 +104,15 @@ class Loop:
         for hook in self.hooks:
             batch = hook.before_step(self, batch)
         sizes = part_sizes(len(batch.images), self.recipe.schedule.accumulate)
-        parts = list(zip(batch.images.split(sizes), batch.labels.split(sizes), strict=True))
-        for number, (images, labels) in enumerate(parts, start=1):
+        for number, (end, images) in enumerate(zip(accumulate(sizes), sizes, strict=True), start=1):
+            part = part_of(batch, end - images, end)
             # DistributedDataParallel averages gradients over the processes at the last part.
-            with nullcontext() if number == len(parts) else self.processes.accelerator.no_sync(self.forward):
-                losses = self.forward(images, labels, self.progress)
+            with nullcontext() if number == len(sizes) else self.processes.accelerator.no_sync(self.forward):
+                losses = self.forward(*self.task.inputs(part, self.steps_done, self.progress))
                 # Losses are means over images; gradients are averaged over processes.
-                weight = len(images) * self.processes.count / batch.total
+                weight = images * self.processes.count / batch.total
                 self.processes.accelerator.backward(losses.total if weight == 1 else losses.total * weight)
-            self.meter.add(self.step, losses, labels)
+            self.meter.add(self.step, losses, images, self.task.measured(losses, part))
         norm = self.clip()
         # With a scaled loss, the scaler skips steps whose gradient is not finite.
         if self.scaler is not None or self.recipe.nonfinite == "stop" or norm.isfinite():
@@ -171,18 +168,15 @@ class Loop:
         waiting, memory = self.processes.largest(waiting, peak_memory(self.processes.device))
         check_weights(self)
         self.processes.share_buffers(self.tested)
-        score = evaluate(self.tested, self.test_loader, summed=self.processes.summed)
-        self.skipped.update(dict.fromkeys(score.skipped))
+        tested, skipped = self.task.test(self.tested, self.processes)
+        self.skipped.update(dict.fromkeys(skipped))
         self.collect_unreadable()
         row = {
             "epoch": self.epoch + 1,
             "lr": self.lr,
             **measured.means(),
             "skipped_steps": len(measured.bad()),
-            "test_loss": score.loss,
-            "test_accuracy": score.accuracy,
-            **({"test_top5": score.top5 / score.images} if len(self.loader.dataset.classes) > MANY_CLASSES else {}),
-            "test_images": score.images,
+            **tested,
             "images_per_second": self.images_per_second,
             "waiting": waiting,
             "peak_memory": memory,
@@ -232,6 +226,14 @@ def part_sizes(images: int, parts: int) -> list[int]:
     """Sizes of the parts of a rank's slice: as equal as possible, at least two images each."""
     parts = max(1, min(parts, images // 2))
     return [(images + part) // parts for part in reversed(range(parts))]
+
+
+def part_of(batch: Batch, first: int, end: int) -> Batch:
+    """Some of the images of a batch, with the total of the batch."""
+    fields: dict[str, Any] = {
+        name: value[first:end] for name, value in batch._asdict().items() if isinstance(value, Tensor | list)
+    }
+    return batch._replace(**fields)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from regard.errors import InputError
-from regard.logits import predicted_classes
 from regard.training.optimizers import learning_rate
 from regard.training.run import Run
 from regard.transfer import Losses
@@ -18,7 +17,7 @@ from regard.transfer import Losses
 if TYPE_CHECKING:
     from regard.training.loop import Loop
 
-_FIXED = ("gradient_norm", "images", "loss", "accuracy")
+_FIXED = ("gradient_norm", "images", "loss")
 _SKIPPED = 50  # consecutive skipped steps after which a run stops with an error
 
 
@@ -30,31 +29,32 @@ class Meter:
     Args:
         steps: number of steps of the epoch.
         like: parameter of the network, which gives the device and the dtype (float32 at least).
+        measures: what is measured besides the losses, such as accuracy.
 
     Attributes:
-        columns: norm of the gradient, number of images, then sums over images: loss, correct predictions, terms.
+        columns: norm of the gradient, number of images, then sums over images: loss, measures, terms.
         rows: (steps, columns).
     """
 
-    def __init__(self, steps: int, like: Tensor) -> None:
-        self.columns = list(_FIXED)
+    def __init__(self, steps: int, like: Tensor, measures: Sequence[str] = ()) -> None:
+        self.columns = [*_FIXED, *measures]
+        self._fixed = len(self.columns)
         dtype = torch.promote_types(like.dtype, torch.float32)
-        self.rows = torch.zeros(steps, len(_FIXED), device=like.device, dtype=dtype)
+        self.rows = torch.zeros(steps, self._fixed, device=like.device, dtype=dtype)
 
     @property
     def terms(self) -> list[str]:
         """Names of the terms of the loss so far."""
-        return self.columns[len(_FIXED) :]
+        return self.columns[self._fixed :]
 
     @torch.no_grad()
-    def add(self, step: int, losses: Losses, labels: Tensor) -> None:
-        """Adds the losses of a step, or of a part of its images."""
+    def add(self, step: int, losses: Losses, images: int, measured: Sequence[Tensor] = ()) -> None:
+        """Adds the losses of a step, or of a part of its images, and the means of the measures over these images."""
         self._widen(losses.terms)
         zero = self.rows.new_zeros(())
-        classes = labels if labels.ndim == 1 else labels.argmax(1)
-        correct = (predicted_classes(losses.logits) == classes).to(zero.dtype).mean()
         terms = (losses.terms.get(name, zero) for name in self.terms)
-        self.rows[step, 1:].add_(torch.stack((zero + 1, losses.total, correct, *terms)), alpha=len(labels))
+        values = (zero + 1, losses.total, *measured, *terms)
+        self.rows[step, 1:].add_(torch.stack([value.to(zero.dtype) for value in values]), alpha=images)
 
     def load(self, columns: dict[str, Tensor], *, main: bool) -> None:
         """Restores saved columns, which are sums over all processes.
@@ -101,7 +101,7 @@ class Measured:
         return len(self.finite) - 1 - good[-1] if good else before + len(self.finite)
 
     def means(self) -> dict[str, float]:
-        """Means over images of loss, terms and accuracy, in [0, 1], and over steps of the norm of the gradient.
+        """Means over images of loss, terms and measures, and over steps of the norm of the gradient.
 
         Steps without a finite loss or gradient are left out.
         """
@@ -109,9 +109,9 @@ class Measured:
         images = columns.pop("images").sum().item()
         if not images:
             return {}
-        norm, accuracy = columns.pop("gradient_norm"), columns.pop("accuracy")
+        norm = columns.pop("gradient_norm")
         means = {name: values.sum().item() / images for name, values in columns.items()}
-        return {**means, "accuracy": accuracy.sum().item() / images, "gradient_norm": norm.mean().item()}
+        return {**means, "gradient_norm": norm.mean().item()}
 
 
 def reset_peak_memory(device: torch.device) -> None:

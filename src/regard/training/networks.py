@@ -15,7 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from regard import models
 from regard.errors import InputError
 from regard.maps.layers import find_layers
+from regard.training.distributed import Processes
 from regard.training.recipe import ModelRecipe, Recipe
+from regard.training.sync_norms import sync_norms
 
 
 def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
@@ -125,6 +127,24 @@ def _batch_norms(module: nn.Module) -> list[nn.Module]:
 def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
     """Replaces `norm.train`."""
     return norm
+
+
+def placed(model: nn.Module, recipe: Recipe, images: int, processes: Processes) -> tuple[nn.Module, bool]:
+    """Freezes what the recipe freezes and moves the network to the device of the process.
+
+    Returns:
+        The network, and whether it is in the channels last layout.
+    """
+    if recipe.sync_norms and processes.count > 1:
+        model = sync_norms(model, processes.device)
+    freeze(model, recipe.model.frozen, fixed_norms=recipe.model.fixed_norms)
+    model = model.to(processes.device)
+    channels_last = recipe.channels_last and takes_channels_last(
+        model, recipe, images, processes.device, processes.count
+    )
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model, channels_last
 
 
 def takes_channels_last(model: nn.Module, recipe: Recipe, images: int, device: torch.device, processes: int) -> bool:

@@ -34,7 +34,7 @@ from regard.files import (
 )
 from regard.formatting import printable
 from regard.launcher import rank_and_size
-from regard.metrics_file import read_metrics
+from regard.metrics_file import measure_of, read_metrics
 from regard.terminal import command_line
 from regard.training.networks import load_network
 from regard.training.parsing import load_recipe
@@ -49,7 +49,7 @@ class Run:
     """A run folder.
 
     `recipe.yaml` (whole), `environment.json`, `metrics.jsonl` (one line per epoch), `checkpoints/`, `last.safetensors`
-    (weights after the last finished epoch) and `best.safetensors` (weights with the best test accuracy so far).
+    (weights after the last finished epoch) and `best.safetensors` (weights with the best test accuracy, or AP, so far).
     """
 
     folder: Path
@@ -219,8 +219,10 @@ class Run:
         with written_aside(self.folder / "metrics.jsonl") as aside:
             aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def save_weights(self, model: nn.Module, which: Weights, epoch: int, test_accuracy: float) -> None:
-        notes = {"regard": __version__, "epoch": epoch, "test_accuracy": test_accuracy}
+    def save_weights(
+        self, model: nn.Module, which: Weights, epoch: int, value: float, measure: str = "test_accuracy"
+    ) -> None:
+        notes = {"regard": __version__, "epoch": epoch, measure: value}
         models.write_weights(model, self.folder / f"{which}.safetensors", notes)
 
     def record_epoch(self, model: nn.Module, rows: list[dict[str, Any]], unreadable: Sequence[str]) -> None:
@@ -229,11 +231,12 @@ class Run:
         Raises:
             InputError: the disk is full or the folder cannot be written; earlier files are unchanged.
         """
-        epoch, accuracy = rows[-1]["epoch"], rows[-1]["test_accuracy"]
+        measure = measure_of(rows[-1])
+        epoch, value = rows[-1]["epoch"], rows[-1][measure]
         try:
-            self.save_weights(model, "last", epoch, accuracy)
-            if all(accuracy > row["test_accuracy"] for row in rows[:-1]):
-                self.save_weights(model, "best", epoch, accuracy)
+            self.save_weights(model, "last", epoch, value, measure)
+            if all(value > row[measure] for row in rows[:-1]):
+                self.save_weights(model, "best", epoch, value, measure)
             self.write_metrics(rows)
             if unreadable:
                 lines = "".join(f"{printable(name)}\n" for name in unreadable)

@@ -10,27 +10,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 from torch.utils import deterministic
 
 from regard import data
 from regard.errors import KILLED_WORKER, InputError, LostProcess, SaidElsewhere, first_line
-from regard.modes import check_image_size
 from regard.training.checkpoint import restore
-from regard.training.datasets import load_data, make_loaders, with_statistics
+from regard.training.classification import Classification
+from regard.training.datasets import with_statistics
 from regard.training.distributed import Processes
-from regard.training.hooks import Hook, Mix, Trackers, WeightAverage, check_trackers
+from regard.training.hooks import Hook, Trackers, WeightAverage, check_trackers
 from regard.training.loop import Loop, interruptible
-from regard.training.networks import build_network, freeze, takes_channels_last
 from regard.training.optimizers import check_optimizer
 from regard.training.recipe import Recipe
 from regard.training.resume import Record, check_same_run, data_record, difference, one_class
 from regard.training.run import Run
-from regard.training.sync_norms import sync_norms
-from regard.training.teacher import load_teachers
-from regard.transfer import TERMS, Objective, Teacher
+from regard.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,8 @@ class Outcome:
     run: Run
     finished: bool
     """False if it was stopped; it can be resumed."""
-    test_accuracy: float | None
-    """Test accuracy after the last finished epoch, in [0, 1]; None before the first."""
+    row: dict[str, Any] | None
+    """The line of metrics.jsonl of the last finished epoch; None before the first."""
 
 
 def train(
@@ -88,15 +85,17 @@ def train(
                 f"note: accelerate launch has mixed precision {launched}; the precision of the recipe is used"
             )
         processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are loaded
-        splits = splits or processes.first(lambda: load_data(recipe.data))  # one process first, because it may download
+        task_type = task_of(recipe)
+        splits = splits or processes.first(lambda: task_type.load_data(recipe.data))  # first, because it may download
         recipe, classes = replace(recipe, data=with_statistics(recipe.data, splits.train)), splits.train.classes
         record = _record(splits, processes)
         if resume:
             processes.alone(lambda: check_same_run(recipe, run, classes, record))
-        objective, loaders = _objective_and_loaders(recipe, splits, processes)
-        hooks = [*_hooks(recipe, len(classes), processes), *hooks]
+        torch.manual_seed(recipe.seed)
+        task = task_type.create(recipe, splits, processes)
+        hooks = [*task.hooks(), *_hooks(recipe, processes), *hooks]
         try:
-            loop = Loop(recipe, run, objective, *loaders, processes, hooks)
+            loop = Loop(recipe, run, task, processes, hooks)
             loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resume))
             if resume:
                 restore(loop)
@@ -107,7 +106,7 @@ def train(
         finally:
             for hook in hooks:
                 hook.finish()
-        return Outcome(run, finished, loop.rows[-1]["test_accuracy"] if loop.rows else None)
+        return Outcome(run, finished, loop.rows[-1] if loop.rows else None)
 
 
 def check(recipe: Recipe, folder: str | Path) -> None:
@@ -121,32 +120,9 @@ def check(recipe: Recipe, folder: str | Path) -> None:
             raise InputError(f"the run {folder} cannot be its own teacher; name another (transfer.teacher, or --run)")
 
 
-def make_objective(
-    recipe: Recipe, model: nn.Module, teachers: Sequence[nn.Module | Teacher], image_size: tuple[int, int]
-) -> Objective:
-    """The losses of a recipe for a student, its teachers and images of size (h, w).
-
-    Raises:
-        InputError: student and teachers do not match.
-    """
-    transfer = recipe.transfer
-    return Objective(
-        model,
-        teachers or None,
-        temperature=transfer.temperature,
-        layers=transfer.layers,
-        power=transfer.power,
-        reduce=transfer.reduce,
-        form=transfer.form,
-        full_activation_form=transfer.full_activation_form,
-        label_smoothing=0.0
-        if recipe.augmentation.mixes
-        else recipe.label_smoothing,  # mixed labels are smoothed already
-        task=recipe.task,
-        image_size=image_size,
-        compile=recipe.compile,
-        **{term.weight: transfer.weight(term.weight) for term in TERMS.values()},
-    )
+def task_of(recipe: Recipe) -> type[Task]:
+    """What the network of a recipe learns."""
+    return Classification
 
 
 def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
@@ -177,39 +153,9 @@ def _record(splits: data.Splits, processes: Processes) -> Record:
     return record
 
 
-def _objective_and_loaders(
-    recipe: Recipe, splits: data.Splits, processes: Processes
-) -> tuple[Objective, tuple[data.Loader, data.Loader]]:
-    """The losses with the network on its device, and the loaders of training and test images."""
-    torch.manual_seed(recipe.seed)
-    # One process first, because it may download.
-    model = processes.first(lambda: build_network(recipe.model, len(splits.train.classes)))
-    if recipe.sync_norms and processes.count > 1:
-        model = sync_norms(model, processes.device)
-    freeze(model, recipe.model.frozen, fixed_norms=recipe.model.fixed_norms)
-    model = model.to(processes.device)
-    channels_last = recipe.channels_last and takes_channels_last(
-        model, recipe, len(splits.train), processes.device, processes.count
-    )
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    loaders = make_loaders(recipe, splits, processes, channels_last)
-    size = loaders[0].image_size
-    assert size is not None
-    check_image_size(model, torch.empty(1, 3, *size, device="meta"))
-    teachers = processes.first(
-        lambda: load_teachers(
-            recipe.transfer, splits.train, size, processes.device, processes.note, compile=recipe.compile
-        )
-    )
-    return make_objective(recipe, model, teachers, size), loaders
-
-
-def _hooks(recipe: Recipe, classes: int, processes: Processes) -> list[Hook]:
-    """The hooks of a recipe."""
+def _hooks(recipe: Recipe, processes: Processes) -> list[Hook]:
+    """The hooks of a recipe besides those of its task."""
     hooks: list[Hook] = []
-    if recipe.augmentation.mixes:
-        hooks.append(Mix(data.Mixing(recipe.augmentation, classes, recipe.seed, recipe.label_smoothing)))
     if recipe.ema:
         hooks.append(WeightAverage(recipe.ema))
     if processes.main and recipe.trackers:

@@ -1,0 +1,80 @@
+"""`Task`: what a network learns. The loop takes the losses, batches and tests of a run from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from regard.data import Batch, Loader, Splits
+from regard.training.distributed import Processes
+from regard.training.hooks import Hook
+from regard.training.recipe import DataRecipe, Recipe
+from regard.transfer import Losses
+
+
+class Task(ABC):
+    """What the network of a recipe learns, on its device.
+
+    Attributes:
+        measures: what is measured in training besides the losses, see `measured`.
+        recipe: recipe of the run.
+        student: network in training.
+        objective: module whose forward pass takes `inputs` and returns `transfer.Losses`; it contains the network.
+        besides: modules of the objective that learn with the network and are not part of it.
+        loader, test_loader: loaders of the training and test images.
+    """
+
+    measures: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        student: nn.Module,
+        objective: nn.Module,
+        loader: Loader,
+        test_loader: Loader,
+        besides: nn.ModuleList | None = None,
+    ) -> None:
+        self.recipe, self.student, self.objective = recipe, student, objective
+        self.loader, self.test_loader = loader, test_loader
+        self.besides = nn.ModuleList() if besides is None else besides
+
+    @staticmethod
+    @abstractmethod
+    def load_data(recipe: DataRecipe) -> Splits:
+        """The data of a recipe. Raises InputError."""
+
+    @classmethod
+    @abstractmethod
+    def create(cls, recipe: Recipe, splits: Splits, processes: Processes) -> Self:
+        """Builds network, objective and loaders; random numbers are seeded before. Raises InputError."""
+
+    def hooks(self) -> list[Hook]:
+        """Hooks of the task, which all processes have."""
+        return []
+
+    @abstractmethod
+    def inputs(self, batch: Batch, step: int, progress: float) -> tuple[Any, ...]:
+        """The arguments of the objective.
+
+        Args:
+            batch: rank's slice of a batch, or a part of it.
+            step: step of the run, from 0.
+            progress: completed fraction of the run, in [0, 1].
+        """
+
+    def measured(self, losses: Losses, batch: Batch) -> Sequence[Tensor]:
+        """The mean of each of `measures` over the images of a batch."""
+        return ()
+
+    @abstractmethod
+    def test(self, model: nn.Module, processes: Processes) -> tuple[dict[str, Any], Sequence[str]]:
+        """Tests a network. All processes have to call it.
+
+        Returns:
+            fields of the epoch's line in metrics.jsonl, equal in all processes; and the images that this process could
+            not read, each with the reason.
+        """
