@@ -7,12 +7,14 @@
 - `GradientMap`: the gradient-based attention map (saliency); `ActivationMap`: `activation_map` as a method.
 - `register`: adds a method, or a function `(model, images, classes) -> maps`, under a name.
 - `last_features`: the layer whose CAM is taken unless stated.
+- `DetectionCAM`: the CAM of each detection of a detector.
 - `group_activation`: the class score of each group of channels alone.
 """
 
 from regard.maps.activation import activation_map
 from regard.maps.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from regard.maps.channel_groups import group_activation
+from regard.maps.detection import DetectionCAM
 from regard.maps.gradient import ActivationMap, GradientMap
 from regard.maps.last import last_features
 from regard.maps.method import MapMethod
@@ -21,6 +23,7 @@ from regard.maps.taps import MapTaps, Taps
 
 __all__ = [
     "ActivationMap",
+    "DetectionCAM",
     "GradCAM",
     "GradCAMPlusPlus",
     "GradientMap",

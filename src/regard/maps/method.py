@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import chain, takewhile
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from regard.modes import at_rest, checked_images
 from regard.stages import stages
 
 Fuse = Literal["mean", "max"]
+T = TypeVar("T")
 
 
 class Tapped(NamedTuple):
@@ -124,11 +125,7 @@ class MapMethod(ABC):
             maps = self._squeezed(self._by_layer(inputs, classes, top))
             self._warn_of_single_pixels(maps)
             size = inputs.shape[-2:] if upsample else max((part.shape[-2:] for part in maps.values()), key=math.prod)
-            if len(maps) == 1:
-                (whole,) = maps.values()
-                return resized(whole, size)
-            parts = torch.stack([resized(_scaled(part), size) for part in maps.values()])
-            return parts.mean(0) if self.fuse == "mean" else parts.amax(0)
+            return self.fused(maps, size)
 
     def by_layer(
         self, images: Tensor, classes: Classes | None = None, *, top: int | None = None, upsample: bool = True
@@ -148,6 +145,14 @@ class MapMethod(ABC):
         Both are float32 or float64. The caller sets negative values of the map to 0. A method whose
         `needs_gradients` is False is given the activations twice.
         """
+
+    def fused(self, maps: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
+        """The maps (…, h, w) of the layers as one, (…, *size), as `fuse` says."""
+        if len(maps) == 1:
+            (whole,) = maps.values()
+            return resized(whole, size)
+        parts = torch.stack([resized(_scaled(part), size) for part in maps.values()])
+        return parts.mean(0) if self.fuse == "mean" else parts.amax(0)
 
     @contextmanager
     def _ready(self, images: Tensor) -> Iterator[Tensor]:
@@ -191,14 +196,23 @@ class MapMethod(ABC):
         """Name -> maps (N, K, h, w) as large as the features; sets `logits` and `classes`."""
         logits, tapped = self._forward(images)
         explained = self._explained(logits, classes, top)
+        return self.combined(logits, tapped, [self._weights(logits.detach(), each) for each in explained])
+
+    def combined(self, scores: Tensor, tapped: Mapping[str, Tapped], weights: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Name -> maps (N, K, h, w) as large as the features, of K weighted sums of the scores.
+
+        Args:
+            scores: of any shape, with their graph down to the tapped layers.
+            tapped: of `tapped_run`.
+            weights: K tensors of the shape of the scores, their derivatives.
+        """
         maps: dict[str, list[Tensor]] = {name: [] for name in tapped}
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(scores.device.type, enabled=False):
             features = {name: wide(layer.arrange(layer.output.detach())) for name, layer in tapped.items()}
             gradients = features
-            for k, each in enumerate(explained):
+            for k, each in enumerate(weights):
                 if self.needs_gradients:
-                    weights = self._weights(logits.detach(), each)
-                    gradients = _gradients(logits, tapped, weights, retain_graph=k + 1 < len(explained))
+                    gradients = _gradients(scores, tapped, each, retain_graph=k + 1 < len(weights))
                 for name, activations in features.items():
                     maps[name].append(self.combine(activations, gradients[name]).clamp(min=0))
             return {name: torch.stack(parts, 1) for name, parts in maps.items()}
@@ -211,12 +225,21 @@ class MapMethod(ABC):
 
     def _forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tapped]]:
         """The class scores (N, K), and what the layers gave; of a layer that ran several times the last."""
+        return self.tapped_run(lambda: self._scores(images), lambda: images)
+
+    def tapped_run(self, run: Callable[[], T], images: Callable[[], Tensor | None]) -> tuple[T, dict[str, Tapped]]:
+        """What `run` gives, with a graph from the tapped layers on, and what they gave.
+
+        Args:
+            run: runs the model.
+            images: (N, 3, H, W), what the layers work on, asked for when they run; None: unknown.
+        """
         if self.needs_gradients:
             self._check_no_inference()
         tapped: dict[str, Tapped] = {}
 
         def tap(name: str, _module: nn.Module, _args: Any, output: Any) -> Tensor:
-            arrange = arrangement(self._network, name, output, images, self.reshape)
+            arrange = arrangement(self._network, name, output, images(), self.reshape)
             # A layer behind another stays in the graph, so that gradients get past it to the other. A layer alone need
             # not: if it runs several times, the graph starts at the last.
             if self.needs_gradients and (len(self.layers) == 1 or not output.requires_grad):
@@ -229,23 +252,26 @@ class MapMethod(ABC):
             for name in self.layers:
                 module = self._network.get_submodule(name)
                 hooks.callback(module.register_forward_hook(partial(tap, name)).remove)
-            logits = self._scores(images)
+            output = run()
         for name in self.layers:
             if name not in tapped:
                 raise InputError(f"layer {name!r} did not run; tap a layer that runs")
-        return logits, {name: tapped[name] for name in self.layers}
+        return output, {name: tapped[name] for name in self.layers}
 
     def _scores(self, images: Tensor) -> Tensor:
-        device = images.device.type
-        cast: AbstractContextManager[Any] = nullcontext()
-        if torch.is_autocast_enabled(device):  # no weights cast here, without a graph, for the caller's next step
-            cast = torch.autocast(device, dtype=torch.get_autocast_dtype(device), cache_enabled=False)
-        with cast:
+        with uncached_autocast(images.device.type):
             return class_scores(self._network(images), images)
 
     def _check_no_inference(self) -> None:
         if any(tensor.is_inference() for tensor in chain(self._network.parameters(), self._network.buffers())):
             raise InputError("the model was made under inference_mode, so it has no gradients; make it outside")
+
+
+def uncached_autocast(device: str) -> AbstractContextManager[Any]:
+    """Autocast as it is, but for its cache: no weights are cast without a graph for the caller's next step."""
+    if not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device, dtype=torch.get_autocast_dtype(device), cache_enabled=False)
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -266,7 +292,9 @@ def _scaled(maps: Tensor) -> Tensor:
     return ((maps - low) / (high - low)).nan_to_num(0)
 
 
-def _gradients(logits: Tensor, tapped: dict[str, Tapped], weights: Tensor, *, retain_graph: bool) -> dict[str, Tensor]:
+def _gradients(
+    logits: Tensor, tapped: Mapping[str, Tapped], weights: Tensor, *, retain_graph: bool
+) -> dict[str, Tensor]:
     """The gradients of `(weights * logits).sum()` by the features of every layer, by one backward."""
     if not logits.requires_grad:
         names = ", ".join(repr(name) for name in tapped)
@@ -276,7 +304,7 @@ def _gradients(logits: Tensor, tapped: dict[str, Tapped], weights: Tensor, *, re
     gradients = {}
     for (name, layer), gradient in zip(tapped.items(), gradients_of, strict=True):
         if gradient is None:
-            raise InputError(f"the class scores do not depend on layer {name!r}; tap another layer")
+            raise InputError(f"the scores do not depend on layer {name!r}; tap another layer")
         gradients[name] = wide(layer.arrange(gradient))
     return gradients
 

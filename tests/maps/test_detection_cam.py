@@ -1,0 +1,164 @@
+"""CAMs of detections."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+
+import pytest
+import torch
+from support.detectors import Boxes, one_stage, two_stage
+from torch import Tensor, nn
+
+from regard import bias, maps
+from regard.errors import DataWarning, InputError
+
+IMAGE = torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(1))
+
+
+def level(number: int) -> str:
+    return f"backbone.fpn.layer_blocks.{number}"
+
+
+def warned(detector: nn.Module, layer: str, method: str = "layercam") -> maps.DetectionCAM:
+    with pytest.warns(DataWarning, match="feature pyramid"):
+        return maps.DetectionCAM(detector, layer, method)
+
+
+def boxes_of(cells: Tensor, boxes: Tensor, image: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """bool, like the maps (n, h, w): the cells that a box pools from, bilinearly."""
+    inside = torch.zeros_like(cells, dtype=torch.bool)
+    down, across = (
+        part * cell / (full * whole)
+        for part, cell, full, whole in zip(size, cells.shape[1:], padded, image.shape[1:], strict=True)
+    )
+    for one, (x0, y0, x1, y1) in zip(inside, boxes.tolist(), strict=True):
+        one[int(y0 * down) : int(y1 * down + 1e-4) + 2, int(x0 * across) : int(x1 * across + 1e-4) + 2] = True
+    return inside
+
+
+@pytest.mark.parametrize("make", [two_stage, one_stage])
+@pytest.mark.parametrize("method", ["gradcam", "hirescam"])
+def test_a_map_is_the_formula_with_the_score_of_its_detection(make, method: str) -> None:
+    detector = make()
+    cam = maps.DetectionCAM(detector, method=method)
+    found = cam(IMAGE, upsample=False)
+    kept: list[Tensor] = []
+    with torch.enable_grad():
+        handle = detector.backbone.body["layer3"].register_forward_hook(lambda m, i, output: kept.append(output))
+        (detections,) = detector([IMAGE])
+        handle.remove()
+        assert cam.layer == "backbone.body.layer3"
+        assert len(found) == len(detections["scores"]) == 6
+        for i, score in enumerate(detections["scores"]):
+            gradient, features = torch.autograd.grad(score, kept, retain_graph=True)[0][0], kept[0][0].detach()
+            weights = gradient.mean((1, 2), keepdim=True) if method == "gradcam" else gradient
+            torch.testing.assert_close(found[i], (weights * features).sum(0).relu())
+    assert cam.detections is not None
+    assert torch.equal(cam.detections["boxes"], detections["boxes"])
+    assert not cam.detections["scores"].requires_grad
+    scores = cam.detections["scores"].tolist()
+    assert all(a >= b for a, b in pairwise(scores))
+    assert len(cam(IMAGE, limit=2)) == 2
+    assert len(cam(IMAGE, score_threshold=scores[2])) == sum(score >= scores[2] for score in scores)
+
+
+def test_the_detector_is_unchanged(unchanged) -> None:
+    detector = two_stage().train()
+    detector.backbone.body.layer1.requires_grad_(False)
+    with unchanged(detector):
+        assert maps.DetectionCAM(detector)(IMAGE).shape == (6, 70, 90)
+    with torch.no_grad(), torch.autocast("cpu"):
+        assert maps.DetectionCAM(detector)(IMAGE).dtype == torch.float32
+
+
+def test_maps_follow_the_image_through_resizing_and_padding() -> None:
+    """Images are resized from 50 x 75 to 48 x 72 pixels, and padded to 64 x 96."""
+    detector = Boxes([[10, 5, 30, 25], [50, 30, 75, 50]], [0, 2])
+    image = torch.rand(3, 50, 75) + torch.tensor([0.6, 0, 0.5])[:, None, None]  # the first box has the higher score
+    cam = maps.DetectionCAM(detector, "backbone", "layercam")
+    found = cam(image)
+    assert found.shape == (2, 50, 75)
+    regions = torch.zeros(2, 50, 75, dtype=torch.bool)
+    for region, (x0, y0, x1, y1) in zip(regions, detector.boxes.int().tolist(), strict=True):
+        region[y0:y1, x0:x1] = True
+    measures = bias.measure(found, regions)
+    assert (measures.energy_inside > 0.93).all()  # the rest lies in the row of pixels next to an edge
+    assert bias.measure(found, regions, margin=2).range_bias.sum() == 0
+    assert (measures.miss < 0.6).all()
+    assert cam(image, upsample=False).shape == (2, 64, 96)
+
+
+def test_at_a_level_of_a_pyramid_a_map_is_in_its_box_by_construction() -> None:
+    """Not so at the last stage of the body, where the map says something; other levels than the box's are 0."""
+    detector = two_stage()
+    at_body = maps.DetectionCAM(detector, method="layercam")
+    body = at_body(IMAGE, upsample=False)
+    assert at_body.detections is not None
+    boxes = at_body.detections["boxes"]
+    size = (64, round(64 / 70 * 90))  # the image is resized to 64 x 82 pixels, and padded to 64 x 96
+
+    def share(cells: Tensor) -> Tensor:
+        inside = boxes_of(cells, boxes, IMAGE, (64, 96), size)
+        return (cells * inside).sum((1, 2)) / cells.sum((1, 2))
+
+    shares = torch.stack([share(warned(detector, level(i))(IMAGE, upsample=False)) for i in range(3)])
+    assigned = ~shares.isnan()
+    assert (assigned.sum(0) == 1).all()  # each box has a map at one level
+    assert assigned.any(1).sum() > 1  # and not all at the same
+    torch.testing.assert_close(shares[assigned], torch.ones(6))
+    assert share(body).mean() < 0.95
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps.DetectionCAM(detector)
+
+
+def test_of_a_one_stage_detector_a_level_shows_its_own_detections_alone() -> None:
+    detector = one_stage(detections=12)
+    sums = torch.stack([warned(detector, level(i))(IMAGE).sum((1, 2)) for i in range(3)])
+    assert ((sums > 0).sum(0) <= 1).all()
+    assert (sums > 0).any()
+
+
+class Constant(Boxes):
+    """Its second score is constant."""
+
+    def forward(self, images: list[Tensor], targets: None = None) -> list[dict[str, Tensor]]:
+        (detections,) = super().forward(images)
+        scores = torch.stack([detections["scores"][0], torch.tensor(0.9)])
+        return [{**detections, "scores": scores}]
+
+
+def test_a_constant_score_has_a_map_of_zeros_and_no_detection_none() -> None:
+    image = torch.rand(3, 40, 60) / 2
+    cam = maps.DetectionCAM(Constant([[0, 0, 20, 20], [20, 20, 40, 40]], [0, 1]), "backbone")
+    found = cam(image)
+    assert cam.detections is not None and cam.detections["labels"].tolist() == [1, 0]  # highest score first
+    assert not found[0].any() and found[1].any()
+    assert bias.measure(found, torch.ones(2, 40, 60, dtype=torch.bool)).constant.tolist() == [True, False]
+    assert cam(image, score_threshold=0.95).shape == (0, 40, 60)
+    assert cam(image, score_threshold=0.95, upsample=False).shape == (0, 64, 96)
+
+
+class Classifier(Boxes):
+    def forward(self, images: list[Tensor], targets: None = None) -> Tensor:
+        return self.backbone(torch.stack(images)).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "image", "message"),
+    [
+        (lambda: maps.DetectionCAM(two_stage()), torch.rand(1, 3, 8, 8), r"\(1, 3, 8, 8\); expected"),
+        (lambda: maps.DetectionCAM(two_stage()), torch.zeros(3, 8, 8, dtype=torch.uint8), "uint8"),
+        (lambda: maps.DetectionCAM(two_stage(), "backbone.body.layer9"), IMAGE, "unknown layer"),
+        (lambda: maps.DetectionCAM(two_stage(), "roi_heads.box_head.1"), IMAGE, "gives a tensor of shape"),
+        (lambda: maps.DetectionCAM(two_stage(), "rpn.head.conv"), IMAGE, "scores do not depend on layer"),
+        (lambda: maps.DetectionCAM(two_stage(), method="gradient"), IMAGE, "hirescam"),
+        (lambda: maps.DetectionCAM(two_stage(), method="camcam"), IMAGE, "unknown method"),
+        (lambda: maps.DetectionCAM(nn.Conv2d(3, 3, 1)), IMAGE, "has no backbone"),
+        (lambda: maps.DetectionCAM(Classifier([], []), "backbone"), IMAGE, "gives a Tensor; expected a detector"),
+    ],
+)
+def test_wrong_input_is_named(make, image: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()(image)
