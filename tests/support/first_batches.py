@@ -106,7 +106,7 @@ def evaluation_batches(
         workers=workers,
         masks=True,
     )
-    return [Seen(*batch) for batch in loader.epoch(0)]
+    return [Seen(*batch[:6]) for batch in loader.epoch(0)]
 
 
 def tensors(images: data.InMemoryDataset) -> tuple[Tensor, Tensor, Tensor]:

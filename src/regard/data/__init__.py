@@ -5,10 +5,12 @@ from regard.data.batch import Batch, Loader
 from regard.data.builtin import clutter
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset, Splits
 from regard.data.decode import Unreadable
+from regard.data.detection_transform import DetectionTransform
 from regard.data.in_memory import read_into_memory
 from regard.data.listing import EXTENSIONS
 from regard.data.loader import create_loader
 from regard.data.normalisation import Normalisation, denormalised
+from regard.data.objects import Objects
 from regard.data.pictures import Pictures, open_pictures
 from regard.data.regions.folder import read_folder
 from regard.data.registry import register, register_splits
@@ -21,11 +23,13 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Channels",
+    "DetectionTransform",
     "ImageDataset",
     "InMemoryDataset",
     "Loader",
     "Mixing",
     "Normalisation",
+    "Objects",
     "Pictures",
     "Splits",
     "Transform",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from regard.data.dataset import ImageDataset
@@ -21,33 +22,40 @@ class Batch(NamedTuple):
     """A batch, or one rank's slice of it, on one device.
 
     Attributes:
-        images: float32 (B, 3, h, w), normalised: (byte / 255 - mean) / std.
+        images: float32 (B, 3, h, w), normalised: (byte / 255 - mean) / std. With objects, a list of B images float32
+            (3, h, w) in [0, 1], each of its own size.
         labels: int64 (B,), -1 for an image without a label.
         index: int64 (B,), the index of each image in the data set; for shards, a unique number of each image in an
             epoch.
         total: size of the whole batch over all processes, including skipped images.
         masks: bool (B, h, w); None if the data set has none, or the loader was made without masks.
         skipped: "key: reason" of each image of the batch that could not be read.
+        targets: the objects of each image, as torchvision's detectors take them: a dict of boxes (float32 (n, 4), left,
+            top, right, bottom), labels (int64 (n,)), masks (bool (n, h, w)) if the loader was made with masks, crowd
+            (bool (n,)) and area (float32 (n,)). None if the loader was made without objects.
     """
 
-    images: Tensor
+    images: Any
     labels: Tensor
     index: Tensor  # type: ignore[assignment]  # replaces tuple.index
     total: int
     masks: Tensor | None = None
     skipped: tuple[str, ...] = ()
+    targets: list[dict[str, Tensor]] | None = None
 
     def row(self, number: int) -> Batch:
         """A batch of one image."""
         one = slice(number, number + 1)
         masks = None if self.masks is None else self.masks[one]
-        return Batch(self.images[one], self.labels[one], self.index[one], 1, masks)
+        targets = None if self.targets is None else self.targets[one]
+        return Batch(self.images[one], self.labels[one], self.index[one], 1, masks, targets=targets)
 
 
 @dataclass(frozen=True)
 class Sampling:
     """Order of the images and their distribution to ranks; attributes as in `create_loader`. `repeats` is the number of
-    times in a row that each image appears."""
+    times in a row that each image appears. `groups`, bool (N,), tells two groups of images apart: every shuffled batch
+    is of one of them, except for the last two of an epoch at most."""
 
     batch_size: int
     shuffle: bool = False
@@ -56,6 +64,7 @@ class Sampling:
     world_size: int = 1
     drop_last: bool = False
     repeats: int = 1
+    groups: NDArray[np.bool_] | None = None
 
     def steps(self, count: int) -> int:
         """Number of batches in an epoch of `count` images."""
@@ -67,7 +76,19 @@ class Sampling:
         if not self.shuffle:
             return np.arange(count, dtype=np.int64)
         order = RandomStream(self.seed, epoch, 0).permutation(count)
+        if self.groups is not None:
+            return self._grouped(order, self.groups[order])
         return order if self.repeats == 1 else np.repeat(order[: -(-count // self.repeats)], self.repeats)[:count]
+
+    def _grouped(self, order: Integers, group: NDArray[np.bool_]) -> Integers:
+        """The order, with batches of one group, as their last images come in it, and then what is left of both."""
+        batches, rest = [], []
+        for places in (np.flatnonzero(group), np.flatnonzero(~group)):
+            whole = len(places) // self.batch_size * self.batch_size
+            batches.append(places[:whole].reshape(-1, self.batch_size))
+            rest.append(places[whole:])
+        full = np.concatenate(batches)
+        return order[np.concatenate([full[np.argsort(full[:, -1])].reshape(-1), *rest])]
 
     def rows(self, total: int) -> Integers:
         """The rank's rows of a batch of `total` images, increasing; those of all ranks are the batch."""

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.data.decode import square
+from regard.data.objects import Objects, boxes_of, objects_of
 from regard.data.random import RandomStream
 from regard.data.text_files import Strings
 from regard.errors import InputError
@@ -36,6 +37,9 @@ class ImageDataset(ABC):
         keys: unique name of each image: its path below the folder of images.
         labels: int64 (N,), indices into `classes`; -1 for an image without a label.
         has_masks: whether masks are known.
+        has_objects: whether single objects are known, with boxes and classes.
+        has_object_masks: whether the masks of single objects are known.
+        category_ids: the id of each class in the annotation file; without such, 1, 2, ….
         mean, std: of each channel, for values in [0, 1]; None if the data set does not define them.
         skipped: images that could not be read when the data set was opened.
     """
@@ -46,6 +50,8 @@ class ImageDataset(ABC):
     keys: Sequence[str]
     labels: Tensor
     has_masks: bool = True
+    has_objects: bool = False
+    has_object_masks: bool = False
     mean: Channels | None = None
     std: Channels | None = None
     skipped: tuple[str, ...] = ()
@@ -65,6 +71,23 @@ class ImageDataset(ABC):
     def mask(self, index: int) -> Mask | None:
         """The region of the object, bool (H, W), in the size of the upright image. It is empty if nothing is marked,
         and None if the region is unknown. Raises Unreadable if it cannot be read or does not fit the image."""
+
+    def objects(self, index: int, masks: bool = True) -> Objects | None:
+        """The objects in the image, with their masks if these are known and wanted; None if the set knows no objects.
+        Raises Unreadable as `mask` does."""
+        return None
+
+    def dimensions(self, index: int) -> tuple[int, int]:
+        """(width, height) of the image, for grouping by shape. Raises Unreadable if it cannot be read."""
+        return self.image(index).size
+
+    def image_id(self, index: int) -> int | str:
+        """The id of the image in the annotation file; without such, its key."""
+        return self.keys[index]
+
+    @property
+    def category_ids(self) -> tuple[int | str, ...]:
+        return tuple(range(1, len(self.classes) + 1))
 
     def fingerprint(self) -> str:
         """A hexadecimal digest that changes if images, labels or masks do; here, of 64 images and masks."""
@@ -96,6 +119,7 @@ class Subset(ImageDataset):
         self._dataset, self._index = dataset, index
         self.name, self.split, self.classes = dataset.name, dataset.split, dataset.classes
         self.has_masks, self.mean, self.std = dataset.has_masks, dataset.mean, dataset.std
+        self.has_objects, self.has_object_masks = dataset.has_objects, dataset.has_object_masks
         self.keys = Strings(dataset.keys[i] for i in index.tolist())
         self.labels = dataset.labels[index]
 
@@ -107,6 +131,19 @@ class Subset(ImageDataset):
 
     def mask(self, index: int) -> Mask | None:
         return self._dataset.mask(int(self._index[index]))
+
+    def objects(self, index: int, masks: bool = True) -> Objects | None:
+        return self._dataset.objects(int(self._index[index]), masks)
+
+    def dimensions(self, index: int) -> tuple[int, int]:
+        return self._dataset.dimensions(int(self._index[index]))
+
+    def image_id(self, index: int) -> int | str:
+        return self._dataset.image_id(int(self._index[index]))
+
+    @property
+    def category_ids(self) -> tuple[int | str, ...]:
+        return self._dataset.category_ids
 
     def fingerprint(self) -> str:
         return hashlib.sha256(self._dataset.fingerprint().encode() + self._index.numpy().tobytes()).hexdigest()
@@ -149,7 +186,8 @@ class InMemoryDataset(ImageDataset):
         if regions is not None and (regions.dtype != torch.bool or regions.shape != images[:, 0].shape):
             expected = (images.shape[0], *images.shape[2:])
             raise InputError(f"regions are {_describe(regions)}; expected bool {expected}, one for each image")
-        object.__setattr__(self, "has_masks", regions is not None)
+        for attribute in ("has_masks", "has_objects", "has_object_masks"):
+            object.__setattr__(self, attribute, regions is not None)
         object.__setattr__(self, "keys", tuple(map(str, range(len(images)))))
 
     def image(self, index: int) -> Image.Image:
@@ -157,6 +195,16 @@ class InMemoryDataset(ImageDataset):
 
     def mask(self, index: int) -> Mask | None:
         return None if self.regions is None else self.regions[index].cpu().numpy()
+
+    def objects(self, index: int, masks: bool = True) -> Objects | None:
+        """The one object of the image, if its mask is known and not empty."""
+        if self.regions is None:
+            return None
+        mask = self.regions[index].cpu().numpy()[None]
+        shown = mask[mask.any((1, 2))]
+        labels = self.labels[index].repeat(len(shown)).cpu().numpy()
+        objects = objects_of(boxes_of(shown), labels, shown, size=mask.shape[:0:-1])
+        return objects if masks else objects._replace(masks=None)
 
     def fingerprint(self) -> str:
         """A digest of all images, labels and regions, independent of process and device."""

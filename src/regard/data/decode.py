@@ -99,6 +99,17 @@ class Frame(NamedTuple):
             return mask
         return np.asarray(Image.fromarray(mask.view(np.uint8)).transpose(turn)).view(np.bool_)
 
+    def turn_boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Apply the EXIF orientation to boxes (n, 4), (left, top, right, bottom) in the stored image."""
+        if self.orientation >= 5:
+            boxes = boxes[:, [1, 0, 3, 2]]
+        width, height = self.upright
+        if self.orientation in (2, 3, 6, 7):
+            boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+        if self.orientation in (3, 4, 7, 8):
+            boxes = np.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], axis=1)
+        return boxes
+
 
 def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = None) -> tuple[Image.Image, Frame]:
     """Read an image as upright RGB, with its stored size and orientation.

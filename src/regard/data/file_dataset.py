@@ -17,6 +17,7 @@ from torch import Tensor
 
 from regard.data.dataset import ImageDataset, Mask
 from regard.data.decode import Box, Frame, Unreadable, frame_of, read_image, read_square
+from regard.data.objects import Objects
 from regard.data.text_files import Strings
 
 _MOST_FILES = 8192  # files read for a fingerprint
@@ -32,6 +33,9 @@ class FileDataset(ImageDataset):
         annotations: annotation file of each image; None without annotation files.
         region: function from an annotation file, the image's `Frame` and its label to the region, bool (H, W), of the
             stored or the upright image; None without masks.
+        objects: function from an annotation file, the image's `Frame`, its label and whether masks are wanted to
+            the objects; None if single objects are not known.
+        object_masks: whether it gives masks.
         options: options that define the regions, for the fingerprint; None without options.
     """
 
@@ -46,13 +50,16 @@ class FileDataset(ImageDataset):
         annotations: Sequence[Path] | None = None,
         region: Callable[[Path, Frame, int], Mask] | None = None,
         options: object = None,
+        objects: Callable[[Path, Frame, int, bool], Objects] | None = None,
+        object_masks: bool = False,
     ) -> None:
         self.name, self.split, self.folder, self.classes = name, split, folder, tuple(classes)
         self.keys: Sequence[str] = Strings(keys)
         self.labels = torch.from_numpy(np.array(labels, dtype=np.int64).reshape(len(keys)))
         self.has_masks = region is not None
         self._annotations = None if annotations is None else Strings(map(str, annotations))
-        self._region_of, self._options = region, options
+        self._region_of, self._options, self._objects_of = region, options, objects
+        self.has_objects, self.has_object_masks = objects is not None, object_masks
         self._last: Frame | None = None
 
     def path(self, index: int) -> Path:
@@ -71,6 +78,14 @@ class FileDataset(ImageDataset):
             return None
         frame, annotation = self._frame(index), self._annotation(index)
         return frame.turn(self._region_of(annotation, frame, int(self.labels[index])), annotation)
+
+    def objects(self, index: int, masks: bool = True) -> Objects | None:
+        if self._objects_of is None:
+            return None
+        return self._objects_of(self._annotation(index), self._frame(index), int(self.labels[index]), masks)
+
+    def dimensions(self, index: int) -> tuple[int, int]:
+        return self._frame(index).upright
 
     def _crop(self, index: int) -> Box | None:
         """The box to crop an image to, in pixels of the stored image; None for no crop."""

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
-from regard.data.batch import Batch, Loader, Sampling, stacked
+from regard.data.batch import Batch, Loader, Sampling
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset
-from regard.data.decode import SKIPPED_IN_A_RUN, OnUnreadable, Unreadable, quiet
+from regard.data.decode import OnUnreadable
+from regard.data.detection_transform import DetectionTransform
 from regard.data.in_memory import check_reading
 from regard.data.memory_loader import InMemoryLoader
 from regard.data.normalisation import Normalisation, Prefetcher
-from regard.data.random import Integers
+from regard.data.readers import ObjectsReader, PixelsReader, Reader, Request, wide_images, with_objects
 from regard.data.transforms import SeededTransform, Transform
 from regard.data.wds import WebDataset
 from regard.data.wds_loader import WebDatasetLoader
-from regard.data.workers import Failure, Workers
+from regard.data.workers import Workers
 from regard.errors import InputError
 
 
@@ -30,7 +25,7 @@ def create_loader(
     dataset: ImageDataset | WebDataset,
     batch_size: int | None = None,
     *,
-    transform: Transform | None = None,
+    transform: Transform | DetectionTransform | None = None,
     shuffle: bool = False,
     seed: int = 0,
     rank: int = 0,
@@ -43,6 +38,7 @@ def create_loader(
     drop_last: bool = False,
     channels_last: bool = False,
     masks: bool = False,
+    objects: bool = False,
 ) -> Loader:
     """Creates the loader of a data set, for training, testing and everything else.
 
@@ -54,7 +50,7 @@ def create_loader(
         batch_size: images in a batch, over all processes, 1 or more; the last of an epoch has what is left. None for
             250 of images in memory, else 32.
         transform: resizing, cropping and augmentation of images and masks; None for none. For images in memory only its
-            augmentation is used.
+            augmentation is used. With objects, a `DetectionTransform`.
         shuffle: use a new random order in every epoch instead of the order of the data set. An image that cannot be
             read is then replaced by the next one, so that batches are full; without shuffle it is left out. Epochs of
             shuffled shards have a fixed length: some images may be left out and others appear twice.
@@ -69,7 +65,10 @@ def create_loader(
         unreadable: on an image that cannot be read, "error", or "skip" it and list it in `Batch.skipped`.
         drop_last: leave out the last batch of an epoch if it is not full.
         channels_last: return images in torch.channels_last memory format.
-        masks: return masks, too, if the data set has them.
+        masks: return masks, too, if the data set has them; with objects, those of the single objects.
+        objects: return the objects of each image as `Batch.targets`, and the images as a list, in [0, 1] and not
+            normalised, because detectors do that. Shuffled batches are of wide images or of tall ones, which need less
+            padding.
 
     Raises:
         InputError: an argument is outside its range, the data set is empty, the augmentation is for streamed images and
@@ -80,6 +79,16 @@ def create_loader(
         raise InputError(f"workers is {workers!r}; give 0 or more")
     check_reading(unreadable=unreadable)
     batch_size = default_batch_size(dataset) if batch_size is None else batch_size
+    if objects:
+        images = with_objects(dataset, masks=masks)
+        if isinstance(transform, Transform):
+            raise InputError("objects follow a DetectionTransform; give one, or none")
+        groups = wide_images(images) if shuffle else None
+        sampling = Sampling(batch_size, shuffle, seed, rank, world_size, drop_last, groups=groups)
+        objects_reader = ObjectsReader(images, unreadable == "skip", shuffle, transform, seed, masks)
+        return StreamedLoader(objects_reader, sampling, Prefetcher(None, torch.device(device or "cpu")), workers)
+    if isinstance(transform, DetectionTransform):
+        raise InputError("a DetectionTransform is for images with objects; make the loader with objects=True")
     transform = transform or Transform()
     mean, std = mean or dataset.mean, std or dataset.std
     if mean is None or std is None:
@@ -100,7 +109,7 @@ def create_loader(
     prefetch, skip = Prefetcher(normalise, device), unreadable == "skip"
     if isinstance(dataset, WebDataset):
         return WebDatasetLoader(dataset, sampling, seeded_transform, prefetch, workers=workers, skip=skip)
-    reader = _Reader(dataset, seeded_transform, skip=skip, substitute=shuffle, masks=masks and dataset.has_masks)
+    reader = PixelsReader(dataset, skip, shuffle, seeded_transform, masks and dataset.has_masks)
     return StreamedLoader(reader, sampling, prefetch, workers)
 
 
@@ -114,8 +123,8 @@ class StreamedLoader(Loader):
 
     dataset: ImageDataset
 
-    def __init__(self, reader: _Reader, sampling: Sampling, prefetch: Prefetcher, workers: int) -> None:
-        super().__init__(reader.dataset, sampling, prefetch.device, reader.transform.transform.size)
+    def __init__(self, reader: Reader, sampling: Sampling, prefetch: Prefetcher, workers: int) -> None:
+        super().__init__(reader.dataset, sampling, prefetch.device, reader.image_size)
         self._reader, self._prefetch = reader, prefetch
         # Workers of training persist; workers of a test would only use memory until the next test.
         self._workers = Workers(
@@ -129,108 +138,14 @@ class StreamedLoader(Loader):
         # Read without workers, which may be reading an epoch, and alone, because other images may be skipped.
         request = next(self._requests(epoch, step))
         one = slice(row, row + 1)
-        alone = _Request(epoch, request.positions[one], request.indices[one], 1)
+        alone = Request(epoch, request.positions[one], request.indices[one], 1)
         return next(self._prefetch(Workers(self._reader, 0).read([alone])))
 
-    def _requests(self, number: int, start: int) -> Iterator[_Request]:
+    def _requests(self, number: int, start: int) -> Iterator[Request]:
         order = self._sampling.order(number, len(self.dataset))
         for step in range(start, len(self)):
             first = step * self.batch_size
             total = min(self.batch_size, len(order) - first)
             positions = first + self._sampling.rows(total)
             if len(positions):  # without shuffle, a rank may get no image of the last batch
-                yield _Request(number, positions, order[positions], total)
-
-
-class _Request(NamedTuple):
-    """One rank's slice of a batch.
-
-    Positions in the epoch's order and indices in the data set are int64 (B,); `total` is the size of the whole batch.
-    """
-
-    epoch: int
-    positions: Integers
-    indices: Integers
-    total: int
-
-
-@dataclass(eq=False)
-class _Reader:
-    """Reads one rank's slices of batches, in the DataLoader workers.
-
-    With `skip`, images that cannot be read are skipped; with `substitute`, each of them is replaced by the next
-    readable image.
-    """
-
-    dataset: ImageDataset
-    transform: SeededTransform
-    skip: bool
-    substitute: bool
-    masks: bool
-
-    def __getitem__(self, request: _Request) -> Batch | Failure:
-        try:
-            return self._read(request)
-        except InputError as error:
-            return Failure(str(error), traceback.format_exc())
-
-    def _read(self, request: _Request) -> Batch:
-        """Images are uint8 (B, 3, h, w)."""
-        images: list[Tensor] = []
-        masks: list[Tensor] = []
-        index: list[int] = []
-        skipped: list[str] = []
-        for position, first in zip(request.positions.tolist(), request.indices.tolist(), strict=True):
-            for away in range(len(self.dataset) if self.substitute else 1):
-                i = (first + away) % len(self.dataset)
-                try:
-                    image, mask = self._sample(i, request.epoch, position)
-                except Unreadable as error:
-                    if not self.skip:
-                        raise InputError(
-                            f"{error}; remove or replace it, or have such images skipped (--unreadable skip; of a "
-                            f"run {SKIPPED_IN_A_RUN})"
-                        ) from error
-                    skipped.append(f"{self.dataset.keys[i]}: {error}")
-                    continue
-                images.append(image)
-                masks += [] if mask is None else [mask]
-                index.append(i)
-                break
-            else:
-                if self.substitute:
-                    raise InputError(
-                        f"not one of the {len(self.dataset)} images can be read (the last: {skipped[-1]}); give "
-                        "readable ones"
-                    )
-        return Batch(
-            stacked(images, [self.dataset.keys[i] for i in index]),
-            self.dataset.labels[index],
-            torch.tensor(index, dtype=torch.int64),
-            request.total,
-            torch.stack(masks) if masks else torch.empty(0, 0, 0, dtype=torch.bool) if self.masks else None,
-            tuple(skipped),
-        )
-
-    def _sample(self, i: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
-        """One transformed image and its mask, which is empty if this image has none."""
-        try:
-            with quiet():
-                image = self.dataset.image(i)
-                pixels = self.transform(image, epoch, position)
-                if not self.masks:
-                    return pixels, None
-                return pixels, self._mask(i, image, pixels)
-        except InputError as error:
-            raise Unreadable(f"{self.dataset.keys[i]!r} cannot be fitted: {error}") from error
-
-    def _mask(self, i: int, image: Image.Image, pixels: Tensor) -> Tensor:
-        mask = self.dataset.mask(i)
-        if mask is None:
-            return torch.zeros(pixels.shape[1:], dtype=torch.bool)
-        if mask.shape != image.size[::-1]:
-            raise Unreadable(
-                f"{self.dataset.keys[i]!r} has {image.width} x {image.height} pixels, its mask "
-                f"{mask.shape[1]} x {mask.shape[0]}"
-            )
-        return torch.from_numpy(np.ascontiguousarray(self.transform.transform.mask(mask)))
+                yield Request(number, positions, order[positions], total)

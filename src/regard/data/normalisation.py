@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from regard.data.batch import Batch
 from regard.data.dataset import Channels
@@ -58,14 +60,17 @@ def denormalised(images: Tensor, mean: Channels, std: Channels) -> Tensor:
 
 
 class Prefetcher:
-    """Copies batches to a device and normalises them; on a GPU one batch ahead, on a separate CUDA stream."""
+    """Copies batches to a device and normalises them; on a GPU one batch ahead, on a separate CUDA stream.
 
-    def __init__(self, normalise: Normalisation, device: torch.device) -> None:
+    Images with objects are only scaled to [0, 1].
+    """
+
+    def __init__(self, normalise: Normalisation | None, device: torch.device) -> None:
         self._normalise, self.device = normalise, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Batches on the CPU with uint8 images -> batches on the device with normalised float32 images."""
+        """Batches on the CPU with uint8 images -> batches on the device with float32 images."""
         if self._stream is None:
             yield from map(self._moved, batches)
             return
@@ -80,21 +85,30 @@ class Prefetcher:
             yield ahead
 
     def _moved(self, batch: Batch) -> Batch:
-        images, labels, index, masks = (
-            None if part is None else part.to(self.device, non_blocking=True)
-            for part in (batch.images, batch.labels, batch.index, batch.masks)
-        )
-        assert images is not None and labels is not None and index is not None
-        return batch._replace(images=self._normalise(images), labels=labels, index=index, masks=masks)
+        batch = _each(batch, lambda part: torch.as_tensor(part).to(self.device, non_blocking=True))
+        if self._normalise is None:
+            return batch._replace(images=[image.float().div_(255) for image in batch.images])
+        return batch._replace(images=self._normalise(batch.images))
 
     def _arrived(self, batch: Batch, copying: torch.cuda.Stream) -> Batch:
         """The batch; computations queued later wait for its copy."""
         computing = torch.cuda.current_stream(self.device)
         computing.wait_stream(copying)
-        for part in (batch.images, batch.labels, batch.index, batch.masks):
-            if part is not None:
-                part.record_stream(computing)  # its memory is not reused before it has been read
-        return batch
+
+        def recorded(part: Tensor) -> Tensor:
+            part.record_stream(computing)  # its memory is not reused before it has been read
+            return part
+
+        return _each(batch, recorded)
+
+
+def _each(batch: Batch, function: Callable[[Any], Tensor]) -> Batch:
+    """The batch with the function applied to each of its tensors and arrays."""
+    images, labels, index, masks, targets = (
+        tree_map(lambda part: None if part is None else function(part), part)
+        for part in (batch.images, batch.labels, batch.index, batch.masks, batch.targets)
+    )
+    return batch._replace(images=images, labels=labels, index=index, masks=masks, targets=targets)
 
 
 def _of_bytes(values: Channels, device: torch.device | str | None) -> Tensor:

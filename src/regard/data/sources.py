@@ -16,6 +16,7 @@ from regard.data.dataset import ImageDataset, Splits
 from regard.data.decode import OnUnreadable
 from regard.data.in_memory import MEMORY_LIMIT, check_reading, read_splits
 from regard.data.listing import existing_folder, show
+from regard.data.readers import with_objects
 from regard.data.registry import FIELDS, SOURCES, Source
 from regard.errors import DataWarning, InputError, unknown
 
@@ -45,6 +46,7 @@ def load(
     download: bool = False,
     size: int | None = None,
     unreadable: OnUnreadable = "error",
+    objects: bool = False,
     **options: Any,
 ) -> Splits:
     """Load a data set into memory, or open a streamed one. Returns the training and the test split.
@@ -60,11 +62,13 @@ def load(
         download: download "cifar10", "cifar100", "stl10" or "hfds" if the files are missing.
         size: side in pixels of images that are read from files into memory; "cub" and "scenes" require it.
         unreadable: on an image that cannot be read into memory, raise an "error" or "skip" the image.
+        objects: load it to detect objects. Test images without any then stay, as a detector can be wrong on them.
         options: options of the data set; for data sets read into memory also `memory_limit`, the maximum number of
             bytes per split.
 
     Raises:
-        InputError: an unknown name, a missing or incomplete folder, or an option that the data set does not have.
+        InputError: an unknown name, a missing or incomplete folder, an option that the data set does not have, or
+            objects are not known.
     """
     source = _source(name)
     options = source.all_options(options)
@@ -73,20 +77,14 @@ def load(
     if size is not None and not source.takes_size:
         raise InputError(f"data set {name!r} has images of one size; leave size out (found {size})")
     if source.load is None:
-        return _normalised(_opened_splits(source, folder, options))
-    takes = inspect.signature(source.load).parameters
-    fields = {"download": download, "unreadable": unreadable}
-    options |= {field: fields[field] for field in FIELDS if field in takes}
-    if "path" in takes:
-        options["path"] = folder if takes["path"].default is None else _folder(source, folder)
-    elif folder is not None:
-        raise InputError(
-            f"data set {name!r} is made, not read from a folder (found {str(folder)!r}); leave the folder out, or say "
-            "what it holds (--data.name folder)"
-        )
-    splits = source.load(**options)
+        splits = _opened_splits(source, folder, options, objects)
+    else:
+        splits = _loaded_splits(source, folder, options, {"download": download, "unreadable": unreadable})
     if source.resized:
         splits = read_splits(*splits, size=size, unreadable=unreadable, memory_limit=memory_limit)
+    if objects:
+        for images in splits:
+            with_objects(images)
     return _normalised(splits)
 
 
@@ -148,13 +146,33 @@ def _open(source: Source, path: Path, split: str | None, options: dict[str, Any]
     return source.open(path, split=split, **options)
 
 
-def _opened_splits(source: Source, folder: str | os.PathLike[str] | None, options: dict[str, Any]) -> Splits:
+def _loaded_splits(
+    source: Source, folder: str | os.PathLike[str] | None, options: dict[str, Any], fields: dict[str, Any]
+) -> Splits:
+    """What the `load` of a data set gives, with those of the fields that it takes."""
+    assert source.load is not None
+    takes = inspect.signature(source.load).parameters
+    options = options | {field: fields[field] for field in FIELDS if field in takes}
+    if "path" in takes:
+        options["path"] = folder if takes["path"].default is None else _folder(source, folder)
+    elif folder is not None:
+        raise InputError(
+            f"data set {source.name!r} is made, not read from a folder (found {str(folder)!r}); leave the folder out, "
+            "or say what it holds (--data.name folder)"
+        )
+    splits: Splits = source.load(**options)
+    return splits
+
+
+def _opened_splits(
+    source: Source, folder: str | os.PathLike[str] | None, options: dict[str, Any], objects: bool
+) -> Splits:
     """The training and the held-out split of a data set whose splits are opened separately."""
     path = Path(_folder(source, folder)).expanduser()
     train, test = (_open(source, path, split, options) for split in ("train", None))
     if test.split == train.split:
         raise InputError(f"data set {source.name!r} has no split in {show(path)} to test on; add one")
-    return Splits(_labelled(train), _labelled(test))
+    return Splits(_labelled(train), test if objects else _labelled(test))
 
 
 def _normalised(splits: Splits) -> Splits:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable
 from regard.data.listing import show
+from regard.data.objects import Objects, objects_of
 from regard.files import read_regular
 
 _LARGEST = 2**20  # bytes; a typical annotation file has a few thousand
@@ -75,6 +76,25 @@ def boxes_region(
     frame.check(size, path)
     boxes = [box for name, box in annotation.objects if not alone or name == classes[label]]
     return box_mask([(left - first, top - first, *ends) for left, top, *ends in boxes], *size)
+
+
+def boxes_objects(
+    path: Path, frame: Frame, label: int, masks: bool, *, classes: Sequence[str], first: int = 0
+) -> Objects:
+    """The objects of all classes in an annotation file, which has no masks; arguments and errors as in `boxes_region`.
+
+    Classes that are not among `classes` raise Unreadable, too.
+    """
+    annotation = read_boxes(path)
+    size = annotation.size or frame.size
+    frame.check(size, path)
+    for name, _ in annotation.objects:
+        if name not in classes:
+            raise Unreadable(f"{show(path)} has an object {name!r}; expected one of {', '.join(classes)}")
+    corners = np.array([box for _, box in annotation.objects], dtype=np.float64).reshape(-1, 4)
+    corners[:, :2] -= first
+    corners = frame.turn_boxes(corners) if size == frame.size else corners
+    return objects_of(corners, [classes.index(name) for name, _ in annotation.objects], size=frame.upright)
 
 
 def read_boxes(path: Path) -> Boxes:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard.data.dataset import Mask
-from regard.data.decode import Unreadable, frame_of
+from regard.data.decode import Frame, Unreadable, frame_of
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, existing_folder, show
+from regard.data.objects import Objects, boxes_of, objects_of
 from regard.data.registry import register
 from regard.data.text_files import Strings, check_inside, read_json, unique
 from regard.errors import InputError, first_line, unknown
@@ -26,17 +27,22 @@ _PREFERRED = ("val", "test", "train")
 _MOST_PIXELS = 2**28  # per image
 _LONGEST = 2**21  # total length in pixels of all polygons of an image
 _FARTHEST = 2.0**26  # largest coordinate
-_FIELDS = ("id", "image_id", "segmentation", "bbox")
+_FIELDS = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 
 Size = tuple[int, int]  # width and height
+Annotation = dict[str, Any]
 Code = dict[str, Any]  # COCO's run-length code: {"size": [height, width], "counts": …}
 
 
 class CocoDataset(FileDataset):
     """The images of one annotation file. A region is the union of all objects in an image, or of those of its label.
 
-    `objects` holds for each image its (width, height), or None if the file does not give it, and the annotations that
-    make up its region.
+    Args:
+        categories: class index of each category id, in order.
+        image_ids: id of each image in the file.
+        annotations: for each image its (width, height), or None if the file does not give it, and its annotations.
+        source: the annotation file.
+        alone: whether regions are only of the objects of the image's label.
     """
 
     def __init__(
@@ -46,35 +52,95 @@ class CocoDataset(FileDataset):
         keys: Sequence[str],
         labels: Sequence[int],
         classes: Sequence[str],
-        objects: Sequence[tuple[Size | None, Sequence[dict[str, Any]]]],
+        categories: dict[int | str, int],
+        image_ids: Sequence[int | str],
+        annotations: Sequence[tuple[Size | None, Sequence[Annotation]]],
         source: Path,
+        alone: bool,
     ) -> None:
         super().__init__("coco", split, folder, keys, labels, classes)
-        self.has_masks = any(annotations for _, annotations in objects)
+        self._categories, self._image_ids, self._source, self._alone = categories, tuple(image_ids), source, alone
+        every = [one for _, several in annotations for one in several]
+        self.has_masks = bool(every) if not alone else any(label >= 0 for label in labels)
+        self.has_objects = bool(categories)
+        self.has_object_masks = self.has_objects and any(one["segmentation"] for one in every)
         try:
-            self._objects = Strings(map(json.dumps, objects))
+            self._annotated = Strings(map(json.dumps, annotations))
         except RecursionError as error:
             raise InputError(f"{show(source)} has lists within lists without end; expected COCO's format") from error
-        self._source = source
 
     def mask(self, index: int) -> Mask:
-        frame = self._frame(index)
-        size, annotations = json.loads(self._objects[index])
-        size = frame.size if size is None else tuple(size)
-        frame.check(size, self._source)
+        frame, size, annotations = self._read(index)
+        if self._alone:
+            annotations = [one for one in annotations if self._categories[one["category_id"]] == self.labels[index]]
         mask = np.zeros(frame.upright[::-1], dtype=np.bool_)
-        try:
-            codes = _codes(annotations, size, self._source)
-        except InputError as error:
-            raise Unreadable(str(error)) from error
+        codes = self._codes(annotations, size)
         for shape in {tuple(code["size"]) for code in codes}:
             union = _union([code for code in codes if tuple(code["size"]) == shape], *shape)
-            mask |= frame.turn(_library().decode([union])[:, :, 0].astype(np.bool_), self._source)
+            mask |= frame.turn(_decoded([union])[0], self._source)
         return mask
 
+    def objects(self, index: int, masks: bool = True) -> Objects | None:
+        if not self.has_objects:
+            return None
+        frame, size, annotations = self._read(index)
+        masks = masks and self.has_object_masks
+        areas, boxes = [_stated_area(one) for one in annotations], [one["bbox"] for one in annotations]
+        codes = self._codes(annotations, size) if masks or None in boxes or not all(areas) else []
+        shapes = np.zeros((len(codes), *frame.upright[::-1]), dtype=np.bool_)
+        for shape, code in zip(shapes, codes, strict=True):
+            shape[:] = frame.turn(_decoded([code])[0], self._source)
+        corners = boxes_of(shapes) if codes else np.zeros((len(annotations), 4))
+        for i, box in enumerate(boxes):
+            if box is not None:
+                corners[i] = self._corners(annotations[i], frame, size)
+        return objects_of(
+            corners,
+            [self._categories[one["category_id"]] for one in annotations],
+            shapes if masks else None,
+            size=frame.upright,
+            crowd=[bool(one["iscrowd"]) for one in annotations],
+            area=[area or float(shapes[i].sum()) for i, area in enumerate(areas)],
+            ids=[one["id"] if isinstance(one["id"], int) else i for i, one in enumerate(annotations)],
+        )
+
+    def dimensions(self, index: int) -> tuple[int, int]:
+        size, _ = json.loads(self._annotated[index])
+        return super().dimensions(index) if size is None else tuple(size)
+
+    def image_id(self, index: int) -> int | str:
+        return self._image_ids[index]
+
+    @property
+    def category_ids(self) -> tuple[int | str, ...]:
+        return tuple(self._categories)
+
+    def _read(self, index: int) -> tuple[Frame, Size, list[Annotation]]:
+        """The frame of an image, the (width, height) that its annotations are for, and the annotations."""
+        frame = self._frame(index)
+        size, annotations = json.loads(self._annotated[index])
+        size = frame.size if size is None else tuple(size)
+        frame.check(size, self._source)
+        return frame, size, annotations
+
+    def _codes(self, annotations: Sequence[Annotation], size: Size) -> list[Code]:
+        try:
+            return _codes(annotations, size, self._source)
+        except InputError as error:
+            raise Unreadable(str(error)) from error
+
+    def _corners(self, annotation: Annotation, frame: Frame, size: Size) -> NDArray[np.float64]:
+        """The box of an annotation for an image of (width, height) in the upright image."""
+        try:
+            x, y, width, height = _box(annotation["bbox"])
+        except ValueError as error:
+            raise Unreadable(str(_malformed(annotation, self._source, error))) from error
+        corners = np.array([[x, y, x + width, y + height]])
+        return frame.turn_boxes(corners) if size == frame.size else corners
+
     def _regions_digest(self) -> bytes:
-        digest = hashlib.sha256(repr(self.classes).encode())
-        for text in self._objects:
+        digest = hashlib.sha256(repr((self.classes, self._alone)).encode())
+        for text in self._annotated:
             digest.update(text.encode())
         return digest.digest()
 
@@ -125,14 +191,13 @@ def open_coco(
     categories, classes = _categories(content, path)
     if region == "label" and not classes:
         raise InputError(f"{show(path)} has no categories, so that no image has a label; leave region='label' out")
-    objects = _by_image(content, path, by_id, categories)
+    annotations = _by_image(content, path, by_id, categories)
     del content
     labels, parts = [], []
-    for key, size, several in zip(keys, sizes, objects, strict=True):
+    for key, size, several in zip(keys, sizes, annotations, strict=True):
         labels.append(_label(several, size, tree.root / key, path, categories))
-        selected = [one for one in several if region == "all" or categories[one["category_id"]] == labels[-1]]
-        parts.append((size, [{field: one.get(field) for field in _FIELDS} for one in selected]))
-    return CocoDataset(split, tree.root, keys, labels, classes, parts, path)
+        parts.append((size, [{field: one.get(field) for field in _FIELDS} for one in several]))
+    return CocoDataset(split, tree.root, keys, labels, classes, categories, list(by_id), parts, path, region == "label")
 
 
 def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
@@ -153,7 +218,7 @@ def _split_file(root: Path, split: str | None) -> tuple[Path, str]:
     return files[matches[0]], matches[0]
 
 
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _read(path: Path) -> dict[str, list[Annotation]]:
     content = read_json(path)
     if not isinstance(content, dict) or not content.get("images"):
         raise InputError(f"{show(path)} has no images; expected COCO's format: images, annotations, categories")
@@ -190,7 +255,7 @@ def _size(image: dict[str, Any], path: Path) -> Size | None:
     return int(width), int(height)
 
 
-def _categories(content: dict[str, list[dict[str, Any]]], path: Path) -> tuple[dict[int | str, int], list[str]]:
+def _categories(content: dict[str, list[Annotation]], path: Path) -> tuple[dict[int | str, int], list[str]]:
     """A dict from category id to class index, and the class names in order of id.
 
     A category without annotations is left out if another category has the same name: exports of Roboflow begin with
@@ -210,10 +275,10 @@ def _categories(content: dict[str, list[dict[str, Any]]], path: Path) -> tuple[d
 
 
 def _by_image(
-    content: dict[str, list[dict[str, Any]]], path: Path, by_id: dict[Any, Any], categories: dict[int | str, int]
-) -> list[list[dict[str, Any]]]:
+    content: dict[str, list[Annotation]], path: Path, by_id: dict[Any, Any], categories: dict[int | str, int]
+) -> list[list[Annotation]]:
     """The annotations of each image. Raises InputError for an unknown image or category."""
-    annotations: dict[Any, list[dict[str, Any]]] = {key: [] for key in by_id}
+    annotations: dict[Any, list[Annotation]] = {key: [] for key in by_id}
     for i, annotation in enumerate(content["annotations"]):
         image, category = annotation.get("image_id"), annotation.get("category_id")
         known = _is_id(image) and image in annotations
@@ -262,12 +327,16 @@ def _codes(annotations: Sequence[dict[str, Any]], size: Size, path: Path) -> lis
             if length > _LONGEST:
                 raise ValueError(f"the polygons of its image are more than {_LONGEST} pixels long")
         except ValueError as error:
-            raise InputError(
-                f"annotation {annotation.get('id')!r:.60} of image {annotation['image_id']!r:.60} in {show(path)} "
-                f"cannot be used: {first_line(error)}"
-            ) from error
+            raise _malformed(annotation, path, error) from error
         codes.append(code)
     return codes
+
+
+def _malformed(annotation: Annotation, path: Path, error: ValueError) -> InputError:
+    return InputError(
+        f"annotation {annotation.get('id')!r:.60} of image {annotation['image_id']!r:.60} in {show(path)} cannot be "
+        f"used: {first_line(error)}"
+    )
 
 
 def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, float]:
@@ -290,13 +359,19 @@ def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, 
     elif shape or box is None:
         raise ValueError("it has neither a segmentation nor a bbox")
     if box is not None and not any(map(_area, codes)):  # the box replaces a segmentation without area
-        x, y, *sides = _numbers(box, "bbox", 4).tolist()
-        if min(sides) < 0:
-            raise ValueError(f"its bbox is {sides[0]:g} wide and {sides[1]:g} high; expected no less than 0")
+        x, y, *sides = _box(box)
         left, right = (min(max(edge, 0.0), width) for edge in (x, x + sides[0]))
         top, bottom = (min(max(edge, 0.0), height) for edge in (y, y + sides[1]))
         codes = _library().frBbox([[left, top, right - left, bottom - top]], height, width)
     return codes[0] if len(codes) == 1 else _union(codes, height, width), length
+
+
+def _box(values: object) -> list[float]:
+    """[left, top, width, height] of an annotation. Raises ValueError if they are malformed."""
+    box: list[float] = _numbers(values, "bbox", 4).tolist()
+    if min(box[2:]) < 0:
+        raise ValueError(f"its bbox is {box[2]:g} wide and {box[3]:g} high; expected no less than 0")
+    return box
 
 
 def _run_lengths(shape: dict[str, Any], width: int, height: int) -> Code:
@@ -327,6 +402,11 @@ def _union(codes: Sequence[Code], height: int, width: int) -> Code:
     """The union of run-length codes."""
     empty = {"size": [height, width], "counts": [height * width]}
     return _library().merge(codes or _library().frUncompressedRLE([empty]))
+
+
+def _decoded(codes: Sequence[Code]) -> Mask:
+    """Codes of one size as masks, bool (n, H, W)."""
+    return _library().decode(codes).astype(np.bool_).transpose(2, 0, 1)
 
 
 def _area(code: Code) -> float:

@@ -12,22 +12,33 @@ from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, opened
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import EXTENSIONS, SPLITS, Tree, by_stem, existing_folder, first_of, show
+from regard.data.objects import Objects, boxes_of, objects_of
 from regard.data.registry import pick_split, register
 from regard.errors import InputError
 
-_LAYOUT = "expected a folder with images/ and masks/, or with such folders in test/, val/ or train/"
+_LAYOUT = "expected a folder with images/ and masks/ (or instances/), or with such folders in test/, val/ or train/"
+_INSTANCES = "instances"
+_MOST_OBJECTS = 4096  # in an image
 _LOSSY = ("JPEG", "WEBP")
 _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L")
 
 
-@register("masks", layout=_LAYOUT, recognised=lambda path: bool(_splits(path)) or (path / "masks").is_dir())
+@register("masks", layout=_LAYOUT, recognised=lambda path: bool(_splits(path)) or _folder(path) is not None)
 def open_masks(path: Path, split: str | None = None, images: str | None = None) -> FileDataset:
-    """Open a split, if the folder has splits. `images` is the folder of the images; None for `images/`."""
-    splits = [] if (path / "masks").is_dir() else _splits(path)
+    """Open a split, if the folder has splits.
+
+    In `instances/` each number above 0 is an object of its own; its class is that of the image, or "object".
+
+    Args:
+        path: the folder.
+        split: as in `open_regions`.
+        images: the folder of the images; None for `images/`.
+    """
+    splits = [] if _folder(path) else _splits(path)
     if splits or split is not None:
         split = pick_split(split, splits, path, SPLITS)
         path = path / split
-    masks = Tree(path / "masks" if (path / "masks").is_dir() else path)
+    masks = Tree(_folder(path) or path)
     expected = f"{_LAYOUT}, or say where the images are (images)"
     folder = existing_folder(path / "images" if images is None else images, expected)
     keys = Tree(folder).images()
@@ -41,14 +52,44 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
             f"{len(missing)} of the {len(keys)} images in {show(folder)} have no mask in {show(masks.root)} "
             f"({first_of(missing, 3)}); expected a picture of the same path and name, whatever its ending"
         )
-    classes = sorted({key.split("/")[0] for key in keys if "/" in key})
-    labels = [classes.index(key.split("/")[0]) if "/" in key else -1 for key in keys]
+    instances = masks.root.name == _INSTANCES
+    names = [key.split("/")[0] if "/" in key else "object" if instances else None for key in keys]
+    classes = sorted({name for name in names if name is not None})
+    labels = [-1 if name is None else classes.index(name) for name in names]
     files = [masks.root / mask_by_stem[stem] for stem in key_by_stem]
-    return FileDataset("masks", split or "", folder, keys, labels, classes, files, _region)
+    if not instances:
+        return FileDataset("masks", split or "", folder, keys, labels, classes, files, _region)
+    return FileDataset(
+        *("masks", split or "", folder, keys, labels, classes, files, _region_of_instances),
+        objects=_objects,
+        object_masks=True,
+    )
+
+
+def _folder(path: Path) -> Path | None:
+    """The folder of masks in a folder."""
+    return next((path / name for name in ("masks", _INSTANCES) if (path / name).is_dir()), None)
 
 
 def _splits(path: Path) -> list[str]:
-    return [name for name in SPLITS if (path / name / "masks").is_dir()]
+    return [name for name in SPLITS if _folder(path / name)]
+
+
+def _region_of_instances(path: Path, frame: Frame, label: int) -> Mask:
+    return numbers_of(path) > 0
+
+
+def _objects(path: Path, frame: Frame, label: int, masks: bool) -> Objects:
+    """The objects of a label map, each number above 0 one, all of the image's class."""
+    numbers = numbers_of(path)
+    ids = np.unique(numbers[numbers > 0])
+    if len(ids) > _MOST_OBJECTS:
+        raise Unreadable(f"{show(path)} has {len(ids)} objects; expected at most {_MOST_OBJECTS}")
+    shapes = np.zeros((len(ids), *frame.upright[::-1]), dtype=np.bool_)
+    for shape, one in zip(shapes, ids, strict=True):
+        shape[:] = frame.turn(numbers == one, path)
+    objects = objects_of(boxes_of(shapes), [label] * len(ids), shapes, size=frame.upright, ids=ids.tolist())
+    return objects if masks else objects._replace(masks=None)
 
 
 def _region(path: Path, frame: Frame, label: int) -> Mask:

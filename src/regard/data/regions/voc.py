@@ -15,7 +15,7 @@ from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, quiet
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, show
-from regard.data.regions.boxes import boxes_region, read_boxes
+from regard.data.regions.boxes import boxes_objects, boxes_region, read_boxes
 from regard.data.regions.masks import numbers_of
 from regard.data.registry import pick_split, register
 from regard.data.text_files import check_inside, read_text
@@ -103,8 +103,9 @@ def open_voc(
     split: str | None = None,
     region: Literal["all", "label"] = "all",
     boundary: Literal["inside", "outside"] | None = None,
+    annotations: Literal["segmentations", "boxes"] | None = None,
 ) -> FileDataset:
-    """Open a split with class segmentations, or with boxes if there are no segmentations.
+    """Open a split with class segmentations, or with boxes if there are no segmentations. Boxes are single objects.
 
     Args:
         path: the folder of one year, or a folder that contains such folders.
@@ -112,6 +113,7 @@ def open_voc(
         region: the union of "all" objects, or only of those of the image's "label".
         boundary: whether void borders are "inside" or "outside" the region; None for inside, but outside with region
             "label". Boxes have no borders.
+        annotations: "segmentations" or "boxes"; None for segmentations if there are any.
 
     Raises:
         InputError: files are missing, there is no such split, or options contradict each other.
@@ -119,7 +121,9 @@ def open_voc(
     root = _root(path)
     if root is None:
         raise InputError(f"neither {_LISTS}/ nor {_BOXES}/*.xml in {show(path)}; {_LAYOUT}")
-    if not _has_segmentations(root):
+    if annotations == "segmentations" and not _has_segmentations(root):
+        raise InputError(f"no {_LISTS}/ in {show(root)}; leave annotations='segmentations' out")
+    if annotations == "boxes" or not _has_segmentations(root):
         if boundary is not None:
             raise InputError("boxes have no borders; leave the boundary out")
         return _open_boxes(root, split, region == "label")
@@ -163,7 +167,8 @@ def _open_boxes(root: Path, split: str | None, alone: bool) -> FileDataset:
     largest = [max(sorted(area), key=area.__getitem__, default=None) for area in areas]
     labels = [-1 if name is None else classes.index(name) for name in largest]
     region = partial(boxes_region, classes=classes, alone=alone, first=1)
-    return FileDataset("voc", split or "", root / _IMAGES, keys, labels, classes, files, region, alone)
+    objects = partial(boxes_objects, classes=classes, first=1)
+    return FileDataset("voc", split or "", root / _IMAGES, keys, labels, classes, files, region, alone, objects)
 
 
 def _lists(folder: Path) -> list[str]:

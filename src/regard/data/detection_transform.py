@@ -1,0 +1,115 @@
+"""The transform of images with objects for training detectors, by torchvision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from regard.data.objects import Objects, boxes_of
+from regard.data.random import seeded
+from regard.errors import InputError, check_fields, first_line
+
+_PURPOSE = 9  # of the stream, among those of a seed
+_FILL = (124, 116, 104)  # ImageNet's mean, in bytes: a detector's normalisation makes about 0 of it
+
+
+@dataclass(frozen=True)
+class DetectionTransform:
+    """Resizing and random changes of images and their objects, for training.
+
+    Random changes depend only on the seed, the epoch and the position. Boxes and masks follow the image. Crowds are
+    left out, and objects of which less than a pixel is left.
+
+    Attributes:
+        short_side: side in pixels to resize the shorter side to; of several one is drawn for each image.
+        long_side: upper limit of the longer side in pixels; the shorter side is then smaller than `short_side`.
+        flip: mirror every second image left to right, on average.
+        jitter: least and largest factor of large-scale jitter (arXiv 2012.07177), such as (0.1, 2): the image is
+            resized by a random factor from fitting the square of `crop` pixels, and cropped or padded to that square.
+            None for none; else it takes the place of `short_side` and `long_side`.
+        crop: side in pixels of the square of large-scale jitter.
+        photometric: change brightness, contrast, saturation, hue and the order of channels at random, as SSD does
+            (arXiv 1512.02325, section 2.2).
+
+    Raises:
+        InputError: a value other than these.
+    """
+
+    short_side: tuple[int, ...] = (800,)
+    long_side: Annotated[int, "[1, 16384]"] = 1333
+    flip: bool = True
+    jitter: tuple[float, float] | None = None
+    crop: Annotated[int, "[1, 16384]"] = 1024
+    photometric: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        sides = self.short_side
+        if not sides or not all(isinstance(side, int) and 1 <= side <= self.long_side for side in sides):
+            raise InputError(
+                f"short_side is {list(sides)}; give one side or more in pixels, from 1 to long_side ({self.long_side})"
+            )
+        if self.jitter is not None and not (len(self.jitter) == 2 and 0 < self.jitter[0] <= self.jitter[1] <= 16):
+            raise InputError(
+                f"jitter is {list(self.jitter)}; give the least and the largest factor, above 0 and at most 16, such "
+                "as [0.1, 2]"
+            )
+
+    def __call__(
+        self, image: Image.Image, objects: Objects, seed: int, epoch: int, position: int
+    ) -> tuple[Tensor, Objects]:
+        """Transform an upright RGB image and its objects, at a position of an epoch's order.
+
+        Returns:
+            uint8 (3, h, w), and the objects of the result.
+
+        Raises:
+            InputError: the image is so long and narrow that a side would be 0 after resizing.
+        """
+        from torchvision import tv_tensors
+        from torchvision.transforms.v2 import functional
+
+        objects = objects.where(~objects.crowd)
+        sample: dict[str, Any] = {
+            "image": tv_tensors.Image(functional.pil_to_tensor(image)),
+            "boxes": tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=image.size[::-1]),
+            "masks": None if objects.masks is None else tv_tensors.Mask(objects.masks),
+        }
+        with seeded(seed, epoch, _PURPOSE, position):
+            try:
+                sample = self._steps(sample)
+            except RuntimeError as error:
+                raise InputError(
+                    f"an image of {image.width} x {image.height} pixels is too long and narrow ({first_line(error)})"
+                ) from error
+        pixels, boxes = (sample[name].as_subclass(Tensor) for name in ("image", "boxes"))
+        masks = None if objects.masks is None else sample["masks"].as_subclass(Tensor)
+        if masks is not None and self.jitter is not None:
+            boxes = torch.from_numpy(boxes_of(masks.numpy()).astype(np.float32))
+        sides = boxes[:, 2:] - boxes[:, :2]
+        area = sides.prod(1) if masks is None else masks.sum((1, 2)).float()
+        objects = objects._replace(boxes=boxes, masks=masks, area=area)
+        return pixels, objects.where((sides >= 1).all(1) & (area > 0))
+
+    @cached_property
+    def _steps(self) -> Any:
+        from torchvision import tv_tensors
+        from torchvision.transforms import v2
+
+        steps: list[Any] = [v2.RandomHorizontalFlip(0.5)] if self.flip else []
+        if self.jitter is None:
+            steps.append(v2.RandomShortestSize(self.short_side, self.long_side))
+        else:
+            fill = {tv_tensors.Image: _FILL, "others": 0}
+            steps.append(v2.ScaleJitter((self.crop, self.crop), self.jitter))
+            steps.append(v2.RandomCrop(self.crop, pad_if_needed=True, fill=fill))
+        steps.append(v2.ClampBoundingBoxes())
+        if self.photometric:
+            steps.append(v2.RandomPhotometricDistort())
+        return v2.Compose(steps)

@@ -1,0 +1,193 @@
+"""What DataLoader workers do: read images by the batch, and transform them."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from regard.data.batch import Batch, stacked
+from regard.data.dataset import ImageDataset
+from regard.data.decode import SKIPPED_IN_A_RUN, Unreadable, quiet
+from regard.data.detection_transform import DetectionTransform
+from regard.data.random import Integers
+from regard.data.transforms import SeededTransform
+from regard.data.wds import WebDataset
+from regard.data.workers import Failure
+from regard.errors import InputError
+
+
+class Request(NamedTuple):
+    """One rank's slice of a batch.
+
+    Positions in the epoch's order and indices in the data set are int64 (B,); `total` is the size of the whole batch.
+    """
+
+    epoch: int
+    positions: Integers
+    indices: Integers
+    total: int
+
+
+@dataclass(eq=False)
+class Reader(ABC):
+    """Reads one rank's slices of batches, in the DataLoader workers.
+
+    With `skip`, images that cannot be read are skipped; with `substitute`, each of them is replaced by the next
+    readable image.
+    """
+
+    dataset: ImageDataset
+    skip: bool
+    substitute: bool
+
+    @property
+    @abstractmethod
+    def image_size(self) -> tuple[int, int] | None:
+        """(h, w) of all images; None if their sizes differ."""
+
+    @abstractmethod
+    def _sample(self, index: int, epoch: int, position: int) -> Any:
+        """The transformed image at a position of an epoch. Raises Unreadable, or InputError if it does not fit."""
+
+    @abstractmethod
+    def _batch(self, samples: list[Any], index: list[int], total: int) -> Batch:
+        """The batch of the samples, with images on the CPU, uint8."""
+
+    def __getitem__(self, request: Request) -> Batch | Failure:
+        try:
+            return self._read(request)
+        except InputError as error:
+            return Failure(str(error), traceback.format_exc())
+
+    def _read(self, request: Request) -> Batch:
+        samples: list[Any] = []
+        index: list[int] = []
+        skipped: list[str] = []
+        for position, first in zip(request.positions.tolist(), request.indices.tolist(), strict=True):
+            for away in range(len(self.dataset) if self.substitute else 1):
+                i = (first + away) % len(self.dataset)
+                try:
+                    sample = self._fitted(i, request.epoch, position)
+                except Unreadable as error:
+                    if not self.skip:
+                        raise InputError(
+                            f"{error}; remove or replace it, or have such images skipped (--unreadable skip; of a "
+                            f"run {SKIPPED_IN_A_RUN})"
+                        ) from error
+                    skipped.append(f"{self.dataset.keys[i]}: {error}")
+                    continue
+                samples.append(sample)
+                index.append(i)
+                break
+            else:
+                if self.substitute:
+                    raise InputError(
+                        f"not one of the {len(self.dataset)} images can be read (the last: {skipped[-1]}); give "
+                        "readable ones"
+                    )
+        return self._batch(samples, index, request.total)._replace(skipped=tuple(skipped))
+
+    def _fitted(self, index: int, epoch: int, position: int) -> Any:
+        try:
+            with quiet():
+                return self._sample(index, epoch, position)
+        except InputError as error:
+            raise Unreadable(f"{self.dataset.keys[index]!r} cannot be fitted: {error}") from error
+
+
+@dataclass(eq=False)
+class PixelsReader(Reader):
+    """Reads images of one size, uint8 (B, 3, h, w), and with `masks` their masks."""
+
+    transform: SeededTransform
+    masks: bool
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        return self.transform.transform.size
+
+    def _sample(self, index: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
+        """One transformed image and its mask, which is empty if this image has none."""
+        image = self.dataset.image(index)
+        pixels = self.transform(image, epoch, position)
+        return pixels, self._mask(index, image, pixels) if self.masks else None
+
+    def _batch(self, samples: list[Any], index: list[int], total: int) -> Batch:
+        masks = [mask for _, mask in samples if mask is not None]
+        return Batch(
+            stacked([image for image, _ in samples], [self.dataset.keys[i] for i in index]),
+            self.dataset.labels[index],
+            torch.tensor(index, dtype=torch.int64),
+            total,
+            torch.stack(masks) if masks else torch.empty(0, 0, 0, dtype=torch.bool) if self.masks else None,
+        )
+
+    def _mask(self, i: int, image: Image.Image, pixels: Tensor) -> Tensor:
+        mask = self.dataset.mask(i)
+        if mask is None:
+            return torch.zeros(pixels.shape[1:], dtype=torch.bool)
+        if mask.shape != image.size[::-1]:
+            raise Unreadable(
+                f"{self.dataset.keys[i]!r} has {image.width} x {image.height} pixels, its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}"
+            )
+        return torch.from_numpy(np.ascontiguousarray(self.transform.transform.mask(mask)))
+
+
+@dataclass(eq=False)
+class ObjectsReader(Reader):
+    """Reads images of any size, each uint8 (3, h, w), and their objects as `Batch.targets`."""
+
+    transform: DetectionTransform | None
+    seed: int
+    masks: bool
+
+    image_size = None
+
+    def _sample(self, index: int, epoch: int, position: int) -> tuple[Tensor, dict[str, Any]]:
+        image, objects = self.dataset.image(index), self.dataset.objects(index, self.masks)
+        assert objects is not None
+        if self.transform is None:
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        else:
+            pixels, objects = self.transform(image, objects, self.seed, epoch, position)
+        # Arrays travel between processes by value; every tensor would need a file of its own in shared memory.
+        target: dict[str, Any] = {name: getattr(objects, name).numpy() for name in ("boxes", "labels", "crowd", "area")}
+        return pixels, target if objects.masks is None else {**target, "masks": objects.masks}
+
+    def _batch(self, samples: list[Any], index: list[int], total: int) -> Batch:
+        images, targets = [image for image, _ in samples], [target for _, target in samples]
+        return Batch(images, self.dataset.labels[index], torch.tensor(index), total, targets=targets)
+
+
+def with_objects(dataset: ImageDataset | WebDataset, *, masks: bool = False) -> ImageDataset:
+    """The data set. Raises InputError if its objects, or with `masks` their masks, are not known."""
+    if isinstance(dataset, WebDataset) or not dataset.has_objects:
+        raise InputError(
+            f"data set {dataset.name!r} has no objects with a class; expected annotations of COCO with categories, "
+            "boxes of VOC, or a folder with instances/"
+        )
+    if masks and not dataset.has_object_masks:
+        raise InputError(
+            f"data set {dataset.name!r} has boxes without masks; give segmentations, or take a detector of boxes"
+        )
+    return dataset
+
+
+def wide_images(dataset: ImageDataset) -> NDArray[np.bool_]:
+    """Which images are at least as wide as high, bool (N,); unreadable ones, which raise later, count as wide."""
+    wide = np.ones(len(dataset), dtype=np.bool_)
+    for i in range(len(dataset)):
+        with contextlib.suppress(Unreadable):
+            width, height = dataset.dimensions(i)
+            wide[i] = width >= height
+    return wide
