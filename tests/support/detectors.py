@@ -57,18 +57,20 @@ def one_stage(*, seed: int = 0, detections: int = 6) -> RetinaNet:
 
 
 class Boxes(nn.Module):
-    """A detector with given boxes, whose score is a class's mean brightness in the box, which nothing else changes.
+    """A detector with given boxes, whose score is a class's mean brightness in the box, which nothing else changes; or
+    in other boxes, the `evidence`.
 
     Class 0 sees red, 1 green, 2 blue. The backbone gives the images as they are; the transform resizes them to a
     shorter side of 48 pixels and pads them to multiples of 32.
     """
 
-    def __init__(self, boxes: list[list[float]], labels: list[int]) -> None:
+    def __init__(self, boxes: list[list[float]], labels: list[int], evidence: list[list[float]] | None = None) -> None:
         super().__init__()
         self.transform = GeneralizedRCNNTransform(48, 96, [0.0] * 3, [1.0] * 3)
         self.backbone = nn.Conv2d(3, 3, 1, bias=False)
         self.backbone.weight.data = torch.eye(3)[:, :, None, None]
         self.boxes, self.labels = torch.tensor(boxes), torch.tensor(labels)
+        self.evidence = torch.tensor(boxes if evidence is None else evidence)
 
     def forward(self, images: list[Tensor], targets: None = None) -> list[dict[str, Tensor]]:
         given = [image.shape[-2:] for image in images]
@@ -80,7 +82,7 @@ class Boxes(nn.Module):
             scores = [
                 features[i, label, y0:y1, x0:x1].mean()
                 for label, (x0, y0, x1, y1) in zip(
-                    self.labels, (self.boxes * scale).round().int().tolist(), strict=True
+                    self.labels, (self.evidence * scale).round().int().tolist(), strict=True
                 )
             ]
             detections.append({"boxes": self.boxes * scale, "labels": self.labels, "scores": torch.stack(scores)})

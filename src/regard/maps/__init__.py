@@ -8,6 +8,7 @@
 - `register`: adds a method, or a function `(model, images, classes) -> maps`, under a name.
 - `last_features`: the layer whose CAM is taken unless stated.
 - `DetectionCAM`: the CAM of each detection of a detector.
+- `DRISE`: the same without gradients.
 - `group_activation`: the class score of each group of channels alone.
 """
 
@@ -15,6 +16,7 @@ from regard.maps.activation import activation_map
 from regard.maps.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from regard.maps.channel_groups import group_activation
 from regard.maps.detection import DetectionCAM
+from regard.maps.drise import DRISE
 from regard.maps.gradient import ActivationMap, GradientMap
 from regard.maps.last import last_features
 from regard.maps.method import MapMethod
@@ -22,6 +24,7 @@ from regard.maps.registry import MapFunction, create, method_name, names, regist
 from regard.maps.taps import MapTaps, Taps
 
 __all__ = [
+    "DRISE",
     "ActivationMap",
     "DetectionCAM",
     "GradCAM",
