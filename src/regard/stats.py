@@ -145,6 +145,33 @@ def paired_proportions(a: Vector, b: Vector) -> Difference:
     return Difference(value, low, high, _mcnemar(first_only, second_only), None, n)
 
 
+def independent_proportions(successes: int, n: int, others: int, m: int) -> Difference:
+    """How the rates of two groups of images differ: Fisher's exact test, and Newcombe's interval.
+
+    Source: Fisher 1935; Newcombe 1998, "Interval estimation for the difference between independent proportions:
+    comparison of eleven methods", method 10.
+
+    Args:
+        successes: of the first group, 0 to `n`.
+        n: number of images of the first group.
+        others: successes of the second group, 0 to `m`.
+        m: number of images of the second group.
+
+    Raises:
+        InputError: numbers out of range.
+    """
+    first, second = proportion(successes, n), proportion(others, m)
+    if not n or not m:
+        return Difference(math.nan, math.nan, math.nan, None, None, n + m)
+    from scipy.stats import fisher_exact  # here: it takes long to import
+
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    p = float(fisher_exact([[successes, n - successes], [others, m - others]]).pvalue)
+    return Difference(value, max(-1.0, low), min(1.0, high), p, None, n + m)
+
+
 def paired_means(a: Vector, b: Vector) -> Difference:
     """How the mean of a measure differs between two vectors on the same images: the paired t test and its interval.
 

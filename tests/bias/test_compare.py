@@ -70,12 +70,12 @@ def test_differences_are_those_of_the_statistics():
 
 def test_all_are_corrected_together():
     several = [results("a", rows(1, 0.55)), results("b", rows(2)), results("c", rows(3)), results("d", keys=KEYS)]
-    comparisons, notes = compare_all(several)
+    comparisons, effects, notes = compare_all(several)
     assert comparisons[2] is None and len(notes) == 1 and "d is not compared with a" in notes[0]
     actual = {(i, name): one for i in (0, 1) for name, one in comparisons[i].differences.items()}
     alone = {(i, name): one for i in (0, 1) for name, one in compare(several[i + 1], several[0]).differences.items()}
     assert actual == holm(alone) != alone
-    assert compare_all(several[:1]) == ([], [])
+    assert compare_all(several[:1]) == ([], [{}], []) and not any(effects)
 
 
 def test_without_accuracy():

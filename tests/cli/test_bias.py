@@ -303,3 +303,25 @@ def test_a_plan_that_cannot_be_read(
     status, _, err = run(capsys, "bias", NETWORKS[0], *OPTIONS, "--out=mine", "--overwrite")
     assert status == 2 and "shards/first" in err and err.count("regard: ") == 1
     assert shard.read_text() == "a person's"
+
+
+def test_interventions_are_in_records_files_and_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "bias", *NETWORKS, *OPTIONS, "--interventions", "--json", "--examples=1")
+    assert status == 0
+    records = json.loads(out)
+    effects = {(one["model"], one["measure"]): one for one in records["interventions"]}
+    assert {model for model, _ in effects} == set(NETWORKS)
+    drop = effects[NETWORKS[1], "drop_mixed_other"]
+    results = Results.load(here / "bias-masks/second.json")
+    known = ~np.isnan(results.rows["mixed_other"])
+    assert drop["n"] == known.sum() < COUNT  # one region is empty, whose image is also no background
+    assert drop["value"] == pytest.approx(
+        results.rows["correct"][known].mean() - results.rows["mixed_other"][known].mean()
+    )
+    between = [one for one in records["comparisons"] if one["measure"].startswith("drop_")]
+    tested = [*records["comparisons"], *records["interventions"]]
+    assert len(between) == 6 and {one["p_adjusted"] for one in tested if one["p"] is not None} == {1.0}
+    page = (here / "bias-masks/report.html").read_text()
+    assert page.count('alt="') > 7 * 2 and 'id="interventions"' in page
+    status, _, error = run(capsys, "bias", *NETWORKS, *OPTIONS, "--interventions", "--seed=1")
+    assert status and "interventions" in error and error.count("\n") == 1

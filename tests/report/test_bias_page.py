@@ -136,7 +136,7 @@ def test_several_networks_are_compared_with_the_first_and_corrected_together(wri
     results = [made("a", seed=1, position=0.6), made("b", seed=2, position=0.2), made("c", seed=3, position=0.6)]
     page = written(results, gallery=gallery(results))
     page.check_alone()
-    comparisons, _ = bias.compare_all(results)
+    comparisons, *_ = bias.compare_all(results)
     rates, means = bias_records.differences(results, comparisons)
     every = [one for comparison in comparisons for one in comparison.differences.values()]
     assert len(rates) + len(means) == len(every) and 0 < sum(one.significant for one in every) < len(every)
@@ -154,7 +154,7 @@ def test_significant_is_what_is_so_after_correction(written, monkeypatch):
     for p_adjusted, label in ((0.049, "significant"), (0.06, "not significant")):
         difference = Difference(0.1, 0.01, 0.2, 0.03, p_adjusted, 90)
         comparison = bias.Comparison("b", "a", {"position_bias": difference}, ())
-        monkeypatch.setattr(bias, "compare_all", lambda _, comparison=comparison: ([comparison], []))
+        monkeypatch.setattr(bias, "compare_all", lambda _, comparison=comparison: ([comparison], [{}, {}], []))
         page = written(results)
         row = page.text[page.text.index("+10.0") :]
         assert row[: row.index("significant")].endswith("not ") is (label == "not significant")
@@ -163,7 +163,7 @@ def test_significant_is_what_is_so_after_correction(written, monkeypatch):
 @pytest.mark.parametrize("name", ["second-chance", "chance"])
 def test_notes_are_kept_whatever_a_network_is_called(written, name):
     results = [made("a"), made(name, seed=1, margin=3, threshold=0.4)]
-    (comparison,), _ = bias.compare_all(results)
+    (comparison,), *_ = bias.compare_all(results)
     assert len(comparison.notes) == 2
     page = written(results, notes=[report.Note(name, "by chance")])
     assert all(note in page.text for note in (*comparison.notes, "by chance"))

@@ -5,21 +5,29 @@
 - `compare`, `compare_all`: results of several models on the same images.
 - `focus`, `scaled`: the pixels of a map that count, and what they are taken from.
 - `Evaluator`: measures of one batch.
+- `Interventions`, `effects`, `effect_records`: images whose object or background is removed or exchanged, and what that
+  does to accuracy.
 """
 
 from regard.bias.compare import Comparison, compare, compare_all
+from regard.bias.effects import effect_records, effects
 from regard.bias.evaluate import Evaluator, evaluate
+from regard.bias.interventions import VARIANTS, Interventions
 from regard.bias.metrics import Measures, focus, measure, scaled
 from regard.bias.results import Results, Summary
 
 __all__ = [
+    "VARIANTS",
     "Comparison",
     "Evaluator",
+    "Interventions",
     "Measures",
     "Results",
     "Summary",
     "compare",
     "compare_all",
+    "effect_records",
+    "effects",
     "evaluate",
     "focus",
     "measure",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from regard.bias.effects import drops, effects
 from regard.bias.results import Results, comparable
 from regard.errors import InputError
 from regard.stats import Difference, holm, paired_means, paired_proportions, without_nan
@@ -25,9 +26,10 @@ class Comparison:
         model: name of the first model.
         reference: name of the second.
         differences: name of measure -> the first minus the second. `accuracy` is over the images with a label, and
-            there if both results are scored; all others are over the images with a region and, in both results, a
-            focus, and means over those where the measure is a number in both. Measures with fewer than two images are
-            left out.
+            there if both results are scored; `drop_VARIANT`, what an intervention takes from it, over the images that
+            have it, where both results have interventions; all others are over the images with a region and, in both
+            results, a focus, and means over those where the measure is a number in both. Measures with fewer than two
+            images are left out.
         notes: images that only one of the results has, and options in which the two differ.
     """
 
@@ -69,11 +71,14 @@ def compare(results: Results, reference: Results) -> Comparison:
     return replace(comparison, differences=holm(comparison.differences))
 
 
-def compare_all(results: Sequence[Results]) -> tuple[list[Comparison | None], list[str]]:
-    """Each later results against the first, all differences corrected together (Holm).
+def compare_all(
+    results: Sequence[Results],
+) -> tuple[list[Comparison | None], list[dict[str, Difference]], list[str]]:
+    """Each later results against the first, and what interventions change in each, all corrected together (Holm).
 
     Returns:
-        A comparison per later results, None where the two cannot be compared; and a note per None with the reason.
+        A comparison per later results, None where the two cannot be compared; the `effects` of the interventions per
+        results, empty without any; and a note per None with the reason.
     """
     comparisons: list[Comparison | None] = []
     notes = []
@@ -83,19 +88,20 @@ def compare_all(results: Sequence[Results]) -> tuple[list[Comparison | None], li
         except InputError as error:
             comparisons.append(None)
             notes.append(f"{one.model} is not compared with {results[0].model}: {error}.")
+    families = [{} if one is None else one.differences for one in comparisons] + [effects(one) for one in results]
     corrected = holm(
         {
             (place, measure): difference
-            for place, comparison in enumerate(comparisons)
-            if comparison is not None
-            for measure, difference in comparison.differences.items()
+            for place, family in enumerate(families)
+            for measure, difference in family.items()
         }
     )
-    return [
-        comparison
-        and replace(comparison, differences={measure: corrected[place, measure] for measure in comparison.differences})
-        for place, comparison in enumerate(comparisons)
-    ], notes
+    families = [{name: corrected[place, name] for name in family} for place, family in enumerate(families)]
+    return (
+        [one and replace(one, differences=family) for one, family in zip(comparisons, families, strict=False)],
+        families[len(comparisons) :],
+        notes,
+    )
 
 
 def _compare(first: Results, second: Results) -> Comparison:
@@ -114,6 +120,9 @@ def _compare(first: Results, second: Results) -> Comparison:
         known = both & ~np.isnan(a[name]) & ~np.isnan(b[name])
         if known.sum() > 1:
             differences[name] = paired_means(a[name][known], b[name][known])
+    ours, theirs = drops(a), drops(b)
+    for name in ours if theirs else ():
+        differences[f"drop_{name}"] = paired_means(ours[name], theirs[name])
     differing = [name for name in _OPTIONS if getattr(first, name) != getattr(second, name)]
     notes += [f"The {name} differs: {getattr(first, name)}, {getattr(second, name)}." for name in differing]
     return Comparison(first.model, second.model, differences, tuple(notes))

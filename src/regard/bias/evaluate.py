@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from regard import models
+from regard.bias.interventions import VARIANTS, Interventions
 from regard.bias.metrics import check_pixels, check_threshold, measure, scaled
 from regard.bias.results import COLUMNS, CURVES, MAPS, Results, Rows, objects
 from regard.bias.shards import in_shards
@@ -20,10 +21,11 @@ from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transfor
 from regard.data.decode import OnUnreadable
 from regard.data.loader import default_batch_size
 from regard.errors import InputError, unknown
-from regard.logits import class_logits, predicted_classes
+from regard.logits import class_logits, class_scores, predicted_classes
 from regard.maps import MapMethod, create
 from regard.maps.layers import Layer, unwrapped
 from regard.maps.registry import MapFunction, method_name
+from regard.modes import at_rest, checked_images
 from regard.terminal import command_line
 from regard.version import __version__
 
@@ -56,6 +58,8 @@ def evaluate(
     progress: Callable[[int, int | None], None] | None = None,
     name: str | None = None,
     keep_maps: bool = False,
+    interventions: bool = False,
+    seed: int = 0,
 ) -> Results:
     """Measures every map of a data set against its region, and whether the class was right.
 
@@ -96,6 +100,9 @@ def evaluate(
         name: of the model in the results; None: that of its class.
         keep_maps: whether the rows hold the maps besides, as bytes, as large as the features, or, of several layers, as
             the images (`--keep-maps` of `regard bias`).
+        interventions: whether to measure accuracy on the changed images of `bias.interventions`, too: six further
+            forward passes.
+        seed: of the backgrounds that images get there.
 
     Raises:
         InputError: a data set without regions or images, labels outside the model's classes, another number of classes
@@ -111,6 +118,8 @@ def evaluate(
     as_many = isinstance(dataset, InMemoryDataset)  # it has to have a class for each output
     matching = _Matching(source, target, label_outputs, as_many)
     total = None if isinstance(source, _Batches) else len(source)
+    if interventions and isinstance(source, _Batches):
+        raise InputError("interventions go back to images of other classes, and batches come once; give a set")
     size, done = batch_size or default_batch_size(source), 0
 
     def progressed(images: int) -> None:
@@ -121,7 +130,7 @@ def evaluate(
 
     with _on_device(model, device) as (place, dtype):
 
-        def batches(images: range | None) -> Iterator[Batch]:
+        def batches(images: Sequence[int] | None) -> Iterator[Batch]:
             if isinstance(source, _Batches):
                 return source.epoch()
             return create_loader(
@@ -136,6 +145,8 @@ def evaluate(
                 masks=True,
             ).epoch(0)
 
+        changed = Interventions(source, batches, seed) if interventions and not isinstance(source, _Batches) else None
+
         def key_of(index: int) -> str:
             return str(index) if isinstance(source, _Batches) else source.keys[index]
 
@@ -144,7 +155,8 @@ def evaluate(
             outputs = 0
             keys: list[str] = []
             skipped: list[str] = []
-            for batch in batches(images):
+            pairs = ((one, ()) for one in batches(images)) if changed is None else changed.batches(images or ())
+            for batch, variants in pairs:
                 if len(batch.images):
                     labels = batch.labels.to(place)
                     assert batch.masks is not None  # see has_masks above
@@ -152,6 +164,14 @@ def evaluate(
                     targets = matching.targets(labels)
                     part, outputs = evaluator.measured(batch.images.to(place, dtype), labels, targets, regions)
                     matching.check(outputs, batch.labels)
+                    if changed is not None and not matching.scored(outputs):
+                        raise InputError(
+                            f"interventions change accuracy, and the labels of {source.name} are not outputs of the "
+                            "model; leave the interventions out"
+                        )
+                    for variant, pixels, known in variants:
+                        right = evaluator.predicted(pixels.to(dtype)) == targets
+                        part[variant] = torch.where(known & (targets >= 0), right.float(), torch.nan)
                     parts.append(part)
                     keys += [key_of(i if images is None else images[i]) for i in batch.index.tolist()]
                 skipped += batch.skipped
@@ -175,6 +195,7 @@ def evaluate(
                 "batch_size": size,
                 "shard": shard,
                 "keep_maps": keep_maps,
+                "interventions": seed if interventions else None,
                 "data": source.fingerprint(),
                 "mean": mean or source.mean,
                 "std": std or source.std,
@@ -257,6 +278,7 @@ class Evaluator:
         keep_maps: bool = False,
     ) -> None:
         self.target = target
+        self._model = model
         self.keep_maps = keep_maps
         self.threshold = check_threshold(threshold)
         self.margin = check_pixels("margin", margin)
@@ -302,12 +324,19 @@ class Evaluator:
             columns[MAPS] = (255 * scaled(maps)).round().to(torch.uint8)
         return columns, scores.shape[1]
 
+    def predicted(self, images: Tensor) -> Tensor:
+        """The output with the highest score, int64 (B,), for images like those of `measured`."""
+        with at_rest(self._model):
+            images = checked_images(self._model, images)
+            return predicted_classes(class_scores(self._model(images), images))
+
 
 def _columns(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
     """The columns of batches, one after another, on the host; waits for the device."""
     if not parts:
         return {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
-    columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in (*COLUMNS, *CURVES)}
+    names = (*COLUMNS, *CURVES, *(name for name in VARIANTS if name in parts[0]))
+    columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in names}
     counts = {name: np.uint16 if columns[name].max() < 1 << 16 else np.uint32 for name in CURVES[:2]}
     columns |= {name: columns[name].astype(dtype) for name, dtype in {**COLUMNS, **counts}.items()}
     if MAPS in parts[0]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from regard import figures
+from regard.bias.interventions import VARIANTS
 from regard.bias.metrics import CURVE_THRESHOLDS, check_pixels, check_threshold, focus_measures
 from regard.errors import InputError, first_line, unknown
 from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
@@ -34,7 +35,7 @@ COLUMNS: dict[str, type[np.generic]] = {
     **dict.fromkeys(("energy_inside", "auc", "rank_accuracy", "top_k", "focus_area", "region_area"), np.float32),
     "constant": np.bool_,
 }
-# Columns that results may lack. The curves are (N, 101) whole numbers, of as few bytes as they need.
+# Columns that results may lack, besides `VARIANTS`. Curves are (N, 101) whole numbers, of as few bytes as they need.
 CURVES = ("focus_inside", "focus_outside", "levels_beyond")
 MAPS = "map"
 RATES = ("accuracy", "position_bias", "range_bias", "pointing")
@@ -73,6 +74,7 @@ class Summary:
         range_bias: likewise.
         pointing: likewise.
         means: name of measure -> mean over the images where it is a number.
+        interventions: variant -> accuracy on it, over the images that have it; empty where it was not measured.
     """
 
     images: int
@@ -83,10 +85,11 @@ class Summary:
     range_bias: Estimate
     pointing: Estimate
     means: dict[str, Estimate]
+    interventions: dict[str, Estimate] = field(default_factory=dict)
 
     def estimates(self) -> dict[str, Estimate]:
         """Name of measure -> its rate or mean."""
-        return {**{name: getattr(self, name) for name in RATES}, **self.means}
+        return {**{name: getattr(self, name) for name in RATES}, **self.means, **self.interventions}
 
     @classmethod
     def of(cls, rows: Mapping[str, np.ndarray], which: np.ndarray | None = None, *, scored: bool = True) -> Summary:
@@ -97,7 +100,7 @@ class Summary:
             which: bool (N,) or indices: of these alone; None: of all.
             scored: whether `correct` means anything.
         """
-        names = [name for name in COLUMNS if name in rows]
+        names = [name for name in (*COLUMNS, *VARIANTS) if name in rows]
         rows = {name: rows[name] if which is None else rows[name][which] for name in names}
         counted = comparable(rows)
 
@@ -113,12 +116,19 @@ class Summary:
             range_bias=rate(rows["range_bias"][counted]),
             pointing=rate(rows["pointing"][counted]),
             means={name: mean(rows[name][counted], 0, 1) for name in MEANS},
+            interventions={name: rate(rows[name][~np.isnan(rows[name])] == 1) for name in VARIANTS if name in rows},
         )
 
 
 def comparable(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     """Which images have both a focus and a region, bool (N,)."""
     return ~rows["constant"] & (rows["region_area"] > 0)
+
+
+def of_size(area: np.ndarray, size: str) -> np.ndarray:
+    """Which regions, of which `area` is the share of the image, are of one of `SIZES`, bool (N,)."""
+    least, below = SIZES[size]
+    return (area > 0) & (least <= area) & (area < below)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +147,9 @@ class Results:
         rows: name -> NumPy array (N,), entry i belongs to image i: `label` (-1: none), `predicted` and `explained`
             (outputs of the model), `probability` (softmax of the explained class), `correct`, and the measures under
             the names of `Measures` (bool or float32). Besides, where they were measured, the `Curves` as
-            `focus_inside`, `focus_outside` (N, 101) and `levels_beyond`; and, where they were kept, the maps as `map`:
-            arrays (h, w), uint8, 255 times the map scaled to [0, 1].
+            `focus_inside`, `focus_outside` (N, 101) and `levels_beyond`; where they were kept, the maps as `map`:
+            arrays (h, w), uint8, 255 times the map scaled to [0, 1]; and, where they were measured, the `VARIANTS` of
+            interventions, float32: 1 where the model is right on the changed image, else 0; NaN where there is none.
         outputs: names of the model's outputs.
         scored: whether the labels are outputs of the model, so that it can be right or wrong; if not, `correct` is
             False throughout.
@@ -209,10 +220,14 @@ class Results:
     @cached_property
     def by_size(self) -> dict[str, Summary]:
         """Size of the region, one of `SIZES` -> the images with a region of that size; an empty region has none."""
-        area = self.rows["region_area"]
-        return {
-            name: self._summary((area > 0) & (least <= area) & (area < below)) for name, (least, below) in SIZES.items()
-        }
+        return {name: self._summary(of_size(self.rows["region_area"], name)) for name in SIZES}
+
+    @cached_property
+    def by_bias(self) -> dict[str, Summary]:
+        """Of the images with a focus and a region: "yes", those with position bias, and "no"."""
+        biased = self.rows["position_bias"]
+        counted = comparable(self.rows)
+        return {"yes": self._summary(counted & biased), "no": self._summary(counted & ~biased)}
 
     def _summary(self, which: np.ndarray | None) -> Summary:
         return Summary.of(self.rows, which, scored=self.scored)
@@ -305,13 +320,14 @@ class Results:
         """Every rate and mean of every part of the images, JSON-ready: NaN is None.
 
         Returns:
-            Dicts with `model`; `part`: "all", "prediction", "size" or "class"; `name`: of the part, such as "right" or
-            "small"; `measure`; `value`, `low`, `high` (95% interval) and `n` (images). The counts `images`,
-            `constant_maps` and `empty_regions` are among the measures, without an interval.
+            Dicts with `model`; `part`: "all", "prediction", "position bias", "size" or "class"; `name`: of the part,
+            such as "right" or "small"; `measure`; `value`, `low`, `high` (95% interval) and `n` (images). The counts
+            `images`, `constant_maps` and `empty_regions` are among the measures, without an interval.
         """
         parts = {
             "all": {"": self.overall},
             "prediction": {"right": self.right, "wrong": self.wrong} if self.scored else {},
+            "position bias": self.by_bias if self.scored else {},
             "size": self.by_size,
             "class": self.by_class,
         }
@@ -416,7 +432,8 @@ class Rows:
 
     Attributes:
         keys: (N,), names of the images.
-        columns: name -> (N,), those of `COLUMNS`, and, where there are any, (N, 101) of `CURVES` and those of `MAPS`.
+        columns: name -> (N,), those of `COLUMNS`, and, where there are any, of `VARIANTS`, (N, 101) of `CURVES`, and of
+            `MAPS`.
         skipped: the images that could not be read and have no row, each with the reason.
         outputs: number of the model's outputs; 0 if it has not been called.
     """
@@ -490,6 +507,8 @@ class Rows:
             raise InputError(f"{path} lacks the columns {', '.join(missing)}; measure again with this regard")
         try:
             columns = {name: table.column(name).to_numpy().astype(dtype) for name, dtype in COLUMNS.items()}
+            present = [name for name in VARIANTS if name in table.column_names]
+            columns |= {name: table.column(name).to_numpy().astype(np.float32) for name in present}
             if set(CURVES) <= set(table.column_names):
                 for name in CURVES[:2]:
                     flat = table.column(name).combine_chunks().flatten().to_numpy()
@@ -527,7 +546,7 @@ def _checked(columns: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         if array.shape != (count,):
             raise InputError(f"column {name} has shape {array.shape}; expected ({count},), an entry for each image")
-    return arrays | {name: columns[name] for name in (*CURVES, MAPS) if name in columns}
+    return arrays | {name: columns[name] for name in (*VARIANTS, *CURVES, MAPS) if name in columns}
 
 
 def objects(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -25,6 +25,8 @@ from regard.report import bias_records
 from regard.report.template import MARK
 from regard.terminal import command_line
 
+_PICTURED = 3  # images with their interventions
+
 # Options that say where results go and what is shown of them, not what is measured.
 _OUTPUT = ("--out", "--shard", "--examples", "--overwrite", "--json", "--quiet")
 
@@ -54,6 +56,12 @@ def parser() -> Parser:
     parser.add_argument(
         "--keep-maps", action="store_true", help="keep the CAMs themselves in the .parquet files, as bytes"
     )
+    parser.add_argument(
+        "--interventions",
+        action="store_true",
+        help="measure accuracy with the object alone, the background alone, and backgrounds exchanged, too",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of backgrounds for --interventions")
     parser.add_argument("--examples", type=int, default=12, help="number of images to show on the page")
     add_networks(parser)
     return parser
@@ -101,13 +109,16 @@ def _run(
     for name, evaluation, one in zip(names, evaluated, results, strict=True):
         for path in filter(None, (folder / f"{name}.json", _run_file(evaluation))):
             one.save(path)
-    comparisons, not_compared = bias.compare_all(results)
+    comparisons, effects, not_compared = bias.compare_all(results)
     notes = bias_records.notes(results, comparisons, not_compared)
     command = command_line(["regard", "bias", *arguments])
     whole = {
         "command": command,
         "networks": {name: one.to_dict() for name, one in zip(names, results, strict=True)},
         "comparisons": [record for one in comparisons if one is not None for record in one.to_records()],
+        "interventions": [
+            record for one, found in zip(results, effects, strict=True) for record in bias.effect_records(one, found)
+        ],
         "notes": [note._asdict() for note in notes],
     }
     with written_aside(folder / "report.json") as aside:
@@ -117,17 +128,27 @@ def _run(
         folder / "report.html",
         title=f"Bias on {' '.join(filter(None, (images.name, images.split)))}",
         gallery=_gallery(evaluated, results, options.examples),
+        changed=_changed_images(evaluated[0], results) if options.interventions and options.examples else (),
         command=command,
     )
     records = {
         "results": [record for one in results for record in one.to_records()],
         "comparisons": whole["comparisons"],
+        "interventions": whole["interventions"],
         "notes": whole["notes"],
     }
-    output.show(records, *report.bias_tables(results, comparisons))
+    output.show(records, *report.bias_tables(results, comparisons, effects))
     for about, note in notes:
         output.note(f"{about}: {note}")
     output.note(f"page: {page.resolve()}")
+
+
+def _changed_images(evaluation: Evaluation, results: Sequence[bias.Results]) -> list[report.ChangedImage]:
+    """A few images with their interventions, as they come to the first network."""
+    changes = bias.Interventions(
+        evaluation.dataset, lambda which: evaluation.batches(which, masks=True), evaluation.options.seed
+    )
+    return list(report.changed_images(changes, evaluation.dataset, results, _PICTURED, evaluation.mean, evaluation.std))
 
 
 def _gallery(evaluated: Sequence[Evaluation], results: Sequence[bias.Results], count: int) -> report.Gallery:
@@ -213,6 +234,8 @@ def _measured(evaluation: Evaluation, folder: Path, output: Output) -> bias.Resu
             folder=folder,
             shard=options.shard,
             keep_maps=options.keep_maps,
+            interventions=options.interventions,
+            seed=options.seed,
             progress=progress,
             name=evaluation.name,
         )

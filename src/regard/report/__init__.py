@@ -7,11 +7,13 @@
 - `write_bias_html`, `bias_tables`: bias results of networks on the same images, as a page and for a terminal.
 - `explain`: likeliest classes and CAMs of images, as a folder of pictures, records and a page.
 - `explanations`: the same as a `Row` for each image with a `Cell` for each class; `explain_batch`: of one batch.
+- `changed_images`: what interventions make of some images, a `ChangedImage` each.
 - `Gallery`: rows on a page; `bias_images`: which images to take.
 """
 
 from regard.report.bias_page import write_bias_html
 from regard.report.bias_records import bias_tables
+from regard.report.changed_images import ChangedImage, changed_images
 from regard.report.collect import RunResult, collect
 from regard.report.explained import Explained, explain
 from regard.report.explanation import Unreadable, explanations, find_classes
@@ -25,6 +27,7 @@ from regard.report.tables_page import write_tables_html
 
 __all__ = [
     "Cell",
+    "ChangedImage",
     "ClassScore",
     "Explained",
     "Gallery",
@@ -36,6 +39,7 @@ __all__ = [
     "Unreadable",
     "bias_images",
     "bias_tables",
+    "changed_images",
     "collect",
     "explain",
     "explain_batch",

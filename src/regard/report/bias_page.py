@@ -15,6 +15,7 @@ from regard.bias.metrics import CURVE_THRESHOLDS
 from regard.bias.results import CURVES, RATES, comparable
 from regard.errors import InputError
 from regard.report import bias_records
+from regard.report.changed_images import ChangedImage
 from regard.report.gallery import Gallery
 from regard.report.glossary import TERMS
 from regard.report.provenance import shared
@@ -33,6 +34,7 @@ def write_bias_html(
     *,
     title: str,
     gallery: Gallery | None = None,
+    changed: Sequence[ChangedImage] = (),
     notes: Sequence[Note] = (),
     command: str = "",
 ) -> Path:
@@ -46,6 +48,7 @@ def write_bias_html(
         path: of the file; its folder is made if need be.
         title: of the page.
         gallery: images with a cell for each of the results.
+        changed: images with their interventions.
         notes: further ones.
         command: that makes the results again; empty leaves it out.
 
@@ -57,9 +60,10 @@ def write_bias_html(
     """
     check_same_images(results)
     names = bias_records.names(results)
-    comparisons, not_compared = bias.compare_all(results)
+    comparisons, effects, not_compared = bias.compare_all(results)
     rates, means = bias_records.differences(results, comparisons)
     chosen = bias_records.chosen_classes(results)
+    accuracies, lost = bias_records.interventions(results, effects)
     return write_page(
         "bias.html",
         path,
@@ -73,6 +77,11 @@ def write_bias_html(
         rate_differences=rates,
         mean_differences=[record for record in means if record["measure"] in bias_records.MAIN],
         further_differences=[record for record in means if record["measure"] not in bias_records.MAIN],
+        interventions=accuracies,
+        lost=lost,
+        drops=bias_records.drops(results, chosen) if lost else [],
+        variants=variant_charts(results),
+        changed=changed,
         intervals=intervals(results),
         distributions=distributions(results),
         curves=curves(results),
@@ -115,6 +124,18 @@ def intervals(results: Sequence[Results]) -> Charts:
         if known:
             chart = figures.intervals(known, percent=measure in RATES, limits=(0, 1), styles=styles)
             charts.append((TERMS[measure].name, chart))
+    return charts
+
+
+def variant_charts(results: Sequence[Results]) -> Charts:
+    """Accuracy on the original images and after each intervention, a figure for each model that has them."""
+    charts = []
+    for style, (name, one) in enumerate(zip(bias_records.names(results), results, strict=True)):
+        if one.overall.interventions:
+            rows = {"original": one.accuracy}
+            rows |= {TERMS[key].name: rate for key, rate in one.overall.interventions.items() if rate.n}
+            styles = dict.fromkeys(rows, style)
+            charts.append((name, figures.intervals(rows, percent=True, limits=(0, 1), styles=styles)))
     return charts
 
 

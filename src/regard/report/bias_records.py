@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from regard.bias import Comparison, Results, Summary
-from regard.bias.results import RATES, SIZES
+from regard.bias import VARIANTS, Comparison, Results, Summary, effect_records, effects
+from regard.bias.results import RATES, SIZES, comparable, of_size
 from regard.formatting import shortened
 from regard.report import captions
 from regard.report.glossary import TERMS
 from regard.report.records import Column, Note, gathered
 from regard.report.records_table import records_table
-from regard.stats import proportion, without_nan
+from regard.stats import Difference, proportion, without_nan
 
 MOST_CLASSES = 40
 """As many are all in the table of classes; of more, the `MOST_BIASED` with at least `LEAST_IMAGES` images."""
 MOST_BIASED = 20
 LEAST_IMAGES = 10
 _PRINTED = 30  # classes, at most, on a terminal
+_ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))
 _EXAMPLES = 5  # images that are left out, for each reason
 
 MAIN = ("accuracy", "position_bias", "range_bias", "inside", "pointing", "energy_inside", "spill", "auc")
@@ -41,6 +42,30 @@ OVERVIEW = (NETWORK, IMAGES, Column("compared", "with region and focus", "count"
 PARTS = (NETWORK, Column("part", "images with"), IMAGES, *columns(BRIEF))
 CLASSES = (Column("class", "class"), IMAGES, *columns(BRIEF))
 LEFT_OUT = (NETWORK, Column("reason", "reason"), IMAGES, Column("examples", "examples"))
+_EFFECT = (
+    Column("value", "difference", "points"),
+    Column("p_adjusted", "adjusted p", "p", "holm"),
+    Column("significant", "result", "significant", "significant"),
+)
+INTERVENTIONS = (
+    NETWORK,
+    Column("intervention", "images changed", "measure"),
+    Column("n", "images", "count"),
+    Column("first", "original", "percent", "accuracy"),
+    Column("second", "changed", "percent", "accuracy"),
+    Column("value", "drop", "points", "drop"),
+    *_EFFECT[1:],
+)
+LOST = (
+    NETWORK,
+    Column("intervention", "images changed", "measure"),
+    Column("first", "lost with position bias", "percent", "lost"),
+    Column("first_n", "images", "count"),
+    Column("second", "lost without", "percent", "lost"),
+    Column("second_n", "images", "count"),
+    *_EFFECT,
+)
+DROPS = (NETWORK, Column("part", "images with"), *(Column(name, TERMS[name].name, "points", name) for name in VARIANTS))
 RATE_DIFFERENCES, MEAN_DIFFERENCES = (
     (
         Column("measure", "measure", "measure"),
@@ -119,14 +144,56 @@ def differences(
     results: Sequence[Results], comparisons: Sequence[Comparison | None]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Differences of rates, and of means, with all models of a measure together."""
-    order = (*MAIN, *OTHERS)
+    order = (*MAIN, *(f"drop_{name}" for name in VARIANTS), *OTHERS)
     records = [record for one in comparisons if one is not None for record in one.to_records()]
     labels = dict(zip((one.model for one in results), names(results), strict=True))
     for record in records:
         record["network"] = labels[record["model"]]
     records.sort(key=lambda record: order.index(record["measure"]))
-    rates = [record for record in records if record["measure"] in RATES]
-    return rates, [record for record in records if record["measure"] not in RATES]
+    rates = [record for record in records if record["measure"] in (*RATES, *order[len(MAIN) : -len(OTHERS)])]
+    return rates, [record for record in records if record not in rates]
+
+
+def interventions(
+    results: Sequence[Results], differences: Sequence[Mapping[str, Difference]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Accuracy on changed images, and the right predictions lost with and without position bias, for each model.
+
+    Args:
+        results: with interventions or without.
+        differences: for each of them the `effects` of `bias.compare_all`.
+    """
+    accuracies: list[dict[str, Any]] = []
+    lost: list[dict[str, Any]] = []
+    for name, one, found in zip(names(results), results, differences, strict=True):
+        for record in effect_records(one, found):
+            of_effect = {"network": name, "intervention": record["measure"].removeprefix("drop_").removeprefix("lost_")}
+            (lost if record["measure"].startswith("lost_") else accuracies).append({**of_effect, **record})
+    return accuracies, lost
+
+
+def drops(results: Sequence[Results], chosen: Sequence[str]) -> list[dict[str, Any]]:
+    """The drops by interventions of parts of the images: by position bias, by size, and of some classes; untested."""
+    records = []
+    for name, one in zip(names(results), results, strict=True):
+        rows, counted = one.rows, comparable(one.rows)
+        which = {
+            "position bias": counted & rows["position_bias"],
+            "no position bias": counted & ~rows["position_bias"],
+            **{f"{size} region": of_size(rows["region_area"], size) for size in SIZES},
+            **{label: rows["label"] == i for i, label in enumerate(one.by_class) if label in chosen},
+        }
+        for part, flags in which.items():
+            found = {name: difference for name, difference in effects(one, flags).items() if difference.n}
+            ends = {
+                f"{variant}{end}": getattr(found[f"drop_{variant}"], attribute)
+                for variant in VARIANTS
+                if f"drop_{variant}" in found
+                for end, attribute in _ENDS
+            }
+            if ends:
+                records.append(without_nan({"network": name, "part": part, **ends}))
+    return records
 
 
 def left_out(results: Sequence[Results]) -> list[dict[str, Any]]:
@@ -158,8 +225,12 @@ def notes(
     return gathered(every)
 
 
-def bias_tables(results: Sequence[Results], comparisons: Sequence[Comparison | None] = ()) -> Iterator[Table]:
-    """Results of bias: of one model by part and by class, of several all images, and the differences."""
+def bias_tables(
+    results: Sequence[Results],
+    comparisons: Sequence[Comparison | None] = (),
+    differences_within: Sequence[Mapping[str, Difference]] = (),
+) -> Iterator[Table]:
+    """Results of bias: of one model by part and by class, of several all images, interventions, and the differences."""
     if len(results) == 1:
         yield records_table(parts(results), PARTS[1:], caption=captions.RATES)
         chosen = chosen_classes(results)
@@ -167,6 +238,10 @@ def bias_tables(results: Sequence[Results], comparisons: Sequence[Comparison | N
             yield records_table(classes(results[0], chosen), CLASSES)
     else:
         yield records_table(overview(results), (*OVERVIEW[:2], *columns(BRIEF)), caption=captions.RATES)
+    if differences_within and any(differences_within):
+        accuracies, lost = interventions(results, differences_within)
+        yield records_table(accuracies, INTERVENTIONS, title="Interventions", caption=captions.INTERVENTIONS)
+        yield records_table(lost, LOST, title="Position bias and interventions", caption=captions.LOST)
     rates, means = differences(results, comparisons)
     if rates:
         yield records_table(rates, RATE_DIFFERENCES, caption=captions.DIFFERENCES)
@@ -181,8 +256,6 @@ def _measures(summary: Summary) -> dict[str, Any]:
     biased = round(compared * (summary.position_bias.value + summary.range_bias.value)) if compared else 0
     estimates = {**summary.estimates(), "inside": proportion(compared - biased, compared)}
     ends: Mapping[str, float] = {
-        f"{name}{end}": getattr(one, attribute)
-        for name, one in estimates.items()
-        for end, attribute in (("", "value"), ("_low", "low"), ("_high", "high"))
+        f"{name}{end}": getattr(one, attribute) for name, one in estimates.items() for end, attribute in _ENDS
     }
     return {"images": summary.images, "compared": compared, **without_nan(ends)}

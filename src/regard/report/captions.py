@@ -52,6 +52,20 @@ SIZES = (
     "Accuracy counts all images with a label, everything else those with a region and a CAM that is not a "
     "[constant_map|constant map]."
 )
+INTERVENTIONS = (
+    "Accuracy on the original images, and on the same images once the object or the background is removed or "
+    "exchanged; rates in %, the [drop] in percentage points, each with its [interval|95% interval]. The number of "
+    "images differs: not every image has an object, a background, and another image of its class. [p|p values] are "
+    "[holm|adjusted] together with all comparisons shown. Of the [background_gap], the first rate is that of "
+    "[mixed_same], the second that of [mixed_other]."
+)
+LOST = (
+    "Does looking away matter? Of the images that are predicted right, the share that is [lost|lost] in each way, of those "
+    "with [position_bias|position bias] and of those without; the difference in percentage points, each with its "
+    "[interval|95% interval]. A network whose position bias matters loses more of the first when the background is "
+    "exchanged, and fewer of them when the object is removed."
+)
+DROPS = "The [drop] in percentage points, with its [interval|95% interval]; not tested."
 CLASSES = (
     "The classes with at least 10 images whose [interval] of [position_bias|position bias] begins highest. They are "
     "extremes of many, some of them by chance."

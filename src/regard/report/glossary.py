@@ -28,6 +28,16 @@ class Term(NamedTuple):
 _LSAS = "LSAS, arXiv 2305.05200"
 _SHARE = "Share of the images with a [region] and a CAM that is not a [constant_map|constant map]"
 
+_XIAO = "Xiao et al. 2020, arXiv 2006.09994"
+_INTERVENTIONS = {
+    "only_fg": "Only-FG",
+    "only_fg_blur": "Only-FG, blurred",
+    "only_bg_b": "Only-BG-B",
+    "only_bg_t": "Only-BG-T",
+    "mixed_same": "Mixed-Same",
+    "mixed_other": "Mixed-Other",
+}
+
 # The keys of measures are those of their records.
 TERMS = {
     "accuracy": Term("accuracy", "Share of the images whose highest class score is that of their label.", "higher"),
@@ -81,6 +91,39 @@ TERMS = {
     ),
     "focus_area": Term("focus area", "Share of the image's pixels that lie in the [focus]."),
     "region_area": Term("region area", "Share of the image's pixels that lie in the [region]."),
+    "only_fg": Term("Only-FG", "The object alone: everything outside its [region] has the mean colour.", source=_XIAO),
+    "only_fg_blur": Term("Only-FG, blurred", "The object on its own background, blurred without the object's colours."),
+    "only_bg_b": Term(
+        "Only-BG-B", "The background alone: the bounding box of the [region] has the mean colour.", source=_XIAO
+    ),
+    "only_bg_t": Term(
+        "Only-BG-T",
+        "The background alone: the bounding box of the [region] is covered with tiles of the background beside it.",
+        source=_XIAO,
+    ),
+    "mixed_same": Term(
+        "Mixed-Same",
+        "The object on the background ([only_bg_t]) of a random other image of its class.",
+        source=_XIAO,
+    ),
+    "mixed_other": Term(
+        "Mixed-Other",
+        "The object on the background ([only_bg_t]) of a random image of another class: Mixed-Rand without its own "
+        "class.",
+        source=_XIAO,
+    ),
+    "background_gap": Term(
+        "BG-Gap",
+        "Accuracy on [mixed_same] minus accuracy on [mixed_other]: what the class of the background is worth to the "
+        "network when the object is there.",
+        source=_XIAO,
+    ),
+    "drop": Term("drop", "Accuracy on the original images minus accuracy on the changed ones, of the same images."),
+    "lost": Term(
+        "lost predictions",
+        "Of the images that are predicted right, the share that is predicted wrong once they are changed.",
+    ),
+    **{f"drop_{name}": Term(f"drop, {label}", f"The [drop] by [{name}].") for name, label in _INTERVENTIONS.items()},
     "cam": Term(
         "CAM",
         "Class activation map: for each pixel, how much it speaks for a class to the network, computed from the "
@@ -135,8 +178,8 @@ TERMS = {
     ),
     "p": Term(
         "p",
-        "Two-sided p value. Rates on the same images: McNemar's exact test. Means on the same images, and over seeds: "
-        "the paired t test; over seeds it needs three.",
+        "Two-sided p value. Rates on the same images: McNemar's exact test; of different images: Fisher's. Means on "
+        "the same images, and over seeds: the paired t test; over seeds it needs three.",
     ),
     "holm": Term(
         "adjusted p",
