@@ -316,7 +316,7 @@ def test_interventions_are_in_records_files_and_page(here: Path, capsys: pytest.
     known = ~np.isnan(results.rows["mixed_other"])
     assert drop["n"] == known.sum() < COUNT  # one region is empty, whose image is also no background
     assert drop["value"] == pytest.approx(
-        results.rows["correct"][known].mean() - results.rows["mixed_other"][known].mean()
+        results.rows["correct"][known].mean() - results.rows["mixed_other"][known].mean(), abs=1e-6
     )
     between = [one for one in records["comparisons"] if one["measure"].startswith("drop_")]
     tested = [*records["comparisons"], *records["interventions"]]

@@ -60,8 +60,8 @@ INTERVENTIONS = (
     "[mixed_same], the second that of [mixed_other]."
 )
 LOST = (
-    "Does looking away matter? Of the images that are predicted right, the share that is [lost|lost] in each way, of those "
-    "with [position_bias|position bias] and of those without; the difference in percentage points, each with its "
+    "Does looking away matter? Of the images that are predicted right, the share that is [lost|lost] in each way, of "
+    "those with [position_bias|position bias] and of those without; the difference in percentage points, each with its "
     "[interval|95% interval]. A network whose position bias matters loses more of the first when the background is "
     "exchanged, and fewer of them when the object is removed."
 )
