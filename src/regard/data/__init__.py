@@ -1,5 +1,6 @@
 """Data sets of images with labels and masks, transforms and loaders."""
 
+from regard.data.annotation import annotated
 from regard.data.augmentation import Augmentation, Mixing
 from regard.data.batch import Batch, Loader
 from regard.data.builtin import clutter
@@ -36,6 +37,7 @@ __all__ = [
     "Unreadable",
     "WebDataset",
     "all_options",
+    "annotated",
     "clutter",
     "create_loader",
     "denormalised",

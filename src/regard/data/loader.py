@@ -95,8 +95,8 @@ def create_loader(
         raise InputError(f"images of {dataset.name!r} are bytes; say how the network wants them (mean, std)")
     varied = transform.augmentation
     repeats = 1 if varied is None else varied.repeats
-    if masks and varied is not None:
-        raise InputError("masks do not follow random changes of images; leave the augmentation out")
+    if masks and varied is not None and varied.policy is not None:
+        raise InputError(f"augmentation.policy {varied.policy} moves images, and masks do not follow; leave it out")
     drop_last = drop_last or (shuffle and isinstance(dataset, WebDataset))
     sampling = Sampling(batch_size, shuffle, seed, rank, world_size, drop_last, repeats)
     if device is None:

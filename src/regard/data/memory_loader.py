@@ -86,6 +86,8 @@ class InMemoryLoader(Loader):
             assert images is not None and labels is not None
             if crop:
                 images = self._cut(images, *crop)
+                if masks is not None:  # as an image of black and white would be
+                    masks = self._cut(masks[:, None].to(torch.uint8) * 255, *crop)[:, 0] >= 128
             yield Batch(self._normalise(images), labels, index, total, masks)
 
     def _draw_crops(self, number: int) -> list[Tensor]:
@@ -107,7 +109,7 @@ class InMemoryLoader(Loader):
         return [torch.from_numpy(values).to(self.device) for values in crops]
 
     def _cut(self, images: Tensor, flipped: Tensor, top: Tensor, left: Tensor, *resized_from: Tensor) -> Tensor:
-        """Crop and flip images: uint8 (B, 3, H, W) and crop parameters, (B,) each -> uint8 (B, 3, h, w)."""
+        """Crop and flip images: uint8 (B, C, H, W) and crop parameters, (B,) each -> uint8 (B, C, h, w)."""
         if resized_from:
             return resized(images, self.image_size, flipped, top, left, *resized_from)
         height, width = self.image_size
@@ -117,7 +119,8 @@ class InMemoryLoader(Loader):
         (row_index, row_inside), (column_index, column_inside) = self._rows, self._columns
         # Gather pixels from the images, without a padded copy.
         pixel = row_index[rows][:, :, None] * images.shape[3] + column_index[columns][:, None, :]  # (B, h, w)
-        crops = images.flatten(2).gather(2, pixel.flatten(1)[:, None].expand(-1, 3, -1)).unflatten(2, (height, width))
+        pixel = pixel.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+        crops = images.flatten(2).gather(2, pixel).unflatten(2, (height, width))
         if row_inside is not None and column_inside is not None:
             crops *= (row_inside[rows][:, :, None] * column_inside[columns][:, None, :])[:, None]
         return crops
@@ -217,7 +220,7 @@ def resized(
     exact in TF32 and sums in float32, so results are bit-identical on all devices, whatever the order of summation.
 
     Args:
-        images: uint8 (B, 3, H, W).
+        images: uint8 (B, C, H, W).
         size: (h, w) of the result.
         flipped: whether to mirror the result left to right, bool (B,).
         top: first row of each box, int64 (B,).
@@ -226,16 +229,16 @@ def resized(
         width: width of each box, int64 (B,).
 
     Returns:
-        uint8 (B, 3, h, w).
+        uint8 (B, C, h, w).
     """
     rows, row_sums = _weights(top, height, images.shape[2], size[0])  # (B, h, H), (B, h)
     columns, column_sums = _weights(left, width, images.shape[3], size[1], flipped)  # (B, w, W), (B, w)
     with torch.autocast(images.device.type, enabled=False):
-        lines = images.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)  # (B, H, 3, W)
-        shrunk = torch.bmm(rows, lines.flatten(2)).div_((row_sums / _PARTS)[:, :, None]).round_()  # (B, h, 3W)
-        shrunk = torch.bmm(shrunk.view(len(images), -1, images.shape[3]), columns.mT)  # (B, 3h, w)
+        lines = images.permute(0, 2, 1, 3).to(torch.float32, memory_format=torch.contiguous_format)  # (B, H, C, W)
+        shrunk = torch.bmm(rows, lines.flatten(2)).div_((row_sums / _PARTS)[:, :, None]).round_()  # (B, h, C W)
+        shrunk = torch.bmm(shrunk.view(len(images), -1, images.shape[3]), columns.mT)  # (B, C h, w)
         shrunk.div_((column_sums * _PARTS)[:, None, :]).round_()
-    return shrunk.to(torch.uint8).unflatten(1, (size[0], 3)).transpose(1, 2)
+    return shrunk.to(torch.uint8).unflatten(1, (size[0], images.shape[1])).transpose(1, 2)
 
 
 def _weights(

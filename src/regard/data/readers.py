@@ -119,7 +119,7 @@ class PixelsReader(Reader):
         """One transformed image and its mask, which is empty if this image has none."""
         image = self.dataset.image(index)
         pixels = self.transform(image, epoch, position)
-        return pixels, self._mask(index, image, pixels) if self.masks else None
+        return pixels, self._mask(index, image, pixels, epoch, position) if self.masks else None
 
     def _batch(self, samples: list[Any], index: list[int], total: int) -> Batch:
         masks = [mask for _, mask in samples if mask is not None]
@@ -131,7 +131,7 @@ class PixelsReader(Reader):
             torch.stack(masks) if masks else torch.empty(0, 0, 0, dtype=torch.bool) if self.masks else None,
         )
 
-    def _mask(self, i: int, image: Image.Image, pixels: Tensor) -> Tensor:
+    def _mask(self, i: int, image: Image.Image, pixels: Tensor, epoch: int, position: int) -> Tensor:
         mask = self.dataset.mask(i)
         if mask is None:
             return torch.zeros(pixels.shape[1:], dtype=torch.bool)
@@ -140,7 +140,7 @@ class PixelsReader(Reader):
                 f"{self.dataset.keys[i]!r} has {image.width} x {image.height} pixels, its mask "
                 f"{mask.shape[1]} x {mask.shape[0]}"
             )
-        return torch.from_numpy(np.ascontiguousarray(self.transform.transform.mask(mask)))
+        return torch.from_numpy(np.ascontiguousarray(self.transform.mask(mask, epoch, position)))
 
 
 @dataclass(eq=False)

@@ -22,6 +22,7 @@ CropMode = Literal["center", "squash", "border"]
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 _PURPOSE = 8  # of the stream, among those of a seed
+_GEOMETRIC = 2  # of timm's steps in training: random resized crop, then flip
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,20 @@ class SeededTransform:
         with seeded(self._seed, epoch, _PURPOSE, position):
             pixels: Tensor = self._steps(image)
             return pixels if self._erasing is None else self._erased(pixels)
+
+    def mask(self, mask: Mask, epoch: int, position: int) -> Mask:
+        """Transform the mask at a position of an epoch's order as its image: bool (H, W) -> (h, w).
+
+        In training it is cropped, resized and flipped as an image of black and white would be; what is at least half
+        white belongs to the result. Erased boxes do not change it.
+        """
+        if self._steps is None:
+            return self.transform.mask(mask)
+        picture = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
+        with seeded(self._seed, epoch, _PURPOSE, position):  # the draws of the first steps are those of the image
+            for step in self._steps.transforms[:_GEOMETRIC]:
+                picture = step(picture)
+        return np.asarray(picture) >= 128
 
     def _erased(self, pixels: Tensor) -> Tensor:
         # timm erases normalised values and fills in normal noise. Pixels that are not erased keep their exact value.

@@ -161,6 +161,7 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
         ]
         batch = torch.randn(count, 3, *size, device=device).to(memory_format=torch.channels_last)
         labels = torch.randint(classes, (count,), device=device)
+        regions = torch.rand(count, *size, device=device) < 0.5  # for guidance
         objective = training.make_objective(recipe, model, teachers, size)
         optimizer = training.make_optimizer(model, recipe.optimizer, objective.regressors.parameters())
 
@@ -171,7 +172,7 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
             torch.set_num_threads(recipe.threads or threads)
             for _ in range(_STEPS + 1):  # the first is not counted
                 began = time.perf_counter()
-                objective(batch, labels).total.backward()
+                objective(batch, labels, regions=regions).total.backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 if device.type == "cuda":

@@ -15,18 +15,19 @@ from regard.modes import check_image_size
 from regard.training.datasets import load_data, make_loaders
 from regard.training.distributed import Processes
 from regard.training.evaluate import MANY_CLASSES, evaluate
-from regard.training.hooks import Hook, Mix
+from regard.training.hooks import Guided, Hook, Mix
 from regard.training.networks import build_network, placed
-from regard.training.recipe import Recipe
+from regard.training.recipe import TRANSFERRED, Recipe
 from regard.training.task import Task
 from regard.training.teacher import load_teachers
-from regard.transfer import TERMS, Losses, Objective, Teacher
+from regard.transfer import Losses, Objective, Teacher
 
 
 class Classification(Task):
     """A network that learns classes from labels and, if the recipe has one, from a teacher."""
 
     measures = ("accuracy",)
+    guided: Guided
     load_data = staticmethod(load_data)
 
     @classmethod
@@ -48,13 +49,19 @@ class Classification(Task):
 
     def hooks(self) -> list[Hook]:
         recipe = self.recipe
-        if not recipe.augmentation.mixes:
-            return []
-        classes = len(self.loader.dataset.classes)
-        return [Mix(data.Mixing(recipe.augmentation, classes, recipe.seed, recipe.label_smoothing))]
+        hooks: list[Hook] = []
+        if recipe.augmentation.mixes:
+            classes = len(self.loader.dataset.classes)
+            hooks.append(Mix(data.Mixing(recipe.augmentation, classes, recipe.seed, recipe.label_smoothing)))
+        if recipe.guidance.used:
+            self.guided = Guided()
+            hooks.append(self.guided)
+        return hooks
 
     def inputs(self, batch: Batch, step: int, progress: float) -> tuple[Any, ...]:
-        return batch.images, batch.labels, progress
+        if batch.masks is None:
+            return batch.images, batch.labels, progress
+        return batch.images, batch.labels, progress, batch.masks, self.guided.share
 
     def measured(self, losses: Losses, batch: Batch) -> Sequence[Tensor]:
         labels = batch.labels
@@ -98,5 +105,10 @@ def make_objective(
         task=recipe.task,
         image_size=image_size,
         compile=recipe.compile,
-        **{term.weight: transfer.weight(term.weight) for term in TERMS.values()},
+        guidance=recipe.guidance.schedule,
+        guidance_form=recipe.guidance.form,
+        guidance_maps=recipe.guidance.maps,
+        guidance_layers=recipe.guidance.layers,
+        guidance_detach=recipe.guidance.detach,
+        **{name: transfer.weight(name) for name in TRANSFERRED},
     )

@@ -104,11 +104,24 @@ def make_loaders(
     if remainder and batch_size < len(train):
         processes.note(f"the last batch of an epoch, with {remainder} of {len(train)} images, is left out")
 
+    guidance = recipe.guidance
+    if guidance.used:
+        if isinstance(train, data.WebDataset):
+            raise InputError(
+                "guidance needs regions, and sets of WebDataset shards have none; leave guidance.weight out"
+            )
+        train = data.annotated(train, share=guidance.share, box=guidance.box, dilate=guidance.dilate)
+
     def loader(images: Images, batch_size: int, **options: Any) -> data.Loader:
         shared = {"rank": processes.rank, "world_size": processes.count, "device": processes.device}
         return make_loader(images, recipe.data, batch_size, channels_last=channels_last, **shared, **options)
 
-    training = {"augmentation": recipe.augmentation, "shuffle": True, "seed": recipe.seed}
+    training = {
+        "augmentation": recipe.augmentation,
+        "shuffle": True,
+        "seed": recipe.seed,
+        "masks": guidance.used,
+    }
     return (
         loader(train, batch_size, drop_last=whole_batches or remainder > 0, **training),
         loader(test, test_batch_size(test, recipe.data, processes.count)),

@@ -15,6 +15,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.text import Text
 from timm.utils import ModelEmaV3
+from torch import Tensor
 
 from regard.console import Console
 from regard.data import Batch, Mixing
@@ -119,6 +120,22 @@ class Mix(Hook):
     def before_step(self, loop: Loop, batch: Batch) -> Batch:
         images, labels = self.mixing(batch.images, batch.labels, loop.steps_done)
         return batch._replace(images=images, labels=labels)
+
+
+class Guided(Hook):
+    """Counts the images of every batch that have a region, in all processes.
+
+    Attributes:
+        share: their share of the whole batch; 1 if none has.
+    """
+
+    share: Tensor
+
+    def before_step(self, loop: Loop, batch: Batch) -> Batch:
+        assert batch.masks is not None
+        count = loop.processes.summed(batch.masks.flatten(1).any(1).sum()).float()
+        self.share = count.where(count > 0, batch.total) / batch.total
+        return batch
 
 
 class Upload(Hook):

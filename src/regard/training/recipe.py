@@ -16,7 +16,7 @@ import yaml
 
 from regard.data import Augmentation, all_options
 from regard.errors import InputError, check_fields
-from regard.transfer import TERMS, Weight, as_weight, check_range
+from regard.transfer import DERIVED_MAPS, TERMS, Weight, as_weight, check_range
 
 Weighing = float | dict[str, Any]
 """A number, or the fields of a `transfer.Weight`."""
@@ -217,10 +217,7 @@ class TransferRecipe:
         Raises:
             InputError: its fields are invalid.
         """
-        try:
-            return as_weight(getattr(self, name))
-        except InputError as error:
-            raise InputError(f"transfer.{name}: {error}") from error
+        return _weight(f"transfer.{name}", getattr(self, name))
 
     def uses(self, *names: str) -> bool:
         """Whether one of these weights is ever other than 0."""
@@ -228,7 +225,7 @@ class TransferRecipe:
 
     def check(self) -> None:
         """Raises InputError for a weight out of range, or if weights and teacher do not match."""
-        for name in (term.weight for term in TERMS.values()):
+        for name in TRANSFERRED:
             check_range(f"transfer.{name}", self.weight(name), 0, 1 if name == "alpha" else math.inf)
         if not self.teachers and self.uses(*FROM_TEACHER):
             fields = [f"transfer.{name}" for name in FROM_TEACHER if self.uses(name)]
@@ -243,10 +240,55 @@ class TransferRecipe:
             )
 
 
+TRANSFERRED = tuple(term.weight for term in TERMS.values() if term.weight != "guidance")
+"""Weights of a recipe's transfer."""
 FROM_TEACHER = tuple(term.weight for term in TERMS.values() if term.teacher)
 """Weights of the losses that need a teacher."""
 DERIVED = tuple(term.weight for term in TERMS.values() if term.derives)
 """Weights of the losses that need input gradients."""
+
+
+@dataclass
+class GuidanceRecipe:
+    """What the network has to look at: the regions of the objects in the training images, in a loss on its maps.
+
+    Args:
+        weight: weight of the guidance loss, a number or the fields of a weight that changes (see transfer).
+        form: form of the loss: energy (share of the map outside the region), l1, ppce, or rrr (Rao et al. 2023).
+        maps: maps to guide: cam, class activation maps of the label where the network pools; gradcam, at any layer,
+            with second derivatives; input_gradient (Ross et al. 2017); or attention, attention maps.
+        layers: layers of the maps (gradcam, attention), for example [layer3, layer4]; the last spatial features if not
+            given.
+        detach: leave the classifier alone (cam, gradcam): the loss changes the features only, not how they are weighed.
+        share: share of the training images whose regions are used, the same images for every seed, balanced over the
+            classes.
+        box: use the bounding box of each region.
+        dilate: pixels of the image to enlarge each region, or box, by on every side.
+    """
+
+    weight: Weighing = 0.0
+    form: Literal["energy", "l1", "ppce", "rrr"] = "energy"
+    maps: Literal["cam", "gradcam", "input_gradient", "attention"] = "cam"
+    layers: list[str] | None = None
+    detach: bool = False
+    share: Annotated[float, "(0, 1]"] = 1.0
+    box: bool = False
+    dilate: Annotated[int, "[0, 16384]"] = 0
+
+    @property
+    def schedule(self) -> Weight:
+        """The weight over the run. Raises InputError if its fields are invalid."""
+        return _weight("guidance.weight", self.weight)
+
+    @property
+    def used(self) -> bool:
+        """Whether the weight is ever other than 0."""
+        return self.schedule.used
+
+    @property
+    def derives(self) -> bool:
+        """Whether the loss needs second derivatives."""
+        return self.used and self.maps in DERIVED_MAPS
 
 
 @dataclass
@@ -261,6 +303,7 @@ class Recipe:
         optimizer: which, and its settings.
         schedule: epochs, batches, learning rate.
         transfer: what to take over from a teacher.
+        guidance: where the network has to look.
         task: loss to the labels: cross_entropy, or binary_cross_entropy, one for each class.
         label_smoothing: share of the label that is spread over all classes.
         ema: decay per step of a moving average of the weights, which is tested and saved in their place; 0 for none.
@@ -290,6 +333,7 @@ class Recipe:
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     transfer: TransferRecipe = field(default_factory=TransferRecipe)
+    guidance: GuidanceRecipe = field(default_factory=GuidanceRecipe)
     task: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: Annotated[float, "[0, 1)"] = 0.0
     ema: Annotated[float, "[0, 1)"] = 0.0
@@ -313,13 +357,37 @@ class Recipe:
         if self.optimizer.nesterov and not self.optimizer.momentum:
             raise InputError("optimizer.nesterov needs momentum; set optimizer.nesterov to false")
         self.transfer.check()
+        check_range("guidance.weight", self.guidance.schedule)
+        if self.guidance.used:
+            self._check_regions()
         if self.schedule.reset_momentum and self.optimizer.name != "sgd":
             raise InputError(f"schedule.reset_momentum is for sgd; optimizer.name is {self.optimizer.name}")
-        if self.compile and self.transfer.uses(*DERIVED):
+        if self.compile and (self.transfer.uses(*DERIVED) or self.guidance.derives):
             raise InputError(
-                f"compile cannot be used with {', '.join(f'transfer.{name}' for name in DERIVED)}, which need second "
-                "derivatives; leave compile out"
+                f"compile cannot be used with {', '.join(f'transfer.{name}' for name in DERIVED)}, nor with "
+                f"guidance.maps {' or '.join(DERIVED_MAPS)}, which need second derivatives; leave compile out"
             )
+
+    def _check_regions(self) -> None:
+        """Raises InputError for what regions cannot follow."""
+        if self.augmentation.mixes:
+            raise InputError(
+                "guidance needs the region of the label, and augmentation.mixup and cutmix mix images of two; leave "
+                "these out, or guidance.weight"
+            )
+        if self.augmentation.policy is not None:
+            raise InputError(
+                f"augmentation.policy {self.augmentation.policy} turns and moves images, and regions do not follow; "
+                "leave it out (color_jitter and erasing can be used), or guidance.weight"
+            )
+
+
+def _weight(name: str, value: Weighing) -> Weight:
+    """The weight in the field of this name. Raises InputError if its fields are invalid."""
+    try:
+        return as_weight(value)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

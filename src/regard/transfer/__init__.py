@@ -8,14 +8,19 @@ losses.total.backward()
 - `Teacher`: a network that is not trained, with its own normalisation and image size, or in a faster form.
 - `Weight`: a weight that changes over the run.
 - `term` registers a further term of the loss, of a `ForwardPass`; `TERMS` has them all.
+- `guidance_loss`: between the maps of a network and the regions of the objects; `make_guide` gives maps to train
+  through.
 - `attention_loss`, `distillation_loss`, `full_activation_loss`, `gradient_loss`, `symmetry_loss` …: formulas.
 """
 
+from regard.transfer.guidance import guidance_loss
+from regard.transfer.guided_maps import DERIVED_MAPS, Guide, GuidedMaps, make_guide
 from regard.transfer.losses import (
     TERMS,
     Form,
     ForwardPass,
     FullActivationForm,
+    GuidanceForm,
     Outputs,
     Reduce,
     Task,
@@ -40,9 +45,13 @@ from regard.transfer.schedule import Weight, as_weight, check_range
 from regard.transfer.teacher import Teacher
 
 __all__ = [
+    "DERIVED_MAPS",
     "Form",
     "ForwardPass",
     "FullActivationForm",
+    "GuidanceForm",
+    "Guide",
+    "GuidedMaps",
     "LayerSpec",
     "Losses",
     "Objective",
@@ -62,7 +71,9 @@ __all__ = [
     "find_pairs",
     "full_activation_loss",
     "gradient_loss",
+    "guidance_loss",
     "input_gradients",
+    "make_guide",
     "make_regressor",
     "map_loss",
     "soft_label_loss",

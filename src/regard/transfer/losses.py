@@ -19,11 +19,13 @@ from regard.errors import InputError, unknown
 from regard.logits import checked_labels, class_logits, logits_of
 from regard.maps import activation_map
 from regard.modes import of_its_dtype
+from regard.transfer.guided_maps import Guide
 from regard.transfer.pairing import Pair
 
 Task = Literal["cross_entropy", "binary_cross_entropy"]
 Form = Literal["code", "paper"]
 FullActivationForm = Literal["fitnets", "paper"]
+GuidanceForm = Literal["energy", "l1", "ppce", "rrr"]
 Reduce = Literal["mean", "sum", "max"]
 
 
@@ -336,6 +338,10 @@ class ForwardPass:
         form: of the attention loss.
         full_activation_form: of the full-activation loss.
         temperature: of distillation.
+        guide: gives the maps that are guided; None without guidance.
+        guidance_form: of the guidance loss.
+        regions: bool (N, H, W), which the maps are guided to.
+        guided: the share of the images of the whole batch that have a region; None: that of these images.
     """
 
     student: nn.Module
@@ -346,6 +352,10 @@ class ForwardPass:
     form: Form
     full_activation_form: FullActivationForm
     temperature: float
+    guide: Guide | None = None
+    guidance_form: GuidanceForm = "energy"
+    regions: Tensor | None = None
+    guided: Tensor | float | None = None
 
     @cached_property
     def input_gradients(self) -> Tensor:

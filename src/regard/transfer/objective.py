@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import FunctionType
 from typing import Any, NamedTuple, Self, get_args
 
@@ -16,11 +16,13 @@ from regard.logits import logits_of
 from regard.maps import MapTaps, Taps
 from regard.maps.activation import check_power
 from regard.modes import of_its_dtype
+from regard.transfer.guided_maps import DERIVED_MAPS, Guide, GuidedMaps, make_guide
 from regard.transfer.losses import (
     TERMS,
     Form,
     ForwardPass,
     FullActivationForm,
+    GuidanceForm,
     Outputs,
     Reduce,
     Task,
@@ -58,7 +60,7 @@ class Objective(nn.Module):
     """The loss of a student, a sum of terms (see `regard.transfer.losses`) with their weights:
 
         (1 - alpha) task + alpha distillation + beta attention + full_activation full_activation
-            + gradient gradient + symmetry symmetry + input_gradient input_gradient
+            + gradient gradient + symmetry symmetry + input_gradient input_gradient + guidance guidance
 
     with beta / 2 instead of beta for form 'paper'. Every weight is a number or a `Weight` that changes over the run. A
     term whose weight is 0 is not computed.
@@ -92,9 +94,15 @@ class Objective(nn.Module):
         image_size: side of the images in pixels, or (h, w). Given, both networks run once on a black image now, so that
             layer pairs are known and checked; otherwise with the first batch. `full_activation` needs it.
         compile: compile the student with its taps (`torch.compile`); a `Teacher` has its own `compile`. Not possible
-            together with the three terms on gradients, which need a double backward.
+            together with the terms on gradients, which need a double backward.
+        guidance_form: of the guidance loss: 'energy', 'l1', 'ppce' or 'rrr'; see `guidance_loss`.
+        guidance_maps: what is guided to the regions: 'cam', class activation maps of the label where the network pools;
+            'gradcam', of any layer; 'input_gradient'; or 'attention', attention maps. See `make_guide`.
+        guidance_layers: names of the layers of 'gradcam' and 'attention'; None for the last spatial features.
+        guidance_detach: of 'cam' and 'gradcam', no gradient to the weights of the channels.
         **weights: of the other terms, 0 if not given: `full_activation`, whose 1 x 1 convolutions (`regressors`) learn
-            with the student; `gradient`, `symmetry` and `input_gradient`; and terms that are registered besides.
+            with the student; `gradient`, `symmetry`, `input_gradient` and `guidance`; and terms that are registered
+            besides.
 
     Raises:
         InputError: weights out of range; gradient transfer without a teacher; full activations without `image_size`; a
@@ -120,6 +128,10 @@ class Objective(nn.Module):
         task: Task = "cross_entropy",
         image_size: int | tuple[int, int] | None = None,
         compile: bool = False,
+        guidance_form: GuidanceForm = "energy",
+        guidance_maps: GuidedMaps = "cam",
+        guidance_layers: Sequence[str] | None = None,
+        guidance_detach: bool = False,
         **weights: float | Weight,
     ) -> None:
         super().__init__()
@@ -132,13 +144,18 @@ class Objective(nn.Module):
             ("loss to the labels", task, Task),
             ("form of the attention loss", form, Form),
             ("form of the full-activation loss", full_activation_form, FullActivationForm),
+            ("form of the guidance loss", guidance_form, GuidanceForm),
+            ("kind of maps to guide", guidance_maps, GuidedMaps),
         ):
             if value not in get_args(known):
                 raise unknown(what, value, get_args(known))
         check_power(power, reduce)
+        self.guidance_form: GuidanceForm = guidance_form
+        self._guided = (guidance_maps, guidance_layers, guidance_detach)
         if compile and self._derives:
             raise InputError(
-                "gradient, symmetry, input_gradient: compiled networks have no double backward; leave compile out"
+                "gradient, symmetry, input_gradient, and guidance of maps gradcam or input_gradient: compiled networks "
+                "have no double backward; leave compile out"
             )
         for one in self.teachers:
             _check_device(student, one)
@@ -156,6 +173,7 @@ class Objective(nn.Module):
         # Both are known with the size of the images. Teachers do not learn, and so are no submodules.
         self._student: _Network | None = None
         self._lessons: list[_Lesson] = []
+        self._guide: Guide | None = None
         if image_size is not None:
             self._prepare((image_size, image_size) if isinstance(image_size, int) else image_size)
         elif "full_activation" in self.weights:
@@ -172,37 +190,56 @@ class Objective(nn.Module):
             raise InputError("the pairs are not known before the first batch; give image_size= to have them now")
         return [pair for lesson in self._lessons for pair in lesson.pairs]
 
-    def forward(self, images: Tensor, labels: Tensor, progress: float = 0.0) -> Losses:
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        progress: float = 0.0,
+        regions: Tensor | None = None,
+        guided: Tensor | float | None = None,
+    ) -> Losses:
         """The losses on a batch.
 
         Args:
             images: (N, 3, H, W), normalised as the student knows them.
             labels: (N,), whole numbers in [0, K); or (N, K), the proportion of each class, as mixed images have.
             progress: the fraction of the run that is over, in [0, 1], for weights that change.
+            regions: bool (N, H, W), the object in each image, for guidance; all False in an image whose region is not
+                known.
+            guided: where these images are a part of a batch, the share of the images of the whole batch that have a
+                region, in (0, 1]: the guidance loss is the mean over those. None: they are the batch.
 
         Raises:
-            InputError: see `Objective` and `checked_labels`.
+            InputError: see `Objective`, `guidance_loss` and `checked_labels`; guidance without regions.
         """
         if images.ndim != 4:
             raise InputError(f"images are {tuple(images.shape)}; expected (N, 3, H, W)")
         student = self._student or self._prepare((images.shape[2], images.shape[3]))
         weights = {name: weight.at(progress) for name, weight in self.weights.items()}
         terms = {name: term for name, term in TERMS.items() if weights.get(term.weight)}
-        if any(term.derives for term in terms.values()):
+        if "guidance" in terms and regions is None:
+            raise InputError("guidance needs the regions of the images, bool (N, H, W); give regions")
+        if any(term.derives for term in terms.values()) or (self._guide is not None and self._guide.of_images):
             images = images.detach().requires_grad_()
         # Teachers first: their memory is free again when the student fills it.
         lessons = self._lessons if any(term.teacher for term in terms.values()) else []
         gradients = any(term.teacher and term.derives for term in terms.values())
         teachers = [lesson.outputs(images, labels, gradients=gradients) for lesson in lessons]
+        with self._guide or nullcontext():  # also while its weight is 0: a compiled student keeps its hooks
+            outputs = student(images)
         step = ForwardPass(
             self.student,
             images,
             labels,
-            student(images),
+            outputs,
             teachers,
             self.form,
             self.full_activation_form,
             self.temperature,
+            self._guide,
+            self.guidance_form,
+            regions,
+            guided,
         )
         logits = step.outputs.logits
         losses = {"task": task_loss(logits, labels, self.task, self.label_smoothing)}
@@ -216,6 +253,8 @@ class Objective(nn.Module):
             losses[name] = loss
             half = name == "attention" and self.form == "paper"
             total = total + (weights[term.weight] / 2 if half else weights[term.weight]) * loss
+        if self._guide is not None:
+            self._guide.clear()
         return Losses(total, logits, losses, pairs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -228,15 +267,21 @@ class Objective(nn.Module):
 
     @property
     def _derives(self) -> bool:
-        return any(term.derives for term in TERMS.values() if term.weight in self.weights)
+        guides = "guidance" in self.weights and self._guided[0] in DERIVED_MAPS
+        return guides or any(term.derives for term in TERMS.values() if term.weight in self.weights)
 
     def _prepare(self, size: tuple[int, int]) -> _Network:
         """Finds and checks the layers, once the size of the images is known."""
         lessons = [self._lesson(teacher, size) for teacher in self.teachers]
+        maps, guided_layers, detach = self._guided
+        guide = None
+        if "guidance" in self.weights:
+            guide = make_guide(self.student, maps, guided_layers, detach=detach, size=size)
         for lesson in lessons:  # only now, so that an error leaves nothing half prepared
             self.regressors.extend(lesson.regressors)
         self._lessons = lessons
         layers = list(dict.fromkeys(pair.student for lesson in lessons for pair in lesson.pairs))
+        self._guide = guide
         self._student = self._network(self.student, layers, compile=self.compiled)
         return self._student
 
