@@ -41,7 +41,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def stages(model: nn.Module) -> dict[str, nn.Module]:
     """The stages of `model`, in order of execution, as name -> module; the module's output is the stage's.
 
-    A model that has an attribute `stage_names` names them itself. Otherwise they are, whichever is found first:
+    A model that has an attribute `stage_names` names them itself. Those of a model with a `backbone`, such as a
+    detector, are those of its backbone. Otherwise they are, whichever is found first:
 
     - its children called `layer1`, `layer2`, … (ResNets of timm, torchvision and regard), `group0`, `stage1`
       (ShuffleNet), `s1` (timm's RegNet), …;
@@ -73,6 +74,10 @@ def stage_parts(model: nn.Module) -> dict[str, list[Named]]:
     names = getattr(model, "stage_names", None)
     if names is not None:
         return {name: [(name, model.get_submodule(name))] for name in names}
+    path, network = backbone(model)
+    if path:
+        found = stage_parts(network)
+        return {f"{path}.{stage}": [(f"{path}.{n}", part) for n, part in parts] for stage, parts in found.items()}
     named = _called_stages("", model)
     for container in ("stages", "blocks", "layers"):
         child = getattr(model, container, None)
@@ -97,6 +102,18 @@ def stage_parts(model: nn.Module) -> dict[str, list[Named]]:
             f"{type(model).__name__} has no stages regard knows (its children: {inside}); name the layers instead"
         )
     return {name: [(name, model.get_submodule(name))] for name in declared}
+
+
+def backbone(model: nn.Module) -> Named:
+    """The network that gives the features of `model` and its name there: that in the child `backbone` of a detector,
+    and in the child `body` of a feature pyramid; any other model itself, called "".
+    """
+    path = ""
+    for name in ("backbone", "body"):
+        child = getattr(model, name, None)
+        if isinstance(child, nn.Module):
+            path, model = f"{path}.{name}".lstrip("."), child
+    return path, model
 
 
 def stage_blocks(model: nn.Module) -> dict[str, list[Named]]:

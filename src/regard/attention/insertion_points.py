@@ -14,6 +14,7 @@ from regard.blocks import branch_of, is_dense
 from regard.errors import InputError, unknown
 from regard.stages import (
     Named,
+    backbone,
     children,
     has_convolution,
     is_activation,
@@ -254,7 +255,7 @@ def _after(model: nn.Module, name: str, block: nn.Module, stage: str | None) -> 
 
 def _with_channels(model: nn.Module, points: list[InsertionPoint]) -> list[InsertionPoint]:
     """The insertion points with the channels that only the whole network can say."""
-    shapes = output_shapes(model, [point.host for point in points if not point.channels])
+    shapes = output_shapes(backbone(model)[1], [point.host for point in points if not point.channels])
     for i, point in enumerate(points):
         if point.channels:
             continue

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from regard import models
 from regard.errors import InputError
 from regard.maps.layers import find_layers
+from regard.models.freezing import batch_norms, fix_statistics
+from regard.models.sync_norms import sync_norms
 from regard.training.distributed import Processes
 from regard.training.recipe import ModelRecipe, Recipe
-from regard.training.sync_norms import sync_norms
 
 
 def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
@@ -103,30 +103,17 @@ def freeze(model: nn.Module, frozen: Sequence[str] = (), *, fixed_norms: bool = 
         layers = list(find_layers(model, frozen).values()) if frozen else []
     except InputError as error:
         raise InputError(f"model.frozen: {error}") from error
-    norms = _batch_norms(model) if fixed_norms else [norm for layer in layers for norm in _batch_norms(layer)]
+    norms = batch_norms(model) if fixed_norms else [norm for layer in layers for norm in batch_norms(layer)]
     if fixed_norms and not norms:
         raise InputError(f"model.fixed_norms: the {type(model).__name__} has no batch norms; leave it out")
     for module in (*layers, *norms):
         module.requires_grad_(False)
-    for norm in norms:
-        norm.eval()
-        # Set on the instance, which overrides the method of the class; a partial of a module-level function can be
-        # copied and pickled.
-        norm.train = partial(_stay, norm)  # type: ignore[method-assign]
+    fix_statistics(norms)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
             f"model.frozen ({', '.join(frozen)}){' and model.fixed_norms' if fixed_norms else ''} leave nothing that "
             "learns; leave a layer out"
         )
-
-
-def _batch_norms(module: nn.Module) -> list[nn.Module]:
-    return [part for part in module.modules() if isinstance(part, _BatchNorm)]
-
-
-def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
-    """Replaces `norm.train`."""
-    return norm
 
 
 def placed(model: nn.Module, recipe: Recipe, images: int, processes: Processes) -> tuple[nn.Module, bool]:

@@ -47,7 +47,7 @@ class _Synced(_BatchNorm):
     """The formula of a batch norm, with sums over the processes."""
 
     def forward(self, features: Tensor) -> Tensor:  # (N, C, ...)
-        if not self.training:
+        if not (self.training and dist.is_initialized()):
             return super().forward(features)
         over = [0, *range(2, features.ndim)]
         shape = (1, -1, *[1] * (features.ndim - 2))

@@ -1,0 +1,24 @@
+"""Detectors and instance segmentation with attention in their backbones.
+
+detector = detection.create("faster-rcnn", "resnet50", num_classes=80, attention="shuffle", pretrained=True)
+
+- `create`: torchvision's Faster, Mask and Cascade R-CNN, RetinaNet and FCOS over any network that has stages.
+- `Pyramid`: the feature pyramid over such a network.
+"""
+
+from regard.detection.create import FCOS, Detector, FasterRCNN, MaskRCNN, RetinaNet, create, names
+from regard.detection.norms import freeze_stages, set_norms
+from regard.detection.pyramid import Pyramid
+
+__all__ = [
+    "FCOS",
+    "Detector",
+    "FasterRCNN",
+    "MaskRCNN",
+    "Pyramid",
+    "RetinaNet",
+    "create",
+    "freeze_stages",
+    "names",
+    "set_norms",
+]

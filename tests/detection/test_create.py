@@ -1,0 +1,135 @@
+"""Detectors by name: losses, labels, gradients in attention, weights of the backbone, what learns."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from regard import attention, detection, models
+from regard.errors import InputError
+
+SMALL = {"min_size": 64, "max_size": 96, "channels": 32}
+IMAGES = [torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(1)), torch.ones(3, 72, 64)]
+
+
+def targets(label: int = 0) -> list[dict[str, Tensor]]:
+    boxes = torch.tensor([[5.0, 5, 40, 40], [20, 10, 60, 60]])
+    masks = torch.zeros(2, 64, 80, dtype=torch.bool)
+    masks[:, 20:40, 20:40] = True
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "masks": torch.zeros(0, 72, 64)}
+    return [{"boxes": boxes, "labels": torch.tensor([label, 2]), "masks": masks}, empty]
+
+
+def small(name: str, **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"backbone": "cifar-resnet20", "num_classes": 3, "strides": (1, 2, 4), "frozen_stages": 0, **options}
+    options |= {} if options["backbone"] != "cifar-resnet20" else {"backbone_options": {"block": "basic"}}
+    return detection.create(name, **SMALL, **options)
+
+
+@pytest.mark.parametrize("name", detection.names())
+def test_gradients_reach_attention_in_every_detector_and_labels_are_class_indices(name: str) -> None:
+    detector = small(name, backbone="mobilenetv3_small_050", strides=(8, 16, 32), attention="se")
+    losses = detector(IMAGES, targets())
+    assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    modules = attention.attached(detector)
+    assert len(modules) == 11
+    assert all(any(p.grad is not None and p.grad.any() for p in module.parameters()) for module in modules.values())
+
+    few = {"box_detections_per_img": 4} if "rcnn" in name else {"detections_per_img": 4, "score_thresh": 0.0}
+    detector = small(name, **few).eval()
+    with torch.no_grad():
+        detections = detector(IMAGES)
+    for image, one in zip(IMAGES, detections, strict=True):
+        height, width = image.shape[1:]
+        assert len(one["boxes"]) == len(one["labels"]) == len(one["scores"]) == 4
+        assert set(one["labels"].tolist()) <= {0, 1, 2}
+        assert (one["boxes"] >= 0).all()
+        assert (one["boxes"] <= torch.tensor([width, height, width, height])).all()
+        assert ("masks" in one) == ("mask" in name)
+        assert one.get("masks", torch.zeros(4, 1, height, width)).shape == (4, 1, height, width)
+
+
+def test_targets_that_do_not_fit_are_refused_in_a_line() -> None:
+    detector = small("mask-rcnn")
+    with pytest.raises(InputError, match="0 to 2"):
+        detector(IMAGES, targets(label=3))
+    with pytest.raises(InputError, match="needs targets"):
+        detector(IMAGES)
+    without = [{key: value for key, value in target.items() if key != "masks"} for target in targets()]
+    with pytest.raises(InputError, match="masks"):
+        detector(IMAGES, without)
+    with pytest.raises(InputError, match="faster-rcnn"):
+        small("faster-rccn")
+    with pytest.raises(InputError, match="1, 2, 4"):
+        small("fcos", strides=(4, 8))
+    with pytest.raises(InputError, match="box_score_thresh"):
+        small("faster-rcnn", box_scor=0.1)
+
+
+def classifier(**options: object) -> nn.Module:
+    torch.manual_seed(3)
+    model = models.create("cifar-resnet20", 7, block="basic", **options)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+def test_a_backbone_takes_the_weights_of_a_classification_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    plain = classifier()
+    state = {f"module.{name}": value for name, value in plain.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        detector = small("faster-rcnn", pretrained={"state_dict": state})
+    body = detector.backbone.body.state_dict()
+    assert body.keys() == {name for name in plain.state_dict() if not name.startswith("fc.")}
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in body.items())
+    assert f"all {len(body)} tensors" in caplog.text
+
+    same = small("faster-rcnn", pretrained=plain.state_dict(), attention="se")  # begins as the identity
+    strengths = [module.strength for module in attention.attached(same).values()]
+    assert len(strengths) == 9
+    assert not torch.stack(strengths).any()
+    images = torch.rand(1, 3, 64, 64)
+    for level, features in detector.eval().backbone(images).items():
+        assert features.shape == same.eval().backbone(images)[level].shape
+    assert torch.equal(
+        detector.backbone.body.layer3(images.new_ones(1, 32, 8, 8)),
+        same.backbone.body.layer3(images.new_ones(1, 32, 8, 8)),
+    )
+
+    trained = classifier(attention="se")  # with its attention
+    detector = small("faster-rcnn", pretrained=trained.state_dict(), attention="se")
+    assert torch.equal(detector.backbone.body.layer1[0].attention.fc1.weight, trained.layer1[0].attention.fc1.weight)
+    with pytest.raises(InputError, match="left over"):
+        small("faster-rcnn", pretrained=trained.state_dict())
+    with pytest.raises(InputError, match="of another shape"):
+        small(
+            "faster-rcnn",
+            backbone="cifar-resnet20x2",
+            backbone_options={"block": "basic"},
+            pretrained=plain.state_dict(),
+        )
+
+
+@pytest.mark.parametrize("norm", ["statistics", "fixed", "batch", "group"])
+def test_norms_and_frozen_stages(norm: str) -> None:
+    detector = small("faster-rcnn", norm=norm, frozen_stages=1, attention="cbam").train()
+    body = detector.backbone.body
+    before = copy.deepcopy(body.state_dict())
+    optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=0.01)
+    sum(detector(IMAGES, targets()).values()).backward()
+    optimizer.step()
+    changed = {name for name, value in body.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in changed if name.startswith(("conv1", "bn1", "layer1"))} == set()
+    assert ("layer2.0.bn1.weight" in changed) == (norm != "fixed")
+    assert ("layer2.0.bn1.running_mean" in changed) == (norm == "batch")
+    assert ("layer2.0.bn1.running_mean" in before) == (norm != "group")
+    ours = {name for name, module in attention.attached(body).items() if name.startswith("layer2")}
+    assert any(name.endswith("running_mean") and name.startswith(tuple(ours)) for name in changed)
+    norms = [
+        part for part in copy.deepcopy(detector).train().backbone.body.layer1.modules() if hasattr(part, "momentum")
+    ]
+    assert not any(part.training for part in norms)
