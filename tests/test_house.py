@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "data": {"errors", "files", "host"},
     "models": {"errors", "files", "modes", "stages", "attention", "with_attention"},
     "maps": {"errors", "logits", "modes", "stages", "with_attention"},
-    "detection": {"errors", "modes", "stages", "attention", "models"},
+    "detection": {"errors", "files", "modes", "stages", "stats", "attention", "data", "models"},
     "studies": {"errors", "stats", "figures", "modes", "stages", "with_attention", "attention", "maps"},
     "export": {"version", "errors", "files", "modes", "attention"},
     "bias": {

@@ -8,7 +8,7 @@ import torch
 
 from regard import data, models
 from regard.cli import main
-from regard.data.regions import coco as format_of_coco
+from regard.data import codes
 from regard.errors import InputError
 
 SQUARE = [1, 1, 5, 1, 5, 5, 1, 5]  # 16 pixels
@@ -410,7 +410,7 @@ def test_very_many_objects_of_one_image(own, tmp_path, write_image):
 
 def test_the_library_that_is_missing_is_named(own, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    format_of_coco._library.cache_clear()
+    codes.library.cache_clear()
     assert "pip install 'regard[coco]'" in refused(own())
 
 

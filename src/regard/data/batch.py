@@ -141,6 +141,7 @@ class Loader(ABC):
         dataset: the data set.
         batch_size: images in a batch, over all processes; the last of an epoch has what is left.
         device: device of the batches.
+        world_size: number of processes that share the batches.
         image_size: (h, w) of the images in a batch; None if images keep the size of their files.
     """
 
@@ -152,7 +153,7 @@ class Loader(ABC):
         image_size: tuple[int, int] | None,
     ) -> None:
         self.dataset, self.batch_size = dataset, sampling.batch_size
-        self.device, self.image_size = device, image_size
+        self.device, self.image_size, self.world_size = device, image_size, sampling.world_size
         self._sampling = sampling
         sampling.check(dataset)
 

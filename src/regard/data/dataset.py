@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.data.decode import square
-from regard.data.objects import Objects, boxes_of, objects_of
+from regard.data.objects import Instances, Objects, boxes_of, objects_of
 from regard.data.random import RandomStream
 from regard.data.text_files import Strings
 from regard.errors import InputError
@@ -77,6 +77,11 @@ class ImageDataset(ABC):
         Raises Unreadable as `mask` does."""
         return None
 
+    def instances(self, index: int, masks: bool = True) -> Instances | None:
+        """The objects as the evaluation of detectors takes them."""
+        objects = self.objects(index, masks)
+        return None if objects is None else Instances.of(objects, self.dimensions(index))
+
     def dimensions(self, index: int) -> tuple[int, int]:
         """(width, height) of the image, for grouping by shape. Raises Unreadable if it cannot be read."""
         return self.image(index).size
@@ -134,6 +139,9 @@ class Subset(ImageDataset):
 
     def objects(self, index: int, masks: bool = True) -> Objects | None:
         return self._dataset.objects(int(self._index[index]), masks)
+
+    def instances(self, index: int, masks: bool = True) -> Instances | None:
+        return self._dataset.instances(int(self._index[index]), masks)
 
     def dimensions(self, index: int) -> tuple[int, int]:
         return self._dataset.dimensions(int(self._index[index]))

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regard.data.codes import decoded, encoded
+
 
 class Objects(NamedTuple):
     """The n objects in an image, in the order of its annotations.
@@ -37,33 +39,79 @@ class Objects(NamedTuple):
         return Objects(**kept)
 
 
+class Instances(NamedTuple):
+    """The n objects in an image as COCO's format has them, unclipped and with masks as codes, for the evaluation.
+
+    Attributes:
+        size: (width, height) of the upright image.
+        labels: int64 (n,), indices into the classes of the data set.
+        boxes: float64 (n, 4), left, top, width and height in pixels of the upright image.
+        area: float64 (n,), in pixels.
+        crowd: bool (n,).
+        ids: int64 (n,).
+        counts: the compressed run-length code of each mask; None without masks.
+    """
+
+    size: tuple[int, int]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    area: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    ids: NDArray[np.int64]
+    counts: tuple[bytes, ...] | None
+
+    @classmethod
+    def of(cls, objects: Objects, size: tuple[int, int]) -> Instances:
+        """Those of the objects of an image of (width, height)."""
+        masks = None if objects.masks is None else encoded(objects.masks.numpy())
+        boxes = objects.boxes.double().numpy()
+        return cls(
+            size,
+            objects.labels.numpy(),
+            np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
+            objects.area.double().numpy(),
+            objects.crowd.numpy(),
+            objects.ids.numpy(),
+            None if masks is None else tuple(code["counts"] for code in masks),
+        )
+
+    def objects(self) -> Objects:
+        width, height = self.size
+        masks = None
+        if self.counts is not None:
+            masks = np.zeros((len(self.counts), height, width), dtype=np.bool_)
+            for mask, counts in zip(masks, self.counts, strict=True):
+                mask[:] = decoded([{"size": [height, width], "counts": counts}])[0]
+        corners = np.concatenate([self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]], axis=1)
+        return objects_of(corners, self.labels, masks, size=self.size, crowd=self.crowd, area=self.area, ids=self.ids)
+
+
 def objects_of(
-    boxes: Sequence[Sequence[float]] | NDArray[np.float64],
+    boxes: NDArray[np.float64],
     labels: Sequence[int] | NDArray[np.int64],
     masks: NDArray[np.bool_] | None = None,
     *,
     size: tuple[int, int],
-    crowd: Sequence[bool] | None = None,
-    area: Sequence[float] | None = None,
-    ids: Sequence[int] | None = None,
+    crowd: NDArray[np.bool_] | None = None,
+    area: NDArray[np.float64] | None = None,
+    ids: NDArray[np.int64] | None = None,
 ) -> Objects:
     """`Objects` of an image of (width, height), with boxes clipped. Without areas, those of masks or boxes."""
     n = len(labels)
-    corners = np.asarray(boxes, dtype=np.float64).reshape(n, 4)
-    clipped = torch.from_numpy(np.clip(corners, 0, (*size, *size)).astype(np.float32))
+    clipped = torch.from_numpy(np.clip(boxes.reshape(n, 4), 0, (*size, *size)).astype(np.float32))
     if area is not None:
-        areas = torch.tensor(area, dtype=torch.float32)
+        areas = torch.from_numpy(area.astype(np.float32))
     elif masks is not None:
         areas = torch.from_numpy(masks.sum((1, 2)).astype(np.float32))
     else:
         areas = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0).prod(1)
     return Objects(
         clipped,
-        torch.as_tensor(np.asarray(labels, dtype=np.int64)),
+        torch.from_numpy(np.array(labels, dtype=np.int64)),
         None if masks is None else torch.from_numpy(masks),
-        torch.tensor([False] * n if crowd is None else crowd, dtype=torch.bool),
+        torch.from_numpy(np.zeros(n, dtype=np.bool_) if crowd is None else crowd.copy()),
         areas,
-        torch.arange(n) if ids is None else torch.tensor(ids, dtype=torch.int64),
+        torch.arange(n) if ids is None else torch.from_numpy(ids.astype(np.int64)),
     )
 
 

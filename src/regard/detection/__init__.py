@@ -7,8 +7,10 @@ detector = detection.create("faster-rcnn", "resnet50", num_classes=80, attention
 """
 
 from regard.detection.create import FCOS, Detector, FasterRCNN, MaskRCNN, RetinaNet, create, names
+from regard.detection.evaluation import evaluate
 from regard.detection.norms import freeze_stages, set_norms
 from regard.detection.pyramid import Pyramid
+from regard.detection.results import Results
 
 __all__ = [
     "FCOS",
@@ -16,8 +18,10 @@ __all__ = [
     "FasterRCNN",
     "MaskRCNN",
     "Pyramid",
+    "Results",
     "RetinaNet",
     "create",
+    "evaluate",
     "freeze_stages",
     "names",
     "set_norms",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections import Counter
@@ -13,25 +12,33 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from regard.data.codes import (
+    Annotation,
+    Code,
+    Size,
+    area_of,
+    box_around,
+    box_of,
+    codes_of,
+    decoded,
+    encoded,
+    library,
+    malformed,
+    union,
+)
 from regard.data.dataset import Mask
 from regard.data.decode import Frame, Unreadable, frame_of
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, existing_folder, show
-from regard.data.objects import Objects, boxes_of, objects_of
+from regard.data.objects import Instances, Objects
 from regard.data.registry import register
 from regard.data.text_files import Strings, check_inside, read_json, unique
-from regard.errors import InputError, first_line, unknown
+from regard.errors import InputError, unknown
 
 _PREFIX = "instances_"
 _PREFERRED = ("val", "test", "train")
 _MOST_PIXELS = 2**28  # per image
-_LONGEST = 2**21  # total length in pixels of all polygons of an image
-_FARTHEST = 2.0**26  # largest coordinate
 _FIELDS = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
-
-Size = tuple[int, int]  # width and height
-Annotation = dict[str, Any]
-Code = dict[str, Any]  # COCO's run-length code: {"size": [height, width], "counts": …}
 
 
 class CocoDataset(FileDataset):
@@ -70,38 +77,42 @@ class CocoDataset(FileDataset):
             raise InputError(f"{show(source)} has lists within lists without end; expected COCO's format") from error
 
     def mask(self, index: int) -> Mask:
-        frame, size, annotations = self._read(index)
+        frame, size, annotations = self._record(index)
         if self._alone:
             annotations = [one for one in annotations if self._categories[one["category_id"]] == self.labels[index]]
         mask = np.zeros(frame.upright[::-1], dtype=np.bool_)
         codes = self._codes(annotations, size)
         for shape in {tuple(code["size"]) for code in codes}:
-            union = _union([code for code in codes if tuple(code["size"]) == shape], *shape)
-            mask |= frame.turn(_decoded([union])[0], self._source)
+            together = union([code for code in codes if tuple(code["size"]) == shape], *shape)
+            mask |= frame.turn(decoded([together])[0], self._source)
         return mask
 
     def objects(self, index: int, masks: bool = True) -> Objects | None:
+        instances = self.instances(index, masks)
+        return None if instances is None else instances.objects()
+
+    def instances(self, index: int, masks: bool = True) -> Instances | None:
         if not self.has_objects:
             return None
-        frame, size, annotations = self._read(index)
+        frame, size, annotations = self._record(index)
         masks = masks and self.has_object_masks
-        areas, boxes = [_stated_area(one) for one in annotations], [one["bbox"] for one in annotations]
-        codes = self._codes(annotations, size) if masks or None in boxes or not all(areas) else []
-        shapes = np.zeros((len(codes), *frame.upright[::-1]), dtype=np.bool_)
-        for shape, code in zip(shapes, codes, strict=True):
-            shape[:] = frame.turn(_decoded([code])[0], self._source)
-        corners = boxes_of(shapes) if codes else np.zeros((len(annotations), 4))
-        for i, box in enumerate(boxes):
-            if box is not None:
-                corners[i] = self._corners(annotations[i], frame, size)
-        return objects_of(
-            corners,
-            [self._categories[one["category_id"]] for one in annotations],
-            shapes if masks else None,
-            size=frame.upright,
-            crowd=[bool(one["iscrowd"]) for one in annotations],
-            area=[area or float(shapes[i].sum()) for i, area in enumerate(areas)],
-            ids=[one["id"] if isinstance(one["id"], int) else i for i, one in enumerate(annotations)],
+        areas = [_stated_area(one) for one in annotations]
+        codes: list[Code] = []
+        if masks or not all(areas) or any(one["bbox"] is None for one in annotations):
+            codes = [self._upright(code, frame) for code in self._codes(annotations, size)]
+        return Instances(
+            frame.upright,
+            np.array([self._categories[one["category_id"]] for one in annotations], dtype=np.int64),
+            np.array(
+                [
+                    box_around(codes[i]) if one["bbox"] is None else self._box(one, frame, size)
+                    for i, one in enumerate(annotations)
+                ]
+            ).reshape(-1, 4),
+            np.array([area or area_of(codes[i]) for i, area in enumerate(areas)], dtype=np.float64),
+            np.array([bool(one["iscrowd"]) for one in annotations], dtype=np.bool_),
+            np.array([one["id"] if isinstance(one["id"], int) else i for i, one in enumerate(annotations)], np.int64),
+            tuple(code["counts"] for code in codes) if masks else None,
         )
 
     def dimensions(self, index: int) -> tuple[int, int]:
@@ -115,7 +126,7 @@ class CocoDataset(FileDataset):
     def category_ids(self) -> tuple[int | str, ...]:
         return tuple(self._categories)
 
-    def _read(self, index: int) -> tuple[Frame, Size, list[Annotation]]:
+    def _record(self, index: int) -> tuple[Frame, Size, list[Annotation]]:
         """The frame of an image, the (width, height) that its annotations are for, and the annotations."""
         frame = self._frame(index)
         size, annotations = json.loads(self._annotated[index])
@@ -125,18 +136,24 @@ class CocoDataset(FileDataset):
 
     def _codes(self, annotations: Sequence[Annotation], size: Size) -> list[Code]:
         try:
-            return _codes(annotations, size, self._source)
+            return codes_of(annotations, size, self._source)
         except InputError as error:
             raise Unreadable(str(error)) from error
 
-    def _corners(self, annotation: Annotation, frame: Frame, size: Size) -> NDArray[np.float64]:
-        """The box of an annotation for an image of (width, height) in the upright image."""
+    def _upright(self, code: Code, frame: Frame) -> Code:
+        """The code of the upright image."""
+        return code if frame.orientation == 1 else encoded(frame.turn(decoded([code])[0], self._source)[None])[0]
+
+    def _box(self, annotation: Annotation, frame: Frame, size: Size) -> NDArray[np.float64]:
+        """The box of an annotation for an image of (width, height), in the upright image."""
         try:
-            x, y, width, height = _box(annotation["bbox"])
+            box = np.array(box_of(annotation["bbox"]))
         except ValueError as error:
-            raise Unreadable(str(_malformed(annotation, self._source, error))) from error
-        corners = np.array([[x, y, x + width, y + height]])
-        return frame.turn_boxes(corners) if size == frame.size else corners
+            raise Unreadable(str(malformed(annotation, self._source, error))) from error
+        if frame.orientation == 1 or size != frame.size:
+            return box
+        left, top, right, bottom = frame.turn_boxes(np.concatenate([box[:2], box[:2] + box[2:]])[None])[0]
+        return np.array([left, top, right - left, bottom - top])
 
     def _regions_digest(self) -> bytes:
         digest = hashlib.sha256(repr((self.classes, self._alone)).encode())
@@ -180,7 +197,7 @@ def open_coco(
         split = next((word for word in _PREFERRED if name.startswith(word)), name)
         root = path.parents[1]
         folders = [root / name, root / "images" / name, root / "images", root]
-    _library()  # raises now if it is not installed
+    library()  # raises now if it is not installed
     content = _read(path)
     by_id = _by_id(content["images"], "image", path)
     keys = unique([check_inside(image.get("file_name"), path) for image in by_id.values()], f"images in {show(path)}")
@@ -298,10 +315,10 @@ def _label(
     areas = [_stated_area(one) for one in annotations]
     if not all(areas):
         try:
-            codes = _codes(annotations, size or frame_of(image).size, path)
+            codes = codes_of(annotations, size or frame_of(image).size, path)
         except Unreadable:
             return -1  # `mask` raises the error
-        areas = [area or _area(code) for area, code in zip(areas, codes, strict=True)]
+        areas = [area or area_of(code) for area, code in zip(areas, codes, strict=True)]
     totals: dict[int, float] = {}
     for one, area in zip(annotations, areas, strict=True) if categories else ():
         category = categories[one["category_id"]]
@@ -315,127 +332,6 @@ def _stated_area(annotation: dict[str, Any]) -> float:
     if isinstance(area, bool) or not isinstance(area, int | float) or not 0 < area < 2**62:
         return 0.0
     return area
-
-
-def _codes(annotations: Sequence[dict[str, Any]], size: Size, path: Path) -> list[Code]:
-    """The run-length code of each annotation of an image."""
-    codes, length = [], 0.0
-    for annotation in annotations:
-        try:
-            code, around = _object(annotation, *size)
-            length += around
-            if length > _LONGEST:
-                raise ValueError(f"the polygons of its image are more than {_LONGEST} pixels long")
-        except ValueError as error:
-            raise _malformed(annotation, path, error) from error
-        codes.append(code)
-    return codes
-
-
-def _malformed(annotation: Annotation, path: Path, error: ValueError) -> InputError:
-    return InputError(
-        f"annotation {annotation.get('id')!r:.60} of image {annotation['image_id']!r:.60} in {show(path)} cannot be "
-        f"used: {first_line(error)}"
-    )
-
-
-def _object(annotation: dict[str, Any], width: int, height: int) -> tuple[Code, float]:
-    """The run-length code of an annotation, and the total length of its polygons in pixels.
-
-    Raises:
-        ValueError: the annotation has no shape, or a malformed one.
-    """
-    shape, box = annotation.get("segmentation"), annotation.get("bbox")
-    codes: list[Code] = []
-    length = 0.0
-    if isinstance(shape, dict) and shape:
-        codes = [_run_lengths(shape, width, height)]
-    elif isinstance(shape, list) and shape:
-        rings = [_numbers(ring, "polygon").reshape(-1, 2) for ring in shape]
-        rings = [ring for ring in rings if len(ring) > 2]
-        length = sum(float(np.abs(ring[1:] - ring[:-1]).max(axis=1).sum()) for ring in rings)
-        if rings and length <= _LONGEST:
-            codes = _library().frPoly([ring.ravel().tolist() for ring in rings], height, width)
-    elif shape or box is None:
-        raise ValueError("it has neither a segmentation nor a bbox")
-    if box is not None and not any(map(_area, codes)):  # the box replaces a segmentation without area
-        x, y, *sides = _box(box)
-        left, right = (min(max(edge, 0.0), width) for edge in (x, x + sides[0]))
-        top, bottom = (min(max(edge, 0.0), height) for edge in (y, y + sides[1]))
-        codes = _library().frBbox([[left, top, right - left, bottom - top]], height, width)
-    return codes[0] if len(codes) == 1 else _union(codes, height, width), length
-
-
-def _box(values: object) -> list[float]:
-    """[left, top, width, height] of an annotation. Raises ValueError if they are malformed."""
-    box: list[float] = _numbers(values, "bbox", 4).tolist()
-    if min(box[2:]) < 0:
-        raise ValueError(f"its bbox is {box[2]:g} wide and {box[3]:g} high; expected no less than 0")
-    return box
-
-
-def _run_lengths(shape: dict[str, Any], width: int, height: int) -> Code:
-    """The checked run-length code; its size must be that of the image as stored or upright.
-
-    Raises:
-        ValueError: the size differs, or the code is malformed.
-    """
-    size, counts = shape.get("size"), shape.get("counts")
-    if size == [width, height]:
-        height, width = width, height
-    elif size != [height, width]:
-        raise ValueError(f"its run-length code has the size {size!r:.60}, its image {width} x {height} pixels")
-    if counts in ([], ""):
-        return _union([], height, width)
-    try:
-        code = {"size": [height, width], "counts": counts}
-        code = _library().frUncompressedRLE([code])[0] if isinstance(counts, list) else code
-        total = sum(_library().toUncompressedRLE([code])[0]["counts"])
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError("its run-length code is malformed") from error
-    if total != width * height:
-        raise ValueError(f"its run-length code does not add up to {width} x {height} pixels")
-    return code
-
-
-def _union(codes: Sequence[Code], height: int, width: int) -> Code:
-    """The union of run-length codes."""
-    empty = {"size": [height, width], "counts": [height * width]}
-    return _library().merge(codes or _library().frUncompressedRLE([empty]))
-
-
-def _decoded(codes: Sequence[Code]) -> Mask:
-    """Codes of one size as masks, bool (n, H, W)."""
-    return _library().decode(codes).astype(np.bool_).transpose(2, 0, 1)
-
-
-def _area(code: Code) -> float:
-    return float(_library().area([code])[0])
-
-
-def _numbers(values: object, field: str, count: int | None = None) -> NDArray[Any]:
-    if not isinstance(values, list) or not values and count:
-        raise ValueError(f"its {field} is {values!r:.60}, not a list of numbers")
-    try:
-        numbers = np.array(values or np.zeros(0))
-    except (ValueError, OverflowError):  # lists of different lengths, or integers too large for a float
-        numbers = np.array("")
-    if numbers.dtype.kind not in "iuf" or numbers.ndim != 1 or not (np.abs(numbers) < _FARTHEST).all():
-        raise ValueError(f"its {field} has a coordinate that is no number")
-    if len(numbers) % 2 or count not in (None, len(numbers)):
-        raise ValueError(f"its {field} has {len(numbers)} numbers; expected {count or 'an x and a y for each corner'}")
-    return numbers
-
-
-@functools.cache
-def _library() -> Any:
-    try:
-        from faster_coco_eval import mask_api_new_cpp
-    except ImportError as error:
-        raise InputError(
-            "masks of COCO need the library faster-coco-eval; install it (pip install 'regard[coco]')"
-        ) from error
-    return mask_api_new_cpp
 
 
 def _is_id(value: object) -> bool:

@@ -88,7 +88,7 @@ def _objects(path: Path, frame: Frame, label: int, masks: bool) -> Objects:
     shapes = np.zeros((len(ids), *frame.upright[::-1]), dtype=np.bool_)
     for shape, one in zip(shapes, ids, strict=True):
         shape[:] = frame.turn(numbers == one, path)
-    objects = objects_of(boxes_of(shapes), [label] * len(ids), shapes, size=frame.upright, ids=ids.tolist())
+    objects = objects_of(boxes_of(shapes), [label] * len(ids), shapes, size=frame.upright, ids=ids)
     return objects if masks else objects._replace(masks=None)
 
 

@@ -1,0 +1,168 @@
+"""Evaluates a detector on a data set, image by image, in one process or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed, nn
+
+from regard import data
+from regard.data.decode import OnUnreadable, Unreadable
+from regard.data.readers import with_objects
+from regard.detection.results import Results
+from regard.detection.table import Table
+from regard.errors import InputError
+from regard.modes import evaluation_mode
+
+_CUT = 0.5  # of the probability of masks, as in torchvision's reference
+
+
+class _Image(NamedTuple):
+    """The objects and the detections of the image with a number in the data set."""
+
+    number: int
+    size: tuple[int, int]
+    truth: Table
+    detections: Table
+
+
+def evaluate(
+    detector: nn.Module,
+    images: data.ImageDataset | data.Loader,
+    *,
+    name: str = "",
+    classes: Sequence[str] | None = None,
+    batch_size: int = 8,
+    workers: int = 0,
+    unreadable: OnUnreadable = "error",
+    after_batch: Callable[[int], None] | None = None,
+) -> Results:
+    """Detect objects in all images of a data set, and compare them with those that are there.
+
+    Between batches only boxes, scores and run-length codes of masks are kept. Under `torch.distributed` each process
+    detects in its share of the images, and all get the same results. Masks are evaluated if both the detector and the
+    data set have them.
+
+    Args:
+        detector: in evaluation a module that returns a list of dicts of boxes, labels, scores and perhaps masks for a
+            list of images, as those of `create` and of torchvision do, with labels from 0.
+        images: the data set, or a loader of it, made with objects and without shuffle.
+        name: name of the model.
+        classes: names of the detector's classes, if they may differ in order or number from those of the data set,
+            which have to be among them; detections of other classes do not count. None if they are the same.
+        batch_size: images at a time, over all processes.
+        workers: DataLoader workers that read images.
+        unreadable: on an image that cannot be read, raise an "error" or "skip" the image.
+        after_batch: called with the number of images of each batch.
+
+    Raises:
+        InputError: the data set has no objects or classes that the detector does not know, or an image cannot be read.
+    """
+    if isinstance(images, data.Loader):
+        loader = images
+    else:
+        rank, world_size = (distributed.get_rank(), distributed.get_world_size()) if _together() else (0, 1)
+        loader = data.create_loader(
+            images,
+            max(batch_size, world_size),
+            objects=True,
+            rank=rank,
+            world_size=world_size,
+            device=next(detector.parameters()).device,
+            workers=workers,
+            unreadable=unreadable,
+        )
+    dataset = with_objects(loader.dataset)
+    numbers = _numbers(dataset, classes, getattr(detector, "num_classes", None))
+    found: list[_Image] = []
+    skipped: list[str] = []
+    with evaluation_mode(detector), torch.inference_mode():
+        for batch in loader.epoch(0):
+            outputs = detector(batch.images)
+            for index, image, output in zip(batch.index.tolist(), batch.images, outputs, strict=True):
+                try:
+                    found.append(_image(dataset, index, image, output, numbers))
+                except Unreadable as error:
+                    raise InputError(str(error)) from error
+            skipped += batch.skipped
+            if after_batch is not None:
+                after_batch(len(batch.index))
+    if loader.world_size > 1:
+        parts: list[Any] = [None] * loader.world_size
+        distributed.all_gather_object(parts, (found, skipped))
+        found, skipped = ([one for part in parts for one in part[i]] for i in (0, 1))
+    if not found:
+        raise InputError(f"not one image of data set {dataset.name!r} can be read; give readable ones")
+    return _results(dataset, found, skipped, name or type(detector).__name__)
+
+
+def _together() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _numbers(dataset: data.ImageDataset, classes: Sequence[str] | None, count: int | None) -> NDArray[np.int64] | None:
+    """The label in the data set of each label of the detector, -1 for none; None if they are the same."""
+    if classes is None:
+        if count is not None and count != len(dataset.classes):
+            raise InputError(
+                f"the detector has {count} classes, data set {dataset.name!r} {len(dataset.classes)}; evaluate on a "
+                "data set of its classes"
+            )
+        return None
+    missing = [name for name in dataset.classes if name not in classes]
+    if missing:
+        raise InputError(
+            f"data set {dataset.name!r} has {len(missing)} classes that the detector does not know "
+            f"({', '.join(missing[:3])}, …); evaluate on a data set of its classes ({', '.join(classes[:3])}, …)"
+        )
+    places = {name: label for label, name in enumerate(dataset.classes)}
+    return np.array([places.get(name, -1) for name in classes], dtype=np.int64)
+
+
+def _image(
+    dataset: data.ImageDataset,
+    index: int,
+    image: Tensor,
+    output: Mapping[str, Tensor],
+    numbers: NDArray[np.int64] | None,
+) -> _Image:
+    """What is kept of an image (3, h, w) and the output of the detector for it."""
+    masks = None
+    if "masks" in output and dataset.has_object_masks:
+        masks = (output["masks"][:, 0] >= _CUT).cpu().numpy()
+    truth = dataset.instances(index, masks is not None)
+    assert truth is not None
+    labels = output["labels"].cpu().numpy()
+    boxes, scores = (output[part].double().cpu().numpy() for part in ("boxes", "scores"))
+    detections = Table.of_detections(labels if numbers is None else numbers[labels], boxes, scores, masks)
+    if len(labels) and not (labels.min() >= 0 and detections.label.max() < len(dataset.classes)):
+        raise InputError(
+            f"the detector gives labels {labels.min()} to {labels.max()}; expected class indices 0 to "
+            f"{len(dataset.classes) - 1}, without a background"
+        )
+    height, width = image.shape[1:]
+    return _Image(index, (width, height), Table.of_objects(truth), detections.where(detections.label >= 0))
+
+
+def _results(dataset: data.ImageDataset, found: Sequence[_Image], skipped: Sequence[str], name: str) -> Results:
+    """Images in the order of their ids, in which COCO's evaluation breaks ties between scores."""
+    ids = {one.number: dataset.image_id(one.number) for one in found}
+    by_id = all(isinstance(key, int) for key in ids.values())
+    found = sorted(found, key=lambda one: (ids[one.number] if by_id else 0, one.number))
+    return Results(
+        name,
+        dataset.name,
+        dataset.split,
+        tuple(dataset.classes),
+        dataset.category_ids,
+        tuple(dataset.keys[one.number] for one in found),
+        tuple(ids[one.number] for one in found),
+        np.array([one.size for one in found], dtype=np.int64),
+        Table.joined([one.truth for one in found]),
+        Table.joined([one.detections for one in found]),
+        tuple(sorted(skipped)),
+    )

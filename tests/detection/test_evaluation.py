@@ -1,0 +1,188 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from support.detections import SIZE, judged, results
+from torch import nn
+
+from regard import data, detection
+from regard.detection.table import MEASURES
+from regard.errors import InputError
+
+
+def numbers(of):
+    assert tuple(of) == MEASURES
+    return np.array(list(of.values()))
+
+
+def box(rng):
+    x, y = rng.uniform(-3, 90), rng.uniform(-3, 70)
+    return np.array([x, y, *rng.uniform(0.5, [118 - x, 88 - y])])
+
+
+def mask(rng):
+    x, y, w, h = box(rng).astype(int).clip(0)
+    shape = np.zeros(SIZE[::-1], bool)
+    shape[y : y + h + 1, x : x + w + 1] = rng.random((h + 1, w + 1))[: 90 - y, : 120 - x] < 0.8
+    return shape
+
+
+def scene(seed, masks=False, images=12, classes=3):
+    """Random objects and detections: ties in scores, crowds, images with nothing, duplicates, more than 100 detections,
+    classes without objects, areas that are stated otherwise."""
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for image in range(images):
+        here = [
+            (image, int(rng.integers(classes - 1)), mask(rng) if masks else box(rng)) for _ in range(rng.integers(6))
+        ]
+        for one in here:
+            area = one[2].sum() if masks else np.prod(one[2][2:])
+            truth.append((*one, rng.random() < 0.2, area if rng.random() < 0.8 else area * 30))
+        for _ in range(150 if image == 3 else 0 if image % 5 == 1 else rng.integers(25)):
+            label, shape = int(rng.integers(classes)), mask(rng) if masks else box(rng)
+            if here and rng.random() < 0.7:
+                _, label, shape = here[rng.integers(len(here))]
+                if masks:
+                    shape = shape ^ (rng.random(shape.shape) < rng.choice([0, 0.02, 0.2]))
+                elif rng.random() < 0.8:
+                    shape = shape + rng.normal(0, 2, 4)
+                    shape[2:] = shape[2:].clip(0.1)
+            found.append((image, label if image != 3 else 0, shape, round(rng.random(), rng.integers(1, 6))))
+    return results(truth, found, classes)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_twelve_numbers_are_those_of_pycocotools(masks):
+    kind = "masks" if masks else "boxes"
+    for seed in range(3):
+        made = scene(seed, masks)
+        assert (made.kinds == ("boxes", "masks")) is masks
+        expected = judged(made, kind)
+        assert 0 < expected[0] < 1
+        np.testing.assert_allclose(numbers(getattr(made, kind)), expected, rtol=0, atol=1e-12)
+    for label, name in enumerate(made.classes):
+        expected = judged(made, kind, [made.category_ids[label]])
+        np.testing.assert_allclose(numbers(made.by_class[kind][name]), expected, rtol=0, atol=1e-12)
+
+
+BOX = (10, 10, 20, 20)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "expected"),
+    [
+        # One box, of 400 pixels, is small.
+        ([(0, 0, BOX, 0, 400)], [(0, 0, BOX, 0.9)], {"AP": 1, "AP50": 1, "AR1": 1, "APs": 1, "APm": NAN, "ARl": NAN}),
+        # Shifted by a sixth: 2/3 and 10/3 left and right, IoU 50/70 = 0.714: the thresholds 0.5 to 0.7 of ten.
+        (
+            [(0, 0, BOX, 0, 400)],
+            [(0, 0, (10 + 10 / 3, 10, 20, 20), 1)],
+            {"AP": 0.5, "AP50": 1, "AP75": 0, "AR100": 0.5},
+        ),
+        # A duplicate with a lower score comes after full recall, with a higher one before.
+        ([(0, 0, BOX, 0, 400)], [(0, 0, BOX, 0.9), (0, 0, BOX, 0.8)], {"AP": 1}),
+        ([(0, 0, BOX, 0, 400)], [(0, 0, (60, 60, 9, 9), 0.9), (0, 0, BOX, 0.8)], {"AP": 0.5, "AR1": 0, "AR10": 1}),
+        # Half of the objects, at precision 1: the recalls 0, 0.01, …, 0.5 of 101.
+        ([(i, 0, BOX, 0, 400) for i in (0, 1)], [(0, 0, BOX, 0.9)], {"AP": 51 / 101, "AR100": 0.5}),
+        # Detections in a crowd do not count, whichever part they cover, and neither is the crowd to be found.
+        (
+            [(0, 0, BOX, 0, 400), (0, 0, (50, 10, 60, 60), 1, 3600)],
+            [(0, 0, (60, 20, 9, 9), 0.9), (0, 0, (80, 20, 9, 9), 0.9), (0, 0, BOX, 0.8)],
+            {"AP": 1, "AR1": 0, "AR10": 1},
+        ),
+        ([(0, 0, BOX, 1, 400)], [(0, 0, BOX, 0.9)], {"AP": NAN, "AR100": NAN}),
+        # Areas as stated: this object is large, and its detection of 400 pixels is no mistake among small ones.
+        ([(0, 0, BOX, 0, 10000)], [(0, 0, BOX, 0.9)], {"APs": NAN, "APm": NAN, "APl": 1, "ARl": 1}),
+        # An image without objects, in which a detection is wrong; no detections at all; nothing at all.
+        ([(1, 0, BOX, 0, 400)], [(0, 0, BOX, 0.9), (1, 0, BOX, 0.8)], {"AP": 0.5}),
+        ([(0, 0, BOX, 0, 400)], [], {"AP": 0, "AR1": 0}),
+        ([], [], {"AP": NAN, "AR100": NAN}),
+        # Classes count alike: one found, one not.
+        ([(0, 0, BOX, 0, 400), (0, 1, BOX, 0, 400)], [(0, 0, BOX, 0.9)], {"AP": 0.5}),
+        # Detections after the hundredth do not count.
+        ([(0, 0, BOX, 0, 400)], [*[(0, 0, (60, 60, 9, 9), 0.9)] * 100, (0, 0, BOX, 0.8)], {"AP": 0, "AR100": 0}),
+    ],
+)
+def test_scenes_whose_numbers_are_known(truth, found, expected):
+    made = results(truth, found, images=2).boxes
+    np.testing.assert_allclose([made[name] for name in expected], list(expected.values()), rtol=0, atol=1e-12)
+
+
+class Recaller(nn.Module):
+    """Detects every object of a data set exactly, with its mask; scores fall from 1."""
+
+    def __init__(self, dataset, classes=None):
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(1))
+        self.known = {}
+        for i in range(len(dataset)):
+            found = dataset.objects(i)
+            labels = found.labels if classes is None else torch.tensor([classes[label] for label in found.labels])
+            self.known[tuple(np.asarray(dataset.image(i))[::7, ::7].ravel())] = {
+                "boxes": found.boxes,
+                "labels": labels,
+                "scores": 1 / torch.arange(1, 1 + len(labels)),
+                "masks": found.masks[:, None].float(),
+            }
+
+    def forward(self, images):
+        assert not self.training
+        return [self.known[tuple((255 * x).round().byte().permute(1, 2, 0)[::7, ::7].numpy().ravel())] for x in images]
+
+
+@pytest.fixture(scope="module")
+def clutter():
+    return data.clutter(train=10, test=30).test
+
+
+def test_a_detector_that_finds_all(clutter, tmp_path):
+    sizes = []
+    found = detection.evaluate(Recaller(clutter), clutter, name="recaller", batch_size=7, after_batch=sizes.append)
+    assert sizes == [7, 7, 7, 7, 2] and len(found) == 30 and found.keys == tuple(clutter.keys)
+    for numbers in (found.boxes, found.masks, found.by_class["masks"][clutter.classes[0]]):
+        assert numbers["AP"] == numbers["AR1"] == 1
+    records = found.to_records()
+    assert len(records) == 2 * (1 + len(clutter.classes)) and json.dumps(records, allow_nan=False)
+    expected = {"model": "recaller", "kind": "boxes", "class": None, "objects": 30, "AP": 1}
+    assert expected.items() <= records[0].items()
+    again = detection.Results.load(found.save(tmp_path / "found"))
+    assert again.to_records() == records and again.keys == found.keys and again.truth.counts == found.truth.counts
+    boxes, masks = (json.loads(found.save_coco(tmp_path / kind, kind).read_text()) for kind in ("boxes", "masks"))
+    assert boxes[0]["bbox"] == found.detections.box[0].tolist() and masks[0]["segmentation"]["size"] == [32, 32]
+    (tmp_path / "found").write_bytes((tmp_path / "found").read_bytes()[:-9])
+    for path in (tmp_path / "found", tmp_path / "boxes", tmp_path / "none"):
+        with pytest.raises(InputError, match=path.name):
+            detection.Results.load(path)
+
+
+def test_classes_are_matched_by_name(clutter):
+    names = ["other", *reversed(clutter.classes)]
+    model = Recaller(clutter, classes=[names.index(name) for name in clutter.classes])
+    assert detection.evaluate(model, clutter, classes=names).boxes["AP"] == 1
+    assert detection.evaluate(model, clutter, classes=[*names[1:], "more"]).boxes["AP"] < 1
+    with pytest.raises(InputError, match="1 classes that the detector does not know"):
+        detection.evaluate(model, clutter, classes=names[:-1])
+    with pytest.raises(InputError, match="without a background"):
+        detection.evaluate(model, clutter)
+    model.num_classes = 91
+    with pytest.raises(InputError, match="91 classes"):
+        detection.evaluate(model, clutter)
+
+
+def test_two_processes_give_what_one_gives(clutter, monkeypatch):
+    model, sent = Recaller(clutter), []
+
+    def gather(parts, own):
+        sent.append(own)
+        parts[:] = [sent[0], own]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    loaders = [data.create_loader(clutter, 8, objects=True, rank=rank, world_size=2) for rank in (0, 1)]
+    detection.evaluate(model, loaders[0])
+    found, alone = detection.evaluate(model, loaders[1]), detection.evaluate(model, clutter)
+    assert [len(part[0]) for part in sent] == [15, 15]
+    assert found.keys == alone.keys and found.coco_results("masks") == alone.coco_results("masks")
+    assert found.to_records() == alone.to_records()

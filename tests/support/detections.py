@@ -1,0 +1,85 @@
+"""Detections and objects made for tests, and COCO's own evaluation of them, by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import pycocotools.mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from regard.detection import Results
+from regard.detection.table import Table
+
+SIZE = (120, 90)
+
+
+def results(truth, found, classes=3, images=None, sizes=None, model="made"):
+    """Results of objects [(image, label, box, crowd, area)] and detections [(image, label, box, score)], with boxes of
+    left, top, width and height, or masks in place of boxes."""
+    count = images or 1 + max([one[0] for one in (*truth, *found)], default=0)
+    truths = [[one[1:] for one in truth if one[0] == i] for i in range(count)]
+    founds = [[one[1:] for one in found if one[0] == i] for i in range(count)]
+    return Results(
+        *(model, "made", "val", tuple(f"class {i}" for i in range(classes)), tuple(range(10, 10 + classes))),
+        tuple(f"{i}.jpg" for i in range(count)),
+        tuple(100 + i for i in range(count)),
+        np.array(sizes or [SIZE] * count),
+        Table.joined([_table(part, True) for part in truths]),
+        Table.joined([_table(part, False) for part in founds]),
+    )
+
+
+def _table(rows, objects):
+    shapes = [row[1] for row in rows]
+    masks = any(np.ndim(shape) == 2 for shape in shapes)
+    codes = [pycocotools.mask.encode(np.asfortranarray(shape.astype(np.uint8))) for shape in shapes] if masks else []
+    boxes = [pycocotools.mask.toBbox(code) for code in codes] if masks else shapes
+    n = len(rows)
+    return Table(
+        np.zeros(n, np.int64),
+        np.array([row[0] for row in rows], np.int64),
+        np.array(boxes, np.float64).reshape(n, 4),
+        np.array([1.0 if objects else row[2] for row in rows], np.float64),
+        np.array([bool(row[2]) if objects else False for row in rows], np.bool_),
+        np.array([row[3] if objects else np.nan for row in rows], np.float64),
+        tuple(code["counts"] for code in codes) if masks or not rows else None,
+    )
+
+
+def judged(results, kind="boxes", classes=None):
+    """The twelve numbers by pycocotools, from what the results write for it; NaN for its -1."""
+    truth = results.truth
+    annotations = [
+        {
+            "id": i + 1,
+            "image_id": results.image_ids[truth.image[i]],
+            "category_id": results.category_ids[truth.label[i]],
+            "bbox": truth.box[i].tolist(),
+            "area": float(truth.area[i]),
+            "iscrowd": int(truth.crowd[i]),
+            **({"segmentation": truth.codes(results.sizes)[i]} if kind == "masks" else {}),
+        }
+        for i in range(len(truth))
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "info": {},
+            "images": [
+                {"id": key, "width": int(width), "height": int(height)}
+                for key, (width, height) in zip(results.image_ids, results.sizes, strict=True)
+            ],
+            "annotations": annotations,
+            "categories": [{"id": key, "name": str(key)} for key in results.category_ids],
+        }
+        coco.createIndex()
+        scoring = COCOeval(coco, coco.loadRes(results.coco_results(kind)), "bbox" if kind == "boxes" else "segm")
+        if classes is not None:
+            scoring.params.catIds = classes
+        scoring.evaluate()
+        scoring.accumulate()
+        scoring.summarize()
+    return np.where(scoring.stats < 0, np.nan, scoring.stats)
