@@ -2,6 +2,7 @@
 
 - `measure`: every measure of maps against regions, one value per image.
 - `evaluate`: a model over a data set; its `Results` have rates and means with intervals, and a row per image.
+- `evaluate_detector`: the same for a detector, with a row per detection.
 - `compare`, `compare_all`: results of several models on the same images.
 - `focus`, `scaled`: the pixels of a map that count, and what they are taken from.
 - `Evaluator`: measures of one batch.
@@ -10,6 +11,7 @@
 """
 
 from regard.bias.compare import Comparison, compare, compare_all
+from regard.bias.detections import evaluate_detector
 from regard.bias.effects import effect_records, effects
 from regard.bias.evaluate import Evaluator, evaluate
 from regard.bias.interventions import VARIANTS, Interventions
@@ -29,6 +31,7 @@ __all__ = [
     "effect_records",
     "effects",
     "evaluate",
+    "evaluate_detector",
     "focus",
     "measure",
     "scaled",

@@ -112,7 +112,8 @@ def _compare(first: Results, second: Results) -> Comparison:
         raise InputError(f"none of {len(both)} images has a region and a focus in both results; nothing to compare")
     differences = {}
     labelled = a["label"] >= 0
-    if first.scored and second.scored and labelled.any():
+    # Detections that both have are right in both, or wrong in both.
+    if first.scored and second.scored and labelled.any() and not first.of_detections:
         differences["accuracy"] = paired_proportions(a["correct"][labelled], b["correct"][labelled])
     for name in RATES:
         differences[name] = paired_proportions(a[name][both], b[name][both])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from regard import models
 from regard.bias.interventions import VARIANTS, Interventions
-from regard.bias.metrics import check_pixels, check_threshold, measure, scaled
+from regard.bias.metrics import Measures, check_pixels, check_threshold, measure, scaled
 from regard.bias.results import COLUMNS, CURVES, MAPS, Results, Rows, objects
 from regard.bias.shards import in_shards
 from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, create_loader
@@ -128,7 +128,7 @@ def evaluate(
         if progress is not None:
             progress(done, total)
 
-    with _on_device(model, device) as (place, dtype):
+    with on_device(model, device) as (place, dtype):
 
         def batches(images: Sequence[int] | None) -> Iterator[Batch]:
             if isinstance(source, _Batches):
@@ -176,7 +176,7 @@ def evaluate(
                     keys += [key_of(i if images is None else images[i]) for i in batch.index.tolist()]
                 skipped += batch.skipped
                 progressed(len(batch.images) + len(batch.skipped))
-            return Rows(tuple(keys), _columns(parts), tuple(skipped), outputs)
+            return Rows(tuple(keys), columns_of(parts), tuple(skipped), outputs)
 
         plan: dict[str, Any] = {}
         if folder is not None:
@@ -317,8 +317,7 @@ class Evaluator:
             "explained": explained,
             "probability": scores.float().softmax(1).gather(1, explained[:, None])[:, 0],
             "correct": predicted == targets.to(predicted.device),
-            **dict(measures.items()),
-            **dict(zip(CURVES, (measures.curves.inside, measures.curves.outside, measures.curves.beyond), strict=True)),
+            **measure_columns(measures),
         }
         if self.keep_maps:
             columns[MAPS] = (255 * scaled(maps)).round().to(torch.uint8)
@@ -331,7 +330,13 @@ class Evaluator:
             return predicted_classes(class_scores(self._model(images), images))
 
 
-def _columns(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
+def measure_columns(measures: Measures) -> dict[str, Tensor]:
+    """The measures and their curves as columns."""
+    curves = measures.curves
+    return dict(measures.items()) | dict(zip(CURVES, (curves.inside, curves.outside, curves.beyond), strict=True))
+
+
+def columns_of(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
     """The columns of batches, one after another, on the host; waits for the device."""
     if not parts:
         return {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
@@ -435,7 +440,7 @@ def _checked(batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @contextmanager
-def _on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[tuple[torch.device, torch.dtype]]:
+def on_device(model: nn.Module, device: torch.device | str | None) -> Iterator[tuple[torch.device, torch.dtype]]:
     """Device and dtype that the images are to have; the model is on that device inside the block."""
     tensors = [*model.parameters(), *model.buffers()]
     homes = {tensor.device for tensor in tensors}

@@ -43,6 +43,10 @@ MEANS = tuple(name for name, dtype in COLUMNS.items() if dtype is np.float32 and
 # Size of a region -> the share of the image's pixels that it takes at least, and stays below: the bounds are squares of
 # a quarter and of half the image's side.
 SIZES = {"small": (0.0, 1 / 16), "medium": (1 / 16, 1 / 4), "large": (1 / 4, math.inf)}
+# The same of a detection, in pixels of its region, as COCO has them.
+DETECTION_SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, math.inf)}
+DETECTION = "detection"
+"""The target of results that have a row for each detection; see `bias.evaluate_detector`."""
 
 _KEY = "image"  # the column of the images' names
 _SHAPE = ("map_height", "map_width")
@@ -125,12 +129,6 @@ def comparable(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     return ~rows["constant"] & (rows["region_area"] > 0)
 
 
-def of_size(area: np.ndarray, size: str) -> np.ndarray:
-    """Which regions, of which `area` is the share of the image, are of one of `SIZES`, bool (N,)."""
-    least, below = SIZES[size]
-    return (area > 0) & (least <= area) & (area < below)
-
-
 @dataclass(frozen=True, eq=False)
 class Results:
     """Measures of a model's maps on the images of a data set.
@@ -141,7 +139,8 @@ class Results:
         split: of the data set; "" where it has none.
         method: CAM method.
         layer: layers of the maps, joined by "+"; "" where the method has none.
-        target: class whose maps these are: the "predicted" one or the "label".
+        target: class whose maps these are: the "predicted" one or the "label"; or "detection", where each row is of a
+            detection in place of an image.
         threshold: of the focus.
         classes: names of the classes of the data set; `label` is an index into them.
         rows: name -> NumPy array (N,), entry i belongs to image i: `label` (-1: none), `predicted` and `explained`
@@ -189,6 +188,11 @@ class Results:
         return len(self.rows["label"])
 
     @property
+    def of_detections(self) -> bool:
+        """Whether each row is of a detection, in place of an image."""
+        return self.target == DETECTION
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The layers of the maps, as `maps.create` takes them; empty where the method has none."""
         return tuple(filter(None, self.layer.split("+")))
@@ -220,7 +224,15 @@ class Results:
     @cached_property
     def by_size(self) -> dict[str, Summary]:
         """Size of the region, one of `SIZES` -> the images with a region of that size; an empty region has none."""
-        return {name: self._summary(of_size(self.rows["region_area"], name)) for name in SIZES}
+        return {name: self._summary(which) for name, which in self.sizes.items()}
+
+    @cached_property
+    def sizes(self) -> dict[str, np.ndarray]:
+        """Size of the region, one of `SIZES` or `DETECTION_SIZES` -> which rows have it, bool (N,)."""
+        area, sizes = self.rows["region_area"], SIZES
+        if self.of_detections:
+            area, sizes = self._pixels_of_regions(), DETECTION_SIZES
+        return {name: (area > 0) & (least <= area) & (area < below) for name, (least, below) in sizes.items()}
 
     @cached_property
     def by_bias(self) -> dict[str, Summary]:
@@ -228,6 +240,11 @@ class Results:
         biased = self.rows["position_bias"]
         counted = comparable(self.rows)
         return {"yes": self._summary(counted & biased), "no": self._summary(counted & ~biased)}
+
+    def _pixels_of_regions(self) -> np.ndarray:
+        if CURVES[0] not in self.rows:
+            raise InputError("the results have no curves; measure again")
+        return self.rows[CURVES[0]][:, 0]
 
     def _summary(self, which: np.ndarray | None) -> Summary:
         return Summary.of(self.rows, which, scored=self.scored)

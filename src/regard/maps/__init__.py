@@ -8,15 +8,15 @@
 - `register`: adds a method, or a function `(model, images, classes) -> maps`, under a name.
 - `last_features`: the layer whose CAM is taken unless stated.
 - `DetectionCAM`: the CAM of each detection of a detector.
-- `DRISE`: the same without gradients.
+- `DRISE`: the same without gradients; `create_for_detections`: one of both by name.
 - `group_activation`: the class score of each group of channels alone.
 """
 
 from regard.maps.activation import activation_map
 from regard.maps.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from regard.maps.channel_groups import group_activation
-from regard.maps.detection import DetectionCAM
-from regard.maps.drise import DRISE
+from regard.maps.detection_cam import DetectionCAM
+from regard.maps.drise import DRISE, create_for_detections
 from regard.maps.gradient import ActivationMap, GradientMap
 from regard.maps.last import last_features
 from regard.maps.method import MapMethod
@@ -39,6 +39,7 @@ __all__ = [
     "XGradCAM",
     "activation_map",
     "create",
+    "create_for_detections",
     "group_activation",
     "last_features",
     "method_name",

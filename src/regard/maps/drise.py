@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.errors import InputError
-from regard.maps.detection import Detections, checked_detections, checked_image, highest
-from regard.maps.layers import readable
+from regard.maps.detection_cam import DetectionCAM
+from regard.maps.detections import Detections, checked_detections, checked_image, highest
+from regard.maps.layers import Layer, readable
 from regard.maps.method import uncached_autocast
 from regard.modes import at_rest
 
@@ -149,3 +151,24 @@ def similarity(targets: Detections, found: Detections) -> Tensor:
         alike = targets["labels"][:, None] == found["labels"]
         objectness = found["scores"]
     return F.pad(iou * alike * objectness, (0, 1)).amax(1)
+
+
+def create_for_detections(
+    method: str, detector: nn.Module, layer: Layer | Sequence[Layer] | None = None, **options: Any
+) -> DetectionCAM | DRISE:
+    """The method of this name for the detections of a detector: "drise", or one of `DetectionCAM`.
+
+    Args:
+        method: its name.
+        detector: see `DetectionCAM`.
+        layer: of a CAM; D-RISE has none.
+        options: of `DRISE` or `DetectionCAM`.
+
+    Raises:
+        InputError: a layer for D-RISE, and what the method itself raises.
+    """
+    if method != DRISE.method:
+        return DetectionCAM(detector, layer, method, **options)
+    if layer is not None:
+        raise InputError("D-RISE has no layer; leave it out (--layer)")
+    return DRISE(detector, **options)

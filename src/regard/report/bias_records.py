@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from regard.bias import VARIANTS, Comparison, Results, Summary, effect_records, effects
-from regard.bias.results import RATES, SIZES, comparable, of_size
+from regard.bias.results import RATES, SIZES, comparable
 from regard.formatting import shortened
 from regard.report import captions
 from regard.report.glossary import TERMS
@@ -180,7 +180,7 @@ def drops(results: Sequence[Results], chosen: Sequence[str]) -> list[dict[str, A
         which = {
             "position bias": counted & rows["position_bias"],
             "no position bias": counted & ~rows["position_bias"],
-            **{f"{size} region": of_size(rows["region_area"], size) for size in SIZES},
+            **{f"{size} region": flags for size, flags in one.sizes.items()},
             **{label: rows["label"] == i for i, label in enumerate(one.by_class) if label in chosen},
         }
         for part, flags in which.items():

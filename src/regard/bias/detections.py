@@ -1,0 +1,299 @@
+"""A detector's maps over a data set, one row for each detection."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from regard import models
+from regard.bias.evaluate import columns_of, measure_columns, on_device
+from regard.bias.metrics import Measures, check_pixels, check_threshold, measure
+from regard.bias.results import DETECTION, Results, Rows
+from regard.bias.shards import in_shards
+from regard.data import ImageDataset, create_loader
+from regard.data.decode import OnUnreadable
+from regard.errors import InputError, check_interval, unknown
+from regard.maps import DRISE, DetectionCAM, create_for_detections
+from regard.maps.detections import Detections
+from regard.maps.layers import Layer, unwrapped
+from regard.terminal import command_line
+from regard.version import __version__
+
+Region = Literal["object", "box"]
+
+WRONG, IGNORED = -1, -2
+"""Of a detection, in place of its object: it matches none; it is in a crowd."""
+
+_IMAGES_PER_SHARD = 64
+_PIXELS = 2**22  # measured at a time
+
+
+def evaluate_detector(
+    detector: nn.Module,
+    dataset: ImageDataset,
+    *,
+    method: str | DetectionCAM | DRISE = "gradcam",
+    layer: Layer | Sequence[Layer] | None = None,
+    region: Region = "object",
+    score_threshold: float = 0.5,
+    limit: int | None = 20,
+    threshold: float = 0.5,
+    margin: int = 0,
+    tolerance: int = 0,
+    workers: int = 0,
+    unreadable: OnUnreadable = "error",
+    outputs: Sequence[str] | None = None,
+    label_outputs: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    folder: str | Path | None = None,
+    shard: int | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    name: str | None = None,
+) -> Results:
+    """Measures the map of every detection against its object.
+
+    A detection is right if it overlaps an object of its class with IoU 0.5 that no detection of a higher score has
+    taken, as COCO matches boxes; one that lies in a crowd of its class is left out, as are detections of classes that
+    the data set does not have. The region of a right detection is the mask of its object, or the box of the object
+    where the data set has no masks; that of a wrong one is its own box. To compare right and wrong detections, take
+    `region="box"`: then it is the detection's own box for all.
+
+    Results are those of `evaluate`, with a detection in place of an image: `label`, `predicted` and `explained` are its
+    class, `probability` its score, `correct` whether it is right, so that the accuracy is their precision; sizes are
+    COCO's. A right detection is called "IMAGE object N", with the number of its object in the image, so that those of
+    two detectors are compared object by object; a wrong one by its class and box.
+
+    Args:
+        detector: see `maps.DetectionCAM`; it gives class indices from 0.
+        dataset: a set with objects.
+        method: a name of `maps.create_for_detections`, or such a method of the detector.
+        layer: for a CAM method by name; None: the last stage of the body.
+        region: "object" or "box".
+        score_threshold: lowest score of a detection to measure.
+        limit: detections of an image, at most, those with the highest scores; None: all.
+        threshold: of the focus, above 0, at most 1.
+        margin: of range bias, in pixels of the image; see `measure`.
+        tolerance: of the pointing game, likewise.
+        outputs: names of the detector's classes; None: those of the set.
+        label_outputs: for each class of the set the detector's class that stands for it; None: the same.
+        shard: images of a shard; None: 64. The others are those of `evaluate`.
+
+    Raises:
+        InputError: a data set without objects, no detections at all, a number out of range, a folder of another
+            evaluation; and what the method and `measure` raise.
+    """
+    if region not in ("object", "box"):
+        raise unknown("region of detections", region, ("object", "box"))
+    check_threshold(threshold)
+    check_interval("score_threshold", score_threshold, "[0, 1]")
+    margin, tolerance = check_pixels("margin", margin), check_pixels("tolerance", tolerance)
+    if isinstance(method, str):
+        explain = create_for_detections(method, detector, layer)
+    else:
+        explain = method
+        if layer is not None or unwrapped(method.detector) is not unwrapped(detector):
+            raise InputError("the method has its own layer, and has to be one of the detector; give its name instead")
+    if not dataset.has_objects:
+        raise InputError(f"the images of {dataset.name!r} have no objects; give a set with boxes and classes")
+    classes = _ClassIndices(dataset, label_outputs)
+    done = 0
+
+    def progressed(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(done, len(dataset))
+
+    def work(images: range) -> Rows:
+        loader = create_loader(
+            dataset.subset(images),
+            1,
+            objects=True,
+            masks=dataset.has_object_masks,
+            workers=workers,
+            unreadable=unreadable,
+            device=place,
+        )
+        keys: list[str] = []
+        parts: list[dict[str, Tensor]] = []
+        skipped: list[str] = []
+        for batch in loader.epoch(0):
+            skipped += batch.skipped
+            for image, target, index in zip(batch.images, batch.targets or (), batch.index.tolist(), strict=True):
+                maps = explain(image.to(dtype), score_threshold=score_threshold, limit=limit)
+                found = classes.of_dataset(explain.detections)
+                matches = match(found, target)
+                kept = (found["labels"] >= 0) & (matches != IGNORED)
+                found = {name: values[kept] for name, values in found.items()}
+                matches, maps = matches[kept], maps[kept]
+                if len(matches):
+                    regions = regions_of(found, matches, target, maps.shape[1:], region)
+                    measures = measure_each(maps, regions, threshold, margin=margin, tolerance=tolerance)
+                    parts.append(_columns(found, matches, measures, classes))
+                    keys += keys_of(dataset.keys[images[index]], found, matches, dataset.classes)
+            progressed(len(batch.images) + len(batch.skipped))
+        return Rows(tuple(keys), columns_of(parts), tuple(skipped), len(outputs or dataset.classes))
+
+    with on_device(detector, device) as (place, dtype):
+        plan: dict[str, Any] = {
+            "regard": __version__,
+            "weights": models.fingerprint(detector),
+            "method": explain.method,
+            "layer": explain.layer,
+            "region": region,
+            "score_threshold": score_threshold,
+            "limit": limit,
+            "threshold": threshold,
+            "margin": margin,
+            "tolerance": tolerance,
+            "label_outputs": label_outputs and list(label_outputs),
+            "shard": shard,
+            "data": dataset.fingerprint(),
+        }
+        if isinstance(explain, DRISE):
+            plan |= {name: getattr(explain, name) for name in ("masks", "cells", "probability", "seed")}
+        rows = in_shards(
+            len(dataset),
+            shard or _IMAGES_PER_SHARD,
+            work,
+            folder=None if folder is None else Path(folder),
+            plan=plan if folder is not None else {},
+            resumed=lambda images: progressed(len(images)),
+        )
+    if unreadable == "error" and rows.skipped:  # in a shard that was there
+        raise InputError(f"{rows.skipped[0]}; replace it, or have such images skipped (--unreadable skip)")
+    if not len(rows):
+        raise InputError(
+            f"the detector detects nothing in {len(dataset) - len(rows.skipped)} images with a score of "
+            f"{score_threshold} or more; lower it (--score-threshold), or train longer"
+        )
+    return Results(
+        model=name or type(unwrapped(detector)).__name__,
+        dataset=dataset.name,
+        split=dataset.split,
+        method=explain.method,
+        layer=explain.layer,
+        target=DETECTION,
+        threshold=threshold,
+        margin=margin,
+        tolerance=tolerance,
+        classes=dataset.classes,
+        rows=rows.columns,
+        outputs=tuple(outputs or dataset.classes),
+        keys=rows.keys,
+        skipped=rows.skipped,
+        provenance={**plan, "torch": torch.__version__, "device": str(place), "command": command_line(sys.argv)},
+    )
+
+
+def match(detections: Detections, objects: Detections, iou: float = 0.5) -> Tensor:
+    """The object of each detection, as COCO's evaluation matches boxes: greedily, by class, highest score first.
+
+    Args:
+        detections: boxes (n, 4), labels (n,), highest score first.
+        objects: boxes (m, 4), labels (m,), and bool crowd (m,).
+        iou: at least so high. With a crowd it is the share of the detection that lies in it.
+
+    Returns:
+        int64 (n,), indices of objects, each at most once; `WRONG`, or `IGNORED` where the detection has no object but
+        is in a crowd.
+    """
+    from torchvision.ops import box_area, box_iou
+
+    overlaps = box_iou(detections["boxes"], objects["boxes"])
+    areas, object_areas = box_area(detections["boxes"])[:, None], box_area(objects["boxes"])
+    shared = overlaps * (areas + object_areas) / (1 + overlaps)
+    crowd = objects["crowd"]
+    same = detections["labels"][:, None] == objects["labels"]
+    overlaps = (same & ~crowd) * overlaps
+    in_crowd = ((same & crowd) * shared / areas >= iou).any(1)
+    matches = torch.where(in_crowd, IGNORED, WRONG)
+    for i in range(len(matches) if overlaps.shape[1] else 0):
+        best, j = overlaps[i].max(0)
+        if best >= iou:
+            matches[i] = j
+            overlaps[:, j] = 0
+    return matches
+
+
+def regions_of(
+    detections: Detections, matches: Tensor, objects: Detections, size: Sequence[int], region: Region = "object"
+) -> Tensor:
+    """The region of each detection, bool (n, H, W): see `evaluate_detector`."""
+    regions = box_regions(detections["boxes"], size)
+    right = torch.nonzero(matches >= 0)[:, 0]
+    if region == "box" or not len(right):
+        return regions
+    if "masks" in objects:
+        regions[right] = objects["masks"][matches[right]].to(regions.device)
+    else:
+        regions[right] = box_regions(objects["boxes"][matches[right]], size)
+    return regions
+
+
+def box_regions(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Boxes (n, 4) as bool (n, H, W): every pixel that a box touches."""
+    x, y = (torch.arange(side, device=boxes.device) for side in (size[1], size[0]))
+    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)  # (n, 1) each
+    across, down = ((one + 1 > low) & (one < high) for one, low, high in ((x, x0, x1), (y, y0, y1)))
+    return down[:, :, None] & across[:, None]
+
+
+def measure_each(maps: Tensor, regions: Tensor, threshold: float, *, margin: int, tolerance: int) -> list[Measures]:
+    """`measure`, so many maps at a time that memory does not grow with the image."""
+    at_once = max(1, _PIXELS // (maps.shape[1] * maps.shape[2]))
+    return [
+        measure(some, its, threshold, margin=margin, tolerance=tolerance)
+        for some, its in zip(maps.split(at_once), regions.split(at_once), strict=True)
+    ]
+
+
+def keys_of(image: str, detections: Detections, matches: Tensor, classes: Sequence[str]) -> list[str]:
+    """The names of the detections of an image: see `evaluate_detector`."""
+    boxes = detections["boxes"].round().int().tolist()
+    return [
+        f"{image} object {match}" if match >= 0 else f"{image} {classes[label]} {','.join(map(str, box))}"
+        for match, label, box in zip(matches.tolist(), detections["labels"].tolist(), boxes, strict=True)
+    ]
+
+
+class _ClassIndices:
+    """Which class of the data set a class of the detector is, and the reverse."""
+
+    def __init__(self, dataset: ImageDataset, label_outputs: Sequence[int] | None) -> None:
+        self.outputs = torch.tensor(range(len(dataset.classes)) if label_outputs is None else label_outputs)
+        if len(self.outputs) != len(dataset.classes) or len(set(self.outputs.tolist())) < len(self.outputs):
+            raise InputError(
+                f"label_outputs is {self.outputs.tolist()} for the {len(dataset.classes)} classes of {dataset.name}; "
+                "give a class of the detector for each"
+            )
+
+    def of_dataset(self, detections: Detections | None) -> Detections:
+        """The detections with labels of the data set, -1 for a class that it does not have."""
+        assert detections is not None
+        same = detections["labels"][:, None] == self.outputs.to(detections["labels"].device)
+        labels = (
+            torch.where(same.any(1), same.int().argmax(1), -1) if same.shape[1] else same.new_full((len(same),), -1)
+        )
+        return {**detections, "labels": labels}
+
+
+def _columns(
+    detections: Detections, matches: Tensor, measures: Sequence[Measures], classes: _ClassIndices
+) -> dict[str, Tensor]:
+    labels = detections["labels"]
+    outputs = classes.outputs.to(labels.device)[labels]
+    parts = [measure_columns(one) for one in measures]
+    return {
+        "label": labels,
+        "predicted": outputs,
+        "explained": outputs,
+        "probability": detections["scores"].float(),
+        "correct": matches >= 0,
+        **{name: torch.cat([part[name] for part in parts]) for name in parts[0]},
+    }

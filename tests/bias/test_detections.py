@@ -1,0 +1,172 @@
+"""A detector's maps against the objects that it detects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.detectors import Boxes, two_stage
+
+from regard import bias, maps
+from regard.bias.detections import IGNORED, WRONG, match
+from regard.data import ImageDataset, Objects
+from regard.data.objects import objects_of
+from regard.errors import InputError
+
+H, W = 48, 72  # as the detector's transform resizes images, so that maps are exact
+BOXES, LABELS = [[8, 4, 28, 24], [40, 20, 60, 44]], [0, 2]  # detected in every image
+
+
+class Scenes(ImageDataset):
+    """Images of three objects each: (class, box, crowd). Masks are the lower half of the box."""
+
+    name, split, classes, has_objects, has_object_masks = "scenes", "val", ("a", "b", "c"), True, True
+
+    def __init__(self, objects: list[list[tuple[int, list[int], bool]]], masks: bool = True) -> None:
+        self._objects, self.has_object_masks = objects, masks
+        self.keys = [f"{i}.png" for i in range(len(objects))]
+        self.labels = torch.full((len(objects),), -1)
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(np.full((H, W, 3), (250, 200 - index, 150), np.uint8))
+
+    def mask(self, index: int) -> None:
+        return None
+
+    def objects(self, index: int, masks: bool = True) -> Objects:
+        labels, boxes, crowd = zip(*self._objects[index], strict=True) if self._objects[index] else ((), (), ())
+        pixels = np.zeros((len(labels), H, W), bool)
+        for one, (x0, y0, x1, y1) in zip(pixels, boxes, strict=True):
+            one[(y0 + y1) // 2 : y1, x0:x1] = True
+        known = masks and self.has_object_masks
+        return objects_of(list(boxes), list(labels), pixels if known else None, size=(W, H), crowd=list(crowd))
+
+
+SCENES = Scenes(
+    [
+        [(1, [40, 20, 60, 44], False), (0, [8, 4, 28, 22], False)],  # b is no c; a is hit with IoU 0.9
+        [(2, [40, 20, 60, 44], False), (2, [40, 20, 60, 42], False)],  # the first of two, and no a
+        [(2, [30, 10, 70, 48], True)],  # c is in a crowd
+        [],
+    ]
+)
+
+
+def evaluate(detector: Boxes, **options) -> bias.Results:
+    return bias.evaluate_detector(detector, SCENES, method="layercam", layer="backbone", **options)
+
+
+def test_each_detection_is_measured_against_its_own_object() -> None:
+    """The map is the box of the detection exactly, the mask of its object the lower half of the object's box."""
+    results = evaluate(Boxes(BOXES, LABELS))
+    assert results.keys == (
+        "0.png object 1",
+        "0.png c 40,20,60,44",
+        "1.png a 8,4,28,24",
+        "1.png object 0",
+        "2.png a 8,4,28,24",
+        "3.png a 8,4,28,24",
+        "3.png c 40,20,60,44",
+    )
+    rows = results.rows
+    assert rows["correct"].tolist() == [True, False, False, True, False, False, False]
+    assert rows["label"].tolist() == rows["predicted"].tolist() == [0, 2, 0, 2, 0, 0, 2]
+    np.testing.assert_allclose(rows["probability"][:2], (250 / 255, 150 / 255), rtol=1e-5)
+    np.testing.assert_allclose(rows["spill"], [1 - 9 / 20, 0, 0, 1 / 2, 0, 0, 0], atol=1e-6)
+    assert rows["range_bias"].tolist() == rows["correct"].tolist() and not rows["position_bias"].any()
+    np.testing.assert_allclose(rows["region_area"][:2] * H * W, (20 * 9, 20 * 24), rtol=1e-5)
+    assert (results.accuracy.value, results.accuracy.n) == (pytest.approx(2 / 7), 7)
+    assert (results.right.images, results.wrong.images) == (2, 5)
+    assert {name: one.images for name, one in results.by_class.items()} == {"a": 4, "b": 0, "c": 3}
+    assert {name: one.images for name, one in results.by_size.items()} == {"small": 7, "medium": 0, "large": 0}
+
+
+def test_regions_are_boxes_where_wanted_or_where_there_are_no_masks() -> None:
+    own = evaluate(Boxes(BOXES, LABELS), region="box")
+    np.testing.assert_allclose(own.rows["spill"], 0, atol=1e-6)
+    np.testing.assert_allclose(own.rows["iou"], 1, atol=1e-6)
+    without = Scenes([SCENES._objects[0]], masks=False)
+    results = bias.evaluate_detector(Boxes(BOXES, LABELS), without, method="layercam", layer="backbone")
+    np.testing.assert_allclose(results.rows["spill"], [1 / 10, 0], atol=1e-6)
+
+
+def test_a_detector_that_looks_elsewhere_differs_object_by_object() -> None:
+    """Only objects that both detect are compared, and whether they are right is no measure then."""
+    elsewhere = Boxes(BOXES, LABELS, [[40, 30, 60, 40], [2, 30, 20, 40]])
+    one, other = evaluate(elsewhere), evaluate(Boxes([*BOXES, [0, 0, 9, 9]], [*LABELS, 1]))
+    assert one.position_bias.value == 1 and not one.range_bias.value
+    assert other.position_bias.value == 0 and len(other) == 7 + 4
+    comparison = bias.compare(one, other)
+    assert comparison.differences["position_bias"].value == 1
+    assert comparison.differences["position_bias"].n == 7
+    assert "accuracy" not in comparison.differences
+    assert "4 only in the second" in comparison.notes[0]
+
+
+def test_scores_and_numbers_of_detections_are_chosen() -> None:
+    detector = Boxes(BOXES, LABELS)
+    assert len(evaluate(detector, score_threshold=0.7)) == 4  # red is brighter
+    assert len(evaluate(detector, limit=1)) == 4
+    assert len(bias.evaluate_detector(two_stage(), SCENES, score_threshold=0, limit=3, label_outputs=(3, 1, 2))) == 12
+    drise = maps.DRISE(detector, masks=4)
+    assert bias.evaluate_detector(detector, SCENES, method=drise).method == "drise"
+
+
+def test_results_are_saved_and_go_on_from_their_shards(tmp_path: Path) -> None:
+    whole = evaluate(Boxes(BOXES, LABELS))
+    counts: list[int] = []
+    for _ in range(2):
+        results = evaluate(
+            Boxes(BOXES, LABELS), folder=tmp_path / "shards", shard=1, progress=lambda done, total: counts.append(done)
+        )
+    assert counts == [1, 2, 3, 4] * 2
+    results.save(tmp_path / "bias.json")
+    loaded = bias.Results.load(tmp_path / "bias.json")
+    assert loaded.keys == whole.keys and loaded.of_detections
+    for name, values in whole.rows.items():
+        np.testing.assert_array_equal(loaded.rows[name], values)
+    assert loaded.by_size["small"].images == 7
+    assert loaded.at(0.9).rows["spill"].tolist() == loaded.rows["spill"].tolist()
+    with pytest.raises(InputError, match="another evaluation: region"):
+        evaluate(Boxes(BOXES, LABELS), folder=tmp_path / "shards", shard=1, region="box")
+
+
+def test_matching_is_greedy_by_class_and_score_and_leaves_crowds_out() -> None:
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 10], [0, 0, 10, 9], [1, 0, 11, 10], [30, 0, 40, 10], [50, 0, 60, 10], [0, 0, 9, 9]]
+    )
+    objects = {
+        "boxes": torch.tensor([[0.0, 0, 10, 8], [0, 0, 10, 10], [25, 0, 80, 10], [50, 0, 60, 10]]),
+        "labels": torch.tensor([0, 0, 0, 1]),
+        "crowd": torch.tensor([False, False, True, False]),
+    }
+    detections = {"boxes": boxes, "labels": torch.tensor([0, 0, 0, 0, 1, 1])}
+    assert match(detections, objects).tolist() == [1, 0, WRONG, IGNORED, 3, WRONG]
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "crowd": torch.zeros(0).bool()}
+    assert match(detections, nothing).tolist() == [WRONG] * 6
+    assert match(nothing, objects).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"region": "mask"}, "unknown region"),
+        ({"score_threshold": 1.0}, "detects nothing in 4 images"),
+        ({"score_threshold": 2}, "score_threshold"),
+        ({"threshold": 0}, "threshold"),
+        ({"label_outputs": (0, 0, 1)}, "label_outputs"),
+    ],
+)
+def test_wrong_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate(Boxes(BOXES, LABELS), **options)
+
+
+def test_data_without_objects_are_refused() -> None:
+    scenes = Scenes([[]])
+    scenes.has_objects = False
+    with pytest.raises(InputError, match="no objects"):
+        bias.evaluate_detector(Boxes(BOXES, LABELS), scenes, layer="backbone")
