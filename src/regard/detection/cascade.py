@@ -96,7 +96,7 @@ class CascadeHeads(RoIHeads):
         self, deltas: Tensor, proposals: list[Tensor], image_shapes: Sequence[tuple[int, int]]
     ) -> list[Tensor]:
         """The boxes that a stage makes of its proposals; in training without those that have no area left."""
-        decoded = self.box_coder.decode(deltas, proposals).squeeze(1).split([len(boxes) for boxes in proposals])
+        decoded = self.box_coder.decode(deltas, proposals).squeeze(1).split([boxes.shape[0] for boxes in proposals])
         boxes = [clip_boxes_to_image(part, shape) for part, shape in zip(decoded, image_shapes, strict=True)]
         return [part[(part[:, 2:] > part[:, :2]).all(1)] for part in boxes] if self.training else boxes
 
