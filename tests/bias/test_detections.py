@@ -13,7 +13,6 @@ from support.detectors import Boxes, two_stage
 from regard import bias, maps
 from regard.bias.detections import IGNORED, WRONG, match
 from regard.data import ImageDataset, Objects
-from regard.data.objects import objects_of
 from regard.errors import InputError
 
 H, W = 48, 72  # as the detector's transform resizes images, so that maps are exact
@@ -38,11 +37,15 @@ class Scenes(ImageDataset):
 
     def objects(self, index: int, masks: bool = True) -> Objects:
         labels, boxes, crowd = zip(*self._objects[index], strict=True) if self._objects[index] else ((), (), ())
-        pixels = np.zeros((len(labels), H, W), bool)
+        n = len(labels)
+        pixels = torch.zeros(n, H, W, dtype=torch.bool)
         for one, (x0, y0, x1, y1) in zip(pixels, boxes, strict=True):
             one[(y0 + y1) // 2 : y1, x0:x1] = True
-        known = masks and self.has_object_masks
-        return objects_of(list(boxes), list(labels), pixels if known else None, size=(W, H), crowd=list(crowd))
+        corners = torch.tensor(boxes, dtype=torch.float32).reshape(n, 4)
+        known = pixels if masks and self.has_object_masks else None
+        indices = torch.tensor(labels, dtype=torch.int64)
+        crowds = torch.tensor(crowd, dtype=torch.bool)
+        return Objects(corners, indices, known, crowds, pixels.sum((1, 2)).float(), torch.arange(n))
 
 
 SCENES = Scenes(
