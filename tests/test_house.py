@@ -47,7 +47,7 @@ MAY_IMPORT = {
         *("version", "stats", "formatting", "errors", "figures", "files", "logits", "modes", "maps", "models", "data"),
         "terminal",
     },
-    "transfer": {"attention", "errors", "logits", "modes", "stages", "models", "maps"},
+    "transfer": {"attention", "errors", "logits", "modes", "stages", "models", "maps", "with_attention"},
     "training": {
         "stats",
         "formatting",

@@ -56,7 +56,8 @@ def error_of(folder, **options):
 @pytest.mark.parametrize("inside", [False, True])
 def test_images_are_cut_to_their_boxes(cub, inside):
     train, test = data.load("cub", cub / "CUB_200_2011" if inside else cub, size=8)
-    assert (train.name, train.split, test.split, train.regions) == ("cub", "train", "test", None)
+    assert (train.name, train.split, test.split) == ("cub", "train", "test")
+    assert train.regions.shape == (3, 8, 8) and train.regions.all()  # of a box all is inside
     assert train.classes == test.classes == ("001.Black_footed_Albatross", "002.Laysan_Albatross")
     assert train.labels.tolist() == [0, 1, 1] and test.labels.tolist() == [0, 1]
     for part in (train, test):
@@ -143,5 +144,5 @@ def test_what_is_missing_is_said(cub, tmp_path):
 
 
 def test_all_options():
-    assert data.all_options("cub") == {"crop": "box", "memory_limit": 4 * 2**30}
+    assert data.all_options("cub") == {"crop": "box", "region": "box", "memory_limit": 4 * 2**30}
     assert data.all_options("cub", crop="none")["crop"] == "none"

@@ -30,7 +30,7 @@ def read_into_memory(
     unreadable: OnUnreadable = "error",
     memory_limit: int = MEMORY_LIMIT,
 ) -> InMemoryDataset:
-    """Read all images of a data set into memory, without masks.
+    """Read all images of a data set into memory, with their masks if it has any; an unknown one is empty.
 
     Args:
         dataset: the data set.
@@ -86,10 +86,10 @@ def _pixels(dataset: ImageDataset, size: int | None, unreadable: OnUnreadable, m
     Raises InputError if the images do not fit in memory.
     """
     width, height = _first_size(dataset, unreadable) if size is None else (size, size)
-    count, machine = len(dataset), host.total_memory()
-    needed, most = count * 3 * height * width, min(memory_limit, machine)
+    count, machine, planes = len(dataset), host.total_memory(), 4 if dataset.has_masks else 3
+    needed, most = count * planes * height * width, min(memory_limit, machine)
     if needed > most:
-        fitting = int((min(memory_limit, machine // 2) / (3 * count)) ** 0.5)  # other programs need memory, too
+        fitting = int((min(memory_limit, machine // 2) / (planes * count)) ** 0.5)  # other programs need memory, too
         larger = ", or a larger limit (--data.options.memory_limit, in bytes)" if needed <= machine else ""
         raise InputError(
             f"the {count} images {_where(dataset)} would take {gib(needed)} of memory at {_by(width, height)} pixels, "
@@ -116,8 +116,9 @@ def _read(
 ) -> InMemoryDataset:
     """Read all images; `pixels` is their (width, height)."""
     images = np.empty((len(dataset), 3, *reversed(pixels)), dtype=np.uint8)
+    regions = np.zeros((len(dataset), *reversed(pixels)), dtype=np.bool_) if dataset.has_masks else None
     labels = dataset.labels
-    failed = _fill(images, dataset, size, unreadable)
+    failed = _fill(images, regions, dataset, size, unreadable)
     if failed:
         readable = torch.ones(len(labels), dtype=torch.bool)
         readable[list(failed)] = False
@@ -129,16 +130,23 @@ def _read(
                     f"first: {failed[members[0]]}); give readable ones, or leave the class out"
                 )
         images, labels = images[readable.numpy()], labels[readable]
-    tensor = torch.from_numpy(images)
+        regions = None if regions is None else regions[readable.numpy()]
+    tensor, masks = torch.from_numpy(images), None if regions is None else torch.from_numpy(regions)
     mean, std = channel_statistics(tensor)
     skipped = tuple(_name(dataset, i) for i in sorted(failed))
-    return InMemoryDataset(tensor, labels, dataset.classes, dataset.name, dataset.split, mean, std, skipped=skipped)
+    return InMemoryDataset(
+        tensor, labels, dataset.classes, dataset.name, dataset.split, mean, std, regions=masks, skipped=skipped
+    )
 
 
 def _fill(
-    images: NDArray[np.uint8], dataset: ImageDataset, size: int | None, unreadable: OnUnreadable
+    images: NDArray[np.uint8],
+    regions: NDArray[np.bool_] | None,
+    dataset: ImageDataset,
+    size: int | None,
+    unreadable: OnUnreadable,
 ) -> dict[int, Unreadable]:
-    """Reads every image into a tensor (3, H, W). Returns the reason for each skipped image, by index."""
+    """Reads every image into a tensor (3, H, W), and its mask. Returns the reason for each skipped image, by index."""
     height, width = images.shape[2:]
 
     def read(start: int) -> dict[int, Unreadable]:
@@ -146,6 +154,7 @@ def _fill(
         for i in range(start, min(start + _IMAGES_A_TASK, len(dataset))):
             try:
                 image = dataset.image(i) if size is None else dataset.square(i, size)
+                mask = None if regions is None else dataset.square_mask(i, size)
             except Unreadable as error:
                 failed[i] = _skippable(error, unreadable)
                 continue
@@ -155,6 +164,13 @@ def _fill(
                     f"{_by(width, height)}; give one size for all (--data.size {min(width, height)})"
                 )
             images[i] = np.asarray(image).transpose(2, 0, 1)
+            if regions is not None and mask is not None:
+                if mask.shape != regions.shape[1:]:
+                    raise InputError(
+                        f"the mask of {_name(dataset, i)!r} has {_by(*reversed(mask.shape))} pixels, the image "
+                        f"{_by(width, height)}; give one of its size"
+                    )
+                regions[i] = mask
         return failed
 
     failed: dict[int, Unreadable] = {}

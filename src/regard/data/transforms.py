@@ -22,7 +22,6 @@ CropMode = Literal["center", "squash", "border"]
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 _PURPOSE = 8  # of the stream, among those of a seed
-_GEOMETRIC = 2  # of timm's steps in training: random resized crop, then flip
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,9 @@ class SeededTransform:
     """
 
     def __init__(self, transform: Transform, mean: Channels, std: Channels, seed: int) -> None:
-        from timm.data import create_transform
+        from timm.data import RandomResizedCropAndInterpolation, create_transform
         from timm.data.random_erasing import RandomErasing
+        from torchvision.transforms import RandomHorizontalFlip
 
         self.transform, self._seed = transform, seed
         self._steps: Any = None
@@ -174,6 +174,8 @@ class SeededTransform:
             std=std,
             use_prefetcher=True,
         )
+        moves = RandomResizedCropAndInterpolation | RandomHorizontalFlip
+        self._moves = [step for step in self._steps.transforms if isinstance(step, moves)]
         if augmentation.erasing:
             self._erasing = RandomErasing(augmentation.erasing, mode=augmentation.erasing_mode, device="cpu")
             self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
@@ -195,8 +197,8 @@ class SeededTransform:
         if self._steps is None:
             return self.transform.mask(mask)
         picture = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
-        with seeded(self._seed, epoch, _PURPOSE, position):  # the draws of the first steps are those of the image
-            for step in self._steps.transforms[:_GEOMETRIC]:
+        with seeded(self._seed, epoch, _PURPOSE, position):
+            for step in self._moves:  # the first steps, so that their draws are those of the image
                 picture = step(picture)
         return np.asarray(picture) >= 128
 

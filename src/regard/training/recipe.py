@@ -256,9 +256,9 @@ class GuidanceRecipe:
         weight: weight of the guidance loss, a number or the fields of a weight that changes (see transfer).
         form: form of the loss: energy (share of the map outside the region), l1, ppce, or rrr (Rao et al. 2023).
         maps: maps to guide: cam, class activation maps of the label where the network pools; gradcam, at any layer,
-            with second derivatives; input_gradient (Ross et al. 2017); or attention, attention maps.
-        layers: layers of the maps (gradcam, attention), for example [layer3, layer4]; the last spatial features if not
-            given.
+            with second derivatives; input_gradient (Ross et al. 2017); attention, attention maps; or gate, the spatial
+            gates of attention modules such as cbam and shuffle.
+        layers: layers of the maps (gradcam, attention, gate), for example [layer3, layer4]; the last if not given.
         detach: leave the classifier alone (cam, gradcam): the loss changes the features only, not how they are weighed.
         share: share of the training images whose regions are used, the same images for every seed, balanced over the
             classes.
@@ -268,7 +268,7 @@ class GuidanceRecipe:
 
     weight: Weighing = 0.0
     form: Literal["energy", "l1", "ppce", "rrr"] = "energy"
-    maps: Literal["cam", "gradcam", "input_gradient", "attention"] = "cam"
+    maps: Literal["cam", "gradcam", "input_gradient", "attention", "gate"] = "cam"
     layers: list[str] | None = None
     detach: bool = False
     share: Annotated[float, "(0, 1]"] = 1.0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal, Self, cast, get_args
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from regard.errors import InputError, unknown
 from regard.logits import checked_labels, class_logits
@@ -15,8 +18,11 @@ from regard.maps import MapTaps, Taps, last_features
 from regard.maps.layers import find_layers, unwrapped
 from regard.maps.method import wide
 from regard.maps.pooled import pooled_features
+from regard.modes import at_rest
+from regard.stages import stages
+from regard.with_attention import named_layers
 
-GuidedMaps = Literal["cam", "gradcam", "input_gradient", "attention"]
+GuidedMaps = Literal["cam", "gradcam", "input_gradient", "attention", "gate"]
 
 
 DERIVED_MAPS = ("gradcam", "input_gradient")
@@ -144,6 +150,102 @@ class AttentionMaps(Guide):
         return self.taps.maps
 
 
+class GateMaps(Guide):
+    """The spatial gates of attention modules: the mean over the channels of `gate_values`, of those gated by pixel.
+
+    Where a channel gate multiplies the spatial one, as in CBAM, the map is the spatial gate, scaled by a number for
+    each image. The gate is computed a second time, without another update of the running statistics of its batch norms.
+
+    Args:
+        layers: attention modules, or layers that contain them; None for the last stage that has any.
+        size: (H, W) of the images.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str] | None, size: tuple[int, int]) -> None:
+        self.model = unwrapped(model)
+        self._gates: dict[str, Tensor] = {}
+        self._hooks = ExitStack()
+        self.layers = tuple(_gated(self.model))
+        like = next(self.model.parameters())
+        with at_rest(self.model), self:  # which of them have a gate for each pixel
+            self.model(torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype))
+        self.layers = tuple(self._gates)
+        self.clear()
+        if not self.layers:
+            raise InputError(
+                f"{type(self.model).__name__} has no attention module with a spatial gate, such as cbam, bam, sge, "
+                "shuffle or triplet; take one (model.attention), or other maps"
+            )
+        self.layers = self._inside(layers)
+
+    def __enter__(self) -> Self:
+        for name in self.layers:
+            module = self.model.get_submodule(name)
+            self._hooks.callback(module.register_forward_hook(partial(self._read, name)).remove)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.close()
+
+    def by_layer(self, logits: Tensor, labels: Tensor, images: Tensor) -> dict[str, Tensor]:
+        return dict(self._gates)
+
+    def clear(self) -> None:
+        self._gates.clear()
+
+    def _read(self, name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        (x,) = args
+        try:
+            with _kept_statistics(module):
+                values = cast(Any, module).gate_values(x)
+        except InputError:  # it has none after all
+            return
+        if values.ndim == 4 and values.shape[2:] == x.shape[2:] and x.shape[2] * x.shape[3] > 1:
+            by_pixel = getattr(module, "by_pixel", None)
+            self._gates[name] = wide(values if by_pixel is None else values[:, by_pixel]).mean(1)
+
+    def _inside(self, layers: Sequence[str] | None) -> tuple[str, ...]:
+        """The gates in these layers."""
+
+        def gates(layer: str) -> list[str]:
+            return [name for name in self.layers if f"{name}.".startswith(f"{layer}.")]
+
+        if layers is None:
+            with suppress(InputError):  # a network without known stages
+                return next((tuple(inside) for stage in reversed(stages(self.model)) if (inside := gates(stage))), ())
+            return self.layers
+        for layer in layers:
+            if not gates(layer):
+                raise InputError(
+                    f"layer {layer!r} is and contains no attention module with a spatial gate; there are: "
+                    f"{', '.join(self.layers)}"
+                )
+        return tuple(dict.fromkeys(name for layer in layers for name in gates(layer)))
+
+
+def _gated(model: nn.Module) -> Iterator[str]:
+    """The names of the modules that have gate values, without their parts."""
+    outer: list[str] = []
+    for name, module in named_layers(model):
+        if callable(getattr(module, "gate_values", None)) and not any(name.startswith(f"{one}.") for one in outer):
+            outer.append(name)
+            yield name
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Within the context, batch norms in training do not change their running statistics."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
 def make_guide(
     model: nn.Module,
     maps: GuidedMaps = "cam",
@@ -156,8 +258,9 @@ def make_guide(
 
     Args:
         model: the network that is trained.
-        maps: 'cam', 'gradcam', 'input_gradient' or 'attention'.
-        layers: names of layers, for gradcam and attention; None for the last spatial features.
+        maps: 'cam', 'gradcam', 'input_gradient', 'attention' or 'gate'.
+        layers: names of layers, for gradcam, attention and gate; None for the last spatial features (gate: the last
+            stage that has one).
         detach: for cam and gradcam, without a gradient to the weights of the channels.
         size: (H, W) of the images.
 
@@ -168,7 +271,7 @@ def make_guide(
     if maps not in get_args(GuidedMaps):
         raise unknown("kind of maps to guide", maps, get_args(GuidedMaps))
     if layers is not None and maps in ("cam", "input_gradient"):
-        raise InputError(f"maps {maps} are taken at one place; leave layers out, or take gradcam or attention")
+        raise InputError(f"maps {maps} are taken at one place; leave layers out, or take gradcam, attention or gate")
     if detach and maps not in ("cam", "gradcam"):
         raise InputError(f"maps {maps} have no weights of channels to detach; leave detach out")
     if isinstance(layers, str) or (layers is not None and not layers):
@@ -179,6 +282,8 @@ def make_guide(
         return ClassActivationMaps(model, size, detach=detach)
     if maps == "gradcam":
         return GradientActivationMaps(model, layers, detach=detach)
+    if maps == "gate":
+        return GateMaps(model, layers, size)
     return InputGradientMaps() if maps == "input_gradient" else AttentionMaps(model, layers)
 
 

@@ -97,8 +97,9 @@ class Objective(nn.Module):
             together with the terms on gradients, which need a double backward.
         guidance_form: of the guidance loss: 'energy', 'l1', 'ppce' or 'rrr'; see `guidance_loss`.
         guidance_maps: what is guided to the regions: 'cam', class activation maps of the label where the network pools;
-            'gradcam', of any layer; 'input_gradient'; or 'attention', attention maps. See `make_guide`.
-        guidance_layers: names of the layers of 'gradcam' and 'attention'; None for the last spatial features.
+            'gradcam', of any layer; 'input_gradient'; 'attention', attention maps; or 'gate', the spatial gates of
+            attention modules. See `make_guide`.
+        guidance_layers: names of the layers of 'gradcam', 'attention' and 'gate'; None for the last.
         guidance_detach: of 'cam' and 'gradcam', no gradient to the weights of the channels.
         **weights: of the other terms, 0 if not given: `full_activation`, whose 1 x 1 convolutions (`regressors`) learn
             with the student; `gradient`, `symmetry`, `input_gradient` and `guidance`; and terms that are registered

@@ -93,8 +93,13 @@ class ShuffleAttention(GatedAttention):
         """Scale and shift of every channel (C,), and which channels are gated by pixel."""
         scale = torch.cat((self.cweight.flatten(), self.sweight.flatten() * self.gn.weight)).repeat(self.groups)
         shift = torch.cat((self.cbias.flatten(), self.sweight.flatten() * self.gn.bias + self.sbias.flatten()))
-        by_pixel = torch.cat((torch.zeros_like(self.cweight), torch.ones_like(self.sweight)), 1).flatten().bool()
-        return scale, shift.repeat(self.groups), by_pixel.repeat(self.groups)
+        return scale, shift.repeat(self.groups), self.by_pixel
+
+    @property
+    def by_pixel(self) -> Tensor:
+        """Which channels are gated by pixel, bool (C,): the second half of each group."""
+        group = torch.cat((torch.zeros_like(self.cweight), torch.ones_like(self.sweight)), 1)
+        return group.flatten().bool().repeat(self.groups)
 
     @property
     def order(self) -> Tensor:

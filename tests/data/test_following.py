@@ -1,0 +1,166 @@
+"""Regions go through every augmentation with their images; fewer and coarser regions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.support import sources
+from tests.support.loaders import error_of, streamed
+from torch.nn import functional as F
+
+from regard import data
+from regard.data import Augmentation, annotated
+from regard.errors import InputError
+
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+
+
+def blobs(count: int, height: int, width: int) -> torch.Tensor:
+    """Regions of all shapes, bool (N, H, W)."""
+    noise = torch.rand(count, 1, height, width, generator=torch.Generator().manual_seed(0))
+    return F.avg_pool2d(noise, 5, 1, 2)[:, 0] > 0.5
+
+
+def pictures(regions: torch.Tensor) -> torch.Tensor:
+    """Images whose pixels are their regions, uint8 (N, 3, H, W)."""
+    return regions[:, None].expand(-1, 3, -1, -1).to(torch.uint8) * 255
+
+
+def bright(batch: data.Batch) -> torch.Tensor:
+    """What is at least half white."""
+    return (batch.images * 255).round().amin(1) >= 128
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"padding": 4},
+        {"padding": 5, "padding_mode": "zero", "crop": 17},
+        {"padding": 3, "flip": False},
+        {"scale": (0.2, 1.0)},
+        {"scale": (0.1, 0.4), "crop": 40},
+        {"repeats": 2},
+    ],
+    ids=str,
+)
+def test_an_image_in_memory_that_is_its_region_stays_so(changes) -> None:
+    regions = blobs(40, 24, 30)
+    images = data.InMemoryDataset(
+        pictures(regions), torch.arange(40) % 4, tuple("abcd"), "x", "train", *PLAIN.values(), regions
+    )
+    how = {"transform": data.Transform(augmentation=Augmentation(**changes)), "shuffle": True, "masks": True}
+    loader = data.create_loader(images, 16, seed=3, **how)
+    before = torch.cat(
+        [batch.images for batch in data.create_loader(images, 16, seed=3, **how | {"masks": False}).epoch(1)]
+    )
+    batches = list(loader.epoch(1))
+    assert torch.equal(torch.cat([batch.images for batch in batches]), before)  # masks change nothing in the images
+    for batch in batches:
+        assert torch.equal(batch.masks, bright(batch)) and batch.masks.any() and not batch.masks.all()
+    parts = [data.create_loader(images, 16, seed=3, rank=rank, world_size=2, **how).epoch(1) for rank in range(2)]
+    for batch, *both in zip(batches, *parts, strict=True):
+        masks = {int(i): mask for part in both for i, mask in zip(part.index, part.masks, strict=True)}
+        if "repeats" not in changes:
+            assert all(torch.equal(masks[int(i)], mask) for i, mask in zip(batch.index, batch.masks, strict=True))
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Files of different sizes whose pixels are their regions."""
+    for i in range(12):
+        region = blobs(12, 20 + i, 41 - i)[i].numpy()
+        for folder in ("images", "masks"):
+            path = tmp_path / folder / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.where(region, np.uint8(255), np.uint8(0))).save(path)
+    return data.open_regions(f"masks:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"scale": (0.3, 0.5), "ratio": (0.5, 2.0), "interpolation": "bicubic"},
+        {"interpolation": "random", "flip": False},
+        {"repeats": 3},
+    ],
+    ids=str,
+)
+def test_a_streamed_image_that_is_its_region_stays_so(drawn, changes) -> None:
+    how = {"augmentation": Augmentation(**changes), "shuffle": True, "masks": True, **PLAIN}
+    for epoch in range(2):
+        batches = list(streamed(drawn, 5, seed=4, **how).epoch(epoch))
+        for batch in batches:
+            assert torch.equal(batch.masks, bright(batch))
+        assert 0.1 < torch.cat([batch.masks for batch in batches]).float().mean() < 0.9
+
+
+def test_colours_and_erased_boxes_leave_the_region(drawn) -> None:
+    same = {"shuffle": True, "masks": True, "seed": 4, **PLAIN}
+    changed = streamed(drawn, 12, augmentation=Augmentation(color_jitter=0.4, erasing=1.0), **same)
+    (plain,), (other,) = (
+        list(loader.epoch(0)) for loader in (streamed(drawn, 12, augmentation=Augmentation(), **same), changed)
+    )
+    assert torch.equal(plain.masks, other.masks) and not torch.equal(plain.images, other.images)
+
+
+@pytest.mark.parametrize("kind", ["masks", "coco", "voc", "voc boxes", "pets", "imagenet", "stl10 marks"])
+def test_regions_of_every_format_follow(kind, tmp_path) -> None:
+    sources.ALL[kind](tmp_path)
+    images = data.open_regions(tmp_path)
+    how = {"augmentation": Augmentation(scale=(0.9, 1.0)), "shuffle": True, "masks": True, **PLAIN}
+    (batch,) = streamed(images, len(images), **how).epoch(0)
+    known = torch.tensor([images.mask(int(i)) is not None and bool(images.mask(int(i)).any()) for i in batch.index])
+    assert batch.masks.shape == (len(images), 16, 16) and known.any()
+    assert not (batch.masks.flatten(1).any(1) & ~known).any()
+
+
+def test_policies_that_move_pixels_are_refused(drawn) -> None:
+    policy = Augmentation(policy="rand-m7-mstd0.5")
+    assert "policy" in error_of(streamed, drawn, 4, augmentation=policy, shuffle=True, masks=True, **PLAIN)
+
+
+def small(regions: torch.Tensor, labels: torch.Tensor | None = None) -> data.InMemoryDataset:
+    count = len(regions)
+    labels = torch.zeros(count, dtype=torch.int64) if labels is None else labels
+    return data.InMemoryDataset(pictures(regions), labels, ("a", "b"), "x", "train", *PLAIN.values(), regions)
+
+
+def test_a_share_is_balanced_nested_and_always_the_same() -> None:
+    images = small(torch.ones(40, 4, 4, dtype=torch.bool), torch.arange(40) % 2)
+    kept = [annotated(images, share=share).regions.flatten(1).all(1) for share in (0.01, 0.1, 0.5, 1.0)]
+    assert [int(one.sum()) for one in kept] == [1, 4, 20, 40]
+    assert all(not (fewer & ~more).any() for fewer, more in zip(kept, kept[1:], strict=False))
+    assert images.labels[kept[1]].bincount().tolist() == [2, 2]
+    assert torch.equal(kept[1], annotated(images, share=0.1).regions.flatten(1).all(1))
+
+
+def test_boxes_and_enlarged_regions(tmp_path) -> None:
+    regions = torch.zeros(3, 7, 9, dtype=torch.bool)
+    regions[0, 2, 3] = regions[0, 4, 6] = True
+    regions[1, 0, 8] = True
+    box = torch.zeros_like(regions)
+    box[0, 2:5, 3:7] = box[1, 0, 8] = True
+    wide = torch.zeros_like(regions)
+    wide[0, 1:4, 2:5] = wide[0, 3:6, 5:8] = wide[1, :2, 7:] = True
+    both = torch.zeros_like(regions)
+    both[0, 1:6, 2:8] = both[1, :2, 7:] = True
+    images = small(regions)
+    for expected, options in ((box, {"box": True}), (wide, {"dilate": 1}), (both, {"box": True, "dilate": 1})):
+        assert torch.equal(annotated(images, **options).regions, expected)
+        for i in range(3):  # from files, one by one
+            for folder, pixels in (("images", regions[i]), ("masks", regions[i])):
+                path = tmp_path / folder / "a" / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.numpy().astype(np.uint8) * 255).save(path)
+        read = annotated(data.open_regions(f"masks:{tmp_path}"), **options)
+        assert all(np.array_equal(read.mask(i), expected[i].numpy()) for i in range(3))
+    assert annotated(images, dilate=9).regions[:2].all() and not annotated(images, dilate=9).regions[2].any()
+
+
+@pytest.mark.parametrize("options", [{"share": 0.0}, {"share": 1.1}, {"dilate": -1}])
+def test_wrong_annotations_are_refused(options) -> None:
+    with pytest.raises(InputError):
+        annotated(small(torch.ones(4, 4, 4, dtype=torch.bool)), **options)
