@@ -73,23 +73,26 @@ class DetectionTransform:
             InputError: the image is so long and narrow that a side would be 0 after resizing.
         """
         from torchvision import tv_tensors
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms import v2
 
         objects = objects.where(~objects.crowd)
         sample: dict[str, Any] = {
-            "image": tv_tensors.Image(functional.pil_to_tensor(image)),
+            "image": tv_tensors.Image(v2.functional.pil_to_tensor(image)),
             "boxes": tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=image.size[::-1]),
-            "masks": None if objects.masks is None else tv_tensors.Mask(objects.masks),
+            # Resized as the image is, and cut at a half: the nearest pixel, as of tv_tensors.Mask, would shift them.
+            "masks": None if objects.masks is None else tv_tensors.Video(objects.masks[:, None].byte() * 255),
         }
         with seeded(seed, epoch, _PURPOSE, position):
             try:
                 sample = self._steps(sample)
+                if self.photometric:
+                    sample["image"] = v2.RandomPhotometricDistort()(sample["image"])
             except RuntimeError as error:
                 raise InputError(
                     f"an image of {image.width} x {image.height} pixels is too long and narrow ({first_line(error)})"
                 ) from error
         pixels, boxes = (sample[name].as_subclass(Tensor) for name in ("image", "boxes"))
-        masks = None if objects.masks is None else sample["masks"].as_subclass(Tensor)
+        masks = None if objects.masks is None else sample["masks"].as_subclass(Tensor)[:, 0] > 127
         if masks is not None and self.jitter is not None:
             boxes = torch.from_numpy(boxes_of(masks.numpy()).astype(np.float32))
         sides = boxes[:, 2:] - boxes[:, :2]
@@ -110,6 +113,4 @@ class DetectionTransform:
             steps.append(v2.ScaleJitter((self.crop, self.crop), self.jitter))
             steps.append(v2.RandomCrop(self.crop, pad_if_needed=True, fill=fill))
         steps.append(v2.ClampBoundingBoxes())
-        if self.photometric:
-            steps.append(v2.RandomPhotometricDistort())
         return v2.Compose(steps)
