@@ -196,6 +196,18 @@ def test_interventions_are_kept_with_the_results_and_in_shards(tmp_path):
         evaluate(Mean(), images, seed=1, batch_size=4, shard=9, folder=tmp_path / "shards")
 
 
+def test_groups_are_summarised_on_their_own():
+    results = evaluate(Mean(away=True), squares(40, agree=0.75))
+    groups = ["agrees" if i < 30 else "differs" for i in range(40)]
+    by_group = results.by_group(groups)
+    assert {name: (one.accuracy.value, one.images) for name, one in by_group.items()} == {
+        "agrees": (1, 30),
+        "differs": (0, 10),
+    }
+    with pytest.raises(InputError, match="3 groups for 40"):
+        results.by_group(groups[:3])
+
+
 def test_images_without_a_background_or_a_partner_are_left_out():
     images = squares(9)
     images.regions[0], images.regions[1] = True, False

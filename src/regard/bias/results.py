@@ -234,6 +234,13 @@ class Results:
             area, sizes = self._pixels_of_regions(), DETECTION_SIZES
         return {name: (area > 0) & (least <= area) & (area < below) for name, (least, below) in sizes.items()}
 
+    def by_group(self, groups: Sequence[str]) -> dict[str, Summary]:
+        """Group -> its images, sorted; `groups`: that of each image, (N,), such as class and background."""
+        if len(groups) != len(self):
+            raise InputError(f"{len(groups)} groups for {len(self)} rows; expected one for each")
+        names = np.asarray(groups)
+        return {str(name): self._summary(names == name) for name in np.unique(names)}
+
     @cached_property
     def by_bias(self) -> dict[str, Summary]:
         """Of the images with a focus and a region: "yes", those with position bias, and "no"."""

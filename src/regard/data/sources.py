@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.data import builtin, huggingface, published, regions, wds  # imported to register their formats
+from regard.data import builtin, composites, huggingface, published, regions, wds  # imported to register their formats
 from regard.data.dataset import ImageDataset, Splits
 from regard.data.decode import OnUnreadable
 from regard.data.in_memory import MEMORY_LIMIT, check_reading, read_splits
@@ -20,7 +20,7 @@ from regard.data.readers import with_objects
 from regard.data.registry import FIELDS, SOURCES, Source
 from regard.errors import DataWarning, InputError, unknown
 
-_ = builtin, huggingface, published, regions, wds
+_ = builtin, composites, huggingface, published, regions, wds
 
 
 def names() -> list[str]:
@@ -52,13 +52,14 @@ def load(
     """Load a data set into memory, or open a streamed one. Returns the training and the test split.
 
     Args:
-        name: name of the data set. In memory: "clutter", which is generated; "cifar10", "cifar100" and "stl10", through
-            torchvision; "cub", CUB-200-2011; "scenes", MIT Indoor Scenes; and "folder", images in class folders.
+        name: name of the data set. In memory: "clutter" and "composites", which are generated; "cifar10", "cifar100"
+            and "stl10", through torchvision; "cub", CUB-200-2011; "scenes", MIT Indoor Scenes; and "folder", images in
+            class folders.
             Streamed: "files", images in class folders, such as ImageNet; "wds", WebDataset shards; "hfds", data sets of
             Hugging Face; the other data sets of `open_regions`, such as "voc", and registered data sets (see
             `register`), whose images without a label are left out.
         folder: folder of the files: the parent of `train/` and `test/` (or `val/`, …), or the root of torchvision's
-            data sets, by default `regard` in the user's cache folder. None for "clutter".
+            data sets, by default `regard` in the user's cache folder. None for "clutter" and "composites".
         download: download "cifar10", "cifar100", "stl10" or "hfds" if the files are missing.
         size: side in pixels of images that are read from files into memory; "cub" and "scenes" require it.
         unreadable: on an image that cannot be read into memory, raise an "error" or "skip" the image.

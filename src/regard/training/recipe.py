@@ -33,10 +33,10 @@ class DataRecipe:
     """Data set to use.
 
     Args:
-        name: data set to use. In memory: clutter (built in), cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT
-            indoor 67), folder (train/ and test/ of class folders). Streamed from disk, of any size: files (such
-            folders, ImageNet's among them), wds (WebDataset shards), hfds (data sets of Hugging Face), coco, imagenet,
-            masks, pets, voc.
+        name: data set to use. In memory: clutter (built in), composites (objects of a set with masks on photographs),
+            cifar10, cifar100, stl10, cub (CUB-200-2011), scenes (MIT indoor 67), folder (train/ and test/ of class
+            folders). Streamed from disk, of any size: files (such folders, ImageNet's among them), wds (WebDataset
+            shards), hfds (data sets of Hugging Face), coco, imagenet, masks, pets, voc.
         folder: folder of the data, for wds also an address; downloads go there.
         download: fetch the set if it is not there (cifar10, cifar100, stl10, hfds).
         size: side of the images in pixels. Sets in memory are resized to it, the shorter side, and cropped at the

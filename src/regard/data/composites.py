@@ -1,0 +1,302 @@
+"""The data set `composites`: objects cut out of photographs by their masks, on other photographs.
+
+Waterbirds (Sagawa et al. 2020, "Distributionally Robust Neural Networks for Group Shifts", arXiv 1911.08731) made from
+parts: a class has backgrounds that usually come with it, and how often they do is a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from regard.data.dataset import ImageDataset, InMemoryDataset, Splits, channel_statistics, chosen
+from regard.data.decode import Unreadable, read_image
+from regard.data.listing import EXTENSIONS, Tree, existing_folder, show
+from regard.data.random import Integers, RandomStream, check_seed
+from regard.data.registry import register_splits
+from regard.errors import InputError, check_interval, first_line, unknown
+
+Pixels = NDArray[np.uint8]
+
+MOST = 500
+"""Cut-outs of a class, at most, in each split."""
+LEAST = 16
+"""Pixels of the longer side of an object's box, at least, for a cut-out."""
+EVERY = 5
+"""Every fifth background, and of a set without a training split every fifth image with objects, is for testing."""
+
+_CROPS = (60, 100)  # side of the crop of a background, in percent of its shorter side
+
+
+@dataclass(frozen=True, eq=False)
+class CompositeDataset(InMemoryDataset):
+    """Composites, with the background of each.
+
+    Attributes, besides those of `InMemoryDataset`:
+        backgrounds: int64 (N,), the class whose backgrounds each image's is one of.
+    """
+
+    backgrounds: Tensor = field(kw_only=True)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The class of each image and that of its background, as in "dog on cat"."""
+        pairs = zip(self.labels.tolist(), self.backgrounds.tolist(), strict=True)
+        return tuple(f"{self.classes[label]} on {self.classes[background]}" for label, background in pairs)
+
+    @property
+    def agrees(self) -> Tensor:
+        """Whether the background is one of those of the label, bool (N,)."""
+        return self.backgrounds == self.labels.cpu()
+
+    def subset(self, which: int | Sequence[int] | NDArray[np.int64] | Tensor) -> CompositeDataset:
+        index = chosen(which, self.labels)
+        smaller = super().subset(index)
+        assert isinstance(smaller, CompositeDataset)
+        return replace(smaller, backgrounds=self.backgrounds[index.cpu()])
+
+
+@register_splits("composites")
+def composites(
+    *,
+    foregrounds: str = "",
+    backgrounds: str = "",
+    classes: list[str] | None = None,
+    train: int = 2000,
+    test: int = 500,
+    side: int = 96,
+    smallest: float = 0.4,
+    largest: float = 0.7,
+    cue: float = 0.9,
+    test_cue: float = 0.0,
+    seed: int = 0,
+) -> Splits:
+    """Make composites: each image shows one object, cut out by its mask, on a crop of a photograph.
+
+    The photographs are sorted by how much more red than blue they are in the mean, and divided into as many parts of
+    equal size as there are classes: from those of sky and water to those of earth and lamp light. With probability
+    `cue` an image has a background of the part of its label, otherwise of a part drawn uniformly from all: as in
+    `clutter`, the two agree with probability cue + (1 - cue) / classes. Objects, their size and their place do not
+    depend on the cue.
+
+    Test images have other photographs, every fifth of each part, and other objects: those of the held-out split of the
+    set of objects, or, where it has one split only, those in every fifth of its images.
+
+    A pixel belongs to the object if its mask covers at least half of it, and is then the object's alone: the edges are
+    not smoothed, and the region is exact. Colours beside the object do not get into it.
+
+    Args:
+        foregrounds: a data set with masks of single objects, "KIND:FOLDER" as in `open_regions`, such as coco or masks
+            (with instances). Groups of objects in one annotation (COCO's crowds), and those whose box has fewer than 16
+            pixels in its longer side are left out.
+        backgrounds: a folder of photographs.
+        classes: names of classes of the foregrounds, or several as one, "animal=dog+bird"; None for all that have
+            objects for training and for testing.
+        train: number of training images; classes are balanced to within one image.
+        test: number of test images.
+        side: of the images in pixels, 16 to 1024.
+        smallest: least length of the object's longer side, as a share of the image's side, above 0.
+        largest: greatest length, at most 1.
+        cue: probability that the background is of the part of the label in training images, 0 to 1.
+        test_cue: the same for test images.
+        seed: 0 to 2^64 - 1.
+
+    Returns:
+        both splits, `CompositeDataset`s.
+
+    Raises:
+        InputError: an argument outside its range, a folder or class that is not there, a set without masks of objects.
+    """
+    check_seed(seed)
+    for name, value, interval in (
+        ("train", train, "[1, 10^6]"),
+        ("test", test, "[1, 10^6]"),
+        ("side", side, "[16, 1024]"),
+        ("smallest", smallest, "(0, 1]"),
+        ("largest", largest, f"[{smallest}, 1]"),
+        ("cue", cue, "[0, 1]"),
+        ("test_cue", test_cue, "[0, 1]"),
+    ):
+        check_interval(f"composites: {name}", value, interval)
+    for name, where, example in (("foregrounds", foregrounds, "coco:FOLDER"), ("backgrounds", backgrounds, "FOLDER")):
+        if not where:
+            raise InputError(f"composites need {name}; give them (--data.options.{name} {example})")
+    cut, names = _cut_outs(foregrounds, classes, round(side * largest))
+    photographs = _photographs(Path(backgrounds).expanduser(), side, len(names))
+    shared: dict[str, Any] = {"size": side, "sides": (round(side * smallest), round(side * largest))}
+    made = [
+        _make(split_cut, split_photographs, count, correlation, RandomStream(seed, 30 + i), **shared)
+        for i, (split_cut, split_photographs, count, correlation) in enumerate(
+            zip(cut, photographs, (train, test), (cue, test_cue), strict=True)
+        )
+    ]
+    mean, std = channel_statistics(made[0]["images"])
+    named: dict[str, Any] = {"classes": names, "name": "composites", "mean": mean, "std": std}
+    return Splits(
+        *(CompositeDataset(**one, split=split, **named) for one, split in zip(made, ("train", "test"), strict=True))
+    )
+
+
+def _make(
+    cut: Sequence[Sequence[Image.Image]],
+    photographs: Sequence[Sequence[Pixels]],
+    count: int,
+    cue: float,
+    stream: RandomStream,
+    *,
+    size: int,
+    sides: tuple[int, int],
+) -> dict[str, Any]:
+    """The images of a split, from the cut-outs and photographs of each class."""
+    labels = stream.permutation(count) % len(cut)
+    agrees, other = stream.bernoulli(cue, count), stream.integers(0, len(cut) - 1, count)
+    groups = np.where(agrees, labels, other)
+    objects = stream.integers(0, np.array([len(one) for one in cut])[labels] - 1, count)
+    behind = stream.integers(0, np.array([len(one) for one in photographs])[groups] - 1, count)
+    side, mirrored = stream.integers(*sides, count), stream.bernoulli(0.5, (2, count))
+    crops, places = stream.integers(*_CROPS, count), stream.integers(0, 2**16, (4, count))
+    images, regions = np.empty((count, size, size, 3), np.uint8), np.zeros((count, size, size), np.bool_)
+    for i in range(count):
+        photograph = photographs[groups[i]][behind[i]]
+        height, width = photograph.shape[:2]
+        crop = max(1, min(height, width) * int(crops[i]) // 100)
+        top, left = (
+            (length - crop) * int(place) >> 16 for length, place in zip((height, width), places[:2, i], strict=True)
+        )
+        background = Image.fromarray(photograph[top : top + crop, left : left + crop])
+        images[i] = np.asarray(background.resize((size, size), Image.Resampling.BILINEAR))[
+            :, :: -1 if mirrored[0, i] else 1
+        ]
+        pixels = _scaled(cut[labels[i]][objects[i]], int(side[i]))[:, :: -1 if mirrored[1, i] else 1]
+        height, width = pixels.shape[:2]
+        top, left = (
+            (size - length) * int(place) >> 16 for length, place in zip((height, width), places[2:, i], strict=True)
+        )
+        covered = pixels[:, :, 3] >= 128
+        images[i, top : top + height, left : left + width][covered] = pixels[covered, :3]
+        regions[i, top : top + height, left : left + width] = covered
+    return {
+        "images": torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+        "labels": torch.from_numpy(labels),
+        "regions": torch.from_numpy(regions),
+        "backgrounds": torch.from_numpy(groups),
+    }
+
+
+def _scaled(image: Image.Image, side: int) -> Pixels:
+    """RGBA at another size, with this longer side; PIL weighs the colours with the opacity."""
+    factor = side / max(image.size)
+    size = tuple(max(1, round(length * factor)) for length in image.size)
+    return np.asarray(image.resize((size[0], size[1]), Image.Resampling.BILINEAR))
+
+
+def _cut_outs(
+    where: str, classes: Sequence[str] | None, side: int
+) -> tuple[tuple[list[list[Image.Image]], list[list[Image.Image]]], tuple[str, ...]]:
+    """The cut-outs for training and for testing by class, and the names of the classes."""
+    from regard.data.sources import open_regions  # which registers this set
+
+    held_out = open_regions(where)
+    try:
+        learnt = open_regions(where, split="train")
+    except InputError:
+        learnt = held_out
+    if not held_out.has_object_masks:
+        raise InputError(f"the images of {where} have no masks of single objects; give a set that has (coco, masks)")
+    merged = _merged(held_out.classes, classes)
+    class_of = {label: place for place, labels in enumerate(merged.values()) for label in labels}
+    if learnt.split == held_out.split:
+        sources = [(held_out, lambda i: i % EVERY > 0), (held_out, lambda i: i % EVERY == 0)]
+    else:
+        sources = [(learnt, lambda i: True), (held_out, lambda i: True)]
+    train, test = (_cut(images, which, class_of, side) for images, which in sources)
+    kept = [place for place in range(len(merged)) if train[place] and test[place]]
+    names = [name for place, name in enumerate(merged) if place in kept]
+    missing = [name for name in merged if name not in names]
+    if classes is not None and missing:
+        raise InputError(f"{where} has no object of class {missing[0]!r} to train and to test on; leave the class out")
+    if len(kept) < 2:
+        raise InputError(
+            f"{where} has {len(kept)} classes with objects to train and to test on; composites need two or more"
+        )
+    return ([train[place] for place in kept], [test[place] for place in kept]), tuple(names)
+
+
+def _merged(known: Sequence[str], classes: Sequence[str] | None) -> dict[str, list[int]]:
+    """The labels in the set of objects that make up each class, by its name."""
+    if classes is None:
+        return {name: [label] for label, name in enumerate(known)}
+    merged: dict[str, list[int]] = {}
+    for text in classes:
+        name, _, parts = text.partition("=")
+        for part in (parts or name).split("+"):
+            if part not in known:
+                raise unknown("class of the foregrounds", part, known)
+            if any(known.index(part) in labels for labels in merged.values()):
+                raise InputError(f"class {part!r} is named twice; name each class once")
+            merged.setdefault(name, []).append(known.index(part))
+    return merged
+
+
+def _cut(
+    images: ImageDataset, which: Callable[[int], bool], class_of: Mapping[int, int], side: int
+) -> dict[int, list[Image.Image]]:
+    """Up to `MOST` cut-outs of each class, RGBA pixels of bounding boxes, from images in a fixed random order; none
+    larger than need be. `class_of` maps labels of the images to classes."""
+    cut: dict[int, list[Image.Image]] = {place: [] for place in class_of.values()}
+    for i in RandomStream(0, 32).permutation(len(images)).tolist():
+        if not which(i) or all(len(one) >= MOST for one in cut.values()):
+            continue
+        try:
+            there = images.objects(i, masks=False)
+            known = [] if there is None else [class_of[label] for label in there.labels.tolist() if label in class_of]
+            if all(len(cut[place]) >= MOST for place in known):
+                continue
+            photograph, there = images.image(i), images.objects(i)
+        except Unreadable as error:
+            raise InputError(f"{first_line(error)}; remove or replace the image") from None
+        assert there is not None and there.masks is not None
+        for label, mask, crowd in zip(there.labels.tolist(), there.masks.numpy(), there.crowd.tolist(), strict=True):
+            if label not in class_of or crowd or len(cut[class_of[label]]) >= MOST or not mask.any():
+                continue
+            rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+            box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+            if max(box[2] - box[0], box[3] - box[1]) < LEAST:
+                continue
+            pixels = photograph.crop(box)
+            pixels.putalpha(Image.fromarray(mask).convert("L").crop(box))
+            cut[class_of[label]].append(Image.fromarray(_scaled(pixels, side)) if max(pixels.size) > side else pixels)
+    return cut
+
+
+def _photographs(folder: Path, size: int, classes: int) -> tuple[list[list[Pixels]], list[list[Pixels]]]:
+    """The photographs for training and for testing by class, with shorter sides of at most 1.5 `size`."""
+    paths = Tree(existing_folder(folder, "expected a folder of photographs (--data.options.backgrounds)")).images()
+    if len(paths) < 2 * EVERY * classes:
+        raise InputError(
+            f"{show(folder)} has {len(paths)} photographs ({', '.join(EXTENSIONS)}); composites of {classes} classes "
+            f"need {2 * EVERY * classes} or more"
+        )
+    photographs = []
+    for path in paths:
+        try:
+            image, _ = read_image(folder / path)
+        except Unreadable as error:
+            raise InputError(f"{first_line(error)}; remove or replace the photograph") from None
+        longest = 1.5 * size * max(image.size) / min(image.size)
+        photographs.append(np.asarray(image) if max(image.size) <= longest else _scaled(image, round(longest)))
+    warmth = [float(one[:, :, 0].mean() - one[:, :, 2].mean()) for one in photographs]
+    order = np.argsort(warmth, kind="stable")
+    parts: list[Integers] = np.array_split(order, classes)
+    return (
+        [[photographs[i] for place, i in enumerate(part) if place % EVERY] for part in parts],
+        [[photographs[i] for i in part[::EVERY]] for part in parts],
+    )
