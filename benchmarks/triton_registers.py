@@ -85,9 +85,9 @@ def run(x: Tensor, groups: int, orders: tuple[int, ...]) -> None:
         statistics = small(n, c), small(n, groups), small(n, groups)
         kernels.group_gate_backward(x, x, *statistics, of_group, of_group, *gate, 1e-5)
     for factors in ((a, None, None, None), (a, b, None, None), (a, None, a, None), (None, None, a, None)):
-        kernels.combine(x, *factors, True)
+        kernels.combine(x, *factors, None, None, None, True)
     for factors in ((a, None, None, None), (a, b, a, b)):
-        kernels.combine(x, *factors, False)
+        kernels.combine(x, *factors, x, None, None, False)
     kernels.combine_backward(x, x, a, None)
     kernels.combine_backward(x, x, a, b)
     for variance, maximum in ((True, False), (False, True)):

@@ -130,7 +130,7 @@ def test_combine(x, with_b) -> None:
     g, inputs = torch.randn_like(x), wide(x, small(n, c, 1, 1), small(n, 1, h, w))
     a, b = inputs[1].detach().float(), inputs[2].detach().float() if with_b else None
     product = inputs[0] * inputs[1] * (inputs[2] if with_b else 1)
-    check(kernels.combine(x, a, b, None, None, True), product, x)
+    check(kernels.combine(x, a, b, None, None, None, None, None, True), product, x)
     dx, *of_factors = kernels.combine_backward(g, x, a, b)
     wanted = torch.autograd.grad(product, inputs[: 2 + with_b], g.double())
     check(dx, wanted[0], x)
@@ -138,7 +138,7 @@ def test_combine(x, with_b) -> None:
         check(one, want)
 
 
-@pytest.mark.parametrize("present", ["ac", "c", "abcd", "-a", "-ab", "-abcd"])
+@pytest.mark.parametrize("present", ["ac", "c", "abcd", "acg", "-a", "-ab", "-abcdg"])
 def test_combine_with_terms(present) -> None:
     """Terms, and products without the features."""
     x = small(2, 3, 4, 5)
@@ -149,7 +149,9 @@ def test_combine_with_terms(present) -> None:
         expected = expected * factor if factor is not None else expected
     if c is not None:
         expected = expected + c * (d if d is not None else 1)
-    check(kernels.combine(x, a, b, c, d, present[0] != "-"), expected.double(), x)
+    g = torch.randn_like(x) if "g" in present else None
+    expected = expected + g if g is not None else expected
+    check(kernels.combine(x, a, b, c, d, g, None, None, present[0] != "-"), expected.double(), x)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -166,7 +168,7 @@ def test_sums_over_many_channels(layout) -> None:
 
 def test_other_shapes_go_by_formula() -> None:
     x, rows, columns = small(1, 4, 3, 5), small(1, 4, 3, 1), small(1, 4, 1, 5)
-    assert kernels.combine(x, rows, columns, None, None, True) is NotImplemented
+    assert kernels.combine(x, rows, columns, None, None, None, None, None, True) is NotImplemented
     assert kernels.combine_backward(x, x, rows, columns) is NotImplemented
     large = small(1, 130, 2, 2)
     assert kernels.group_gate(large, small(1), small(1), small(0, 1), small(0, 1), 1e-5) is NotImplemented

@@ -56,8 +56,7 @@ def channel(channels: int, dtype: torch.dtype, statistics: Callable) -> tuple[Ca
     a, b = (parameter(channels, seed=seed, dtype=dtype) for seed in (1, 2))
 
     def run(x: Tensor) -> Tensor:
-        found = statistics(x)
-        found = found if isinstance(found, tuple) else (found,)
+        x, *found = (x, statistics(x)) if statistics is kernels.channel_mean else statistics(x)
         u = sum(w * s for w, s in zip((a, b), found, strict=False))
         return kernels.scale(x, torch.sigmoid(u)[:, :, None, None])
 
@@ -80,9 +79,9 @@ def channel_pixel(channels: int, dtype: torch.dtype) -> tuple[Callable, list[Ten
     c, d = (parameter(1, seed=seed, dtype=dtype) for seed in (3, 4))
 
     def run(x: Tensor) -> Tensor:
-        mean, top = kernels.channel_mean_max(x)
+        x, mean, top = kernels.channel_mean_max(x)
         by_channel = torch.sigmoid(a * mean + b * top)[:, :, None, None]
-        mean, top = kernels.pixel_mean_max(x, by_channel)
+        x, mean, top = kernels.pixel_mean_max(x, by_channel)
         return kernels.scale(x, by_channel, torch.sigmoid(c * mean + d * top))
 
     return run, [a, b, c, d]
@@ -92,7 +91,12 @@ def context(channels: int, dtype: torch.dtype, added: bool) -> tuple[Callable, l
     key, w = (parameter(channels, seed=seed, dtype=dtype) for seed in (1, 2))
     bias = parameter(1, seed=3, dtype=dtype)
     join = kernels.add if added else kernels.scale
-    return lambda x: join(x, torch.sigmoid(w * kernels.context(x, key, bias))[:, :, None, None]), [key, w, bias]
+
+    def run(x: Tensor) -> Tensor:
+        x, mean = kernels.context(x, key, bias)
+        return join(x, torch.sigmoid(w * mean)[:, :, None, None])
+
+    return run, [key, w, bias]
 
 
 OPERATIONS = {
@@ -315,7 +319,7 @@ def test_a_kernel_that_fails_leaves_its_operation_to_the_formula_and_it_is_said_
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(native, "combine", fails)
-    monkeypatch.setattr(combine.combine, "broken", set())
+    monkeypatch.setattr(combine._combine, "broken", set())
     x, f = seeded(2, 4, 3, 3), seeded(2, 4, 1, 1)
     with caplog.at_level(logging.WARNING, "regard"):
         assert torch.equal(kernels.scale(x, f), x * f) and torch.equal(kernels.scale(x, f), x * f)

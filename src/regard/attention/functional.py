@@ -12,13 +12,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: Tensor | None, read: bool) -> Tensor:
-    """`x * a * b + c * d`, or without x (`read` is false) `a * b + c * d`, of the shape and dtype of x.
+def combine(
+    x: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    d: Tensor | None,
+    g: Tensor | None,
+    where: Tensor | None,
+    peak: Tensor | None,
+    read: bool,
+) -> Tensor:
+    """`x * a * b + c * d + g`, or without x (`read` is false) `a * b + c * d + g`, of the shape and dtype of x.
 
-    An absent factor is 1, an absent term (c and d) is 0.
+    An absent factor is 1, an absent term (c and d, g) is 0. g is features. `peak` is added at the positions `where`:
+    pixels h W + w of each channel, (N, C), or channels at each pixel, (N, 1, H, W).
     """
     parts = []
-    for first, factors in ((x if read else None, (a, b)), (None, (c, d))):
+    for first, factors in ((x if read else None, (a, b)), (None, (c, d)), (g, ())):
         product = first
         for factor in factors:
             if factor is not None:
@@ -26,24 +37,22 @@ def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: 
         if product is not None:
             parts.append(product)
     y = sum(parts[1:], parts[0])
-    return y if y.shape == x.shape else y.expand(x.shape)
+    y = y if y.shape == x.shape else y.expand(x.shape)
+    if where is None or peak is None:
+        return y
+    return y.flatten(2).scatter_add(*peaks(where, peak, x.dtype)).reshape(x.shape)
 
 
-def with_peaks(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, pixels: bool) -> Tensor:
-    """`a * b` of the shape and dtype of x, with `peak` added at the positions `where`.
-
-    These are pixels h W + w of each channel, (N, C), or channels at each pixel, (N, 1, H, W).
-    """
-    y = combine(x, a, b, None, None, False)
-    if pixels:
-        return y.flatten(2).scatter_add(2, where[:, :, None], peak.to(x.dtype)[:, :, None]).view(x.shape)
-    return y.scatter_add(1, where, peak.to(x.dtype))
+def peaks(where: Tensor, peak: Tensor, dtype: torch.dtype) -> tuple[int, Tensor, Tensor]:
+    """What to `scatter_add` to features (N, C, H W) for the positions and values of `combine`."""
+    peak = peak.to(dtype)
+    return (2, where[:, :, None], peak[:, :, None]) if where.dim() == 2 else (1, where.flatten(2), peak.flatten(2))
 
 
 def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of `x * a * b`: of x, a and b; the last is empty if b is absent."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    of_product, dx = g.to(dtype) * x.to(dtype), combine(g, a, b, None, None, True)
+    of_product, dx = g.to(dtype) * x.to(dtype), combine(g, a, b, None, None, None, None, None, True)
     if b is None:
         return dx, of_product.sum_to_size(a.shape), x.new_empty(0, dtype=dtype)
     return dx, (of_product * b).sum_to_size(a.shape), (of_product * a).sum_to_size(b.shape)

@@ -86,8 +86,24 @@ class GatedAttention(AttentionModule, ABC):
 
 
 class ChannelAttention(GatedAttention):
-    """Base of the modules with one logit per channel, (N, C, 1, 1)."""
+    """Base of the modules with one logit per channel, from statistics of the channels: by default, their means."""
+
+    def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The features, for what follows, and statistics of them."""
+        return x, kernels.channel_mean(x)
+
+    @abstractmethod
+    def channel_logits(self, *statistics: Tensor) -> Tensor:
+        """Gate logits (N, C) of the statistics."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.channel_logits(*self.statistics(x)[1:])[:, :, None, None]
+
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The features, and the factors (N, C, 1, 1) for them."""
+        x, *statistics = self.statistics(x)
+        return x, self.gate(self.channel_logits(*statistics)[:, :, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        return kernels.scale(x, self.gate_values(x))
+        return kernels.scale(*self.factors(x))

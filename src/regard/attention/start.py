@@ -45,7 +45,8 @@ class IdentityStart(AttentionModule):
         if self.by_channel:
             module = cast(ChannelAttention, self.module)
             check_features(module, x)
-            return kernels.scale(x, 1 - self.strength * (1 - module.gate_values(x)))
+            x, factors = module.factors(x)
+            return kernels.scale(x, 1 - self.strength * (1 - factors))
         return torch.lerp(self.module(x), x, 1 - self.strength.to(x.dtype))  # x - (1 - 1) (x - module(x)) at first
 
 

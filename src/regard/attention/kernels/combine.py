@@ -24,27 +24,46 @@ def _broadcast(x: Tensor, *small: Tensor | None) -> bool:
     )
 
 
-combine = Operation(functional.combine, lambda x, a, b, c, d, read: _broadcast(x, a, b, c, d))
-combine_backward = Operation(
+_combine = Operation(
+    functional.combine,
+    lambda x, a, b, c, d, g, *_: _broadcast(x, a, b, c, d) and (g is None or g.shape == x.shape),
+)
+_combine_backward = Operation(
     functional.combine_backward, lambda g, x, a, b: g.shape == x.shape and _broadcast(x, a, b) and a.shape != x.shape
 )
 
-with_peaks = Operation(functional.with_peaks, lambda x, a, b, where, peak, pixels: _broadcast(x, a, b))
+
+def _gradient(inputs: Sequence[Any], _: Any, dy: Tensor) -> Any:
+    x, a, b, c, *others, read = inputs
+    if read and all(other is None for other in others):
+        none = (None,) * len(others)
+        if a is not None and c is None:
+            dx, da, db = _combine_backward(dy, x, a, b)
+            return dx, da.to(a.dtype), None if b is None else db.to(b.dtype), None, *none, None
+        if a is None and b is None:
+            dx = dy.contiguous(memory_format=memory_format(x))
+            return dx, None, None, dy.sum_to_size(c.shape).to(c.dtype), *none, None
+    return by_formula(functional.combine, inputs, [dy])
 
 
-def _gradient(inputs: Sequence[Any], _: Any, g: Tensor) -> Any:
-    x, a, b, c, d, read = inputs
-    if read and a is not None and c is None and d is None:
-        dx, da, db = combine_backward(g, x, a, b)
-        return dx, da.to(a.dtype), None if b is None else db.to(b.dtype), None, None, None
-    if read and a is None and b is None and d is None:
-        return g.contiguous(memory_format=memory_format(x)), None, None, g.sum_to_size(c.shape).to(c.dtype), None, None
-    return by_formula(functional.combine, inputs, [g])
+_combine.differentiate(_gradient)
+_combine_backward.differentiate(outputs=3)
 
 
-combine.differentiate(_gradient)
-combine_backward.differentiate(outputs=3)
-with_peaks.differentiate()
+def combine(
+    x: Tensor,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    c: Tensor | None = None,
+    d: Tensor | None = None,
+    *,
+    g: Tensor | None = None,
+    where: Tensor | None = None,
+    peak: Tensor | None = None,
+    read: bool,
+) -> Tensor:
+    """`x * a * b + c * d + g`, and `peak` at positions; without x if not `read`: see `functional.combine`."""
+    return _combine(x, a, b, c, d, g, where, peak, read)
 
 
 def scale(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -54,9 +73,9 @@ def scale(x: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
         x: (N, C, H, W).
         a, b: factors that broadcast to x; the gradient of x and those of both are computed in one pass.
     """
-    return combine(x, a, b, None, None, True)
+    return combine(x, a, b, read=True)
 
 
 def add(x: Tensor, term: Tensor) -> Tensor:
     """`x + term`, in the dtype of x; the term broadcasts to x."""
-    return combine(x, None, None, term, None, True)
+    return combine(x, c=term, read=True)

@@ -25,19 +25,28 @@ _context = Operation(
 )
 
 
-def _gradient(inputs: Sequence[Any], kept: Sequence[Tensor], dcontext: Tensor, dweights: Tensor) -> Any:
+def _gradient(
+    inputs: Sequence[Any], kept: Sequence[Tensor], dcontext: Tensor, dweights: Tensor, g: Tensor | None = None
+) -> Any:
     (x, key, bias), (weights,) = inputs, kept
     of_weights = weighted_sum(x, dcontext) + dweights
     of_logits = weights * (of_weights - (weights * of_weights).sum((2, 3), keepdim=True))
     dkey = weighted_sum(x, of_logits).sum((0, 2, 3))
     keys = key[None, :, None, None].expand(x.shape[0], -1, 1, 1)
-    dx = combine(x, dcontext, weights, keys, of_logits, False)
+    dx = combine(x, dcontext, weights, keys, of_logits, g=g, read=False)
     return dx, dkey.to(key.dtype), torch.zeros_like(bias)  # the softmax does not feel the bias
 
 
 _context.differentiate(_gradient, kept=slice(1, 2), outputs=2)
 
 
-def context(x: Tensor, key: Tensor, bias: Tensor) -> Tensor:
-    """The context (N, C): the mean of the pixels weighted by `softmax_p(key x[p] + bias)`; key (C,), bias (1,)."""
-    return _context(x, key, bias)[0].flatten(1).to(x.dtype)
+def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """x, and its context (N, C): the mean of the pixels weighted by `softmax_p(key x[p] + bias)`.
+
+    Args:
+        x: (N, C, H, W).
+        key: (C,).
+        bias: (1,).
+    """
+    x, context, _ = _context.carry(x, key, bias)
+    return x, context.flatten(1).to(x.dtype)

@@ -25,6 +25,10 @@ from regard.errors import first_line
 
 _BACKENDS = {"cpu": "native", "cuda": "triton"}
 _LIBRARY = torch.library.Library("regard", "DEF")
+# Whether a function transform (torch.func) is active: the dispatcher knows.
+_LIBRARY.define("transformed() -> bool")
+_LIBRARY.impl("transformed", lambda: False, "CompositeImplicitAutograd")
+_LIBRARY.impl("transformed", lambda: True, "FuncTorchDynamicLayerFrontMode")
 _log = logging.getLogger("regard")
 _reference: ContextVar[bool] = ContextVar("reference", default=False)
 
@@ -97,13 +101,27 @@ class Operation:
         self.operator = getattr(torch.ops.regard, self.name).default
 
     def __call__(self, *args: Any) -> Any:
-        x = args[self.home]
-        if torch.compiler.is_compiling():
-            by_formula = not self.fused and x.is_cuda
-        else:
-            # The gradient that is registered knows nothing of tangents of forward-mode differentiation.
-            by_formula = any(isinstance(a, Tensor) and unpack_dual(a).tangent is not None for a in args)
+        compiling = torch.compiler.is_compiling()
+        by_formula = not self.fused and args[self.home].is_cuda if compiling else _has_tangent(args)
         return self.formula(*args) if by_formula or in_reference() else self.operator(*args)
+
+    def carry(self, *args: Any) -> tuple[Any, ...]:
+        """The features, and the results for them.
+
+        Where a gradient is computed step by step, and what follows takes the features from here, the gradient that
+        reaches them by their results is added in the pass in which it is made.
+        """
+        x = args[self.home]
+        if (
+            isinstance(x, Tensor)  # not a proxy of torch.fx
+            and x.requires_grad
+            and torch.is_grad_enabled()
+            and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or in_reference())
+            and not (torch.ops.regard.transformed() or _has_tangent(args))
+        ):
+            return _Carried.apply(self, *args)
+        result = self(*args)
+        return (x, *result) if isinstance(result, tuple) else (x, result)
 
     def plain(self, *args: Any) -> Any:
         """By the formula, in the layout and dtypes that all versions have in common."""
@@ -154,7 +172,8 @@ class Operation:
 
         Args:
             backward: of the inputs, the outputs `kept` and the gradients of the first `outputs` outputs, makes those of
-                the inputs. Without it, the formula is differentiated.
+                the inputs. Without it, the formula is differentiated. Of an operation that carries the features, it
+                also takes `g`, to be added to the gradient of the features.
             kept: which outputs are saved.
             outputs: how many outputs have gradients.
         """
@@ -165,14 +184,33 @@ class Operation:
             ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
             ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs), *every[kept])
 
-        def gradient(ctx: Any, *gradients: Tensor) -> Any:
+        def gradient(ctx: Any, *gradients: Tensor, **carried: Tensor) -> Any:
             saved = ctx.saved_tensors  # which checkpointing allows once
             inputs = [other if value is None else value for value, other in zip(saved, ctx.others, strict=False)]
             if backward is None:
                 return by_formula(self.formula, inputs, gradients[:outputs])
-            return backward(inputs, saved[len(inputs) :], *gradients[:outputs])
+            return backward(inputs, saved[len(inputs) :], *gradients[:outputs], **carried)
 
+        self.setup, self.gradient = setup, gradient
         torch.library.register_autograd(f"regard::{self.name}", gradient, setup_context=setup)
+
+
+class _Carried(torch.autograd.Function):
+    """An operation that hands its features on; see `Operation.carry`."""
+
+    @staticmethod
+    def forward(operation: Operation, *inputs: Any) -> tuple[Tensor, ...]:
+        x, result = inputs[operation.home], operation.operator(*inputs)
+        return (x.view_as(x), *result) if isinstance(result, tuple) else (x.view_as(x), result)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.operation = inputs[0]
+        ctx.operation.setup(ctx, inputs[1:], output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *gradients: Tensor) -> Any:
+        return None, *ctx.operation.gradient(ctx, *gradients, g=g)
 
 
 def by_formula(formula: Callable[..., Any], inputs: Sequence[Any], gradients: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -203,6 +241,11 @@ def memory_format(x: Tensor) -> torch.memory_format:
 def in_reference() -> bool:
     """Whether formulas are asked for, by `reference`; not while torch.compile traces."""
     return not torch.compiler.is_dynamo_compiling() and _reference.get()
+
+
+def _has_tangent(args: Sequence[Any]) -> bool:
+    """Whether forward-mode differentiation is at work, of which the gradients that are registered know nothing."""
+    return any(isinstance(a, Tensor) and unpack_dual(a).tangent is not None for a in args)
 
 
 def _laid_out(value: Tensor, x: Tensor) -> Tensor:

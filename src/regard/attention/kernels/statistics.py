@@ -1,6 +1,8 @@
 """Means, variances and maxima over channels, pixels, rows and columns.
 
-The gradient of a mean comes back as a view of its few values, which autograd adds to what else reaches the features.
+The gradients of `channel_mean` and `strip_means` are views of their few values, which autograd adds to what else reaches
+the features. Those of the others have a value for every element: they return the features too, and where these are used
+from there on, all of their gradient is made in one pass.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from regard.attention import functional
-from regard.attention.kernels.combine import combine, with_peaks
+from regard.attention.kernels.combine import combine
 from regard.attention.kernels.operation import Operation
 
 
@@ -27,27 +29,32 @@ weighted_sum = Operation(
 )
 
 
-def _of_channels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dvariance: Tensor, dtop: Tensor) -> Any:
+def _of_channels(
+    inputs: Sequence[Any],
+    kept: Sequence[Tensor],
+    dmean: Tensor,
+    dvariance: Tensor,
+    dtop: Tensor,
+    g: Tensor | None = None,
+) -> Any:
     (x, variance, maximum), (mean, *_, where) = inputs, kept
     pixels = x.shape[2] * x.shape[3]
     everywhere, slope = dmean[:, :, None, None] / pixels, None
+    if not variance and not maximum:
+        return everywhere.to(x.dtype).expand(x.shape), None, None
     if variance:
         slope = dvariance[:, :, None, None] * (2 / max(pixels - 1, 1))
         everywhere = everywhere - slope * mean[:, :, None, None]
-    if maximum:
-        dx = with_peaks(x, everywhere, None, where, dtop, True)
-        dx = dx if slope is None else dx + combine(x, slope, None, None, None, True)
-    elif slope is not None:
-        dx = combine(x, slope, None, everywhere, None, True)
-    else:
-        dx = everywhere.to(x.dtype).expand(x.shape)
-    return dx, None, None
+    peak = {"where": where, "peak": dtop} if maximum else {}
+    return combine(x, slope, c=everywhere, g=g, read=variance, **peak), None, None
 
 
-def _of_pixels(inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dtop: Tensor) -> Any:
+def _of_pixels(
+    inputs: Sequence[Any], kept: Sequence[Tensor], dmean: Tensor, dtop: Tensor, g: Tensor | None = None
+) -> Any:
     x, f = inputs
     (where,), mean = kept, dmean / x.shape[1]
-    dx = with_peaks(x, f, mean, where, f.expand_as(x).gather(1, where) * dtop, False)
+    dx = combine(x, f, mean, g=g, where=where, peak=f.expand_as(x).gather(1, where) * dtop, read=False)
     line = x.shape[0], x.shape[2] * x.shape[3], 1
     df = weighted_sum(x, mean)[..., 0].scatter_add(1, where.reshape(line), (x.gather(1, where) * dtop).reshape(line))
     return dx, df[..., None].to(f.dtype)
@@ -70,22 +77,22 @@ def channel_mean(x: Tensor) -> Tensor:
     return _channels(x, False, False)[0].to(x.dtype)
 
 
-def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (with H W - 1 in the denominator; 0 for one pixel) of each channel, (N, C), like x."""
-    mean, variance, _, _ = _channels(x, True, False)
-    return mean.to(x.dtype), variance.to(x.dtype)
+def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x, mean and variance (with H W - 1 in the denominator; 0 for one pixel) of each channel, (N, C), in its dtype."""
+    x, mean, variance, _, _ = _channels.carry(x, True, False)
+    return x, mean.to(x.dtype), variance.to(x.dtype)
 
 
-def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and maximum of each channel: (N, C), in the dtype of x. A maximum's gradient goes to the first pixel."""
-    mean, _, top, _ = _channels(x, False, True)
-    return mean.to(x.dtype), top.to(x.dtype)
+def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x, mean and maximum of each channel: (N, C), in its dtype. A maximum's gradient goes to the first pixel."""
+    x, mean, _, top, _ = _channels.carry(x, False, True)
+    return x, mean.to(x.dtype), top.to(x.dtype)
 
 
-def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and maximum over the channels of `x * f`, f: (N, C, 1, 1), at each pixel: (N, 1, H, W), like x."""
-    mean, top, _ = _pixels(x, f)
-    return mean.to(x.dtype), top.to(x.dtype)
+def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x, mean and maximum over the channels of `x * f`, f: (N, C, 1, 1), at each pixel: (N, 1, H, W), in its dtype."""
+    x, mean, top, _ = _pixels.carry(x, f)
+    return x, mean.to(x.dtype), top.to(x.dtype)
 
 
 def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:

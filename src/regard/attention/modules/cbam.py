@@ -47,9 +47,11 @@ class MeanMaxAttention(ChannelAttention):
         nn.init.zeros_(self.fc1.bias)
         nn.init.zeros_(self.fc2.bias)
 
-    def logits(self, x: Tensor) -> Tensor:
-        mean, maximum = kernels.channel_mean_max(x)
-        return (self.fc2(torch.relu(self.fc1(mean))) + self.fc2(torch.relu(self.fc1(maximum))))[:, :, None, None]
+    def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
+        return kernels.channel_mean_max(x)
+
+    def channel_logits(self, mean: Tensor, maximum: Tensor) -> Tensor:
+        return self.fc2(torch.relu(self.fc1(mean))) + self.fc2(torch.relu(self.fc1(maximum)))
 
 
 @register("cbam")
@@ -92,21 +94,21 @@ class ConvolutionalBlockAttention(AttentionModule):
             channels, kernel_size=kernel_size, norm_start=0.0, gate=gate, device=device, dtype=dtype
         )
 
-    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The channel gate (N, C, 1, 1) and the spatial gate (N, 1, H, W)."""
-        by_channel = self.channel.gate_values(x)
-        mean, maximum = kernels.pixel_mean_max(x, by_channel)
-        return by_channel, self.spatial.gate(self.spatial.map_logits(mean, maximum))
+    def _factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The features, the channel gate (N, C, 1, 1) and the spatial gate (N, 1, H, W)."""
+        x, by_channel = self.channel.factors(x)
+        x, mean, maximum = kernels.pixel_mean_max(x, by_channel)
+        return x, by_channel, self.spatial.gate(self.spatial.map_logits(mean, maximum))
 
     def gate_values(self, x: Tensor) -> Tensor:
         """The product of both gates (N, C, H, W)."""
-        by_channel, by_pixel = self._gates(x)
+        _, by_channel, by_pixel = self._factors(x)
         return by_channel * by_pixel
 
     def forward(self, x: Tensor) -> Tensor:
         """`self.spatial(self.channel(x))`, without the intermediate features in memory."""
         check_features(self, x)
-        return kernels.scale(x, *self._gates(x))
+        return kernels.scale(*self._factors(x))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

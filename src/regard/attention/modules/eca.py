@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from regard.attention import kernels
 from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import same_padding
@@ -51,6 +50,5 @@ class EfficientChannelAttention(ChannelAttention):
             1, 1, kernel_size, padding=same_padding(kernel_size), bias=False, device=device, dtype=dtype
         )
 
-    def logits(self, x: Tensor) -> Tensor:
-        mean = kernels.channel_mean(x)
-        return self.conv(mean[:, None])[:, 0, :, None, None]  # a 1-d convolution over the C channels
+    def channel_logits(self, mean: Tensor) -> Tensor:
+        return self.conv(mean[:, None])[:, 0]  # a 1-d convolution over the C channels

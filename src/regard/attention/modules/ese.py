@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard.attention import kernels
 from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.registry import register
@@ -43,5 +42,5 @@ class EffectiveSqueezeExcitation(ChannelAttention):
     def _start(self) -> None:
         nn.init.kaiming_normal_(self.fc.weight)
 
-    def logits(self, x: Tensor) -> Tensor:
-        return self.fc(kernels.channel_mean(x))[:, :, None, None]
+    def channel_logits(self, mean: Tensor) -> Tensor:
+        return self.fc(mean)

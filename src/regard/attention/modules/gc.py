@@ -68,19 +68,18 @@ class GlobalContext(ChannelAttention):
         for start_at_zero in (self.attend.bias, self.fc2.weight, self.fc2.bias):
             nn.init.zeros_(start_at_zero)
 
-    def context_logits(self, context: Tensor) -> Tensor:
-        """The transform of the context: (N, C) -> (N, C)."""
-        return self.fc2(torch.relu(self.norm(self.fc1(context))))
+    def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
+        return kernels.context(x, self.attend.weight.flatten(), self.attend.bias)
 
-    def logits(self, x: Tensor) -> Tensor:
-        context = kernels.context(x, self.attend.weight.flatten(), self.attend.bias)
-        return self.context_logits(context)[:, :, None, None]
+    def channel_logits(self, context: Tensor) -> Tensor:
+        return self.fc2(torch.relu(self.norm(self.fc1(context))))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fusion == "scale":
             return super().forward(x)
         check_features(self, x)
-        return kernels.add(x, self.logits(x))
+        x, context = self.statistics(x)
+        return kernels.add(x, self.channel_logits(context)[:, :, None, None])
 
     def gate_values(self, x: Tensor) -> Tensor:
         if self.fusion == "add":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard.attention import kernels
 from regard.attention.gated import ChannelAttention
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
@@ -45,6 +44,5 @@ class SqueezeExcitation(ChannelAttention):
         self.fc1 = nn.Linear(channels, hidden, device=device, dtype=dtype)
         self.fc2 = nn.Linear(hidden, channels, device=device, dtype=dtype)
 
-    def logits(self, x: Tensor) -> Tensor:
-        mean = kernels.channel_mean(x)
-        return self.fc2(torch.relu(self.fc1(mean)))[:, :, None, None]
+    def channel_logits(self, mean: Tensor) -> Tensor:
+        return self.fc2(torch.relu(self.fc1(mean)))

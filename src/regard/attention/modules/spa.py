@@ -68,9 +68,9 @@ class SpatialPyramidAttention(ChannelAttention):
         self.fc1 = Projection(_CELLS * channels, hidden, device=device, dtype=dtype)
         self.fc2 = Projection(hidden, channels, device=device, dtype=dtype)
 
-    def pyramid(self, x: Tensor) -> Tensor:
-        """The pooled features (N, 21 C): grid after grid, in each channel after channel."""
-        return torch.cat([F.adaptive_avg_pool2d(x, side).flatten(1) for side in _SIDES], dim=1)
+    def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The features, and the pooled ones (N, 21 C): grid after grid, in each channel after channel."""
+        return x, torch.cat([F.adaptive_avg_pool2d(x, side).flatten(1) for side in _SIDES], dim=1)
 
-    def logits(self, x: Tensor) -> Tensor:
-        return self.fc2(torch.relu(self.fc1(self.pyramid(x))))[:, :, None, None]
+    def channel_logits(self, pyramid: Tensor) -> Tensor:
+        return self.fc2(torch.relu(self.fc1(pyramid)))

@@ -46,6 +46,8 @@ class StyleRecalibration(ChannelAttention):
     def _start(self) -> None:
         nn.init.zeros_(self.cfc)
 
-    def logits(self, x: Tensor) -> Tensor:
-        mean, variance = kernels.channel_mean_variance(x)
-        return self.bn(self.cfc[:, 0] * mean + self.cfc[:, 1] * (variance + 1e-5).sqrt())[:, :, None, None]
+    def statistics(self, x: Tensor) -> tuple[Tensor, ...]:
+        return kernels.channel_mean_variance(x)
+
+    def channel_logits(self, mean: Tensor, variance: Tensor) -> Tensor:
+        return self.bn(self.cfc[:, 0] * mean + self.cfc[:, 1] * (variance + 1e-5).sqrt())

@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from regard.attention.functional import peaks
 from regard.files import written_aside
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
@@ -113,19 +114,22 @@ def _axes(value: Tensor | None) -> int:
     return sum((size > 1) << (2 - at) for at, size in enumerate(value.shape[1:])) if value is not None else 0
 
 
-def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: Tensor | None, read: bool) -> Tensor:
+def combine(
+    x: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    d: Tensor | None,
+    g: Tensor | None,
+    where: Tensor | None,
+    peak: Tensor | None,
+    read: bool,
+) -> Tensor:
     small = [None if value is None else _in_order(x, value) for value in (a, b, c, d)]
     y = _features(x)
-    _call("combine", x, [x if read else None, *small, y], *map(_axes, small))
-    return y
-
-
-def with_peaks(x: Tensor, a: Tensor, b: Tensor | None, where: Tensor, peak: Tensor, pixels: bool) -> Tensor:
-    y = combine(x, a, b, None, None, False)
-    if pixels:
-        y.flatten(2).scatter_add_(2, where[:, :, None], peak.to(x.dtype)[:, :, None])
-    else:
-        y.scatter_add_(1, where, peak.to(x.dtype))
+    _call("combine", x, [x if read else None, *small, g, y], *map(_axes, small))
+    if where is not None and peak is not None:
+        y.flatten(2).scatter_add_(*peaks(where, peak, x.dtype))
     return y
 
 

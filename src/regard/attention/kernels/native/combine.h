@@ -56,14 +56,15 @@ inline Product<V, S> product(const S* a, bool va, const S* b, bool vb, S otherwi
     return {value, va && vb ? room : va ? a : b};
 }
 
-// y = x * a * b + c * d, or a * b + c * d. Tensors: x or none, a, b, c, d, y. Numbers: the axes of a, b, c and d.
+// y = x * a * b + c * d + g, without what is absent. Tensors: x, a, b, c, d, g, y. Numbers: the axes of a, b, c and d.
 template <class T> void combine(const Call& call) {
     using S = typename Sum<T>::type;
     const Axes axes[] = {Axes(call.numbers[0]), Axes(call.numbers[1]), Axes(call.numbers[2]), Axes(call.numbers[3])};
     const Rows r = rows_of(call, {axes[0], axes[1], axes[2], axes[3]});
     const Steps steps[] = {Steps(r, axes[0]), Steps(r, axes[1]), Steps(r, axes[2]), Steps(r, axes[3])};
     const T* x = call.in<T>(0);
-    T* y = call.at<T>(5);
+    const T* g = call.in<T>(5);
+    T* y = call.at<T>(6);
     of_kind(axes[0].k || axes[1].k, [&](auto vf) {
         of_kind(axes[2].k || axes[3].k, [&](auto vt) {
             each(call, r.n * r.i, [&](int64_t task) {
@@ -75,17 +76,18 @@ template <class T> void combine(const Call& call) {
                     return small ? small + task / r.i * step.size + task % r.i * step.i + j * step.j : nullptr;
                 };
                 for (int64_t j = 0; j < r.j; ++j) {
-                    const auto f = product<vf.value>(at(0, j), axes[0].k, at(1, j), axes[1].k, S(1), r.k, room);
+                    const auto f = product<vf.value>(at(0, j), axes[0].k, at(1, j), axes[1].k, S(x ? 1 : 0), r.k, room);
                     const auto t = product<vt.value>(at(2, j), axes[2].k, at(3, j), axes[3].k, S(0), r.k, room + r.k);
                     const int64_t start = (task * r.j + j) * r.k;
-                    const T* from = x + start;
                     T* to = y + start;
-                    if (x)
+                    of_kind(x, [&](auto with_x) {
+                        of_kind(g, [&](auto with_g) {
 #pragma omp simd
-                        for (int64_t k = 0; k < r.k; ++k) to[k] = narrow<T>(widen(from[k]) * f[k] + t[k]);
-                    else
-#pragma omp simd
-                        for (int64_t k = 0; k < r.k; ++k) to[k] = narrow<T>(f[k] + t[k]);
+                            for (int64_t k = 0; k < r.k; ++k)
+                                to[k] = narrow<T>((with_x.value ? widen(x[start + k]) * f[k] : f[k]) + t[k] +
+                                                  (with_g.value ? widen(g[start + k]) : S(0)));
+                        });
+                    });
                 }
             });
         });

@@ -7,16 +7,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from regard.attention.functional import peaks
 from regard.attention.kernels.triton.reduce import over_channels
 from regard.attention.kernels.triton.tiles import block, image, launch, load, offsets, small, tile
 
 
-def combine(x: Tensor, a: Tensor | None, b: Tensor | None, c: Tensor | None, d: Tensor | None, read: bool) -> Tensor:
-    """x * a * b + c * d, with a and c (N, C, 1, 1), b and d (N, 1, H, W), or without them; without x, if not `read`."""
+def combine(
+    x: Tensor,
+    a: Tensor | None,
+    b: Tensor | None,
+    c: Tensor | None,
+    d: Tensor | None,
+    g: Tensor | None,
+    where: Tensor | None,
+    peak: Tensor | None,
+    read: bool,
+) -> Tensor:
+    """x * a * b + c * d + g, with a and c (N, C, 1, 1), b and d (N, 1, H, W), or without them; and peaks."""
     if not _fit(x, a, b) or not _fit(x, c, d):
         return NotImplemented
     y = torch.empty_like(x)
-    _run(x, x if read else None, a, b, c, d, y, None, None)
+    _run(x, x if read else None, a, b, c, d, g, y, None, None)
+    if where is not None and peak is not None:
+        y.flatten(2).scatter_add_(*peaks(where, peak, x.dtype))
     return y
 
 
@@ -25,7 +38,7 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
     if not _fit(x, a, b):
         return NotImplemented
     dx, da = torch.empty_like(x), small(x, *a.shape)
-    _run(g, g, a, b, None, None, dx, x, da)
+    _run(g, g, a, b, None, None, None, dx, x, da)
     if b is None:
         return dx, da, small(x, 0)
     db = small(x, *b.shape)
@@ -45,8 +58,8 @@ def _run(x: Tensor, *tensors: Tensor | None) -> None:
 
 @triton.jit(do_not_specialize=["C", "P"])
 def _combine(tensors, C, P, V: tl.constexpr, LAST: tl.constexpr, TC: tl.constexpr, TP: tl.constexpr):
-    """y = x * a * b + c * d; and the sums of x * other * b over the pixels, if there is `other`."""
-    x, a, b, c, d, y, other, dots = tensors
+    """y = x * a * b + c * d + g; and the sums of x * other * b over the pixels, if there is `other`."""
+    x, a, b, c, d, g, y, other, dots = tensors
     C, P = image(C, P, V, LAST)
     n, channel = block(C, TC)
     row, ok = n * C + channel, channel < C
@@ -56,7 +69,7 @@ def _combine(tensors, C, P, V: tl.constexpr, LAST: tl.constexpr, TC: tl.constexp
         p = start + tl.arange(0, TP)
         at = start_of_image + offsets(channel[:, None], p[None, :], C, P, LAST)
         mask = ok[:, None] & (p < P)[None, :]
-        v = tl.full([TC, TP], 1.0, tl.float32)
+        v = tl.full([TC, TP], 0.0 if a is None and b is None else 1.0, tl.float32)
         if x is not None:
             v = load(x, at, mask)
         if b is not None:
@@ -72,6 +85,8 @@ def _combine(tensors, C, P, V: tl.constexpr, LAST: tl.constexpr, TC: tl.constexp
             if d is not None:
                 term *= load(d, n * P + p, p < P)[None, :]
             v += term
+        if g is not None:
+            v += load(g, at, mask)
         tl.store(y + at, v, mask=mask)
     if other is not None:
         tl.store(dots + row, tl.sum(total, 1), mask=ok)
