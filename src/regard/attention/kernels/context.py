@@ -48,5 +48,5 @@ def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         key: (C,).
         bias: (1,).
     """
-    x, context, _ = _context.carry(x, key, bias)
+    x, (context, _) = _context.carry(x, key, bias)
     return x, context.flatten(1).to(x.dtype)

@@ -105,8 +105,8 @@ class Operation:
         by_formula = not self.fused and args[self.home].is_cuda if compiling else _has_tangent(args)
         return self.formula(*args) if by_formula or in_reference() else self.operator(*args)
 
-    def carry(self, *args: Any) -> tuple[Any, ...]:
-        """The features, and the results for them.
+    def carry(self, *args: Any) -> tuple[Any, Any]:
+        """The features, and the results for them; of operations with several.
 
         Where a gradient is computed step by step, and what follows takes the features from here, the gradient that
         reaches them by their results is added in the pass in which it is made.
@@ -119,9 +119,9 @@ class Operation:
             and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or in_reference())
             and not (torch.ops.regard.transformed() or _has_tangent(args))
         ):
-            return _Carried.apply(self, *args)
-        result = self(*args)
-        return (x, *result) if isinstance(result, tuple) else (x, result)
+            x, *results = _Carried.apply(self, *args)
+            return x, results
+        return x, self(*args)
 
     def plain(self, *args: Any) -> Any:
         """By the formula, in the layout and dtypes that all versions have in common."""
@@ -200,8 +200,8 @@ class _Carried(torch.autograd.Function):
 
     @staticmethod
     def forward(operation: Operation, *inputs: Any) -> tuple[Tensor, ...]:
-        x, result = inputs[operation.home], operation.operator(*inputs)
-        return (x.view_as(x), *result) if isinstance(result, tuple) else (x.view_as(x), result)
+        x = inputs[operation.home]
+        return x.view_as(x), *operation.operator(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -1,8 +1,8 @@
 """Means, variances and maxima over channels, pixels, rows and columns.
 
-The gradients of `channel_mean` and `strip_means` are views of their few values, which autograd adds to what else reaches
-the features. Those of the others have a value for every element: they return the features too, and where these are used
-from there on, all of their gradient is made in one pass.
+The gradients of `channel_mean` and `strip_means` are views of their few values, which autograd adds to what else
+reaches the features. Those of the others have a value for every element: they return the features too, and where these
+are used from there on, all of their gradient is made in one pass.
 """
 
 from __future__ import annotations
@@ -79,19 +79,19 @@ def channel_mean(x: Tensor) -> Tensor:
 
 def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x, mean and variance (with H W - 1 in the denominator; 0 for one pixel) of each channel, (N, C), in its dtype."""
-    x, mean, variance, _, _ = _channels.carry(x, True, False)
+    x, (mean, variance, _, _) = _channels.carry(x, True, False)
     return x, mean.to(x.dtype), variance.to(x.dtype)
 
 
 def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x, mean and maximum of each channel: (N, C), in its dtype. A maximum's gradient goes to the first pixel."""
-    x, mean, _, top, _ = _channels.carry(x, False, True)
+    x, (mean, _, top, _) = _channels.carry(x, False, True)
     return x, mean.to(x.dtype), top.to(x.dtype)
 
 
 def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x, mean and maximum over the channels of `x * f`, f: (N, C, 1, 1), at each pixel: (N, 1, H, W), in its dtype."""
-    x, mean, top, _ = _pixels.carry(x, f)
+    x, (mean, top, _) = _pixels.carry(x, f)
     return x, mean.to(x.dtype), top.to(x.dtype)
 
 
