@@ -39,7 +39,7 @@ def gate(order: int, channels: int, dtype: torch.dtype) -> list[Tensor]:
 def shuffle(channels: int, dtype: torch.dtype, order: int, moved: bool) -> tuple[Callable, list[Tensor]]:
     scale, shift = (parameter(channels, seed=seed, dtype=dtype) for seed in (1, 2))
     local, (w, b) = torch.arange(channels) % 3 > 0, gate(order, channels, dtype)
-    return lambda x: kernels.shuffle_gate(x, scale, shift, local, w, b, 1e-5, moved), [
+    return lambda x: kernels.shuffle_gate(x, scale, shift, local, w, b, 1e-5, moved)[0], [
         scale,
         shift,
         *((w, b) if order else ()),
@@ -49,7 +49,7 @@ def shuffle(channels: int, dtype: torch.dtype, order: int, moved: bool) -> tuple
 def group(channels: int, dtype: torch.dtype, order: int, groups: int) -> tuple[Callable, list[Tensor]]:
     weight, bias = (parameter(groups, seed=seed, dtype=dtype) for seed in (1, 2))
     w, b = gate(order, groups, dtype)
-    return lambda x: kernels.group_gate(x, weight, bias, w, b, 1e-5), [weight, bias, *((w, b) if order else ())]
+    return lambda x: kernels.group_gate(x, weight, bias, w, b, 1e-5)[0], [weight, bias, *((w, b) if order else ())]
 
 
 def channel(channels: int, dtype: torch.dtype, statistics: Callable) -> tuple[Callable, list[Tensor]]:

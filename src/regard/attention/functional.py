@@ -123,8 +123,9 @@ def shuffle_gate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`x * gate(scale * t + shift)`, with t the normalised channel where `local`, else its mean.
 
-    With `shuffle`, channel j C/2 + i of the product is channel 2 i + j of the result. scale, shift, local: (C,); w, b:
-    (K, C), see `sigmoids`. Also mean and reciprocal standard deviation (0 where not `local`) of each channel, (N, C).
+    With `shuffle`, channel j C/2 + i of the product is channel 2 i + j of the result. scale, shift, local: (C,), local
+    boolean; w, b: (K, C), see `sigmoids`; eps: added to the variance. Also mean and reciprocal standard deviation (0
+    where not `local`) of each channel, (N, C).
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean, rstd, t = _by_channel_or_pixel(wide, local, eps)

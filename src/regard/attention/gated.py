@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ class ChannelAttention(GatedAttention):
         return x, kernels.channel_mean(x)
 
     @abstractmethod
-    def channel_logits(self, *statistics: Tensor) -> Tensor:
+    def channel_logits(self, *statistics: Any, **none: Any) -> Tensor:
         """Gate logits (N, C) of the statistics."""
 
     def logits(self, x: Tensor) -> Tensor:

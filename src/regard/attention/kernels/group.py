@@ -11,7 +11,7 @@ from regard.attention import functional
 from regard.attention.kernels.operation import Operation, by_formula
 
 
-def _fits(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor) -> bool:
+def _fits(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor, eps: float) -> bool:
     groups = weight.shape
     return (
         x.dim() == 4
@@ -22,7 +22,7 @@ def _fits(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor) -> bool
     )
 
 
-_forward = Operation(functional.group_gate, lambda x, weight, bias, w, b, eps: _fits(x, weight, bias, w, b), fused=True)
+group_gate = Operation(functional.group_gate, _fits, fused=True)
 
 
 def group_gate_backward(
@@ -44,7 +44,7 @@ def group_gate_backward(
 
 _backward = Operation(
     group_gate_backward,
-    lambda g, x, mean, centre, std, weight, bias, w, b, eps: _fits(x, weight, bias, w, b),
+    lambda g, x, mean, centre, std, *parameters: _fits(x, *parameters),
     fused=True,
     like=lambda g, x, mean, centre, std, *parameters: (x, *parameters[:4]),
 )
@@ -57,17 +57,5 @@ def _gradient(inputs: Sequence[Any], kept: Sequence[Tensor], g: Tensor) -> Any:
     return dx, dweight, dbias, dw, db, None
 
 
-_forward.differentiate(_gradient, kept=slice(1, 4))
+group_gate.differentiate(_gradient, kept=slice(1, 4))
 _backward.differentiate(outputs=5)
-
-
-def group_gate(x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
-    """`x * gate(weight * t + bias)`, with t the normalised similarity of each pixel to its group of channels.
-
-    Args:
-        x: (N, C, H, W).
-        weight, bias: (G,), G a divisor of C.
-        w, b: (K, G), of the gate: see `functional.sigmoids`.
-        eps: added to the standard deviation.
-    """
-    return _forward(x, weight, bias, w, b, eps)[0]

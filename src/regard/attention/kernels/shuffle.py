@@ -11,7 +11,9 @@ from regard.attention import functional
 from regard.attention.kernels.operation import Operation, by_formula
 
 
-def _fits(x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, shuffle: bool) -> bool:
+def _fits(
+    x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, eps: float, shuffle: bool
+) -> bool:
     channels = x.shape[1:2]
     return (
         x.dim() == 4
@@ -21,11 +23,7 @@ def _fits(x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: 
     )
 
 
-_forward = Operation(
-    functional.shuffle_gate,
-    lambda x, scale, shift, local, w, b, eps, shuffle: _fits(x, scale, shift, local, w, b, shuffle),
-    fused=True,
-)
+shuffle_gate = Operation(functional.shuffle_gate, _fits, fused=True)
 
 
 def shuffle_gate_backward(
@@ -50,9 +48,9 @@ def shuffle_gate_backward(
 
 _backward = Operation(
     shuffle_gate_backward,
-    lambda g, x, mean, rstd, scale, shift, local, w, b, eps, shuffle: _fits(x, scale, shift, local, w, b, shuffle),
+    lambda g, x, mean, rstd, *parameters: _fits(x, *parameters),
     fused=True,
-    like=lambda g, x, mean, rstd, scale, shift, local, w, b, eps, shuffle: (x, scale, shift, w, b),
+    like=lambda g, x, mean, rstd, scale, shift, local, w, b, *_: (x, scale, shift, w, b),
 )
 
 
@@ -63,20 +61,5 @@ def _gradient(inputs: Sequence[Any], kept: Sequence[Tensor], g: Tensor) -> Any:
     return dx, dscale, dshift, None, dw, db, None, None
 
 
-_forward.differentiate(_gradient, kept=slice(1, 3))
+shuffle_gate.differentiate(_gradient, kept=slice(1, 3))
 _backward.differentiate(outputs=5)
-
-
-def shuffle_gate(
-    x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, eps: float, shuffle: bool
-) -> Tensor:
-    """`x * gate(scale * t + shift)`, with t the normalised channel where `local`, else its mean; in the dtype of x.
-
-    Args:
-        x: (N, C, H, W).
-        scale, shift, local: (C,); local is boolean.
-        w, b: (K, C), of the gate: see `functional.sigmoids`.
-        eps: added to the variance.
-        shuffle: whether to shuffle the channels in two halves: channel j C/2 + i becomes channel 2 i + j.
-    """
-    return _forward(x, scale, shift, local, w, b, eps, shuffle)[0]

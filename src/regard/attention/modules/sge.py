@@ -71,7 +71,7 @@ class SpatialGroupEnhance(GatedAttention):
         check_features(self, x)
         sigmoids = sigmoids_of(self.gate, self.groups, x)
         if sigmoids is not None:
-            return kernels.group_gate(x, self.weight.flatten(), self.bias.flatten(), *sigmoids, EPS)
+            return kernels.group_gate(x, self.weight.flatten(), self.bias.flatten(), *sigmoids, EPS)[0]
         return x * self.gate_values(x).to(x.dtype)
 
     def gate_values(self, x: Tensor) -> Tensor:

@@ -84,8 +84,8 @@ class ShuffleAttention(GatedAttention):
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
         sigmoids = sigmoids_of(self.gate, self.channels, x)
-        if sigmoids is not None and not kernels.in_reference():
-            return kernels.shuffle_gate(x, *self._linear(), *sigmoids, self.gn.eps, self.shuffle)
+        if sigmoids is not None:
+            return kernels.shuffle_gate(x, *self._linear(), *sigmoids, self.gn.eps, self.shuffle)[0]
         y = x * self.gate_values(x).to(x.dtype)
         return F.channel_shuffle(y, 2) if self.shuffle else y
 
@@ -151,5 +151,5 @@ class OrderedShuffleAttention(GatedAttention):
         check_features(self, x)
         sigmoids = sigmoids_of(self.gate, self.channels, x)
         if sigmoids is not None:
-            return kernels.shuffle_gate(x, self.scale, self.shift, self.by_pixel, *sigmoids, self.eps, False)
+            return kernels.shuffle_gate(x, self.scale, self.shift, self.by_pixel, *sigmoids, self.eps, False)[0]
         return x * self.gate_values(x).to(x.dtype)
