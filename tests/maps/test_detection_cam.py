@@ -10,7 +10,7 @@ import torch
 from support.detectors import Boxes, one_stage, two_stage
 from torch import Tensor, nn
 
-from regard import bias, maps
+from regard import bias, detection, maps
 from regard.errors import DataWarning, InputError
 
 IMAGE = torch.rand(3, 70, 90, generator=torch.Generator().manual_seed(1))
@@ -61,6 +61,20 @@ def test_a_map_is_the_formula_with_the_score_of_its_detection(make, method: str)
     assert all(a >= b for a, b in pairwise(scores))
     assert len(cam(IMAGE, limit=2)) == 2
     assert len(cam(IMAGE, score_threshold=scores[2])) == sum(score >= scores[2] for score in scores)
+
+
+@pytest.mark.parametrize("name", ["faster-rcnn", "cascade-rcnn", "fcos"])
+def test_a_detector_of_regard_is_read_at_the_last_stage_of_its_body(name: str) -> None:
+    """Its pyramid reads the stages by hooks of its own, which are there after the first call."""
+    few = {"detections_per_img": 3, "score_thresh": 0.0} if name == "fcos" else {"box_detections_per_img": 3}
+    torch.manual_seed(0)
+    options = {"strides": (1, 2, 4), "frozen_stages": 0, "channels": 16, "min_size": 32, "max_size": 48, **few}
+    detector = detection.create(name, "cifar-resnet20", 3, backbone_options={"block": "basic"}, **options).eval()
+    cam = maps.DetectionCAM(detector, method="hirescam")
+    first, second = cam(IMAGE), cam(IMAGE)
+    assert cam.layer == "backbone.body.layer3"
+    assert first.shape == (3, 70, 90) and first.any()
+    torch.testing.assert_close(first, second)
 
 
 def test_the_detector_is_unchanged(unchanged) -> None:

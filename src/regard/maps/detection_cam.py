@@ -123,7 +123,7 @@ class DetectionCAM:
         """
         image = checked_image(self._network, image)
         with at_rest(self._network), _transformed(self._network) as inputs:
-            output, tapped = self._cam.tapped_run(lambda: self._detections(image), inputs.tensor)
+            output, tapped = self._cam.tapped_run(lambda: self._detections(image), inputs.tensor, first=True)
             scores = output["scores"]
             chosen = highest(scores.detach(), score_threshold, limit)
             self.detections = {name: values.detach()[chosen] for name, values in output.items()}

@@ -227,12 +227,15 @@ class MapMethod(ABC):
         """The class scores (N, K), and what the layers gave; of a layer that ran several times the last."""
         return self.tapped_run(lambda: self._scores(images), lambda: images)
 
-    def tapped_run(self, run: Callable[[], T], images: Callable[[], Tensor | None]) -> tuple[T, dict[str, Tapped]]:
+    def tapped_run(
+        self, run: Callable[[], T], images: Callable[[], Tensor | None], *, first: bool = False
+    ) -> tuple[T, dict[str, Tapped]]:
         """What `run` gives, with a graph from the tapped layers on, and what they gave.
 
         Args:
             run: runs the model.
             images: (N, 3, H, W), what the layers work on, asked for when they run; None: unknown.
+            first: whether layers are tapped before hooks that they have, such as those of a pyramid, keep the output.
         """
         if self.needs_gradients:
             self._check_no_inference()
@@ -251,7 +254,7 @@ class MapMethod(ABC):
         with torch.no_grad(), ExitStack() as hooks:
             for name in self.layers:
                 module = self._network.get_submodule(name)
-                hooks.callback(module.register_forward_hook(partial(tap, name)).remove)
+                hooks.callback(module.register_forward_hook(partial(tap, name), prepend=first).remove)
             output = run()
         for name in self.layers:
             if name not in tapped:
