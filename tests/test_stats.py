@@ -11,7 +11,17 @@ import scipy.stats
 import torch
 
 from regard.errors import InputError
-from regard.stats import Difference, compatible, holm, mean, over_seeds, paired_means, paired_proportions, proportion
+from regard.stats import (
+    Difference,
+    bootstrap,
+    compatible,
+    holm,
+    mean,
+    over_seeds,
+    paired_means,
+    paired_proportions,
+    proportion,
+)
 
 SIZES = (2, 3, 5, 20)
 DRAWS = 1200  # the standard error of a coverage of 95% is 0.6%
@@ -156,3 +166,18 @@ def test_ends_stay_in_the_range() -> None:
 def test_errors(call) -> None:
     with pytest.raises(InputError):
         call()
+
+
+def test_bootstrap_holds_the_difference_and_its_level() -> None:
+    rng = np.random.default_rng(0)
+    held, rejected = [], []
+    for _ in range(DRAWS // 2):
+        numbers = rng.normal(0.0, 1.0, 60)
+        drawn = numbers[rng.integers(0, 60, (400, 60))].mean(1)
+        one = bootstrap(float(numbers.mean()), drawn, 60)
+        held.append(one.low <= 0 <= one.high)
+        rejected.append(one.p < 0.05)
+    assert share(held) == pytest.approx(0.95, abs=0.03) and share(rejected) == pytest.approx(0.05, abs=0.03)
+    assert bootstrap(0.5, [1.0, math.nan, 2.0, -1.0], 3).p == 1.0
+    assert bootstrap(0.5, [1.0] * 99, 3).p == pytest.approx(0.02) and bootstrap(0.5, [1.0], 1).p is None
+    assert math.isnan(bootstrap(math.nan, [math.nan], 5).low)

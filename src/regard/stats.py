@@ -198,6 +198,29 @@ def over_seeds(a: Vector, b: Vector) -> Difference:
     return _paired_t(a, b, least=SEEDS)
 
 
+def bootstrap(value: float, drawn: Vector, n: int) -> Difference:
+    """A difference of which samples were drawn with replacement: the percentile interval and a two-sided p value.
+
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 13.3 and 15.4; p is twice the share
+    of the samples on the other side of 0, where the sample itself counts as one more (Davison and Hinkley 1997, 4.2).
+
+    Args:
+        value: the difference itself.
+        drawn: (B,), the difference in each sample; NaN values are left out.
+        n: number of images that were drawn from; below 2 there is neither interval nor p.
+
+    Raises:
+        InputError: samples that are not numbers of shape (B,), or infinite.
+    """
+    numbers = _numbers(drawn)
+    numbers = numbers[~np.isnan(numbers)]
+    if n < 2 or not len(numbers) or math.isnan(value):
+        return Difference(value, math.nan, math.nan, None, None, n)
+    low, high = np.quantile(numbers, [LEVEL / 2, 1 - LEVEL / 2]).tolist()
+    beyond = min(int((numbers <= 0).sum()), int((numbers >= 0).sum()))
+    return Difference(value, low, high, min(1.0, 2 * (1 + beyond) / (1 + len(numbers))), None, n)
+
+
 def holm(differences: Mapping[Key, Difference]) -> dict[Key, Difference]:
     """The differences with `p_adjusted`; those without p stay as they are.
 

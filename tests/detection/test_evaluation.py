@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from support.detections import SIZE, judged, results
+from support.detections import judged, results, scene
 from torch import nn
 
 from regard import data, detection
@@ -14,43 +14,6 @@ from regard.errors import InputError
 def numbers(of):
     assert tuple(of) == MEASURES
     return np.array(list(of.values()))
-
-
-def box(rng):
-    x, y = rng.uniform(-3, 90), rng.uniform(-3, 70)
-    return np.array([x, y, *rng.uniform(0.5, [118 - x, 88 - y])])
-
-
-def mask(rng):
-    x, y, w, h = box(rng).astype(int).clip(0)
-    shape = np.zeros(SIZE[::-1], bool)
-    shape[y : y + h + 1, x : x + w + 1] = rng.random((h + 1, w + 1))[: 90 - y, : 120 - x] < 0.8
-    return shape
-
-
-def scene(seed, masks=False, images=12, classes=3):
-    """Random objects and detections: ties in scores, crowds, images with nothing, duplicates, more than 100 detections,
-    classes without objects, areas that are stated otherwise."""
-    rng = np.random.default_rng(seed)
-    truth, found = [], []
-    for image in range(images):
-        here = [
-            (image, int(rng.integers(classes - 1)), mask(rng) if masks else box(rng)) for _ in range(rng.integers(6))
-        ]
-        for one in here:
-            area = one[2].sum() if masks else np.prod(one[2][2:])
-            truth.append((*one, rng.random() < 0.2, area if rng.random() < 0.8 else area * 30))
-        for _ in range(150 if image == 3 else 0 if image % 5 == 1 else rng.integers(25)):
-            label, shape = int(rng.integers(classes)), mask(rng) if masks else box(rng)
-            if here and rng.random() < 0.7:
-                _, label, shape = here[rng.integers(len(here))]
-                if masks:
-                    shape = shape ^ (rng.random(shape.shape) < rng.choice([0, 0.02, 0.2]))
-                elif rng.random() < 0.8:
-                    shape = shape + rng.normal(0, 2, 4)
-                    shape[2:] = shape[2:].clip(0.1)
-            found.append((image, label if image != 3 else 0, shape, round(rng.random(), rng.integers(1, 6))))
-    return results(truth, found, classes)
 
 
 @pytest.mark.parametrize("masks", [False, True])

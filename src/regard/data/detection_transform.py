@@ -15,7 +15,7 @@ from regard.data.objects import Objects, boxes_of
 from regard.data.random import seeded
 from regard.errors import InputError, check_fields, first_line
 
-_PURPOSE = 9  # of the stream, among those of a seed
+_PURPOSE = 10  # of the stream, among those of a seed
 _FILL = (124, 116, 104)  # ImageNet's mean, in bytes: a detector's normalisation makes about 0 of it
 
 

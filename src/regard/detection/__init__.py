@@ -6,6 +6,7 @@ detector = detection.create("faster-rcnn", "resnet50", num_classes=80, attention
 - `Pyramid`: the feature pyramid over such a network.
 """
 
+from regard.detection.compare import Comparison, compare, compare_all
 from regard.detection.create import FCOS, Detector, FasterRCNN, MaskRCNN, RetinaNet, create, names
 from regard.detection.evaluation import evaluate
 from regard.detection.norms import freeze_stages, set_norms
@@ -14,12 +15,15 @@ from regard.detection.results import Results
 
 __all__ = [
     "FCOS",
+    "Comparison",
     "Detector",
     "FasterRCNN",
     "MaskRCNN",
     "Pyramid",
     "Results",
     "RetinaNet",
+    "compare",
+    "compare_all",
     "create",
     "evaluate",
     "freeze_stages",

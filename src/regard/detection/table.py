@@ -89,11 +89,11 @@ class Table:
         counts = None if None in codes else tuple(code for several in codes for code in several or ())
         return cls(number, **columns, counts=counts)
 
-    def where(self, which: NDArray[np.bool_]) -> Table:
-        """Those for which `which`, bool (N,), is true."""
-        kept = {one.name: getattr(self, one.name)[which] for one in fields(self) if one.name != "counts"}
-        counts = self.counts and tuple(code for code, keep in zip(self.counts, which, strict=True) if keep)
-        return replace(self, **kept, counts=counts)
+    def where(self, which: NDArray[Any]) -> Table:
+        """Those for which `which`, bool (N,), is true, or those at these places, int."""
+        places = np.arange(len(self))[which]
+        kept = {one.name: getattr(self, one.name)[places] for one in fields(self) if one.name != "counts"}
+        return replace(self, **kept, counts=self.counts and tuple(self.counts[i] for i in places.tolist()))
 
     def codes(self, sizes: NDArray[np.int64]) -> list[dict[str, Any]]:
         """The run-length codes, of images of sizes (width, height), int (images, 2)."""
@@ -111,16 +111,6 @@ class Table:
         if kind == "boxes":
             return self.box[:, 2:].prod(1)
         return np.asarray(library().area(self.codes(sizes)), dtype=np.float64)
-
-    def overlaps(self, other: Table, sizes: NDArray[np.int64], kind: Kind) -> NDArray[np.float64]:
-        """The intersection over union of all detections of an image with its objects `other`, (N, M).
-
-        Crowds count by the share of the detection that they cover, as in COCO's evaluation.
-        """
-        if not len(self) or not len(other):
-            return np.zeros((len(self), len(other)))
-        parts = [one.box if kind == "boxes" else one.codes(sizes) for one in (self, other)]
-        return np.asarray(library().iou(*parts, other.crowd.astype(np.uint8).tolist()))
 
 
 def evaluated(

@@ -1,0 +1,209 @@
+"""Which detections match an object, and average precision over images drawn with replacement.
+
+The matches are those of COCO's evaluation (pycocotools, `COCOeval.evaluateImg`). As they are within an image, a sample
+of images needs no new evaluation: an image counts as often as it was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regard.data.codes import library
+from regard.detection.results import Results
+from regard.detection.table import RANGES, RECALLS, THRESHOLDS, Kind, Table
+
+_WRONG, _RIGHT, _IGNORED = 0, 1, 2
+_MOST = 100  # detections of a class in an image
+_ELEMENTS = 2**22  # of an array at a time
+_NAMES = {"AP": ("", slice(None)), "AP50": ("", slice(0, 1)), "AP75": ("", slice(5, 6))}
+_NAMES |= {f"AP{size}": (size, slice(None)) for size in ("s", "m", "l")}
+
+PRECISIONS = tuple(_NAMES)
+"""The numbers of `Matches.precisions`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """The detections of a data set of `images` images and `classes` classes, matched to its objects.
+
+    Attributes:
+        detections: (N,), sorted by image, class and falling score, at most 100 of each.
+        state: uint8 (ranges of area, thresholds, N): right, wrong or ignored.
+        inside: bool (ranges, N), whether an unmatched detection counts, by its area.
+        counted: int64 (ranges, classes, images), the number of objects to find.
+    """
+
+    detections: Table
+    state: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
+    counted: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, results: Results, kind: Kind) -> Matches:
+        """Match the boxes, or the masks, of some results."""
+        images, classes = len(results), len(results.classes)
+        found, truth = _sorted(results.detections, classes), _sorted(results.truth, classes)
+        group = found.image * classes + found.label
+        place = np.arange(len(found)) - np.searchsorted(group, group)
+        found = found.where(place < _MOST)
+        low, high = np.array(list(RANGES.values())).T[:, :, None]
+        areas, area = found.areas(results.sizes, kind), truth.area
+        inside, apart = (areas >= low) & (areas <= high), truth.crowd | (area < low) | (area > high)
+        state = np.where(inside, _WRONG, _IGNORED).astype(np.uint8)[:, None].repeat(len(THRESHOLDS), 1)
+        for rows, columns, overlaps in _batches(found, truth, results, kind):
+            _match(state, rows, overlaps, truth.crowd[columns], apart[:, columns])
+        counted = np.zeros((len(RANGES), classes, images), dtype=np.int64)
+        for part, ignored in zip(counted, apart, strict=True):
+            np.add.at(part, (truth.label[~ignored], truth.image[~ignored]), 1)
+        return cls(found, state, inside, counted)
+
+    def precisions(self, weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """COCO's six numbers of average precision for samples of images.
+
+        Args:
+            weights: int (B, images), how often each image is in a sample.
+
+        Returns:
+            name -> (B,), 0 to 1; NaN where a sample has no object.
+        """
+        by_class = np.stack([self._of_class(label, weights) for label in range(self.counted.shape[1])], axis=-1)
+        known = ~np.isnan(by_class)
+        total, number = np.where(known, by_class, 0), known.sum(-1)
+        with np.errstate(invalid="ignore"):
+            mean = total.sum(-1) / number  # (ranges, thresholds, B)
+        ranges = list(RANGES)
+        return {name: mean[ranges.index(size), which].mean(0) for name, (size, which) in _NAMES.items()}
+
+    def _of_class(self, label: int, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Average precision of a class, (ranges, thresholds, B)."""
+        which = np.flatnonzero(self.detections.label == label)
+        which = which[np.argsort(-self.detections.score[which], kind="stable")]
+        image = self.detections.image[which]
+        result = np.full((*self.state.shape[:2], len(weights)), np.nan)
+        step = max(1, _ELEMENTS // max(1, len(which)))
+        for start in range(0, len(weights), step):
+            some = weights[start : start + step]
+            times = some[:, image]
+            for size, (inside, state) in enumerate(zip(self.inside[:, which], self.state[:, :, which], strict=True)):
+                total = some @ self.counted[size, label]
+                before = np.cumsum(times * inside, axis=1)
+                for level, one in enumerate(state):
+                    result[size, level, start : start + step] = _average_precision(times, before, inside, one, total)
+        return result
+
+
+def _average_precision(
+    times: NDArray[np.int64],
+    before: NDArray[np.int64],
+    inside: NDArray[np.bool_],
+    state: NDArray[np.uint8],
+    total: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Average precision of B samples, (B,), NaN without objects.
+
+    Args:
+        times: int (B, n), how often each of the detections, by falling score, is in a sample.
+        before: the number of detections up to each, (B, n), if those `inside`, bool (n,), count.
+        inside: which these are.
+        state: (n,), of each detection.
+        total: (B,), number of objects to find.
+    """
+    right = np.flatnonzero(state == _RIGHT)
+    found = np.cumsum(times[:, right], axis=1)
+    # Matched detections may count otherwise than by their area: the difference, up to each right one.
+    change = (state != _IGNORED).astype(np.int64) - inside
+    changed = np.flatnonzero(change)
+    changes = np.cumsum(times[:, changed] * change[changed], axis=1)
+    counts = before[:, right] + np.pad(changes, ((0, 0), (1, 0)))[:, np.searchsorted(changed, right, side="right")]
+    precision = found / (counts + np.spacing(1))
+    highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        recall = found / total[:, None]
+    reached = np.searchsorted(RECALLS, recall, side="right")
+    points = np.diff(reached, axis=1, prepend=0)
+    return np.where(total > 0, (highest * points).sum(1) / len(RECALLS), np.nan)
+
+
+def _sorted(table: Table, classes: int) -> Table:
+    """By image, class and falling score."""
+    return table.where(np.lexsort((-table.score, table.label, table.image)))
+
+
+def _batches(
+    found: Table, truth: Table, results: Results, kind: Kind
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
+    """What may match, in batches of pairs of an image and a class.
+
+    Yields:
+        of P pairs the detections that overlap an object by half or more, (P, D), by falling score; the objects, (P, G);
+        and their overlaps, (P, D, G). Where a pair has less, numbers are 0 and overlaps -1.
+    """
+    keys = found_keys, truth_keys = [table.image * len(results.classes) + table.label for table in (found, truth)]
+    shapes = [table.box if kind == "boxes" else table.codes(results.sizes) for table in (found, truth)]
+    crowd = truth.crowd.astype(np.uint8).tolist()
+    common = np.intersect1d(found_keys, truth_keys)
+    ends = [np.searchsorted(one, [common, common + 1]).T.tolist() for one in keys]
+    pairs: dict[int, list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]] = {}
+    for (first, last), (start, end) in zip(*ends, strict=True):
+        overlaps = np.asarray(library().iou(shapes[0][first:last], shapes[1][start:end], crowd[start:end]))
+        close = np.flatnonzero((overlaps >= THRESHOLDS[0]).any(1))
+        if len(close):
+            pair = first + close, np.arange(start, end), overlaps[close]
+            pairs.setdefault((end - start - 1).bit_length(), []).append(pair)
+    for size, several in pairs.items():
+        step = max(1, _ELEMENTS // (len(RANGES) * len(THRESHOLDS) << size))
+        for i in range(0, len(several), step):
+            yield _padded(several[i : i + step])
+
+
+def _padded(
+    pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    shape = tuple(max(pair[2].shape[axis] for pair in pairs) for axis in (0, 1))
+    rows, columns = (np.zeros((len(pairs), side), dtype=np.int64) for side in shape)
+    overlaps = np.full((len(pairs), *shape), -1.0)
+    for i, (row, column, overlap) in enumerate(pairs):
+        rows[i, : len(row)], columns[i, : len(column)] = row, column
+        overlaps[i, : len(row), : len(column)] = overlap
+    return rows, columns, overlaps
+
+
+def _match(
+    state: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    overlaps: NDArray[np.float64],
+    crowd: NDArray[np.bool_],
+    apart: NDArray[np.bool_],
+) -> None:
+    """Write the state of the detections of P pairs, one after another by falling score; see `_batches`.
+
+    A detection takes the free object that it overlaps most, of two alike the later one, and only where no object is
+    left that counts, one that is ignored. Crowds stay free.
+
+    Args:
+        state: uint8 (ranges, thresholds, N).
+        rows: of the detections, (P, D).
+        overlaps: (P, D, G).
+        crowd: bool (P, G).
+        apart: bool (ranges, P, G), whether an object is ignored.
+    """
+    ranges, thresholds = state.shape[:2]
+    taken = np.zeros((ranges, thresholds, *crowd.shape), dtype=np.bool_)
+    for place in range(rows.shape[1]):
+        some = np.flatnonzero(overlaps[:, place].max(1) >= 0)
+        overlap = overlaps[some, place]
+        open_to = (overlap >= THRESHOLDS[:, None, None]) & (~taken[:, :, some] | crowd[some])
+        ignored = np.zeros(open_to.shape[:3], dtype=np.bool_)
+        chosen = np.full(open_to.shape[:3], -1)
+        for group, ignore in ((~apart[:, None, some], False), (apart[:, None, some], True)):
+            values = np.where(open_to & group, overlap, -1.0)[..., ::-1]
+            last = values.shape[-1] - 1 - values.argmax(-1)
+            new = (chosen < 0) & (values.max(-1) >= 0)
+            chosen[new], ignored[new] = last[new], ignore
+        at, level, pair = np.nonzero(chosen >= 0)
+        taken[at, level, some[pair], chosen[at, level, pair]] = True
+        state[at, level, rows[some[pair], place]] = np.where(ignored[at, level, pair], _IGNORED, _RIGHT)
