@@ -60,7 +60,7 @@ def test_differences():
     assert adjusted == {4 * one.p}  # AP, AP50, AP75 and APm
     other = detection.compare(worse, better, samples=300).differences["boxes", "AP"]
     assert (other.value, other.low, other.high, other.p) == pytest.approx((-one.value, -one.high, -one.low, one.p))
-    assert detection.compare(better, worse, samples=300).differences == comparison.differences
+    assert detection.compare(better, worse, samples=300).to_records() == comparison.to_records()
     assert detection.compare(better, worse, samples=300, seed=1).differences["boxes", "AP"].low != one.low
     same = detection.compare(better, better, samples=100).differences["boxes", "AP"]
     assert (same.value, same.low, same.high, same.p, same.significant) == (0, 0, 0, 1, False)
