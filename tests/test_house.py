@@ -69,6 +69,7 @@ MAY_IMPORT = {
         "maps",
         "transfer",
         "store",
+        "detection",
     },
     "store": {"errors", "files", "metrics_file", "strict_yaml"},
     "tables": {"stats", "formatting", "errors", "strict_yaml", "data", "bias", "store", "training"},
@@ -88,13 +89,13 @@ MAY_IMPORT = {
             "training",
             "store",
         ),
-        *("recipes", "tables", "studies", "stats", "formatting"),
+        *("recipes", "tables", "studies", "stats", "formatting", "modes"),
     },
     "demo": {"formatting", "errors", "files", "terminal", "console", "bias", "training", "report", "data"},
     "cli": {
         *("version", "errors", "files", "attention", "data", "models", "maps", "export", "bias", "training", "report"),
         *("demo", "store", "tables", "recipes", "reproduction", "logits", "modes", "terminal", "console", "launcher"),
-        *("host", "studies", "parser", "stats", "formatting", "metrics_file"),
+        *("host", "studies", "parser", "stats", "formatting", "metrics_file", "detection"),
     },
     "__main__": {"cli"},
 }

@@ -10,7 +10,8 @@ from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
 from regard.parser import Parser, strings
-from regard.report.explained import COLUMNS, check_folder
+from regard.report.explained import COLUMNS, INDEX
+from regard.report.picture_folder import check_folder
 from regard.report.records_table import records_table
 from regard.training import Pretrained
 
@@ -46,8 +47,9 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     output = Output(options)
     pictures = data.open_pictures(options.images, box=options.box or None, mask=options.mask, without=options.out)
-    check_folder(Path(options.out), overwrite=options.overwrite)
+    check_folder(Path(options.out), INDEX, overwrite=options.overwrite)
     network = training.load_pretrained(options.model, options.weights, ema=options.ema, say=output.note)
+    network.check_classifier()
     mean, std = _normalisation(network)
     alone = len(options.images) == 1 and not Path(options.images[0]).is_dir()
     model = network.model().to(training.pick_device(options.device))

@@ -13,6 +13,7 @@ from regard import export, models, training
 from regard.cli.options import add_attention, attention_of, make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
+from regard.metrics_file import measure_of
 from regard.parser import Parser
 
 _SIDE = 32  # of CIFAR's images, for which regard's own networks are made
@@ -103,7 +104,7 @@ def _to_hub(
     if folder.exists() and not (options.overwrite and (folder / "config.json").is_file()):
         raise InputError(f"{folder} exists already; replace it (--overwrite) or choose another (--out)")
     rows = (training.Run.open(source).metrics() if (source / "metrics.jsonl").is_file() else []) or [{}]
-    row = rows[-1] if options.weights == "last" else max(rows, key=lambda row: row.get("test_accuracy", 0))
+    row = rows[-1] if options.weights == "last" else max(rows, key=lambda row: row.get(measure_of(row), 0))
     metrics = {name.replace("_", " "): row[name] for name in ("test_accuracy", "test_top5", "epoch") if name in row}
     known = {key: value for key, value in asdict(about).items() if value is not None}
     trained_by = recipe if recipe.is_file() else None

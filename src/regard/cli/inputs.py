@@ -260,6 +260,8 @@ def evaluations(
     if options.limit is not None:
         check_interval("--limit", options.limit, "[1, 2^40]")
     networks = [training.load_pretrained(name, options.weights, ema=options.ema, say=say) for name in options.models]
+    for network in networks:
+        network.check_classifier()
     given = parser.parse_args(arguments, defaults=False).get("data", Namespace())
     if "name" in given and not _is_name(given):
         images = data.open_regions(given.name, **{name: getattr(options, name) for name in _OF_FILES})

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "measures accuracy and loss of networks",
     "bias": "measures where networks look, against the regions of the objects, over a whole data set",
     "explain": "shows where a network looks in some images: the likeliest classes, and a CAM for each",
+    "detect": "measures detectors, and draws what one detects in images",
     "gates": "measures how far the gates of attention modules tell classes apart, by depth",
     "groups": "measures how much each group of a layer's channels alone speaks for a class",
     "complexity": "measures what networks cost with and without attention: parameters, operations, time, memory",
@@ -38,7 +39,7 @@ COMMANDS = {
 }
 
 # Of these a launcher may start several processes: they share the work, or, of the last, the runs of a store.
-_SHARED = ("train", "evaluate", "bias", "reproduce")
+_SHARED = ("train", "evaluate", "bias", "detect", "reproduce")
 _LONGEST = 4000  # characters of a message
 
 _USAGE = """usage: regard COMMAND [OPTIONS]

@@ -18,6 +18,8 @@ ErasingMode = Literal["const", "rand", "pixel"]
 _OF_STREAMED = ("ratio", "interpolation", "color_jitter", "policy", "erasing", "erasing_mode")
 _PURPOSE = 7  # of the random stream of mixing, among those of a seed
 _IN_MEMORY = ("padding", "padding_mode", "crop")
+_OF_DETECTORS = ("short_side", "jitter", "photometric")
+_OF_ALL = ("flip", "crop")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class Augmentation:
         repeats: number of times in a row that each image comes, each time augmented anew (arXiv 1901.09335); a batch
             may end between two of them, as with timm's RepeatAugSampler. An epoch is as long as without, so that it
             shows one image of so many.
+        short_side: side in pixels to resize the shorter side to, of several one drawn for each image; data.size if not
+            given (detectors).
+        jitter: least and largest factor of large-scale jitter (arXiv 2012.07177), such as [0.1, 2]: images are resized
+            by a random factor from fitting a square, and cropped or padded to it; the square has the side crop, or
+            data.size if not given (detectors).
+        photometric: change brightness, contrast, saturation, hue and the order of channels at random, as SSD does
+            (arXiv 1512.02325) (detectors).
 
     Raises:
         InputError: a value other than these.
@@ -76,6 +85,9 @@ class Augmentation:
     mix_probability: Annotated[float, "[0, 1]"] = 1.0
     mix_switch: Annotated[float, "[0, 1]"] = 0.5
     repeats: Annotated[int, "[1, 1024]"] = 1
+    short_side: list[int] | None = None
+    jitter: tuple[float, float] | None = None
+    photometric: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "augmentation.")
@@ -127,15 +139,7 @@ class Augmentation:
 
     def check(self, *, streamed: bool) -> None:
         """Raises InputError for fields that do not apply to streamed images, or to images in memory."""
-        default = {field.name: field.default for field in fields(self)}
-        names = _IN_MEMORY if streamed else _OF_STREAMED
-        # What comes from YAML has lists for tuples; padding 0 is that of streamed images.
-        values = {name: getattr(self, name) for name in names if name != "padding" or self.padding}
-        given = [
-            name
-            for name, value in values.items()
-            if (tuple(value) if isinstance(value, list) else value) != default[name]
-        ]
+        given = self._given(_IN_MEMORY if streamed else _OF_STREAMED)
         if given and streamed:
             raise InputError(
                 f"augmentation: {', '.join(given)} is for data sets in memory; streamed images get random resized "
@@ -146,6 +150,25 @@ class Augmentation:
                 f"augmentation: {', '.join(given)} is for streamed data sets (--data.name files, wds or hfds), and "
                 "this one is in memory; leave it out"
             )
+
+    def check_for(self, *, detector: bool) -> None:
+        """Raises InputError for fields that do not apply to detectors, or that apply only to them."""
+        others = [field.name for field in fields(self) if field.name not in (*_OF_DETECTORS, *_OF_ALL)]
+        given = self._given(others if detector else _OF_DETECTORS)
+        if given:
+            kind = "classifiers" if detector else "detectors (model.detector)"
+            raise InputError(f"augmentation: {', '.join(given)} is for {kind}; leave it out")
+
+    def _given(self, names: Sequence[str]) -> list[str]:
+        """Those of the fields that do not have their default."""
+        default = {field.name: field.default for field in fields(self)}
+        # What comes from YAML has lists for tuples; padding 0 is that of streamed images.
+        values = {name: getattr(self, name) for name in names if name != "padding" or self.padding}
+        return [
+            name
+            for name, value in values.items()
+            if (tuple(value) if isinstance(value, list) else value) != default[name]
+        ]
 
 
 class Mixing:

@@ -36,7 +36,7 @@ def evaluate(
     *,
     name: str = "",
     classes: Sequence[str] | None = None,
-    batch_size: int = 8,
+    batch_size: int = 1,
     workers: int = 0,
     unreadable: OnUnreadable = "error",
     after_batch: Callable[[int], None] | None = None,
@@ -54,7 +54,8 @@ def evaluate(
         name: name of the model.
         classes: names of the detector's classes, if they may differ in order or number from those of the data set,
             which have to be among them; detections of other classes do not count. None if they are the same.
-        batch_size: images at a time, over all processes.
+        batch_size: images at a time, over all processes, at least one for each. Images of different sizes are padded to
+            the largest of a batch, which changes detections slightly.
         workers: DataLoader workers that read images.
         unreadable: on an image that cannot be read, raise an "error" or "skip" the image.
         after_batch: called with the number of images of each batch.

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from regard import maps
 from regard.data import ImageDataset, Transform
-from regard.errors import InputError
-from regard.files import check_replaceable
 from regard.maps import MapMethod
 from regard.report.captions import CAMS
 from regard.report.explanation import Unreadable, explanations
 from regard.report.gallery import MEASURES, Gallery, Row
 from regard.report.glossary import TERMS
+from regard.report.picture_folder import check_folder, plain_name, stems_of, written_folder
 from regard.report.records import Column, Note
 from regard.report.template import write_page
 from regard.training import option_text
@@ -36,6 +32,7 @@ COLUMNS = (
     *(Column(key, TERMS[key].name, "number", key) for key in MEASURES if key != "pointing"),
     Column("note", "note"),
 )
+INDEX = "explain.json"
 _PICTURES = 1000  # on the page
 _SIZE = 256  # pixels of a picture on the page
 
@@ -95,7 +92,7 @@ def explain(
         InputError: `out` is in the way, or what `explanations` raises.
     """
     folder = Path(out)
-    check_folder(folder, overwrite=overwrite)
+    check_folder(folder, INDEX, overwrite=overwrite)
     results = explanations(method, images, transform, names=names, classes=classes, threshold=threshold, **options)
     settings: dict[str, Any] = {
         "regard": __version__,
@@ -107,12 +104,12 @@ def explain(
         "transform": asdict(transform),
         **options,
     }
-    stems = _stems(images)
+    stems = stems_of(images)
     gallery = Gallery(measures=MEASURES, size=_SIZE, limit=_PICTURES)
     skipped: list[Unreadable] = []
     records: list[dict[str, Any]] = []
     explained = 0
-    with _written_aside(folder, overwrite) as aside:
+    with written_folder(folder, INDEX, overwrite=overwrite) as aside:
         for each in results:
             on_image(each)
             if isinstance(each, Unreadable):
@@ -123,7 +120,7 @@ def explain(
             explained += 1
         unread = [{"image": one.key, "reason": one.reason} for one in skipped]
         values = {**settings, "records": records, "skipped": unread}
-        (aside / "explain.json").write_text(json.dumps(values, allow_nan=False, indent=1), encoding="utf-8")
+        (aside / INDEX).write_text(json.dumps(values, allow_nan=False, indent=1), encoding="utf-8")
         write_page(
             "explain.html",
             aside / "explain.html",
@@ -137,98 +134,6 @@ def explain(
     return Explained(folder, explained, tuple(skipped), tuple(records))
 
 
-def check_folder(folder: Path, *, overwrite: bool = False) -> None:
-    """Whether `explain` may write there.
-
-    Raises:
-        InputError: something is there and `overwrite` is not set, or something other than what `explain` writes; or it
-            is the working or the home folder.
-    """
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if not folder.is_dir():
-        raise InputError(f"{folder} exists already and is no folder; choose another place (--out)")
-    check_replaceable(folder)
-    if not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise InputError(f"{folder} exists already; replace it (--overwrite) or choose another (--out)")
-    other = _foreign(folder)
-    if other is not None:
-        raise InputError(
-            f"{folder} is not overwritten: {other} in it was not written by regard explain; move it, or choose another "
-            "folder (--out)"
-        )
-
-
-def _foreign(folder: Path) -> str | None:
-    """The path of a file in the folder that its explain.json does not account for."""
-    try:
-        records = json.loads((folder / "explain.json").read_text(encoding="utf-8"))["records"]
-        known = {record[key] for record in records for key in ("picture", "map")} | {"explain.json", "explain.html"}
-    except (OSError, ValueError, KeyError, TypeError):
-        known = set()
-    for place, folders, names in os.walk(folder):
-        for name in (*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))):
-            path = Path(place, name)
-            if path.relative_to(folder).as_posix() not in known:
-                return str(path)
-    return None
-
-
-@contextmanager
-def _written_aside(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Gives a new folder beside `folder`, and puts it in its place once it is whole."""
-    folder = Path(os.path.realpath(folder))
-    aside, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{what}") for what in ("part", "old"))
-    try:
-        try:
-            aside.mkdir(parents=True)
-            yield aside
-            check_folder(folder, overwrite=overwrite)  # meanwhile somebody may have put a file there
-            if folder.exists():
-                os.rename(folder, old)
-            os.rename(aside, folder)
-        except BrokenPipeError:  # the reader of the output is gone
-            raise
-        except OSError as error:
-            raise InputError(
-                f"cannot write {folder}: {error.strerror or error}; make room, or give another place"
-            ) from error
-    finally:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _stems(images: ImageDataset) -> list[str]:
-    """For each image the path of its files in the folder, without the ending; like its own, and no two alike."""
-    places = getattr(images, "places", None) or [PurePath(key) for key in images.keys]
-    taken: set[str] = set()
-    stems = []
-    for place in places:
-        parts = place.with_suffix("").parts if place.name else ("_",)
-        stem = "/".join(_plain(part, 100) for part in parts if part != place.anchor) or "_"
-        unique, count = stem, 1
-        while unique.casefold() in taken:
-            count += 1
-            unique = f"{stem}-{count}"
-        taken.add(unique.casefold())
-        stems.append(unique)
-    return stems
-
-
-def _plain(text: str, longest: int) -> str:
-    """A part of a path for any file system: letters, digits, - and _, at most so many bytes.
-
-    Without dots, no file that gets an ending is ever in the way of another or of a folder.
-    """
-    text = unicodedata.normalize("NFC", text)
-    kept = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in text)
-    return kept.encode()[:longest].decode(errors="ignore") or "_"
-
-
 def _write_pictures(row: Row, folder: Path, stem: str) -> list[dict[str, Any]]:
     """Writes the PNG files of an image, and gives its records."""
     (folder / stem).parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +141,7 @@ def _write_pictures(row: Row, folder: Path, stem: str) -> list[dict[str, Any]]:
     height, width = row.cells[0].pixels.shape[:2]
     names: list[str | None] = []
     for rank, cell in enumerate(row.cells, 1):
-        name = f"{stem}.{rank}-{_plain(cell.explained.name, 60)}.png"
+        name = f"{stem}.{rank}-{plain_name(cell.explained.name, 60)}.png"
         Image.fromarray(cell.draw()).save(folder / name)
         names.append(name)
     records = row.to_records()

@@ -14,6 +14,7 @@ from regard.training.recipe import DataRecipe, Recipe
 Images = data.ImageDataset | data.WebDataset
 
 SIZE = 224  # default size of streamed images
+DETECTOR_SIZE = 800  # default shorter side of a detector's images
 
 
 def load_data(recipe: DataRecipe) -> data.Splits:
@@ -36,10 +37,28 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     return data.Splits(_normalised(train, recipe), _normalised(test, recipe))
 
 
-def with_statistics(recipe: DataRecipe, images: Images) -> DataRecipe:
-    """The recipe with all defaults filled in: size, mean, std and options as `images` use them."""
+def default_size(name: str, *, detector: bool) -> int | None:
+    """The size of images of a data set if a recipe gives none; None for that of images in memory."""
+    if detector:
+        return DETECTOR_SIZE
+    return SIZE if data.is_streamed(name) else None
+
+
+def detector_size(recipe: DataRecipe) -> tuple[int, int]:
+    """The shorter side of a detector's images, and the upper limit of the longer one, in the ratio of 800 to 1333."""
+    short = recipe.size or DETECTOR_SIZE
+    return short, short * 5 // 3
+
+
+def with_statistics(recipe: DataRecipe, images: Images, *, detector: bool = False) -> DataRecipe:
+    """The recipe with all defaults filled in: size, mean, std and options as `images` use them.
+
+    A detector normalises its images itself, so that its mean and std stay as they are.
+    """
     options = data.all_options(recipe.name, **recipe.options)
-    size = recipe.size or SIZE if data.is_streamed(recipe.name) else recipe.size
+    size = recipe.size or default_size(recipe.name, detector=detector)
+    if detector:
+        return replace(recipe, size=size, options=options)
     return replace(recipe, size=size, mean=images.mean, std=images.std, options=options)
 
 

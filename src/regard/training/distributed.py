@@ -99,12 +99,7 @@ class Processes:
 
     def seed_step(self, seed: int, step: int) -> None:
         """Seeds the random numbers of a step, such as dropout, on the CPU and on the device."""
-        number = step_seed(seed, step, self.rank)
-        torch.default_generator.manual_seed(number)  # torch.manual_seed visits all kinds of devices, which is slow
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(number)
-        elif self.device.type == "mps":
-            torch.mps.manual_seed(number)
+        seed_generators(self.device, step_seed(seed, step, self.rank))
 
     def share_buffers(self, module: nn.Module) -> None:
         """Copies the buffers of the main process to all: plain batch norms track statistics of their rank's slice."""
@@ -183,6 +178,15 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} is not available: {first_line(error)}") from error
     return device
+
+
+def seed_generators(device: torch.device, number: int) -> None:
+    """Seeds torch's random numbers on the CPU and on the device."""
+    torch.default_generator.manual_seed(number)  # torch.manual_seed visits all kinds of devices, which is slow
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

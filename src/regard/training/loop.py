@@ -103,7 +103,7 @@ class Loop:
         self.prepare_step()
         for hook in self.hooks:
             batch = hook.before_step(self, batch)
-        sizes = part_sizes(len(batch.images), self.recipe.schedule.accumulate)
+        sizes = part_sizes(len(batch.images), self.recipe.schedule.accumulate, self.task.fewest)
         for number, (end, images) in enumerate(zip(accumulate(sizes), sizes, strict=True), start=1):
             part = part_of(batch, end - images, end)
             # DistributedDataParallel averages gradients over the processes at the last part.
@@ -222,9 +222,9 @@ class Loop:
         return self.steps_done / (self.recipe.schedule.epochs * len(self.loader))
 
 
-def part_sizes(images: int, parts: int) -> list[int]:
-    """Sizes of the parts of a rank's slice: as equal as possible, at least two images each."""
-    parts = max(1, min(parts, images // 2))
+def part_sizes(images: int, parts: int, fewest: int = 2) -> list[int]:
+    """Sizes of the parts of a rank's slice: as equal as possible, at least `fewest` images each."""
+    parts = max(1, min(parts, images // fewest))
     return [(images + part) // parts for part in reversed(range(parts))]
 
 

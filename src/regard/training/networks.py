@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from regard import models
+from regard import detection, models
 from regard.errors import InputError
 from regard.maps.layers import find_layers
 from regard.models.freezing import batch_norms, fix_statistics
 from regard.models.sync_norms import sync_norms
+from regard.training.datasets import detector_size
 from regard.training.distributed import Processes
-from regard.training.recipe import ModelRecipe, Recipe
+from regard.training.recipe import DataRecipe, ModelRecipe, Recipe
 
 
 def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
@@ -27,29 +28,55 @@ def make_model(recipe: Recipe, classes: int, *, pretrained: bool | None = None) 
     return model
 
 
-def build_network(network: ModelRecipe, classes: int, *, pretrained: bool | None = None) -> nn.Module:
-    """Builds the network of a recipe, untrained unless it is pretrained. No layer is frozen.
+def build_network(
+    network: ModelRecipe, classes: int, *, pretrained: bool | None = None, data: DataRecipe | None = None
+) -> nn.Module:
+    """Builds the network of a recipe, untrained unless it is pretrained. No layer is frozen, except by a detector's
+    frozen_stages.
+
+    Args:
+        network: network to build.
+        classes: number of classes.
+        pretrained: None for that of the recipe.
+        data: data of the recipe, which give a detector the size, mean and std of its images.
 
     Raises:
         InputError: as `models.create`.
     """
-    for option in network.options:
-        if option in inspect.signature(models.create).parameters:
-            raise InputError(f"model.options has {option}, which is a field; give it as model.{option}")
+    for group in ("options", "detector_options"):
+        for option in getattr(network, group):
+            if option in inspect.signature(models.create).parameters:
+                raise InputError(f"model.{group} has {option}, which is a field; give it as model.{option}")
     start = network.attention_start
     if network.attention is not None and network.pretrained and pretrained is False:
         start = start or "identity"  # a file of weights replaces pretrained weights
-    return models.create(
-        network.name,
-        classes,
-        attention=network.attention,
-        gate=network.gate,
-        attention_stages=network.attention_stages,
-        attention_options=network.attention_options,
-        attention_start=start,
-        pretrained=network.pretrained if pretrained is None else pretrained,
-        **network.options,
-    )
+    options: dict[str, Any] = {
+        "attention": network.attention,
+        "gate": network.gate,
+        "attention_stages": network.attention_stages,
+        "attention_options": network.attention_options,
+        "attention_start": start,
+        "pretrained": _weights(network.pretrained) if pretrained is None else pretrained,
+    }
+    if network.detector is None:
+        return models.create(network.name, classes, **options, **network.options)
+    sizes = {} if data is None else _image_options(data)
+    options |= {"backbone_options": network.options, **sizes, **network.detector_options}
+    return detection.create(network.detector, network.name, classes, **options)
+
+
+def _weights(pretrained: bool | str) -> bool | Path:
+    """The file of weights in a run folder; another file as it is."""
+    if isinstance(pretrained, bool):
+        return pretrained
+    return Path(pretrained) / "last.safetensors" if Path(pretrained).is_dir() else Path(pretrained)
+
+
+def _image_options(data: DataRecipe) -> dict[str, Any]:
+    """How a detector resizes and normalises its images, as options of `detection.create`."""
+    short, long = detector_size(data)
+    given = {"image_mean": data.mean, "image_std": data.std}
+    return {"min_size": short, "max_size": long, **{name: list(value) for name, value in given.items() if value}}
 
 
 def load_network(
@@ -58,6 +85,7 @@ def load_network(
     path: Path,
     content: Any = None,
     *,
+    data: DataRecipe | None = None,
     ema: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> nn.Module:
@@ -70,6 +98,7 @@ def load_network(
         outputs: number of logits.
         path: file of the weights.
         content: content of the file from `models.read_checkpoint`, or a part of it; None to read the file.
+        data: as in `build_network`.
         ema: as in `models.load_official`.
         say: as in `models.load_official`.
 
@@ -77,7 +106,7 @@ def load_network(
         InputError: the file cannot be read, its weights do not fit the network, or the network cannot be built.
     """
     checkpoint = models.read_checkpoint(path) if content is None else content
-    build = partial(build_network, network, outputs, pretrained=False)
+    build = partial(build_network, network, outputs, pretrained=False, data=data)
     return models.load_built(build, checkpoint, str(path), network.name, ema=ema, say=say)
 
 

@@ -60,6 +60,14 @@ class Pretrained:
     recipe: Recipe | None = None
     bias_report: Path | None = None
 
+    def check_classifier(self) -> None:
+        """Raises InputError for a detector."""
+        if self.network.detector is not None:
+            raise InputError(
+                f"{self.source} is a detector ({self.network.detector}), and this takes classifiers; `regard detect` "
+                "measures detectors and draws what they detect"
+            )
+
     @property
     def class_count(self) -> int:
         return len(self.output_names)
@@ -143,7 +151,7 @@ def _of_file(path: Path) -> Pretrained:
         if not isinstance(state, Mapping):
             missing = "moving average of the weights, which its run keeps" if averaged else "network"
             raise InputError(f"{path} is no checkpoint of the run that contains it: it has no {missing}")
-        return load_network(run.recipe.model, len(run.classes), path, state)
+        return load_network(run.recipe.model, len(run.classes), path, state, data=run.recipe.data)
 
     return _in_run(run, path, "moving average" if averaged else "checkpoint", model, f"-{path.stem}")
 

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
+from regard import detection
 from regard.data import Augmentation, all_options
-from regard.errors import InputError, check_fields
+from regard.errors import InputError, check_fields, unknown
 from regard.transfer import DERIVED_MAPS, TERMS, Weight, as_weight, check_range
 
 Weighing = float | dict[str, Any]
@@ -41,15 +42,18 @@ class DataRecipe:
         download: fetch the set if it is not there (cifar10, cifar100, stl10, hfds).
         size: side of the images in pixels. Sets in memory are resized to it, the shorter side, and cropped at the
             centre; needed for cub, scenes, and folders whose images differ in size. Of streamed sets the side in
-            training, 224 if not given.
+            training, 224 if not given. Of detectors the shorter side, 800 if not given, of images whose longer side is
+            at most 5/3 of it.
         crop_pct: share of the resized image's shorter side that the centre crop leaves in testing (streamed sets).
         interpolation: interpolation to resize test images with: bilinear, bicubic, … (streamed sets).
         unreadable: what to do with an image file that cannot be read: stop with an error, or skip and count it.
         workers: number of DataLoader workers of each process (streamed sets).
         train_images: number of images to train on, the same for every seed and mixed over the classes; all if not
             given.
-        mean: mean of each channel, in [0, 1], which is subtracted; that of the training images if not given.
-        std: value that each channel is divided by; the deviation of the training images if not given.
+        mean: mean of each channel, in [0, 1], which is subtracted; that of the training images if not given, or of
+            detectors that of the backbone.
+        std: value that each channel is divided by; the deviation of the training images if not given, or of detectors
+            that of the backbone.
         options: options of the set itself, for example cue of clutter, crop of cub (box or none), or train and test of
             wds (which shards).
     """
@@ -82,11 +86,15 @@ class ModelRecipe:
         attention_options: options of the attention module, for example groups of shuffle.
         attention_start: how attention begins: published, as its authors have it, or identity, which leaves the network
             as it is at first; if not given, identity with pretrained weights, and published without.
-        pretrained: start from timm's weights.
+        pretrained: start from timm's weights; or, of detectors, from those of a run folder or an imported file.
         options: options of the network itself, for example block of cifar-resnet.
         frozen: layers to freeze, whose parameters do not learn, for example [conv1, bn1, layer1]; their batch norms are
             fixed.
         fixed_norms: keep the statistics and parameters of all batch norms as they are.
+        detector: detector to train, whose backbone the network is: faster-rcnn, mask-rcnn, cascade-rcnn,
+            cascade-mask-rcnn, retinanet or fcos; a classifier if not given.
+        detector_options: options of the detector: norm and frozen_stages of its backbone, and others of
+            detection.create, for example box_detections_per_img.
     """
 
     name: str = "wrn-16-1"
@@ -95,10 +103,12 @@ class ModelRecipe:
     attention_stages: list[int] | None = None
     attention_options: dict[str, Any] = field(default_factory=dict)
     attention_start: Literal["published", "identity"] | None = None
-    pretrained: bool = False
+    pretrained: bool | str = False
     options: dict[str, Any] = field(default_factory=dict)
     frozen: list[str] = field(default_factory=list)
     fixed_norms: bool = False
+    detector: str | None = None
+    detector_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -360,6 +370,7 @@ class Recipe:
         check_range("guidance.weight", self.guidance.schedule)
         if self.guidance.used:
             self._check_regions()
+        self._check_detector()
         if self.schedule.reset_momentum and self.optimizer.name != "sgd":
             raise InputError(f"schedule.reset_momentum is for sgd; optimizer.name is {self.optimizer.name}")
         if self.compile and (self.transfer.uses(*DERIVED) or self.guidance.derives):
@@ -380,6 +391,22 @@ class Recipe:
                 f"augmentation.policy {self.augmentation.policy} turns and moves images, and regions do not follow; "
                 "leave it out (color_jitter and erasing can be used), or guidance.weight"
             )
+
+    def _check_detector(self) -> None:
+        """Raises InputError for fields that are not for detectors, or only for them."""
+        model, defaults = self.model, Recipe()
+        self.augmentation.check_for(detector=model.detector is not None)
+        if model.detector is None:
+            if model.detector_options:
+                raise InputError("model.detector_options is for detectors; give model.detector, or leave it out")
+            return
+        if model.detector not in detection.names():
+            raise unknown("detector", model.detector, detection.names())
+        given = [name for name in ("task", "label_smoothing") if getattr(self, name) != getattr(defaults, name)]
+        given += [f"transfer.{name}" for name in (*FROM_TEACHER, *DERIVED) if self.transfer.uses(name)]
+        given += ["guidance"] if self.guidance.used else []
+        if given:
+            raise InputError(f"{', '.join(given)} is for classifiers; leave it out, or model.detector")
 
 
 def _weight(name: str, value: Weighing) -> Weight:

@@ -102,4 +102,5 @@ def _check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> No
 def _counts(images: data.ImageDataset | data.WebDataset) -> list[int]:
     if isinstance(images, data.WebDataset):
         return [len(images)]
-    return np.bincount(images.labels.cpu().numpy(), minlength=len(images.classes)).tolist()
+    labels = images.labels.cpu().numpy()
+    return np.bincount(labels[labels >= 0], minlength=len(images.classes)).tolist()

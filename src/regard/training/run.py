@@ -262,7 +262,8 @@ class Run:
 
         Raises InputError if the run has no such weights, or they are truncated or do not fit its recipe.
         """
-        return load_network(self.recipe.model, len(self.classes), self.weights(which))
+        recipe = self.recipe
+        return load_network(recipe.model, len(self.classes), self.weights(which), data=recipe.data)
 
 
 @cache

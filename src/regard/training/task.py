@@ -20,6 +20,7 @@ class Task(ABC):
 
     Attributes:
         measures: what is measured in training besides the losses, see `measured`.
+        fewest: least number of images in a part of a batch; batch norms over one pixel need two.
         recipe: recipe of the run.
         student: network in training.
         objective: module whose forward pass takes `inputs` and returns `transfer.Losses`; it contains the network.
@@ -28,6 +29,7 @@ class Task(ABC):
     """
 
     measures: ClassVar[tuple[str, ...]] = ()
+    fewest: ClassVar[int] = 2
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ def load_teachers(
         location = local_run(source)
         _check_finished(source, location)
         pretrained = load_pretrained(location, recipe.weights, say=say)
+        pretrained.check_classifier()
         _check_classes(recipe, source, pretrained, images.classes, say)
         network, about = pretrained.model(), pretrained.preprocessing
         mean, std = about.mean or images.mean, about.std or images.std

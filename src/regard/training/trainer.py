@@ -20,6 +20,7 @@ from regard.errors import KILLED_WORKER, InputError, LostProcess, SaidElsewhere,
 from regard.training.checkpoint import restore
 from regard.training.classification import Classification
 from regard.training.datasets import with_statistics
+from regard.training.detection import Detection
 from regard.training.distributed import Processes
 from regard.training.hooks import Hook, Trackers, WeightAverage, check_trackers
 from regard.training.loop import Loop, interruptible
@@ -87,8 +88,8 @@ def train(
         processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are loaded
         task_type = task_of(recipe)
         splits = splits or processes.first(lambda: task_type.load_data(recipe.data))  # first, because it may download
-        recipe, classes = replace(recipe, data=with_statistics(recipe.data, splits.train)), splits.train.classes
-        record = _record(splits, processes)
+        recipe, classes = _filled(recipe, splits), splits.train.classes
+        record = _record(splits, processes, accuracy="accuracy" in task_type.measures)
         if resume:
             processes.alone(lambda: check_same_run(recipe, run, classes, record))
         torch.manual_seed(recipe.seed)
@@ -122,7 +123,13 @@ def check(recipe: Recipe, folder: str | Path) -> None:
 
 def task_of(recipe: Recipe) -> type[Task]:
     """What the network of a recipe learns."""
-    return Classification
+    return Classification if recipe.model.detector is None else Detection
+
+
+def _filled(recipe: Recipe, splits: data.Splits) -> Recipe:
+    """The recipe with the defaults of its data."""
+    detector = recipe.model.detector is not None
+    return replace(recipe, data=with_statistics(recipe.data, splits.train, detector=detector))
 
 
 def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
@@ -130,7 +137,7 @@ def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
         Run.check_free(run.folder, overwrite=overwrite)
 
 
-def _record(splits: data.Splits, processes: Processes) -> Record:
+def _record(splits: data.Splits, processes: Processes, *, accuracy: bool) -> Record:
     """The record of the images, which is equal in all processes; notes unreadable images and single classes.
 
     Raises:
@@ -147,7 +154,7 @@ def _record(splits: data.Splits, processes: Processes) -> Record:
         if differing is not None:
             message = f"process {rank} has other images than process 0: {differing}; give all the same (data.folder)"
             raise InputError(message) if processes.main else SaidElsewhere(message)
-    only = one_class(classes, record)
+    only = one_class(classes, record) if accuracy else None
     if only is not None:
         processes.note(f"note: all training images have one class, {only!r}, so accuracy is meaningless (data.folder)")
     return record

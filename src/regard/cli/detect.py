@@ -1,0 +1,218 @@
+"""`regard detect`: measures detectors, and draws what they detect in images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from regard import data, detection, training
+from regard.cli.inputs import add_device, joined
+from regard.cli.options import make_parser
+from regard.cli.output import Output
+from regard.data import ImageDataset
+from regard.errors import InputError, check_interval
+from regard.parser import Parser
+from regard.report import detected
+from regard.report.records import Column
+from regard.report.records_table import records_table
+from regard.training import Pretrained
+
+_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+_ABOUT = (Column("model", "model"), Column("kind", "of"))
+_COLUMNS = (*_ABOUT, *(Column(name, name, "percent") for name in _NUMBERS))
+_CLASS_COLUMNS = (
+    *(*_ABOUT, Column("class", "class"), Column("objects", "objects", "count")),
+    *(Column(name, name, "percent") for name in _NUMBERS[:6]),
+)
+
+
+def parser() -> Parser:
+    parser = make_parser(
+        "detect",
+        "Measures detectors, or draws what one detects. `regard detect evaluate RUN…` prints COCO's twelve numbers of "
+        "boxes and masks, and compares several detectors on the same images. `regard detect predict PHOTOS… --model "
+        "RUN` writes a picture of each image with its objects, and detections.json. `regard train` trains detectors: "
+        "recipes with a model.detector.",
+        epilog="regard detect evaluate runs/a runs/b --data coco:FOLDER   "
+        "regard detect predict photos --model runs/a --out detected",
+    )
+    parser.add_argument("action", choices=["evaluate", "predict"], help="what to do")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="RUN|IMAGE",
+        type=str,
+        help="to evaluate: runs of detectors; to predict: image files, and folders with all images below them",
+    )
+    parser.add_argument(
+        "--data",
+        type=str | None,
+        default=None,
+        help="images to evaluate on: KIND:FOLDER, with KIND coco, voc or masks; those that the run was tested on if "
+        "not given",
+    )
+    parser.add_argument("--split", type=str | None, default=None, help="split to take of --data: train, val, …")
+    parser.add_argument("--images", type=str | None, default=None, metavar="FOLDER", help="images of --data, elsewhere")
+    parser.add_argument("--limit", type=int | None, default=None, help="number of images of --data to take")
+    parser.add_argument("--per-class", action="store_true", help="print AP of every class, too")
+    parser.add_argument("--model", type=str | None, default=None, metavar="RUN", help="detector to predict with")
+    parser.add_argument("--score", type=float, default=0.5, help="least score of an object to draw, from 0 to 1")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="folder to write: of predict, `detected` if not given; of evaluate, the detections in COCO's results "
+        "format, nothing if not given",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote there")
+    parser.add_argument(
+        "--weights", choices=["last", "best"], default="last", help="weights to take of a run: the last, or the best"
+    )
+    add_device(parser)
+    parser.add_argument("--workers", type=int, default=2, help="number of DataLoader workers; 0 reads inline")
+    parser.add_argument(
+        "--unreadable",
+        choices=["error", "skip"],
+        default=None,
+        help="what to do with an image file that cannot be read: stop with an error, or skip and count it",
+    )
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    options = parser().parse_args(arguments)
+    check_interval("--workers", options.workers, "[0, 1024]")
+    check_interval("--score", options.score, "[0, 1]")
+    if options.limit is not None:
+        check_interval("--limit", options.limit, "[1, 2^40]")
+    return _predict(options) if options.action == "predict" else _evaluate(arguments, options)
+
+
+def _evaluate(arguments: list[str], options: Namespace) -> int:
+    if options.model is not None:
+        raise InputError(
+            "--model is for regard detect predict; to evaluate, name the runs: regard detect evaluate RUN…"
+        )
+    if twice := [source for source, count in Counter(options.inputs).items() if count > 1]:
+        raise InputError(f"{twice[0]} is named twice; name each run once")
+    with joined(arguments) as processes:
+        output = Output(options, main=processes.main)
+        detectors = [load_detector(source, options.weights) for source in options.inputs]
+        sets: dict[str, ImageDataset] = {}  # detectors tested on the same data share them
+        results = []
+        for one in detectors:
+            results.append(_measured(one, _images(one, options, sets), options, processes, output))
+        if options.out is not None and processes.main:
+            for path in _write(results, Path(options.out), overwrite=options.overwrite):
+                output.note(f"written: {path}")
+        records = [record for one in results for record in one.to_records()]
+        overall = [record for record in records if record["class"] is None]
+        tables = [records_table(overall, _COLUMNS)]
+        if options.per_class:
+            tables.append(records_table([one for one in records if one["class"] is not None], _CLASS_COLUMNS))
+        output.show(records, *tables)
+    return 0
+
+
+def _measured(
+    found: Pretrained, images: ImageDataset, options: Namespace, processes: training.Processes, output: Output
+) -> detection.Results:
+    model = found.model().to(training.pick_device(options.device))
+    if isinstance(model, detection.MaskRCNN) and not images.has_object_masks:
+        output.note(f"note: {images.name} has no masks; only the boxes of {found.source} are evaluated")
+    with output.progress(found.source, total=len(images)) as progress:
+        done = 0
+
+        def after_batch(count: int) -> None:
+            nonlocal done
+            done += count * processes.count
+            progress(min(done, len(images)), len(images))
+
+        results = detection.evaluate(
+            model,
+            images,
+            name=found.source,
+            classes=found.classes,
+            workers=options.workers,
+            unreadable=options.unreadable or "error",
+            after_batch=after_batch,
+        )
+    if results.skipped:
+        output.note(f"{len(results.skipped)} unreadable images skipped: {results.skipped[0]}, …")
+    return results
+
+
+def _images(found: Pretrained, options: Namespace, sets: dict[str, ImageDataset]) -> ImageDataset:
+    """The images to evaluate a detector on: those of --data, or the test images of its run."""
+    if options.data is not None:
+        if "" not in sets:
+            sets[""] = data.open_regions(options.data, split=options.split, images=options.images, limit=options.limit)
+        return sets[""]
+    if given := [name for name in ("split", "images") if options[name] is not None]:
+        raise InputError(f"--{given[0]} is for --data; name the images (--data coco:FOLDER)")
+    assert found.recipe is not None
+    key = repr(found.recipe.data)
+    if key not in sets:
+        images = training.task_of(found.recipe).load_data(found.recipe.data).test
+        assert isinstance(images, ImageDataset)
+        fewer = options.limit is not None and options.limit < len(images)
+        sets[key] = images.subset(options.limit) if fewer else images
+    return sets[key]
+
+
+def _write(results: Sequence[detection.Results], folder: Path, *, overwrite: bool) -> list[Path]:
+    """Writes the detections in COCO's results format, a file per detector and kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [
+        (one, kind, folder / f"{number}-{Path(one.model).name}-{kind}.json")
+        for number, one in enumerate(results, start=1)
+        for kind in one.kinds
+    ]
+    for _, _, path in paths:
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists already; replace it (--overwrite) or choose another folder (--out)")
+    return [one.save_coco(path, kind) for one, kind, path in paths]
+
+
+def load_detector(source: str, weights: training.run.Weights) -> Pretrained:
+    """A trained detector. Raises InputError for a classifier."""
+    found = training.load_pretrained(source, weights)
+    if found.network.detector is None:
+        raise InputError(
+            f"{source} is a classifier ({found.network.name}), and this takes a detector: the run of a recipe with a "
+            "model.detector; `regard evaluate` and `regard explain` take classifiers"
+        )
+    return found
+
+
+def _predict(options: Namespace) -> int:
+    output = Output(options)
+    if options.model is None:
+        raise InputError("the detector is missing: regard detect predict IMAGES… --model RUN")
+    out = options.out or "detected"
+    pictures = data.open_pictures(options.inputs, without=out)
+    found = load_detector(options.model, options.weights)
+    alone = len(options.inputs) == 1 and not Path(options.inputs[0]).is_dir()
+    model = found.model().to(training.pick_device(options.device))
+    with output.progress(found.source) as progress:
+        result = detected.detect(
+            model,
+            pictures,
+            out,
+            found.output_names,
+            score=options.score,
+            source=found.source,
+            unreadable=options.unreadable or ("error" if alone else "skip"),
+            overwrite=options.overwrite,
+            on_image=lambda done: progress(done, len(pictures)),
+        )
+    records = result.to_records()
+    output.show(records, records_table(records, detected.COLUMNS))
+    output.note(f"objects: {len(records):,} in {len(result.images):,} images, skipped: {len(result.skipped):,}")
+    for reason in result.skipped[:3]:
+        output.note(f"skipped: {reason}")
+    output.note(f"pictures: {result.folder.resolve()}")
+    return 0

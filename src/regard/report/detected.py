@@ -1,0 +1,179 @@
+"""A folder of detected objects: pictures with their boxes and masks, and a JSON file."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from regard.data import ImageDataset, Unreadable
+from regard.data.codes import encoded
+from regard.errors import InputError
+from regard.modes import evaluation_mode
+from regard.report.picture_folder import check_folder, stems_of, written_folder
+from regard.report.records import Column
+from regard.version import __version__
+
+COLUMNS = (
+    *(Column("image", "image"), Column("class", "class"), Column("score", "score", "percent")),
+    *(Column(name, name, "number") for name in ("left", "top", "right", "bottom")),
+)
+INDEX = "detections.json"
+
+
+@dataclass(frozen=True)
+class Detected:
+    """Images in which `detect` detected objects.
+
+    Attributes:
+        folder: with everything that was written.
+        images: a dict of each image: its path, picture, width, height and `detections`, a dict each of class, score,
+            box (left, top, right, bottom in pixels) and, if the detector has masks, mask (COCO's run-length code).
+        skipped: the images that could not be read, each with the reason.
+    """
+
+    folder: Path
+    images: tuple[Mapping[str, Any], ...]
+    skipped: tuple[str, ...]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A flat dict of each detection."""
+        return [
+            {
+                **{"image": image["image"], "class": one["class"], "score": one["score"]},
+                **dict(zip(("left", "top", "right", "bottom"), one["box"], strict=True)),
+            }
+            for image in self.images
+            for one in image["detections"]
+        ]
+
+
+def detect(
+    detector: nn.Module,
+    images: ImageDataset,
+    out: str | Path,
+    classes: Sequence[str],
+    *,
+    score: float = 0.5,
+    source: str = "",
+    unreadable: str = "error",
+    overwrite: bool = False,
+    on_image: Callable[[int], None] = lambda done: None,
+) -> Detected:
+    """Detects objects in images, and writes a folder: a PNG of each image with its objects, and `detections.json`.
+
+    Everything is written to a folder beside `out`, which is renamed at the end: on an error what was there is still
+    there.
+
+    Args:
+        detector: detector in the interface of torchvision, see `detection.create`.
+        images: the images.
+        out: folder to write.
+        classes: class names.
+        score: least score of an object, in [0, 1].
+        source: name of the detector.
+        unreadable: on an image that cannot be read, "error", or "skip" it.
+        overwrite: replace a folder that an earlier call wrote, if nothing else is in it.
+        on_image: called after each image with their number.
+
+    Raises:
+        InputError: `out` is in the way, or an image cannot be read.
+    """
+    folder = Path(out)
+    check_folder(folder, INDEX, overwrite=overwrite)
+    found: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    with written_folder(folder, INDEX, overwrite=overwrite) as aside:
+        for done, (key, stem, image) in enumerate(_read(images, unreadable, skipped), start=1):
+            objects = _objects(detector, image, score)
+            picture = aside / f"{stem}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            drawn(image, objects, classes).save(picture)
+            place = {"image": key, "picture": f"{stem}.png", "width": image.width, "height": image.height}
+            found.append({**place, "detections": _records(objects, classes)})
+            on_image(done + len(skipped))
+        about = {"regard": __version__, "detector": source, "score": score, "classes": list(classes)}
+        content = {**about, "images": found, "skipped": skipped}
+        (aside / INDEX).write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")
+    return Detected(folder, tuple(found), tuple(skipped))
+
+
+def drawn(image: Image.Image, objects: Mapping[str, Tensor], classes: Sequence[str]) -> Image.Image:
+    """The image with boxes, class names, scores and masks of its objects, one colour per class.
+
+    Args:
+        image: RGB image.
+        objects: as a detector returns them; masks may be missing.
+        classes: class names.
+    """
+    pixels = np.asarray(image).copy()
+    colours = [_colour(label) for label in objects["labels"].tolist()]
+    for mask, colour in zip(objects.get("masks", ()), colours, strict=False):
+        inside = mask[0].numpy() >= 0.5
+        pixels[inside] = (pixels[inside] * 0.5 + np.array(colour) * 0.5).astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(picture)
+    side = min(image.size)
+    font, width = ImageFont.load_default(max(12, side // 32)), max(2, side // 160)
+    for box, label, score, colour in zip(
+        objects["boxes"].tolist(), objects["labels"].tolist(), objects["scores"].tolist(), colours, strict=True
+    ):
+        draw.rectangle(box, outline=colour, width=width)
+        text = f"{classes[label]} {score:.0%}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        x = max(0, min(box[0], image.width - right))
+        y = box[1] - bottom if box[1] >= bottom else box[1]
+        draw.rectangle((x, y, x + right, y + bottom), fill=colour)
+        bright = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] > 128
+        draw.text((x, y), text, font=font, fill="black" if bright else "white")
+    return picture
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    """The colour of a class; neighbouring classes differ by the golden ratio of the colour circle."""
+    red, green, blue = colorsys.hsv_to_rgb((0.6 + 0.618 * label) % 1, 0.85, 0.8)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _read(images: ImageDataset, unreadable: str, skipped: list[str]) -> Iterator[tuple[str, str, Image.Image]]:
+    """Key, stem and pixels of the images that can be read."""
+    for index, stem in enumerate(stems_of(images)):
+        try:
+            yield images.keys[index], stem, images.image(index)
+        except Unreadable as error:
+            if unreadable == "error":
+                raise InputError(f"{error}; replace it, or skip such images (--unreadable skip)") from error
+            skipped.append(f"{images.keys[index]}: {error}")
+
+
+@torch.no_grad()
+def _objects(detector: nn.Module, image: Image.Image, score: float) -> dict[str, Tensor]:
+    """The objects in an image with at least this score, on the CPU, the likeliest first."""
+    device = next(detector.parameters()).device
+    with evaluation_mode(detector):
+        (objects,) = detector([pil_to_tensor(image).to(device).float() / 255])
+    kept = objects["scores"] >= score
+    return {name: values[kept].cpu() for name, values in objects.items()}
+
+
+def _records(objects: Mapping[str, Tensor], classes: Sequence[str]) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = [
+        {"class": classes[label], "score": score, "box": box}
+        for label, score, box in zip(
+            objects["labels"].tolist(), objects["scores"].tolist(), objects["boxes"].tolist(), strict=True
+        )
+    ]
+    if "masks" in objects:
+        codes = encoded(objects["masks"][:, 0].numpy() >= 0.5)
+        for record, code in zip(records, codes, strict=True):
+            record["mask"] = {"size": code["size"], "counts": code["counts"].decode()}
+    return records

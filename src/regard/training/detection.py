@@ -1,0 +1,165 @@
+"""Detection and instance segmentation as a task of the training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+
+from regard import data, detection
+from regard.data import Batch, DetectionTransform, Splits
+from regard.data.codes import library
+from regard.errors import InputError
+from regard.training.datasets import detector_size
+from regard.training.distributed import Processes, seed_generators, step_seed
+from regard.training.networks import build_network, placed
+from regard.training.recipe import DataRecipe, Recipe
+from regard.training.task import Task
+from regard.transfer import Losses
+
+
+class Detection(Task):
+    """A detector that learns boxes, and masks if it has a branch for them."""
+
+    fewest = 1
+
+    @staticmethod
+    def load_data(recipe: DataRecipe) -> Splits:
+        """The data of a recipe: training images with objects, and all test images.
+
+        Raises:
+            InputError: the data are missing, cannot be read or have no objects with boxes.
+        """
+        train, test = data.load(
+            recipe.name, recipe.folder, download=recipe.download, size=None, objects=True, **recipe.options
+        )
+        return Splits(train if recipe.train_images is None else train.subset(recipe.train_images), test)
+
+    @classmethod
+    def create(cls, recipe: Recipe, splits: Splits, processes: Processes) -> Self:
+        library()  # raises InputError where what tests detectors is not installed
+        # One process first, because it may download.
+        model = processes.first(lambda: build_network(recipe.model, len(splits.train.classes), data=recipe.data))
+        masks = isinstance(model, detection.MaskRCNN)
+        for images in splits:
+            if masks and not images.has_object_masks:
+                raise InputError(
+                    f"{recipe.model.detector} learns masks, and the {images.split} images of {images.name!r} have "
+                    "boxes alone; give data with masks, or a detector of boxes (--model.detector faster-rcnn)"
+                )
+        model, _ = placed(model, recipe, len(splits.train), processes)
+        if recipe.compile:
+            model.get_submodule("backbone").compile()
+        batch_size, rest = recipe.schedule.batch_size, len(splits.train) % recipe.schedule.batch_size
+        loader = data.create_loader(
+            splits.train,
+            batch_size,
+            transform=make_detection_transform(recipe),
+            shuffle=True,
+            seed=recipe.seed,
+            rank=processes.rank,
+            world_size=processes.count,
+            device=processes.device,
+            workers=recipe.data.workers,
+            unreadable=recipe.data.unreadable,
+            drop_last=0 < rest < processes.count and batch_size < len(splits.train),
+            objects=True,
+            masks=masks,
+        )
+        test_loader = data.create_loader(
+            splits.test,
+            processes.count,
+            rank=processes.rank,
+            world_size=processes.count,
+            device=processes.device,
+            workers=recipe.data.workers,
+            unreadable=recipe.data.unreadable,
+            objects=True,
+        )
+        return cls(recipe, model, DetectionObjective(model), loader, test_loader)
+
+    def inputs(self, batch: Batch, step: int, progress: float) -> tuple[Any, ...]:
+        seed = step_seed(self.recipe.seed, step, 0)
+        return batch.images, batch.targets, [step_seed(seed, index, 0) for index in batch.index.tolist()]
+
+    def test(self, model: nn.Module, processes: Processes) -> tuple[dict[str, Any], Sequence[str]]:
+        results = detection.evaluate(model, self.test_loader)
+        row: dict[str, Any] = {}
+        for kind, numbers in (("box", results.boxes), ("mask", results.masks or {})):
+            known = {name: numbers[name] for name in NUMBERS if not math.isnan(numbers.get(name, math.nan))}
+            row |= {f"test_{kind}_{NUMBERS[name]}": value for name, value in known.items()}
+        return {"test_box_ap": 0.0, **row, "test_images": len(results)}, results.skipped
+
+
+NUMBERS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large"}
+"""COCO's numbers in metrics.jsonl, after `test_box_` or `test_mask_`. Those that are NaN are left out."""
+
+
+class DetectionObjective(nn.Module):
+    """The losses of a detector: the sum of those that it returns.
+
+    Two-stage detectors learn from a sample of the boxes of each image. It is drawn from a seed of the image, so that it
+    does not depend on the other images of the batch or on the number of processes.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.student = detector
+        detector.get_submodule("transform")._skip_resize = True  # type: ignore[assignment]  # the loader resizes training images
+        self._samplers: list[SeededSampler] = []
+        for module in detector.modules():
+            if isinstance(sampler := getattr(module, "fg_bg_sampler", None), BalancedPositiveNegativeSampler):
+                self._samplers.append(SeededSampler(sampler.batch_size_per_image, sampler.positive_fraction))
+                module.fg_bg_sampler = self._samplers[-1]
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]], seeds: Sequence[int]) -> Losses:
+        """The losses on some images.
+
+        Args:
+            images: float32 (3, h, w) each, in [0, 1].
+            targets: boxes, labels and masks of each image, see `data.Batch`.
+            seeds: seed of each image.
+
+        Returns:
+            The terms are the losses of the detector, without "loss_" before their names.
+        """
+        for number, sampler in enumerate(self._samplers):
+            sampler.seeds = [step_seed(seed, number, 0) for seed in seeds]
+        losses = self.student(images, targets)
+        terms = {name.removeprefix("loss_"): loss for name, loss in losses.items()}
+        total = torch.stack(list(terms.values())).sum()
+        return Losses(total, total.new_empty(0), terms, {})
+
+
+class SeededSampler(BalancedPositiveNegativeSampler):
+    """Samples the boxes of each image with a seed of its own, `seeds`; see `DetectionObjective`."""
+
+    seeds: Sequence[int] = ()
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        positive: list[Tensor] = []
+        negative: list[Tensor] = []
+        for seed, matched in zip(self.seeds, matched_idxs, strict=True):
+            seed_generators(matched.device, seed)
+            for masks, sampled in zip((positive, negative), super().__call__([matched]), strict=True):
+                masks += sampled
+        self.seeds = [step_seed(seed, 0, 0) for seed in self.seeds]  # a cascade samples once per stage
+        return positive, negative
+
+
+def make_detection_transform(recipe: Recipe) -> DetectionTransform:
+    """The transform of a recipe's training images. Raises InputError for values out of range."""
+    varied, (short, long) = recipe.augmentation, detector_size(recipe.data)
+    sides = tuple(varied.short_side or [short])
+    return DetectionTransform(
+        sides,
+        max(long, *sides),
+        flip=varied.flip,
+        jitter=varied.jitter,
+        crop=varied.crop or short,
+        photometric=varied.photometric,
+    )
