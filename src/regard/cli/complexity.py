@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from regard import attention, models, training
+from regard import attention, detection, models, training
 from regard.cli.inputs import add_device
 from regard.cli.options import check_place, make_parser
 from regard.cli.output import Output, as_text
-from regard.errors import check_interval
+from regard.errors import InputError, check_interval
 from regard.files import write_text
 from regard.formatting import NONE, csv_text, printable
 from regard.models import Cost
@@ -39,6 +40,9 @@ _COLUMNS = {
 _CAPTION = """\
 Operations of one image. In percent: more than without attention.
 GFLOPs as SA-Net: convolutions, matrix products, batch norms, ReLUs and pooling, as its table counts them."""
+_CAPTION_DETECTORS = """
+Of detectors: parameters that learn, with the stem and the first stage frozen; box heads on 1,000 proposals, mask heads
+on 100 detections."""
 _CAPTION_MEASURED = """
 Time and peak memory of a batch: the median ± half the distance of the quartiles; memory above parameters and images."""
 
@@ -52,6 +56,12 @@ def parser() -> Parser:
     )
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", type=str, help="names of networks, run folders and imported files"
+    )
+    parser.add_argument(
+        "--detector",
+        type=str | None,
+        default=None,
+        help="count a detector with these networks as backbones: faster-rcnn, mask-rcnn, retinanet, …",
     )
     parser.add_argument(
         "--attention", type=strings, default=[], help="attention modules to compare: se, cbam, shuffle, …, or all"
@@ -76,13 +86,14 @@ def parser() -> Parser:
         "--image-size",
         type=int | None,
         default=None,
-        help="side of the images in pixels; 224, or 32 of networks for small images, if not given",
+        help="side of the images in pixels; 224, or 32 of networks for small images, if not given; of detectors "
+        "800 x 1280",
     )
     parser.add_argument(
         "--num-classes",
         type=int | None,
         default=None,
-        help="length of the logits; 1000, or 10 of networks for small images, if not given",
+        help="length of the logits; 1000, or 10 of networks for small images, if not given; of detectors 80",
     )
     parser.add_argument("--no-latency", dest="latency", action="store_false", help="measure no time and no memory")
     parser.add_argument("--batch-size", type=int, default=8, help="number of images per batch, for time and memory")
@@ -104,6 +115,9 @@ def main(arguments: list[str]) -> int:
     check_interval("--repeats", options.repeats, "[1, 10000]")
     device = training.pick_device(options.device)
     modules = attention.names() if options.attention == ["all"] else [a for a in options.attention if a != "none"]
+    detector = options.detector
+    if detector is not None and any(map(_is_path, options.models)):
+        raise InputError("--detector goes with names of networks; leave it out, or the run folders and files")
     rows = [row for path in filter(_is_path, options.models) for row in _trained(path, options)]
     rows += models.count_costs(
         [name for name in options.models if not _is_path(name)],
@@ -114,11 +128,13 @@ def main(arguments: list[str]) -> int:
         classes=options.num_classes,
         options=options.attention_options,
         network_options=options.model_options,
+        kind=models.Cost if detector is None else partial(detection.DetectorCost, detector=detector),
     )
-    if options.latency:
+    measured = options.latency and detector is None
+    if measured:
         dtype = _DTYPES[options.dtype]
         models.measure_costs(rows, batch=options.batch_size, device=device, dtype=dtype, repeats=options.repeats)
-    conditions = _conditions(options, device) if options.latency else {}
+    conditions = _conditions(options, device) if measured else {}
     records = [{**row.to_record(), **conditions} for row in rows]
     suffix = Path(options.out).suffix if options.out else ""
     form = "json" if options.json else options.format or _FORMATS.get(suffix, "terminal")
@@ -179,7 +195,13 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 def _table(records: Sequence[dict[str, Any]]) -> Table:
     columns = {key: column for key, column in _COLUMNS.items() if any(record[key] is not None for record in records)}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    names = ["network", "attention", *(key for key in ("gate", "stages") if any(record[key] for record in records))]
+    detectors = ["detector"] if "detector" in records[0] else []
+    names = [
+        *detectors,
+        "network",
+        "attention",
+        *(key for key in ("gate", "stages") if any(record[key] for record in records)),
+    ]
     for heading in names:
         table.add_column(heading, no_wrap=True)
     table.add_column("image", justify="right", no_wrap=True)
@@ -205,7 +227,8 @@ def _rounded(value: float, decimals: int) -> str:
 
 def _notes(records: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> list[str]:
     """The caption, the conditions, and what there is to know of single rows."""
-    lines = [_CAPTION + (_CAPTION_MEASURED if conditions else "")]
+    detectors = any("detector" in record for record in records)
+    lines = [_CAPTION + (_CAPTION_DETECTORS if detectors else "") + (_CAPTION_MEASURED if conditions else "")]
     lines += [f"{name.replace('_', ' ')}: {value}" for name, value in conditions.items()]
     for record in records:
         name = printable(f"{record['network']}, {record['attention']}")

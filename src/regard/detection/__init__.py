@@ -4,9 +4,11 @@ detector = detection.create("faster-rcnn", "resnet50", num_classes=80, attention
 
 - `create`: torchvision's Faster, Mask and Cascade R-CNN, RetinaNet and FCOS over any network that has stages.
 - `Pyramid`: the feature pyramid over such a network.
+- `complexity`: parameters and operations of a detector, as SA-Net's table of object detection counts them.
 """
 
 from regard.detection.compare import Comparison, compare, compare_all
+from regard.detection.costs import DetectorCost, complexity
 from regard.detection.create import FCOS, Detector, FasterRCNN, MaskRCNN, RetinaNet, create, names
 from regard.detection.evaluation import evaluate
 from regard.detection.norms import freeze_stages, set_norms
@@ -17,6 +19,7 @@ __all__ = [
     "FCOS",
     "Comparison",
     "Detector",
+    "DetectorCost",
     "FasterRCNN",
     "MaskRCNN",
     "Pyramid",
@@ -24,6 +27,7 @@ __all__ = [
     "RetinaNet",
     "compare",
     "compare_all",
+    "complexity",
     "create",
     "evaluate",
     "freeze_stages",

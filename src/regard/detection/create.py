@@ -160,7 +160,7 @@ def create(
     channels: int = 256,
     backbone_options: Mapping[str, Any] | None = None,
     **options: Any,
-) -> nn.Module:
+) -> Detector:
     """The detector `name` over a feature pyramid of the network `backbone`, with or without attention in it.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
@@ -51,7 +51,7 @@ class Cost:
         attention: name of the module; None for none.
         gate: the gate of the module.
         stages: the stages that have it; None for all.
-        image_size: side of the images.
+        image_size: side of the images, or (H, W).
         classes: length of the logits.
         options: of the module.
         network_options: of the network itself.
@@ -67,7 +67,7 @@ class Cost:
     attention: str | None
     gate: Gate
     stages: tuple[int, ...] | None
-    image_size: int
+    image_size: int | tuple[int, int]
     classes: int
     options: Mapping[str, Any] = field(default_factory=dict)
     network_options: Mapping[str, Any] = field(default_factory=dict)
@@ -84,22 +84,27 @@ class Cost:
         changed = self.stages is not None or not isinstance(self.gate, Sigmoid) or self.options
         if self.network_options or (self.attention is not None and changed):
             return None
-        table, rows = _sa_net()
+        table, rows = self.table()
         if (self.image_size, self.classes) != (table["image_size"], table["classes"]):
             return None
         return rows.get((self.network, self.attention or "none"))
+
+    def table(self) -> tuple[dict[str, Any], dict[tuple[str, str], Published]]:
+        """SA-Net's table, and its rows by network and attention."""
+        return _sa_net()
 
     @property
     def note(self) -> str:
         """The paper's values where they differ from the count, and why; empty where all digits agree."""
         if self.published is None or self.complexity is None:
             return ""
-        counted = f"{self.complexity.parameters / 1e6:.3f}", f"{self.complexity.published_flops / 1e9:.3f}"
         printed = self.published.parameters, self.published.gflops
+        exact = self.complexity.parameters / 1e6, self.complexity.published_flops / 1e9
+        counted = [f"{value:.{len(text.partition('.')[2])}f}" for value, text in zip(exact, printed, strict=True)]
         units = ("M parameters", "GFLOPs")
         other = [f"{p} {unit}" for unit, p, c in zip(units, printed, counted, strict=True) if p != c]
         why = f": {self.published.note}" if self.published.note else ""
-        return f"{_sa_net()[0]['source']} prints {' and '.join(other)}{why}" if other else ""
+        return f"{self.table()[0]['source']} prints {' and '.join(other)}{why}" if other else ""
 
     def build(self) -> nn.Module:
         """The network, newly initialised."""
@@ -107,6 +112,14 @@ class Cost:
         if self.attention is not None:
             attention_modules.attach(model, self.attention, stages=self.stages, gate=self.gate, **self.options)
         return model
+
+    def customary(self) -> tuple[int | tuple[int, int], int]:
+        """Image size and number of classes where none are given."""
+        return (32, 10) if isinstance(without_values(self.build), _FOR_SMALL_IMAGES) else (224, 1000)
+
+    def count(self, model: nn.Module) -> Complexity:
+        """The complexity of what `build` gives, for one image."""
+        return complexity(model, self.image_size)
 
     def to_record(self) -> dict[str, Any]:
         """The counts and measurements as a record; None where missing.
@@ -119,7 +132,7 @@ class Cost:
             "attention": self.attention or "none",
             "gate": str(self.gate).removesuffix("()") if self.attention else None,
             "stages": ",".join(map(str, self.stages)) if self.attention and self.stages else None,
-            "image_size": self.image_size,
+            "image_size": self.image_size if isinstance(self.image_size, int) else "{} x {}".format(*self.image_size),
             "classes": self.classes,
         }
         figures, base = self._figures(), self.base._figures() if self.base else {}
@@ -167,10 +180,11 @@ def count_costs(
     *,
     gate: Gate | str = "sigmoid",
     stages: Iterable[int] | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     classes: int | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     network_options: Mapping[str, Any] | None = None,
+    kind: Callable[..., Cost] = Cost,
 ) -> list[Cost]:
     """The counted cost of each network without attention and with each of the modules, in this order.
 
@@ -179,10 +193,12 @@ def count_costs(
         modules: names of `attention.names()`.
         gate: of all modules.
         stages: that get attention, counted from 1; None for all.
-        image_size: side of the images; None for 32 with regard's networks for small images, 224 with all others.
+        image_size: side of the images, or (H, W); None for 32 with regard's networks for small images, 224 with all
+            others.
         classes: length of the logits; None for 10 and 1000 in the same way.
         options: of modules, by their names, for example `{"shuffle": {"groups": 16}}`.
         network_options: of the networks themselves, for example `{"block": "basic"}`.
+        kind: class of the rows; `detection.DetectorCost` for detectors with these backbones.
 
     A network that does not take a module, or does not run with it, gets a row with its `problem`.
 
@@ -198,14 +214,13 @@ def count_costs(
     for name in options:
         if name not in modules:
             raise InputError(f"there are options of {name!r}, which is not among the modules: {', '.join(modules)}")
-    if image_size is not None:
-        check_interval("image_size", image_size, "[1, 2^16]")
+    for side in (image_size,) if isinstance(image_size, int) else image_size or ():
+        check_interval("image_size", side, "[1, 2^16]")
     rows: list[Cost] = []
     for network in dict.fromkeys(networks):
-        base = Cost(network, None, gate, chosen, 0, classes or 10, network_options=network_options or {})
-        small = isinstance(without_values(base.build), _FOR_SMALL_IMAGES)
-        base.image_size = image_size or (32 if small else 224)
-        base.classes = (10 if small else 1000) if classes is None else classes
+        base = kind(network, None, gate, chosen, 0, classes or 10, network_options=network_options or {})
+        size, count = base.customary()
+        base.image_size, base.classes = image_size or size, count if classes is None else classes
         _count(base)
         if base.problem:
             raise InputError(f"{network}: {base.problem}")
@@ -228,7 +243,7 @@ def _count(row: Cost) -> None:
             model = without_values(row.build)
         placements = [one_line(w.message) for w in caught if isinstance(w.message, attention_modules.PlacementWarning)]
         row.placement = "; ".join(placements)
-        row.complexity = complexity(model, row.image_size)
+        row.complexity = row.count(model)
     except InputError as error:
         row.problem = str(error)
 
@@ -264,7 +279,8 @@ def measure_costs(
             warnings.simplefilter("ignore", attention_modules.PlacementWarning)  # `placement` has it
             models = {name: row.build().to(device, dtype) for name, row in own.items()}
         size = next(iter(own.values())).image_size
-        images = torch.randn(batch, 3, size, size, device=device, dtype=dtype)
+        height, width = (size, size) if isinstance(size, int) else size
+        images = torch.randn(batch, 3, height, width, device=device, dtype=dtype)
         times = latency(models, images, repeats=repeats)
         for name, row in own.items():
             row.latency = times[name]
