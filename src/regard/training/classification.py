@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -15,8 +16,9 @@ from regard.modes import check_image_size
 from regard.training.datasets import load_data, make_loaders
 from regard.training.distributed import Processes
 from regard.training.evaluate import MANY_CLASSES, evaluate
+from regard.training.finetuning import initial_network, like_source
 from regard.training.hooks import Guided, Hook, Mix
-from regard.training.networks import build_network, placed
+from regard.training.networks import placed
 from regard.training.recipe import TRANSFERRED, Recipe
 from regard.training.task import Task
 from regard.training.teacher import load_teachers
@@ -30,10 +32,14 @@ class Classification(Task):
     guided: Guided
     load_data = staticmethod(load_data)
 
+    @staticmethod
+    def completed(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
+        return replace(recipe, model=like_source(recipe.model, recipe.data, say))
+
     @classmethod
     def create(cls, recipe: Recipe, splits: data.Splits, processes: Processes) -> Self:
         # One process first, because it may download.
-        model = processes.first(lambda: build_network(recipe.model, len(splits.train.classes)))
+        model = processes.first(lambda: initial_network(recipe.model, len(splits.train.classes), processes.note))
         model, channels_last = placed(model, recipe, len(splits.train), processes)
         loaders = make_loaders(recipe, splits, processes, channels_last)
         size = loaders[0].image_size

@@ -58,7 +58,8 @@ def build_network(
         "attention_start": start,
         "pretrained": _weights(network.pretrained) if pretrained is None else pretrained,
     }
-    if network.detector is None:
+    if network.detector is None:  # weights of a run or a file are for `finetuning`
+        options["pretrained"] = options["pretrained"] is True
         return models.create(network.name, classes, **options, **network.options)
     sizes = {} if data is None else _image_options(data)
     options |= {"backbone_options": network.options, **sizes, **network.detector_options}

@@ -86,7 +86,10 @@ class ModelRecipe:
         attention_options: options of the attention module, for example groups of shuffle.
         attention_start: how attention begins: published, as its authors have it, or identity, which leaves the network
             as it is at first; if not given, identity with pretrained weights, and published without.
-        pretrained: start from timm's weights; or, of detectors, from those of a run folder or an imported file.
+        pretrained: weights to start from: true for the published ones of timm or torchvision; or a run folder or its
+            address, an imported .safetensors file, a name of timm, or NAME=CHECKPOINT. Of these the network is taken,
+            with its attention; a classifier of another number of classes is made anew. Of detectors it is their
+            backbone, from a run folder or an imported file.
         options: options of the network itself, for example block of cifar-resnet.
         frozen: layers to freeze, whose parameters do not learn, for example [conv1, bn1, layer1]; their batch norms are
             fixed.

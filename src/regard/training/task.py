@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -48,6 +48,11 @@ class Task(ABC):
     @abstractmethod
     def load_data(recipe: DataRecipe) -> Splits:
         """The data of a recipe. Raises InputError."""
+
+    @staticmethod
+    def completed(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
+        """The recipe, with what follows from others of its fields, as the run records it. Raises InputError."""
+        return recipe
 
     @classmethod
     @abstractmethod

@@ -89,6 +89,7 @@ def train(
         task_type = task_of(recipe)
         splits = splits or processes.first(lambda: task_type.load_data(recipe.data))  # first, because it may download
         recipe, classes = _filled(recipe, splits), splits.train.classes
+        recipe = processes.first(lambda: task_type.completed(recipe, processes.note))
         record = _record(splits, processes, accuracy="accuracy" in task_type.measures)
         if resume:
             processes.alone(lambda: check_same_run(recipe, run, classes, record))
@@ -115,10 +116,13 @@ def check(recipe: Recipe, folder: str | Path) -> None:
     recipe.check()
     check_optimizer(recipe.optimizer)
     check_trackers(recipe.trackers)
-    for teacher in recipe.transfer.teachers:
-        path = Path(os.path.realpath(teacher))
+    sources = {teacher: "be its own teacher; name another (transfer.teacher" for teacher in recipe.transfer.teachers}
+    if isinstance(recipe.model.pretrained, str):
+        sources[recipe.model.pretrained] = "start from itself; name another (model.pretrained"
+    for source, what in sources.items():
+        path = Path(os.path.realpath(source))
         if Path(os.path.realpath(folder)) in (path, *path.parents):
-            raise InputError(f"the run {folder} cannot be its own teacher; name another (transfer.teacher, or --run)")
+            raise InputError(f"the run {folder} cannot {what}, or --run)")
 
 
 def task_of(recipe: Recipe) -> type[Task]:
