@@ -47,6 +47,7 @@ def test_one_and_two_processes_give_the_same_numbers(tmp_path) -> None:
 
 def test_synchronised_norms_make_two_processes_one(tmp_path) -> None:
     options = [*SMALL, "--data.options={train: 84, test: 20}", "--schedule.epochs=1", "--sync_norms=true"]
+    options += ["--guidance.weight=1", "--guidance.share=0.4"]  # of a batch each has other images with a region
     for count in (1, 2):
         for status, _, errors in ended(start([*options, f"--run={tmp_path / str(count)}"], count)):
             assert status == 0, errors

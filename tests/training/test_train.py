@@ -219,6 +219,9 @@ ALL_OF_IT = (
     "--transfer.symmetry=0.1",
     "--transfer.input_gradient=0.1",
     "--transfer.layers=[[0, group0], [group2, -1]]",
+    "--guidance.weight={start: 0, end: 1, until: 0.5}",
+    "--guidance.share=0.5",
+    "--guidance.dilate=1",
 )
 
 

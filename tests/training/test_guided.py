@@ -1,0 +1,105 @@
+"""Guided runs: what the recipe does, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.support import sources
+
+from regard import InputError, data, training
+from regard.training import Run, load_recipe
+
+SMALL = [
+    *("--model.name=wrn-10-0.25", "--schedule.epochs=1", "--schedule.batch_size=20", "--schedule.milestones=[]"),
+    *("--optimizer.lr=0.05", "--device=cpu", "--threads=1", "--guidance.weight=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def splits() -> data.Splits:
+    return data.Splits(*data.load("clutter", train=60, test=20, region="outline"))
+
+
+def trained(folder, splits: data.Splits, *options: str) -> Run:
+    return training.train(load_recipe(None, [*SMALL, *options]), folder / "run", splits=splits).run
+
+
+def test_guidance_lowers_the_energy_outside(splits, tmp_path) -> None:
+    """Of the attention map and of the class activation map; what is not guided does not come down as far."""
+    for kind in ("attention", "cam"):
+        options = (f"--guidance.maps={kind}", "--schedule.epochs=5", "--augmentation.flip=false")
+        rows = trained(tmp_path / kind, splits, *options, "--guidance.weight=5").metrics()
+        assert rows[-1]["guidance"] < 0.8 * rows[0]["guidance"] and rows[0]["loss"] == pytest.approx(
+            rows[0]["task"] + 5 * rows[0]["guidance"], rel=1e-4
+        )
+
+
+def test_parts_of_a_batch_have_the_guidance_of_the_whole(splits, tmp_path) -> None:
+    options = ("--model.fixed_norms=true", "--guidance.share=0.3")
+    whole = trained(tmp_path / "whole", splits, *options)
+    parts = trained(tmp_path / "parts", splits, *options, "--schedule.accumulate=4")
+    assert parts.metrics()[0]["guidance"] == pytest.approx(whole.metrics()[0]["guidance"], rel=1e-4)
+    for name, value in load_file(whole.weights()).items():
+        torch.testing.assert_close(load_file(parts.weights())[name], value, rtol=1e-3, atol=2e-5)
+
+
+def test_the_same_images_are_annotated_whatever_the_seed(splits, tmp_path, monkeypatch) -> None:
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(training.classification, "Guided", lambda: Recorded(seen))
+    for seed in (0, 1):
+        trained(tmp_path / str(seed), splits, "--guidance.share=0.2", f"--seed={seed}")
+    first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
+    assert first.sort().values.tolist() == second.sort().values.tolist() and len(first) == 12
+    low, high = splits.train.labels[first].bincount(minlength=10).aminmax()
+    assert high - low <= 1
+
+
+class Recorded(training.hooks.Guided):
+    """Keeps the indices of the images with a region."""
+
+    def __init__(self, seen: list[torch.Tensor]) -> None:
+        self.seen = seen
+
+    def before_step(self, loop, batch):
+        self.seen.append(batch.index[batch.masks.flatten(1).any(1)])
+        return super().before_step(loop, batch)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--guidance.form=energie"],
+        ["--guidance.maps=camm"],
+        ["--guidance.share=0"],
+        ["--guidance.share=1.5"],
+        ["--guidance.dilate=-1"],
+        ["--guidance.weight=-1"],
+        ["--guidance.weight={start: 1, stop: 2}"],
+        ["--guidance.maps=gate"],
+        ["--guidance.maps=attention", "--guidance.layers=[group7]"],
+        ["--guidance.layers=[group1]"],
+        ["--augmentation.mixup=0.2"],
+        ["--guidance.maps=gradcam", "--compile=true"],
+        ["--data.name=files", "--augmentation.policy=rand-m7-mstd0.5"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_guided_is_one_line(options, splits, tmp_path) -> None:
+    with pytest.raises(InputError) as caught:
+        trained(tmp_path, splits, *options)
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_sets_without_regions_are_refused(splits, tmp_path) -> None:
+    train = splits.train
+    bare = data.InMemoryDataset(
+        train.images, train.labels, train.classes, train.name, train.split, train.mean, train.std
+    )
+    with pytest.raises(InputError, match="regions"):
+        trained(tmp_path, data.Splits(bare, bare))
+    sources.class_folders(tmp_path / "files")
+    with pytest.raises(InputError, match="regions"):
+        training.train(
+            load_recipe(None, [*SMALL, "--data.name=files", f"--data.folder={tmp_path / 'files'}"]), tmp_path / "run"
+        )
