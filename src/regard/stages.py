@@ -13,15 +13,12 @@ from torch import nn
 
 from regard.blocks import branch_of
 from regard.errors import InputError
-from regard.with_attention import without_attention
-
-Named = tuple[str, nn.Module]
+from regard.with_attention import Named, children, descendants
 
 _STAGE_NAME = re.compile(r"(?:layer|group|stage|block|denseblock)s?_?\d+|s\d+")
 _CONVOLUTION = nn.modules.conv._ConvNd
 # What ends the features of a Sequential that holds a whole network.
 _HEAD = (nn.Flatten, nn.Linear, nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
-_ADDED = "_regard_added"
 COMPILED = "_orig_mod"  # where torch.compile keeps the module it wraps
 
 
@@ -124,52 +121,6 @@ def stage_blocks(model: nn.Module) -> dict[str, list[Named]]:
         InputError: no stages were found.
     """
     return {stage: [block for part in parts for block in _blocks(*part)] for stage, parts in stage_parts(model).items()}
-
-
-def mark_added(module: nn.Module) -> None:
-    """Marks `module` as put into a network afterwards: it counts neither as a layer nor in a block.
-
-    To torch.fx it is one step, as the layers of torch are: what it computes can depend on sizes, which have no values
-    while a network is traced.
-    """
-    setattr(module, _ADDED, True)
-    module.__module__ = nn.__name__  # of this one, by which torch.fx goes; its class stays where it is
-
-
-def is_added(module: nn.Module) -> bool:
-    """Whether `module` carries the mark of `mark_added`; copies and unpickled modules keep it."""
-    return getattr(module, _ADDED, False)
-
-
-def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts `new` where `old` is in `model`, under each of its names."""
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
-
-
-def children(name: str, module: nn.Module) -> list[Named]:
-    """The children of the module called `name`, with their full names, without those put in afterwards.
-
-    A layer with attention is here as the layer alone; `get_submodule` gives both.
-    """
-    start = f"{name}." if name else ""
-    inside = without_attention(module).named_children()
-    return [(start + name, without_attention(child)) for name, child in inside if not is_added(child)]
-
-
-def named_descendants(name: str, module: nn.Module) -> Iterator[Named]:
-    """The module called `name` and what is in it, with their full names, as `children` has them."""
-    if not is_added(module):
-        yield name, without_attention(module)
-        for child in children(name, module):
-            yield from named_descendants(*child)
-
-
-def descendants(module: nn.Module) -> Iterator[nn.Module]:
-    """`module` and what is in it, without what was put in afterwards."""
-    return (part for _, part in named_descendants("", module))
 
 
 def weighted_layers(module: nn.Module) -> int:

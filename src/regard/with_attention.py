@@ -1,4 +1,4 @@
-"""A layer and the attention that was attached to it, as one module in the layer's place."""
+"""A layer and the attention that was attached to it, as one module in the layer's place; and networks without it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 # What the layer is called in its wrapper. No name that networks use: it is taken out of names that users see.
 _LAYER = "without_attention"
+_ADDED = "_regard_added"
+
+Named = tuple[str, nn.Module]
 
 
 class WithAttention(nn.Module):
@@ -93,6 +96,52 @@ def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if name.rpartition(".")[2] != _LAYER:
             yield plain_name(name), module
+
+
+def mark_added(module: nn.Module) -> None:
+    """Marks `module` as put into a network afterwards: it counts neither as a layer nor in a block.
+
+    To torch.fx it is one step, as the layers of torch are: what it computes can depend on sizes, which have no values
+    while a network is traced.
+    """
+    setattr(module, _ADDED, True)
+    module.__module__ = nn.__name__  # of this one, by which torch.fx goes; its class stays where it is
+
+
+def is_added(module: nn.Module) -> bool:
+    """Whether `module` carries the mark of `mark_added`; copies and unpickled modules keep it."""
+    return getattr(module, _ADDED, False)
+
+
+def exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts `new` where `old` is in `model`, under each of its names."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
+def children(name: str, module: nn.Module) -> list[Named]:
+    """The children of the module called `name`, with their full names, without those put in afterwards.
+
+    A layer with attention is here as the layer alone; `get_submodule` gives both.
+    """
+    start = f"{name}." if name else ""
+    inside = without_attention(module).named_children()
+    return [(start + name, without_attention(child)) for name, child in inside if not is_added(child)]
+
+
+def named_descendants(name: str, module: nn.Module) -> list[Named]:
+    """The module called `name` and what is in it, with their full names, as `children` has them."""
+    if is_added(module):
+        return []
+    inside = [part for child in children(name, module) for part in named_descendants(*child)]
+    return [(name, without_attention(module)), *inside]
+
+
+def descendants(module: nn.Module) -> list[nn.Module]:
+    """`module` and what is in it, without what was put in afterwards."""
+    return [part for _, part in named_descendants("", module)]
 
 
 def _after_saving(_module: nn.Module, state: Any, prefix: str, _metadata: Any) -> None:

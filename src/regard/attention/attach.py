@@ -16,8 +16,7 @@ from regard.attention.registry import create, get
 from regard.attention.start import IdentityStart, Start, check_start
 from regard.blocks import AttentionSlot
 from regard.errors import InputError
-from regard.stages import exchange, is_added, mark_added
-from regard.with_attention import WithAttention, plain_name, without_attention
+from regard.with_attention import WithAttention, exchange, is_added, mark_added, plain_name, without_attention
 
 Model = TypeVar("Model", bound=nn.Module)
 

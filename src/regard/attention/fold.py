@@ -18,8 +18,8 @@ from regard.attention.modules.shuffle import ShuffleAttention
 from regard.attention.registry import is_registered
 from regard.attention.shapes import output_shapes
 from regard.errors import InputError, unknown
-from regard.stages import exchange, unwrapped
-from regard.with_attention import named_layers
+from regard.stages import unwrapped
+from regard.with_attention import exchange, named_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -13,19 +13,16 @@ from regard.attention.shapes import output_shapes
 from regard.blocks import branch_of, is_dense
 from regard.errors import InputError, unknown
 from regard.stages import (
-    Named,
     backbone,
-    children,
     has_convolution,
     is_activation,
     is_norm,
-    named_descendants,
     stage_blocks,
     stage_parts,
     unwrapped,
     weighted_layers,
 )
-from regard.with_attention import WithAttention, without_attention
+from regard.with_attention import Named, WithAttention, children, named_descendants, without_attention
 
 Where = str | Sequence[str]
 

@@ -16,7 +16,7 @@ from regard.detection.pyramid import parts_until
 from regard.errors import unknown
 from regard.models.freezing import batch_norms, fix_statistics
 from regard.models.sync_norms import sync_norms
-from regard.stages import exchange
+from regard.with_attention import exchange
 
 Norm = Literal["statistics", "fixed", "batch", "sync", "group"]
 

@@ -8,16 +8,8 @@ from itertools import takewhile
 from torch import nn
 
 from regard.errors import InputError
-from regard.stages import (
-    children,
-    descendants,
-    has_convolution,
-    is_activation,
-    is_norm,
-    named_descendants,
-    stages,
-    weighted_layers,
-)
+from regard.stages import has_convolution, is_activation, is_norm, stages, weighted_layers
+from regard.with_attention import children, descendants, named_descendants
 
 _ATTENTION = re.compile("(?i)att(entio)?n")
 _POOLING = re.compile("Pool|Flatten|Head")

@@ -18,11 +18,10 @@ from regard.attention.registry import is_registered
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, find_layers, readable
 from regard.modes import at_rest, checked_images
-from regard.stages import is_added
 from regard.stats import without_nan
 from regard.studies.labelled import class_name, labelled
 from regard.studies.moments import Moments, MomentsByClass
-from regard.with_attention import named_layers
+from regard.with_attention import is_added, named_layers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
