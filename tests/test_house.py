@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "data": {"errors", "files", "host"},
     "models": {"errors", "files", "modes", "stages", "attention", "with_attention"},
     "maps": {"errors", "logits", "modes", "stages", "with_attention"},
-    "detection": {"errors", "files", "modes", "stages", "stats", "attention", "data", "models"},
+    "detection": {"errors", "files", "modes", "stages", "stats", "attention", "data", "models", "with_attention"},
     "studies": {"errors", "stats", "figures", "modes", "stages", "with_attention", "attention", "maps"},
     "export": {"version", "errors", "files", "modes", "attention"},
     "bias": {
