@@ -21,8 +21,9 @@ class WithAttention(nn.Module):
     The parents of `layer` call this module in its place, so attention keeps running when the layer is exchanged inside:
     by synchronised or frozen batch norms, by fusion, by quantisation. State dicts have the names of a network without
     wrappers: the entries of `layer` are called as if it were here, and those of `attention` after the name of that
-    child. State dicts with the names of `named_parameters()` load, too. Attributes that this module does not have are
-    those of `layer`; methods are not, since a call of one would pass by attention.
+    child. State dicts with the names of `named_parameters()`, as `FullyShardedDataParallel` makes them, load, too.
+    Attributes that this module does not have are those of `layer`; methods are not, since a call of one would pass by
+    attention.
 
     Args:
         layer: any module of one output.
@@ -145,6 +146,8 @@ def descendants(module: nn.Module) -> list[nn.Module]:
 
 
 def _after_saving(_module: nn.Module, state: Any, prefix: str, _metadata: Any) -> None:
+    if "_fsdp_wrapped_module." in prefix:  # FullyShardedDataParallel looks for the names of `named_parameters()`
+        return
     for mapping, start in ((state, prefix), (getattr(state, "_metadata", {}), prefix[:-1])):
         for key in [key for key in mapping if key.startswith(start)]:  # all of them, so that their order stays
             mapping[start + plain_name(key[len(start) :])] = mapping.pop(key)

@@ -15,7 +15,8 @@ from timm.utils import ModelEmaV3, reparameterize_model
 from torch import Tensor, distributed, fx, nn
 from torch.ao import quantization
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import AveragedModel
@@ -164,6 +165,28 @@ def test_sharded_networks(network, start, tmp_path) -> None:
         wanted = {name: value + 1 for name, value in state.items()}
         set_state_dict(sharded, optimizer, model_state_dict=wanted, optim_state_dict=of_optimizer)
         assert all(torch.equal(value, wanted[name]) for name, value in sharded.state_dict().items())
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("kinds", [set(), {attention.WithAttention}, {nn.BatchNorm2d, nn.Conv2d}])
+def test_networks_sharded_by_the_older_wrapper(kinds, tmp_path) -> None:
+    model = attention.attach(NETWORKS["torchvision"](), "se")
+    plain = copy.deepcopy(model.state_dict())
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        policy = ModuleWrapPolicy(kinds) if kinds else None
+        sharded = FullyShardedDataParallel(
+            copy.deepcopy(model), auto_wrap_policy=policy, device_id=torch.device("cpu"), use_orig_params=True
+        )
+        state = sharded.state_dict()
+        assert [name.replace("without_attention.", "") for name in state] == list(plain)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        assert not any(model.load_state_dict(state)) and not any(sharded.load_state_dict(model.state_dict()))
+        assert all(torch.equal(value, plain[name]) for name, value in model.state_dict().items())
+        torch.testing.assert_close(sharded.eval()(IMAGES), model.eval()(IMAGES))
     finally:
         distributed.destroy_process_group()
 
