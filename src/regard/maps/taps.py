@@ -53,6 +53,7 @@ class Taps:
         self._network = unwrapped(model)
         self._images: Tensor | None = None
         self._kept: dict[str, tuple[Tensor, Tensor, int | None]] = {}
+        self._arrangements: dict[tuple[object, ...], Reshape] = {}  # by layer and shapes
         self._ran = False
         self._undo = ExitStack()
         self._depth = 0
@@ -85,6 +86,9 @@ class Taps:
                 afterwards, so that it can no longer be read. (A change under `inference_mode` goes unseen: PyTorch
                 keeps no record there.)
         """
+        return self._values()
+
+    def _values(self) -> dict[str, Tensor]:
         if not self._kept and not self._ran:
             raise InputError(
                 "no features yet; run the model inside the 'with' block (if it is compiled, give Taps the compiled one)"
@@ -100,6 +104,12 @@ class Taps:
                 )
         return {name: self._kept[name][0] for name in self.layers}
 
+    def take(self) -> dict[str, Tensor]:
+        """What is kept of the last forward, see `features`; it is then forgotten here."""
+        kept = self._values()
+        self.clear()
+        return kept
+
     def clear(self) -> None:
         """Forgets the features, so that their memory can be used again."""
         self._kept.clear()
@@ -113,11 +123,20 @@ class Taps:
         self._images = images if isinstance(images, Tensor) and images.ndim == 4 else None
 
     def _read(self, name: str, _module: nn.Module, _args: Any, output: Any) -> None:
-        features = arrangement(self._network, name, output, self._images, self.reshape)(output)
+        features = self._arranged(name, output)
         value = self._value(features)
         needed = features if value.requires_grad else value  # unchanged, until the gradients are computed
         known = not torch.compiler.is_compiling() and not needed.is_inference()
         self._kept[name] = (value, needed, needed._version if known else None)
+
+    def _arranged(self, name: str, output: Any) -> Tensor:
+        """The features in a layer's output; where they are is found out once for each shape."""
+        if torch.compiler.is_compiling() or not isinstance(output, Tensor):
+            return arrangement(self._network, name, output, self._images, self.reshape)(output)
+        key = name, output.shape, None if self._images is None else self._images.shape
+        if key not in self._arrangements:
+            self._arrangements[key] = arrangement(self._network, name, output, self._images, self.reshape)
+        return self._arrangements[key](output)
 
     def _value(self, features: Tensor) -> Tensor:
         """What is kept of a layer's features."""
@@ -159,7 +178,7 @@ class MapTaps(Taps):
     @property
     def maps(self) -> dict[str, Tensor]:
         """Name -> map (N, H, W) of the last forward, in the order of `layers`; see `Taps.features` for the errors."""
-        return super().features
+        return self._values()
 
     @property
     def features(self) -> dict[str, Tensor]:

@@ -316,13 +316,11 @@ class Objective(nn.Module):
     def _network(
         self, model: nn.Module, layers: list[str], *, compile: bool, dtype: torch.dtype | None = None
     ) -> _Network:
-        taps: list[Taps] = []
-        if layers and "beta" in self.weights:
-            reduce: Reduce = "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
-            taps.append(MapTaps(model, layers, power=self.power, reduce=reduce))
-        if layers and "full_activation" in self.weights:
-            taps.append(Taps(model, layers))
-        return _Network(model, taps, _compiled(model) if compile else model, dtype)
+        reduce: Reduce = "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
+        attends, compares = ("beta" in self.weights, "full_activation" in self.weights) if layers else (False, False)
+        maps = MapTaps(model, layers, power=self.power, reduce=reduce) if attends else None
+        features = Taps(model, layers) if compares else None
+        return _Network(model, maps, features, _compiled(model) if compile else model, dtype)
 
     def _check_classes(self, student: int, teacher: int) -> None:
         if "alpha" in self.weights:
@@ -338,7 +336,8 @@ class _Network(NamedTuple):
     """A network with taps on the layers that are compared."""
 
     model: nn.Module
-    taps: list[Taps]
+    maps: MapTaps | None
+    features: Taps | None
     run: Callable[[Tensor], Any]
     """The model, compiled or not."""
     dtype: torch.dtype | None
@@ -347,20 +346,14 @@ class _Network(NamedTuple):
     def __call__(self, images: Tensor) -> Outputs:
         inputs = of_its_dtype(self.model, images) if self.dtype is None else images
         with ExitStack() as stack:
-            for taps in self.taps:
-                stack.enter_context(taps)
+            for taps in (self.maps, self.features):
+                if taps is not None:
+                    stack.enter_context(taps)
             if self.dtype is not None:
                 stack.enter_context(torch.autocast(images.device.type, self.dtype))
             logits = logits_of(self.run(inputs))
-            maps: dict[str, Tensor] = {}
-            features: dict[str, Tensor] = {}
-            for taps in self.taps:
-                if isinstance(taps, MapTaps):
-                    maps = taps.maps
-                else:
-                    features = taps.features
-        for taps in self.taps:
-            taps.clear()  # or the graph of this step would be held until the next
+        # Taken, or the graph of this step would be held until the next.
+        maps, features = ({} if taps is None else taps.take() for taps in (self.maps, self.features))
         if self.dtype is not None:
             logits = logits.float()
         elif inputs is not images:
