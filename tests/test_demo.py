@@ -9,28 +9,40 @@ import pytest
 from rich.console import Console
 
 from regard import InputError, demo
+from regard.bias import Results
+from regard.training import Run
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_demo_ends_in_one_page(tmp_path, monkeypatch) -> None:
-    common = [option for option in demo.COMMON if "data.options" not in option]
-    monkeypatch.setattr(demo, "COMMON", (*common, "--data.options={cue: 0.3, train: 96, test: 40}", "--threads=1"))
+def test_the_demo_ends_in_one_page(tmp_path) -> None:
     output = io.StringIO()
-    result = demo.run_demo(tmp_path / "demo", epochs=1, device="cpu", console=Console(file=output, width=140))
+    folder = tmp_path / "demo"
+    result = demo.run_demo(folder, quick=True, device="cpu", console=Console(file=output, width=140))
     assert result is not None
-    html = (tmp_path / "demo" / "report.html").read_text()
+    html = (folder / "report.html").read_text()
     for name in demo.NETWORKS:
         assert name in html
         assert name in output.getvalue()
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", html)
     weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("last.safetensors")}
     assert len(weights) == len(demo.NETWORKS)
-    again = demo.run_demo(tmp_path / "demo", epochs=1, device="cpu", console=Console(file=io.StringIO()))
+    again = demo.run_demo(folder, quick=True, device="cpu", console=Console(file=io.StringIO()))
     assert again is not None and again.to_records() == result.to_records()
-    with pytest.raises(InputError, match="1 epochs, not 2"):
-        demo.run_demo(tmp_path / "demo", epochs=2, device="cpu")
+    with pytest.raises(InputError, match="demo of 1 epochs"):
+        demo.run_demo(folder, device="cpu")
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    # The corrected network goes on from the biased one, with regions; its student sees none.
+    corrected, student = (Run.open(folder / name).recipe for name in ("corrected", "student-of-corrected"))
+    assert corrected.model.pretrained == str(folder / "biased") and corrected.guidance.share == 0.1
+    assert student.transfer.teacher == str(folder / "corrected") and not student.guidance.used
+    assert {measured(folder / name).margin for name in ("biased", "corrected")} == {demo.MARGIN}
+    compared = {record["reference"] for record in result.to_records() if record["record"] == "comparison"}
+    assert compared == {demo.REFERENCE}
+
+
+def measured(folder) -> Results:
+    return Results.load(folder / "bias.json")
 
 
 def test_a_folder_of_another_is_found_before_anything_is_trained(tmp_path) -> None:
