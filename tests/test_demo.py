@@ -29,7 +29,7 @@ def test_the_demo_ends_in_one_page(tmp_path) -> None:
     assert len(weights) == len(demo.NETWORKS)
     again = demo.run_demo(folder, quick=True, device="cpu", console=Console(file=io.StringIO()))
     assert again is not None and again.to_records() == result.to_records()
-    with pytest.raises(InputError, match="demo of 1 epochs"):
+    with pytest.raises(InputError, match="1 epochs, not 6"):
         demo.run_demo(folder, device="cpu")
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     # The corrected network goes on from the biased one, with regions; its student sees none.

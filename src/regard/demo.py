@@ -36,19 +36,14 @@ REFERENCE = "biased"
 # Name -> options besides COMMON; {biased} and {corrected} stand for the folders of these runs. Without regions,
 # networks learn the background, which is right for 91% of the training images. Guided attention maps hold the evidence
 # for all classes to the region, class activation maps that for the label alone.
+GUIDANCE = ("--model.pretrained={biased}", "--guidance.weight=3", "--guidance.maps=attention")
 NETWORKS: dict[str, tuple[str, ...]] = {
-    "biased": (TEACHER,),
-    "corrected": (
-        TEACHER,
-        "--model.pretrained={biased}",
-        "--guidance.weight=10",
-        "--guidance.maps=attention",
-        "--guidance.share=0.1",
-    ),
+    REFERENCE: (TEACHER,),
+    "corrected": (TEACHER, *GUIDANCE, "--guidance.share=0.1"),
     "student of corrected": (STUDENT, "--transfer.teacher={corrected}", "--transfer.beta=1000"),
-    "student alone": (STUDENT,),
+    "corrected with all regions": (TEACHER, *GUIDANCE),
     "trained longer": (TEACHER, "--model.pretrained={biased}"),
-    "SE": (STUDENT, "--model.attention=se"),
+    "student alone": (STUDENT,),
     # As published: SE in every stage, LSAS in the last stage only.
     "LSAS-SE": (STUDENT, "--model.attention=se", "--model.gate=sub-attention", "--model.attention_stages=[3]"),
     "shuffle attention": (STUDENT, "--model.attention=shuffle", "--model.attention_options={groups: 2}"),
@@ -99,11 +94,11 @@ def run_demo(
         if overwrite or not (run_folder / "recipe.yaml").is_file():
             training.Run.check_free(run_folder, overwrite=overwrite)
             continue
-        before = training.Run.open(run_folder).recipe  # checked now: resumed, the network it starts from would differ
-        if (before.schedule.epochs, before.data.options) != (recipe.schedule.epochs, recipe.data.options):
+        before = training.Run.open(run_folder).recipe.schedule.epochs
+        if before != recipe.schedule.epochs:  # found now: later the networks that it starts from would differ
             raise InputError(
-                f"{run_folder} belongs to a demo of {before.schedule.epochs} epochs on data "
-                f"{training.option_text(before.data.options)}; replace it (--overwrite)"
+                f"{run_folder} belongs to a demo with {before} epochs, not {recipe.schedule.epochs}; replace it "
+                "(--overwrite)"
             )
     runs = []
     for name, recipe in recipes.items():
