@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml src/regard/version.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## train, transfer and measure on the built-in data; ends in demo/report.html
+demo: $(STAMP)  ## train, correct and measure on the built-in data; ends in demo/report.html
 	$(BIN)/regard demo --overwrite
 
 test: $(STAMP) lint  ## every check: style, types, tests

@@ -19,7 +19,7 @@ from regard.version import __version__
 # What each is for. A command lives in the module of its name in `regard.cli`, which is only imported when it is
 # called, so that `regard --help` does not wait for torch.
 COMMANDS = {
-    "demo": "trains, transfers and measures on the built-in data, and writes one page; a first step",
+    "demo": "trains, corrects and measures networks on the built-in data, and writes one page; a first step",
     "train": "trains the network of a recipe, with or without attention and a teacher",
     "evaluate": "measures accuracy and loss of networks",
     "bias": "measures where networks look, against the regions of the objects, over a whole data set",
