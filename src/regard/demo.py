@@ -144,6 +144,5 @@ def _run_folder(folder: Path, name: str) -> Path:
 
 
 def _measure(run: training.Run, images: InMemoryDataset, device: str) -> None:
-    device = training.pick_device(device)
-    measured = bias.evaluate(run.model(), images, margin=MARGIN, name=run.name, device=device)
+    measured = bias.evaluate(run.model(), images, margin=MARGIN, name=run.name, device=training.pick_device(device))
     measured.save(run.folder / "bias.json")
