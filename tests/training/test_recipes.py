@@ -23,7 +23,16 @@ from regard.transfer.pairing import find_pairs
 RECIPES = recipes.FOLDER
 PATHS = sorted(RECIPES.rglob("*.yaml"))
 AT = RECIPES / "attention-transfer"
-CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "cub": 200, "scenes": 67, "files": 1000, "clutter": 10}
+CLASSES = {
+    "cifar10": 10,
+    "cifar100": 100,
+    "stl10": 10,
+    "cub": 200,
+    "scenes": 67,
+    "files": 1000,
+    "clutter": 10,
+    "coco": 80,
+}
 
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 

@@ -14,10 +14,11 @@ from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
 from regard.formatting import NONE, percent, printable
+from regard.metrics_file import MEASURES
 from regard.parser import Parser
 from regard.store import Store, StoredRun
 
-_COLUMNS = ("run", "epochs", "accuracy, %", "network", "seed", "version", "state")
+_COLUMNS = ("run", "epochs", "accuracy, %", "AP, %", "network", "seed", "version", "state")
 _LEAST_WIDTH = {"network": 80, "version": 110}  # characters of a terminal for a column that may be left out
 _STYLES = {"finished": "green", "running": "cyan", "unfinished": "yellow", "broken": "red"}
 
@@ -25,9 +26,9 @@ _STYLES = {"finished": "green", "running": "cyan", "unfinished": "yellow", "brok
 def parser() -> Parser:
     parser = make_parser(
         "runs",
-        "Lists the runs of a store: how many epochs each has done, its test accuracy after the last of them, its "
-        "network, its seed, the version of regard that trains it, and whether it is finished, being run, unfinished or "
-        "broken.",
+        "Lists the runs of a store: how many epochs each has done, its test accuracy after the last of them, or AP of a "
+        "detector, its network, its seed, the version of regard that trains it, and whether it is finished, being run, "
+        "unfinished or broken.",
     )
     parser.add_argument(
         "store",
@@ -73,7 +74,7 @@ def _record(run: StoredRun, holders: Mapping[str, str]) -> dict[str, Any]:
         "run": run.name,
         "epochs": run.epochs,
         "epochs_planned": run.epochs_planned,
-        "test_accuracy": _accuracy(run),
+        **{measure: _share(run, measure) for measure in MEASURES},
         "network": _network(run),
         "seed": run.seed if run.recipe else None,
         "version": run.environment.get("regard"),
@@ -82,16 +83,16 @@ def _record(run: StoredRun, holders: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _accuracy(run: StoredRun) -> float | None:
+def _share(run: StoredRun, measure: str) -> float | None:
     """After the last epoch, in [0, 1]; None if it is not known."""
-    share = run.row.get("test_accuracy")
+    share = run.row.get(measure)
     return share if isinstance(share, int | float) and 0 <= share <= 1 else None
 
 
 def _network(run: StoredRun) -> str:
     """In short: "cifar-resnet164, se, sub-attention, from wrn-16-2-seed0"."""
     model = run.recipe.get("model") or {}
-    parts = [model.get("name"), model.get("attention")]
+    parts = [model.get("detector"), model.get("name"), model.get("attention")]
     if model.get("gate") not in (None, "sigmoid"):
         parts.append(model["gate"])
     parts += [f"from {PurePosixPath(teacher).name}" for teacher in run.teachers]
@@ -101,8 +102,11 @@ def _network(run: StoredRun) -> str:
 def _table(records: Sequence[Mapping[str, Any]], width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = [column for column in _COLUMNS if width >= _LEAST_WIDTH.get(column, 0)]
+    measured = {measure for measure in MEASURES for record in records if record[measure] is not None}
+    hidden = "AP, %" if "test_box_ap" not in measured else "accuracy, %" if measured == {"test_box_ap"} else None
+    columns = [column for column in columns if column != hidden]
     for column in columns:
-        numbers = column in ("epochs", "accuracy, %", "seed")
+        numbers = column in ("epochs", "accuracy, %", "AP, %", "seed")
         table.add_column(column, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
     for record in records:
         cells = _cells(record)
@@ -111,11 +115,12 @@ def _table(records: Sequence[Mapping[str, Any]], width: int) -> Table:
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:
-    accuracy, known = record["test_accuracy"], record["seed"] is not None
+    known = record["seed"] is not None
     return {
         "run": printable(record["run"]),
         "epochs": f"{record['epochs']}/{record['epochs_planned']}" if known else NONE,
-        "accuracy, %": percent(accuracy, 2),
+        "accuracy, %": percent(record["test_accuracy"], 2),
+        "AP, %": percent(record["test_box_ap"], 2),
         "network": record["network"],
         "seed": str(record["seed"]) if known else NONE,
         "version": printable(record["version"] or NONE),

@@ -24,7 +24,7 @@ from regard.stats import Estimate, proportion
 from regard.store import read_run
 from regard.training import Recipe, Run, make_model
 
-MEASURES = ("accuracy", "position_bias", "range_bias", "spill")
+MEASURES = ("accuracy", "box_ap", "mask_ap", "position_bias", "range_bias", "spill")
 
 # Test images and their side in pixels, for the data sets that are always the same.
 _TEST_IMAGES = {"clutter": 1_000, "cifar10": 10_000, "cifar100": 10_000, "stl10": 8_000}
@@ -82,8 +82,8 @@ class RunResult:
 
     def estimate(self, measure: str) -> Estimate | None:
         """One of `MEASURES`, in [0, 1], with its interval over the test images; None where it is not known."""
-        if measure == "accuracy":
-            return self.accuracy
+        if measure in ("accuracy", "box_ap", "mask_ap"):  # AP is no mean over images, and has no interval over them
+            return self.accuracy if measure == "accuracy" else None
         estimate = self.bias.overall.estimates()[measure] if self.bias else None
         return estimate if estimate and estimate.n else None
 
@@ -91,6 +91,8 @@ class RunResult:
         """One of `MEASURES`, in [0, 1]; None where it is not known."""
         if measure == "accuracy":
             return self.test_accuracy
+        if measure in ("box_ap", "mask_ap"):
+            return _share(self.metrics[-1].get(f"test_{measure}")) if self.metrics else None
         estimate = self.estimate(measure)
         return estimate.value if estimate else None
 
@@ -176,9 +178,7 @@ class _Reader:
             raise InputError(stored.problem)
         recipe, metrics, environment = self._recipe(run), tuple(run.metrics()), run.environment
         bias = Results.load(run.folder / "bias.json") if (run.folder / "bias.json").is_file() else None
-        accuracy = metrics[-1].get("test_accuracy") if metrics else None
-        if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
-            accuracy = None
+        accuracy = _share(metrics[-1].get("test_accuracy")) if metrics else None
         classes, side = len(environment.get("classes", ())), recipe.data.size or _SIDES.get(recipe.data.name)
         key = repr((recipe.model, classes, side))
         if key not in self._costs:
@@ -215,7 +215,7 @@ def cost(recipe: Recipe, classes: int, side: int | None) -> tuple[int | None, in
         return None, None
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
         model = make_model(recipe, classes, pretrained=False)
-    if side is None:
+    if side is None or recipe.model.detector is not None:  # how many operations a detector takes depends on the image
         return sum(parameter.numel() for parameter in model.parameters()), None
     network = complexity(model, side)
     return network.parameters, network.multiply_adds
@@ -230,6 +230,11 @@ def _test_images(recipe: Recipe, metrics: Sequence[dict[str, Any]], bias: Result
     for number in (metrics[-1].get("test_images") if metrics else None, default, measured):
         if isinstance(number, int):
             yield number
+
+
+def _share(value: Any) -> float | None:
+    """A number in [0, 1]; None for anything else."""
+    return value if isinstance(value, int | float) and 0 <= value <= 1 else None
 
 
 def _accuracy(value: float, test_images: Iterator[int]) -> Estimate | None:

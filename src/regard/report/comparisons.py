@@ -13,7 +13,7 @@ from regard.report.records import Note
 from regard.report.seeds import SeedGroup
 from regard.stats import Difference
 
-COMPARED = ("accuracy", "position_bias", "range_bias")
+COMPARED = ("accuracy", "box_ap", "mask_ap", "position_bias", "range_bias")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,15 @@ _INTERVENTIONS = {
 # The keys of measures are those of their records.
 TERMS = {
     "accuracy": Term("accuracy", "Share of the images whose highest class score is that of their label.", "higher"),
+    "box_ap": Term(
+        "AP",
+        "Average precision of the boxes of a detector, over classes and thresholds of the overlap from 0.5 to 0.95.",
+        "higher",
+        "COCO, arXiv 1405.0312",
+    ),
+    "mask_ap": Term(
+        "mask AP", "Average precision of the masks of a detector, as AP.", "higher", "COCO, arXiv 1405.0312"
+    ),
     "position_bias": Term(
         "position bias", f"{_SHARE} whose [focus] and region do not intersect.", "lower", f"{_LSAS}, made exact"
     ),

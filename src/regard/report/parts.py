@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 _CURVES = {
     "Test accuracy": "test_accuracy",
+    "AP of boxes on test images": "test_box_ap",
+    "AP of masks on test images": "test_mask_ap",
     "Training loss (cross entropy with the labels)": "task",
     "Attention loss, before its weight beta": "attention",
 }
-_BARS = ("accuracy", "position_bias", "range_bias")
+_BARS = ("accuracy", "box_ap", "mask_ap", "position_bias", "range_bias")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,7 @@ class Part:
             }
             if lines:
                 drawn[title] = figures.curves(
-                    lines, xlabel="epoch", percent=column == "test_accuracy", styles=self.styles, legend=False
+                    lines, xlabel="epoch", percent=column.startswith("test_"), styles=self.styles, legend=False
                 )
         return drawn
 

@@ -160,6 +160,8 @@ def _moved(run: RunResult, folder: str | None) -> RunResult:
 
 def _data(run: RunResult, folder: str | None) -> tuple[Splits[InMemoryDataset] | None, list[Note]]:
     """The images of a run, and a note if there are none for the gallery."""
+    if run.recipe.model.detector is not None:
+        return None, [Note("gallery", f"{run.name} is a detector; `regard detect predict` draws what it detects")]
     try:
         splits = load_data(replace(_moved(run, folder).recipe.data, download=False))
     except InputError as error:

@@ -19,7 +19,7 @@ from regard.reproduction.local import ending_of, start_command
 from regard.reproduction.plan import Job
 from regard.reproduction.scheduler import Ended, Ending
 from regard.store import Store
-from regard.training import DataRecipe
+from regard.training import Recipe
 
 _ANSWER = 10.0  # seconds for a cluster to answer
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux' prctl
@@ -83,7 +83,7 @@ class RayExecutor:
             InputError: a data set cannot be read there.
         """
         kinds = {repr(job.recipe.data): job for job in reversed(jobs)}
-        for job, task in [(job, self._check_data.remote(job.recipe.data)) for job in kinds.values()]:
+        for job, task in [(job, self._check_data.remote(job.recipe)) for job in kinds.values()]:
             try:
                 wrong = self._ray.get(task)
             except self._ray.exceptions.RayError:  # a failure of the cluster; the runs may still succeed
@@ -156,10 +156,10 @@ def run_command(command: list[str], store: str, name: str, teacher: tuple[Ending
     return ending, message
 
 
-def wrong_data(recipe: DataRecipe) -> str | None:
+def wrong_data(recipe: Recipe) -> str | None:
     """The reason why data cannot be read on this machine; None if they can."""
     try:
-        training.load_data(recipe)
+        training.task_of(recipe).load_data(recipe.data)
     except InputError as error:
         return str(error)
     return None

@@ -7,8 +7,10 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import nn
 
 from regard import data, training
 from regard.errors import InputError, first_line
@@ -19,6 +21,7 @@ from regard.tables.matching import Signature
 from regard.training import ModelRecipe, Recipe, plain
 
 _STEPS = 3  # that are timed
+_OBJECTS = 7  # in an image of COCO, on average
 _TEST = 3.0  # times as fast as training: a backward pass takes as long as two forward
 
 
@@ -86,11 +89,11 @@ def estimate(plan: Plan, runs: Sequence[StoredRun], device: torch.device | None,
     loaded: dict[str, tuple[data.Splits, float]] = {}  # by what is loaded; with the seconds that it took
     timed: dict[str, Rate] = {}  # by kind
     for job in plan.todo:
-        key, kind = repr(job.recipe.data), _kind(Signature(plain(job.recipe)))
+        key, kind = repr((training.task_of(job.recipe), job.recipe.data)), _kind(Signature(plain(job.recipe)))
         try:
             if key not in loaded:
                 began = time.perf_counter()
-                loaded[key] = training.load_data(job.recipe.data), time.perf_counter() - began
+                loaded[key] = training.task_of(job.recipe).load_data(job.recipe.data), time.perf_counter() - began
         except InputError as error:
             cost.unreadable[job.name] = cost.unknown[job.name] = str(error)
             continue
@@ -148,22 +151,29 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
         device: device to run on.
     """
     classes, count = len(splits.train.classes), recipe.schedule.batch_size
-    size = training.make_loader(splits.train, recipe.data, count, augmentation=recipe.augmentation).image_size
-    assert size is not None
+    detector = recipe.model.detector is not None
+    size = _detector_images(recipe) if detector else _images(recipe, splits)
     if device.type == "cpu" and max(size) > 64:  # a step would take minutes
-        count = min(8, count)
+        count = min(2 if detector else 8, count)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        model = training.build_network(recipe.model, classes, pretrained=False).to(device)
+        model = training.build_network(recipe.model, classes, pretrained=False, data=recipe.data).to(device)
         model = model.to(memory_format=torch.channels_last)
         teachers = [
             training.build_network(network, classes, pretrained=False).to(device).eval()
             for network in ([teacher.model] if teacher else map(ModelRecipe, recipe.transfer.teachers))
         ]
-        batch = torch.randn(count, 3, *size, device=device).to(memory_format=torch.channels_last)
-        labels = torch.randint(classes, (count,), device=device)
-        regions = torch.rand(count, *size, device=device) < 0.5  # for guidance
-        objective = training.make_objective(recipe, model, teachers, size)
-        optimizer = training.make_optimizer(model, recipe.optimizer, objective.regressors.parameters())
+        objective: nn.Module
+        inputs: tuple[Any, ...]
+        besides: Iterable[nn.Parameter] = ()
+        if detector:
+            objective, inputs = training.DetectionObjective(model.train()), _objects(count, classes, size, device)
+        else:
+            batch = torch.randn(count, 3, *size, device=device).to(memory_format=torch.channels_last)
+            regions = torch.rand(count, *size, device=device) < 0.5  # for guidance
+            inputs = batch, torch.randint(classes, (count,), device=device), 0.0, regions
+            objective = training.make_objective(recipe, model, teachers, size)
+            besides = objective.regressors.parameters()
+        optimizer = training.make_optimizer(model, recipe.optimizer, besides)
 
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -172,7 +182,7 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
             torch.set_num_threads(recipe.threads or threads)
             for _ in range(_STEPS + 1):  # the first is not counted
                 began = time.perf_counter()
-                objective(batch, labels, regions=regions).total.backward()
+                objective(*inputs).total.backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 if device.type == "cuda":
@@ -182,3 +192,30 @@ def measured_rate(recipe: Recipe, teacher: Recipe | None, splits: data.Splits, d
             torch.set_num_threads(threads)
         memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
     return Rate(count / statistics.median(took[1:]), memory, f"{_STEPS} steps timed now")
+
+
+def _images(recipe: Recipe, splits: data.Splits) -> tuple[int, int]:
+    """Height and width of training images."""
+    count = recipe.schedule.batch_size
+    size = training.make_loader(splits.train, recipe.data, count, augmentation=recipe.augmentation).image_size
+    assert size is not None
+    return size
+
+
+def _detector_images(recipe: Recipe) -> tuple[int, int]:
+    """Height and width of a detector's images, three to four as in most photographs."""
+    short, _ = training.detector_size(recipe.data)
+    return short, short * 4 // 3
+
+
+def _objects(count: int, classes: int, size: tuple[int, int], device: torch.device) -> tuple[Any, ...]:
+    """Random images with objects, as a detector's objective takes them."""
+    height, width = size
+    images, targets = [], []
+    for _ in range(count):
+        images.append(torch.rand(3, height, width, device=device))
+        corners = torch.rand(_OBJECTS, 2, device=device) * torch.tensor([width / 2, height / 2], device=device)
+        boxes = torch.cat([corners, corners + min(size) / 4], dim=1)
+        masks = torch.ones(_OBJECTS, height, width, dtype=torch.bool, device=device)
+        targets.append({"boxes": boxes, "labels": torch.randint(classes, (_OBJECTS,), device=device), "masks": masks})
+    return images, targets, list(range(count))

@@ -21,7 +21,7 @@ from regard.errors import InputError
 from regard.store import StoredRun
 from regard.tables.overrides import OTHERS, Overrides, shortened
 from regard.tables.published import Cell, PublishedTable
-from regard.training import SIZE, WHERE, Recipe, ScheduleRecipe, flat, plain
+from regard.training import WHERE, Recipe, ScheduleRecipe, default_size, flat, plain
 
 # How the same is computed.
 _TECHNICAL = {
@@ -53,8 +53,10 @@ class Signature:
             usual = data.all_options(name)
             others = {option: value for option, value in options.items() if value != usual.get(option)}
             self.fields["data.options"] = {option: others[option] for option in others if option not in _ROOM}
-        if name in data.names() and data.is_streamed(name) and self.fields["data.size"] is None:
-            self.fields["data.size"] = SIZE
+        if name in data.names() and self.fields["data.size"] is None:
+            self.fields["data.size"] = default_size(name, detector=self.fields["model.detector"] is not None)
+        # Weights of ImageNet, wherever they come from.
+        self.fields["model.pretrained"] = bool(self.fields["model.pretrained"])
 
     @cached_property
     def compared(self) -> dict[str, Any]:

@@ -47,12 +47,14 @@ METRICS = {
         Metric("top1_error", "top-1 error, %", False, "test_accuracy", complement=True),
         Metric("top5_error", "top-5 error, %", False, "test_top5", complement=True),
         # Of COCO: average precision over IoU 0.5 to 0.95, at 0.5, at 0.75, of small, medium and large objects.
-        Metric("ap", "AP", True),
-        Metric("ap50", "AP50", True),
-        Metric("ap75", "AP75", True),
-        Metric("ap_small", "AP small", True),
-        Metric("ap_medium", "AP medium", True),
-        Metric("ap_large", "AP large", True),
+        *(
+            Metric(f"{prefix}{name}", f"{title}, %", True, f"test_{kind}_{name}")
+            for prefix, kind in (("", "box"), ("mask_", "mask"))
+            for name, title in {
+                **{"ap": "AP", "ap50": "AP50", "ap75": "AP75"},
+                **{"ap_small": "AP small", "ap_medium": "AP medium", "ap_large": "AP large"},
+            }.items()
+        ),
         Metric("parameters", "parameters, M", False, is_cost=True),
         Metric("gflops", "GFLOPs", False, is_cost=True),
     )

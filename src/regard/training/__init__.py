@@ -1,7 +1,8 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
 from regard.training.classification import Classification, make_objective
-from regard.training.datasets import SIZE, load_data, make_loader, make_transform
+from regard.training.datasets import SIZE, default_size, detector_size, load_data, make_loader, make_transform
+from regard.training.detection import Detection, DetectionObjective
 from regard.training.distributed import Processes, pick_device
 from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.hooks import Hook, Progress, Upload
@@ -41,6 +42,8 @@ __all__ = [
     "SIZE",
     "Classification",
     "DataRecipe",
+    "Detection",
+    "DetectionObjective",
     "Hook",
     "MANY_CLASSES",
     "ModelRecipe",
@@ -62,7 +65,9 @@ __all__ = [
     "add_recipe",
     "build_network",
     "check",
+    "default_size",
     "describe",
+    "detector_size",
     "evaluate",
     "field_arguments",
     "file_arguments",

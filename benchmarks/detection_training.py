@@ -1,0 +1,189 @@
+"""Detectors trained on real images, on a processor: learned by heart, and with what is learned carried over.
+
+`overfit`: eight photographs of COCO (--coco, a folder in COCO's layout), whose boxes Faster R-CNN and RetinaNet learn
+by heart, plain and with shuffle attention, until AP50 on the same photographs exceeds 0.9. `generalise`: the 170 street
+photographs of Penn-Fudan (--pennfudan, with images/ and instances/), 120 to train and 50 to test, Faster R-CNN and Mask
+R-CNN, plain and with shuffle attention, several seeds of each.
+
+The backbone is EfficientNet-Lite0 with weights of ImageNet: `examples/efficientnet_lite.py` says where they are from
+and how they become the file for --weights. Pyramid and heads are narrower than usual, and images small, so that a
+processor has a chance. Interrupted, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import publish, table
+
+from regard import stats, training
+from regard.formatting import difference, p_value, signed
+
+ATTENTION = {"plain": (), "shuffle": ("--model.attention=shuffle", "--model.attention_options={groups: 8}")}
+NARROW = {
+    "channels": 64,
+    "box_batch_size_per_image": 64,
+    "rpn_pre_nms_top_n_train": 500,
+    "rpn_post_nms_top_n_train": 200,
+    "rpn_pre_nms_top_n_test": 300,
+    "rpn_post_nms_top_n_test": 100,
+    "box_detections_per_img": 20,
+}
+NARROW_ONE_STAGE = {"channels": 64, "detections_per_img": 20}
+SHOWN = {"test_box_ap50": "box AP50", "test_mask_ap50": "mask AP50", "test_box_ap": "box AP", "test_mask_ap": "mask AP"}
+REACHED = 0.9  # AP50 on the photographs that are learned by heart
+PHOTOGRAPHS, TEST_PHOTOGRAPHS = 8, 50
+
+
+def recipe(options: argparse.Namespace, detector: str, attention: str, seed: int, *more: str) -> training.Recipe:
+    narrow = NARROW_ONE_STAGE if detector == "retinanet" else NARROW
+    return training.load_recipe(
+        None,
+        [
+            "--data.workers=0",
+            "--model.name=tf_efficientnet_lite0",
+            f"--model.pretrained={options.weights}",
+            f"--model.detector={detector}",
+            f"--model.detector_options={json.dumps(narrow | {'frozen_stages': 2})}",
+            *ATTENTION[attention],
+            "--optimizer.name=adamw",
+            "--optimizer.weight_decay=1e-4",
+            "--optimizer.clip=10",
+            "--schedule.shape=cosine",
+            "--schedule.batch_size=4",
+            f"--seed={seed}",
+            f"--threads={options.threads}",
+            *more,
+        ],
+    )
+
+
+def train(options: argparse.Namespace, name: str, what: training.Recipe) -> bool:
+    """Trains a run that is not trained yet; False if stopped."""
+    folder = options.folder / name
+    if rows(folder)[-1:] and rows(folder)[-1]["epoch"] == what.schedule.epochs:
+        return True
+    outcome = training.train(what, folder, resume=True)
+    shown = {SHOWN[field]: round(outcome.row[field], 4) for field in SHOWN if field in (outcome.row or {})}
+    print(name, shown, flush=True)
+    return outcome.finished
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return training.Run.open(folder).metrics() if (folder / "recipe.yaml").is_file() else []
+
+
+def eight(coco: Path, folder: Path) -> Path:
+    """Photographs with one to four objects, all larger than 40 x 40 pixels, as training and test images."""
+    content = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
+    objects: dict[int, list[dict[str, Any]]] = {}
+    for one in content["annotations"]:
+        objects.setdefault(one["image_id"], []).append(one)
+    fitting = [
+        image
+        for image in content["images"]
+        if 1 <= len(of := objects.get(image["id"], [])) <= 4
+        and all(one["area"] > 1600 and not one["iscrowd"] for one in of)
+    ][:PHOTOGRAPHS]
+    content["images"] = fitting
+    content["annotations"] = [one for image in fitting for one in objects[image["id"]]]
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    for split in ("train2017", "val2017"):
+        link(coco / "train2017", folder / split, [image["file_name"] for image in fitting])
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def streets(pennfudan: Path, folder: Path) -> Path:
+    """The photographs of Penn-Fudan, in a random order that is always the same: the last 50 are test images."""
+    names = sorted(path.stem for path in (pennfudan / "images").iterdir())
+    order = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
+    for split, chosen in (("train", order[:-TEST_PHOTOGRAPHS]), ("test", order[-TEST_PHOTOGRAPHS:])):
+        link(pennfudan / "images", folder / split / "images", [f"{name}.jpg" for name in chosen])
+        link(pennfudan / "instances", folder / split / "instances", [f"{name}.png" for name in chosen])
+    return folder
+
+
+def link(source: Path, folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not (folder / name).is_symlink():
+            os.symlink((source / name).resolve(), folder / name)
+
+
+def overfit(options: argparse.Namespace) -> str | None:
+    data = eight(options.coco, options.folder / "data" / "eight")
+    more = (
+        *("--data.name=coco", f"--data.folder={data}", "--data.size=192", "--augmentation.flip=false"),
+        *("--optimizer.lr=5e-4", "--schedule.epochs=40", "--schedule.warmup=2"),
+        f"--source=the boxes of {PHOTOGRAPHS} photographs, learned by heart",
+    )
+    cells = []
+    for detector, attention in product(("faster-rcnn", "retinanet"), ATTENTION):
+        name = f"overfit-{detector}-{attention}"
+        if not train(options, name, recipe(options, detector, attention, 0, *more)):
+            return None
+        curve = [row["test_box_ap50"] for row in rows(options.folder / name)]
+        first = next((str(2 * epoch) for epoch, value in enumerate(curve, start=1) if value > REACHED), "never")
+        cells.append([detector, attention, *(f"{curve[epochs - 1]:.3f}" for epochs in (10, 20, 30, 40)), first])
+    return table(["", "", *(f"after {2 * epochs} steps" for epochs in (10, 20, 30, 40)), f"above {REACHED} at"], cells)
+
+
+def generalise(options: argparse.Namespace) -> str | None:
+    data = streets(options.pennfudan, options.folder / "data" / "streets")
+    more = (
+        *("--data.name=masks", f"--data.folder={data}", "--data.size=160", f"--schedule.epochs={options.epochs}"),
+        *("--optimizer.lr=4e-4", "--schedule.warmup=0.5", "--source=Penn-Fudan, 120 photographs"),
+    )
+    detectors = ("faster-rcnn", "mask-rcnn")
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for detector, seed, attention in product(detectors, options.seeds, ATTENTION):
+        name = f"streets-{detector}-{attention}-seed{seed}"
+        if not train(options, name, recipe(options, detector, attention, seed, *more)):
+            return None
+        for field, label in SHOWN.items():
+            if field in (row := rows(options.folder / name)[-1]):
+                values.setdefault((detector, label, attention), []).append(100 * row[field])
+    kinds = list(dict.fromkeys((detector, label) for detector, label, _ in values))
+    compared = stats.holm({kind: stats.over_seeds(values[*kind, "shuffle"], values[*kind, "plain"]) for kind in kinds})
+    cells = [
+        [
+            *kind,
+            *(", ".join(f"{value:.1f}" for value in values[*kind, attention]) for attention in ATTENTION),
+            difference(compared[kind], lambda value: signed(value, 1)),
+            p_value(compared[kind].p_adjusted),
+        ]
+        for kind in kinds
+    ]
+    return table(["", "", "plain, every seed", "shuffle, every seed", "difference", "adjusted p"], cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coco", type=Path, required=True)
+    parser.add_argument("--pennfudan", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="EfficientNet-Lite0, from `regard import`")
+    parser.add_argument("--folder", type=Path, default=Path("runs/detection-training"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of `generalise`")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=["overfit", "generalise"], default=None)
+    parser.add_argument("--dry", action="store_true", help="print only, do not append to RESULTS.md")
+    options = parser.parse_args()
+    device = training.pick_device("cpu")
+    for part, heading in (
+        (overfit, "Boxes learned by heart"),
+        (generalise, "Pedestrians in photographs not seen before"),
+    ):
+        if options.only in (None, part.__name__) and (text := part(options)) is not None:
+            publish(heading, text, device, save=not options.dry)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""`regard detect`, and recipes of detectors, with input that cannot be right: one line, and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.scenes import write_scenes
+
+from regard import training
+from regard.cli import main
+from regard.errors import InputError
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> str:
+    recipe = training.load_recipe(None, ["--model.name=cifar-resnet11", "--data.mean=[0,0,0]", "--data.std=[1,1,1]"])
+    run = training.Run.create(tmp_path / "classifier", recipe, tuple("0123456789"))
+    run.save_weights(training.make_model(recipe, 10), "last", 1, 0.1)
+    return str(run.folder)
+
+
+def test_a_classifier_is_no_detector(classifier, tmp_path, capsys) -> None:
+    assert main(["detect", "evaluate", classifier]) == 2
+    assert "is a classifier (cifar-resnet11)" in capsys.readouterr().err
+    (tmp_path / "photo.png").touch()
+    assert main(["detect", "predict", str(tmp_path / "photo.png"), "--model", classifier, "--out", "seen"]) == 2
+    error = capsys.readouterr().err
+    assert "is a classifier" in error and error.count("\n") == 1 and not Path("seen").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "photo.png"], "the detector is missing"),
+        (["evaluate", "a", "a"], "a is named twice"),
+        (["evaluate", "a", "--model", "b"], "to evaluate, name the runs"),
+        (["predict", "photo.png", "--model", "a", "--score", "2"], "--score is 2"),
+        (["draw", "photo.png"], "evaluate"),
+    ],
+)
+def test_wrong_arguments(arguments, message, capsys) -> None:
+    assert main(["detect", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.detector=yolo"], "detector"),
+        (["--model.detector_options={norm: fixed}"], "model.detector_options is for detectors"),
+        (["--augmentation.photometric=true"], "photometric is for detectors"),
+        (["--model.detector=fcos", "--augmentation.mixup=0.2"], "mixup is for classifiers"),
+        (["--model.detector=fcos", "--label_smoothing=0.1"], "label_smoothing is for classifiers"),
+    ],
+)
+def test_fields_that_do_not_go_together(options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        training.load_recipe(None, options)
+
+
+def test_mask_rcnn_needs_masks_and_a_detector_needs_objects(tmp_path) -> None:
+    scenes = write_scenes(tmp_path / "boxes", masks=False)
+    options = ["--model.name=cifar-resnet11", "--model.detector_options={strides: [4]}", "--data.size=64"]
+    data = ["--data.name=coco", f"--data.folder={scenes}"]
+    with pytest.raises(InputError, match="mask-rcnn learns masks"):
+        training.train(training.load_recipe(None, [*options, *data, "--model.detector=mask-rcnn"]), tmp_path / "run")
+    with pytest.raises(InputError, match="clutter"):
+        training.train(training.load_recipe(None, [*options, "--model.detector=fcos"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

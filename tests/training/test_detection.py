@@ -1,0 +1,126 @@
+"""Detectors through the trainer: the loop, checkpoints, processes and run folders are those of classifiers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from support.scenes import write_scenes
+
+from regard import data, training
+from regard.cli import main
+from regard.errors import InputError
+from regard.training.distributed import Processes
+from regard.training.loop import Loop
+
+pytestmark = pytest.mark.slow
+SMALL = "{strides: [4], channels: 8, norm: statistics, frozen_stages: 0, box_batch_size_per_image: 8, "
+SMALL += "rpn_batch_size_per_image: 32, rpn_post_nms_top_n_train: 50, rpn_post_nms_top_n_test: 20}"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+def recipe(scenes: Path, *more: str) -> training.Recipe:
+    return training.load_recipe(
+        None,
+        [
+            *("--data.name=coco", f"--data.folder={scenes}", "--data.size=64", "--data.workers=0", "--threads=1"),
+            *("--model.name=cifar-resnet11", "--model.detector=faster-rcnn", f"--model.detector_options={SMALL}"),
+            *("--optimizer.lr=0.01", "--schedule.epochs=2", "--schedule.batch_size=2", "--device=cpu", *more),
+        ],
+    )
+
+
+def weights(run: Path) -> bytes:
+    return (run / "last.safetensors").read_bytes()
+
+
+def test_a_run_records_losses_and_ap_and_resumes_to_the_same_weights(scenes, tmp_path, monkeypatch) -> None:
+    what = recipe(scenes, "--ema=0.9", "--schedule.accumulate=2")
+    whole = training.train(what, tmp_path / "whole")
+    row = whole.row
+    assert row is not None and 0 <= row["test_box_ap"] <= 1 and row["test_images"] == 3
+    terms = ("classifier", "box_reg", "objectness", "rpn_box_reg")
+    assert row["loss"] == pytest.approx(sum(row[term] for term in terms), rel=1e-5)
+    assert "accuracy" not in row and "test_accuracy" not in row
+
+    take_step = Loop.take_step
+
+    def killed(self: Loop, batch: data.Batch) -> None:
+        if (self.epoch, self.step) == (1, 2):
+            raise KeyboardInterrupt  # as a kill: nothing is saved
+        take_step(self, batch)
+        if (self.epoch, self.step) == (1, 0):
+            self.step += 1
+            self.save()  # within the epoch
+            self.step -= 1
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Loop, "take_step", killed)
+        training.train(what, tmp_path / "cut")
+    resumed = training.train(what, tmp_path / "cut", resume=True)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert resumed.row is not None and resumed.row["loss"] == row["loss"]
+
+
+def test_a_loss_that_is_nan_stops_the_run(scenes, tmp_path, monkeypatch) -> None:
+    clip = Loop.clip
+    monkeypatch.setattr(Loop, "clip", lambda self: clip(self) * math.nan)
+    with pytest.raises(InputError, match="NaN or infinite in epoch 1, step 1"):
+        training.train(recipe(scenes), tmp_path / "run")
+
+
+@pytest.mark.parametrize("detector", ["faster-rcnn", "mask-rcnn", "retinanet"])
+def test_the_losses_of_a_batch_are_the_mean_of_those_of_its_parts(scenes, detector) -> None:
+    """So that several processes, and several parts of a batch, learn the same as one."""
+    options = "{strides: [4], channels: 8, frozen_stages: 0}" if detector == "retinanet" else SMALL
+    what = recipe(scenes, f"--model.detector={detector}", f"--model.detector_options={options}")
+    with Processes("cpu") as processes:
+        torch.manual_seed(0)
+        task = training.Detection.create(what, training.Detection.load_data(what.data), processes)
+        task.student.train()
+        batch = next(iter(task.loader.epoch(0)))
+        whole = task.objective(*task.inputs(batch, 5, 0.0))
+        halves = [task.objective(*task.inputs(training.loop.part_of(batch, i, i + 1), 5, 0.0)) for i in (0, 1)]
+        for name, loss in whole.terms.items():
+            if name not in (
+                "mask",
+                "box_reg",
+                "classifier",
+            ):  # means over boxes, of which images have different numbers
+                assert loss.item() == pytest.approx(sum(half.terms[name].item() for half in halves) / 2, rel=1e-4)
+
+
+def test_the_command_line_trains_evaluates_and_draws(scenes, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "small.yaml"
+    training.recipe.write_recipe(recipe(scenes, "--schedule.epochs=1", "--model.detector=mask-rcnn"), file)
+    assert main(["train", str(file), "--run", "run", "--json", "--quiet"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    assert main(["detect", "evaluate", "run", "--json", "--workers=0", "--quiet"]) == 0
+    overall = [one for one in json.loads(capsys.readouterr().out) if one.get("class") is None]
+    assert [one["kind"] for one in overall] == ["boxes", "masks"]
+    assert overall[0]["AP"] == pytest.approx(trained["test_box_ap"], abs=1e-12)
+    assert (
+        main(["detect", "predict", str(scenes / "val2017"), "--model=run", "--out=seen", "--score=0", "--quiet"]) == 0
+    )
+    index = json.loads((tmp_path / "seen" / "detections.json").read_text())
+    assert len(index["images"]) == 3 and all((tmp_path / "seen" / one["picture"]).is_file() for one in index["images"])
+    for image in index["images"]:
+        for one in image["detections"]:
+            left, top, right, bottom = one["box"]
+            assert 0 <= left <= right <= 64 and 0 <= top <= bottom <= 64
+            assert one["class"] in ("disc", "box") and one["mask"]["size"] == [64, 64]
+    capsys.readouterr()
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)
+    assert run["test_box_ap"] == pytest.approx(trained["test_box_ap"]) and run["test_accuracy"] is None
+    for command in (["evaluate", "run"], ["bias", "run"], ["gates", "run"], ["explain", str(scenes), "--model=run"]):
+        assert main([*command, "--quiet"]) == 2
+        assert "detector" in capsys.readouterr().err
