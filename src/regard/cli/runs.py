@@ -26,9 +26,9 @@ _STYLES = {"finished": "green", "running": "cyan", "unfinished": "yellow", "brok
 def parser() -> Parser:
     parser = make_parser(
         "runs",
-        "Lists the runs of a store: how many epochs each has done, its test accuracy after the last of them, or AP of a "
-        "detector, its network, its seed, the version of regard that trains it, and whether it is finished, being run, "
-        "unfinished or broken.",
+        "Lists the runs of a store: how many epochs each has done, its test accuracy after the last of them, or AP of "
+        "a detector, its network, its seed, the version of regard that trains it, and whether it is finished, being "
+        "run, unfinished or broken.",
     )
     parser.add_argument(
         "store",
