@@ -104,7 +104,7 @@ def test_the_command_line_trains_evaluates_and_draws(scenes, tmp_path, capsys, m
     assert main(["train", str(file), "--run", "run", "--json", "--quiet"]) == 0
     trained = json.loads(capsys.readouterr().out)
     assert main(["detect", "evaluate", "run", "--json", "--workers=0", "--quiet"]) == 0
-    overall = [one for one in json.loads(capsys.readouterr().out) if one.get("class") is None]
+    overall = [one for one in json.loads(capsys.readouterr().out)["results"] if one["class"] is None]
     assert [one["kind"] for one in overall] == ["boxes", "masks"]
     assert overall[0]["AP"] == pytest.approx(trained["test_box_ap"], abs=1e-12)
     assert (

@@ -27,6 +27,11 @@ _CLASS_COLUMNS = (
     *(*_ABOUT, Column("class", "class"), Column("objects", "objects", "count")),
     *(Column(name, name, "percent") for name in _NUMBERS[:6]),
 )
+_COMPARISON_COLUMNS = (
+    *(Column("model", "model"), Column("reference", "minus"), Column("kind", "of"), Column("measure", "number")),
+    *(Column("value", "difference", "points"), Column("p", "p", "p"), Column("p_adjusted", "adjusted p", "p")),
+    Column("significant", "result", "significant"),
+)
 
 
 def parser() -> Parser:
@@ -113,7 +118,11 @@ def _evaluate(arguments: list[str], options: Namespace) -> int:
         tables = [records_table(overall, _COLUMNS)]
         if options.per_class:
             tables.append(records_table([one for one in records if one["class"] is not None], _CLASS_COLUMNS))
-        output.show(records, *tables)
+        compared = detection.compare_all(results) if len(results) > 1 and processes.main else []
+        comparisons = [record for one in compared for record in one.to_records()]
+        if comparisons:
+            tables.append(records_table(comparisons, _COMPARISON_COLUMNS))
+        output.show({"results": records, "comparisons": comparisons}, *tables)
     return 0
 
 
