@@ -5,13 +5,13 @@
 - `evaluate_detector`: the same for a detector, with a row per detection.
 - `compare`, `compare_all`: results of several models on the same images.
 - `focus`, `scaled`: the pixels of a map that count, and what they are taken from.
-- `Evaluator`: measures of one batch.
+- `Evaluator`, `DetectionEvaluator`: measures of one batch, and of the detections in one image.
 - `Interventions`, `effects`, `effect_records`: images whose object or background is removed or exchanged, and what that
   does to accuracy.
 """
 
 from regard.bias.compare import Comparison, compare, compare_all
-from regard.bias.detections import evaluate_detector
+from regard.bias.detections import DetectionEvaluator, evaluate_detector
 from regard.bias.effects import effect_records, effects
 from regard.bias.evaluate import Evaluator, evaluate
 from regard.bias.interventions import VARIANTS, Interventions
@@ -21,6 +21,7 @@ from regard.bias.results import Results, Summary
 __all__ = [
     "VARIANTS",
     "Comparison",
+    "DetectionEvaluator",
     "Evaluator",
     "Interventions",
     "Measures",

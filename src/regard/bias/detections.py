@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from regard.bias.evaluate import columns_of, measure_columns, on_device
 from regard.bias.metrics import Measures, check_pixels, check_threshold, measure
 from regard.bias.results import DETECTION, Results, Rows
 from regard.bias.shards import in_shards
-from regard.data import ImageDataset, create_loader
+from regard.data import Batch, ImageDataset, create_loader
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError, check_interval, unknown
 from regard.maps import DRISE, DetectionCAM, create_for_detections
@@ -87,20 +87,20 @@ def evaluate_detector(
         InputError: a data set without objects, no detections at all, a number out of range, a folder of another
             evaluation; and what the method and `measure` raise.
     """
-    if region not in ("object", "box"):
-        raise unknown("region of detections", region, ("object", "box"))
-    check_threshold(threshold)
-    check_interval("score_threshold", score_threshold, "[0, 1]")
-    margin, tolerance = check_pixels("margin", margin), check_pixels("tolerance", tolerance)
-    if isinstance(method, str):
-        explain = create_for_detections(method, detector, layer)
-    else:
-        explain = method
-        if layer is not None or unwrapped(method.detector) is not unwrapped(detector):
-            raise InputError("the method has its own layer, and has to be one of the detector; give its name instead")
-    if not dataset.has_objects:
-        raise InputError(f"the images of {dataset.name!r} have no objects; give a set with boxes and classes")
-    classes = _ClassIndices(dataset, label_outputs)
+    evaluator = DetectionEvaluator(
+        detector,
+        dataset,
+        method,
+        layer,
+        region,
+        score_threshold,
+        limit,
+        threshold,
+        margin,
+        tolerance,
+        label_outputs,
+    )
+    explain = evaluator.explain
     done = 0
 
     def progressed(images: int) -> None:
@@ -110,32 +110,16 @@ def evaluate_detector(
             progress(done, len(dataset))
 
     def work(images: range) -> Rows:
-        loader = create_loader(
-            dataset.subset(images),
-            1,
-            objects=True,
-            masks=dataset.has_object_masks,
-            workers=workers,
-            unreadable=unreadable,
-            device=place,
-        )
         keys: list[str] = []
         parts: list[dict[str, Tensor]] = []
         skipped: list[str] = []
-        for batch in loader.epoch(0):
+        for batch in evaluator.batches(images, workers, unreadable, place):
             skipped += batch.skipped
             for image, target, index in zip(batch.images, batch.targets or (), batch.index.tolist(), strict=True):
-                maps = explain(image.to(dtype), score_threshold=score_threshold, limit=limit)
-                found = classes.of_dataset(explain.detections)
-                matches = match(found, target)
-                kept = (found["labels"] >= 0) & (matches != IGNORED)
-                found = {name: values[kept] for name, values in found.items()}
-                matches, maps = matches[kept], maps[kept]
-                if len(matches):
-                    regions = regions_of(found, matches, target, maps.shape[1:], region)
-                    measures = measure_each(maps, regions, threshold, margin=margin, tolerance=tolerance)
-                    parts.append(_columns(found, matches, measures, classes))
-                    keys += keys_of(dataset.keys[images[index]], found, matches, dataset.classes)
+                measured = evaluator.measured(image.to(dtype), target, dataset.keys[index])
+                if measured.keys:
+                    parts.append(measured.columns)
+                    keys += measured.keys
             progressed(len(batch.images) + len(batch.skipped))
         return Rows(tuple(keys), columns_of(parts), tuple(skipped), len(outputs or dataset.classes))
 
@@ -189,6 +173,121 @@ def evaluate_detector(
         skipped=rows.skipped,
         provenance={**plan, "torch": torch.__version__, "device": str(place), "command": command_line(sys.argv)},
     )
+
+
+class MeasuredDetections(NamedTuple):
+    """The detections of an image that have a row.
+
+    Attributes:
+        keys: (n,), their names; see `evaluate_detector`.
+        detections: boxes (n, 4), labels (n,) of the data set, scores (n,), …
+        maps: (n, H, W).
+        regions: bool (n, H, W).
+        columns: name -> (n,), those of the results; empty if n is 0.
+    """
+
+    keys: list[str]
+    detections: Detections
+    maps: Tensor
+    regions: Tensor
+    columns: dict[str, Tensor]
+
+
+class DetectionEvaluator:
+    """A detector with its CAM method and a data set, and the options of `evaluate_detector`, which it checks.
+
+    Attributes:
+        explain: the method.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        dataset: ImageDataset,
+        method: str | DetectionCAM | DRISE = "gradcam",
+        layer: Layer | Sequence[Layer] | None = None,
+        region: Region = "object",
+        score_threshold: float = 0.5,
+        limit: int | None = 20,
+        threshold: float = 0.5,
+        margin: int = 0,
+        tolerance: int = 0,
+        label_outputs: Sequence[int] | None = None,
+    ) -> None:
+        if region not in ("object", "box"):
+            raise unknown("region of detections", region, ("object", "box"))
+        check_interval("score_threshold", score_threshold, "[0, 1]")
+        self.region, self.score_threshold, self.limit = region, score_threshold, limit
+        self.threshold = check_threshold(threshold)
+        self.margin, self.tolerance = check_pixels("margin", margin), check_pixels("tolerance", tolerance)
+        if isinstance(method, str):
+            self.explain = create_for_detections(method, detector, layer)
+        else:
+            self.explain = method
+            if layer is not None or unwrapped(method.detector) is not unwrapped(detector):
+                raise InputError("the method has its own layer and detector; give the name of one, or leave them out")
+        if not dataset.has_objects:
+            raise InputError(f"the images of {dataset.name!r} have no objects; give a set with boxes and classes")
+        self.dataset = dataset
+        count = len(dataset.classes)
+        self._outputs = torch.tensor(range(count) if label_outputs is None else label_outputs)
+        if len(self._outputs) != count or len(self._outputs.unique()) < count:
+            raise InputError(
+                f"label_outputs is {self._outputs.tolist()} for the {count} classes of {dataset.name}; give a class of "
+                "the detector for each"
+            )
+
+    def batches(
+        self, images: Sequence[int], workers: int, unreadable: OnUnreadable, device: torch.device
+    ) -> Iterator[Batch]:
+        """Each of the images by itself, with its objects; `Batch.index` is that of the data set."""
+        loader = create_loader(
+            self.dataset.subset(images),
+            1,
+            objects=True,
+            masks=self.dataset.has_object_masks,
+            workers=workers,
+            unreadable=unreadable,
+            device=device,
+        )
+        for batch in loader.epoch(0):
+            yield batch._replace(index=torch.tensor([images[i] for i in batch.index.tolist()], dtype=torch.int64))
+
+    def measured(self, image: Tensor, objects: Detections, key: str) -> MeasuredDetections:
+        """The detections of an image against its objects.
+
+        Args:
+            image: (3, H, W), in [0, 1], on the device of the detector.
+            objects: as of `Batch.targets`.
+            key: name of the image.
+        """
+        maps = self.explain(image, score_threshold=self.score_threshold, limit=self.limit)
+        assert self.explain.detections is not None
+        found = {**self.explain.detections, "labels": self._labels(self.explain.detections["labels"])}
+        matches = match(found, objects)
+        kept = (found["labels"] >= 0) & (matches != IGNORED)
+        found = {name: values[kept] for name, values in found.items()}
+        maps, matches = maps[kept], matches[kept]
+        regions = regions_of(found, matches, objects, maps.shape[1:], self.region)
+        measures = measure_each(maps, regions, self.threshold, margin=self.margin, tolerance=self.tolerance)
+        columns: dict[str, Tensor] = {}
+        if len(matches):
+            outputs = self._outputs.to(matches.device)[found["labels"]]
+            parts = [measure_columns(one) for one in measures]
+            columns = {
+                "label": found["labels"],
+                "predicted": outputs,
+                "explained": outputs,
+                "probability": found["scores"].float(),
+                "correct": matches >= 0,
+                **{name: torch.cat([part[name] for part in parts]) for name in parts[0]},
+            }
+        return MeasuredDetections(keys_of(key, found, matches, self.dataset.classes), found, maps, regions, columns)
+
+    def _labels(self, outputs: Tensor) -> Tensor:
+        """The classes of the data set for these of the detector; -1 where it has none."""
+        same = outputs[:, None] == self._outputs.to(outputs.device)
+        return torch.where(same.any(1), same.int().argmax(1), -1)
 
 
 def match(detections: Detections, objects: Detections, iou: float = 0.5) -> Tensor:
@@ -253,6 +352,12 @@ def measure_each(maps: Tensor, regions: Tensor, threshold: float, *, margin: int
     ]
 
 
+def image_key(results: Results, row: int) -> str:
+    """The name of the image that the detection of a row is in."""
+    label = results.classes[results.rows["label"][row]]
+    return results.keys[row].rpartition(" object " if results.rows["correct"][row] else f" {label} ")[0]
+
+
 def keys_of(image: str, detections: Detections, matches: Tensor, classes: Sequence[str]) -> list[str]:
     """The names of the detections of an image: see `evaluate_detector`."""
     boxes = detections["boxes"].round().int().tolist()
@@ -260,40 +365,3 @@ def keys_of(image: str, detections: Detections, matches: Tensor, classes: Sequen
         f"{image} object {match}" if match >= 0 else f"{image} {classes[label]} {','.join(map(str, box))}"
         for match, label, box in zip(matches.tolist(), detections["labels"].tolist(), boxes, strict=True)
     ]
-
-
-class _ClassIndices:
-    """Which class of the data set a class of the detector is, and the reverse."""
-
-    def __init__(self, dataset: ImageDataset, label_outputs: Sequence[int] | None) -> None:
-        self.outputs = torch.tensor(range(len(dataset.classes)) if label_outputs is None else label_outputs)
-        if len(self.outputs) != len(dataset.classes) or len(set(self.outputs.tolist())) < len(self.outputs):
-            raise InputError(
-                f"label_outputs is {self.outputs.tolist()} for the {len(dataset.classes)} classes of {dataset.name}; "
-                "give a class of the detector for each"
-            )
-
-    def of_dataset(self, detections: Detections | None) -> Detections:
-        """The detections with labels of the data set, -1 for a class that it does not have."""
-        assert detections is not None
-        same = detections["labels"][:, None] == self.outputs.to(detections["labels"].device)
-        labels = (
-            torch.where(same.any(1), same.int().argmax(1), -1) if same.shape[1] else same.new_full((len(same),), -1)
-        )
-        return {**detections, "labels": labels}
-
-
-def _columns(
-    detections: Detections, matches: Tensor, measures: Sequence[Measures], classes: _ClassIndices
-) -> dict[str, Tensor]:
-    labels = detections["labels"]
-    outputs = classes.outputs.to(labels.device)[labels]
-    parts = [measure_columns(one) for one in measures]
-    return {
-        "label": labels,
-        "predicted": outputs,
-        "explained": outputs,
-        "probability": detections["scores"].float(),
-        "correct": matches >= 0,
-        **{name: torch.cat([part[name] for part in parts]) for name in parts[0]},
-    }
