@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jsonargparse import Namespace
 
 from regard import bias, maps, report, training
 from regard.bias.shards import remove_shards
+from regard.cli.bias_detectors import DetectorEvaluation, detections_gallery, open_detectors
 from regard.cli.inputs import Evaluation, add_cam, add_networks, cam_method, evaluations, joined
 from regard.cli.options import make_parser
 from regard.cli.output import Output
@@ -26,6 +28,8 @@ from regard.report.template import MARK
 from regard.terminal import command_line
 
 _PICTURED = 3  # images with their interventions
+
+AnyEvaluation = Evaluation | DetectorEvaluation
 
 # Options that say where results go and what is shown of them, not what is measured.
 _OUTPUT = ("--out", "--shard", "--examples", "--overwrite", "--json", "--quiet")
@@ -63,20 +67,28 @@ def parser() -> Parser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of backgrounds for --interventions")
     parser.add_argument("--examples", type=int, default=12, help="number of images to show on the page")
+    parser.add_argument("--score", type=float, default=0.5, help="least score of a detection to measure, from 0 to 1")
+    parser.add_argument("--detections", type=int, default=20, help="number of detections per image to measure, at most")
+    parser.add_argument("--masks", type=int, default=1000, help="number of masks of the method drise")
     add_networks(parser)
     return parser
 
 
 def main(arguments: list[str]) -> int:
+    evaluated: Sequence[AnyEvaluation] | None
     with joined(arguments) as processes:
         output = Output(parser().parse_args(arguments), main=processes.main)
-        evaluated = evaluations(parser(), arguments, masks=True, say=output.note)
+        evaluated = open_detectors(parser(), arguments, output.note)
+        evaluated = evaluated or evaluations(parser(), arguments, masks=True, say=output.note)
         _run(evaluated, output, processes, arguments)
     return 0
 
 
 def _run(
-    evaluated: Sequence[Evaluation], output: Output, processes: training.Processes, arguments: Sequence[str]
+    evaluated: Sequence[AnyEvaluation],
+    output: Output,
+    processes: training.Processes,
+    arguments: Sequence[str],
 ) -> None:
     options = evaluated[0].options
     images = evaluated[0].dataset
@@ -128,7 +140,7 @@ def _run(
         folder / "report.html",
         title=f"Bias on {' '.join(filter(None, (images.name, images.split)))}",
         gallery=_gallery(evaluated, results, options.examples),
-        changed=_changed_images(evaluated[0], results) if options.interventions and options.examples else (),
+        changed=_changed_images(evaluated[0], results, options) if options.examples else (),
         command=command,
     )
     records = {
@@ -143,23 +155,28 @@ def _run(
     output.note(f"page: {page.resolve()}")
 
 
-def _changed_images(evaluation: Evaluation, results: Sequence[bias.Results]) -> list[report.ChangedImage]:
-    """A few images with their interventions, as they come to the first network."""
-    changes = bias.Interventions(
-        evaluation.dataset, lambda which: evaluation.batches(which, masks=True), evaluation.options.seed
-    )
+def _changed_images(
+    evaluation: AnyEvaluation, results: Sequence[bias.Results], options: Namespace
+) -> list[report.ChangedImage]:
+    """A few images with their interventions, as they come to the first network; none without interventions."""
+    if not options.interventions or not isinstance(evaluation, Evaluation):
+        return []
+    changes = bias.Interventions(evaluation.dataset, lambda which: evaluation.batches(which, masks=True), options.seed)
     return list(report.changed_images(changes, evaluation.dataset, results, _PICTURED, evaluation.mean, evaluation.std))
 
 
-def _gallery(evaluated: Sequence[Evaluation], results: Sequence[bias.Results], count: int) -> report.Gallery:
+def _gallery(evaluated: Sequence[AnyEvaluation], results: Sequence[bias.Results], count: int) -> report.Gallery:
     """The images that `report.bias_images` chooses, with the CAM of each network; releases the models."""
+    if detectors := [one for one in evaluated if isinstance(one, DetectorEvaluation)]:
+        return detections_gallery(detectors, results, count)
+    classifiers = [one for one in evaluated if isinstance(one, Evaluation)]
     chosen = report.bias_images(results, count)
     rows = [row for indices in chosen.values() for row in indices]
-    by_key = {utf8(key): index for index, key in enumerate(evaluated[0].dataset.keys)}
+    by_key = {utf8(key): index for index, key in enumerate(classifiers[0].dataset.keys)}
     indices = [by_key[results[0].keys[row]] for row in rows]
     size = 256 if len(results) < 4 else 160  # pixels
     gallery = report.Gallery(bias_records.names(results), measures=("energy_inside",), size=size)
-    models = [_cells(evaluation, one, rows, indices) for evaluation, one in zip(evaluated, results, strict=True)]
+    models = [_cells(evaluation, one, rows, indices) for evaluation, one in zip(classifiers, results, strict=True)]
     gallery.add_models(chosen, models)
     return gallery
 
@@ -190,14 +207,20 @@ def _cells(
     return drawn
 
 
-def _run_file(evaluation: Evaluation) -> Path | None:
+def _run_file(evaluation: AnyEvaluation) -> Path | None:
     """Where results go as well: beside the weights, if the images are those of a run."""
     return evaluation.pretrained.bias_report if isinstance(evaluation.images, InMemoryDataset) else None
 
 
-def _check(evaluation: Evaluation) -> None:
+def _check(evaluation: AnyEvaluation) -> None:
     """What would fail after hours: the method, its layer, the threshold, that the network runs."""
     options = evaluation.options
+    if options.shard is not None:
+        check_interval("--shard", options.shard, "[1, 2^40]")
+    check_interval("--examples", options.examples, "[0, 2^24]")
+    if isinstance(evaluation, DetectorEvaluation):
+        evaluation.evaluator()
+        return
     distances = (options.margin, options.tolerance)
     size = evaluation.loader().image_size
     if size is not None:
@@ -205,12 +228,11 @@ def _check(evaluation: Evaluation) -> None:
     bias.Evaluator(
         evaluation.model, cam_method(options.method), evaluation.layers, options.target, options.threshold, *distances
     )
-    if options.shard is not None:
-        check_interval("--shard", options.shard, "[1, 2^40]")
-    check_interval("--examples", options.examples, "[0, 2^24]")
 
 
-def _measured(evaluation: Evaluation, folder: Path, output: Output) -> bias.Results:
+def _measured(evaluation: AnyEvaluation, folder: Path, output: Output) -> bias.Results:
+    if isinstance(evaluation, DetectorEvaluation):
+        return evaluation.measured(folder, output)
     options = evaluation.options
     with output.progress(evaluation.name) as progress:
         one = bias.evaluate(
@@ -243,7 +265,7 @@ def _measured(evaluation: Evaluation, folder: Path, output: Output) -> bias.Resu
     return one
 
 
-def _file_names(evaluated: Sequence[Evaluation]) -> list[str]:
+def _file_names(evaluated: Sequence[AnyEvaluation]) -> list[str]:
     """The networks as names of files, each once: the last part of a path, or the name of a network."""
     names: list[str] = []
     for evaluation in evaluated:

@@ -156,7 +156,8 @@ def add_networks(parser: Parser) -> None:
         "--region",
         type=str | None,
         default=None,
-        help="objects that make up the region: all, or label for those of the image's label alone",
+        help="objects that make up the region: all, or label for those of the image's label alone; for "
+        "detectors object (of each detection) or box (its own)",
     )
     parser.add_argument(
         "--boundary",
@@ -252,13 +253,7 @@ def evaluations(
         InputError: a network that cannot be opened, images that are not there or do not fit.
     """
     options = parser.parse_args(arguments)
-    if twice := [source for source, count in Counter(options.models).items() if count > 1]:
-        raise InputError(f"{twice[0]} is named twice; name each network once")
-    if options.batch_size is not None:
-        check_interval("--batch-size", options.batch_size, "[1, 2^24]")
-    check_interval("--workers", options.workers, "[0, 1024]")
-    if options.limit is not None:
-        check_interval("--limit", options.limit, "[1, 2^40]")
+    check_common(options)
     networks = [training.load_pretrained(name, options.weights, ema=options.ema, say=say) for name in options.models]
     for network in networks:
         network.check_classifier()
@@ -276,6 +271,17 @@ def evaluations(
         if not streams:
             _ = one.dataset
     return opened
+
+
+def check_common(options: Namespace) -> None:
+    """Raises InputError for options of `add_networks` that are out of range, or a network that is named twice."""
+    if twice := [source for source, count in Counter(options.models).items() if count > 1]:
+        raise InputError(f"{twice[0]} is named twice; name each network once")
+    if options.batch_size is not None:
+        check_interval("--batch-size", options.batch_size, "[1, 2^24]")
+    check_interval("--workers", options.workers, "[0, 1024]")
+    if options.limit is not None:
+        check_interval("--limit", options.limit, "[1, 2^40]")
 
 
 def _is_name(given: Namespace) -> bool:
@@ -305,7 +311,7 @@ def _on_a_set(
         fewer = options.limit is not None and options.limit < len(images)
         sets[repr(recipe)] = images.subset(options.limit) if fewer else images
     images = sets[repr(recipe)]
-    label_outputs = _label_outputs(network, images, True, say)
+    label_outputs = match_outputs(network, images, True, say)
     assert images.mean is not None and images.std is not None
     known, transform = network.preprocessing, training.make_transform(recipe)
     actual = Preprocessing(images.mean, images.std)
@@ -354,7 +360,7 @@ def _on_files(
 ) -> Evaluation:
     """On image files, which come as the network knows them, unless something else is given."""
     options.batch_size = options.batch_size or 32
-    label_outputs = _label_outputs(network, images, labels, say)
+    label_outputs = match_outputs(network, images, labels, say)
     actual = given.over(network.preprocessing)
     if actual.mean is None or actual.std is None:
         raise InputError(
@@ -377,7 +383,7 @@ def _compare(network: Pretrained, actual: Preprocessing, images: str, say: Calla
             say(f"note: {network.source} was trained on images with {name} {values[0]}; {images} has {values[1]}")
 
 
-def _label_outputs(
+def match_outputs(
     network: Pretrained, images: ImageDataset | WebDataset, needed: bool, say: Callable[[str], None]
 ) -> tuple[int, ...]:
     """For each class of the data set the output of the network that stands for it, -1 where none does."""

@@ -8,13 +8,14 @@
 - `explain`: likeliest classes and CAMs of images, as a folder of pictures, records and a page.
 - `explanations`: the same as a `Row` for each image with a `Cell` for each class; `explain_batch`: of one batch.
 - `changed_images`: what interventions make of some images, a `ChangedImage` each.
-- `Gallery`: rows on a page; `bias_images`: which images to take.
+- `Gallery`, `DetectionsGallery`: rows on a page; `bias_images`: which images to take.
 """
 
 from regard.report.bias_page import write_bias_html
 from regard.report.bias_records import bias_tables
 from regard.report.changed_images import ChangedImage, changed_images
 from regard.report.collect import RunResult, collect
+from regard.report.detections_gallery import DetectionsGallery
 from regard.report.explained import Explained, explain
 from regard.report.explanation import Unreadable, explanations, find_classes
 from regard.report.gallery import Cell, ClassScore, Gallery, Row, bias_images, explain_batch
@@ -29,6 +30,7 @@ __all__ = [
     "Cell",
     "ChangedImage",
     "ClassScore",
+    "DetectionsGallery",
     "Explained",
     "Gallery",
     "Note",

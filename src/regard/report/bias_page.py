@@ -69,6 +69,7 @@ def write_bias_html(
         path,
         title=title,
         columns=bias_records,
+        of_detections=results[0].of_detections,
         styles={name: i for i, name in enumerate(names)},
         settings=shared({name: _settings(one) for name, one in zip(names, results, strict=True)}),
         notes=[*notes, *bias_records.notes(results, comparisons, not_compared)],
@@ -97,11 +98,13 @@ def write_bias_html(
 
 
 def check_same_images(results: Sequence[Results]) -> None:
-    """Raises InputError where there are no results, or results of different images."""
+    """Raises InputError where there are no results, or results of different images; of detections each detector has
+    its own."""
     if not results:
         raise InputError("no bias results given; give at least one")
     for one in results[1:]:
-        if one.keys != results[0].keys:
+        both = one.of_detections and results[0].of_detections and one.dataset == results[0].dataset
+        if one.keys != results[0].keys and not both:
             raise InputError(
                 f"the results of {results[0].model} ({len(results[0]):,} images) and {one.model} ({len(one):,}) are "
                 "not of the same images; measure them together"

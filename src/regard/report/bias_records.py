@@ -231,13 +231,14 @@ def bias_tables(
     differences_within: Sequence[Mapping[str, Difference]] = (),
 ) -> Iterator[Table]:
     """Results of bias: of one model by part and by class, of several all images, interventions, and the differences."""
+    caption = f"{captions.RATES} {captions.DETECTIONS}" if results[0].of_detections else captions.RATES
     if len(results) == 1:
-        yield records_table(parts(results), PARTS[1:], caption=captions.RATES)
+        yield records_table(parts(results), PARTS[1:], caption=caption)
         chosen = chosen_classes(results)
         if 1 < len(chosen) <= _PRINTED:
             yield records_table(classes(results[0], chosen), CLASSES)
     else:
-        yield records_table(overview(results), (*OVERVIEW[:2], *columns(BRIEF)), caption=captions.RATES)
+        yield records_table(overview(results), (*OVERVIEW[:2], *columns(BRIEF)), caption=caption)
     if differences_within and any(differences_within):
         accuracies, lost = interventions(results, differences_within)
         yield records_table(accuracies, INTERVENTIONS, title="Interventions", caption=captions.INTERVENTIONS)

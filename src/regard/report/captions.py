@@ -46,6 +46,15 @@ BIAS = (
     "[position_bias|Position bias]: they do not intersect. [range_bias|Range bias]: they intersect, and the focus is "
     "not inside the region. [inside|Inside]: it is."
 )
+DETECTIONS = (
+    "Each row is a detection, in place of an image. Its [region] is the mask of the object that it detects (of the "
+    "same class, boxes with IoU 0.5), or its own box if it detects none; [accuracy] is the share that detect one. "
+    "Detectors are compared on the objects that they all detect."
+)
+DETECTION_SIZES = (
+    "[region|Regions] by COCO's sizes: small below 32 x 32 pixels, medium below 96 x 96, large the rest. The region of "
+    "a wrong detection is its box, and a box is larger than a mask."
+)
 UNSCORED = "no accuracy: the labels of the images are not outputs of the network, so its CAMs are of predicted classes"
 SIZES = (
     "[region|Regions] by their share of the image's pixels: small below 1/16, medium below 1/4, large the rest. "

@@ -61,6 +61,7 @@ class Cell:
         predicted: the class with the highest score.
         correct: whether that is the label's; None where this is not known.
         measures: those of `bias.Measures` by name; empty without a region.
+        box: of a detection, (left, top, right, bottom) in pixels; None for a class.
     """
 
     pixels: Pixels
@@ -71,6 +72,7 @@ class Cell:
     predicted: ClassScore
     correct: bool | None
     measures: Mapping[str, float | bool]
+    box: tuple[float, float, float, float] | None = None
 
     @property
     def result(self) -> str:
@@ -84,7 +86,7 @@ class Cell:
 
     def draw(self, size: int | None = None) -> Pixels:
         """The image with the map, the edge of the focus and of the region; see `overlay.draw`."""
-        return draw(self.pixels, self.cam, self.region, self.threshold, size=size)
+        return draw(self.pixels, self.cam, self.region, self.threshold, size=size, box=self.box)
 
     def to_record(self) -> dict[str, Any]:
         """JSON-ready; None for NaN."""
@@ -119,7 +121,7 @@ class Row:
 
     def draw(self, size: int | None = None) -> Pixels:
         """The image with the edge of its region, as the first cell has it."""
-        return draw(self.cells[0].pixels, None, self.cells[0].region, size=size)
+        return draw(self.cells[0].pixels, None, self.cells[0].region, size=size, box=self.cells[0].box)
 
     def to_records(self) -> list[dict[str, Any]]:
         """A flat dict for each cell, then for each of the likeliest classes without one; JSON-ready, None for NaN."""
@@ -293,6 +295,7 @@ class Gallery:
         groups: heading -> rows, as dicts of text.
         omitted: how many rows there was no room for.
         regions: whether any row has a region.
+        boxes: whether any row has the box of a detection.
     """
 
     def __init__(
@@ -303,7 +306,7 @@ class Gallery:
         self.size = size
         self.groups: dict[str, list[dict[str, Any]]] = {}
         self.omitted = 0
-        self.regions = False
+        self.regions = self.boxes = False
         self._room = limit
 
     def __len__(self) -> int:
@@ -324,6 +327,7 @@ class Gallery:
             return
         self._room -= pictures
         self.regions |= any(cell.region is not None for cell in row.cells)
+        self.boxes |= any(cell.box is not None for cell in row.cells)
         name = printable(f"image {row.key}" if row.key.isdigit() else row.key)
         explained = {cell.explained.index for cell in row.cells}
         likeliest = row.likeliest if {score.index for score in row.likeliest} - explained else ()

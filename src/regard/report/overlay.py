@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -15,8 +16,8 @@ _SMALL, _ENLARGED = 64, 128  # pixels a side
 _COLOURS = matplotlib.colormaps["inferno"]
 _LUMA = np.array([0.299, 0.587, 0.114])
 _OPACITY = 0.6  # of the map
-FOCUS, INSIDE, OUTSIDE = (0, 229, 255), (255, 255, 255), (0, 0, 0)
-"""Colours of edges: of the focus, and of a region on both sides, so that one of them shows on any image."""
+FOCUS, INSIDE, OUTSIDE, BOX = (0, 229, 255), (255, 255, 255), (0, 0, 0), (255, 214, 0)
+"""Colours of edges: of the focus, of a region on both sides, so that one of them shows on any image, and of a box."""
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -29,6 +30,7 @@ def draw(
     threshold: float | None = None,
     *,
     size: int | None = None,
+    box: Sequence[float] | None = None,
 ) -> Pixels:
     """An image in grey with a map over it, the brighter the higher; without a map, in its own colours.
 
@@ -40,6 +42,7 @@ def draw(
         region: (H, W); its edge is white inside and black outside.
         threshold: of the focus, whose edge is cyan; None: it is not drawn.
         size: the longer side in pixels to which a large image is reduced; None: it stays as large as it is.
+        box: left, top, right and bottom of a detection, in pixels; its edge is yellow.
 
     Returns:
         (h, w, 3).
@@ -60,6 +63,11 @@ def draw(
         region = _resized(region, shape, smooth=False)
         canvas[region & _dilated(~region)] = INSIDE
         canvas[_dilated(region) & ~region] = OUTSIDE
+    if box is not None:
+        left, top, right, bottom = (round(end * factor) for end in box)
+        inside = np.zeros(canvas.shape[:2], dtype=np.bool_)
+        inside[max(0, top) : max(bottom, top + 1), max(0, left) : max(right, left + 1)] = True
+        canvas[inside & ~_eroded(inside)] = BOX
     return canvas
 
 
@@ -93,3 +101,8 @@ def _dilated(mask: Mask) -> Mask:
     padded = np.pad(mask, 1)
     rows = padded[:-2] | padded[1:-1] | padded[2:]
     return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+
+
+def _eroded(mask: Mask) -> Mask:
+    """The pixels in the mask whose neighbours are all in it; beyond the image nothing is."""
+    return ~_dilated(np.pad(~mask, 1, constant_values=True))[1:-1, 1:-1]

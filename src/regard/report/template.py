@@ -67,7 +67,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
     environment.globals |= {"glossary": glossary, "term": glossary.term, "filled": filled, "tone": tone}
     environment.globals["captions"] = captions
     environment.filters |= {"linked": glossary.linked, "percent": percent}
-    environment.globals |= {"cam_colours": overlay.colours, "focus_colour": overlay.FOCUS}
+    environment.globals |= {"cam_colours": overlay.colours, "focus_colour": overlay.FOCUS, "box_colour": overlay.BOX}
     text = environment.get_template(template).render(version=__version__, **values)
     return write_text(path, text)
 

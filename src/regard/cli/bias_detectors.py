@@ -1,0 +1,174 @@
+"""`regard bias` of detectors: each detection against its object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+from torch import nn
+
+from regard import bias, data, maps, report, training
+from regard.cli.inputs import check_common, match_outputs
+from regard.cli.output import Output
+from regard.data import ImageDataset
+from regard.errors import InputError, check_interval
+from regard.parser import Parser
+from regard.training import Pretrained
+
+# Options of classifiers that detectors do not have, with their values if not given.
+_OF_CLASSIFIERS = {"target": "predicted", "keep_maps": False, "interventions": False, "batch_size": None}
+
+
+@dataclass(eq=False)
+class DetectorEvaluation:
+    """A trained detector and the images that it is evaluated on.
+
+    Attributes:
+        pretrained: the detector.
+        images: the data set, with objects.
+        label_outputs: for each class of the data set the class of the detector that stands for it.
+        device: where the detector is.
+        options: those of the command.
+    """
+
+    pretrained: Pretrained
+    images: ImageDataset
+    label_outputs: tuple[int, ...]
+    device: torch.device
+    options: Namespace
+
+    @property
+    def name(self) -> str:
+        """The detector as it was typed."""
+        return self.pretrained.source
+
+    @property
+    def dataset(self) -> ImageDataset:
+        return self.images
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The detector, in evaluation mode, on its device."""
+        return self.pretrained.model().to(self.device)
+
+    def release(self) -> None:
+        """Forgets the model; it is built again when it is needed."""
+        self.__dict__.pop("model", None)
+
+    def evaluator(self) -> bias.DetectionEvaluator:
+        """What `measured` measures by, as the options say; raises InputError for those that do not fit."""
+        options = self.options
+        return bias.DetectionEvaluator(
+            self.model,
+            self.images,
+            self._method(),
+            None,
+            options.region or "object",
+            options.score,
+            options.detections,
+            options.threshold,
+            options.margin,
+            options.tolerance,
+            self.label_outputs,
+        )
+
+    def measured(self, folder: Path, output: Output) -> bias.Results:
+        """The results, with shards in the folder; releases the model."""
+        options = self.options
+        with output.progress(self.name) as progress:
+            one = bias.evaluate_detector(
+                self.model,
+                self.images,
+                method=self._method(),
+                region=options.region or "object",
+                score_threshold=options.score,
+                limit=options.detections,
+                threshold=options.threshold,
+                margin=options.margin,
+                tolerance=options.tolerance,
+                workers=options.workers,
+                unreadable=options.unreadable or "error",
+                outputs=self.pretrained.output_names,
+                label_outputs=self.label_outputs,
+                folder=folder,
+                shard=options.shard,
+                progress=progress,
+                name=self.name,
+            )
+        self.release()
+        return one
+
+    def _method(self) -> maps.DetectionCAM | maps.DRISE:
+        layers = self.options.layer
+        drise = {"masks": self.options.masks} if self.options.method == maps.DRISE.method else {}
+        return maps.create_for_detections(self.options.method, self.model, layers or None, **drise)
+
+
+def open_detectors(
+    parser: Parser, arguments: Sequence[str], say: Callable[[str], None]
+) -> list[DetectorEvaluation] | None:
+    """The detectors that are named, each with its images; None if the first network is a classifier.
+
+    Args:
+        parser: of the command.
+        arguments: of the command.
+        say: is told what is assumed.
+
+    Raises:
+        InputError: a network that cannot be opened, a classifier among detectors, images without objects, an option
+            that is for classifiers.
+    """
+    options = parser.parse_args(arguments)
+    check_common(options)
+    first, *others = options.models
+    network = training.load_pretrained(first, options.weights, ema=options.ema, say=say)
+    if network.network.detector is None:
+        return None
+    networks = [network, *(training.load_pretrained(name, options.weights, say=say) for name in others)]
+    if classifiers := [one.source for one in networks if one.network.detector is None]:
+        raise InputError(f"{first} is a detector, {classifiers[0]} a classifier; measure each kind by itself")
+    for name, usual in _OF_CLASSIFIERS.items():
+        if options[name] != usual:
+            raise InputError(f"--{name.replace('_', '-')} is for classifiers, {first} is a detector; leave it out")
+    given = parser.parse_args(arguments, defaults=False).get("data", Namespace())
+    sets: dict[str, ImageDataset] = {}  # detectors trained on the same data share them
+    device = training.pick_device(options.device)
+    opened = []
+    for one in networks:
+        images = _images(one, given.get("name"), options, sets)
+        opened.append(DetectorEvaluation(one, images, match_outputs(one, images, True, say), device, options))
+    check_interval("--detections", options.detections, "[1, 2^24]")
+    return opened
+
+
+def _images(network: Pretrained, name: str | None, options: Namespace, sets: dict[str, ImageDataset]) -> ImageDataset:
+    """The images of --data, or the test images of the detector's run."""
+    if name is not None:
+        if "" not in sets:
+            files = {option: options[option] for option in ("split", "images", "limit")}
+            sets[""] = data.open_regions(name, **files)
+        return sets[""]
+    if network.recipe is None:
+        raise InputError(f"{network.source} does not know its data; name some (--data coco:FOLDER)")
+    key = repr(network.recipe.data)
+    if key not in sets:
+        images = training.task_of(network.recipe).load_data(network.recipe.data).test
+        assert isinstance(images, ImageDataset)
+        fewer = options.limit is not None and options.limit < len(images)
+        sets[key] = images.subset(options.limit) if fewer else images
+    return sets[key]
+
+
+def detections_gallery(
+    evaluated: Sequence[DetectorEvaluation], results: Sequence[bias.Results], count: int
+) -> report.Gallery:
+    """Some detections of each detector; releases the models."""
+    drawn = report.DetectionsGallery(count, results)
+    for evaluation, one in zip(evaluated, results, strict=True):
+        drawn.add_detector(evaluation.evaluator(), one, evaluation.device)
+        evaluation.release()
+    return drawn
