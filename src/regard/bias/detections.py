@@ -154,7 +154,7 @@ def evaluate_detector(
     if not len(rows):
         raise InputError(
             f"the detector detects nothing in {len(dataset) - len(rows.skipped)} images with a score of "
-            f"{score_threshold} or more; lower it (--score-threshold), or train longer"
+            f"{score_threshold} or more; lower it (--score), or train longer"
         )
     return Results(
         model=name or type(unwrapped(detector)).__name__,

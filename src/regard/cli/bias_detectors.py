@@ -21,6 +21,7 @@ from regard.training import Pretrained
 
 # Options of classifiers that detectors do not have, with their values if not given.
 _OF_CLASSIFIERS = {"target": "predicted", "keep_maps": False, "interventions": False, "batch_size": None}
+_OF_THE_IMAGE = ("gradcam", "gradcam++", "xgradcam")
 
 
 @dataclass(eq=False)
@@ -142,6 +143,11 @@ def open_detectors(
         images = _images(one, given.get("name"), options, sets)
         opened.append(DetectorEvaluation(one, images, match_outputs(one, images, True, say), device, options))
     check_interval("--detections", options.detections, "[1, 2^24]")
+    if options.method in _OF_THE_IMAGE:
+        say(
+            f"note: the channels of {options.method} are weighted over the whole image, so that its maps show all "
+            "objects of a kind; those of hirescam and layercam are of each detection (--method)"
+        )
     return opened
 
 

@@ -194,7 +194,11 @@ def _class_tables(
 
 
 def _settings(results: Results) -> dict[str, Any]:
-    return {name: getattr(results, name) for name in _SETTINGS} | {"images": len(results)}
+    settings = {name: getattr(results, name) for name in _SETTINGS}
+    if not results.of_detections:
+        return settings | {"images": len(results)}
+    chosen = {name: results.provenance.get(name) for name in ("region", "score_threshold")}
+    return settings | chosen | {"detections": len(results)}
 
 
 def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def parts(results: Sequence[Results]) -> list[dict[str, Any]]:
 
 def summaries(results: Results) -> dict[str, Summary]:
     """Part of the images -> its summary."""
-    by_prediction = {"right prediction": results.right, "wrong prediction": results.wrong} if results.scored else {}
+    what = "detection" if results.of_detections else "prediction"
+    by_prediction = {f"right {what}": results.right, f"wrong {what}": results.wrong} if results.scored else {}
     by_size = {f"{size} region": results.by_size[size] for size in SIZES}
     return {name: one for name, one in {"all": results.overall, **by_prediction, **by_size}.items() if one.images}
 

@@ -1,0 +1,75 @@
+"""`regard bias` and `regard explain` of detectors, as a person would type it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.scenes import write_scenes
+
+from regard.bias import Results
+from regard.cli import main
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = ("--data=coco:scenes", "--score=0", "--workers=0", "--method=layercam", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scenes, and two runs of a small detector."""
+    folder = tmp_path_factory.mktemp("detectors")
+    write_scenes(folder / "scenes", 2, 3)
+    small = "{strides: [1, 2, 4], channels: 8, frozen_stages: 0, score_thresh: 0.0}"
+    (folder / "recipe.yaml").write_text(
+        f"data: {{name: coco, folder: {folder}/scenes, size: 32, workers: 0}}\n"
+        f"model: {{name: cifar-resnet20, detector: retinanet, options: {{block: basic}}, detector_options: {small}}}\n"
+        "schedule: {epochs: 1, batch_size: 2}\noptimizer: {lr: 0.001}\n"
+    )
+    for seed, name in enumerate(("one", "two")):
+        assert main(["train", f"{folder}/recipe.yaml", "--run", f"{folder}/{name}", f"--seed={seed}", "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+def test_two_detectors_are_measured_compared_and_shown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bias", "one", "two", *OPTIONS, "--detections=4", "--examples=8", "--out=report", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    one, two = (Results.load(here / f"report/{name}.json") for name in ("one", "two"))
+    assert one.of_detections and one.layer == "backbone.body.layer3" and 3 < len(one) <= 12
+    assert one.provenance["score_threshold"] == 0 and "--detections=4" in one.provenance["options"]
+    known = {
+        (record["model"], record["part"], record["name"], record["measure"]): record for record in records["results"]
+    }
+    assert known["one", "all", "", "images"]["value"] == len(one)
+    assert known["two", "all", "", "accuracy"]["value"] == two.rows["correct"].mean()
+    page = (here / "report/report.html").read_text()
+    assert "rgb(255, 214, 0)" in page and "one: " in page and "two: " in page
+    assert page.count('<div class="row">') == 8
+    assert main(["bias", "one", "two", *OPTIONS, "--detections=5", "--out=report"]) == 2
+    assert "another evaluation: limit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one", "--target=label"], "--target is for classifiers"),
+        (["one", "--region=all", "--data=coco:scenes"], "unknown region"),
+        (["one", "--method=drise", "--layer=backbone.body.layer3"], "D-RISE has no layer"),
+        (["one", "--layer=layer3"], "unknown layer"),
+        (["one", "resnet18"], "one is a detector, resnet18 a classifier"),
+        (["one", "--score=1"], "detects nothing"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["bias", *arguments, "--out=wrong", "--workers=0", "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("regard: ") == 1
