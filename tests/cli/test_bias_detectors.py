@@ -39,11 +39,16 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_two_detectors_are_measured_compared_and_shown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bias", "one", "two", *OPTIONS, "--detections=4", "--examples=8", "--out=report", "--json"]) == 0
+    options = [*OPTIONS, "--box-regions", "--detections=4", "--examples=8", "--out=report", "--json"]
+    assert main(["bias", "one", "two", *options]) == 0
     records = json.loads(capsys.readouterr().out)
     one, two = (Results.load(here / f"report/{name}.json") for name in ("one", "two"))
     assert one.of_detections and one.layer == "backbone.body.layer3" and 3 < len(one) <= 12
-    assert one.provenance["score_threshold"] == 0 and "--detections=4" in one.provenance["options"]
+    assert (
+        one.provenance["score_threshold"] == 0
+        and one.provenance["region"] == "box"
+        and "--detections=4" in one.provenance["options"]
+    )
     known = {
         (record["model"], record["part"], record["name"], record["measure"]): record for record in records["results"]
     }
@@ -60,7 +65,7 @@ def test_two_detectors_are_measured_compared_and_shown(here: Path, capsys: pytes
     ("arguments", "message"),
     [
         (["one", "--target=label"], "--target is for classifiers"),
-        (["one", "--region=all", "--data=coco:scenes"], "unknown region"),
+        (["one", "--threshold=0"], "threshold 0"),
         (["one", "--method=drise", "--layer=backbone.body.layer3"], "D-RISE has no layer"),
         (["one", "--layer=layer3"], "unknown layer"),
         (["one", "resnet18"], "one is a detector, resnet18 a classifier"),

@@ -69,6 +69,12 @@ def parser() -> Parser:
     parser.add_argument("--examples", type=int, default=12, help="number of images to show on the page")
     parser.add_argument("--score", type=float, default=0.5, help="least score of a detection to measure, from 0 to 1")
     parser.add_argument("--detections", type=int, default=20, help="number of detections per image to measure, at most")
+    parser.add_argument(
+        "--box-regions",
+        action="store_true",
+        help="take the own box of each detection for its region, to compare right and wrong ones; the mask of its "
+        "object if not given",
+    )
     parser.add_argument("--masks", type=int, default=1000, help="number of masks of the method drise")
     add_networks(parser)
     return parser

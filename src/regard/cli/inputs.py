@@ -156,8 +156,7 @@ def add_networks(parser: Parser) -> None:
         "--region",
         type=str | None,
         default=None,
-        help="objects that make up the region: all, or label for those of the image's label alone; for "
-        "detectors object (of each detection) or box (its own)",
+        help="objects that make up the region: all, or label for those of the image's label alone",
     )
     parser.add_argument(
         "--boundary",
