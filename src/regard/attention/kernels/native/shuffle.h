@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gate.h"
+#include "statistics.h"
 
 namespace {
 
@@ -95,18 +96,10 @@ template <class T> void shuffle_gate(const Call& call) {
         });
         return;
     }
-    over_rows(call, p, c, of.means, [&](int64_t n, int64_t i, S* sums) {
-        for (int64_t k = 0; k < c; ++k) sums[k] += widen(x[(n * p + i) * c + k]);
-    });
-    for (int64_t at = 0; at < call.n * c; ++at) of.means[at] /= S(p);
-    over_rows(call, p, c, of.rstds, [&](int64_t n, int64_t i, S* sums) {
-        const T* xs = x + (n * p + i) * c;
-        const S* mean = of.means + n * c;
-        for (int64_t k = 0; k < c; ++k) sums[k] += (widen(xs[k]) - mean[k]) * (widen(xs[k]) - mean[k]);
-    });
+    over_outer<T, S>(call, p, c, x, nullptr, of.means, of.rstds, nullptr, nullptr);  // of variances, for now
     std::vector<S> a(call.n * c), d(call.n * c);
     for (int64_t at = 0; at < call.n * c; ++at) {
-        of.rstds[at] = of.local[at % c] ? rstd_of(of.rstds[at]) : S(0);
+        of.rstds[at] = of.local[at % c] ? rstd_of(of.rstds[at] * S(std::max<int64_t>(p - 1, 1))) : S(0);
         of.logits(at / c, at % c, a[at], d[at]);
     }
     each(call, call.n * p, [&](int64_t pixel) {
