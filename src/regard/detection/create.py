@@ -155,7 +155,6 @@ def create(
     pretrained: Weights = False,
     frozen_stages: int = 1,
     norm: Norm = "statistics",
-    resize_in_training: bool = True,
     strides: Sequence[int] | None = None,
     channels: int = 256,
     backbone_options: Mapping[str, Any] | None = None,
@@ -177,7 +176,6 @@ def create(
             0: all learn.
         norm: of the backbone: 'statistics' (they are fixed; scale and shift learn), 'fixed', 'batch', 'sync' or
             'group'; see `detection.norms.set_norms`.
-        resize_in_training: scale images in training as in evaluation; False where the data has done so.
         strides: of the backbone's levels; None for those of the paper: 8, 16 and 32, and 4 with two stages.
         channels: of the pyramid's levels.
         backbone_options: of the network itself.
@@ -217,7 +215,6 @@ def create(
     for option in ("mean", "std"):
         if published.get(option):
             options.setdefault(f"image_{option}", list(published[option]))
-    options["_skip_resize"] = not resize_in_training
     try:
         detector = build(kind, pyramid, num_classes, options)
     except (TypeError, ValueError) as error:  # a value that does not fit

@@ -79,20 +79,8 @@ def to_onnx(
     for name, number in {"height": height, "width": width, "channels": channels, "batch": batch}.items():
         if number is not None:
             check_interval(name, number, "[1, 2^24]" if name == "batch" else "[1, 2^16]")
-    needed = ("onnx", "onnxscript", *(("onnxruntime",) if check else ()))
-    missing = [package for package in needed if find_spec(package) is None]
-    if missing:
-        raise InputError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'regard[export]'")
     large = sum(value.numel() * value.element_size() for value in model.state_dict().values()) > _ONE_FILE
-    if large and utf8(path.name) != path.name:
-        raise InputError(f"the name {path.name} is not UTF-8, as that of a second file of weights has to be")
-    if path.exists() and (not overwrite or not path.is_file()):
-        raise InputError(f"{path} exists already; replace it (--overwrite) or choose another (--out)")
-    for taken in (path, *([path.with_name(f"{path.name}.data")] if large else [])):
-        if taken.exists() and not _was_exported(path):
-            raise InputError(f"{taken} is not overwritten: regard export did not write it; choose another (--out)")
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent}")
+    check_target(path, large=large, check=check, overwrite=overwrite)
     like = next(model.parameters(), torch.empty(0))
     difference = None
     with evaluation_mode(model), torch.no_grad():
@@ -106,18 +94,56 @@ def to_onnx(
                     f"onnxruntime's output deviates from torch's by {difference:.1e} of its largest value, over "
                     f"{TOLERANCE:.0e}; {path} is not written (another --opset may help)"
                 )
-    for key, value in {"regard": __version__, **(metadata or {})}.items():
-        program.model.metadata_props[key] = utf8(value) if isinstance(value, str) else json.dumps(value)
-    try:  # in a separate folder: the graph refers to the file of weights by name
+    program.model.metadata_props.update(as_properties(metadata))
+    with written_beside(path) as aside:
+        program.save(aside, external_data=large)
+    return Exported(path, int(program.model.opset_imports[""]), difference)
+
+
+def check_target(path: Path, *, large: bool, check: bool, overwrite: bool) -> None:
+    """Raises an error if an ONNX file cannot be written to `path`, before the work.
+
+    Raises:
+        InputError: a package that is needed is not installed, or `path` is taken or in no folder.
+    """
+    needed = ("onnx", "onnxscript", *(("onnxruntime",) if check else ()))
+    missing = [package for package in needed if find_spec(package) is None]
+    if missing:
+        raise InputError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'regard[export]'")
+    if large and utf8(path.name) != path.name:
+        raise InputError(f"the name {path.name} is not UTF-8, as that of a second file of weights has to be")
+    if path.exists() and (not overwrite or not path.is_file()):
+        raise InputError(f"{path} exists already; replace it (--overwrite) or choose another (--out)")
+    for taken in (path, *([path.with_name(f"{path.name}.data")] if large else [])):
+        if taken.exists() and not _was_exported(path):
+            raise InputError(f"{taken} is not overwritten: regard export did not write it; choose another (--out)")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent}")
+
+
+def as_properties(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """Metadata of a file, with the version of regard: text as it is, anything else as JSON."""
+    known = {"regard": __version__, **(metadata or {})}
+    return {key: utf8(value) if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """Gives a path to write to in a separate folder, for the graph refers to its file of weights by name; what is
+    written there comes to `path` and beside it.
+
+    Raises:
+        InputError: there is no room, or it may not be written.
+    """
+    try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            program.save(Path(folder) / path.name, external_data=large)
+            yield Path(folder) / path.name
             for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):  # the weights first
                 os.replace(file, path.with_name(file.name))
     except OSError as error:
         raise InputError(
             f"cannot write {path} ({error.strerror or first_line(error)}); make room, or choose another path (--out)"
         ) from error
-    return Exported(path, int(program.model.opset_imports[""]), difference)
 
 
 def _was_exported(path: Path) -> bool:
@@ -131,7 +157,7 @@ def _was_exported(path: Path) -> bool:
 
 def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | None) -> torch.onnx.ONNXProgram:
     try:
-        with kernels.reference(), _quiet():
+        with kernels.reference(), quiet():
             program = torch.onnx.export(
                 model,
                 (example,),
@@ -152,7 +178,7 @@ def _program(model: nn.Module, example: Tensor, any_batch: bool, opset: int | No
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppresses the exporter's messages for its developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

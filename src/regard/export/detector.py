@@ -1,0 +1,162 @@
+"""A detector as an ONNX file."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from regard.attention import kernels
+from regard.errors import InputError, check_interval, first_line
+from regard.export.onnx import TOLERANCE, Exported, as_properties, check_target, quiet, written_beside
+from regard.modes import evaluation_mode
+
+_SAME = 0.9  # share of the detections that have to be in both: at equal scores another may be left out
+
+
+def detector_to_onnx(
+    detector: nn.Module,
+    path: str | Path,
+    image_size: tuple[int, int],
+    *,
+    opset: int = 17,
+    check: bool = True,
+    images: Sequence[Tensor] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Writes a detector, in evaluation mode, as an ONNX file that detects on one image of any size.
+
+    Its input `image` is float32 (3, H, W) in [0, 1]; resizing, normalisation and suppression are inside. Its outputs
+    are `boxes` (n, 4) in pixels of the image, `labels` (n,), `scores` (n,) and, if the detector gives them, `masks`
+    (n, 1, H, W).
+
+    Args:
+        detector: one of `detection.create`, or torchvision's; it is left as it was.
+        path: of the file.
+        image_size: H and W of the image that it is traced with.
+        opset: the version of ONNX's operators.
+        check: run the graph with onnxruntime on two images, and compare the detections.
+        images: to check with, float32 (3, H, W) in [0, 1]; None: noise, one of `image_size` and one of another.
+        metadata: as in `to_onnx`.
+        overwrite: replace a file that an earlier call wrote.
+
+    Returns:
+        Its `difference` is None, too, where nothing is detected on the images.
+
+    Raises:
+        InputError: as in `to_onnx`.
+    """
+    path = Path(path)
+    for name, number in zip(("height", "width"), image_size, strict=True):
+        check_interval(name, number, "[1, 2^16]")
+    check_target(path, large=False, check=check, overwrite=overwrite)
+    onnx = import_module("onnx")
+    height, width = image_size
+    images = images or [torch.rand(3, height, width), torch.rand(3, width + width // 5, height)]
+    with evaluation_mode(detector), torch.no_grad():
+        graph = _traced(detector, images[0], opset)
+        differences = [_difference(graph, detector, image) for image in images] if check else []
+    difference = max((value for value in differences if value is not None), default=None)
+    if difference is not None and not difference <= TOLERANCE:
+        raise InputError(
+            f"onnxruntime's detections deviate from torch's by {difference:.1e}, over {TOLERANCE:.0e}; {path} is not "
+            "written (another --opset may help)"
+        )
+    model = onnx.load_from_string(graph)
+    onnx.helper.set_model_props(model, as_properties(metadata))
+    with written_beside(path) as aside:
+        onnx.save(model, aside)
+    return Exported(path, opset, difference)
+
+
+class _OneImage(nn.Module):
+    """A detector that takes one image and gives its detections as a tuple."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = copy.copy(detector)
+        self.detector._modules = dict(detector._modules)
+        self.detector.transform = copy.copy(detector.transform)
+        self.detector.transform.__class__ = _ExactResize
+        self.names = ("boxes", "labels", "scores", *(("masks",) if _has_masks(detector) else ()))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        (detections,) = self.detector([image])
+        return tuple(detections[name] for name in self.names)
+
+
+class _ExactResize(GeneralizedRCNNTransform):
+    """The same sizes as without tracing, where torchvision computes them in float64 and not in float32."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        sides = torch._shape_as_tensor(image)[-2:].double()
+        extremes = torch.cat((sides.amin(0, keepdim=True), sides.amax(0, keepdim=True)))  # scalars would be float32
+        limits = torch.tensor([self.min_size[-1], self.max_size], dtype=torch.float64)
+        height, width = (sides * (limits / extremes).amin(0, keepdim=True)).floor().long().unbind()
+        size: Any = (height, width)
+        resized = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)
+        return resized[0], target
+
+
+def _has_masks(detector: Any) -> bool:
+    return hasattr(detector, "roi_heads") and bool(detector.roi_heads.has_mask())
+
+
+def _traced(detector: nn.Module, image: Tensor, opset: int) -> bytes:
+    """The graph of a detector, by torch's exporter by tracing, for which torchvision has the rules."""
+    single, written = _OneImage(detector).eval(), io.BytesIO()
+    axes = {"image": {1: "height", 2: "width"}, **{name: {0: "detections"} for name in single.names}}
+    if "masks" in axes:
+        axes["masks"] |= {2: "height", 3: "width"}
+    torch._C._jit_set_onnx_log_enabled(False)  # or it prints the whole graph if it fails
+    try:
+        with kernels.reference(), quiet(), mock.patch.object(F, "channel_shuffle", _shuffled):
+            torch.onnx.export(
+                single,
+                (image,),
+                written,  # type: ignore[arg-type]  # the annotation leaves files out
+                dynamo=False,
+                input_names=["image"],
+                output_names=list(single.names),
+                dynamic_axes=axes,
+                opset_version=opset,
+            )
+    except Exception as error:  # torch's exporters have no common base of errors
+        raise InputError(
+            f"torch cannot export {type(detector).__name__} to ONNX: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    return written.getvalue()
+
+
+def _shuffled(x: Tensor, groups: int) -> Tensor:
+    """`F.channel_shuffle` by steps for which the exporter has rules."""
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _difference(graph: bytes, detector: nn.Module, image: Tensor) -> float | None:
+    """The largest deviation of boxes, in sides of the image, and scores; None if nothing is detected."""
+    names = ("boxes", "labels", "scores")
+    try:
+        session = import_module("onnxruntime").InferenceSession(graph, providers=["CPUExecutionProvider"])
+        found = dict(zip(names, map(torch.from_numpy, session.run(names, {"image": image.numpy()})), strict=True))
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
+    (expected,) = detector([image])
+    if not len(expected["boxes"]) or not len(found["boxes"]):
+        return None if len(expected["boxes"]) == len(found["boxes"]) else float("inf")
+    side = max(image.shape[1:])
+    boxes = torch.cdist(expected["boxes"], found["boxes"], p=float("inf")) / side
+    scores = (expected["scores"][:, None] - found["scores"]).abs()
+    other = expected["labels"][:, None] != found["labels"]
+    nearest = torch.maximum(boxes, scores).masked_fill(other, float("inf")).amin(1)
+    return float(nearest.quantile(_SAME))

@@ -1,0 +1,51 @@
+"""ONNX files of detectors: onnxruntime detects what torch detects, on images of any size."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from regard import detection, export
+
+pytestmark = pytest.mark.slow
+
+pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def detector(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = detection.create(
+        name, "cifar-resnet8", 3, strides=(2, 4), backbone_options={"block": "basic"}, channels=32, min_size=96,
+        max_size=200, attention="shuffle", attention_options={"groups": 4}
+    )  # fmt: skip
+    for name, parameter in model.named_parameters():  # scores that differ
+        if name.endswith(("cls_logits.weight", "cls_score.weight")):
+            nn.init.normal_(parameter, std=0.3)
+        if name.endswith("cls_logits.bias"):
+            nn.init.zeros_(parameter)
+    return model
+
+
+@pytest.mark.parametrize("name", ["faster-rcnn", "retinanet"])
+def test_onnxruntime_detects_what_torch_detects(name: str, tmp_path: Path) -> None:
+    model, path = detector(name), tmp_path / "detector.onnx"
+    assert model.training
+    written = export.detector_to_onnx(model, path, (80, 100), metadata={"classes": ["a", "b", "c"]})
+    assert written.difference <= 1e-4
+    assert model.training
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for height, width in ((80, 100), (97, 131), (60, 200), (480, 640)):  # sizes that round, and the longer side limits
+        image = torch.rand(3, height, width)
+        boxes, labels, scores = map(
+            torch.from_numpy, session.run(["boxes", "labels", "scores"], {"image": image.numpy()})
+        )
+        with torch.no_grad():
+            (expected,) = model.eval()([image])
+        assert len(boxes) == pytest.approx(len(expected["boxes"]), abs=3)  # at equal scores another box is suppressed
+        assert len(boxes) > 20
+        apart = (boxes[:, None] - expected["boxes"]).abs().amax(2) + 1000 * (labels[:, None] != expected["labels"])
+        nearest, index = apart.min(1)
+        close = (nearest < 1e-3 * width) & ((scores - expected["scores"][index]).abs() < 1e-4)
+        assert close.float().mean() > 0.95
