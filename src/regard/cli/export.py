@@ -9,13 +9,15 @@ from typing import Any
 from jsonargparse import Namespace
 from torch import nn
 
-from regard import export, models, training
+from regard import detection, export, models, training
 from regard.cli.options import add_attention, attention_of, make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
 from regard.metrics_file import measure_of
 from regard.parser import Parser
 
+_DETECTOR_CLASSES = 80  # COCO's
+_DETECTOR_SIDE = 640  # of the images of noise that a detector is traced and checked with
 _SIDE = 32  # of CIFAR's images, for which regard's own networks are made
 
 
@@ -49,6 +51,9 @@ def parser() -> Parser:
     )
     parser.add_argument("--num-classes", type=int | None, default=None, help="number of classes of a network by name")
     parser.add_argument("--pretrained", action="store_true", help="take the pretrained weights of a network by name")
+    parser.add_argument(
+        "--detector", type=str | None, default=None, help="detector to export whose backbone is a network by name"
+    )
     add_attention(parser)
     return parser
 
@@ -57,39 +62,44 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     output, source = Output(options), options.source
     if Path(source).exists():
-        network_only = ("num_classes", "attention", "attention_stages", "pretrained")
+        network_only = ("num_classes", "attention", "attention_stages", "pretrained", "detector")
         if given := [name.replace("_", "-") for name in network_only if options[name] not in (None, False)]:
             raise InputError(f"{source} says itself what network it is; leave --{given[0]} out")
         trained = training.load_pretrained(source, options.weights)
         model, about, classes = trained.model(), trained.preprocessing, trained.classes
     else:
-        model = _by_name(training.ModelRecipe(source, pretrained=options.pretrained, **attention_of(options)), options)
+        fields = {"pretrained": options.pretrained, "detector": options.detector, **attention_of(options)}
+        model = _by_name(training.ModelRecipe(source, **fields), options)
         about, classes = training.Preprocessing.of(training.describe(source)), None
     if options.format == "hub":
+        if isinstance(model, detection.Detector):
+            raise InputError("a detector has no format for the Hugging Face Hub here; export it as --format onnx")
         folder = _to_hub(model, Path(source), options, about, classes)
         output.show(
             {"path": str(folder)}, f"{folder}: config.json, model.safetensors and a model card for the Hugging Face Hub"
         )
         return 0
-    size = options.image_size or about.size
+    detector = isinstance(model, detection.Detector)
+    size = options.image_size or about.size or (_DETECTOR_SIDE if detector else None)
     if size is None and isinstance(model, models.CifarResNet | models.WideResNet):
         size = _SIDE
     if size is None:
         raise InputError(f"the size of images is not known from {source}; give it (--image-size)")
     known = {"mean": about.mean, "std": about.std, "classes": classes}
     metadata: dict[str, Any] = {"source": source, **{key: value for key, value in known.items() if value is not None}}
-    written = export.to_onnx(
-        model,
-        options.out,
-        size,
-        batch=options.batch_size,
-        opset=options.opset,
-        check=options.check,
-        metadata=metadata,
-        overwrite=options.overwrite,
-    )
-    batch = options.batch_size or "any number"
-    lines = [f"{written.path}: opset {written.opset}, images (N, 3, {size}, {size}) with N {batch}"]
+    common: dict[str, Any] = {"check": options.check, "metadata": metadata, "overwrite": options.overwrite}
+    if detector:
+        if options.batch_size not in (None, 1):
+            raise InputError("a detector is exported for one image at a time; leave --batch-size out")
+        common |= {"opset": options.opset} if options.opset else {}
+        written = export.detector_to_onnx(model, options.out, (size, size), **common)
+        images = "an image (3, H, W) of any size"
+    else:
+        written = export.to_onnx(model, options.out, size, batch=options.batch_size, opset=options.opset, **common)
+        images = f"images (N, 3, {size}, {size}) with N {options.batch_size or 'any number'}"
+    lines = [f"{written.path}: opset {written.opset}, {images}"]
+    if written.difference is None and options.check:
+        lines.append("nothing was detected on the noise that it is checked with: onnxruntime and torch agree in that")
     if written.difference is not None:
         lines.append(f"largest difference between onnxruntime and torch, relative: {written.difference:.1e}")
     record = {"path": str(written.path), "opset": written.opset, "image_size": size, "difference": written.difference}
@@ -114,5 +124,6 @@ def _to_hub(
 
 
 def _by_name(network: training.ModelRecipe, options: Namespace) -> nn.Module:
-    classes = options.num_classes or training.describe(network.name).get("num_classes", 10)
+    published = training.describe(network.name).get("num_classes", 10)
+    classes = options.num_classes or (_DETECTOR_CLASSES if network.detector else published)
     return training.build_network(network, classes).eval()
