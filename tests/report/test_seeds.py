@@ -12,7 +12,9 @@ from regard.errors import InputError
 from regard.report import collect, seed_groups
 from regard.report.comparisons import compare
 from regard.report.provenance import environments, repeats
+from regard.report.seeds import plainest
 from regard.training import ModelRecipe, OptimizerRecipe, TransferRecipe
+from regard.training.recipe import GuidanceRecipe
 
 
 def groups_of(runs, names=None):
@@ -85,6 +87,23 @@ def test_students_of_teachers_of_one_network_are_one_network(make_run):
     groups, notes = groups_of([*students, again])
     assert [run.recipe.seed for run in groups[0].runs] == [0, 0, 1]
     assert len({run.name for run in groups[0].runs}) == 3 and notes == []
+
+
+def test_guided_runs_that_start_from_runs_of_one_network_are_one_network(make_run):
+    before = [make_run(f"before-seed{seed}", seed=seed) for seed in (0, 1)]
+    guided = GuidanceRecipe(weight=1.0, share=0.1)
+    after = [
+        make_run(
+            f"after-seed{seed}", seed=seed, guidance=guided, model=ModelRecipe("wrn-10-1", pretrained=str(run.folder))
+        )
+        for seed, run in enumerate(before)
+    ]
+    groups, _ = groups_of([*after, *before])
+    assert [(group.name, len(group.runs)) for group in groups] == [("after", 2), ("before", 2)]
+    for part in ("pretrained before", "guidance.weight 1.0", "guidance.share 0.1"):
+        assert part in groups[0].description and part not in groups[1].description
+    assert plainest(groups).name == "before"
+    assert [one.name for one in repeats(groups)][0] == "before"
 
 
 def test_teachers_are_found_beside_moved_students_and_else_known_by_name(make_run, tmp_path):

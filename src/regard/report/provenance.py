@@ -23,17 +23,17 @@ Facts = list[tuple[str, list[tuple[str, str]]]]
 
 
 def repeats(groups: Sequence[SeedGroup]) -> list[Repeat]:
-    """For each network its recipe, the commands that train and measure it from there, and those recorded; teachers
-    first.
+    """For each network its recipe, the commands that train and measure it from there, and those recorded; teachers,
+    and what others start from, first.
     """
-    teachers = {
+    sources = {
         folder
         for group in groups
         for run in group.runs
-        for teacher in run.recipe.transfer.teachers
-        for folder in teacher_folders(teacher, run.run.folder)
+        for source in run.recipe.sources
+        for folder in teacher_folders(source, run.run.folder)
     }
-    ordered = sorted(groups, key=lambda group: not any(run.run.folder.resolve() in teachers for run in group.runs))
+    ordered = sorted(groups, key=lambda group: not any(run.run.folder.resolve() in sources for run in group.runs))
     return [_repeat(group) for group in ordered]
 
 

@@ -24,7 +24,7 @@ from regard.training import WHERE, Recipe, Run, flat, option_text, plain
 _MOST_FIELDS = 4  # that tell networks with the same model apart
 _DEEPEST = 8  # of teachers' teachers; a run that is its own teacher ends there
 _SEED_IN_NAME = re.compile(r"-seed(\d+)(?=$|/)")  # as `regard train` names runs
-_DESCRIBED = ("model.", "transfer.")
+_DESCRIBED = ("model.", "transfer.", "guidance.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +126,9 @@ def seed_groups(results: Sequence[RunResult], names: Sequence[str] | None = None
     """Puts runs that differ only in their seeds together.
 
     Two runs belong together if they were tested on the same set (see `RunResult.test_set`) and their recipes differ in
-    nothing but the seed, where and how they ran, and teachers that belong together themselves. Of a teacher whose run
-    folder is neither at its path nor beside the student's, the name decides, without its `-seed<number>`.
+    nothing but the seed, where and how they ran, and teachers, or runs that they start from, that belong together
+    themselves. Of one whose run folder is neither at its path nor beside the student's, the name decides, without its
+    `-seed<number>`.
 
     Args:
         results: from `collect`.
@@ -182,42 +183,45 @@ def teacher_folders(teacher: str, folder: Path) -> tuple[Path, Path]:
 
 
 def plainest(groups: Sequence[SeedGroup]) -> SeedGroup:
-    """The network to compare the others with: without a teacher, without attention, with the plain gate, and the
-    cheapest of these; the first of several.
+    """The network to compare the others with: without a teacher, guidance or another run to start from, without
+    attention, with the plain gate, and the cheapest of these; the first of several.
     """
 
     def rank(group: SeedGroup) -> tuple[bool, bool, bool, int]:
-        model, transfer = group.first.recipe.model, group.first.recipe.transfer
-        return bool(transfer.teachers), model.attention is not None, model.gate != "sigmoid", group.parameters or 0
+        recipe = group.first.recipe
+        helped = bool(recipe.sources) or recipe.guidance.used
+        return helped, recipe.model.attention is not None, recipe.model.gate != "sigmoid", group.parameters or 0
 
     return min(groups, key=rank)
 
 
 class _Lineages:
-    """Recipes and their teachers' recipes; each run folder is read once."""
+    """Recipes, and those of their teachers and of the runs that they start from; each run folder is read once."""
 
     def __init__(self) -> None:
         self._recipes: dict[Path, Recipe | None] = {}
 
     def of(self, recipe: Recipe, folder: Path, depth: int = 0) -> tuple[str, tuple[str, ...]]:
         """A key that is the same for recipes that differ only in seeds and in where and how they ran, and the seeds of
-        the recipe and of its teachers.
+        the recipe and of its sources.
         """
-        teachers: list[Any] = []
+        keys: list[Any] = []
         seeds = [str(recipe.seed)]
-        for teacher in recipe.transfer.teachers:
-            if depth < _DEEPEST and (run := next(self._runs(teacher, folder), None)) is not None:
-                key, of_teacher = self.of(run[1], run[0], depth + 1)
+        for source in recipe.sources:
+            if depth < _DEEPEST and (run := next(self._runs(source, folder), None)) is not None:
+                key, of_source = self.of(run[1], run[0], depth + 1)
             else:
-                key, of_teacher = _SEED_IN_NAME.sub("", teacher), tuple(_SEED_IN_NAME.findall(teacher))
-            teachers.append(key)
-            seeds += of_teacher
+                key, of_source = _SEED_IN_NAME.sub("", source), tuple(_SEED_IN_NAME.findall(source))
+            keys.append(key)
+            seeds += of_source
         compared = {
             name: value
             for name, value in flat(plain(recipe)).items()
             if name not in (*WHERE, "seed", "transfer.teacher")
         }
-        return json.dumps([compared, teachers], sort_keys=True, default=str), tuple(seeds)
+        if isinstance(recipe.model.pretrained, str):
+            compared["model.pretrained"] = "a source"
+        return json.dumps([compared, keys], sort_keys=True, default=str), tuple(seeds)
 
     def _runs(self, teacher: str, folder: Path) -> Iterator[tuple[Path, Recipe]]:
         for path in teacher_folders(teacher, folder):
@@ -250,15 +254,19 @@ def _descriptions(firsts: Sequence[RunResult], networks: dict[Path, str]) -> lis
         differing = {
             name: value
             for name, value in every.items()
-            if name not in (*WHERE, "seed", "transfer.teacher", "data.mean", "data.std")
+            if name not in (*WHERE, "seed", "transfer.teacher", "model.pretrained", "data.mean", "data.std")
             and any(other.get(name) != value for other in alike)
         }
         named = named | (differing if len(differing) <= _MOST_FIELDS else {})
         named.pop("model.name", None)
-        if run.recipe.transfer.teachers:
-            folders = [teacher_folders(teacher, run.run.folder) for teacher in run.recipe.transfer.teachers]
+        model, teachers = run.recipe.model, run.recipe.transfer.teachers
+        starts = {"transfer.teacher": teachers}
+        if isinstance(model.pretrained, str):
+            starts["model.pretrained"] = (model.pretrained,)
+        for name, found in starts.items():
+            folders = [teacher_folders(source, run.run.folder) for source in found]
             names = [next((networks[f] for f in pair if f in networks), pair[1].name) for pair in folders]
-            named["transfer.teacher"] = ", ".join(names)
+            named |= {name: ", ".join(names)} if names else {}
         pairs = [f"{name.removeprefix('model.')} {option_text(value)}" for name, value in named.items()]
         described.append(printable(", ".join([run.recipe.model.name, *pairs])))
     return described

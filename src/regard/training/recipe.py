@@ -363,6 +363,11 @@ class Recipe:
     save_minutes: Annotated[float, "(0, 10^6]"] = 15.0
     wait_minutes: Annotated[float, "(0, 10^6]"] = 10.0
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The teachers, and what the network starts from unless these are published weights of its name."""
+        return (*self.transfer.teachers, *([self.model.pretrained] if isinstance(self.model.pretrained, str) else []))
+
     def check(self) -> None:
         """Raises InputError for a field out of its range, or for fields that exclude each other."""
         check_fields(self)

@@ -116,13 +116,13 @@ def check(recipe: Recipe, folder: str | Path) -> None:
     recipe.check()
     check_optimizer(recipe.optimizer)
     check_trackers(recipe.trackers)
-    sources = {teacher: "be its own teacher; name another (transfer.teacher" for teacher in recipe.transfer.teachers}
-    if isinstance(recipe.model.pretrained, str):
-        sources[recipe.model.pretrained] = "start from itself; name another (model.pretrained"
-    for source, what in sources.items():
+    for source in recipe.sources:
         path = Path(os.path.realpath(source))
         if Path(os.path.realpath(folder)) in (path, *path.parents):
-            raise InputError(f"the run {folder} cannot {what}, or --run)")
+            raise InputError(
+                f"the run {folder} cannot be its own teacher or start from itself; name another (transfer.teacher, "
+                "model.pretrained, or --run)"
+            )
 
 
 def task_of(recipe: Recipe) -> type[Task]:
