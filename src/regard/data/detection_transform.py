@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from regard.data.objects import Objects, boxes_of
+from regard.data.objects import Objects, areas_of, boxes_of
 from regard.data.random import seeded
 from regard.errors import InputError, check_fields, first_line
 
@@ -76,11 +76,12 @@ class DetectionTransform:
         from torchvision.transforms import v2
 
         objects = objects.where(~objects.crowd)
+        masks = objects.masks
         sample: dict[str, Any] = {
             "image": tv_tensors.Image(v2.functional.pil_to_tensor(image)),
             "boxes": tv_tensors.BoundingBoxes(objects.boxes, format="XYXY", canvas_size=image.size[::-1]),
             # Resized as the image is, and cut at a half: the nearest pixel, as of tv_tensors.Mask, would shift them.
-            "masks": None if objects.masks is None else tv_tensors.Video(objects.masks[:, None].byte() * 255),
+            "masks": None if masks is None else tv_tensors.Video(masks[:, None].view(torch.uint8) * 255),
         }
         with seeded(seed, epoch, _PURPOSE, position):
             try:
@@ -92,11 +93,11 @@ class DetectionTransform:
                     f"an image of {image.width} x {image.height} pixels is too long and narrow ({first_line(error)})"
                 ) from error
         pixels, boxes = (sample[name].as_subclass(Tensor) for name in ("image", "boxes"))
-        masks = None if objects.masks is None else sample["masks"].as_subclass(Tensor)[:, 0] > 127
+        masks = None if masks is None else sample["masks"].as_subclass(Tensor)[:, 0] > 127
         if masks is not None and self.jitter is not None:
             boxes = torch.from_numpy(boxes_of(masks.numpy()).astype(np.float32))
         sides = boxes[:, 2:] - boxes[:, :2]
-        area = sides.prod(1) if masks is None else masks.sum((1, 2)).float()
+        area = sides.prod(1) if masks is None else areas_of(masks)
         objects = objects._replace(boxes=boxes, masks=masks, area=area)
         return pixels, objects.where((sides >= 1).all(1) & (area > 0))
 

@@ -35,6 +35,8 @@ class Objects(NamedTuple):
 
     def where(self, which: Tensor) -> Objects:
         """Those of the objects for which `which`, bool (n,), is true."""
+        if which.all():  # masks are not copied
+            return self
         kept: dict[str, Any] = {name: None if part is None else part[which] for name, part in self._asdict().items()}
         return Objects(**kept)
 
@@ -102,7 +104,7 @@ def objects_of(
     if area is not None:
         areas = torch.from_numpy(area.astype(np.float32))
     elif masks is not None:
-        areas = torch.from_numpy(masks.sum((1, 2)).astype(np.float32))
+        areas = areas_of(torch.from_numpy(masks))
     else:
         areas = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0).prod(1)
     return Objects(
@@ -113,6 +115,12 @@ def objects_of(
         areas,
         torch.arange(n) if ids is None else torch.from_numpy(ids.astype(np.int64)),
     )
+
+
+def areas_of(masks: Tensor) -> Tensor:
+    """The areas of masks on the CPU, bool (n, H, W) -> float32 (n,), in pixels."""
+    # Far faster than the sum of a tensor of booleans.
+    return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.float32)
 
 
 def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from regard.errors import InputError
 from regard.stats import Difference, bootstrap, holm, without_nan
 
 _PURPOSE = 22  # of the stream, among those of a seed
-_SAMPLES = 250  # at a time
+_SAMPLES = 1000  # at a time
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ def compare_all(results: Sequence[Results], *, samples: int = 2000, seed: int = 
 def _precisions(results: Results, kind: Kind, samples: int, seed: int) -> dict[str, NDArray[np.float64]]:
     """Average precision of the images, and of samples of them, (1 + samples,)."""
     matches, images = Matches.of(results, kind), len(results)
-    parts = [matches.precisions(np.ones((1, images), dtype=np.int64))]
+    parts = [matches.precisions(np.ones((1, images), dtype=np.int32))]
     for start in range(0, samples, _SAMPLES):
         count = min(_SAMPLES, samples - start)
         drawn = RandomStream(check_seed(seed), _PURPOSE, start).integers(0, images - 1, (count, images))
-        weights = np.stack([np.bincount(row, minlength=images) for row in drawn])
+        weights = np.stack([np.bincount(row, minlength=images).astype(np.int32) for row in drawn])
         parts.append(matches.precisions(weights))
     return {name: np.concatenate([part[name] for part in parts]) for name in PRECISIONS}
 

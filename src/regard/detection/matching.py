@@ -61,7 +61,7 @@ class Matches:
             np.add.at(part, (truth.label[~ignored], truth.image[~ignored]), 1)
         return cls(found, state, inside, counted)
 
-    def precisions(self, weights: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    def precisions(self, weights: NDArray[np.int32]) -> dict[str, NDArray[np.float64]]:
         """COCO's six numbers of average precision for samples of images.
 
         Args:
@@ -78,7 +78,7 @@ class Matches:
         ranges = list(RANGES)
         return {name: mean[ranges.index(size), which].mean(0) for name, (size, which) in _NAMES.items()}
 
-    def _of_class(self, label: int, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _of_class(self, label: int, weights: NDArray[np.int32]) -> NDArray[np.float64]:
         """Average precision of a class, (ranges, thresholds, B)."""
         which = np.flatnonzero(self.detections.label == label)
         which = which[np.argsort(-self.detections.score[which], kind="stable")]
@@ -90,15 +90,21 @@ class Matches:
             times = some[:, image]
             for size, (inside, state) in enumerate(zip(self.inside[:, which], self.state[:, :, which], strict=True)):
                 total = some @ self.counted[size, label]
-                before = np.cumsum(times * inside, axis=1)
+                before = np.cumsum(times * inside, axis=1, dtype=times.dtype)
                 for level, one in enumerate(state):
-                    result[size, level, start : start + step] = _average_precision(times, before, inside, one, total)
+                    # Often a threshold changes nothing.
+                    same = level and np.array_equal(one, state[level - 1])
+                    result[size, level, start : start + step] = (
+                        result[size, level - 1, start : start + step]
+                        if same
+                        else _average_precision(times, before, inside, one, total)
+                    )
         return result
 
 
 def _average_precision(
-    times: NDArray[np.int64],
-    before: NDArray[np.int64],
+    times: NDArray[np.int32],
+    before: NDArray[np.int32],
     inside: NDArray[np.bool_],
     state: NDArray[np.uint8],
     total: NDArray[np.int64],
@@ -113,19 +119,23 @@ def _average_precision(
         total: (B,), number of objects to find.
     """
     right = np.flatnonzero(state == _RIGHT)
-    found = np.cumsum(times[:, right], axis=1)
+    result = np.where(total > 0, 0.0, np.nan)
+    if not len(right):
+        return result
+    counts = before[:, right]
     # Matched detections may count otherwise than by their area: the difference, up to each right one.
-    change = (state != _IGNORED).astype(np.int64) - inside
+    change = (state != _IGNORED).astype(times.dtype) - inside
     changed = np.flatnonzero(change)
-    changes = np.cumsum(times[:, changed] * change[changed], axis=1)
-    counts = before[:, right] + np.pad(changes, ((0, 0), (1, 0)))[:, np.searchsorted(changed, right, side="right")]
+    if len(changed):
+        changes = np.zeros((len(times), 1 + len(changed)), times.dtype)
+        np.cumsum(times[:, changed] * change[changed], axis=1, out=changes[:, 1:])
+        counts += changes[:, np.searchsorted(changed, right, side="right")]
+    found = np.cumsum(times[:, right], axis=1, dtype=times.dtype)
     precision = found / (counts + np.spacing(1))
     highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        recall = found / total[:, None]
-    reached = np.searchsorted(RECALLS, recall, side="right")
-    points = np.diff(reached, axis=1, prepend=0)
-    return np.where(total > 0, (highest * points).sum(1) / len(RECALLS), np.nan)
+    reached = np.searchsorted(RECALLS, found / np.maximum(total, 1)[:, None], side="right")
+    reached[:, 1:] -= reached[:, :-1].copy()
+    return result + np.einsum("bk,bk->b", highest, reached) / len(RECALLS)
 
 
 def _sorted(table: Table, classes: int) -> Table:
