@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,22 @@ def test_regions_of_every_format_follow(kind, tmp_path) -> None:
     known = torch.tensor([images.mask(int(i)) is not None and bool(images.mask(int(i)).any()) for i in batch.index])
     assert batch.masks.shape == (len(images), 16, 16) and known.any()
     assert not (batch.masks.flatten(1).any(1) & ~known).any()
+
+
+def test_stl10_is_trained_on_with_its_annotations(tmp_path) -> None:
+    with sources.published(tmp_path):
+        labels = data.load("stl10", tmp_path).train.labels.tolist()
+        for split in ("train", "test"):
+            kind = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")[labels[3]]
+            marks = {"3": {"object": [[x, y] for x in range(4, 8) for y in range(2)]}}
+            (tmp_path / f"stl10_{split}_{kind}.json").write_text(json.dumps(marks))
+        train, test = data.load("stl10", tmp_path, regions=str(tmp_path))
+        assert data.load("stl10", tmp_path).train.regions is None
+        assert error_of(data.load, "stl10", tmp_path, regions=str(tmp_path / "none"))
+    expected = torch.zeros(96, 96, dtype=torch.bool)
+    expected[:12, 24:48] = True
+    for part in (train, test):
+        assert torch.equal(part.regions[3], expected) and int(part.regions.flatten(1).any(1).sum()) == 1
 
 
 def test_policies_that_move_pixels_are_refused(drawn) -> None:

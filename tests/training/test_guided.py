@@ -99,7 +99,9 @@ def test_sets_without_regions_are_refused(splits, tmp_path) -> None:
     with pytest.raises(InputError, match="regions"):
         trained(tmp_path, data.Splits(bare, bare))
     sources.class_folders(tmp_path / "files")
-    with pytest.raises(InputError, match="regions"):
-        training.train(
-            load_recipe(None, [*SMALL, "--data.name=files", f"--data.folder={tmp_path / 'files'}"]), tmp_path / "run"
-        )
+    sources.shards(tmp_path / "wds")
+    for name in ("files", "wds"):
+        options = [f"--data.name={name}", f"--data.folder={tmp_path / name}", "--data.size=32", "--data.workers=0"]
+        with pytest.raises(InputError, match="regions") as caught:
+            training.train(load_recipe(None, [*SMALL, *options, "--schedule.batch_size=2"]), tmp_path / "run")
+        assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()

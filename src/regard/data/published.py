@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 
 from regard.data.dataset import Channels, InMemoryDataset, Splits
+from regard.data.listing import existing_folder
+from regard.data.regions.stl10 import Stl10Dataset, open_stl10
 from regard.data.registry import register_splits
 from regard.errors import InputError, one_line
 
@@ -36,14 +39,18 @@ _PUBLISHED = {
 }
 
 
+def _root(name: str, path: str | os.PathLike[str] | None) -> Path:
+    """The folder that torchvision expects: the parent of the one of the files."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "regard") if path is None else Path(path)
+    root = root.expanduser()
+    return root.absolute().parent if root.name == _PUBLISHED[name].files else root
+
+
 def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bool = False) -> Splits[InMemoryDataset]:
     from torchvision import datasets
 
     title, kind, files, mean, std = _PUBLISHED[name]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "regard") if path is None else Path(path)
-    root = root.expanduser()
-    if root.name == files:  # torchvision expects the parent of this folder
-        root = root.absolute().parent
+    root = _root(name, path)
     if not download and not (root / files).is_dir():
         raise InputError(
             f"{title} not found under {str(root)!r} (expected {files}/ in it); "
@@ -69,5 +76,28 @@ def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bo
     return Splits(*sets)
 
 
-for _name in _PUBLISHED:
+def _load_stl10(
+    path: str | os.PathLike[str] | None = None, *, download: bool = False, regions: str | None = None
+) -> Splits[InMemoryDataset]:
+    """STL10; `regions` is the folder of its annotations, see `open_stl10`. The regions of other images are empty."""
+    splits = _load("stl10", path, download=download)
+    if regions is None:
+        return splits
+    marks = existing_folder(regions)
+    found = [
+        open_stl10(marks, "train", str(_root("stl10", path))),
+        open_stl10(marks, "test", str(_root("stl10", path))),
+    ]
+    return Splits(*(_marked(images, marked) for images, marked in zip(splits, found, strict=True)))
+
+
+def _marked(images: InMemoryDataset, marked: Stl10Dataset) -> InMemoryDataset:
+    masks = torch.zeros(len(images), *images.images.shape[2:], dtype=torch.bool)
+    for i, position in enumerate(marked.positions.tolist()):
+        masks[position] = torch.from_numpy(marked.mask(i))
+    return replace(images, regions=masks)
+
+
+for _name in ("cifar10", "cifar100"):
     register_splits(_name)(partial(_load, _name))
+register_splits("stl10")(_load_stl10)

@@ -41,7 +41,7 @@ class Stl10Dataset(FileDataset):
     """The images with marked objects. A region is the union of the marked cells.
 
     Images are PNG files or stored in one of STL10's binary files. In both cases the key of an image consists of its
-    class and its index in the split, as in "airplane_4599.png".
+    class and its index in the split, as in "airplane_4599.png"; `positions` are these indices, int64 (N,).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Stl10Dataset(FileDataset):
         keys = [f"{name}_{position}.png" for name, position in members]
         super().__init__("stl10", split, folder, keys, [CLASSES.index(name) for name, _ in members], CLASSES)
         self.has_masks = True
-        self._positions = np.array([position for _, position in members], dtype=np.int64)
+        self.positions = np.array([position for _, position in members], dtype=np.int64)
         self._grids = np.stack(grids)
         self._binary = None if binary is None else folder / binary
 
@@ -58,7 +58,7 @@ class Stl10Dataset(FileDataset):
         if self._binary is None:
             return super().image(index)
         try:
-            content = np.fromfile(self._binary, np.uint8, _BYTES, offset=int(self._positions[index]) * _BYTES)
+            content = np.fromfile(self._binary, np.uint8, _BYTES, offset=int(self.positions[index]) * _BYTES)
         except OSError as error:
             raise Unreadable(f"{show(self._binary)} cannot be opened ({error.strerror})") from error
         if len(content) != _BYTES:
