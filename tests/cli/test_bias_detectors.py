@@ -78,3 +78,17 @@ def test_what_does_not_fit_is_one_line(
     assert main(["bias", *arguments, "--out=wrong", "--workers=0", "--quiet"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("regard: ") == 1
+
+
+def test_detections_are_explained_in_pictures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["scenes/val2017/000.png", "--model=one", "--method=layercam", "--out=shown", "--quiet"]
+    assert main(["explain", *options, "--score=0", "--top=2", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert len(records) == 2 and all(len(record["box"]) == 4 for record in records)
+    assert records[0]["probability"] >= records[1]["probability"]
+    assert all((here / "shown" / record["map"]).is_file() for record in records)
+    assert "box of the detection" in (here / "shown/explain.html").read_text()
+    assert main(["explain", *options, "--score=1", "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [] and not list((here / "shown").glob("*.png"))
+    assert main(["explain", *options, "--class=disc", "--overwrite"]) == 2
+    assert "--class is for classifiers" in capsys.readouterr().err

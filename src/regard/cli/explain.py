@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
 
 from regard import data, maps, report, training
 from regard.cli.inputs import MODELS, add_cam, add_weights, cam_method
 from regard.cli.options import make_parser
 from regard.cli.output import Output
+from regard.data import ImageDataset
+from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.parser import Parser, strings
 from regard.report.explained import COLUMNS, INDEX
@@ -19,15 +24,16 @@ from regard.training import Pretrained
 def parser() -> Parser:
     parser = make_parser(
         "explain",
-        "Shows the likeliest classes of images, and for each the class activation map (CAM) of a network. Writes a "
-        "folder with pictures, explain.json and explain.html.",
+        "Shows the likeliest classes of images, and for each the class activation map (CAM) of a network; or the "
+        "detections of a detector, each with its map. Writes a folder with pictures, explain.json and explain.html.",
         epilog="examples: regard explain photo.jpg --model resnet50; regard explain --class tabby --box 10,20,90,80 "
         "photo.jpg --model runs/a",
     )
     parser.add_argument("images", nargs="+", type=str, metavar="IMAGE", help="files of images, and folders of them")
     parser.add_argument("--model", type=str, required=True, help=f"network to explain: {MODELS}")
     add_cam(parser)
-    parser.add_argument("--top", type=int, default=3, help="number of likeliest classes to explain")
+    parser.add_argument("--top", type=int, default=3, help="number of likeliest classes, or detections, to explain")
+    parser.add_argument("--score", type=float, default=0.5, help="least score of a detection to explain, from 0 to 1")
     parser.add_argument(
         "--class", dest="classes", type=strings, default=[], help="classes to explain instead, by name or number"
     )
@@ -49,10 +55,8 @@ def main(arguments: list[str]) -> int:
     pictures = data.open_pictures(options.images, box=options.box or None, mask=options.mask, without=options.out)
     check_folder(Path(options.out), INDEX, overwrite=options.overwrite)
     network = training.load_pretrained(options.model, options.weights, ema=options.ema, say=output.note)
-    network.check_classifier()
-    mean, std = _normalisation(network)
     alone = len(options.images) == 1 and not Path(options.images[0]).is_dir()
-    model = network.model().to(training.pick_device(options.device))
+    unreadable: OnUnreadable = options.unreadable or ("error" if alone else "skip")
     with output.progress(network.source) as progress:
         done = 0
 
@@ -63,24 +67,7 @@ def main(arguments: list[str]) -> int:
             if isinstance(each, report.Unreadable):
                 output.note(f"skipped: {each.reason}")
 
-        explained = report.explain(
-            maps.create(cam_method(options.method), model, options.layer or None),
-            pictures,
-            options.out,
-            network.preprocessing.transform(),
-            mean=mean,
-            std=std,
-            names=network.output_names,
-            source=network.source,
-            top=options.top,
-            classes=report.find_classes(options.classes, network.output_names),
-            threshold=options.threshold,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            unreadable=options.unreadable or ("error" if alone else "skip"),
-            overwrite=options.overwrite,
-            on_image=on_image,
-        )
+        explained = _explained(network, pictures, options, unreadable=unreadable, on_image=on_image)
     records = explained.to_records()
     output.show(records, records_table(records, COLUMNS))
     output.note(f"images explained: {explained.images:,}, skipped: {len(explained.skipped):,}")
@@ -90,6 +77,32 @@ def main(arguments: list[str]) -> int:
         output.note(f"masks without an image: {pictures.unmatched:,}")
     output.note(f"page: {(explained.folder / 'explain.html').resolve()}")
     return 0
+
+
+def _explained(network: Pretrained, pictures: ImageDataset, options: Namespace, **others: Any) -> report.Explained:
+    others |= {"names": network.output_names, "source": network.source, "top": options.top}
+    others |= {"threshold": options.threshold, "overwrite": options.overwrite}
+    if network.network.detector is None:
+        mean, std = _normalisation(network)
+        model = network.model().to(training.pick_device(options.device))
+        return report.explain(
+            maps.create(cam_method(options.method), model, options.layer or None),
+            pictures,
+            options.out,
+            network.preprocessing.transform(),
+            mean=mean,
+            std=std,
+            classes=report.find_classes(options.classes, network.output_names),
+            batch_size=options.batch_size,
+            workers=options.workers,
+            **others,
+        )
+    for name in ("class", "box", "mask"):
+        if options["classes" if name == "class" else name]:
+            raise InputError(f"--{name} is for classifiers, {network.source} is a detector; leave it out")
+    model = network.model().to(training.pick_device(options.device))
+    method = maps.create_for_detections(options.method, model, options.layer or None)
+    return report.explain_detections(method, pictures, options.out, score=options.score, **others)
 
 
 def _normalisation(network: Pretrained) -> tuple[data.Channels, data.Channels]:

@@ -16,7 +16,7 @@ from regard.report.bias_records import bias_tables
 from regard.report.changed_images import ChangedImage, changed_images
 from regard.report.collect import RunResult, collect
 from regard.report.detections_gallery import DetectionsGallery
-from regard.report.explained import Explained, explain
+from regard.report.explained import Explained, explain, explain_detections
 from regard.report.explanation import Unreadable, explanations, find_classes
 from regard.report.gallery import Cell, ClassScore, Gallery, Row, bias_images, explain_batch
 from regard.report.records import Note
@@ -45,6 +45,7 @@ __all__ = [
     "collect",
     "explain",
     "explain_batch",
+    "explain_detections",
     "explanations",
     "find_classes",
     "records_table",

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 
 from regard import maps
+from regard.bias.metrics import check_threshold
 from regard.data import ImageDataset, Transform
-from regard.maps import MapMethod
+from regard.data import Unreadable as UnreadableImage
+from regard.data.decode import OnUnreadable
+from regard.errors import InputError, check_interval
+from regard.maps import DRISE, DetectionCAM, MapMethod
 from regard.report.captions import CAMS
+from regard.report.detections_gallery import detection_cells
 from regard.report.explanation import Unreadable, explanations
 from regard.report.gallery import MEASURES, Gallery, Row
 from regard.report.glossary import TERMS
@@ -91,11 +98,8 @@ def explain(
     Raises:
         InputError: `out` is in the way, or what `explanations` raises.
     """
-    folder = Path(out)
-    check_folder(folder, INDEX, overwrite=overwrite)
     results = explanations(method, images, transform, names=names, classes=classes, threshold=threshold, **options)
-    settings: dict[str, Any] = {
-        "regard": __version__,
+    settings = {
         "network": source,
         "method": maps.method_name(method),
         "layer": method.layer,
@@ -104,6 +108,88 @@ def explain(
         "transform": asdict(transform),
         **options,
     }
+    return _written(results, images, Path(out), settings, overwrite=overwrite, on_image=on_image)
+
+
+def explain_detections(
+    method: DetectionCAM | DRISE,
+    images: ImageDataset,
+    out: str | os.PathLike[str],
+    *,
+    names: Sequence[str],
+    source: str = "",
+    top: int = 3,
+    score: float = 0.5,
+    threshold: float = 0.5,
+    unreadable: OnUnreadable = "error",
+    overwrite: bool = False,
+    on_image: Callable[[Row | Unreadable], None] = lambda _: None,
+) -> Explained:
+    """Explains detections: the folder of `explain`, with a map of each detection in place of each class.
+
+    Args:
+        method: of the maps, with its detector.
+        images: to explain.
+        out: the folder to write.
+        names: of the detector's classes.
+        source: name of the detector.
+        top: detections of an image, at most, those with the highest scores.
+        score: least score of a detection.
+        threshold: of the focus; see `bias.measure`.
+        unreadable: on an image that cannot be read, "error", or "skip" it. Images without detections are skipped.
+        overwrite: as of `explain`.
+        on_image: as of `explain`.
+
+    Raises:
+        InputError: `out` is in the way, an image cannot be read, a number is out of range.
+    """
+    check_interval("top", top, "[1, 2^24]")
+    check_interval("score", score, "[0, 1]")
+    check_threshold(threshold)
+    settings = {
+        "network": source,
+        "method": method.method,
+        "layer": method.layer,
+        "threshold": threshold,
+        "top": top,
+        "score": score,
+    }
+
+    def results() -> Iterator[Row | Unreadable]:
+        device = next(method.detector.parameters()).device
+        for index, key in enumerate(images.keys):
+            try:
+                pixels = np.array(images.image(index))
+            except UnreadableImage as error:
+                if unreadable == "error":
+                    raise InputError(f"{error}; replace it, or skip such images (--unreadable skip)") from error
+                yield Unreadable(index, key, str(error))
+                continue
+            image = torch.from_numpy(pixels).permute(2, 0, 1).to(device).float() / 255
+            cams = method(image, score_threshold=score, limit=top)
+            assert method.detections is not None
+            cells = detection_cells(image, method.detections, cams, names, threshold)
+            if cells:
+                yield Row(index, key, "", tuple(cells), ())
+            else:
+                yield Unreadable(index, key, f"{key}: nothing is detected with a score of {score} or more")
+
+    return _written(results(), images, Path(out), settings, overwrite=overwrite, on_image=on_image)
+
+
+def _written(
+    results: Iterable[Row | Unreadable],
+    images: ImageDataset,
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    on_image: Callable[[Row | Unreadable], None],
+) -> Explained:
+    """The folder of `explain`."""
+    check_folder(folder, INDEX, overwrite=overwrite)
+    settings = {"regard": __version__, **settings}
+    source, threshold = settings["network"], settings["threshold"]
     stems = stems_of(images)
     gallery = Gallery(measures=MEASURES, size=_SIZE, limit=_PICTURES)
     skipped: list[Unreadable] = []

@@ -86,7 +86,7 @@ class Cell:
 
     def draw(self, size: int | None = None) -> Pixels:
         """The image with the map, the edge of the focus and of the region; see `overlay.draw`."""
-        return draw(self.pixels, self.cam, self.region, self.threshold, size=size, box=self.box)
+        return draw(self.pixels, self.cam, self.region, self.threshold, size=size, boxes=[self.box] if self.box else ())
 
     def to_record(self) -> dict[str, Any]:
         """JSON-ready; None for NaN."""
@@ -95,6 +95,7 @@ class Cell:
             "predicted": self.predicted.name,
             "correct": self.correct,
             "result": self.result,
+            **({"box": list(self.box)} if self.box else {}),
             **without_nan(self.measures),
         }
 
@@ -120,8 +121,9 @@ class Row:
     note: str = ""
 
     def draw(self, size: int | None = None) -> Pixels:
-        """The image with the edge of its region, as the first cell has it."""
-        return draw(self.cells[0].pixels, None, self.cells[0].region, size=size, box=self.cells[0].box)
+        """The image with the edge of its region, as the first cell has it, and the boxes of all cells."""
+        boxes = [cell.box for cell in self.cells if cell.box]
+        return draw(self.cells[0].pixels, None, self.cells[0].region, size=size, boxes=boxes)
 
     def to_records(self) -> list[dict[str, Any]]:
         """A flat dict for each cell, then for each of the likeliest classes without one; JSON-ready, None for NaN."""

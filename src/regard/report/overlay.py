@@ -30,7 +30,7 @@ def draw(
     threshold: float | None = None,
     *,
     size: int | None = None,
-    box: Sequence[float] | None = None,
+    boxes: Sequence[Sequence[float]] = (),
 ) -> Pixels:
     """An image in grey with a map over it, the brighter the higher; without a map, in its own colours.
 
@@ -42,7 +42,7 @@ def draw(
         region: (H, W); its edge is white inside and black outside.
         threshold: of the focus, whose edge is cyan; None: it is not drawn.
         size: the longer side in pixels to which a large image is reduced; None: it stays as large as it is.
-        box: left, top, right and bottom of a detection, in pixels; its edge is yellow.
+        boxes: left, top, right and bottom of detections, in pixels; their edges are yellow.
 
     Returns:
         (h, w, 3).
@@ -63,7 +63,7 @@ def draw(
         region = _resized(region, shape, smooth=False)
         canvas[region & _dilated(~region)] = INSIDE
         canvas[_dilated(region) & ~region] = OUTSIDE
-    if box is not None:
+    for box in boxes:
         left, top, right, bottom = (round(end * factor) for end in box)
         inside = np.zeros(canvas.shape[:2], dtype=np.bool_)
         inside[max(0, top) : max(bottom, top + 1), max(0, left) : max(right, left + 1)] = True
