@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.scenes import write_scenes
 
 from regard import training
@@ -61,10 +62,15 @@ def test_fields_that_do_not_go_together(options, message) -> None:
 
 def test_mask_rcnn_needs_masks_and_a_detector_needs_objects(tmp_path) -> None:
     scenes = write_scenes(tmp_path / "boxes", masks=False)
-    options = ["--model.name=cifar-resnet11", "--model.detector_options={strides: [4]}", "--data.size=64"]
+    small = "--model.detector_options={strides: [4], channels: 8}"
+    options = ["--model.name=cifar-resnet11", small, "--data.workers=0"]
     data = ["--data.name=coco", f"--data.folder={scenes}"]
-    with pytest.raises(InputError, match="mask-rcnn learns masks"):
+    with pytest.raises(InputError, match="boxes without masks"):
         training.train(training.load_recipe(None, [*options, *data, "--model.detector=mask-rcnn"]), tmp_path / "run")
-    with pytest.raises(InputError, match="clutter"):
-        training.train(training.load_recipe(None, [*options, "--model.detector=fcos"]), tmp_path / "run")
+    for split in ("train", "test"):
+        (tmp_path / "plain" / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "plain" / split / "cat" / "0.png")
+    data = ["--data.name=files", f"--data.folder={tmp_path / 'plain'}", "--model.detector=faster-rcnn"]
+    with pytest.raises(InputError, match="objects"):
+        training.train(training.load_recipe(None, [*options, *data]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

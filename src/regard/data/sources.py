@@ -170,10 +170,26 @@ def _opened_splits(
 ) -> Splits:
     """The training and the held-out split of a data set whose splits are opened separately."""
     path = Path(_folder(source, folder)).expanduser()
-    train, test = (_open(source, path, split, options) for split in ("train", None))
+    if source.one_file and path.is_file():
+        train, test = _held_out(_open(source, path, None, options))
+    else:
+        train, test = (_open(source, path, split, options) for split in ("train", None))
     if test.split == train.split:
         raise InputError(f"data set {source.name!r} has no split in {show(path)} to test on; add one")
     return Splits(_labelled(train), test if objects else _labelled(test))
+
+
+def _held_out(images: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    """Training and test images of a set without splits, such as one annotation file: every fifth is a test image."""
+    count = len(images)
+    if count < 2:
+        raise InputError(f"data set {images.name!r} has one image; give two or more, as one of five is to test on")
+    chosen = np.arange(count) % 5 == min(4, count - 1)
+    train, test = (images.subset(np.flatnonzero(which)) for which in (~chosen, chosen))
+    train.split, test.split = "train", "test"
+    message = f"data set {images.name!r} has no splits: {len(test)} of its {count} images are held out to test on"
+    warnings.warn(message, DataWarning, stacklevel=2)
+    return train, test
 
 
 def _normalised(splits: Splits) -> Splits:

@@ -13,7 +13,6 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from regard import data, detection
 from regard.data import Batch, DetectionTransform, Splits
 from regard.data.codes import library
-from regard.errors import InputError
 from regard.training.datasets import detector_size
 from regard.training.distributed import Processes, seed_generators, step_seed
 from regard.training.networks import build_network, placed
@@ -45,12 +44,6 @@ class Detection(Task):
         # One process first, because it may download.
         model = processes.first(lambda: build_network(recipe.model, len(splits.train.classes), data=recipe.data))
         masks = isinstance(model, detection.MaskRCNN)
-        for images in splits:
-            if masks and not images.has_object_masks:
-                raise InputError(
-                    f"{recipe.model.detector} learns masks, and the {images.split} images of {images.name!r} have "
-                    "boxes alone; give data with masks, or a detector of boxes (--model.detector faster-rcnn)"
-                )
         model, _ = placed(model, recipe, len(splits.train), processes)
         if recipe.compile:
             model.get_submodule("backbone").compile()
