@@ -69,7 +69,14 @@ def test_a_run_records_losses_and_ap_and_resumes_to_the_same_weights(scenes, tmp
 
 def test_a_loss_that_is_nan_stops_the_run(scenes, tmp_path, monkeypatch) -> None:
     clip = Loop.clip
-    monkeypatch.setattr(Loop, "clip", lambda self: clip(self) * math.nan)
+
+    def spoilt(loop: Loop) -> torch.Tensor:
+        gradient = loop.learning[0].grad
+        assert gradient is not None
+        gradient[0] = math.nan
+        return clip(loop)
+
+    monkeypatch.setattr(Loop, "clip", spoilt)
     with pytest.raises(InputError, match="NaN or infinite in epoch 1, step 1"):
         training.train(recipe(scenes), tmp_path / "run")
 

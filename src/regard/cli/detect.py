@@ -211,7 +211,7 @@ def _predict(options: Namespace) -> int:
             model,
             pictures,
             out,
-            found.output_names,
+            found.classes or (),
             score=options.score,
             source=found.source,
             unreadable=options.unreadable or ("error" if alone else "skip"),
