@@ -106,7 +106,7 @@ def figures(results: bias.Results, groups: tuple[str, ...]) -> dict[str, float]:
     by_agreement = results.by_group(agreeing)
     worst = min(one.accuracy.value for one in results.by_group(groups).values() if one.accuracy.n >= 5)
     effects = bias.effects(results)
-    found = {
+    shares = {
         "accuracy": results.accuracy.value,
         "agrees": by_agreement["agrees"].accuracy.value,
         "differs": by_agreement["differs"].accuracy.value,
@@ -117,7 +117,7 @@ def figures(results: bias.Results, groups: tuple[str, ...]) -> dict[str, float]:
         "BG-Gap": effects["background_gap"].value,
         "lost, biased - not": effects["lost_mixed_other"].value,
     }
-    return {name: 100 * value for name, value in found.items()}
+    return {name: 100 * value for name, value in shares.items()}
 
 
 def main() -> None:

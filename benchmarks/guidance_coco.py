@@ -31,8 +31,8 @@ from regard.data.random import RandomStream
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 SIDE, FROZEN = 224, 5  # pixels; blocks of timm's network
-SEEDS, EPOCHS, BATCH, RATE = (0, 1, 2), 12, 20, 5e-4
-VARIANTS = {"plain": (0.0, "masks"), "masks": (2.0, "masks"), "boxes": (2.0, "boxes")}  # weight, regions
+SEEDS, EPOCHS, BATCH, RATE = (0, 1, 2), 8, 20, 5e-4
+VARIANTS = {"plain": (0.0, "masks"), "masks": (10.0, "masks"), "boxes": (10.0, "boxes")}  # weight, regions
 LEAST = 5  # images of a class, to count in the mean average precision
 MANY = 12  # images of a class, to be listed
 LAYER = "bn2"  # the features that are pooled
@@ -134,11 +134,11 @@ def regions_of(
     regions: Sequence[dict[int, Tensor]], index: np.ndarray, rows: Tensor, labels: Tensor, mirrored: np.ndarray
 ) -> Tensor:
     """The regions (P, H, W) of pairs of an image of the batch and a label, mirrored as the images are."""
-    found = []
+    parts = []
     for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
         region = regions[index[row]][label]
-        found.append(region.flip(1) if mirrored[row] else region)
-    return torch.stack(found)
+        parts.append(region.flip(1) if mirrored[row] else region)
+    return torch.stack(parts)
 
 
 @torch.no_grad()
@@ -151,18 +151,18 @@ def measured(images: Images, top: Top, classes: Sequence[str]) -> tuple[dict[str
     count = len(images.labels)
     regions = regions_of(images.regions["masks"], np.arange(count), rows, labels, np.zeros(count, bool))
     measures = dict(bias.measure(heat, regions).items())
-    shown = {"energy inside": "energy_inside", "IoU": "iou", "pointing": "pointing", "position bias": "position_bias"}
+    columns = {"energy inside": "energy_inside", "IoU": "iou", "pointing": "pointing", "position bias": "position_bias"}
     precision = {
         label: average_precision(scores[:, label], images.labels[:, label] > 0)
         for label in range(len(classes))
         if images.labels[:, label].sum() >= LEAST
     }
     means = {"mean AP": float(np.mean(list(precision.values())))}
-    means |= {name: float(measures[key].double().nanmean()) for name, key in shown.items()}
+    means |= {name: float(measures[key].double().nanmean()) for name, key in columns.items()}
     means["region area"] = float(regions.float().mean())
     by_class = {
         classes[label]: {"images": int(images.labels[:, label].sum()) / 100, "AP": precision[label]}
-        | {name: float(measures[key][labels == label].double().nanmean()) for name, key in shown.items()}
+        | {name: float(measures[key][labels == label].double().nanmean()) for name, key in columns.items()}
         for label in precision
         if images.labels[:, label].sum() >= MANY
     }

@@ -36,21 +36,12 @@ def effects(results: Results, which: np.ndarray | None = None) -> dict[str, Diff
         have nothing to lose.
     """
     rows = results.rows if which is None else {name: values[which] for name, values in results.rows.items()}
-    if VARIANTS[0] not in rows:
-        return {}
-    known = {name: ~np.isnan(rows[name]) for name in VARIANTS}
-    right = {name: rows[name] == 1 for name in VARIANTS}
-    found = {
-        f"drop_{name}": paired_proportions(rows["correct"][known[name]], right[name][known[name]]) for name in VARIANTS
+    return {
+        measure: independent_proportions(int(first.sum()), len(first), int(second.sum()), len(second))
+        if measure.startswith("lost_")
+        else paired_proportions(first, second)
+        for measure, (first, second) in _pairs(rows).items()
     }
-    both = known["mixed_same"] & known["mixed_other"]
-    found[GAP] = paired_proportions(right["mixed_same"][both], right["mixed_other"][both])
-    for name in VARIANTS:
-        with_bias, without = (~right[name][one] for one in _by_bias(rows, name))
-        found[f"lost_{name}"] = independent_proportions(
-            int(with_bias.sum()), len(with_bias), int(without.sum()), len(without)
-        )
-    return found
 
 
 def effect_records(results: Results, differences: Mapping[str, Difference]) -> list[dict[str, Any]]:
@@ -64,20 +55,11 @@ def effect_records(results: Results, differences: Mapping[str, Difference]) -> l
         Dicts with `model`, `measure`, the fields of `Difference`, `significant` (None without a test), and the two
         rates with their intervals: `first` and `second` (`first_low`, …, `first_n`).
     """
+    pairs = _pairs(results.rows)
     records = []
     for measure, difference in differences.items():
-        kind, _, name = measure.partition("_")
-        if measure == GAP:
-            both = ~np.isnan(results.rows["mixed_same"]) & ~np.isnan(results.rows["mixed_other"])
-            parts = results.rows["mixed_same"][both] == 1, results.rows["mixed_other"][both] == 1
-        elif kind == "drop":
-            known = ~np.isnan(results.rows[name])
-            parts = results.rows["correct"][known], results.rows[name][known] == 1
-        else:
-            with_bias, without = _by_bias(results.rows, name)
-            parts = results.rows[name][with_bias] == 0, results.rows[name][without] == 0
         record: dict[str, Any] = {"model": results.model, "measure": measure, **asdict(difference)}
-        for side, flags in zip(("first", "second"), parts, strict=True):
+        for side, flags in zip(("first", "second"), pairs[measure], strict=True):
             rate = proportion(int(flags.sum()), len(flags))
             record |= {side: rate.value, **{f"{side}_{key}": getattr(rate, key) for key in ("low", "high", "n")}}
         record["significant"] = None if difference.p is None else difference.significant
@@ -85,7 +67,17 @@ def effect_records(results: Results, differences: Mapping[str, Difference]) -> l
     return records
 
 
-def _by_bias(rows: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The images that are predicted right and have the variant: with position bias, and without, bool (N,)."""
-    counted = comparable(rows) & rows["correct"] & ~np.isnan(rows[name])
-    return counted & rows["position_bias"], counted & ~rows["position_bias"]
+def _pairs(rows: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Effect -> what is compared, bool vectors: of the same images, but for `lost_VARIANT` of different ones."""
+    if VARIANTS[0] not in rows:
+        return {}
+    known = {name: ~np.isnan(rows[name]) for name in VARIANTS}
+    right = {name: rows[name] == 1 for name in VARIANTS}
+    pairs = {f"drop_{name}": (rows["correct"][known[name]], right[name][known[name]]) for name in VARIANTS}
+    both = known["mixed_same"] & known["mixed_other"]
+    pairs[GAP] = right["mixed_same"][both], right["mixed_other"][both]
+    biased = rows["position_bias"]
+    for name in VARIANTS:
+        counted = comparable(rows) & rows["correct"] & known[name]
+        pairs[f"lost_{name}"] = ~right[name][counted & biased], ~right[name][counted & ~biased]
+    return pairs

@@ -135,12 +135,12 @@ def partners(labels: Integers, seed: int) -> tuple[Integers, Integers]:
     rank[order] = np.arange(len(order)) - starts[of_class[order]]
     same, other = np.full((2, len(labels)), -1, np.int64)
     draw = stream.integers(0, np.maximum(counts[of_class] - 2, 0), len(labelled))
-    found = labelled[order[starts[of_class] + (draw + (draw >= rank)) % counts[of_class]]]
-    same[labelled] = np.where(counts[of_class] > 1, found, -1)
+    drawn = labelled[order[starts[of_class] + (draw + (draw >= rank)) % counts[of_class]]]
+    same[labelled] = np.where(counts[of_class] > 1, drawn, -1)
     if len(classes) > 1:
-        drawn = stream.integers(0, len(classes) - 2, len(labelled))
-        drawn += drawn >= of_class
-        other[labelled] = labelled[order[starts[drawn] + stream.integers(0, counts[drawn] - 1, len(labelled))]]
+        behind = stream.integers(0, len(classes) - 2, len(labelled))
+        behind += behind >= of_class
+        other[labelled] = labelled[order[starts[behind] + stream.integers(0, counts[behind] - 1, len(labelled))]]
     return same, other
 
 
@@ -185,8 +185,8 @@ def _has_background(regions: Tensor) -> Tensor:
 def _repeated(which: Tensor, start: Tensor, count: Tensor, length: int) -> Tensor:
     """(B, length): `count` positions from `start` on over and over where `which`, else every position once."""
     positions = torch.arange(length, device=start.device)
-    strip = start[:, None] + positions % count.clamp(min=1)[:, None]
-    return torch.where(which[:, None], strip, positions).clamp(max=length - 1)
+    repeated = start[:, None] + positions % count.clamp(min=1)[:, None]
+    return torch.where(which[:, None], repeated, positions).clamp(max=length - 1)
 
 
 def _blurred(images: Tensor, background: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ def _run(
         "networks": {name: one.to_dict() for name, one in zip(names, results, strict=True)},
         "comparisons": [record for one in comparisons if one is not None for record in one.to_records()],
         "interventions": [
-            record for one, found in zip(results, effects, strict=True) for record in bias.effect_records(one, found)
+            record for one, each in zip(results, effects, strict=True) for record in bias.effect_records(one, each)
         ],
         "notes": [note._asdict() for note in notes],
     }

@@ -132,16 +132,16 @@ def composites(
     cut, names = _cut_outs(foregrounds, classes, round(side * largest))
     photographs = _photographs(Path(backgrounds).expanduser(), side, len(names))
     shared: dict[str, Any] = {"size": side, "sides": (round(side * smallest), round(side * largest))}
-    made = [
+    splits = [
         _make(split_cut, split_photographs, count, correlation, RandomStream(seed, 30 + i), **shared)
         for i, (split_cut, split_photographs, count, correlation) in enumerate(
             zip(cut, photographs, (train, test), (cue, test_cue), strict=True)
         )
     ]
-    mean, std = channel_statistics(made[0]["images"])
+    mean, std = channel_statistics(splits[0]["images"])
     named: dict[str, Any] = {"classes": names, "name": "composites", "mean": mean, "std": std}
     return Splits(
-        *(CompositeDataset(**one, split=split, **named) for one, split in zip(made, ("train", "test"), strict=True))
+        *(CompositeDataset(**one, split=split, **named) for one, split in zip(splits, ("train", "test"), strict=True))
     )
 
 
@@ -256,15 +256,19 @@ def _cut(
         if not which(i) or all(len(one) >= MOST for one in cut.values()):
             continue
         try:
-            there = images.objects(i, masks=False)
-            known = [] if there is None else [class_of[label] for label in there.labels.tolist() if label in class_of]
+            objects = images.objects(i, masks=False)
+            known = (
+                [] if objects is None else [class_of[label] for label in objects.labels.tolist() if label in class_of]
+            )
             if all(len(cut[place]) >= MOST for place in known):
                 continue
-            photograph, there = images.image(i), images.objects(i)
+            photograph, objects = images.image(i), images.objects(i)
         except Unreadable as error:
             raise InputError(f"{first_line(error)}; remove or replace the image") from None
-        assert there is not None and there.masks is not None
-        for label, mask, crowd in zip(there.labels.tolist(), there.masks.numpy(), there.crowd.tolist(), strict=True):
+        assert objects is not None and objects.masks is not None
+        for label, mask, crowd in zip(
+            objects.labels.tolist(), objects.masks.numpy(), objects.crowd.tolist(), strict=True
+        ):
             if label not in class_of or crowd or len(cut[class_of[label]]) >= MOST or not mask.any():
                 continue
             rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))

@@ -166,8 +166,8 @@ def interventions(
     """
     accuracies: list[dict[str, Any]] = []
     lost: list[dict[str, Any]] = []
-    for name, one, found in zip(names(results), results, differences, strict=True):
-        for record in effect_records(one, found):
+    for name, one, of_model in zip(names(results), results, differences, strict=True):
+        for record in effect_records(one, of_model):
             of_effect = {"network": name, "intervention": record["measure"].removeprefix("drop_").removeprefix("lost_")}
             (lost if record["measure"].startswith("lost_") else accuracies).append({**of_effect, **record})
     return accuracies, lost
@@ -185,11 +185,11 @@ def drops(results: Sequence[Results], chosen: Sequence[str]) -> list[dict[str, A
             **{label: rows["label"] == i for i, label in enumerate(one.by_class) if label in chosen},
         }
         for part, flags in which.items():
-            found = {name: difference for name, difference in effects(one, flags).items() if difference.n}
+            of_part = effects(one, flags)
             ends = {
-                f"{variant}{end}": getattr(found[f"drop_{variant}"], attribute)
+                f"{variant}{end}": getattr(of_part[f"drop_{variant}"], attribute)
                 for variant in VARIANTS
-                if f"drop_{variant}" in found
+                if of_part and of_part[f"drop_{variant}"].n
                 for end, attribute in _ENDS
             }
             if ends:
