@@ -101,7 +101,8 @@ def test_objects_without_a_segmentation_are_their_boxes(own):
         {"image_id": 11, "category_id": 3, "bbox": [-5, 2.4, 100, 2], "segmentation": []},
         {"image_id": 12, "category_id": 3, "bbox": [2, 2, 0, 5], "segmentation": []},
     ]
-    found = data.open_regions(own(annotations=boxes))
+    with pytest.warns(UserWarning, match="1 boxes in .* as that of annotation None"):
+        found = data.open_regions(own(annotations=boxes))
     assert np.array_equal(found.mask(0), mask_of([2, 1, 6, 1, 6, 4, 2, 4]))
     assert found.mask(1)[2:4].all() and found.mask(1).sum() == 24
     assert not found.mask(2).any() and found.labels.tolist() == [0, 0, 0, -1]

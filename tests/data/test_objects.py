@@ -89,6 +89,16 @@ def test_what_a_detector_cannot_learn_from_is_one_line(own):
         data.create_loader(boxes, transform=data.Transform(), objects=True)
 
 
+def test_boxes_outside_their_image_are_counted(own):
+    boxes = [[1, 1, 4, 4], [12, 1, 4, 4], [-5, 0, 4, 8], [0.1, 0.2, 0.5, 0.5], [3, 3, 0, 4]]
+    with pytest.warns(UserWarning, match="4 boxes in .* as that of annotation 1: detectors do not learn them"):
+        found = own([annotation(i, 12, bbox=box) for i, box in enumerate(boxes)])
+    image, objects = found.image(0), found.objects(0)
+    assert objects.boxes[1].tolist() == [12, 1, 12, 5] and len(objects.ids) == 5
+    _, learned = data.DetectionTransform((8,), 12)(image, objects, 0, 0, 0)
+    assert learned.ids.tolist() == [0]
+
+
 def test_splits_to_train_and_test_on(own, tmp_path):
     one = [annotation(1, 12, bbox=[1, 1, 4, 4])]
     own(one, split="train"), own(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from regard.data.listing import Tree, existing_folder, show
 from regard.data.objects import Instances, Objects
 from regard.data.registry import register
 from regard.data.text_files import Strings, check_inside, read_json, unique
-from regard.errors import InputError, unknown
+from regard.errors import DataWarning, InputError, unknown
 
 _PREFIX = "instances_"
 _PREFERRED = ("val", "test", "train")
@@ -214,6 +215,14 @@ def open_coco(
     for key, size, several in zip(keys, sizes, annotations, strict=True):
         labels.append(_label(several, size, tree.root / key, path, categories))
         parts.append((size, [{field: one.get(field) for field in _FIELDS} for one in several]))
+    outside = [one for size, several in parts for one in several if size is not None and _is_outside(one["bbox"], size)]
+    if outside:
+        warnings.warn(
+            f"{len(outside)} boxes in {show(path)} have a pixel or less inside their image, as that of annotation "
+            f"{outside[0]['id']!r:.60}: detectors do not learn them; a bbox is [left, top, width, height] in pixels",
+            DataWarning,
+            stacklevel=2,
+        )
     return CocoDataset(split, tree.root, keys, labels, classes, categories, list(by_id), parts, path, region == "label")
 
 
@@ -306,6 +315,18 @@ def _by_image(
             )
         annotations[image].append(annotation)
     return list(annotations.values())
+
+
+def _is_outside(box: object, size: Size) -> bool:
+    """Whether a box has no more than a pixel inside an image of (width, height). A malformed one raises when read."""
+    if not (isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
+        return False
+    left, top, width, height = box
+    if min(width, height) < 0:
+        return False
+    across = min(left + width, size[0]) - max(left, 0)
+    down = min(top + height, size[1]) - max(top, 0)
+    return max(0, across) * max(0, down) <= 1
 
 
 def _label(
