@@ -5,7 +5,8 @@ images whose background says nothing, and appends a line per finished run to doc
 anything can plot. Prints every run, and writes the figure and the tables of docs/guidance.md from that file.
 
 Stopped, the same command goes on. The runs that matter most come first; `--limit 9` trains nine more and stops,
-`--tables` trains nothing, `--lock FILE` holds a lock during each run, so that other work takes turns.
+`--seeds 1` trains those of one seed, `--tables` nothing. `--lock FILE` holds a lock during each run, so that other work
+takes turns.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def run(setup: Setup, seed: int, epochs: int, folder: Path) -> dict[str, Any] | 
 def train(options: argparse.Namespace) -> None:
     """Trains what is missing and appends its results."""
     done = recorded(options.results, options.epochs)
-    missing = [one for one in planned() if one not in done]
+    missing = [(setup, seed) for setup, seed in planned() if (setup, seed) not in done and seed in options.seeds]
     print(f"{len(done)} runs done, {len(missing)} to go", flush=True)
     for setup, seed in missing[: options.limit]:
         with FileLock(options.lock) if options.lock else nullcontext():
@@ -370,6 +371,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/guidance-clutter"), help="folder for the runs")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="train these only, one process for each")
     parser.add_argument("--limit", type=int, default=None, help="train so many runs at most")
     parser.add_argument("--lock", type=Path, default=None, help="file to lock during each run")
     parser.add_argument("--gradients", action="store_true", help="print the length of the gradient of each form")
