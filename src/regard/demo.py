@@ -139,8 +139,13 @@ def _recipe(folder: Path, name: str, epochs: int, seed: int, device: str, quick:
     return training.load_recipe(None, [*COMMON, *options, *own, *(QUICK if quick else ())])
 
 
+def run_name(name: str) -> str:
+    """The name of the folder of a network's run."""
+    return name.lower().replace(" ", "-")
+
+
 def _run_folder(folder: Path, name: str) -> Path:
-    return folder / name.lower().replace(" ", "-")
+    return folder / run_name(name)
 
 
 def _measure(run: training.Run, images: InMemoryDataset, device: str) -> None:
