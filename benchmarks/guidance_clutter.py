@@ -42,6 +42,7 @@ NETWORKS = {
     "LSAS-SE": ("--model.attention=se", "--model.gate=sub-attention", "--model.attention_stages=[3]"),
     "shuffle": ("--model.attention=shuffle", "--model.attention_options={groups: 2}"),
 }
+COMPARED = ("accuracy", "energy_inside")
 MEASURES = {
     "accuracy": "accuracy, %",
     "position_bias": "position bias, %",
@@ -223,13 +224,18 @@ def comparisons(results: Results, group: Group) -> list[tuple[Setup, Setup, str,
         pairs = [(setup, group.setups[0]) for setup in group.setups[1:]]
     found = []
     for setup, reference in pairs:
-        for measure in MEASURES:
+        for measure in COMPARED:
             ours, theirs = values(results, setup, measure), values(results, reference, measure)
             seeds = sorted(ours.keys() & theirs.keys())
             if len(seeds) >= len(SEEDS):
                 difference = stats.over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
                 found.append((setup, reference, measure, difference))
     return found
+
+
+def trained(results: Results, group: Group) -> list[Setup]:
+    """The setups of which there are results."""
+    return [setup for setup in group.setups if any((setup, seed) in results for seed in SEEDS)]
 
 
 def label(setup: Setup, group: Group) -> str:
@@ -240,12 +246,12 @@ def label(setup: Setup, group: Group) -> str:
 def group_text(results: Results, group: Group, corrected: dict[tuple[Setup, Setup, str], stats.Difference]) -> str:
     """A table of the setups: for each measure the mean and every seed; and one of the differences."""
     rows = []
-    for setup in group.setups:
+    for setup in trained(results, group):
         cells = [label(setup, group)]
         for measure in MEASURES:
             by_seed = list(values(results, setup, measure).values())
             seeds = ", ".join(f"{100 * value:.1f}" for value in by_seed)
-            cells.append(f"**{100 * statistics.mean(by_seed):.1f}** ({seeds})" if by_seed else "")
+            cells.append(f"**{100 * statistics.mean(by_seed):.1f}** ({seeds})")
         rows.append(cells)
     parts = [f"### {group.title}", table(["", *MEASURES.values()], rows)]
     rows = []
@@ -254,13 +260,13 @@ def group_text(results: Results, group: Group, corrected: dict[tuple[Setup, Setu
         if reference not in group.setups:
             continue
         cells = [f"{label(setup, group)} − {reference.guidance}"]
-        for measure in MEASURES:
+        for measure in COMPARED:
             one = corrected[setup, reference, measure]
             mark = " *" if one.significant else ""
             cells.append(f"{formatting.difference(one)}, p {formatting.p_value(one.p_adjusted)}{mark}")
         rows.append(cells)
     if rows:
-        parts.append(table(["difference in points", *(name.removesuffix(", %") for name in MEASURES.values())], rows))
+        parts.append(table(["difference in points", *(MEASURES[name].removesuffix(", %") for name in COMPARED)], rows))
     return "\n\n".join(parts)
 
 
@@ -279,7 +285,7 @@ def text(results: Results, epochs: int) -> str:
         "runs of the same seed, with their 95% interval and the p of the paired t test, adjusted (Holm) for all "
         "differences on this page; * marks p < 0.05."
     )
-    shown = [group for group in GROUPS if any((setup, SEEDS[0]) in results for setup in group.setups)]
+    shown = [group for group in GROUPS if len(trained(results, group)) > 1]
     return "\n\n".join([head, *(group_text(results, group, corrected) for group in shown)])
 
 
@@ -291,12 +297,12 @@ def draw(results: Results, path: Path) -> None:
         (
             forms,
             ["none", "attention maps", "CAM", "CAM, classifier detached", "Grad-CAM"],
-            "Energy of which maps, cue 0.7",
+            "Which maps (energy, cue 0.7)",
         ),
         (
             kinds,
             ["attention maps", "l1", "ppce", "rrr", "10% of the regions", "1% of the regions", "boxes", "constant 3"],
-            "Attention maps: other forms, fewer and coarser regions, cue 0.7",
+            "Attention maps: form, regions and weight",
         ),
     ):
         rows = [(name, Setup("plain", HARD, name)) for name in names if (Setup("plain", HARD, name), 0) in results]
@@ -331,9 +337,11 @@ def draw(results: Results, path: Path) -> None:
             axes.plot(*zip(*points, strict=True), "o", color=colours[network], markersize=3.5, alpha=0.5)
         axes.set_ylim(-3, 103)
         axes.yaxis.set_major_formatter("{x:g}%")
+        axes.set_xlim(-0.05, 0.95)
         axes.set_xlabel("cue in training")
         axes.set_title(MEASURES[measure].removesuffix(", %").capitalize() + " over the cue", loc="left", fontsize=10)
-    accuracy.legend(frameon=False, fontsize=9)
+    if accuracy.lines:
+        energy.legend(*accuracy.get_legend_handles_labels(), frameon=False, fontsize=9, loc="upper right")
     for axes in figure.axes:
         axes.grid(color="#dcdee2", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -345,7 +353,8 @@ def write(results: Results, epochs: int) -> None:
     """The figure, and the tables between the marks of docs/guidance.md, whose other text is written by hand."""
     draw(results, DOCS / "guidance.png")
     path = DOCS / "guidance.md"
-    new = f"{BEGIN}\n{text(results, epochs)}\n{END}"
+    figure = "![Accuracy and energy inside: maps, forms and regions at one cue; and over the cue](guidance.png)"
+    new = f"{BEGIN}\n{figure}\n\n{text(results, epochs)}\n{END}"
     old = path.read_text() if path.is_file() else ""
     if BEGIN in old:
         path.write_text(old[: old.index(BEGIN)] + new + old[old.index(END) + len(END) :])
