@@ -7,6 +7,9 @@ A step takes its batch from the loader in memory, with crops and flips, and with
 losses, backward and SGD. The plain step and the guided ones run in turn on copies of one network, and each guided step
 is compared with the plain one of its turn: given is the median of these ratios, with the quartiles. On a processor time
 is that of computing, of all threads together, so that other programs disturb less.
+
+On a busy machine that difference of two long steps is uncertain by a few percent. So guidance is also timed alone: the
+loss of maps of features that lie ready, and its gradient to them, without the network; as a share of the plain step.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from collections.abc import Callable
 
 import torch
 from common import arguments, in_turn, publish, seconds, table
-from torch import nn
+from torch import Tensor, nn
 
-from regard import data, models, training, transfer
+from regard import data, maps, models, training, transfer
 
 OPTIMIZER = training.OptimizerRecipe(lr=0.01)
 GATED = "cbam"  # attention of the network whose gates are guided
@@ -56,6 +59,38 @@ def cost(step: Callable[[], object], device: torch.device) -> float:
     return 1e3 * (time.process_time() - began)
 
 
+class Head(nn.Module):
+    """The end of a network: features that lie ready, pooling and classifier."""
+
+    def __init__(self, features: Tensor, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Parameter(features)
+        self.last = nn.Identity()
+        self.fc = nn.Linear(features.shape[1], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.last(self.features).mean((2, 3)))
+
+
+def alone(model: nn.Module, images: data.InMemoryDataset, batch: int, kind: str, device: torch.device) -> float | None:
+    """Milliseconds of guidance without the network; None for maps that are not of the last features."""
+    if kind not in ("cam", "attention"):
+        return None
+    one = next(data.create_loader(images, batch, channels_last=True, masks=True).epoch(0))
+    layer = maps.last_features(model)
+    with torch.no_grad(), maps.Taps(model, layer) as taps:
+        model(one.images)
+        head = Head(taps.features[layer].clone(memory_format=torch.channels_last), 10).to(device)
+    options = {"guidance": 1.0, "guidance_maps": kind, "guidance_layers": None if kind == "cam" else ["last"]}
+    guided, plain = (transfer.Objective(head, None, image_size=32, **chosen) for chosen in (options, {}))
+
+    def work(objective: transfer.Objective) -> Callable[[], float]:
+        return lambda: cost(lambda: objective(one.images, one.labels, regions=one.masks).total.backward(), device)
+
+    with_it, without = in_turn([work(guided), work(plain)], 30)
+    return statistics.median(a - b for a, b in zip(with_it, without, strict=True))
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--networks", default="wrn-16-1,resnet18-cifar")
@@ -84,14 +119,17 @@ def main() -> None:
             base = times[GATED if kind == "gate" else ""]
             ratios = [100 * (guided / before - 1) for guided, before in zip(times[kind], base, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
+            by_itself = alone(plain, images, options.batch, kind, device)
+            share = None if by_itself is None else 100 * by_itself / statistics.median(base)
             rows.append(
                 (
                     *(name if kind != "gate" else f"{name} with {GATED}", kind),
                     *(f"{statistics.median(base):.1f}", f"{statistics.median(times[kind]):.1f}"),
                     f"{middle:+.1f}% ({low:+.1f} to {high:+.1f})",
+                    "" if share is None else f"{by_itself:.1f} ({share:.1f}%)",
                 )
             )
-    header = ("network", "maps", "plain step, ms", "guided step, ms", "guidance adds")
+    header = ("network", "maps", "plain step, ms", "guided step, ms", "guidance adds", "alone, ms")
     title = f"Guidance: a training step of batch {options.batch}, 32 x 32 pixels"
     publish(title, table(header, rows), device, save=not options.dry)
 
