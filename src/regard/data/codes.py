@@ -151,6 +151,6 @@ def library() -> Any:
         from faster_coco_eval import mask_api_new_cpp
     except ImportError as error:
         raise InputError(
-            "masks of COCO need the library faster-coco-eval; install it (pip install 'regard[coco]')"
+            "COCO's masks and evaluation need the library faster-coco-eval; install it (pip install 'regard[coco]')"
         ) from error
     return mask_api_new_cpp
