@@ -51,11 +51,10 @@ def test_every_row_comes_out(detector: str, network: str, attention: str) -> Non
 
 
 def test_parameters_are_those_that_learn() -> None:
-    for name, learning, in_all in (("faster-rcnn", 41.532, 41.757), ("cascade-rcnn", 69.169, 69.395)):
-        with torch.device("meta"):
-            model = detection.create(name)
-        assert round(detection.complexity(model, (32, 32)).parameters / 1e6, 3) == learning
-        assert round(sum(p.numel() for p in model.parameters()) / 1e6, 3) == in_all
+    with torch.device("meta"):
+        model = detection.create("cascade-rcnn")
+    assert round(detection.complexity(model, (32, 32)).parameters / 1e6, 3) == 69.169
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 3) == 69.395
 
 
 def test_the_command_counts_detectors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,11 +6,14 @@ import logging
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from regard import attention, detection, models
 from regard.errors import InputError
 
 SMALL = {"min_size": 64, "max_size": 96, "channels": 32}
+FEW = {"rpn_pre_nms_top_n_train": 50, "rpn_pre_nms_top_n_test": 20, "box_batch_size_per_image": 16}
 IMAGES = [torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(1)), torch.ones(3, 72, 64)]
 
 
@@ -26,21 +29,22 @@ def small(name: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
     options = {"backbone": "cifar-resnet20", "num_classes": 3, "strides": (1, 2, 4), "frozen_stages": 0, **options}
     options |= {} if options["backbone"] != "cifar-resnet20" else {"backbone_options": {"block": "basic"}}
+    options |= FEW if "rcnn" in name else {}
     return detection.create(name, **SMALL, **options)
 
 
 @pytest.mark.parametrize("name", detection.names())
 def test_gradients_reach_attention_in_every_detector_and_labels_are_class_indices(name: str) -> None:
-    detector = small(name, backbone="mobilenetv3_small_050", strides=(8, 16, 32), attention="se")
+    few = {"box_detections_per_img": 4} if "rcnn" in name else {"detections_per_img": 4, "score_thresh": 0.0}
+    detector = small(name, strides=(2, 4), attention="se", **few)
     losses = detector(IMAGES, targets())
     assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     modules = attention.attached(detector)
-    assert len(modules) == 11
+    assert len(modules) == 9
     assert all(any(p.grad is not None and p.grad.any() for p in module.parameters()) for module in modules.values())
 
-    few = {"box_detections_per_img": 4} if "rcnn" in name else {"detections_per_img": 4, "score_thresh": 0.0}
-    detector = small(name, **few).eval()
+    detector.eval()
     with torch.no_grad():
         detections = detector(IMAGES)
     for image, one in zip(IMAGES, detections, strict=True):
@@ -78,6 +82,39 @@ def classifier(**options: object) -> nn.Module:
     return model
 
 
+def test_the_same_weights_give_what_torchvision_gives() -> None:
+    torch.manual_seed(0)
+    body = resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=3)
+    theirs = FasterRCNN(body, 4, min_size=64, max_size=96, **FEW)
+    for name, value in theirs.state_dict().items():
+        if name.endswith(("bn2.weight", "running_var")):
+            value.fill_(0.5)
+    ours = detection.create("faster-rcnn", "resnet18", 3, min_size=64, max_size=96, norm="fixed", **FEW)
+    models.load_weights(ours, theirs.state_dict(), "torchvision's")  # all names are the same
+    learning = {name for name, parameter in theirs.named_parameters() if parameter.requires_grad}
+    assert learning == {name for name, parameter in ours.named_parameters() if parameter.requires_grad}
+    with torch.no_grad():
+        expected, found = theirs.eval()(IMAGES), ours.eval()(IMAGES)
+        for one, other in zip(expected, found, strict=True):
+            torch.testing.assert_close(other["boxes"], one["boxes"], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(other["scores"], one["scores"])
+            assert torch.equal(other["labels"], one["labels"] - 1)
+        torch.manual_seed(1)
+        expected = theirs.train()(IMAGES, [{**target, "labels": target["labels"] + 1} for target in targets()])
+        torch.manual_seed(1)
+        found = ours.train()(IMAGES, targets())
+    assert found.keys() == expected.keys()
+    for name, loss in expected.items():
+        torch.testing.assert_close(found[name], loss, rtol=1e-3, atol=1e-4)
+
+
+GROUPS = {"groups": 8}
+
+
+def sa_resnet() -> nn.Module:
+    return models.create("resnet10t", 10, attention="shuffle", attention_options=GROUPS)
+
+
 def test_a_backbone_takes_the_weights_of_a_classification_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
     plain = classifier()
     state = {f"module.{name}": value for name, value in plain.state_dict().items()}
@@ -103,6 +140,11 @@ def test_a_backbone_takes_the_weights_of_a_classification_checkpoint(caplog: pyt
     trained = classifier(attention="se")  # with its attention
     detector = small("faster-rcnn", pretrained=trained.state_dict(), attention="se")
     assert torch.equal(detector.backbone.body.layer1[0].attention.fc1.weight, trained.layer1[0].attention.fc1.weight)
+    official = {f"module.{name.replace('.se.', '.sa.')}": value for name, value in sa_resnet().state_dict().items()}
+    detector = detection.create(
+        "fcos", "resnet10t", 3, pretrained=official, attention="shuffle", attention_options=GROUPS
+    )
+    assert torch.equal(detector.backbone.body.layer4[0].se.sbias, official["module.layer4.0.sa.sbias"])
     with pytest.raises(InputError, match="left over"):
         small("faster-rcnn", pretrained=trained.state_dict())
     with pytest.raises(InputError, match="of another shape"):

@@ -41,7 +41,7 @@ def test_levels_are_the_last_stages_of_every_stride(name: str) -> None:
 def test_features_are_those_of_the_stage_with_attention_attached_before_or_after() -> None:
     torch.manual_seed(0)
     plain = models.create("torchvision/mobilenet_v2", 10)
-    images = torch.rand(1, 3, 64, 64)
+    images = torch.rand(1, 3, 32, 32)
     before, after = copy.deepcopy(plain), detection.Pyramid(copy.deepcopy(plain), channels=8)
     torch.manual_seed(1)
     before = detection.Pyramid(attention.attach(before, "se", where="block"), channels=8)

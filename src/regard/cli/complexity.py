@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,13 +128,13 @@ def main(arguments: list[str]) -> int:
         classes=options.num_classes,
         options=options.attention_options,
         network_options=options.model_options,
-        kind=models.Cost if detector is None else partial(detection.DetectorCost, detector=detector),
+        kind=_kind(detector),
     )
-    measured = options.latency and detector is None
-    if measured:
+    timed = [row for row in rows if options.latency and not isinstance(row, detection.DetectorCost)]
+    if timed:
         dtype = _DTYPES[options.dtype]
-        models.measure_costs(rows, batch=options.batch_size, device=device, dtype=dtype, repeats=options.repeats)
-    conditions = _conditions(options, device) if measured else {}
+        models.measure_costs(timed, batch=options.batch_size, device=device, dtype=dtype, repeats=options.repeats)
+    conditions = _conditions(options, device) if timed else {}
     records = [{**row.to_record(), **conditions} for row in rows]
     suffix = Path(options.out).suffix if options.out else ""
     form = "json" if options.json else options.format or _FORMATS.get(suffix, "terminal")
@@ -152,6 +152,10 @@ def _is_path(name: str) -> bool:
     return Path(name).exists() or name.endswith(".safetensors")
 
 
+def _kind(detector: str | None) -> Callable[..., Cost]:
+    return models.Cost if detector is None else partial(detection.DetectorCost, detector=detector)
+
+
 def _trained(path: str, options: Namespace) -> list[Cost]:
     """The network of a run folder or imported file, without its attention and with it."""
     trained = training.load_pretrained(path, None)
@@ -165,6 +169,7 @@ def _trained(path: str, options: Namespace) -> list[Cost]:
         classes=trained.outputs,
         options={network.attention: network.attention_options} if network.attention else None,
         network_options=network.options,
+        kind=_kind(network.detector),
     )
     for row in rows[1:]:
         row.placement = "; ".join(filter(None, (f"as in {path}", row.placement)))
@@ -210,7 +215,7 @@ def _table(records: Sequence[dict[str, Any]]) -> Table:
         if compared:
             table.add_column("", justify="right", no_wrap=True)
     for record in records:
-        cells = [record[name] for name in (*names, "image_size")]
+        cells = [record.get(name) for name in (*names, "image_size")]
         for key, (_, unit, decimals, compared) in columns.items():
             value, overhead = record[key], record.get(f"{key}_overhead")
             text = NONE if value is None else _rounded(value / unit, decimals)

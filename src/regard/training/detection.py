@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from regard import data, detection
+from regard.attention.start import Start
 from regard.data import Batch, DetectionTransform, Splits
 from regard.data.codes import library
 from regard.training.datasets import detector_size
 from regard.training.distributed import Processes, seed_generators, step_seed
-from regard.training.networks import build_network, placed
+from regard.training.networks import build_network, has_attention, placed
 from regard.training.recipe import DataRecipe, Recipe
 from regard.training.task import Task
 from regard.transfer import Losses
@@ -37,6 +39,17 @@ class Detection(Task):
             recipe.name, recipe.folder, download=recipe.download, size=None, objects=True, **recipe.options
         )
         return Splits(train if recipe.train_images is None else train.subset(recipe.train_images), test)
+
+    @staticmethod
+    def completed(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
+        """With attention_start as the weights of the backbone imply it: the run builds the same network again."""
+        network = recipe.model
+        if network.attention is None or network.attention_start is not None or network.pretrained is False:
+            return recipe
+        start: Start = "identity"
+        if isinstance(network.pretrained, str) and has_attention(network):
+            start = "published"
+        return replace(recipe, model=replace(network, attention_start=start))
 
     @classmethod
     def create(cls, recipe: Recipe, splits: Splits, processes: Processes) -> Self:

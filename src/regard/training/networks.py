@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from torch import nn
 
 from regard import detection, models
+from regard.attention import attached
 from regard.errors import InputError
 from regard.maps.layers import find_layers
 from regard.models.freezing import batch_norms, fix_statistics
+from regard.models.loading import entries_for, without_values
 from regard.models.sync_norms import sync_norms
 from regard.training.datasets import detector_size
 from regard.training.distributed import Processes
@@ -71,6 +74,20 @@ def _weights(pretrained: bool | str) -> bool | Path:
     if isinstance(pretrained, bool):
         return pretrained
     return Path(pretrained) / "last.safetensors" if Path(pretrained).is_dir() else Path(pretrained)
+
+
+def has_attention(network: ModelRecipe) -> bool:
+    """Whether the weights that the backbone of a detector starts from, a run or a file, have its attention.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    plain = replace(network, detector=None, attention_start="published")
+    model = without_values(partial(build_network, plain, 1, pretrained=False))
+    source = _weights(network.pretrained)
+    assert isinstance(source, Path)  # as it is not published
+    entries = entries_for(model, models.read_checkpoint(source), str(source))
+    return any(f"{place}.{name}" in entries for place, part in attached(model).items() for name in part.state_dict())
 
 
 def _image_options(data: DataRecipe) -> dict[str, Any]:
