@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.scenes import write_scenes
 
-from regard import training
+from regard import attention, models, training
 from regard.cli import main
 from regard.errors import InputError
 from regard.training.distributed import Processes
@@ -129,3 +129,21 @@ def test_the_command_line_trains_evaluates_and_draws(scenes, tmp_path, capsys, m
     for command in (["evaluate", "run"], ["bias", "run"], ["gates", "run"], ["explain", str(scenes), "--model=run"]):
         assert main([*command, "--quiet"]) == 2
         assert "detector" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("theirs", ["se", None])
+def test_attention_begins_as_the_weights_of_the_backbone_have_it(theirs, scenes, tmp_path, capsys) -> None:
+    source = models.create("cifar-resnet11", 5, attention=theirs)
+    models.write_weights(source, tmp_path / "backbone.safetensors", {})
+    options = ("--model.attention=se", f"--model.pretrained={tmp_path / 'backbone.safetensors'}", "--schedule.epochs=1")
+    run = training.train(recipe(scenes, *options), tmp_path / "run").run.folder
+    start = "identity" if theirs is None else "published"
+    assert training.Run.open(run).recipe.model.attention_start == start
+    detector = training.load_pretrained(run).model()  # built again
+    assert all(
+        isinstance(m, attention.IdentityStart) == (theirs is None) for m in attention.attached(detector).values()
+    )
+    assert main(["complexity", str(run), "--image-size", "64", "--json"]) == 0
+    plain, ours = json.loads(capsys.readouterr().out)
+    assert ours["detector"] == "faster-rcnn"
+    assert ours["parameters"] > plain["parameters"]

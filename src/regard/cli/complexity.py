@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,10 @@ def _is_path(name: str) -> bool:
     return Path(name).exists() or name.endswith(".safetensors")
 
 
-def _kind(detector: str | None) -> Callable[..., Cost]:
-    return models.Cost if detector is None else partial(detection.DetectorCost, detector=detector)
+def _kind(detector: str | None, options: Mapping[str, Any] | None = None) -> Callable[..., Cost]:
+    if detector is None:
+        return models.Cost
+    return partial(detection.DetectorCost, detector=detector, detector_options=options or {})
 
 
 def _trained(path: str, options: Namespace) -> list[Cost]:
@@ -169,7 +171,7 @@ def _trained(path: str, options: Namespace) -> list[Cost]:
         classes=trained.outputs,
         options={network.attention: network.attention_options} if network.attention else None,
         network_options=network.options,
-        kind=_kind(network.detector),
+        kind=_kind(network.detector, network.detector_options),
     )
     for row in rows[1:]:
         row.placement = "; ".join(filter(None, (f"as in {path}", row.placement)))
@@ -215,7 +217,7 @@ def _table(records: Sequence[dict[str, Any]]) -> Table:
         if compared:
             table.add_column("", justify="right", no_wrap=True)
     for record in records:
-        cells = [record.get(name) for name in (*names, "image_size")]
+        cells = [record[name] for name in (*names, "image_size")]
         for key, (_, unit, decimals, compared) in columns.items():
             value, overhead = record[key], record.get(f"{key}_overhead")
             text = NONE if value is None else _rounded(value / unit, decimals)
@@ -232,7 +234,7 @@ def _rounded(value: float, decimals: int) -> str:
 
 def _notes(records: Sequence[dict[str, Any]], conditions: dict[str, Any]) -> list[str]:
     """The caption, the conditions, and what there is to know of single rows."""
-    detectors = any("detector" in record for record in records)
+    detectors = any(record["detector"] for record in records)
     lines = [_CAPTION + (_CAPTION_DETECTORS if detectors else "") + (_CAPTION_MEASURED if conditions else "")]
     lines += [f"{name.replace('_', ' ')}: {value}" for name, value in conditions.items()]
     for record in records:

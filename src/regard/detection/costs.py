@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -62,9 +63,11 @@ class DetectorCost(Cost):
 
     Attributes:
         detector: its name, as in `detection.create`.
+        detector_options: its own options.
     """
 
     detector: str = "faster-rcnn"
+    detector_options: Mapping[str, Any] = field(default_factory=dict)
 
     def customary(self) -> tuple[tuple[int, int], int]:
         return (800, 1280), 80
@@ -79,6 +82,7 @@ class DetectorCost(Cost):
             attention_stages=None if self.attention is None else self.stages,
             attention_options=None if self.attention is None else self.options,
             backbone_options=self.network_options,
+            **self.detector_options,
         )
 
     def count(self, model: nn.Module) -> models.Complexity:
@@ -90,7 +94,7 @@ class DetectorCost(Cost):
         return table, rows.get(self.detector, {})
 
     def to_record(self) -> dict[str, Any]:
-        return {"detector": self.detector, **super().to_record()}
+        return {**super().to_record(), "detector": self.detector}
 
 
 @cache

@@ -128,6 +128,7 @@ class Cost:
         `operations` is a dict by kind, all else is flat.
         """
         record: dict[str, Any] = {
+            "detector": None,
             "network": self.network,
             "attention": self.attention or "none",
             "gate": str(self.gate).removesuffix("()") if self.attention else None,
