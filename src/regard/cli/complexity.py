@@ -202,7 +202,7 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 def _table(records: Sequence[dict[str, Any]]) -> Table:
     columns = {key: column for key, column in _COLUMNS.items() if any(record[key] is not None for record in records)}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    detectors = ["detector"] if "detector" in records[0] else []
+    detectors = ["detector"] if any(record["detector"] for record in records) else []
     names = [
         *detectors,
         "network",

@@ -84,7 +84,7 @@ class ShuffleAttention(GatedAttention):
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
         sigmoids = sigmoids_of(self.gate, self.channels, x)
-        if sigmoids is not None:
+        if sigmoids is not None and not kernels.in_reference():  # the formula below counts as published
             return kernels.shuffle_gate(x, *self._linear(), *sigmoids, self.gn.eps, self.shuffle)[0]
         y = x * self.gate_values(x).to(x.dtype)
         return F.channel_shuffle(y, 2) if self.shuffle else y
