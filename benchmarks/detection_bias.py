@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from common import publish, table
 
-from regard import bias, maps, training
+from regard import bias, maps, stats, training
 from regard.data import ImageDataset
 from regard.formatting import p_value
 
@@ -63,22 +63,20 @@ def rows(results: bias.Results) -> Iterator[list[str]]:
         ]
 
 
-def differences(results: Sequence[bias.Results]) -> list[list[str]]:
+def differences(results: Sequence[bias.Results]) -> dict[tuple[str, str, str], stats.Difference]:
+    """(detector, method, measure) -> its difference from the first detector."""
     comparisons, _, _ = bias.compare_all(results)
-    return [
-        [
-            one.model,
-            results[0].method,
-            name.replace("_", " "),
-            f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})",
-            str(difference.n),
-            p_value(difference.p_adjusted),
-        ]
+    return {
+        (one.model, results[0].method, name): difference
         for one in comparisons
         if one is not None
         for name, difference in one.differences.items()
         if name in ("position_bias", "spill", "energy_inside")
-    ]
+    }
+
+
+def spread(difference: stats.Difference) -> str:
+    return f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
 
 
 def shares(options: argparse.Namespace, run: str, images: ImageDataset) -> Iterator[list[str]]:
@@ -114,16 +112,21 @@ def main() -> None:
     assert recipe is not None
     images = training.task_of(recipe).load_data(recipe.data).test
     images = images.subset(range(min(options.limit or len(images), len(images))))
-    cells, compared = [], []
+    cells, compared = [], {}
     for method in options.methods:
         results = [measured(options, run, images, method, options.region) for run in options.runs]
         cells += [row for one in results for row in rows(one)]
-        compared += differences(results)
+        compared |= differences(results)
     text = table(["", "", "detections", "with a focus", *(name.replace("_", " ") for name in SHOWN)], cells)
     if compared:
-        text += "\n\n" + table(["against the first", "", "", "difference", "objects", "adjusted p"], compared)
-    inside = [row for run in options.runs for row in shares(options, run, images)]
-    text += "\n\n" + table(["", "layer of Layer-CAM", "detections", "share in the box"], inside)
+        shown = [
+            [model, method, measure.replace("_", " "), spread(one), str(one.n), p_value(one.p_adjusted)]
+            for (model, method, measure), one in stats.holm(compared).items()
+        ]
+        text += "\n\n" + table(["against the first", "", "", "difference", "objects", "adjusted p"], shown)
+    if options.share_images:
+        inside = [row for run in options.runs for row in shares(options, run, images)]
+        text += "\n\n" + table(["", "layer of Layer-CAM", "detections", "share in the box"], inside)
     publish("Where detectors look", text, torch.device("cpu"), save=not options.dry)
 
 
