@@ -97,6 +97,7 @@ def test_json(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "epochs": 4,
         "epochs_planned": 4,
         "test_accuracy": 0.904,
+        "test_box_ap": None,
         "network": "cifar-resnet164, se, sub-attention, from a teacher-seed0",
         "seed": 7,
         "version": __version__,

@@ -69,7 +69,7 @@ def test_each_run_is_a_process_that_starts_and_loads_its_data(
         clock[0] += 5.0
         return load_data(recipe)
 
-    monkeypatch.setattr(cost.training, "load_data", slow)
+    monkeypatch.setattr(cost.training.Classification, "load_data", staticmethod(slow))
     found = estimate(plan, [], CPU, start=3.0)
     assert list(found.seconds.values()) == [pytest.approx(3 + 5 + ONE)] * 6 and clock == [5.0]
 
