@@ -62,7 +62,7 @@ def parser() -> Parser:
     parser.add_argument("--split", type=str | None, default=None, help="split to take of --data: train, val, …")
     parser.add_argument("--images", type=str | None, default=None, metavar="FOLDER", help="images of --data, elsewhere")
     parser.add_argument("--limit", type=int | None, default=None, help="number of images of --data to take")
-    parser.add_argument("--per-class", action="store_true", help="print AP of every class, too")
+    parser.add_argument("--per-class", action="store_true", help="print AP of every class that the images have, too")
     parser.add_argument("--model", type=str | None, default=None, metavar="RUN", help="detector to predict with")
     parser.add_argument("--score", type=float, default=0.5, help="least score of an object to draw, from 0 to 1")
     parser.add_argument(
@@ -117,7 +117,8 @@ def _evaluate(arguments: list[str], options: Namespace) -> int:
         overall = [record for record in records if record["class"] is None]
         tables = [records_table(overall, _COLUMNS)]
         if options.per_class:
-            tables.append(records_table([one for one in records if one["class"] is not None], _CLASS_COLUMNS))
+            with_objects = [one for one in records if one["class"] is not None and one["objects"]]
+            tables.append(records_table(with_objects, _CLASS_COLUMNS))
         compared = detection.compare_all(results) if len(results) > 1 and processes.main else []
         comparisons = [record for one in compared for record in one.to_records()]
         if comparisons:
