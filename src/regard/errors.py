@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import is_dataclass
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped when asked to, and saved; the same command goes on
@@ -65,6 +66,14 @@ def check_interval(name: str, value: float, interval: str) -> None:
         raise InputError(f"{name} is {value!r:.40}; it has to be in {interval}")
 
 
+def check_number(name: str, value: Any, interval: str, *, whole: bool) -> None:
+    """Raises InputError where a value is no number, no whole one where `whole`, or not in an interval."""
+    kind: Any = Integral if whole else Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise InputError(f"{name} is {value!r:.40}; it has to be a {'whole ' if whole else ''}number")
+    check_interval(name, value, interval)
+
+
 def check_fields(instance: Any, prefix: str = "") -> None:
     """Checks the fields of a dataclass, and of dataclasses in them, against their types.
 
@@ -84,9 +93,7 @@ def check_fields(instance: Any, prefix: str = "") -> None:
             check_fields(value, f"{prefix}{name}.")
         elif get_origin(kind) is Annotated and value is not None:
             whole = float not in (kind.__origin__, *get_args(kind.__origin__))
-            if isinstance(value, bool) or (whole and not isinstance(value, int)):
-                raise InputError(f"{prefix}{name} is {value!r:.40}; it has to be a {'whole ' if whole else ''}number")
-            check_interval(f"{prefix}{name}", value, kind.__metadata__[0])
+            check_number(f"{prefix}{name}", value, kind.__metadata__[0], whole=whole)
         elif get_origin(kind) is Literal and value not in get_args(kind):
             raise unknown(f"{prefix}{name}", value, get_args(kind))
 

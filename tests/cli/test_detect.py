@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_wrong_arguments(arguments, message, capsys) -> None:
         (["--augmentation.photometric=true"], "photometric is for detectors"),
         (["--model.detector=fcos", "--augmentation.mixup=0.2"], "mixup is for classifiers"),
         (["--model.detector=fcos", "--label_smoothing=0.1"], "label_smoothing is for classifiers"),
+        (["--model.detector=fcos", "--data.crop_pct=1"], "data.crop_pct is for classifiers"),
+        (["--model.detector=fcos", "--augmentation.crop=64"], "crop is the square of jitter"),
+        (
+            ["--model.detector=fcos", "--augmentation.jitter=[0.5, 2]", "--augmentation.short_side=[64]"],
+            "leave one out",
+        ),
     ],
 )
 def test_fields_that_do_not_go_together(options, message) -> None:
@@ -67,6 +74,10 @@ def test_mask_rcnn_needs_masks_and_a_detector_needs_objects(tmp_path) -> None:
     data = ["--data.name=coco", f"--data.folder={scenes}"]
     with pytest.raises(InputError, match="boxes without masks"):
         training.train(training.load_recipe(None, [*options, *data, "--model.detector=mask-rcnn"]), tmp_path / "run")
+    path = scenes / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "categories": []}))
+    with pytest.raises(InputError, match="no objects with a class"):
+        training.train(training.load_recipe(None, [*options, *data, "--model.detector=fcos"]), tmp_path / "run")
     for split in ("train", "test"):
         (tmp_path / "plain" / split / "cat").mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "plain" / split / "cat" / "0.png")

@@ -30,7 +30,7 @@ def small(name: str, **options: object) -> nn.Module:
     options = {"backbone": "cifar-resnet20", "num_classes": 3, "strides": (1, 2, 4), "frozen_stages": 0, **options}
     options |= {} if options["backbone"] != "cifar-resnet20" else {"backbone_options": {"block": "basic"}}
     options |= FEW if "rcnn" in name else {}
-    return detection.create(name, **SMALL, **options)
+    return detection.create(name, **{**SMALL, **options})
 
 
 @pytest.mark.parametrize("name", detection.names())
@@ -72,6 +72,31 @@ def test_targets_that_do_not_fit_are_refused_in_a_line() -> None:
         small("fcos", strides=(4, 8))
     with pytest.raises(InputError, match="box_score_thresh"):
         small("faster-rcnn", box_scor=0.1)
+    with pytest.raises(InputError, match="labels for each image"):
+        detector(IMAGES, targets()[:1])
+    with pytest.raises(InputError, match="an image of 200 x 2 pixels is too long"):
+        small("fcos").eval()([torch.zeros(3, 2, 200)])
+    with pytest.raises(InputError, match="int64"):
+        detector(IMAGES, [{**target, "labels": target["labels"].float()} for target in targets()])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("norms", "fixed", "did you mean 'norm'"),
+        ("num_classes", 0, "num_classes is 0"),
+        ("channels", 31.5, "a whole number"),
+        ("frozen_stages", 1.5, "a whole number"),
+        ("strides", 4, "not 4; give a list"),
+        ("min_size", "big", "min_size is 'big'"),
+        ("score_thresh", "low", "score_thresh is 'low'"),
+        ("detections_per_img", -1, "detections_per_img is -1"),
+        ("head", "small", "head is 'small'"),
+    ],
+)
+def test_options_of_another_kind_are_refused_in_a_line(option: str, value: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small("retinanet", **{option: value})
 
 
 def classifier(**options: object) -> nn.Module:

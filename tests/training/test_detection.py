@@ -109,7 +109,8 @@ def test_the_command_line_trains_evaluates_and_draws(scenes, tmp_path, capsys, m
     training.recipe.write_recipe(recipe(scenes, "--schedule.epochs=1", "--model.detector=mask-rcnn"), file)
     assert main(["train", str(file), "--run", "run", "--json", "--quiet"]) == 0
     trained = json.loads(capsys.readouterr().out)
-    assert main(["detect", "evaluate", "run", "--json", "--workers=0", "--quiet"]) == 0
+    assert main(["detect", "evaluate", "run", "--json", "--workers=0", "--quiet", "--out=found"]) == 0
+    assert sorted(path.name for path in Path("found").iterdir()) == ["1-run-boxes.json", "1-run-masks.json"]
     overall = [one for one in json.loads(capsys.readouterr().out)["results"] if one["class"] is None]
     assert [one["kind"] for one in overall] == ["boxes", "masks"]
     assert overall[0]["AP"] == pytest.approx(trained["test_box_ap"], abs=1e-12)
@@ -130,6 +131,9 @@ def test_the_command_line_trains_evaluates_and_draws(scenes, tmp_path, capsys, m
     for command in (["evaluate", "run"], ["gates", "run"]):
         assert main([*command, "--quiet"]) == 2
         assert "detector" in capsys.readouterr().err
+    monkeypatch.setattr("regard.detection.evaluate", None)  # refused before
+    assert main(["detect", "evaluate", "run", "--quiet", "--out=found"]) == 2
+    assert "1-run-boxes.json exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("theirs", ["se", None])

@@ -106,13 +106,18 @@ def _evaluate(arguments: list[str], options: Namespace) -> int:
     with joined(arguments) as processes:
         output = Output(options, main=processes.main)
         detectors = [load_detector(source, options.weights) for source in options.inputs]
+        if options.out is not None and not options.overwrite:
+            _check_absent(Path(options.out), options.inputs)
         sets: dict[str, ImageDataset] = {}  # detectors tested on the same data share them
         results = []
         for one in detectors:
             results.append(_measured(one, _images(one, options, sets), options, processes, output))
         if options.out is not None and processes.main:
-            for path in _write(results, Path(options.out), overwrite=options.overwrite):
-                output.note(f"written: {path}")
+            Path(options.out).mkdir(parents=True, exist_ok=True)
+            for i, result in enumerate(results):
+                for kind in result.kinds:
+                    path = result.save_coco(_path(Path(options.out), i, result.model, kind), kind)
+                    output.note(f"written: {path}")
         records = [record for one in results for record in one.to_records()]
         overall = [record for record in records if record["class"] is None]
         tables = [records_table(overall, _COLUMNS)]
@@ -173,18 +178,19 @@ def _images(found: Pretrained, options: Namespace, sets: dict[str, ImageDataset]
     return sets[key]
 
 
-def _write(results: Sequence[detection.Results], folder: Path, *, overwrite: bool) -> list[Path]:
-    """Writes the detections in COCO's results format, a file per detector and kind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [
-        (one, kind, folder / f"{number}-{Path(one.model).name}-{kind}.json")
-        for number, one in enumerate(results, start=1)
-        for kind in one.kinds
-    ]
-    for _, _, path in paths:
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists already; replace it (--overwrite) or choose another folder (--out)")
-    return [one.save_coco(path, kind) for one, kind, path in paths]
+def _path(folder: Path, number: int, model: str, kind: str) -> Path:
+    """The file of a detector's boxes or masks in COCO's results format."""
+    return folder / f"{number + 1}-{Path(model).name}-{kind}.json"
+
+
+def _check_absent(folder: Path, models: Sequence[str]) -> None:
+    """Raises InputError, before hours of evaluation, where a file of results is there already, or no folder."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose another folder (--out)")
+    for i, model in enumerate(models):
+        for path in (_path(folder, i, model, kind) for kind in ("boxes", "masks")):
+            if path.exists():
+                raise InputError(f"{path} exists already; replace it (--overwrite) or choose another folder (--out)")
 
 
 def load_detector(source: str, weights: training.run.Weights) -> Pretrained:

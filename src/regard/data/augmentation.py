@@ -158,6 +158,10 @@ class Augmentation:
         if given:
             kind = "classifiers" if detector else "detectors (model.detector)"
             raise InputError(f"augmentation: {', '.join(given)} is for {kind}; leave it out")
+        if detector and self.jitter is None and self.crop is not None:
+            raise InputError("augmentation: crop is the square of jitter (detectors); give jitter, or leave crop out")
+        if self.jitter is not None and self.short_side:
+            raise InputError("augmentation: jitter takes the place of short_side; leave one out")
 
     def _given(self, names: Sequence[str]) -> list[str]:
         """Those of the fields that do not have their default."""

@@ -176,7 +176,9 @@ def _opened_splits(
         train, test = (_open(source, path, split, options) for split in ("train", None))
     if test.split == train.split:
         raise InputError(f"data set {source.name!r} has no split in {show(path)} to test on; add one")
-    return Splits(_labelled(train), test if objects else _labelled(test))
+    if objects:
+        return Splits(_labelled(with_objects(train), "object"), test)
+    return Splits(_labelled(train), _labelled(test))
 
 
 def _held_out(images: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
@@ -202,14 +204,14 @@ def _normalised(splits: Splits) -> Splits:
     return splits
 
 
-def _labelled(images: ImageDataset) -> ImageDataset:
+def _labelled(images: ImageDataset, kind: str = "label") -> ImageDataset:
     labelled = (images.labels >= 0).nonzero().flatten()
     unlabelled = len(images) - len(labelled)
     if not len(labelled):
-        raise InputError(f"no image of split {images.split!r} of {images.name!r} has a label; give ones to learn from")
+        raise InputError(f"no image of split {images.split!r} of {images.name!r} has a {kind}; give ones to learn from")
     if unlabelled:
         message = f"{unlabelled} of the {len(images)} images of split {images.split!r} of {images.name!r}"
-        warnings.warn(f"{message} have no label: left out", DataWarning, stacklevel=2)
+        warnings.warn(f"{message} have no {kind}: left out", DataWarning, stacklevel=2)
     return images.subset(labelled) if unlabelled else images
 
 

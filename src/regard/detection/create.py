@@ -22,7 +22,7 @@ from regard.detection.backbone import Weights, build_backbone
 from regard.detection.cascade import CascadeHeads
 from regard.detection.norms import Norm
 from regard.detection.pyramid import Extra, Pyramid
-from regard.errors import InputError, first_line, unknown
+from regard.errors import InputError, check_number, first_line, unknown
 
 _ASPECTS = (0.5, 1.0, 2.0)
 
@@ -36,6 +36,7 @@ class Detector(nn.Module):
     """
 
     num_classes: int
+    transform: GeneralizedRCNNTransform
     background = 0
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
@@ -51,13 +52,26 @@ class Detector(nn.Module):
             `labels` (n,), `scores` (n,) and, for detectors with masks, `masks` float32 (n, 1, H, W) in [0, 1].
 
         Raises:
-            InputError: no targets in training; labels beyond the classes; no masks where they are needed.
+            InputError: no targets in training; labels beyond the classes; no masks where they are needed; an image that
+                would have a side of 0 pixels after resizing.
         """
         if self.training:
-            if targets is None:
+            if (
+                not targets
+                or len(targets) != len(images)
+                or not all({"boxes", "labels"} <= one.keys() for one in targets)
+            ):
                 raise InputError("a detector in training needs targets: a dict of boxes and labels for each image")
             targets = self._shifted(targets)
-        outputs = super().forward(images, targets)
+        try:
+            outputs = super().forward(images, targets)
+        except RuntimeError as error:
+            for height, width in (image.shape[-2:] for image in images):
+                if max(height, width) > min(height, width) * self.transform.max_size:
+                    raise InputError(
+                        f"an image of {width} x {height} pixels is too long and narrow to detect in"
+                    ) from error
+            raise
         if not self.training and self.background:
             for detections in outputs:
                 detections["labels"] = detections["labels"] - self.background
@@ -65,6 +79,8 @@ class Detector(nn.Module):
 
     def _shifted(self, targets: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         labels = torch.cat([target["labels"] for target in targets])
+        if labels.is_floating_point():
+            raise InputError(f"labels of objects are {labels.dtype}; expected class indices, int64")
         if len(labels) and not (labels.min() >= 0 and labels.max() < self.num_classes):
             raise InputError(
                 f"labels of objects are {int(labels.min())} to {int(labels.max())}; expected class indices 0 to "
@@ -137,6 +153,25 @@ _DETECTORS: dict[str, tuple[type[Detector], Callable[..., Detector], tuple[int, 
 }
 
 
+def _check_options(name: str, kind: type[Detector], options: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that the detector `name` does not have, and for a value of another kind."""
+    parameters = [inspect.signature(made).parameters for made in (GeneralizedRCNNTransform, kind, create)]
+    defaults = {option: parameter.default for group in parameters for option, parameter in group.items()}
+    for option in options.keys() - defaults.keys():
+        raise unknown(
+            f"option of {name}", option, defaults.keys() - {"name", "backbone", "num_classes", "kwargs", "options"}
+        )
+    for option, value in options.items():
+        default = defaults[option]
+        if isinstance(default, int | float):
+            several = isinstance(value, list | tuple) and option == "min_size"  # torchvision draws one of them
+            whole = isinstance(default, int)
+            for one in value if several else [value]:
+                check_number(option, one, "[1, 2^40]" if whole else "[0, 2^40]", whole=whole)
+        elif isinstance(value, str | int | float):
+            raise InputError(f"{option} is {value!r:.40}; {name} takes a list, or a module of torchvision, or nothing")
+
+
 def names() -> tuple[str, ...]:
     """The detectors that `create` knows."""
     return tuple(_DETECTORS)
@@ -189,9 +224,8 @@ def create(
     if name not in _DETECTORS:
         raise unknown("detector", name, _DETECTORS)
     kind, build, customary, extra = _DETECTORS[name]
-    known = {name for made in (kind, GeneralizedRCNNTransform) for name in inspect.signature(made.__init__).parameters}
-    for option in options.keys() - known:
-        raise unknown(f"option of {name}", option, known - {"self", "backbone", "num_classes", "kwargs"})
+    _check_options(name, kind, {**options, "num_classes": num_classes, "channels": channels})
+    check_number("frozen_stages", frozen_stages, "[0, 2^40]", whole=True)
     if attention is None and (attention_stages is not None or attention_options or attention_start is not None):
         raise InputError("attention_stages, attention_options or attention_start are given, and attention is not")
     attach = attention and partial(

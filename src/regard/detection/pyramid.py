@@ -63,10 +63,10 @@ class Pyramid(nn.Module):
         known = trace.strides()
         if not known:
             raise InputError(f"{type(model).__name__} has no stage that gives features (N, C, H, W)")
-        if not strides or any(stride not in known for stride in strides):
+        if not isinstance(strides, Sequence) or not strides or any(stride not in known for stride in strides):
             raise InputError(
                 f"{type(model).__name__} has stages of the strides {', '.join(map(str, sorted(known)))}, not "
-                f"{', '.join(map(str, strides)) or 'none'}; choose among them (strides), or take another network"
+                f"{strides!r:.60}; give a list of some of them (strides), or take another network"
             )
         self.levels = {stride: known[stride] for stride in sorted(strides)}
         self.body = model

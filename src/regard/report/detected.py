@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,21 @@ def detect(
     found: list[dict[str, Any]] = []
     skipped: list[str] = []
     with written_folder(folder, INDEX, overwrite=overwrite) as aside:
-        for done, (key, stem, image) in enumerate(_read(images, unreadable, skipped), start=1):
-            objects = _objects(detector, image, score)
+        for index, (key, stem) in enumerate(zip(images.keys, stems_of(images), strict=True)):
+            try:
+                image = images.image(index)
+                objects = _objects(detector, image, score)
+            except (Unreadable, InputError) as error:
+                if unreadable == "error":
+                    raise InputError(f"{error}; replace it, or skip such images (--unreadable skip)") from error
+                skipped.append(f"{key}: {error}")
+                continue
             picture = aside / f"{stem}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             drawn(image, objects, classes).save(picture)
             place = {"image": key, "picture": f"{stem}.png", "width": image.width, "height": image.height}
             found.append({**place, "detections": _records(objects, classes)})
-            on_image(done + len(skipped))
+            on_image(index + 1)
         about = {"regard": __version__, "detector": source, "score": score, "classes": list(classes)}
         content = {**about, "images": found, "skipped": skipped}
         (aside / INDEX).write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")
@@ -142,17 +149,6 @@ def _colour(label: int) -> tuple[int, int, int]:
     """The colour of a class; neighbouring classes differ by the golden ratio of the colour circle."""
     red, green, blue = colorsys.hsv_to_rgb((0.6 + 0.618 * label) % 1, 0.85, 0.8)
     return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def _read(images: ImageDataset, unreadable: str, skipped: list[str]) -> Iterator[tuple[str, str, Image.Image]]:
-    """Key, stem and pixels of the images that can be read."""
-    for index, stem in enumerate(stems_of(images)):
-        try:
-            yield images.keys[index], stem, images.image(index)
-        except Unreadable as error:
-            if unreadable == "error":
-                raise InputError(f"{error}; replace it, or skip such images (--unreadable skip)") from error
-            skipped.append(f"{images.keys[index]}: {error}")
 
 
 @torch.no_grad()

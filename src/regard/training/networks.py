@@ -48,6 +48,8 @@ def build_network(
     """
     for group in ("options", "detector_options"):
         for option in getattr(network, group):
+            if option == "num_classes":
+                raise InputError(f"model.{group} has num_classes, which is that of the data; leave it out")
             if option in inspect.signature(models.create).parameters:
                 raise InputError(f"model.{group} has {option}, which is a field; give it as model.{option}")
     start = network.attention_start

@@ -411,6 +411,11 @@ class Recipe:
         if model.detector not in detection.names():
             raise unknown("detector", model.detector, detection.names())
         given = [name for name in ("task", "label_smoothing") if getattr(self, name) != getattr(defaults, name)]
+        given += [
+            f"data.{name}"
+            for name in ("crop_pct", "interpolation")
+            if getattr(self.data, name) != getattr(defaults.data, name)
+        ]
         given += [f"transfer.{name}" for name in (*FROM_TEACHER, *DERIVED) if self.transfer.uses(name)]
         given += ["guidance"] if self.guidance.used else []
         if given:
