@@ -70,6 +70,8 @@ def test_two_detectors_are_measured_compared_and_shown(here: Path, capsys: pytes
         (["one", "--layer=layer3"], "unknown layer"),
         (["one", "resnet18"], "one is a detector, resnet18 a classifier"),
         (["one", "--score=1"], "detects nothing"),
+        (["one", "--masks=5"], "--masks is for --method drise"),
+        (["resnet18", "--box-regions"], "--box-regions is for detectors"),
     ],
 )
 def test_what_does_not_fit_is_one_line(
@@ -92,3 +94,5 @@ def test_detections_are_explained_in_pictures(here: Path, capsys: pytest.Capture
     assert json.loads(capsys.readouterr().out) == [] and not list((here / "shown").glob("*.png"))
     assert main(["explain", *options, "--class=disc", "--overwrite"]) == 2
     assert "--class is for classifiers" in capsys.readouterr().err
+    assert main(["explain", "scenes/val2017/000.png", "--model=resnet18", "--score=0.1", "--out=other"]) == 2
+    assert "--score is for detectors" in capsys.readouterr().err and not (here / "other").exists()

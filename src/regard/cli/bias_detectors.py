@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,8 @@ from regard.training import Pretrained
 
 # Options of classifiers that detectors do not have, with their values if not given.
 _OF_CLASSIFIERS = {"target": "predicted", "keep_maps": False, "interventions": False, "batch_size": None}
+# Options that classifiers do not have.
+_OF_DETECTORS = {"score": 0.5, "detections": 20, "box_regions": False, "masks": 1000}
 _OF_THE_IMAGE = ("gradcam", "gradcam++", "xgradcam")
 
 
@@ -128,13 +130,14 @@ def open_detectors(
     first, *others = options.models
     network = training.load_pretrained(first, options.weights, ema=options.ema, say=say)
     if network.network.detector is None:
+        _check_left_out(options, _OF_DETECTORS, f"detectors, {first} is a classifier")
         return None
     networks = [network, *(training.load_pretrained(name, options.weights, say=say) for name in others)]
     if classifiers := [one.source for one in networks if one.network.detector is None]:
         raise InputError(f"{first} is a detector, {classifiers[0]} a classifier; measure each kind by itself")
-    for name, usual in _OF_CLASSIFIERS.items():
-        if options[name] != usual:
-            raise InputError(f"--{name.replace('_', '-')} is for classifiers, {first} is a detector; leave it out")
+    _check_left_out(options, _OF_CLASSIFIERS, f"classifiers, {first} is a detector")
+    if options.method != maps.DRISE.method:
+        _check_left_out(options, {"masks": _OF_DETECTORS["masks"]}, f"--method drise, not {options.method}")
     given = parser.parse_args(arguments, defaults=False).get("data", Namespace())
     sets: dict[str, ImageDataset] = {}  # detectors trained on the same data share them
     device = training.pick_device(options.device)
@@ -149,6 +152,13 @@ def open_detectors(
             "objects of a kind; those of hirescam and layercam are of each detection (--method)"
         )
     return opened
+
+
+def _check_left_out(options: Namespace, usual: Mapping[str, object], meant: str) -> None:
+    """Raises InputError for an option that has another value than its usual one."""
+    for name, value in usual.items():
+        if options[name] != value:
+            raise InputError(f"--{name.replace('_', '-')} is for {meant}; leave it out")
 
 
 def _images(network: Pretrained, name: str | None, options: Namespace, sets: dict[str, ImageDataset]) -> ImageDataset:

@@ -83,6 +83,8 @@ def _explained(network: Pretrained, pictures: ImageDataset, options: Namespace, 
     others |= {"names": network.output_names, "source": network.source, "top": options.top}
     others |= {"threshold": options.threshold, "overwrite": options.overwrite}
     if network.network.detector is None:
+        if options.score != parser().get_default("score"):
+            raise InputError(f"--score is for detectors, {network.source} is a classifier; leave it out")
         mean, std = _normalisation(network)
         model = network.model().to(training.pick_device(options.device))
         return report.explain(
