@@ -39,6 +39,8 @@ def test_a_classifier_is_no_detector(classifier, tmp_path, capsys) -> None:
         (["evaluate", "a", "--model", "b"], "to evaluate, name the runs"),
         (["predict", "photo.png", "--model", "a", "--score", "2"], "--score is 2"),
         (["draw", "photo.png"], "evaluate"),
+        (["evaluate", "a", "--score", "0.9"], "--score is for regard detect predict"),
+        (["predict", "photo.png", "--model", "a", "--per-class"], "--per-class is for regard detect evaluate"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys) -> None:

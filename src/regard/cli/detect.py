@@ -34,6 +34,10 @@ _COMPARISON_COLUMNS = (
 )
 
 
+_OF_ONE = {"evaluate": ("data", "split", "images", "limit", "per_class"), "predict": ("score",)}
+"""Options that one action has and the other does not."""
+
+
 def parser() -> Parser:
     parser = make_parser(
         "detect",
@@ -93,6 +97,10 @@ def main(arguments: list[str]) -> int:
     check_interval("--score", options.score, "[0, 1]")
     if options.limit is not None:
         check_interval("--limit", options.limit, "[1, 2^40]")
+    (other,) = _OF_ONE.keys() - {options.action}
+    for name in _OF_ONE[other]:
+        if options[name] != parser().get_default(name):
+            raise InputError(f"--{name.replace('_', '-')} is for regard detect {other}; leave it out")
     return _predict(options) if options.action == "predict" else _evaluate(arguments, options)
 
 

@@ -159,7 +159,7 @@ def _loaded_splits(
     elif folder is not None:
         raise InputError(
             f"data set {source.name!r} is made, not read from a folder (found {str(folder)!r}); leave the folder out, "
-            "or say what it holds (--data.name folder)"
+            "or say what it holds (--data.name folder, files, coco, …)"
         )
     splits: Splits = source.load(**options)
     return splits
