@@ -124,7 +124,10 @@ def test_the_command_line_trains_evaluates_and_draws(scenes, tmp_path, capsys, m
             left, top, right, bottom = one["box"]
             assert 0 <= left <= right <= 64 and 0 <= top <= bottom <= 64
             assert one["class"] in ("disc", "box") and one["mask"]["size"] == [64, 64]
-    capsys.readouterr()
+    assert (
+        main(["detect", "predict", str(scenes / "val2017" / "000.png"), "--model=run", "--out=none", "--score=1"]) == 0
+    )
+    assert "lower it (--score)" in capsys.readouterr().err
     assert main(["runs", str(tmp_path), "--json"]) == 0
     (run,) = json.loads(capsys.readouterr().out)
     assert run["test_box_ap"] == pytest.approx(trained["test_box_ap"]) and run["test_accuracy"] is None

@@ -236,6 +236,8 @@ def _predict(options: Namespace) -> int:
     records = result.to_records()
     output.show(records, records_table(records, detected.COLUMNS))
     output.note(f"objects: {len(records):,} in {len(result.images):,} images, skipped: {len(result.skipped):,}")
+    if result.images and not records:
+        output.note(f"nothing has a score of {options.score} or more; lower it (--score), or train longer")
     for reason in result.skipped[:3]:
         output.note(f"skipped: {reason}")
     output.note(f"pictures: {result.folder.resolve()}")
