@@ -125,7 +125,7 @@ def test_several_metrics_and_a_run_without_one() -> None:
 
 
 def test_a_metric_that_no_run_measures() -> None:
-    published = made_up.table(metrics=(metric("ap"),))
+    published = made_up.table(metrics=(metric("gflops"),))
     filled = made_up.filled(published, {("cifar10", "se"): [(None,)]})
     assert grids(filled, wide=False)[""].rows[0][2] == "not measured"
     assert [row[1] for row in grids(filled)[""].rows] == ["published", "published"]

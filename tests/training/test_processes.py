@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 from support.commands import ended, start, wait_for
+from support.scenes import write_scenes
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -52,6 +54,26 @@ def test_synchronised_norms_make_two_processes_one(tmp_path) -> None:
         for status, _, errors in ended(start([*options, f"--run={tmp_path / str(count)}"], count)):
             assert status == 0, errors
     assert_near(*(load_file(Run.open(tmp_path / name).weights()) for name in ("1", "2")), 1e-4)
+
+
+def test_one_and_two_processes_train_and_test_the_same_detector(tmp_path) -> None:
+    scenes = write_scenes(tmp_path / "scenes")
+    options = ["train", "--data.name=coco", f"--data.folder={scenes}", "--data.size=64", "--data.workers=0"]
+    options += ["--model.name=cifar-resnet11", "--model.detector=retinanet", "--device=cpu", "--threads=1"]
+    options += ["--model.detector_options={strides: [4], channels: 8, norm: statistics, score_thresh: 0}"]
+    options += ["--schedule.epochs=2", "--schedule.batch_size=2", "--optimizer.lr=0.01", "--schedule.milestones=[]"]
+    for count in (1, 2):
+        for status, _, errors in ended(start([*options, f"--run={tmp_path / str(count)}"], count)):
+            assert status == 0, errors
+    one, two = (Run.open(tmp_path / name) for name in ("1", "2"))
+    for ours, theirs in zip(one.metrics(), two.metrics(), strict=True):
+        for name in ("loss", "classification", "bbox_regression"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+    assert_near(load_file(one.weights()), load_file(two.weights()), 1e-5)
+    evaluate = ["detect", "evaluate", str(one.folder), "--json", "--quiet", "--workers=0", "--device=cpu"]
+    alone, first, second = (output for count in (1, 2) for _, output, _ in ended(start(evaluate, count)))
+    assert json.loads(first) == json.loads(alone) and not second
+    assert json.loads(alone)["results"][0]["AP"] == one.metrics()[-1]["test_box_ap"]
 
 
 # Takes the place of the download: says which process asked, and writes weights after a while.

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.scenes import write_scenes
 
 from regard import data, models, recipes, training
 from regard.training import Recipe, load_recipe
@@ -24,7 +25,9 @@ from regard.training.recipe import with_fields
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-RECIPES = {name.rpartition("/")[2]: load_recipe(name) for name in recipes.names()}
+ALL = {name.rpartition("/")[2]: load_recipe(name) for name in recipes.names()}
+DETECTORS = {name: recipe for name, recipe in ALL.items() if recipe.model.detector}
+RECIPES = {name: recipe for name, recipe in ALL.items() if name not in DETECTORS}
 SIDE = 40  # of the images of sets that are read while training, so that they are made in no time
 LARGEST = max(recipe.schedule.batch_size for recipe in RECIPES.values())
 
@@ -241,3 +244,14 @@ def test_two_steps(name, stand_ins, whole, tmp_path, monkeypatch) -> None:
     for weight in ("beta", "alpha", "full_activation", "gradient", "symmetry", "input_gradient"):
         assert (row.get(terms.get(weight, weight), 0) > 0) == recipe.transfer.uses(weight), weight
     assert row["skipped_steps"] == 0 and np.isfinite(row["loss"])
+
+
+@pytest.mark.parametrize("name", sorted(set(DETECTORS) - {"coco-faster-rcnn-2x"}))
+def test_two_steps_of_a_detector(name, tmp_path) -> None:
+    changes = {"data.folder": str(write_scenes(tmp_path / "scenes")), "data.size": 64, "data.workers": 0}
+    changes |= {"model.name": "resnet10t", "model.pretrained": False, "device": "cpu", "threads": 1}
+    changes |= {"schedule.epochs": 1, "schedule.batch_size": 3, "schedule.milestones": []}
+    changes |= {"model.detector_options": {"channels": 8}}
+    (row,) = training.train(with_fields(DETECTORS[name], changes), tmp_path / "run").run.metrics()
+    assert np.isfinite(row["loss"]) and row["skipped_steps"] == 0
+    assert ("mask" in row and "test_mask_ap" in row) == ("mask" in name)
