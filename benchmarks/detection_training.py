@@ -39,7 +39,7 @@ NARROW_ONE_STAGE = {"channels": 64, "detections_per_img": 20}
 SHOWN = {"test_box_ap50": "box AP50", "test_mask_ap50": "mask AP50", "test_box_ap": "box AP", "test_mask_ap": "mask AP"}
 REACHED = 0.9  # AP50 on the training photographs
 PHOTOGRAPHS, TEST_PHOTOGRAPHS = 8, 50
-OVERFIT = {"faster-rcnn": (16, 5e-4), "retinanet": (80, 5e-4)}  # epochs of two steps, and the learning rate
+OVERFIT = {"faster-rcnn": (16, 5e-4), "retinanet": (120, 5e-4)}  # epochs of two steps, and the learning rate
 
 
 def recipe(options: argparse.Namespace, detector: str, attention: str, seed: int, *more: str) -> training.Recipe:
