@@ -121,6 +121,15 @@ def test_a_detector_that_finds_all(clutter, tmp_path):
             detection.Results.load(path)
 
 
+def test_an_image_that_a_detector_refuses_is_named(clutter, monkeypatch):
+    def refuse(self, images):
+        raise InputError("too narrow")
+
+    monkeypatch.setattr(Recaller, "forward", refuse)
+    with pytest.raises(InputError, match=f"{clutter.keys[0]}: too narrow; leave it out of data set 'clutter'"):
+        detection.evaluate(Recaller(clutter), clutter)
+
+
 def test_classes_are_matched_by_name(clutter):
     names = ["other", *reversed(clutter.classes)]
     model = Recaller(clutter, classes=[names.index(name) for name in clutter.classes])

@@ -83,7 +83,11 @@ def evaluate(
     skipped: list[str] = []
     with evaluation_mode(detector), torch.inference_mode():
         for batch in loader.epoch(0):
-            outputs = detector(batch.images)
+            try:
+                outputs = detector(batch.images)
+            except InputError as error:
+                keys = ", ".join(dataset.keys[index] for index in batch.index.tolist())
+                raise InputError(f"{keys}: {error}; leave it out of data set {dataset.name!r}") from error
             for index, image, output in zip(batch.index.tolist(), batch.images, outputs, strict=True):
                 try:
                     found.append(_image(dataset, index, image, output, numbers))
