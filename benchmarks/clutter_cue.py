@@ -1,8 +1,8 @@
 """Does attention, and sub-attention, help against a false cue? The built-in data, with the cue swept from 0 to 1.
 
 Trains four networks (plain, SE, LSAS-SE, shuffle) on `clutter` at each cue, three seeds each, and measures where they
-look on test images whose background says nothing. Writes the figure and the numbers of every run to docs/cue.png and
-docs/cue.md.
+look on test images whose background says nothing. Writes the figure and the numbers of every run to docs/results/cue.png and
+docs/results/cue.md.
 
 Interrupted, the same command goes on. Several processes may share the training: --part 0/2 in one, 1/2 in the other.
 """
@@ -51,7 +51,7 @@ PAIRS_SAID = (
     "Median difference in points over the pairs of runs with the same cue and seed; in how many the first is above and "
     "below; p of the sign test:"
 )
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs" / "results"
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def pairs(networks: Sequence[Trained]) -> str:
 
 
 def write(networks: Sequence[Trained], epochs: int) -> None:
-    """The tables between the marks of docs/cue.md, whose words are written by hand; and the figure."""
+    """The tables between the marks of docs/results/cue.md, whose words are written by hand; and the figure."""
     draw(networks, DOCS / "cue.png")
     path = DOCS / "cue.md"
     begin, end = "<!-- numbers -->", "<!-- end of numbers -->"

@@ -2,7 +2,7 @@
 
 Trains a small wide ResNet (plain, with LSAS-SE, with shuffle attention) on `clutter`, measures where it looks on test
 images whose background says nothing, and appends a line per finished run to docs/results/guidance-clutter.jsonl, which
-anything can plot. Prints every run, and writes the figure and the tables of docs/guidance.md from that file.
+anything can plot. Prints every run, and writes the figure and the tables of docs/how-to/guidance.md from that file.
 
 Stopped, the same command goes on. The runs that matter most come first; `--limit 9` trains nine more and stops,
 `--seeds 1` trains those of one seed, `--tables` nothing. `--lock FILE` holds a lock during each run, so that other work
@@ -350,9 +350,9 @@ def draw(results: Results, path: Path) -> None:
 
 
 def write(results: Results, epochs: int) -> None:
-    """The figure, and the tables between the marks of docs/guidance.md, whose other text is written by hand."""
-    draw(results, DOCS / "guidance.png")
-    path = DOCS / "guidance.md"
+    """The figure, and the tables between the marks of docs/how-to/guidance.md, whose other text is written by hand."""
+    draw(results, DOCS / "how-to" / "guidance.png")
+    path = DOCS / "how-to" / "guidance.md"
     figure = "![Accuracy and energy inside: maps, forms and regions at one cue; and over the cue](guidance.png)"
     new = f"{BEGIN}\n{figure}\n\n{text(results, epochs)}\n{END}"
     old = path.read_text() if path.is_file() else ""

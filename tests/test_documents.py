@@ -43,7 +43,7 @@ def names(tmp_path, monkeypatch, capsys) -> dict:
 
 
 DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
-PAGES = [ROOT / path for path in (*DOCUMENTS, "CONTRIBUTING.md", "docs/results/README.md")]
+PAGES = [ROOT / path for path in (*DOCUMENTS, "CONTRIBUTING.md")]
 PAGES += sorted((ROOT / "src" / "regard" / "recipes").glob("*/README.md"))
 
 
@@ -96,7 +96,7 @@ def test_python_examples_run(path, names) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["README.md", "docs/transfer.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/how-to/transfer.md"])
 def test_recipes_load(path, tmp_path) -> None:
     for block in blocks(path, "yaml"):
         (tmp_path / "recipe.yaml").write_text(block)

@@ -94,7 +94,7 @@ def open_regions(
 ) -> ImageDataset:
     """Open a data set of image files with regions. All files must exist, but only the annotations are read.
 
-    `docs/regions.md` describes the expected files of each kind.
+    `docs/how-to/regions.md` describes the expected files of each kind.
 
     Args:
         where: "KIND:PATH", where KIND is "coco", "cub", "folder", "imagenet", "masks", "pets", "scenes", "stl10", "voc"
