@@ -1,8 +1,8 @@
 """Does attention, and sub-attention, help against a false cue? The built-in data, with the cue swept from 0 to 1.
 
 Trains four networks (plain, SE, LSAS-SE, shuffle) on `clutter` at each cue, three seeds each, and measures where they
-look on test images whose background says nothing. Writes the figure and the numbers of every run to docs/results/cue.png and
-docs/results/cue.md.
+look on test images whose background says nothing. Writes the figure and the numbers of every run to
+docs/results/cue.png and docs/results/cue.md.
 
 Interrupted, the same command goes on. Several processes may share the training: --part 0/2 in one, 1/2 in the other.
 """
