@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from regard.formatting import number, printable, signed
 from regard.formatting import percent as in_percent
@@ -318,6 +319,37 @@ def profiles(
     return figure
 
 
+def pictures(rows: Mapping[str, Mapping[str, NDArray[Any]]], *, side: float = 108) -> Figure:
+    """Pictures in a grid, one row of them for each label.
+
+    Titles stand above the first row, and above each later one that has others.
+
+    Args:
+        rows: the pictures by title, by label of the row: images (H, W, 3) as they are; maps (H, W), from black at their
+            least to yellow at their greatest value, a pixel each.
+        side: of a picture, in points.
+    """
+    labelled = len(rows) > 1
+    columns = max(map(len, rows.values()))
+    figure = _figure(side * columns + (90 if labelled else 0), (side + 8) * len(rows) + 40)[0]
+    figure.clear()
+    above: list[str] = []
+    for at, (label, row) in enumerate(rows.items()):
+        for place, (title, picture) in enumerate(row.items()):
+            axes = figure.add_subplot(len(rows), columns, at * columns + place + 1)
+            axes.imshow(picture, cmap="inferno", interpolation="nearest" if max(picture.shape) <= 64 else None)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+            style: dict[str, Any] = {"color": _INK, "fontsize": 10, "parse_math": False}
+            if list(row) != above:
+                axes.set_title("\n".join(_text(line, round(side / 6)) for line in title.split("\n")), **style)
+            if labelled and not place:
+                axes.set_ylabel(_text(label), rotation=0, ha="right", va="center", labelpad=8, **style)
+        above = list(row)
+    return figure
+
+
 def svg(figure: Figure, title: str, description: str = "") -> Markup:
     """The figure as an element of a page: inline, without style sheet, script or address.
 
@@ -413,10 +445,10 @@ def _line(style: int) -> dict[str, Any]:
     return {"color": COLOURS[colour(style)], "linewidth": 2, "linestyle": (0, dashes(style)) if dashes(style) else "-"}
 
 
-def _text(label: str) -> str:
+def _text(label: str, letters: int = _LETTERS) -> str:
     """The label in one line of characters that can be drawn, shortened if it is long."""
     label = printable(label)
-    return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
+    return label if len(label) <= letters else f"{label[: letters - 1]}…"
 
 
 def _number(value: float, percent: bool) -> str:

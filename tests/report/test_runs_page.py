@@ -205,7 +205,7 @@ def test_wrong_input_loses_nothing(make_run, tmp_path):
 def test_figures_are_given_to_users(make_run, recipe):
     runs = [make_run(f"n-seed{seed}", seed=seed) for seed in (0, 1)]
     runs += [make_run("m", model=ModelRecipe("wrn-10-2"))]
-    figures = report.report_runs([run.folder for run in runs], images=0).plot()
+    figures = report.report_runs([run.folder for run in runs], images=0).figures()
     assert all(isinstance(figure, Figure) for figure in figures.values())
     titles = [title.split()[0] for title in figures]
     assert titles == ["Test", "Accuracy", "Position", "Range", "Test", "Training"]  # no attention loss: there is none

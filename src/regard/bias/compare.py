@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regard import figures
 from regard.bias.effects import drops, effects
 from regard.bias.results import Results, comparable
-from regard.errors import InputError
+from regard.errors import InputError, unknown
+from regard.notebook import Tabular
 from regard.stats import Difference, holm, paired_means, paired_proportions, without_nan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RATES = ("position_bias", "range_bias", "pointing")
 MEANS = ("spill", "miss", "iou", "mean_iou", "energy_inside", "auc", "rank_accuracy")
@@ -19,7 +24,7 @@ _OPTIONS = ("dataset", "split", "method", "layer", "target", "threshold", "margi
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """Differences between two results.
 
     Attributes:
@@ -37,6 +42,21 @@ class Comparison:
     reference: str
     differences: dict[str, Difference]
     notes: tuple[str, ...] = ()
+
+    def plot(self, measures: Sequence[str] = ()) -> Figure:
+        """A matplotlib figure of differences with their 95% intervals.
+
+        Args:
+            measures: of `differences`; empty: all.
+
+        Raises:
+            InputError: a measure that is not among them.
+        """
+        for name in measures:
+            if name not in self.differences:
+                raise unknown("measure", name, self.differences)
+        rows = {name.replace("_", " "): self.differences[name] for name in measures or self.differences}
+        return figures.intervals(rows, xlabel=f"{self.model} minus {self.reference}", level=0)
 
     def to_records(self) -> list[dict[str, Any]]:
         """A dict per measure, JSON-ready: `model`, `reference`, `measure`, fields of `Difference`, `significant` (None

@@ -19,6 +19,7 @@ from regard.bias.interventions import VARIANTS
 from regard.bias.metrics import CURVE_THRESHOLDS, check_pixels, check_threshold, focus_measures
 from regard.errors import InputError, first_line, unknown
 from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
+from regard.notebook import Tabular, records_html
 from regard.stats import Estimate, mean, proportion, without_nan
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ DETECTION_SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large
 DETECTION = "detection"
 """The target of results that have a row for each detection; see `bias.evaluate_detector`."""
 
+_SHOWN = ("images", "accuracy", "position_bias", "range_bias", "energy_inside", "spill", "miss")  # in a notebook
 _KEY = "image"  # the column of the images' names
 _SHAPE = ("map_height", "map_width")
 _FORMAT = "regard bias"
@@ -130,7 +132,7 @@ def comparable(rows: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Results:
+class Results(Tabular):
     """Measures of a model's maps on the images of a data set.
 
     Attributes:
@@ -364,6 +366,18 @@ class Results:
                     record = {"model": self.model, "part": part, "name": name, "measure": measure, **asdict(estimate)}
                     records.append(without_nan(record))
         return records
+
+    def _repr_html_(self) -> str:
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for record in self.to_records():
+            if record["n"] and record["measure"] in _SHOWN:
+                part, name, measure = record["part"], record["name"], record["measure"]
+                row = rows.setdefault((part, name), {"images with": f"{part} {name}".strip()})
+                row |= {measure: record["value"]} | {f"{measure}_{end}": record[end] for end in ("low", "high")}
+        at = f"{self.method} at {self.layer}" if self.layer else self.method
+        data = f"{self.dataset} {self.split}".strip()
+        caption = f"{self.model} on {data}: {at}, threshold {self.threshold}"
+        return records_html(list(rows.values()), caption=caption)
 
     def to_arrow(self) -> pyarrow.Table:
         """The rows as a pyarrow table: the column `image`, and those of `rows`; NaN is null."""

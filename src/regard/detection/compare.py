@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regard import figures
 from regard.data.random import RandomStream, check_seed
 from regard.detection.matching import PRECISIONS, Matches
 from regard.detection.results import Results
 from regard.detection.table import Kind
-from regard.errors import InputError
+from regard.errors import InputError, unknown
+from regard.notebook import Tabular
 from regard.stats import Difference, bootstrap, holm, without_nan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _PURPOSE = 22  # of the stream, among those of a seed
 _SAMPLES = 1000  # at a time
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """Differences between two results.
 
     Attributes:
@@ -33,6 +38,17 @@ class Comparison:
     model: str
     reference: str
     differences: dict[tuple[Kind, str], Difference]
+
+    def plot(self, kind: Kind = "boxes") -> Figure:
+        """A matplotlib figure of the differences of boxes, or of masks, with their 95% intervals.
+
+        Raises:
+            InputError: they are not compared.
+        """
+        rows = {name: difference for (of, name), difference in self.differences.items() if of == kind}
+        if not rows:
+            raise unknown("kind of detections", kind, dict.fromkeys(of for of, _ in self.differences))
+        return figures.intervals(rows, xlabel=f"{self.model} minus {self.reference}", level=0)
 
     def to_records(self) -> list[dict[str, Any]]:
         """A dict per number, JSON-ready: `model`, `reference`, `kind`, `measure`, fields of `Difference`, `significant`

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from regard.detection.table import Kind, Table, evaluated
 from regard.errors import InputError, first_line
 from regard.files import write_text, written_aside
+from regard.notebook import Tabular
 from regard.stats import without_nan
 
 _FORMAT = "regard detections 1"
@@ -23,7 +24,7 @@ _NAMES = ("model", "dataset", "split", "classes", "category_ids", "keys", "image
 
 
 @dataclass(frozen=True, eq=False)
-class Results:
+class Results(Tabular):
     """The detections of one detector on a data set.
 
     The numbers are those of COCO's evaluation (Lin et al. 2014, arXiv 1405.0312), by faster-coco-eval: `AP`, averaged

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from regard.attention import kernels
 from regard.errors import InputError, first_line
 from regard.modes import evaluation_mode
+from regard.notebook import Tabular
 from regard.stages import unwrapped
 
 Kind = Literal[
@@ -43,7 +44,7 @@ _PUBLISHED: tuple[Kind, ...] = (
 
 
 @dataclass(frozen=True)
-class Complexity:
+class Complexity(Tabular):
     """Learned parameters, and the operations of one forward pass of one image.
 
     Convolutions and matrix products count in multiply-adds, by torch's FlopCounterMode. A norm that scales and shifts
@@ -84,6 +85,16 @@ class Complexity:
         The first versions of flops-counter.pytorch (now ptflops) count this way, and reproduce all twelve numbers.
         """
         return sum(self.operations.get(kind, 0) for kind in _PUBLISHED)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Dicts with `quantity` and `number`: the parameters, the multiply-adds, the operations of each kind, and the
+        calls of each operator that is not counted."""
+        records: list[dict[str, Any]] = [
+            {"quantity": "parameters", "number": self.parameters},
+            {"quantity": "multiply-adds", "number": self.multiply_adds},
+        ]
+        records += [{"quantity": kind, "number": count} for kind, count in self.operations.items()]
+        return records + [{"quantity": f"{name} (not counted)", "number": n} for name, n in self.uncounted.items()]
 
 
 def complexity(model: nn.Module, image_size: int | tuple[int, int]) -> Complexity:

@@ -26,6 +26,7 @@ from regard.models.nin import NIN
 from regard.models.shufflenet import SmallImageShuffleNet
 from regard.models.vgg import SmallImageVGG
 from regard.models.wide_resnet import WideResNet
+from regard.notebook import Tabular
 
 _FOR_SMALL_IMAGES = (
     *(CifarResNet, WideResNet, NIN),
@@ -169,6 +170,19 @@ class Cost:
         }
 
 
+class Costs(Tabular, list[Cost]):
+    """Networks with and without attention, a `Cost` each."""
+
+    _columns = (
+        *("detector", "network", "attention", "gate", "parameters", "parameters_overhead", "multiply_adds"),
+        *("multiply_adds_overhead", "inference_s", "training_step_s", "problem"),
+    )
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A record of each, see `Cost.to_record`."""
+        return [cost.to_record() for cost in self]
+
+
 @cache
 def _sa_net() -> tuple[dict[str, Any], dict[tuple[str, str], Published]]:
     table = yaml.safe_load((files("regard.models") / "sa_net.yaml").read_text(encoding="utf-8"))
@@ -186,7 +200,7 @@ def count_costs(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     network_options: Mapping[str, Any] | None = None,
     kind: Callable[..., Cost] = Cost,
-) -> list[Cost]:
+) -> Costs:
     """The counted cost of each network without attention and with each of the modules, in this order.
 
     Args:
@@ -217,7 +231,7 @@ def count_costs(
             raise InputError(f"there are options of {name!r}, which is not among the modules: {', '.join(modules)}")
     for side in (image_size,) if isinstance(image_size, int) else image_size or ():
         check_interval("image_size", side, "[1, 2^16]")
-    rows: list[Cost] = []
+    rows = Costs()
     for network in dict.fromkeys(networks):
         base = kind(network, None, gate, chosen, 0, classes or 10, network_options=network_options or {})
         size, count = base.customary()

@@ -20,6 +20,7 @@ from regard.data import Unreadable as UnreadableImage
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError, check_interval
 from regard.maps import DRISE, DetectionCAM, MapMethod
+from regard.notebook import Tabular
 from regard.report.captions import CAMS
 from regard.report.detections_gallery import detection_cells
 from regard.report.explanation import Unreadable, explanations
@@ -45,7 +46,7 @@ _SIZE = 256  # pixels of a picture on the page
 
 
 @dataclass(frozen=True)
-class Explained:
+class Explained(Tabular):
     """Images that `explain` explained.
 
     Attributes:

@@ -10,23 +10,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regard import figures
 from regard.bias import Results, measure, scaled
 from regard.bias.results import comparable
 from regard.data import Batch, Channels, ImageDataset, denormalised
 from regard.data.random import RandomStream
 from regard.errors import check_interval
-from regard.formatting import printable, shortened
+from regard.formatting import percent, printable, shortened
 from regard.logits import class_logits
 from regard.maps import MapMethod
+from regard.notebook import Tabular
 from regard.report.glossary import TERMS
 from regard.report.overlay import Mask, Pixels, data_uri, draw
 from regard.stats import without_nan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RANDOM, ALL = "Random images", "All images"
 DIFFERENT = "Largest differences in energy inside"
@@ -101,7 +106,7 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class Row(Tabular):
     """An image, and its CAMs: of several classes, or of several models.
 
     Attributes:
@@ -124,6 +129,14 @@ class Row:
         """The image with the edge of its region, as the first cell has it, and the boxes of all cells."""
         boxes = [cell.box for cell in self.cells if cell.box]
         return draw(self.cells[0].pixels, None, self.cells[0].region, size=size, boxes=boxes)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the image, and beside it each CAM, with its class and the result."""
+        pictures = {self.label or "image": self.draw()}
+        for cell in self.cells:
+            title = f"{printable(cell.explained.name)} ({percent(cell.explained.probability)}%)"
+            pictures["\n".join(filter(None, (title, cell.result)))] = cell.draw()
+        return figures.pictures({self.key: pictures})
 
     def to_records(self) -> list[dict[str, Any]]:
         """A flat dict for each cell, then for each of the likeliest classes without one; JSON-ready, None for NaN."""

@@ -56,7 +56,7 @@ class Part:
         others = iter(range(1, len(self.groups)))
         return {group.name: 0 if group is self.reference else next(others) for group in self.groups}
 
-    def plot(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Figure]:
         """Figures by title: accuracy by cost, measures with their intervals, curves of the training."""
         return {**self.costs(), **self.intervals(), **self.curves()}
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from regard import stats
 from regard.errors import InputError, unknown
 from regard.formatting import printable
+from regard.notebook import records_html
 from regard.report import captions
 from regard.report.collect import FROM_FOLDERS, RunResult, collect
 from regard.report.comparisons import compare
@@ -66,11 +67,38 @@ class RunsReport:
             for record in records
         ] + [{"record": "note", "test_set": None, **note._asdict()} for note in self.notes]
 
-    def plot(self) -> dict[str, Figure]:
+    def _repr_html_(self) -> str:
+        records = self.to_records()
+        columns = {"network": NETWORK_COLUMNS, "comparison": COMPARISON_COLUMNS}
+        tables = [
+            records_html([one for one in records if one["record"] == kind], ["test_set", *(one.key for one in of_kind)])
+            for kind, of_kind in columns.items()
+        ]
+        return "".join(tables)
+
+    def figures(self) -> dict[str, Figure]:
         """The figures of the page by title; of several test sets, with the test set in front."""
         if len(self.parts) == 1:
-            return self.parts[0].plot()
-        return {f"{part.heading}: {title}": figure for part in self.parts for title, figure in part.plot().items()}
+            return self.parts[0].figures()
+        return {f"{part.heading}: {title}": figure for part in self.parts for title, figure in part.figures().items()}
+
+    def plot(self, title: str | None = None) -> Figure:
+        """A matplotlib figure of the page.
+
+        Args:
+            title: one of `figures`; None: the first.
+
+        Raises:
+            InputError: there is no figure of that title, or none at all.
+        """
+        drawn = self.figures()
+        if not drawn:
+            raise InputError("there is nothing to draw: no run has a number yet; train or evaluate them first")
+        if title is None:
+            return next(iter(drawn.values()))
+        if title not in drawn:
+            raise unknown("figure", title, drawn)
+        return drawn[title]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns = [replace(column, detail="") for column in NETWORK_COLUMNS]

@@ -18,6 +18,7 @@ from regard.attention.registry import is_registered
 from regard.errors import InputError, unknown
 from regard.maps.layers import Layer, find_layers, readable
 from regard.modes import at_rest, checked_images
+from regard.notebook import Tabular
 from regard.stats import without_nan
 from regard.studies.labelled import class_name, labelled
 from regard.studies.moments import Moments, MomentsByClass
@@ -149,7 +150,7 @@ class LayerGates:
 
 
 @dataclass(frozen=True)
-class GateActivations:
+class GateActivations(Tabular):
     """The gates of a model's attention modules over labelled images.
 
     Attributes:

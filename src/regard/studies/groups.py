@@ -14,6 +14,7 @@ from regard import figures, stats
 from regard.errors import InputError, unknown
 from regard.maps.channel_groups import group_probabilities
 from regard.maps.layers import Layer, find_layers
+from regard.notebook import Tabular
 from regard.stats import Estimate
 from regard.studies.labelled import class_name, labelled
 
@@ -24,7 +25,7 @@ Target = Literal["label", "predicted"]
 
 
 @dataclass(frozen=True)
-class GroupScores:
+class GroupScores(Tabular):
     """Scores of the groups of a layer's channels.
 
     Attributes:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from regard import stats
+from regard.notebook import Tabular
 from regard.stats import Difference, Estimate
 from regard.tables.metrics import Metric
 from regard.tables.overrides import Overrides
@@ -97,7 +98,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class FilledTable:
+class FilledTable(Tabular):
     """A published table, and the runs of one store that fill it.
 
     Attributes:
@@ -181,6 +182,8 @@ class FilledTable:
         )
         checked = first.cell.checked and second.cell.checked
         return Comparison(row, column, against, metric, published, difference, label, checked)
+
+    _columns = ("row", "column", "metric", "published", "mean", "deviation", "n")
 
     def to_records(self) -> list[dict[str, Any]]:
         """A record for each cell and metric; rows, columns and metrics are named by their keys."""

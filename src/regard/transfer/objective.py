@@ -16,6 +16,7 @@ from regard.logits import logits_of
 from regard.maps import MapTaps, Taps
 from regard.maps.activation import check_power
 from regard.modes import of_its_dtype
+from regard.notebook import records_html
 from regard.transfer.guided_maps import DERIVED_MAPS, Guide, GuidedMaps, make_guide
 from regard.transfer.losses import (
     TERMS,
@@ -54,6 +55,18 @@ class Losses(NamedTuple):
     that compare with a teacher are the mean over them."""
     pairs: dict[str, tuple[Tensor, ...]]
     """For terms that compare layers, the loss of each pair; their sum is the term."""
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """A dict with `term` and `loss` for the total, for each term, and, with its number from 1 as `pair`, for each
+        pair of layers."""
+        losses: dict[tuple[str, int | None], Tensor] = {("total", None): self.total}
+        for name, loss in self.terms.items():
+            losses[name, None] = loss
+            losses |= {(name, i): one for i, one in enumerate(self.pairs.get(name, ()), 1)}
+        return [{"term": name, "pair": pair, "loss": loss.item()} for (name, pair), loss in losses.items()]
+
+    def _repr_html_(self) -> str:
+        return records_html(self.to_records())
 
 
 class Objective(nn.Module):
