@@ -113,7 +113,8 @@ def test_a_gate_adds_its_parameters_and_no_others(name) -> None:
     added = [key for key in gated.state_dict() if key not in plain.state_dict()]
     assert plain.state_dict().keys() <= gated.state_dict().keys()
     # By channel, by group, by map: as many pairs w and b as there are channels of logits, an order.
-    channels = {"cbam": 8 + 1, "coord": 8 + 8, "sge": 4, "triplet": 3}.get(name, 8)
+    channels = {"cbam": 8 + 1, "coord": 8 + 8, "dia": 8, "sge": 4, "triplet": 3}.get(name)
+    channels = channels or plain.logits(torch.randn(2, 8, 4, 4, dtype=torch.float64)).shape[1]
     assert sum(gated.state_dict()[key].numel() for key in added) == 2 * 2 * channels
 
 

@@ -9,23 +9,21 @@ from regard.attention.fold import fold
 from regard.attention.gated import ChannelAttention, GatedAttention
 from regard.attention.gates import Gate, HardSigmoid, Sigmoid, SubAttention, parse_gate
 from regard.attention.insertion_points import InsertionPoint, insertion_points
-from regard.attention.modules import (
-    DIA,
-    BottleneckAttention,
-    ConvolutionalBlockAttention,
-    CoordinateAttention,
-    EffectiveSqueezeExcitation,
-    EfficientChannelAttention,
-    GatherExcite,
-    GlobalContext,
-    ShuffleAttention,
-    SimAM,
-    SpatialGroupEnhance,
-    SpatialPyramidAttention,
-    SqueezeExcitation,
-    StyleRecalibration,
-    TripletAttention,
-)
+from regard.attention.modules.bam import BottleneckAttention
+from regard.attention.modules.cbam import ConvolutionalBlockAttention
+from regard.attention.modules.coord import CoordinateAttention
+from regard.attention.modules.dia import DIA
+from regard.attention.modules.eca import EfficientChannelAttention
+from regard.attention.modules.ese import EffectiveSqueezeExcitation
+from regard.attention.modules.gc import GlobalContext
+from regard.attention.modules.ge import GatherExcite
+from regard.attention.modules.se import SqueezeExcitation
+from regard.attention.modules.sge import SpatialGroupEnhance
+from regard.attention.modules.shuffle import ShuffleAttention
+from regard.attention.modules.simam import SimAM
+from regard.attention.modules.spa import SpatialPyramidAttention
+from regard.attention.modules.srm import StyleRecalibration
+from regard.attention.modules.triplet import TripletAttention
 from regard.attention.registry import create, layer, names, register
 from regard.attention.start import IdentityStart
 from regard.blocks import AttentionSlot
