@@ -44,7 +44,7 @@ MEASURES = {
     "energy_inside": "Energy inside",
     "focus_area": "Area of the focus",
 }
-SHOWN = list(MEASURES)[:4]
+PANELS = list(MEASURES)[:4]
 PAIRS = (("SE", "plain"), ("LSAS-SE", "plain"), ("shuffle", "plain"), ("LSAS-SE", "SE"))
 CELL = 4  # pixels of a cell of the maps
 PAIRS_SAID = (
@@ -129,7 +129,7 @@ def of(networks: Sequence[Trained], measure: str, network: str, cue: float) -> l
 def draw(networks: Sequence[Trained], path: Path) -> None:
     """A panel a measure: the median of the seeds as a line, each seed as a dot."""
     figure = Figure(figsize=(10, 7), dpi=110, layout="constrained")
-    for axes, measure in zip(figure.subplots(2, 2).flat, SHOWN, strict=True):
+    for axes, measure in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for i, network in enumerate(NETWORKS):
             colour = COLOURS[network]
             values = [of(networks, measure, network, cue) for cue in CUES]
@@ -167,7 +167,7 @@ def pairs(networks: Sequence[Trained]) -> str:
     rows = []
     for first, second in PAIRS:
         cells = [f"{first}, {second}"]
-        for measure in (*SHOWN, "energy_inside", "focus_area"):
+        for measure in (*PANELS, "energy_inside", "focus_area"):
             gaps = [
                 a - b
                 for cue in CUES
@@ -177,7 +177,7 @@ def pairs(networks: Sequence[Trained]) -> str:
             p = stats.paired_proportions(higher, lower).p  # the sign test is McNemar's of the two
             cells.append(f"{100 * statistics.median(gaps):+.1f} ({higher.sum()}:{lower.sum()}, p {p:.2g})")
         rows.append(cells)
-    header = ["first, second", *(MEASURES[measure] for measure in (*SHOWN, "energy_inside", "focus_area"))]
+    header = ["first, second", *(MEASURES[measure] for measure in (*PANELS, "energy_inside", "focus_area"))]
     return table(header, rows)
 
 

@@ -148,7 +148,7 @@ def processor_seconds(work: Callable[[], object]) -> float:
 def made_results(images: int, masks: bool = False, seed: int = 0) -> detection.Results:
     """Objects in images of 640 x 480 pixels, and 100 detections in each, half of them near an object."""
     generator = np.random.default_rng(0)
-    truth, found = [], []
+    truth, detections = [], []
     for _ in range(images):
         labels = generator.choice(generator.integers(CLASSES, size=3), generator.integers(1, 15))
         boxes = generator.uniform(0, [500, 380, 100, 100], (len(labels), 4)) + [0, 0, 4, 4]
@@ -160,12 +160,12 @@ def made_results(images: int, masks: bool = False, seed: int = 0) -> detection.R
         boxes = np.concatenate([boxes, generator.uniform(0, [500, 380, 100, 100], (50, 4))])
         labels = np.concatenate([one.label[near], generator.integers(CLASSES, size=50)])
         boxes[:, 2:] = boxes[:, 2:].clip(2)
-        found.append(made_table(labels, boxes, generator.random(100), masks))
+        detections.append(made_table(labels, boxes, generator.random(100), masks))
     names = tuple(map(str, range(CLASSES)))
     return detection.Results(
         *(f"detector {seed}", "made", "", names, tuple(range(1, CLASSES + 1))),
         *(tuple(map(str, range(images))), tuple(range(images)), np.array([[640, 480]] * images)),
-        *(Table.joined(truth), Table.joined(found)),
+        *(Table.joined(truth), Table.joined(detections)),
     )
 
 

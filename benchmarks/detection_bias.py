@@ -19,7 +19,7 @@ from regard import bias, maps, stats, training
 from regard.data import ImageDataset
 from regard.formatting import p_value
 
-SHOWN = ("position_bias", "range_bias", "spill", "miss", "energy_inside", "pointing")
+MEASURES = ("position_bias", "range_bias", "spill", "miss", "energy_inside", "pointing")
 RATES = ("position_bias", "range_bias", "pointing")
 
 
@@ -51,7 +51,8 @@ def rows(results: bias.Results) -> Iterator[list[str]]:
     for part, summary in parts.items():
         estimates = summary.estimates()
         cells = [
-            f"{100 * estimates[name].value:.0f}%" if name in RATES else f"{estimates[name].value:.2f}" for name in SHOWN
+            f"{100 * estimates[name].value:.0f}%" if name in RATES else f"{estimates[name].value:.2f}"
+            for name in MEASURES
         ]
         compared = summary.position_bias.n
         yield [
@@ -117,13 +118,13 @@ def main() -> None:
         results = [measured(options, run, images, method, options.region) for run in options.runs]
         cells += [row for one in results for row in rows(one)]
         compared |= differences(results)
-    text = table(["", "", "detections", "with a focus", *(name.replace("_", " ") for name in SHOWN)], cells)
+    text = table(["", "", "detections", "with a focus", *(name.replace("_", " ") for name in MEASURES)], cells)
     if compared:
-        shown = [
+        comparisons = [
             [model, method, measure.replace("_", " "), spread(one), str(one.n), p_value(one.p_adjusted)]
             for (model, method, measure), one in stats.holm(compared).items()
         ]
-        text += "\n\n" + table(["against the first", "", "", "difference", "objects", "adjusted p"], shown)
+        text += "\n\n" + table(["against the first", "", "", "difference", "objects", "adjusted p"], comparisons)
     if options.share_images:
         inside = [row for run in options.runs for row in shares(options, run, images)]
         text += "\n\n" + table(["", "layer of Layer-CAM", "detections", "share in the box"], inside)

@@ -36,7 +36,12 @@ NARROW = {
     "box_detections_per_img": 20,
 }
 NARROW_ONE_STAGE = {"channels": 64, "detections_per_img": 20}
-SHOWN = {"test_box_ap50": "box AP50", "test_mask_ap50": "mask AP50", "test_box_ap": "box AP", "test_mask_ap": "mask AP"}
+MEASURES = {
+    "test_box_ap50": "box AP50",
+    "test_mask_ap50": "mask AP50",
+    "test_box_ap": "box AP",
+    "test_mask_ap": "mask AP",
+}
 REACHED = 0.9  # AP50 on the training photographs
 PHOTOGRAPHS, TEST_PHOTOGRAPHS = 8, 50
 OVERFIT = {"faster-rcnn": (16, 5e-4), "retinanet": (120, 5e-4)}  # epochs of two steps, and the learning rate
@@ -71,8 +76,8 @@ def train(options: argparse.Namespace, name: str, what: training.Recipe) -> bool
     if rows(folder)[-1:] and rows(folder)[-1]["epoch"] == what.schedule.epochs:
         return True
     outcome = training.train(what, folder, resume=True)
-    shown = {SHOWN[field]: round(outcome.row[field], 4) for field in SHOWN if field in (outcome.row or {})}
-    print(name, shown, flush=True)
+    row = {MEASURES[field]: round(outcome.row[field], 4) for field in MEASURES if field in (outcome.row or {})}
+    print(name, row, flush=True)
     return outcome.finished
 
 
@@ -150,7 +155,7 @@ def generalise(options: argparse.Namespace) -> str | None:
         name = f"streets-{detector}-{attention}-seed{seed}"
         if not train(options, name, recipe(options, detector, attention, seed, *more)):
             return None
-        for field, label in SHOWN.items():
+        for field, label in MEASURES.items():
             if field in (row := rows(options.folder / name)[-1]):
                 values.setdefault((detector, label, attention), []).append(100 * row[field])
     kinds = list(dict.fromkeys((detector, label) for detector, label, _ in values))

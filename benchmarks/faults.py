@@ -214,7 +214,7 @@ def rows(run: Path) -> list[dict[str, object]]:
 
 def differences(whole: Path, run: Path) -> list[str]:
     """What a run has other than the one that nothing happened to."""
-    found = [
+    messages = [
         f"{name} is another"
         for name in ("last.safetensors", "best.safetensors")
         if not (run / name).is_file() or (run / name).read_bytes() != (whole / name).read_bytes()
@@ -222,8 +222,8 @@ def differences(whole: Path, run: Path) -> list[str]:
     pairs = list(zip(rows(whole), rows(run), strict=False))
     others = {name for ours, theirs in pairs for name in ours if json.dumps(ours[name]) != json.dumps(theirs.get(name))}
     if others or len(pairs) != len(rows(whole)):
-        found.append(f"metrics are others ({', '.join(sorted(others)) or f'of {len(pairs)} epochs'})")
-    return found + leftovers(run)
+        messages.append(f"metrics are others ({', '.join(sorted(others)) or f'of {len(pairs)} epochs'})")
+    return messages + leftovers(run)
 
 
 def leftovers(run: Path) -> list[str]:
@@ -604,8 +604,8 @@ def unreadable_images(lab: Lab) -> list[Check]:
 
     skipping = (*plan, "--data.unreadable=skip")
     whole = lab.whole(skipping)
-    found = (whole / "unreadable.txt").read_text() if (whole / "unreadable.txt").is_file() else ""
-    lost = [f"{path.name} is not in unreadable.txt" for path in victims if path.name not in found]
+    listed = (whole / "unreadable.txt").read_text() if (whole / "unreadable.txt").is_file() else ""
+    lost = [f"{path.name} is not in unreadable.txt" for path in victims if path.name not in listed]
     counted = Run(whole).metrics()[-1]["unreadable"]
     if counted != len(victims):
         lost.append(f"the metrics count {counted}")

@@ -200,8 +200,8 @@ def train(options: argparse.Namespace) -> None:
             return
         with options.results.open("a") as file:
             file.write(json.dumps({key: _rounded(value) for key, value in record.items()}) + "\n")
-        shown = ", ".join(f"{name} {100 * record[key]:.1f}" for key, name in MEASURES.items())
-        print(*setup, f"seed {seed}: {shown} ({record['seconds']:.0f} s)", flush=True)
+        measured = ", ".join(f"{name} {100 * record[key]:.1f}" for key, name in MEASURES.items())
+        print(*setup, f"seed {seed}: {measured} ({record['seconds']:.0f} s)", flush=True)
 
 
 def _rounded(value: Any) -> Any:
@@ -222,15 +222,15 @@ def comparisons(results: Results, group: Group) -> list[tuple[Setup, Setup, str,
         pairs = list(zip(group.setups[1::2], group.setups[::2], strict=True))
     else:
         pairs = [(setup, group.setups[0]) for setup in group.setups[1:]]
-    found = []
+    differences = []
     for setup, reference in pairs:
         for measure in COMPARED:
             ours, theirs = values(results, setup, measure), values(results, reference, measure)
             seeds = sorted(ours.keys() & theirs.keys())
             if len(seeds) >= len(SEEDS):
                 difference = stats.over_seeds([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
-                found.append((setup, reference, measure, difference))
-    return found
+                differences.append((setup, reference, measure, difference))
+    return differences
 
 
 def trained(results: Results, group: Group) -> list[Setup]:
@@ -285,8 +285,8 @@ def text(results: Results, epochs: int) -> str:
         "runs of the same seed, with their 95% interval and the p of the paired t test, adjusted (Holm) for all "
         "differences on this page; * marks p < 0.05."
     )
-    shown = [group for group in GROUPS if len(trained(results, group)) > 1]
-    return "\n\n".join([head, *(group_text(results, group, corrected) for group in shown)])
+    groups = [group for group in GROUPS if len(trained(results, group)) > 1]
+    return "\n\n".join([head, *(group_text(results, group, corrected) for group in groups)])
 
 
 def draw(results: Results, path: Path) -> None:

@@ -93,8 +93,8 @@ def torch_cam(model: nn.Module, layer: str) -> Callable[[Tensor], object]:
 
     def work(images: Tensor) -> Tensor:
         scores = model(images)
-        (found,) = extractor(scores.argmax(1).tolist(), scores)
-        return F.interpolate(found[:, None], images.shape[2:], mode="bilinear")[:, 0]
+        (cams,) = extractor(scores.argmax(1).tolist(), scores)
+        return F.interpolate(cams[:, None], images.shape[2:], mode="bilinear")[:, 0]
 
     return work
 
@@ -154,9 +154,9 @@ def network_table(model: nn.Module, layer: str, images: Tensor, repeats: int) ->
     return f"{about}\n\n{table(['a batch', 'ms', 'of the forward, round by round'], rows)}"
 
 
-def those_of_quantus(found: Tensor, regions: Tensor) -> list[Tensor]:
+def those_of_quantus(cams: Tensor, regions: Tensor) -> list[Tensor]:
     """Regard's values of the five measures of Quantus alone, without the others."""
-    values, inside = found.flatten(1), regions.flatten(1)
+    values, inside = cams.flatten(1), regions.flatten(1)
     ranking = Ranking(values, inside)
     k = torch.stack((ranking.region, torch.full_like(ranking.region, values.shape[1] // 50)), 1)
     return [ranking.peak_inside(), (values * inside).sum(1) / values.sum(1), *ranking.precision(k).T, ranking.auc()]
@@ -164,23 +164,23 @@ def those_of_quantus(found: Tensor, regions: Tensor) -> list[Tensor]:
 
 def measures_table(model: nn.Module, layer: str, images: Tensor, repeats: int) -> str:
     device = images.device
-    found = maps.GradCAM(model, layer)(images)
+    cams = maps.GradCAM(model, layer)(images)
     regions = regions_of(len(images), images.shape[2], device)
-    count = len(bias.measure(found, regions).items())
-    constant = int(bias.measure(found, regions).constant.sum())
+    count = len(bias.measure(cams, regions).items())
+    constant = int(bias.measure(cams, regions).constant.sum())
     everything = f"regard: all {count}"
     works: dict[str, Work] = {
-        everything: lambda: bias.measure(found, regions),
-        "regard: those of Quantus": lambda: those_of_quantus(found, regions),
+        everything: lambda: bias.measure(cams, regions),
+        "regard: those of Quantus": lambda: those_of_quantus(cams, regions),
     }
     about = (
-        f"Measures of {len(found)} maps ({constant} constant) against regions, {images.shape[2]} pixels, medians of "
+        f"Measures of {len(cams)} maps ({constant} constant) against regions, {images.shape[2]} pixels, medians of "
         f"{repeats}."
     )
     if find_spec("quantus") is None:
         about += " Not installed: quantus."
     else:
-        works |= quantus_works(found, regions, images)
+        works |= quantus_works(cams, regions, images)
     figures = timed(works, device, repeats)
     theirs = [taken for name, taken in figures.items() if name.startswith("Quantus")]
     if theirs:
@@ -188,12 +188,12 @@ def measures_table(model: nn.Module, layer: str, images: Tensor, repeats: int) -
     return f"{about}\n\n{table(['measures', 'ms', 'of ours, round by round'], compared(figures, everything, '.1f'))}"
 
 
-def quantus_works(found: Tensor, regions: Tensor, images: Tensor) -> dict[str, Work]:
+def quantus_works(cams: Tensor, regions: Tensor, images: Tensor) -> dict[str, Work]:
     import quantus
 
     pixels = images.cpu().numpy()
     labels = np.zeros(len(pixels), np.int64)
-    k = found[0].numel() // 50
+    k = cams[0].numel() // 50
 
     def work(metric: str) -> Work:
         options = {"k": k} if metric == "TopKIntersection" else {}
@@ -206,7 +206,7 @@ def quantus_works(found: Tensor, regions: Tensor, images: Tensor) -> dict[str, W
                     model=None,
                     x_batch=pixels,
                     y_batch=labels,
-                    a_batch=found[:, None].cpu().numpy(),  # from the device, where they come from
+                    a_batch=cams[:, None].cpu().numpy(),  # from the device, where they come from
                     s_batch=regions[:, None].cpu().numpy(),
                 )
 
@@ -273,7 +273,7 @@ def memory_table(count: int, size: int, batch: int, workers: int, device: torch.
     model = Small().eval().to(device)
     images = MadeUp(count)
     marks = sorted({max(1, count // 10), count // 2, count})
-    found: list[list[str]] = []
+    rows: list[list[str]] = []
 
     def note(done: int, _total: int | None) -> None:
         while marks and done >= marks[0]:
@@ -281,7 +281,7 @@ def memory_table(count: int, size: int, batch: int, workers: int, device: torch.
             row = [f"{done:,}", f"{resident():.0f}"]
             if device.type == "cuda":
                 row.append(f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f}")
-            found.append(row)
+            rows.append(row)
 
     before = resident()
     report = bias.evaluate(
@@ -302,7 +302,7 @@ def memory_table(count: int, size: int, batch: int, workers: int, device: torch.
         f"would take {whole:,.0f} MiB."
     )
     header = ["images done", "resident MiB", *(["highest on the device, MiB"] if device.type == "cuda" else [])]
-    return f"{about}\n\n{table(header, found)}"
+    return f"{about}\n\n{table(header, rows)}"
 
 
 def main() -> None:

@@ -90,9 +90,9 @@ def timm_loader(
     folder: Path, size: int, batch: int, workers: int, device: torch.device, like: data.ImageDataset
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """timm's loader with its prefetcher, as its train.py makes it."""
-    found = timm.data.create_dataset("", root=str(folder), split="train", is_training=True, batch_size=batch)
+    dataset = timm.data.create_dataset("", root=str(folder), split="train", is_training=True, batch_size=batch)
     return timm.data.create_loader(
-        found,
+        dataset,
         input_size=(3, size, size),
         batch_size=batch,
         is_training=True,

@@ -257,8 +257,8 @@ def network_from_files(setting: Setting, folder: Path) -> tuple[str, float]:
     works = (bare, ours, *peers)
     figures = setting.measured(works)
     rows = [
-        [name, rate, waiting, per_cent(figures[0], found)]
-        for name, rate, waiting, found in zip(
+        [name, rate, waiting, per_cent(figures[0], figure)]
+        for name, rate, waiting, figure in zip(
             ("bare step", "regard", "timm", "torchvision"),
             rates(len(images), figures),
             ("", *(spread(work.waiting, ".2f") for work in (ours, *peers))),
@@ -360,9 +360,9 @@ def processes_part(setting: Setting) -> str:
             lambda: sum([started.rate() for started in [run(1, 2, gpu) for gpu in (0, 1)]]),
         )
         figures = in_turn(works, rounds)
-    gains = [spread([some / one for some, one in zip(found, figures[0], strict=True)], ".2f") for found in figures]
+    gains = [spread([some / one for some, one in zip(figure, figures[0], strict=True)], ".2f") for figure in figures]
     names = ("one", "two", "two runs of one at once")
-    rows = [[name, spread(found), gain] for name, found, gain in zip(names, figures, gains, strict=True)]
+    rows = [[name, spread(figure), gain] for name, figure, gain in zip(names, figures, gains, strict=True)]
     unit = "GPU" if setting.gpu else "core, 1 thread"
     return "\n\n".join(
         (

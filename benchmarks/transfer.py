@@ -299,19 +299,19 @@ def make_forms(case: Case, compiled: bool, names: Sequence[str] | None = None) -
 
 def check(forms: dict[str, Form], device: torch.device) -> str:
     """Takes one step with every form, and fails unless losses and gradients are the textbook's."""
-    found = {name: (form.step().item(), form.momentum()) for name, form in forms.items()}
-    base, gradient = found["textbook"]
+    steps = {name: (form.step().item(), form.momentum()) for name, form in forms.items()}
+    base, gradient = steps["textbook"]
     agree: dict[tuple[float, float], list[tuple[float, float]]] = {}
-    for name, (loss, own) in found.items():
+    for name, (loss, own) in steps.items():
         away = abs(loss / base - 1), ((own - gradient).norm() / gradient.norm()).item()
         allowed = FAST if name in ("regard, fast", "regard, compiled") else SAME[device.type == "cuda"]
         assert all(one < most for one, most in zip(away, allowed, strict=True)), (
             f"{name}: loss {loss} and the textbook's {base}, gradients {away[1]:.1%} apart"
         )
         agree.setdefault(allowed, []).append(away)
-    said = [" and ".join(f"{max(values):.1g}" for values in zip(*found, strict=True)) for found in agree.values()]
-    text = f"Loss ({base:.4f}) and gradient agree with the textbook's to {said[0]}"
-    return text + "".join(f", with fast teachers to {those}" for those in said[1:]) + "."
+    deviations = [" and ".join(f"{max(values):.1g}" for values in zip(*aways, strict=True)) for aways in agree.values()]
+    text = f"Loss ({base:.4f}) and gradient agree with the textbook's to {deviations[0]}"
+    return text + "".join(f", with fast teachers to {those}" for those in deviations[1:]) + "."
 
 
 def clock(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
@@ -356,7 +356,7 @@ def split_table(case: Case, compiled: bool, repeats: int) -> str:
 
 
 def peers_table(case: Case, compiled: bool, repeats: int) -> str:
-    forms = {name: found.whole for name, found in make_forms(case, compiled).items()}
+    forms = {name: split.whole for name, split in make_forms(case, compiled).items()}
     agreement = check(forms, case.device)
     for form in forms.values():
         form.step()
@@ -366,7 +366,7 @@ def peers_table(case: Case, compiled: bool, repeats: int) -> str:
     rows = []
     for name, taken in figures.items():
         ratios = [[other / own for other, own in zip(figures[peer], taken, strict=True)] for peer in peers]
-        rows.append([name, spread(taken), *(spread(found, ".2f") for found in ratios)])
+        rows.append([name, spread(taken), *(spread(ratio, ".2f") for ratio in ratios)])
     about = "Columns of peers: how many times as long as the step of the row theirs takes, round by round. " + agreement
     if "torchdistill" in forms:
         about += f" torchdistill {version('torchdistill')}: ATLoss in mode code, driven by its DistillationBox."
@@ -432,8 +432,8 @@ def epoch_table(images: int, batch: int, compiled: bool, repeats: int, device: t
     figures = in_turn(list(works.values()), repeats)
     steps = math.ceil(images / batch)
     rows = [
-        [name, spread(found, ".2f"), f"{1000 * statistics.median(found) / steps:.2f}"]
-        for name, found in zip(works, figures, strict=True)
+        [name, spread(figure, ".2f"), f"{1000 * statistics.median(figure) / steps:.2f}"]
+        for name, figure in zip(works, figures, strict=True)
     ]
     about = (
         f"Epochs of {images:,} random images of 32 pixels, {steps} steps of {batch}, through regard's own batches "

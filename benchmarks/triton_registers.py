@@ -35,7 +35,7 @@ class Compiler:
     """Stands for the driver of a GPU, and for launches; keeps what was compiled."""
 
     def __init__(self) -> None:
-        self.found: dict[str, list[Any]] = {}
+        self.kernels: dict[str, list[Any]] = {}
         self.run = triton.JITFunction.run
         triton.runtime.driver.set_active(self)
         triton.JITFunction.run = lambda kernel, *a, grid, warmup, **k: self.compile(kernel, *a, grid=grid, **k)
@@ -51,7 +51,7 @@ class Compiler:
 
     def compile(self, kernel: Any, *arguments: Any, **options: Any) -> None:
         compiled = self.run(kernel, *arguments, warmup=True, **options)
-        if compiled.hash in self.found:
+        if compiled.hash in self.kernels:
             return
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(compiled.asm["cubin"])
@@ -63,7 +63,7 @@ class Compiler:
         resident = min(THREADS, REGISTERS // registers // threads * threads)
         name = " ".join(dict.fromkeys([kernel.module.rsplit(".", 1)[1], kernel.__name__.strip("_")]))
         variant = ", ".join(f"{k}={v}" for k, v in options.items() if k.isupper() and k not in ("C", "P", "G"))
-        self.found[compiled.hash] = [name, variant, registers, spilled, resident]
+        self.kernels[compiled.hash] = [name, variant, registers, spilled, resident]
 
 
 def run(x: Tensor, groups: int, orders: tuple[int, ...]) -> None:
@@ -109,11 +109,11 @@ def main() -> None:
     else:
         cases = [(*shape, t, m) for shape in RESNET50 for t in (torch.bfloat16, torch.float32) for m in layouts]
     for channels, side, dtype, layout in cases:
-        before = set(compiler.found)
+        before = set(compiler.kernels)
         x = torch.empty(4, channels, side, side, device="meta", dtype=dtype).to(memory_format=layouts[layout])
         run(x, 8 if quick else 64, (1,) if quick else (0, 1))
         about = [f"{channels} x {side} x {side}", str(dtype).removeprefix("torch."), layout]
-        rows += [[*about, *row] for key, row in compiler.found.items() if key not in before]
+        rows += [[*about, *row] for key, row in compiler.kernels.items() if key not in before]
     if options.all:
         about = ["features", "dtype", "layout", "kernel", "variant", "registers", "spilled bytes", "resident threads"]
         print(table(about, [[str(cell) for cell in row] for row in rows]), end="\n\n")

@@ -32,6 +32,10 @@ class DataWarning(UserWarning):
     """What is passed over in a data set, or lacking in it, or too small."""
 
 
+class UnfitImage(InputError):
+    """An image has a size that a network does not take."""
+
+
 class LostProcess(InputError):
     """Another process of a run is gone. The run can be resumed from its last checkpoint."""
 

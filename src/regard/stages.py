@@ -73,8 +73,8 @@ def stage_parts(model: nn.Module) -> dict[str, list[Named]]:
         return {name: [(name, model.get_submodule(name))] for name in names}
     path, network = backbone(model)
     if path:
-        found = stage_parts(network)
-        return {f"{path}.{stage}": [(f"{path}.{n}", part) for n, part in parts] for stage, parts in found.items()}
+        by_stage = stage_parts(network)
+        return {f"{path}.{stage}": [(f"{path}.{n}", part) for n, part in parts] for stage, parts in by_stage.items()}
     named = _called_stages("", model)
     for container in ("stages", "blocks", "layers"):
         child = getattr(model, container, None)

@@ -90,8 +90,11 @@ def test_detections_are_explained_in_pictures(here: Path, capsys: pytest.Capture
     assert records[0]["probability"] >= records[1]["probability"]
     assert all((here / "shown" / record["map"]).is_file() for record in records)
     assert "box of the detection" in (here / "shown/explain.html").read_text()
-    assert main(["explain", *options, "--score=1", "--overwrite", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [] and not list((here / "shown").glob("*.png"))
+    assert main(["explain", *options[:-1], "--score=1", "--overwrite", "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out) == [] and not list((here / "shown").glob("*.png"))
+    page = (here / "shown/explain.html").read_text()
+    assert all("lower it (--score)" in text for text in (output.err, page))
     assert main(["explain", *options, "--class=disc", "--overwrite"]) == 2
     assert "--class is for classifiers" in capsys.readouterr().err
     assert main(["explain", "scenes/val2017/000.png", "--model=resnet18", "--score=0.1", "--out=other"]) == 2

@@ -53,6 +53,8 @@ def test_wrong_arguments(arguments, message, capsys) -> None:
     [
         (["--model.detector=yolo"], "detector"),
         (["--model.detector_options={norm: fixed}"], "model.detector_options is for detectors"),
+        (["--model.gate=sub-attention"], "model.gate is given, and attention is not"),
+        (["--model.detector=fcos", "--model.attention_stages=[1]"], "model.attention_stages is given"),
         (["--augmentation.photometric=true"], "photometric is for detectors"),
         (["--model.detector=fcos", "--augmentation.mixup=0.2"], "mixup is for classifiers"),
         (["--model.detector=fcos", "--label_smoothing=0.1"], "label_smoothing is for classifiers"),
@@ -77,7 +79,16 @@ def test_mask_rcnn_needs_masks_and_a_detector_needs_objects(tmp_path) -> None:
     with pytest.raises(InputError, match="boxes without masks"):
         training.train(training.load_recipe(None, [*options, *data, "--model.detector=mask-rcnn"]), tmp_path / "run")
     path = scenes / "annotations" / "instances_train2017.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "categories": []}))
+    content = json.loads(path.read_text())
+    crowds = [{**one, "iscrowd": 1} for one in content["annotations"]]
+    for objects, message in (
+        (crowds, f"{len(crowds)} objects, all crowds"),
+        ([], "no image of split 'train' .* has obj"),
+    ):
+        path.write_text(json.dumps({**content, "annotations": objects}))
+        with pytest.raises(InputError, match=message):
+            training.train(training.load_recipe(None, [*options, *data, "--model.detector=fcos"]), tmp_path / "run")
+    path.write_text(json.dumps({**content, "categories": []}))
     with pytest.raises(InputError, match="no objects with a class"):
         training.train(training.load_recipe(None, [*options, *data, "--model.detector=fcos"]), tmp_path / "run")
     for split in ("train", "test"):

@@ -102,7 +102,7 @@ def test_boxes_outside_their_image_are_counted(own):
 def test_splits_to_train_and_test_on(own, tmp_path):
     one = [annotation(1, 12, bbox=[1, 1, 4, 4])]
     own(one, split="train"), own(one)
-    with pytest.warns(UserWarning, match="2 of the 3 images of split 'train' of 'coco' have no object"):
+    with pytest.warns(UserWarning, match="2 of the 3 images of split 'train' of 'coco' have no objects"):
         train, test = data.load("coco", tmp_path, objects=True)
     assert (len(train), len(test)) == (1, 3)
 

@@ -92,7 +92,7 @@ def masks(tmp_path, write_image, write_mask):
 
 
 def test_images_without_a_label_are_left_out_in_training(masks):
-    with pytest.warns(DataWarning, match="1 of the 3 images of split 'train' of 'masks' have no label: left out"):
+    with pytest.warns(DataWarning, match="1 of the 3 images of split 'train' of 'masks' have no labels: left out"):
         train, test = data.load("masks", masks)
     assert (train.split, test.split, train.labels.tolist(), list(train.keys)) == (
         "train",

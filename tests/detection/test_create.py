@@ -76,6 +76,12 @@ def test_targets_that_do_not_fit_are_refused_in_a_line() -> None:
         detector(IMAGES, targets()[:1])
     with pytest.raises(InputError, match="an image of 200 x 2 pixels is too long"):
         small("fcos").eval()([torch.zeros(3, 2, 200)])
+    flat = targets()
+    flat[0]["boxes"][1, 2] = flat[0]["boxes"][1, 0]
+    with pytest.raises(InputError, match=r"targets\[0\] has a box without area, \[20.0, 10.0, 20.0, 60.0\]"):
+        detector(IMAGES, flat)
+    with pytest.raises(InputError, match="gate is given, and attention is not"):
+        small("fcos", gate="sub-attention")
     with pytest.raises(InputError, match="int64"):
         detector(IMAGES, [{**target, "labels": target["labels"].float()} for target in targets()])
 

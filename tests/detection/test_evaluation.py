@@ -8,7 +8,7 @@ from torch import nn
 
 from regard import data, detection
 from regard.detection.table import MEASURES
-from regard.errors import InputError
+from regard.errors import InputError, UnfitImage
 
 
 def numbers(of):
@@ -121,13 +121,23 @@ def test_a_detector_that_finds_all(clutter, tmp_path):
             detection.Results.load(path)
 
 
-def test_an_image_that_a_detector_refuses_is_named(clutter, monkeypatch):
-    def refuse(self, images):
-        raise InputError("too narrow")
+def test_an_image_that_a_detector_refuses_is_named_or_skipped(clutter):
+    class Narrow(Recaller):
+        def forward(self, images):
+            if any(torch.equal(image, refused) for image in images):
+                raise UnfitImage("too narrow")
+            return super().forward(images)
 
-    monkeypatch.setattr(Recaller, "forward", refuse)
-    with pytest.raises(InputError, match=f"{clutter.keys[0]}: too narrow; leave it out of data set 'clutter'"):
-        detection.evaluate(Recaller(clutter), clutter)
+    refused = torch.from_numpy(np.array(clutter.image(4))).permute(2, 0, 1) / 255
+    with pytest.raises(InputError, match=rf"{clutter.keys[4]}: too narrow; .*\(--unreadable skip\)"):
+        detection.evaluate(Narrow(clutter), clutter)
+    for batch_size in (1, 7):
+        rest = detection.evaluate(Narrow(clutter), clutter, batch_size=batch_size, unreadable="skip")
+        assert rest.skipped == (f"{clutter.keys[4]}: too narrow",) and rest.keys == (
+            *clutter.keys[:4],
+            *clutter.keys[5:],
+        )
+        assert rest.boxes["AP"] == 1
 
 
 def test_classes_are_matched_by_name(clutter):

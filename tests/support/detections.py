@@ -16,19 +16,19 @@ from regard.detection.table import Table
 SIZE = (120, 90)
 
 
-def results(truth, found, classes=3, images=None, sizes=None, model="made"):
+def results(truth, detections, classes=3, images=None, sizes=None, model="made"):
     """Results of objects [(image, label, box, crowd, area)] and detections [(image, label, box, score)], with boxes of
     left, top, width and height, or masks in place of boxes."""
-    count = images or 1 + max([one[0] for one in (*truth, *found)], default=0)
+    count = images or 1 + max([one[0] for one in (*truth, *detections)], default=0)
     truths = [[one[1:] for one in truth if one[0] == i] for i in range(count)]
-    founds = [[one[1:] for one in found if one[0] == i] for i in range(count)]
+    detected = [[one[1:] for one in detections if one[0] == i] for i in range(count)]
     return Results(
         *(model, "made", "val", tuple(f"class {i}" for i in range(classes)), tuple(range(10, 10 + classes))),
         tuple(f"{i}.jpg" for i in range(count)),
         tuple(100 + i for i in range(count)),
         np.array(sizes or [SIZE] * count),
         Table.joined([_table(part, True) for part in truths]),
-        Table.joined([_table(part, False) for part in founds]),
+        Table.joined([_table(part, False) for part in detected]),
     )
 
 
@@ -101,7 +101,7 @@ def scene(seed, masks=False, images=12, classes=3):
     """Random objects and detections: ties in scores, crowds, images with nothing, duplicates, more than 100 detections,
     classes without objects, areas that are stated otherwise."""
     rng = np.random.default_rng(seed)
-    truth, found = [], []
+    truth, detections = [], []
     for image in range(images):
         here = [
             (image, int(rng.integers(classes - 1)), mask(rng) if masks else box(rng)) for _ in range(rng.integers(6))
@@ -118,5 +118,5 @@ def scene(seed, masks=False, images=12, classes=3):
                 elif rng.random() < 0.8:
                     shape = shape + rng.normal(0, 2, 4)
                     shape[2:] = shape[2:].clip(0.1)
-            found.append((image, label if image != 3 else 0, shape, round(rng.random(), rng.integers(1, 6))))
-    return results(truth, found, classes)
+            detections.append((image, label if image != 3 else 0, shape, round(rng.random(), rng.integers(1, 6))))
+    return results(truth, detections, classes)

@@ -68,13 +68,13 @@ def batches(
         )
     else:
         loader = training.make_loader(test, recipe.data, size, **sliced)
-    found = []
+    batches = []
     skipped = dict.fromkeys((train if split == "train" else test).skipped)
     for batch in loader.epoch(epoch, start):
         skipped |= dict.fromkeys(batch.skipped)
         if len(batch.images):
-            found.append(Seen(*batch[:4], skipped=tuple(skipped)))
-    return found
+            batches.append(Seen(*batch[:4], skipped=tuple(skipped)))
+    return batches
 
 
 def mixed(recipe: training.Recipe, batch: Seen, classes: int, step: int) -> Seen:

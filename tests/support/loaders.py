@@ -53,8 +53,8 @@ def same(first, second):
 def error_of(call, *arguments, **options):
     """The message of the InputError, one line, of making a loader or of its first epoch."""
     with pytest.raises(InputError) as caught:
-        found = call(*arguments, **options)
-        if isinstance(found, data.Loader):
-            list(found.epoch(0))
+        loader = call(*arguments, **options)
+        if isinstance(loader, data.Loader):
+            list(loader.epoch(0))
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -87,6 +87,7 @@ def test_attention_that_the_source_does_not_have_begins_as_the_identity(splits, 
     network = load_recipe(None, [f"--model.pretrained={plain.folder}", "--model.attention=eca"]).model
     network = like_source(network, training.DataRecipe(), notes.append)
     assert (network.name, network.attention_start) == ("wrn-10-0.25", "identity")
+    assert any("model.name is wrn-10-0.25" in note for note in notes)
     model = initial_network(network, 10, notes.append).eval()
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(model(images), plain.model()(images))

@@ -23,7 +23,9 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_recipe_says_only_what_differs_and_options_override_it(tmp_path) -> None:
-    path = write(tmp_path, "model: {name: wrn-16-2, attention_options: {groups: 4}}\nschedule: {epochs: 5}\n")
+    path = write(
+        tmp_path, "model: {name: wrn-16-2, attention: shuffle, attention_options: {groups: 4}}\nschedule: {epochs: 5}\n"
+    )
     recipe = load_recipe(path, ["--optimizer.lr", "0.05", "--schedule.epochs=7", "--augmentation.padding_mode=zero"])
     assert (recipe.model.name, recipe.model.attention_options) == ("wrn-16-2", {"groups": 4})
     assert (recipe.optimizer.lr, recipe.schedule.epochs, recipe.augmentation.padding_mode) == (0.05, 7, "zero")

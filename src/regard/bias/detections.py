@@ -16,8 +16,8 @@ from regard.bias.metrics import Measures, check_pixels, check_threshold, measure
 from regard.bias.results import DETECTION, Results, Rows
 from regard.bias.shards import in_shards
 from regard.data import Batch, ImageDataset, create_loader
-from regard.data.decode import OnUnreadable
-from regard.errors import InputError, check_interval, unknown
+from regard.data.decode import SKIP, OnUnreadable
+from regard.errors import InputError, UnfitImage, check_interval, unknown
 from regard.maps import DRISE, DetectionCAM, create_for_detections
 from regard.maps.detections import Detections
 from regard.maps.layers import Layer, unwrapped
@@ -116,7 +116,14 @@ def evaluate_detector(
         for batch in evaluator.batches(images, workers, unreadable, place):
             skipped += batch.skipped
             for image, target, index in zip(batch.images, batch.targets or (), batch.index.tolist(), strict=True):
-                measured = evaluator.measured(image.to(dtype), target, dataset.keys[index])
+                try:
+                    measured = evaluator.measured(image.to(dtype), target, dataset.keys[index])
+                except UnfitImage as error:
+                    reason = f"{dataset.keys[index]}: {error}"
+                    if unreadable == "error":
+                        raise InputError(f"{reason}; {SKIP}") from error
+                    skipped.append(reason)
+                    continue
                 if measured.keys:
                     parts.append(measured.columns)
                     keys += measured.keys
@@ -150,7 +157,7 @@ def evaluate_detector(
             resumed=lambda images: progressed(len(images)),
         )
     if unreadable == "error" and rows.skipped:  # in a shard that was there
-        raise InputError(f"{rows.skipped[0]}; replace it, or have such images skipped (--unreadable skip)")
+        raise InputError(f"{rows.skipped[0]}; {SKIP}")
     if not len(rows):
         raise InputError(
             f"the detector detects nothing in {len(dataset) - len(rows.skipped)} images with a score of "
@@ -263,26 +270,28 @@ class DetectionEvaluator:
         """
         maps = self.explain(image, score_threshold=self.score_threshold, limit=self.limit)
         assert self.explain.detections is not None
-        found = {**self.explain.detections, "labels": self._labels(self.explain.detections["labels"])}
-        matches = match(found, objects)
-        kept = (found["labels"] >= 0) & (matches != IGNORED)
-        found = {name: values[kept] for name, values in found.items()}
+        detections = {**self.explain.detections, "labels": self._labels(self.explain.detections["labels"])}
+        matches = match(detections, objects)
+        kept = (detections["labels"] >= 0) & (matches != IGNORED)
+        detections = {name: values[kept] for name, values in detections.items()}
         maps, matches = maps[kept], matches[kept]
-        regions = regions_of(found, matches, objects, maps.shape[1:], self.region)
+        regions = regions_of(detections, matches, objects, maps.shape[1:], self.region)
         measures = measure_each(maps, regions, self.threshold, margin=self.margin, tolerance=self.tolerance)
         columns: dict[str, Tensor] = {}
         if len(matches):
-            outputs = self._outputs.to(matches.device)[found["labels"]]
+            outputs = self._outputs.to(matches.device)[detections["labels"]]
             parts = [measure_columns(one) for one in measures]
             columns = {
-                "label": found["labels"],
+                "label": detections["labels"],
                 "predicted": outputs,
                 "explained": outputs,
-                "probability": found["scores"].float(),
+                "probability": detections["scores"].float(),
                 "correct": matches >= 0,
                 **{name: torch.cat([part[name] for part in parts]) for name in parts[0]},
             }
-        return MeasuredDetections(keys_of(key, found, matches, self.dataset.classes), found, maps, regions, columns)
+        return MeasuredDetections(
+            keys_of(key, detections, matches, self.dataset.classes), detections, maps, regions, columns
+        )
 
     def _labels(self, outputs: Tensor) -> Tensor:
         """The classes of the data set for these of the detector; -1 where it has none."""

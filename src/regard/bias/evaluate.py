@@ -18,7 +18,7 @@ from regard.bias.metrics import Measures, check_pixels, check_threshold, measure
 from regard.bias.results import COLUMNS, CURVES, MAPS, Results, Rows, objects
 from regard.bias.shards import in_shards
 from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, create_loader
-from regard.data.decode import OnUnreadable
+from regard.data.decode import SKIP, OnUnreadable
 from regard.data.loader import default_batch_size
 from regard.errors import InputError, unknown
 from regard.logits import class_logits, class_scores, predicted_classes
@@ -213,7 +213,7 @@ def evaluate(
                 resumed=lambda images: progressed(len(images)),
             )
         if unreadable == "error" and rows.skipped:  # in a shard that was there
-            raise InputError(f"{rows.skipped[0]}; replace it, or have such images skipped (--unreadable skip)")
+            raise InputError(f"{rows.skipped[0]}; {SKIP}")
     if not len(rows):
         unread = f"; {len(rows.skipped)} could not be read (the first: {rows.skipped[0]})" if rows.skipped else ""
         raise InputError(f"the data set has no images{unread}; give one with at least one")

@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from regard import bias, maps, report, training
 from regard.bias.shards import remove_shards
 from regard.cli.bias_detectors import DetectorEvaluation, detections_gallery, open_detectors
-from regard.cli.inputs import Evaluation, add_cam, add_networks, cam_method, evaluations, joined
+from regard.cli.inputs import ClassifierEvaluation, add_cam, add_networks, cam_method, evaluations, joined
 from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.data import InMemoryDataset
@@ -29,7 +29,7 @@ from regard.terminal import command_line
 
 _PICTURED = 3  # images with their interventions
 
-AnyEvaluation = Evaluation | DetectorEvaluation
+AnyEvaluation = ClassifierEvaluation | DetectorEvaluation
 
 # Options that say where results go and what is shown of them, not what is measured.
 _OUTPUT = ("--out", "--shard", "--examples", "--overwrite", "--json", "--quiet")
@@ -85,7 +85,9 @@ def main(arguments: list[str]) -> int:
     with joined(arguments) as processes:
         output = Output(parser().parse_args(arguments), main=processes.main)
         evaluated = open_detectors(parser(), arguments, output.note)
-        evaluated = evaluated or evaluations(parser(), arguments, masks=True, say=output.note)
+        evaluated = evaluated or evaluations(
+            parser(), arguments, masks=True, detectors="measure detectors by themselves", say=output.note
+        )
         _run(evaluated, output, processes, arguments)
     return 0
 
@@ -165,7 +167,7 @@ def _changed_images(
     evaluation: AnyEvaluation, results: Sequence[bias.Results], options: Namespace
 ) -> list[report.ChangedImage]:
     """A few images with their interventions, as they come to the first network; none without interventions."""
-    if not options.interventions or not isinstance(evaluation, Evaluation):
+    if not options.interventions or not isinstance(evaluation, ClassifierEvaluation):
         return []
     changes = bias.Interventions(evaluation.dataset, lambda which: evaluation.batches(which, masks=True), options.seed)
     return list(report.changed_images(changes, evaluation.dataset, results, _PICTURED, evaluation.mean, evaluation.std))
@@ -175,7 +177,7 @@ def _gallery(evaluated: Sequence[AnyEvaluation], results: Sequence[bias.Results]
     """The images that `report.bias_images` chooses, with the CAM of each network; releases the models."""
     if detectors := [one for one in evaluated if isinstance(one, DetectorEvaluation)]:
         return detections_gallery(detectors, results, count)
-    classifiers = [one for one in evaluated if isinstance(one, Evaluation)]
+    classifiers = [one for one in evaluated if isinstance(one, ClassifierEvaluation)]
     chosen = report.bias_images(results, count)
     rows = [row for indices in chosen.values() for row in indices]
     by_key = {utf8(key): index for index, key in enumerate(classifiers[0].dataset.keys)}
@@ -188,7 +190,7 @@ def _gallery(evaluated: Sequence[AnyEvaluation], results: Sequence[bias.Results]
 
 
 def _cells(
-    evaluation: Evaluation, results: bias.Results, rows: Sequence[int], indices: Sequence[int]
+    evaluation: ClassifierEvaluation, results: bias.Results, rows: Sequence[int], indices: Sequence[int]
 ) -> list[report.Row]:
     """Rows of these results, whose images have these indices in the data set, with the CAM of the model."""
     options = evaluation.options

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import torch
 from jsonargparse import Namespace
-from torch import nn
 
-from regard import bias, data, maps, report, training
-from regard.cli.inputs import check_common, match_outputs
+from regard import bias, maps, report, training
+from regard.cli.detect import detector_images
+from regard.cli.inputs import Evaluation, check_common, match_outputs
 from regard.cli.output import Output
 from regard.data import ImageDataset
 from regard.errors import InputError, check_interval
 from regard.parser import Parser
-from regard.training import Pretrained
 
 # Options of classifiers that detectors do not have, with their values if not given.
 _OF_CLASSIFIERS = {"target": "predicted", "keep_maps": False, "interventions": False, "batch_size": None}
@@ -26,48 +22,15 @@ _OF_DETECTORS = {"score": 0.5, "detections": 20, "box_regions": False, "masks": 
 _OF_THE_IMAGE = ("gradcam", "gradcam++", "xgradcam")
 
 
-@dataclass(eq=False)
-class DetectorEvaluation:
-    """A trained detector and the images that it is evaluated on.
-
-    Attributes:
-        pretrained: the detector.
-        images: the data set, with objects.
-        label_outputs: for each class of the data set the class of the detector that stands for it.
-        device: where the detector is.
-        options: those of the command.
-    """
-
-    pretrained: Pretrained
-    images: ImageDataset
-    label_outputs: tuple[int, ...]
-    device: torch.device
-    options: Namespace
-
-    @property
-    def name(self) -> str:
-        """The detector as it was typed."""
-        return self.pretrained.source
-
-    @property
-    def dataset(self) -> ImageDataset:
-        return self.images
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The detector, in evaluation mode, on its device."""
-        return self.pretrained.model().to(self.device)
-
-    def release(self) -> None:
-        """Forgets the model; it is built again when it is needed."""
-        self.__dict__.pop("model", None)
+class DetectorEvaluation(Evaluation):
+    """A trained detector, and images with objects that it is evaluated on."""
 
     def evaluator(self) -> bias.DetectionEvaluator:
         """What `measured` measures by, as the options say; raises InputError for those that do not fit."""
         options = self.options
         return bias.DetectionEvaluator(
             self.model,
-            self.images,
+            self.dataset,
             self._method(),
             None,
             "box" if options.box_regions else "object",
@@ -85,7 +48,7 @@ class DetectorEvaluation:
         with output.progress(self.name) as progress:
             one = bias.evaluate_detector(
                 self.model,
-                self.images,
+                self.dataset,
                 method=self._method(),
                 region="box" if options.box_regions else "object",
                 score_threshold=options.score,
@@ -143,7 +106,7 @@ def open_detectors(
     device = training.pick_device(options.device)
     opened = []
     for one in networks:
-        images = _images(one, given.get("name"), options, sets)
+        images = detector_images(one, given.get("name"), options, sets)
         opened.append(DetectorEvaluation(one, images, match_outputs(one, images, True, say), device, options))
     check_interval("--detections", options.detections, "[1, 2^24]")
     if options.method in _OF_THE_IMAGE:
@@ -159,24 +122,6 @@ def _check_left_out(options: Namespace, usual: Mapping[str, object], meant: str)
     for name, value in usual.items():
         if options[name] != value:
             raise InputError(f"--{name.replace('_', '-')} is for {meant}; leave it out")
-
-
-def _images(network: Pretrained, name: str | None, options: Namespace, sets: dict[str, ImageDataset]) -> ImageDataset:
-    """The images of --data, or the test images of the detector's run."""
-    if name is not None:
-        if "" not in sets:
-            files = {option: options[option] for option in ("split", "images", "limit")}
-            sets[""] = data.open_regions(name, **files)
-        return sets[""]
-    if network.recipe is None:
-        raise InputError(f"{network.source} does not know its data; name some (--data coco:FOLDER)")
-    key = repr(network.recipe.data)
-    if key not in sets:
-        images = training.task_of(network.recipe).load_data(network.recipe.data).test
-        assert isinstance(images, ImageDataset)
-        fewer = options.limit is not None and options.limit < len(images)
-        sets[key] = images.subset(options.limit) if fewer else images
-    return sets[key]
 
 
 def detections_gallery(

@@ -16,6 +16,7 @@ from regard.data import ImageDataset
 from regard.errors import InputError, check_interval
 from regard.parser import Parser
 from regard.report import detected
+from regard.report.captions import NOTHING_DETECTED
 from regard.report.records import Column
 from regard.report.records_table import records_table
 from regard.training import Pretrained
@@ -119,7 +120,9 @@ def _evaluate(arguments: list[str], options: Namespace) -> int:
         sets: dict[str, ImageDataset] = {}  # detectors tested on the same data share them
         results = []
         for one in detectors:
-            results.append(_measured(one, _images(one, options, sets), options, processes, output))
+            results.append(
+                _measured(one, detector_images(one, options.data, options, sets), options, processes, output)
+            )
         if options.out is not None and processes.main:
             Path(options.out).mkdir(parents=True, exist_ok=True)
             for i, result in enumerate(results):
@@ -141,12 +144,12 @@ def _evaluate(arguments: list[str], options: Namespace) -> int:
 
 
 def _measured(
-    found: Pretrained, images: ImageDataset, options: Namespace, processes: training.Processes, output: Output
+    detector: Pretrained, images: ImageDataset, options: Namespace, processes: training.Processes, output: Output
 ) -> detection.Results:
-    model = found.model().to(training.pick_device(options.device))
+    model = detector.model().to(training.pick_device(options.device))
     if isinstance(model, detection.MaskRCNN) and not images.has_object_masks:
-        output.note(f"note: {images.name} has no masks; only the boxes of {found.source} are evaluated")
-    with output.progress(found.source, total=len(images)) as progress:
+        output.note(f"note: {images.name} has no masks; only the boxes of {detector.source} are evaluated")
+    with output.progress(detector.source, total=len(images)) as progress:
         done = 0
 
         def after_batch(count: int) -> None:
@@ -157,8 +160,8 @@ def _measured(
         results = detection.evaluate(
             model,
             images,
-            name=found.source,
-            classes=found.classes,
+            name=detector.source,
+            classes=detector.classes,
             workers=options.workers,
             unreadable=options.unreadable or "error",
             after_batch=after_batch,
@@ -168,18 +171,32 @@ def _measured(
     return results
 
 
-def _images(found: Pretrained, options: Namespace, sets: dict[str, ImageDataset]) -> ImageDataset:
-    """The images to evaluate a detector on: those of --data, or the test images of its run."""
-    if options.data is not None:
+def detector_images(
+    detector: Pretrained, name: str | None, options: Namespace, sets: dict[str, ImageDataset]
+) -> ImageDataset:
+    """The images to evaluate a detector on: those of --data, or the test images of its run.
+
+    Args:
+        detector: of a run or a file.
+        name: what --data says.
+        options: with split, images and limit.
+        sets: those opened already, as detectors share them; a new one is added.
+
+    Raises:
+        InputError: the images cannot be opened, or are not known.
+    """
+    if name is not None:
         if "" not in sets:
-            sets[""] = data.open_regions(options.data, split=options.split, images=options.images, limit=options.limit)
+            files = {option: options[option] for option in ("split", "images", "limit")}
+            sets[""] = data.open_regions(name, **files)
         return sets[""]
-    if given := [name for name in ("split", "images") if options[name] is not None]:
+    if given := [option for option in ("split", "images") if options[option] is not None]:
         raise InputError(f"--{given[0]} is for --data; name the images (--data coco:FOLDER)")
-    assert found.recipe is not None
-    key = repr(found.recipe.data)
+    if detector.recipe is None:
+        raise InputError(f"{detector.source} does not know its data; name some (--data coco:FOLDER)")
+    key = repr(detector.recipe.data)
     if key not in sets:
-        images = training.task_of(found.recipe).load_data(found.recipe.data).test
+        images = training.task_of(detector.recipe).load_data(detector.recipe.data).test
         assert isinstance(images, ImageDataset)
         fewer = options.limit is not None and options.limit < len(images)
         sets[key] = images.subset(options.limit) if fewer else images
@@ -203,13 +220,13 @@ def _check_absent(folder: Path, models: Sequence[str]) -> None:
 
 def load_detector(source: str, weights: training.run.Weights) -> Pretrained:
     """A trained detector. Raises InputError for a classifier."""
-    found = training.load_pretrained(source, weights)
-    if found.network.detector is None:
+    detector = training.load_pretrained(source, weights)
+    if detector.network.detector is None:
         raise InputError(
-            f"{source} is a classifier ({found.network.name}), and this takes a detector: the run of a recipe with a "
+            f"{source} is a classifier ({detector.network.name}), and this takes a detector: the run of a recipe with a "
             "model.detector; `regard evaluate` and `regard explain` take classifiers"
         )
-    return found
+    return detector
 
 
 def _predict(options: Namespace) -> int:
@@ -218,17 +235,17 @@ def _predict(options: Namespace) -> int:
         raise InputError("the detector is missing: regard detect predict IMAGES… --model RUN")
     out = options.out or "detected"
     pictures = data.open_pictures(options.inputs, without=out)
-    found = load_detector(options.model, options.weights)
+    detector = load_detector(options.model, options.weights)
     alone = len(options.inputs) == 1 and not Path(options.inputs[0]).is_dir()
-    model = found.model().to(training.pick_device(options.device))
-    with output.progress(found.source) as progress:
+    model = detector.model().to(training.pick_device(options.device))
+    with output.progress(detector.source) as progress:
         result = detected.detect(
             model,
             pictures,
             out,
-            found.classes or (),
+            detector.classes or (),
             score=options.score,
-            source=found.source,
+            source=detector.source,
             unreadable=options.unreadable or ("error" if alone else "skip"),
             overwrite=options.overwrite,
             on_image=lambda done: progress(done, len(pictures)),
@@ -237,7 +254,7 @@ def _predict(options: Namespace) -> int:
     output.show(records, records_table(records, detected.COLUMNS))
     output.note(f"objects: {len(records):,} in {len(result.images):,} images, skipped: {len(result.skipped):,}")
     if result.images and not records:
-        output.note(f"nothing has a score of {options.score} or more; lower it (--score), or train longer")
+        output.note(NOTHING_DETECTED.format(score=options.score))
     for reason in result.skipped[:3]:
         output.note(f"skipped: {reason}")
     output.note(f"pictures: {result.folder.resolve()}")

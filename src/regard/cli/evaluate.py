@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from regard import stats, training
-from regard.cli.inputs import Evaluation, add_networks, evaluations, joined
+from regard.cli.inputs import ClassifierEvaluation, add_networks, evaluations, joined
 from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
@@ -39,7 +39,14 @@ def main(arguments: list[str]) -> int:
         output = Output(parser().parse_args(arguments), main=processes.main)
         records: list[dict[str, Any]] = []
         try:
-            for evaluation in evaluations(parser(), arguments, labels=True, streams=True, say=output.note):
+            for evaluation in evaluations(
+                parser(),
+                arguments,
+                labels=True,
+                streams=True,
+                detectors="`regard detect evaluate` measures detectors",
+                say=output.note,
+            ):
                 records.append(_evaluated(evaluation, processes, output))
         finally:
             if records:
@@ -47,7 +54,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _evaluated(evaluation: Evaluation, processes: training.Processes, output: Output) -> dict[str, Any]:
+def _evaluated(evaluation: ClassifierEvaluation, processes: training.Processes, output: Output) -> dict[str, Any]:
     name, images, known = evaluation.name, evaluation.images, evaluation.pretrained
     if known.recipe is not None and known.recipe.precision != "float32":
         output.note(f"note: {name} was trained with precision {known.recipe.precision}; it is evaluated in float32")

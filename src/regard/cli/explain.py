@@ -15,6 +15,7 @@ from regard.data import ImageDataset
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.parser import Parser, strings
+from regard.report.captions import NOTHING_DETECTED
 from regard.report.explained import COLUMNS, INDEX
 from regard.report.picture_folder import check_folder
 from regard.report.records_table import records_table
@@ -71,6 +72,8 @@ def main(arguments: list[str]) -> int:
     records = explained.to_records()
     output.show(records, records_table(records, COLUMNS))
     output.note(f"images explained: {explained.images:,}, skipped: {len(explained.skipped):,}")
+    if not explained.images:
+        output.note(NOTHING_DETECTED.format(score=options.score))
     if pictures.passed_over:
         output.note(f"files without the ending of an image: {pictures.passed_over:,}")
     if pictures.unmatched:

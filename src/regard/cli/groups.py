@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from regard.cli.inputs import Evaluation, evaluations
+from regard.cli.inputs import ClassifierEvaluation, evaluations
 from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.cli.studies import Sample, add_study_options, folder_for, sample, write_study
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _layers(networks: Sequence[Evaluation], layers: list[str]) -> list[str]:
+def _layers(networks: Sequence[ClassifierEvaluation], layers: list[str]) -> list[str]:
     """The layer of each network."""
     if len(layers) not in (1, len(networks)):
         number = counted(len(networks), "network")
@@ -80,7 +80,7 @@ def _layers(networks: Sequence[Evaluation], layers: list[str]) -> list[str]:
     return layers * len(networks) if len(layers) == 1 else layers
 
 
-def _target(networks: Sequence[Evaluation], images: Sample, target: Target | None) -> Target:
+def _target(networks: Sequence[ClassifierEvaluation], images: Sample, target: Target | None) -> Target:
     """The class whose probability is taken, the same for all networks."""
     for network in networks:
         missing = [label for label in images.labels if network.label_outputs[label] < 0]

@@ -42,10 +42,6 @@ class Evaluation:
     Attributes:
         pretrained: the network; no two of a command have the same `source`.
         images: the data set.
-        mean: of the channels, in [0, 1], subtracted from the images.
-        std: the channels are divided by it.
-        transform: how images are resized and cropped; not at all where they come in one size of their own.
-        unreadable: on an image that cannot be read, "error", or "skip" it.
         label_outputs: for each class of the data set the output that stands for it, -1 where none does.
         device: where the network is.
         options: those of the command, with the data of this network.
@@ -53,10 +49,6 @@ class Evaluation:
 
     pretrained: Pretrained
     images: ImageDataset | WebDataset
-    mean: Channels
-    std: Channels
-    transform: Transform
-    unreadable: OnUnreadable
     label_outputs: tuple[int, ...]
     device: torch.device
     options: Namespace
@@ -99,6 +91,23 @@ class Evaluation:
     def release(self) -> None:
         """Forgets the model; it is built again when it is needed."""
         self.__dict__.pop("model", None)
+
+
+@dataclass(eq=False)
+class ClassifierEvaluation(Evaluation):
+    """A classifier, and how the images come to it.
+
+    Attributes:
+        mean: of the channels, in [0, 1], subtracted from the images.
+        std: the channels are divided by it.
+        transform: how images are resized and cropped; not at all where they come in one size of their own.
+        unreadable: on an image that cannot be read, "error", or "skip" it.
+    """
+
+    mean: Channels
+    std: Channels
+    transform: Transform
+    unreadable: OnUnreadable
 
     def loader(self, which: Sequence[int] | None = None, **options: Any) -> data.Loader:
         """The batches of the images, on the device of the network.
@@ -236,8 +245,9 @@ def evaluations(
     masks: bool = False,
     labels: bool = False,
     streams: bool = False,
+    detectors: str = "give a classifier",
     say: Callable[[str], None],
-) -> list[Evaluation]:
+) -> list[ClassifierEvaluation]:
     """The networks that are named, each with the images it is evaluated on; all checked.
 
     Args:
@@ -246,6 +256,7 @@ def evaluations(
         masks: whether the images have to have regions.
         labels: whether labels of the images have to be outputs of the network.
         streams: whether images that can be read in their order only will do.
+        detectors: what to do with a detector instead.
         say: is told what is assumed, and where images come otherwise than in training.
 
     Raises:
@@ -255,7 +266,7 @@ def evaluations(
     check_common(options)
     networks = [training.load_pretrained(name, options.weights, ema=options.ema, say=say) for name in options.models]
     for network in networks:
-        network.check_classifier()
+        network.check_classifier(detectors)
     given = parser.parse_args(arguments, defaults=False).get("data", Namespace())
     if "name" in given and not _is_name(given):
         images = data.open_regions(given.name, **{name: getattr(options, name) for name in _OF_FILES})
@@ -296,7 +307,7 @@ def _on_a_set(
     parser: Parser,
     arguments: Sequence[str],
     say: Callable[[str], None],
-) -> Evaluation:
+) -> ClassifierEvaluation:
     """On a data set by name: one of `sets`, or a new one, which is added."""
     options = parser.parse_args([*_known_data(network, name), *arguments])
     streamed = data.is_streamed(options.data.name)
@@ -326,7 +337,8 @@ def _on_a_set(
         say(f"note: {network.source} does not say how its images are normalised; they are as those of {images.name}")
     _compare(network, actual, images.name, say)
     how = (images.mean, images.std, transform, recipe.unreadable)
-    return Evaluation(network, images, *how, label_outputs, training.pick_device(options.device), options)
+    device = training.pick_device(options.device)
+    return ClassifierEvaluation(network, images, label_outputs, device, options, *how)
 
 
 def _known_data(network: Pretrained, name: str | None) -> list[str]:
@@ -356,7 +368,7 @@ def _on_files(
     options: Namespace,
     labels: bool,
     say: Callable[[str], None],
-) -> Evaluation:
+) -> ClassifierEvaluation:
     """On image files, which come as the network knows them, unless something else is given."""
     options.batch_size = options.batch_size or 32
     label_outputs = match_outputs(network, images, labels, say)
@@ -368,7 +380,8 @@ def _on_files(
     _compare(network, actual, images.name, say)
     unreadable: OnUnreadable = "skip" if options.unreadable == "skip" else "error"
     how = (actual.mean, actual.std, actual.transform(), unreadable)
-    return Evaluation(network, images, *how, label_outputs, training.pick_device(options.device), options)
+    device = training.pick_device(options.device)
+    return ClassifierEvaluation(network, images, label_outputs, device, options, *how)
 
 
 def _compare(network: Pretrained, actual: Preprocessing, images: str, say: Callable[[str], None]) -> None:

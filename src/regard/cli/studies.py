@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from regard import report
-from regard.cli.inputs import Evaluation, add_networks
+from regard.cli.inputs import ClassifierEvaluation, add_networks
 from regard.cli.output import Output
 from regard.errors import InputError, check_interval
 from regard.files import check_written, write_text
@@ -57,7 +57,7 @@ class Sample:
     drawn: list[int]
 
 
-def sample(evaluations: Sequence[Evaluation], *, most: int | None = None) -> Sample:
+def sample(evaluations: Sequence[ClassifierEvaluation], *, most: int | None = None) -> Sample:
     """The images that all networks are studied on.
 
     Args:

@@ -217,9 +217,9 @@ class InMemoryDataset(ImageDataset):
         if self.regions is None:
             return None
         mask = self.regions[index].cpu().numpy()[None]
-        shown = mask[mask.any((1, 2))]
-        labels = self.labels[index].repeat(len(shown)).cpu().numpy()
-        objects = objects_of(boxes_of(shown), labels, shown, size=mask.shape[:0:-1])
+        regions = mask[mask.any((1, 2))]
+        labels = self.labels[index].repeat(len(regions)).cpu().numpy()
+        objects = objects_of(boxes_of(regions), labels, regions, size=mask.shape[:0:-1])
         return objects if masks else objects._replace(masks=None)
 
     def fingerprint(self) -> str:

@@ -45,6 +45,7 @@ OnUnreadable = Literal["error", "skip"]  # what to do with files that cannot be 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 
+SKIP = "remove or replace it, or have such images skipped (--unreadable skip)"
 SKIPPED_IN_A_RUN = "--data.unreadable skip, with which --resume goes on"
 
 

@@ -84,11 +84,11 @@ def _load_stl10(
     if regions is None:
         return splits
     marks = existing_folder(regions)
-    found = [
+    annotated = [
         open_stl10(marks, "train", str(_root("stl10", path))),
         open_stl10(marks, "test", str(_root("stl10", path))),
     ]
-    return Splits(*(_marked(images, marked) for images, marked in zip(splits, found, strict=True)))
+    return Splits(*(_marked(images, marked) for images, marked in zip(splits, annotated, strict=True)))
 
 
 def _marked(images: InMemoryDataset, marked: Stl10Dataset) -> InMemoryDataset:

@@ -177,7 +177,7 @@ def _opened_splits(
     if test.split == train.split:
         raise InputError(f"data set {source.name!r} has no split in {show(path)} to test on; add one")
     if objects:
-        return Splits(_labelled(with_objects(train), "object"), test)
+        return Splits(_labelled(with_objects(train), "objects"), test)
     return Splits(_labelled(train), _labelled(test))
 
 
@@ -204,11 +204,11 @@ def _normalised(splits: Splits) -> Splits:
     return splits
 
 
-def _labelled(images: ImageDataset, kind: str = "label") -> ImageDataset:
+def _labelled(images: ImageDataset, kind: str = "labels") -> ImageDataset:
     labelled = (images.labels >= 0).nonzero().flatten()
     unlabelled = len(images) - len(labelled)
     if not len(labelled):
-        raise InputError(f"no image of split {images.split!r} of {images.name!r} has a {kind}; give ones to learn from")
+        raise InputError(f"no image of split {images.split!r} of {images.name!r} has {kind}; give ones to learn from")
     if unlabelled:
         message = f"{unlabelled} of the {len(images)} images of split {images.split!r} of {images.name!r}"
         warnings.warn(f"{message} have no {kind}: left out", DataWarning, stacklevel=2)

@@ -22,7 +22,8 @@ from regard.detection.backbone import Weights, build_backbone
 from regard.detection.cascade import CascadeHeads
 from regard.detection.norms import Norm
 from regard.detection.pyramid import Extra, Pyramid
-from regard.errors import InputError, check_number, first_line, unknown
+from regard.errors import InputError, UnfitImage, check_number, first_line, unknown
+from regard.models.create import check_without
 
 _ASPECTS = (0.5, 1.0, 2.0)
 
@@ -52,8 +53,8 @@ class Detector(nn.Module):
             `labels` (n,), `scores` (n,) and, for detectors with masks, `masks` float32 (n, 1, H, W) in [0, 1].
 
         Raises:
-            InputError: no targets in training; labels beyond the classes; no masks where they are needed; an image that
-                would have a side of 0 pixels after resizing.
+            InputError: no targets in training; labels beyond the classes; a box without area; no masks where they are
+                needed; as UnfitImage, an image that would have a side of 0 pixels after resizing.
         """
         if self.training:
             if (
@@ -68,7 +69,7 @@ class Detector(nn.Module):
         except RuntimeError as error:
             for height, width in (image.shape[-2:] for image in images):
                 if max(height, width) > min(height, width) * self.transform.max_size:
-                    raise InputError(
+                    raise UnfitImage(
                         f"an image of {width} x {height} pixels is too long and narrow to detect in"
                     ) from error
             raise
@@ -86,6 +87,14 @@ class Detector(nn.Module):
                 f"labels of objects are {int(labels.min())} to {int(labels.max())}; expected class indices 0 to "
                 f"{self.num_classes - 1}, as the detector has {self.num_classes} classes"
             )
+        for number, boxes in enumerate(target["boxes"] for target in targets):
+            flat = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
+            if flat.any():
+                box = boxes[flat][0].tolist()
+                raise InputError(
+                    f"targets[{number}] has a box without area, {box}; leave such objects out (expected left, top, "
+                    "right, bottom)"
+                )
         if isinstance(self, torchvision_detection.MaskRCNN) and not all("masks" in target for target in targets):
             raise InputError("this detector learns masks, and there are objects without; take one of boxes alone")
         return [{**target, "labels": target["labels"] + self.background} for target in targets]
@@ -226,8 +235,8 @@ def create(
     kind, build, customary, extra = _DETECTORS[name]
     _check_options(name, kind, {**options, "num_classes": num_classes, "channels": channels})
     check_number("frozen_stages", frozen_stages, "[0, 2^40]", whole=True)
-    if attention is None and (attention_stages is not None or attention_options or attention_start is not None):
-        raise InputError("attention_stages, attention_options or attention_start are given, and attention is not")
+    if attention is None:
+        check_without(gate, attention_stages, attention_options, attention_start)
     attach = attention and partial(
         attention_modules.attach,
         name=attention,

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from regard import data
-from regard.data.decode import OnUnreadable, Unreadable
+from regard.data.decode import SKIP, OnUnreadable, Unreadable
 from regard.data.readers import with_objects
 from regard.detection.results import Results
 from regard.detection.table import Table
-from regard.errors import InputError
+from regard.errors import InputError, UnfitImage
 from regard.modes import evaluation_mode
 
 _CUT = 0.5  # of the probability of masks, as in torchvision's reference
@@ -57,7 +57,8 @@ def evaluate(
         batch_size: images at a time, over all processes, at least one for each. Images of different sizes are padded to
             the largest of a batch, which changes detections slightly.
         workers: DataLoader workers that read images.
-        unreadable: on an image that cannot be read, raise an "error" or "skip" the image.
+        unreadable: on an image that cannot be read, or is too long and narrow for the detector, raise an "error" or
+            "skip" the image; a loader reads as it was made.
         after_batch: called with the number of images of each batch.
 
     Raises:
@@ -79,18 +80,23 @@ def evaluate(
         )
     dataset = with_objects(loader.dataset)
     numbers = _numbers(dataset, classes, getattr(detector, "num_classes", None))
-    found: list[_Image] = []
+    evaluated: list[_Image] = []
     skipped: list[str] = []
     with evaluation_mode(detector), torch.inference_mode():
         for batch in loader.epoch(0):
             try:
                 outputs = detector(batch.images)
-            except InputError as error:
-                keys = ", ".join(dataset.keys[index] for index in batch.index.tolist())
-                raise InputError(f"{keys}: {error}; leave it out of data set {dataset.name!r}") from error
+            except UnfitImage as error:
+                keys = [dataset.keys[index] for index in batch.index.tolist()]
+                if unreadable == "error":
+                    raise InputError(f"{', '.join(keys)}: {error}; {SKIP}") from error
+                outputs, unfit = _one_by_one(detector, batch.images)
+                skipped += [f"{keys[number]}: {reason}" for number, reason in unfit.items()]
             for index, image, output in zip(batch.index.tolist(), batch.images, outputs, strict=True):
+                if output is None:
+                    continue
                 try:
-                    found.append(_image(dataset, index, image, output, numbers))
+                    evaluated.append(_image(dataset, index, image, output, numbers))
                 except Unreadable as error:
                     raise InputError(str(error)) from error
             skipped += batch.skipped
@@ -98,11 +104,26 @@ def evaluate(
                 after_batch(len(batch.index))
     if loader.world_size > 1:
         parts: list[Any] = [None] * loader.world_size
-        distributed.all_gather_object(parts, (found, skipped))
-        found, skipped = ([one for part in parts for one in part[i]] for i in (0, 1))
-    if not found:
+        distributed.all_gather_object(parts, (evaluated, skipped))
+        evaluated, skipped = ([one for part in parts for one in part[i]] for i in (0, 1))
+    if not evaluated:
         raise InputError(f"not one image of data set {dataset.name!r} can be read; give readable ones")
-    return _results(dataset, found, skipped, name or type(detector).__name__)
+    return _results(dataset, evaluated, skipped, name or type(detector).__name__)
+
+
+def _one_by_one(
+    detector: nn.Module, images: Sequence[Tensor]
+) -> tuple[list[Mapping[str, Tensor] | None], dict[int, str]]:
+    """The output for each image, None for those that the detector does not take, and the reason for each of these."""
+    outputs: list[Mapping[str, Tensor] | None] = []
+    unfit: dict[int, str] = {}
+    for number, image in enumerate(images):
+        try:
+            outputs += detector([image])
+        except UnfitImage as error:
+            outputs.append(None)
+            unfit[number] = str(error)
+    return outputs, unfit
 
 
 def _together() -> bool:
@@ -153,21 +174,21 @@ def _image(
     return _Image(index, (width, height), Table.of_objects(truth), detections.where(detections.label >= 0))
 
 
-def _results(dataset: data.ImageDataset, found: Sequence[_Image], skipped: Sequence[str], name: str) -> Results:
+def _results(dataset: data.ImageDataset, images: Sequence[_Image], skipped: Sequence[str], name: str) -> Results:
     """Images in the order of their ids, in which COCO's evaluation breaks ties between scores."""
-    ids = {one.number: dataset.image_id(one.number) for one in found}
+    ids = {one.number: dataset.image_id(one.number) for one in images}
     by_id = all(isinstance(key, int) for key in ids.values())
-    found = sorted(found, key=lambda one: (ids[one.number] if by_id else 0, one.number))
+    images = sorted(images, key=lambda one: (ids[one.number] if by_id else 0, one.number))
     return Results(
         name,
         dataset.name,
         dataset.split,
         tuple(dataset.classes),
         dataset.category_ids,
-        tuple(dataset.keys[one.number] for one in found),
-        tuple(ids[one.number] for one in found),
-        np.array([one.size for one in found], dtype=np.int64),
-        Table.joined([one.truth for one in found]),
-        Table.joined([one.detections for one in found]),
+        tuple(dataset.keys[one.number] for one in images),
+        tuple(ids[one.number] for one in images),
+        np.array([one.size for one in images], dtype=np.int64),
+        Table.joined([one.truth for one in images]),
+        Table.joined([one.detections for one in images]),
         tuple(sorted(skipped)),
     )

@@ -46,20 +46,20 @@ class Matches:
     def of(cls, results: Results, kind: Kind) -> Matches:
         """Match the boxes, or the masks, of some results."""
         images, classes = len(results), len(results.classes)
-        found, truth = _sorted(results.detections, classes), _sorted(results.truth, classes)
-        group = found.image * classes + found.label
-        place = np.arange(len(found)) - np.searchsorted(group, group)
-        found = found.where(place < _MOST)
+        detections, truth = _sorted(results.detections, classes), _sorted(results.truth, classes)
+        group = detections.image * classes + detections.label
+        place = np.arange(len(detections)) - np.searchsorted(group, group)
+        detections = detections.where(place < _MOST)
         low, high = np.array(list(RANGES.values())).T[:, :, None]
-        areas, area = found.areas(results.sizes, kind), truth.area
+        areas, area = detections.areas(results.sizes, kind), truth.area
         inside, apart = (areas >= low) & (areas <= high), truth.crowd | (area < low) | (area > high)
         state = np.where(inside, _WRONG, _IGNORED).astype(np.uint8)[:, None].repeat(len(THRESHOLDS), 1)
-        for rows, columns, overlaps in _batches(found, truth, results, kind):
+        for rows, columns, overlaps in _batches(detections, truth, results, kind):
             _match(state, rows, overlaps, truth.crowd[columns], apart[:, columns])
         counted = np.zeros((len(RANGES), classes, images), dtype=np.int64)
         for part, ignored in zip(counted, apart, strict=True):
             np.add.at(part, (truth.label[~ignored], truth.image[~ignored]), 1)
-        return cls(found, state, inside, counted)
+        return cls(detections, state, inside, counted)
 
     def precisions(self, weights: NDArray[np.int32]) -> dict[str, NDArray[np.float64]]:
         """COCO's six numbers of average precision for samples of images.
@@ -130,10 +130,10 @@ def _average_precision(
         changes = np.zeros((len(times), 1 + len(changed)), times.dtype)
         np.cumsum(times[:, changed] * change[changed], axis=1, out=changes[:, 1:])
         counts += changes[:, np.searchsorted(changed, right, side="right")]
-    found = np.cumsum(times[:, right], axis=1, dtype=times.dtype)
-    precision = found / (counts + np.spacing(1))
+    matched = np.cumsum(times[:, right], axis=1, dtype=times.dtype)
+    precision = matched / (counts + np.spacing(1))
     highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    reached = np.searchsorted(RECALLS, found / np.maximum(total, 1)[:, None], side="right")
+    reached = np.searchsorted(RECALLS, matched / np.maximum(total, 1)[:, None], side="right")
     reached[:, 1:] -= reached[:, :-1].copy()
     return result + np.einsum("bk,bk->b", highest, reached) / len(RECALLS)
 
@@ -144,7 +144,7 @@ def _sorted(table: Table, classes: int) -> Table:
 
 
 def _batches(
-    found: Table, truth: Table, results: Results, kind: Kind
+    detections: Table, truth: Table, results: Results, kind: Kind
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
     """What may match, in batches of pairs of an image and a class.
 
@@ -152,10 +152,12 @@ def _batches(
         of P pairs the detections that overlap an object by half or more, (P, D), by falling score; the objects, (P, G);
         and their overlaps, (P, D, G). Where a pair has less, numbers are 0 and overlaps -1.
     """
-    keys = found_keys, truth_keys = [table.image * len(results.classes) + table.label for table in (found, truth)]
-    shapes = [table.box if kind == "boxes" else table.codes(results.sizes) for table in (found, truth)]
+    keys = detection_keys, truth_keys = [
+        table.image * len(results.classes) + table.label for table in (detections, truth)
+    ]
+    shapes = [table.box if kind == "boxes" else table.codes(results.sizes) for table in (detections, truth)]
     crowd = truth.crowd.astype(np.uint8).tolist()
-    common = np.intersect1d(found_keys, truth_keys)
+    common = np.intersect1d(detection_keys, truth_keys)
     ends = [np.searchsorted(one, [common, common + 1]).T.tolist() for one in keys]
     pairs: dict[int, list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]] = {}
     for (first, last), (start, end) in zip(*ends, strict=True):

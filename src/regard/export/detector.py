@@ -148,15 +148,15 @@ def _difference(graph: bytes, detector: nn.Module, image: Tensor) -> float | Non
     names = ("boxes", "labels", "scores")
     try:
         session = import_module("onnxruntime").InferenceSession(graph, providers=["CPUExecutionProvider"])
-        found = dict(zip(names, map(torch.from_numpy, session.run(names, {"image": image.numpy()})), strict=True))
+        outputs = dict(zip(names, map(torch.from_numpy, session.run(names, {"image": image.numpy()})), strict=True))
     except Exception as error:  # onnxruntime's errors have no common base
         raise InputError(f"onnxruntime cannot run what was exported ({first_line(error)})") from error
     (expected,) = detector([image])
-    if not len(expected["boxes"]) or not len(found["boxes"]):
-        return None if len(expected["boxes"]) == len(found["boxes"]) else float("inf")
+    if not len(expected["boxes"]) or not len(outputs["boxes"]):
+        return None if len(expected["boxes"]) == len(outputs["boxes"]) else float("inf")
     side = max(image.shape[1:])
-    boxes = torch.cdist(expected["boxes"], found["boxes"], p=float("inf")) / side
-    scores = (expected["scores"][:, None] - found["scores"]).abs()
-    other = expected["labels"][:, None] != found["labels"]
+    boxes = torch.cdist(expected["boxes"], outputs["boxes"], p=float("inf")) / side
+    scores = (expected["scores"][:, None] - outputs["scores"]).abs()
+    other = expected["labels"][:, None] != outputs["labels"]
     nearest = torch.maximum(boxes, scores).masked_fill(other, float("inf")).amin(1)
     return float(nearest.quantile(_SAME))

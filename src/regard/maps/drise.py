@@ -112,8 +112,8 @@ class DRISE:
             done = 0
             for masks in self._masks(image) if len(chosen) else ():
                 masked = list(image * masks[:, None])
-                found = checked_detections(self._network(masked), len(masked))
-                similar = torch.stack([similarity(targets, one) for one in found], 1)  # (n, B)
+                outputs = checked_detections(self._network(masked), len(masked))
+                similar = torch.stack([similarity(targets, one) for one in outputs], 1)  # (n, B)
                 weighted += torch.einsum("nb,bhw->nhw", similar, masks)
                 visible += masks.sum(0)
                 total += similar.sum(1)
@@ -136,20 +136,20 @@ class DRISE:
             yield torch.stack([one[y : y + height, x : x + width] for one, (y, x) in zip(large, starts, strict=True)])
 
 
-def similarity(targets: Detections, found: Detections) -> Tensor:
+def similarity(targets: Detections, others: Detections) -> Tensor:
     """The highest similarity of each target (n,) with the detections of another image; 0 where there are none.
 
     See `DRISE` for what it is made of.
     """
     from torchvision.ops import box_iou
 
-    iou = box_iou(targets["boxes"], found["boxes"])
+    iou = box_iou(targets["boxes"], others["boxes"])
     if "class_scores" in targets:
-        alike = F.normalize(targets["class_scores"], dim=1) @ F.normalize(found["class_scores"], dim=1).T
-        objectness = found.get("objectness", torch.ones_like(found["scores"]))
+        alike = F.normalize(targets["class_scores"], dim=1) @ F.normalize(others["class_scores"], dim=1).T
+        objectness = others.get("objectness", torch.ones_like(others["scores"]))
     else:
-        alike = targets["labels"][:, None] == found["labels"]
-        objectness = found["scores"]
+        alike = targets["labels"][:, None] == others["labels"]
+        objectness = others["scores"]
     return F.pad(iou * alike * objectness, (0, 1)).amax(1)
 
 

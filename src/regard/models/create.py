@@ -17,7 +17,7 @@ from timm.models import build_model_with_cfg, get_pretrained_cfg
 from torch import nn
 
 from regard import attention as attention_modules
-from regard.attention import Gate
+from regard.attention import Gate, Sigmoid, parse_gate
 from regard.attention.start import Start
 from regard.errors import InputError, first_line
 from regard.models.cifar_resnet import CifarResNet, SmallImageResNet
@@ -130,8 +130,8 @@ def create(
         attention_modules.attach(
             model, attention, stages=attention_stages, gate=gate, start=start, **dict(attention_options or {})
         )
-    elif attention_stages is not None or attention_options or attention_start is not None:
-        raise InputError("attention_stages, attention_options or attention_start are given, and attention is not")
+    else:
+        check_without(gate, attention_stages, attention_options, attention_start)
     vars(model)["created_with"] = {  # for `save_pretrained`
         "name": name,
         "num_classes": num_classes,
@@ -143,6 +143,18 @@ def create(
         "options": options,
     }
     return model
+
+
+def check_without(gate: Gate | str, stages: object, options: object, start: object) -> None:
+    """Raises InputError for an option of attention, of a network that has none."""
+    given = {
+        "gate": parse_gate(gate) != Sigmoid(),
+        "attention_stages": stages is not None,
+        "attention_options": bool(options),
+        "attention_start": start is not None,
+    }
+    for name in (name for name, is_given in given.items() if is_given):
+        raise InputError(f"{name} is given, and attention is not; name a module (attention), or leave {name} out")
 
 
 def _numbers(options: Any) -> Iterator[float]:

@@ -84,6 +84,7 @@ DISTRIBUTIONS = (
     "Each measure over the images: the higher, the more images; at the right its mean. Dotted: the mean of a "
     "[constant_map|constant map], or of random values."
 )
+NOTHING_DETECTED = "Nothing is detected with a score of {score} or more; lower it (--score), or train longer."
 VERDICTS = (
     "[significant|Significant], [compatible|compatible with published]: by the [holm|adjusted p]; preliminary: with a "
     "[shortened|shortened schedule] or other data."

@@ -17,7 +17,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from regard.data import ImageDataset, Unreadable
 from regard.data.codes import encoded
-from regard.errors import InputError
+from regard.data.decode import SKIP
+from regard.errors import InputError, UnfitImage
 from regard.modes import evaluation_mode
 from regard.report.picture_folder import check_folder, stems_of, written_folder
 from regard.report.records import Column
@@ -90,28 +91,29 @@ def detect(
     """
     folder = Path(out)
     check_folder(folder, INDEX, overwrite=overwrite)
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     skipped: list[str] = []
     with written_folder(folder, INDEX, overwrite=overwrite) as aside:
         for index, (key, stem) in enumerate(zip(images.keys, stems_of(images), strict=True)):
             try:
                 image = images.image(index)
                 objects = _objects(detector, image, score)
-            except (Unreadable, InputError) as error:
+            except (Unreadable, UnfitImage) as error:
+                reason = f"{key}: {error}"
                 if unreadable == "error":
-                    raise InputError(f"{error}; replace it, or skip such images (--unreadable skip)") from error
-                skipped.append(f"{key}: {error}")
+                    raise InputError(f"{reason}; {SKIP}") from error
+                skipped.append(reason)
                 continue
             picture = aside / f"{stem}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             drawn(image, objects, classes).save(picture)
             place = {"image": key, "picture": f"{stem}.png", "width": image.width, "height": image.height}
-            found.append({**place, "detections": _records(objects, classes)})
+            records.append({**place, "detections": _records(objects, classes)})
             on_image(index + 1)
         about = {"regard": __version__, "detector": source, "score": score, "classes": list(classes)}
-        content = {**about, "images": found, "skipped": skipped}
+        content = {**about, "images": records, "skipped": skipped}
         (aside / INDEX).write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")
-    return Detected(folder, tuple(found), tuple(skipped))
+    return Detected(folder, tuple(records), tuple(skipped))
 
 
 def drawn(image: Image.Image, objects: Mapping[str, Tensor], classes: Sequence[str]) -> Image.Image:

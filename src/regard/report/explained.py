@@ -17,11 +17,11 @@ from regard import maps
 from regard.bias.metrics import check_threshold
 from regard.data import ImageDataset, Transform
 from regard.data import Unreadable as UnreadableImage
-from regard.data.decode import OnUnreadable
-from regard.errors import InputError, check_interval
+from regard.data.decode import SKIP, OnUnreadable
+from regard.errors import InputError, UnfitImage, check_interval
 from regard.maps import DRISE, DetectionCAM, MapMethod
 from regard.notebook import Tabular
-from regard.report.captions import CAMS
+from regard.report import captions
 from regard.report.detections_gallery import detection_cells
 from regard.report.explanation import Unreadable, explanations
 from regard.report.gallery import MEASURES, Gallery, Row
@@ -137,12 +137,13 @@ def explain_detections(
         top: detections of an image, at most, those with the highest scores.
         score: least score of a detection.
         threshold: of the focus; see `bias.measure`.
-        unreadable: on an image that cannot be read, "error", or "skip" it. Images without detections are skipped.
+        unreadable: on an image that cannot be read, "error", or "skip" it. Images without detections are listed as
+            skipped, with that reason.
         overwrite: as of `explain`.
         on_image: as of `explain`.
 
     Raises:
-        InputError: `out` is in the way, an image cannot be read, a number is out of range.
+        InputError: `out` is in the way, an image cannot be read, or not one can, a number is out of range.
     """
     check_interval("top", top, "[1, 2^24]")
     check_interval("score", score, "[0, 1]")
@@ -158,22 +159,29 @@ def explain_detections(
 
     def results() -> Iterator[Row | Unreadable]:
         device = next(method.detector.parameters()).device
+        reason, read = "", 0
         for index, key in enumerate(images.keys):
             try:
                 pixels = np.array(images.image(index))
-            except UnreadableImage as error:
+                image = torch.from_numpy(pixels).permute(2, 0, 1).to(device).float() / 255
+                cams = method(image, score_threshold=score, limit=top)
+            except (UnreadableImage, UnfitImage) as error:
+                reason = str(error) if isinstance(error, UnreadableImage) else f"{key}: {error}"
                 if unreadable == "error":
-                    raise InputError(f"{error}; replace it, or skip such images (--unreadable skip)") from error
-                yield Unreadable(index, key, str(error))
+                    raise InputError(f"{reason}; {SKIP}") from error
+                yield Unreadable(index, key, reason)
                 continue
-            image = torch.from_numpy(pixels).permute(2, 0, 1).to(device).float() / 255
-            cams = method(image, score_threshold=score, limit=top)
+            read += 1
             assert method.detections is not None
             cells = detection_cells(image, method.detections, cams, names, threshold)
             if cells:
                 yield Row(index, key, "", tuple(cells), ())
             else:
                 yield Unreadable(index, key, f"{key}: nothing is detected with a score of {score} or more")
+        if not read:
+            raise InputError(
+                f"not one of the {len(images)} images can be read (the last: {reason}); give readable ones"
+            )
 
     return _written(results(), images, Path(out), settings, overwrite=overwrite, on_image=on_image)
 
@@ -212,10 +220,11 @@ def _written(
             "explain.html",
             aside / "explain.html",
             title=f"Class activation maps of {source}" if source else "Class activation maps",
-            cams=CAMS,
+            cams=captions.CAMS,
             gallery=gallery,
             threshold=threshold,
             skipped=[Note(one.key, one.reason) for one in skipped],
+            empty="" if explained else captions.NOTHING_DETECTED.format(score=settings["score"]),
             settings=[(name, option_text(value)) for name, value in settings.items() if value not in ("", [])],
         )
     return Explained(folder, explained, tuple(skipped), tuple(records))

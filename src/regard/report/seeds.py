@@ -263,8 +263,8 @@ def _descriptions(firsts: Sequence[RunResult], networks: dict[Path, str]) -> lis
         starts = {"transfer.teacher": teachers}
         if isinstance(model.pretrained, str):
             starts["model.pretrained"] = (model.pretrained,)
-        for name, found in starts.items():
-            folders = [teacher_folders(source, run.run.folder) for source in found]
+        for name, sources in starts.items():
+            folders = [teacher_folders(source, run.run.folder) for source in sources]
             names = [next((networks[f] for f in pair if f in networks), pair[1].name) for pair in folders]
             named |= {name: ", ".join(names)} if names else {}
         pairs = [f"{name.removeprefix('model.')} {option_text(value)}" for name, value in named.items()]

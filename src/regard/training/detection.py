@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self
 
@@ -13,8 +14,10 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from regard import data, detection
 from regard.attention.start import Start
-from regard.data import Batch, DetectionTransform, Splits
+from regard.data import Batch, DetectionTransform, ImageDataset, Splits, Unreadable
 from regard.data.codes import library
+from regard.data.readers import with_objects
+from regard.errors import InputError
 from regard.training.datasets import detector_size
 from regard.training.distributed import Processes, seed_generators, step_seed
 from regard.training.networks import build_network, has_attention, placed
@@ -54,6 +57,7 @@ class Detection(Task):
     @classmethod
     def create(cls, recipe: Recipe, splits: Splits, processes: Processes) -> Self:
         library()  # raises InputError where what tests detectors is not installed
+        _check_objects(with_objects(splits.train))
         # One process first, because it may download.
         model = processes.first(lambda: build_network(recipe.model, len(splits.train.classes), data=recipe.data))
         masks = isinstance(model, detection.MaskRCNN)
@@ -93,12 +97,25 @@ class Detection(Task):
         return batch.images, batch.targets, [step_seed(seed, index, 0) for index in batch.index.tolist()]
 
     def test(self, model: nn.Module, processes: Processes) -> tuple[dict[str, Any], Sequence[str]]:
-        results = detection.evaluate(model, self.test_loader)
+        results = detection.evaluate(model, self.test_loader, unreadable=self.recipe.data.unreadable)
         row: dict[str, Any] = {}
         for kind, numbers in (("box", results.boxes), ("mask", results.masks or {})):
             known = {name: numbers[name] for name in NUMBERS if not math.isnan(numbers.get(name, math.nan))}
             row |= {f"test_{kind}_{NUMBERS[name]}": value for name, value in known.items()}
         return {"test_box_ap": 0.0, **row, "test_images": len(results)}, results.skipped
+
+
+def _check_objects(images: ImageDataset) -> None:
+    """Raises InputError where no training image has an object to learn from; reads until the first that has."""
+    others = 0
+    for index in range(len(images)):
+        with suppress(Unreadable):  # the loader raises it
+            if (objects := images.objects(index, masks=False)) is not None:
+                if (~objects.crowd & (objects.boxes[:, 2:] > objects.boxes[:, :2]).all(1)).any():
+                    return
+                others += len(objects.crowd)
+    what = f"{others:,} objects, all crowds (iscrowd) or without area" if others else "no objects"
+    raise InputError(f"the {len(images):,} training images of {images.name} have {what}; give images with objects")
 
 
 NUMBERS = {"AP": "ap", "AP50": "ap50", "AP75": "ap75", "APs": "ap_small", "APm": "ap_medium", "APl": "ap_large"}

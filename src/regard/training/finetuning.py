@@ -47,6 +47,8 @@ def like_source(network: ModelRecipe, data: DataRecipe, say: Callable[[str], Non
             f"note: {network.pretrained} was trained on images normalised with mean {about.mean} and deviation "
             f"{about.std}; data.mean and data.std give it the same"
         )
+    if network.name != theirs.name:
+        say(f"note: model.name is {theirs.name}, as of {network.pretrained}")
     network = replace(network, name=theirs.name, options=network.options or theirs.options)
     if network.attention is None and theirs.attention is not None:
         network = replace(

@@ -60,12 +60,11 @@ class Pretrained:
     recipe: Recipe | None = None
     bias_report: Path | None = None
 
-    def check_classifier(self) -> None:
-        """Raises InputError for a detector."""
+    def check_classifier(self, instead: str = "give a classifier") -> None:
+        """Raises InputError, with what to do `instead`, for a detector."""
         if self.network.detector is not None:
             raise InputError(
-                f"{self.source} is a detector ({self.network.detector}), and this takes classifiers; `regard detect` "
-                "measures detectors and draws what they detect"
+                f"{self.source} is a detector ({self.network.detector}), and this takes classifiers; {instead}"
             )
 
     @property

@@ -17,6 +17,7 @@ import yaml
 from regard import detection
 from regard.data import Augmentation, all_options
 from regard.errors import InputError, check_fields, unknown
+from regard.models.create import check_without
 from regard.transfer import DERIVED_MAPS, TERMS, Weight, as_weight, check_range
 
 Weighing = float | dict[str, Any]
@@ -378,6 +379,7 @@ class Recipe:
         check_range("guidance.weight", self.guidance.schedule)
         if self.guidance.used:
             self._check_regions()
+        self._check_attention()
         self._check_detector()
         if self.schedule.reset_momentum and self.optimizer.name != "sgd":
             raise InputError(f"schedule.reset_momentum is for sgd; optimizer.name is {self.optimizer.name}")
@@ -386,6 +388,15 @@ class Recipe:
                 f"compile cannot be used with {', '.join(f'transfer.{name}' for name in DERIVED)}, nor with "
                 f"guidance.maps {' or '.join(DERIVED_MAPS)}, which need second derivatives; leave compile out"
             )
+
+    def _check_attention(self) -> None:
+        """Raises InputError for options of attention without a module; a source (model.pretrained) has its own."""
+        model = self.model
+        if model.attention is None:
+            try:
+                check_without(model.gate, model.attention_stages, model.attention_options, None)
+            except InputError as error:
+                raise InputError(f"model.{error}") from error
 
     def _check_regions(self) -> None:
         """Raises InputError for what regions cannot follow."""
