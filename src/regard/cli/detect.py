@@ -223,8 +223,8 @@ def load_detector(source: str, weights: training.run.Weights) -> Pretrained:
     detector = training.load_pretrained(source, weights)
     if detector.network.detector is None:
         raise InputError(
-            f"{source} is a classifier ({detector.network.name}), and this takes a detector: the run of a recipe with a "
-            "model.detector; `regard evaluate` and `regard explain` take classifiers"
+            f"{source} is a classifier ({detector.network.name}), and this takes a detector: the run of a recipe with "
+            "a model.detector; `regard evaluate` and `regard explain` take classifiers"
         )
     return detector
 
