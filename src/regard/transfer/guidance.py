@@ -2,7 +2,8 @@
 
 Rao et al., "Studying How to Efficiently and Effectively Guide Models with Explanations" (ICCV 2023, arXiv 2303.11932),
 compare the four losses here, and maps, layers and few or coarse annotations; the energy loss is theirs. `rrr` is that
-of Ross et al., "Right for the Right Reasons" (IJCAI 2017, arXiv 1703.03717).
+of Ross et al., "Right for the Right Reasons" (IJCAI 2017, arXiv 1703.03717). That the energy score favours large
+regions, and a correction of it: Sauter et al., "Studying How … - A Reproducibility Study" (TMLR 2024).
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ def guidance_loss(maps: Tensor, regions: Tensor, form: GuidanceForm = "energy") 
 
     With A the map of an image, A+ its positive part, and R the region on the grid of the map:
 
-    - 'energy': `1 - sum(R A+) / sum(A+)`, in [0, 1], whatever the scale of the map (Rao et al., section 3.3);
+    - 'energy': `1 - sum(R A+) / sum(A+)`, in [0, 1], whatever the scale of the map (their "Energy loss");
     - 'l1': the mean of `|A+ / max(A+) - R|` over the pixels;
     - 'ppce': the mean of `-log(A+ / max(A+))` over the pixels of the region, weighted by R; a logarithm is at least
       -100, as in `torch.nn.functional.binary_cross_entropy`. It asks for a high map inside and nothing outside;
-    - 'rrr': `sum((1 - R) A^2)` (Ross et al., equation 1), which depends on the scale of the map. (Rao et al. divide the
-      map by its largest absolute value first.)
+    - 'rrr': `sum((1 - R) A^2)` (Ross et al., equation 1), which depends on the scale of the map. (The code of Rao et
+      al. divides the map by its largest absolute value first.)
 
     Of an image without a region, or with an empty one, the loss is 0; if no image has one, so is the mean. A map
     without positive values has energy 1, and its l1 is the area of the region, its ppce 100. A constant positive map
