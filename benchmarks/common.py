@@ -7,11 +7,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
 import torch
+
+from regard import stats
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
@@ -62,6 +64,33 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def seeds_table(values: Mapping[str, Sequence[Mapping[str, float]]], measures: Sequence[str]) -> str:
+    """Measures by variant, every seed, and the differences of the variants from the first over the seeds.
+
+    Args:
+        values: variant -> for each seed measure -> value.
+        measures: rows of the table.
+    """
+    reference, *others = values
+    differences = stats.holm(
+        {
+            (measure, name): stats.over_seeds(
+                *([of_seed[measure] for of_seed in values[one]] for one in (name, reference))
+            )
+            for measure in measures
+            for name in others
+        }
+    )
+    rows = []
+    for measure in measures:
+        cells = [measure, *(", ".join(f"{of_seed[measure]:.1f}" for of_seed in seeds) for seeds in values.values())]
+        for one in (differences[measure, name] for name in others):
+            significant = ", significant" if one.significant else ""
+            cells.append(f"{one.value:+.1f} ({one.low:+.1f} to {one.high:+.1f}){significant}")
+        rows.append(cells)
+    return table(["", *values, *(f"{name} - {reference}" for name in others)], rows)
 
 
 def publish(title: str, text: str, device: torch.device, *, save: bool = True) -> None:

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import publish, table
+from common import publish, seeds_table, table
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -148,22 +148,6 @@ def main() -> None:
             of_seed[name] = results
             print(f"{name}, seed {seed}:", {key: round(value, 1) for key, value in rows[name][-1].items()}, flush=True)
         tests.append({name: bias.compare(of_seed[name], of_seed["plain"]).differences[DROP] for name in GUIDED})
-    measures = list(rows["plain"][0])
-    differences = stats.holm(
-        {
-            (key, name): stats.over_seeds([one[key] for one in rows[name]], [one[key] for one in rows["plain"]])
-            for key in measures
-            for name in GUIDED
-        }
-    )
-    lines = []
-    for key in measures:
-        cells = [key, *(", ".join(f"{one[key]:.1f}" for one in rows[name]) for name in VARIANTS)]
-        for one in (differences[key, name] for name in GUIDED):
-            cells.append(
-                f"{one.value:+.1f} ({one.low:+.1f} to {one.high:+.1f})" + (", significant" if one.significant else "")
-            )
-        lines.append(cells)
     within = table(
         ["seed", *GUIDED],
         [
@@ -174,7 +158,7 @@ def main() -> None:
     text = (
         f"squeezenet1_0, {SIDE} pixels, {TRAIN} training images at cue {CUE}, {EPOCHS} epochs; {TEST} test images at "
         f"cue 0. In %, seeds {', '.join(map(str, SEEDS))}; differences from plain over the seeds (paired t, Holm).\n\n"
-        + table(["", *VARIANTS, *(f"{name} - plain" for name in GUIDED)], lines)
+        + seeds_table(rows, list(rows["plain"][0]))
         + f"\n\nDrop by Mixed-Other minus that of plain, on the same test images, in points:\n\n{within}"
     )
     publish("Guidance on composites", text, torch.device("cpu"), save=not options.no_save)

@@ -22,11 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import timm
 import torch
-from common import publish, table
+from common import publish, seeds_table, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard import bias, data, maps, stats, transfer
+from regard import bias, data, maps, transfer
 from regard.data.random import RandomStream
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
@@ -227,23 +227,6 @@ def report(
     by_class: dict[str, list[dict[str, dict[str, float]]]],
     sets: dict[str, data.ImageDataset],
 ) -> str:
-    guided = list(VARIANTS)[1:]
-    measures = list(means["plain"][0])[:-1]
-    differences = stats.holm(
-        {
-            (key, name): stats.over_seeds([one[key] for one in means[name]], [one[key] for one in means["plain"]])
-            for key in measures
-            for name in guided
-        }
-    )
-    rows = []
-    for key in measures:
-        cells = [key, *(", ".join(f"{one[key]:.1f}" for one in means[name]) for name in VARIANTS)]
-        for one in (differences[key, name] for name in guided):
-            cells.append(
-                f"{one.value:+.1f} ({one.low:+.1f} to {one.high:+.1f})" + (", significant" if one.significant else "")
-            )
-        rows.append(cells)
     keys = ["AP", "energy inside", "pointing"]
     of_classes = [
         [label, f"{by_class['plain'][0][label]['images']:.0f}"]
@@ -256,7 +239,7 @@ def report(
         f"images, {EPOCHS} epochs. In %, seeds {', '.join(map(str, SEEDS))}; mean AP over classes with at least "
         f"{LEAST} images; maps of the labels that are present, whose regions have {area:.1f}% of the image in the "
         "mean. Differences from plain over the seeds (paired t, Holm).\n\n"
-        + table(["", *VARIANTS, *(f"{name} - plain" for name in guided)], rows)
+        + seeds_table(means, list(means["plain"][0])[:-1])
         + f"\n\nClasses with at least {MANY} images, means over the seeds in %:\n\n"
         + table(["class", "images", *(f"{key}, {name}" for key in keys for name in VARIANTS)], of_classes)
     )

@@ -7,13 +7,15 @@ import re
 import shlex
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from support.snapshots import check_snapshot
 
-from regard import report, stats
+from regard import bias, report, stats
+from regard.bias.interventions import VARIANTS
 from regard.errors import InputError
 from regard.report.provenance import repeats, short
 from regard.training import ModelRecipe, OptimizerRecipe, TransferRecipe, load_recipe
@@ -70,6 +72,29 @@ def test_the_page_has_the_numbers_of_the_records_and_needs_nothing_but_itself(ma
         written(runs, images=3, title="Made up", names=["student", "student-at", "the teacher"])[1].source
         == page.source
     )
+
+
+def test_interventions_that_bias_measured_are_shown_and_corrected_with_the_rest(make_run, written):
+    runs = [make_run("one"), make_run("two", optimizer=LR[1]), make_run("three", optimizer=LR[2])]
+    for i, run in enumerate(runs[:2]):
+        results = bias.Results.load(run.folder / "bias.json")
+        random = np.random.default_rng(i)
+        changed = {name: (random.random(len(results)) < 0.2).astype(float) for name in VARIANTS}
+        replace(results, rows={**results.rows, **changed}).save(run.folder / "bias.json")
+    made, page = written(runs)
+    records = of("intervention", made.to_records())
+    assert {one["model"] for one in records} == {"one", "two"}
+    drop = next(one for one in records if (one["model"], one["measure"]) == ("two", "drop_mixed_other"))
+    expected = bias.effects(bias.Results.load(runs[1].folder / "bias.json"))["drop_mixed_other"]
+    assert (drop["value"], drop["p"]) == (expected.value, expected.p) and drop["p_adjusted"] > drop["p"]
+    assert page.source.count('id="interventions"') == 1 and f"{100 * drop['second']:.1f}%" in page.text
+    console = Console(file=io.StringIO(), width=200)
+    console.print(made)
+    assert "Position bias and interventions" in console.file.getvalue()
+    differences = [*of("comparison", made.to_records()), *records]
+    tests = {i: stats.Difference(0, 0, 0, one["p"], None, 9) for i, one in enumerate(differences)}
+    for i, one in stats.holm(tests).items():
+        assert differences[i]["p_adjusted"] == pytest.approx(one.p_adjusted)
 
 
 def test_all_comparisons_on_the_page_are_corrected_together_and_nothing_else_is_significant(make_run, recipe, written):

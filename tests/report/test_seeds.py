@@ -98,6 +98,8 @@ def test_guided_runs_that_start_from_runs_of_one_network_are_one_network(make_ru
         )
         for seed, run in enumerate(before)
     ]
+    unused = make_run("unused", guidance=GuidanceRecipe(weight=0.0, maps="attention"))
+    assert "guidance" not in groups_of([*before, unused])[0][1].description
     groups, _ = groups_of([*after, *before])
     assert [(group.name, len(group.runs)) for group in groups] == [("after", 2), ("before", 2)]
     for part in ("pretrained before", "guidance.weight 1.0", "guidance.share 0.1"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import partial
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support import sources
 
-from regard import InputError, data, training
+from regard import InputError, data, models, training, transfer
 from regard.training import Run, load_recipe
 
 SMALL = [
@@ -53,6 +56,29 @@ def test_the_same_images_are_annotated_whatever_the_seed(splits, tmp_path, monke
     assert first.sort().values.tolist() == second.sort().values.tolist() and len(first) == 12
     low, high = splits.train.labels[first].bincount(minlength=10).aminmax()
     assert high - low <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("maps", ["cam", "attention", "gate"])
+def test_a_compiled_step_has_the_loss_and_gradients_of_an_eager_one(maps, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model = models.create("wrn-10-0.25", 10, attention="cbam").train()
+    images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
+    regions = torch.zeros(4, 16, 16, dtype=torch.bool)
+    regions[:3, 4:9, 5:11] = True
+    totals, gradients = [], []
+    for compile in (False, True):
+        objective = transfer.Objective(
+            deepcopy(model), None, beta=0, guidance=3.0, guidance_maps=maps, image_size=16, compile=compile
+        )
+        for step in range(2):  # the second as the first: hooks and statistics of batch norms are kept
+            losses = objective(images, labels, step / 2, regions)
+            losses.total.backward()
+        totals.append([losses.total.detach(), losses.terms["guidance"].detach()])
+        gradients.append([parameter.grad for parameter in objective.student.parameters()])
+    assert totals[0][1] > 0
+    torch.testing.assert_close(totals[1], totals[0])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
 
 
 class Recorded(training.hooks.Guided):

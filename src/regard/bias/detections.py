@@ -14,7 +14,7 @@ from regard import models
 from regard.bias.evaluate import columns_of, measure_columns, on_device
 from regard.bias.metrics import Measures, check_pixels, check_threshold, measure
 from regard.bias.results import DETECTION, Results, Rows
-from regard.bias.shards import in_shards
+from regard.bias.shards import ImageCount, in_shards
 from regard.data import Batch, ImageDataset, create_loader
 from regard.data.decode import SKIP, OnUnreadable
 from regard.errors import InputError, UnfitImage, check_interval, unknown
@@ -100,14 +100,7 @@ def evaluate_detector(
         tolerance,
         label_outputs,
     )
-    explain = evaluator.explain
-    done = 0
-
-    def progressed(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress is not None:
-            progress(done, len(dataset))
+    explain, done = evaluator.explain, ImageCount(progress, len(dataset))
 
     def work(images: range) -> Rows:
         keys: list[str] = []
@@ -127,7 +120,7 @@ def evaluate_detector(
                 if measured.keys:
                     parts.append(measured.columns)
                     keys += measured.keys
-            progressed(len(batch.images) + len(batch.skipped))
+            done.add(len(batch.images) + len(batch.skipped))
         return Rows(tuple(keys), columns_of(parts), tuple(skipped), len(outputs or dataset.classes))
 
     with on_device(detector, device) as (place, dtype):
@@ -154,10 +147,9 @@ def evaluate_detector(
             work,
             folder=None if folder is None else Path(folder),
             plan=plan if folder is not None else {},
-            resumed=lambda images: progressed(len(images)),
+            resumed=lambda images: done.add(len(images)),
+            unreadable=unreadable,
         )
-    if unreadable == "error" and rows.skipped:  # in a shard that was there
-        raise InputError(f"{rows.skipped[0]}; {SKIP}")
     if not len(rows):
         raise InputError(
             f"the detector detects nothing in {len(dataset) - len(rows.skipped)} images with a score of "

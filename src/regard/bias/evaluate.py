@@ -16,9 +16,9 @@ from regard import models
 from regard.bias.interventions import VARIANTS, Interventions
 from regard.bias.metrics import Measures, check_pixels, check_threshold, measure, scaled
 from regard.bias.results import COLUMNS, CURVES, MAPS, Results, Rows, objects
-from regard.bias.shards import in_shards
+from regard.bias.shards import ImageCount, in_shards
 from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, create_loader
-from regard.data.decode import SKIP, OnUnreadable
+from regard.data.decode import OnUnreadable
 from regard.data.loader import default_batch_size
 from regard.errors import InputError, unknown
 from regard.logits import class_logits, class_scores, predicted_classes
@@ -120,13 +120,7 @@ def evaluate(
     total = None if isinstance(source, _Batches) else len(source)
     if interventions and isinstance(source, _Batches):
         raise InputError("interventions go back to images of other classes, and batches come once; give a set")
-    size, done = batch_size or default_batch_size(source), 0
-
-    def progressed(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress is not None:
-            progress(done, total)
+    size, done = batch_size or default_batch_size(source), ImageCount(progress, total)
 
     with on_device(model, device) as (place, dtype):
 
@@ -175,7 +169,7 @@ def evaluate(
                     parts.append(part)
                     keys += [key_of(i if images is None else images[i]) for i in batch.index.tolist()]
                 skipped += batch.skipped
-                progressed(len(batch.images) + len(batch.skipped))
+                done.add(len(batch.images) + len(batch.skipped))
             return Rows(tuple(keys), columns_of(parts), tuple(skipped), outputs)
 
         plan: dict[str, Any] = {}
@@ -210,10 +204,9 @@ def evaluate(
                 work,
                 folder=None if folder is None else Path(folder),
                 plan=plan,
-                resumed=lambda images: progressed(len(images)),
+                resumed=lambda images: done.add(len(images)),
+                unreadable=unreadable,
             )
-        if unreadable == "error" and rows.skipped:  # in a shard that was there
-            raise InputError(f"{rows.skipped[0]}; {SKIP}")
     if not len(rows):
         unread = f"; {len(rows.skipped)} could not be read (the first: {rows.skipped[0]})" if rows.skipped else ""
         raise InputError(f"the data set has no images{unread}; give one with at least one")

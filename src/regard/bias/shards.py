@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from regard.bias.results import Rows
+from regard.data.decode import SKIP, OnUnreadable
 from regard.errors import InputError, first_line
 from regard.files import MOST_BYTES, read_regular, remove_files, written_aside, written_files
 
@@ -27,6 +28,7 @@ def in_shards(
     folder: Path | None,
     plan: Mapping[str, Any],
     resumed: Callable[[range], None],
+    unreadable: OnUnreadable = "skip",
 ) -> Rows:
     """The rows of all images, computed a shard at a time.
 
@@ -40,9 +42,11 @@ def in_shards(
         folder: where the shards are kept; None: nowhere. The processes of one evaluation share it.
         plan: what the rows depend on, JSON-ready; a folder of another plan is refused.
         resumed: called with each range of this process's slice that is there already.
+        unreadable: "error": a shard that is there has to have all of its images.
 
     Raises:
-        InputError: the folder is of another plan or cannot be written; several processes and no folder.
+        InputError: the folder is of another plan or cannot be written; several processes and no folder; an unreadable
+            image.
     """
     ranges = [range(start, min(start + size, count)) for start in range(0, count, size)]
     rank, world = _process()
@@ -64,7 +68,22 @@ def in_shards(
     shards = [part for i in range(len(ranges)) if (part := _read(_file(folder, i))) is not None]
     if len(shards) < len(ranges):
         raise InputError(f"{len(ranges) - len(shards)} of {len(ranges)} shards in {folder} are gone; start again")
-    return Rows.joined(shards)
+    rows = Rows.joined(shards)
+    if unreadable == "error" and rows.skipped:
+        raise InputError(f"{rows.skipped[0]}; {SKIP}")
+    return rows
+
+
+class ImageCount:
+    """Counts images as they are done, and calls `progress` with their number and that of all."""
+
+    def __init__(self, progress: Callable[[int, int | None], None] | None, total: int | None) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, images: int) -> None:
+        self._done += images
+        if self._progress is not None:
+            self._progress(self._done, self._total)
 
 
 def remove_shards(folder: Path) -> None:

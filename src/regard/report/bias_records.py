@@ -241,15 +241,20 @@ def bias_tables(
     else:
         yield records_table(overview(results), (*OVERVIEW[:2], *columns(BRIEF)), caption=caption)
     if differences_within and any(differences_within):
-        accuracies, lost = interventions(results, differences_within)
-        yield records_table(accuracies, INTERVENTIONS, title="Interventions", caption=captions.INTERVENTIONS)
-        yield records_table(lost, LOST, title="Position bias and interventions", caption=captions.LOST)
+        yield from intervention_tables(*interventions(results, differences_within))
     rates, means = differences(results, comparisons)
     if rates:
         yield records_table(rates, RATE_DIFFERENCES, caption=captions.DIFFERENCES)
         yield records_table(means, MEAN_DIFFERENCES)
     if without := left_out(results):
         yield records_table(without, LEFT_OUT, title="Images without measures")
+
+
+def intervention_tables(accuracies: Sequence[dict[str, Any]], lost: Sequence[dict[str, Any]]) -> Iterator[Table]:
+    """The records of `interventions` as tables; none where there are none."""
+    if accuracies:
+        yield records_table(accuracies, INTERVENTIONS, title="Interventions", caption=captions.INTERVENTIONS)
+        yield records_table(lost, LOST, title="Position bias and interventions", caption=captions.LOST)
 
 
 def _measures(summary: Summary) -> dict[str, Any]:

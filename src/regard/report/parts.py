@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regard import figures
+from regard.report import bias_records
 from regard.report.collect import RunResult
 from regard.report.comparisons import Comparison
 from regard.report.glossary import TERMS
 from regard.report.records import Note
 from regard.report.seeds import SeedGroup
-from regard.stats import Estimate
+from regard.stats import Difference, Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +38,8 @@ class Part:
         groups: the networks.
         reference: the one that the others are compared with.
         comparisons: corrected together with all others of the report.
+        effects: name of a run that was measured with interventions -> what they change, see `bias.effects`; corrected
+            likewise.
         notes: on what cannot be compared, or is missing.
     """
 
@@ -43,12 +47,18 @@ class Part:
     groups: tuple[SeedGroup, ...]
     reference: SeedGroup
     comparisons: tuple[Comparison, ...]
+    effects: Mapping[str, Mapping[str, Difference]]
     notes: tuple[Note, ...]
 
     @property
     def runs(self) -> list[RunResult]:
         """Those that count."""
         return [run for group in self.groups for run in group.runs]
+
+    def interventions(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Records of each run with interventions: accuracies on changed images, and right predictions that are lost."""
+        results = [run.bias for run in self.runs if run.bias is not None and run.name in self.effects]
+        return bias_records.interventions(results, [self.effects[one.model] for one in results])
 
     @property
     def styles(self) -> dict[str, int]:

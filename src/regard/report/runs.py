@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from regard import stats
+from regard import bias, stats
 from regard.errors import InputError, unknown
 from regard.formatting import printable
 from regard.notebook import records_html
 from regard.report import captions
+from regard.report.bias_records import INTERVENTIONS, LOST, intervention_tables
 from regard.report.collect import FROM_FOLDERS, RunResult, collect
 from regard.report.comparisons import compare
 from regard.report.parts import Part
@@ -54,7 +55,8 @@ class RunsReport:
     folder: str | None = None
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Flat dicts, JSON-ready; `record` says of what: "network", "run", "comparison" or "note"."""
+        """Flat dicts, JSON-ready; `record` says of what: "network", "run", "comparison", "intervention" or
+        "note"."""
         return [
             {"record": kind, "test_set": part.heading, **record}
             for part in self.parts
@@ -62,6 +64,7 @@ class RunsReport:
                 ("network", [group.to_record() for group in part.groups]),
                 ("run", [record for group in part.groups for record in group.run_records()]),
                 ("comparison", [comparison.to_record() for comparison in part.comparisons]),
+                ("intervention", [record for records in part.interventions() for record in records]),
                 ("note", [note._asdict() for note in part.notes]),
             )
             for record in records
@@ -110,6 +113,7 @@ class RunsReport:
                 records = [comparison.to_record() for comparison in part.comparisons]
                 title = f"Differences from {part.reference.name}"
                 yield records_table(records, COMPARISON_COLUMNS, title=title, caption=captions.DIFFERENCES)
+            yield from intervention_tables(*part.interventions())
         for about, note in gathered(
             note for notes in (self.notes, *(part.notes for part in self.parts)) for note in notes
         ):
@@ -131,7 +135,10 @@ class RunsReport:
                 part_values(part, f"-{i}" if len(self.parts) > 1 else "", self.images, self.folder)
                 for i, part in enumerate(self.parts, 1)
             ],
-            columns={"networks": NETWORK_COLUMNS, "runs": RUN_COLUMNS, "comparisons": COMPARISON_COLUMNS},
+            columns={
+                **{"networks": NETWORK_COLUMNS, "runs": RUN_COLUMNS, "comparisons": COMPARISON_COLUMNS},
+                **{"interventions": INTERVENTIONS, "lost": LOST},
+            },
             tables=[document(one, only_runs=True) for one in self.tables],
             repeats=repeats(groups),
             environment=environments(groups),
@@ -179,10 +186,11 @@ def report_runs(
     for part, heading in zip(together, _headings([part[0].first for part in together]), strict=True):
         base = next((group for group in part if group.name == reference), plainest(part))
         comparisons, of_part = compare(part, base)
-        parts.append(Part(heading, tuple(part), base, tuple(comparisons), (*of_part, *_notes(part))))
+        measured = {run.name: bias.effects(run.bias) for group in part for run in group.runs if run.bias is not None}
+        effects = {name: differences for name, differences in measured.items() if differences}
+        parts.append(Part(heading, tuple(part), base, tuple(comparisons), effects, (*of_part, *_notes(part))))
     tables = corrected_together(
-        filled_tables(result.run for result in results),
-        beside=[comparison.difference for part in parts for comparison in part.comparisons],
+        filled_tables(result.run for result in results), beside=list(_differences(parts).values())
     )
     return RunsReport(
         parts=tuple(_corrected(parts, [one for table in tables for one in table.differences.values()])),
@@ -195,11 +203,34 @@ def report_runs(
 
 
 def _corrected(parts: Sequence[Part], beside: Sequence[Difference]) -> list[Part]:
-    """With the comparisons of all parts corrected together, and with other differences beside them."""
-    every = [comparison for part in parts for comparison in part.comparisons]
-    corrected = stats.holm(dict(enumerate([*(one.difference for one in every), *beside])))
-    adjusted = iter(replace(one, difference=corrected[i]) for i, one in enumerate(every))
-    return [replace(part, comparisons=tuple(next(adjusted) for _ in part.comparisons)) for part in parts]
+    """With the differences of all parts corrected together, and with other differences beside them."""
+    corrected = stats.holm({**_differences(parts), **{("beside", i): one for i, one in enumerate(beside)}})
+    return [
+        replace(
+            part,
+            comparisons=tuple(
+                replace(one, difference=corrected["comparison", i, j]) for j, one in enumerate(part.comparisons)
+            ),
+            effects={
+                run: {measure: corrected["effect", i, run, measure] for measure in of_run}
+                for run, of_run in part.effects.items()
+            },
+        )
+        for i, part in enumerate(parts)
+    ]
+
+
+def _differences(parts: Sequence[Part]) -> dict[tuple[str | int, ...], Difference]:
+    """All differences of the parts: comparisons by number, effects of interventions by run and measure."""
+    comparisons: dict[tuple[str | int, ...], Difference] = {
+        ("comparison", i, j): one.difference for i, part in enumerate(parts) for j, one in enumerate(part.comparisons)
+    }
+    return comparisons | {
+        ("effect", i, run, measure): one
+        for i, part in enumerate(parts)
+        for run, of_run in part.effects.items()
+        for measure, one in of_run.items()
+    }
 
 
 def _notes(groups: Sequence[SeedGroup]) -> list[Note]:

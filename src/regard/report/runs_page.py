@@ -76,6 +76,7 @@ def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[
         if group.parameters is not None and group.multiply_adds is None
     ]
     names = {group.first.name: group.name for group in part.groups}
+    interventions, lost = part.interventions()
     return {
         "heading": part.heading,
         "mark": mark,
@@ -86,6 +87,8 @@ def part_values(part: Part, mark: str, images: int, folder: str | None) -> dict[
         "reference": part.reference.name,
         "styles": part.styles,
         "comparisons": [one.to_record() for one in part.comparisons],
+        "interventions": interventions,
+        "lost": lost,
         "costs": part.costs(),
         "intervals": part.intervals(),
         "curves": part.curves(),

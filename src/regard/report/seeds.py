@@ -273,9 +273,11 @@ def _descriptions(firsts: Sequence[RunResult], networks: dict[Path, str]) -> lis
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
-    """By dotted names, options one by one."""
+    """By dotted names, options one by one; without those of guidance that is not used."""
     fields: dict[str, Any] = {}
     for name, value in flat(plain(recipe)).items():
+        if name.startswith("guidance.") and not recipe.guidance.used:
+            continue
         fields |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
     return fields
 

@@ -10,8 +10,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -172,7 +173,13 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return load_recipe(self.folder / "recipe.yaml")
+        """The recipe; the file is parsed again only if it has changed. Raises InputError if it is no recipe."""
+        path = self.folder / "recipe.yaml"
+        try:
+            status = path.stat()
+        except OSError:
+            return load_recipe(path)  # raises
+        return deepcopy(_parsed(path, status.st_ino, status.st_mtime_ns, status.st_size))
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -264,6 +271,11 @@ class Run:
         """
         recipe = self.recipe
         return load_network(recipe.model, len(self.classes), self.weights(which), data=recipe.data)
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, *_status: int) -> Recipe:
+    return load_recipe(path)
 
 
 @cache
