@@ -1,84 +1,91 @@
-"""What the documents say works: Python runs, recipes load, commands parse, links lead somewhere."""
+"""The pages of the documentation: every block runs, and links, options and recipes exist.
+
+Python blocks of a page run in one namespace and its shell blocks in the same folder, in order. `regard` runs in this
+process. Blocks with a comment `<!-- not run: REASON -->` before them do not run; their commands are parsed.
+"""
 
 from __future__ import annotations
 
 import re
-import shlex
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from support.pages import PAGES, ROOT, Block, blocks, commands, name_of, prose
+from support.reader import SHORTER, prepare, small_world
 
-from regard import attention, data, models, recipes, training
+from regard import cli, recipes, tables, training
 from regard.cli.main import COMMANDS, module_of
 
-ROOT = Path(__file__).parents[1]
+LANGUAGES = {"python", "bash", "console", "yaml", "toml", "text", "bibtex"}
+SHELL = ("bash", "console")
+
+# How many blocks do not run, by the reason that the comment before them gives. A new one is a decision.
+NOT_RUN = {
+    "a fragment": 3,
+    "needs a GPU": 7,
+    "needs a cluster": 9,
+    "needs a download": 3,
+    "takes hours": 2,
+}
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
-def blocks(path: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+@cache
+def parser_of(command: str):
+    return import_module(module_of(command)).parser()
 
 
-@pytest.fixture
-def names(tmp_path, monkeypatch, capsys) -> dict:
-    """What the examples take for granted: a batch, two networks, a checkpoint, a photo, the built-in data, smaller."""
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (48, 32), "green").save(tmp_path / "photo.png")
-    gate = attention.SubAttention(order=1)
-    published = models.create("cifar-resnet164", attention="se", gate=gate, attention_stages=(3,))
-    torch.save({"state_dict": published.state_dict()}, tmp_path / "model_best.pth.tar")
-    monkeypatch.setattr(data, "load", lambda name: data.clutter(train=20, test=20))
-    return {
-        "images": torch.randn(2, 3, 32, 32),
-        "labels": torch.tensor([1, 2]),
-        "regions": torch.rand(2, 32, 32) > 0.5,
-        "student": models.create("wrn-10-1"),
-        "teacher": models.create("wrn-10-2"),
-        "attention": attention,
-        "models": models,
-        "transfer": __import__("regard").transfer,
-    }
+def test_every_block_names_its_language() -> None:
+    unknown = [f"{block} {block.language!r}" for block in BLOCKS if block.language not in LANGUAGES]
+    assert not unknown
 
 
-DOCUMENTS = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
-PAGES = [ROOT / path for path in (*DOCUMENTS, "CONTRIBUTING.md")]
-PAGES += sorted((ROOT / "src" / "regard" / "recipes").glob("*/README.md"))
+def test_blocks_that_do_not_run_are_counted() -> None:
+    assert Counter(block.reason for block in BLOCKS if block.reason) == NOT_RUN
 
 
-def commands() -> dict[str, list[tuple[str, list[str]]]]:
-    """By command of `regard`: the pages that show it in a block, and its arguments."""
-    shown: dict[str, list[tuple[str, list[str]]]] = {command: [] for command in COMMANDS}
-    for page in PAGES:
-        fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-        text = "".join(block for language, block in fenced if language in ("", "sh")).replace("\\\n", " ")
-        for command in re.findall(r"^(?!>>>)(?:.* )?regard ([^|&>\n]+)", text, re.MULTILINE):
-            name, *arguments = shlex.split(command, comments=True)
-            shown[name].append((str(page.relative_to(ROOT)), arguments))
-    return shown
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.reason and block.language in SHELL], ids=str)
+def test_commands_that_do_not_run_parse(block, tmp_path) -> None:
+    for command in commands(block, tmp_path, strict=False):
+        if "regard" in command:  # alone, or behind a launcher
+            name, *arguments = command[command.index("regard") + 1 :]
+            assert parser_of(name).parse_args(arguments), command
+        else:
+            check_other(command)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_commands_parse(name) -> None:
-    parser = import_module(module_of(name)).parser()
-    for page, arguments in commands()[name]:
-        assert parser.parse_args(arguments), page
+def check_other(command: list[str]) -> None:
+    """That what a command names besides regard exists."""
+    program, *arguments = command
+    if program == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in arguments), command
+    elif program == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        named = re.findall(r"regard\[(.*?)\]", " ".join(arguments))
+        assert {extra for group in named for extra in group.split(",")} <= set(extras), command
+    elif program == "python" and arguments[0].endswith(".py"):
+        assert (ROOT / arguments[0]).is_file(), command
 
 
-def test_options_named_in_sentences_are_there() -> None:
-    parsers = {name: import_module(module_of(name)).parser() for name in COMMANDS}
-    known = {option.replace("-", "_") for parser in parsers.values() for option in parser._option_string_actions}
+def test_options_named_in_sentences_exist() -> None:
+    known = {option.replace("-", "_") for name in COMMANDS for option in parser_of(name)._option_string_actions}
     known |= {"__multi_gpu", "__bce_target_thresh"}  # of accelerate and of timm
     for page in PAGES:
-        sentences = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-        named = re.findall(r"`(?:regard \w+ )?(--[a-z][\w.-]*)", sentences)
+        named = re.findall(r"`(?:regard \w+ )?(--[a-z][\w.-]*)", prose(page))
         assert {option.replace("-", "_") for option in named} <= known, page
 
 
 def test_links_lead_somewhere() -> None:
     broken = [
-        f"{page.relative_to(ROOT)}: {link}"
+        f"{name_of(page)}: {link}"
         for page in PAGES
         for link in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", page.read_text())
         if not (page.parent / link).exists()
@@ -86,25 +93,58 @@ def test_links_lead_somewhere() -> None:
     assert not broken
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "python")])
-def test_python_examples_run(path, names) -> None:
-    found = blocks(path, "python")
-    for block in found:
-        if not block.startswith(("x * gate", "@term")):  # the idea, a part of a file: no examples
-            exec(compile(block, path, "exec"), names)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", ["README.md", "docs/how-to/transfer.md"])
-def test_recipes_load(path, tmp_path) -> None:
-    for block in blocks(path, "yaml"):
-        (tmp_path / "recipe.yaml").write_text(block)
-        assert training.load_recipe(tmp_path / "recipe.yaml").transfer.weight("beta").start == 1000
-
-
-def test_recipes_named_in_documents_are_there() -> None:
-    text = "".join((ROOT / path).read_text() for path in DOCUMENTS)
-    named = set(re.findall(r"regard train (\w[\w-]*/\S+)", text))
+def test_recipes_named_in_pages_exist() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"regard train (\w[\w-]*/[\w.-]+)", text))
     assert named
     assert named <= set(recipes.names())
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A working folder in which large things are small."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    with small_world(tmp_path):
+        yield tmp_path
+
+
+RUN = [page for page in PAGES if any(block.reason is None and block.language != "text" for block in blocks(page))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_its_blocks_run(page, folder) -> None:
+    prepare(name_of(page), folder)
+    names: dict[str, object] = {"__name__": name_of(page)}
+    for block in blocks(page):
+        if block.reason is not None:
+            continue
+        if block.language == "python":
+            code = "\n" * block.line + block.code  # so that a traceback has the line of the page
+            exec(compile(code, str(page), "exec"), names)
+        elif block.language in SHELL:
+            for command in commands(block, folder):
+                run(command, block)
+        elif block.language == "yaml":
+            load(block, folder)
+
+
+def run(command: list[str], block: Block) -> None:
+    program, *arguments = command
+    if program != "regard":
+        check_other(command)
+        assert program in ("make", "pip", "cd"), f"{block}: {' '.join(command)} does not run here; say why not"
+    else:
+        status = cli.main([*arguments, *SHORTER.get(arguments[0], ())])
+        assert status == 0, f"{block}: regard {' '.join(arguments)}"
+
+
+def load(block: Block, folder: Path) -> None:
+    """Reads a recipe, or a table of its own."""
+    path = folder / "block.yaml"
+    path.write_text(block.code)
+    if re.search("^rows:", block.code, re.MULTILINE):
+        tables.load_table(path)
+    else:
+        training.load_recipe(path)

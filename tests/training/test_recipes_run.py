@@ -192,9 +192,9 @@ def test_its_first_batch(name, stand_ins, unchecked) -> None:
 
 def test_the_command_for_a_cluster(stand_ins) -> None:
     """Of 32 processes the first and the last have their parts of the first batch."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    (command,) = re.findall(r"^srun .*? regard train (.*)$", text, re.MULTILINE)
-    nodes, each = map(int, re.findall(r"--(?:nodes|ntasks-per-node) (\d+)", text))
+    text = (ROOT / "docs/how-to/training.md").read_text().replace("\\\n", " ")
+    (command,) = re.findall(r"^srun .*? regard train (.* runs/a2-sa50 .*)$", text, re.MULTILINE)
+    nodes, each = 4, 8
     name, *options = [word for word in shlex.split(command) if word != "--resume"]
     at = options.index("--run")
     recipe = on_stand_ins(load_recipe(name, options[:at] + options[at + 2 :]), stand_ins)
