@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from regard import attention, maps, models, training
-from regard.data import builtin, composites, registry
+from regard.data import registry
 from support import sources
 from support.pages import ROOT
 from support.scenes import write_scenes
@@ -131,8 +131,8 @@ def small_world(folder: Path) -> Iterator[None]:
 
     with ExitStack() as patches:
         patches.enter_context(patch.dict(os.environ, REGARD_CACHE=str(cache), XDG_CACHE_HOME=str(folder / ".cache")))
-        for made in (builtin.clutter, composites.composites):
-            patches.enter_context(patch.dict(made.__kwdefaults__, train=20, test=20))
+        for name in ("clutter", "composites"):
+            patches.enter_context(patch.dict(registry.SOURCES[name].load.__kwdefaults__, train=20, test=20))
         patches.enter_context(patch.object(timm, "create_model", unweighted))
         patches.enter_context(sources.published(folder / ".cache" / "regard"))
         for known in (registry.SOURCES, attention.registry._MODULES, maps.registry._METHODS):
