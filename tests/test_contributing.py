@@ -1,4 +1,4 @@
-"""The steps of CONTRIBUTING.md add an attention module that the tests of modules cover."""
+"""What contributors use: the steps of CONTRIBUTING.md add an attention module; workflows, forms and hooks are sound."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from support.modules import OPTIONS
 
 from regard import attention, models
@@ -98,3 +102,47 @@ def test_the_code_of_the_page_has_the_style_of_the_house(fork, name) -> None:
         ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", name, "-"]
         done = subprocess.run(ruff, cwd=ROOT, input=(fork / name).read_text(), capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def of_yaml(pattern: str) -> dict[str, Any]:
+    """The YAML files of a pattern, as path -> contents."""
+    read = {str(path.relative_to(ROOT)): yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob(pattern))}
+    assert read
+    return read
+
+
+WORKFLOWS = of_yaml(".github/workflows/*.yml")
+
+
+def test_workflows_and_forms_follow_the_schemas_of_github() -> None:
+    for schema, files in (("workflows", WORKFLOWS), ("issue-forms", of_yaml(".github/ISSUE_TEMPLATE/[!c]*.yml"))):
+        check = ["check-jsonschema", "--builtin-schema", f"vendor.github-{schema}", *files]
+        done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=WORKFLOWS)
+def test_workflows_run_what_the_makefile_has_and_may_do_little(workflow) -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["concurrency"]["cancel-in-progress"] is True
+    assert "secrets." not in str(workflow)
+    for job in workflow["jobs"].values():
+        assert "permissions" not in job and job["timeout-minutes"] <= 60
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"])
+            else:
+                program, target = step["run"].split()
+                assert program == "make" and target in targets, step["run"]
+
+
+def test_hooks_of_pre_commit_run_tools_of_the_development_install() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    development = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["dev"]}
+    scripts = {entry.name: entry.dist.name for entry in metadata.entry_points(group="console_scripts")}
+    for repository in of_yaml(".pre-commit-config.yaml")[".pre-commit-config.yaml"]["repos"]:
+        assert repository["repo"] == "local"
+        for hook in repository["hooks"]:
+            program = Path(hook["entry"].split()[0]).name
+            assert scripts.get(program, program).replace("_", "-") in development, hook["entry"]
