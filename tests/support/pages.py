@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 PAGES += sorted((ROOT / "src" / "regard" / "recipes").glob("*/README.md"))
 
 _FENCE = re.compile(r"^( *)(`{3,}) *([^\n`]*)\n(.*?)^\1\2 *$", re.DOTALL | re.MULTILINE)
-_NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n *$")
+_NOT_RUN = re.compile(r"<!-- not run: (.+) -->\s*$")
 
 # What the shell blocks of pages start besides `regard`. In tests these are shell functions that record the call.
 PROGRAMS = ("accelerate", "awk", "cd", "git", "hf", "make", "parallel", "pip", "pre-commit", "pytest", "python", "ray")
@@ -63,6 +63,12 @@ def blocks(page: Path) -> list[Block]:
 def prose(page: Path) -> str:
     """The text of a page without its fenced blocks."""
     return _FENCE.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings of a page, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def commands(block: Block, folder: Path, *, strict: bool = True) -> list[list[str]]:
