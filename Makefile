@@ -2,9 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := src tests benchmarks examples
+CODE := src tests benchmarks examples $(wildcard docs/*.py)
 
-.PHONY: help install demo test quick lint format bench clean
+.PHONY: help install demo test quick lint format docs site links bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +34,15 @@ lint: $(STAMP)  ## style and types
 format: $(STAMP)  ## put style right
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+docs: $(STAMP)  ## the site, into build/docs; a broken link, reference or docstring is an error
+	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs
+
+site: docs  ## the same, at http://localhost:8000
+	$(BIN)/python -m http.server 8000 --bind localhost --directory build/docs
+
+links: $(STAMP)  ## ask every address that the pages link to
+	$(BIN)/sphinx-build -q -b linkcheck -d build/doctrees docs build/links
 
 bench: $(STAMP)  ## every benchmark but those that ask for data; appends to benchmarks/RESULTS.md
 	for script in $(filter-out benchmarks/transfer_cifar.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done

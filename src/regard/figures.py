@@ -1,4 +1,4 @@
-"""Figures: matplotlib `Figure`s of plain numbers, and their SVG for a page.
+"""Figures: figures of matplotlib, of plain numbers, and their SVG for a page.
 
 Every function takes its numbers by label, in the order in which they are drawn, and returns a figure with the colours
 of a light page; `svg` leaves the colours to the page. Labels are text: `$` and `<` in them mean nothing.

@@ -1,4 +1,4 @@
-"""Attention modules: one idea, `x * gate(logits(x))`, in any network.
+"""Attention modules: one idea, `x * gate(logits(x))`, in any network::
 
 layer = attention.create("se", 256, gate=attention.SubAttention(order=1))
 attention.attach(model, "shuffle", stages=(3, 4))

@@ -108,6 +108,8 @@ def create(
 def layer(name: str, *, gate: Gate | str = "sigmoid", **options: Any) -> Callable[..., nn.Module]:
     """A layer function of the attention module `name`, for timm's models, which build their own layers.
 
+    Example::
+
         timm.create_model("resnet50", block_args={"attn_layer": attention.layer("shuffle", groups=32)})
         timm.create_model("efficientnet_b0", se_layer=attention.layer("eca"))
 

@@ -49,9 +49,9 @@ class Measures:
         position_bias: bool; F and R do not meet. Source: the diagnosis of LSAS (arXiv 2305.05200), made exact.
         range_bias: bool; F and R meet, and F is not inside R, or goes further than `margin` beyond it. Never together
             with position bias. Source: as above.
-        spill: |F outside R| / |F|, 0 (best) to 1. It is 1 minus the precision of F.
-        miss: |R outside F| / |R|, 0 (best) to 1. It is 1 minus the recall of F.
-        iou: |F and R| / |F or R|, intersection over union (Jaccard), 0 to 1 (best).
+        spill: `|F outside R| / |F|`, 0 (best) to 1. It is 1 minus the precision of F.
+        miss: `|R outside F| / |R|`, 0 (best) to 1. It is 1 minus the recall of F.
+        iou: `|F and R| / |F or R|`, intersection over union (Jaccard), 0 to 1 (best).
         mean_iou: the mean of IoU over the `thresholds` of `measure`, 0 to 1; as no threshold is chosen, none is chosen
             badly. Maps whose values fall off evenly cannot reach 1. Source: the aim is that of Choe et al. 2020
             (arXiv 2001.07437), to judge maps whatever the threshold; they average precision over it.
@@ -67,13 +67,13 @@ class Measures:
         auc: the probability that a random pixel of R has a higher value than a random pixel outside, ties counting
             half; 0 to 1 (best), 0.5 for chance. Exact: the area under the ROC curve of the map as a classifier of
             pixels. Source: Fawcett 2006, "An introduction to ROC analysis".
-        rank_accuracy: the part of the |R| highest pixels that lies in R, 0 to 1 (best). Where pixels tie for the last
+        rank_accuracy: the part of the `|R|` highest pixels that lies in R, 0 to 1 (best). Where pixels tie for the last
             places, the expected value over all orders, so that the order of pixels does not matter. Source: relevance
             rank accuracy, Arras et al. 2020 (arXiv 2003.07258). Quantus takes one order, whichever its sort gives.
         top_k: the part of the `top_k` highest pixels that lies in R, 0 to 1 (best); ties as above. Source: top-k
             intersection, Theiner et al. 2021 (arXiv 2104.14995).
-        focus_area: |F| / pixels, 0 to 1.
-        region_area: |R| / pixels, 0 to 1.
+        focus_area: `|F| / pixels`, 0 to 1.
+        region_area: `|R| / pixels`, 0 to 1.
         constant: bool; the clipped map has one value: see `measure`.
         curves: the focus at other thresholds, from which `spill`, `miss`, `iou` and both biases follow there.
     """

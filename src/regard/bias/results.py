@@ -245,7 +245,7 @@ class Results(Tabular):
 
     @cached_property
     def by_bias(self) -> dict[str, Summary]:
-        """Of the images with a focus and a region: "yes", those with position bias, and "no"."""
+        """Summaries of the images with a focus and a region, "yes" of those with position bias, "no" of the others."""
         biased = self.rows["position_bias"]
         counted = comparable(self.rows)
         return {"yes": self._summary(counted & biased), "no": self._summary(counted & ~biased)}

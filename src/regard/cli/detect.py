@@ -46,7 +46,7 @@ def parser() -> Parser:
         "boxes and masks, and compares several detectors on the same images. `regard detect predict PHOTOS… --model "
         "RUN` writes a picture of each image with its objects, and detections.json. `regard train` trains detectors: "
         "recipes with a model.detector.",
-        epilog="regard detect evaluate runs/a runs/b --data coco:FOLDER   "
+        epilog="examples: regard detect evaluate runs/a runs/b --data coco:FOLDER; "
         "regard detect predict photos --model runs/a --out detected",
     )
     parser.add_argument("action", choices=["evaluate", "predict"], help="what to do")

@@ -110,7 +110,7 @@ def composites(
         seed: 0 to 2^64 - 1.
 
     Returns:
-        both splits, `CompositeDataset`s.
+        both splits, each a `CompositeDataset`.
 
     Raises:
         InputError: an argument outside its range, a folder or class that is not there, a set without masks of objects.

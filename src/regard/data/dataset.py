@@ -169,7 +169,9 @@ class Subset(ImageDataset):
 class InMemoryDataset(ImageDataset):
     """Labelled images of one size, as bytes on one device; each has a label.
 
-    Attributes, besides those of every `ImageDataset`:
+    It has these besides the attributes of every `ImageDataset`.
+
+    Attributes:
         images: uint8 (N, 3, H, W), RGB.
         mean, std: over the training split; both splits carry them.
         regions: bool (N, H, W), the mask of the object in each image, or None where it is not known.

@@ -22,7 +22,9 @@ Box = tuple[int, int, int, int]
 class Pictures(FileDataset):
     """Image files without labels, in the given order; the files of a folder are sorted by path.
 
-    Attributes, besides those of every `ImageDataset`:
+    It has these besides the attributes of every `ImageDataset`.
+
+    Attributes:
         relative_paths: path of each image below the given folder; the file name of a file given directly.
         masks: mask file of each image; None for an image without one.
         box: the region of the image, (x0, y0, x1, y1) in its upright pixels, without column x1 and row y1; or None.

@@ -1,6 +1,6 @@
-"""Detectors and instance segmentation with attention in their backbones.
+"""Detectors and instance segmentation with attention in their backbones::
 
-detector = detection.create("faster-rcnn", "resnet50", num_classes=80, attention="shuffle", pretrained=True)
+    detector = detection.create("faster-rcnn", "resnet50", num_classes=80, attention="shuffle", pretrained=True)
 
 - `create`: torchvision's Faster, Mask and Cascade R-CNN, RetinaNet and FCOS over any network that has stages.
 - `Pyramid`: the feature pyramid over such a network.

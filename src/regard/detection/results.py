@@ -63,7 +63,7 @@ class Results(Tabular):
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """What is evaluated: "boxes", and "masks" if both objects and detections have them."""
+        """What is evaluated, which is "boxes", and "masks" if both objects and detections have them."""
         known = self.truth.counts is not None and self.detections.counts is not None
         return ("boxes", "masks") if known else ("boxes",)
 

@@ -17,6 +17,8 @@ class GradCAM(MapMethod):
 
     Source: Selvaraju et al., "Grad-CAM" (ICCV 2017, arXiv 1610.02391), equations 1 and 2.
 
+    Example::
+
         maps = GradCAM(model)(images)               # of the predicted classes
         maps = GradCAM(model, "layer3")(images, 7)  # of class 7
     """

@@ -46,8 +46,8 @@ def group_activation(
         progress: called after every such forward with the masked images done and those in all.
 
     Returns:
-        (N, groups), probabilities. NaN for a group whose mean activation is constant: it masks nothing, and no image is
-        put through the model for it.
+        (N, groups), probabilities. NaN for a group whose mean activation is constant, since it masks nothing; no
+        image is put through the model for it.
 
     Raises:
         InputError: images, classes or a layer that do not fit; groups that do not divide the channels.

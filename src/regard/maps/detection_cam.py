@@ -26,6 +26,8 @@ _PYRAMID = "FeaturePyramidNetwork"
 class DetectionCAM:
     """The CAM of each detection of an image: a CAM method with the score of the detection in place of a class score.
 
+    Example::
+
         cam = DetectionCAM(detector)
         maps = cam(image)                 # (n, H, W), one map for each of the n detections of cam.detections
         maps[0]                           # of the detection with the highest score

@@ -22,6 +22,8 @@ Progress = Callable[[int, int], None]
 class DRISE:
     """D-RISE: how much more alike a detection is found again where a pixel stays visible than on average.
 
+    Example::
+
         drise = DRISE(detector)
         maps = drise(image)               # (n, H, W), one map for each of the n detections of drise.detections
 

@@ -43,6 +43,8 @@ class MapMethod(ABC):
     caller may be under `no_grad`, `inference_mode` or autocast; parameters may be frozen; operations after a tapped
     layer may work in place.
 
+    Example::
+
         maps = GradCAM(model)(images)                          # (N, H, W), of the predicted classes
         maps = GradCAM(model, "layer3")(images, 7)             # of class 7
         maps = GradCAM(model)(images, top=5)                   # (N, 5, H, W), from one forward
@@ -147,7 +149,7 @@ class MapMethod(ABC):
         """
 
     def fused(self, maps: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
-        """The maps (…, h, w) of the layers as one, (…, *size), as `fuse` says."""
+        """The maps (…, h, w) of the layers as one, `(…, *size)`, as `fuse` says."""
         if len(maps) == 1:
             (whole,) = maps.values()
             return resized(whole, size)

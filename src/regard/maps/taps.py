@@ -19,6 +19,8 @@ from regard.maps.layers import Layer, find_layers, is_compiled, unwrapped
 class Taps:
     """Reads the outputs of layers while a model runs.
 
+    Example::
+
         with Taps(model, ["layer3", "layer4"]) as taps:
             logits = model(images)
             features = taps.features  # {"layer3": (N, C, H, W), "layer4": …}
@@ -146,6 +148,8 @@ class Taps:
 
 class MapTaps(Taps):
     """Reads the attention maps of layers while a model runs: `Taps` that keep maps instead of features.
+
+    Example::
 
         with MapTaps(model, ["layer3", "layer4"]) as taps:
             logits = model(images)

@@ -58,15 +58,15 @@ def load_official(
 ) -> Model:
     """Loads a checkpoint of one of the three repositories, or of the same network, into `model`, in place.
 
-    | Repository | Network in regard |
-    |---|---|
-    | LSAS, CIFAR | `create("cifar-resnet164", attention="se", gate=SubAttention(order=1), attention_stages=(3,))` |
-    | LSAS, ImageNet | `create("resnet50", 1000, attention="se", gate=SubAttention(order=1), attention_stages=(3, 4))` |
-    | SA-Net | `create("resnet50", 1000, attention="shuffle")` |
-    | Attention Transfer, CIFAR | `create("wrn-16-1")`; of a student saved with its teacher, the student |
-    | Attention Transfer, `resnet-34-export.pth` | `create("resnet34", 1000)` |
-    | Attention Transfer, `resnet-18-at-export.pth` | `create("preact-resnet18", 1000)` |
-    | Attention Transfer, what `imagenet.py` saves | `create("resnet18", 1000)`; the student |
+    The network of each:
+
+    - LSAS, CIFAR: `create("cifar-resnet164", attention="se", gate=SubAttention(order=1), attention_stages=(3,))`
+    - LSAS, ImageNet: `create("resnet50", 1000, attention="se", gate=SubAttention(order=1), attention_stages=(3, 4))`
+    - SA-Net: `create("resnet50", 1000, attention="shuffle")`
+    - Attention Transfer, CIFAR: `create("wrn-16-1")`; of a student saved with its teacher, the student
+    - Attention Transfer, `resnet-34-export.pth`: `create("resnet34", 1000)`
+    - Attention Transfer, `resnet-18-at-export.pth`: `create("preact-resnet18", 1000)`
+    - Attention Transfer, what `imagenet.py` saves: `create("resnet18", 1000)`; the student
 
     The two exports keep no statistics of batch norms: these are folded into convolutions with a bias, or into a factor
     and a bias per channel. The norms of `model` then get statistics with which they compute just that. Such weights are

@@ -1,7 +1,8 @@
 """Reports: pages that need nothing but themselves, and the records and figures that they are drawn from.
 
 - `report_runs`: a `RunsReport` of run folders: networks over their seeds, comparisons, curves, class activation maps,
-  published tables; it saves a page. Made of `collect`, `RunResult`s, and `seed_groups`, `SeedGroup`s.
+  published tables; it saves a page. Made of `collect`, a `RunResult` for each run, and `seed_groups`, a
+  `SeedGroup` for each network.
 - `write_study_html`, `study_table`, `study_records`: gates of networks, and scores of channel groups, by class.
 - `write_tables_html`: published tables with our runs beside them, as a page.
 - `write_bias_html`, `bias_tables`: bias results of networks on the same images, as a page and for a terminal.

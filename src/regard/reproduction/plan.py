@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def levels(self) -> list[list[Job]]:
-        """The unfinished jobs in waves: each wave depends only on jobs of earlier waves."""
+        """The unfinished jobs in waves, each of which depends only on jobs of earlier waves."""
         depth: dict[str, int] = {}
         levels: dict[int, list[Job]] = defaultdict(list)
         for job in self.todo:  # teachers come first

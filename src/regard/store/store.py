@@ -164,7 +164,7 @@ class Store:
 
     @property
     def cache(self) -> Path:
-        """The local folder for files of a bucket: below `$REGARD_CACHE`, or the cache of the user."""
+        """The local folder for files of a bucket, below `$REGARD_CACHE`, or the cache of the user."""
         variable = os.environ.get("REGARD_CACHE")
         cache = Path(variable or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "regard"))
         return cache / "stores" / hashlib.sha256(self.address.encode()).hexdigest()[:16]

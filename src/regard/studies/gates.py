@@ -72,7 +72,7 @@ class LayerGates:
 
     @property
     def eta_squared(self) -> float:
-        """How far the gates tell classes apart: eta squared of a channel, in the mean over those that vary.
+        """How far the gates tell classes apart, by eta squared of a channel, in the mean over those that vary.
 
         Eta squared is the variance between the classes as a share of the variance over all images, in [0, 1]. NaN with
         a single class, or if no channel varies. Without any difference between classes `GateActivations.chance` is
@@ -178,7 +178,7 @@ class GateActivations(Tabular):
 
     @property
     def chance(self) -> float:
-        """Eta squared to be expected where classes do not differ: (K - 1) / (N - 1) of K classes, N images."""
+        """Eta squared to be expected where K classes of N images do not differ, (K - 1) / (N - 1)."""
         total = sum(self.images)
         return (len(self.classes) - 1) / (total - 1) if total > 1 else math.nan
 

@@ -44,7 +44,7 @@ class Moments:
 
     @cached_property
     def between(self) -> Tensor:
-        """The variance between classes (C,): of the class means, each weighted by its images.
+        """The variance between classes (C,), of the class means, each weighted by its images.
 
         `between + within` is the variance over all images, with their number in the denominator.
         """
@@ -52,7 +52,7 @@ class Moments:
 
     @cached_property
     def within(self) -> Tensor:
-        """The variance within classes (C,): the mean squared deviation from the mean of the class."""
+        """The variance within classes (C,), the mean squared deviation from the mean of the class."""
         return self.squares.sum(0) / sum(self.images)
 
     @cached_property

@@ -1,9 +1,10 @@
 """Published tables as data, and one's own runs beside their numbers.
 
 - `table_names`, `load_table`: the published tables, `PublishedTable` with a `Cell` for each place.
-- `fill`: the runs of a store put into a table, with the same `Overrides`: `FilledTable`, with its `Comparison`s,
+- `fill`: the runs of a store put into a table, with the same `Overrides`: `FilledTable`, with each `Comparison`,
   `to_records()` and `comparison_records()`; `corrected_together`: several of them, shown together.
-- `document`: a filled table as `Document` of `Grid`s, with `to_markdown()` and `to_latex()`; `TerminalTable`: to print.
+- `document`: a filled table as a `Document` with a `Grid` for each table, `to_markdown()` and `to_latex()`;
+  `TerminalTable`: to print.
 """
 
 from regard.tables.document import TerminalTable, document

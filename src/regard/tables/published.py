@@ -95,7 +95,7 @@ class Cell:
 
     @property
     def stem(self) -> str | None:
-        """What its runs are named after: the recipe without its folder; with overrides, its row and column."""
+        """What its runs are named after, its recipe without the folder or, with overrides, its row and column."""
         if self.recipe is None:
             return None
         if self.overrides:

@@ -25,6 +25,7 @@ from regard.training.pretrained import Pretrained, describe, imagenet_classes, i
 from regard.training.recipe import (
     WHERE,
     DataRecipe,
+    GuidanceRecipe,
     ModelRecipe,
     OptimizerRecipe,
     Recipe,
@@ -44,6 +45,7 @@ __all__ = [
     "DataRecipe",
     "Detection",
     "DetectionObjective",
+    "GuidanceRecipe",
     "Hook",
     "MANY_CLASSES",
     "ModelRecipe",

@@ -148,7 +148,7 @@ class DetectionObjective(nn.Module):
             seeds: seed of each image.
 
         Returns:
-            The terms are the losses of the detector, without "loss_" before their names.
+            The terms are the losses of the detector, without `loss_` before their names.
         """
         for number, sampler in enumerate(self._samplers):
             sampler.seeds = [step_seed(seed, number, 0) for seed in seeds]

@@ -1,8 +1,8 @@
-"""Transfer: a student network learns to look where its teacher looks.
+"""Transfer: a student network learns to look where its teacher looks::
 
-objective = transfer.Objective(student, teacher, beta=1e3)
-losses = objective(images, labels)
-losses.total.backward()
+    objective = transfer.Objective(student, teacher, beta=1e3)
+    losses = objective(images, labels)
+    losses.total.backward()
 
 - `Objective`: the sum of all terms; `Losses`: what it gives.
 - `Teacher`: a network that is not trained, with its own normalisation and image size, or in a faster form.

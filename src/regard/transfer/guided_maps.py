@@ -30,7 +30,7 @@ DERIVED_MAPS = ("gradcam", "input_gradient")
 
 
 class Guide(ABC):
-    """The maps of a network of a forward pass within the context, (N, h, w) by layer, in the graph of that pass.
+    """The maps of a network of a forward pass within the context, (N, h, w) by layer, in the graph of that pass::
 
         with guide:
             logits = model(images)

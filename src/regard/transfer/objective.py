@@ -70,7 +70,7 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """The loss of a student, a sum of terms (see `regard.transfer.losses`) with their weights:
+    """The loss of a student, a sum of terms with their weights::
 
         (1 - alpha) task + alpha distillation + beta attention + full_activation full_activation
             + gradient gradient + symmetry symmetry + input_gradient input_gradient + guidance guidance

@@ -48,8 +48,9 @@ class GatherExcite(GatedAttention):
         gate: turns the logits into factors.
 
     Shape: (N, C, H, W) -> (N, C, H, W).
+
     Parameters: theta-minus none, theta 11 C log2(extent), or C (H W + 2) for the global extent, theta-plus
-        2 C K + K + C more for K hidden units; and those of the gate.
+    2 C K + K + C more for K hidden units; and those of the gate.
 
     Raises:
         InputError: an extent that is no power of 2, an unknown variant, a size that is missing or unused, or features

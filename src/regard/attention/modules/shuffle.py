@@ -97,7 +97,7 @@ class ShuffleAttention(GatedAttention):
 
     @property
     def by_pixel(self) -> Tensor:
-        """Which channels are gated by pixel, bool (C,): the second half of each group."""
+        """Bool (C,), whether a channel is gated by pixel, as the second half of each group is."""
         group = torch.cat((torch.zeros_like(self.cweight), torch.ones_like(self.sweight)), 1)
         return group.flatten().bool().repeat(self.groups)
 
