@@ -1,7 +1,9 @@
 """Attention modules: one idea, `x * gate(logits(x))`, in any network::
 
-layer = attention.create("se", 256, gate=attention.SubAttention(order=1))
-attention.attach(model, "shuffle", stages=(3, 4))
+    layer = attention.create("se", 256, gate=attention.SubAttention(order=1))
+    attention.attach(model, "shuffle", stages=(3, 4))
+
+There are fifteen modules, and each takes any gate. They go into networks of timm, of torchvision, and your own.
 """
 
 from regard.attention.attach import PlacementWarning, attach, attached, detach
