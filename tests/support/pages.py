@@ -48,11 +48,13 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """The fenced blocks of a page, in order, without the directives of the site (`{include}`, `{eval-rst}`)."""
     text = page.read_text()
     found = []
     for match in _FENCE.finditer(text):
         indent, _, language, lines = match.groups()
+        if language.startswith("{"):
+            continue
         code = "".join(line.removeprefix(indent) for line in lines.splitlines(keepends=True))
         comment = _NOT_RUN.search(text, 0, match.start())
         line = text.count("\n", 0, match.start()) + 1
