@@ -20,13 +20,14 @@ MAY_IMPORT = {
     "version": set(),
     "host": set(),
     "errors": set(),
+    "optional": {"errors"},
     "parser": {"errors", "strict_yaml"},
     "files": {"errors"},
     "stats": {"errors"},
     "formatting": {"stats"},
     "terminal": {"formatting"},
     "console": {"formatting"},
-    "figures": {"formatting", "stats"},
+    "figures": {"formatting", "optional", "stats"},
     "notebook": {"formatting"},
     "launcher": {"errors"},
     "strict_yaml": {"errors"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "blocks": {"with_attention"},
     "stages": {"blocks", "errors", "with_attention"},
     "attention": {"blocks", "errors", "files", "stages", "with_attention"},
-    "data": {"errors", "files", "host"},
+    "data": {"errors", "files", "host", "optional"},
     "models": {"errors", "files", "notebook", "modes", "stages", "attention", "with_attention"},
     "maps": {"errors", "logits", "modes", "stages", "with_attention"},
     "detection": {
@@ -55,10 +56,10 @@ MAY_IMPORT = {
         "with_attention",
     },
     "studies": {"errors", "notebook", "stats", "figures", "modes", "stages", "with_attention", "attention", "maps"},
-    "export": {"version", "errors", "files", "modes", "attention"},
+    "export": {"version", "errors", "files", "modes", "attention", "optional"},
     "bias": {
         *("version", "stats", "formatting", "errors", "figures", "files", "logits", "modes", "maps", "models", "data"),
-        *("terminal", "notebook"),
+        *("terminal", "notebook", "optional"),
     },
     "transfer": {"attention", "errors", "notebook", "logits", "modes", "stages", "models", "maps", "with_attention"},
     "training": {
@@ -68,6 +69,7 @@ MAY_IMPORT = {
         "errors",
         "launcher",
         "files",
+        "optional",
         "metrics_file",
         "recipes",
         "parser",
@@ -86,7 +88,9 @@ MAY_IMPORT = {
     },
     "store": {"errors", "files", "metrics_file", "strict_yaml"},
     "tables": {"stats", "notebook", "formatting", "errors", "strict_yaml", "data", "bias", "store", "training"},
-    "reproduction": {"stats", "formatting", "errors", "launcher", "terminal", "data", "store", "tables", "training"},
+    "reproduction": {
+        *("stats", "formatting", "errors", "launcher", "optional", "terminal", "data", "store", "tables", "training")
+    },
     "report": {
         *(
             "version",
@@ -108,7 +112,7 @@ MAY_IMPORT = {
     "cli": {
         *("version", "errors", "files", "attention", "data", "models", "maps", "export", "bias", "training", "report"),
         *("demo", "store", "tables", "recipes", "reproduction", "logits", "modes", "terminal", "console", "launcher"),
-        *("host", "studies", "parser", "stats", "formatting", "metrics_file", "detection"),
+        *("host", "optional", "studies", "parser", "stats", "formatting", "metrics_file", "detection"),
     },
     "__main__": {"cli"},
 }

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from regard.formatting import number, printable, signed
 from regard.formatting import percent as in_percent
+from regard.optional import require
 from regard.stats import Difference, Estimate
 
 if TYPE_CHECKING:  # it takes half a second to import
@@ -170,10 +171,10 @@ def scatter(
         areas: that the circles around the points are in proportion to, such as parameters.
         styles: as for `curves`.
     """
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
     height = min(720, 300 + 10 * len(x))
     figure, axes = _figure(460, height, grid="both")
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     if max(x.values()) > 5 * min(x.values()):
         axes.set_xscale("log")
     largest = max((areas or {}).values(), default=1)
@@ -398,6 +399,7 @@ def svg(figure: Figure, title: str, description: str = "") -> Markup:
 
 def _figure(width: float, height: float, *, grid: Axis = "y", legend: Iterable[str] = ()) -> tuple[Figure, Axes]:
     """A figure with one set of axes and room for a legend, in points; no state is shared with pyplot."""
+    require("a figure", "matplotlib")
     from matplotlib.figure import Figure
 
     labels = list(legend)

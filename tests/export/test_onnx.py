@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from regard import InputError, attention, export, models
+from regard import InputError, attention, export, models, optional
 from regard.export import onnx as onnx_file
 
 pytestmark = pytest.mark.slow
@@ -166,6 +166,6 @@ def test_what_goes_wrong_leaves_no_file(small, tmp_path, monkeypatch) -> None:
             export.to_onnx(small, tmp_path / name, 16, overwrite=True)
     with pytest.raises(InputError, match="no folder"):
         export.to_onnx(small, tmp_path / "none" / "net.onnx", 16)
-    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs onnx, onnxscript, onnxruntime; .* 'regard\[export\]'"):
+    monkeypatch.setattr(optional, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'needs onnx, onnxscript, onnxruntime: pip install "regard\[export\]"'):
         export.to_onnx(small, tmp_path / "other.onnx", 16)

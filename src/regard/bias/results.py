@@ -20,12 +20,14 @@ from regard.bias.metrics import CURVE_THRESHOLDS, check_pixels, check_threshold,
 from regard.errors import InputError, first_line, unknown
 from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
 from regard.notebook import Tabular, records_html
+from regard.optional import require
 from regard.stats import Estimate, mean, proportion, without_nan
 
 if TYPE_CHECKING:
     import pyarrow
     from matplotlib.figure import Figure
 
+_PARQUET = "a Parquet file"
 # Column -> its type, in the order of a file.
 COLUMNS: dict[str, type[np.generic]] = {
     **dict.fromkeys(("label", "predicted", "explained"), np.int64),
@@ -499,6 +501,7 @@ class Rows:
 
     def to_arrow(self) -> pyarrow.Table:
         """A table with the column `image` and all others; NaN is null, `skipped` and `outputs` are metadata."""
+        require(_PARQUET, "pyarrow")
         import pyarrow as pa
 
         arrays = {_KEY: pa.array([utf8(key) for key in self.keys], pa.string())}
@@ -514,6 +517,7 @@ class Rows:
 
     def write(self, path: Path) -> None:
         """Writes a Parquet file, aside and then renamed, in a folder that is there."""
+        require(_PARQUET, "pyarrow")
         from pyarrow import parquet
 
         with written_aside(path) as aside, aside.open("wb") as file:  # pyarrow takes no path that is not UTF-8
@@ -530,6 +534,7 @@ class Rows:
         Raises:
             InputError: it is not there, cut short, or holds something else.
         """
+        require(_PARQUET, "pyarrow")
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -565,6 +570,7 @@ class Rows:
     @staticmethod
     def are_in(path: Path) -> bool:
         """Whether a file is one of `write`; reads the names of its columns only."""
+        require(_PARQUET, "pyarrow")
         import pyarrow as pa
         from pyarrow import parquet
 

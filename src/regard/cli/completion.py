@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin
 
-import shtab
-
 from regard.parser import Parser
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -42,6 +40,8 @@ def script(shell: str, parsers: Mapping[str, Parser], abouts: Mapping[str, str])
         parsers: by command.
         abouts: what each is for.
     """
+    import shtab
+
     root = ArgumentParser(prog="regard")
     root.add_argument("--version", action="store_true", help="print the version")
     commands = root.add_subparsers()
@@ -65,6 +65,8 @@ def _completed(action: Action) -> Action:
         metavar=action.metavar if isinstance(action.metavar, str) else None,
     )
     if not plain.choices and action.dest.rpartition(".")[2] in (*_PATHS, "folder"):
+        import shtab
+
         vars(plain)["complete"] = shtab.FILE
     return plain
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from regard.errors import KILLED_WORKER, DataWarning, InputError, SaidElsewhere, first_line
 from regard.launcher import rank_and_size
+from regard.optional import require
 from regard.terminal import replace_unencodable, say
 from regard.version import __version__
 
@@ -38,6 +39,17 @@ COMMANDS = {
     "completion": "prints the script with which bash, zsh or fish completes commands and options",
 }
 
+# What they need besides the base dependencies, asked for before their work; others only need such for some inputs.
+_NEEDS = {
+    "demo": ("accelerate", "matplotlib", "pyarrow", "sklearn"),
+    "train": ("accelerate",),
+    "bias": ("matplotlib", "pyarrow"),
+    "gates": ("matplotlib",),
+    "groups": ("matplotlib",),
+    "reproduce": ("accelerate",),
+    "report": ("matplotlib",),
+    "completion": ("shtab",),
+}
 # Of these a launcher may start several processes: they share the work, or, of the last, the runs of a store.
 _SHARED = ("train", "evaluate", "bias", "detect", "reproduce")
 _LONGEST = 4000  # characters of a message
@@ -68,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[0] not in COMMANDS:
             raise InputError(f"unknown command {arguments[0]!r}; known: {', '.join(COMMANDS)}")
         _check_alone(arguments[0])
+        if not {"-h", "--help"} & set(arguments):
+            require(f"regard {arguments[0]}", *_NEEDS.get(arguments[0], ()))
         command = import_module(module_of(arguments[0]))
         with _shown_warnings():
             return command.main(arguments[1:])

@@ -24,6 +24,7 @@ from regard.data.dataset import InMemoryDataset, Splits, channel_statistics
 from regard.data.random import Integers, RandomStream, check_seed
 from regard.data.registry import register_splits
 from regard.errors import InputError, check_interval, unknown
+from regard.optional import require
 
 Bytes = NDArray[np.uint8]
 Small = NDArray[np.int32]
@@ -138,6 +139,7 @@ def digits() -> tuple[Digits, Digits]:
 
 def _sklearn_file(name: str) -> Path:
     """The path of a file of scikit-learn's data sets, without importing scikit-learn, which takes a second."""
+    require("the built-in data", "sklearn")
     package = importlib.util.find_spec("sklearn")
     assert package is not None and package.submodule_search_locations is not None
     return Path(package.submodule_search_locations[0]) / "datasets" / name

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from regard.data.listing import show
 from regard.errors import InputError, first_line
+from regard.optional import require
 
 _LONGEST = 2**21  # total length in pixels of all polygons of an image
 _FARTHEST = 2.0**26  # largest coordinate
@@ -147,10 +148,7 @@ def _numbers(values: object, field: str, count: int | None = None) -> NDArray[An
 
 @functools.cache
 def library() -> Any:
-    try:
-        from faster_coco_eval import mask_api_new_cpp
-    except ImportError as error:
-        raise InputError(
-            "COCO's masks and evaluation need the library faster-coco-eval; install it (pip install 'regard[coco]')"
-        ) from error
+    require("reading masks of COCO and evaluating detectors", "faster_coco_eval")
+    from faster_coco_eval import mask_api_new_cpp
+
     return mask_api_new_cpp

@@ -20,6 +20,7 @@ from regard.data.listing import TEST_NAMES, first_of
 from regard.data.registry import register_splits
 from regard.data.text_files import Strings
 from regard.errors import InputError, one_line
+from regard.optional import require
 
 _MANY = 100_000  # a column with more classes is not one of labels
 
@@ -125,10 +126,9 @@ def load_hfds(
 
 def _tables(dataset: str, cache: str | None, train: str, test: str | None, download: bool) -> list[Any]:
     """Both splits as `datasets.Dataset`. Raises InputError."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError("the library datasets is not installed; install it (pip install datasets)") from error
+    require("the data set hfds", "datasets")
+    import datasets
+
     try:
         with _quietly(offline=not download):
             if test is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import itertools
 import json
@@ -26,6 +25,7 @@ from regard.data.registry import register_splits
 from regard.data.text_files import read_class_names, unique
 from regard.errors import InputError, one_line, unknown
 from regard.files import MOST_BYTES, read_regular
+from regard.optional import require
 
 Sample = dict[str, Any]  # the bytes of an image's files by extension, with __key__ and __url__
 DOTS = "What follows the first dot of a name in a shard is its ending: a name has no other dots"
@@ -168,8 +168,7 @@ def load_wds(
     for name, value in {"buffer": buffer, "train_images": train_images, "test_images": test_images}.items():
         if value is not None and not 1 <= value < 2**48:
             raise InputError(f"{name} is {value!r}; give a whole number, 1 or more (--data.options.{name})")
-    if importlib.util.find_spec("webdataset") is None:
-        raise InputError("the library webdataset is not installed; install it (pip install webdataset)")
+    require("the data set wds", "webdataset")
     root = "" if path is None else os.fspath(path)
     if root and not _scheme(root):
         root = os.path.abspath(existing_folder(root))

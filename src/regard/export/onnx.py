@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from regard.attention import kernels
 from regard.errors import InputError, check_interval, first_line
 from regard.files import utf8
 from regard.modes import evaluation_mode
+from regard.optional import require
 from regard.version import __version__
 
 TOLERANCE = 1e-4
@@ -106,10 +106,7 @@ def check_target(path: Path, *, large: bool, check: bool, overwrite: bool) -> No
     Raises:
         InputError: a package that is needed is not installed, or `path` is taken or in no folder.
     """
-    needed = ("onnx", "onnxscript", *(("onnxruntime",) if check else ()))
-    missing = [package for package in needed if find_spec(package) is None]
-    if missing:
-        raise InputError(f"ONNX export needs {', '.join(missing)}; install with: pip install 'regard[export]'")
+    require("ONNX export", "onnx", "onnxscript", *(("onnxruntime",) if check else ()))
     if large and utf8(path.name) != path.name:
         raise InputError(f"the name {path.name} is not UTF-8, as that of a second file of weights has to be")
     if path.exists() and (not overwrite or not path.is_file()):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from regard import bias, figures
 from regard.bias import Results
@@ -23,9 +22,12 @@ from regard.report.records import Column, Note
 from regard.report.template import Repeat, write_page
 from regard.training.run import environment
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _SETTINGS = ("dataset", "split", "method", "layer", "target", "threshold", "margin", "tolerance")
 
-Charts = list[tuple[str, Figure]]
+Charts: TypeAlias = "list[tuple[str, Figure]]"
 
 
 def write_bias_html(

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from regard import figures
@@ -21,12 +20,15 @@ from regard.report.template import Repeat, write_page
 from regard.studies import GateActivations, GroupScores
 from regard.studies.labelled import class_name
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CLASSES = 5
 """Classes drawn on a page unless stated."""
 MOST_CLASSES = len(figures.COLOURS) - 1
 
 Results = Mapping[str, GateActivations | GroupScores]
-Charts = list[tuple[str, Figure]]
+Charts: TypeAlias = "list[tuple[str, Figure]]"
 
 
 @dataclass(frozen=True)

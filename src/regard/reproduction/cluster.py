@@ -15,6 +15,7 @@ from typing import Any
 
 from regard import training
 from regard.errors import InputError, first_line
+from regard.optional import require
 from regard.reproduction.local import ending_of, start_command
 from regard.reproduction.plan import Job
 from regard.reproduction.scheduler import Ended, Ending
@@ -47,10 +48,9 @@ class RayExecutor:
 
     def __init__(self, address: str | None = None, *, cpus: float = 1, gpus: float = 0.0, retries: int = 2) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports its use otherwise
-        try:
-            import ray
-        except ImportError as error:
-            raise InputError("--engine ray needs Ray: pip install 'regard[ray]'") from error
+        require("--engine ray", "ray")
+        import ray
+
         if cpus <= 0 or gpus < 0 or (gpus > 1 and gpus != int(gpus)):
             raise InputError(
                 f"a run cannot have {cpus:g} processors and {gpus:g} GPUs: give more than 0 processors, and a whole "

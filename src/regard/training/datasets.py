@@ -132,7 +132,7 @@ def make_loaders(
         train = data.annotated(train, share=guidance.share, box=guidance.box, dilate=guidance.dilate)
 
     def loader(images: Images, batch_size: int, **options: Any) -> data.Loader:
-        shared = {"rank": processes.rank, "world_size": processes.count, "device": processes.device}
+        shared: dict[str, Any] = {"rank": processes.rank, "world_size": processes.count, "device": processes.device}
         return make_loader(images, recipe.data, batch_size, channels_last=channels_last, **shared, **options)
 
     training = {

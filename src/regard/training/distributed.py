@@ -6,18 +6,20 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object, reduce
 from torch import Tensor, nn
 
 from regard.errors import InputError, LostProcess, SaidElsewhere, first_line
 from regard.launcher import local_rank, rank_and_size, without_launcher
+from regard.optional import require
 from regard.training.hooks import Hook
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Result = TypeVar("Result")
 
@@ -30,7 +32,6 @@ class Processes:
     """The process group of a command. A context manager that leaves the group at its end.
 
     Attributes:
-        accelerator: accelerate's `Accelerator`, for mixed precision and DistributedDataParallel.
         device: device of this process.
         rank: rank of this process, from 0.
         count: number of processes.
@@ -52,33 +53,50 @@ class Processes:
             InputError: the device or precision is not available, or the processes cannot connect.
         """
         self.hooks: Sequence[Hook] = ()
-        size = rank_and_size()[1]
-        several = size > 1
-        AcceleratorState._reset_state(reset_partial_state=not several)  # of an earlier run in this Python
+        self._precision, self._wait_minutes, self._unused = precision, wait_minutes, unused
+        self.rank, self.count = rank_and_size()
+        several = self.count > 1
         placed = pick_device(device)
         if precision == "float16" and placed.type != "cuda":
             raise InputError(f"precision float16 needs a GPU, but the device is {placed}; give bfloat16")
         if several and placed.index is not None:
-            raise InputError(f"device {device!r} cannot be used by {size} processes; give cuda, cpu or auto")
+            raise InputError(f"device {device!r} cannot be used by {self.count} processes; give cuda, cpu or auto")
         if several and torch.cuda.is_available():
             torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+        self.device = placed
+        if several:
+            self.device = self.accelerator.device
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """Accelerate's, for mixed precision and DistributedDataParallel. One process alone has it when it trains.
+
+        Raises:
+            InputError: accelerate is not installed.
+            LostProcess: the processes cannot connect.
+        """
+        require("training" if self.count == 1 else "work in several processes", "accelerate")
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+        AcceleratorState._reset_state(reset_partial_state=self.count == 1)  # of an earlier run in this Python
+        handlers = [
+            InitProcessGroupKwargs(timeout=timedelta(minutes=self._wait_minutes)),
+            DistributedDataParallelKwargs(find_unused_parameters=self._unused, gradient_as_bucket_view=True),
+        ]
         try:
-            with nullcontext() if several else without_launcher():
-                self.accelerator = Accelerator(
+            with nullcontext() if self.count > 1 else without_launcher():
+                return Accelerator(
                     device_placement=False,
-                    cpu=placed.type == "cpu",
-                    mixed_precision=_PRECISIONS[precision],
-                    kwargs_handlers=[
-                        InitProcessGroupKwargs(timeout=timedelta(minutes=wait_minutes)),
-                        DistributedDataParallelKwargs(find_unused_parameters=unused, gradient_as_bucket_view=True),
-                    ],
+                    cpu=self.device.type == "cpu",
+                    mixed_precision=_PRECISIONS[self._precision],
+                    kwargs_handlers=handlers,
                 )
         except (ValueError, RuntimeError) as error:
-            if not several:
+            if self.count == 1:
                 raise
             raise LostProcess(f"the processes cannot connect ({first_line(error)})") from error
-        self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
-        self.device = self.accelerator.device if several else placed
 
     @property
     def main(self) -> bool:
@@ -87,7 +105,11 @@ class Processes:
 
     def summed(self, values: Tensor) -> Tensor:
         """The sum over the processes, on the device of `values`. All processes have to call it."""
-        return reduce(values.to(self.device), "sum").to(values.device) if self.count > 1 else values
+        if self.count == 1:
+            return values
+        placed = values.to(self.device, copy=True)
+        dist.all_reduce(placed)
+        return placed.to(values.device)
 
     def largest(self, *values: float) -> list[float]:
         """The maximum of each value over the processes. All processes have to call it."""
@@ -109,14 +131,17 @@ class Processes:
 
     def of_all(self, value: Result) -> list[Result]:
         """Gathers the value of each process, by rank. All processes have to call it."""
-        return gather_object([value])
+        results: list[Any] = [value] * self.count
+        if self.count > 1:
+            dist.all_gather_object(results, value)
+        return results
 
     def first(self, work: Callable[[], Result]) -> Result:
         """Result of `work`: run by the main process first, then by one process of each other machine, then by the rest.
 
         SaidElsewhere is raised if it failed in another process, which reports the reason.
         """
-        main, local_main = self.main, self.accelerator.is_local_main_process
+        main, local_main = self.main, self.count == 1 or self.accelerator.is_local_main_process
         turns = (main, local_main and not main, not local_main and not main)
         results = [self._together(work, takes_part) for takes_part in turns]
         return results[turns.index(True)]
@@ -151,9 +176,11 @@ class Processes:
         Raises:
             LostProcess: another process ended.
         """
-        self.accelerator.end_training()
         if self.count == 1:
             return
+        from accelerate.state import AcceleratorState
+
+        self.accelerator.end_training()
         if dist.is_initialized():
             dist.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import rich.console
 import rich.progress
-from accelerate import utils
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.text import Text
 from timm.utils import ModelEmaV3
@@ -25,6 +23,8 @@ from regard.metrics_file import MEASURES, measure_of
 from regard.training.recipe import flat, plain
 
 if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
     from regard.training.loop import Loop
 
 
@@ -160,6 +160,8 @@ class Trackers(Hook):
         self._trackers: list[GeneralTracker] = []
 
     def start(self, loop: Loop) -> None:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
         self._note = loop.processes.note
         folder, scalar = loop.run.folder.resolve(), (int, float, str, bool)
         recipe = flat(plain(loop.recipe)).items()
@@ -195,6 +197,8 @@ class Trackers(Hook):
 
 def check_trackers(names: Sequence[str]) -> None:
     """Raises InputError for a tracker whose package is not installed."""
+    from accelerate import utils
+
     for name in names:
         if not getattr(utils, f"is_{name}_available")():
             raise InputError(f"trackers has {name}, which is not installed (pip install {name})")

@@ -1,0 +1,36 @@
+"""Packages that only a part of regard needs. They come with an extra, and a missing one is an error of one line."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from regard.errors import InputError
+
+EXTRAS = {
+    "cli": {
+        "accelerate": "accelerate",
+        "matplotlib": "matplotlib",
+        "pyarrow": "pyarrow",
+        "shtab": "shtab",
+        "sklearn": "scikit-learn",
+    },
+    "coco": {"faster_coco_eval": "faster-coco-eval"},
+    "scale": {"datasets": "datasets", "tensorboard": "tensorboard", "webdataset": "webdataset"},
+    "ray": {"ray": "ray"},
+    "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
+}
+"""The packages of each extra, by the name of the module that is imported."""
+
+
+def require(purpose: str, *modules: str) -> None:
+    """Raises InputError if modules that `purpose` needs are not installed; imports none of them.
+
+    Args:
+        purpose: what needs them, as the subject of a sentence: "a figure".
+        modules: top-level modules of one extra.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    for extra, packages in EXTRAS.items():
+        if missing and missing[0] in packages:
+            names = ", ".join(packages[name] for name in missing)
+            raise InputError(f'{purpose} needs {names}: pip install "regard[{extra}]"')
