@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from regard import InputError, attention, models, training
+from regard import InputError, attention, detection, models, training
 from regard.cli import main
 
 NAME = "someone/wrn-shuffle"
@@ -135,6 +135,30 @@ def test_a_folder_holds_all_there_is_to_say(tmp_path, capsys) -> None:
     assert same(model, models.from_pretrained(folder))
     assert main(["export", str(folder), "--format=hub", f"--out={tmp_path / 'again'}"]) == 0
     assert same(model, models.from_pretrained(tmp_path / "again"))
+
+
+def test_a_detector_in_a_folder(tmp_path) -> None:
+    options = {"strides": (2, 4), "channels": 8, "frozen_stages": 0, "norm": "batch", "min_size": 32, "max_size": 64}
+    attended = {"attention": "se", "attention_stages": (2, 3), "attention_start": "identity"}
+    made = {**options, **attended, "backbone_options": {"block": "basic"}}
+    detector = detection.create("retinanet", "cifar-resnet8", 3, **made)
+    torch.nn.init.normal_(next(iter(attention.attached(detector).values())).a)
+    folder = models.save_pretrained(detector, tmp_path / "net", class_names=["a", "b", "c"], metrics={"AP": 0.25})
+    for again in (models.from_pretrained(folder), training.load_pretrained(folder).model()):
+        assert isinstance(again, detection.RetinaNet) and same(detector, again) and again.num_classes == 3
+        assert again.transform.min_size == detector.transform.min_size == (32,)
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: object-detection" in card and "# retinanet cifar-resnet8 with se attention" in card
+    assert main(["export", str(folder), "--format=hub", f"--out={tmp_path / 'again'}"]) == 0
+    assert same(detector, models.from_pretrained(tmp_path / "again"))
+    config = json.loads((folder / "config.json").read_text())
+    for fields in ({"pretrained": True}, {"detector": "yolo"}, {"detector_options": {"pretrained": True}}):
+        (folder / "config.json").write_text(json.dumps({**config, "network": {**config["network"], **fields}}))
+        with pytest.raises(InputError):
+            models.from_pretrained(folder)
+    of_module = detection.create("retinanet", models.create("cifar-resnet8", 10, block="basic"), 3, **options)
+    with pytest.raises(InputError, match="not known"):
+        models.save_pretrained(of_module, tmp_path / "other")
 
 
 def test_up_to_a_hub_and_down_again(hub, tmp_path) -> None:

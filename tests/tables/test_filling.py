@@ -14,7 +14,7 @@ import yaml
 from regard.errors import InputError
 from regard.store import StoredRun
 from regard.tables import FilledTable, Overrides, PublishedTable, fill, load_table
-from regard.training import load_recipe, plain
+from regard.training import load_recipe, plain, with_fields
 
 SEEDS = (0, 1, 2)
 
@@ -302,3 +302,15 @@ def test_a_teacher_from_elsewhere_has_to_be_the_recipes(tmp_path: Path) -> None:
     filled = fill(table, [StoredRun("one", fields, row, None, {}, 10, True)])
     assert not filled.cells["r", "a"].runs
     assert filled.excluded == {"one": "its teacher is torchvision/resnet50, the recipe says torchvision/resnet34"}
+
+
+def test_attention_that_begins_as_its_weights_imply_fills_the_cell() -> None:
+    """A detector's run records how its attention began; the recipe leaves that to the weights."""
+    boxes = load_table("sa-net-coco-boxes").only(["retinanet-resnet50"])
+    recipe = boxes.cells["retinanet-resnet50", "shuffle"].full_recipe
+    assert recipe is not None and recipe.model.pretrained is True and recipe.model.attention_start is None
+    row = {"epoch": recipe.schedule.epochs, "test_box_ap": 0.375}
+    for pretrained, start, counted in ((True, "identity", 1), ("runs/a", "published", 1), (True, "published", 0)):
+        fields = {"model.pretrained": pretrained, "model.attention_start": start}
+        run = StoredRun("run", plain(with_fields(recipe, fields)), row, None, {}, recipe.schedule.epochs, True)
+        assert len(fill(boxes, [run]).cells["retinanet-resnet50", "shuffle"].runs) == counted

@@ -18,6 +18,7 @@ from regard.parser import Parser
 
 _DETECTOR_CLASSES = 80  # COCO's
 _DETECTOR_SIDE = 640  # of the images of noise that a detector is traced and checked with
+_METRICS = ("test_accuracy", "test_top5", "test_box_ap", "test_mask_ap", "epoch")  # on the card
 _SIDE = 32  # of CIFAR's images, for which regard's own networks are made
 
 
@@ -72,8 +73,6 @@ def main(arguments: list[str]) -> int:
         model = _by_name(training.ModelRecipe(source, **fields), options)
         about, classes = training.Preprocessing.of(training.describe(source)), None
     if options.format == "hub":
-        if isinstance(model, detection.Detector):
-            raise InputError("a detector has no format for the Hugging Face Hub here; export it as --format onnx")
         folder = _to_hub(model, Path(source), options, about, classes)
         output.show(
             {"path": str(folder)}, f"{folder}: config.json, model.safetensors and a model card for the Hugging Face Hub"
@@ -115,7 +114,7 @@ def _to_hub(
         raise InputError(f"{folder} exists already; replace it (--overwrite) or choose another (--out)")
     rows = (training.Run.open(source).metrics() if (source / "metrics.jsonl").is_file() else []) or [{}]
     row = rows[-1] if options.weights == "last" else max(rows, key=lambda row: row.get(measure_of(row), 0))
-    metrics = {name.replace("_", " "): row[name] for name in ("test_accuracy", "test_top5", "epoch") if name in row}
+    metrics = {name.replace("_", " "): row[name] for name in _METRICS if name in row}
     known = {key: value for key, value in asdict(about).items() if value is not None}
     trained_by = recipe if recipe.is_file() else None
     return models.save_pretrained(

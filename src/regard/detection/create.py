@@ -16,14 +16,15 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
 from regard import attention as attention_modules
-from regard.attention import Gate
-from regard.attention.start import Start
+from regard.attention import Gate, attached
+from regard.attention.start import IdentityStart, Start
 from regard.detection.backbone import Weights, build_backbone
 from regard.detection.cascade import CascadeHeads
 from regard.detection.norms import Norm
 from regard.detection.pyramid import Extra, Pyramid
 from regard.errors import InputError, UnfitImage, check_number, first_line, unknown
 from regard.models.create import check_without
+from regard.models.hub import MAKERS
 
 _ASPECTS = (0.5, 1.0, 2.0)
 
@@ -235,12 +236,13 @@ def create(
     kind, build, customary, extra = _DETECTORS[name]
     _check_options(name, kind, {**options, "num_classes": num_classes, "channels": channels})
     check_number("frozen_stages", frozen_stages, "[0, 2^40]", whole=True)
+    attention_stages = None if attention_stages is None else list(attention_stages)
     if attention is None:
         check_without(gate, attention_stages, attention_options, attention_start)
     attach = attention and partial(
         attention_modules.attach,
         name=attention,
-        stages=None if attention_stages is None else list(attention_stages),
+        stages=attention_stages,
         gate=gate,
         **(attention_options or {}),
     )
@@ -263,4 +265,31 @@ def create(
     except (TypeError, ValueError) as error:  # a value that does not fit
         raise InputError(f"{name}: {first_line(error)}") from error
     detector.num_classes = num_classes
+    if isinstance(backbone, str):
+        started = [isinstance(module, IdentityStart) for module in attached(detector).values()]
+        vars(detector)["created_with"] = {  # for `models.save_pretrained`, with fields like those of a recipe
+            "detector": name,
+            "name": backbone,
+            "num_classes": num_classes,
+            "attention": attention,
+            "gate": gate,
+            "attention_stages": attention_stages,
+            "attention_options": dict(attention_options or {}),
+            "attention_start": None if attention is None else "identity" if any(started) else "published",
+            "options": dict(backbone_options or {}),
+            "detector_options": {
+                **{"frozen_stages": frozen_stages, "norm": norm, "strides": strides, "channels": channels},
+                **options,
+            },
+        }
     return detector
+
+
+def _again(network: Mapping[str, Any], classes: int) -> Detector:
+    """The detector of fields like those in `created_with`, without its weights."""
+    fields = dict(network)
+    options = {"backbone_options": fields.pop("options", None), **dict(fields.pop("detector_options", None) or {})}
+    return create(str(fields.pop("detector")), str(fields.pop("name")), classes, **fields, **options)
+
+
+MAKERS["detector"] = _again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,11 @@ from regard.stages import unwrapped
 
 CONFIG, WEIGHTS, CARD, RECIPE = "config.json", "model.safetensors", "README.md", "recipe.yaml"
 _MOST_CONFIG = 1_000_000  # bytes
+_TASKS = {"image-classification": "models", "object-detection": "detection, models"}  # of the Hub; what to import
+MAKERS: dict[str, Callable[[Mapping[str, Any], int], nn.Module]] = {}
+"""Field of `config.json` -> what makes networks that have it, from their fields and the number of classes.
+
+`regard.detection` adds "detector" when it is imported; other networks are those of `models.create`."""
 _MOST_WEIGHTS = 40_000_000_000
 
 
@@ -41,7 +46,7 @@ def save_pretrained(
     `from_pretrained` makes it again. Commands take `model.safetensors` as they take a file that `regard import` wrote.
 
     Args:
-        model: as `models.create` made it; its weights may have changed since.
+        model: as `models.create` or `detection.create` made it; its weights may have changed since.
         folder: created if it does not exist.
         class_names: in the order of the logits.
         preprocessing: how images are preprocessed, with timm's keys: mean, std, size, crop_pct, crop_mode,
@@ -54,8 +59,8 @@ def save_pretrained(
         the folder.
 
     Raises:
-        InputError: the network was not made by `models.create`, or its architecture was changed since, an option of it
-            cannot be written as JSON, or the folder cannot be written.
+        InputError: the network was not made by `models.create` or `detection.create`, or its architecture was changed
+            since, an option of it cannot be written as JSON, or the folder cannot be written.
     """
     model, folder = unwrapped(model), Path(folder)
     network, classes = _network(model)
@@ -87,8 +92,8 @@ def from_pretrained(
 ) -> nn.Module:
     """The network in a folder, or on the Hugging Face Hub, that `save_pretrained` wrote; in evaluation mode.
 
-    No downloaded code is run: `config.json` has the arguments of `models.create`, and the weights are safetensors. File
-    sizes are bounded, and memory for the network is allocated only if the weights fit it.
+    No downloaded code is run: `config.json` has the arguments of `models.create`, or `detection.create`, and the
+    weights are safetensors. File sizes are bounded, and memory for the network is allocated only if the weights fit it.
 
     Args:
         name: a folder, or a repository ("someone/resnet50-shuffle"), which is downloaded to the cache of
@@ -98,7 +103,8 @@ def from_pretrained(
         token: of the hub; None: the one that `hf auth login` stored.
 
     Raises:
-        InputError: there is no such folder or repository, or it holds no network of regard.
+        InputError: there is no such folder or repository, or it holds no network of regard; or a detector, and
+            `regard.detection` is not imported.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -109,12 +115,10 @@ def from_pretrained(
     try:
         config = json.loads(read_regular(folder / CONFIG, _MOST_CONFIG))
         network, classes = dict(config["network"]), int(config["classes"])
-        options = dict(network.pop("options", None) or {})
-        arguments = {"name": str(network.pop("name")), "num_classes": classes, **network, **options}
-        if "pretrained" in arguments:
+        if any("pretrained" in part for part in (network, *network.values()) if isinstance(part, dict)):
             raise ValueError("it asks for pretrained weights")
-        build = partial(create, **arguments)
-        return load_built(build, read_checkpoint(folder / WEIGHTS), f"{name}/{WEIGHTS}", arguments["name"])
+        build, kind = partial(_made, network, classes), str(network["name"])
+        return load_built(build, read_checkpoint(folder / WEIGHTS), f"{name}/{WEIGHTS}", kind)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
@@ -156,8 +160,19 @@ def push_to_hub(
             raise InputError(f"{name} could not be uploaded ({first_line(error)})") from error
 
 
+def _made(network: Mapping[str, Any], classes: int) -> nn.Module:
+    """The network of the fields of `config.json`, with new weights."""
+    if maker := next((maker for field, maker in MAKERS.items() if field in network), None):
+        return maker(network, classes)
+    if "detector" in network:
+        raise InputError("this is a detector; import regard.detection, which makes it")
+    arguments = {**network, **dict(network.get("options") or {})}
+    arguments.pop("options", None)
+    return create(**{**arguments, "name": str(network["name"]), "num_classes": classes})
+
+
 def _network(model: nn.Module) -> tuple[dict[str, Any], int]:
-    """The arguments of `models.create` that make a network again, and the length of its logits."""
+    """What makes a network again, as the fields of `config.json`, and its number of classes."""
     network = dict(vars(model).get("created_with", {}))
     if not network:
         raise InputError(f"models.create did not make this {type(model).__name__}; what makes it again is not known")
@@ -166,13 +181,12 @@ def _network(model: nn.Module) -> tuple[dict[str, Any], int]:
             f"attention was attached to this {type(model).__name__} after models.create had made it; give it to "
             "models.create(name, attention=…), which knows how to make it again"
         )
-    classes, options = network.pop("num_classes"), network.pop("options")
-    again = without_values(partial(create, **network, num_classes=classes, **options))
-    check_fit(again, model.state_dict(), "what the network has now")
+    classes = network.pop("num_classes")
+    check_fit(without_values(partial(_made, network, classes)), model.state_dict(), "what the network has now")
     if not isinstance(network["gate"], str):
         names = ("sigmoid", "hard-sigmoid", f"sub-attention-{getattr(network['gate'], 'order', 1)}")
         network["gate"] = next((name for name in names if parse_gate(name) == network["gate"]), network["gate"])
-    return {**network, "options": options}, classes
+    return network, classes
 
 
 def _download(name: str, revision: str | None, endpoint: str | None, token: str | None) -> Path:
@@ -212,10 +226,11 @@ def _card(
     license: str | None,
 ) -> str:
     """A model card: metadata for the Hub, a table of the network, its metrics and its recipe."""
-    attention = network["attention"]
+    attention, task = network["attention"], "object-detection" if "detector" in network else "image-classification"
     tags = ["regard", "pytorch", *([attention] if attention else [])]
-    about = ModelCardData(library_name="regard", pipeline_tag="image-classification", tags=tags, license=license)
-    title = f"{network['name']}{f' with {attention} attention' if attention else ''}"
+    about = ModelCardData(library_name="regard", pipeline_tag=task, tags=tags, license=license)
+    names = " ".join(str(network[key]) for key in ("detector", "name") if key in network)
+    title = f"{names}{f' with {attention} attention' if attention else ''}"
     rows = {
         **{key.replace("_", " "): value for key, value in network.items() if value},
         "classes": classes,
@@ -226,7 +241,7 @@ def _card(
     trained_by = "\n".join(f"    {line}" for line in recipe.splitlines())
     return (
         f"---\n{about.to_yaml()}\n---\n\n# {title}\n\nA network of regard (PyTorch). With the name of this repository:"
-        '\n\n    from regard import models\n    model = models.from_pretrained("NAME")\n\n'
+        f'\n\n    from regard import {_TASKS[task]}\n    model = models.from_pretrained("NAME")\n\n'
         f"| | |\n|---|---|\n{table}\n" + (f"\n## Recipe\n\n{trained_by}\n" if recipe else "")
     )
 

@@ -55,8 +55,11 @@ class Signature:
             self.fields["data.options"] = {option: others[option] for option in others if option not in _ROOM}
         if name in data.names() and self.fields["data.size"] is None:
             self.fields["data.size"] = default_size(name, detector=self.fields["model.detector"] is not None)
-        # Weights of ImageNet, wherever they come from.
-        self.fields["model.pretrained"] = bool(self.fields["model.pretrained"])
+        # Weights of ImageNet, wherever they come from, and attention that begins as these imply.
+        pretrained, start = self.fields["model.pretrained"], self.fields["model.attention_start"]
+        if isinstance(pretrained, str) or start == ("identity" if pretrained else "published"):
+            self.fields["model.attention_start"] = None
+        self.fields["model.pretrained"] = bool(pretrained)
 
     @cached_property
     def compared(self) -> dict[str, Any]:

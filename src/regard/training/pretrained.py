@@ -191,7 +191,7 @@ def _imported(path: Path) -> Pretrained:
         known = {name: notes.get(name) for name in ("network", "classes", "class_names", "preprocessing")}
         about = _notes_parser().instantiate(_notes_parser().parse_object(known))
         about.preprocessing.check()
-        _check_outputs(path, about.classes, about.class_names)
+        _check_outputs(path, about.classes, about.class_names, detector=about.network.detector is not None)
     except (InputError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} does not describe its network as `regard import` does ({one_line(error)[:200]}); import the "
@@ -212,10 +212,12 @@ def _notes_parser() -> Parser:
     return parser
 
 
-def _check_outputs(path: Path, outputs: int, names: Sequence[str] | None) -> None:
-    """Raises InputError unless the file has a tensor with one row per output, and one name per class."""
-    if not 1 <= outputs <= models.MOST_CLASSES or outputs not in (
-        shape[0] for shape in models.read_shapes(path).values() if shape and 0 not in shape
+def _check_outputs(path: Path, outputs: int, names: Sequence[str] | None, *, detector: bool) -> None:
+    """Raises InputError unless the file has a tensor with one row per output, if it is no detector, and one name per
+    class."""
+    if not 1 <= outputs <= models.MOST_CLASSES or (
+        not detector
+        and outputs not in (shape[0] for shape in models.read_shapes(path).values() if shape and 0 not in shape)
     ):
         raise InputError(f"it has {outputs} classes, but no tensor with as many rows")
     if names is not None and len(names) != max(outputs, 2) and len(names) != outputs:
