@@ -142,7 +142,7 @@ def test_a_detector_in_a_folder(tmp_path) -> None:
     attended = {"attention": "se", "attention_stages": (2, 3), "attention_start": "identity"}
     made = {**options, **attended, "backbone_options": {"block": "basic"}}
     detector = detection.create("retinanet", "cifar-resnet8", 3, **made)
-    torch.nn.init.normal_(next(iter(attention.attached(detector).values())).a)
+    torch.nn.init.normal_(next(iter(attention.attached(detector).values())).strength)
     folder = models.save_pretrained(detector, tmp_path / "net", class_names=["a", "b", "c"], metrics={"AP": 0.25})
     for again in (models.from_pretrained(folder), training.load_pretrained(folder).model()):
         assert isinstance(again, detection.RetinaNet) and same(detector, again) and again.num_classes == 3

@@ -65,7 +65,10 @@ def build_backbone(
     freeze_stages(body, frozen_stages)
     if attach is not None and late:
         attach(body, start=start or "identity")
-        _log.warning("note: attention in the trained %s begins as the identity (attention_start)", type(body).__name__)
+        if pretrained is not False or not named:
+            _log.warning(
+                "note: attention in the trained %s begins as the identity (attention_start)", type(body).__name__
+            )
     return pyramid
 
 
