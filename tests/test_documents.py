@@ -30,7 +30,7 @@ NOT_RUN = {
     "a fragment": 3,
     "needs a GPU": 7,
     "needs a cluster": 9,
-    "needs a download": 4,
+    "needs a download": 6,
     "takes hours": 2,
 }
 

@@ -1,0 +1,164 @@
+"""The examples run, and other libraries and regard agree where both compute the same."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from support import sources
+from torch import nn
+from torch.nn import functional as F
+
+from regard import attention, bias, data, models, transfer
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """A function that imports an example by name."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    torch.manual_seed(0)
+
+    def load(name: str) -> ModuleType:
+        return import_module(name)
+
+    yield load
+    for path in EXAMPLES.glob("*.py"):
+        if path.stem not in before:
+            sys.modules.pop(path.stem, None)
+
+
+@pytest.fixture
+def networks() -> tuple[nn.Module, nn.Module]:
+    return models.create("wrn-10-0.5", 10), models.create("wrn-10-1", 10)
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def learned(model: nn.Module, before: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_networks_of_timm(example) -> None:
+    timm_attention = example("timm_attention")
+    built = timm_attention.built_by_timm("test_resnet", num_classes=3)
+    exchanged = timm_attention.in_place_of_se("test_efficientnet", num_classes=3)
+    for model, kind in ((built, attention.SqueezeExcitation), (exchanged, attention.EfficientChannelAttention)):
+        assert any(isinstance(module, kind) for module in model.modules())
+        assert model(torch.randn(2, 3, 64, 64)).shape == (2, 3)
+    assert any(name.endswith("gate.w") for name in built.state_dict())
+
+    options = {"pretrained": False, "num_classes": 3}
+    trained = timm_attention.trained_already("test_resnet", **options).eval()
+    assert {type(module) for module in attention.attached(trained).values()} == {attention.IdentityStart}
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(trained(images), attention.detach(trained)(images))
+
+
+def test_a_plain_loop(example, networks) -> None:
+    plain_loop = example("plain_loop")
+    student, teacher = networks
+    before = weights(teacher)
+    history = plain_loop.train(student, teacher, plain_loop.training_set(100), epochs=3)
+    assert len(history) == 3 * 2
+    assert sum(history[-2:]) < sum(history[:2])
+    assert not learned(teacher, before)
+
+
+@pytest.mark.slow
+def test_lightning(example, networks) -> None:
+    lightning_transfer = example("lightning_transfer")
+    module = lightning_transfer.Transfer(*networks, beta=1e3, guidance=1.0)
+    student, teacher = map(weights, networks)
+    trainer = lightning_transfer.lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    loader = torch.utils.data.DataLoader(example("plain_loop").training_set(100), batch_size=50)
+    trainer.fit(module, loader)
+    assert {"train_task", "train_attention", "train_guidance"} <= set(trainer.logged_metrics)
+    assert learned(networks[0], student) and not learned(networks[1], teacher)
+    assert all(name.startswith("objective.student.") for name in module.state_dict())
+
+
+def test_the_trainer_of_hugging_face(example, networks, tmp_path) -> None:
+    dataset = example("plain_loop").training_set(100)
+    student, teacher = map(weights, networks)
+    options = {"max_steps": 2, "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "logging_steps": 1}
+    trainer = example("huggingface_trainer").train(*networks, dataset, str(tmp_path), **options)
+    assert [round(entry["loss"], 3) > 0 for entry in trainer.state.log_history if "loss" in entry] == [True, True]
+    assert learned(networks[0], student) and not learned(networks[1], teacher)
+
+
+@pytest.mark.slow
+def test_onnx(example, tmp_path) -> None:
+    onnx_inference = example("onnx_inference")
+    onnx_inference.write(tmp_path / "network.onnx")
+    images = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
+    logits = onnx_inference.logits(tmp_path / "network.onnx", images)
+    torch.manual_seed(0)
+    network = models.create("wrn-10-1", 10, attention="se", gate="sub-attention").eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, network(torch.from_numpy(images)), rtol=1e-3, atol=1e-4)
+
+
+def test_rows_of_images_in_the_format_of_fiftyone(example, tmp_path) -> None:
+    """Read as `fiftyone.utils.csv.CSVDatasetImporter` does: media by `filepath`, a parser per field, no empty cells."""
+    fiftyone_rows = example("fiftyone_rows")
+    sources.masks(tmp_path / "pictures")
+    dataset = data.open_regions("masks:pictures")
+    model = models.create("wrn-10-1", num_classes=len(dataset.classes))
+    results = bias.evaluate(model, dataset, transform=data.Transform((32, 32)), mean=(0.5,) * 3, std=(0.5,) * 3)
+    path = results.save(tmp_path / "bias" / "network.json")
+
+    fiftyone_rows.write(
+        fiftyone_rows.rows(bias.Results.load(path), tmp_path / "pictures" / "images"), Path("labels.csv")
+    )
+    with open("labels.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    samples = [
+        {name: parse(row[name]) for name, parse in fiftyone_rows.FIELDS.items() if row[name]}
+        | {"path": row["filepath"]}
+        for row in rows
+    ]
+    assert all(Path(sample["path"]).is_absolute() and Path(sample["path"]).is_file() for sample in samples)
+    assert sorted({sample["label"] for sample in samples}) == ["a", "b"]
+    assert sum(sample["bias"] == "range" for sample in samples) == results.rows["range_bias"].sum()
+    measured = [sample["spill"] for sample in samples if "spill" in sample]
+    assert np.mean(measured) == pytest.approx(results.overall.means["spill"].value, rel=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["code", "paper"])
+def test_the_attention_loss_is_that_of_torchdistill(mode) -> None:
+    """`torchdistill.losses.mid_level.ATLoss`, as its formulas are: a weighted sum over pairs, then the batch's mean."""
+    torch.manual_seed(0)
+    shapes = {"layer3": (4, 8, 7, 7), "layer4": (4, 16, 4, 4)}
+    students = {name: torch.randn(n, c, h, w, dtype=torch.float64) for name, (n, c, h, w) in shapes.items()}
+    teachers = {name: torch.randn(n, 2 * c, h, w, dtype=torch.float64) for name, (n, c, h, w) in shapes.items()}
+    theirs, ours = 0.0, 0.0
+    for name, student in students.items():
+        mine, other = (F.normalize(x.square().mean(1).flatten(1)) for x in (student, teachers[name]))
+        theirs += (mine - other).square().mean() if mode == "code" else (mine - other).norm(dim=1).sum() / len(mine)
+        ours += transfer.attention_loss(student, teachers[name], form=mode)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
+
+
+def test_distillation_is_that_of_torchdistill() -> None:
+    """`torchdistill.losses.mid_level.KDLoss`, whose alpha is the weight of the labels."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 4, 10, dtype=torch.float64)
+    labels, temperature, alpha = torch.tensor([1, 2, 3, 9]), 4.0, 0.3
+    soft = F.kl_div((student / temperature).log_softmax(1), (teacher / temperature).softmax(1), reduction="batchmean")
+    theirs = alpha * F.cross_entropy(student, labels) + (1 - alpha) * temperature**2 * soft
+    ours = transfer.distillation_loss(student, teacher, labels, temperature, 1 - alpha)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
