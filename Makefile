@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := src tests benchmarks examples $(wildcard docs/*.py)
+CODE := src tests benchmarks examples notebooks $(wildcard docs/*.py)
 
 .PHONY: help install demo test quick lint format docs site links bench clean
 .DEFAULT_GOAL := help

@@ -11,6 +11,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
@@ -332,7 +333,8 @@ def pictures(rows: Mapping[str, Mapping[str, NDArray[Any]]], *, side: float = 10
     """
     labelled = len(rows) > 1
     columns = max(map(len, rows.values()))
-    figure = _figure(side * columns + (90 if labelled else 0), (side + 8) * len(rows) + 40)[0]
+    lines = max(title.count("\n") + 1 for row in rows.values() for title in row)
+    figure = _figure(side * columns + (90 if labelled else 0), (side + 6) * len(rows) + 14 * lines)[0]
     figure.clear()
     above: list[str] = []
     for at, (label, row) in enumerate(rows.items()):
@@ -399,16 +401,29 @@ def svg(figure: Figure, title: str, description: str = "") -> Markup:
 
 def _figure(width: float, height: float, *, grid: Axis = "y", legend: Iterable[str] = ()) -> tuple[Figure, Axes]:
     """A figure with one set of axes and room for a legend, in points; no state is shared with pyplot."""
-    require("a figure", "matplotlib")
-    from matplotlib.figure import Figure
-
     labels = list(legend)
     if len(labels) > 1:
         height += 16 * math.ceil(len(labels) / _columns(labels)) + 8
-    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    figure = _figure_class()(figsize=(width / 72, height / 72), layout="constrained")
     axes = figure.add_subplot()
     _plain(axes, grid)
     return figure, axes
+
+
+@cache
+def _figure_class() -> type[Figure]:
+    require("a figure", "matplotlib")
+    from matplotlib.figure import Figure
+
+    class NotebookFigure(Figure):
+        """Shows itself in a notebook, as pyplot's figures do, without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=100)
+            return file.getvalue()
+
+    return NotebookFigure
 
 
 def _plain(axes: Axes, grid: Axis) -> None:

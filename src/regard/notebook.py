@@ -38,9 +38,9 @@ _TABLE = """\
 <tr>
 {% for column in columns %}
 {% set text, ends = column.texts(record) %}
-<td style="text-align: {{ column.align }}">{{ text }}
+<td style="text-align: {{ column.align }}{% if not column.wraps %}; white-space: nowrap{% endif %}">{{ text }}
 {% if ends %}
-<br><small style="white-space: nowrap">{{ ends }}</small>
+<br><small>{{ ends }}</small>
 {% endif %}
 </td>
 {% endfor %}
@@ -116,6 +116,10 @@ class _Column(NamedTuple):
     @property
     def align(self) -> str:
         return "left" if self.is_text else "right"
+
+    @property
+    def wraps(self) -> bool:
+        return self.is_text and self.key != "significant"
 
     def is_same(self, records: Sequence[Mapping[str, Any]]) -> bool:
         """Whether it is one text in all records."""

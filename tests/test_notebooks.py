@@ -1,0 +1,83 @@
+"""The notebooks run from clean, and are stored without outputs; shortened by one cell behind their parameters."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+from PIL import Image
+
+from regard import models
+
+ROOT = Path(__file__).parents[1]
+LOOK = ROOT / "notebooks" / "where-does-my-model-look.ipynb"
+TRANSFER = ROOT / "notebooks" / "attention-transfer-in-fifteen-minutes.ipynb"
+SHORT = {
+    LOOK: "EPOCHS = 1; TRAINING_IMAGES = 96; TEST_IMAGES = 100",
+    TRANSFER: "EPOCHS = 1; TRAINING_IMAGES = 64; TEST_IMAGES = 64",
+}
+TABLES = {LOOK: 5, TRANSFER: 5}
+PICTURES = {LOOK: 14, TRANSFER: 6}
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: path.stem)
+def test_stored_without_outputs_and_nothing_of_a_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    nbformat.validate(read(path))
+    assert notebook["metadata"] == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+        assert cell["metadata"] in ({}, {"tags": ["parameters"]})
+        assert re.fullmatch(r"cell-\d\d", cell["id"])
+    assert sum(cell["metadata"] != {} for cell in notebook["cells"]) == 1
+    assert len(text) < 40_000
+    for link in re.findall(r"\]\(((?:\.\./|\w)[^)#]*?\.(?:md|ipynb))(?:#[\w-]+)?\)", text):
+        assert (path.parent / link).is_file(), link
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: path.stem)
+def test_runs_from_clean_and_shows_tables_and_figures(path: Path, tmp_path: Path) -> None:
+    notebook = read(path)
+    at = next(i for i, cell in enumerate(notebook.cells) if cell.metadata.get("tags") == ["parameters"])
+    notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(SHORT[path]))
+    options = {"timeout": 300, "startup_timeout": 300, "resources": {"metadata": {"path": str(tmp_path)}}}
+    NotebookClient(notebook, kernel_name="python3", **options).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    data = [output.data for output in outputs if output.output_type in ("display_data", "execute_result")]
+    assert sum("<table>" in one.get("text/html", "") for one in data) == TABLES[path]
+    assert sum("image/png" in one for one in data) == PICTURES[path]
+    assert all("text/html" in one or "image/png" in one for one in data), [one.keys() for one in data]
+
+
+@pytest.mark.slow
+def test_any_network_of_timm_on_photographs_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(models.create("resnet10t", 1000).state_dict(), "weights.pth")
+    photos = tmp_path / "my photos"
+    photos.mkdir()
+    for name, size in (("00-1.png", (90, 60)), ("13-0.png", (48, 64)), ("mine.jpg", (70, 70))):
+        Image.effect_noise(size, 80).convert("RGB").save(photos / name)
+    code = [cell.source for cell in read(LOOK).cells if cell.cell_type == "code"]
+    code[0] += "\nMODEL, PHOTOS = 'resnet10t=weights.pth', 'my photos'"
+    names: dict[str, Any] = {}
+    for source in code:
+        exec(compile(source, LOOK.name, "exec"), names)
+    assert len(names["pictures"]) == 3 and len(names["results"]) == 2
+    assert (tmp_path / "masks" / "13-0.png").is_file()
+    assert names["results"].rows["region_area"].min() > 0
