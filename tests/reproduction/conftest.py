@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -47,10 +47,13 @@ def small(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs on this machine start quickly: from a process that has imported regard."""
+def fork_runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes runs on this machine start quickly: from a process that has imported regard."""
 
-    def start_command(command: list[str], log: Path, environment: Mapping[str, str] = {}) -> Command:
-        return Command(command[1:], {**os.environ, **environment}, log=log)
+    def fork(before: str = "") -> None:
+        def start_command(command: list[str], log: Path, environment: Mapping[str, str] = {}) -> Command:
+            return Command(command[1:], {**os.environ, **environment}, before, log)
 
-    monkeypatch.setattr(local, "start_command", start_command)
+        monkeypatch.setattr(local, "start_command", start_command)
+
+    return fork

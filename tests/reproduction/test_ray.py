@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.gate import Gate, pid_of
 
 from regard.errors import InputError
 from regard.reproduction import Plan, RayExecutor, make_plan, run_plan
@@ -22,9 +23,15 @@ ray = pytest.importorskip("ray")
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch):
-    """Two machines of one processor each, as Ray sees them."""
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+@pytest.fixture
+def cluster(gate: Gate, monkeypatch: pytest.MonkeyPatch):
+    """Two machines of one processor each, as Ray sees them, whose runs stop at the gate."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", gate.path())
     from ray.cluster_utils import Cluster
 
     two = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80_000_000})
@@ -39,10 +46,9 @@ def planned(table: Path, store: Store) -> Plan:
     return make_plan(load_table(table), store.runs(), Overrides(), range(1), store=store.address, where=where)
 
 
-def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, small: Path, tmp_path: Path) -> None:
-    for name in ("student", "teacher"):
-        path = small.parent / f"{name}.yaml"
-        path.write_text(path.read_text().replace("epochs: 2", "epochs: 200"))
+def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, gate: Gate, small: Path, tmp_path: Path) -> None:
+    for path in (small.parent / "student.yaml", small.parent / "teacher.yaml"):
+        path.write_text(path.read_text().replace("epochs: 2", "epochs: 3"))
     store = Store(tmp_path / "store")
     with pytest.raises(InputError, match="the cluster has 2 and 0 in all"):
         RayExecutor(cluster.address, gpus=1)
@@ -54,37 +60,35 @@ def test_a_cluster_fills_a_table_though_processes_are_killed(cluster, small: Pat
         executor.check([student, *plan.jobs[1:]])
     assert not store.exists()
 
-    def epochs(name: str) -> int:
-        run = store.run(name)
-        return run.epochs if run is not None and store.holder(name) else 0
-
     # Stopped, the runs save and end.
-    outcome = run_plan(plan, executor, store, stop=lambda: epochs("student-seed0") > 0)
-    assert outcome.stopped and not outcome.failed and "at-seed0" not in outcome.finished
-    assert list((tmp_path / "store/student-seed0/checkpoints").glob("*.pt"))
+    both = ("student-seed0", "teacher-seed0")
+    outcome = run_plan(plan, executor, store, stop=lambda: all(gate.holds(pid_of(store, name)) for name in both))
+    assert outcome.stopped and not outcome.failed and not outcome.finished
+    for name in both:
+        assert (tmp_path / f"store/{name}/checkpoints/step-000000004.pt").is_file()
     assert not store.locked()
 
     killed: dict[str, int] = {}
 
     def kill_once() -> bool:
         """The process of one run, and of another the process of Ray that started it."""
-        for name in ("student-seed0", "teacher-seed0"):
-            holder = store.holder(name)
-            if name not in killed and holder is not None and epochs(name) < 180:
-                process = psutil.Process(int(holder.split()[1]))
-                killed[name] = process.pid if name == "student-seed0" else process.ppid()
+        for name in both:
+            if name not in killed and gate.holds(pid := pid_of(store, name)):
+                killed[name] = pid if name == "student-seed0" else psutil.Process(pid).ppid()
                 os.kill(killed[name], signal.SIGKILL)
+        if len(killed) == len(both):
+            gate.open()
         return False
 
     lines: list[str] = []
     outcome = run_plan(
         planned(small, store), RayExecutor(cluster.address, retries=1), store, stop=kill_once, say=lines.append
     )
-    assert killed.keys() == {"student-seed0", "teacher-seed0"}, lines
-    assert outcome.finished == {"student-seed0", "teacher-seed0", "at-seed0"}, lines
+    assert len(killed) == len(both), lines
+    assert outcome.finished == {*both, "at-seed0"}, lines
     assert all(len(cell.runs) == 1 for cell in fill(load_table(small), store.runs()).cells.values())
     assert "SIGKILL" not in " ".join(lines)  # Ray tried again by itself
-    assert "epoch 200/200" in (tmp_path / "store/.logs/student-seed0.log").read_text()
+    assert "epoch 3/3" in (tmp_path / "store/.logs/student-seed0.log").read_text()
 
 
 def test_a_cluster_that_is_not_there_is_said() -> None:

@@ -177,7 +177,7 @@ def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch) -> 
     monkeypatch.chdir(tmp_path)
     assert main(["train", *SMALL, "--schedule.epochs=1", "--run=older"]) == 0
 
-    package = shutil.copytree(Path(regard.__file__).parent, "copy/regard", ignore=shutil.ignore_patterns("__pycache__"))
+    package = shutil.copytree(Path(regard.__file__).parent, "copy/regard", ignore=shutil.ignore_patterns("*.pyc.*"))
     losses, recipe = Path(package, "transfer/losses.py"), Path(package, "training/recipe.py")
     losses.write_text(losses.read_text() + TERM)
     field = "    input_gradient: Weighing = 0.0\n"

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 from support.commands import ended, start, wait_for
+from support.gate import Gate
 from support.scenes import write_scenes
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -115,26 +116,30 @@ def assert_near(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], 
 
 
 def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_path) -> None:
-    # SRM has norms that cannot take one image alone, as one process had of the last 3 of 563.
-    options = [*SMALL, "--data.options={train: 563, test: 40}", "--schedule.epochs=3", "--model.attention=srm"]
+    # SRM has norms that cannot take one image alone, as one process had of the last 3 of 87.
+    options = [*SMALL, "--data.options={train: 87, test: 40}", "--schedule.epochs=3", "--model.attention=srm"]
     whole, other = tmp_path / "whole", tmp_path / "other"
     for status, _, errors in ended(start([*options, f"--run={whole}"], 2)):
         assert status == 0, errors
-    assert (whole / "checkpoints" / "step-000000060.pt").is_file()
+    assert (whole / "checkpoints" / "step-000000009.pt").is_file()
+    gate = Gate(tmp_path / "gate")
 
     # Stopped: the signal reaches one process, both save and end so that they can be resumed.
-    processes = start([*options, f"--run={other}", "--resume"], 2)
-    wait_for(lambda: other.exists() and len(Run(other).metrics()) >= 1, processes)
+    processes = start([*options, f"--run={other}", "--resume"], 2, gate.code)
+    wait_for(lambda: all(gate.holds(process.pid) for process in processes), processes)
     processes[1].send_signal(signal.SIGTERM)
+    gate.open()
     outcomes = ended(processes)
     assert [status for status, _, _ in outcomes] == [75, 75], outcomes
     assert "stopped and saved" in outcomes[0][2]
-    assert list((other / "checkpoints").iterdir())
+    assert max((other / "checkpoints").iterdir()).name == "step-000000004.pt"
+    gate.close()
 
     # Killed: the other process ends soon, and says why.
-    processes = start([*options, f"--run={other}", "--resume"], 2)
-    wait_for(lambda: len(Run(other).metrics()) >= 2, processes)
+    processes = start([*options, f"--run={other}", "--resume"], 2, gate.code)
+    wait_for(lambda: all(gate.holds(process.pid) for process in processes), processes)
     processes[0].kill()
+    gate.open()
     outcomes = ended(processes)
     assert outcomes[1][0] == 75 and "cannot reach the others" in outcomes[1][2], outcomes
 
@@ -143,7 +148,7 @@ def test_stopped_and_killed_by_two_processes_it_ends_with_the_same_weights(tmp_p
     assert (whole / "last.safetensors").read_bytes() == (other / "last.safetensors").read_bytes()
 
     # Each process normalised its own images; what was tested, by both, is what was saved.
-    _, test = data.load("clutter", train=563, test=40)
+    _, test = data.load("clutter", train=87, test=40)
     run = Run.open(other)
     score = evaluate(run.model(), data.create_loader(test, 40, mean=run.recipe.data.mean, std=run.recipe.data.std))
     assert score.accuracy == run.metrics()[-1]["test_accuracy"]
