@@ -19,24 +19,20 @@ from regard import InputError, attention, models
 from regard.models import cifar_resnet
 from regard.stages import stages
 
-NETWORKS = {
-    "cifar-resnet11": {"groups": 4},
-    "wrn-10-1": {"groups": 4},
-    "resnet18": {"groups": 32},
-    "resnet26": {"groups": 64},
-}
+NARROW = {"channels": (16, 32, 48, 64), "zero_init_last": False}
+# timm starts the last norm of a branch at zero, behind which no attention would show
+NETWORKS = {"cifar-resnet11": {}, "wrn-10-1": {}, "resnet18": NARROW, "resnet26": NARROW}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("module", attention.names())
 def test_attach_and_detach(name, module) -> None:
     torch.manual_seed(0)
-    # timm starts the last norm of a branch at zero, behind which no attention would show
-    model = models.create(name, 5, **({"zero_init_last": False} if name.startswith("resnet") else {})).eval()
+    model = models.create(name, 5, **NETWORKS[name]).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         before, keys = model(images), list(model.state_dict())
-        options = NETWORKS[name] if module in ("shuffle", "sge") else {}
+        options = {"groups": 4} if module in ("shuffle", "sge") else {}
         assert attention.attach(model, module, stages=(2, 3), **options) is model
         for attached in attention.attached(model).values():
             for parameter in attached.parameters():  # some modules start as the identity

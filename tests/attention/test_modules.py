@@ -236,11 +236,12 @@ def test_variants_are_traced(variant) -> None:
 @pytest.mark.parametrize("name", attention.names())
 def test_timm_builds_our_layers(name) -> None:
     made = type(make(name))
-    options = {"groups": 32} if name == "shuffle" else {}
+    options = {"groups": 4} if name in ("shuffle", "sge") else {}
     layer = attention.layer(name, gate=SubAttention(1) if name != "gc" else "sigmoid", **options)
-    model = timm.create_model("resnet18", num_classes=3, block_args={"attn_layer": layer})
+    narrow = {"channels": (16, 32, 48, 64)}
+    model = timm.create_model("resnet18", num_classes=3, block_args={"attn_layer": layer}, **narrow)
     put_in = [module for module in model.modules() if isinstance(module, made)]
-    assert [module.channels for module in put_in] == 2 * [64] + 2 * [128] + 2 * [256] + 2 * [512]
+    assert [module.channels for module in put_in] == 2 * [16] + 2 * [32] + 2 * [48] + 2 * [64]
     assert name in ("dia", "gc") or any(key.endswith(("gate.w", "gate_h.w")) for key in model.state_dict())
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -140,13 +140,15 @@ def run_command(command: list[str], store: str, name: str, teacher: tuple[Ending
     """
     if teacher is not None and teacher[0] != "finished":
         return "waiting", ""
+    # Ray cancels a task by raising KeyboardInterrupt, but not where a script started the cluster in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log, before = Store(store).log(name), None
     if sys.platform == "linux":  # the run ends with this process, because Ray then starts it again
         before = partial(ctypes.CDLL(None).prctl, _END_WITH_PARENT, signal.SIGKILL)
     process = start_command(command, log, before=before)
     try:
         while process.poll() is None:
-            time.sleep(0.2)  # Ray cancels a task by raising KeyboardInterrupt
+            time.sleep(0.2)
     except KeyboardInterrupt:
         process.terminate()
         process.wait()
