@@ -26,10 +26,11 @@ test: $(STAMP) lint  ## every check: style, types, tests
 quick: $(STAMP) lint  ## the same without training runs, several processes, clusters and compilers
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
 
-lint: $(STAMP)  ## style and types
+lint: $(STAMP)  ## style, types, spelling
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/codespell src benchmarks examples docs *.md
 
 format: $(STAMP)  ## put style right
 	$(BIN)/ruff check --fix $(CODE)

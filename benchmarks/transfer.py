@@ -309,7 +309,7 @@ def check(forms: dict[str, Form], device: torch.device) -> str:
             f"{name}: loss {loss} and the textbook's {base}, gradients {away[1]:.1%} apart"
         )
         agree.setdefault(allowed, []).append(away)
-    deviations = [" and ".join(f"{max(values):.1g}" for values in zip(*aways, strict=True)) for aways in agree.values()]
+    deviations = [" and ".join(f"{max(values):.1g}" for values in zip(*pairs, strict=True)) for pairs in agree.values()]
     text = f"Loss ({base:.4f}) and gradient agree with the textbook's to {deviations[0]}"
     return text + "".join(f", with fast teachers to {those}" for those in deviations[1:]) + "."
 

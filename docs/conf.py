@@ -25,6 +25,7 @@ import command_line
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SOURCE = PROJECT["urls"]["Source"]
 # Files outside docs/ that a page includes: a link to one of them leads to the page.
 PAGES = {
     "README.md": "index.md",
@@ -54,6 +55,7 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 88
+python_trailing_comma_in_multi_line_signatures = False
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
 nitpick_ignore_regex = [(r"py:.*", r"(?!regard\b).*")]  # of other libraries: the build downloads no inventories
@@ -62,6 +64,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "regard"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(DOCS / "static" / "scorer.js")
 html_show_sourcelink = False
 html_copy_source = False
 html_sidebars = {page: [] for page in ("index", "contributing", "changelog")}
@@ -70,8 +73,10 @@ html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 7,
     "show_toc_level": 2,
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "footer_start": ["copyright"],
     "footer_end": [],
+    "icon_links": [{"name": "Source", "url": SOURCE, "icon": "fa-brands fa-github"}],
 }
 
 
@@ -84,8 +89,9 @@ def target(link: str, file: Path, page: Path) -> str:
     included = PAGES.get(there.relative_to(ROOT).as_posix())
     if included:
         there = DOCS / included
-    here = os.path.relpath(there, page.parent)
-    return here + mark + anchor if there.is_relative_to(DOCS) else f"path:{here}"  # of other files the site has copies
+    if there.is_relative_to(DOCS):
+        return os.path.relpath(there, page.parent) + mark + anchor
+    return f"{SOURCE}/{'tree' if there.is_dir() else 'blob'}/main/{there.relative_to(ROOT).as_posix()}{mark}{anchor}"
 
 
 def with_links(text: str, file: Path, page: Path) -> str:
