@@ -111,6 +111,16 @@ def test_a_set_without_a_split_to_test_on(masks):
         data.load("masks", masks)
 
 
+def test_of_a_set_without_splits_every_fifth_image_is_held_out(tmp_path, write_image, write_mask):
+    for i in range(10):
+        write_image(tmp_path / "images" / "ab"[i % 2] / f"{i}.png", (12, 8), seed=i)
+        write_mask(tmp_path / "masks" / "ab"[i % 2] / f"{i}.png", np.ones((8, 12), dtype=bool))
+    with pytest.warns(DataWarning, match="'masks' has no splits: 2 of its 10 images are held out to test on"):
+        train, test = data.load("masks", tmp_path)
+    assert (len(train), len(test), train.split, test.split) == (8, 2, "train", "test")
+    assert test.keys == ("a/8.png", "b/9.png") and test.has_masks
+
+
 def test_an_image_file_is_opened_once_for_image_and_mask(masks, monkeypatch):
     opened = []
     monkeypatch.setattr(

@@ -170,10 +170,11 @@ def _opened_splits(
 ) -> Splits:
     """The training and the held-out split of a data set whose splits are opened separately."""
     path = Path(_folder(source, folder)).expanduser()
-    if source.one_file and path.is_file():
-        train, test = _held_out(_open(source, path, None, options))
+    test = _open(source, path, None, options)
+    if not test.split or (source.one_file and path.is_file()):
+        train, test = _held_out(test)
     else:
-        train, test = (_open(source, path, split, options) for split in ("train", None))
+        train = _open(source, path, "train", options)
     if test.split == train.split:
         raise InputError(f"data set {source.name!r} has no split in {show(path)} to test on; add one")
     if objects:
@@ -182,7 +183,7 @@ def _opened_splits(
 
 
 def _held_out(images: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
-    """Training and test images of a set without splits, such as one annotation file: every fifth is a test image."""
+    """Training and test images of a set without splits: every fifth is a test image."""
     count = len(images)
     if count < 2:
         raise InputError(f"data set {images.name!r} has one image; give two or more, as one of five is to test on")
