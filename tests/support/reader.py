@@ -21,7 +21,7 @@ from support.scenes import write_scenes
 
 # Options that tests add to a documented command, so that it takes about a second.
 SHORTER = {
-    "train": ["--schedule.epochs=1", "--schedule.milestones=[]", "--schedule.warmup=0", "--data.workers=0"],
+    "train": ["--schedule.epochs=1", "--schedule.milestones=[]", "--data.train_images=8", "--data.workers=0"],
     "reproduce": ["--commands"],
     "complexity": ["--repeats=1"],
     "demo": ["--quick"],
@@ -29,7 +29,7 @@ SHORTER = {
 
 _DETECTOR = ["--data.name=coco", "--data.folder=coco", "--data.size=64", "--model.name=cifar-resnet8"]
 _DETECTOR += ["--model.options={block: basic}", "--model.detector=retinanet", "--data.workers=0"]
-_DETECTOR += ["--model.detector_options={strides: [2, 4], channels: 32, frozen_stages: 0}"]
+_DETECTOR += ["--model.detector_options={strides: [2, 4], channels: 16, frozen_stages: 0, detections_per_img: 3}"]
 _SMALL = ["--model.name=wrn-10-1"]
 _CIFAR = [*_SMALL, "--data.name=cifar10"]
 _SHUFFLE = ["--model.attention=shuffle", "--model.attention_options={groups: 4}"]
@@ -83,7 +83,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "folder images": lambda folder: sources.class_folders(folder / "images"),
     "folder cifar": lambda folder: sources.class_folders(folder / "cifar"),
     "masks:pictures": lambda folder: sources.masks(folder / "pictures"),
-    r"coco:coco\b|folder coco\b": lambda folder: write_scenes(folder / "coco"),
+    r"coco:coco\b|folder coco\b": lambda folder: write_scenes(folder / "coco", 4, 2),
     "imagenet:imagenet": lambda folder: sources.imagenet(folder / "imagenet"),
     r"cifar10\.txt": lambda folder: sources.write(folder / "cifar10.txt", "".join(f"kind {i}\n" for i in range(10))),
     r"model_best\.pth\.tar": lambda folder: _checkpoint(folder / "model_best.pth.tar", _lsas()),
