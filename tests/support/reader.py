@@ -42,7 +42,7 @@ RUNS: dict[str, dict[str, list[str]]] = {
         "coco-faster-rcnn-shuffle": [*_DETECTOR, *_SHUFFLE],
     },
     "docs/how-to/explain.md": {"wrn-16-2-seed0": _SMALL},
-    "docs/how-to/report.md": {f"wrn-16-{width}-seed0": [f"--model.name=wrn-16-{width}"] for width in (1, 2)},
+    "docs/how-to/report.md": {"plain-seed0": _SMALL, "se-seed0": [*_SMALL, "--model.attention=se"]},
     "docs/how-to/studies.md": {
         "plain": _SMALL,
         "se": [*_SMALL, "--model.attention=se"],
@@ -54,11 +54,11 @@ RUNS: dict[str, dict[str, list[str]]] = {
 }
 
 
-def _photos(folder: Path) -> None:
+def _photos(images: Path, masks: Path) -> None:
     for number, name in enumerate(("dog/rex", "cat/tom")):
         width, height = 90 + 8 * number, 72
-        sources.write(folder / "photos" / f"{name}.jpg", sources.png(number, (width, height)))
-        sources.picture(folder / "masks" / f"{name}.png", sources.blob(number, width, height))
+        sources.write(images / f"{name}.jpg", sources.png(number, (width, height)))
+        sources.picture(masks / f"{name}.png", sources.blob(number, width, height))
 
 
 def _checkpoint(path: Path, model: nn.Module) -> None:
@@ -78,11 +78,11 @@ def _photographs(folder: Path) -> None:
 # By pattern: what makes a file or folder, if a page names it.
 FILES: dict[str, Callable[[Path], object]] = {
     r"photo\.jpg": lambda folder: sources.write(folder / "photo.jpg", sources.png(7, (96, 72))),
-    r"\bphotos\b": _photos,
+    r"\bphotos\b": lambda folder: _photos(folder / "photos", folder / "masks"),
     "photographs": _photographs,
     "folder images": lambda folder: sources.class_folders(folder / "images"),
     "folder cifar": lambda folder: sources.class_folders(folder / "cifar"),
-    "masks:pictures": lambda folder: sources.masks(folder / "pictures"),
+    "masks:pictures": lambda folder: _photos(folder / "pictures" / "images", folder / "pictures" / "masks"),
     r"coco:coco\b|folder coco\b": lambda folder: write_scenes(folder / "coco", 4, 2),
     "imagenet:imagenet": lambda folder: sources.imagenet(folder / "imagenet"),
     r"cifar10\.txt": lambda folder: sources.write(folder / "cifar10.txt", "".join(f"kind {i}\n" for i in range(10))),
@@ -131,8 +131,8 @@ def small_world(folder: Path) -> Iterator[None]:
 
     with ExitStack() as patches:
         patches.enter_context(patch.dict(os.environ, REGARD_CACHE=str(cache), XDG_CACHE_HOME=str(folder / ".cache")))
-        for name in ("clutter", "composites"):
-            patches.enter_context(patch.dict(registry.SOURCES[name].load.__kwdefaults__, train=20, test=20))
+        for name, count in (("clutter", 20), ("composites", 8)):
+            patches.enter_context(patch.dict(registry.SOURCES[name].load.__kwdefaults__, train=count, test=count))
         patches.enter_context(patch.object(timm, "create_model", unweighted))
         patches.enter_context(sources.published(folder / ".cache" / "regard"))
         for known in (registry.SOURCES, attention.registry._MODULES, maps.registry._METHODS):
