@@ -66,7 +66,7 @@ def test_runs_from_clean_and_shows_tables_and_figures(path: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_any_network_of_timm_on_photographs_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_network_of_timm_and_photographs_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(models.create("resnet10t", 1000).state_dict(), "weights.pth")
     photos = tmp_path / "my photos"
@@ -81,3 +81,12 @@ def test_any_network_of_timm_on_photographs_of_any_size(tmp_path: Path, monkeypa
     assert len(names["pictures"]) == 3 and len(names["results"]) == 2
     assert (tmp_path / "masks" / "13-0.png").is_file()
     assert names["results"].rows["region_area"].min() > 0
+
+    code = [cell.source for cell in read(TRANSFER).cells if cell.cell_type == "code"]
+    code[0] += f"\n{SHORT[TRANSFER]}\nNETWORKS, PHOTO = ['resnet10t=weights.pth'], 'my photos/mine.jpg'"
+    names = {}
+    for source in code[: 1 + next(i for i, source in enumerate(code) if "in NETWORKS" in source)]:
+        exec(compile(source, TRANSFER.name, "exec"), names)
+    (row,) = names["rows"].values()
+    sides = [picture.shape[0] for picture in row.values()]
+    assert len(sides) == 5 and sides[0] == names["preprocessing"].size and sides == sorted(set(sides), reverse=True)

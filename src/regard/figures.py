@@ -331,10 +331,10 @@ def pictures(rows: Mapping[str, Mapping[str, NDArray[Any]]], *, side: float = 10
             least to yellow at their greatest value, a pixel each.
         side: of a picture, in points.
     """
-    labelled = len(rows) > 1
     columns = max(map(len, rows.values()))
     lines = max(title.count("\n") + 1 for row in rows.values() for title in row)
-    figure = _figure(side * columns + (90 if labelled else 0), (side + 6) * len(rows) + 14 * lines)[0]
+    letters = max(len(_text(label)) for label in rows) if len(rows) > 1 else 0
+    figure = _figure(side * columns + 6 * letters, (side + 6) * len(rows) + 14 * lines)[0]
     figure.clear()
     above: list[str] = []
     for at, (label, row) in enumerate(rows.items()):
@@ -347,7 +347,7 @@ def pictures(rows: Mapping[str, Mapping[str, NDArray[Any]]], *, side: float = 10
             style: dict[str, Any] = {"color": _INK, "fontsize": 10, "parse_math": False}
             if list(row) != above:
                 axes.set_title("\n".join(_text(line, round(side / 6)) for line in title.split("\n")), **style)
-            if labelled and not place:
+            if letters and not place:
                 axes.set_ylabel(_text(label), rotation=0, ha="right", va="center", labelpad=8, **style)
         above = list(row)
     return figure

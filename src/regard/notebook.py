@@ -166,7 +166,7 @@ def _text(value: Any) -> str:
     if isinstance(value, int):
         return large(value).replace("-", "−")
     if isinstance(value, float):
-        return number(value) if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3g}".replace("-", "−")
+        return number(value) if abs(value) < 1e-12 or 1e-3 <= abs(value) < 1e3 else f"{value:.3g}".replace("-", "−")
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value)) or NONE
     return printable(value)
