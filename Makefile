@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := src tests benchmarks examples notebooks $(wildcard docs/*.py)
 
-.PHONY: help install demo test quick lint format docs site links bench clean
+.PHONY: help install demo test quick lint format docs site links bench package clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -47,6 +47,17 @@ links: $(STAMP)  ## ask every address that the pages link to
 
 bench: $(STAMP)  ## every benchmark but those that ask for data; appends to benchmarks/RESULTS.md
 	for script in $(filter-out benchmarks/transfer_cifar.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
+
+package: $(STAMP)  ## build wheel and sdist, and try the wheel in a fresh environment, extra by extra
+	rm -rf build/package
+	$(BIN)/python -m build --outdir build/package
+	$(PYTHON) -m venv build/package/venv
+	mkdir build/package/work
+	cd build/package/work && for extra in '' cli coco scale ray export; do \
+	  echo "regard[$$extra]:" && \
+	  ../venv/bin/python -m pip install --quiet "$$(echo ../regard-*.whl)[$$extra]" && \
+	  REGARD_CACHE=../cache ../venv/bin/python ../../../tests/smoke.py $$extra || exit 1; \
+	done
 
 clean:  ## remove what was built and the demo's runs
 	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache
