@@ -17,7 +17,7 @@ from rich.text import Text
 
 from regard import attention, detection, models, training
 from regard.cli.inputs import add_device
-from regard.cli.options import check_place, make_parser
+from regard.cli.options import add_attention_stages, check_place, make_parser
 from regard.cli.output import Output, as_text
 from regard.errors import InputError, check_interval
 from regard.files import write_text
@@ -76,12 +76,7 @@ def parser() -> Parser:
     parser.add_argument(
         "--model-options", type=dict[str, Any], default={}, help="options of the networks by name: '{block: basic}'"
     )
-    parser.add_argument(
-        "--attention-stages",
-        type=list[int] | None,
-        default=None,
-        help="stages that have attention, counted from 1; all if not given",
-    )
+    add_attention_stages(parser)
     parser.add_argument(
         "--image-size",
         type=int | None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from regard import data, detection, training
-from regard.cli.inputs import add_device, joined
+from regard.cli.inputs import add_device, add_reading, add_saved_weights, joined
 from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.data import ImageDataset
@@ -78,17 +78,9 @@ def parser() -> Parser:
         "format, nothing if not given",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote there")
-    parser.add_argument(
-        "--weights", choices=["last", "best"], default="last", help="weights to take of a run: the last, or the best"
-    )
+    add_saved_weights(parser)
     add_device(parser)
-    parser.add_argument("--workers", type=int, default=2, help="number of DataLoader workers; 0 reads inline")
-    parser.add_argument(
-        "--unreadable",
-        choices=["error", "skip"],
-        default=None,
-        help="what to do with an image file that cannot be read: stop with an error, or skip and count it",
-    )
+    add_reading(parser)
     return parser
 
 

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from torch import nn
 
 from regard import detection, export, models, training
+from regard.cli.inputs import add_saved_weights
 from regard.cli.options import add_attention, attention_of, make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
@@ -39,9 +40,7 @@ def parser() -> Parser:
         help="what to write: an ONNX file, or a folder for the hub",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
-    parser.add_argument(
-        "--weights", choices=["last", "best"], default="last", help="weights to take of a run: the last, or the best"
-    )
+    add_saved_weights(parser)
     parser.add_argument("--image-size", type=int | None, default=None, help="side of the images in pixels")
     parser.add_argument(
         "--batch-size", type=int | None, default=None, help="number of images per batch; any number if not given"

@@ -193,9 +193,7 @@ def add_weights(parser: Parser, *, batch_size: int | None = None, workers: int =
         batch_size: by default; None: 250 of images in memory, else 32.
         workers: by default.
     """
-    parser.add_argument(
-        "--weights", choices=["last", "best"], default="last", help="weights to take of a run: the last, or the best"
-    )
+    add_saved_weights(parser)
     parser.add_argument(
         "--ema", action="store_true", help="take the moving average of the weights that NAME=CHECKPOINT holds as well"
     )
@@ -206,6 +204,18 @@ def add_weights(parser: Parser, *, batch_size: int | None = None, workers: int =
         default=batch_size,
         help="number of images per batch" + ("" if batch_size else "; 250 of images in memory and 32 of others"),
     )
+    add_reading(parser, workers)
+
+
+def add_saved_weights(parser: Parser) -> None:
+    """Adds `--weights`."""
+    parser.add_argument(
+        "--weights", choices=["last", "best"], default="last", help="weights to take of a run: the last, or the best"
+    )
+
+
+def add_reading(parser: Parser, workers: int = 2) -> None:
+    """Adds `--workers`, with this default, and `--unreadable`."""
     parser.add_argument("--workers", type=int, default=workers, help="number of DataLoader workers; 0 reads inline")
     parser.add_argument(
         "--unreadable",

@@ -29,12 +29,7 @@ def add_attention(parser: Parser) -> None:
     """Adds the attention of a network by name, and its options."""
     parser.add_argument("--attention", type=str | None, default=None, help="attention module of the network")
     parser.add_argument("--gate", type=str, default="sigmoid", help="gate to use: sigmoid, sub-attention-1, …")
-    parser.add_argument(
-        "--attention-stages",
-        type=list[int] | None,
-        default=None,
-        help="stages that have attention, counted from 1; all if not given",
-    )
+    add_attention_stages(parser)
     parser.add_argument(
         "--attention-options", type=dict[str, Any], default={}, help="options of the attention module: '{groups: 16}'"
     )
@@ -45,6 +40,16 @@ def add_attention(parser: Parser) -> None:
         help="how attention begins: published, or identity (with pretrained weights, if not given)",
     )
     parser.add_argument("--model-options", type=dict[str, Any], default={}, help="options of the network itself")
+
+
+def add_attention_stages(parser: Parser) -> None:
+    """Adds `--attention-stages`."""
+    parser.add_argument(
+        "--attention-stages",
+        type=list[int] | None,
+        default=None,
+        help="stages that have attention, counted from 1; all if not given",
+    )
 
 
 def attention_of(options: Namespace) -> dict[str, Any]:

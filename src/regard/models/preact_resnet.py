@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.errors import InputError
-from regard.models.wide_resnet import WideBlock
+from regard.models.wide_resnet import wide_group
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
@@ -40,11 +40,8 @@ class PreActResNet(nn.Module):
         for name, outs, stride, blocks in zip(
             self.stage_names, (64, 128, 256, 512), (1, 2, 2, 2), _BLOCKS[depth], strict=True
         ):
-            group = nn.Sequential()
-            for i in range(blocks):
-                group.add_module(f"block{i}", WideBlock(ins, outs, stride if i == 0 else 1))
-                ins = outs
-            self.add_module(name, group)
+            self.add_module(name, wide_group(ins, outs, stride, blocks))
+            ins = outs
         self.get_submodule("group0.block0").bn0 = nn.Identity()
         self.bn = nn.BatchNorm2d(ins)
         self.fc = nn.Linear(ins, num_classes)

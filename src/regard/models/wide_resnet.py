@@ -34,6 +34,14 @@ class WideBlock(nn.Module, AttentionSlot):
         return out + (x if self.convdim is None else self.convdim(active))
 
 
+def wide_group(ins: int, outs: int, stride: int, blocks: int) -> nn.Sequential:
+    """Blocks in a row, block0, block1, …, the first of which has the stride."""
+    group = nn.Sequential()
+    for i in range(blocks):
+        group.add_module(f"block{i}", WideBlock(outs if i else ins, outs, 1 if i else stride))
+    return group
+
+
 class WideResNet(nn.Module):
     """A wide ResNet of three groups of 16 k, 32 k and 64 k channels, at full, half and quarter resolution.
 
@@ -65,12 +73,9 @@ class WideResNet(nn.Module):
         self.conv0 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         ins = 16
         for name, outs, stride in zip(self.stage_names, widths, (1, 2, 2), strict=True):
-            group = nn.Sequential()
-            for i in range(blocks):
-                group.add_module(f"block{i}", WideBlock(ins, outs, stride if i == 0 else 1))
-                # A first block that halves the resolution always has a shortcut convolution: widths double.
-                ins = outs
-            self.add_module(name, group)
+            # A first block that halves the resolution always has a shortcut convolution: widths double.
+            self.add_module(name, wide_group(ins, outs, stride, blocks))
+            ins = outs
         self.bn = nn.BatchNorm2d(ins)
         self.fc = nn.Linear(ins, num_classes)
         for module in self.modules():
