@@ -146,6 +146,8 @@ class Parser(ArgumentParser):
 
     def _option(self, typed: str) -> tuple[str, Action]:
         """The name of an option, or of a key in an option that is a dict, and the option."""
+        if typed in self._option_string_actions:
+            return typed, self._option_string_actions[typed]
         known = {_plain(name): (name, action) for name, action in self._option_string_actions.items()}
         if _plain(typed) in known:
             return known[_plain(typed)]

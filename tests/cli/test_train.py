@@ -23,6 +23,8 @@ from regard.cli import train
 from regard.store import Store
 from regard.training.loop import Loop
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--model.name=wrn-10-1", "--data.options.train=20", "--data.options.test=20", "--run=runs/mine"]
 
 

@@ -20,6 +20,8 @@ from regard.errors import TAKEN_OVER
 from regard.store import Store
 from regard.training.loop import Loop
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     *("--model.name=wrn-10-0.5", "--data.options.train=20", "--data.options.test=20", "--schedule.batch_size=10"),
     *("--schedule.epochs=3", "--device=cpu", "--threads=1"),

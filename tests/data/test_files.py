@@ -136,7 +136,7 @@ def test_repeats(made):
     assert all(len(set(cut[i : i + 3])) == 1 for i in range(0, 23, 3))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_files_that_cannot_be_read(made, workers):
     broken = [made / "train" / "b" / "04.JPEG", made / "train" / "b" / "07.JPEG", made / "val" / "ab" / "03.JPEG"]
     for path, content in zip(broken, (b"", b"no image", broken[2].read_bytes()[:200]), strict=True):

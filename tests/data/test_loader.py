@@ -275,6 +275,7 @@ def test_leaving_early_ends_the_workers(masks):
     assert not own & set(multiprocessing.active_children())
 
 
+@pytest.mark.slow
 def test_workers_leave_ctrl_c_to_the_first_process(masks):
     """Which may want to finish what it is at."""
     stream = loader(data.open_regions(masks).subset(list(range(11)) * 20), 1, workers=2).epoch(0)

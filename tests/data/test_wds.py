@@ -23,6 +23,8 @@ from regard.errors import InputError
 
 SHARDS, EACH = 6, 10
 SIZE = 16
+WORKERS = [0, pytest.param(2, marks=pytest.mark.slow)]
+SLICES = [pytest.param(3, 12, 2, marks=pytest.mark.slow), pytest.param(8, 16, 1, marks=pytest.mark.slow)]
 
 
 def jpeg(number, side=24):
@@ -125,13 +127,14 @@ def test_an_epoch_has_batches_of_one_size_and_its_own_order(made):
     assert len(seen.unique()) == 60
 
 
+@pytest.mark.slow
 def test_a_worker_reads_what_the_first_process_reads(made):
     policy = data.Augmentation(policy="rand-m7-mstd0.5-inc1", erasing=0.5, erasing_mode="pixel")
     here, there = (list(training(made, augmentation=policy, workers=count).epoch(2)) for count in (0, 1))
     assert same(here, there)
 
 
-@pytest.mark.parametrize(("count", "batch_size", "workers"), [(2, 12, 0), (3, 12, 2), (3, 20, 0), (8, 16, 1)])
+@pytest.mark.parametrize(("count", "batch_size", "workers"), [(2, 12, 0), (3, 20, 0), *SLICES])
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_processes_have_as_many_batches_of_other_images(made, count, batch_size, workers, repeats):
     varied = data.Augmentation(repeats=repeats)
@@ -157,21 +160,21 @@ def test_repeats_come_together_and_differently_and_go_on_in_the_next_batch(made,
 
 
 @pytest.mark.parametrize("start", [1, 4, 5])
-@pytest.mark.parametrize("workers", [0, 1, 2, 4])
+@pytest.mark.parametrize("workers", [*WORKERS, pytest.param(4, marks=pytest.mark.slow)])
 def test_an_epoch_begun_at_a_step_is_the_rest_of_the_whole(made, start, workers):
     batches = training(made, workers=workers)
     whole, rest = list(batches.epoch(3)), list(batches.epoch(3, start))
     assert len(rest) == 5 - start and (start == 5 or same(whole[start:], rest))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_an_image_by_its_position_in_an_epoch(made, workers):
     batches = training(made, workers=workers)
     seen, one = list(batches.epoch(1))[3], batches.sample(1, 3 * 12 + 5)
     assert torch.equal(one.images[0], seen.images[5]) and one.labels[0] == seen.labels[5] and len(one.images) == 1
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_in_order_an_image_by_its_position(made, workers):
     loader = streamed(load(made).test, 4, workers=workers)
     seen = torch.cat([batch.images for batch in loader.epoch(0)])
@@ -179,6 +182,7 @@ def test_in_order_an_image_by_its_position(made, workers):
     assert "does not exist" in error_of(loader.sample, 0, len(seen))
 
 
+@pytest.mark.slow
 def test_a_worker_whose_shards_end_goes_on(made):
     """Of four workers over six shards two have twice the images of the others."""
     epoch = list(training(made, 8, workers=4).epoch(0))
@@ -194,6 +198,7 @@ def test_more_processes_than_shards_share_them(tmp_path):
         assert len(batches) == 2 and len(next(batches.epoch(0)).labels) == 32
 
 
+@pytest.mark.slow
 def test_all_workers_read_however_many_processes_there_are(tmp_path):
     """8 processes with 4 workers each have 2 of 64 shards for each worker."""
     write_shards(tmp_path, "train", 64, 2)
@@ -206,7 +211,7 @@ def test_all_workers_read_however_many_processes_there_are(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_testing_sees_every_image_once(made, count, workers):
     test = load(made).test
     transform = create_transform(SIZE, is_training=False, crop_pct=0.875, interpolation="bilinear", use_prefetcher=True)
@@ -231,6 +236,7 @@ def test_testing_begun_at_a_step_is_the_rest(made):
     assert same(list(batches.epoch(0))[2:], list(batches.epoch(0, 2)))
 
 
+@pytest.mark.slow
 def test_global_random_numbers_are_left_alone(made):
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
     expected = random.random(), np.random.rand(), torch.rand(1)
@@ -286,7 +292,7 @@ def test_shards_that_are_counted_are_whole(own):
 
 
 @pytest.mark.parametrize("spoil", [spoil_missing, spoil_cut, spoil_between])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_a_shard_that_fails_during_training(own, spoil, workers):
     for unreadable in ("error", "skip"):
         batches = training(own, workers=workers, unreadable=unreadable)
@@ -315,7 +321,7 @@ def spoil_images(folder):
     write_shard(folder / "validation-000.tar", tests)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", WORKERS)
 def test_images_that_cannot_be_read(own, workers):
     spoil_images(own)
     message = error_of(training, own, workers=workers)
@@ -342,6 +348,7 @@ def test_not_one_image_can_be_read(own):
     assert "not one image can be read from 6 shards" in message and "the first" in message
 
 
+@pytest.mark.slow
 def test_a_worker_whose_only_shard_is_broken_reads_others(own):
     (own / "train-002.tar").write_bytes(b"x" * 2000)
     batches = training(own, 4, workers=6, unreadable="skip")
@@ -518,6 +525,7 @@ def test_an_address_of_a_kind_that_nobody_opens():
     assert "'nowhere://a/a.tar' cannot be read to its end" in error_of(list, batches.epoch(0))
 
 
+@pytest.mark.slow
 def test_shards_from_elsewhere(made, served):
     assert same(list(training(served, workers=2).epoch(0)), list(training(made, workers=2).epoch(0)))
     message = error_of(training, served, train="train-{004..007}.tar|40")

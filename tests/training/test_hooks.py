@@ -21,6 +21,8 @@ from regard.data import Batch
 from regard.training import Run, load_recipe
 from regard.training.loop import Loop
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     *("--model.name=wrn-10-0.5", "--schedule.batch_size=16", "--schedule.milestones=[]", "--device=cpu"),
     *("--threads=1", "--data.options={train: 32, test: 10}"),
@@ -172,7 +174,6 @@ def confidence(step: ForwardPass) -> Tensor:
 '''
 
 
-@pytest.mark.slow
 def test_a_term_of_the_loss_is_a_function_and_a_field(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", *SMALL, "--schedule.epochs=1", "--run=older"]) == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, PackageLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from markupsafe import Markup
 
 from regard import figures
@@ -39,6 +41,23 @@ class Repeat(NamedTuple):
     recorded: str = ""
 
 
+class _Compiled(BytecodeCache):
+    """The templates that this process has compiled."""
+
+    def __init__(self) -> None:
+        self.templates: dict[str, CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self.templates.get(bucket.key)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        if bucket.code is not None:
+            self.templates[bucket.key] = bucket.code
+
+
+_compiled = _Compiled()
+
+
 def write_page(template: str, path: str | Path, **values: Any) -> Path:
     """Fills a template and writes the page, aside first and then renamed.
 
@@ -61,6 +80,7 @@ def write_page(template: str, path: str | Path, **values: Any) -> Path:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=_compiled,
     )
     glossary = Glossary()
     environment.globals |= {name: getattr(figures, name) for name in ("colour", "dashes", "svg")}

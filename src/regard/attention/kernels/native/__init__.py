@@ -50,7 +50,7 @@ def build() -> Path:
     if compiler is None:
         raise RuntimeError("there is no C++ compiler; g++ or $CXX makes the kernels, REGARD_NATIVE=0 goes without")
     # What the compiler would do: its version, and what `native` means on this processor, for folders that are shared.
-    identity = _output([compiler, *FLAGS, "-E", "-###", str(SOURCE)]).encode()
+    identity = _output([compiler, *FLAGS, "-E", "-###", "-x", "c++", os.devnull]).encode()
     sources = b"\0".join(path.read_bytes() for path in sorted(SOURCE.parent.glob("*.[ch]*")))
     own, general = os.environ.get("REGARD_CACHE"), os.environ.get("XDG_CACHE_HOME")
     folder = Path(own) if own else (Path(general) if general else Path.home() / ".cache") / "regard"
