@@ -30,7 +30,7 @@ NOT_RUN = {
     "a fragment": 1,
     "needs a GPU": 7,
     "needs a cluster": 7,
-    "needs a download": 5,
+    "needs a download": 7,
     "takes hours": 2,
 }
 
