@@ -237,8 +237,8 @@ def report(
     return (
         f"tf_efficientnet_lite0, {SIDE} pixels, {len(sets['train'])} training and {len(sets['val'])} validation "
         f"images, {EPOCHS} epochs. In %, seeds {', '.join(map(str, SEEDS))}; mean AP over classes with at least "
-        f"{LEAST} images; maps of the labels that are present, whose regions have {area:.1f}% of the image in the "
-        "mean. Differences from plain over the seeds (paired t, Holm).\n\n"
+        f"{LEAST} images; maps of the labels that are present, whose regions cover {area:.1f}% of the image on "
+        "average. Differences from plain over the seeds (paired t, Holm).\n\n"
         + seeds_table(means, list(means["plain"][0])[:-1])
         + f"\n\nClasses with at least {MANY} images, means over the seeds in %:\n\n"
         + table(["class", "images", *(f"{key}, {name}" for key in keys for name in VARIANTS)], of_classes)
