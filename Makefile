@@ -37,7 +37,7 @@ format: $(STAMP)  ## put style right
 	$(BIN)/ruff format $(CODE)
 
 docs: $(STAMP)  ## the site, into build/docs; a broken link, reference or docstring is an error
-	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs
+	$(BIN)/sphinx-build -q -a -W --keep-going -d build/doctrees docs build/docs
 
 site: docs  ## the same, at http://localhost:8000
 	$(BIN)/python -m http.server 8000 --bind localhost --directory build/docs

@@ -119,6 +119,7 @@ def read_page(app: Sphinx, name: str, source: list[str]) -> None:
         text += contents(text)
     if name == "reference/command-line":
         text += command_line.markdown()
+        app.env.note_reread()
     source[0] = text
 
 
@@ -128,7 +129,7 @@ def describe_constant(app: Sphinx, what: str, name: str, value: Any, options: An
         return
     package, _, constant = name.rpartition(".")
     lines.clear()
-    for module in [module for module in sys.modules if module.startswith(f"{package}.")]:
+    for module in [module for module in sys.modules if f"{module}.".startswith(f"{package}.")]:
         try:
             described = ModuleAnalyzer.for_module(module).find_attr_docs().get(("", constant))
         except PycodeError:

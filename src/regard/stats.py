@@ -16,6 +16,8 @@ import numpy as np
 from regard.errors import InputError
 
 LEVEL = 0.05
+"""A difference is significant if its adjusted p value is below this."""
+
 SEEDS = 3
 """The least number of pairs of seeds that a difference over seeds needs for an interval and a p value."""
 

@@ -26,7 +26,9 @@ class Gate(Protocol):
 
     def build(
         self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> nn.Module: ...
+    ) -> nn.Module:
+        """The gate module for features of so many channels."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from regard.data.text_files import Strings
 from regard.errors import InputError
 
 Channels = tuple[float, float, float]
+"""A number for each of red, green and blue."""
+
 Mask = NDArray[np.bool_]
 
 
@@ -100,6 +102,7 @@ class ImageDataset(ABC):
 
     @property
     def category_ids(self) -> tuple[int | str, ...]:
+        """The id of each class in the annotation file; without such, its number from 1."""
         return tuple(range(1, len(self.classes) + 1))
 
     def fingerprint(self) -> str:

@@ -15,6 +15,8 @@ from regard.data.decode import FORMATS
 from regard.errors import DataWarning, InputError
 
 EXTENSIONS = tuple(extension for extensions in FORMATS.values() for extension in extensions)
+"""Extensions of image files, in lower case, with the dot."""
+
 # Folders created by storage devices, operating systems and archivers, in lower case.
 _SYSTEM_FOLDERS = {
     *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp"),  # Synology, QNAP

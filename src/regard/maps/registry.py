@@ -17,6 +17,7 @@ from regard.maps.layers import Layer
 from regard.maps.method import MapMethod, wide
 
 MapFunction = Callable[[nn.Module, Tensor, Tensor], Any]
+"""A function of a model, images (N, 3, H, W) and classes (N,), which gives maps (N, h, w)."""
 
 _METHODS: dict[str, type[MapMethod] | MapFunction] = {
     "activation": ActivationMap,

@@ -31,6 +31,7 @@ class Times(NamedTuple):
 
     @property
     def median(self) -> float:
+        """The median duration, in seconds."""
         return median(self.seconds)
 
     @property

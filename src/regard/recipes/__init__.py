@@ -12,7 +12,7 @@ from regard.errors import InputError
 __all__ = ["FOLDER", "find", "names"]
 
 FOLDER = Path(str(resources.files(__name__)))
-"""Where they lie."""
+"""The folder of the recipes, one folder for each paper."""
 
 
 @cache

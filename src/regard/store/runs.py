@@ -81,6 +81,7 @@ class StoredRun:
 
     @property
     def seed(self) -> int:
+        """The seed of the recipe; 0 if it has none."""
         return int(self.recipe.get("seed", 0))
 
     @property

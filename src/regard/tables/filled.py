@@ -192,6 +192,7 @@ class FilledTable(Tabular):
         ]
 
     def record(self, cell: FilledCell, index: int) -> dict[str, Any]:
+        """The record of a cell and of the metric with this index: its published value, ours, and the runs."""
         values, one = cell.values(index), cell.estimate(index)
         numbers = list(values.values())
         record = {

@@ -13,7 +13,9 @@ from regard.training.recipe import DataRecipe, Recipe
 
 Images = data.ImageDataset | data.WebDataset
 
-SIZE = 224  # default size of streamed images
+SIZE = 224
+"""Default side of streamed images, in pixels."""
+
 DETECTOR_SIZE = 800  # default shorter side of a detector's images
 
 

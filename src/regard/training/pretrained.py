@@ -69,6 +69,7 @@ class Pretrained:
 
     @property
     def class_count(self) -> int:
+        """The number of outputs of the network."""
         return len(self.output_names)
 
     @property

@@ -161,10 +161,12 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The name of the folder."""
         return self.folder.resolve().name
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     def files(self) -> list[Path]:
@@ -223,12 +225,14 @@ class Run:
         return path
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Writes `metrics.jsonl` anew, one line for each epoch."""
         with written_aside(self.folder / "metrics.jsonl") as aside:
             aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def save_weights(
         self, model: nn.Module, which: Weights, epoch: int, value: float, measure: str = "test_accuracy"
     ) -> None:
+        """Writes the weights of `model`, with the epoch and the value of the measure as notes."""
         notes = {"regard": __version__, "epoch": epoch, measure: value}
         models.write_weights(model, self.folder / f"{which}.safetensors", notes)
 

@@ -23,6 +23,7 @@ from regard.stages import stages
 from regard.with_attention import named_layers
 
 GuidedMaps = Literal["cam", "gradcam", "input_gradient", "attention", "gate"]
+"""Maps that guidance can act on, see `make_guide`."""
 
 
 DERIVED_MAPS = ("gradcam", "input_gradient")

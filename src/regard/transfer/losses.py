@@ -23,10 +23,19 @@ from regard.transfer.guided_maps import Guide
 from regard.transfer.pairing import Pair
 
 Task = Literal["cross_entropy", "binary_cross_entropy"]
+"""Losses to the labels, see `task_loss`."""
+
 Form = Literal["code", "paper"]
+"""Forms of the attention loss, see `attention_loss`."""
+
 FullActivationForm = Literal["fitnets", "paper"]
+"""Forms of full-activation transfer, see `full_activation_loss`."""
+
 GuidanceForm = Literal["energy", "l1", "ppce", "rrr"]
+"""Forms of the guidance loss, see `guidance_loss`."""
+
 Reduce = Literal["mean", "sum", "max"]
+"""How an attention map takes the channels together, see `maps.activation_map`."""
 
 
 def task_loss(logits: Tensor, labels: Tensor, task: Task = "cross_entropy", label_smoothing: float = 0.0) -> Tensor:

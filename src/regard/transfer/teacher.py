@@ -78,6 +78,7 @@ class Teacher:
 
     @property
     def device(self) -> torch.device:
+        """The device of the network."""
         return _parameter(self.model).device
 
     def images(self, images: Tensor) -> Tensor:
