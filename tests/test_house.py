@@ -63,6 +63,7 @@ MAY_IMPORT = {
     },
     "transfer": {"attention", "errors", "notebook", "logits", "modes", "stages", "models", "maps", "with_attention"},
     "training": {
+        "notebook",
         "stats",
         "formatting",
         "version",

@@ -64,6 +64,10 @@ def test_differences():
     assert detection.compare(better, worse, samples=300, seed=1).differences["boxes", "AP"].low != one.low
     same = detection.compare(better, better, samples=100).differences["boxes", "AP"]
     assert (same.value, same.low, same.high, same.p, same.significant) == (0, 0, 0, 1, False)
+    drawn = comparison.plot().axes[0].get_lines()
+    assert one.value in [line.get_xdata()[0] for line in drawn] and "significant" in comparison._repr_html_()
+    with pytest.raises(InputError, match="masks"):
+        comparison.plot("masks")
     record = comparison.to_records()[0]
     assert (record["kind"], record["measure"], record["p"], record["significant"]) == ("boxes", "AP", one.p, True)
 

@@ -108,6 +108,7 @@ def test_a_detector_that_finds_all(clutter, tmp_path):
     for numbers in (found.boxes, found.masks, found.by_class["masks"][clutter.classes[0]]):
         assert numbers["AP"] == numbers["AR1"] == 1
     records = found.to_records()
+    assert found._repr_html_().count("<tr>") == 1 + len(records)
     assert len(records) == 2 * (1 + len(clutter.classes)) and json.dumps(records, allow_nan=False)
     expected = {"model": "recaller", "kind": "boxes", "class": None, "objects": 30, "AP": 1}
     assert expected.items() <= records[0].items()

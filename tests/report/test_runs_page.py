@@ -232,6 +232,11 @@ def test_figures_are_given_to_users(make_run, recipe):
     runs += [make_run("m", model=ModelRecipe("wrn-10-2"))]
     figures = report.report_runs([run.folder for run in runs], images=0).figures()
     assert all(isinstance(figure, Figure) for figure in figures.values())
+    made = report.report_runs([run.folder for run in runs], images=0)
+    assert made._repr_html_().count("<table>") == 2 and ">n</td>" in "".join(made._repr_html_().split("\n"))
+    assert made.plot().axes[0].get_xlabel() == "multiply-adds"
+    with pytest.raises(InputError, match="unknown figure"):
+        made.plot("Nothing")
     titles = [title.split()[0] for title in figures]
     assert titles == ["Test", "Accuracy", "Position", "Range", "Test", "Training"]  # no attention loss: there is none
     (cost,) = report.report_runs([runs[0].folder, runs[2].folder], images=0).parts[0].costs().values()

@@ -61,6 +61,8 @@ def test_records_of_every_group_and_of_every_class(model, batches):
         assert record["mean"] == pytest.approx(sum(scores) / 4) and record["without_score"] == 0
         for key, value in (("highest", max(scores)), ("lowest", min(scores))):
             assert record[key] == value == scores[record[f"{key}_group"] - 1]
+    assert "<td" in result._repr_html_() and "[red]x[/red]" in result._repr_html_()
+    assert [bar.get_height() for bar in result.plot().axes[0].patches] == [one.value for one in result.estimates(0)]
     bars = result.plot(2).axes[0].patches
     assert [bar.get_height() for bar in bars] == [one.value for one in result.estimates(2)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from regard import stats, training
+from regard import training
 from regard.cli.inputs import ClassifierEvaluation, add_networks, evaluations, joined
 from regard.cli.options import make_parser
 from regard.cli.output import Output
@@ -73,11 +73,7 @@ def _evaluated(evaluation: ClassifierEvaluation, processes: training.Processes, 
     if not score.images:
         raise InputError(f"not one image of {images.name} has a label that {name} knows")
     record: dict[str, Any] = {"model": name, "weights": known.weights, "data": f"{images.name} {images.split}".strip()}
-    record |= {"images": score.images, "skipped": len(skipped), "loss": score.loss}
-    counts = {"accuracy": score.correct}
-    if len(known.output_names) > training.MANY_CLASSES:
-        counts["top5"] = score.top5
-    for measure, count in counts.items():
-        rate = stats.proportion(count, score.images)
-        record |= {measure: rate.value, f"{measure}_low": rate.low, f"{measure}_high": rate.high}
-    return record
+    (numbers,) = score.to_records()
+    few = len(known.output_names) <= training.MANY_CLASSES
+    numbers = {name: value for name, value in numbers.items() if not (few and name.startswith("top5"))}
+    return record | {"skipped": len(skipped)} | numbers

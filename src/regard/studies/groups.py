@@ -95,14 +95,15 @@ class GroupScores(Tabular):
             records.append(record | {"groups": self.groups, "without_score": self.groups - len(scores)})
         return records
 
-    def plot(self, label: int, *, top: float | None = None, style: int = 0) -> Figure:
+    def plot(self, label: int | None = None, *, top: float | None = None, style: int = 0) -> Figure:
         """Bars: the score of every group for a class, and as a dashed line that of the whole image.
 
         Args:
-            label: of the class.
+            label: of the class; None: the first.
             top: of the scale; None: as high as need be.
             style: number of the bars' colour, see `figures`.
         """
+        label = self.classes[0] if label is None else label
         scores, whole = self.estimates(label), self.whole_image(label)
         return figures.bars(scores, xlabel="group", percent=True, level=whole.value, top=top, style=style)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from regard.data import Loader
 from regard.errors import InputError
 from regard.logits import checked_labels, class_logits, logits_of, predicted_classes
 from regard.modes import evaluation_mode, of_its_dtype
+from regard.notebook import records_html
+from regard.stats import proportion, without_nan
 
 MANY_CLASSES = 10
 """With more classes than this, top-5 accuracy is reported, too."""
@@ -35,6 +37,17 @@ class Score(NamedTuple):
     def accuracy(self) -> float:
         """In [0, 1]."""
         return self.correct / self.images
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One dict, JSON-ready: `images`, `loss`, `accuracy` and `top5` with the ends of their 95% intervals."""
+        record: dict[str, Any] = {"images": self.images, "loss": self.loss}
+        for measure, count in (("accuracy", self.correct), ("top5", self.top5)):
+            rate = proportion(count, self.images)
+            record |= {measure: rate.value, f"{measure}_low": rate.low, f"{measure}_high": rate.high}
+        return [without_nan(record)]
+
+    def _repr_html_(self) -> str:
+        return records_html(self.to_records())
 
 
 @torch.no_grad()
