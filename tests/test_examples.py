@@ -15,7 +15,7 @@ from support import sources
 from torch import nn
 from torch.nn import functional as F
 
-from regard import attention, bias, data, models, transfer
+from regard import attention, bias, cli, data, models, transfer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -162,3 +162,48 @@ def test_distillation_is_that_of_torchdistill() -> None:
     theirs = alpha * F.cross_entropy(student, labels) + (1 - alpha) * temperature**2 * soft
     ours = transfer.distillation_loss(student, teacher, labels, temperature, 1 - alpha)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
+
+
+def csv_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_results_with_the_columns_of_timm(example, tmp_path, capsys) -> None:
+    timm_results = example("timm_results")
+    assert cli.main(["complexity", "wrn-10-1", "--attention", "se", "--no-latency", "--json"]) == 0
+    Path("complexity.json").write_text(capsys.readouterr().out)
+    _, test = data.load("clutter", train=10, test=20)
+    bias.evaluate(models.create("wrn-10-1"), test, name="wrn-10-1").save("bias.json")
+    for kind in ("complexity", "bias"):
+        timm_results.main([f"{kind}.json", "--out", f"{kind}.csv"])
+
+    plain, with_se = csv_of(Path("complexity.csv"))
+    assert list(plain) == ["model", "attention", "img_size", "gmacs", "param_count"]
+    assert (plain["model"], plain["attention"], with_se["attention"]) == ("wrn-10-1", "none", "se")
+    (row,) = csv_of(Path("bias.csv"))
+    assert list(row)[:3] == ["model", "top1", "top1_err"] and "position_bias_low" in row
+    assert float(row["top1"]) + float(row["top1_err"]) == pytest.approx(100)
+    assert float(row["position_bias_low"]) <= float(row["position_bias"]) <= float(row["position_bias_high"])
+    parameters = sum(one.numel() for one in models.create("wrn-10-1").parameters())
+    for one in (row, plain):
+        assert float(one["param_count"]) == pytest.approx(parameters / 1e6, abs=5e-4)
+    with pytest.raises(SystemExit, match="several kinds"):
+        timm_results.main(["complexity.json", "bias.json", "--out", "both.csv"])
+
+
+def test_tables_that_are_filled_are_there_as_csv(example) -> None:
+    timm_results = example("timm_results")
+    results = EXAMPLES.parent / "docs" / "results"
+    tables = [results / f"{name}.md" for name in ("attention-transfer-cifar10", "builtin", "lsas-resnet29")]
+    timm_results.main([*map(str, tables), "--out", "tables.csv"])
+    assert Path("tables.csv").read_text() == (results / "results-tables.csv").read_text()
+    rows = csv_of(Path("tables.csv"))
+    assert [
+        sum(row["table"] == heading for row in rows) for heading in dict.fromkeys(row["table"] for row in rows)
+    ] == [
+        *(7, 7, 2),
+    ]
+    for row in rows:
+        assert float(row["top1_low"]) < float(row["top1"]) < float(row["top1_high"])
+        assert float(row["top1"]) + float(row["top1_err"]) == pytest.approx(100)

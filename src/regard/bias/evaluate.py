@@ -236,7 +236,13 @@ def evaluate(
         scored=scored,
         keys=rows.keys,
         skipped=rows.skipped,
-        provenance={**plan, "torch": torch.__version__, "device": str(place), "command": command_line(sys.argv)},
+        provenance={
+            **plan,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "torch": torch.__version__,
+            "device": str(place),
+            "command": command_line(sys.argv),
+        },
     )
 
 
