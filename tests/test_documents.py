@@ -32,7 +32,7 @@ NOT_RUN = {
     "needs a GPU": 7,
     "needs a cluster": 7,
     "needs a download": 7,
-    "takes hours": 2,
+    "takes hours": 3,
 }
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]

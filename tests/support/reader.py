@@ -51,6 +51,7 @@ RUNS: dict[str, dict[str, list[str]]] = {
     "docs/how-to/tables.md": {"wrn-16-2-seed0": _CIFAR},
     "docs/how-to/transfer.md": {"wrn-16-2-seed0": _SMALL, "wrn-40-1-seed0": _SMALL},
     "docs/how-to/weights.md": {"wrn-16-2-seed0": _CIFAR},
+    "docs/tutorials/table.md": {"builtin-student-4ep-seed0": _SMALL},
 }
 
 
