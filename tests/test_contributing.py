@@ -140,6 +140,18 @@ def test_workflows_run_what_the_makefile_has_and_may_do_little(workflow) -> None
                 assert program == "make" and target in targets, step["run"]
 
 
+def test_the_oldest_and_the_newest_versions_are_tested() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = WORKFLOWS[".github/workflows/checks.yml"]["jobs"]["quick"]["strategy"]["matrix"]["include"]
+    oldest = {row["python"]: row["constraints"] for row in rows}
+    assert oldest.pop(project["requires-python"].removeprefix(">=")) == "tests/oldest.txt"
+    assert list(oldest.values()) == [""]
+    pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)", (ROOT / "tests/oldest.txt").read_text(), re.MULTILINE))
+    lowest = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\d.]+)", "\n".join(project["dependencies"]), re.MULTILINE))
+    for name in ("torch", "torchvision", "timm"):
+        assert pinned[name].startswith(lowest[name]), name
+
+
 def test_hooks_of_pre_commit_run_tools_of_the_development_install() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     development = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"]["dev"]}
