@@ -84,7 +84,7 @@ def explain(
     """Explains images as `explanations` does, and writes a folder.
 
     It holds for each image a PNG of what the network gets and one for each class with its CAM, where the edge of the
-    focus is blue and that of the region white and black; `explain.json` with settings and records; and `explain.html`,
+    focus is cyan and that of the region white and black; `explain.json` with settings and records; and `explain.html`,
     a self-contained page with up to 1000 of the pictures. Everything is written to a folder beside `out`, which is
     renamed at the end: on an error what was there is still there.
 
