@@ -21,7 +21,7 @@ from support.scenes import write_scenes
 
 # Options that tests add to a documented command, so that it takes about a second.
 SHORTER = {
-    "train": ["--schedule.epochs=1", "--schedule.milestones=[]", "--data.train_images=8", "--data.workers=0"],
+    "train": ["--schedule.epochs=1", "--schedule.milestones=[]", "--data.train_images=4", "--data.workers=0"],
     "reproduce": ["--commands"],
     "complexity": ["--repeats=1"],
     "demo": ["--quick"],
@@ -55,8 +55,8 @@ RUNS: dict[str, dict[str, list[str]]] = {
 }
 
 
-def _photos(images: Path, masks: Path) -> None:
-    for number, name in enumerate(("dog/rex", "cat/tom")):
+def _photos(images: Path, masks: Path, count: int = 2) -> None:
+    for number, name in enumerate(("dog/rex", "cat/tom", "cat/kim", "dog/spot", "dog/ace")[:count]):
         width, height = 90 + 8 * number, 72
         sources.write(images / f"{name}.jpg", sources.png(number, (width, height)))
         sources.picture(masks / f"{name}.png", sources.blob(number, width, height))
@@ -83,7 +83,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "photographs": _photographs,
     "folder images": lambda folder: sources.class_folders(folder / "images"),
     "folder cifar": lambda folder: sources.class_folders(folder / "cifar"),
-    "masks:pictures": lambda folder: _photos(folder / "pictures" / "images", folder / "pictures" / "masks"),
+    "masks:pictures": lambda folder: _photos(folder / "pictures" / "images", folder / "pictures" / "masks", 5),
     r"coco:coco\b|folder coco\b": lambda folder: write_scenes(folder / "coco", 4, 2),
     "imagenet:imagenet": lambda folder: sources.imagenet(folder / "imagenet"),
     r"cifar10\.txt": lambda folder: sources.write(folder / "cifar10.txt", "".join(f"kind {i}\n" for i in range(10))),
