@@ -40,7 +40,9 @@ _CROPS = (60, 100)  # side of the crop of a background, in percent of its shorte
 class CompositeDataset(InMemoryDataset):
     """Composites, with the background of each.
 
-    Attributes, besides those of `InMemoryDataset`:
+    It has this besides the attributes of `InMemoryDataset`.
+
+    Attributes:
         backgrounds: int64 (N,), the class whose backgrounds each image's is one of.
     """
 

@@ -280,7 +280,7 @@ def uncached_autocast(device: str) -> AbstractContextManager[Any]:
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (..., h, w) -> (..., *size), bilinearly (`align_corners=False`).
+    """Maps (..., h, w) -> `(..., *size)`, bilinearly (`align_corners=False`).
 
     Rounding does not lead out of the range of a map's values, so a constant map stays constant.
     """

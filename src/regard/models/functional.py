@@ -22,11 +22,11 @@ def is_functional(state: Mapping[str, Tensor]) -> bool:
 def as_entries(state: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Tensor]:
     """The entries of `model` that compute, in evaluation mode, what those parameters compute.
 
-    | Parameters | `model` |
-    |---|---|
-    | convolutions with a bias, norms folded into them (`resnet-34-export.pth`) | a ResNet of timm or torchvision |
-    | convolutions and norms (what `imagenet.py` saves of its student) | a ResNet of timm or torchvision |
-    | convolutions and affine maps, pre-activation (`resnet-18-at-export.pth`) | `PreActResNet` |
+    Parameters come in three kinds:
+
+    - convolutions with a bias, norms folded into them (`resnet-34-export.pth`), for a ResNet of timm or torchvision;
+    - convolutions and norms (what `imagenet.py` saves of its student), for the same;
+    - convolutions and affine maps, pre-activation (`resnet-18-at-export.pth`), for a `PreActResNet`.
 
     Where a norm was folded or is missing, the one of `model` gets statistics that make it add the bias and no more.
 

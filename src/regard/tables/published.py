@@ -1,6 +1,6 @@
 """Published tables as data: what was printed, where, and the recipe that fills each cell with runs of one's own.
 
-A table is a YAML file:
+A table is a YAML file::
 
     title: ResNet164 with SE and with LSAS-SE
     source: LSAS (arXiv 2305.05200), table 2
@@ -21,8 +21,8 @@ A table is a YAML file:
     notes: [ … ]                 # sentences that belong below it
 
 `published` is in percent, costs in their own unit. With several metrics it is a list of as many numbers, null where one
-was not printed. A cell whose recipe has a teacher names the column of its row that has the teacher's recipe: `teacher:
-teacher`. Fields of the recipe that have other values in a cell are its `overrides`, by dotted name; those of a row are
+was not printed. A cell whose recipe has a teacher names the column of its row that has the teacher's recipe, as in
+`teacher: teacher`. Fields of the recipe that have other values in a cell are its `overrides`, by dotted name; those of a row are
 of all its cells.
 """
 

@@ -4,7 +4,8 @@ One file an operation and its gradient: launches and kernels. All of them wait f
 features are read. Each element of each result is made by one program, in one order: equal input gives equal bits.
 `benchmarks/triton_registers.py` prints what the compiler makes of them.
 
-Traffic in copies of the features (one read and one write), forward + backward:
+Traffic in copies of the features (one read and one write), forward + backward::
+
     shuffle and group gate      1 + 1.5     read x, write y; read g and x, write dx
     combine                     1 + 1.5     with the factors' gradients; 1 + 2.5 with factors of pixels
     statistics                  0.5
