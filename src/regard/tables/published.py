@@ -22,8 +22,8 @@ A table is a YAML file::
 
 `published` is in percent, costs in their own unit. With several metrics it is a list of as many numbers, null where one
 was not printed. A cell whose recipe has a teacher names the column of its row that has the teacher's recipe, as in
-`teacher: teacher`. Fields of the recipe that have other values in a cell are its `overrides`, by dotted name; those of a row are
-of all its cells.
+`teacher: teacher`. Fields of the recipe that have other values in a cell are its `overrides`, by dotted name; those of
+a row are of all its cells.
 """
 
 from __future__ import annotations
