@@ -73,12 +73,14 @@ def test_any_network_of_timm_and_photographs_of_any_size(tmp_path: Path, monkeyp
     photos.mkdir()
     for name, size in (("00-1.png", (90, 60)), ("13-0.png", (48, 64)), ("mine.jpg", (70, 70))):
         Image.effect_noise(size, 80).convert("RGB").save(photos / name)
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (70, 70), 255).save(tmp_path / "masks" / "mine.png")  # painted, as it were
     code = [cell.source for cell in read(LOOK).cells if cell.cell_type == "code"]
     code[0] += "\nMODEL, PHOTOS = 'resnet10t=weights.pth', 'my photos'"
     names: dict[str, Any] = {}
     for source in code:
         exec(compile(source, LOOK.name, "exec"), names)
-    assert len(names["pictures"]) == 3 and len(names["results"]) == 2
+    assert len(names["pictures"]) == len(names["results"]) == 3
     assert (tmp_path / "masks" / "13-0.png").is_file()
     assert names["results"].rows["region_area"].min() > 0
 
