@@ -193,7 +193,8 @@ FIELDS = {
 def test_every_kind_of_value_comes_through_a_shell(field: str, tmp_path: Path) -> None:
     """Lists, tables, null, truth, small numbers and text with quotes are read from the command as they were."""
     (tmp_path / "base.yaml").write_text(
-        "data: {std: [1, 1, 1]}\nthreads: 2\ntransfer: {teacher: x, beta: 1}\nmodel: {name: cifar-resnet20}\n"
+        "data: {std: [1, 1, 1]}\nthreads: 2\ntransfer: {teacher: x, beta: 1}\n"
+        "model: {name: cifar-resnet20, attention: se}\n"
     )
     content = {"title": "own", "columns": {"a": "A"}, "rows": {"r": {"title": "R", "a": {"recipe": "base.yaml"}}}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
