@@ -11,7 +11,7 @@ SOURCE = Path(regard.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
 TEXTS = [
     *(path for suffix in ("*.py", "*.html") for part in ("bias", "report") for path in (SOURCE / part).rglob(suffix)),
-    *(REPOSITORY / "docs").glob("*.md"),
+    *(REPOSITORY / "docs").rglob("*.md"),
     REPOSITORY / "README.md",
 ]
 
