@@ -68,6 +68,7 @@ def test_features_are_those_of_the_stage_with_attention_attached_before_or_after
         assert not torch.equal(one[level], without[level])
 
 
+@pytest.mark.slow
 def test_a_pyramid_compiles_into_one_graph_and_trains() -> None:
     pyramid = detection.Pyramid(models.create("cifar-resnet8", 10, block="basic"), (1, 2, 4), 8, "pool")
     compiled = torch.compile(pyramid, backend="eager", fullgraph=True)
