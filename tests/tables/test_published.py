@@ -240,6 +240,7 @@ def test_run_folders_cannot_be_mixed_up() -> None:
         assert first.setdefault(Path(name).name, recipe) == recipe, name
 
 
+@pytest.mark.slow
 def test_the_teacher_of_a_cell_is_the_one_of_its_recipe() -> None:
     taught = 0
     for name in NAMES:
@@ -277,6 +278,7 @@ def test_rows_differ_in_what_they_compare_alone() -> None:
                 assert all(way == ways[0] for way in ways), (name, row)
 
 
+@pytest.mark.slow
 def test_recipes_name_the_values_of_their_cells() -> None:
     for name in NAMES:
         for cell in cells_with_recipes(name):

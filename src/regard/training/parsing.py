@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from argparse import SUPPRESS
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, cast, get_origin, get_type_hints
 
@@ -39,6 +40,16 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         InputError: the file does not exist or is not YAML, or a field is unknown or has an invalid value.
     """
+    state: tuple[int, ...] = ()
+    if path is not None:
+        status = recipes.find(path).stat()
+        state = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+    return deepcopy(_loaded(path, tuple(overrides), state))
+
+
+@lru_cache(maxsize=1024)
+def _loaded(path: str | Path | None, overrides: tuple[str, ...], _state: tuple[int, ...]) -> Recipe:
+    """A recipe; its file is parsed again only if it has changed."""
     parser = _recipe_parser()
     return to_recipe(parser, parser.parse_args([*file_arguments(parser, path), *overrides]))
 

@@ -10,9 +10,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -175,13 +174,8 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe; the file is parsed again only if it has changed. Raises InputError if it is no recipe."""
-        path = self.folder / "recipe.yaml"
-        try:
-            status = path.stat()
-        except OSError:
-            return load_recipe(path)  # raises
-        return deepcopy(_parsed(path, status.st_ino, status.st_mtime_ns, status.st_size))
+        """The recipe. Raises InputError if the file is missing or is no recipe."""
+        return load_recipe(self.folder / "recipe.yaml")
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -275,11 +269,6 @@ class Run:
         """
         recipe = self.recipe
         return load_network(recipe.model, len(self.classes), self.weights(which), data=recipe.data)
-
-
-@lru_cache(maxsize=64)
-def _parsed(path: Path, *_status: int) -> Recipe:
-    return load_recipe(path)
 
 
 @cache
