@@ -195,6 +195,7 @@ def test_other_layouts_and_a_lone_pixel_and_an_empty_batch(name) -> None:
         assert all(torch.isfinite(r).all() for r in fast)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_second_derivatives(name) -> None:
     run, parameters = OPERATIONS[name](4, torch.float64)

@@ -61,6 +61,7 @@ def published(name: str) -> nn.Module:
         return models.create(name, 1000)
 
 
+@pytest.mark.slow
 @each
 def test_it_makes_its_network_and_names_its_source(path) -> None:
     recipe = recipe_of(path)
@@ -74,6 +75,7 @@ def test_it_makes_its_network_and_names_its_source(path) -> None:
     assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in network(path).parameters())
 
 
+@pytest.mark.slow
 @each
 def test_its_teachers_have_recipes_and_fit(path) -> None:
     recipe = recipe_of(path)
