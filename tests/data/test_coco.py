@@ -412,7 +412,7 @@ def test_very_many_objects_of_one_image(own, tmp_path, write_image):
 def test_the_library_that_is_missing_is_named(own, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     codes.library.cache_clear()
-    assert "pip install 'regard[coco]'" in refused(own())
+    assert 'pip install "regard[coco]"' in refused(own())
 
 
 def test_of_objects_whose_area_is_stated_the_shape_is_read_when_it_is_asked_for(own):

@@ -15,7 +15,7 @@ from regard.cli import main
 from regard.data.registry import SOURCES
 from regard.errors import DataWarning, InputError
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "data.md"
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def discs(tmp_path, monkeypatch):
     """The class, registered for the time of a test, and a folder of its files, my/."""
     monkeypatch.chdir(tmp_path)
     before = dict(SOURCES)
-    section = DOCUMENT.read_text().partition("## A set of one's own")[2]
+    section = DOCUMENT.read_text().partition("## Your own data set")[2]
     names = {}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)
     generator = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import torch
 from regard import maps
 from regard.errors import InputError
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "maps.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "maps.md"
 
 
 def brightness(model, images, classes):
