@@ -27,7 +27,7 @@ def discs(tmp_path, monkeypatch):
     names = {}
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)
     generator = np.random.default_rng(0)
-    Path("my").mkdir()
+    Path("my").mkdir(exist_ok=True)
     for split, count in (("train", 8), ("test", 6)):
         drawn = generator.integers([8, 8, 3, 0], [24, 24, 8, 2], (count, 4)).tolist()
         Path(f"my/{split}.json").write_text(json.dumps(drawn))
