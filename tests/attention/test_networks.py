@@ -116,7 +116,13 @@ class Network(NamedTuple):
     images: Tensor
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+LARGE = ("wide_resnet50_2", "vgg11", "vgg11_bn", "convnext_tiny", "repvgg_a0", "resnet26d")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow) if n.split()[1] in LARGE else n for n in NETWORKS],
+)
 def network(request) -> Network:
     """In evaluation mode, without attention: every test takes out what it puts in."""
     torch.manual_seed(0)
