@@ -62,7 +62,7 @@ def test_the_same_images_are_annotated_whatever_the_seed(splits, tmp_path, monke
 @pytest.mark.parametrize("maps", ["cam", "attention", "gate"])
 def test_a_compiled_step_has_the_loss_and_gradients_of_an_eager_one(maps, monkeypatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    model = models.create("wrn-10-0.25", 10, attention="cbam").train()
+    model = models.create("wrn-10-0.25", 10, attention="cbam", attention_stages=(3,)).train()
     images, labels = torch.randn(4, 3, 16, 16), torch.arange(4)
     regions = torch.zeros(4, 16, 16, dtype=torch.bool)
     regions[:3, 4:9, 5:11] = True
