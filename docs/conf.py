@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.domains import Domain
+from sphinx.environment import BuildEnvironment
 from sphinx.errors import PycodeError
 from sphinx.pycode import ModuleAnalyzer
 
@@ -139,6 +140,14 @@ def describe_constant(app: Sphinx, what: str, name: str, value: Any, options: An
             return
 
 
+def from_regard(app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.TextElement) -> Any:
+    """Where `transfer.Objective` leads: names may begin with the package, as in `from regard import transfer`."""
+    if node["reftype"] != "obj":
+        return None
+    target = f"regard.{node['reftarget']}"
+    return env.domains.python_domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, content)
+
+
 def leads_nowhere(app: Sphinx, domain: Domain | None, node: nodes.Element) -> bool | None:
     """Whether a name may lead nowhere: one between backticks, and a type variable."""
     if node["reftype"] == "obj":
@@ -150,4 +159,5 @@ def leads_nowhere(app: Sphinx, domain: Domain | None, node: nodes.Element) -> bo
 def setup(app: Sphinx) -> None:
     app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", describe_constant)
+    app.connect("missing-reference", from_regard)
     app.connect("warn-missing-reference", leads_nowhere)
