@@ -15,6 +15,8 @@ from regard import training
 from regard.bias import Results
 from regard.cli import main
 
+pytestmark = pytest.mark.slow
+
 LATIN1 = os.fsdecode(b"\xe9t\xe9")
 CLASSES = tuple(sorted((LATIN1, "cat)", "[red]x[", "a\x1b[31m\nb")))
 SHOWN = (r"\udce9t\udce9", "cat)", "[red]x[", r"a\x1b[31m\nb")

@@ -77,6 +77,7 @@ def test_wrong_names_and_options(name: str, options: dict, words: str) -> None:
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.filterwarnings("ignore::regard.attention.PlacementWarning")
 def test_every_attention_module_goes_into_every_block(name: str) -> None:
@@ -151,9 +152,8 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "row", [pytest.param(row, marks=pytest.mark.slow) if "110" in row else row for row in TABLE.rows]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("row", TABLE.rows)
 def test_attention_is_transferred_in_every_pair_of_the_table(row: str) -> None:
     torch.manual_seed(0)
     recipes = [TABLE.cells[row, column].full_recipe for column in ("at", "teacher")]

@@ -20,6 +20,8 @@ from regard.errors import InputError
 from regard.report.provenance import repeats, short
 from regard.training import ModelRecipe, OptimizerRecipe, TransferRecipe, load_recipe
 
+pytestmark = pytest.mark.slow
+
 LR = (OptimizerRecipe(lr=0.1), OptimizerRecipe(lr=0.2), OptimizerRecipe(lr=0.3))
 
 
