@@ -54,8 +54,8 @@ package: $(STAMP)  ## build wheel and sdist, and try the wheel in a fresh enviro
 	$(PYTHON) -m venv build/package/venv
 	mkdir build/package/work
 	cd build/package/work && for extra in '' cli coco scale ray export; do \
-	  echo "regard[$$extra]:" && \
-	  ../venv/bin/python -m pip install --quiet "$$(echo ../regard-*.whl)[$$extra]" && \
+	  echo "regard$${extra:+[$$extra]}:" && \
+	  ../venv/bin/python -m pip install --quiet "$$(echo ../regard-*.whl)$${extra:+[$$extra]}" && \
 	  REGARD_CACHE=../cache ../venv/bin/python ../../../tests/smoke.py $$extra || exit 1; \
 	done
 

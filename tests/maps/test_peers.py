@@ -84,6 +84,7 @@ def test_agrees_with_the_grad_cam_package(name, method):
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("method", ["GradCAM", "LayerCAM", "XGradCAM"])
 def test_agrees_with_torchcam(name, method):
+    pytest.importorskip("torchcam", minversion="0.5")  # which needs numpy 2
     peer = pytest.importorskip("torchcam.methods")
     model, x = network(name)
     found = getattr(maps, method)(model)(x, CLASSES, upsample=False)
@@ -95,6 +96,7 @@ def test_agrees_with_torchcam(name, method):
 
 def test_torchcam_leaves_out_the_division_of_grad_cam_plus_plus():
     """So it is left out of the comparison above; should this fail, it can go in."""
+    pytest.importorskip("torchcam", minversion="0.5")  # which needs numpy 2
     peer = pytest.importorskip("torchcam.methods")
     model, x = network("resnet50")
     with peer.GradCAMpp(model, model.layer3) as cam:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from jsonargparse import Namespace
@@ -76,8 +76,9 @@ class Output:
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         ends = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-        with Progress(*columns, *ends, console=self.console, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task(printable(name), total=total, rate="")
+        bar = Progress(*columns, *ends, console=self.console)
+        task = bar.add_task(printable(name), total=total, rate="")
+        with bar if self.console.is_terminal else nullcontext():
 
             def update(count: int, total: int | None = total) -> None:
                 nonlocal done
