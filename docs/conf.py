@@ -63,6 +63,8 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!regard\b).*")]  # of other libraries: th
 
 html_theme = "pydata_sphinx_theme"
 html_title = "regard"
+html_favicon = "static/favicon.svg"
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_search_scorer = str(DOCS / "static" / "scorer.js")

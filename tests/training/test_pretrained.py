@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from regard import models, training
 from regard.errors import InputError
@@ -84,10 +85,19 @@ def test_the_weights_of_torchvision_cannot_be_had(tmp_path: Path, monkeypatch: p
         training.load_pretrained("torchvision/squeezenet1_1").model()
 
 
+def test_the_weights_of_timm_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub and we cannot")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(InputError, match=r"of resnet18 .* \(no answer from the Hugging Face Hub\); .*resnet18=FILE"):
+        training.load_pretrained("resnet18").model()
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("resnet19", "no run folder resnet19, and timm has no network"),
+        ("resnet19", "no run folder resnet19, and timm has no network of that name .did you mean resnet"),
         ("torchvision/resnet19", "'torchvision/resnet19' .did you mean .torchvision/resnet"),
         ("torchvision/resnet19=none.pth", "unknown network of torchvision"),
         ("torchvision/resnet18=none.pth", "no checkpoint 'none.pth'"),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-from regard.errors import KILLED_WORKER, DataWarning, InputError, SaidElsewhere, first_line
+from regard.errors import KILLED_WORKER, DataWarning, InputError, SaidElsewhere, first_line, unknown
 from regard.launcher import rank_and_size
 from regard.optional import require
 from regard.terminal import replace_unencodable, say
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         if arguments[0] not in COMMANDS:
-            raise InputError(f"unknown command {arguments[0]!r}; known: {', '.join(COMMANDS)}")
+            raise unknown("command", arguments[0], COMMANDS)
         _check_alone(arguments[0])
         if not {"-h", "--help"} & set(arguments):
             require(f"regard {arguments[0]}", *_NEEDS.get(arguments[0], ()))

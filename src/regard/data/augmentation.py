@@ -31,15 +31,14 @@ class Augmentation:
     are for streamed images only.
 
     Attributes:
-        padding: pixels to add on every side before the crop, 0 or more; none for 4, but 0 with scale and for streamed
-            images.
+        padding: pixels to add on every side before the crop; 4 if not given, or 0 with scale and for streamed images.
         padding_mode: what the padding shows: "zero" for black, "reflect" for the image mirrored at its border pixels.
         crop: side in pixels of the square to cut out of the padded image, or with scale of what a crop is resized to;
-            none for the size of the image itself. Of streamed images data.size says it.
+            the size of the image itself if not given. Of streamed images data.size says it.
         flip: mirror every second image left to right, on average.
         scale: least and largest share of the image's area in a random resized crop, such as [0.08, 1]: of random size,
-            aspect ratio (3/4 to 4/3) and position; bilinear, antialiased. None for no resizing; of streamed
-            images for [0.08, 1].
+            aspect ratio (3/4 to 4/3) and position; bilinear, antialiased. No resizing if not given, or [0.08, 1] of
+            streamed images.
         ratio: least and largest aspect ratio, width to height, of random resized crops (streamed).
         interpolation: interpolation to resize crops with: bilinear, bicubic, or random, one of the two for each image
             (streamed).

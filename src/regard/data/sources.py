@@ -209,7 +209,8 @@ def _labelled(images: ImageDataset, kind: str = "labels") -> ImageDataset:
     labelled = (images.labels >= 0).nonzero().flatten()
     unlabelled = len(images) - len(labelled)
     if not len(labelled):
-        raise InputError(f"no image of split {images.split!r} of {images.name!r} has {kind}; give ones to learn from")
+        remedy = "; put the images of each class into images/CLASS/" if images.name == "masks" else ""
+        raise InputError(f"no image of split {images.split!r} of {images.name!r} has {kind} to learn from{remedy}")
     if unlabelled:
         message = f"{unlabelled} of the {len(images)} images of split {images.split!r} of {images.name!r}"
         warnings.warn(f"{message} have no {kind}: left out", DataWarning, stacklevel=2)

@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.models import build_model_with_cfg, get_pretrained_cfg
 from torch import nn
 
@@ -185,20 +186,27 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
             raise InputError(f"timm knows no weights {name[:100]!r}; leave out what follows the dot") from error
         return partial(partial(_pretrained, timm.create_model, "") if pretrained else timm.create_model, name)
     examples = ("cifar-resnet164", "wrn-16-1", "nin-wide", "resnet50-cifar", "vgg13-cifar", "mobilenetv2-cifar")
-    near = difflib.get_close_matches(name, [*timm.list_models(), *torchvision_names(), *examples], n=3)
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise InputError(
-        f"unknown network {name[:100]!r}{hint}; known: cifar-resnet<depth>, cifar-resnet<depth>x<width>, "
-        "wrn-<depth>-<width>, preact-resnet18, preact-resnet34, nin-wide, nin-thin, nin-<width>, resnet<depth>-cifar, "
-        "vgg<depth>-cifar, mobilenetv2-cifar, shufflenetv1-cifar, shufflenetv2-cifar, timm's names, torchvision/<name>"
+        f"unknown network {name[:100]!r}{near_names(name, examples)}; known: cifar-resnet<depth>, "
+        "cifar-resnet<depth>x<width>, wrn-<depth>-<width>, preact-resnet18, preact-resnet34, nin-wide, nin-thin, "
+        "nin-<width>, resnet<depth>-cifar, vgg<depth>-cifar, mobilenetv2-cifar, shufflenetv1-cifar, "
+        "shufflenetv2-cifar, timm's names, torchvision/<name>"
     )
+
+
+def near_names(name: str, others: Iterable[str] = ()) -> str:
+    """A question for names of timm, torchvision and `others` that are near to `name`; empty if none is."""
+    near = difflib.get_close_matches(name, [*timm.list_models(), *torchvision_names(), *others], n=3)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _pretrained(build: Callable[..., nn.Module], place: str, name: str, **options: Any) -> nn.Module:
     try:
         return build(name, pretrained=True, **options)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:  # no network or weights, a broken file
+        offline = isinstance(error, LocalEntryNotFoundError)
+        reason = "no answer from the Hugging Face Hub" if offline else f"{type(error).__name__}: {first_line(error)}"
         raise InputError(
-            f"the pretrained weights of {name} could not be loaded ({type(error).__name__}: {first_line(error)}); "
-            f"download them once where there is a network{place}, or go without pretrained"
+            f"the pretrained weights of {name} could not be loaded ({reason}); download them once where there is a "
+            f"network{place}, give a file of them ({name}=FILE on the command line), or leave pretrained out"
         ) from error

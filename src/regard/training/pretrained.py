@@ -14,6 +14,7 @@ from torch import nn
 
 from regard import data, models
 from regard.errors import InputError, one_line
+from regard.models.create import near_names
 from regard.models.hub import WEIGHTS
 from regard.models.torchvision import describe_torchvision, is_of_torchvision
 from regard.parser import Parser
@@ -118,7 +119,7 @@ def load_pretrained(
     elif path.suffix == ".pt" and _run_around(path):
         raise InputError(f"there is no checkpoint {source}; a run keeps only the newest ones")
     else:
-        raise InputError(f"there is no run folder {source}, and timm has no network of that name")
+        raise InputError(f"there is no run folder {source}, and timm has no network of that name{near_names(name)}")
     if weights == "best" and pretrained.weights != "best":
         raise InputError(f"{pretrained.source} has one set of weights; leave --weights best out")
     if ema and (path.exists() or not separator):

@@ -55,8 +55,8 @@ class DataRecipe:
             detectors that of the backbone.
         std: value that each channel is divided by; the deviation of the training images if not given, or of detectors
             that of the backbone.
-        options: options of the set itself, for example cue of clutter, crop of cub (box or none), or train and test of
-            wds (which shards).
+        options: options of the set itself, such as {cue: 0.9} of clutter, crop of cub (box or none), or train and test
+            of wds (which shards).
     """
 
     name: str = "clutter"
@@ -84,7 +84,7 @@ class ModelRecipe:
         attention: attention module at the end of every residual branch; none if not given.
         gate: gate of the attention module: sigmoid, sub-attention (the published LSAS) or sub-attention-K for order K.
         attention_stages: stages that get attention, counted from 1; all if not given.
-        attention_options: options of the attention module, for example groups of shuffle.
+        attention_options: options of the attention module, such as {groups: 16} of shuffle.
         attention_start: how attention begins: published, as its authors have it, or identity, which leaves the network
             as it is at first; if not given, identity with pretrained weights, and published without.
         pretrained: weights to start from: true for the published ones of timm or torchvision; or a run folder or its

@@ -50,7 +50,8 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(keys)} images in {show(folder)} have no mask in {show(masks.root)} "
-            f"({first_of(missing, 3)}); expected a picture of the same path and name, whatever its ending"
+            f"({first_of(missing, 3)}); expected a picture of the same path and name, whatever its ending; "
+            "an all-black one where the region is not known"
         )
     instances = masks.root.name == _INSTANCES
     names = [key.split("/")[0] if "/" in key else "object" if instances else None for key in keys]
