@@ -87,7 +87,7 @@ class Output:
 
             yield update
         if not self.console.is_terminal:
-            self.note(f"{name}: {done:,} {unit}, {rate()}")
+            self.note(f"{name}: {done:,} {unit if done != 1 else unit.removesuffix('s')}, {rate()}")
 
 
 def as_text(*renderables: RenderableType) -> str:

@@ -240,7 +240,7 @@ def _notes(groups: Sequence[SeedGroup]) -> list[Note]:
     for group in groups:
         for run in group.runs:
             if run.bias is None:
-                notes.append(Note(run.name, "no bias.json"))
+                notes.append(Note(run.name, "not measured where it looks (no bias.json in the run folder)"))
                 continue
             tested, measured = run.accuracy, run.bias.accuracy
             if run.bias.dataset != run.recipe.data.name or (tested is not None and tested.n != measured.n):
