@@ -119,7 +119,7 @@ WORKFLOWS = of_yaml(".github/workflows/*.yml")
 
 def test_workflows_and_forms_follow_the_schemas_of_github() -> None:
     for schema, files in (("workflows", WORKFLOWS), ("issue-forms", of_yaml(".github/ISSUE_TEMPLATE/[!c]*.yml"))):
-        check = ["check-jsonschema", "--builtin-schema", f"vendor.github-{schema}", *files]
+        check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.github-{schema}", *files]
         done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 

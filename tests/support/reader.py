@@ -23,6 +23,8 @@ from support.scenes import write_scenes
 SHORTER = {
     "train": ["--schedule.epochs=1", "--schedule.milestones=[]", "--data.train_images=4", "--data.workers=0"],
     "reproduce": ["--commands"],
+    "bias": ["--examples=1"],
+    "report": ["--examples=1"],
     "complexity": ["--repeats=1"],
     "demo": ["--quick"],
 }
