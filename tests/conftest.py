@@ -17,12 +17,6 @@ from torch import Tensor
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 torch.set_num_threads(1)
 
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: some tests wait for processes that they started."""
-    return (os.cpu_count() or 1) + 1
-
-
 GOLDENS = Path(__file__).parent / "goldens"
 _spec = importlib.util.spec_from_file_location("golden_weights", GOLDENS / "weights.py")
 assert _spec is not None and _spec.loader is not None
