@@ -334,12 +334,11 @@ def pictures(rows: Mapping[str, Mapping[str, NDArray[Any]]], *, side: float = 10
     columns = max(map(len, rows.values()))
     lines = max(title.count("\n") + 1 for row in rows.values() for title in row)
     letters = max(len(_text(label)) for label in rows) if len(rows) > 1 else 0
-    figure = _figure(side * columns + 6 * letters, (side + 6) * len(rows) + 14 * lines)[0]
-    figure.clear()
+    figure = _empty_figure(side * columns + 6 * letters, (side + 6) * len(rows) + 14 * lines)
     above: list[str] = []
     for at, (label, row) in enumerate(rows.items()):
-        for place, (title, picture) in enumerate(row.items()):
-            axes = figure.add_subplot(len(rows), columns, at * columns + place + 1)
+        for column, (title, picture) in enumerate(row.items()):
+            axes = figure.add_subplot(len(rows), columns, at * columns + column + 1)
             axes.imshow(picture, cmap="inferno", interpolation="nearest" if max(picture.shape) <= 64 else None)
             axes.set_xticks([])
             axes.set_yticks([])
@@ -347,7 +346,7 @@ def pictures(rows: Mapping[str, Mapping[str, NDArray[Any]]], *, side: float = 10
             style: dict[str, Any] = {"color": _INK, "fontsize": 10, "parse_math": False}
             if list(row) != above:
                 axes.set_title("\n".join(_text(line, round(side / 6)) for line in title.split("\n")), **style)
-            if letters and not place:
+            if letters and not column:
                 axes.set_ylabel(_text(label), rotation=0, ha="right", va="center", labelpad=8, **style)
         above = list(row)
     return figure
@@ -404,10 +403,14 @@ def _figure(width: float, height: float, *, grid: Axis = "y", legend: Iterable[s
     labels = list(legend)
     if len(labels) > 1:
         height += 16 * math.ceil(len(labels) / _columns(labels)) + 8
-    figure = _figure_class()(figsize=(width / 72, height / 72), layout="constrained")
+    figure = _empty_figure(width, height)
     axes = figure.add_subplot()
     _plain(axes, grid)
     return figure, axes
+
+
+def _empty_figure(width: float, height: float) -> Figure:
+    return _figure_class()(figsize=(width / 72, height / 72), layout="constrained")
 
 
 @cache

@@ -50,7 +50,7 @@ def name_of(page: Path) -> str:
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order, without the directives of the site (`{include}`, `{eval-rst}`)."""
     text = page.read_text()
-    found = []
+    page_blocks = []
     for match in _FENCE.finditer(text):
         indent, _, language, lines = match.groups()
         if language.startswith("{"):
@@ -58,8 +58,8 @@ def blocks(page: Path) -> list[Block]:
         code = "".join(line.removeprefix(indent) for line in lines.splitlines(keepends=True))
         comment = _NOT_RUN.search(text, 0, match.start())
         line = text.count("\n", 0, match.start()) + 1
-        found.append(Block(name_of(page), line, language.split(" ")[0], code, comment and comment[1]))
-    return found
+        page_blocks.append(Block(name_of(page), line, language.split(" ")[0], code, comment and comment[1]))
+    return page_blocks
 
 
 def prose(page: Path) -> str:
