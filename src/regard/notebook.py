@@ -5,21 +5,18 @@ A result with `to_records` inherits `Tabular`. For records of your own there is 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from regard.formatting import NONE, interval, large, number, p_value, printable
+from regard.columns import Record, columns_of
+from regard.formatting import printable
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 MOST_ROWS = 60
 
-_P_VALUES = ("p", "p_adjusted")
-_VALUES = ("value", "difference", "mean")  # whose interval is `low` to `high`
-_NAMES = {"p_adjusted": "adjusted p", "n": "n"}
 _TABLE = """\
 <div style="overflow-x: auto">
 <table>
@@ -29,7 +26,7 @@ _TABLE = """\
 <thead>
 <tr>
 {% for column in columns %}
-<th style="text-align: {{ column.align }}">{{ column.name }}</th>
+<th style="text-align: {{ "left" if column.is_text else "right" }}">{{ column.label }}</th>
 {% endfor %}
 </tr>
 </thead>
@@ -38,7 +35,8 @@ _TABLE = """\
 <tr>
 {% for column in columns %}
 {% set text, ends = column.texts(record) %}
-<td style="text-align: {{ column.align }}{% if not column.wraps %}; white-space: nowrap{% endif %}">{{ text }}
+{% set wrap = "" if column.kind == "text" else "; white-space: nowrap" %}
+<td style="text-align: {{ "left" if column.is_text else "right" }}{{ wrap }}">{{ text }}
 {% if ends %}
 <br><small>{{ ends }}</small>
 {% endif %}
@@ -77,7 +75,7 @@ class Records(list[dict[str, Any]]):
 
 
 def records_html(
-    records: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), *, caption: str = "", rows: int = MOST_ROWS
+    records: Sequence[Record], columns: Sequence[str] = (), *, caption: str = "", rows: int = MOST_ROWS
 ) -> str:
     """An HTML table of flat dicts, a row for each.
 
@@ -91,85 +89,20 @@ def records_html(
         caption: more text above the table.
         rows: at most; how many more there are is said below.
     """
-    chosen = list(_columns(records, columns))
-    same = [column for column in chosen if len(records) > 1 and column.is_same(records)]
-    parts = [f"{column.name} {column.texts(records[0])[0]}" for column in same]
+    shown = columns_of(records, columns)
+    same = [column for column in shown if len(records) > 1 and _same_text(records, column.key)]
+    parts = [f"{column.label} {column.texts(records[0])[0]}" for column in same]
     return _template().render(
         caption=", ".join(filter(None, (printable(caption), *parts))),
-        columns=[column for column in chosen if column not in same],
+        columns=[column for column in shown if column not in same],
         records=records[:rows],
         omitted=max(0, len(records) - rows),
     )
 
 
-class _Column(NamedTuple):
-    """A key of the records, and the keys of its interval."""
-
-    key: str
-    ends: tuple[str, str] | None
-    is_text: bool
-
-    @property
-    def name(self) -> str:
-        return printable(_NAMES.get(self.key, self.key.replace("_", " ")))
-
-    @property
-    def align(self) -> str:
-        return "left" if self.is_text else "right"
-
-    @property
-    def wraps(self) -> bool:
-        return self.is_text and self.key != "significant"
-
-    def is_same(self, records: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether it is one text in all records."""
-        first = records[0].get(self.key)
-        return isinstance(first, str) and all(record.get(self.key) == first for record in records)
-
-    def texts(self, record: Mapping[str, Any]) -> tuple[str, str]:
-        """The value and its interval, as text."""
-        value = record.get(self.key)
-        if self.key == "significant":
-            return "not tested" if value is None else "significant" if value else "not significant", ""
-        if self.key in _P_VALUES:
-            return p_value(value), ""
-        low, high = (record.get(end) for end in self.ends or ("", ""))
-        known = _known(low) and _known(high)
-        return _text(value), interval(low, high, _text) if known else ""
-
-
-def _columns(records: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> Iterator[_Column]:
-    values: dict[str, list[Any]] = {}
-    for record in records:
-        for key, value in record.items():
-            values.setdefault(key, []).append(value)
-    plain = next((key for key in _VALUES if key in values), None) if {"low", "high"} <= values.keys() else None
-    ends = {key: (f"{key}_low", f"{key}_high") for key in values if f"{key}_low" in values and f"{key}_high" in values}
-    if plain is not None:
-        ends[plain] = ("low", "high")
-    hidden = {end for pair in ends.values() for end in pair}
-    for key in chosen or [key for key in values if key not in hidden]:
-        known = [value for value in values.get(key, ()) if _known(value)]
-        if (known or key == "significant") and not any(isinstance(value, Mapping) for value in known):
-            yield _Column(key, ends.get(key), key == "significant" or any(isinstance(one, str | bool) for one in known))
-
-
-def _known(value: Any) -> bool:
-    return value is not None and value != "" and not (isinstance(value, float) and math.isnan(value))
-
-
-def _text(value: Any) -> str:
-    if not _known(value):
-        return NONE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return large(value).replace("-", "−")
-    if isinstance(value, float):
-        return number(value) if abs(value) < 1e-12 or 1e-3 <= abs(value) < 1e3 else f"{value:.3g}".replace("-", "−")
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or NONE
-    return printable(value)
+def _same_text(records: Sequence[Record], key: str) -> bool:
+    first = records[0].get(key)
+    return isinstance(first, str) and all(record.get(key) == first for record in records)
 
 
 @cache

@@ -19,7 +19,7 @@ from regard.bias.results import COLUMNS, CURVES, comparable
 from regard.errors import InputError
 from regard.report import bias_page, bias_records
 from regard.report.gallery import ALL, DIFFERENT, RANDOM, Cell, ClassScore, Gallery, Row, bias_images
-from regard.report.records_table import records_table
+from regard.report.records import records_table
 from regard.stats import Difference
 
 CLASSES = ("cat", "dog", "cow")

@@ -7,8 +7,9 @@ import re
 import pytest
 from jinja2 import ChoiceLoader, DictLoader, PackageLoader
 
+from regard.columns import Column
 from regard.report import glossary, template
-from regard.report.records import Column, Note
+from regard.report.records import Note
 
 PAGE = """{% extends "base.html" %}
 {% from "macros.html" import table, notes, facts, repeat, key %}

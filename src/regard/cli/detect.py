@@ -12,13 +12,12 @@ from regard import data, detection, training
 from regard.cli.inputs import add_device, add_reading, add_saved_weights, joined
 from regard.cli.options import make_parser
 from regard.cli.output import Output
+from regard.columns import Column
 from regard.data import ImageDataset
 from regard.errors import InputError, check_interval
 from regard.parser import Parser
-from regard.report import detected
+from regard.report import detected, records_table
 from regard.report.captions import NOTHING_DETECTED
-from regard.report.records import Column
-from regard.report.records_table import records_table
 from regard.training import Pretrained
 
 _NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

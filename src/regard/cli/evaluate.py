@@ -11,10 +11,10 @@ from regard import training
 from regard.cli.inputs import ClassifierEvaluation, add_networks, evaluations, joined
 from regard.cli.options import make_parser
 from regard.cli.output import Output
+from regard.columns import Column
 from regard.errors import InputError
 from regard.parser import Parser
-from regard.report.records import Column
-from regard.report.records_table import records_table
+from regard.report import records_table
 
 _COLUMNS = (
     *(Column("model", "model"), Column("weights", "weights"), Column("data", "data")),

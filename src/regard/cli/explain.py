@@ -15,10 +15,10 @@ from regard.data import ImageDataset
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError
 from regard.parser import Parser, strings
+from regard.report import records_table
 from regard.report.captions import NOTHING_DETECTED
 from regard.report.explained import COLUMNS, INDEX
 from regard.report.picture_folder import check_folder
-from regard.report.records_table import records_table
 from regard.training import Pretrained
 
 

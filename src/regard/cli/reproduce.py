@@ -15,11 +15,11 @@ from regard.cli.inputs import add_device
 from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.cli.table import DEFAULT, add_overrides, given_overrides, show
+from regard.columns import Column
 from regard.errors import INTERRUPTED, InputError, check_interval
 from regard.formatting import counted, duration
 from regard.parser import Parser, strings
-from regard.report.records import Column
-from regard.report.records_table import records_table
+from regard.report import records_table
 from regard.reproduction import Cost, Executor, Job, LocalExecutor, Outcome, Plan, RayExecutor
 from regard.store import Store
 from regard.terminal import command_line

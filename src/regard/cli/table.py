@@ -11,12 +11,12 @@ from jsonargparse import Namespace
 from regard import report, tables, training
 from regard.cli.options import check_place, make_parser
 from regard.cli.output import Output, as_text
+from regard.columns import Column
 from regard.errors import InputError
 from regard.files import write_text
 from regard.formatting import csv_text, printable, printable_lines
 from regard.parser import Parser, strings
-from regard.report.records import Column
-from regard.report.records_table import records_table
+from regard.report import records_table
 from regard.store import Store, StoredRun
 
 DEFAULT = "runs"  # the store, unless another is given

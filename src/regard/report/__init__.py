@@ -20,8 +20,7 @@ from regard.report.detections_gallery import DetectionsGallery
 from regard.report.explained import Explained, explain, explain_detections
 from regard.report.explanation import Unreadable, explanations, find_classes
 from regard.report.gallery import Cell, ClassScore, Gallery, Row, bias_images, explain_batch
-from regard.report.records import Note
-from regard.report.records_table import records_table
+from regard.report.records import Note, records_table
 from regard.report.runs import RunsReport, report_runs
 from regard.report.seeds import SeedGroup, seed_groups
 from regard.report.studies import study_records, study_table, write_study_html

@@ -12,13 +12,14 @@ from regard import bias, figures
 from regard.bias import Results
 from regard.bias.metrics import CURVE_THRESHOLDS
 from regard.bias.results import CURVES, RATES, comparable
+from regard.columns import Column
 from regard.errors import InputError
 from regard.report import bias_records
 from regard.report.changed_images import ChangedImage
 from regard.report.gallery import Gallery
-from regard.report.glossary import TERMS
+from regard.report.glossary import name_of
 from regard.report.provenance import shared
-from regard.report.records import Column, Note
+from regard.report.records import Note
 from regard.report.template import Repeat, write_page
 from regard.training.run import environment
 
@@ -128,7 +129,7 @@ def intervals(results: Sequence[Results]) -> Charts:
         known = {name: one for name, one in known.items() if one.n}
         if known:
             chart = figures.intervals(known, percent=measure in RATES, limits=(0, 1), styles=styles)
-            charts.append((TERMS[measure].name, chart))
+            charts.append((name_of(measure), chart))
     return charts
 
 
@@ -138,7 +139,7 @@ def variant_charts(results: Sequence[Results]) -> Charts:
     for style, (name, one) in enumerate(zip(bias_records.names(results), results, strict=True)):
         if one.overall.interventions:
             rows = {"original": one.accuracy}
-            rows |= {TERMS[key].name: rate for key, rate in one.overall.interventions.items() if rate.n}
+            rows |= {name_of(key): rate for key, rate in one.overall.interventions.items() if rate.n}
             styles = dict.fromkeys(rows, style)
             charts.append((name, figures.intervals(rows, percent=True, limits=(0, 1), styles=styles)))
     return charts
@@ -156,7 +157,7 @@ def distributions(results: Sequence[Results]) -> Charts:
             area = float(one.rows["region_area"][counted].mean()) if counted.any() else np.nan
             levels[name] = {"energy_inside": area, "spill": 1 - area, "auc": 0.5}[measure]
         if any(np.isfinite(numbers).any() for numbers in values.values()):
-            charts.append((TERMS[measure].name, figures.histograms(values, levels=levels)))
+            charts.append((name_of(measure), figures.histograms(values, levels=levels)))
     return charts
 
 
@@ -175,7 +176,7 @@ def curves(results: Sequence[Results]) -> Charts:
             percent=True,
             legend=len(results) > 1,
         )
-        charts.append((TERMS[measure].name, chart))
+        charts.append((name_of(measure), chart))
     return charts
 
 

@@ -10,11 +10,11 @@ from rich.table import Table
 
 from regard.bias import VARIANTS, Comparison, Results, Summary, effect_records, effects
 from regard.bias.results import RATES, SIZES, comparable
+from regard.columns import Column
 from regard.formatting import shortened
 from regard.report import captions
-from regard.report.glossary import TERMS
-from regard.report.records import Column, Note, gathered
-from regard.report.records_table import records_table
+from regard.report.glossary import name_of
+from regard.report.records import TEST, Note, gathered, records_table
 from regard.stats import Difference, proportion, without_nan
 
 MOST_CLASSES = 40
@@ -33,7 +33,7 @@ BRIEF = ("accuracy", "position_bias", "range_bias", "energy_inside", "spill")
 def columns(measures: Sequence[str]) -> tuple[Column, ...]:
     """A column with intervals for each measure."""
     rates = (*RATES, "inside")
-    return tuple(Column(name, TERMS[name].name, "percent" if name in rates else "number", name) for name in measures)
+    return tuple(Column(name, name_of(name), "percent" if name in rates else "number", name) for name in measures)
 
 
 NETWORK = Column("network", "network")
@@ -42,38 +42,32 @@ OVERVIEW = (NETWORK, IMAGES, Column("compared", "with region and focus", "count"
 PARTS = (NETWORK, Column("part", "images with"), IMAGES, *columns(BRIEF))
 CLASSES = (Column("class", "class"), IMAGES, *columns(BRIEF))
 LEFT_OUT = (NETWORK, Column("reason", "reason"), IMAGES, Column("examples", "examples"))
-_EFFECT = (
-    Column("value", "difference", "points"),
-    Column("p_adjusted", "adjusted p", "p", "holm"),
-    Column("significant", "result", "significant", "significant"),
-)
 INTERVENTIONS = (
     NETWORK,
-    Column("intervention", "images changed", "measure"),
+    Column("intervention", "images changed", write=name_of),
     Column("n", "images", "count"),
     Column("first", "original", "percent", "accuracy"),
     Column("second", "changed", "percent", "accuracy"),
     Column("value", "drop", "points", "drop"),
-    *_EFFECT[1:],
+    *TEST[1:],
 )
 LOST = (
     NETWORK,
-    Column("intervention", "images changed", "measure"),
+    Column("intervention", "images changed", write=name_of),
     Column("first", "lost with position bias", "percent", "lost"),
     Column("first_n", "images", "count"),
     Column("second", "lost without", "percent", "lost"),
     Column("second_n", "images", "count"),
-    *_EFFECT,
+    Column("value", "difference", "points"),
+    *TEST[1:],
 )
-DROPS = (NETWORK, Column("part", "images with"), *(Column(name, TERMS[name].name, "points", name) for name in VARIANTS))
+DROPS = (NETWORK, Column("part", "images with"), *(Column(name, name_of(name), "points", name) for name in VARIANTS))
 RATE_DIFFERENCES, MEAN_DIFFERENCES = (
     (
-        Column("measure", "measure", "measure"),
+        Column("measure", "measure", write=name_of),
         NETWORK,
         Column("value", "difference", kind),
-        Column("p", "p", "p", "p"),
-        Column("p_adjusted", "adjusted p", "p", "holm"),
-        Column("significant", "result", "significant", "significant"),
+        *TEST,
     )
     for kind in ("points", "signed")
 )

@@ -15,13 +15,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from regard.columns import Column
 from regard.data import ImageDataset, Unreadable
 from regard.data.codes import encoded
 from regard.data.decode import SKIP
 from regard.errors import InputError, UnfitImage
 from regard.modes import evaluation_mode
 from regard.report.picture_folder import check_folder, stems_of, written_folder
-from regard.report.records import Column
 from regard.version import __version__
 
 COLUMNS = (

@@ -15,6 +15,7 @@ from PIL import Image
 
 from regard import maps
 from regard.bias.metrics import check_threshold
+from regard.columns import Column
 from regard.data import ImageDataset, Transform
 from regard.data import Unreadable as UnreadableImage
 from regard.data.decode import SKIP, OnUnreadable
@@ -25,9 +26,9 @@ from regard.report import captions
 from regard.report.detections_gallery import detection_cells
 from regard.report.explanation import Unreadable, explanations
 from regard.report.gallery import MEASURES, Gallery, Row
-from regard.report.glossary import TERMS
+from regard.report.glossary import name_of
 from regard.report.picture_folder import check_folder, plain_name, stems_of, written_folder
-from regard.report.records import Column, Note
+from regard.report.records import Note
 from regard.report.template import write_page
 from regard.training import option_text
 from regard.version import __version__
@@ -37,7 +38,7 @@ COLUMNS = (
     Column("class", "class"),
     Column("probability", "probability", "percent"),
     Column("result", "result"),
-    *(Column(key, TERMS[key].name, "number", key) for key in MEASURES if key != "pointing"),
+    *(Column(key, name_of(key), "number", key) for key in MEASURES if key != "pointing"),
     Column("note", "note"),
 )
 INDEX = "explain.json"

@@ -26,7 +26,7 @@ from regard.formatting import percent, printable, shortened
 from regard.logits import class_logits
 from regard.maps import MapMethod
 from regard.notebook import Tabular
-from regard.report.glossary import TERMS
+from regard.report.glossary import name_of
 from regard.report.overlay import Mask, Pixels, data_uri, draw
 from regard.stats import without_nan
 
@@ -360,7 +360,7 @@ class Gallery:
     def _cell(self, name: str, row: Row, column: int) -> dict[str, Any]:
         cell = row.cells[column]
         model = self.columns[column] if self.columns else ""
-        numbers = [(TERMS[key].name, _text(cell.measures[key])) for key in self.measures if _has(cell.measures, key)]
+        numbers = [(name_of(key), _text(cell.measures[key])) for key in self.measures if _has(cell.measures, key)]
         alt = (name, model, f"CAM of {printable(cell.explained.name)}", cell.result)
         return {
             "picture": data_uri(cell.draw(self.size)),

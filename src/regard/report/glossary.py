@@ -208,6 +208,12 @@ TERMS = {
     "shortened": Term("shortened schedule", "Fewer epochs than the recipe has, with milestones in proportion."),
 }
 
+
+def name_of(key: str) -> str:
+    """The name of a term as pages write it."""
+    return TERMS[key].name
+
+
 _LINK = re.compile(r"\[(\w+)(?:\|([^\]]+))?\]")
 
 
@@ -220,7 +226,7 @@ class Glossary:
     def term(self, key: str, text: str = "") -> Markup:
         """A link to the definition of a term; `text`: of the link, the term's name if empty."""
         self._used[key] = None
-        return Markup('<a href="#term-{}">{}</a>').format(key, text or TERMS[key].name)
+        return Markup('<a href="#term-{}">{}</a>').format(key, text or name_of(key))
 
     def linked(self, text: str) -> Markup:
         """A fixed sentence with `[key]` and `[key|text]` as links to terms."""
@@ -231,13 +237,13 @@ class Glossary:
         entries: dict[str, Markup] = {}
         while missing := [key for key in self._used if key not in entries]:
             entries |= {key: self.linked(_with_direction(TERMS[key])) for key in missing}
-        ordered = sorted(entries, key=lambda key: TERMS[key].name.lower())
-        return [(f"term-{key}", TERMS[key].name, entries[key], TERMS[key].source) for key in ordered]
+        ordered = sorted(entries, key=lambda key: name_of(key).lower())
+        return [(f"term-{key}", name_of(key), entries[key], TERMS[key].source) for key in ordered]
 
 
 def plain(text: str) -> str:
     """A fixed sentence without links, for a terminal."""
-    return _replaced(text, lambda key, text: text or TERMS[key].name)
+    return _replaced(text, lambda key, text: text or name_of(key))
 
 
 def _with_direction(term: Term) -> str:

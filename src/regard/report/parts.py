@@ -11,7 +11,7 @@ from regard import figures
 from regard.report import bias_records
 from regard.report.collect import RunResult
 from regard.report.comparisons import Comparison
-from regard.report.glossary import TERMS
+from regard.report.glossary import name_of
 from regard.report.records import Note
 from regard.report.seeds import SeedGroup
 from regard.stats import Difference, Estimate
@@ -100,7 +100,7 @@ class Part:
             rows = {group.name: estimate for group in self.groups if (estimate := group.estimate(measure)) is not None}
             points = {group.name: list(group.values(measure).values()) for group in self.groups if len(group.runs) > 1}
             if rows:
-                drawn[f"{TERMS[measure].name.capitalize()} with 95% intervals"] = figures.intervals(
+                drawn[f"{name_of(measure).capitalize()} with 95% intervals"] = figures.intervals(
                     rows, percent=True, points=points, limits=(0, 1), styles=self.styles
                 )
         return drawn

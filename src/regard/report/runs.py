@@ -20,8 +20,7 @@ from regard.report.collect import FROM_FOLDERS, RunResult, collect
 from regard.report.comparisons import compare
 from regard.report.parts import Part
 from regard.report.provenance import environments, repeats
-from regard.report.records import Note, gathered
-from regard.report.records_table import records_table
+from regard.report.records import Note, gathered, records_table
 from regard.report.runs_page import COMPARISON_COLUMNS, NETWORK_COLUMNS, RUN_COLUMNS, part_values
 from regard.report.seeds import SeedGroup, plainest, seed_groups
 from regard.report.tables_page import filled_tables

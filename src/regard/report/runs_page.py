@@ -7,13 +7,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from regard.columns import Column
 from regard.data import InMemoryDataset, Splits, all_options
 from regard.errors import InputError
 from regard.formatting import printable
 from regard.report.collect import MEASURES, RunResult, cost
-from regard.report.glossary import TERMS
+from regard.report.glossary import name_of
 from regard.report.parts import Part
-from regard.report.records import Column, Note, gathered
+from regard.report.records import TEST, Note, gathered
 from regard.report.runs_gallery import runs_gallery
 from regard.report.seeds import SeedGroup
 from regard.training import load_data, option_text
@@ -27,7 +28,7 @@ NETWORK_COLUMNS = (
     Column("parameters", "parameters", "large"),
     Column("multiply_adds", "multiply-adds", "large", "multiply_adds"),
     *(
-        Column(measure, TERMS[measure].name, "number" if measure == "spill" else "percent", measure)
+        Column(measure, name_of(measure), "number" if measure == "spill" else "percent", measure)
         for measure in MEASURES
     ),
 )
@@ -40,12 +41,10 @@ RUN_COLUMNS = (
 )
 COMPARISON_COLUMNS = (
     Column("network", "network"),
-    Column("measure", "measure", "measure"),
+    Column("measure", "measure", write=name_of),
     Column("difference", "difference", "points"),
     Column("n", "n", "count", detail="over"),
-    Column("p", "p", "p", "p"),
-    Column("p_adjusted", "adjusted p", "p", "holm"),
-    Column("significant", "result", "significant", "significant"),
+    *TEST,
 )
 
 

@@ -12,10 +12,10 @@ import torch
 from rich.table import Table
 
 from regard import figures
+from regard.columns import Column
 from regard.errors import InputError
 from regard.report import captions
-from regard.report.records import Column
-from regard.report.records_table import records_table
+from regard.report.records import records_table
 from regard.report.template import Repeat, write_page
 from regard.studies import GateActivations, GroupScores
 from regard.studies.labelled import class_name

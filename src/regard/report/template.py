@@ -11,11 +11,11 @@ from jinja2.bccache import Bucket
 from markupsafe import Markup
 
 from regard import figures
+from regard.columns import filled
 from regard.files import check_written, write_text
 from regard.formatting import percent, printable_lines
 from regard.report import captions, overlay
 from regard.report.glossary import Glossary
-from regard.report.records import filled
 from regard.tables.verdict import tone
 from regard.version import __version__
 
