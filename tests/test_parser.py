@@ -13,12 +13,12 @@ from regard.parser import Parser, strings
 @pytest.fixture
 def parser() -> Parser:
     parser = Parser(prog="regard try")
-    parser.add_argument("models", nargs="+", metavar="MODEL", type=str, help="the networks")
-    parser.add_argument("--batch-size", type=int, default=8, help="number of images per batch")
-    parser.add_argument("--data.train_images", type=int | None, default=None, help="number of images")
-    parser.add_argument("--mean", type=tuple[float, float, float] | None, default=None, help="means of the channels")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="the networks")
+    parser.add_argument("--batch-size", type=int, default=8, interval="[1, 2^24]", help="number of images per batch")
+    parser.add_argument("--data.train_images", type=int, interval="[1, 2^40]", help="number of images")
+    parser.add_argument("--mean", type=tuple[float, float, float], help="means of the channels")
     parser.add_argument("--classes", type=strings, default=[], help="the classes")
-    parser.add_argument("--stages", type=list[int] | None, default=None, help="the stages")
+    parser.add_argument("--stages", type=list[int], help="the stages")
     parser.add_argument("--options", type=dict[str, Any], default={}, help="options of the set")
     parser.add_argument("--pretrained", type=bool, default=False, help="whether to take weights")
     parser.add_argument("--no-latency", dest="latency", action="store_false", help="measure no time")
@@ -41,6 +41,7 @@ def test_options_and_positionals_in_any_order(parser: Parser, order: str) -> Non
         (["--mean", "0.5,0.25,-1"], "mean", (0.5, 0.25, -1.0)),
         (["--mean=[0.5, 0.25, -1]"], "mean", (0.5, 0.25, -1.0)),
         (["--mean=null"], "mean", None),
+        ([], "mean", None),
         (["--stages", "3,4"], "stages", [3, 4]),
         (["--stages", "3"], "stages", [3]),
         (["--classes", "tabby, 285"], "classes", ["tabby", "285"]),
@@ -68,6 +69,8 @@ def test_values(parser: Parser, typed: list[str], name: str, value: object) -> N
         (["a", "--batch-size"], "--batch-size needs a value"),
         (["--batch-size", "--no-latency", "a"], "--batch-size needs a value"),
         (["--batch-size", "many", "a"], "batch"),
+        (["--batch-size", "0", "a"], "--batch-size is 0; it has to be in [1, 2^24]"),
+        (["--data.train-images=-1", "a"], "--data.train_images is -1"),
         ([], "MODEL is missing: the networks"),
         (["-x.jpg"], "no option -x.jpg"),
         (["a\0"], "zero byte"),
@@ -80,7 +83,9 @@ def test_what_is_wrong_is_one_line(parser: Parser, typed: list[str], message: st
 
 
 def test_help(parser: Parser) -> None:
+    parser.add_argument_group("a group of options").add_argument("--name")
     lines = parser.format_help().splitlines()
+    assert [line for line in lines if line.endswith(":")] == ["Arguments:", "Options:", "A group of options:"]
     assert lines[0] == "usage: regard try MODEL [MODEL ...] [OPTIONS]"
     options = [line.split("  ")[1] for line in lines if line.startswith("  ")]
     assert options[:4] == ["MODEL", "-h, --help", "--batch-size N", "--data.train_images N"]

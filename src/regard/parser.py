@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from regard.errors import InputError, first_line
+from regard.errors import InputError, check_interval, first_line
 from regard.strict_yaml import check_aliases, read_yaml
 
 _LONGEST = 1000  # characters of a message
@@ -23,6 +23,9 @@ class HelpFormatter(DefaultHelpFormatter):
 
     def __init__(self, prog: str, **settings: Any) -> None:
         super().__init__(prog, **{"max_help_position": 32, **settings})
+
+    def start_section(self, heading: str | None) -> None:
+        super().start_section(heading and heading[0].upper() + heading[1:])
 
     def add_usage(self, usage: str | None, actions: Iterable[Action], *args: Any, **settings: Any) -> None:
         if usage is None:
@@ -56,6 +59,9 @@ class HelpFormatter(DefaultHelpFormatter):
             return super()._format_action_invocation(action)
         return f"{action.option_strings[0]} {self._values(action)}"  # without `--list+` of jsonargparse
 
+    def _get_default_metavar_for_positional(self, action: Action) -> str:
+        return action.dest.upper()
+
     def _get_default_metavar_for_optional(self, action: Action) -> str:
         kind: Any = getattr(action, "_typehint", action.type)
         kinds = [one for one in get_args(kind) if one is not type(None)]
@@ -77,6 +83,25 @@ class Parser(ArgumentParser):
             **{"allow_abbrev": False, "formatter_class": HelpFormatter, **settings, "exit_on_error": False}
         )
         self._positionals.title = "arguments"
+        self._intervals: dict[str, tuple[str, str]] = {}  # by destination: the name and the interval of an option
+
+    def add_argument(self, *names: str, interval: str | None = None, **settings: Any) -> Action:
+        """As of argparse; a string, where no type is given, and None, where there is no default.
+
+        Args:
+            names: of the argument, as it is typed.
+            interval: that a number has to be in, such as "[1, 2^24]".
+            settings: of jsonargparse.
+        """
+        if not settings.keys() & {"action", "choices"}:
+            kind = settings.setdefault("type", str)
+            optional = names[0].startswith("-") and not settings.get("required") or settings.get("nargs") == "?"
+            if optional and settings.get("default") is None and kind is not strings:
+                settings |= {"type": kind | None, "default": None}
+        action: Action = super().add_argument(*names, **settings)
+        if interval is not None:
+            self._intervals[action.dest] = (names[0], interval)
+        return action
 
     def parse_args(self, *given: Any, **settings: Any) -> Any:
         """The values of all arguments.
@@ -86,7 +111,7 @@ class Parser(ArgumentParser):
             settings: of jsonargparse; with `defaults=False` only what is given is among the values.
 
         Raises:
-            InputError: an option is unknown, a value is missing or does not fit.
+            InputError: an option is unknown, a value is missing, does not fit or is out of its interval.
         """
         try:
             args: Sequence[str] = (*given, settings.pop("args", None))[0] or ()
@@ -96,11 +121,15 @@ class Parser(ArgumentParser):
                     raise InputError(f"{argument!r:.100} holds a zero byte, which is in no name")
             options, positionals = self.split(args)
             between = ["--"] if any(positional.startswith("-") for positional in positionals) else []
-            return super().parse_args([*options, *between, *positionals], *given[1:], **settings)
+            parsed = super().parse_args([*options, *between, *positionals], *given[1:], **settings)
         except InputError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RecursionError, ValueError) as error:  # of !!bool no
             raise InputError(f"the value of an option cannot be read ({first_line(error)})") from error
+        for dest, (name, interval) in self._intervals.items():
+            if parsed.get(dest) is not None:
+                check_interval(name, parsed[dest], interval)
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(str(message).split())

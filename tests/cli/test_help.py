@@ -16,7 +16,7 @@ def test_help(command: str) -> None:
     parser = import_module(module_of(command)).parser()
     lines = [parser.format_usage(), str(parser.description)]
     for action in parser._actions:
-        name = action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
+        name = action.option_strings[0] if action.option_strings else str(action.metavar or action.dest.upper())
         if "." not in name and action.help != "==SUPPRESS==":
             lines.append(f"{name}: {action.help}")
     check_snapshot(f"help/{command}", "\n".join(" ".join(line.split()) for line in lines))

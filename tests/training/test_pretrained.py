@@ -97,6 +97,7 @@ def test_the_weights_of_timm_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("source", "words"),
     [
+        ("wrn-16-1", "no published weights of wrn-16-1; give a run of it, its checkpoint .wrn-16-1=FILE."),
         ("resnet19", "no run folder resnet19, and timm has no network of that name .did you mean resnet"),
         ("torchvision/resnet19", "'torchvision/resnet19' .did you mean .torchvision/resnet"),
         ("torchvision/resnet19=none.pth", "unknown network of torchvision"),

@@ -19,7 +19,7 @@ from regard.cli.inputs import ClassifierEvaluation, add_cam, add_networks, cam_m
 from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.data import InMemoryDataset
-from regard.errors import InputError, check_interval
+from regard.errors import InputError
 from regard.files import check_written, utf8, written_aside
 from regard.modes import check_image_size
 from regard.parser import Parser
@@ -52,10 +52,10 @@ def parser() -> Parser:
         "--margin", type=int, default=0, help="pixels that the focus may reach beyond the region without range bias"
     )
     parser.add_argument("--tolerance", type=int, default=0, help="tolerance of the pointing game, in pixels")
-    parser.add_argument("--out", type=str | None, default=None, help="folder to write; bias-SET if not given")
+    parser.add_argument("--out", help="folder to write; bias-SET if not given")
     parser.add_argument("--overwrite", action="store_true", help="measure again what the folder holds already")
     parser.add_argument(
-        "--shard", type=int | None, default=None, help="number of images to save at a time; 8 batches if not given"
+        "--shard", type=int, interval="[1, 2^40]", help="number of images to save at a time; 8 batches if not given"
     )
     parser.add_argument(
         "--keep-maps", action="store_true", help="keep the CAMs themselves in the .parquet files, as bytes"
@@ -66,9 +66,17 @@ def parser() -> Parser:
         help="measure accuracy with the object alone, the background alone, and backgrounds exchanged, too",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of backgrounds for --interventions")
-    parser.add_argument("--examples", type=int, default=12, help="number of images to show on the page")
+    parser.add_argument(
+        "--examples", type=int, default=12, interval="[0, 2^24]", help="number of images to show on the page"
+    )
     parser.add_argument("--score", type=float, default=0.5, help="least score of a detection to measure, from 0 to 1")
-    parser.add_argument("--detections", type=int, default=20, help="number of detections per image to measure, at most")
+    parser.add_argument(
+        "--detections",
+        type=int,
+        default=20,
+        interval="[1, 2^24]",
+        help="number of detections per image to measure, at most",
+    )
     parser.add_argument(
         "--box-regions",
         action="store_true",
@@ -223,9 +231,6 @@ def _run_file(evaluation: AnyEvaluation) -> Path | None:
 def _check(evaluation: AnyEvaluation) -> None:
     """What would fail after hours: the method, its layer, the threshold, that the network runs."""
     options = evaluation.options
-    if options.shard is not None:
-        check_interval("--shard", options.shard, "[1, 2^40]")
-    check_interval("--examples", options.examples, "[0, 2^24]")
     if isinstance(evaluation, DetectorEvaluation):
         evaluation.evaluator()
         return

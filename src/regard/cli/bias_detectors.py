@@ -12,7 +12,7 @@ from regard.cli.detect import detector_images
 from regard.cli.inputs import Evaluation, check_common, match_outputs
 from regard.cli.output import Output
 from regard.data import ImageDataset
-from regard.errors import InputError, check_interval
+from regard.errors import InputError
 from regard.parser import Parser
 
 # Options of classifiers that detectors do not have, with their values if not given.
@@ -108,7 +108,6 @@ def open_detectors(
     for one in networks:
         images = detector_images(one, given.get("name"), options, sets)
         opened.append(DetectorEvaluation(one, images, match_outputs(one, images, True, say), device, options))
-    check_interval("--detections", options.detections, "[1, 2^24]")
     if options.method in _OF_THE_IMAGE:
         say(
             f"note: the channels of {options.method} are weighted over the whole image, so that its maps show all "

@@ -19,7 +19,7 @@ from regard import attention, detection, models, training
 from regard.cli.inputs import add_device
 from regard.cli.options import add_attention_stages, check_place, make_parser
 from regard.cli.output import Output, as_text
-from regard.errors import InputError, check_interval
+from regard.errors import InputError
 from regard.files import write_text
 from regard.formatting import NONE, csv_text, printable
 from regard.models import Cost
@@ -54,19 +54,14 @@ def parser() -> Parser:
         "operations of one image, time and peak memory of a batch. A run folder or imported file is compared with its "
         "own network without attention.",
     )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="names of networks, run folders and imported files")
     parser.add_argument(
-        "models", nargs="+", metavar="MODEL", type=str, help="names of networks, run folders and imported files"
-    )
-    parser.add_argument(
-        "--detector",
-        type=str | None,
-        default=None,
-        help="count a detector with these networks as backbones: faster-rcnn, mask-rcnn, retinanet, …",
+        "--detector", help="count a detector with these networks as backbones: faster-rcnn, mask-rcnn, retinanet, …"
     )
     parser.add_argument(
         "--attention", type=strings, default=[], help="attention modules to compare: se, cbam, shuffle, …, or all"
     )
-    parser.add_argument("--gate", type=str, default="sigmoid", help="gate of all modules: sigmoid, sub-attention-1, …")
+    parser.add_argument("--gate", default="sigmoid", help="gate of all modules: sigmoid, sub-attention-1, …")
     parser.add_argument(
         "--attention-options",
         type=dict[str, dict[str, Any]],
@@ -79,26 +74,30 @@ def parser() -> Parser:
     add_attention_stages(parser)
     parser.add_argument(
         "--image-size",
-        type=int | None,
-        default=None,
+        type=int,
         help="side of the images in pixels; 224, or 32 of networks for small images, if not given; of detectors "
         "800 x 1280",
     )
     parser.add_argument(
         "--num-classes",
-        type=int | None,
-        default=None,
+        type=int,
         help="length of the logits; 1000, or 10 of networks for small images, if not given; of detectors 80",
     )
     parser.add_argument("--no-latency", dest="latency", action="store_false", help="measure no time and no memory")
-    parser.add_argument("--batch-size", type=int, default=8, help="number of images per batch, for time and memory")
-    parser.add_argument("--repeats", type=int, default=5, help="number of times to measure each time")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        interval="[1, 2^24]",
+        help="number of images per batch, for time and memory",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, interval="[1, 10000]", help="number of times to measure each time"
+    )
     add_device(parser)
     parser.add_argument("--dtype", choices=list(_DTYPES), default="float32", help="data type of parameters and images")
-    parser.add_argument(
-        "--format", choices=["terminal", "csv"], default=None, help="format to write; terminal if not given"
-    )
-    parser.add_argument("--out", type=str | None, default=None, help="file to write; .csv and .json say the format")
+    parser.add_argument("--format", choices=["terminal", "csv"], help="format to write; terminal if not given")
+    parser.add_argument("--out", help="file to write; .csv and .json say the format")
     return parser
 
 
@@ -106,8 +105,6 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     output = Output(options)
     check_place(options.out)
-    check_interval("--batch-size", options.batch_size, "[1, 2^24]")
-    check_interval("--repeats", options.repeats, "[1, 10000]")
     device = training.pick_device(options.device)
     modules = attention.names() if options.attention == ["all"] else [a for a in options.attention if a != "none"]
     detector = options.detector

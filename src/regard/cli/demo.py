@@ -19,7 +19,7 @@ def parser() -> Parser:
         "a tenth of the images, transfers its attention to a smaller network, trains others with attention modules "
         "beside it, measures where each looks, and writes report.html. Downloads nothing.",
     )
-    parser.add_argument("--out", type=str, default="demo", help="folder to write the runs and report.html to")
+    parser.add_argument("--out", default="demo", help="folder to write the runs and report.html to")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="number of epochs of every run")
     parser.add_argument("--seed", type=int, default=0, help="seed of every run")
     add_device(parser)

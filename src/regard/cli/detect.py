@@ -14,7 +14,7 @@ from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.columns import Column
 from regard.data import ImageDataset
-from regard.errors import InputError, check_interval
+from regard.errors import InputError
 from regard.parser import Parser
 from regard.report import detected, records_table
 from regard.report.captions import NOTHING_DETECTED
@@ -53,26 +53,23 @@ def parser() -> Parser:
         "inputs",
         nargs="+",
         metavar="RUN|IMAGE",
-        type=str,
         help="to evaluate: runs of detectors; to predict: image files, and folders with all images below them",
     )
     parser.add_argument(
         "--data",
-        type=str | None,
-        default=None,
         help="images to evaluate on: KIND:FOLDER, with KIND coco, voc or masks; those that the run was tested on if "
         "not given",
     )
-    parser.add_argument("--split", type=str | None, default=None, help="split to take of --data: train, val, …")
-    parser.add_argument("--images", type=str | None, default=None, metavar="FOLDER", help="images of --data, elsewhere")
-    parser.add_argument("--limit", type=int | None, default=None, help="number of images of --data to take")
+    parser.add_argument("--split", help="split to take of --data: train, val, …")
+    parser.add_argument("--images", metavar="FOLDER", help="images of --data, elsewhere")
+    parser.add_argument("--limit", type=int, interval="[1, 2^40]", help="number of images of --data to take")
     parser.add_argument("--per-class", action="store_true", help="print AP of every class that the images have, too")
-    parser.add_argument("--model", type=str | None, default=None, metavar="RUN", help="detector to predict with")
-    parser.add_argument("--score", type=float, default=0.5, help="least score of an object to draw, from 0 to 1")
+    parser.add_argument("--model", metavar="RUN", help="detector to predict with")
+    parser.add_argument(
+        "--score", type=float, default=0.5, interval="[0, 1]", help="least score of an object to draw, from 0 to 1"
+    )
     parser.add_argument(
         "--out",
-        type=str | None,
-        default=None,
         help="folder to write: of predict, `detected` if not given; of evaluate, the detections in COCO's results "
         "format, nothing if not given",
     )
@@ -85,10 +82,6 @@ def parser() -> Parser:
 
 def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
-    check_interval("--workers", options.workers, "[0, 1024]")
-    check_interval("--score", options.score, "[0, 1]")
-    if options.limit is not None:
-        check_interval("--limit", options.limit, "[1, 2^40]")
     (other,) = _OF_ONE.keys() - {options.action}
     for name in _OF_ONE[other]:
         if options[name] != parser().get_default(name):

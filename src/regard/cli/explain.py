@@ -30,8 +30,8 @@ def parser() -> Parser:
         epilog="examples: regard explain photo.jpg --model resnet50; regard explain --class tabby --box 10,20,90,80 "
         "photo.jpg --model runs/a",
     )
-    parser.add_argument("images", nargs="+", type=str, metavar="IMAGE", help="files of images, and folders of them")
-    parser.add_argument("--model", type=str, required=True, help=f"network to explain: {MODELS}")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files of images, and folders of them")
+    parser.add_argument("--model", required=True, help=f"network to explain: {MODELS}")
     add_cam(parser)
     parser.add_argument("--top", type=int, default=3, help="number of likeliest classes, or detections, to explain")
     parser.add_argument("--score", type=float, default=0.5, help="least score of a detection to explain, from 0 to 1")
@@ -41,10 +41,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--box", type=list[int], default=[], metavar="X0,Y0,X1,Y1", help="region of the one image, a box in pixels"
     )
-    parser.add_argument(
-        "--mask", type=str | None, default=None, help="region: a file, or a folder of files named as the images"
-    )
-    parser.add_argument("--out", type=str, default="explained", help="folder to write")
+    parser.add_argument("--mask", help="region: a file, or a folder of files named as the images")
+    parser.add_argument("--out", default="explained", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote there")
     add_weights(parser, batch_size=16, workers=0)
     return parser

@@ -30,30 +30,23 @@ def parser() -> Parser:
         "Hugging Face Hub.",
     )
     parser.add_argument(
-        "source", metavar="MODEL", type=str, help="a run folder, an imported .safetensors file, or a name of a network"
+        "source", metavar="MODEL", help="a run folder, an imported .safetensors file, or a name of a network"
     )
-    parser.add_argument("--out", type=str, required=True, help="file to write; with --format hub, the folder")
+    parser.add_argument("--out", required=True, help="file to write; with --format hub, the folder")
     parser.add_argument(
-        "--format",
-        choices=["onnx", "hub"],
-        default="onnx",
-        help="what to write: an ONNX file, or a folder for the hub",
+        "--format", choices=["onnx", "hub"], default="onnx", help="what to write: an ONNX file, or a folder for the hub"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
     add_saved_weights(parser)
-    parser.add_argument("--image-size", type=int | None, default=None, help="side of the images in pixels")
-    parser.add_argument(
-        "--batch-size", type=int | None, default=None, help="number of images per batch; any number if not given"
-    )
-    parser.add_argument("--opset", type=int | None, default=None, help="version of ONNX's operators to use")
+    parser.add_argument("--image-size", type=int, help="side of the images in pixels")
+    parser.add_argument("--batch-size", type=int, help="number of images per batch; any number if not given")
+    parser.add_argument("--opset", type=int, help="version of ONNX's operators to use")
     parser.add_argument(
         "--no-check", dest="check", action="store_false", help="do not compare the outputs of onnxruntime and torch"
     )
-    parser.add_argument("--num-classes", type=int | None, default=None, help="number of classes of a network by name")
+    parser.add_argument("--num-classes", type=int, help="number of classes of a network by name")
     parser.add_argument("--pretrained", action="store_true", help="take the pretrained weights of a network by name")
-    parser.add_argument(
-        "--detector", type=str | None, default=None, help="detector to export whose backbone is a network by name"
-    )
+    parser.add_argument("--detector", help="detector to export whose backbone is a network by name")
     add_attention(parser)
     return parser
 

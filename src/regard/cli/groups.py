@@ -31,7 +31,6 @@ def parser() -> Parser:
     parser.add_argument(
         "--target",
         choices=["label", "predicted"],
-        default=None,
         help="class whose probability to take: the label, or the one predicted for the whole image; the label if it is "
         "an output of the networks",
     )

@@ -20,31 +20,21 @@ def parser() -> Parser:
         "Reads a checkpoint of one of the published codes, or a state dict of the same network, and writes it as a "
         "file that every other command takes. Nothing but tensors and plain containers is read.",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=str, help="file to read")
-    parser.add_argument("--model", type=str, required=True, help="network that it belongs to: a name of regard or timm")
-    parser.add_argument("--out", type=str, required=True, help="file to write, .safetensors")
+    parser.add_argument("checkpoint", help="file to read")
+    parser.add_argument("--model", required=True, help="network that it belongs to: a name of regard or timm")
+    parser.add_argument("--out", required=True, help="file to write, .safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that an earlier import wrote")
     add_attention(parser)
     parser.add_argument(
         "--ema", action="store_true", help="take the moving average of the weights, where the file holds both"
     )
-    parser.add_argument(
-        "--num-classes", type=int | None, default=None, help="number of classes; read from the weights if not given"
-    )
-    parser.add_argument(
-        "--class-names", type=str | None, default=None, metavar="FILE", help="file with one name of a class per line"
-    )
-    parser.add_argument(
-        "--mean", type=Channels | None, default=None, help="mean of each channel, in [0, 1], which is subtracted"
-    )
-    parser.add_argument("--std", type=Channels | None, default=None, help="value that each channel is divided by")
-    parser.add_argument("--image-size", type=int | None, default=None, help="side of the images in pixels")
-    parser.add_argument(
-        "--crop-pct", type=float | None, default=None, help="share of the resized shorter side that the crop leaves"
-    )
-    parser.add_argument(
-        "--interpolation", type=str | None, default=None, help="interpolation of the resizing: bilinear, bicubic, …"
-    )
+    parser.add_argument("--num-classes", type=int, help="number of classes; read from the weights if not given")
+    parser.add_argument("--class-names", metavar="FILE", help="file with one name of a class per line")
+    parser.add_argument("--mean", type=Channels, help="mean of each channel, in [0, 1], which is subtracted")
+    parser.add_argument("--std", type=Channels, help="value that each channel is divided by")
+    parser.add_argument("--image-size", type=int, help="side of the images in pixels")
+    parser.add_argument("--crop-pct", type=float, help="share of the resized shorter side that the crop leaves")
+    parser.add_argument("--interpolation", help="interpolation of the resizing: bilinear, bicubic, …")
     return parser
 
 

@@ -21,7 +21,7 @@ from regard import data, maps, training
 from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, WebDataset
 from regard.data.decode import OnUnreadable
 from regard.data.registry import SOURCES
-from regard.errors import DataWarning, InputError, SaidElsewhere, check_interval, first_line
+from regard.errors import DataWarning, InputError, SaidElsewhere, first_line
 from regard.parser import Parser, strings
 from regard.training import Preprocessing, Pretrained, Processes
 
@@ -153,28 +153,16 @@ class ClassifierEvaluation(Evaluation):
 
 def add_networks(parser: Parser) -> None:
     """Adds the positional MODEL, one or more, and the options of trained networks and their images."""
-    parser.add_argument("models", nargs="+", metavar="MODEL", type=str, help=f"networks: {MODELS}")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=f"networks: {MODELS}")
     add_weights(parser)
+    parser.add_argument("--split", help="split to take of a set of files: train, val, test, …")
+    parser.add_argument("--images", metavar="FOLDER", help="folder to take the images from, if elsewhere")
     parser.add_argument(
-        "--split", type=str | None, default=None, help="split to take of a set of files: train, val, test, …"
+        "--region", help="objects that make up the region: all, or label for those of the image's label alone"
     )
+    parser.add_argument("--boundary", help="whether pixels on the border of an object count as inside or outside")
     parser.add_argument(
-        "--images", type=str | None, default=None, metavar="FOLDER", help="folder to take the images from, if elsewhere"
-    )
-    parser.add_argument(
-        "--region",
-        type=str | None,
-        default=None,
-        help="objects that make up the region: all, or label for those of the image's label alone",
-    )
-    parser.add_argument(
-        "--boundary",
-        type=str | None,
-        default=None,
-        help="whether pixels on the border of an object count as inside or outside",
-    )
-    parser.add_argument(
-        "--limit", type=int | None, default=None, help="number of images to take, spread evenly over the set"
+        "--limit", type=int, interval="[1, 2^40]", help="number of images to take, spread evenly over the set"
     )
     training.add_data(
         parser,
@@ -201,6 +189,7 @@ def add_weights(parser: Parser, *, batch_size: int | None = None, workers: int =
     parser.add_argument(
         "--batch-size",
         type=int | None,
+        interval="[1, 2^24]",
         default=batch_size,
         help="number of images per batch" + ("" if batch_size else "; 250 of images in memory and 32 of others"),
     )
@@ -216,11 +205,16 @@ def add_saved_weights(parser: Parser) -> None:
 
 def add_reading(parser: Parser, workers: int = 2) -> None:
     """Adds `--workers`, with this default, and `--unreadable`."""
-    parser.add_argument("--workers", type=int, default=workers, help="number of DataLoader workers; 0 reads inline")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        interval="[0, 1024]",
+        default=workers,
+        help="number of DataLoader workers; 0 reads inline",
+    )
     parser.add_argument(
         "--unreadable",
         choices=["error", "skip"],
-        default=None,
         help="what to do with an image file that cannot be read: stop with an error, or skip and count it",
     )
 
@@ -228,19 +222,18 @@ def add_reading(parser: Parser, workers: int = 2) -> None:
 def add_device(parser: Parser) -> None:
     """Adds `--device`."""
     parser.add_argument(
-        "--device", type=str, default="auto", help="device to use: auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
+        "--device", default="auto", help="device to use: auto (a GPU if there is one), cpu, cuda, cuda:1, mps"
     )
 
 
 def add_cam(parser: Parser) -> None:
     """Adds what CAM is taken, and what its focus is."""
     parser.add_argument(
-        "--method", type=str, default="gradcam", help="CAM method to use: gradcam, layercam, …, or MODULE:FUNCTION"
+        "--method", default="gradcam", help="CAM method to use: gradcam, layercam, …, or MODULE:FUNCTION"
     )
     parser.add_argument(
         "--layer",
         type=strings,
-        default=None,
         help="layer to take the CAM of, or several, whose CAMs are merged; the last before pooling if not given",
     )
     parser.add_argument(
@@ -297,11 +290,6 @@ def check_common(options: Namespace) -> None:
     """Raises InputError for options of `add_networks` that are out of range, or a network that is named twice."""
     if twice := [source for source, count in Counter(options.models).items() if count > 1]:
         raise InputError(f"{twice[0]} is named twice; name each network once")
-    if options.batch_size is not None:
-        check_interval("--batch-size", options.batch_size, "[1, 2^24]")
-    check_interval("--workers", options.workers, "[0, 1024]")
-    if options.limit is not None:
-        check_interval("--limit", options.limit, "[1, 2^40]")
 
 
 def _is_name(given: Namespace) -> bool:

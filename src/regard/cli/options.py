@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jsonargparse import Namespace
 
@@ -27,16 +27,15 @@ def make_parser(command: str, description: str, *, epilog: str | None = None) ->
 
 def add_attention(parser: Parser) -> None:
     """Adds the attention of a network by name, and its options."""
-    parser.add_argument("--attention", type=str | None, default=None, help="attention module of the network")
-    parser.add_argument("--gate", type=str, default="sigmoid", help="gate to use: sigmoid, sub-attention-1, …")
+    parser.add_argument("--attention", help="attention module of the network")
+    parser.add_argument("--gate", default="sigmoid", help="gate to use: sigmoid, sub-attention-1, …")
     add_attention_stages(parser)
     parser.add_argument(
         "--attention-options", type=dict[str, Any], default={}, help="options of the attention module: '{groups: 16}'"
     )
     parser.add_argument(
         "--attention-start",
-        type=Literal["published", "identity"] | None,
-        default=None,
+        choices=["published", "identity"],
         help="how attention begins: published, or identity (with pretrained weights, if not given)",
     )
     parser.add_argument("--model-options", type=dict[str, Any], default={}, help="options of the network itself")
@@ -45,10 +44,7 @@ def add_attention(parser: Parser) -> None:
 def add_attention_stages(parser: Parser) -> None:
     """Adds `--attention-stages`."""
     parser.add_argument(
-        "--attention-stages",
-        type=list[int] | None,
-        default=None,
-        help="stages that have attention, counted from 1; all if not given",
+        "--attention-stages", type=list[int], help="stages that have attention, counted from 1; all if not given"
     )
 
 

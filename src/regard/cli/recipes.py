@@ -24,17 +24,8 @@ def parser() -> Parser:
     parser.add_argument(
         "action", nargs="?", choices=["list", "show", "copy"], default="list", help="what to do with the recipes"
     )
-    parser.add_argument(
-        "name",
-        nargs="?",
-        metavar="NAME",
-        type=str | None,
-        default=None,
-        help="recipe to show or copy, such as lsas/resnet164-se-cifar10",
-    )
-    parser.add_argument(
-        "target", nargs="?", metavar="TARGET", type=str | None, default=None, help="file or folder to copy it to"
-    )
+    parser.add_argument("name", nargs="?", help="recipe to show or copy, such as lsas/resnet164-se-cifar10")
+    parser.add_argument("target", nargs="?", help="file or folder to copy it to")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
     return parser
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from regard import report
 from regard.cli.options import make_parser
 from regard.cli.output import Output
-from regard.errors import InputError, check_interval
+from regard.errors import InputError
 from regard.files import check_written
 from regard.parser import Parser, strings
 from regard.report.template import MARK
@@ -25,23 +25,27 @@ def parser() -> Parser:
         "runs",
         nargs="*",
         metavar="RUN",
-        type=str,
         help="run folders, folders of run folders, patterns such as 'runs/wrn-*', or addresses of a store or a run, "
         "such as s3://bucket/runs; runs if none is named",
     )
-    parser.add_argument("--out", type=str, default="report.html", help="page to write")
+    parser.add_argument("--out", default="report.html", help="page to write")
     parser.add_argument("--names", type=strings, default=[], help="names of the networks, in order")
-    parser.add_argument("--reference", type=str, default=None, help="network to compare the others with")
-    parser.add_argument("--examples", type=int, default=12, help="number of test images to draw with CAMs; 0 is quick")
-    parser.add_argument("--title", type=str, default="Runs", help="title of the page")
-    parser.add_argument("--data.folder", type=str, default=None, help="folder of the test images, if elsewhere")
+    parser.add_argument("--reference", help="network to compare the others with")
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=12,
+        interval="[0, 10^6]",
+        help="number of test images to draw with CAMs; 0 is quick",
+    )
+    parser.add_argument("--title", default="Runs", help="title of the page")
+    parser.add_argument("--data.folder", help="folder of the test images, if elsewhere")
     return parser
 
 
 def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     output = Output(options)
-    check_interval("--examples", options.examples, "[0, 10^6]")
     check_written(Path(options.out), MARK)  # before the work
     runs = report.report_runs(
         [folder for path in options.runs or ["runs"] for folder in _folders(path)],

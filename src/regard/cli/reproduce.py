@@ -16,7 +16,7 @@ from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.cli.table import DEFAULT, add_overrides, given_overrides, show
 from regard.columns import Column
-from regard.errors import INTERRUPTED, InputError, check_interval
+from regard.errors import INTERRUPTED, InputError
 from regard.formatting import counted, duration
 from regard.parser import Parser, strings
 from regard.report import records_table
@@ -42,15 +42,15 @@ def parser() -> Parser:
         "that were interrupted are resumed, those that failed are tried again. The same command goes on where it was "
         "stopped, and may be given on several machines that share a store.",
     )
+    parser.add_argument("table", help="name of a table, as `regard table` lists them, or a file TABLE.yaml")
     parser.add_argument(
-        "table", metavar="TABLE", type=str, help="name of a table, as `regard table` lists them, or a file TABLE.yaml"
+        "--seeds", type=int, default=5, interval="[1, 10000]", help="number of runs of each cell: seeds 0, 1, …"
     )
-    parser.add_argument("--seeds", type=int, default=5, help="number of runs of each cell: seeds 0, 1, …")
     parser.add_argument("--rows", type=strings, default=[], help="rows to fill; all if not given")
     parser.add_argument(
         "--columns", type=strings, default=[], help="columns to fill, with their teachers; all if not given"
     )
-    parser.add_argument("--runs", type=str, default=DEFAULT, help="store of the runs: a folder, or an address")
+    parser.add_argument("--runs", default=DEFAULT, help="store of the runs: a folder, or an address")
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be run and what it costs, and run none"
     )
@@ -61,26 +61,19 @@ def parser() -> Parser:
         "--engine", choices=["local", "ray"], default="local", help="where to run: this machine, or a Ray cluster"
     )
     parser.add_argument(
-        "--at-once", type=int | None, default=None, help="number of runs at a time on this machine; as many as fit"
+        "--at-once", type=int, interval="[1, 10000]", help="number of runs at a time on this machine; as many as fit"
     )
     parser.add_argument(
-        "--address",
-        type=str | None,
-        default=None,
-        help="address of the Ray cluster: auto, ray://HOST:10001; a new cluster if not given",
+        "--address", help="address of the Ray cluster: auto, ray://HOST:10001; a new cluster if not given"
     )
-    parser.add_argument(
-        "--gpus", type=float | None, default=None, help="number of GPUs that Ray gives each run; 0.25 for four on one"
-    )
+    parser.add_argument("--gpus", type=float, help="number of GPUs that Ray gives each run; 0.25 for four on one")
     parser.add_argument("--cpus", type=float, default=1, help="number of processors that Ray gives each run")
-    parser.add_argument("--retries", type=int, default=2, help="number of times to try a failed run again")
+    parser.add_argument(
+        "--retries", type=int, default=2, interval="[0, 10000]", help="number of times to try a failed run again"
+    )
     add_device(parser)
-    parser.add_argument(
-        "--threads", type=int | None, default=None, help="number of threads of a run on processors; 1 if not given"
-    )
-    parser.add_argument(
-        "--save-minutes", type=float | None, default=None, help="minutes between checkpoints within an epoch"
-    )
+    parser.add_argument("--threads", type=int, help="number of threads of a run on processors; 1 if not given")
+    parser.add_argument("--save-minutes", type=float, help="minutes between checkpoints within an epoch")
     add_overrides(parser)
     return parser
 
@@ -137,10 +130,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _check(options: Namespace) -> None:
-    check_interval("--seeds", options.seeds, "[1, 10000]")
-    check_interval("--retries", options.retries, "[0, 10000]")
-    if options.at_once is not None:
-        check_interval("--at-once", options.at_once, "[1, 10000]")
     if options.engine == "local":
         given = [name for name in ("address", "gpus") if options[name] is not None]
         if given:

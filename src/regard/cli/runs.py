@@ -31,12 +31,7 @@ def parser() -> Parser:
         "run, unfinished or broken.",
     )
     parser.add_argument(
-        "store",
-        nargs="?",
-        default="runs",
-        metavar="STORE",
-        type=str,
-        help="folder of run folders, or an address such as s3://bucket/runs",
+        "store", nargs="?", default="runs", help="folder of run folders, or an address such as s3://bucket/runs"
     )
     parser.add_argument("--unfinished", action="store_true", help="list only runs that are not finished")
     return parser

@@ -13,7 +13,7 @@ import numpy as np
 from regard import report
 from regard.cli.inputs import ClassifierEvaluation, add_networks
 from regard.cli.output import Output
-from regard.errors import InputError, check_interval
+from regard.errors import InputError
 from regard.files import check_written, write_text
 from regard.parser import Parser, strings
 from regard.report.studies import MOST_CLASSES, Results, spread_classes
@@ -33,10 +33,11 @@ def add_study_options(parser: Parser, *, classes: str, per_class: int | None) ->
     parser.add_argument(
         "--per-class",
         type=int | None,
+        interval="[1, 2^40]",
         default=per_class,
         help="number of images to take of each class, spread evenly; null for all",
     )
-    parser.add_argument("--out", type=str | None, default=None, help="folder to write; STUDY-SET if not given")
+    parser.add_argument("--out", help="folder to write; STUDY-SET if not given")
     add_networks(parser)
 
 
@@ -74,8 +75,6 @@ def sample(evaluations: Sequence[ClassifierEvaluation], *, most: int | None = No
         )
         if not same:
             raise InputError("the networks were trained on different data; name the images for all (--data)")
-    if options.per_class is not None:
-        check_interval("--per-class", options.per_class, "[1, 2^40]")
     labels = np.asarray(images.labels)
     known = [int(label) for label in np.unique(labels) if label >= 0]
     if not known:

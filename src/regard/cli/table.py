@@ -37,17 +37,12 @@ def parser() -> Parser:
         "shortened schedules are shown with --shorten and --data, or if there are no others.",
     )
     parser.add_argument(
-        "table",
-        nargs="?",
-        metavar="TABLE",
-        type=str | None,
-        default=None,
-        help="name of a published table, or a file TABLE.yaml; lists the tables if not given",
+        "table", nargs="?", help="name of a published table, or a file TABLE.yaml; lists the tables if not given"
     )
-    parser.add_argument("--runs", type=str, default=DEFAULT, help="store to read: a folder of runs, or an address")
+    parser.add_argument("--runs", default=DEFAULT, help="store to read: a folder of runs, or an address")
     parser.add_argument("--rows", type=strings, default=[], help="rows to show; all if not given")
-    parser.add_argument("--format", choices=_FORMATS, default=None, help="format to write")
-    parser.add_argument("--out", type=str | None, default=None, help="file to write, whose ending says the format")
+    parser.add_argument("--format", choices=_FORMATS, help="format to write")
+    parser.add_argument("--out", help="file to write, whose ending says the format")
     add_overrides(parser)
     return parser
 
@@ -127,15 +122,8 @@ def _list(output: Output) -> None:
 
 def add_overrides(parser: Parser) -> None:
     """Adds what runs of a table may have other than its recipes: `--shorten`, `--precision` and `--data.*`."""
-    parser.add_argument(
-        "--shorten", type=float | None, default=None, help="shorten every schedule to this share of its epochs, (0, 1]"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=["float32", "bfloat16", "float16"],
-        default=None,
-        help="precision of the forward pass",
-    )
+    parser.add_argument("--shorten", type=float, help="shorten every schedule to this share of its epochs, (0, 1]")
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], help="precision of the forward pass")
     training.add_data(parser)
 
 

@@ -30,18 +30,10 @@ def parser() -> Parser:
         "Trains the network of a recipe. Every field of it is an option here and overrides the file.",
     )
     parser.add_argument(
-        "recipe",
-        nargs="?",
-        metavar="RECIPE",
-        type=str | None,
-        default=None,
-        help="file of YAML, or a name that `regard recipes` lists; the defaults below if not given",
+        "recipe", nargs="?", help="file of YAML, or a name that `regard recipes` lists; the defaults below if not given"
     )
     parser.add_argument(
-        "--run",
-        type=str | None,
-        default=None,
-        help="run folder to write, or its address s3://bucket/runs/NAME; runs/RECIPE-seedSEED if not given",
+        "--run", help="run folder to write, or its address s3://bucket/runs/NAME; runs/RECIPE-seedSEED if not given"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in that folder, if there is one")
     parser.add_argument("--overwrite", action="store_true", help="remove a run that is in that folder already")

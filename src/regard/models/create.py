@@ -194,6 +194,11 @@ def _builder(name: str, pretrained: bool) -> Callable[..., nn.Module]:
     )
 
 
+def is_of_regard(name: str) -> bool:
+    """Whether it is the name of a network that regard makes itself."""
+    return any(re.fullmatch(form, name) for form in _FAMILIES)
+
+
 def near_names(name: str, others: Iterable[str] = ()) -> str:
     """A question for names of timm, torchvision and `others` that are near to `name`; empty if none is."""
     near = difflib.get_close_matches(name, [*timm.list_models(), *torchvision_names(), *others], n=3)

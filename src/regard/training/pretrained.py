@@ -14,7 +14,7 @@ from torch import nn
 
 from regard import data, models
 from regard.errors import InputError, one_line
-from regard.models.create import near_names
+from regard.models.create import is_of_regard, near_names
 from regard.models.hub import WEIGHTS
 from regard.models.torchvision import describe_torchvision, is_of_torchvision
 from regard.parser import Parser
@@ -114,7 +114,7 @@ def load_pretrained(
         pretrained = _of_run(Run.open(path), weights)
     elif path.is_file():
         pretrained = _of_file(path)
-    elif separator or timm.is_model(name) or is_of_torchvision(name):
+    elif separator or is_of_regard(name) or timm.is_model(name) or is_of_torchvision(name):
         pretrained = _of_checkpoint(name, Path(file), ema, say) if separator else _published(name)
     elif path.suffix == ".pt" and _run_around(path):
         raise InputError(f"there is no checkpoint {source}; a run keeps only the newest ones")
@@ -230,7 +230,8 @@ def _published(name: str) -> Pretrained:
     about = describe(name)
     if not is_of_torchvision(name) and not timm.is_model_pretrained(name):
         raise InputError(
-            f"timm has no pretrained weights for {name}; choose a network that has, or give a checkpoint ({name}=FILE)"
+            f"there are no published weights of {name}; give a run of it, its checkpoint ({name}=FILE), or the name of "
+            "a network that has some"
         )
     network, outputs = ModelRecipe(name, pretrained=True), int(about["num_classes"])
 

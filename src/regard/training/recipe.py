@@ -314,8 +314,8 @@ class Recipe:
         data: data set to use.
         augmentation: how training images are varied.
         model: the network to train.
-        optimizer: which, and its settings.
-        schedule: epochs, batches, learning rate.
+        optimizer: the optimizer and its settings.
+        schedule: epochs, batches and learning rate.
         transfer: what to take over from a teacher.
         guidance: where the network has to look.
         task: loss to the labels: cross_entropy, or binary_cross_entropy, one for each class.
