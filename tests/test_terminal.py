@@ -12,7 +12,7 @@ import pytest
 import rich.console
 
 from regard import bias, report, training
-from regard.bias.results import COLUMNS
+from regard.bias.rows import COLUMNS
 from regard.cli import main
 from regard.console import Console
 from regard.formatting import printable

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -67,6 +67,10 @@ class Difference:
         """Whether `p_adjusted` is below 0.05."""
         return self.p_adjusted is not None and self.p_adjusted < LEVEL
 
+    def to_record(self) -> dict[str, Any]:
+        """Its fields and `significant` (None without a test), JSON-ready: NaN is None."""
+        return without_nan({**asdict(self), "significant": None if self.p is None else self.significant})
+
 
 def proportion(successes: int, n: int) -> Estimate:
     """A rate with Wilson's score interval.
@@ -102,8 +106,7 @@ def mean(values: Vector, low: float = -math.inf, high: float = math.inf) -> Esti
     Raises:
         InputError: values that are not numbers of shape (N,), or infinite.
     """
-    numbers = _numbers(values)
-    numbers = numbers[~np.isnan(numbers)]
+    numbers = _known(values)
     value, half, _ = _student(numbers)
     ends = np.clip([value - half, value + half], low, high)
     return Estimate(value, float(ends[0]), float(ends[1]), len(numbers))
@@ -214,8 +217,7 @@ def bootstrap(value: float, drawn: Vector, n: int) -> Difference:
     Raises:
         InputError: samples that are not numbers of shape (B,), or infinite.
     """
-    numbers = _numbers(drawn)
-    numbers = numbers[~np.isnan(numbers)]
+    numbers = _known(drawn)
     if n < 2 or not len(numbers) or math.isnan(value):
         return Difference(value, math.nan, math.nan, None, None, n)
     low, high = np.quantile(numbers, [LEVEL / 2, 1 - LEVEL / 2]).tolist()
@@ -306,8 +308,7 @@ def _student(values: np.ndarray) -> tuple[float, float, float | None]:
 def _paired_t(a: Vector, b: Vector, least: int) -> Difference:
     first, second = _numbers(a), _numbers(b)
     _common_length(first, second)
-    differences = first - second
-    differences = differences[~np.isnan(differences)]
+    differences = _known(first - second)
     n = len(differences)
     value, half, p = _student(differences)
     if n < least:
@@ -332,6 +333,12 @@ def _numbers(values: Vector) -> np.ndarray:
     if np.isinf(array).any():
         raise InputError(f"a vector has {int(np.isinf(array).sum())} infinite entries; expected finite numbers or NaN")
     return array
+
+
+def _known(values: Vector) -> np.ndarray:
+    """Those that are not NaN."""
+    numbers = _numbers(values)
+    return numbers[~np.isnan(numbers)]
 
 
 def _common_length(a: np.ndarray, b: np.ndarray) -> int:

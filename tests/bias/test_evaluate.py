@@ -240,7 +240,7 @@ def test_constant_maps_are_counted():
         (network(), image_set(), {"method": GradCAM(network())}, "of another model"),
         (network(), image_set(), {"method": lambda m, x, c: x[:, 0], "layer": "layer1"}, "leave it out"),
         (network(), image_set(), {"device": "gpu"}, "unknown device 'gpu'"),
-        (network(), image_set(), {"threshold": 2}, "threshold 2"),
+        (network(), image_set(), {"threshold": 2}, "threshold is 2"),
         (network(), [], {}, "no images"),
         (network(), [], {"mean": MEAN}, "leave them out"),
         (network(), [torch.zeros(2, 3, 8, 8)], {}, "three tensors"),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from regard.bias import Measures, Results, Summary
-from regard.bias.results import COLUMNS, MEANS, SIZES
+from regard.bias.results import SIZES
+from regard.bias.rows import COLUMNS
+from regard.bias.summary import MEANS
 from regard.stats import mean, proportion
 
 

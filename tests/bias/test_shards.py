@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from regard.bias.results import COLUMNS, Rows
+from regard.bias.rows import COLUMNS, Rows
 from regard.bias.shards import in_shards
 from regard.errors import InputError
 
@@ -26,17 +27,16 @@ class Work:
         self.done: list[range] = []
         self.stop_after = stop_after
 
-    def __call__(self, places: range) -> Rows:
+    def __call__(self, places: range, done: Callable[[int], None]) -> Rows:
         if len(self.done) == self.stop_after:
             raise KeyboardInterrupt
         self.done.append(places)
+        done(len(places))
         return replace(rows_of(places), skipped=(f"{places.start}: broken",), outputs=10)
 
 
-def run(work: Work, folder: Path | None, *, plan: dict | None = None, resumed: list | None = None, count: int = 23):
-    return in_shards(
-        count, 5, work, folder=folder, plan={"a": (1, 2)} if plan is None else plan, resumed=(resumed or []).append
-    )
+def run(work: Work, folder: Path | None, *, plan: dict | None = None, count: int = 23):
+    return in_shards(count, 5, work, folder=folder, plan={"a": (1, 2)} if plan is None else plan)
 
 
 def same(a: Rows, b: Rows) -> None:
@@ -82,10 +82,13 @@ def test_all_images_once_with_and_without_a_folder(tmp_path: Path, count: int) -
 def test_stopped_and_resumed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(Work(stop_after=2), tmp_path)
-    actual: list[range] = []
+    counts: list[tuple[int, int | None]] = []
     again = Work()
-    shard = in_shards(23, 5, again, folder=tmp_path, plan={"a": [1, 2]}, resumed=actual.append)
-    assert [places.start for places in actual] == [0, 5] and [places.start for places in again.done] == [10, 15, 20]
+    shard = in_shards(
+        23, 5, again, folder=tmp_path, plan={"a": [1, 2]}, progress=lambda done, total: counts.append((done, total))
+    )
+    assert [places.start for places in again.done] == [10, 15, 20]
+    assert counts == [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]
     same(shard, rows_of(range(23)))
     assert shard.skipped == tuple(f"{i}: broken" for i in range(0, 23, 5))
 

@@ -65,7 +65,7 @@ def test_two_detectors_are_measured_compared_and_shown(here: Path, capsys: pytes
     ("arguments", "message"),
     [
         (["one", "--target=label"], "--target is for classifiers"),
-        (["one", "--threshold=0"], "threshold 0"),
+        (["one", "--threshold=0"], "threshold is 0"),
         (["one", "--method=drise", "--layer=backbone.body.layer3"], "D-RISE has no layer"),
         (["one", "--layer=layer3"], "unknown layer"),
         (["one", "resnet18"], "one is a detector, resnet18 a classifier"),

@@ -258,7 +258,7 @@ def test_masks_by_name(here, capsys) -> None:
         (["a.png", *MODEL, "--mask=text.png"], "'text.png' is not an image"),
         (["a.png", *MODEL, "--method=gradcan"], "gradcan"),
         (["a.png", *MODEL, "--layer=group9"], "group9"),
-        (["a.png", *MODEL, "--threshold=2"], "threshold 2"),
+        (["a.png", *MODEL, "--threshold=2"], "threshold is 2"),
         (["a.png", *MODEL, "--top=0"], "top is 0"),
         (["a.png", *MODEL, "--out=taken"], "taken exists already"),
         (["a.png", *MODEL, "--out=taken", "--overwrite"], "taken/thesis.txt in it was not written by regard"),

@@ -15,7 +15,8 @@ from rich.console import Console
 from support.snapshots import check_snapshot
 
 from regard import bias, report
-from regard.bias.results import COLUMNS, CURVES, comparable
+from regard.bias.rows import COLUMNS, CURVES
+from regard.bias.summary import comparable
 from regard.errors import InputError
 from regard.report import bias_page, bias_records
 from regard.report.gallery import ALL, DIFFERENT, RANDOM, Cell, ClassScore, Gallery, Row, bias_images

@@ -296,7 +296,7 @@ def test_settings_that_do_not_fit_are_named_before_anything_is_written(images, e
         ({"top": 0}, "top is 0"),
         ({"top": -1}, "top is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"threshold": 0.0}, "threshold 0"),
+        ({"threshold": 0.0}, "threshold is 0"),
         ({"method": "gradcan"}, "gradcan"),
         ({"layer": "nowhere"}, "nowhere"),
         ({"std": (0.0, 1.0, 1.0)}, "std"),

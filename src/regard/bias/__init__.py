@@ -16,7 +16,8 @@ from regard.bias.effects import effect_records, effects
 from regard.bias.evaluate import Evaluator, evaluate
 from regard.bias.interventions import VARIANTS, Interventions
 from regard.bias.metrics import Measures, focus, measure, scaled
-from regard.bias.results import Results, Summary
+from regard.bias.results import Results
+from regard.bias.summary import Summary
 
 __all__ = [
     "VARIANTS",

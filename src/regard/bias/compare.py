@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from regard import figures
-from regard.bias.effects import drops, effects
-from regard.bias.results import Results, comparable
+from regard.bias.effects import effects
+from regard.bias.interventions import VARIANTS
+from regard.bias.results import Results
+from regard.bias.summary import comparable
 from regard.errors import InputError, unknown
 from regard.notebook import Tabular
-from regard.stats import Difference, holm, paired_means, paired_proportions, without_nan
+from regard.stats import Difference, holm, paired_means, paired_proportions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,15 +64,7 @@ class Comparison(Tabular):
         """A dict per measure, JSON-ready: `model`, `reference`, `measure`, fields of `Difference`, `significant` (None
         without a test)."""
         return [
-            without_nan(
-                {
-                    "model": self.model,
-                    "reference": self.reference,
-                    "measure": measure,
-                    **asdict(difference),
-                    "significant": None if difference.p is None else difference.significant,
-                }
-            )
+            {"model": self.model, "reference": self.reference, "measure": measure, **difference.to_record()}
             for measure, difference in self.differences.items()
         ]
 
@@ -109,14 +103,8 @@ def compare_all(
             comparisons.append(None)
             notes.append(f"{one.model} is not compared with {results[0].model}: {error}.")
     families = [{} if one is None else one.differences for one in comparisons] + [effects(one) for one in results]
-    corrected = holm(
-        {
-            (place, measure): difference
-            for place, family in enumerate(families)
-            for measure, difference in family.items()
-        }
-    )
-    families = [{name: corrected[place, name] for name in family} for place, family in enumerate(families)]
+    corrected = holm({(i, name): one for i, family in enumerate(families) for name, one in family.items()})
+    families = [{name: corrected[i, name] for name in family} for i, family in enumerate(families)]
     return (
         [one and replace(one, differences=family) for one, family in zip(comparisons, families, strict=False)],
         families[len(comparisons) :],
@@ -141,9 +129,10 @@ def _compare(first: Results, second: Results) -> Comparison:
         known = both & ~np.isnan(a[name]) & ~np.isnan(b[name])
         if known.sum() > 1:
             differences[name] = paired_means(a[name][known], b[name][known])
-    ours, theirs = drops(a), drops(b)
-    for name in ours if theirs else ():
-        differences[f"drop_{name}"] = paired_means(ours[name], theirs[name])
+    for name in VARIANTS:
+        if name in a and name in b:  # NaN where an image has no such variant
+            drops = (rows["correct"] - rows[name] for rows in (a, b))
+            differences[f"drop_{name}"] = paired_means(*drops)
     differing = [name for name in _OPTIONS if getattr(first, name) != getattr(second, name)]
     notes += [f"The {name} differs: {getattr(first, name)}, {getattr(second, name)}." for name in differing]
     return Comparison(first.model, second.model, differences, tuple(notes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from regard import models
-from regard.bias.evaluate import columns_of, measure_columns, on_device
-from regard.bias.metrics import Measures, check_pixels, check_threshold, measure
-from regard.bias.results import DETECTION, Results, Rows
-from regard.bias.shards import ImageCount, in_shards
+from regard.bias.evaluate import measure_columns, on_device
+from regard.bias.metrics import check_focus, measure
+from regard.bias.results import DETECTION, Results
+from regard.bias.rows import Rows, columns_of
+from regard.bias.shards import in_shards
 from regard.data import Batch, ImageDataset, create_loader
 from regard.data.decode import SKIP, OnUnreadable
 from regard.errors import InputError, UnfitImage, check_interval, unknown
@@ -30,7 +32,7 @@ WRONG, IGNORED = -1, -2
 """Of a detection, in place of its object: it matches none; it is in a crowd."""
 
 _IMAGES_PER_SHARD = 64
-_PIXELS = 2**22  # measured at a time
+_PIXELS = 2**22  # measured at a time, so that memory does not grow with the image
 
 
 def evaluate_detector(
@@ -100,9 +102,9 @@ def evaluate_detector(
         tolerance,
         label_outputs,
     )
-    explain, done = evaluator.explain, ImageCount(progress, len(dataset))
+    explain = evaluator.explain
 
-    def work(images: range) -> Rows:
+    def work(images: range, done: Callable[[int], None]) -> Rows:
         keys: list[str] = []
         parts: list[dict[str, Tensor]] = []
         skipped: list[str] = []
@@ -120,21 +122,17 @@ def evaluate_detector(
                 if measured.keys:
                     parts.append(measured.columns)
                     keys += measured.keys
-            done.add(len(batch.images) + len(batch.skipped))
+            done(len(batch.images) + len(batch.skipped))
         return Rows(tuple(keys), columns_of(parts), tuple(skipped), len(outputs or dataset.classes))
 
     with on_device(detector, device) as (place, dtype):
         plan: dict[str, Any] = {
             "regard": __version__,
             "weights": models.fingerprint(detector),
-            "method": explain.method,
-            "layer": explain.layer,
+            **evaluator.options,
             "region": region,
             "score_threshold": score_threshold,
             "limit": limit,
-            "threshold": threshold,
-            "margin": margin,
-            "tolerance": tolerance,
             "label_outputs": label_outputs and list(label_outputs),
             "shard": shard,
             "data": dataset.fingerprint(),
@@ -145,9 +143,9 @@ def evaluate_detector(
             len(dataset),
             shard or _IMAGES_PER_SHARD,
             work,
-            folder=None if folder is None else Path(folder),
-            plan=plan if folder is not None else {},
-            resumed=lambda images: done.add(len(images)),
+            folder=folder,
+            plan=plan,
+            progress=progress,
             unreadable=unreadable,
         )
     if not len(rows):
@@ -159,12 +157,7 @@ def evaluate_detector(
         model=name or type(unwrapped(detector)).__name__,
         dataset=dataset.name,
         split=dataset.split,
-        method=explain.method,
-        layer=explain.layer,
-        target=DETECTION,
-        threshold=threshold,
-        margin=margin,
-        tolerance=tolerance,
+        **evaluator.options,
         classes=dataset.classes,
         rows=rows.columns,
         outputs=tuple(outputs or dataset.classes),
@@ -197,6 +190,7 @@ class DetectionEvaluator:
 
     Attributes:
         explain: the method.
+        options: as of `Evaluator`; the target is "detection".
     """
 
     def __init__(
@@ -216,9 +210,7 @@ class DetectionEvaluator:
         if region not in ("object", "box"):
             raise unknown("region of detections", region, ("object", "box"))
         check_interval("score_threshold", score_threshold, "[0, 1]")
-        self.region, self.score_threshold, self.limit = region, score_threshold, limit
-        self.threshold = check_threshold(threshold)
-        self.margin, self.tolerance = check_pixels("margin", margin), check_pixels("tolerance", tolerance)
+        check_focus(threshold, margin, tolerance)
         if isinstance(method, str):
             self.explain = create_for_detections(method, detector, layer)
         else:
@@ -227,7 +219,13 @@ class DetectionEvaluator:
                 raise InputError("the method has its own layer and detector; give the name of one, or leave them out")
         if not dataset.has_objects:
             raise InputError(f"the images of {dataset.name!r} have no objects; give a set with boxes and classes")
-        self.dataset = dataset
+        self.dataset, self.threshold = dataset, threshold
+        self._region, self._score_threshold, self._limit = region, score_threshold, limit
+        self._measure = partial(measure, threshold=threshold, margin=int(margin), tolerance=int(tolerance))
+        self.options: dict[str, Any] = {
+            **{"method": self.explain.method, "layer": self.explain.layer, "target": DETECTION},
+            **{"threshold": threshold, "margin": int(margin), "tolerance": int(tolerance)},
+        }
         count = len(dataset.classes)
         self._outputs = torch.tensor(range(count) if label_outputs is None else label_outputs)
         if len(self._outputs) != count or len(self._outputs.unique()) < count:
@@ -260,19 +258,20 @@ class DetectionEvaluator:
             objects: as of `Batch.targets`.
             key: name of the image.
         """
-        maps = self.explain(image, score_threshold=self.score_threshold, limit=self.limit)
+        maps = self.explain(image, score_threshold=self._score_threshold, limit=self._limit)
         assert self.explain.detections is not None
         detections = {**self.explain.detections, "labels": self._labels(self.explain.detections["labels"])}
         matches = match(detections, objects)
         kept = (detections["labels"] >= 0) & (matches != IGNORED)
         detections = {name: values[kept] for name, values in detections.items()}
         maps, matches = maps[kept], matches[kept]
-        regions = regions_of(detections, matches, objects, maps.shape[1:], self.region)
-        measures = measure_each(maps, regions, self.threshold, margin=self.margin, tolerance=self.tolerance)
+        regions = regions_of(detections, matches, objects, maps.shape[1:], self._region)
         columns: dict[str, Tensor] = {}
         if len(matches):
             outputs = self._outputs.to(matches.device)[detections["labels"]]
-            parts = [measure_columns(one) for one in measures]
+            at_once = max(1, _PIXELS // (maps.shape[1] * maps.shape[2]))
+            pairs = zip(maps.split(at_once), regions.split(at_once), strict=True)
+            parts = [measure_columns(self._measure(some, its)) for some, its in pairs]
             columns = {
                 "label": detections["labels"],
                 "predicted": outputs,
@@ -342,15 +341,6 @@ def box_regions(boxes: Tensor, size: Sequence[int]) -> Tensor:
     x0, y0, x1, y1 = boxes[:, :, None].unbind(1)  # (n, 1) each
     across, down = ((one + 1 > low) & (one < high) for one, low, high in ((x, x0, x1), (y, y0, y1)))
     return down[:, :, None] & across[:, None]
-
-
-def measure_each(maps: Tensor, regions: Tensor, threshold: float, *, margin: int, tolerance: int) -> list[Measures]:
-    """`measure`, so many maps at a time that memory does not grow with the image."""
-    at_once = max(1, _PIXELS // (maps.shape[1] * maps.shape[2]))
-    return [
-        measure(some, its, threshold, margin=margin, tolerance=tolerance)
-        for some, its in zip(maps.split(at_once), regions.split(at_once), strict=True)
-    ]
 
 
 def image_key(results: Results, row: int) -> str:

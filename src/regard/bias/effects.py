@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from regard.bias.interventions import VARIANTS
-from regard.bias.results import Results, comparable
-from regard.stats import Difference, independent_proportions, paired_proportions, proportion, without_nan
-
-GAP = "background_gap"
-
-
-def drops(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Variant -> what it takes from each image, (N,): 1 where only the original is right, -1 where only the variant
-    is, else 0; NaN where the image has no such variant. Empty without interventions."""
-    return {name: rows["correct"] - rows[name] for name in VARIANTS if name in rows}
+from regard.bias.results import Results
+from regard.bias.summary import comparable, rate
+from regard.stats import Difference, independent_proportions, paired_proportions, without_nan
 
 
 def effects(results: Results, which: np.ndarray | None = None) -> dict[str, Difference]:
@@ -58,12 +50,13 @@ def effect_records(results: Results, differences: Mapping[str, Difference]) -> l
     pairs = _pairs(results.rows)
     records = []
     for measure, difference in differences.items():
-        record: dict[str, Any] = {"model": results.model, "measure": measure, **asdict(difference)}
+        record: dict[str, Any] = {"model": results.model, "measure": measure, **difference.to_record()}
         for side, flags in zip(("first", "second"), pairs[measure], strict=True):
-            rate = proportion(int(flags.sum()), len(flags))
-            record |= {side: rate.value, **{f"{side}_{key}": getattr(rate, key) for key in ("low", "high", "n")}}
-        record["significant"] = None if difference.p is None else difference.significant
-        records.append(without_nan(record))
+            one = rate(flags)
+            record |= without_nan(
+                {side: one.value, f"{side}_low": one.low, f"{side}_high": one.high, f"{side}_n": one.n}
+            )
+        records.append(record)
     return records
 
 
@@ -75,7 +68,7 @@ def _pairs(rows: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.nda
     right = {name: rows[name] == 1 for name in VARIANTS}
     pairs = {f"drop_{name}": (rows["correct"][known[name]], right[name][known[name]]) for name in VARIANTS}
     both = known["mixed_same"] & known["mixed_other"]
-    pairs[GAP] = right["mixed_same"][both], right["mixed_other"][both]
+    pairs["background_gap"] = right["mixed_same"][both], right["mixed_other"][both]
     biased = rows["position_bias"]
     for name in VARIANTS:
         counted = comparable(rows) & rows["correct"] & known[name]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from regard import models
-from regard.bias.interventions import VARIANTS, Interventions
-from regard.bias.metrics import Measures, check_pixels, check_threshold, measure, scaled
-from regard.bias.results import COLUMNS, CURVES, MAPS, Results, Rows, objects
-from regard.bias.shards import ImageCount, in_shards
+from regard.bias.interventions import Interventions
+from regard.bias.metrics import Measures, check_focus, measure, scaled
+from regard.bias.results import Results
+from regard.bias.rows import CURVES, MAPS, Rows, columns_of
+from regard.bias.shards import counter, in_shards
 from regard.data import Batch, Channels, ImageDataset, InMemoryDataset, Transform, create_loader
 from regard.data.decode import OnUnreadable
 from regard.data.loader import default_batch_size
@@ -109,22 +111,20 @@ def evaluate(
             than the model has outputs, an unknown method, target or device, a folder of another evaluation; and what
             the method and `measure` raise.
     """
-    if target not in ("predicted", "label"):
-        raise unknown("target", target, ("predicted", "label"))
     evaluator = Evaluator(model, method, layer, target, threshold, margin, tolerance, keep_maps)
     source = dataset if isinstance(dataset, ImageDataset) else _Batches(dataset, mean, std)
     if not source.has_masks:
         raise InputError(f"the {source.split} images of {source.name!r} have no regions; give a set that has")
-    as_many = isinstance(dataset, InMemoryDataset)  # it has to have a class for each output
-    matching = _Matching(source, target, label_outputs, as_many)
-    total = None if isinstance(source, _Batches) else len(source)
-    if interventions and isinstance(source, _Batches):
+    matching = _Matching(source, target, label_outputs)
+    if isinstance(source, _Batches) and interventions:
         raise InputError("interventions go back to images of other classes, and batches come once; give a set")
-    size, done = batch_size or default_batch_size(source), ImageCount(progress, total)
+    if isinstance(source, _Batches) and folder is not None:
+        raise InputError("batches as they come cannot be kept in shards; give a set, or leave folder out")
+    size = batch_size or default_batch_size(source)
 
     with on_device(model, device) as (place, dtype):
 
-        def batches(images: Sequence[int] | None) -> Iterator[Batch]:
+        def load(images: Sequence[int] | None) -> Iterator[Batch]:
             if isinstance(source, _Batches):
                 return source.epoch()
             return create_loader(
@@ -139,18 +139,15 @@ def evaluate(
                 masks=True,
             ).epoch(0)
 
-        changed = Interventions(source, batches, seed) if interventions and not isinstance(source, _Batches) else None
+        changed = Interventions(source, load, seed) if interventions and not isinstance(source, _Batches) else None
 
-        def key_of(index: int) -> str:
-            return str(index) if isinstance(source, _Batches) else source.keys[index]
-
-        def work(images: range | None) -> Rows:
+        def work(images: range | None, done: Callable[[int], None]) -> Rows:
             parts: list[dict[str, Tensor]] = []
             outputs = 0
             keys: list[str] = []
             skipped: list[str] = []
-            pairs = ((one, ()) for one in batches(images)) if changed is None else changed.batches(images or ())
-            for batch, variants in pairs:
+            batches = ((batch, ()) for batch in load(images)) if changed is None else changed.batches(images or ())
+            for batch, variants in batches:
                 if len(batch.images):
                     labels = batch.labels.to(place)
                     assert batch.masks is not None  # see has_masks above
@@ -167,53 +164,38 @@ def evaluate(
                         right = evaluator.predicted(pixels.to(dtype)) == targets
                         part[variant] = torch.where(known & (targets >= 0), right.float(), torch.nan)
                     parts.append(part)
-                    keys += [key_of(i if images is None else images[i]) for i in batch.index.tolist()]
+                    keys += [str(i) if images is None else source.keys[images[i]] for i in batch.index.tolist()]
                 skipped += batch.skipped
-                done.add(len(batch.images) + len(batch.skipped))
+                done(len(batch.images) + len(batch.skipped))
             return Rows(tuple(keys), columns_of(parts), tuple(skipped), outputs)
 
         plan: dict[str, Any] = {}
-        if folder is not None:
-            if isinstance(source, _Batches):
-                raise InputError("batches as they come cannot be kept in shards; give a set, or leave folder out")
-            plan = {
-                "regard": __version__,
-                "weights": models.fingerprint(model),
-                "method": evaluator.method,
-                "layer": evaluator.layer,
-                "target": target,
-                "threshold": threshold,
-                "margin": margin,
-                "tolerance": tolerance,
-                "label_outputs": label_outputs and list(label_outputs),
-                "batch_size": size,
-                "shard": shard,
-                "keep_maps": keep_maps,
-                "interventions": seed if interventions else None,
-                "data": source.fingerprint(),
-                "mean": mean or source.mean,
-                "std": std or source.std,
-                "transform": str(transform),
-            }
-        if total is None:
-            rows = work(None)
+        if isinstance(source, _Batches):
+            rows = work(None, counter(progress, None))
         else:
+            if folder is not None:
+                plan = {
+                    "regard": __version__,
+                    "weights": models.fingerprint(model),
+                    **evaluator.options,
+                    "label_outputs": label_outputs and list(label_outputs),
+                    "batch_size": size,
+                    "shard": shard,
+                    "keep_maps": keep_maps,
+                    "interventions": seed if interventions else None,
+                    "data": source.fingerprint(),
+                    "mean": mean or source.mean,
+                    "std": std or source.std,
+                    "transform": str(transform),
+                }
+            per_shard = shard or _BATCHES_PER_SHARD * size
             rows = in_shards(
-                total,
-                shard or _BATCHES_PER_SHARD * size,
-                work,
-                folder=None if folder is None else Path(folder),
-                plan=plan,
-                resumed=lambda images: done.add(len(images)),
-                unreadable=unreadable,
+                len(source), per_shard, work, folder=folder, plan=plan, progress=progress, unreadable=unreadable
             )
     if not len(rows):
         unread = f"; {len(rows.skipped)} could not be read (the first: {rows.skipped[0]})" if rows.skipped else ""
         raise InputError(f"the data set has no images{unread}; give one with at least one")
-    columns = dict(rows.columns)
     scored = matching.scored(rows.outputs)
-    if not scored:
-        columns["correct"] = np.zeros_like(columns["correct"])
     numbers = tuple(map(str, range(rows.outputs)))
     classes = numbers if source.classes is None else source.classes
     if outputs is None:
@@ -224,14 +206,9 @@ def evaluate(
         model=name or type(unwrapped(model)).__name__,
         dataset=source.name,
         split=source.split,
-        method=evaluator.method,
-        layer=evaluator.layer,
-        target=target,
-        threshold=threshold,
-        margin=margin,
-        tolerance=tolerance,
+        **evaluator.options,
         classes=classes,
-        rows=columns,
+        rows={**rows.columns, "correct": rows.columns["correct"] & scored},
         outputs=tuple(outputs),
         scored=scored,
         keys=rows.keys,
@@ -263,6 +240,10 @@ class Evaluator:
     Attributes:
         method: the name of the method.
         layer: the names of its layers, joined by "+"; "" where the method has none.
+        options: these two, `target`, `threshold`, `margin` and `tolerance`, as results record them.
+
+    Raises:
+        InputError: an unknown method, layer or target, a number out of range.
     """
 
     def __init__(
@@ -276,12 +257,10 @@ class Evaluator:
         tolerance: int = 0,
         keep_maps: bool = False,
     ) -> None:
-        self.target = target
-        self._model = model
-        self.keep_maps = keep_maps
-        self.threshold = check_threshold(threshold)
-        self.margin = check_pixels("margin", margin)
-        self.tolerance = check_pixels("tolerance", tolerance)
+        if target not in ("predicted", "label"):
+            raise unknown("target", target, ("predicted", "label"))
+        check_focus(threshold, margin, tolerance)
+        self._model, self._target, self._keep_maps = model, target, keep_maps
         if isinstance(method, MapMethod):
             if layer is not None:
                 raise InputError("a layer is for a method by name; this one knows its layer: leave it out")
@@ -292,6 +271,11 @@ class Evaluator:
             self._cam = create(method, model, layer)
         self.method = method_name(method)
         self.layer = self._cam.layer
+        self._measure = partial(measure, threshold=threshold, margin=int(margin), tolerance=int(tolerance))
+        self.options: dict[str, Any] = {
+            **{"method": self.method, "layer": self.layer, "target": target},
+            **{"threshold": threshold, "margin": int(margin), "tolerance": int(tolerance)},
+        }
 
     def measured(
         self, images: Tensor, labels: Tensor, targets: Tensor, regions: Tensor
@@ -305,20 +289,19 @@ class Evaluator:
             regions: bool (B, H, W).
         """
         several = len(self._cam.layers) > 1  # their maps are fused at the size of the images
-        maps = self._cam(images, targets if self.target == "label" else None, upsample=several)
+        maps = self._cam(images, targets if self._target == "label" else None, upsample=several)
         logits, explained = self._cam.logits, self._cam.classes
         assert logits is not None and explained is not None
         predicted, scores = predicted_classes(logits), class_logits(logits)
-        measures = measure(maps, regions.to(maps.device), self.threshold, margin=self.margin, tolerance=self.tolerance)
         columns = {
             "label": labels,
             "predicted": predicted,
             "explained": explained,
             "probability": scores.float().softmax(1).gather(1, explained[:, None])[:, 0],
             "correct": predicted == targets.to(predicted.device),
-            **measure_columns(measures),
+            **measure_columns(self._measure(maps, regions.to(maps.device))),
         }
-        if self.keep_maps:
+        if self._keep_maps:
             columns[MAPS] = (255 * scaled(maps)).round().to(torch.uint8)
         return columns, scores.shape[1]
 
@@ -335,27 +318,12 @@ def measure_columns(measures: Measures) -> dict[str, Tensor]:
     return dict(measures.items()) | dict(zip(CURVES, (curves.inside, curves.outside, curves.beyond), strict=True))
 
 
-def columns_of(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
-    """The columns of batches, one after another, on the host; waits for the device."""
-    if not parts:
-        return {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
-    names = (*COLUMNS, *CURVES, *(name for name in VARIANTS if name in parts[0]))
-    columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in names}
-    counts = {name: np.uint16 if columns[name].max() < 1 << 16 else np.uint32 for name in CURVES[:2]}
-    columns |= {name: columns[name].astype(dtype) for name, dtype in {**COLUMNS, **counts}.items()}
-    if MAPS in parts[0]:
-        columns[MAPS] = objects([one for part in parts for one in part[MAPS].cpu().numpy()])
-    return columns
-
-
 class _Matching:
     """Which outputs of the model stand for the labels of a set."""
 
-    def __init__(
-        self, source: ImageDataset | _Batches, target: Target, label_outputs: Sequence[int] | None, as_many: bool
-    ) -> None:
+    def __init__(self, source: ImageDataset | _Batches, target: Target, label_outputs: Sequence[int] | None) -> None:
         self._classes, self._given = source.classes, label_outputs
-        self._as_many = as_many or target == "label"
+        self._as_many = isinstance(source, InMemoryDataset) or target == "label"
         count = len(source.classes or ())
         if label_outputs is not None:
             if len(label_outputs) != count:
@@ -409,6 +377,7 @@ class _Batches:
     """Batches (images, labels, regions) from anywhere."""
 
     classes = labels = None
+    keys: tuple[str, ...] = ()
     has_masks = True
 
     def __init__(self, batches: Iterable[Sequence[Tensor]], mean: Channels | None, std: Channels | None) -> None:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from numbers import Integral
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from regard.bias.ranking import Ranking
-from regard.errors import InputError
+from regard.errors import InputError, check_interval, check_number
 from regard.maps.method import resized
 
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))  # 0.05, 0.1, …, 0.95
 CURVE_THRESHOLDS = tuple(i / 100 for i in range(101))  # 0, 0.01, …, 1
-_MOST_PIXELS = 1_000_000  # of a distance: more than the side of any image
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +150,7 @@ def measure(
         InputError: shapes, dtypes or devices that do not fit, a number out of range.
     """
     _check(maps, regions)
-    check_pixels("tolerance", tolerance)
-    check_pixels("margin", margin)
+    check_focus(threshold, margin, tolerance)
     levels = _levels(threshold, thresholds, maps)
     pixels = regions.shape[1] * regions.shape[2]
     k = max(1, pixels // 50) if top_k is None else top_k
@@ -211,7 +208,7 @@ def focus(maps: Tensor, threshold: float = 0.5) -> Tensor:
     Raises:
         InputError: maps of another shape, a threshold out of range.
     """
-    check_threshold(threshold)
+    check_focus(threshold)
     return scaled(maps) >= threshold  # above 0, so never in a constant map
 
 
@@ -264,26 +261,11 @@ def _dilated(regions: Tensor, radius: int) -> Tensor:
     return dilated
 
 
-def check_threshold(threshold: float) -> float:
-    """The threshold of a focus, if it can be one.
-
-    Raises:
-        InputError: it is not above 0 and at most 1.
-    """
-    if not 0 < threshold <= 1:
-        raise InputError(f"threshold {threshold}; expected above 0, at most 1")
-    return threshold
-
-
-def check_pixels(name: str, pixels: int) -> int:
-    """A distance in whole pixels, if it can be one.
-
-    Raises:
-        InputError: it is negative, larger than any image, or no integer.
-    """
-    if not isinstance(pixels, Integral) or not 0 <= pixels <= _MOST_PIXELS:
-        raise InputError(f"{name} {pixels}; expected an integer, 0 to {_MOST_PIXELS:,} pixels")
-    return int(pixels)
+def check_focus(threshold: float, margin: int = 0, tolerance: int = 0) -> None:
+    """Raises InputError for a threshold that is not above 0 and at most 1, or no whole number of pixels from 0 on."""
+    check_interval("threshold", threshold, "(0, 1]")
+    for name, pixels in (("margin", margin), ("tolerance", tolerance)):
+        check_number(name, pixels, "[0, 10^6]", whole=True)
 
 
 def _ratio(part: Tensor, whole: Tensor | int, dtype: torch.dtype) -> Tensor:
@@ -318,8 +300,8 @@ def _levels(threshold: float, thresholds: Sequence[float], maps: Tensor) -> Tens
     """The threshold of the focus, those of mean and best IoU, and those of the curves, in the dtype of measuring."""
     if not len(thresholds):
         raise InputError("no thresholds for mean and best IoU; give at least one, such as 0.5")
-    for level in (threshold, *thresholds):
-        check_threshold(level)
+    for level in thresholds:
+        check_focus(level)
     every = (threshold, *thresholds, *CURVE_THRESHOLDS)
     levels = torch.tensor(every, dtype=torch.promote_types(maps.dtype, torch.float32))
     return levels.to(maps.device, non_blocking=True)

@@ -15,34 +15,18 @@ import numpy as np
 import torch
 
 from regard import figures
-from regard.bias.interventions import VARIANTS
-from regard.bias.metrics import CURVE_THRESHOLDS, check_pixels, check_threshold, focus_measures
+from regard.bias.metrics import CURVE_THRESHOLDS, check_focus, focus_measures
+from regard.bias.rows import CURVES, Rows
+from regard.bias.summary import Summary, comparable, rate
 from regard.errors import InputError, first_line, unknown
 from regard.files import MOST_BYTES, check_written, read_regular, utf8, written_aside
 from regard.notebook import Tabular, records_html
-from regard.optional import require
-from regard.stats import Estimate, mean, proportion, without_nan
+from regard.stats import Estimate, mean, without_nan
 
 if TYPE_CHECKING:
     import pyarrow
     from matplotlib.figure import Figure
 
-_PARQUET = "a Parquet file"
-# Column -> its type, in the order of a file.
-COLUMNS: dict[str, type[np.generic]] = {
-    **dict.fromkeys(("label", "predicted", "explained"), np.int64),
-    "probability": np.float32,
-    **dict.fromkeys(("correct", "position_bias", "range_bias"), np.bool_),
-    **dict.fromkeys(("spill", "miss", "iou", "mean_iou", "best_iou"), np.float32),
-    "pointing": np.bool_,
-    **dict.fromkeys(("energy_inside", "auc", "rank_accuracy", "top_k", "focus_area", "region_area"), np.float32),
-    "constant": np.bool_,
-}
-# Columns that results may lack, besides `VARIANTS`. Curves are (N, 101) whole numbers, of as few bytes as they need.
-CURVES = ("focus_inside", "focus_outside", "levels_beyond")
-MAPS = "map"
-RATES = ("accuracy", "position_bias", "range_bias", "pointing")
-MEANS = tuple(name for name, dtype in COLUMNS.items() if dtype is np.float32 and name != "probability")
 # Size of a region -> the share of the image's pixels that it takes at least, and stays below: the bounds are squares of
 # a quarter and of half the image's side.
 SIZES = {"small": (0.0, 1 / 16), "medium": (1 / 16, 1 / 4), "large": (1 / 4, math.inf)}
@@ -52,8 +36,6 @@ DETECTION = "detection"
 """The target of results that have a row for each detection; see `bias.evaluate_detector`."""
 
 _SHOWN = ("images", "accuracy", "position_bias", "range_bias", "energy_inside", "spill", "miss")  # in a notebook
-_KEY = "image"  # the column of the images' names
-_SHAPE = ("map_height", "map_width")
 _FORMAT = "regard bias"
 _VERSION = 3
 _OPTIONS: dict[str, type | tuple[type, ...]] = {
@@ -64,73 +46,6 @@ _OPTIONS: dict[str, type | tuple[type, ...]] = {
     "scored": bool,
 }
 _NAMES = ("classes", "outputs", "skipped")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Rates and means over some images.
-
-    Accuracy counts every image that has a label. All others leave out images whose map is constant or whose region is
-    empty. Rates have Wilson's intervals, means Student's, cut to 0 to 1.
-
-    Attributes:
-        images: how many.
-        constant_maps: images whose map is constant.
-        empty_regions: images whose region is empty.
-        accuracy: share of images whose highest class score is the label's; n = 0 if the results are not scored.
-        position_bias: share of images.
-        range_bias: likewise.
-        pointing: likewise.
-        means: name of measure -> mean over the images where it is a number.
-        interventions: variant -> accuracy on it, over the images that have it; empty where it was not measured.
-    """
-
-    images: int
-    constant_maps: int
-    empty_regions: int
-    accuracy: Estimate
-    position_bias: Estimate
-    range_bias: Estimate
-    pointing: Estimate
-    means: dict[str, Estimate]
-    interventions: dict[str, Estimate] = field(default_factory=dict)
-
-    def estimates(self) -> dict[str, Estimate]:
-        """Name of measure -> its rate or mean."""
-        return {**{name: getattr(self, name) for name in RATES}, **self.means, **self.interventions}
-
-    @classmethod
-    def of(cls, rows: Mapping[str, np.ndarray], which: np.ndarray | None = None, *, scored: bool = True) -> Summary:
-        """The summary of rows.
-
-        Args:
-            rows: name -> (N,), as in `Results`.
-            which: bool (N,) or indices: of these alone; None: of all.
-            scored: whether `correct` means anything.
-        """
-        names = [name for name in (*COLUMNS, *VARIANTS) if name in rows]
-        rows = {name: rows[name] if which is None else rows[name][which] for name in names}
-        counted = comparable(rows)
-
-        def rate(flags: np.ndarray) -> Estimate:
-            return proportion(int(flags.sum()), len(flags))
-
-        return cls(
-            images=len(counted),
-            constant_maps=int(rows["constant"].sum()),
-            empty_regions=int((rows["region_area"] == 0).sum()),
-            accuracy=rate(rows["correct"][(rows["label"] >= 0) & scored]),
-            position_bias=rate(rows["position_bias"][counted]),
-            range_bias=rate(rows["range_bias"][counted]),
-            pointing=rate(rows["pointing"][counted]),
-            means={name: mean(rows[name][counted], 0, 1) for name in MEANS},
-            interventions={name: rate(rows[name][~np.isnan(rows[name])] == 1) for name in VARIANTS if name in rows},
-        )
-
-
-def comparable(rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which images have both a focus and a region, bool (N,)."""
-    return ~rows["constant"] & (rows["region_area"] > 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,12 +96,10 @@ class Results(Tabular):
     tolerance: int = 0
 
     def __post_init__(self) -> None:
-        count = len(self.rows.get("label", ()))
-        object.__setattr__(self, "rows", _checked(self.rows, count))
-        object.__setattr__(self, "keys", tuple(map(utf8, self.keys)) or tuple(map(str, range(count))))
+        keys = self.keys or map(str, range(len(self.rows.get("label", ()))))
+        object.__setattr__(self, "keys", tuple(map(utf8, keys)))
+        object.__setattr__(self, "rows", Rows(self.keys, self.rows).columns)
         object.__setattr__(self, "outputs", tuple(self.outputs) or tuple(self.classes))
-        if len(self.keys) != count:
-            raise InputError(f"{len(self.keys)} keys for {count} rows; expected one for each")
 
     def __len__(self) -> int:
         return len(self.rows["label"])
@@ -235,7 +148,7 @@ class Results(Tabular):
         """Size of the region, one of `SIZES` or `DETECTION_SIZES` -> which rows have it, bool (N,)."""
         area, sizes = self.rows["region_area"], SIZES
         if self.of_detections:
-            area, sizes = self._pixels_of_regions(), DETECTION_SIZES
+            area, sizes = self._curve(CURVES[0])[:, 0], DETECTION_SIZES
         return {name: (area > 0) & (least <= area) & (area < below) for name, (least, below) in sizes.items()}
 
     def by_group(self, groups: Sequence[str]) -> dict[str, Summary]:
@@ -251,11 +164,6 @@ class Results(Tabular):
         biased = self.rows["position_bias"]
         counted = comparable(self.rows)
         return {"yes": self._summary(counted & biased), "no": self._summary(counted & ~biased)}
-
-    def _pixels_of_regions(self) -> np.ndarray:
-        if CURVES[0] not in self.rows:
-            raise InputError("the results have no curves; measure again")
-        return self.rows[CURVES[0]][:, 0]
 
     def _summary(self, which: np.ndarray | None) -> Summary:
         return Summary.of(self.rows, which, scored=self.scored)
@@ -288,7 +196,8 @@ class Results(Tabular):
         """
         if threshold == self.threshold:
             return self
-        level = round(100 * check_threshold(threshold))
+        check_focus(threshold)
+        level = round(100 * threshold)
         if CURVE_THRESHOLDS[level] != threshold or not level:
             raise InputError(f"threshold {threshold}; curves are at multiples of 0.01, from 0.01 to 1")
         return replace(self, threshold=threshold, rows={**self.rows, **self._focus_measures(level)})
@@ -307,8 +216,7 @@ class Results(Tabular):
         for level in range(len(CURVE_THRESHOLDS)):
             for name, values in self._focus_measures(level).items():
                 values = values[counted]
-                is_rate = values.dtype == np.bool_
-                estimate = proportion(int(values.sum()), len(values)) if is_rate else mean(values, 0, 1)
+                estimate = rate(values) if values.dtype == np.bool_ else mean(values, 0, 1)
                 curves.setdefault(name, []).append(estimate)
         return curves
 
@@ -335,14 +243,17 @@ class Results(Tabular):
 
     def _focus_measures(self, level: int) -> dict[str, np.ndarray]:
         """The columns that depend on the threshold, at the threshold `level` / 100."""
-        if "focus_inside" not in self.rows:
-            raise InputError("the results have no curves; measure again")
         inside, outside, region, rest = (
-            torch.from_numpy(self.rows[name][:, i].astype(np.int64)) for i in (level, 0) for name in CURVES[:2]
+            torch.from_numpy(self._curve(name)[:, i].astype(np.int64)) for i in (level, 0) for name in CURVES[:2]
         )
-        beyond = torch.from_numpy(level < self.rows[CURVES[2]])
+        beyond = torch.from_numpy(level < self._curve(CURVES[2]))
         measures = focus_measures(inside, outside, region, region + rest, beyond, torch.float32)
         return {name: values.numpy() for name, values in measures.items()}
+
+    def _curve(self, name: str) -> np.ndarray:
+        if name not in self.rows:
+            raise InputError("the results have no curves; measure again")
+        return self.rows[name]
 
     def to_records(self) -> list[dict[str, Any]]:
         """Every rate and mean of every part of the images, JSON-ready: NaN is None.
@@ -466,140 +377,6 @@ class Results(Tabular):
         return cls(**options, rows=rows.columns, keys=rows.keys)
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows of images, in the order of the data set, and their Parquet file.
-
-    Attributes:
-        keys: (N,), names of the images.
-        columns: name -> (N,), those of `COLUMNS`, and, where there are any, of `VARIANTS`, (N, 101) of `CURVES`, and of
-            `MAPS`.
-        skipped: the images that could not be read and have no row, each with the reason.
-        outputs: number of the model's outputs; 0 if it has not been called.
-    """
-
-    keys: tuple[str, ...]
-    columns: Mapping[str, np.ndarray]
-    skipped: tuple[str, ...] = ()
-    outputs: int = 0
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """The rows of several parts, one after another."""
-        present = [part.columns for part in parts if len(part)]
-        return cls(
-            tuple(key for part in parts for key in part.keys),
-            {name: np.concatenate([columns[name] for columns in present]) for name in present[0]}
-            if present
-            else {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()},
-            tuple(name for part in parts for name in part.skipped),
-            max((part.outputs for part in parts), default=0),
-        )
-
-    def to_arrow(self) -> pyarrow.Table:
-        """A table with the column `image` and all others; NaN is null, `skipped` and `outputs` are metadata."""
-        require(_PARQUET, "pyarrow")
-        import pyarrow as pa
-
-        arrays = {_KEY: pa.array([utf8(key) for key in self.keys], pa.string())}
-        for name, values in self.columns.items():
-            if name == MAPS:
-                arrays[name] = pa.array([one.tobytes() for one in values], pa.binary())
-                arrays |= {_SHAPE[i]: pa.array([one.shape[i] for one in values], pa.uint16()) for i in (0, 1)}
-            elif values.ndim == 2:
-                arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-            else:
-                arrays[name] = pa.array(values, from_pandas=values.dtype.kind == "f")
-        return pa.table(arrays, metadata={"skipped": json.dumps(self.skipped), "outputs": str(self.outputs)})
-
-    def write(self, path: Path) -> None:
-        """Writes a Parquet file, aside and then renamed, in a folder that is there."""
-        require(_PARQUET, "pyarrow")
-        from pyarrow import parquet
-
-        with written_aside(path) as aside, aside.open("wb") as file:  # pyarrow takes no path that is not UTF-8
-            # Each count of a curve is close to the one before: delta coding, and zstd on top of it, take a third off.
-            curves = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in CURVES[:2] if name in self.columns}
-            parquet.write_table(
-                self.to_arrow(), file, compression="zstd", use_dictionary=False, column_encoding=curves or None
-            )
-
-    @classmethod
-    def read(cls, path: Path) -> Rows:
-        """Reads a file of `write`.
-
-        Raises:
-            InputError: it is not there, cut short, or holds something else.
-        """
-        require(_PARQUET, "pyarrow")
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        try:
-            with path.open("rb") as file:
-                table = parquet.read_table(file)
-        except FileNotFoundError:
-            raise InputError(f"there is no {path}, which holds the rows of the results beside it") from None
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path} cannot be read as Parquet ({first_line(error)}); measure again") from None
-        missing = [name for name in (_KEY, *COLUMNS) if name not in table.column_names]
-        if missing:
-            raise InputError(f"{path} lacks the columns {', '.join(missing)}; measure again with this regard")
-        try:
-            columns = {name: table.column(name).to_numpy().astype(dtype) for name, dtype in COLUMNS.items()}
-            present = [name for name in VARIANTS if name in table.column_names]
-            columns |= {name: table.column(name).to_numpy().astype(np.float32) for name in present}
-            if set(CURVES) <= set(table.column_names):
-                for name in CURVES[:2]:
-                    flat = table.column(name).combine_chunks().flatten().to_numpy()
-                    columns[name] = flat.reshape(len(table), len(CURVE_THRESHOLDS))
-                columns[CURVES[2]] = table.column(CURVES[2]).to_numpy()
-            if MAPS in table.column_names:
-                shapes = zip(*(table.column(name).to_pylist() for name in _SHAPE), strict=True)
-                maps = zip(table.column(MAPS).to_pylist(), shapes, strict=True)
-                columns[MAPS] = objects([np.frombuffer(one, np.uint8).reshape(shape) for one, shape in maps])
-            notes = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-            skipped, outputs = tuple(json.loads(notes["skipped"])), int(notes["outputs"])
-        except (AttributeError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{path} holds no rows of results ({first_line(error)}); measure again") from None
-        return cls(tuple(table.column(_KEY).to_pylist()), columns, skipped, outputs)
-
-    @staticmethod
-    def are_in(path: Path) -> bool:
-        """Whether a file is one of `write`; reads the names of its columns only."""
-        require(_PARQUET, "pyarrow")
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        try:
-            with path.open("rb") as file:
-                return parquet.read_schema(file).names[: 1 + len(COLUMNS)] == [_KEY, *COLUMNS]
-        except (pa.ArrowException, OSError):
-            return False
-
-
-def _checked(columns: Mapping[str, Any], count: int) -> dict[str, np.ndarray]:
-    """The columns as arrays of their types."""
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise InputError(f"the rows lack {', '.join(missing)}; expected columns {', '.join(COLUMNS)}")
-    arrays = {name: np.asarray(columns[name]).astype(dtype, copy=False) for name, dtype in COLUMNS.items()}
-    for name, array in arrays.items():
-        if array.shape != (count,):
-            raise InputError(f"column {name} has shape {array.shape}; expected ({count},), an entry for each image")
-    return arrays | {name: columns[name] for name in (*VARIANTS, *CURVES, MAPS) if name in columns}
-
-
-def objects(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays of any shapes as the entries of one, (N,)."""
-    objects = np.empty(len(arrays), object)
-    objects[:] = arrays
-    return objects
-
-
 def _check_options(options: Mapping[str, Any]) -> None:
     """Raises TypeError or InputError for options that no results have."""
     for name, kind in {**_OPTIONS, "provenance": dict}.items():
@@ -608,9 +385,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name in _NAMES:
         if not all(isinstance(one, str) for one in options[name]):
             raise TypeError(f"{name} holds more than text")
-    check_threshold(options["threshold"])
-    check_pixels("margin", options["margin"])
-    check_pixels("tolerance", options["tolerance"])
+    check_focus(options["threshold"], options["margin"], options["tolerance"])
 
 
 def _rows_file(path: Path) -> Path:

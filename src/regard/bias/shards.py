@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from regard.bias.results import Rows
+from regard.bias.rows import Rows
 from regard.data.decode import SKIP, OnUnreadable
 from regard.errors import InputError, first_line
 from regard.files import MOST_BYTES, read_regular, remove_files, written_aside, written_files
@@ -23,11 +23,11 @@ _MADE = "weights"  # in the plan of every evaluation that has a folder
 def in_shards(
     count: int,
     size: int,
-    work: Callable[[range], Rows],
+    work: Callable[[range, Callable[[int], None]], Rows],
     *,
-    folder: Path | None,
-    plan: Mapping[str, Any],
-    resumed: Callable[[range], None],
+    folder: str | Path | None = None,
+    plan: Mapping[str, Any] = {},
+    progress: Callable[[int, int | None], None] | None = None,
     unreadable: OnUnreadable = "skip",
 ) -> Rows:
     """The rows of all images, computed a shard at a time.
@@ -38,10 +38,10 @@ def in_shards(
     Args:
         count: of the images.
         size: of a shard; the last one has what is left.
-        work: computes a range of images.
+        work: computes a range of images, and calls its second argument with the number of images that are done.
         folder: where the shards are kept; None: nowhere. The processes of one evaluation share it.
         plan: what the rows depend on, JSON-ready; a folder of another plan is refused.
-        resumed: called with each range of this process's slice that is there already.
+        progress: called with the number of this process's images that are done or there already, and that of all.
         unreadable: "error": a shard that is there has to have all of its images.
 
     Raises:
@@ -50,17 +50,19 @@ def in_shards(
     """
     ranges = [range(start, min(start + size, count)) for start in range(0, count, size)]
     rank, world = _process()
+    done = counter(progress, count)
     if folder is None:
         if world > 1:
             raise InputError(f"{world} processes share an evaluation through a folder; give one")
-        return Rows.joined([work(one) for one in ranges])
+        return Rows.joined([work(images, done) for images in ranges])
+    folder = Path(folder)
     with _writing(folder):
         _begin(folder, plan)
     for i in range(rank, len(ranges), world):
         if _read(_file(folder, i)) is not None:
-            resumed(ranges[i])
+            done(len(ranges[i]))
             continue
-        rows = work(ranges[i])
+        rows = work(ranges[i], done)
         with _writing(folder):
             rows.write(_file(folder, i))
     if world > 1:
@@ -74,16 +76,17 @@ def in_shards(
     return rows
 
 
-class ImageCount:
-    """Counts images as they are done, and calls `progress` with their number and that of all."""
+def counter(progress: Callable[[int, int | None], None] | None, total: int | None) -> Callable[[int], None]:
+    """Adds up numbers of images, and calls `progress` with the sum and the total each time."""
+    done = 0
 
-    def __init__(self, progress: Callable[[int, int | None], None] | None, total: int | None) -> None:
-        self._progress, self._total, self._done = progress, total, 0
+    def add(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(done, total)
 
-    def add(self, images: int) -> None:
-        self._done += images
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+    return add
 
 
 def remove_shards(folder: Path) -> None:

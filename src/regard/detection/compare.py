@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from regard.detection.results import Results
 from regard.detection.table import Kind
 from regard.errors import InputError, unknown
 from regard.notebook import Tabular
-from regard.stats import Difference, bootstrap, holm, without_nan
+from regard.stats import Difference, bootstrap, holm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,16 +54,13 @@ class Comparison(Tabular):
         """A dict per number, JSON-ready: `model`, `reference`, `kind`, `measure`, fields of `Difference`, `significant`
         (None without a test)."""
         return [
-            without_nan(
-                {
-                    "model": self.model,
-                    "reference": self.reference,
-                    "kind": kind,
-                    "measure": measure,
-                    **asdict(difference),
-                    "significant": None if difference.p is None else difference.significant,
-                }
-            )
+            {
+                "model": self.model,
+                "reference": self.reference,
+                "kind": kind,
+                "measure": measure,
+                **difference.to_record(),
+            }
             for (kind, measure), difference in self.differences.items()
         ]
 

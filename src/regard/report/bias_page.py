@@ -11,7 +11,8 @@ import numpy as np
 from regard import bias, figures
 from regard.bias import Results
 from regard.bias.metrics import CURVE_THRESHOLDS
-from regard.bias.results import CURVES, RATES, comparable
+from regard.bias.rows import CURVES
+from regard.bias.summary import RATES, comparable
 from regard.columns import Column
 from regard.errors import InputError
 from regard.report import bias_records

@@ -9,7 +9,8 @@ import numpy as np
 from rich.table import Table
 
 from regard.bias import VARIANTS, Comparison, Results, Summary, effect_records, effects
-from regard.bias.results import RATES, SIZES, comparable
+from regard.bias.results import SIZES
+from regard.bias.summary import RATES, comparable
 from regard.columns import Column
 from regard.formatting import shortened
 from regard.report import captions

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regard.bias import DetectionEvaluator, Results, scaled
 from regard.bias.detections import MeasuredDetections, image_key
-from regard.bias.results import MEANS, RATES
+from regard.bias.summary import MEANS, RATES
 from regard.files import utf8
 from regard.formatting import shortened
 from regard.maps.detections import Detections

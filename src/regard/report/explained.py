@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from regard import maps
-from regard.bias.metrics import check_threshold
+from regard.bias.metrics import check_focus
 from regard.columns import Column
 from regard.data import ImageDataset, Transform
 from regard.data import Unreadable as UnreadableImage
@@ -148,7 +148,7 @@ def explain_detections(
     """
     check_interval("top", top, "[1, 2^24]")
     check_interval("score", score, "[0, 1]")
-    check_threshold(threshold)
+    check_focus(threshold)
     settings = {
         "network": source,
         "method": method.method,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from regard.bias.metrics import check_threshold
+from regard.bias.metrics import check_focus
 from regard.data import Channels, ImageDataset, Transform, create_loader
 from regard.data.decode import OnUnreadable
 from regard.errors import InputError, check_interval
@@ -69,7 +69,7 @@ def explanations(
     """
     check_interval("top", top, "[1, 2^24]")
     check_interval("batch_size", batch_size, "[1, 2^24]")
-    check_threshold(threshold)
+    check_focus(threshold)
     if not len(images):
         raise InputError("no images given; expected at least one")
     parameter = next(method.model.parameters(), None)

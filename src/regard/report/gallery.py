@@ -18,7 +18,7 @@ from torch import Tensor
 
 from regard import figures
 from regard.bias import Results, measure, scaled
-from regard.bias.results import comparable
+from regard.bias.summary import comparable
 from regard.data import Batch, Channels, ImageDataset, denormalised
 from regard.data.random import RandomStream
 from regard.errors import check_interval

@@ -1,0 +1,183 @@
+"""One row per image: the columns of results, and their Parquet file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.bias.interventions import VARIANTS
+from regard.bias.metrics import CURVE_THRESHOLDS
+from regard.errors import InputError, first_line
+from regard.files import utf8, written_aside
+from regard.optional import require
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# Column -> its type, in the order of a file.
+COLUMNS: dict[str, type[np.generic]] = {
+    **dict.fromkeys(("label", "predicted", "explained"), np.int64),
+    "probability": np.float32,
+    **dict.fromkeys(("correct", "position_bias", "range_bias"), np.bool_),
+    **dict.fromkeys(("spill", "miss", "iou", "mean_iou", "best_iou"), np.float32),
+    "pointing": np.bool_,
+    **dict.fromkeys(("energy_inside", "auc", "rank_accuracy", "top_k", "focus_area", "region_area"), np.float32),
+    "constant": np.bool_,
+}
+# Columns that results may lack, besides `VARIANTS`. Curves are (N, 101) whole numbers, of as few bytes as they need.
+CURVES = ("focus_inside", "focus_outside", "levels_beyond")
+MAPS = "map"
+
+_PARQUET = "a Parquet file"
+_KEY = "image"  # the column of the images' names
+_SHAPE = ("map_height", "map_width")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of images, in the order of the data set, and their Parquet file.
+
+    Attributes:
+        keys: (N,), names of the images.
+        columns: name -> (N,), those of `COLUMNS`, and, where there are any, of `VARIANTS`, (N, 101) of `CURVES`, and of
+            `MAPS`.
+        skipped: the images that could not be read and have no row, each with the reason.
+        outputs: number of the model's outputs; 0 if it has not been called.
+    """
+
+    keys: tuple[str, ...]
+    columns: Mapping[str, np.ndarray]
+    skipped: tuple[str, ...] = ()
+    outputs: int = 0
+
+    def __post_init__(self) -> None:
+        missing = [name for name in COLUMNS if name not in self.columns]
+        if missing:
+            raise InputError(f"the rows lack {', '.join(missing)}; expected columns {', '.join(COLUMNS)}")
+        columns = {name: np.asarray(self.columns[name]).astype(dtype, copy=False) for name, dtype in COLUMNS.items()}
+        for name, values in columns.items():
+            if values.shape != (len(self),):
+                raise InputError(f"column {name} has shape {values.shape}; expected ({len(self)},), one value per key")
+        columns |= {name: self.columns[name] for name in (*VARIANTS, *CURVES, MAPS) if name in self.columns}
+        object.__setattr__(self, "columns", columns)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of several parts, one after another."""
+        present = [part.columns for part in parts if len(part)] or [_NO_COLUMNS]
+        return cls(
+            tuple(key for part in parts for key in part.keys),
+            {name: np.concatenate([columns[name] for columns in present]) for name in present[0]},
+            tuple(name for part in parts for name in part.skipped),
+            max((part.outputs for part in parts), default=0),
+        )
+
+    def to_arrow(self) -> pyarrow.Table:
+        """A table with the column `image` and all others; NaN is null, `skipped` and `outputs` are metadata."""
+        require(_PARQUET, "pyarrow")
+        import pyarrow as pa
+
+        arrays = {_KEY: pa.array([utf8(key) for key in self.keys], pa.string())}
+        for name, values in self.columns.items():
+            if name == MAPS:
+                arrays[name] = pa.array([one.tobytes() for one in values], pa.binary())
+                arrays |= {_SHAPE[i]: pa.array([one.shape[i] for one in values], pa.uint16()) for i in (0, 1)}
+            elif values.ndim == 2:
+                arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+            else:
+                arrays[name] = pa.array(values, from_pandas=values.dtype.kind == "f")
+        return pa.table(arrays, metadata={"skipped": json.dumps(self.skipped), "outputs": str(self.outputs)})
+
+    def write(self, path: Path) -> None:
+        """Writes a Parquet file, aside and then renamed, in a folder that is there."""
+        require(_PARQUET, "pyarrow")
+        from pyarrow import parquet
+
+        with written_aside(path) as aside, aside.open("wb") as file:  # pyarrow takes no path that is not UTF-8
+            # Each count of a curve is close to the one before: delta coding, and zstd on top of it, take a third off.
+            curves = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in CURVES[:2] if name in self.columns}
+            parquet.write_table(
+                self.to_arrow(), file, compression="zstd", use_dictionary=False, column_encoding=curves or None
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> Rows:
+        """Reads a file of `write`.
+
+        Raises:
+            InputError: it is not there, cut short, or holds something else.
+        """
+        require(_PARQUET, "pyarrow")
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            with path.open("rb") as file:
+                table = parquet.read_table(file)
+        except FileNotFoundError:
+            raise InputError(f"there is no {path}, which holds the rows of the results beside it") from None
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path} cannot be read as Parquet ({first_line(error)}); measure again") from None
+        try:
+            keys = tuple(table.column(_KEY).to_pylist())
+            present = [name for name in (*COLUMNS, *VARIANTS) if name in table.column_names]
+            columns = {name: table.column(name).to_numpy().copy() for name in present}  # not read-only
+            if set(CURVES) <= set(table.column_names):
+                for name in CURVES[:2]:
+                    flat = table.column(name).combine_chunks().flatten().to_numpy()
+                    columns[name] = flat.reshape(len(table), len(CURVE_THRESHOLDS))
+                columns[CURVES[2]] = table.column(CURVES[2]).to_numpy()
+            if MAPS in table.column_names:
+                shapes = zip(*(table.column(name).to_pylist() for name in _SHAPE), strict=True)
+                maps = zip(table.column(MAPS).to_pylist(), shapes, strict=True)
+                columns[MAPS] = _objects([np.frombuffer(one, np.uint8).reshape(shape) for one, shape in maps])
+            notes = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            return cls(keys, columns, tuple(json.loads(notes["skipped"])), int(notes["outputs"]))
+        except (AttributeError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{path} holds no rows of results ({first_line(error)}); measure again") from None
+
+    @staticmethod
+    def are_in(path: Path) -> bool:
+        """Whether a file is one of `write`; reads the names of its columns only."""
+        require(_PARQUET, "pyarrow")
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            with path.open("rb") as file:
+                return parquet.read_schema(file).names[: 1 + len(COLUMNS)] == [_KEY, *COLUMNS]
+        except (pa.ArrowException, OSError):
+            return False
+
+
+def columns_of(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, np.ndarray]:
+    """The columns of batches, one after another, on the host; waits for the device."""
+    if not batches:
+        return _NO_COLUMNS
+    names = (*COLUMNS, *CURVES, *(name for name in VARIANTS if name in batches[0]))
+    columns = {name: torch.cat([batch[name] for batch in batches]).cpu().numpy() for name in names}
+    counts = {name: np.uint16 if columns[name].max() < 1 << 16 else np.uint32 for name in CURVES[:2]}
+    columns |= {name: columns[name].astype(dtype) for name, dtype in {**COLUMNS, **counts}.items()}
+    if MAPS in batches[0]:
+        columns[MAPS] = _objects([one for batch in batches for one in batch[MAPS].cpu().numpy()])
+    return columns
+
+
+_NO_COLUMNS = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
+
+
+def _objects(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of any shapes as the entries of one, (N,)."""
+    objects = np.empty(len(arrays), object)
+    objects[:] = arrays
+    return objects
