@@ -15,12 +15,9 @@ from regard.models.create import create
 from regard.models.hub import from_pretrained, push_to_hub, save_pretrained
 from regard.models.loading import MOST_CLASSES, count_classes, described_options, load_built, load_official
 from regard.models.measuring import Latency, PeakMemory, Times, latency, peak_memory
-from regard.models.mobilenet import SmallImageMobileNetV2
-from regard.models.nin import NIN
-from regard.models.preact_resnet import PreActResNet
-from regard.models.shufflenet import SmallImageShuffleNet
-from regard.models.vgg import SmallImageVGG
-from regard.models.wide_resnet import WideResNet
+from regard.models.mobile import SmallImageMobileNetV2, SmallImageShuffleNet
+from regard.models.plain import NIN, SmallImageVGG
+from regard.models.wide_resnet import PreActResNet, WideResNet
 
 __all__ = [
     "MOST_CLASSES",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,9 +60,8 @@ def read_checkpoint(path: str | Path) -> Any:
                 return safetensors.torch.load_file(utf8)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is cut short or no safetensors file ({error})") from error
-    named: list[str] = []
     try:
-        _scan(path, named)
+        _check_tuples(path)
         # A file and not its path, whose ending torch goes by.
         with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # of protocols
@@ -69,7 +69,14 @@ def read_checkpoint(path: str | Path) -> Any:
     except InputError:
         raise
     except Exception as error:  # a broken file breaks its reader anywhere
-        raise _refused(path, named, error) from error
+        reason = str(error).split("WeightsUnpickler error: ")[-1]
+        if asked := re.search(r"GLOBAL (\S+)", reason):
+            raise InputError(
+                f"{path} asks for {asked[1][:100]}, which is no tensor or plain container, as a whole module does, and "
+                "is refused; where you trust the file, load it with torch and save the state_dict()"
+            ) from error
+        short = first_line(ValueError(reason)) or type(error).__name__
+        raise InputError(f"{path} is cut short or no checkpoint ({short})") from error
 
 
 class _Variable(Tensor):
@@ -92,28 +99,11 @@ class _Empty:
         pass
 
 
-_UNUSED = ("argparse.Namespace", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _STAND_INS: list[Any] = [
     (_Variable, "torch.autograd.variable.Variable"),
-    *((_Empty, name) for name in _UNUSED),
+    (_Empty, "argparse.Namespace"),
+    *((_Empty, f"numpy.{name}") for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")),
 ]
-# torch itself decides on its own names.
-_HARMLESS = ("torch.", "collections.", "_codecs.encode", "builtins.set", "builtins.bytearray", *_UNUSED)
-
-
-def _refused(path: Path, named: list[str], error: Exception) -> InputError:
-    modules = [name for name in named if name.startswith("torch.nn.modules.")]
-    unsafe = [name for name in named if not name.startswith(_HARMLESS)]
-    if modules:
-        return InputError(
-            f"{path} holds a whole module ({(unsafe + modules)[0][:100]}), which cannot be read safely, and is "
-            "refused; where you trust it, load it with torch and save its state_dict()"
-        )
-    if unsafe:
-        names = ", ".join(name[:100] for name in unsafe[:3])
-        return InputError(f"{path} asks for more than tensors and plain containers, and is refused: {names}")
-    reason = ValueError(str(error).split("WeightsUnpickler error: ")[-1])
-    return InputError(f"{path} is cut short or no checkpoint ({first_line(reason) or type(error).__name__})")
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -168,31 +158,26 @@ def _zip_kind(path: Path) -> str | None:
     return None
 
 
-def _scan(path: Path, named: list[str]) -> None:
-    """Adds to `named` the names that the pickles of a file import.
-
-    Raises:
-        InputError: tuples contain the same tuples many times: as a key of a dict each of them would be hashed.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                if member.endswith(".pkl"):
-                    with archive.open(member) as file:
-                        _scan_pickle(path, file, named)
-    else:
-        with path.open("rb") as file:
-            for _ in range(_LEGACY_PICKLES):
-                _scan_pickle(path, file, named)
+def _check_tuples(path: Path) -> None:
+    """Raises InputError where tuples contain the same tuples many times: as a key of a dict each would be hashed."""
+    with ExitStack() as stack:
+        if zipfile.is_zipfile(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            names = [name for name in archive.namelist() if name.endswith(".pkl")]
+            pickles = [stack.enter_context(archive.open(name)) for name in names]
+        else:
+            pickles = [stack.enter_context(path.open("rb"))] * _LEGACY_PICKLES  # one after another
+        if any(size > _VALUES for pickle in pickles for size in _tuple_sizes(pickle)):
+            raise InputError(f"{path} has a tuple that unfolds to more than {_VALUES:,} values")
 
 
-def _scan_pickle(path: Path, file: IO[bytes], named: list[str]) -> None:
-    """Follows the instructions of a pickle with text as it is, and a number of values in place of anything else."""
-    stack: list[str | int] = []
+def _tuple_sizes(pickle: IO[bytes]) -> Iterator[int]:
+    """The number of values in each tuple of a pickle, with those of tuples in it, until the pickle ends or breaks."""
+    stack: list[int] = []  # what the instructions of the pickle push: tuples by their size, anything else as 1
     marks: list[int] = []
-    memo: dict[Any, str | int] = {}
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
+    memo: dict[Any, int] = {}
+    with suppress(Exception):  # a broken file, of which torch says more, or nothing follows the first pickle
+        for opcode, argument, _ in pickletools.genops(pickle):
             if opcode.name == "MARK":
                 marks.append(len(stack))
             elif opcode.name in ("BINGET", "LONG_BINGET", "GET"):
@@ -203,20 +188,9 @@ def _scan_pickle(path: Path, file: IO[bytes], named: list[str]) -> None:
                 before = opcode.stack_before
                 start = marks.pop() if pickletools.markobject in before else len(stack)
                 start -= sum(part not in (pickletools.markobject, pickletools.stackslice) for part in before)
-                taken = stack[start:]
-                stack[start:] = [argument if isinstance(argument, str) else 1] * len(opcode.stack_after)
-                if opcode.name == "GLOBAL":
-                    named.append(str(argument).replace(" ", "."))
-                elif opcode.name == "STACK_GLOBAL":
-                    named.append(".".join(map(str, taken)))
-                elif opcode.name.startswith("TUPLE"):
-                    stack[-1] = values = 1 + sum(value if isinstance(value, int) else 1 for value in taken)
-                    if values > _VALUES:
-                        raise InputError(f"{path} has a tuple that unfolds to more than {_VALUES:,} values")
-    except InputError:
-        raise
-    except Exception:  # a broken file, of which torch says more, or nothing follows the first pickle
-        pass
+                size = 1 + sum(stack[start:]) if opcode.name.startswith("TUPLE") else 1
+                stack[start:] = [size] * len(opcode.stack_after)
+                yield size
 
 
 def write_weights(model: nn.Module, path: Path, notes: Mapping[str, Any]) -> None:

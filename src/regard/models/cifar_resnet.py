@@ -12,15 +12,12 @@ from torch.nn import functional as F
 
 from regard.attention import AttentionSlot
 from regard.errors import InputError
+from regard.models.staged import StagedNetwork, convolution, init_convolutions
 
 Shortcut = Literal["A", "B"]
 
 # Depth -> blocks per stage.
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-
-
-def _conv(ins: int, outs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(ins, outs, size, stride=stride, padding=size // 2, bias=False)
 
 
 class _Padding(nn.Module):
@@ -56,7 +53,7 @@ class _Block(nn.Module, AttentionSlot, ABC):
             if shortcut == "A":
                 self.downsample = _Padding(ins, outs, stride)
             else:
-                self.downsample = nn.Sequential(_conv(ins, outs, 1, stride), nn.BatchNorm2d(outs))
+                self.downsample = nn.Sequential(convolution(ins, outs, 1, stride), nn.BatchNorm2d(outs))
 
     @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
@@ -78,9 +75,9 @@ class BasicBlock(_Block):
 
     def __init__(self, ins: int, planes: int, stride: int, shortcut: Shortcut = "B") -> None:
         super().__init__(ins, planes, stride, shortcut)
-        self.conv1 = _conv(ins, planes, 3, stride)
+        self.conv1 = convolution(ins, planes, 3, stride)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = _conv(planes, planes, 3)
+        self.conv2 = convolution(planes, planes, 3)
         self.bn2 = nn.BatchNorm2d(planes)
 
     def branch(self, x: Tensor) -> Tensor:
@@ -96,11 +93,11 @@ class Bottleneck(_Block):
     def __init__(self, ins: int, planes: int, stride: int, shortcut: Shortcut = "B") -> None:
         super().__init__(ins, planes, stride, shortcut)
         outs = planes * self.expansion
-        self.conv1 = _conv(ins, planes, 1)
+        self.conv1 = convolution(ins, planes, 1)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = _conv(planes, planes, 3, stride)
+        self.conv2 = convolution(planes, planes, 3, stride)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = _conv(planes, outs, 1)
+        self.conv3 = convolution(planes, outs, 1)
         self.bn3 = nn.BatchNorm2d(outs)
 
     def branch(self, x: Tensor) -> Tensor:
@@ -109,10 +106,8 @@ class Bottleneck(_Block):
         return self.bn3(self.conv3(x))
 
 
-class _ResNet(nn.Module):
+class _ResNet(StagedNetwork):
     """A 3 x 3 convolution at full resolution, then stages of blocks, each at half the resolution of the one before."""
-
-    stage_names: tuple[str, ...]
 
     def __init__(
         self,
@@ -124,7 +119,7 @@ class _ResNet(nn.Module):
         shortcut: Shortcut = "B",
     ) -> None:
         super().__init__()
-        self.conv1 = _conv(3, stem, 3)
+        self.conv1 = convolution(3, stem, 3)
         self.bn1 = nn.BatchNorm2d(stem)
         channels = stem
         for name, count, width in zip(self.stage_names, blocks, planes, strict=True):
@@ -135,14 +130,10 @@ class _ResNet(nn.Module):
                 channels = width * kind.expansion
             self.add_module(name, stage)
         self.fc = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_convolutions(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = torch.relu(self.bn1(self.conv1(images)))
-        for name in self.stage_names:
-            x = self.get_submodule(name)(x)
+        x = self.run_stages(torch.relu(self.bn1(self.conv1(images))))
         return self.fc(x.mean((2, 3)))
 
 

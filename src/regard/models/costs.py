@@ -21,10 +21,8 @@ from regard.models.complexity import Complexity, complexity
 from regard.models.create import create
 from regard.models.loading import without_values
 from regard.models.measuring import MEASURED, Latency, PeakMemory, latency, peak_memory
-from regard.models.mobilenet import SmallImageMobileNetV2
-from regard.models.nin import NIN
-from regard.models.shufflenet import SmallImageShuffleNet
-from regard.models.vgg import SmallImageVGG
+from regard.models.mobile import SmallImageMobileNetV2, SmallImageShuffleNet
+from regard.models.plain import NIN, SmallImageVGG
 from regard.models.wide_resnet import WideResNet
 from regard.notebook import Tabular
 

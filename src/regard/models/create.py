@@ -23,13 +23,10 @@ from regard.attention.start import Start
 from regard.errors import InputError, first_line
 from regard.models.cifar_resnet import CifarResNet, SmallImageResNet
 from regard.models.loading import MOST_CLASSES
-from regard.models.mobilenet import SmallImageMobileNetV2
-from regard.models.nin import NIN
-from regard.models.preact_resnet import PreActResNet
-from regard.models.shufflenet import SmallImageShuffleNet
+from regard.models.mobile import SmallImageMobileNetV2, SmallImageShuffleNet
+from regard.models.plain import NIN, SmallImageVGG
 from regard.models.torchvision import create_torchvision, describe_torchvision, is_of_torchvision, torchvision_names
-from regard.models.vgg import SmallImageVGG
-from regard.models.wide_resnet import WideResNet
+from regard.models.wide_resnet import PreActResNet, WideResNet
 
 _log = logging.getLogger("regard")
 

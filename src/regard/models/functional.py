@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import InputError
-from regard.models.preact_resnet import PreActResNet
+from regard.models.wide_resnet import PreActResNet
 
 _ENTRY = re.compile(r"(?:group(\d+)\.block(\d+)\.)?(conv|affine|bn)(\d|_?dim|_last)?(?:\.(\w+))?")
 

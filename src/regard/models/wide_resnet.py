@@ -1,12 +1,16 @@
-"""Pre-activation wide ResNets (Zagoruyko and Komodakis, arXiv 1605.07146), as Attention Transfer uses them."""
+"""Pre-activation ResNets as Attention Transfer has them: wide ones for CIFAR, and those for ImageNet."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard.attention import AttentionSlot
 from regard.errors import InputError
+from regard.models.staged import StagedNetwork, convolution, init_convolutions
+
+_PREACT_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 class WideBlock(nn.Module, AttentionSlot):
@@ -20,10 +24,10 @@ class WideBlock(nn.Module, AttentionSlot):
     def __init__(self, ins: int, outs: int, stride: int) -> None:
         super().__init__()
         self.bn0 = nn.BatchNorm2d(ins)
-        self.conv0 = nn.Conv2d(ins, outs, 3, stride=stride, padding=1, bias=False)
+        self.conv0 = convolution(ins, outs, 3, stride)
         self.bn1 = nn.BatchNorm2d(outs)
-        self.conv1 = nn.Conv2d(outs, outs, 3, padding=1, bias=False)
-        self.convdim = nn.Conv2d(ins, outs, 1, stride=stride, bias=False) if ins != outs else None
+        self.conv1 = convolution(outs, outs, 3)
+        self.convdim = convolution(ins, outs, 1, stride) if ins != outs else None
         self.attention = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +38,7 @@ class WideBlock(nn.Module, AttentionSlot):
         return out + (x if self.convdim is None else self.convdim(active))
 
 
-def wide_group(ins: int, outs: int, stride: int, blocks: int) -> nn.Sequential:
+def _group(ins: int, outs: int, stride: int, blocks: int) -> nn.Sequential:
     """Blocks in a row, block0, block1, …, the first of which has the stride."""
     group = nn.Sequential()
     for i in range(blocks):
@@ -42,10 +46,11 @@ def wide_group(ins: int, outs: int, stride: int, blocks: int) -> nn.Sequential:
     return group
 
 
-class WideResNet(nn.Module):
-    """A wide ResNet of three groups of 16 k, 32 k and 64 k channels, at full, half and quarter resolution.
+class WideResNet(StagedNetwork):
+    """A wide ResNet (Zagoruyko and Komodakis, arXiv 1605.07146).
 
-    The stages end before the last norm, where Attention Transfer reads its attention maps.
+    Its three groups have 16 k, 32 k and 64 k channels, at full, half and quarter resolution. The stages end before the
+    last norm, where Attention Transfer reads its attention maps.
 
     Args:
         depth: 6 n + 4, n blocks per group.
@@ -70,17 +75,16 @@ class WideResNet(nn.Module):
         widths = [int(channels * width) for channels in (16, 32, 64)]
         if widths[0] < 1:
             raise InputError(f"a wide ResNet has a width of at least 1/16, not {width}")
-        self.conv0 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.conv0 = convolution(3, 16, 3)
         ins = 16
         for name, outs, stride in zip(self.stage_names, widths, (1, 2, 2), strict=True):
             # A first block that halves the resolution always has a shortcut convolution: widths double.
-            self.add_module(name, wide_group(ins, outs, stride, blocks))
+            self.add_module(name, _group(ins, outs, stride, blocks))
             ins = outs
         self.bn = nn.BatchNorm2d(ins)
         self.fc = nn.Linear(ins, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        init_convolutions(self, "fan_in")
+        nn.init.kaiming_normal_(self.fc.weight, nonlinearity="relu")
         nn.init.zeros_(self.fc.bias)
         if uniform_norm_weights:  # drawn last: all other weights start the same with and without
             for module in self.modules():
@@ -88,7 +92,47 @@ class WideResNet(nn.Module):
                     nn.init.uniform_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.conv0(images)
-        for name in self.stage_names:
-            x = self.get_submodule(name)(x)
+        x = self.run_stages(self.conv0(images))
+        return self.fc(torch.relu(self.bn(x)).mean((2, 3)))
+
+
+class PreActResNet(StagedNetwork):
+    """A pre-activation ResNet of basic blocks (He et al., arXiv 1603.05027).
+
+    Its four groups have 64, 128, 256 and 512 channels. A 7 x 7 convolution, norm, ReLU and max pooling come first; the
+    first block, which reads what is normed and rectified already, has neither before its first convolution. This is the
+    network of `resnet-18-at-export.pth`.
+
+    Args:
+        depth: 18 or 34.
+        num_classes: length of the logits.
+
+    Shape: images (N, 3, H, W) -> logits (N, num_classes).
+
+    Raises:
+        InputError: another depth.
+    """
+
+    stage_names = ("group0", "group1", "group2", "group3")
+
+    def __init__(self, depth: int, num_classes: int = 1000) -> None:
+        super().__init__()
+        if depth not in _PREACT_BLOCKS:
+            raise InputError(f"a pre-activation ResNet of basic blocks has a depth of 18 or 34, not {depth}")
+        self.conv0 = convolution(3, 64, 7, 2)
+        self.bn0 = nn.BatchNorm2d(64)
+        ins = 64
+        for name, outs, stride, blocks in zip(
+            self.stage_names, (64, 128, 256, 512), (1, 2, 2, 2), _PREACT_BLOCKS[depth], strict=True
+        ):
+            self.add_module(name, _group(ins, outs, stride, blocks))
+            ins = outs
+        self.get_submodule("group0.block0").bn0 = nn.Identity()
+        self.bn = nn.BatchNorm2d(ins)
+        self.fc = nn.Linear(ins, num_classes)
+        init_convolutions(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.max_pool2d(torch.relu(self.bn0(self.conv0(images))), 3, stride=2, padding=1)
+        x = self.run_stages(x)
         return self.fc(torch.relu(self.bn(x)).mean((2, 3)))

@@ -1,23 +1,28 @@
-"""Network in Network (Lin, Chen and Yan, arXiv 1312.4400) for small images, as Attention Transfer's author has it."""
+"""Plain networks without shortcuts, for small images: Network in Network and VGG."""
 
 from __future__ import annotations
 
 import math
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from regard.errors import InputError
+from regard.models.staged import StagedNetwork, init_classifier, init_convolutions
 
-# (kernel size, channels) of the convolutions of the wide network, group by group.
-_GROUPS = (
+# (kernel size, channels) of the convolutions of the wide NIN, group by group.
+_NIN_GROUPS = (
     ((5, 192), (1, 160), (1, 96)),
     ((5, 192), (1, 192), (1, 192)),
     ((3, 192), (1, 192), (1, 192)),
 )
+# Depth -> convolutions per block of VGG.
+_VGG_DEPTHS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
-class NIN(nn.Module):
-    """A plain network of three groups of convolutions, at full, half and quarter resolution, without shortcuts.
+class NIN(StagedNetwork):
+    """Network in Network (Lin, Chen and Yan, arXiv 1312.4400): three groups of convolutions, at full, half and quarter
+    resolution, as Attention Transfer's author has it.
 
     Each group is a convolution of 5 x 5 or 3 x 3 pixels and two of 1 x 1, each with norm and ReLU. Between the groups
     are a max and an average pooling of 3 x 3 with stride 2 and `ceil_mode`, so 32 pixels become 16 and 8. The mean over
@@ -64,7 +69,7 @@ class NIN(nn.Module):
         if not 0 <= dropout < 1:
             raise InputError(f"dropout is {dropout}; it has to be in [0, 1)")
         ins = 3
-        for name, layers in zip(self.stage_names, _GROUPS, strict=True):
+        for name, layers in zip(self.stage_names, _NIN_GROUPS, strict=True):
             group = nn.Sequential()
             for i, (size, channels) in enumerate(layers):
                 outs = int(channels * width)
@@ -79,17 +84,55 @@ class NIN(nn.Module):
         self.pool1 = nn.AvgPool2d(3, stride=2, ceil_mode=True)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(ins, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        # Small: without norms, the first steps at learning rate 0.1 would otherwise be too large to learn anything.
-        nn.init.normal_(self.fc.weight, std=0.01)
-        nn.init.zeros_(self.fc.bias)
+        init_convolutions(self, "fan_in")
+        # Without norms, the first steps at learning rate 0.1 would otherwise be too large to learn anything.
+        init_classifier(self.fc)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.get_submodule("group0")(images)
         x = self.get_submodule("group1")(self.dropout(self.pool0(x)))
         x = self.get_submodule("group2")(self.dropout(self.pool1(x)))
         return self.fc(x.mean((2, 3)))
+
+
+class SmallImageVGG(StagedNetwork):
+    """VGG (Simonyan and Zisserman, arXiv 1409.1556) with batch norm and one linear layer.
+
+    It has five blocks of 64, 128, 256, 512 and 512 channels. A max pooling follows each of the first three, so that the
+    blocks are at full, half, quarter, eighth and eighth resolution. Its weights have the names of those published with
+    HobbitLong/RepDistiller, whose vgg8 and vgg13 these are.
+
+    Args:
+        depth: 8, 11, 13, 16 or 19.
+        num_classes: length of the logits.
+
+    Shape: images (N, 3, H, W), H and W at least 8 -> logits (N, num_classes).
+
+    Raises:
+        InputError: another depth.
+    """
+
+    stage_names = ("block0", "block1", "block2", "block3", "block4")
+
+    def __init__(self, depth: int, num_classes: int = 10) -> None:
+        super().__init__()
+        if depth not in _VGG_DEPTHS:
+            raise InputError(f"a VGG for small images has a depth of {', '.join(map(str, _VGG_DEPTHS))}, not {depth}")
+        channels = 3
+        for name, outs, count in zip(self.stage_names, (64, 128, 256, 512, 512), _VGG_DEPTHS[depth], strict=True):
+            block = nn.Sequential()
+            for _ in range(count):
+                block.extend([nn.Conv2d(channels, outs, 3, padding=1), nn.BatchNorm2d(outs), nn.ReLU()])
+                channels = outs
+            self.add_module(name, block)
+        self.classifier = nn.Linear(channels, num_classes)
+        init_convolutions(self)
+        init_classifier(self.classifier)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images
+        for name in self.stage_names:
+            x = self.get_submodule(name)(x)
+            if name in self.stage_names[:3]:
+                x = F.max_pool2d(x, 2)
+        return self.classifier(x.mean((2, 3)))

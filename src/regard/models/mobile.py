@@ -1,4 +1,4 @@
-"""ShuffleNet (Zhang et al., arXiv 1707.01083) and ShuffleNet V2 (Ma et al., arXiv 1807.11164) for small images."""
+"""Networks of few operations for small images: MobileNetV2, ShuffleNet and ShuffleNet V2."""
 
 from __future__ import annotations
 
@@ -8,6 +8,86 @@ from torch.nn import functional as F
 
 from regard.attention import AttentionSlot
 from regard.errors import InputError
+from regard.models.staged import StagedNetwork, convolution, init_classifier, init_convolutions
+
+# The stages of MobileNetV2: (expansion, channels, blocks, stride of the first block) of their runs of blocks.
+_MOBILENET_STAGES = (
+    ((1, 16, 1, 1), (6, 24, 2, 1)),
+    ((6, 32, 3, 2),),
+    ((6, 64, 4, 2), (6, 96, 3, 1)),
+    ((6, 160, 3, 2), (6, 320, 1, 1)),
+)
+
+
+class InvertedResidual(nn.Module, AttentionSlot):
+    """A 1 x 1 convolution to more channels, a depthwise 3 x 3 and a 1 x 1 to fewer; a shortcut where shapes agree."""
+
+    branch_end = "bn3"
+
+    def __init__(self, ins: int, outs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = ins * expansion
+        self.conv1 = convolution(ins, inner, 1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = convolution(inner, inner, 3, stride, groups=inner)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = convolution(inner, outs, 1)
+        self.bn3 = nn.BatchNorm2d(outs)
+        self.attention = None
+        self.shortcut = stride == 1 and ins == outs
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = torch.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        if self.attention is not None:
+            out = self.attention(out)
+        return x + out if self.shortcut else out
+
+
+class SmallImageMobileNetV2(StagedNetwork):
+    """MobileNetV2 (Sandler et al., arXiv 1801.04381) of four stages, at half to a sixteenth of the images' resolution.
+
+    With width 0.5 it is the MobileNetV2 of HobbitLong/RepDistiller: the blocks of 24 channels keep the resolution,
+    activations are ReLU, and the first block has a 1 x 1 convolution to as many channels. The stages end where that
+    code reads features for transfer.
+
+    Args:
+        num_classes: length of the logits.
+        width: factor of all channels but the last, which are 1280 at least.
+
+    Shape: images (N, 3, H, W) -> logits (N, num_classes).
+
+    Raises:
+        InputError: the width leaves no channel.
+    """
+
+    stage_names = ("layer1", "layer2", "layer3", "layer4")
+
+    def __init__(self, num_classes: int = 10, *, width: float = 0.5) -> None:
+        super().__init__()
+        if int(16 * width) < 1:
+            raise InputError(f"a MobileNetV2 has a width of at least 1/16, not {width:g}")
+        channels = int(32 * width)
+        self.conv1 = convolution(3, channels, 3, 2)
+        self.bn1 = nn.BatchNorm2d(channels)
+        for name, runs in zip(self.stage_names, _MOBILENET_STAGES, strict=True):
+            stage = nn.Sequential()
+            for expansion, outs, count, stride in runs:
+                for i in range(count):
+                    stage.append(InvertedResidual(channels, int(outs * width), stride if i == 0 else 1, expansion))
+                    channels = int(outs * width)
+            self.add_module(name, stage)
+        last = int(1280 * max(width, 1.0))
+        self.conv2 = convolution(channels, last, 1)
+        self.bn2 = nn.BatchNorm2d(last)
+        self.classifier = nn.Linear(last, num_classes)
+        init_convolutions(self)
+        init_classifier(self.classifier)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.run_stages(torch.relu(self.bn1(self.conv1(images))))
+        return self.classifier(torch.relu(self.bn2(self.conv2(x))).mean((2, 3)))
 
 
 class ShuffleUnit(nn.Module, AttentionSlot):
@@ -23,11 +103,11 @@ class ShuffleUnit(nn.Module, AttentionSlot):
         branch = outs - ins if stride == 2 else outs
         inner = branch // 4
         self.stride, self.first_groups = stride, first_groups
-        self.conv1 = nn.Conv2d(ins, inner, 1, groups=first_groups, bias=False)
+        self.conv1 = convolution(ins, inner, 1, groups=first_groups)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=inner, bias=False)
+        self.conv2 = convolution(inner, inner, 3, stride, groups=inner)
         self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, branch, 1, groups=groups, bias=False)
+        self.conv3 = convolution(inner, branch, 1, groups=groups)
         self.bn3 = nn.BatchNorm2d(branch)
         self.attention = None
 
@@ -50,11 +130,11 @@ class ShuffleUnitV2(nn.Module, AttentionSlot):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.conv1 = nn.Conv2d(half, half, 1, bias=False)
+        self.conv1 = convolution(half, half, 1)
         self.bn1 = nn.BatchNorm2d(half)
-        self.conv2 = nn.Conv2d(half, half, 3, padding=1, groups=half, bias=False)
+        self.conv2 = convolution(half, half, 3, groups=half)
         self.bn2 = nn.BatchNorm2d(half)
-        self.conv3 = nn.Conv2d(half, half, 1, bias=False)
+        self.conv3 = convolution(half, half, 1)
         self.bn3 = nn.BatchNorm2d(half)
         self.attention = None
 
@@ -76,15 +156,15 @@ class ShuffleDownV2(nn.Module, AttentionSlot):
     def __init__(self, ins: int, outs: int) -> None:
         super().__init__()
         half = outs // 2
-        self.conv1 = nn.Conv2d(ins, ins, 3, stride=2, padding=1, groups=ins, bias=False)
+        self.conv1 = convolution(ins, ins, 3, 2, groups=ins)
         self.bn1 = nn.BatchNorm2d(ins)
-        self.conv2 = nn.Conv2d(ins, half, 1, bias=False)
+        self.conv2 = convolution(ins, half, 1)
         self.bn2 = nn.BatchNorm2d(half)
-        self.conv3 = nn.Conv2d(ins, half, 1, bias=False)
+        self.conv3 = convolution(ins, half, 1)
         self.bn3 = nn.BatchNorm2d(half)
-        self.conv4 = nn.Conv2d(half, half, 3, stride=2, padding=1, groups=half, bias=False)
+        self.conv4 = convolution(half, half, 3, 2, groups=half)
         self.bn4 = nn.BatchNorm2d(half)
-        self.conv5 = nn.Conv2d(half, half, 1, bias=False)
+        self.conv5 = convolution(half, half, 1)
         self.bn5 = nn.BatchNorm2d(half)
         self.attention = None
 
@@ -98,9 +178,11 @@ class ShuffleDownV2(nn.Module, AttentionSlot):
         return F.channel_shuffle(torch.cat([left, right], 1), 2)
 
 
-class SmallImageShuffleNet(nn.Module):
-    """ShuffleNet of three groups, or V2, for small images, as in HobbitLong/RepDistiller: a 1 x 1 convolution to 24
-    channels instead of a stem with strides, then three stages at half, quarter and eighth resolution.
+class SmallImageShuffleNet(StagedNetwork):
+    """ShuffleNet of three groups (Zhang et al., arXiv 1707.01083), or V2 (Ma et al., arXiv 1807.11164).
+
+    As in HobbitLong/RepDistiller a 1 x 1 convolution to 24 channels stands for a stem with strides; three stages at
+    half, quarter and eighth resolution follow.
 
     Version 1 has stages of 240, 480 and 960 channels, with an activation after the depthwise convolutions too; version
     2 of 116, 232 and 464, and a last 1 x 1 convolution to 1024.
@@ -121,7 +203,7 @@ class SmallImageShuffleNet(nn.Module):
         super().__init__()
         if version not in (1, 2):
             raise InputError(f"a ShuffleNet has version 1 or 2, not {version}")
-        self.conv1 = nn.Conv2d(3, 24, 1, bias=False)
+        self.conv1 = convolution(3, 24, 1)
         self.bn1 = nn.BatchNorm2d(24)
         ins = 24
         widths = (240, 480, 960) if version == 1 else (116, 232, 464)
@@ -135,16 +217,14 @@ class SmallImageShuffleNet(nn.Module):
                 ins = outs
             self.add_module(name, stage)
         if version == 2:
-            self.conv2 = nn.Conv2d(ins, 1024, 1, bias=False)
+            self.conv2 = convolution(ins, 1024, 1)
             self.bn2 = nn.BatchNorm2d(1024)
             ins = 1024
         self.version = version
         self.fc = nn.Linear(ins, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = torch.relu(self.bn1(self.conv1(images)))
-        for name in self.stage_names:
-            x = self.get_submodule(name)(x)
+        x = self.run_stages(torch.relu(self.bn1(self.conv1(images))))
         if self.version == 2:
             x = torch.relu(self.bn2(self.conv2(x)))
         return self.fc(x.mean((2, 3)))
