@@ -24,7 +24,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.resnet import BasicBlock
 
 from regard import attention, models
-from regard.models.sync_norms import sync_norms
+from regard.models.norms import sync_norms
 
 
 class Unit(nn.Sequential):

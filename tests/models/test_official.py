@@ -131,7 +131,7 @@ def test_what_asks_for_more_is_refused_by_name(form, value, named, tmp_path, mon
         torch.save(whole, tmp_path / "evil.pt", _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(InputError, match="refused") as caught:
         models.read_checkpoint(tmp_path / "evil.pt")
-    assert named in str(caught.value), str(caught.value)
+    assert ("pickle" if form == "plain" else named) in str(caught.value), str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "evil-was-here").exists()
 

@@ -21,7 +21,7 @@ from torch import nn
 from regard import data
 from regard.cli import main
 from regard.launcher import first_node, rank_and_size, step_port
-from regard.models.sync_norms import sync_norms
+from regard.models.norms import sync_norms
 from regard.training import Run, evaluate
 
 pytestmark = pytest.mark.slow

@@ -1,30 +1,27 @@
-"""What detectors cost, beside the values of SA-Net's table of object detection."""
+"""What detectors cost, as SA-Net's table of object detection counts it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import yaml
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from regard import models
 from regard.detection.cascade import CascadeHeads
 from regard.detection.create import Detector, create
-from regard.models.costs import Cost, Published
+from regard.models.costs import Cost
 
 PROPOSALS, MASKS = 1000, 100  # that the box and the mask heads of a two-stage detector get, at the most
 
 
-def complexity(detector: nn.Module, image_size: tuple[int, int] = (800, 1280)) -> models.Complexity:
-    """Parameters that learn, and the operations of one image of (H, W), without resizing, decoding and suppression.
+def complexity(detector: nn.Module, image_size: int | tuple[int, int] = (800, 1280)) -> models.Complexity:
+    """Parameters that learn, and the operations of one image of `image_size` (H, W).
 
-    The box heads of a two-stage detector run on 1,000 proposals, those of a cascade each, and the mask head on 100
-    detections. Pooling of regions is not counted.
+    Resizing, decoding and suppression are not counted. The box heads of a two-stage detector run on 1,000 proposals,
+    those of a cascade each, and the mask head on 100 detections. Pooling of regions is not counted.
 
     Raises:
         InputError: the backbone does not take an image of that size.
@@ -73,38 +70,8 @@ class DetectorCost(Cost):
         return (800, 1280), 80
 
     def build(self) -> Detector:
-        return create(
-            self.detector,
-            self.network,
-            self.classes,
-            attention=self.attention,
-            gate=self.gate,
-            attention_stages=None if self.attention is None else self.stages,
-            attention_options=None if self.attention is None else self.options,
-            backbone_options=self.network_options,
-            **self.detector_options,
-        )
+        options = {"backbone_options": self.network_options, **self.detector_options}
+        return create(self.detector, self.network, self.classes, **self._attention(), **options)
 
     def count(self, model: nn.Module) -> models.Complexity:
-        size = self.image_size
-        return complexity(model, (size, size) if isinstance(size, int) else size)
-
-    def table(self) -> tuple[dict[str, Any], dict[tuple[str, str], Published]]:
-        table, rows = _sa_net()
-        return table, rows.get(self.detector, {})
-
-    def to_record(self) -> dict[str, Any]:
-        return {**super().to_record(), "detector": self.detector}
-
-
-@cache
-def _sa_net() -> tuple[dict[str, Any], dict[str, dict[tuple[str, str], Published]]]:
-    table = yaml.safe_load((files("regard.detection") / "sa_net.yaml").read_text(encoding="utf-8"))
-    table["image_size"] = tuple(table["image_size"])
-    rows: dict[str, dict[tuple[str, str], Published]] = {}
-    for row in table["rows"]:
-        detector, attention = row["detector"], row["attention"]
-        note = "; ".join(filter(None, (table["notes"].get(part, "") for part in (detector, attention))))
-        published = Published(row["parameters"], row["gflops"], note)
-        rows.setdefault(detector, {})[row["network"], attention] = published
-    return table, rows
+        return complexity(model, self.image_size)

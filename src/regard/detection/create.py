@@ -15,7 +15,6 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
-from regard import attention as attention_modules
 from regard.attention import Gate, attached
 from regard.attention.start import IdentityStart, Start
 from regard.detection.backbone import Weights, build_backbone
@@ -23,7 +22,7 @@ from regard.detection.cascade import CascadeHeads
 from regard.detection.norms import Norm
 from regard.detection.pyramid import Extra, Pyramid
 from regard.errors import InputError, UnfitImage, check_number, first_line, unknown
-from regard.models.create import check_without
+from regard.models.create import attacher
 from regard.models.hub import MAKERS
 
 _ASPECTS = (0.5, 1.0, 2.0)
@@ -237,19 +236,10 @@ def create(
     _check_options(name, kind, {**options, "num_classes": num_classes, "channels": channels})
     check_number("frozen_stages", frozen_stages, "[0, 2^40]", whole=True)
     attention_stages = None if attention_stages is None else list(attention_stages)
-    if attention is None:
-        check_without(gate, attention_stages, attention_options, attention_start)
-    attach = attention and partial(
-        attention_modules.attach,
-        name=attention,
-        stages=attention_stages,
-        gate=gate,
-        **(attention_options or {}),
-    )
     pyramid = build_backbone(
         backbone,
         partial(Pyramid, strides=strides or customary, channels=channels, extra=extra),
-        attach=attach or None,
+        attach=attacher(attention, gate, attention_stages, attention_options, attention_start),
         start=attention_start,
         pretrained=pretrained,
         norm=norm,

@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from regard.attention import attached
 from regard.detection.pyramid import parts_until
 from regard.errors import unknown
-from regard.models.freezing import batch_norms, fix_statistics
-from regard.models.sync_norms import sync_norms
+from regard.models.norms import batch_norms, fix_statistics, sync_norms
 from regard.with_attention import exchange
 
 Norm = Literal["statistics", "fixed", "batch", "sync", "group"]

@@ -36,6 +36,11 @@ _BEGINNINGS = {
     b"\x89HDF": "an HDF5 file, as Keras writes them, and no checkpoint of PyTorch",
     b"\x93NUMPY": "a NumPy array, and no checkpoint of PyTorch",
     b"GGUF": "a GGUF file, and no checkpoint of PyTorch",
+    **{
+        bytes((0x80, protocol)): f"a pickle of protocol {protocol}, which torch does not read safely, and is refused; "
+        "where you trust it, unpickle it and save the state_dict() with torch.save"
+        for protocol in (3, 4, 5)
+    },
     b"<": "a web page, not a checkpoint; download the file itself",
     b"{": "JSON, not a checkpoint",
 }

@@ -16,20 +16,11 @@ from torch import nn
 from regard import attention as attention_modules
 from regard.attention import Gate, Sigmoid, parse_gate
 from regard.errors import InputError, check_interval, one_line, unknown
-from regard.models.cifar_resnet import CifarResNet, SmallImageResNet
 from regard.models.complexity import Complexity, complexity
-from regard.models.create import create
+from regard.models.create import create, is_for_small_images
 from regard.models.loading import without_values
 from regard.models.measuring import MEASURED, Latency, PeakMemory, latency, peak_memory
-from regard.models.mobile import SmallImageMobileNetV2, SmallImageShuffleNet
-from regard.models.plain import NIN, SmallImageVGG
-from regard.models.wide_resnet import WideResNet
 from regard.notebook import Tabular
-
-_FOR_SMALL_IMAGES = (
-    *(CifarResNet, WideResNet, NIN),
-    *(SmallImageMobileNetV2, SmallImageResNet, SmallImageShuffleNet, SmallImageVGG),
-)
 
 
 @dataclass(frozen=True)
@@ -78,19 +69,19 @@ class Cost:
     peak_memory: PeakMemory | None = None
 
     @property
+    def detector(self) -> str | None:
+        """Name of the detector whose backbone the network is; None for a classifier."""
+        return None
+
+    @property
     def published(self) -> Published | None:
         """The row of SA-Net's table for it, or None; the table has modules with a plain gate in all stages."""
         changed = self.stages is not None or not isinstance(self.gate, Sigmoid) or self.options
         if self.network_options or (self.attention is not None and changed):
             return None
-        table, rows = self.table()
-        if (self.image_size, self.classes) != (table["image_size"], table["classes"]):
+        if (self.image_size, self.classes) != self.customary():
             return None
-        return rows.get((self.network, self.attention or "none"))
-
-    def table(self) -> tuple[dict[str, Any], dict[tuple[str, str], Published]]:
-        """SA-Net's table, and its rows by network and attention."""
-        return _sa_net()
+        return _published().get((self.detector, self.network, self.attention or "none"))
 
     @property
     def note(self) -> str:
@@ -103,18 +94,22 @@ class Cost:
         units = ("M parameters", "GFLOPs")
         other = [f"{p} {unit}" for unit, p, c in zip(units, printed, counted, strict=True) if p != c]
         why = f": {self.published.note}" if self.published.note else ""
-        return f"{self.table()[0]['source']} prints {' and '.join(other)}{why}" if other else ""
+        return f"SA-Net, arXiv 2102.00240 prints {' and '.join(other)}{why}" if other else ""
 
     def build(self) -> nn.Module:
         """The network, newly initialised."""
-        model = create(self.network, self.classes, **self.network_options)
-        if self.attention is not None:
-            attention_modules.attach(model, self.attention, stages=self.stages, gate=self.gate, **self.options)
-        return model
+        return create(self.network, self.classes, **self._attention(), **self.network_options)
+
+    def _attention(self) -> dict[str, Any]:
+        """The arguments of `create` for the attention module."""
+        if self.attention is None:
+            return {}
+        arguments = {"attention": self.attention, "gate": self.gate, "attention_stages": self.stages}
+        return {**arguments, "attention_options": self.options}
 
     def customary(self) -> tuple[int | tuple[int, int], int]:
         """Image size and number of classes where none are given."""
-        return (32, 10) if isinstance(without_values(self.build), _FOR_SMALL_IMAGES) else (224, 1000)
+        return (32, 10) if is_for_small_images(self.network) else (224, 1000)
 
     def count(self, model: nn.Module) -> Complexity:
         """The complexity of what `build` gives, for one image."""
@@ -127,7 +122,7 @@ class Cost:
         `operations` is a dict by kind, all else is flat.
         """
         record: dict[str, Any] = {
-            "detector": None,
+            "detector": self.detector,
             "network": self.network,
             "attention": self.attention or "none",
             "gate": str(self.gate).removesuffix("()") if self.attention else None,
@@ -182,9 +177,16 @@ class Costs(Tabular, list[Cost]):
 
 
 @cache
-def _sa_net() -> tuple[dict[str, Any], dict[tuple[str, str], Published]]:
+def _published() -> dict[tuple[str | None, str, str], Published]:
+    """The rows of SA-Net's tables by detector, network and attention."""
     table = yaml.safe_load((files("regard.models") / "sa_net.yaml").read_text(encoding="utf-8"))
-    return table, {(row.pop("network"), row.pop("attention")): Published(**row) for row in table["rows"]}
+    rows: dict[tuple[str | None, str, str], Published] = {}
+    for row in table["rows"]:
+        detector, attention, why = row.get("detector"), row["attention"], table["detection_notes"]
+        notes = [row.get("note"), *([why.get(detector), why.get(attention)] if detector else [])]
+        published = Published(row["parameters"], row["gflops"], "; ".join(filter(None, notes)))
+        rows[detector, row["network"], attention] = published
+    return rows
 
 
 def count_costs(

@@ -7,7 +7,7 @@ import inspect
 import logging
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -116,20 +116,14 @@ def create(
         if not options:
             raise
         raise InputError(f"{name} cannot be made with the options {options} ({first_line(error)})") from error
+    attention_stages = None if attention_stages is None else list(attention_stages)
+    attach = attacher(attention, gate, attention_stages, attention_options, attention_start)
     start = None
-    if attention is not None:
-        attention_stages = None if attention_stages is None else list(attention_stages)
-        for option in attention_options or {}:
-            if option in inspect.signature(attention_modules.attach).parameters:
-                raise InputError(f"{option!r} is no option of the attention module {attention} itself; leave it out")
+    if attach is not None:
         if attention_start is None and pretrained:
             _log.warning("note: attention in the pretrained %s begins as the identity (attention_start)", name)
         start = attention_start or ("identity" if pretrained else "published")
-        attention_modules.attach(
-            model, attention, stages=attention_stages, gate=gate, start=start, **dict(attention_options or {})
-        )
-    else:
-        check_without(gate, attention_stages, attention_options, attention_start)
+        attach(model, start=start)
     vars(model)["created_with"] = {  # for `save_pretrained`
         "name": name,
         "num_classes": num_classes,
@@ -141,6 +135,32 @@ def create(
         "options": options,
     }
     return model
+
+
+def is_for_small_images(name: str) -> bool:
+    """Whether this is a name of regard's networks for small images."""
+    return not name.startswith("preact") and any(re.fullmatch(form, name) for form in _FAMILIES)
+
+
+def attacher(
+    attention: str | None,
+    gate: Gate | str,
+    stages: Sequence[int] | None,
+    options: Mapping[str, Any] | None,
+    start: Start | None,
+) -> Callable[..., nn.Module] | None:
+    """What attaches a module to a network, with a keyword `start`; None without attention.
+
+    Raises:
+        InputError: an option of attention without attention, or one that is not the module's own.
+    """
+    if attention is None:
+        check_without(gate, stages, options, start)
+        return None
+    for option in options or {}:
+        if option in inspect.signature(attention_modules.attach).parameters:
+            raise InputError(f"{option!r} is no option of the attention module {attention} itself; leave it out")
+    return partial(attention_modules.attach, name=attention, stages=stages, gate=gate, **(options or {}))
 
 
 def check_without(gate: Gate | str, stages: object, options: object, start: object) -> None:

@@ -16,9 +16,8 @@ from regard import detection, models
 from regard.attention import attached
 from regard.errors import InputError
 from regard.maps.layers import find_layers
-from regard.models.freezing import batch_norms, fix_statistics
 from regard.models.loading import entries_for, without_values
-from regard.models.sync_norms import sync_norms
+from regard.models.norms import batch_norms, fix_statistics, sync_norms
 from regard.training.datasets import detector_size
 from regard.training.distributed import Processes
 from regard.training.recipe import DataRecipe, ModelRecipe, Recipe

@@ -1,7 +1,9 @@
-"""Batch norms with the statistics of all processes."""
+"""Batch norms that keep their statistics, and batch norms with the statistics of all processes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +11,28 @@ import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The batch norms in `module`, itself included."""
+    return [part for part in module.modules() if isinstance(part, _BatchNorm)]
+
+
+def fix_statistics(norms: Iterable[_BatchNorm]) -> None:
+    """Batch norms stay in evaluation mode, also after `model.train()`: they use and keep their running mean and
+    variance. Their scale and shift go on learning. Copies and pickles of the model are fixed, too; its state dict is
+    unchanged.
+    """
+    for norm in norms:
+        norm.eval()
+        # Set on the instance, which overrides the method of the class; a partial of a module-level function can be
+        # copied and pickled.
+        norm.train = partial(_stay, norm)  # type: ignore[method-assign, assignment]
+
+
+def _stay(norm: nn.Module, mode: bool = True) -> nn.Module:
+    """Replaces `norm.train`."""
+    return norm
 
 
 def sync_norms(model: nn.Module, device: torch.device) -> nn.Module:
@@ -22,10 +46,9 @@ def sync_norms(model: nn.Module, device: torch.device) -> nn.Module:
     """
     if device.type != "cpu":
         return convert_sync_batchnorm(model)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            kind = type(module)
-            module.__class__ = type(f"Synced{kind.__name__}", (_Synced, kind), {})
+    for norm in batch_norms(model):
+        kind = type(norm)
+        norm.__class__ = type(f"Synced{kind.__name__}", (_Synced, kind), {})
     return model
 
 
