@@ -33,7 +33,6 @@ MAY_IMPORT = {
     "launcher": {"errors"},
     "strict_yaml": {"errors"},
     "recipes": {"errors"},
-    "metrics_file": {"errors"},
     "modes": {"errors", "stages"},
     "logits": {"errors"},
     "with_attention": set(),
@@ -72,7 +71,6 @@ MAY_IMPORT = {
         "launcher",
         "files",
         "optional",
-        "metrics_file",
         "recipes",
         "parser",
         "strict_yaml",
@@ -88,7 +86,7 @@ MAY_IMPORT = {
         "store",
         "detection",
     },
-    "store": {"errors", "files", "metrics_file", "strict_yaml"},
+    "store": {"errors", "files", "strict_yaml"},
     "tables": {"stats", "notebook", "formatting", "errors", "strict_yaml", "data", "bias", "store", "training"},
     "reproduction": {
         *("stats", "formatting", "errors", "launcher", "optional", "terminal", "data", "store", "tables", "training")
@@ -114,7 +112,7 @@ MAY_IMPORT = {
     "cli": {
         *("version", "errors", "files", "attention", "data", "models", "maps", "export", "bias", "training", "report"),
         *("demo", "store", "tables", "recipes", "reproduction", "logits", "modes", "terminal", "console", "launcher"),
-        *("host", "optional", "studies", "parser", "stats", "formatting", "metrics_file", "detection", "columns"),
+        *("host", "optional", "studies", "parser", "stats", "formatting", "detection", "columns"),
     },
     "__main__": {"cli"},
 }

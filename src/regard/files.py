@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from regard.errors import InputError
 
 UNFINISHED = f".*.{'[0-9a-f]' * 32}.part"
-"""Pattern of the names that `beside` gives, which a process that is killed leaves."""
+"""Pattern of the files that `written_aside` writes, which a process that is killed leaves."""
 
 _STEP = f"step-{'[0-9]' * 9}"
 RUN_FILES = (
@@ -27,7 +27,7 @@ RUN_FILES = (
 
 
 MOST_BYTES = 2**26
-"""Of a file that is read whole without anybody having said how large it is."""
+"""Limit of files of unknown size that are read whole."""
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
@@ -51,29 +51,24 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """Gives a hidden path in the same folder that no other process or machine has; what is left there is removed."""
+def written_aside(path: Path) -> Iterator[Path]:
+    """Gives the path of a new, empty file beside `path`, and renames it to `path` once it is whole and on disk.
+
+    Its name is hidden and unlike that of any other process or machine. On an error, or if the process dies, what was at
+    `path` before is still there.
+    """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        yield aside
-    finally:
-        with suppress(OSError):
-            aside.unlink()
-
-
-@contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and renames it to `path` once it is whole and on disk.
-
-    On an error, or if the process dies, what was at `path` before is there still.
-    """
-    with beside(path) as aside:
-        mode = _mode(aside)
+        aside.touch()
+        mode = stat.S_IMODE(aside.stat().st_mode)  # of any new file; the umask cannot be read without changing it
         yield aside
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         aside.chmod(mode)  # some writers make files that only their owner can read
         os.replace(aside, path)
+    finally:
+        with suppress(OSError):
+            aside.unlink()
 
 
 @contextmanager
@@ -187,13 +182,3 @@ def check_replaceable(folder: Path) -> None:
         if target in (protected.resolve(), *protected.resolve().parents):
             reason = f"is {name}" if target == protected.resolve() else f"holds {name}"
             raise InputError(f"{folder} is not overwritten, because it {reason}; give another folder")
-
-
-def _mode(path: Path) -> int:
-    """Of a new file at a path; the umask cannot be asked without being changed for all threads."""
-    file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    try:
-        return stat.S_IMODE(os.fstat(file).st_mode)
-    finally:
-        os.close(file)
-        path.unlink()

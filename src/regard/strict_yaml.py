@@ -55,41 +55,21 @@ def check_aliases(text: str) -> None:
 
 
 def _read(text: str | bytes, kind: Any) -> Any:
-    loader, node = _composed(text, kind)
-    try:
-        return None if node is None else loader.construct_document(node)
-    except InputError:
-        raise
-    except (yaml.YAMLError, OverflowError, ValueError) as error:
-        raise _no_yaml(error) from error
-    except RecursionError as error:
-        raise _too_deep() from error
-
-
-def _composed(text: str | bytes, kind: Any) -> tuple[Any, yaml.Node | None]:
-    """The loader of a text and its nodes, checked."""
     try:
         loader = kind(text)
         loader.yaml_implicit_resolvers = _RESOLVERS
         loader.construct_object = partial(_constructed, loader.construct_object)
         node: yaml.Node | None = loader.get_single_node()
-        if node is not None:
-            _check_extent(node)
+        if node is None:
+            return None
+        _check_extent(node)
+        return loader.construct_document(node)
     except InputError:
         raise
-    except (yaml.YAMLError, OverflowError, ValueError) as error:  # a character that there is not is a ValueError
-        raise _no_yaml(error) from error
+    except (yaml.YAMLError, OverflowError, ValueError) as error:  # ValueError: a character that does not exist
+        raise InputError(f"this is no YAML: {one_line(error)}") from error
     except RecursionError as error:
-        raise _too_deep() from error
-    return loader, node
-
-
-def _no_yaml(error: Exception) -> InputError:
-    return InputError(f"this is no YAML: {one_line(error)}")
-
-
-def _too_deep() -> InputError:
-    return InputError("this is no YAML that can be read: lists or fields are nested too deep in it")
+        raise InputError("this is no YAML that can be read: lists or fields are nested too deep in it") from error
 
 
 def _check_extent(root: yaml.Node) -> None:

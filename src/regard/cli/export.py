@@ -14,8 +14,8 @@ from regard.cli.inputs import add_saved_weights
 from regard.cli.options import add_attention, attention_of, make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
-from regard.metrics_file import measure_of
 from regard.parser import Parser
+from regard.store.runs import measure_of
 
 _DETECTOR_CLASSES = 80  # COCO's
 _DETECTOR_SIDE = 640  # of the images of noise that a detector is traced and checked with

@@ -14,9 +14,9 @@ from regard.cli.options import make_parser
 from regard.cli.output import Output
 from regard.errors import InputError
 from regard.formatting import NONE, percent, printable
-from regard.metrics_file import MEASURES
 from regard.parser import Parser
 from regard.store import Store, StoredRun
+from regard.store.runs import MEASURES
 
 _COLUMNS = ("run", "epochs", "accuracy, %", "AP, %", "network", "seed", "version", "state")
 _LEAST_WIDTH = {"network": 80, "version": 110}  # characters of a terminal for a column that may be left out

@@ -17,9 +17,9 @@ from regard.cli.output import Output
 from regard.errors import INTERRUPTED, InputError, Locked, SaidElsewhere
 from regard.formatting import printable
 from regard.launcher import rank_and_size
-from regard.metrics_file import MEASURES, measure_of
 from regard.parser import Parser
 from regard.store import Lock, MissingRun, Store, is_address, local_run, split_address
+from regard.store.runs import MEASURES, measure_of
 
 _PAUSES = (2.0, 10.0, 30.0, 60.0)  # seconds before the last upload is tried again
 

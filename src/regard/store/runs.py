@@ -1,4 +1,4 @@
-"""Reads run folders without loading the network."""
+"""Reads run folders, and the lines of `metrics.jsonl`, without loading the network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from typing import Any
 
 from regard.errors import InputError, one_line
 from regard.files import MOST_BYTES, read_regular
-from regard.metrics_file import read_metrics
 from regard.strict_yaml import read_written_yaml
 
 WEIGHTS, CHECKPOINTS = "last.safetensors", "checkpoints"
 MAKES_A_RUN = ("recipe.yaml", "metrics.jsonl", CHECKPOINTS)
 """A folder with one of these is a run."""
+
+MEASURES = {"test_accuracy": "test accuracy", "test_box_ap": "test AP"}
+"""The fields by which epochs are compared, of classifiers and of detectors, in [0, 1], and what they are called."""
 
 _PARTS = ("data", "augmentation", "model", "optimizer", "schedule", "transfer")
 # Types of the fields that are read without checking the whole recipe.
@@ -39,6 +41,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 _LARGEST_RECIPE = 2**18  # bytes
 _MOST_EPOCHS = 2**31
+_MOST_LINES = 100_000  # of metrics.jsonl
 _SEED = re.compile(rb"^seed: (0|[1-9]\d{0,18})$", re.MULTILINE)
 _ANY_SEED = 4_611_686_018_427_388_039  # replaces the seed when recipes are compared
 
@@ -196,3 +199,42 @@ def _environment(content: bytes) -> tuple[dict[str, Any], int | None]:
     classes = about.pop("classes", None)
     about.pop("data", None)
     return about, len(classes) if isinstance(classes, list) and classes else None
+
+
+def read_metrics(content: bytes) -> list[dict[str, Any]]:
+    """The finished epochs in `metrics.jsonl`. An incomplete last line does not count.
+
+    Raises:
+        InputError: another line is no JSON, or not that of an epoch, or there are too many.
+    """
+    if content.count(b"\n") > _MOST_LINES:
+        raise InputError(f"metrics.jsonl has more than {_MOST_LINES:,} lines, and a run fewer epochs")
+    try:
+        *lines, rest = content.decode().split("\n")
+    except UnicodeDecodeError:
+        raise InputError("metrics.jsonl is not UTF-8") from None
+    rows = [_row(number, line) for number, line in enumerate(lines, start=1)]
+    with suppress(InputError):
+        rows += [_row(len(lines) + 1, rest)] if rest else []
+    return rows
+
+
+def _row(number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, parse_int=_in_range)
+    except (ValueError, RecursionError):
+        raise InputError(f"line {number} of metrics.jsonl is no JSON") from None
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 1:
+        raise InputError(f"line {number} of metrics.jsonl is not that of an epoch")
+    return row
+
+
+def _in_range(digits: str) -> int:
+    if not -(2**63) <= (number := int(digits)) < 2**63:  # floats may be infinite or NaN, as losses are that diverge
+        raise ValueError(number)
+    return number
+
+
+def measure_of(row: Mapping[str, Any]) -> str:
+    """The one of `MEASURES` that an epoch has; that of classifiers if it has none."""
+    return next((name for name in MEASURES if name in row), "test_accuracy")

@@ -19,7 +19,7 @@ from regard.console import Console
 from regard.data import Batch, Mixing
 from regard.errors import InputError, one_line
 from regard.formatting import duration, printable
-from regard.metrics_file import MEASURES, measure_of
+from regard.store.runs import MEASURES, measure_of
 from regard.training.recipe import flat, plain
 
 if TYPE_CHECKING:

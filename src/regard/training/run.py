@@ -34,7 +34,7 @@ from regard.files import (
 )
 from regard.formatting import printable
 from regard.launcher import rank_and_size
-from regard.metrics_file import measure_of, read_metrics
+from regard.store.runs import measure_of, read_metrics
 from regard.terminal import command_line
 from regard.training.networks import load_network
 from regard.training.parsing import load_recipe
