@@ -1,18 +1,30 @@
-"""Files at an address of fsspec: an object store, a server, memory."""
+"""Files at an address of fsspec: an object store, a server, memory; and run folders uploaded to it and downloaded.
+
+Only changed files are transferred: `.manifest.json` in a run folder records the local and the remote version of each
+transferred file.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 from contextlib import suppress
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from fsspec import AbstractFileSystem
 
 from regard.errors import InputError
+from regard.files import MOST_BYTES, RUN_FILES, read_regular, written_aside, written_files
+from regard.store.runs import CHECKPOINTS
 
 _VERSIONS = ("ETag", "etag", "checksum", "mtime", "last_modified", "modified", "created")
 """Keys under which file systems report the version of a file, the best first."""
+_MANIFEST = ".manifest.json"
+_METRICS, _FIRST = "metrics.jsonl", ("recipe.yaml", "environment.json")
+_PATTERNS = (*_FIRST, *(name for name in RUN_FILES if not name.startswith(".")))
 
 
 class Bucket:
@@ -38,8 +50,8 @@ class Bucket:
         except FileNotFoundError:
             return False
 
-    def files(self, folder: str = "") -> dict[str, tuple[int, str]]:
-        """All files below a folder: relative path -> (size in bytes, version tag)."""
+    def files(self, folder: str = "") -> dict[str, list[Any]]:
+        """All files below a folder: relative path -> version, which is [size in bytes, tag]."""
         self.system.invalidate_cache()
         root = self._at(folder)
         try:
@@ -48,7 +60,7 @@ class Bucket:
             return {}
         return {path[len(root) :].strip("/"): _version(info) for path, info in infos.items()}
 
-    def version(self, path: str) -> tuple[int, str]:
+    def version(self, path: str) -> list[Any]:
         self.system.invalidate_cache()
         return _version(self.system.info(self._at(path)))
 
@@ -92,6 +104,104 @@ class Bucket:
             self.system.rm_file(self._at(path))
 
 
-def _version(info: dict[str, Any]) -> tuple[int, str]:
+def _version(info: dict[str, Any]) -> list[Any]:
     tag = next((info[key] for key in _VERSIONS if info.get(key)), "")
-    return int(info.get("size") or 0), str(tag.timestamp() if isinstance(tag, datetime) else tag)
+    return [int(info.get("size") or 0), str(tag.timestamp() if isinstance(tag, datetime) else tag)]
+
+
+def upload_run(bucket: Bucket, folder: Path, name: str) -> None:
+    """Uploads what changed in a run folder since its last transfer, and removes from the bucket what was removed here.
+
+    Metrics are uploaded last, so that the weights of every listed epoch exist. Old checkpoints are removed after newer
+    ones were uploaded. If the upload is interrupted, the next call uploads the rest.
+    """
+    manifest, local, remote = _load(folder, bucket, name), _local(folder), _remote(bucket, name)
+    removed = [
+        path for path in remote if path not in local and (not manifest or path in manifest or _is_checkpoint(path))
+    ]
+    try:
+        if _METRICS in removed:
+            bucket.remove(f"{name}/{_METRICS}")  # metrics of another run
+        for path in sorted(local, key=lambda path: (path == _METRICS, path not in _FIRST, path)):
+            version = _local_version(local[path])
+            if path not in remote or manifest.get(path) != [version, remote[path]]:
+                bucket.put(local[path], f"{name}/{path}")
+                manifest[path] = [version, bucket.version(f"{name}/{path}")]
+        for path in removed:
+            bucket.remove(f"{name}/{path}")
+            manifest.pop(path, None)
+    finally:
+        _save(folder, bucket, name, {path: both for path, both in manifest.items() if path in local or path in remote})
+
+
+def fetch_run(bucket: Bucket, name: str, folder: Path, *, checkpoints: bool) -> bool:
+    """Downloads the files of a run that the folder lacks; returns whether the run exists.
+
+    A file that did not change in the bucket since the last transfer is kept: here it is the same or newer.
+    """
+    manifest = _load(folder, bucket, name)
+    metrics = bucket.read(f"{name}/{_METRICS}") if bucket.exists(f"{name}/{_METRICS}") else None
+    remote = {path: tag for path, tag in _remote(bucket, name).items() if checkpoints or not _is_checkpoint(path)}
+    if not remote:
+        if manifest:  # it was removed from the bucket
+            shutil.rmtree(folder, ignore_errors=True)
+        return False
+    unchanged = remote == {path: tag for path, (_, tag) in manifest.items()}
+    for path in sorted(remote, key=lambda path: (path == _METRICS, path)):
+        target = folder / path
+        if unchanged and (target.is_file() or _is_checkpoint(path)):  # a missing checkpoint was removed here
+            continue
+        if target.is_file() and manifest.get(path) == [_local_version(target), remote[path]]:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(target) as aside:
+            if path == _METRICS and metrics is not None:  # as read before the weights
+                aside.write_bytes(metrics)
+            else:
+                bucket.get(f"{name}/{path}", aside)
+        manifest[path] = [_local_version(target), remote[path]]
+    if not unchanged:
+        for path, file in _local(folder).items():
+            if path not in remote and (path in manifest or _is_checkpoint(path)):
+                file.unlink()
+    _save(folder, bucket, name, {path: both for path, both in manifest.items() if path in remote})
+    return True
+
+
+def _local(folder: Path) -> dict[str, Path]:
+    """The files of a run folder."""
+    return {path.relative_to(folder).as_posix(): path for path in written_files(folder, _PATTERNS)}
+
+
+def _remote(bucket: Bucket, name: str) -> dict[str, list[Any]]:
+    """The files of a run in the bucket and their versions; other files belong to the user."""
+
+    def of_a_run(path: str) -> bool:
+        inside = ".." not in path.split("/")
+        return inside and any(path.count("/") == one.count("/") and fnmatchcase(path, one) for one in _PATTERNS)
+
+    return {path: version for path, version in bucket.files(name).items() if of_a_run(path)}
+
+
+def _is_checkpoint(path: str) -> bool:
+    return path.startswith(f"{CHECKPOINTS}/")
+
+
+def _local_version(path: Path) -> list[int]:
+    """The version of a file. It changes when the file is replaced; files of a run are never edited in place."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _load(folder: Path, bucket: Bucket, name: str) -> dict[str, list[Any]]:
+    """The local and remote version of each file, by path; empty if the folder was of another run."""
+    with suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
+        content = json.loads(read_regular(folder / _MANIFEST, MOST_BYTES))
+        if content["run"] == [bucket.root, name]:
+            return {path: [list(local), list(remote)] for path, (local, remote) in content["files"].items()}
+    return {}
+
+
+def _save(folder: Path, bucket: Bucket, name: str, manifest: dict[str, list[Any]]) -> None:
+    with suppress(OSError), written_aside(folder / _MANIFEST) as aside:  # without it, all files are copied again
+        aside.write_text(json.dumps({"run": [bucket.root, name], "files": manifest}))

@@ -19,8 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from regard.errors import InputError, first_line, one_line
 from regard.files import MOST_BYTES
-from regard.store import transfer
-from regard.store.bucket import Bucket
+from regard.store.bucket import Bucket, fetch_run, upload_run
 from regard.store.locks import LEASE, BucketLocks, FolderLocks, Lock, leave
 from regard.store.runs import CHECKPOINTS, MAKES_A_RUN, WEIGHTS, StoredRun, parse_run, read_run
 
@@ -132,7 +131,7 @@ class Store:
             raise InputError(f"{self.address} is a folder, and nothing is uploaded to it; train in it, or copy the run")
         name = folder.name if name is None else name
         with self._reached("written", name):
-            transfer.upload(self._location, folder, name)
+            upload_run(self._location, folder, name)
 
     def fetch(self, name: str, into: Path | None = None, *, checkpoints: bool = True) -> Path:
         """The run as a folder on this machine: in a bucket it is downloaded to `into/name`.
@@ -157,7 +156,7 @@ class Store:
                 folder = into / name
                 into.mkdir(parents=True, exist_ok=True)
                 with FileLock(into / f".{name}.lock"):
-                    exists = transfer.fetch(self._location, name, folder, checkpoints=checkpoints)
+                    exists = fetch_run(self._location, name, folder, checkpoints=checkpoints)
         if not exists:
             raise MissingRun(f"there is no run {name} in {self.address}")
         return folder
