@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from regard import InputError, attention, data, models, training
 from regard.bias import Results
 from regard.cli import main
-from regard.training.teacher import load_teachers
+from regard.training.sources import load_teachers
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from regard import InputError, attention, data, models, training
 from regard.training import Run, load_recipe
-from regard.training.finetuning import initial_network, like_source
+from regard.training.sources import initial_network, like_source
 
 SMALL = [
     *("--schedule.epochs=1", "--schedule.batch_size=20", "--schedule.milestones=[]", "--optimizer.lr=1e-9"),

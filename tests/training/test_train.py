@@ -18,7 +18,7 @@ from support.gate import Gate
 from regard import InputError, data, models, training
 from regard.training import Run, load_recipe
 from regard.training.loop import Loop
-from regard.training.teacher import load_teachers
+from regard.training.sources import load_teachers
 from regard.transfer import TERMS
 
 pytestmark = pytest.mark.slow

@@ -1,10 +1,17 @@
 """Training: recipes, the loop, run folders, weights from elsewhere."""
 
-from regard.training.classification import Classification, make_objective
-from regard.training.datasets import SIZE, default_size, detector_size, load_data, make_loader, make_transform
+from regard.training.classification import MANY_CLASSES, Classification, Score, evaluate, make_objective
+from regard.training.datasets import (
+    SIZE,
+    Preprocessing,
+    default_size,
+    detector_size,
+    load_data,
+    make_loader,
+    make_transform,
+)
 from regard.training.detection import Detection, DetectionObjective
 from regard.training.distributed import Processes, pick_device
-from regard.training.evaluate import MANY_CLASSES, Score, evaluate
 from regard.training.hooks import Hook, Progress, Upload
 from regard.training.imported import import_weights, sha256
 from regard.training.loop import interruptible
@@ -20,7 +27,6 @@ from regard.training.parsing import (
     to_data,
     to_recipe,
 )
-from regard.training.preprocessing import Preprocessing
 from regard.training.pretrained import Pretrained, describe, imagenet_classes, imagenet_synsets, load_pretrained
 from regard.training.recipe import (
     WHERE,

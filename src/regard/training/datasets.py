@@ -1,22 +1,26 @@
-"""Data sets and loaders of recipes."""
+"""Data sets and loaders of recipes, and the preprocessing of images for a network."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from copy import copy
-from dataclasses import replace
-from typing import Any
+from dataclasses import astuple, dataclass
+from typing import Annotated, Any, Literal
 
 from regard import data
-from regard.errors import InputError
+from regard.errors import InputError, check_fields
 from regard.training.distributed import Processes
 from regard.training.recipe import DataRecipe, Recipe
 
 Images = data.ImageDataset | data.WebDataset
+Channels = tuple[float, float, float]
 
 SIZE = 224
 """Default side of streamed images, in pixels."""
 
 DETECTOR_SIZE = 800  # default shorter side of a detector's images
+_FIXED_SIZES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}  # sides of images in memory
 
 
 def load_data(recipe: DataRecipe) -> data.Splits:
@@ -25,7 +29,6 @@ def load_data(recipe: DataRecipe) -> data.Splits:
     Raises:
         InputError: the data are missing or cannot be read.
     """
-    data.all_options(recipe.name, **recipe.options)  # checks the options
     train, test = data.load(
         recipe.name,
         recipe.folder,
@@ -50,18 +53,6 @@ def detector_size(recipe: DataRecipe) -> tuple[int, int]:
     """The shorter side of a detector's images, and the upper limit of the longer one, in the ratio of 800 to 1333."""
     short = recipe.size or DETECTOR_SIZE
     return short, short * 5 // 3
-
-
-def with_statistics(recipe: DataRecipe, images: Images, *, detector: bool = False) -> DataRecipe:
-    """The recipe with all defaults filled in: size, mean, std and options as `images` use them.
-
-    A detector normalises its images itself, so that its mean and std stay as they are.
-    """
-    options = data.all_options(recipe.name, **recipe.options)
-    size = recipe.size or default_size(recipe.name, detector=detector)
-    if detector:
-        return replace(recipe, size=size, options=options)
-    return replace(recipe, size=size, mean=images.mean, std=images.std, options=options)
 
 
 def _normalised(images: Images, recipe: DataRecipe) -> Images:
@@ -164,3 +155,75 @@ def test_batch_size(images: Images, recipe: DataRecipe, processes: int) -> int:
     """Batch size of testing: 500 small images per process, and fewer large ones, which need more memory."""
     width, height = images.image(0).size if isinstance(images, data.InMemoryDataset) else (recipe.size or SIZE,) * 2
     return processes * max(1, min(500, 500 * 96 * 96 // (height * width)))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Preprocessing of images for a network, as in timm's data config.
+
+    Attributes:
+        mean: mean of each channel, in [0, 1]; None for the mean of the data.
+        std: standard deviation of each channel; None for that of the data.
+        size: side of the images in pixels; None if unknown.
+        crop_pct: side of the centre crop as a fraction of the shorter side of the resized image, in (0, 1]; None for 1.
+        crop_mode: timm's "center", "squash" or "border"; None for "center".
+        interpolation: timm's name of the interpolation; None for "bilinear".
+    """
+
+    mean: Channels | None = None
+    std: Channels | None = None
+    size: Annotated[int | None, "[1, 16384]"] = None
+    crop_pct: Annotated[float | None, "(0, 1]"] = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    interpolation: str | None = None
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Preprocessing:
+        """The preprocessing in timm's `pretrained_cfg`, or in a part of one.
+
+        Raises:
+            TypeError, ValueError: mean or std are not three numbers.
+        """
+
+        def channels(values: Any) -> Channels | None:
+            if values is None:
+                return None
+            red, green, blue = map(float, values)
+            return red, green, blue
+
+        size, *rest = (about.get(name) for name in ("input_size", "crop_pct", "crop_mode", "interpolation"))
+        return cls(channels(about.get("mean")), channels(about.get("std")), size[-1] if size else None, *rest)
+
+    @classmethod
+    def in_testing(cls, recipe: DataRecipe) -> Preprocessing:
+        """The preprocessing of the test images of a run."""
+        if not data.is_streamed(recipe.name):
+            return cls(recipe.mean, recipe.std, recipe.size or _FIXED_SIZES.get(recipe.name))
+        size = recipe.size or SIZE
+        return cls(recipe.mean, recipe.std, size, recipe.crop_pct, interpolation=recipe.interpolation)
+
+    def check(self) -> None:
+        """Raises InputError for values out of range."""
+        if (self.mean is None) != (self.std is None):
+            raise InputError("mean and std go together")
+        if not all(map(math.isfinite, (*(self.mean or ()), *(self.std or ())))) or 0 in (self.std or ()):
+            raise InputError(f"mean {self.mean}, std {self.std}; expected finite numbers, no std of 0")
+        check_fields(self)
+
+    def over(self, other: Preprocessing) -> Preprocessing:
+        """This preprocessing, with None replaced by the values of `other`."""
+        values, fallback = astuple(self), astuple(other)
+        return Preprocessing(*(a if a is not None else b for a, b in zip(values, fallback, strict=True)))
+
+    def transform(self) -> data.Transform:
+        """The transform that resizes and crops images for the network; the identity if `size` is None."""
+        if self.size is None:
+            return data.Transform()
+        red, green, blue = (round(255 * value) for value in self.mean or (0.0, 0.0, 0.0))
+        return data.Transform(
+            size=(self.size, self.size),
+            crop_pct=self.crop_pct or 1.0,
+            crop_mode=self.crop_mode or "center",
+            interpolation=self.interpolation or "bilinear",
+            fill=(red, green, blue),
+        )

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
 from regard import data, detection
-from regard.attention.start import Start
 from regard.data import Batch, DetectionTransform, ImageDataset, Splits, Unreadable
 from regard.data.codes import library
 from regard.data.readers import with_objects
 from regard.errors import InputError
-from regard.training.datasets import detector_size
+from regard.training.datasets import Images, detector_size
 from regard.training.distributed import Processes, seed_generators, step_seed
 from regard.training.networks import build_network, has_attention, placed
 from regard.training.recipe import DataRecipe, Recipe
@@ -44,15 +43,17 @@ class Detection(Task):
         return Splits(train if recipe.train_images is None else train.subset(recipe.train_images), test)
 
     @staticmethod
-    def completed(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
-        """With attention_start as the weights of the backbone imply it: the run builds the same network again."""
-        network = recipe.model
-        if network.attention is None or network.attention_start is not None or network.pretrained is False:
-            return recipe
-        start: Start = "identity"
-        if isinstance(network.pretrained, str) and has_attention(network):
-            start = "published"
-        return replace(recipe, model=replace(network, attention_start=start))
+    def completed(recipe: Recipe, images: Images, say: Callable[[str], None]) -> Recipe:
+        """With the size and options of the images, and attention_start as the weights of the backbone imply it.
+
+        A detector normalises its images itself, so that mean and std stay as they are.
+        """
+        network, options = recipe.model, data.all_options(recipe.data.name, **recipe.data.options)
+        if network.attention is not None and network.attention_start is None and network.pretrained is not False:
+            published = isinstance(network.pretrained, str) and has_attention(network)
+            network = replace(network, attention_start="published" if published else "identity")
+        filled = replace(recipe.data, size=detector_size(recipe.data)[0], options=options)
+        return replace(recipe, data=filled, model=network)
 
     @classmethod
     def create(cls, recipe: Recipe, splits: Splits, processes: Processes) -> Self:
@@ -64,6 +65,14 @@ class Detection(Task):
         model, _ = placed(model, recipe, len(splits.train), processes)
         if recipe.compile:
             model.get_submodule("backbone").compile()
+        shared: dict[str, Any] = {
+            "rank": processes.rank,
+            "world_size": processes.count,
+            "device": processes.device,
+            "workers": recipe.data.workers,
+            "unreadable": recipe.data.unreadable,
+            "objects": True,
+        }
         batch_size, rest = recipe.schedule.batch_size, len(splits.train) % recipe.schedule.batch_size
         loader = data.create_loader(
             splits.train,
@@ -71,25 +80,11 @@ class Detection(Task):
             transform=make_detection_transform(recipe),
             shuffle=True,
             seed=recipe.seed,
-            rank=processes.rank,
-            world_size=processes.count,
-            device=processes.device,
-            workers=recipe.data.workers,
-            unreadable=recipe.data.unreadable,
             drop_last=0 < rest < processes.count and batch_size < len(splits.train),
-            objects=True,
             masks=masks,
+            **shared,
         )
-        test_loader = data.create_loader(
-            splits.test,
-            processes.count,
-            rank=processes.rank,
-            world_size=processes.count,
-            device=processes.device,
-            workers=recipe.data.workers,
-            unreadable=recipe.data.unreadable,
-            objects=True,
-        )
+        test_loader = data.create_loader(splits.test, processes.count, **shared)
         return cls(recipe, model, DetectionObjective(model), loader, test_loader)
 
     def inputs(self, batch: Batch, step: int, progress: float) -> tuple[Any, ...]:

@@ -15,8 +15,8 @@ from torch import nn
 
 from regard import models
 from regard.errors import InputError, first_line
+from regard.training.datasets import Preprocessing
 from regard.training.networks import load_network
-from regard.training.preprocessing import Preprocessing
 from regard.training.pretrained import Pretrained, describe, load_pretrained
 from regard.training.recipe import ModelRecipe
 from regard.version import __version__

@@ -12,19 +12,17 @@ import timm
 from timm.data import ImageNetInfo
 from torch import nn
 
-from regard import data, models
+from regard import models
 from regard.errors import InputError, one_line
 from regard.models.create import is_of_regard, near_names
 from regard.models.hub import WEIGHTS
 from regard.models.torchvision import describe_torchvision, is_of_torchvision
 from regard.parser import Parser
-from regard.training.datasets import SIZE
+from regard.training.datasets import Preprocessing
 from regard.training.networks import build_network, load_network
-from regard.training.preprocessing import Preprocessing
-from regard.training.recipe import DataRecipe, ModelRecipe, Recipe
+from regard.training.recipe import ModelRecipe, Recipe
 from regard.training.run import Run, Weights
 
-_SIDES = {"clutter": 32, "cifar10": 32, "cifar100": 32, "stl10": 96}  # of data sets with a fixed image size
 # The published LSAS and SE ResNets were trained with the usual preprocessing of ImageNet.
 _IMAGENET = {
     "mean": (0.485, 0.456, 0.406),
@@ -159,7 +157,7 @@ def _of_file(path: Path) -> Pretrained:
 
 def _in_run(run: Run, source: Path, weights: str, model: Callable[[], nn.Module], ending: str) -> Pretrained:
     recipe, classes, report = run.recipe, run.classes, run.folder / f"bias{ending}.json"
-    about = _in_testing(recipe.data)
+    about = Preprocessing.in_testing(recipe.data)
     return Pretrained(str(source), recipe.model, len(classes), classes, about, model, weights, recipe, report)
 
 
@@ -169,14 +167,6 @@ def _run_around(path: Path) -> Run | None:
     whole = ("recipe.yaml", "environment.json")
     folders = (folder for folder in (near.parent, near) if all((folder / name).is_file() for name in whole))
     return next(map(Run, folders), None)
-
-
-def _in_testing(recipe: DataRecipe) -> Preprocessing:
-    """The preprocessing of a run's test images."""
-    if data.is_streamed(recipe.name):
-        size = recipe.size or SIZE
-        return Preprocessing(recipe.mean, recipe.std, size, recipe.crop_pct, interpolation=recipe.interpolation)
-    return Preprocessing(recipe.mean, recipe.std, recipe.size or _SIDES.get(recipe.name))
 
 
 def _imported(path: Path) -> Pretrained:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from regard import data
-from regard.errors import InputError
+from regard.errors import InputError, SaidElsewhere
 from regard.files import UNFINISHED, remove_files, written_files
+from regard.training.distributed import Processes
 from regard.training.recipe import WHERE, Recipe, flat, plain
 from regard.training.run import Run
 
@@ -17,15 +18,43 @@ Record = dict[str, Any]
 """For "train" and "test", the number of images per class (in shards: in total) and the fingerprint; for JSON."""
 
 
-def data_record(splits: data.Splits) -> Record:
-    """The record of a data set. It does not depend on the process or on the location of the files."""
-    return {
+def make_record(splits: data.Splits, processes: Processes, *, accuracy: bool) -> Record:
+    """The record of the images, which depends neither on the process nor on the location of the files.
+
+    Notes unreadable images and, for tasks that measure `accuracy`, images of a single class.
+
+    Raises:
+        InputError: the processes have different images.
+    """
+    for images in splits:
+        if images.skipped:
+            names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
+            processes.note(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
+    record = {
         name: {"images": _counts(images), "fingerprint": images.fingerprint()}
         for name, images in zip(("train", "test"), splits, strict=True)
     }
+    classes, counts = splits.train.classes, record["train"]["images"]
+    (first, *others) = processes.of_all((classes, record))
+    for rank, other in enumerate(others, start=1):
+        if (differing := _difference(*other, *first)) is not None:
+            message = f"process {rank} has other images than process 0: {differing}; give all the same (data.folder)"
+            raise InputError(message) if processes.main else SaidElsewhere(message)
+    if accuracy and len(counts) == len(classes) and np.count_nonzero(counts) == 1:
+        only = classes[np.argmax(counts)]
+        processes.note(f"note: all training images have one class, {only!r}, so accuracy is meaningless (data.folder)")
+    return record
 
 
-def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], recorded: Any) -> str | None:
+def _counts(images: data.ImageDataset | data.WebDataset) -> list[int]:
+    """The number of images of each class; in shards, the number of images."""
+    if isinstance(images, data.WebDataset):
+        return [len(images)]
+    labels = images.labels.cpu().numpy()
+    return np.bincount(labels[labels >= 0], minlength=len(images.classes)).tolist()
+
+
+def _difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], recorded: Any) -> str | None:
     """The first difference between the images now and in a record; None if they are equal.
 
     Raises:
@@ -49,29 +78,17 @@ def difference(classes: tuple[str, ...], record: Record, then: tuple[str, ...], 
     return None
 
 
-def one_class(classes: tuple[str, ...], record: Record) -> str | None:
-    """The only class of the training images; None if there are several or it is unknown."""
-    counts = record["train"]["images"]
-    present = (
-        [name for name, count in zip(classes, counts, strict=True) if count] if len(counts) == len(classes) else []
-    )
-    return present[0] if len(present) == 1 else None
-
-
 def check_same_run(recipe: Recipe, run: Run, classes: tuple[str, ...], record: Record) -> None:
-    """Raises InputError if an existing run has another recipe (it may have fewer epochs) or other images."""
-    folder = run.folder
-    if not (folder / "recipe.yaml").is_file():
-        return
+    """Raises InputError if a run has another recipe (it may have fewer epochs) or other images."""
+    folder, before = run.folder, run.recipe
     remove_files(folder, written_files(folder, [UNFINISHED, f"checkpoints/{UNFINISHED}"]))
-    now, then = flat(plain(recipe)), flat(plain(run.recipe))
-    differing = [name for name in now if now[name] != then.get(name) and name not in WHERE]
-    if "transfer.teacher" in differing and _folder_names(recipe) == _folder_names(run.recipe):
-        differing.remove("transfer.teacher")  # the folder of the runs was moved
-    if recipe.schedule.epochs > run.recipe.schedule.epochs:
-        differing.remove("schedule.epochs")
-    if "data.unreadable" in differing:  # an image became unreadable; a restored one would be another image
-        differing.remove("data.unreadable")
+    ignored = {*WHERE, "data.unreadable"}  # an image became unreadable; a restored one would be another image
+    if _folder_names(recipe) == _folder_names(before):  # the folder of the runs was moved
+        ignored.add("transfer.teacher")
+    if recipe.schedule.epochs > before.schedule.epochs:
+        ignored.add("schedule.epochs")
+    now, then = flat(plain(recipe)), flat(plain(before))
+    differing = [name for name in now if now[name] != then.get(name) and name not in ignored]
     if set(differing) <= {"data.mean", "data.std"}:  # defaults, computed from the images
         _check_same_images(run, classes, record)
     if differing:
@@ -87,7 +104,7 @@ def _check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> No
     """Raises InputError if classes or images differ from the record of a run, or the run has no record."""
     then, recorded = run.classes, run.environment.get("data")
     try:
-        differing = difference(classes, record, then, recorded)
+        differing = _difference(classes, record, then, recorded)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{run.folder / 'environment.json'} does not say which images the run was trained on; start anew "
@@ -97,10 +114,3 @@ def _check_same_images(run: Run, classes: tuple[str, ...], record: Record) -> No
         raise InputError(
             f"{run.folder} cannot be resumed with other images: {differing}; restore them, or start anew (--overwrite)"
         )
-
-
-def _counts(images: data.ImageDataset | data.WebDataset) -> list[int]:
-    if isinstance(images, data.WebDataset):
-        return [len(images)]
-    labels = images.labels.cpu().numpy()
-    return np.bincount(labels[labels >= 0], minlength=len(images.classes)).tolist()

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from regard.data import Batch, Loader, Splits
+from regard.training.datasets import Images
 from regard.training.distributed import Processes
 from regard.training.hooks import Hook
 from regard.training.recipe import DataRecipe, Recipe
@@ -50,9 +51,18 @@ class Task(ABC):
         """The data of a recipe. Raises InputError."""
 
     @staticmethod
-    def completed(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
-        """The recipe, with what follows from others of its fields, as the run records it. Raises InputError."""
-        return recipe
+    @abstractmethod
+    def completed(recipe: Recipe, images: Images, say: Callable[[str], None]) -> Recipe:
+        """The recipe as the run records it: with what follows from the training images and from other fields.
+
+        Args:
+            recipe: recipe of the run.
+            images: training images.
+            say: called with notes.
+
+        Raises:
+            InputError: what `model.pretrained` names does not exist or does not fit.
+        """
 
     @classmethod
     @abstractmethod

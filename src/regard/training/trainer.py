@@ -8,7 +8,7 @@ import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,16 @@ import torch
 from torch.utils import deterministic
 
 from regard import data
-from regard.errors import KILLED_WORKER, InputError, LostProcess, SaidElsewhere, first_line
+from regard.errors import KILLED_WORKER, InputError, LostProcess, first_line
 from regard.training.checkpoint import restore
 from regard.training.classification import Classification
-from regard.training.datasets import with_statistics
 from regard.training.detection import Detection
 from regard.training.distributed import Processes
 from regard.training.hooks import Hook, Trackers, WeightAverage, check_trackers
 from regard.training.loop import Loop, interruptible
 from regard.training.optimizers import check_optimizer
 from regard.training.recipe import Recipe
-from regard.training.resume import Record, check_same_run, data_record, difference, one_class
+from regard.training.resume import Record, check_same_run, make_record
 from regard.training.run import Run
 from regard.training.task import Task
 
@@ -73,6 +72,7 @@ def train(
     """
     check(recipe, folder)
     run, features = Run(Path(folder)), recipe.transfer.weight("full_activation")
+    resumes = resume and (run.folder / "recipe.yaml").is_file()
     varies = features.used and features.shape != "constant"
     with (
         _settings(recipe),
@@ -85,20 +85,25 @@ def train(
             processes.note(
                 f"note: accelerate launch has mixed precision {launched}; the precision of the recipe is used"
             )
-        processes.alone(lambda: _check_folder(run, resume, overwrite))  # before the data are loaded
+        # Before the data are loaded.
+        processes.alone(lambda: None if resumes else Run.check_free(run.folder, overwrite=overwrite))
         task_type = task_of(recipe)
         splits = splits or processes.first(lambda: task_type.load_data(recipe.data))  # first, because it may download
-        recipe, classes = _filled(recipe, splits), splits.train.classes
-        recipe = processes.first(lambda: task_type.completed(recipe, processes.note))
-        record = _record(splits, processes, accuracy="accuracy" in task_type.measures)
-        if resume:
-            processes.alone(lambda: check_same_run(recipe, run, classes, record))
+        train, classes = splits.train, splits.train.classes
+        recipe = processes.first(lambda: task_type.completed(recipe, train, processes.note))
+        record = make_record(splits, processes, accuracy="accuracy" in task_type.measures)
+        processes.alone(lambda: check_same_run(recipe, run, classes, record) if resumes else None)
         torch.manual_seed(recipe.seed)
         task = task_type.create(recipe, splits, processes)
-        hooks = [*task.hooks(), *_hooks(recipe, processes), *hooks]
+        own = task.hooks()
+        if recipe.ema:
+            own.append(WeightAverage(recipe.ema))
+        if processes.main and recipe.trackers:
+            own.append(Trackers(recipe.trackers))
+        hooks = [*own, *hooks]
         try:
             loop = Loop(recipe, run, task, processes, hooks)
-            loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resume))
+            loop.begin = lambda: processes.alone(lambda: _begin(loop, classes, record, resumes))
             if resume:
                 restore(loop)
                 if processes.main and loop.rows and loop.step == 0:
@@ -130,63 +135,18 @@ def task_of(recipe: Recipe) -> type[Task]:
     return Classification if recipe.model.detector is None else Detection
 
 
-def _filled(recipe: Recipe, splits: data.Splits) -> Recipe:
-    """The recipe with the defaults of its data."""
-    detector = recipe.model.detector is not None
-    return replace(recipe, data=with_statistics(recipe.data, splits.train, detector=detector))
-
-
-def _check_folder(run: Run, resume: bool, overwrite: bool) -> None:
-    if not resume or not (run.folder / "recipe.yaml").is_file():
-        Run.check_free(run.folder, overwrite=overwrite)
-
-
-def _record(splits: data.Splits, processes: Processes, *, accuracy: bool) -> Record:
-    """The record of the images, which is equal in all processes; notes unreadable images and single classes.
-
-    Raises:
-        InputError: the processes have different images.
-    """
-    for images in splits:
-        if images.skipped:
-            names = ", ".join(images.skipped[:3]) + (", …" if len(images.skipped) > 3 else "")
-            processes.note(f"{len(images.skipped)} unreadable {images.split} images skipped: {names}")
-    record, classes = data_record(splits), splits.train.classes
-    (first, *other_records) = processes.of_all((classes, record))
-    for rank, other in enumerate(other_records, start=1):
-        differing = difference(*other, *first)
-        if differing is not None:
-            message = f"process {rank} has other images than process 0: {differing}; give all the same (data.folder)"
-            raise InputError(message) if processes.main else SaidElsewhere(message)
-    only = one_class(classes, record) if accuracy else None
-    if only is not None:
-        processes.note(f"note: all training images have one class, {only!r}, so accuracy is meaningless (data.folder)")
-    return record
-
-
-def _hooks(recipe: Recipe, processes: Processes) -> list[Hook]:
-    """The hooks of a recipe besides those of its task."""
-    hooks: list[Hook] = []
-    if recipe.ema:
-        hooks.append(WeightAverage(recipe.ema))
-    if processes.main and recipe.trackers:
-        hooks.append(Trackers(recipe.trackers))
-    return hooks
-
-
-def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -> None:
+def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resumes: bool) -> None:
     """Creates the run folder, or replaces or updates the run in it, and starts the hooks.
 
     Called after the first step, so that an earlier error leaves no folder and does not touch a run to be replaced.
     """
     run = loop.run
-    resumed = resume and (run.folder / "recipe.yaml").is_file()
     new, replaced = not run.folder.exists(), run.files()
-    loop.run_id = (run.environment.get("id") if resumed else None) or uuid.uuid4().hex
+    loop.run_id = (run.environment.get("id") if resumes else None) or uuid.uuid4().hex
     try:
         for hook in loop.hooks:
             hook.start(loop)
-        if not resumed:
+        if not resumes:
             run.begin(loop.recipe, classes, replaced, {"id": loop.run_id, "data": record})
         elif not os.access(run.folder, os.W_OK):
             raise InputError(f"the run folder {run.folder} cannot be written; make it writable, or resume a copy")
@@ -202,10 +162,8 @@ def _begin(loop: Loop, classes: tuple[str, ...], record: Record, resume: bool) -
 def _settings(recipe: Recipe) -> Iterator[None]:
     """Sets torch's global options for the run, and restores them afterwards."""
     cudnn, workspace = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
-    strict, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    strict = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     with ExitStack() as after, warnings.catch_warnings():
         for module, name, value in (
             (cudnn, "deterministic", recipe.deterministic),
