@@ -9,7 +9,7 @@ from PIL import Image
 
 from regard import data
 from regard.data.regions.masks import mask_of, numbers_of
-from regard.errors import InputError
+from regard.errors import DataWarning, InputError
 
 
 @pytest.fixture
@@ -164,11 +164,31 @@ def test_masks_by_split(masks, tmp_path, refused):
     assert "no split 'test'" in refused(tmp_path / "set", split="test")
 
 
-def test_missing_masks_are_counted_and_named(masks, refused):
+def test_images_without_a_mask_have_no_region(masks, refused):
+    before = data.open_regions(masks)
     for name in ("a/0", "a/2", "b/3", "b/5"):
         (masks / "masks" / f"{name}.png").unlink()
-    message = refused(masks)
+    with pytest.warns(DataWarning) as warned:
+        found = data.open_regions(masks)
+    (message,) = [str(one.message) for one in warned]
     assert "4 of the 10 images" in message and "('a/0.jpg', 'a/2.jpg', 'b/3.jpg', …)" in message
+    assert found.has_masks and found.keys == before.keys and found.fingerprint() != before.fingerprint()
+    known = [i for i in range(10) if found.mask(i) is not None]
+    assert [found.keys[i] for i in range(10) if i not in known] == ["a/0.jpg", "a/2.jpg", "b/3.jpg", "b/5.jpg"]
+    assert all(np.array_equal(found.mask(i), before.mask(i)) for i in known)
+    (batch,) = data.create_loader(found, 10, mean=(0.5,) * 3, std=(0.25,) * 3, masks=True).epoch(0)
+    assert batch.masks.flatten(1).any(1).nonzero().flatten().tolist() == known
+    in_memory = data.read_into_memory(found)
+    assert in_memory.regions.flatten(1).any(1).nonzero().flatten().tolist() == known
+    for mask in (masks / "masks").rglob("*.png"):
+        mask.unlink()
+    assert "no mask in" in refused(masks) and "'a/0'" in refused(masks)
+
+
+def test_every_image_of_instances_needs_a_mask(masks, refused):
+    (masks / "masks").rename(masks / "instances")
+    (masks / "instances" / "a" / "0.png").unlink()
+    assert "1 of the 10 images" in refused(masks) and "all black" in refused(masks)
 
 
 def test_masks_beyond_the_images_do_not_matter(masks):

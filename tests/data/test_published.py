@@ -225,7 +225,7 @@ def test_voc_files_that_are_missing_or_malformed(voc, refused):
     with pytest.raises(data.Unreadable, match="is empty"):
         data.open_regions(voc).mask(0)
     (voc / "SegmentationClass" / "2007_000042.png").unlink()
-    assert "1 of the 2 pictures of classes for val.txt" in refused(voc)
+    assert "1 of the 2 annotations for val.txt" in refused(voc)
     (voc / "JPEGImages" / "2007_000042.jpg").unlink()
     assert "1 of the 2 images that val.txt names" in refused(voc)
     assert "no split 'test'" in refused(voc, split="test")

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regard.data.decode import Unreadable
 from regard.data.listing import show
 from regard.errors import InputError, first_line
 from regard.optional import require
 
-_LONGEST = 2**21  # total length in pixels of all polygons of an image
-_FARTHEST = 2.0**26  # largest coordinate
+_FARTHEST = 2.0**20  # coordinate; the library needs memory for each pixel along an edge
 
 Size = tuple[int, int]  # width and height
 Annotation = dict[str, Any]
@@ -23,45 +23,36 @@ Mask = NDArray[np.bool_]
 Code = dict[str, Any]  # COCO's run-length code: {"size": [height, width], "counts": …}
 
 
+class MalformedAnnotation(Unreadable, InputError):
+    """The shape or the box of an annotation cannot be used: when the file is opened, or when the image is read."""
+
+    def __init__(self, annotation: Annotation, path: Path, error: ValueError) -> None:
+        super().__init__(
+            f"annotation {annotation.get('id')!r:.60} of image {annotation['image_id']!r:.60} in {show(path)} cannot "
+            f"be used: {first_line(error)}"
+        )
+
+
 def codes_of(annotations: Sequence[Annotation], size: Size, path: Path) -> list[Code]:
-    """The run-length code of each annotation of an image."""
-    codes, length = [], 0.0
+    """The run-length code of each annotation of an image of this size in the file. Raises MalformedAnnotation."""
+    codes = []
     for annotation in annotations:
         try:
-            code, around = _code(annotation, *size)
-            length += around
-            if length > _LONGEST:
-                raise ValueError(f"the polygons of its image are more than {_LONGEST} pixels long")
+            codes.append(_code(annotation, *size))
         except ValueError as error:
-            raise malformed(annotation, path, error) from error
-        codes.append(code)
+            raise MalformedAnnotation(annotation, path, error) from error
     return codes
 
 
-def malformed(annotation: Annotation, path: Path, error: ValueError) -> InputError:
-    return InputError(
-        f"annotation {annotation.get('id')!r:.60} of image {annotation['image_id']!r:.60} in {show(path)} cannot be "
-        f"used: {first_line(error)}"
-    )
-
-
-def _code(annotation: Annotation, width: int, height: int) -> tuple[Code, float]:
-    """The run-length code of an annotation, and the total length of its polygons in pixels.
-
-    Raises:
-        ValueError: the annotation has no shape, or a malformed one.
-    """
+def _code(annotation: Annotation, width: int, height: int) -> Code:
+    """The run-length code of an annotation. Raises ValueError: it has no shape, or a malformed one."""
     shape, box = annotation.get("segmentation"), annotation.get("bbox")
     codes: list[Code] = []
-    length = 0.0
     if isinstance(shape, dict) and shape:
         codes = [_run_lengths(shape, width, height)]
     elif isinstance(shape, list) and shape:
-        rings = [_numbers(ring, "polygon").reshape(-1, 2) for ring in shape]
-        rings = [ring for ring in rings if len(ring) > 2]
-        length = sum(float(np.abs(ring[1:] - ring[:-1]).max(axis=1).sum()) for ring in rings)
-        if rings and length <= _LONGEST:
-            codes = library().frPoly([ring.ravel().tolist() for ring in rings], height, width)
+        polygons = [polygon for polygon in (_numbers(ring, "polygon") for ring in shape) if len(polygon) > 4]
+        codes = library().frPoly([polygon.tolist() for polygon in polygons], height, width) if polygons else []
     elif shape or box is None:
         raise ValueError("it has neither a segmentation nor a bbox")
     if box is not None and not any(map(area_of, codes)):  # the box replaces a segmentation without area
@@ -69,7 +60,7 @@ def _code(annotation: Annotation, width: int, height: int) -> tuple[Code, float]
         left, right = (min(max(edge, 0.0), width) for edge in (x, x + sides[0]))
         top, bottom = (min(max(edge, 0.0), height) for edge in (y, y + sides[1]))
         codes = library().frBbox([[left, top, right - left, bottom - top]], height, width)
-    return codes[0] if len(codes) == 1 else union(codes, height, width), length
+    return codes[0] if len(codes) == 1 else union(codes, height, width)
 
 
 def box_of(values: object) -> list[float]:

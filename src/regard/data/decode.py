@@ -42,9 +42,6 @@ _UPRIGHT = {
 
 
 OnUnreadable = Literal["error", "skip"]  # what to do with files that cannot be read
-Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
-
-
 SKIP = "remove or replace it, or have such images skipped (--unreadable skip)"
 SKIPPED_IN_A_RUN = "--data.unreadable skip, with which --resume goes on"
 
@@ -112,22 +109,16 @@ class Frame(NamedTuple):
         return boxes
 
 
-def read_image(path: Path, file: IO[bytes] | None = None, *, box: Box | None = None) -> tuple[Image.Image, Frame]:
+def read_image(path: Path, file: IO[bytes] | None = None) -> tuple[Image.Image, Frame]:
     """Read an image as upright RGB, with its stored size and orientation.
 
-    Args:
-        path: path of the file; with `file` only its name in messages.
-        file: an open file to read instead.
-        box: the crop (left, top, right, bottom) in pixels of the stored image, clipped to the image; None for no crop.
-
-    Raises:
-        Unreadable: as in `opened`; or the box does not overlap the image.
+    With an open `file`, that is read, and the path is only its name in messages. Raises Unreadable as `opened` does.
     """
     with opened(path, file) as image:
         # Load first: reading the EXIF of a PNG decodes it, and errors would be lost there.
         image.load()
         frame = Frame(path, *image.size, _orientation(image))
-        converted = upright(image, None if box is None else _within(box, image, path))
+        converted = upright(image)
         converted.load()  # while the file is open
         return converted, frame
 
@@ -151,8 +142,8 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
-def upright(image: Image.Image, box: Box | None = None) -> Image.Image:
-    """Convert a loaded image, or the crop of it in `box`, to RGB with its EXIF orientation applied.
+def upright(image: Image.Image) -> Image.Image:
+    """Convert a loaded image to RGB with its EXIF orientation applied.
 
     Only the upper 8 of 16 bits are kept, and transparency is dropped.
 
@@ -163,7 +154,6 @@ def upright(image: Image.Image, box: Box | None = None) -> Image.Image:
         raise ValueError("its pixels have 32 bits, of a range that is not known; save it with 8 or 16 bits")
     # Read the orientation first: conversion loses the EXIF.
     turn = _UPRIGHT.get(_orientation(image))
-    image = image if box is None else image.crop(box)
     image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):
         # 16-bit greyscale, which Pillow's conversion would clip at 255.
@@ -237,15 +227,3 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # intact images often have malformed EXIF
         return 1
-
-
-def _within(box: Box, image: Image.Image, path: Path) -> Box:
-    """The box clipped to the image. Raises Unreadable if they do not overlap."""
-    left, top, right, bottom = box
-    part = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
-    if part[0] >= part[2] or part[1] >= part[3]:
-        raise Unreadable(
-            f"{str(path)!r} has {image.width} x {image.height} pixels, none of them in its box, from column {left}, "
-            f"row {top} to column {right}, row {bottom}"
-        )
-    return part

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from regard.data.dataset import ImageDataset, Mask
-from regard.data.decode import Box, Frame, Unreadable, frame_of, read_image, read_square
+from regard.data.decode import Frame, Unreadable, frame_of, read_image, read_square
 from regard.data.objects import Objects
 from regard.data.text_files import Strings
 
@@ -30,7 +30,7 @@ class FileDataset(ImageDataset):
     Args:
         name, split, keys, labels, classes: as in `ImageDataset`.
         folder: folder of the images.
-        annotations: annotation file of each image; None without annotation files.
+        annotations: annotation file of each image, None for one whose region is not known; None without such files.
         region: function from an annotation file, the image's `Frame` and its label to the region, bool (H, W), of the
             stored or the upright image; None without masks.
         objects: function from an annotation file, the image's `Frame`, its label and whether masks are wanted to
@@ -47,7 +47,7 @@ class FileDataset(ImageDataset):
         keys: Sequence[str],
         labels: Sequence[int] | NDArray[np.int64],
         classes: Sequence[str],
-        annotations: Sequence[Path] | None = None,
+        annotations: Sequence[Path | None] | None = None,
         region: Callable[[Path, Frame, int], Mask] | None = None,
         options: object = None,
         objects: Callable[[Path, Frame, int, bool], Objects] | None = None,
@@ -57,7 +57,7 @@ class FileDataset(ImageDataset):
         self.keys: Sequence[str] = Strings(keys)
         self.labels = torch.from_numpy(np.array(labels, dtype=np.int64).reshape(len(keys)))
         self.has_masks = region is not None
-        self._annotations = None if annotations is None else Strings(map(str, annotations))
+        self._annotations = None if annotations is None else Strings(str(path or "") for path in annotations)
         self._region_of, self._options, self._objects_of = region, options, objects
         self.has_objects, self.has_object_masks = objects is not None, object_masks
         self._last: Frame | None = None
@@ -67,33 +67,31 @@ class FileDataset(ImageDataset):
         return self.folder / self.keys[index]
 
     def image(self, index: int) -> Image.Image:
-        image, self._last = read_image(self.path(index), box=self._crop(index))
+        image, self._last = read_image(self.path(index))
         return image
 
     def square(self, index: int, size: int) -> Image.Image:
-        return read_square(self.path(index), size) if self._crop(index) is None else super().square(index, size)
+        return read_square(self.path(index), size)
 
     def mask(self, index: int) -> Mask | None:
-        if self._region_of is None:
+        annotation = self._annotation(index)
+        if self._region_of is None or annotation is None:
             return None
-        frame, annotation = self._frame(index), self._annotation(index)
+        frame = self._frame(index)
         return frame.turn(self._region_of(annotation, frame, int(self.labels[index])), annotation)
 
     def objects(self, index: int, masks: bool = True) -> Objects | None:
-        if self._objects_of is None:
+        annotation = self._annotation(index)
+        if self._objects_of is None or annotation is None:
             return None
-        return self._objects_of(self._annotation(index), self._frame(index), int(self.labels[index]), masks)
+        return self._objects_of(annotation, self._frame(index), int(self.labels[index]), masks)
 
     def dimensions(self, index: int) -> tuple[int, int]:
         return self._frame(index).upright
 
-    def _crop(self, index: int) -> Box | None:
-        """The box to crop an image to, in pixels of the stored image; None for no crop."""
-        return None
-
-    def _annotation(self, index: int) -> Path:
-        assert self._annotations is not None
-        return Path(self._annotations[index])
+    def _annotation(self, index: int) -> Path | None:
+        path = "" if self._annotations is None else self._annotations[index]
+        return Path(path) if path else None
 
     def _frame(self, index: int) -> Frame:
         """The stored size and orientation of an image, without opening the file again if it has just been read."""

@@ -31,7 +31,7 @@ _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}  # Windows
 
 
 class Tree:
-    """The files and folders below a root folder, by their relative paths, with '/' as separator.
+    """The files and folders in a root folder, by their paths in it, with '/' as separator.
 
     Hidden files, links to a parent folder, and folders created by devices and archivers are ignored; for the last there
     is a warning.
@@ -39,18 +39,18 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._names: dict[str, frozenset[str]] = {}
+        self._files: dict[str, frozenset[str]] = {}  # by folder
 
-    def files(self, folder: str = "") -> list[str]:
-        """Sorted names of the files in a folder; empty if the folder does not exist."""
-        return self._in(folder, False)
+    def files(self) -> list[str]:
+        """Sorted names of the files in the root folder; empty if it does not exist."""
+        return sorted(name for name, is_folder, _ in _entries(self.root) if not is_folder)
 
-    def folders(self, folder: str = "") -> list[str]:
-        """Sorted names of the folders in a folder; empty if the folder does not exist."""
-        return self._in(folder, True)
+    def folders(self) -> list[str]:
+        """Sorted names of the folders in the root folder; empty if it does not exist."""
+        return sorted(name for name, is_folder, _ in _entries(self.root) if is_folder)
 
     def images(self, folders: Sequence[str] | None = None) -> list[str]:
-        """Sorted paths of the images anywhere below the given folders; None for all folders.
+        """Sorted paths of the images anywhere below the given folders; None for all below the root folder.
 
         Within each given folder, a subfolder is listed once, even if several links lead to it.
         """
@@ -59,18 +59,17 @@ class Tree:
             paths += [f"{folder}/{path}" for path in images_below(self.root / folder)[0]]
         return sorted(paths)
 
-    def missing(self, paths: Sequence[str]) -> list[str]:
-        """The files that do not exist."""
-        return [path for path in paths if not self.has(path)]
-
     def has(self, path: str) -> bool:
         """Whether the file exists, hidden or not; its folder is listed once."""
         folder, _, name = path.rpartition("/")
-        if folder not in self._names:
-            directory = self.root / folder
-            entries = _scan(directory) if directory.is_dir() else ()
-            self._names[folder] = frozenset(entry.name for entry in entries if not _leads_to_folder(entry))
-        return name in self._names[folder]
+        if folder not in self._files:
+            entries = _scan(self.root / folder)
+            self._files[folder] = frozenset(entry.name for entry in entries if not _leads_to_folder(entry))
+        return name in self._files[folder]
+
+    def missing(self, paths: Sequence[str]) -> list[str]:
+        """The files that do not exist."""
+        return [path for path in paths if not self.has(path)]
 
     def check(self, paths: Sequence[str], description: str, hint: str) -> None:
         """Raises InputError if files are missing; the message has their number and the first names.
@@ -87,11 +86,6 @@ class Tree:
                 f"({first_of([path[-200:] for path in missing], 3)}); {hint}"
             )
 
-    def _in(self, folder: str, folders: bool) -> list[str]:
-        path = self.root / folder
-        entries = _entries(path) if path.is_dir() else []
-        return sorted(name for name, is_folder, _ in entries if is_folder == folders)
-
 
 def images_below(folder: Path, without: str | None = None) -> tuple[list[str], int]:
     """The images anywhere below a folder, and the number of other files. Warns about images of unsupported formats.
@@ -106,9 +100,9 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
     root = os.path.realpath(folder)
     visited: set[str] = set()
     files: list[str] = []
-    waiting, links = [(0, "", root)], list[tuple[int, str, str]]()  # by depth, path, and where that leads
-    while waiting or links:
-        depth, relative, real = waiting.pop() if waiting else heapq.heappop(links)
+    waiting = [(False, 0, "", root)]  # whether it is a link, its depth and its path, and where that leads
+    while waiting:
+        _, depth, relative, real = heapq.heappop(waiting)
         if relative and (
             real in visited or _is_within(root, real) or os.path.abspath(Path(folder, relative)) == without
         ):
@@ -116,16 +110,14 @@ def images_below(folder: Path, without: str | None = None) -> tuple[list[str], i
         visited.add(real)
         for name, is_folder, target in _entries(Path(real)):
             path = f"{relative}/{name}" if relative else name
-            if not is_folder:
-                files.append(path)
-            elif target:
-                heapq.heappush(links, (depth + 1, path, target))
+            if is_folder:
+                heapq.heappush(waiting, (bool(target), depth + 1, path, target or os.path.join(real, name)))
             else:
-                waiting.append((depth + 1, path, os.path.join(real, name)))
+                files.append(path)
     other_files = [file for file in files if not is_image(file)]
-    for ending in sorted({os.path.splitext(file)[1].lower() for file in other_files}):
-        if _is_of_images(ending):
-            warnings.warn(f"{ending} files are passed over: not read as images", DataWarning, stacklevel=2)
+    for extension in sorted({os.path.splitext(file)[1].lower() for file in other_files}):
+        if _is_of_images(extension):
+            warnings.warn(f"{extension} files are passed over: not read as images", DataWarning, stacklevel=2)
     return sorted(filter(is_image, files)), len(other_files)
 
 
@@ -191,6 +183,9 @@ def _entries(folder: Path) -> list[tuple[str, bool, str]]:
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What is in a folder; nothing if it does not exist."""
+    if not folder.is_dir():
+        return
     try:
         with os.scandir(folder) as entries:
             yield from entries
@@ -210,11 +205,11 @@ def _is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _is_of_images(ending: str) -> bool:
+def _is_of_images(extension: str) -> bool:
     """Whether files with an unsupported extension are images."""
     Image.init()
     return (
-        Image.EXTENSION.get(ending) in Image.OPEN
-        or ending in (".heic", ".heif", ".jxl")
-        or (mimetypes.guess_type(f"x{ending}")[0] or "").startswith("image/")
+        Image.EXTENSION.get(extension) in Image.OPEN
+        or extension in (".heic", ".heif", ".jxl")
+        or (mimetypes.guess_type(f"x{extension}")[0] or "").startswith("image/")
     )

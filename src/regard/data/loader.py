@@ -1,23 +1,20 @@
-"""`create_loader` for every data set, and the loader of streamed images."""
+"""`create_loader`, for every data set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
-from regard.data.batch import Batch, Loader, Sampling
+from regard.data.batch import Loader, Sampling
 from regard.data.dataset import Channels, ImageDataset, InMemoryDataset
 from regard.data.decode import OnUnreadable
 from regard.data.detection_transform import DetectionTransform
 from regard.data.in_memory import check_reading
 from regard.data.memory_loader import InMemoryLoader
 from regard.data.normalisation import Normalisation, Prefetcher
-from regard.data.readers import ObjectsReader, PixelsReader, Reader, Request, wide_images, with_objects
+from regard.data.streamed_loader import ObjectsReader, PixelsReader, StreamedLoader, wide_images, with_objects
 from regard.data.transforms import SeededTransform, Transform
 from regard.data.wds import WebDataset
 from regard.data.wds_loader import WebDatasetLoader
-from regard.data.workers import Workers
 from regard.errors import InputError
 
 
@@ -110,42 +107,9 @@ def create_loader(
     if isinstance(dataset, WebDataset):
         return WebDatasetLoader(dataset, sampling, seeded_transform, prefetch, workers=workers, skip=skip)
     reader = PixelsReader(dataset, skip, shuffle, seeded_transform, masks and dataset.has_masks)
-    return StreamedLoader(reader, sampling, prefetch, workers)
+    return StreamedLoader(reader, sampling, prefetch, workers, transform.size)
 
 
 def default_batch_size(dataset: object) -> int:
     """Default batch size: 250 for images in memory, which are usually small, else 32."""
     return 250 if isinstance(dataset, InMemoryDataset) else 32
-
-
-class StreamedLoader(Loader):
-    """Batches of images that DataLoader workers read on demand; see `create_loader`."""
-
-    dataset: ImageDataset
-
-    def __init__(self, reader: Reader, sampling: Sampling, prefetch: Prefetcher, workers: int) -> None:
-        super().__init__(reader.dataset, sampling, prefetch.device, reader.image_size)
-        self._reader, self._prefetch = reader, prefetch
-        # Workers of training persist; workers of a test would only use memory until the next test.
-        self._workers = Workers(
-            reader, min(workers, len(self)), pinned=prefetch.device.type == "cuda", lasting=sampling.shuffle
-        )
-
-    def _batches(self, number: int, start: int) -> Iterator[Batch]:
-        return self._prefetch(self._workers.read(self._requests(number, start)))
-
-    def _sample(self, epoch: int, step: int, row: int) -> Batch:
-        # Read without workers, which may be reading an epoch, and alone, because other images may be skipped.
-        request = next(self._requests(epoch, step))
-        one = slice(row, row + 1)
-        alone = Request(epoch, request.positions[one], request.indices[one], 1)
-        return next(self._prefetch(Workers(self._reader, 0).read([alone])))
-
-    def _requests(self, number: int, start: int) -> Iterator[Request]:
-        order = self._sampling.order(number, len(self.dataset))
-        for step in range(start, len(self)):
-            first = step * self.batch_size
-            total = min(self.batch_size, len(order) - first)
-            positions = first + self._sampling.rows(total)
-            if len(positions):  # without shuffle, a rank may get no image of the last batch
-                yield Request(number, positions, order[positions], total)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from regard.data.batch import Batch
 from regard.data.dataset import Channels
@@ -104,11 +105,7 @@ class Prefetcher:
 
 def _each(batch: Batch, function: Callable[[Any], Tensor]) -> Batch:
     """The batch with the function applied to each of its tensors and arrays."""
-    images, labels, index, masks, targets = (
-        tree_map(lambda part: None if part is None else function(part), part)
-        for part in (batch.images, batch.labels, batch.index, batch.masks, batch.targets)
-    )
-    return batch._replace(images=images, labels=labels, index=index, masks=masks, targets=targets)
+    return tree_map_only((Tensor, np.ndarray), function, batch)
 
 
 def _of_bytes(values: Channels, device: torch.device | str | None) -> Tensor:

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from regard.data.dataset import Mask
 from regard.data.decode import Unreadable
-from regard.data.file_dataset import FileDataset, files_digest, open_regular
-from regard.data.listing import EXTENSIONS, by_stem, images_below, show
-from regard.data.regions.masks import mask_of
+from regard.data.file_dataset import FileDataset
+from regard.data.listing import EXTENSIONS, images_below, show
+from regard.data.regions.masks import mask_region, masks_by_name
 from regard.errors import InputError
 
 Box = tuple[int, int, int, int]
@@ -40,17 +39,18 @@ class Pictures(FileDataset):
         passed_over: int,
         unmatched: int,
     ) -> None:
-        super().__init__("pictures", "", Path(), [str(path) for path, _ in files], [-1] * len(files), ())
+        keys = [str(path) for path, _ in files]
+        super().__init__("pictures", "", Path(), keys, [-1] * len(files), (), masks, mask_region, box)
         self.relative_paths = tuple(relative for _, relative in files)
         self.masks, self.box = tuple(masks), box
         self.passed_over, self.unmatched = passed_over, unmatched
         self.has_masks = box is not None or any(masks)
 
     def mask(self, index: int) -> Mask:
-        frame, mask = self._frame(index), self.masks[index]
+        mask = super().mask(index)
         if mask is not None:
-            return frame.turn(mask_of(mask), mask)
-        width, height = frame.upright
+            return mask
+        width, height = self.dimensions(index)
         x0, y0, x1, y1 = self.box or (0, 0, 0, 0)
         if x1 > width or y1 > height:
             raise Unreadable(
@@ -59,11 +59,6 @@ class Pictures(FileDataset):
         region = np.zeros((height, width), dtype=bool)
         region[y0:y1, x0:x1] = True
         return region
-
-    def _regions_digest(self) -> bytes:
-        files = [mask for mask in self.masks if mask]
-        digest = files_digest(torch.zeros(len(files)), lambda i: str(files[i]), lambda i: open_regular(files[i]))
-        return repr(self.box).encode() + digest.digest()
 
 
 def open_pictures(
@@ -146,12 +141,4 @@ def _masks(mask: Path, images: Sequence[tuple[Path, Path]]) -> tuple[list[Path |
         return [mask], 0
     if not mask.is_dir():
         raise InputError(f"there is no mask and no folder of masks {show(mask)}")
-    masks = by_stem(images_below(mask)[0], mask, "masks")
-    stems = [relative.with_suffix("").as_posix() for _, relative in images]
-    unmatched = len(masks.keys() - set(stems))
-    if unmatched == len(masks):
-        raise InputError(
-            f"no mask in {show(mask)} has the name of an image; expected one such as {stems[0]!r} with the ending of "
-            "an image"
-        )
-    return [mask / masks[stem] if stem in masks else None for stem in stems], unmatched
+    return masks_by_name([relative.with_suffix("").as_posix() for _, relative in images], mask)

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,25 +17,12 @@ from regard.data.regions.stl10 import Stl10Dataset, open_stl10
 from regard.data.registry import register_splits
 from regard.errors import InputError, one_line
 
-
-class _Published(NamedTuple):
-    """A data set of torchvision: title, class name, folder of its files, mean and std of its training images."""
-
-    title: str
-    kind: str
-    files: str
-    mean: Channels
-    std: Channels
-
-
-_PUBLISHED = {
-    "cifar10": _Published(
-        "CIFAR-10", "CIFAR10", "cifar-10-batches-py", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    ),
-    "cifar100": _Published(
-        "CIFAR-100", "CIFAR100", "cifar-100-python", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-    ),
-    "stl10": _Published("STL10", "STL10", "stl10_binary", (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
+_FILES = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python", "stl10": "stl10_binary"}
+_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "stl10": "STL10"}
+_STATISTICS: dict[str, tuple[Channels, Channels]] = {  # mean and std of the training images
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "stl10": ((0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
 }
 
 
@@ -43,14 +30,13 @@ def _root(name: str, path: str | os.PathLike[str] | None) -> Path:
     """The folder that torchvision expects: the parent of the one of the files."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "regard") if path is None else Path(path)
     root = root.expanduser()
-    return root.absolute().parent if root.name == _PUBLISHED[name].files else root
+    return root.absolute().parent if root.name == _FILES[name] else root
 
 
 def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bool = False) -> Splits[InMemoryDataset]:
     from torchvision import datasets
 
-    title, kind, files, mean, std = _PUBLISHED[name]
-    root = _root(name, path)
+    root, title, files = _root(name, path), _TITLES[name], _FILES[name]
     if not download and not (root / files).is_dir():
         raise InputError(
             f"{title} not found under {str(root)!r} (expected {files}/ in it); "
@@ -60,7 +46,7 @@ def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bo
     for split in ("train", "test"):
         which: dict[str, Any] = {"split": split} if name == "stl10" else {"train": split == "train"}
         try:
-            raw: Any = getattr(datasets, kind)(root, download=download, **which)
+            raw: Any = getattr(datasets, name.upper())(root, download=download, **which)
         except Exception as error:  # RuntimeError from torchvision, almost any other from the network and pickle
             problem = f"could not be downloaded to {str(root)!r}" if download else "is incomplete or corrupted"
             hint = "check the network and the folder" if download else "have it downloaded (--data.download true)"
@@ -72,7 +58,7 @@ def _load(name: str, path: str | os.PathLike[str] | None = None, *, download: bo
         if images.shape[3] == 3:  # CIFAR comes as (N, H, W, 3)
             images = images.permute(0, 3, 1, 2).contiguous()
         labels = torch.as_tensor(raw.labels if name == "stl10" else raw.targets, dtype=torch.int64)
-        sets.append(InMemoryDataset(images, labels, tuple(raw.classes), name, split, mean, std))
+        sets.append(InMemoryDataset(images, labels, tuple(raw.classes), name, split, *_STATISTICS[name]))
     return Splits(*sets)
 
 
@@ -83,12 +69,8 @@ def _load_stl10(
     splits = _load("stl10", path, download=download)
     if regions is None:
         return splits
-    marks = existing_folder(regions)
-    annotated = [
-        open_stl10(marks, "train", str(_root("stl10", path))),
-        open_stl10(marks, "test", str(_root("stl10", path))),
-    ]
-    return Splits(*(_marked(images, marked) for images, marked in zip(splits, annotated, strict=True)))
+    marks, root = existing_folder(regions), str(_root("stl10", path))
+    return Splits(*(_marked(images, open_stl10(marks, images.split, root)) for images in splits))
 
 
 def _marked(images: InMemoryDataset, marked: Stl10Dataset) -> InMemoryDataset:

@@ -31,7 +31,7 @@ class Source:
         open: path, split and options -> the images of a split, "train", another, or None for the held-out one.
         load: path and options -> both splits; None: those that `open` gives.
         streamed: whether images are streamed; else they are in memory.
-        resized: whether `load` reads images into memory and resizes them.
+        resized: whether `load` reads images from files into memory and resizes them.
     """
 
     name: str
@@ -70,7 +70,12 @@ SOURCES: dict[str, Source] = {}
 
 
 def register(
-    name: str, *, layout: str = "", recognised: Callable[[Path], bool] | None = None, one_file: bool = False
+    name: str,
+    *,
+    layout: str = "",
+    recognised: Callable[[Path], bool] | None = None,
+    one_file: bool = False,
+    resized: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a data set by name, for `open_regions`, `load` and every command.
 
@@ -83,10 +88,11 @@ def register(
         layout: the expected files, for messages: one line that begins with "expected".
         recognised: function that tells whether a path looks like this data set, for paths given without a name.
         one_file: whether the path may be a file; else it is a folder.
+        resized: whether `load` reads the images into memory and resizes them; else they are streamed.
     """
-
-    extra = {} if recognised is None else {"recognised": recognised}
-    return _registers(name, "open", layout=layout, one_file=one_file, **extra)
+    recognised = recognised or (lambda path: False)
+    memory = {"streamed": False, "resized": True} if resized else {}
+    return _registers(name, "open", layout=layout, recognised=recognised, one_file=one_file, **memory)
 
 
 def register_splits(name: str, *, streamed: bool = False, resized: bool = False) -> Callable[[Function], Function]:
@@ -101,7 +107,6 @@ def register_splits(name: str, *, streamed: bool = False, resized: bool = False)
         streamed: whether images are streamed; else they are in memory.
         resized: whether the images that the function returns are then read into memory and resized.
     """
-
     return _registers(name, "load", streamed=streamed, resized=resized)
 
 

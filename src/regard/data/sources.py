@@ -16,8 +16,8 @@ from regard.data.dataset import ImageDataset, Splits
 from regard.data.decode import OnUnreadable
 from regard.data.in_memory import MEMORY_LIMIT, check_reading, read_splits
 from regard.data.listing import existing_folder, show
-from regard.data.readers import with_objects
 from regard.data.registry import FIELDS, SOURCES, Source
+from regard.data.streamed_loader import with_objects
 from regard.errors import DataWarning, InputError, unknown
 
 _ = builtin, composites, huggingface, published, regions, wds

@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 
 from regard import data
 from regard.data.decode import SKIP, OnUnreadable, Unreadable
-from regard.data.readers import with_objects
+from regard.data.streamed_loader import with_objects
 from regard.detection.results import Results
 from regard.detection.table import Table
 from regard.errors import InputError, UnfitImage

@@ -15,7 +15,7 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from regard import data, detection
 from regard.data import Batch, DetectionTransform, ImageDataset, Splits, Unreadable
 from regard.data.codes import library
-from regard.data.readers import with_objects
+from regard.data.streamed_loader import with_objects
 from regard.errors import InputError
 from regard.training.datasets import Images, detector_size
 from regard.training.distributed import Processes, seed_generators, step_seed

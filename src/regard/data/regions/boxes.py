@@ -12,8 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, fromstring
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,24 +107,18 @@ def read_boxes(path: Path) -> Boxes:
         content = read_regular(path, _LARGEST)
     except OSError as error:
         raise Unreadable(f"{show(path)} cannot be read ({error.strerror}), which a file of boxes can") from error
-    builder = TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    parser.StartDoctypeDeclHandler = _refuse
     try:
-        parser.Parse(content, True)
-        root = builder.close()
+        root = fromstring(content, XMLParser(target=_WithoutDoctype()))
         objects = tuple((_text(one, "name"), _box(one)) for one in root.findall("object"))
         size = root.find("size")
         return Boxes(None if size is None else _size(size), objects)
-    except (expat.ExpatError, LookupError, ValueError) as error:  # LookupError: unknown encoding
+    except (ParseError, LookupError, ValueError) as error:  # LookupError: unknown encoding
         raise Unreadable(f"{show(path)} is no file of boxes in XML ({error})") from error
 
 
-def _refuse(*_: object) -> None:
-    raise ValueError("it declares a document type, which a file of boxes does not need")
+class _WithoutDoctype(TreeBuilder):
+    def doctype(self, *_: object) -> None:
+        raise ValueError("it declares a document type, which a file of boxes does not need")
 
 
 def _size(size: Element) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from regard.data.codes import (
     Annotation,
     Code,
+    MalformedAnnotation,
     Size,
     area_of,
     box_around,
@@ -24,7 +25,6 @@ from regard.data.codes import (
     decoded,
     encoded,
     library,
-    malformed,
     union,
 )
 from regard.data.dataset import Mask
@@ -38,7 +38,6 @@ from regard.errors import DataWarning, InputError, unknown
 
 _PREFIX = "instances_"
 _PREFERRED = ("val", "test", "train")
-_MOST_PIXELS = 2**28  # per image
 _FIELDS = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 
 
@@ -72,17 +71,14 @@ class CocoDataset(FileDataset):
         self.has_masks = bool(every) if not alone else any(label >= 0 for label in labels)
         self.has_objects = bool(categories)
         self.has_object_masks = self.has_objects and any(one["segmentation"] for one in every)
-        try:
-            self._annotated = Strings(map(json.dumps, annotations))
-        except RecursionError as error:
-            raise InputError(f"{show(source)} has lists within lists without end; expected COCO's format") from error
+        self._annotated = Strings(map(json.dumps, annotations))
 
     def mask(self, index: int) -> Mask:
         frame, size, annotations = self._record(index)
         if self._alone:
             annotations = [one for one in annotations if self._categories[one["category_id"]] == self.labels[index]]
         mask = np.zeros(frame.upright[::-1], dtype=np.bool_)
-        codes = self._codes(annotations, size)
+        codes = codes_of(annotations, size, self._source)
         for shape in {tuple(code["size"]) for code in codes}:
             together = union([code for code in codes if tuple(code["size"]) == shape], *shape)
             mask |= frame.turn(decoded([together])[0], self._source)
@@ -100,7 +96,7 @@ class CocoDataset(FileDataset):
         areas = [_stated_area(one) for one in annotations]
         codes: list[Code] = []
         if masks or not all(areas) or any(one["bbox"] is None for one in annotations):
-            codes = [self._upright(code, frame) for code in self._codes(annotations, size)]
+            codes = [self._upright(code, frame) for code in codes_of(annotations, size, self._source)]
         return Instances(
             frame.upright,
             np.array([self._categories[one["category_id"]] for one in annotations], dtype=np.int64),
@@ -135,12 +131,6 @@ class CocoDataset(FileDataset):
         frame.check(size, self._source)
         return frame, size, annotations
 
-    def _codes(self, annotations: Sequence[Annotation], size: Size) -> list[Code]:
-        try:
-            return codes_of(annotations, size, self._source)
-        except InputError as error:
-            raise Unreadable(str(error)) from error
-
     def _upright(self, code: Code, frame: Frame) -> Code:
         """The code of the upright image."""
         return code if frame.orientation == 1 else encoded(frame.turn(decoded([code])[0], self._source)[None])[0]
@@ -150,7 +140,7 @@ class CocoDataset(FileDataset):
         try:
             box = np.array(box_of(annotation["bbox"]))
         except ValueError as error:
-            raise Unreadable(str(malformed(annotation, self._source, error))) from error
+            raise MalformedAnnotation(annotation, self._source, error) from error
         if frame.orientation == 1 or size != frame.size:
             return box
         left, top, right, bottom = frame.turn_boxes(np.concatenate([box[:2], box[:2] + box[2:]])[None])[0]
@@ -273,7 +263,7 @@ def _size(image: dict[str, Any], path: Path) -> Size | None:
     width, height = image.get("width"), image.get("height")
     if width is None and height is None:
         return None
-    if not (_is_whole(width) and _is_whole(height) and width > 0 and height > 0 and width * height < _MOST_PIXELS):
+    if not (_is_whole(width) and _is_whole(height) and width > 0 and height > 0):
         raise InputError(
             f"image {image['file_name']!r} in {show(path)} has width {width!r} and height {height!r}; expected whole "
             "numbers of pixels, or neither"
@@ -336,9 +326,10 @@ def _label(
     areas = [_stated_area(one) for one in annotations]
     if not all(areas):
         try:
-            codes = codes_of(annotations, size or frame_of(image).size, path)
+            size = size or frame_of(image).size
         except Unreadable:
             return -1  # `mask` raises the error
+        codes = codes_of(annotations, size, path)
         areas = [area or area_of(code) for area, code in zip(areas, codes, strict=True)]
     totals: dict[int, float] = {}
     for one, area in zip(annotations, areas, strict=True) if categories else ():

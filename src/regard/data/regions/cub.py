@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from regard.data.dataset import Mask, Splits
-from regard.data.decode import Box, opened
+from regard.data.dataset import ImageDataset, Mask, Splits
+from regard.data.decode import Unreadable, opened
 from regard.data.file_dataset import FileDataset
 from regard.data.listing import Tree, existing_folder, show
 from regard.data.regions.boxes import box_mask, first_pixels
@@ -54,25 +55,34 @@ class CubDataset(FileDataset):
         self._boxes = boxes if boxes is not None else np.zeros((len(keys), 4))
         self._cropped = crop == "box"
 
-    def _crop(self, index: int) -> Box | None:
-        """The box to crop an image to, in whole pixels; None if images are not cropped."""
-        if not self._cropped:
-            return None
-        left, top, right, bottom = first_pixels(self._boxes[index]).tolist()
-        return left, top, right, bottom
+    def image(self, index: int) -> Image.Image:
+        image = super().image(index)
+        return image.crop(self._crop(index)) if self._cropped else image
+
+    def square(self, index: int, size: int) -> Image.Image:
+        return ImageDataset.square(self, index, size) if self._cropped else super().square(index, size)
 
     def mask(self, index: int) -> Mask:
-        frame, source, box = self._frame(index), self.path(index), self._crop(index)
-        if self._annotations is None:
-            mask = box_mask([self._boxes[index]], *frame.size)
+        frame, segmentation = self._frame(index), self._annotation(index)
+        if segmentation is None:
+            mask = frame.turn(box_mask([self._boxes[index]], *frame.size), frame.path)
         else:
-            source = self._annotation(index)
-            mask = _segmentation(source)
-        if box is not None and mask.shape == (frame.height, frame.width):
-            left, top, right, bottom = box
-            mask = mask[max(top, 0) : bottom, max(left, 0) : right]
-            frame = frame._replace(width=mask.shape[1], height=mask.shape[0])
-        return frame.turn(mask, source)
+            mask = frame.turn(_segmentation(segmentation), segmentation)
+        left, top, right, bottom = self._crop(index) if self._cropped else (0, 0, *frame.upright)
+        return mask[top:bottom, left:right]
+
+    def _crop(self, index: int) -> tuple[int, int, int, int]:
+        """The box of the bird in whole pixels of the upright image, clipped to it."""
+        frame, pixels = self._frame(index), first_pixels(self._boxes[index])
+        box = np.clip(pixels, 0, (*frame.size, *frame.size))
+        if (box[:2] >= box[2:]).any():
+            left, top, right, bottom = pixels.tolist()
+            raise Unreadable(
+                f"{show(frame.path)} has {frame.width} x {frame.height} pixels, none of them in its box, from column "
+                f"{left}, row {top} to column {right}, row {bottom}"
+            )
+        left, top, right, bottom = frame.turn_boxes(box[None].astype(np.float64))[0].astype(np.int64).tolist()
+        return left, top, right, bottom
 
     def _regions_digest(self) -> bytes:
         return self._boxes.tobytes() + super()._regions_digest()

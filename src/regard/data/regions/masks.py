@@ -1,7 +1,9 @@
-"""Regions stored as images: binary masks and label maps; a user's images with a mask for each."""
+"""Regions stored as images: binary masks and label maps; a user's images with their masks."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from regard.data.file_dataset import FileDataset
 from regard.data.listing import EXTENSIONS, SPLITS, Tree, by_stem, existing_folder, first_of, show
 from regard.data.objects import Objects, boxes_of, objects_of
 from regard.data.registry import pick_split, register
-from regard.errors import InputError
+from regard.errors import DataWarning, InputError
 
 _LAYOUT = "expected a folder with images/ and masks/ (or instances/), or with such folders in test/, val/ or train/"
 _INSTANCES = "instances"
@@ -25,9 +27,10 @@ _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L")
 
 @register("masks", layout=_LAYOUT, recognised=lambda path: bool(_splits(path)) or _folder(path) is not None)
 def open_masks(path: Path, split: str | None = None, images: str | None = None) -> FileDataset:
-    """Open a split, if the folder has splits.
+    """Open a split, if the folder has splits. The region of an image without a mask is not known.
 
-    In `instances/` each number above 0 is an object of its own; its class is that of the image, or "object".
+    In `instances/` each number above 0 is an object of its own; its class is that of the image, or "object". There
+    every image needs a mask, because an image without objects is one to learn from.
 
     Args:
         path: the folder.
@@ -44,22 +47,22 @@ def open_masks(path: Path, split: str | None = None, images: str | None = None) 
     keys = Tree(folder).images()
     if not keys:
         raise InputError(f"no images in {show(folder)}; expected {', '.join(EXTENSIONS)} files")
-    mask_by_stem = by_stem(masks.images(), masks.root, "masks")
-    key_by_stem = by_stem(keys, folder, "images")
-    missing = [key for stem, key in key_by_stem.items() if stem not in mask_by_stem]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the {len(keys)} images in {show(folder)} have no mask in {show(masks.root)} "
-            f"({first_of(missing, 3)}); expected a picture of the same path and name, whatever its ending; "
-            "an all-black one where the region is not known"
-        )
+    files, _ = masks_by_name(list(by_stem(keys, folder, "images")), masks.root)
+    missing = [key for key, file in zip(keys, files, strict=True) if file is None]
     instances = masks.root.name == _INSTANCES
+    message = (
+        f"{len(missing)} of the {len(keys)} images in {show(folder)} have no mask in {show(masks.root)} "
+        f"({first_of(missing, 3)})"
+    )
+    if missing and instances:
+        raise InputError(f"{message}; expected a picture of the same path and name, all black where nothing is marked")
+    if missing:
+        warnings.warn(f"{message}: their region is not known", DataWarning, stacklevel=2)
     names = [key.split("/")[0] if "/" in key else "object" if instances else None for key in keys]
     classes = sorted({name for name in names if name is not None})
     labels = [-1 if name is None else classes.index(name) for name in names]
-    files = [masks.root / mask_by_stem[stem] for stem in key_by_stem]
     if not instances:
-        return FileDataset("masks", split or "", folder, keys, labels, classes, files, _region)
+        return FileDataset("masks", split or "", folder, keys, labels, classes, files, mask_region)
     return FileDataset(
         *("masks", split or "", folder, keys, labels, classes, files, _region_of_instances),
         objects=_objects,
@@ -93,7 +96,23 @@ def _objects(path: Path, frame: Frame, label: int, masks: bool) -> Objects:
     return objects if masks else objects._replace(masks=None)
 
 
-def _region(path: Path, frame: Frame, label: int) -> Mask:
+def masks_by_name(stems: Sequence[str], folder: Path) -> tuple[list[Path | None], int]:
+    """The mask of each image in a folder, and the number of masks without an image.
+
+    `stems` are the paths of the images without their extensions, which are those of their masks. Raises InputError if
+    two masks have one stem, or no image has a mask.
+    """
+    masks = by_stem(Tree(folder).images(), folder, "masks")
+    unmatched = len(masks.keys() - set(stems))
+    if unmatched == len(masks):
+        raise InputError(
+            f"no mask in {show(folder)} has the name of an image; expected one such as {stems[0]!r} with the ending of "
+            "an image"
+        )
+    return [folder / masks[stem] if stem in masks else None for stem in stems], unmatched
+
+
+def mask_region(path: Path, frame: Frame, label: int) -> Mask:
     return mask_of(path)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from regard.data.dataset import Splits
 from regard.data.file_dataset import FileDataset
-from regard.data.listing import Tree, existing_folder, show
-from regard.data.registry import register, register_splits
+from regard.data.listing import Tree, show
+from regard.data.registry import register
 from regard.data.text_files import check_inside, read_text
 from regard.errors import InputError, unknown
 
@@ -16,9 +14,12 @@ _LISTS = {"train": "TrainImages.txt", "test": "TestImages.txt"}
 _LAYOUT = f"expected a folder with Images/ (of class folders), {_LISTS['train']} and {_LISTS['test']}"
 
 
-@register("scenes", layout=_LAYOUT, recognised=lambda path: (path / _LISTS["train"]).is_file())
+@register("scenes", layout=_LAYOUT, recognised=lambda path: (path / _LISTS["train"]).is_file(), resized=True)
 def open_scenes(path: Path, split: str | None = None) -> FileDataset:
-    """Open a split, without masks: about 80 images per class in "train", about 20 in "test"."""
+    """Open a split, without masks: about 80 images per class in "train", about 20 in "test".
+
+    The training images need 1 GiB of memory at 256 pixels.
+    """
     split = "test" if split is None else split
     if split not in _LISTS:
         raise unknown("split of data set 'scenes'", split, _LISTS)
@@ -38,13 +39,6 @@ def open_scenes(path: Path, split: str | None = None) -> FileDataset:
     return FileDataset(
         "scenes", split, tree.root, keys[split], [labels[key.partition("/")[0]] for key in keys[split]], classes
     )
-
-
-@register_splits("scenes", resized=True)
-def load_scenes(path: str | os.PathLike[str]) -> Splits[FileDataset]:
-    """Load both splits. The training images need 1 GiB of memory at 256 pixels."""
-    root = existing_folder(path, _LAYOUT)
-    return Splits(*(open_scenes(root, split) for split in _LISTS))
 
 
 def _keys(path: Path) -> list[str]:

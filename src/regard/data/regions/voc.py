@@ -121,54 +121,45 @@ def open_voc(
     root = _root(path)
     if root is None:
         raise InputError(f"neither {_LISTS}/ nor {_BOXES}/*.xml in {show(path)}; {_LAYOUT}")
-    if annotations == "segmentations" and not _has_segmentations(root):
+    boxes = annotations == "boxes" or not _has_segmentations(root)
+    if boxes and annotations == "segmentations":
         raise InputError(f"no {_LISTS}/ in {show(root)}; leave annotations='segmentations' out")
-    if annotations == "boxes" or not _has_segmentations(root):
-        if boundary is not None:
-            raise InputError("boxes have no borders; leave the boundary out")
-        return _open_boxes(root, split, region == "label")
+    if boxes and boundary is not None:
+        raise InputError("boxes have no borders; leave the boundary out")
     # The void border does not name its object, so it cannot be inside the region of one class.
     if region == "label" and boundary == "inside":
         raise InputError("borders do not say which object they are of; leave boundary='inside' out with region='label'")
-    border = boundary == "inside" or (boundary is None and region == "all")
-    split = pick_split(split, _lists(root / _LISTS), root / _LISTS, _PREFERRED)
-    file = root / _LISTS / f"{split}.txt"
-    names = _names(file, {name.rpartition(".")[0] for name in Tree(root / _IMAGES).files()})
-    hint = "unpack VOC there again"
-    keys, pictures = ([f"{name}.{ending}" for name in names] for ending in ("jpg", "png"))
-    Tree(root / _IMAGES).check(keys, f"images that {file.name} names", hint)
-    Tree(root / _MAPS).check(pictures, f"pictures of classes for {file.name}", hint)
-    files, alone = [root / _MAPS / name for name in pictures], region == "label"
-    with quiet():
-        labels = [_label(path) for path in files]
-    drawn = partial(_region, alone=alone, border=border)
-    return FileDataset("voc", split, root / _IMAGES, keys, labels, CLASSES, files, drawn, (alone, border))
-
-
-def _open_boxes(root: Path, split: str | None, alone: bool) -> FileDataset:
+    alone, border = region == "label", boundary == "inside" or (boundary is None and region == "all")
+    lists, folder, extension = (_BOX_LISTS, _BOXES, "xml") if boxes else (_LISTS, _MAPS, "png")
     images = {path.rpartition(".")[0]: path for path in Tree(root / _IMAGES).images()}
     # Lists such as cat_val.txt say which images contain a class; they are not splits.
-    lists = [name for name in _lists(root / _BOX_LISTS) if "_" not in name]
-    if lists or split is not None:
-        split = pick_split(split, lists, root / _BOX_LISTS, _PREFERRED)
-        file = root / _BOX_LISTS / f"{split}.txt"
-        names, source = _names(file, images), file.name
+    splits = [name for name in _lists(root / lists) if "_" not in name or not boxes]
+    if splits or split is not None or not boxes:
+        split = pick_split(split, splits, root / lists, _PREFERRED)
+        source = f"{split}.txt"
+        names = _names(root / lists / source, images)
     else:
-        names, source = [name.rpartition(".")[0] for name in _xml_files(root)], f"{_BOXES}/"
-    keys = [images.get(name, f"{name}.jpg") for name in names]
-    Tree(root / _IMAGES).check(keys, f"images that {source} names", "add them")
-    box_keys = [f"{name}.xml" for name in names]
-    Tree(root / _BOXES).check(box_keys, f"files of boxes for {source}", "add them")
-    files = [root / _BOXES / key for key in box_keys]
-    areas = [_areas(file) for file in files]
+        source = f"{_BOXES}/"
+        names = [name.rpartition(".")[0] for name in _xml_files(root)]
+    keys, files = [images.get(name, f"{name}.jpg") for name in names], [f"{name}.{extension}" for name in names]
+    Tree(root / _IMAGES).check(keys, f"images that {source} names", "unpack VOC there again, or add them")
+    Tree(root / folder).check(files, f"annotations for {source}", "unpack VOC there again, or add them")
+    paths = [root / folder / name for name in files]
+    shared = "voc", split or "", root / _IMAGES, keys
+    if not boxes:
+        with quiet():
+            labels = [_label(path) for path in paths]
+        drawn = partial(_region, alone=alone, border=border)
+        return FileDataset(*shared, labels, CLASSES, paths, drawn, (alone, border))
+    areas = [_areas(path) for path in paths]
     present = {name for area in areas for name in area}
     classes = CLASSES if present <= set(CLASSES) else tuple(sorted(present))
     # The class with the largest area; the first on a tie; -1 without objects.
     largest = [max(sorted(area), key=area.__getitem__, default=None) for area in areas]
     labels = [-1 if name is None else classes.index(name) for name in largest]
-    region = partial(boxes_region, classes=classes, alone=alone, first=1)
+    boxed = partial(boxes_region, classes=classes, alone=alone, first=1)
     objects = partial(boxes_objects, classes=classes, first=1)
-    return FileDataset("voc", split or "", root / _IMAGES, keys, labels, classes, files, region, alone, objects)
+    return FileDataset(*shared, labels, classes, paths, boxed, alone, objects)
 
 
 def _lists(folder: Path) -> list[str]:

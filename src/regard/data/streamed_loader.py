@@ -1,28 +1,69 @@
-"""What DataLoader workers do: read images by the batch, and transform them."""
+"""Loader of streamed images: DataLoader workers read them by the batch and transform them."""
 
 from __future__ import annotations
 
 import contextlib
 import traceback
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from regard.data.batch import Batch, stacked
+from regard.data.batch import Batch, Loader, Sampling, stacked
 from regard.data.dataset import ImageDataset
 from regard.data.decode import SKIPPED_IN_A_RUN, Unreadable, quiet
 from regard.data.detection_transform import DetectionTransform
+from regard.data.normalisation import Prefetcher
 from regard.data.random import Integers
 from regard.data.transforms import SeededTransform
 from regard.data.wds import WebDataset
-from regard.data.workers import Failure
+from regard.data.workers import Failure, Workers
 from regard.errors import InputError
+
+
+class StreamedLoader(Loader):
+    """Batches of images that DataLoader workers read on demand; see `create_loader`."""
+
+    dataset: ImageDataset
+
+    def __init__(
+        self,
+        reader: Reader,
+        sampling: Sampling,
+        prefetch: Prefetcher,
+        workers: int,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(reader.dataset, sampling, prefetch.device, image_size)
+        self._reader, self._prefetch = reader, prefetch
+        # Workers of training persist; workers of a test would only use memory until the next test.
+        self._workers = Workers(
+            reader, min(workers, len(self)), pinned=prefetch.device.type == "cuda", lasting=sampling.shuffle
+        )
+
+    def _batches(self, number: int, start: int) -> Iterator[Batch]:
+        return self._prefetch(self._workers.read(self._requests(number, start)))
+
+    def _sample(self, epoch: int, step: int, row: int) -> Batch:
+        # Read without workers, which may be reading an epoch, and alone, because other images may be skipped.
+        request = next(self._requests(epoch, step))
+        one = slice(row, row + 1)
+        alone = Request(epoch, request.positions[one], request.indices[one], 1)
+        return next(self._prefetch(Workers(self._reader, 0).read([alone])))
+
+    def _requests(self, number: int, start: int) -> Iterator[Request]:
+        order = self._sampling.order(number, len(self.dataset))
+        for step in range(start, len(self)):
+            first = step * self.batch_size
+            total = min(self.batch_size, len(order) - first)
+            positions = first + self._sampling.rows(total)
+            if len(positions):  # without shuffle, a rank may get no image of the last batch
+                yield Request(number, positions, order[positions], total)
 
 
 class Request(NamedTuple):
@@ -49,11 +90,6 @@ class Reader(ABC):
     skip: bool
     substitute: bool
 
-    @property
-    @abstractmethod
-    def image_size(self) -> tuple[int, int] | None:
-        """(h, w) of all images; None if their sizes differ."""
-
     @abstractmethod
     def _sample(self, index: int, epoch: int, position: int) -> Any:
         """The transformed image at a position of an epoch. Raises Unreadable, or InputError if it does not fit."""
@@ -72,36 +108,29 @@ class Reader(ABC):
         samples: list[Any] = []
         index: list[int] = []
         skipped: list[str] = []
+        count, keys = len(self.dataset), self.dataset.keys
         for position, first in zip(request.positions.tolist(), request.indices.tolist(), strict=True):
-            for away in range(len(self.dataset) if self.substitute else 1):
-                i = (first + away) % len(self.dataset)
+            for i in ((first + away) % count for away in range(count if self.substitute else 1)):
                 try:
-                    sample = self._fitted(i, request.epoch, position)
-                except Unreadable as error:
+                    with quiet():
+                        samples.append(self._sample(i, request.epoch, position))
+                except (Unreadable, InputError) as error:
+                    reason = error if isinstance(error, Unreadable) else f"{keys[i]!r} cannot be fitted: {error}"
                     if not self.skip:
                         raise InputError(
-                            f"{error}; remove or replace it, or have such images skipped (--unreadable skip; of a "
+                            f"{reason}; remove or replace it, or have such images skipped (--unreadable skip; of a "
                             f"run {SKIPPED_IN_A_RUN})"
                         ) from error
-                    skipped.append(f"{self.dataset.keys[i]}: {error}")
-                    continue
-                samples.append(sample)
-                index.append(i)
-                break
+                    skipped.append(f"{keys[i]}: {reason}")
+                else:
+                    index.append(i)
+                    break
             else:
                 if self.substitute:
                     raise InputError(
-                        f"not one of the {len(self.dataset)} images can be read (the last: {skipped[-1]}); give "
-                        "readable ones"
+                        f"not one of the {count} images can be read (the last: {skipped[-1]}); give readable ones"
                     )
         return self._batch(samples, index, request.total)._replace(skipped=tuple(skipped))
-
-    def _fitted(self, index: int, epoch: int, position: int) -> Any:
-        try:
-            with quiet():
-                return self._sample(index, epoch, position)
-        except InputError as error:
-            raise Unreadable(f"{self.dataset.keys[index]!r} cannot be fitted: {error}") from error
 
 
 @dataclass(eq=False)
@@ -111,15 +140,21 @@ class PixelsReader(Reader):
     transform: SeededTransform
     masks: bool
 
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        return self.transform.transform.size
-
     def _sample(self, index: int, epoch: int, position: int) -> tuple[Tensor, Tensor | None]:
-        """One transformed image and its mask, which is empty if this image has none."""
+        """One transformed image and its mask, which is empty if the region of this image is not known."""
         image = self.dataset.image(index)
         pixels = self.transform(image, epoch, position)
-        return pixels, self._mask(index, image, pixels, epoch, position) if self.masks else None
+        if not self.masks:
+            return pixels, None
+        mask = self.dataset.mask(index)
+        if mask is None:
+            return pixels, torch.zeros(pixels.shape[1:], dtype=torch.bool)
+        if mask.shape != image.size[::-1]:
+            raise Unreadable(
+                f"{self.dataset.keys[index]!r} has {image.width} x {image.height} pixels, its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}"
+            )
+        return pixels, torch.from_numpy(np.ascontiguousarray(self.transform.mask(mask, epoch, position)))
 
     def _batch(self, samples: list[Any], index: list[int], total: int) -> Batch:
         masks = [mask for _, mask in samples if mask is not None]
@@ -131,17 +166,6 @@ class PixelsReader(Reader):
             torch.stack(masks) if masks else torch.empty(0, 0, 0, dtype=torch.bool) if self.masks else None,
         )
 
-    def _mask(self, i: int, image: Image.Image, pixels: Tensor, epoch: int, position: int) -> Tensor:
-        mask = self.dataset.mask(i)
-        if mask is None:
-            return torch.zeros(pixels.shape[1:], dtype=torch.bool)
-        if mask.shape != image.size[::-1]:
-            raise Unreadable(
-                f"{self.dataset.keys[i]!r} has {image.width} x {image.height} pixels, its mask "
-                f"{mask.shape[1]} x {mask.shape[0]}"
-            )
-        return torch.from_numpy(np.ascontiguousarray(self.transform.mask(mask, epoch, position)))
-
 
 @dataclass(eq=False)
 class ObjectsReader(Reader):
@@ -150,8 +174,6 @@ class ObjectsReader(Reader):
     transform: DetectionTransform | None
     seed: int
     masks: bool
-
-    image_size = None
 
     def _sample(self, index: int, epoch: int, position: int) -> tuple[Tensor, dict[str, Any]]:
         image, objects = self.dataset.image(index), self.dataset.objects(index, self.masks)
