@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 
 from regard import InputError, attention, maps, models
 from regard.attention.batch_norm import FoldedNormAct
-from regard.maps.last import last_features
+from regard.maps.layers import last_features
 from regard.stages import stages
 
 

@@ -9,7 +9,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from regard.errors import InputError
 from regard.maps import activation_map
-from regard.maps.activation import _in_one_pass, _in_parts, reference
+from regard.maps.taps import _in_one_pass, _in_parts, reference
 
 POWERS = [1, 1.5, 2, 3, 4]
 

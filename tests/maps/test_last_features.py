@@ -11,7 +11,7 @@ from torch import nn
 from regard import attention, models
 from regard.errors import InputError
 from regard.maps import GradCAM
-from regard.maps.last import last_features
+from regard.maps.layers import last_features
 
 TIMM = {
     "resnet50": "layer4",

@@ -12,16 +12,15 @@
 - `group_activation`: the class score of each group of channels alone.
 """
 
-from regard.maps.activation import activation_map
 from regard.maps.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from regard.maps.channel_groups import group_activation
 from regard.maps.detection_cam import DetectionCAM
 from regard.maps.drise import DRISE, create_for_detections
 from regard.maps.gradient import ActivationMap, GradientMap
-from regard.maps.last import last_features
+from regard.maps.layers import last_features
 from regard.maps.method import MapMethod
 from regard.maps.registry import MapFunction, create, method_name, names, register
-from regard.maps.taps import MapTaps, Taps
+from regard.maps.taps import MapTaps, Taps, activation_map
 
 __all__ = [
     "DRISE",

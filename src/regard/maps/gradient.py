@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from regard.errors import unknown
 from regard.logits import Classes, class_logits
-from regard.maps.activation import Reduce, activation_map, check_power
 from regard.maps.features import Reshape
-from regard.maps.layers import Layer, stands_for
-from regard.maps.method import Fuse, MapMethod, Tapped
+from regard.maps.layers import Layer, readable
+from regard.maps.method import Fuse, MapMethod, Tapped, wide
+from regard.maps.taps import Reduce, activation_map, check_power
 
 Loss = Literal["cross-entropy", "score"]
 
@@ -82,7 +82,8 @@ class GradientMap(MapMethod):
         check_power(power, reduce)
         if loss not in get_args(Loss):
             raise unknown("loss", loss, get_args(Loss))
-        self._of_images = layer is None or stands_for(layer, _IMAGES, model)
+        alone = layer[0] if isinstance(layer, list | tuple) and len(layer) == 1 else layer
+        self._of_images = layer is None or (alone == _IMAGES and _IMAGES not in dict(readable(model).named_modules()))
         super().__init__(model, layer, fuse=fuse, reshape=reshape)
         self.power = power
         self.reduce: Reduce = reduce
@@ -116,7 +117,6 @@ class GradientMap(MapMethod):
         if self.loss == "score":
             return super()._weights(logits, classes)
         # softmax - 1 at the class is minus the sum of the others, which does not round to 0 for a sure network.
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        others = class_logits(wide).softmax(1).scatter_(1, classes[:, None], 0)
+        others = class_logits(wide(logits)).softmax(1).scatter_(1, classes[:, None], 0)
         others.scatter_(1, classes[:, None], -others.sum(1, keepdim=True))
         return others[:, -logits.shape[1] :].to(logits.dtype)  # of one output, the derivative by that of class 1

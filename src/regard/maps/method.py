@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
-from itertools import chain, takewhile
+from itertools import chain
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from regard.errors import DataWarning, InputError, unknown
 from regard.logits import Classes, chosen_classes, class_scores
 from regard.maps.features import Reshape, arrangement
-from regard.maps.last import last_features
-from regard.maps.layers import Layer, find_layers, readable
+from regard.maps.layers import Layer, find_layers, last_features, readable
 from regard.modes import at_rest, checked_images
 from regard.stages import stages
 
@@ -123,11 +122,10 @@ class MapMethod(ABC):
         Warns:
             DataWarning: the maps have one pixel before upsampling.
         """
-        with self._ready(images) as inputs:
-            maps = self._squeezed(self._by_layer(inputs, classes, top))
-            self._warn_of_single_pixels(maps)
-            size = inputs.shape[-2:] if upsample else max((part.shape[-2:] for part in maps.values()), key=math.prod)
-            return self.fused(maps, size)
+        maps = self.by_layer(images, classes, top=top, upsample=False)
+        self._warn_of_single_pixels(maps)
+        size = images.shape[-2:] if upsample else max((part.shape[-2:] for part in maps.values()), key=math.prod)
+        return self.fused(maps, size)
 
     def by_layer(
         self, images: Tensor, classes: Classes | None = None, *, top: int | None = None, upsample: bool = True
@@ -136,9 +134,12 @@ class MapMethod(ABC):
 
         Arguments, shapes and errors are those of a call. With `upsample=False` maps are as large as their features.
         """
-        with self._ready(images) as inputs:
-            maps = self._squeezed(self._by_layer(inputs, classes, top))
-            return {name: resized(part, inputs.shape[-2:]) for name, part in maps.items()} if upsample else maps
+        images = checked_images(self._network, images)
+        with at_rest(self._network):
+            maps = self._by_layer(images.clone() if images.is_inference() else images, classes, top)
+            if self.classes is not None and self.classes.ndim == 1:
+                maps = {name: part[:, 0] for name, part in maps.items()}
+            return {name: resized(part, images.shape[-2:]) for name, part in maps.items()} if upsample else maps
 
     @abstractmethod
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
@@ -148,6 +149,7 @@ class MapMethod(ABC):
         `needs_gradients` is False is given the activations twice.
         """
 
+    @torch.inference_mode(False)
     def fused(self, maps: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         """The maps (…, h, w) of the layers as one, `(…, *size)`, as `fuse` says."""
         if len(maps) == 1:
@@ -156,34 +158,21 @@ class MapMethod(ABC):
         parts = torch.stack([resized(_scaled(part), size) for part in maps.values()])
         return parts.mean(0) if self.fuse == "mean" else parts.amax(0)
 
-    @contextmanager
-    def _ready(self, images: Tensor) -> Iterator[Tensor]:
-        inputs = checked_images(self._network, images)
-        with at_rest(self._network):
-            yield inputs.clone() if inputs.is_inference() else inputs
-
     def _warn_of_single_pixels(self, maps: Mapping[str, Tensor]) -> None:
         if not self.layers or any(part.shape[-2:] != (1, 1) for part in maps.values()):
             return
         earlier: list[str] = []
         with suppress(InputError):  # there are no stages
-            inner = [f"{layer}." for layer in self.layers]
-            earlier = list(
-                takewhile(
-                    lambda stage: not any(layer.startswith(f"{stage}.") for layer in inner), stages(self._network)
-                )
-            )
+            for stage in stages(self._network):
+                if any(f"{layer}.".startswith(f"{stage}.") for layer in self.layers):
+                    break
+                earlier.append(stage)
         warnings.warn(
             f"the maps of layer {self.layer} have one pixel, so they have no positions; take them at an earlier layer "
             f"({f'--layer {earlier[-1]}' if earlier else '--layer'}), or give larger images",
             DataWarning,
             stacklevel=3,
         )
-
-    def _squeezed(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """(N, K, h, w) as they are; (N, h, w) if there is one class per image."""
-        one = self.classes is not None and self.classes.ndim == 1
-        return {name: part[:, 0] for name, part in maps.items()} if one else maps
 
     def _find(self, layer: Layer | Sequence[Layer] | None) -> tuple[str, ...]:
         return tuple(find_layers(self._network, last_features(self._network) if layer is None else layer))

@@ -1,19 +1,148 @@
-"""Taps: layers of a model whose outputs, or attention maps, are read."""
+"""Layers that are read while a model runs: their features, or the attention maps of these."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from regard.errors import InputError
-from regard.maps.activation import Reduce, activation_map, check_power
+from regard.errors import InputError, unknown
 from regard.maps.features import Reshape, arrangement
-from regard.maps.layers import Layer, find_layers, is_compiled, unwrapped
+from regard.maps.layers import Layer, find_layers, readable
+from regard.stages import COMPILED
+
+Reduce = Literal["mean", "sum", "max"]
+"""How an attention map takes the channels together, see `activation_map`."""
+
+T = TypeVar("T")
+
+_CHUNK = 2**19  # elements that stay in a processor's cache
+
+
+def activation_map(features: Tensor, power: float = 2, reduce: Reduce = "mean") -> Tensor:
+    """The attention map of a layer: its activations to a power, reduced over the channels.
+
+    `mean_c |A|^power`, or `sum_c`, or `max_c`. Source: "Paying More Attention to Attention" (Attention Transfer, arXiv
+    1612.03928), section 3.1; its code takes the mean at power 2.
+
+    Differentiable, twice as well, and under the transforms of `torch.func`. Besides the features themselves, which the
+    network keeps for its backward, nothing of their size is kept between forward and backward.
+
+    Args:
+        features: (N, C, H, W), floating point, in any memory format.
+        power: at least 1.
+        reduce: "mean", "sum" or "max".
+
+    Returns:
+        (N, H, W), at least 0; float32 for half-precision features, otherwise of the features' dtype.
+
+    Raises:
+        InputError: features of another shape or dtype, a power below 1, an unknown `reduce`.
+    """
+    if not isinstance(features, Tensor) or features.ndim != 4 or not features.is_floating_point():
+        what = f"{features.dtype} {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+        raise InputError(f"features are {what}; expected a floating-point tensor (N, C, H, W)")
+    check_power(power, reduce)
+    if torch.compiler.is_compiling():  # the compiler fuses the plain formula by itself
+        return reference(features, power, reduce)
+    if reduce == "max":  # the largest |A| is that of the largest or of the smallest A
+        wide = features.to(torch.promote_types(features.dtype, torch.float32))
+        return torch.maximum(wide.amax(1), -wide.amin(1)) ** power
+    in_graph = torch.is_grad_enabled() and features.requires_grad
+    total: Tensor = _PowerSum.apply(features, power) if in_graph else _power_sum(features, power)
+    return total / features.shape[1] if reduce == "mean" else total
+
+
+def check_power(power: float, reduce: Reduce) -> None:
+    """Raises InputError unless these are a power and a reduction of `activation_map`."""
+    if not 1 <= power < torch.inf:
+        raise InputError(f"power {power}; expected a finite number of at least 1")
+    if reduce not in ("mean", "sum", "max"):
+        raise unknown("reduce", reduce, ("mean", "sum", "max"))
+
+
+def reference(features: Tensor, power: float, reduce: Reduce) -> Tensor:
+    """The formula of `activation_map`, plainly."""
+    powers = features.to(torch.promote_types(features.dtype, torch.float32)).abs() ** power  # (N, C, H, W)
+    if reduce == "max":
+        return powers.amax(1)
+    return powers.mean(1) if reduce == "mean" else powers.sum(1)
+
+
+class _PowerSum(torch.autograd.Function):
+    """`sum_c |A|^p`; holds nothing but A for its backward.
+
+    The norm `(sum_c |A|^p)^(1/p)` would do in the forward, but its derivatives do not exist where all channels are 0,
+    which after a ReLU is common; those of the sum do.
+    """
+
+    @staticmethod
+    def forward(features: Tensor, power: float) -> Tensor:
+        return _power_sum(features, power)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        features, ctx.power = inputs
+        ctx.save_for_backward(features)
+        ctx.save_for_forward(features)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (features,) = ctx.saved_tensors
+        scaled = (ctx.power * gradient).to(features.dtype).unsqueeze(1)  # (N, 1, H, W)
+        return scaled * _signed_power(features, ctx.power - 1), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        (features,) = ctx.saved_tensors
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        return (ctx.power * _signed_power(features, ctx.power - 1) * tangent).sum(1, dtype=dtype)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], features: Tensor, power: float) -> tuple[Tensor, int]:
+        batch = features.movedim(in_dims[0], 0)  # (B, N, C, H, W): the batch goes with the images
+        total: Tensor = _PowerSum.apply(batch.flatten(0, 1), power)
+        return total.unflatten(0, batch.shape[:2]), 0
+
+
+def _signed_power(features: Tensor, power: float) -> Tensor:
+    """`sign(A) |A|^power`, without a copy where it is A itself."""
+    if power == 1:
+        return features
+    if power == 0:
+        return features.sign()
+    return features**power if power % 2 == 1 else features.sign() * features.abs() ** power
+
+
+def _power_sum(features: Tensor, power: float) -> Tensor:
+    """`sum_c |A|^p`, (N, H, W)."""
+    with torch.autocast(features.device.type, enabled=False):  # it would copy half-precision features
+        return (_in_parts if features.device.type == "cpu" else _in_one_pass)(features, power)
+
+
+def _in_one_pass(features: Tensor, power: float) -> Tensor:
+    """By a kernel that reads the features once, and on a processor is slow."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return torch.linalg.vector_norm(features, power, dim=1, dtype=dtype) ** power
+
+
+def _in_parts(features: Tensor, power: float) -> Tensor:
+    """A few images at a time, so that what is made of them stays in the cache."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    step = max(1, _CHUNK // max(1, math.prod(features.shape[1:])))
+    return torch.cat([_powers(part.to(dtype), power).sum(1) for part in features.split(step)])
+
+
+def _powers(part: Tensor, power: float) -> Tensor:
+    """`|A|^power`; squares of squares are several times as fast as powers."""
+    if power == 4:
+        return part.square().square()
+    return part**power if power % 2 == 0 else part.abs() ** power
 
 
 class Taps:
@@ -52,18 +181,18 @@ class Taps:
         self.model = model
         self.reshape = reshape
         self.layers = tuple(find_layers(model, layers))
-        self._network = unwrapped(model)
+        self._network = readable(model)
         self._images: Tensor | None = None
-        self._kept: dict[str, tuple[Tensor, Tensor, int | None]] = {}
+        # By layer what is kept, the tensor that has to stay as it is, and its version then; None before a forward.
+        self._kept: dict[str, tuple[Tensor, Tensor, int | None]] | None = None
         self._arrangements: dict[tuple[object, ...], Reshape] = {}  # by layer and shapes
-        self._ran = False
         self._undo = ExitStack()
         self._depth = 0
 
     def __enter__(self) -> Taps:
         if self._depth == 0:
             self.clear()
-            if is_compiled(self.model):
+            if _is_compiled(self.model):
                 self._undo.enter_context(torch.compiler.set_stance("force_eager"))
             self._undo.callback(self._network.register_forward_pre_hook(self._begin).remove)
             for name in self.layers:  # by name: a module may have been replaced since
@@ -91,7 +220,7 @@ class Taps:
         return self._values()
 
     def _values(self) -> dict[str, Tensor]:
-        if not self._kept and not self._ran:
+        if self._kept is None:
             raise InputError(
                 "no features yet; run the model inside the 'with' block (if it is compiled, give Taps the compiled one)"
             )
@@ -106,29 +235,30 @@ class Taps:
                 )
         return {name: self._kept[name][0] for name in self.layers}
 
-    def take(self) -> dict[str, Tensor]:
-        """What is kept of the last forward, see `features`; it is then forgotten here."""
-        kept = self._values()
+    def run(self, call: Callable[..., T], *arguments: Any) -> tuple[T, dict[str, Tensor]]:
+        """What a call gives that runs the model, and by layer what was read in it, of which nothing is kept here."""
+        with self:
+            output = call(*arguments)
+        values = self._values()
         self.clear()
-        return kept
+        return output, values
 
     def clear(self) -> None:
         """Forgets the features, so that their memory can be used again."""
-        self._kept.clear()
-        self._ran = False
-        self._images = None
+        self._kept = self._images = None
 
     def _begin(self, _module: nn.Module, args: Any) -> None:
-        self.clear()
-        self._ran = True
         images = args[0] if args else None
         self._images = images if isinstance(images, Tensor) and images.ndim == 4 else None
+        self._kept = {}
 
     def _read(self, name: str, _module: nn.Module, _args: Any, output: Any) -> None:
         features = self._arranged(name, output)
         value = self._value(features)
         needed = features if value.requires_grad else value  # unchanged, until the gradients are computed
         known = not torch.compiler.is_compiling() and not needed.is_inference()
+        if self._kept is None:  # a part of the model runs alone
+            self._kept = {}
         self._kept[name] = (value, needed, needed._version if known else None)
 
     def _arranged(self, name: str, output: Any) -> Tensor:
@@ -190,3 +320,11 @@ class MapTaps(Taps):
 
     def _value(self, features: Tensor) -> Tensor:
         return activation_map(features, self.power, self.reduce)
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether the model, or a module in it, is compiled."""
+    return any(
+        isinstance(getattr(module, COMPILED, None), nn.Module) or module._compiled_call_impl is not None
+        for module in model.modules()
+    )

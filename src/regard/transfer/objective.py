@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from regard.errors import InputError, unknown
 from regard.logits import logits_of
 from regard.maps import MapTaps, Taps
-from regard.maps.activation import check_power
+from regard.maps.taps import check_power
 from regard.modes import of_its_dtype
 from regard.notebook import records_html
 from regard.transfer.guided_maps import DERIVED_MAPS, Guide, GuidedMaps, make_guide
