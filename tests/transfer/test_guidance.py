@@ -306,7 +306,7 @@ def test_spatial_gates_of_the_last_stage(name) -> None:
     assert torch.equal(other(images), logits)  # and the running statistics have one update, not two
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in other.state_dict().items())
     everywhere = make_guide(model, "gate", layers=["layer1", "layer3.0.attention"], size=(16, 16))
-    assert everywhere.layers == ("layer1.0.attention", "layer3.0.attention")
+    assert everywhere.taps.layers == ("layer1.0.attention", "layer3.0.attention")
 
 
 def test_the_second_half_of_shuffle_attention_is_gated_by_pixel() -> None:

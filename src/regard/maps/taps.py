@@ -257,9 +257,12 @@ class Taps:
         value = self._value(features)
         needed = features if value.requires_grad else value  # unchanged, until the gradients are computed
         known = not torch.compiler.is_compiling() and not needed.is_inference()
+        self._keep(name, value, needed, needed._version if known else None)
+
+    def _keep(self, name: str, value: Tensor, needed: Tensor, version: int | None) -> None:
         if self._kept is None:  # a part of the model runs alone
             self._kept = {}
-        self._kept[name] = (value, needed, needed._version if known else None)
+        self._kept[name] = (value, needed, version)
 
     def _arranged(self, name: str, output: Any) -> Tensor:
         """The features in a layer's output; where they are is found out once for each shape."""

@@ -13,36 +13,38 @@
 - `attention_loss`, `distillation_loss`, `full_activation_loss`, `gradient_loss`, `symmetry_loss` …: formulas.
 """
 
+from regard.maps.taps import Reduce
 from regard.transfer.guidance import guidance_loss
 from regard.transfer.guided_maps import DERIVED_MAPS, Guide, GuidedMaps, make_guide
 from regard.transfer.losses import (
-    TERMS,
-    Form,
-    ForwardPass,
-    FullActivationForm,
-    GuidanceForm,
-    Outputs,
-    Reduce,
-    Task,
-    Term,
     attention_loss,
     distillation_loss,
     equivalent_beta,
     full_activation_loss,
     gradient_loss,
-    input_gradients,
     make_regressor,
     map_loss,
     soft_label_loss,
     squared_length,
     symmetry_loss,
     task_loss,
-    term,
 )
 from regard.transfer.objective import Losses, Objective
 from regard.transfer.pairing import LayerSpec, Pair, find_pairs
 from regard.transfer.schedule import Weight, as_weight, check_range
 from regard.transfer.teacher import Teacher
+from regard.transfer.terms import (
+    TERMS,
+    Form,
+    ForwardPass,
+    FullActivationForm,
+    GuidanceForm,
+    Outputs,
+    Task,
+    Term,
+    input_gradients,
+    term,
+)
 
 __all__ = [
     "DERIVED_MAPS",

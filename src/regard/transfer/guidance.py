@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regard.errors import InputError, unknown
-from regard.transfer.losses import ForwardPass, GuidanceForm, term
+from regard.maps.method import wide
+from regard.transfer.terms import GuidanceForm
 
 _LEAST = 1e-12  # a map whose sum or largest value is below this counts as zero
 
@@ -59,12 +60,15 @@ def guidance_loss(maps: Tensor, regions: Tensor, form: GuidanceForm = "energy") 
 
 def image_losses(maps: Tensor, regions: Tensor, form: GuidanceForm = "energy") -> tuple[Tensor, Tensor]:
     """The loss of each image (N,), 0 without a region, and whether it has one, bool (N,); see `guidance_loss`."""
-    _check(maps, regions)
+    if maps.ndim != 3 or not maps.is_floating_point():
+        raise InputError(f"maps are {_describe(maps)}; expected floating point (N, h, w)")
+    if regions.ndim != 3 or regions.dtype != torch.bool or len(regions) != len(maps):
+        raise InputError(f"regions are {_describe(regions)}; expected bool ({len(maps)}, H, W), one for each map")
     if form not in get_args(GuidanceForm):
         raise unknown("form of the guidance loss", form, get_args(GuidanceForm))
     guided = regions.flatten(1).any(1)
     with torch.autocast(maps.device.type, enabled=False):
-        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        maps = wide(maps)
         covered = F.adaptive_avg_pool2d(regions.to(maps.dtype), (maps.shape[1], maps.shape[2]))
         losses = _FORMS[form](maps.flatten(1), covered.flatten(1))
     return losses.where(guided, 0), guided
@@ -104,25 +108,5 @@ def _not_zero(values: Tensor) -> Tensor:
     return values.masked_fill(values < _LEAST, torch.inf)
 
 
-def _check(maps: Tensor, regions: Tensor) -> None:
-    if maps.ndim != 3 or not maps.is_floating_point():
-        raise InputError(f"maps are {_describe(maps)}; expected floating point (N, h, w)")
-    if regions.ndim != 3 or regions.dtype != torch.bool or len(regions) != len(maps):
-        raise InputError(f"regions are {_describe(regions)}; expected bool ({len(maps)}, H, W), one for each map")
-
-
 def _describe(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-@term()
-def guidance(step: ForwardPass) -> tuple[Tensor, ...]:
-    """The guidance loss of the maps of each layer, divided by the number of layers."""
-    assert step.guide is not None and step.regions is not None  # the objective has checked this
-    maps = step.guide.maps(step.outputs.logits, step.labels, step.images)
-    losses = []
-    for part in maps.values():
-        of_images, guided = image_losses(part, step.regions, step.guidance_form)
-        share = guided.float().mean().clamp(min=1 / max(len(guided), 1)) if step.guided is None else step.guided
-        losses.append(of_images.mean() / share / len(maps))
-    return tuple(losses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from types import FunctionType
 from typing import Any, NamedTuple, Self, get_args
 
@@ -13,29 +13,25 @@ from torch import Tensor, nn
 
 from regard.errors import InputError, unknown
 from regard.logits import logits_of
-from regard.maps import MapTaps, Taps
-from regard.maps.taps import check_power
+from regard.maps import MapTaps, Taps, activation_map
+from regard.maps.taps import Reduce, check_power
 from regard.modes import of_its_dtype
 from regard.notebook import records_html
 from regard.transfer.guided_maps import DERIVED_MAPS, Guide, GuidedMaps, make_guide
-from regard.transfer.losses import (
+from regard.transfer.losses import check_classes, check_temperature, make_regressor, task_loss
+from regard.transfer.pairing import LayerSpec, Pair, check_extent, feature_shapes, find_pairs
+from regard.transfer.schedule import Weight, as_weight, check_range
+from regard.transfer.teacher import Teacher, frozen
+from regard.transfer.terms import (
     TERMS,
     Form,
     ForwardPass,
     FullActivationForm,
     GuidanceForm,
     Outputs,
-    Reduce,
     Task,
-    check_classes,
-    check_temperature,
     input_gradients,
-    make_regressor,
-    task_loss,
 )
-from regard.transfer.pairing import LayerSpec, Pair, check_extent, feature_shapes, find_pairs
-from regard.transfer.schedule import Weight, as_weight, check_range
-from regard.transfer.teacher import Teacher, frozen
 
 _COUNTER = itertools.count()
 
@@ -186,7 +182,7 @@ class Objective(nn.Module):
         self.compiled = compile
         # Both are known with the size of the images. Teachers do not learn, and so are no submodules.
         self._student: _Network | None = None
-        self._lessons: list[_Lesson] = []
+        self._teachers: list[_Network] = []
         self._guide: Guide | None = None
         if image_size is not None:
             self._prepare((image_size, image_size) if isinstance(image_size, int) else image_size)
@@ -202,7 +198,7 @@ class Objective(nn.Module):
         """
         if self._student is None:
             raise InputError("the pairs are not known before the first batch; give image_size= to have them now")
-        return [pair for lesson in self._lessons for pair in lesson.pairs]
+        return [pair for network in self._teachers for pair in network.pairs]
 
     def forward(
         self,
@@ -236,11 +232,12 @@ class Objective(nn.Module):
         if any(term.derives for term in terms.values()) or (self._guide is not None and self._guide.of_images):
             images = images.detach().requires_grad_()
         # Teachers first: their memory is free again when the student fills it.
-        lessons = self._lessons if any(term.teacher for term in terms.values()) else []
-        gradients = any(term.teacher and term.derives for term in terms.values())
-        teachers = [lesson.outputs(images, labels, gradients=gradients) for lesson in lessons]
+        teachers: list[Outputs] = []
+        if any(term.teacher for term in terms.values()):
+            gradients = any(term.teacher and term.derives for term in terms.values())
+            teachers = [self._taught(network, images, labels, gradients=gradients) for network in self._teachers]
         with self._guide or nullcontext():  # also while its weight is 0: a compiled student keeps its hooks
-            outputs = student(images)
+            outputs = self._outputs(student, images)
         step = ForwardPass(
             self.student,
             images,
@@ -255,8 +252,7 @@ class Objective(nn.Module):
             regions,
             guided,
         )
-        logits = step.outputs.logits
-        losses = {"task": task_loss(logits, labels, self.task, self.label_smoothing)}
+        losses = {"task": task_loss(outputs.logits, labels, self.task, self.label_smoothing)}
         total = losses["task"] * (1 - weights.get("alpha", 0.0))
         pairs = {}
         for name, term in terms.items():
@@ -269,12 +265,12 @@ class Objective(nn.Module):
             total = total + (weights[term.weight] / 2 if half else weights[term.weight]) * loss
         if self._guide is not None:
             self._guide.clear()
-        return Losses(total, logits, losses, pairs)
+        return Losses(total, outputs.logits, losses, pairs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves and casts the teachers, too."""
         super()._apply(fn, recurse)
-        networks = [teacher.model for teacher in self.teachers] + [lesson.network.model for lesson in self._lessons]
+        networks = [teacher.model for teacher in self.teachers] + [network.model for network in self._teachers]
         for network in {id(network): network for network in networks}.values():
             network._apply(fn, recurse)
         return self
@@ -286,117 +282,120 @@ class Objective(nn.Module):
 
     def _prepare(self, size: tuple[int, int]) -> _Network:
         """Finds and checks the layers, once the size of the images is known."""
-        lessons = [self._lesson(teacher, size) for teacher in self.teachers]
-        maps, guided_layers, detach = self._guided
+        teachers = [self._teaching(teacher, size) for teacher in self.teachers]
         guide = None
         if "guidance" in self.weights:
+            maps, guided_layers, detach = self._guided
             guide = make_guide(self.student, maps, guided_layers, detach=detach, size=size)
-        for lesson in lessons:  # only now, so that an error leaves nothing half prepared
-            self.regressors.extend(lesson.regressors)
-        self._lessons = lessons
-        layers = list(dict.fromkeys(pair.student for lesson in lessons for pair in lesson.pairs))
-        self._guide = guide
-        self._student = self._network(self.student, layers, compile=self.compiled)
+        layers = [pair.student for network in teachers for pair in network.pairs]
+        # Only now, so that an error leaves nothing half prepared.
+        self._teachers, self._guide = teachers, guide
+        self.regressors.extend(regressor for network in teachers for regressor in network.regressors)
+        self._student = _Network(
+            self.student, _compiled(self.student) if self.compiled else self.student, self._taps(self.student, layers)
+        )
         return self._student
 
-    def _lesson(self, teacher: Teacher, size: tuple[int, int]) -> _Lesson:
-        compares = self.weights.keys() & {"beta", "full_activation"}
+    def _teaching(self, teacher: Teacher, size: tuple[int, int]) -> _Network:
+        """The teacher as it runs in a step, paired with the student."""
+        pairs: list[Pair] = []
         teacher_size = teacher.size or size
-        pairs = find_pairs(self.student, teacher.model, self.layers, size, teacher_size) if compares else []
-        teacher_shapes, theirs = feature_shapes(
-            teacher.model, [pair.teacher for pair in pairs], teacher_size, "teacher"
-        )
-        student_shapes, ours = feature_shapes(self.student, [pair.student for pair in pairs], size, "student")
-        self._check_classes(ours.shape[1], theirs.shape[1])
+        if self.weights.keys() & {"beta", "full_activation"}:
+            pairs = find_pairs(self.student, teacher.model, self.layers, size, teacher_size)
+        layers = [pair.teacher for pair in pairs]
+        theirs, teacher_logits = feature_shapes(teacher.model, layers, teacher_size, "teacher")
+        ours, student_logits = feature_shapes(self.student, [pair.student for pair in pairs], size, "student")
+        classes = student_logits.shape[1], teacher_logits.shape[1]
+        if "alpha" in self.weights:
+            check_classes(*classes)
+        if "gradient" in self.weights and classes[0] != classes[1]:
+            raise InputError(
+                f"gradient transfer compares losses of the same labels; the student has {classes[0]} classes and the "
+                f"teacher {classes[1]} (gradient = 0 leaves it out)"
+            )
         if "beta" in self.weights:
-            check_extent(pairs, student_shapes, teacher_shapes)
+            check_extent(ours, "student")
+            check_extent(theirs, "teacher")
         regressors: list[nn.Module] = []
         if "full_activation" in self.weights:
             like = next(self.student.parameters())
             for pair in pairs:
-                channels = student_shapes[pair.student][0], teacher_shapes[pair.teacher][0]
-                regressors.append(make_regressor(*channels, self.full_activation_form).to(like.device, like.dtype))
-        layers = list(dict.fromkeys(pair.teacher for pair in pairs))
+                regressor = make_regressor(ours[pair.student][0], theirs[pair.teacher][0], self.full_activation_form)
+                regressors.append(regressor.to(like.device, like.dtype))
         exact = "gradient" in self.weights
-        network = self._network(
-            teacher.network(layers, exact=exact),
-            layers,
-            compile=teacher.compile and not self._derives,
-            dtype=None if exact else teacher.dtype(),
+        model = teacher.network(list(theirs), exact=exact)
+        return _Network(
+            model,
+            _compiled(model) if teacher.compile and not self._derives else model,
+            self._taps(model, layers),
+            None if exact else teacher.dtype(),
+            teacher,
+            pairs,
+            regressors,
         )
-        return _Lesson(teacher, network, pairs, regressors)
 
-    def _network(
-        self, model: nn.Module, layers: list[str], *, compile: bool, dtype: torch.dtype | None = None
-    ) -> _Network:
-        reduce: Reduce = "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
-        attends, compares = ("beta" in self.weights, "full_activation" in self.weights) if layers else (False, False)
-        maps = MapTaps(model, layers, power=self.power, reduce=reduce) if attends else None
-        features = Taps(model, layers) if compares else None
-        return _Network(model, maps, features, _compiled(model) if compile else model, dtype)
+    def _taps(self, model: nn.Module, layers: list[str]) -> Taps | None:
+        """What reads the layers: their features where these are compared, or else their attention maps alone."""
+        layers = list(dict.fromkeys(layers))
+        if not layers:
+            return None
+        if "full_activation" in self.weights:
+            return Taps(model, layers)
+        return MapTaps(model, layers, power=self.power, reduce=self._reduce)
 
-    def _check_classes(self, student: int, teacher: int) -> None:
-        if "alpha" in self.weights:
-            check_classes(student, teacher)
-        if "gradient" in self.weights and student != teacher:
-            raise InputError(
-                f"gradient transfer compares losses of the same labels; the student has {student} classes and the "
-                f"teacher {teacher} (gradient = 0 leaves it out)"
-            )
+    @property
+    def _reduce(self) -> Reduce:
+        return "sum" if self.reduce == "mean" else self.reduce  # the same once normalised, and less to do
 
-
-class _Network(NamedTuple):
-    """A network with taps on the layers that are compared."""
-
-    model: nn.Module
-    maps: MapTaps | None
-    features: Taps | None
-    run: Callable[[Tensor], Any]
-    """The model, compiled or not."""
-    dtype: torch.dtype | None
-    """Of autocast; None: none."""
-
-    def __call__(self, images: Tensor) -> Outputs:
-        inputs = of_its_dtype(self.model, images) if self.dtype is None else images
-        with ExitStack() as stack:
-            for taps in (self.maps, self.features):
-                if taps is not None:
-                    stack.enter_context(taps)
-            if self.dtype is not None:
-                stack.enter_context(torch.autocast(images.device.type, self.dtype))
-            logits = logits_of(self.run(inputs))
-        # Taken, or the graph of this step would be held until the next.
-        maps, features = ({} if taps is None else taps.take() for taps in (self.maps, self.features))
-        if self.dtype is not None:
+    def _outputs(self, network: _Network, images: Tensor) -> Outputs:
+        """Runs a network on a batch."""
+        inputs = of_its_dtype(network.model, images) if network.dtype is None else images
+        context = nullcontext() if network.dtype is None else torch.autocast(images.device.type, network.dtype)
+        values: dict[str, Tensor] = {}
+        with context:
+            if network.taps is None:
+                output = network.run(inputs)
+            else:
+                output, values = network.taps.run(network.run, inputs)
+        logits = logits_of(output)
+        if network.dtype is not None:
             logits = logits.float()
         elif inputs is not images:
             logits = logits.to(images.dtype)
-        return Outputs(logits, maps, features)
+        if isinstance(network.taps, MapTaps):
+            return Outputs(logits, values, {})
+        attends = "beta" in self.weights
+        maps = {name: activation_map(f, self.power, self._reduce) for name, f in values.items()} if attends else {}
+        return Outputs(logits, maps, values)
 
-
-class _Lesson(NamedTuple):
-    """A teacher, prepared for the size of the images."""
-
-    teacher: Teacher
-    network: _Network
-    pairs: list[Pair]
-    regressors: list[nn.Module]
-
-    def outputs(self, images: Tensor, labels: Tensor, *, gradients: bool) -> Outputs:
-        """The teacher's outputs, without a graph; with `gradients`, those by the images among them."""
+    def _taught(self, network: _Network, images: Tensor, labels: Tensor, *, gradients: bool) -> Outputs:
+        """The outputs of a teacher, without a graph; with `gradients`, those by the images among them."""
+        assert network.teacher is not None
         by_images = None
-        if gradients:
-            with torch.enable_grad(), frozen(self.network.model):
-                images = images.detach().requires_grad_()
-                outputs = self.network(self.teacher.images(images))
+        with torch.set_grad_enabled(gradients), frozen(network.model) if gradients else nullcontext():
+            images = images.detach().requires_grad_(gradients)
+            outputs = self._outputs(network, network.teacher.images(images))
+            if gradients:
                 by_images = input_gradients(outputs.logits, labels, images, create_graph=False)
-        else:
-            with torch.no_grad():
-                outputs = self.network(self.teacher.images(images))
         maps, features = (
             {name: value.detach() for name, value in part.items()} for part in (outputs.maps, outputs.features)
         )
-        return Outputs(outputs.logits.detach(), maps, features, by_images, self.pairs, self.regressors)
+        return Outputs(outputs.logits.detach(), maps, features, by_images, network.pairs, network.regressors)
+
+
+class _Network(NamedTuple):
+    """The student, or a teacher, as it runs in a step."""
+
+    model: nn.Module
+    run: Callable[[Tensor], Any]
+    """The model, compiled or not."""
+    taps: Taps | None
+    """Read the layers that are compared."""
+    dtype: torch.dtype | None = None
+    """Of autocast; None: none."""
+    teacher: Teacher | None = None
+    pairs: Sequence[Pair] = ()
+    regressors: Sequence[nn.Module] = ()
 
 
 def _compiled(model: nn.Module) -> Callable[[Tensor], Any]:

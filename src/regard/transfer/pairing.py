@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from regard.errors import InputError, one_line
 from regard.logits import class_logits, logits_of
 from regard.maps import Taps
-from regard.maps.layers import find_layers, unwrapped
+from regard.maps.layers import find_layers
 from regard.modes import evaluation_mode
-from regard.stages import stages
+from regard.stages import stages, unwrapped
 
 LayerSpec = str | int | tuple[str | int, str | int] | Sequence[str | int]
 """A layer by name or by number of the stage, the same in both networks, or a pair (student's, teacher's)."""
@@ -64,18 +63,15 @@ def find_pairs(
             Pair(_name("student", student, ours), _name("teacher", teacher, theirs))
             for ours, theirs in map(_pair, layers)
         ]
-    student_stages, teacher_stages = _stages("student", student), _stages("teacher", teacher)
-    if len(student_stages) == len(teacher_stages):
-        return [Pair(*names) for names in zip(student_stages, teacher_stages, strict=True)]
-    strides = (
-        _strides(student, student_stages, size, "student"),
-        _strides(teacher, teacher_stages, teacher_size or size, "teacher"),
-    )
-    if len(student_stages) < len(teacher_stages):
-        matched = _matched(strides[0], strides[1])
-        return [Pair(name, teacher_stages[i]) for name, i in zip(student_stages, matched, strict=True)]
-    matched = _matched(strides[1], strides[0])
-    return [Pair(student_stages[i], name) for name, i in zip(teacher_stages, matched, strict=True)]
+    ours, theirs = _stages("student", student), _stages("teacher", teacher)
+    if len(ours) != len(theirs):
+        student_strides = _strides(student, ours, size, "student")
+        teacher_strides = _strides(teacher, theirs, teacher_size or size, "teacher")
+        if len(ours) < len(theirs):
+            theirs = [theirs[i] for i in _matched(student_strides, teacher_strides)]
+        else:
+            ours = [ours[i] for i in _matched(teacher_strides, student_strides)]
+    return [Pair(*names) for names in zip(ours, theirs, strict=True)]
 
 
 @torch.no_grad()
@@ -89,15 +85,14 @@ def feature_shapes(
     """
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise InputError(f"the size of the {network}'s images is {size!r}; give their side in pixels, or (h, w)")
-    inner = unwrapped(model)
-    parameter = next(inner.parameters(), torch.empty(0))
+    model = unwrapped(model)
+    parameter = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
-    taps = [Taps(inner, list(dict.fromkeys(layers)))] if layers else []
-    with evaluation_mode(inner), ExitStack() as stack:
-        for one in taps:
-            stack.enter_context(one)
+    taps = Taps(model, list(dict.fromkeys(layers))) if layers else None
+    with evaluation_mode(model):
         try:
-            logits = logits_of(inner(image))
+            output, features = (model(image), {}) if taps is None else taps.run(model, image)
+            logits = logits_of(output)
         except InputError:
             raise
         except Exception as error:  # a network may raise anything on images of a size it does not know
@@ -106,26 +101,19 @@ def feature_shapes(
                 "give it images of a size that it knows (a teacher can have its own: transfer.teacher_size, or "
                 "Teacher(size=…))"
             ) from error
-        features = {name: given for one in taps for name, given in one.features.items()}
-    shapes = {name: (f.shape[1], f.shape[2], f.shape[3]) for name, f in features.items()}
     if logits.ndim != 2:
         raise InputError(f"the {network} gives {tuple(logits.shape)}; transfer needs logits (N, K)")
-    return shapes, class_logits(logits)
+    return {name: (f.shape[1], f.shape[2], f.shape[3]) for name, f in features.items()}, class_logits(logits)
 
 
-def check_extent(pairs: Sequence[Pair], student_shapes: Shapes, teacher_shapes: Shapes) -> None:
+def check_extent(shapes: Shapes, network: str) -> None:
     """Raises InputError if a layer has one pixel only: its normalised attention map is always 1."""
-    for pair in pairs:
-        for network, name, shapes in (
-            ("student", pair.student, student_shapes),
-            ("teacher", pair.teacher, teacher_shapes),
-        ):
-            c, h, w = shapes[name]
-            if h * w < 2:
-                raise InputError(
-                    f"layer {name!r} of the {network} gives {c} channels at {h} x {w} pixels: no spatial extent, so "
-                    "its normalised attention map is always 1; take a layer before the pooling, or larger images"
-                )
+    for name, (channels, height, width) in shapes.items():
+        if height * width < 2:
+            raise InputError(
+                f"layer {name!r} of the {network} gives {channels} channels at {height} x {width} pixels: no spatial "
+                "extent, so its normalised attention map is always 1; take a layer before the pooling, or larger images"
+            )
 
 
 def _pair(spec: LayerSpec) -> tuple[str | int, str | int]:
