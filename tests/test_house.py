@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "with_attention": set(),
     "blocks": {"with_attention"},
     "stages": {"blocks", "errors", "with_attention"},
-    "attention": {"blocks", "errors", "files", "stages", "with_attention"},
+    "attention": {"blocks", "errors", "files", "modes", "stages", "with_attention"},
     "data": {"errors", "files", "host", "optional"},
     "models": {"errors", "files", "notebook", "modes", "stages", "attention", "with_attention"},
     "maps": {"errors", "logits", "modes", "stages", "with_attention"},

@@ -1,11 +1,12 @@
-"""Running a model in evaluation mode, as it was afterwards, on images of its dtype and size."""
+"""Running a model in evaluation mode, as it was afterwards; on images of its dtype and size; and without values."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import chain
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +16,8 @@ from torch.func import functional_call
 from regard.errors import InputError
 from regard.stages import unwrapped
 
+# timm's networks declare their image size; others are tried with these sizes, in pixels.
+_SIZES = (224, 64, 32)
 _sizes_taken: WeakKeyDictionary[nn.Module, set[torch.Size]] = WeakKeyDictionary()
 
 
@@ -114,11 +117,62 @@ def _known_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _runs(model: nn.Module, images: Tensor, size: tuple[int, ...]) -> bool:
-    state = {name: value.to("meta") for name, value in chain(model.named_parameters(), model.named_buffers())}
     image = torch.empty(1, images.shape[1], *size, dtype=images.dtype, device="meta")
     try:
-        with torch.no_grad(), evaluation_mode(model):
-            functional_call(model, state, (image,))
+        with evaluation_mode(model):
+            run_without_values(model, image)
     except Exception:  # networks raise almost anything at images that they do not take
         return False
     return True
+
+
+@torch.no_grad()
+def run_without_values(model: nn.Module, images: Tensor) -> Any:
+    """What `model` gives for images on the meta device, where its parameters and buffers have copies: nothing is
+    computed, and nothing changes.
+
+    Raises:
+        Exception: of any kind: an operation fails there, or the model does not take the images.
+    """
+    state = {name: value.to("meta") for name, value in chain(model.named_parameters(), model.named_buffers())}
+    return functional_call(model, state, (images,))
+
+
+def output_shapes(model: nn.Module, layers: Iterable[nn.Module]) -> dict[nn.Module, torch.Size]:
+    """The shapes of the layers' outputs on a batch of two images, as layer -> shape; by `run_without_values`.
+
+    Layers that do not run, give no tensor, or come after an operation that fails on the meta device, are left out.
+    """
+    layers = set(layers)
+    if not layers:
+        return {}
+    shapes: dict[nn.Module, torch.Size] = {}
+
+    def note(layer: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes[layer] = output.shape
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(note).remove)
+        for images in example_images(model):
+            with suppress(Exception):  # networks raise any exception for an image size they do not take
+                run_without_values(model, images)
+            if len(shapes) == len(layers):
+                break
+    return shapes
+
+
+def example_images(model: nn.Module) -> Iterator[Tensor]:
+    """Batches of two images that `model` may take, likeliest first, on the meta device, where they have no values.
+
+    They have the channels of its first convolution or, for what does something else before, three. There are none if
+    it has no convolution over images.
+    """
+    entry = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    if entry is None:
+        return
+    pretrained_size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (0, 0))[-1]
+    for channels in dict.fromkeys((entry.in_channels, 3)):
+        for size in dict.fromkeys(filter(None, (pretrained_size, *_SIZES))):
+            yield torch.empty(2, channels, size, size, dtype=entry.weight.dtype, device="meta")

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from regard import InputError, attention, maps, models
-from regard.attention.batch_norm import FoldedNormAct
+from regard.attention.fold import FoldedNormAct
 from regard.maps.layers import last_features
 from regard.stages import stages
 

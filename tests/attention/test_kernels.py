@@ -67,7 +67,7 @@ def strips(channels: int, dtype: torch.dtype) -> tuple[Callable, list[Tensor]]:
     a, b = (parameter(channels, 1, 1, seed=seed, dtype=dtype) for seed in (1, 2))
 
     def run(x: Tensor) -> Tensor:
-        rows, columns = kernels.strip_means(x)
+        x, rows, columns = kernels.strip_means(x)
         mixed = columns.mean(3, keepdim=True)
         return kernels.scale(x, torch.sigmoid(a * rows + mixed), torch.sigmoid(b * columns))
 

@@ -80,13 +80,10 @@ def pixel_statistics(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return scaled.mean(1, keepdim=True, dtype=dtype), top.to(dtype), where
 
 
-def strip_means(x: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
-    """The means of the rows of x (N, C, H, 1) and of the columns of the same features (N, C, 1, W).
-
-    They are given twice, so that both gradients may be views of a few values.
-    """
+def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The means of the rows (N, C, H, 1) and of the columns (N, C, 1, W) of each channel."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return x.mean(3, keepdim=True, dtype=dtype), same.mean(2, keepdim=True, dtype=dtype)
+    return x.mean(3, keepdim=True, dtype=dtype), x.mean(2, keepdim=True, dtype=dtype)
 
 
 def weighted_sum(x: Tensor, f: Tensor) -> Tensor:

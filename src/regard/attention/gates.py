@@ -114,16 +114,6 @@ class SubAttentionGate(nn.Module):
         return f"channels={self.w.shape[1]}, order={self.order}"
 
 
-def sigmoids_of(gate: nn.Module, channels: int, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """w and b (order, C) of a gate that is a product of sigmoids, on the device of x; None for any other gate."""
-    if type(gate) is nn.Sigmoid:
-        none = x.new_empty(0, channels)
-        return none, none
-    if type(gate) is SubAttentionGate:
-        return gate.w.flatten(1), gate.b.flatten(1)
-    return None
-
-
 def parse_gate(gate: Gate | str) -> Gate:
     """The gate of a name: 'sigmoid', 'hard-sigmoid', 'sub-attention' (order 1) or 'sub-attention-K'.
 

@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from regard.attention.shapes import output_shapes
 from regard.blocks import branch_of, is_dense
 from regard.errors import InputError, unknown
+from regard.modes import output_shapes
 from regard.stages import (
     backbone,
     has_convolution,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import kernels
-from regard.attention.features import check_features
-from regard.attention.gated import AttentionModule, ChannelAttention
+from regard.attention.gated import AttentionModule, ChannelAttention, check_features
 from regard.errors import unknown
 
 Start = Literal["published", "identity"]

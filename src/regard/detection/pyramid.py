@@ -7,18 +7,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from regard.attention.shapes import example_images
 from regard.errors import InputError, first_line, unknown
-from regard.modes import evaluation_mode
+from regard.modes import evaluation_mode, example_images, run_without_values
 from regard.stages import stage_parts
 
 Extra = Literal["pool", "p6p7", "p6p7-from-p5"]
@@ -152,7 +149,6 @@ def trace_network(network: nn.Module) -> Trace:
         InputError: it has no stages, or does not run.
     """
     names, problem = list(stage_parts(network)), "it has no convolution over images"
-    state = {name: value.to("meta") for name, value in chain(network.named_parameters(), network.named_buffers())}
     for images in example_images(network):
         trace = Trace(images.shape[-1])
         handles = [module.register_forward_pre_hook(trace.enter) for module in network.modules()]
@@ -161,8 +157,8 @@ def trace_network(network: nn.Module) -> Trace:
             for name in names
         ]
         try:
-            with torch.no_grad(), evaluation_mode(network):
-                functional_call(network, state, (images,))
+            with evaluation_mode(network):
+                run_without_values(network, images)
             return trace
         except Exception as error:  # networks raise almost anything at an image size they do not take
             problem = first_line(error)

@@ -6,14 +6,13 @@ twice where the formula is, and known to `torch.compile`, `torch.export`, `torch
 """
 
 from regard.attention.kernels.combine import add, scale
-from regard.attention.kernels.context import context
-from regard.attention.kernels.group import group_gate
+from regard.attention.kernels.gates import group_gate, shuffle_gate
 from regard.attention.kernels.operation import backend, in_reference, reference
-from regard.attention.kernels.shuffle import shuffle_gate
 from regard.attention.kernels.statistics import (
     channel_mean,
     channel_mean_max,
     channel_mean_variance,
+    context,
     pixel_mean_max,
     strip_means,
 )

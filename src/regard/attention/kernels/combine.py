@@ -10,27 +10,8 @@ from torch import Tensor
 from regard.attention import functional
 from regard.attention.kernels.operation import Operation, by_formula, memory_format
 
-
-def _broadcast(x: Tensor, *small: Tensor | None) -> bool:
-    """Whether small tensors have a value for every image, and all or one along each other axis."""
-    return x.dim() == 4 and all(
-        value is None
-        or (
-            value.dim() == 4
-            and value.shape[0] == x.shape[0]
-            and all(size in (1, whole) for size, whole in zip(value.shape[1:], x.shape[1:], strict=True))
-        )
-        for value in small
-    )
-
-
-_combine = Operation(
-    functional.combine,
-    lambda x, a, b, c, d, g, *_: _broadcast(x, a, b, c, d) and (g is None or g.shape == x.shape),
-)
-_combine_backward = Operation(
-    functional.combine_backward, lambda g, x, a, b: g.shape == x.shape and _broadcast(x, a, b) and a.shape != x.shape
-)
+_combine = Operation(functional.combine, "x nchw, a nCHW, b nCHW, c nCHW, d nCHW, g nchw")
+_combine_backward = Operation(functional.combine_backward, "x nchw, g nchw, a nCHW, b nCHW")
 
 
 def _gradient(inputs: Sequence[Any], _: Any, dy: Tensor) -> Any:
@@ -39,10 +20,10 @@ def _gradient(inputs: Sequence[Any], _: Any, dy: Tensor) -> Any:
         none = (None,) * len(others)
         if a is not None and c is None:
             dx, da, db = _combine_backward(dy, x, a, b)
-            return dx, da.to(a.dtype), None if b is None else db.to(b.dtype), None, *none, None
+            return dx, da, None if b is None else db, None, *none, None
         if a is None and b is None:
             dx = dy.contiguous(memory_format=memory_format(x))
-            return dx, None, None, dy.sum_to_size(c.shape).to(c.dtype), *none, None
+            return dx, None, None, dy.sum_to_size(c.shape), *none, None
     return by_formula(functional.combine, inputs, [dy])
 
 

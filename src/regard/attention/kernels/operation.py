@@ -70,8 +70,10 @@ class Operation:
     """The operation that `formula` defines, under its name.
 
     Args:
-        formula: takes features, by the names x, g and same, and small tensors.
-        fits: of the formula's arguments, whether their shapes are those that kernels trust.
+        formula: takes features, by the names x and g, and small tensors.
+        shapes: those of its tensors that kernels trust, as "NAME AXES, …": a letter an axis, which is as long wherever
+            it is named; 1 an axis of one element, and a capital letter an axis of one or of all. Other shapes, and what
+            a kernel answers with NotImplemented, go by the formula.
         fused: whether a compiler for GPUs cannot do as well: it is kept in what is compiled.
         like: of the formula's arguments, tensors of the shapes of the results, where it does not run without values.
     """
@@ -79,14 +81,15 @@ class Operation:
     def __init__(
         self,
         formula: Callable[..., Any],
-        fits: Callable[..., bool],
+        shapes: str,
         *,
         fused: bool = False,
         like: Callable[..., Sequence[Tensor]] | None = None,
     ) -> None:
-        self.name, self.formula, self.fits, self.fused = formula.__name__, formula, fits, fused
+        self.name, self.formula, self.fused = formula.__name__, formula, fused
         parameters = list(inspect.signature(formula).parameters)
-        self.features = {at for at, name in enumerate(parameters) if name in ("x", "g", "same")}
+        self.axes = {parameters.index(name): axes for name, axes in (part.split() for part in shapes.split(","))}
+        self.features = {at for at, name in enumerate(parameters) if name in ("x", "g")}
         self.home = parameters.index("x")
         self.broken: set[str] = set()
         # Features may come in any layout: compilers that change it need not change it back.
@@ -143,7 +146,7 @@ class Operation:
             or (x.numel() < kernels.SMALL and not self.fused)
             or not hasattr(kernels, self.name)
             or any(tensor.device != x.device for tensor in tensors)
-            or not self.fits(*args)
+            or not self.fits(args)
         ):
             return self.plain(*args)
         given = [
@@ -165,6 +168,18 @@ class Operation:
             result = NotImplemented
         return self.plain(*args) if result is NotImplemented else result
 
+    def fits(self, args: Sequence[Any]) -> bool:
+        """Whether the tensors have the shapes that kernels trust."""
+        sizes = {"1": 1}
+        for at, axes in self.axes.items():
+            value = args[at]
+            if value is not None and value.dim() != len(axes):
+                return False
+            for axis, size in zip(axes, value.shape if value is not None else (), strict=False):
+                if sizes.setdefault(axis.lower(), size) != size and not (axis.isupper() and size == 1):
+                    return False
+        return True
+
     def differentiate(
         self, backward: Callable[..., Any] | None = None, *, kept: slice = slice(0), outputs: int = 1
     ) -> None:
@@ -172,8 +187,8 @@ class Operation:
 
         Args:
             backward: of the inputs, the outputs `kept` and the gradients of the first `outputs` outputs, makes those of
-                the inputs. Without it, the formula is differentiated. Of an operation that carries the features, it
-                also takes `g`, to be added to the gradient of the features.
+                the inputs, in any dtype, None for what has none. Without it, the formula is differentiated. Of an
+                operation that carries the features, it also takes `g`, to be added to the gradient of the features.
             kept: which outputs are saved.
             outputs: how many outputs have gradients.
         """
@@ -189,7 +204,8 @@ class Operation:
             inputs = [other if value is None else value for value, other in zip(saved, ctx.others, strict=False)]
             if backward is None:
                 return by_formula(self.formula, inputs, gradients[:outputs])
-            return backward(inputs, saved[len(inputs) :], *gradients[:outputs], **carried)
+            found = backward(inputs, saved[len(inputs) :], *gradients[:outputs], **carried)
+            return tuple(d if d is None else d.to(value.dtype) for d, value in zip(found, inputs, strict=True))
 
         self.setup, self.gradient = setup, gradient
         torch.library.register_autograd(f"regard::{self.name}", gradient, setup_context=setup)

@@ -1,8 +1,8 @@
-"""Means, variances and maxima over channels, pixels, rows and columns.
+"""Statistics of features: means, variances and maxima over channels, pixels, rows and columns, and weighted means.
 
-The gradients of `channel_mean` and `strip_means` are views of their few values, which autograd adds to what else
-reaches the features. Those of the others have a value for every element: they return the features too, and where these
-are used from there on, all of their gradient is made in one pass.
+The gradient of `channel_mean` is a view of its few values, which autograd adds to what else reaches the features. Those
+of the others have a value for every element: they return the features too, and where these are used from there on, all
+of their gradient is made in one pass.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from regard.attention import functional
@@ -17,16 +18,64 @@ from regard.attention.kernels.combine import combine
 from regard.attention.kernels.operation import Operation
 
 
-def _is_batch(x: Tensor) -> bool:
-    return x.dim() == 4
+def channel_mean(x: Tensor) -> Tensor:
+    """The mean of each channel of features x (N, C, H, W): (N, C), in their dtype."""
+    return _channels(x, False, False)[0].to(x.dtype)
 
 
-_channels = Operation(functional.channel_statistics, lambda x, variance, maximum: _is_batch(x))
-_pixels = Operation(functional.pixel_statistics, lambda x, f: _is_batch(x) and f.shape == (*x.shape[:2], 1, 1))
-_strips = Operation(functional.strip_means, lambda x, same: _is_batch(x) and same is x)
-weighted_sum = Operation(
-    functional.weighted_sum, lambda x, f: f.shape in ((x.shape[0], 1, *x.shape[2:]), (*x.shape[:2], 1, 1))
-)
+def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x, mean and variance (with H W - 1 in the denominator; 0 for one pixel) of each channel, (N, C), in its dtype."""
+    x, (mean, variance, _, _) = _channels.carry(x, True, False)
+    return x, mean.to(x.dtype), variance.to(x.dtype)
+
+
+def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x, mean and maximum of each channel: (N, C), in its dtype. A maximum's gradient goes to the first pixel."""
+    x, (mean, _, top, _) = _channels.carry(x, False, True)
+    return x, mean.to(x.dtype), top.to(x.dtype)
+
+
+def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x, mean and maximum over the channels of `x * f`, f: (N, C, 1, 1), at each pixel: (N, 1, H, W), in its dtype."""
+    x, (mean, top, _) = _pixels.carry(x, f)
+    return x, mean.to(x.dtype), top.to(x.dtype)
+
+
+def strip_means(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x, the means of the rows (N, C, H, 1) and of the columns (N, C, 1, W) of each channel, in its dtype."""
+    x, (rows, columns) = _strips.carry(x)
+    return x, rows.to(x.dtype), columns.to(x.dtype)
+
+
+def context(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """x, and the context of global context (N, C): the mean of the pixels weighted by `softmax_p(key x[p] + bias)`.
+
+    Args:
+        x: (N, C, H, W).
+        key: (C,).
+        bias: (1,).
+    """
+    x, (context, _) = _context.carry(x, key, bias)
+    return x, context.flatten(1).to(x.dtype)
+
+
+def context_and_weights(x: Tensor, key: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The context (N, C, 1, 1), and the weights of the pixels, (N, 1, H, W)."""
+    logits = _weighted_sum(x, _at_pixels(key, x)) + bias
+    weights = logits.flatten(1).softmax(1).reshape(logits.shape)
+    return _weighted_sum(x, weights), weights
+
+
+def _at_pixels(key: Tensor, x: Tensor) -> Tensor:
+    """A factor for each channel (C,) as one of each image (N, C, 1, 1)."""
+    return key[None, :, None, None].expand(x.shape[0], -1, 1, 1)
+
+
+_channels = Operation(functional.channel_statistics, "x nchw")
+_pixels = Operation(functional.pixel_statistics, "x nchw, f nc11")
+_strips = Operation(functional.strip_means, "x nchw")
+_weighted_sum = Operation(functional.weighted_sum, "x nchw, f nCHW")
+_context = Operation(context_and_weights, "x nchw, key c, bias 1")
 
 
 def _of_channels(
@@ -56,46 +105,31 @@ def _of_pixels(
     (where,), mean = kept, dmean / x.shape[1]
     dx = combine(x, f, mean, g=g, where=where, peak=f.expand_as(x).gather(1, where) * dtop, read=False)
     line = x.shape[0], x.shape[2] * x.shape[3], 1
-    df = weighted_sum(x, mean)[..., 0].scatter_add(1, where.reshape(line), (x.gather(1, where) * dtop).reshape(line))
-    return dx, df[..., None].to(f.dtype)
+    df = _weighted_sum(x, mean)[..., 0].scatter_add(1, where.reshape(line), (x.gather(1, where) * dtop).reshape(line))
+    return dx, df[..., None]
 
 
-def _of_strips(inputs: Sequence[Any], _: Any, drows: Tensor, dcolumns: Tensor) -> Any:
+def _of_strips(
+    inputs: Sequence[Any], _: Sequence[Tensor], drows: Tensor, dcolumns: Tensor, g: Tensor | None = None
+) -> Any:
     x = inputs[0]
     of_rows, of_columns = drows / x.shape[3], dcolumns / x.shape[2]
-    return of_rows.to(x.dtype).expand(x.shape), of_columns.to(x.dtype).expand(x.shape)
+    return (of_rows + of_columns if g is None else combine(x, of_rows, c=of_columns, g=g, read=False),)
+
+
+def _of_context(
+    inputs: Sequence[Any], kept: Sequence[Tensor], dcontext: Tensor, dweights: Tensor, g: Tensor | None = None
+) -> Any:
+    (x, key, bias), (weights,) = inputs, kept
+    of_weights = _weighted_sum(x, dcontext) + dweights
+    of_logits = weights * (of_weights - (weights * of_weights).sum((2, 3), keepdim=True))
+    dkey = _weighted_sum(x, of_logits).sum((0, 2, 3))
+    dx = combine(x, dcontext, weights, _at_pixels(key, x), of_logits, g=g, read=False)
+    return dx, dkey, torch.zeros_like(bias)  # the softmax does not feel the bias
 
 
 _channels.differentiate(_of_channels, kept=slice(4), outputs=3)
 _pixels.differentiate(_of_pixels, kept=slice(2, 3), outputs=2)
 _strips.differentiate(_of_strips, outputs=2)
-weighted_sum.differentiate()
-
-
-def channel_mean(x: Tensor) -> Tensor:
-    """The mean of each channel of features x (N, C, H, W): (N, C), in their dtype."""
-    return _channels(x, False, False)[0].to(x.dtype)
-
-
-def channel_mean_variance(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x, mean and variance (with H W - 1 in the denominator; 0 for one pixel) of each channel, (N, C), in its dtype."""
-    x, (mean, variance, _, _) = _channels.carry(x, True, False)
-    return x, mean.to(x.dtype), variance.to(x.dtype)
-
-
-def channel_mean_max(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x, mean and maximum of each channel: (N, C), in its dtype. A maximum's gradient goes to the first pixel."""
-    x, (mean, _, top, _) = _channels.carry(x, False, True)
-    return x, mean.to(x.dtype), top.to(x.dtype)
-
-
-def pixel_mean_max(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x, mean and maximum over the channels of `x * f`, f: (N, C, 1, 1), at each pixel: (N, 1, H, W), in its dtype."""
-    x, (mean, top, _) = _pixels.carry(x, f)
-    return x, mean.to(x.dtype), top.to(x.dtype)
-
-
-def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The means of the rows (N, C, H, 1) and of the columns (N, C, 1, W) of each channel, in the dtype of x."""
-    rows, columns = _strips(x, x)
-    return rows.to(x.dtype), columns.to(x.dtype)
+_weighted_sum.differentiate()
+_context.differentiate(_of_context, kept=slice(1, 2), outputs=2)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import kernels
-from regard.attention.features import check_features
-from regard.attention.gated import AttentionModule, ChannelAttention
+from regard.attention.gated import AttentionModule, ChannelAttention, check_features
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.modules.spatial import SpatialAttention

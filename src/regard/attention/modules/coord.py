@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention import kernels
-from regard.attention.features import check_features
-from regard.attention.gated import AttentionModule
+from regard.attention.gated import AttentionModule, check_features
 from regard.attention.gates import Gate, parse_gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register
@@ -65,23 +64,23 @@ class CoordinateAttention(AttentionModule):
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
-    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The gate of each row (N, C, H, 1) and of each column (N, C, 1, W)."""
-        rows, columns = kernels.strip_means(x)
+    def _factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The features, the gate of each row (N, C, H, 1) and of each column (N, C, 1, W)."""
+        x, rows, columns = kernels.strip_means(x)
         strips = torch.cat((rows[:, :, :, 0], columns[:, :, 0]), dim=2)  # (N, C, H + W)
         mixed = F.hardswish(self.bn1(self.conv1(strips)))
         height = rows.shape[2]
         row_logits, column_logits = self.conv_h(mixed[:, :, :height]), self.conv_w(mixed[:, :, height:])
-        return self.gate_h(row_logits[:, :, :, None]), self.gate_w(column_logits[:, :, None])
+        return x, self.gate_h(row_logits[:, :, :, None]), self.gate_w(column_logits[:, :, None])
 
     def gate_values(self, x: Tensor) -> Tensor:
         """The product of both gates (N, C, H, W)."""
-        by_row, by_column = self._gates(x)
+        _, by_row, by_column = self._factors(x)
         return by_row * by_column
 
     def forward(self, x: Tensor) -> Tensor:
         check_features(self, x)
-        return kernels.scale(x, *self._gates(x))
+        return kernels.scale(*self._factors(x))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

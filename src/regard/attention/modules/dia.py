@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import kernels
-from regard.attention.features import check_features
-from regard.attention.gated import AttentionModule
+from regard.attention.gated import AttentionModule, check_features
 from regard.attention.gates import Gate, parse_gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import create, register

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import kernels
-from regard.attention.features import check_features
-from regard.attention.gated import ChannelAttention
+from regard.attention.gated import ChannelAttention, check_features
 from regard.attention.gates import Gate, Sigmoid, parse_gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention import kernels
-from regard.attention.features import check_features
-from regard.attention.gated import GatedAttention
+from regard.attention.gated import GatedAttention, check_features
 from regard.attention.gates import Gate
 from regard.attention.modules.sizes import hidden_units
 from regard.attention.registry import register

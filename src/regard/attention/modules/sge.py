@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import functional, kernels
-from regard.attention.features import check_features
-from regard.attention.gated import GatedAttention
-from regard.attention.gates import Gate, sigmoids_of
+from regard.attention.gated import FusedAttention
+from regard.attention.gates import Gate
 from regard.attention.modules.sizes import fitting_groups
 from regard.attention.registry import register
 from regard.errors import InputError
@@ -17,7 +16,7 @@ EPS = 1e-5  # added to the standard deviation
 
 
 @register("sge")
-class SpatialGroupEnhance(GatedAttention):
+class SpatialGroupEnhance(FusedAttention):
     """Spatial group-wise enhance (SGE, arXiv 1905.09646, equations 1 to 5).
 
     In each of G groups of channels, `c = sum_group(mean_hw(x) * x)` is the similarity of a pixel to the group's mean
@@ -67,12 +66,8 @@ class SpatialGroupEnhance(GatedAttention):
         """Gate logits, one map per group: (N, G, H, W)."""
         return functional.group_logits(x, self.weight.flatten(), self.bias.flatten(), EPS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_features(self, x)
-        sigmoids = sigmoids_of(self.gate, self.groups, x)
-        if sigmoids is not None:
-            return kernels.group_gate(x, self.weight.flatten(), self.bias.flatten(), *sigmoids, EPS)[0]
-        return x * self.gate_values(x).to(x.dtype)
+    def fused(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return kernels.group_gate(x, self.weight.flatten(), self.bias.flatten(), w, b, EPS)[0]
 
     def gate_values(self, x: Tensor) -> Tensor:
         """The map of each group, repeated for its channels (N, C, H, W)."""

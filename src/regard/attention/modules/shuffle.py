@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention import functional, kernels
-from regard.attention.features import check_features
-from regard.attention.gated import GatedAttention
-from regard.attention.gates import Gate, SubAttentionGate, sigmoids_of
+from regard.attention.gated import FusedAttention
+from regard.attention.gates import Gate, SubAttentionGate
 from regard.attention.modules.sizes import fitting_groups
 from regard.attention.registry import register
 from regard.errors import InputError
 
 
 @register("shuffle")
-class ShuffleAttention(GatedAttention):
+class ShuffleAttention(FusedAttention):
     """Shuffle attention (SA-Net, arXiv 2102.00240, equations 1 to 4).
 
     The channels are split into `groups`, each group into halves. The first half has a channel gate,
@@ -81,12 +80,13 @@ class ShuffleAttention(GatedAttention):
         pixel_logits = self.sweight * self.gn(by_pixel) + self.sbias  # (N G, C/2G, H, W)
         return torch.cat((channel_logits.expand_as(pixel_logits), pixel_logits), dim=1).reshape(n, c, h, w)
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_features(self, x)
-        sigmoids = sigmoids_of(self.gate, self.channels, x)
-        if sigmoids is not None and not kernels.in_reference():  # the formula below counts as published
-            return kernels.shuffle_gate(x, *self._linear(), *sigmoids, self.gn.eps, self.shuffle)[0]
-        y = x * self.gate_values(x).to(x.dtype)
+    def fused(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        if kernels.in_reference():  # of which operations are counted as published
+            return self.by_formula(x)
+        return kernels.shuffle_gate(x, *self._linear(), w, b, self.gn.eps, self.shuffle)[0]
+
+    def by_formula(self, x: Tensor) -> Tensor:
+        y = super().by_formula(x)
         return F.channel_shuffle(y, 2) if self.shuffle else y
 
     def _linear(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +121,7 @@ class ShuffleAttention(GatedAttention):
         return f"channels={self.channels}, groups={self.groups}, shuffle={self.shuffle}"
 
 
-class OrderedShuffleAttention(GatedAttention):
+class OrderedShuffleAttention(FusedAttention):
     """Shuffle attention for inference, on features whose channels are in the shuffled order already.
 
     `module.ordered()(x[:, module.order])` is `module(x)`. It has no parameters to train.
@@ -147,9 +147,5 @@ class OrderedShuffleAttention(GatedAttention):
     def logits(self, x: Tensor) -> Tensor:
         return functional.shuffle_logits(x, self.scale, self.shift, self.by_pixel, self.eps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_features(self, x)
-        sigmoids = sigmoids_of(self.gate, self.channels, x)
-        if sigmoids is not None:
-            return kernels.shuffle_gate(x, self.scale, self.shift, self.by_pixel, *sigmoids, self.eps, False)[0]
-        return x * self.gate_values(x).to(x.dtype)
+    def fused(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return kernels.shuffle_gate(x, self.scale, self.shift, self.by_pixel, w, b, self.eps, False)[0]

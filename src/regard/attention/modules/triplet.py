@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.attention.features import check_features
-from regard.attention.gated import AttentionModule
+from regard.attention.gated import AttentionModule, check_features
 from regard.attention.gates import Gate
 from regard.attention.modules.spatial import SpatialAttention
 from regard.attention.registry import register

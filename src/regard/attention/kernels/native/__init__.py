@@ -134,6 +134,8 @@ def combine(
 
 
 def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    if a.shape == x.shape:
+        return NotImplemented
     a, dx, db = _in_order(x, a), _features(x), _small(x, 0)
     da = torch.empty_like(a)
     if b is not None:
@@ -143,7 +145,7 @@ def combine_backward(g: Tensor, x: Tensor, a: Tensor, b: Tensor | None) -> tuple
     return dx, _back(x, da), db if b is None else _back(x, db)
 
 
-def strip_means(x: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     rows, columns = (torch.empty_like(_in_order(x, _small(x, n, c, *of))) for of in ((h, 1), (1, w)))
     _call("reduce", x, [None, x, None, None, None, rows, columns], _axes(rows), _axes(columns))
@@ -152,8 +154,11 @@ def strip_means(x: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
 
 def weighted_sum(x: Tensor, f: Tensor) -> Tensor:
     n, c, h, w = x.shape
+    of_pixels, of_channels = (n, 1, h, w), (n, c, 1, 1)
+    if f.shape not in (of_pixels, of_channels):
+        return NotImplemented
     factor = _in_order(x, f)
-    total = torch.empty_like(_in_order(x, _small(x, *((n, c, 1, 1) if f.shape[1] == 1 else (n, 1, h, w)))))
+    total = torch.empty_like(_in_order(x, _small(x, *(of_channels if f.shape[1] == 1 else of_pixels))))
     _call("reduce", x, [None, x, None, factor, None, total, None], _axes(total), _axes(factor))
     return _back(x, total)
 
@@ -177,6 +182,8 @@ def pixel_statistics(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def shuffle_gate(
     x: Tensor, scale: Tensor, shift: Tensor, local: Tensor, w: Tensor, b: Tensor, eps: float, shuffle: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if shuffle and x.shape[1] % 2:
+        return NotImplemented
     y, mean, rstd = _features(x), _small(x, *x.shape[:2]), _small(x, *x.shape[:2])
     _call("shuffle_gate", x, [x, scale, shift, local, w, b, y, mean, rstd], len(w), eps, shuffle)
     return y, mean, rstd
@@ -185,6 +192,8 @@ def shuffle_gate(
 def shuffle_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -> tuple[Tensor, ...]:
     *tensors, _, shuffle = statistics_and_parameters  # eps is in the statistics
     mean, w = tensors[0], tensors[-1]
+    if shuffle and x.shape[1] % 2:
+        return NotImplemented
     dx, small = _features(x), _gradients(x, mean, w)
     _call("shuffle_gate_backward", x, [g, x, *tensors, dx, *small], len(w), shuffle)
     return dx, *(of_images.sum(0) for of_images in small)
@@ -193,6 +202,8 @@ def shuffle_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any)
 def group_gate(
     x: Tensor, weight: Tensor, bias: Tensor, w: Tensor, b: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if x.shape[1] % len(weight):
+        return NotImplemented
     y, mean = _features(x), _small(x, *x.shape[:2])
     centre, std = _small(x, len(x), len(weight)), _small(x, len(x), len(weight))
     _call("group_gate", x, [x, weight, bias, w, b, y, mean, centre, std], len(weight), len(w), eps)
@@ -202,6 +213,8 @@ def group_gate(
 def group_gate_backward(g: Tensor, x: Tensor, *statistics_and_parameters: Any) -> tuple[Tensor, ...]:
     *tensors, eps = statistics_and_parameters
     centre, w = tensors[1], tensors[-1]
+    if x.shape[1] % centre.shape[1]:
+        return NotImplemented
     dx, small = _features(x), _gradients(x, centre, w)
     _call("group_gate_backward", x, [g, x, *tensors, dx, *small], centre.shape[1], len(w), eps)
     return dx, *(of_images.sum(0) for of_images in small)

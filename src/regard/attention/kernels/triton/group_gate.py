@@ -24,7 +24,7 @@ def group_gate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y, the mean of each channel (N, C), and mean and standard deviation (with P - 1) of the maps (N, G)."""
     (n, c), groups = x.shape[:2], len(weight)
-    if c // groups > LARGEST:
+    if c % groups or c // groups > LARGEST:
         return NotImplemented
     y, means, centres, stds = torch.empty_like(x), small(x, n, c), small(x, n, groups), small(x, n, groups)
     tensors = (x, y, weight, bias, w, b, means, centres, stds)
@@ -45,8 +45,8 @@ def group_gate_backward(
     eps: float,
 ) -> tuple[Tensor, ...]:
     """dx, dweight, dbias (G,), dw, db (K, G)."""
-    n, groups, k = len(x), len(weight), len(w)
-    if x.shape[1] // groups > LARGEST:
+    (n, c), groups, k = x.shape[:2], len(weight), len(w)
+    if c % groups or c // groups > LARGEST:
         return NotImplemented
     dx, dweight, dbias = torch.empty_like(x), small(x, n, groups), small(x, n, groups)
     dw, db = small(x, n, k, groups), small(x, n, k, groups)

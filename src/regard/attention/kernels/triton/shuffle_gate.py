@@ -25,6 +25,8 @@ def shuffle_gate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y; mean and reciprocal standard deviation (N, C) of each channel, the latter 0 where not `local`."""
     n, c = x.shape[:2]
+    if shuffle and c % 2:
+        return NotImplemented
     y, means, rstds = torch.empty_like(x), small(x, n, c), small(x, n, c)
     tensors = (x, y, scale, shift, local.view(torch.uint8), w, b, means, rstds)
     _launch(_forward, x, *tensors, eps=eps, ORDER=len(w), SHUFFLE=shuffle)
@@ -46,6 +48,8 @@ def shuffle_gate_backward(
 ) -> tuple[Tensor, ...]:
     """dx, dscale, dshift (C,), dw, db (K, C)."""
     (n, c), k = x.shape[:2], len(w)
+    if shuffle and c % 2:
+        return NotImplemented
     dx, dscale, dshift = torch.empty_like(x), small(x, n, c), small(x, n, c)
     dw, db = small(x, n, k, c), small(x, n, k, c)
     tensors = (g, x, mean, rstd, scale, shift, local.view(torch.uint8), w, b, dx, dscale, dshift, dw, db)

@@ -1,0 +1,87 @@
+"""The whole gates of shuffle attention and of spatial group-wise enhance, with the statistics that they need.
+
+The gradient of each is an operation, too: its kernels take the statistics that were computed forward, its formula
+computes them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from regard.attention import functional
+from regard.attention.kernels.operation import Operation, by_formula
+
+
+def shuffle_gate_backward(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    local: Tensor,
+    w: Tensor,
+    b: Tensor,
+    eps: float,
+    shuffle: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, scale, shift, w and b."""
+    inputs = [x, scale, shift, local, w, b, eps, shuffle]
+    dx, dscale, dshift, _, dw, db, *_ = by_formula(functional.shuffle_gate, inputs, [g])
+    return dx, dscale, dshift, dw, db
+
+
+def group_gate_backward(
+    g: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    centre: Tensor,
+    std: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    w: Tensor,
+    b: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, weight, bias, w and b."""
+    dx, dweight, dbias, dw, db, _ = by_formula(functional.group_gate, [x, weight, bias, w, b, eps], [g])
+    return dx, dweight, dbias, dw, db
+
+
+_OF_SHUFFLE = "scale c, shift c, local c, w kc, b kc"
+_OF_GROUPS = "weight m, bias m, w km, b km"
+
+shuffle_gate = Operation(functional.shuffle_gate, f"x nchw, {_OF_SHUFFLE}", fused=True)
+_shuffle_backward = Operation(
+    shuffle_gate_backward,
+    f"x nchw, g nchw, mean nc, rstd nc, {_OF_SHUFFLE}",
+    fused=True,
+    like=lambda g, x, mean, rstd, scale, shift, local, w, b, *_: (x, scale, shift, w, b),
+)
+group_gate = Operation(functional.group_gate, f"x nchw, {_OF_GROUPS}", fused=True)
+_group_backward = Operation(
+    group_gate_backward,
+    f"x nchw, g nchw, mean nc, centre nm, std nm, {_OF_GROUPS}",
+    fused=True,
+    like=lambda g, x, mean, centre, std, weight, bias, w, b, _: (x, weight, bias, w, b),
+)
+
+
+def _shuffle_gradient(inputs: Sequence[Any], statistics: Sequence[Tensor], g: Tensor) -> Any:
+    x, *parameters = inputs
+    dx, dscale, dshift, dw, db = _shuffle_backward(g, x, *statistics, *parameters)
+    return dx, dscale, dshift, None, dw, db, None, None
+
+
+def _group_gradient(inputs: Sequence[Any], statistics: Sequence[Tensor], g: Tensor) -> Any:
+    x, *parameters = inputs
+    return *_group_backward(g, x, *statistics, *parameters), None
+
+
+shuffle_gate.differentiate(_shuffle_gradient, kept=slice(1, 3))
+_shuffle_backward.differentiate(outputs=5)
+group_gate.differentiate(_group_gradient, kept=slice(1, 4))
+_group_backward.differentiate(outputs=5)
